@@ -1,1 +1,28 @@
-//! Placeholder.
+//! The wire: what a PKCS#11 call and its reply look like between client and daemon.
+//!
+//! Bytes come from and go to `server::connection` and `client::connection`; values go to and come
+//! from whatever implements [`Cryptoki`]. The interface itself is `pkcs11_rpc.x`, compiled by
+//! `build.rs`. This crate opens no socket, runs no call and knows no C type.
+
+#![forbid(unsafe_code)]
+
+pub mod call;
+pub mod codec;
+pub mod integers;
+pub mod record;
+pub mod rpc;
+mod rv;
+mod wire_types;
+
+pub use call::{Call, Cryptoki, Function, PROGRAM, Reply, VERSION};
+pub use codec::DecodeError;
+pub use integers::{
+    Architecture, AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId,
+    State, Ulong, UserType,
+};
+pub use wire_types::{
+    Attribute, DataResult, Info, InfoResult, KeyPairResult, LABEL_SIZE, Mechanism, MechanismInfo,
+    MechanismInfoResult, MechanismListResult, ObjectListResult, ObjectResult, SERIAL_SIZE,
+    SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult,
+    SlotListResult, SlotResult, Template, TemplateResult, TokenInfo, TokenInfoResult, Version,
+};

@@ -1,0 +1,166 @@
+//! A PKCS#11 call and its reply as values, and the one seam they pass through.
+//!
+//! `build.rs` makes a row of each procedure in `pkcs11_rpc.x`; [`Function`], [`Call`] and [`Reply`]
+//! are made of the rows here. A layer is a `match` on the calls it cares about that hands on the
+//! rest; there is no other list of the procedures.
+
+use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::integers::{
+    Architecture, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
+};
+use crate::wire_types::{
+    CallResult, DataResult, InfoResult, KeyPairResult, Mechanism, MechanismInfoResult,
+    MechanismListResult, ObjectListResult, ObjectResult, SessionInfoResult, SessionResult,
+    SizeResult, SlotInfoResult, SlotListResult, SlotResult, Template, TemplateResult,
+    TokenInfoResult,
+};
+
+/// Anything that answers PKCS#11 calls: a module, a filter in front of it, a distant server.
+///
+/// It takes `&self`, and calls may arrive from several threads at once. The reply is always of the
+/// function that was called.
+pub trait Cryptoki: Send + Sync {
+    /// Executes the call. A failure of any kind is a CK_RV in the reply.
+    fn call(&self, call: Call<'_>) -> Reply;
+}
+
+/// The Rust type of an argument: byte strings are slices of the record or of the caller's buffer.
+macro_rules! argument {
+    ($life:lifetime, Bytes) => {
+        &$life[u8]
+    };
+    ($life:lifetime, $type:ident) => {
+        $type
+    };
+}
+
+macro_rules! define_calls {
+    ($($name:ident = $number:literal ($($argument:ident: $type:ident),*) -> $reply:ident;)*) => {
+        /// The procedures of the interface, by their numbers.
+        #[allow(non_camel_case_types, missing_docs)] // the standard's names
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[repr(u32)]
+        pub enum Function { $($name = $number),* }
+
+        impl Function {
+            /// Every procedure, in the order of its number.
+            pub const ALL: &'static [Function] = &[$(Function::$name),*];
+
+            /// The name in the standard, such as `C_Sign`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Function::$name => stringify!($name)),* }
+            }
+
+            /// The procedure of this number, if there is one.
+            pub const fn from_number(number: u32) -> Option<Function> {
+                match number { $($number => Some(Function::$name),)* _ => None }
+            }
+        }
+
+        /// A call with its arguments, in the order of `pkcs11_rpc.x`.
+        #[allow(non_camel_case_types, missing_docs)] // the standard's names
+        #[derive(Clone, PartialEq)]
+        pub enum Call<'a> { $($name($(argument!('a, $type)),*)),* }
+
+        impl<'a> Call<'a> {
+            /// Which procedure is called.
+            pub fn function(&self) -> Function {
+                match self { $(Call::$name(..) => Function::$name),* }
+            }
+
+            /// Reads the arguments of `function`: exactly these bytes.
+            pub fn read(function: Function, arguments: &'a [u8]) -> Result<Call<'a>, DecodeError> {
+                let mut input = Decoder::new(arguments);
+                let call = match function {
+                    $(Function::$name => Call::$name($(
+                        <argument!('a, $type) as Wire<'a>>::read(&mut input)?
+                    ),*)),*
+                };
+                input.finish().map(|()| call)
+            }
+
+            /// Appends the arguments.
+            pub fn write<'b>(&'b self, output: &mut Encoder<'b>) where 'a: 'b {
+                match self { $(Call::$name($($argument),*) => { $($argument.write(output);)* }),* }
+            }
+        }
+
+        /// What a call answers, for each procedure.
+        #[allow(non_camel_case_types, missing_docs)] // the standard's names
+        #[derive(Clone, PartialEq)]
+        pub enum Reply { $($name($reply)),* }
+
+        impl Reply {
+            /// A reply to `function` with this CK_RV and nothing else: numbers are 0, byte strings
+            /// and arrays empty, versions 0.0.
+            pub fn only(function: Function, rv: CkRv) -> Reply {
+                match function { $(Function::$name => Reply::$name(CallResult::only(rv))),* }
+            }
+
+            /// Which procedure this is a reply to.
+            pub fn function(&self) -> Function {
+                match self { $(Reply::$name(..) => Function::$name),* }
+            }
+
+            /// The CK_RV. For C_SetupArch, the architecture's code.
+            pub fn rv(&self) -> CkRv {
+                match self { $(Reply::$name(result) => result.rv()),* }
+            }
+
+            /// Reads the result of `function`: exactly these bytes.
+            pub fn read(function: Function, result: &[u8]) -> Result<Reply, DecodeError> {
+                let mut input = Decoder::new(result);
+                let reply = match function {
+                    $(Function::$name => Reply::$name(<$reply as Wire>::read(&mut input)?)),*
+                };
+                input.finish().map(|()| reply)
+            }
+
+            /// Appends the result.
+            pub fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+                match self { $(Reply::$name(result) => Wire::write(result, output)),* }
+            }
+        }
+    };
+}
+
+include!(concat!(env!("OUT_DIR"), "/procedures.rs"));
+
+impl<'a> Wire<'a> for &'a [u8] {
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        input.opaque()
+    }
+
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        output.opaque(self);
+    }
+}
+
+impl Function {
+    /// The procedure's number.
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The procedure of this name, such as `C_Sign`.
+    pub fn from_name(name: &str) -> Option<Function> {
+        Function::ALL
+            .iter()
+            .copied()
+            .find(|function| function.name() == name)
+    }
+}
+
+/// Names the function only: arguments may be PINs and keys.
+impl std::fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.function().name())
+    }
+}
+
+/// Names the function and its CK_RV only.
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} -> {}", self.function().name(), self.rv())
+    }
+}

@@ -1,0 +1,390 @@
+//! XDR (RFC 4506) in and out of byte slices: exact when reading, sparing when writing.
+//!
+//! A [`Decoder`] reads the arguments or the result of one record; it reserves no memory by a length
+//! the peer told, takes no short value as whole, and [`Decoder::finish`] refuses bytes left over. An
+//! [`Encoder`] lays out one record: small things are copied behind each other, a long byte string
+//! is sent from where it lies. Neither does I/O.
+
+use std::io::{self, IoSlice, Read, Write};
+
+use crate::record;
+
+/// Why bytes are not the value they should be. Says nothing of the bytes themselves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DecodeError {
+    /// The record ends before the value does.
+    Short,
+    /// A length exceeds the bound of its type.
+    TooLong,
+    /// Bytes are left after the last value.
+    Trailing,
+}
+
+impl std::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DecodeError::Short => "record ends within a value",
+            DecodeError::TooLong => "length over the bound of its type",
+            DecodeError::Trailing => "bytes left after the last value",
+        })
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// A value that has a place in a record. `'a` is the record's life: a byte string read is a slice
+/// of it.
+pub trait Wire<'a>: Sized {
+    /// Reads the value at the decoder's place.
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError>;
+    /// Appends the value.
+    fn write<'b>(&'b self, output: &mut Encoder<'b>);
+}
+
+/// A cursor over the bytes of one record.
+pub struct Decoder<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Decoder<'a> {
+    /// Starts at the first of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Decoder<'a> {
+        Decoder { rest: bytes }
+    }
+
+    /// Checks that every byte was read.
+    pub fn finish(self) -> Result<(), DecodeError> {
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(DecodeError::Trailing)
+        }
+    }
+
+    /// What has not been read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or(DecodeError::Short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// An XDR unsigned integer.
+    pub fn word(&mut self) -> Result<u32, DecodeError> {
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Short)?;
+        self.rest = rest;
+        Ok(u32::from_be_bytes(*bytes))
+    }
+
+    /// An XDR unsigned hyper.
+    pub fn hyper(&mut self) -> Result<u64, DecodeError> {
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Short)?;
+        self.rest = rest;
+        Ok(u64::from_be_bytes(*bytes))
+    }
+
+    /// A variable opaque, as a slice of the record. Padding may hold anything, as in the original.
+    pub fn opaque(&mut self) -> Result<&'a [u8], DecodeError> {
+        let length = self.word()? as usize;
+        let value = self.take(length)?;
+        self.take(padding(length))?;
+        Ok(value)
+    }
+
+    /// A structure of `pkcs11_rpc.x`, read by the code xdrgen made for it.
+    pub(crate) fn unpack<T: xdr_codec::Unpack<Self>>(&mut self) -> Result<T, DecodeError> {
+        match T::unpack(self) {
+            Ok((value, _)) => Ok(value),
+            Err(xdr_codec::Error(xdr_codec::ErrorKind::InvalidLen(_), _)) => {
+                Err(DecodeError::TooLong)
+            }
+            Err(_) => Err(DecodeError::Short),
+        }
+    }
+}
+
+/// Unlike reading from a slice, asking past the end is an error, not zero bytes.
+impl Read for Decoder<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_exact(buffer).map(|()| buffer.len())
+    }
+
+    fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let taken = self
+            .take(buffer.len())
+            .map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(taken);
+        Ok(())
+    }
+}
+
+/// How many bytes one step of reading a byte string asks for: what a length may reserve unchecked.
+const STEP: usize = 4096;
+
+/// Reads a variable opaque for the generated code; `bound` is its bound in bytes.
+pub(crate) fn unpack_opaque_flex<In: Read>(
+    input: &mut In,
+    bound: Option<usize>,
+) -> xdr_codec::Result<(Vec<u8>, usize)> {
+    let length = bounded_length(input, bound)?;
+    let mut value = Vec::new();
+    while value.len() < length {
+        let start = value.len();
+        let step = STEP.max(start).min(length - start);
+        value.resize(start + step, 0);
+        input.read_exact(&mut value[start..])?;
+    }
+    let padding = padding(length);
+    input.read_exact(&mut [0; 3][..padding])?;
+    Ok((value, 4 + length + padding))
+}
+
+/// Reads a variable array for the generated code; `bound` is its bound in elements.
+pub(crate) fn unpack_flex<In: Read, T: xdr_codec::Unpack<In>>(
+    input: &mut In,
+    bound: Option<usize>,
+) -> xdr_codec::Result<(Vec<T>, usize)> {
+    let length = bounded_length(input, bound)?;
+    let mut values = Vec::new();
+    let mut size = 4;
+    for _ in 0..length {
+        let (value, value_size) = T::unpack(input)?;
+        values.push(value);
+        size += value_size;
+    }
+    Ok((values, size))
+}
+
+fn bounded_length<In: Read>(input: &mut In, bound: Option<usize>) -> xdr_codec::Result<usize> {
+    let (length, _): (u32, _) = xdr_codec::Unpack::unpack(input)?;
+    let length = length as usize;
+    match bound {
+        Some(bound) if length > bound => Err(xdr_codec::ErrorKind::InvalidLen(bound).into()),
+        Some(_) => Ok(length),
+        None => Err("build.rs gives every length a bound".into()),
+    }
+}
+
+/// How many bytes fill `length` up to a multiple of four.
+const fn padding(length: usize) -> usize {
+    length.wrapping_neg() % 4
+}
+
+/// A byte string from here on is sent from where it lies instead of being copied.
+const SENT_IN_PLACE: usize = 4096;
+
+/// How many byte strings of one record can be sent in place: C_Verify has two.
+const MOST_IN_PLACE: usize = 2;
+
+/// Lays out one record, its record mark included.
+pub struct Encoder<'b> {
+    /// The mark, and every byte that was copied.
+    copied: &'b mut Vec<u8>,
+    /// Byte strings sent in place, each with the number of copied bytes that go before it.
+    in_place: [(usize, &'b [u8]); MOST_IN_PLACE],
+    used: usize,
+    failed: bool,
+}
+
+impl<'b> Encoder<'b> {
+    /// Starts a record in `buffer`, whose content is dropped and whose memory is used again.
+    pub fn new(buffer: &'b mut Vec<u8>) -> Encoder<'b> {
+        buffer.clear();
+        buffer.extend_from_slice(&[0; record::MARK_SIZE]);
+        Encoder {
+            copied: buffer,
+            in_place: [(0, &[]); MOST_IN_PLACE],
+            used: 0,
+            failed: false,
+        }
+    }
+
+    /// An XDR unsigned integer.
+    pub fn word(&mut self, number: u32) {
+        self.copied.extend_from_slice(&number.to_be_bytes());
+    }
+
+    /// An XDR unsigned hyper.
+    pub fn hyper(&mut self, number: u64) {
+        self.copied.extend_from_slice(&number.to_be_bytes());
+    }
+
+    /// A variable opaque.
+    pub fn opaque(&mut self, value: &'b [u8]) {
+        let Ok(length) = u32::try_from(value.len()) else {
+            self.failed = true;
+            return;
+        };
+        self.word(length);
+        match self.in_place.get_mut(self.used) {
+            Some(place) if value.len() >= SENT_IN_PLACE => {
+                *place = (self.copied.len(), value);
+                self.used += 1;
+            }
+            _ => self.copied.extend_from_slice(value),
+        }
+        self.copied
+            .extend_from_slice(&[0; 3][..padding(value.len())]);
+    }
+
+    /// A structure of `pkcs11_rpc.x`, written by the code xdrgen made for it.
+    pub(crate) fn pack<T: xdr_codec::Pack<Self>>(&mut self, value: &T) {
+        self.failed |= value.pack(self).is_err();
+    }
+
+    /// Completes the record. Fails when a value exceeds its bound or the record what one fragment
+    /// can carry, 2 GiB less one byte.
+    pub fn finish(self) -> Result<Slices<'b>, EncodeError> {
+        let in_place = &self.in_place[..self.used];
+        let length = self.copied.len() - record::MARK_SIZE
+            + in_place.iter().map(|(_, value)| value.len()).sum::<usize>();
+        let mark = record::mark_of_one_fragment(length).filter(|_| !self.failed);
+        let mark = mark.ok_or(EncodeError)?;
+        self.copied[..record::MARK_SIZE].copy_from_slice(&mark);
+
+        let mut slices = Slices {
+            parts: [IoSlice::new(&[]); 2 * MOST_IN_PLACE + 1],
+            sent: 0,
+        };
+        let mut rest: &'b [u8] = self.copied;
+        let mut before = 0;
+        let mut parts = slices.parts.iter_mut();
+        let mut push = |bytes: &'b [u8]| {
+            if let Some(part) = parts.next() {
+                *part = IoSlice::new(bytes);
+            }
+        };
+        for (position, value) in in_place {
+            let (head, tail) = rest.split_at(position - before);
+            push(head);
+            push(value);
+            rest = tail;
+            before = *position;
+        }
+        push(rest);
+        Ok(slices)
+    }
+}
+
+impl Write for Encoder<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.copied.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A value or a record is larger than the protocol can carry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct EncodeError;
+
+impl std::fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("value larger than the protocol can carry")
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+/// A complete record, ready for one vectored write.
+pub struct Slices<'b> {
+    parts: [IoSlice<'b>; 2 * MOST_IN_PLACE + 1],
+    sent: usize,
+}
+
+impl<'b> Slices<'b> {
+    /// What is still to be sent; empty when all of it was.
+    pub fn unsent(&self) -> &[IoSlice<'b>] {
+        &self.parts[self.sent..]
+    }
+
+    /// Whether everything was sent.
+    pub fn is_sent(&self) -> bool {
+        self.unsent().iter().all(|part| part.is_empty())
+    }
+
+    /// Notes that `count` more bytes were sent.
+    pub fn advance(&mut self, count: usize) {
+        let mut unsent = &mut self.parts[self.sent..];
+        let before = unsent.len();
+        IoSlice::advance_slices(&mut unsent, count);
+        self.sent += before - unsent.len();
+    }
+
+    /// The whole record in one piece, for tests and tools.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.unsent()
+            .iter()
+            .flat_map(|part| part.iter().copied())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tells a length, then fails, noting how much was asked for.
+    struct Announcing {
+        length: [u8; 4],
+        told: bool,
+        asked: usize,
+    }
+
+    impl Read for Announcing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.read_exact(buffer).map(|()| buffer.len())
+        }
+
+        fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+            if std::mem::replace(&mut self.told, true) {
+                self.asked = self.asked.max(buffer.len());
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            buffer.copy_from_slice(&self.length);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_announced_length_reserves_one_step_only() {
+        let length = (1u32 << 30).to_be_bytes();
+        let mut input = Announcing {
+            length,
+            told: false,
+            asked: 0,
+        };
+        assert!(unpack_opaque_flex(&mut input, Some(1 << 30)).is_err());
+        assert_eq!(input.asked, STEP);
+    }
+
+    #[test]
+    fn a_length_over_its_bound_is_refused_before_reading_on() {
+        let mut input = Announcing {
+            length: [0, 0, 0, 33],
+            told: false,
+            asked: 0,
+        };
+        assert!(unpack_opaque_flex(&mut input, Some(32)).is_err());
+        assert_eq!(input.asked, 0);
+    }
+
+    #[test]
+    fn long_byte_strings_arrive_whole() {
+        let value: Vec<u8> = (0..50_001).map(|n| (n % 253) as u8).collect();
+        let mut bytes = 50_001u32.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&value);
+        bytes.extend_from_slice(&[0; 3]);
+        let (read, size) = unpack_opaque_flex(&mut Decoder::new(&bytes), Some(1 << 20)).unwrap();
+        assert!(read == value && size == bytes.len());
+    }
+}

@@ -1,0 +1,313 @@
+//! Record marking (RFC 5531, section 11): cuts a byte stream into complete RPC records.
+//!
+//! The connections of both halves read straight into [`Records::space`]; a record of one fragment
+//! is used where it was received. A record over the limit is refused when its length is read,
+//! before any of it is kept, and memory grows with the bytes that came, not with the announced
+//! length. Does no I/O.
+
+use std::ops::Range;
+
+/// Bytes of a record mark: the last-fragment flag and the length of the fragment.
+pub const MARK_SIZE: usize = 4;
+
+/// The bit of a mark that says that its fragment ends the record.
+const LAST: u32 = 1 << 31;
+
+/// What a buffer holds while its connection is idle, and the room a read gets at least.
+const SMALL: usize = 16 << 10;
+
+/// A buffer of this size or less may be kept for a while after a large record.
+const LARGE: usize = 4 << 20;
+
+/// How many small records in a row show that a large buffer is no longer in use.
+const SMALL_RECORDS_BEFORE_SHRINKING: u32 = 16;
+
+/// The mark of a record sent as one fragment; `None` when it is too long for that.
+pub fn mark_of_one_fragment(length: usize) -> Option<[u8; MARK_SIZE]> {
+    let length = u32::try_from(length)
+        .ok()
+        .filter(|length| length & LAST == 0)?;
+    Some((length | LAST).to_be_bytes())
+}
+
+/// A record announced more bytes than the limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TooLong;
+
+impl std::fmt::Display for TooLong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("record over the size limit")
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+/// The receiving end of a connection: bytes in, complete records out.
+///
+/// The buffer holds, in this order: the payload of the record being received, without marks, and
+/// bytes received but not looked at yet. When a fragment is incomplete, the next read goes right
+/// behind the payload, so that nothing has to be moved.
+pub struct Records {
+    buffer: Vec<u8>,
+    payload: Range<usize>,
+    raw: Range<usize>,
+    /// Bytes of the present fragment still to come.
+    fragment: usize,
+    /// Whether the present fragment ends the record.
+    last: bool,
+    /// Whether a mark of the present record was read.
+    begun: bool,
+    /// Records since the last one that needed more than [`SMALL`].
+    small_records: u32,
+    limit: usize,
+}
+
+impl Records {
+    /// Starts at a record's first mark; `limit` is the payload of one record at the most, in bytes.
+    pub fn new(limit: usize) -> Records {
+        Records {
+            buffer: Vec::new(),
+            payload: 0..0,
+            raw: 0..0,
+            fragment: 0,
+            last: false,
+            begun: false,
+            small_records: 0,
+            limit,
+        }
+    }
+
+    /// Where the next bytes of the stream go. Never empty.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.raw.is_empty() {
+            let start = self.payload.end;
+            self.raw = start..start;
+        } else if self.raw.end == self.buffer.len() && self.payload.is_empty() {
+            // The head of a pipelined record at the very end.
+            self.buffer.copy_within(self.raw.clone(), 0);
+            self.raw = 0..self.raw.len();
+            self.payload = 0..0;
+        }
+        let end = self.raw.end;
+        // Within a fragment: its rest, and the next mark unless it is the last one.
+        let wanted = match self.fragment {
+            0 => 0,
+            fragment if self.last => fragment,
+            fragment => fragment + MARK_SIZE,
+        };
+        let grown = end + wanted.clamp(SMALL / 4, self.buffer.len().max(SMALL));
+        if self.buffer.len() < grown {
+            self.buffer.resize(grown.max(SMALL), 0);
+        }
+        let room = if wanted > SMALL && !self.last {
+            wanted.min(self.buffer.len() - end)
+        } else {
+            self.buffer.len() - end
+        };
+        &mut self.buffer[end..end + room]
+    }
+
+    /// Notes that the first `count` bytes of [`Records::space`] were received.
+    pub fn received(&mut self, count: usize) {
+        self.raw.end = (self.raw.end + count).min(self.buffer.len());
+    }
+
+    /// Whether part of a record is there, so that its rest is to be expected.
+    pub fn is_begun(&self) -> bool {
+        self.begun || !self.raw.is_empty()
+    }
+
+    /// The next complete record, if the bytes received hold one; an empty record is passed over.
+    /// It stays available until [`Records::next`] is called again.
+    #[allow(clippy::should_implement_trait)] // lends from itself
+    pub fn next(&mut self) -> Result<Option<&[u8]>, TooLong> {
+        if !self.begun {
+            if self.raw.is_empty() {
+                self.raw = 0..0;
+                self.shrink();
+            }
+            self.payload = self.raw.start..self.raw.start;
+        }
+        loop {
+            let arrived = self.fragment.min(self.raw.len());
+            if self.payload.end != self.raw.start {
+                let from = self.raw.start..self.raw.start + arrived;
+                self.buffer.copy_within(from, self.payload.end);
+            }
+            self.payload.end += arrived;
+            self.raw.start += arrived;
+            self.fragment -= arrived;
+            if self.fragment > 0 {
+                return Ok(None);
+            }
+            if self.begun && self.last {
+                self.begun = false;
+                self.last = false;
+                if !self.payload.is_empty() {
+                    return Ok(Some(&self.buffer[self.payload.clone()]));
+                }
+                self.payload = self.raw.start..self.raw.start;
+            }
+            let Some((mark, _)) = self.buffer[self.raw.clone()].split_first_chunk() else {
+                return Ok(None);
+            };
+            let mark = u32::from_be_bytes(*mark);
+            self.raw.start += MARK_SIZE;
+            if self.payload.is_empty() {
+                self.payload = self.raw.start..self.raw.start;
+            }
+            self.fragment = (mark & !LAST) as usize;
+            self.last = mark & LAST != 0;
+            self.begun = true;
+            if self.fragment > self.limit - self.payload.len() {
+                return Err(TooLong);
+            }
+        }
+    }
+
+    /// Wipes the record that [`Records::next`] gave last: it held a PIN or a key.
+    pub fn wipe(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.buffer[self.payload.clone()]);
+    }
+
+    /// Gives back, between two records, memory that only a large record needed: at once when it is
+    /// much, otherwise when the records since were small.
+    fn shrink(&mut self) {
+        if self.payload.len() > SMALL {
+            self.small_records = 0;
+        } else {
+            self.small_records = self.small_records.saturating_add(1);
+        }
+        let used = self.small_records >= SMALL_RECORDS_BEFORE_SHRINKING;
+        if self.buffer.len() > LARGE || (self.buffer.len() > SMALL && used) {
+            self.buffer.truncate(SMALL);
+            self.buffer.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(records: &mut Records, mut bytes: &[u8], step: usize) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        while !bytes.is_empty() {
+            let space = records.space();
+            let count = step.min(space.len()).min(bytes.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            records.received(count);
+            bytes = &bytes[count..];
+            while let Some(record) = records.next().expect("no record is over the limit") {
+                found.push(record.to_vec());
+            }
+        }
+        found
+    }
+
+    fn fragments(payload: &[u8], size: usize) -> Vec<u8> {
+        let mut stream = Vec::new();
+        let mut chunks = payload.chunks(size).peekable();
+        while let Some(chunk) = chunks.next() {
+            let last = if chunks.peek().is_none() { LAST } else { 0 };
+            stream.extend_from_slice(&(chunk.len() as u32 | last).to_be_bytes());
+            stream.extend_from_slice(chunk);
+        }
+        stream
+    }
+
+    fn payload(length: usize) -> Vec<u8> {
+        (0..length).map(|position| (position % 251) as u8).collect()
+    }
+
+    #[test]
+    fn reassembles_any_fragmentation_in_any_steps() {
+        for length in [1, 4, 47, 1000, 65532, 200_001] {
+            for size in [1, 3, 100, 8996, 65532, 1 << 20] {
+                for step in [1, 7, 4096, usize::MAX] {
+                    if length / size > 2000 || length / step > 5000 {
+                        continue;
+                    }
+                    let mut records = Records::new(1 << 20);
+                    let one = fragments(&payload(length), size);
+                    let stream = [one.as_slice(), &one, &one].concat();
+                    let found = feed(&mut records, &stream, step);
+                    assert!(
+                        found == vec![payload(length); 3],
+                        "{length} in {size} by {step}"
+                    );
+                    assert!(!records.is_begun());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_record_is_passed_over_and_an_empty_last_fragment_ends_one() {
+        let mut records = Records::new(100);
+        assert!(feed(&mut records, &[0x80, 0, 0, 0], 4).is_empty());
+        assert!(!records.is_begun());
+        let stream = [
+            0, 0, 0, 0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0x80, 0, 0, 0,
+        ];
+        for step in [1, 18] {
+            assert_eq!(feed(&mut records, &stream, step), [b"ab"]);
+        }
+    }
+
+    #[test]
+    fn refuses_a_record_over_the_limit_when_its_length_is_read() {
+        let mut records = Records::new(100);
+        records.space()[..4].copy_from_slice(&101u32.to_be_bytes());
+        records.received(4);
+        assert_eq!(records.next(), Err(TooLong));
+
+        let mut records = Records::new(100);
+        let stream = [
+            &60u32.to_be_bytes()[..],
+            &[0; 60],
+            &(LAST | 41).to_be_bytes(),
+        ]
+        .concat();
+        records.space()[..stream.len()].copy_from_slice(&stream);
+        records.received(stream.len());
+        assert_eq!(records.next(), Err(TooLong));
+    }
+
+    #[test]
+    fn memory_follows_the_bytes_that_came_not_the_announced_length() {
+        let mut records = Records::new(1 << 30);
+        records.space()[..4].copy_from_slice(&(LAST | 1 << 30).to_be_bytes());
+        records.received(4);
+        assert_eq!(records.next(), Ok(None));
+        assert!(records.space().len() <= 2 * SMALL);
+        assert!(records.buffer.len() <= 4 * SMALL);
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_the_number_of_records() {
+        let mut records = Records::new(1 << 20);
+        for _ in 0..10_000 {
+            assert_eq!(
+                feed(&mut records, &fragments(&payload(100), 1000), 104).len(),
+                1
+            );
+        }
+        assert_eq!(records.buffer.len(), SMALL);
+    }
+
+    #[test]
+    fn gives_back_memory_after_a_large_record() {
+        let mut records = Records::new(8 << 20);
+        for (length, after) in [(500_000, SMALL_RECORDS_BEFORE_SHRINKING), (5_000_000, 1)] {
+            assert_eq!(
+                feed(&mut records, &fragments(&payload(length), 1 << 24), 1 << 20).len(),
+                1
+            );
+            for _ in 0..after {
+                assert_eq!(feed(&mut records, &fragments(b"small", 1000), 104).len(), 1);
+            }
+            assert_eq!(records.buffer.len(), SMALL, "after {length} bytes");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! ONC RPC headers (RFC 5531, section 9) of calls and replies, for program 4 version 3.
+//!
+//! The daemon's side answers what the original answers to unusual calls, status for status; the
+//! client's side takes any accepted reply to its own xid. What lies behind the headers is read by
+//! `call`.
+
+use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
+use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices};
+
+const CALL: u32 = 0;
+const REPLY: u32 = 1;
+const RPC_VERSION: u32 = 2;
+const MSG_ACCEPTED: u32 = 0;
+const MSG_DENIED: u32 = 1;
+const AUTH_ERROR: u32 = 1;
+const AUTH_TOOWEAK: u32 = 5;
+const AUTH_NONE: u32 = 0;
+
+/// Authentication flavours whose form is known: AUTH_NONE, AUTH_SYS, AUTH_SHORT, AUTH_DH,
+/// RPCSEC_GSS. Others make a header unreadable.
+const KNOWN_FLAVOURS: [u32; 5] = [AUTH_NONE, 1, 2, 3, 6];
+
+/// Bytes of a credential or verifier at the most (RFC 5531, section 8.2).
+const AUTH_BODY_LIMIT: usize = 400;
+
+/// The identifier that pairs a reply with its call; never interpreted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Xid(pub u32);
+
+/// Why a call was not executed: what its reply says instead of a result.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rejection {
+    /// Another program than ours.
+    ProgramUnavailable,
+    /// Another version of the program; the reply tells that 3 is the only one.
+    ProgramMismatch,
+    /// No such procedure.
+    ProcedureUnavailable,
+    /// The message is no call, or its arguments are not those of the procedure.
+    GarbageArguments,
+    /// Another version of RPC (as the original answers it), or a failure of ours.
+    SystemError,
+    /// A credential other than AUTH_NONE.
+    AuthenticationTooWeak,
+}
+
+impl Rejection {
+    /// The words of the reply after its verifier.
+    fn status(self) -> &'static [u32] {
+        match self {
+            Rejection::ProgramUnavailable => &[1],
+            Rejection::ProgramMismatch => &[2, VERSION, VERSION],
+            Rejection::ProcedureUnavailable => &[3],
+            Rejection::GarbageArguments => &[4],
+            Rejection::SystemError => &[5],
+            Rejection::AuthenticationTooWeak => &[],
+        }
+    }
+}
+
+/// What a record asks of the daemon.
+#[derive(Debug)]
+pub enum Request<'a> {
+    /// A call of one of our procedures, whole and exact.
+    Call(Xid, Call<'a>),
+    /// Something that gets a reply without being executed.
+    Rejected(Xid, Rejection),
+    /// Too short to hold even an xid: nothing can be answered.
+    Unanswerable,
+}
+
+/// Reads a record as the daemon receives it.
+pub fn read_request(record: &[u8]) -> Request<'_> {
+    let mut input = Decoder::new(record);
+    let Ok(xid) = input.word().map(Xid) else {
+        return Request::Unanswerable;
+    };
+    match read_call(&mut input) {
+        Ok(call) => Request::Call(xid, call),
+        Err(rejection) => Request::Rejected(xid, rejection),
+    }
+}
+
+fn read_call<'a>(input: &mut Decoder<'a>) -> Result<Call<'a>, Rejection> {
+    let header = read_call_header(input).map_err(|_| Rejection::GarbageArguments)?;
+    let [
+        message,
+        rpc_version,
+        program,
+        version,
+        procedure,
+        credential,
+        verifier,
+    ] = header;
+    let known = |flavour| KNOWN_FLAVOURS.contains(&flavour);
+    if message != CALL {
+        return Err(Rejection::GarbageArguments);
+    }
+    if rpc_version != RPC_VERSION {
+        return Err(Rejection::SystemError);
+    }
+    if !known(credential) || !known(verifier) {
+        return Err(Rejection::GarbageArguments);
+    }
+    if program != PROGRAM {
+        return Err(Rejection::ProgramUnavailable);
+    }
+    if version != VERSION {
+        return Err(Rejection::ProgramMismatch);
+    }
+    let function = Function::from_number(procedure).ok_or(Rejection::ProcedureUnavailable)?;
+    if credential != AUTH_NONE {
+        return Err(Rejection::AuthenticationTooWeak);
+    }
+    Call::read(function, input.rest()).map_err(|_| Rejection::GarbageArguments)
+}
+
+/// Message type, RPC version, program, version, procedure, credential and verifier flavour.
+fn read_call_header(input: &mut Decoder<'_>) -> Result<[u32; 7], DecodeError> {
+    let mut header = [0; 7];
+    for word in &mut header[..5] {
+        *word = input.word()?;
+    }
+    for flavour in &mut header[5..] {
+        *flavour = input.word()?;
+        read_auth_body(input)?;
+    }
+    Ok(header)
+}
+
+fn read_auth_body(input: &mut Decoder<'_>) -> Result<(), DecodeError> {
+    let body = input.opaque()?;
+    if body.len() > AUTH_BODY_LIMIT {
+        Err(DecodeError::TooLong)
+    } else {
+        Ok(())
+    }
+}
+
+/// Lays out the reply to an executed call, record mark included.
+pub fn write_reply<'b>(
+    xid: Xid,
+    reply: &'b Reply,
+    buffer: &'b mut Vec<u8>,
+) -> Result<Slices<'b>, EncodeError> {
+    let mut output = Encoder::new(buffer);
+    for word in [xid.0, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, 0] {
+        output.word(word);
+    }
+    reply.write(&mut output);
+    output.finish()
+}
+
+/// Lays out the reply to a call that was not executed, record mark included.
+pub fn write_rejection<'b>(
+    xid: Xid,
+    rejection: Rejection,
+    buffer: &'b mut Vec<u8>,
+) -> Result<Slices<'b>, EncodeError> {
+    let mut output = Encoder::new(buffer);
+    output.word(xid.0);
+    output.word(REPLY);
+    let state: &[u32] = match rejection {
+        Rejection::AuthenticationTooWeak => &[MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK],
+        _ => &[MSG_ACCEPTED, AUTH_NONE, 0],
+    };
+    for word in state.iter().chain(rejection.status()) {
+        output.word(*word);
+    }
+    output.finish()
+}
+
+/// Lays out a call as the client sends it, record mark included.
+pub fn write_call<'b>(
+    xid: Xid,
+    call: &'b Call<'_>,
+    buffer: &'b mut Vec<u8>,
+) -> Result<Slices<'b>, EncodeError> {
+    let mut output = Encoder::new(buffer);
+    let function = call.function().number();
+    let none = [AUTH_NONE, 0, AUTH_NONE, 0];
+    for word in [xid.0, CALL, RPC_VERSION, PROGRAM, VERSION, function]
+        .into_iter()
+        .chain(none)
+    {
+        output.word(word);
+    }
+    call.write(&mut output);
+    output.finish()
+}
+
+/// Why a record is not the result of a call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReplyError {
+    /// The record is no reply, or not one of the function's form.
+    Malformed(DecodeError),
+    /// The daemon denied the call; the RFC's reject status.
+    Denied(u32),
+    /// The daemon accepted the call without executing it; the RFC's accept status.
+    NotExecuted(u32),
+}
+
+impl std::fmt::Display for ReplyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReplyError::Malformed(cause) => write!(f, "malformed reply: {cause}"),
+            ReplyError::Denied(status) => write!(f, "call denied, RPC reject status {status}"),
+            ReplyError::NotExecuted(status) => {
+                write!(f, "call not executed, RPC accept status {status}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReplyError {}
+
+impl From<DecodeError> for ReplyError {
+    fn from(cause: DecodeError) -> ReplyError {
+        ReplyError::Malformed(cause)
+    }
+}
+
+/// Reads a record as the client receives it; `None` when it answers another xid.
+pub fn read_reply(
+    xid: Xid,
+    function: Function,
+    record: &[u8],
+) -> Option<Result<Reply, ReplyError>> {
+    let mut input = Decoder::new(record);
+    match input.word() {
+        Ok(word) if word != xid.0 => None,
+        Ok(_) => Some(read_reply_body(&mut input, function)),
+        Err(short) => Some(Err(short.into())),
+    }
+}
+
+fn read_reply_body(input: &mut Decoder<'_>, function: Function) -> Result<Reply, ReplyError> {
+    if input.word()? != REPLY {
+        return Err(ReplyError::Malformed(DecodeError::Trailing));
+    }
+    if input.word()? != MSG_ACCEPTED {
+        return Err(ReplyError::Denied(input.word()?));
+    }
+    input.word()?;
+    read_auth_body(input)?;
+    match input.word()? {
+        0 => Ok(Reply::read(function, input.rest())?),
+        status => Err(ReplyError::NotExecuted(status)),
+    }
+}
