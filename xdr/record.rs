@@ -118,9 +118,18 @@ impl Records {
     }
 
     /// The next complete record, if the bytes received hold one; an empty record is passed over.
-    /// It stays available until [`Records::next`] is called again.
     #[allow(clippy::should_implement_trait)] // lends from itself
     pub fn next(&mut self) -> Result<Option<&[u8]>, TooLong> {
+        Ok(self.advance()?.then(|| self.record()))
+    }
+
+    /// The record that was found complete last. It stays until the next [`Records::advance`].
+    pub fn record(&self) -> &[u8] {
+        &self.buffer[self.payload.clone()]
+    }
+
+    /// Leaves the record found last and looks for the next one: whether it is complete.
+    pub fn advance(&mut self) -> Result<bool, TooLong> {
         if !self.begun {
             if self.raw.is_empty() {
                 self.raw = 0..0;
@@ -138,18 +147,18 @@ impl Records {
             self.raw.start += arrived;
             self.fragment -= arrived;
             if self.fragment > 0 {
-                return Ok(None);
+                return Ok(false);
             }
             if self.begun && self.last {
                 self.begun = false;
                 self.last = false;
                 if !self.payload.is_empty() {
-                    return Ok(Some(&self.buffer[self.payload.clone()]));
+                    return Ok(true);
                 }
                 self.payload = self.raw.start..self.raw.start;
             }
             let Some((mark, _)) = self.buffer[self.raw.clone()].split_first_chunk() else {
-                return Ok(None);
+                return Ok(false);
             };
             let mark = u32::from_be_bytes(*mark);
             self.raw.start += MARK_SIZE;
@@ -165,7 +174,7 @@ impl Records {
         }
     }
 
-    /// Wipes the record that [`Records::next`] gave last: it held a PIN or a key.
+    /// Wipes the record found last: it held a PIN or a key.
     pub fn wipe(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.buffer[self.payload.clone()]);
     }

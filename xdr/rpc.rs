@@ -81,6 +81,7 @@ pub fn read_request(record: &[u8]) -> Request<'_> {
     }
 }
 
+/// The checks stand in the order in which the original makes them.
 fn read_call<'a>(input: &mut Decoder<'a>) -> Result<Call<'a>, Rejection> {
     let header = read_call_header(input).map_err(|_| Rejection::GarbageArguments)?;
     let [
@@ -93,14 +94,14 @@ fn read_call<'a>(input: &mut Decoder<'a>) -> Result<Call<'a>, Rejection> {
         verifier,
     ] = header;
     let known = |flavour| KNOWN_FLAVOURS.contains(&flavour);
-    if message != CALL {
+    if message != CALL || !known(credential) || !known(verifier) {
         return Err(Rejection::GarbageArguments);
     }
     if rpc_version != RPC_VERSION {
         return Err(Rejection::SystemError);
     }
-    if !known(credential) || !known(verifier) {
-        return Err(Rejection::GarbageArguments);
+    if credential != AUTH_NONE {
+        return Err(Rejection::AuthenticationTooWeak);
     }
     if program != PROGRAM {
         return Err(Rejection::ProgramUnavailable);
@@ -109,9 +110,6 @@ fn read_call<'a>(input: &mut Decoder<'a>) -> Result<Call<'a>, Rejection> {
         return Err(Rejection::ProgramMismatch);
     }
     let function = Function::from_number(procedure).ok_or(Rejection::ProcedureUnavailable)?;
-    if credential != AUTH_NONE {
-        return Err(Rejection::AuthenticationTooWeak);
-    }
     Call::read(function, input.rest()).map_err(|_| Rejection::GarbageArguments)
 }
 
