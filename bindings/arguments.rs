@@ -1,0 +1,322 @@
+//! What a module takes and gives, as C has it: mechanisms, templates, byte strings, outputs, lists.
+//!
+//! `module` makes a C call out of what is built here, and a reply out of what is left after it.
+//! Every address handed out belongs to a value that lives longer than the call, with its own length
+//! beside it; every length that a module tells is held against the room it was given.
+
+use std::marker::PhantomData;
+use std::ptr::null_mut;
+
+use cryptoki_sys::*;
+use xdr::{Attribute, AttributeType, CkRv, DataResult, Mechanism, Template, Ulong};
+
+use crate::ck::{narrow, wide};
+use crate::mechanism::check_host;
+use crate::template::is_number;
+
+/// What one answer may make us hold, however much a module asks for.
+pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// Slots, mechanisms or objects asked for at once.
+const LIST_LIMIT: u64 = 1 << 16;
+
+/// Zeros behind a parameter, as 8-byte words: more than the longest structure of the standard.
+const PARAMETER_SPARE: usize = 32;
+
+/// A byte string. An empty one has an address too: null would be another question.
+pub(crate) fn input(bytes: &[u8]) -> (*mut CK_BYTE, CK_ULONG) {
+    let address = if bytes.is_empty() { &[0] } else { bytes };
+    (address.as_ptr().cast_mut(), narrow(bytes.len() as u64))
+}
+
+/// A PIN where it lies in the call, or null for the token's own keypad. No copy is made of it.
+pub(crate) fn pin(pin: Option<&[u8]>) -> (*mut CK_UTF8CHAR, CK_ULONG) {
+    pin.map_or((null_mut(), 0), input)
+}
+
+/// A mechanism that [`check_host`] let pass, with an aligned copy of its parameter.
+///
+/// A module that takes a short parameter for its whole structure reads zeros behind it.
+pub(crate) struct CMechanism {
+    c: CK_MECHANISM,
+    /// Where `c.pParameter` points to.
+    _parameter: Vec<u64>,
+}
+
+impl CMechanism {
+    pub(crate) fn new(mechanism: &Mechanism, flat: &[u64]) -> Result<CMechanism, CkRv> {
+        let bytes = &mechanism.parameter;
+        check_host(mechanism.mechanism_type.0, bytes, flat)?;
+        let mut parameter = Vec::with_capacity(bytes.len().div_ceil(8) + PARAMETER_SPARE);
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            for (byte, value) in word.iter_mut().zip(chunk) {
+                *byte = *value;
+            }
+            parameter.push(u64::from_ne_bytes(word));
+        }
+        parameter.resize(parameter.len() + PARAMETER_SPARE, 0);
+        // The original gives an empty parameter an address, and modules refuse that.
+        let address = if bytes.is_empty() {
+            null_mut()
+        } else {
+            parameter.as_mut_ptr().cast()
+        };
+        Ok(CMechanism {
+            c: CK_MECHANISM {
+                mechanism: narrow(mechanism.mechanism_type.0),
+                pParameter: address,
+                ulParameterLen: narrow(bytes.len() as u64),
+            },
+            _parameter: parameter,
+        })
+    }
+
+    pub(crate) fn as_ptr(&mut self) -> *mut CK_MECHANISM {
+        &raw mut self.c
+    }
+}
+
+/// What the address of an empty attribute value is.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Empty {
+    /// Null: the question for a length.
+    Null,
+    /// An address with length 0: an empty value.
+    Address,
+}
+
+/// A template whose values a module may read and write where they are.
+pub(crate) struct CTemplate<'a> {
+    /// One more than `count`, so that an empty template has an address too.
+    attributes: Vec<CK_ATTRIBUTE>,
+    count: usize,
+    values: PhantomData<&'a mut Template>,
+}
+
+impl<'a> CTemplate<'a> {
+    /// Refuses an attribute whose value would be a template, and so full of addresses.
+    pub(crate) fn new(template: &'a mut Template, empty: Empty) -> Result<CTemplate<'a>, CkRv> {
+        if template
+            .0
+            .iter()
+            .any(|attribute| is_nested(attribute.attribute_type))
+        {
+            return Err(CkRv::ATTRIBUTE_TYPE_INVALID);
+        }
+        Ok(CTemplate::of(template.0.iter_mut(), empty))
+    }
+
+    fn of(values: impl Iterator<Item = &'a mut Attribute>, empty: Empty) -> CTemplate<'a> {
+        let mut attributes: Vec<CK_ATTRIBUTE> = values
+            .map(|attribute| CK_ATTRIBUTE {
+                type_: narrow(attribute.attribute_type.0),
+                pValue: match (attribute.value.is_empty(), empty) {
+                    (true, Empty::Null) => null_mut(),
+                    (true, Empty::Address) => input(&[]).0.cast(),
+                    (false, _) => attribute.value.as_mut_ptr().cast(),
+                },
+                ulValueLen: narrow(attribute.value.len() as u64),
+            })
+            .collect();
+        let count = attributes.len();
+        attributes.push(CK_ATTRIBUTE {
+            type_: 0,
+            pValue: null_mut(),
+            ulValueLen: 0,
+        });
+        CTemplate {
+            attributes,
+            count,
+            values: PhantomData,
+        }
+    }
+
+    pub(crate) fn as_ptr(&mut self) -> *mut CK_ATTRIBUTE {
+        self.attributes.as_mut_ptr()
+    }
+
+    /// As C_GenerateKey and C_GenerateKeyPair have an empty template since the original: null.
+    pub(crate) fn as_ptr_or_null(&mut self) -> *mut CK_ATTRIBUTE {
+        if self.count == 0 {
+            null_mut()
+        } else {
+            self.as_ptr()
+        }
+    }
+
+    pub(crate) fn count(&self) -> CK_ULONG {
+        narrow(self.count as u64)
+    }
+}
+
+/// Whether the value of this type would be an array of CK_ATTRIBUTEs: any array but one of numbers.
+fn is_nested(attribute_type: AttributeType) -> bool {
+    let attribute_type = narrow(attribute_type.0);
+    attribute_type & CKF_ARRAY_ATTRIBUTE != 0 && attribute_type != CKA_ALLOWED_MECHANISMS
+}
+
+/// C_GetAttributeValue on the template in place; `call` gets the attributes a module may see.
+///
+/// An attribute that a failing call leaves alone goes back as it came, as from the original.
+pub(crate) fn attribute_values(
+    template: &mut Template,
+    call: impl FnOnce(*mut CK_ATTRIBUTE, CK_ULONG) -> CkRv,
+) -> CkRv {
+    let (nested, mut asked): (Vec<_>, Vec<_>) = template
+        .0
+        .iter_mut()
+        .partition(|attribute| is_nested(attribute.attribute_type));
+    let some_nested = !nested.is_empty();
+    nested.into_iter().for_each(make_unavailable);
+    if some_nested && asked.is_empty() {
+        return CkRv::ATTRIBUTE_TYPE_INVALID;
+    }
+
+    let mut c = CTemplate::of(
+        asked.iter_mut().map(|attribute| &mut **attribute),
+        Empty::Null,
+    );
+    let rv = call(c.as_ptr(), c.count());
+    let lengths: Vec<CK_ULONG> = c
+        .attributes
+        .iter()
+        .map(|answer| answer.ulValueLen)
+        .collect();
+    let mut budget = OUTPUT_LIMIT;
+    for (attribute, length) in asked.into_iter().zip(lengths) {
+        take_value(attribute, length, &mut budget);
+    }
+    if some_nested && rv.is_ok() {
+        return CkRv::ATTRIBUTE_TYPE_INVALID;
+    }
+    rv
+}
+
+/// Cuts the value to the length the module told; for the question for a length, that many zeros.
+fn take_value(attribute: &mut Attribute, length: CK_ULONG, budget: &mut usize) {
+    let Ok(mut length) = usize::try_from(length) else {
+        return make_unavailable(attribute);
+    };
+    let is_question = attribute.value.is_empty();
+    if is_question && length == 0 && is_number(attribute.attribute_type) {
+        length = size_of::<CK_ULONG>(); // the original, for a call that failed as well
+    }
+    let room = if is_question {
+        *budget
+    } else {
+        attribute.value.len()
+    };
+    if length > room {
+        return make_unavailable(attribute);
+    }
+    if is_question {
+        *budget -= length;
+    }
+    attribute.value.resize(length, 0);
+    attribute.value_len = Ulong(length as u64);
+}
+
+/// All ones in the length tells a client of ours an attribute it cannot have from an empty one. The
+/// original sends 0 and its clients take either (they look at the CK_RV too).
+fn make_unavailable(attribute: &mut Attribute) {
+    attribute.value.clear();
+    attribute.value_len = Ulong::UNAVAILABLE;
+}
+
+/// An output whose length only the module knows: one call with `room` for it, and one more with
+/// what the module asks for when that is too little. The original asks first and calls then, or has
+/// room for 16384 bytes and no more.
+pub(crate) fn output(
+    room: usize,
+    mut call: impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> DataResult {
+    let failed = |rv| DataResult {
+        rv,
+        data: Vec::new(),
+    };
+    let mut data = vec![0; room];
+    let mut asked_before = false;
+    loop {
+        let mut length = narrow(data.len() as u64);
+        let rv = call(data.as_mut_ptr(), &raw mut length);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        match rv {
+            CkRv::OK if length <= data.len() => {
+                data.truncate(length);
+                return DataResult { rv, data };
+            }
+            CkRv::BUFFER_TOO_SMALL
+                if !asked_before && length > data.len() && length <= OUTPUT_LIMIT =>
+            {
+                asked_before = true;
+                data = vec![0; length];
+            }
+            CkRv::OK | CkRv::BUFFER_TOO_SMALL => {
+                log::error!(
+                    "module: {rv} with a length of {length} for room of {}",
+                    data.len()
+                );
+                return failed(CkRv::GENERAL_ERROR);
+            }
+            _ => return failed(rv),
+        }
+    }
+}
+
+/// C_GetSlotList and C_GetMechanismList: a count of 0 is the question for the count. The list is
+/// empty or as long as the count says.
+pub(crate) fn list(
+    count: Ulong,
+    mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv,
+) -> (CkRv, Vec<u64>, Ulong) {
+    if count.0 == 0 {
+        let mut number = 0;
+        let rv = call(null_mut(), &raw mut number);
+        // The original sends an uninitialised word of its stack with a failing C_GetMechanismList.
+        let number = if rv.is_ok() { wide(number) } else { 0 };
+        return (rv, Vec::new(), Ulong(number));
+    }
+    let (mut list, room) = room_for(count);
+    let mut number = room;
+    let rv = call(list.as_mut_ptr(), &raw mut number);
+    match rv {
+        CkRv::OK => {
+            let (rv, list) = told(list, number, room);
+            let count = Ulong(list.len() as u64);
+            (rv, list, count)
+        }
+        // What the module leaves alone goes back as it was asked for.
+        _ if number == room => (rv, Vec::new(), count),
+        _ => (rv, Vec::new(), Ulong(wide(number))),
+    }
+}
+
+/// C_FindObjects, which has the room as an argument of its own.
+pub(crate) fn objects(
+    count: Ulong,
+    call: impl FnOnce(*mut CK_ULONG, CK_ULONG, *mut CK_ULONG) -> CkRv,
+) -> (CkRv, Vec<u64>) {
+    let (mut list, room) = room_for(count);
+    let mut number = 0;
+    match call(list.as_mut_ptr(), room, &raw mut number) {
+        CkRv::OK => told(list, number, room),
+        rv => (rv, Vec::new()),
+    }
+}
+
+/// A list with an address, and how many entries it has room for.
+fn room_for(count: Ulong) -> (Vec<CK_ULONG>, CK_ULONG) {
+    let room = count.0.min(LIST_LIMIT);
+    (vec![0; room.max(1) as usize], narrow(room))
+}
+
+/// The entries that the module told, unless it told more than there was room for.
+fn told(list: Vec<CK_ULONG>, number: CK_ULONG, room: CK_ULONG) -> (CkRv, Vec<u64>) {
+    if number > room {
+        log::error!("module: CKR_OK with {number} entries for room of {room}");
+        return (CkRv::GENERAL_ERROR, Vec::new());
+    }
+    let entries = list.into_iter().zip(0..number);
+    (CkRv::OK, entries.map(|(entry, _)| wide(entry)).collect())
+}

@@ -1,0 +1,135 @@
+//! CK_ULONG between its 8 bytes on the wire, this host's and a client's of another word size.
+//!
+//! The C types themselves are those of `cryptoki-sys`. What is narrowed or widened, is so here.
+
+use cryptoki_sys::CK_ULONG;
+use xdr::Architecture;
+
+/// A number of the wire as this host's modules take it. A host of 4-byte words keeps the lower
+/// half, as the original does.
+pub const fn narrow(number: u64) -> CK_ULONG {
+    number as CK_ULONG
+}
+
+/// A module's number on the wire: zero-extended, but "unavailable" and "none", which are all ones
+/// in any word size, stay all ones. The original extends the sign, and that alters vendors' codes.
+pub const fn wide(number: CK_ULONG) -> u64 {
+    if number == CK_ULONG::MAX {
+        u64::MAX
+    } else {
+        number as _
+    }
+}
+
+/// How C lays out numbers and pointers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Abi {
+    /// Bytes of a CK_ULONG.
+    pub word: usize,
+    /// Bytes of a pointer.
+    pub pointer: usize,
+    /// Structures have no padding: PKCS#11 on Windows.
+    pub packed: bool,
+    /// The lowest byte comes first.
+    pub little: bool,
+}
+
+impl Abi {
+    /// This program's own.
+    pub const HOST: Abi = Abi {
+        word: size_of::<CK_ULONG>(),
+        pointer: size_of::<*const ()>(),
+        packed: cfg!(windows),
+        little: cfg!(target_endian = "little"),
+    };
+
+    /// How a client of this architecture lays out numbers; an unknown architecture, as before
+    /// C_SetupArch, is taken for our own.
+    pub fn of_client(client: Architecture) -> Abi {
+        let first = Abi::candidates(client).first();
+        first.copied().unwrap_or(Abi::HOST)
+    }
+
+    /// How a client of this architecture may lay out structures: C_SetupArch tells the word and the
+    /// byte order only, and Windows says "little-endian, 4 bytes" with pointers of either size.
+    pub fn candidates(client: Architecture) -> &'static [Abi] {
+        const fn unix(word: usize, little: bool) -> Abi {
+            Abi {
+                word,
+                pointer: word,
+                packed: false,
+                little,
+            }
+        }
+        const fn windows(pointer: usize) -> Abi {
+            Abi {
+                word: 4,
+                pointer,
+                packed: true,
+                little: true,
+            }
+        }
+        match client {
+            Architecture::LITTLE_64 => const { &[unix(8, true)] },
+            Architecture::LITTLE_32 => const { &[unix(4, true), windows(4), windows(8)] },
+            Architecture::BIG_64 => const { &[unix(8, false)] },
+            Architecture::BIG_32 => const { &[unix(4, false)] },
+            _ => &[Abi::HOST],
+        }
+    }
+
+    /// The number these bytes are.
+    pub fn read(self, bytes: &[u8]) -> u64 {
+        let append = |number, byte: &u8| number << 8 | u64::from(*byte);
+        if self.little {
+            bytes.iter().rev().fold(0, append)
+        } else {
+            bytes.iter().fold(0, append)
+        }
+    }
+
+    /// Fills the bytes with the number; what has no room of it is its upper end.
+    pub fn write(self, number: u64, bytes: &mut [u8]) {
+        bytes.fill(0);
+        for (byte, value) in bytes.iter_mut().zip(number.to_le_bytes()) {
+            *byte = value;
+        }
+        if !self.little {
+            bytes.reverse();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widens_all_ones_to_all_ones_and_nothing_else() {
+        assert_eq!(wide(CK_ULONG::MAX), u64::MAX);
+        assert_eq!(
+            wide(CK_ULONG::MAX - 1),
+            u64::MAX >> (64 - CK_ULONG::BITS) & !1
+        );
+        assert_eq!(wide(0x8000_0001), 0x8000_0001);
+        assert_eq!(narrow(u64::MAX), CK_ULONG::MAX);
+    }
+
+    #[test]
+    fn reads_and_writes_words_of_each_architecture() {
+        for (client, bytes) in [
+            (Architecture::LITTLE_64, &[3, 1, 0, 0, 0, 0, 0, 0][..]),
+            (Architecture::LITTLE_32, &[3, 1, 0, 0]),
+            (Architecture::BIG_64, &[0, 0, 0, 0, 0, 0, 1, 3]),
+            (Architecture::BIG_32, &[0, 0, 1, 3]),
+        ] {
+            let abi = Abi::of_client(client);
+            assert_eq!(abi.word, bytes.len());
+            assert_eq!(abi.read(bytes), 0x103);
+            let mut written = vec![0xff; abi.word];
+            abi.write(0x103, &mut written);
+            assert_eq!(written, bytes);
+        }
+        assert_eq!(Abi::of_client(Architecture::host()).word, Abi::HOST.word);
+    }
+}

@@ -1,0 +1,197 @@
+//! The system calls that neither std nor `nix` offers as safe functions: fork, descriptors that
+//! arrive over a socket, closing everything else.
+//!
+//! The controller calls [`fork_child`] and [`detach`]; workers call [`receive`]. Everything else a
+//! process gives up is a safe call of `nix`, in `server::worker`.
+
+use std::ffi::c_uint;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::unistd::{ForkResult, Pid};
+
+/// The exit status of a child that panicked.
+const PANICKED: i32 = 70;
+
+/// Forks a child that keeps standard input, output, error and `keep` open, runs `child` and exits
+/// with what it returns. The child never returns to the caller; in the parent, `keep` is dropped.
+///
+/// Fails in a process with more than one thread: of the others only their locks would reach the
+/// child.
+pub fn fork_child<K: AsFd>(keep: K, child: impl FnOnce(K) -> i32) -> io::Result<Pid> {
+    require_one_thread()?;
+    // SAFETY: the process has one thread (checked above, and only this thread could start another),
+    // so the child may use everything its copy of memory holds.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let status = match close_all_but(keep.as_fd().as_raw_fd()) {
+                Ok(()) => catch_unwind(AssertUnwindSafe(|| child(keep))).unwrap_or(PANICKED),
+                Err(_) => PANICKED,
+            };
+            std::process::exit(status)
+        }
+    }
+}
+
+fn require_one_thread() -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads == 1 {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "fork in a process with {threads} threads"
+    )))
+}
+
+/// Closes every descriptor above standard error but `keep`. Only for a child that drops nothing of
+/// its parent afterwards: [`fork_child`] is the one caller.
+fn close_all_but(keep: RawFd) -> io::Result<()> {
+    let keep = c_uint::try_from(keep).map_err(io::Error::other)?;
+    if keep > 3 {
+        close_range(3, keep - 1)?;
+    }
+    close_range(keep.max(2) + 1, c_uint::MAX)
+}
+
+fn close_range(first: c_uint, last: c_uint) -> io::Result<()> {
+    // SAFETY: the only caller is close_all_but in a new child. The objects that own these
+    // descriptors are the parent's copies; the child exits without using or dropping them.
+    let result = unsafe { libc::close_range(first, last, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What the process that started the daemon waits for.
+pub struct Launcher(OwnedFd);
+
+impl Launcher {
+    /// Tells the launcher that the daemon is up: it exits with status 0. Dropped without this, it
+    /// exits with status 2.
+    pub fn ready(self) -> io::Result<()> {
+        nix::unistd::write(&self.0, &[0])?;
+        Ok(())
+    }
+}
+
+/// Detaches from terminal and launcher: forks twice with a new session in between and points
+/// standard input and output at `/dev/null`; standard error stays. Returns in the daemon; the
+/// launcher waits in here for [`Launcher::ready`] and exits.
+pub fn detach() -> io::Result<Launcher> {
+    require_one_thread()?;
+    let (waiting, telling) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // SAFETY: the process has one thread, as checked above; parent and child go separate ways.
+    if let ForkResult::Parent { .. } = unsafe { nix::unistd::fork() }? {
+        drop(telling);
+        let ready = loop {
+            match nix::unistd::read(&waiting, &mut [0]) {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => break other == Ok(1),
+            }
+        };
+        std::process::exit(if ready { 0 } else { 2 })
+    }
+    drop(waiting);
+    nix::unistd::setsid()?;
+    // SAFETY: as above; the session leader exits, so that no terminal can come back.
+    if let ForkResult::Parent { .. } = unsafe { nix::unistd::fork() }? {
+        std::process::exit(0)
+    }
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    Ok(Launcher(telling))
+}
+
+/// Sends `message` and a copy of `descriptor` over a Unix socket that keeps message boundaries.
+/// Never raises SIGPIPE.
+pub fn send(socket: BorrowedFd<'_>, message: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptors = [descriptor.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(message)],
+        &rights,
+        flags,
+        None,
+    )?;
+    Ok(())
+}
+
+/// Waits for one message of [`send`]: its length in `buffer`, and its descriptor. `None` when the
+/// sender is gone.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(usize, OwnedFd)>> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = loop {
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    let length = received.bytes;
+    let mut descriptors = received.cmsgs()?.filter_map(|message| match message {
+        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
+        _ => None,
+    });
+    let Some(descriptor) = descriptors.next() else {
+        return Ok(None);
+    };
+    // SAFETY: the kernel made this descriptor for us in recvmsg just now; nobody else owns it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    Ok(Some((length, descriptor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    /// Whether two descriptors name the same open socket, by device and inode.
+    fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+        let stat = |file: BorrowedFd<'_>| {
+            let stat = nix::sys::stat::fstat(file).unwrap();
+            (stat.st_dev, stat.st_ino)
+        };
+        stat(one.as_fd()) == stat(other.as_fd())
+    }
+
+    #[test]
+    fn a_descriptor_arrives_with_its_message() {
+        let pair = || {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap()
+        };
+        let (ours, theirs) = pair();
+        let (carried, kept) = pair();
+        send(ours.as_fd(), b"from 127.0.0.1", carried.as_fd()).unwrap();
+        let mut buffer = [0; 64];
+        let (length, arrived) = receive(theirs.as_fd(), &mut buffer).unwrap().unwrap();
+        assert_eq!(&buffer[..length], b"from 127.0.0.1");
+        assert!(is_same(&arrived, &carried));
+        assert!(!is_same(&arrived, &kept));
+        drop(ours);
+        assert!(receive(theirs.as_fd(), &mut buffer).unwrap().is_none());
+    }
+
+    #[test]
+    fn refuses_to_fork_beside_other_threads() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        std::thread::scope(|scope| {
+            let (stop, stopped) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || stopped.recv());
+            assert!(fork_child(file, |_| 0).is_err());
+            drop(stop);
+        });
+    }
+}

@@ -1,0 +1,267 @@
+//! Attribute values between the client's layout and ours, and whole calls made ready for a module.
+//!
+//! Calls come from the wire and go to the filter and the module; replies go back. The attributes
+//! whose values are CK_ULONGs are converted here, before a rule can see them. They are exactly
+//! those that the original converts (`encode_ck_attribute_arch`): its clients expect the others as
+//! the module wrote them, arrays of CK_ULONG included. Nothing here refuses an attribute.
+
+use cryptoki_sys::*;
+use xdr::{Architecture, AttributeType, Call, CkRv, Reply, Template, Ulong};
+
+use crate::ck::{Abi, narrow};
+use crate::mechanism;
+
+/// The call with its templates and its mechanism as this host lays them out.
+///
+/// Refuses what [`mechanism::to_host`] refuses. A call laid out as ours are is given back
+/// untouched.
+pub fn call_to_host(call: Call<'_>, client: Architecture) -> Result<Call<'_>, CkRv> {
+    use xdr::Call::*;
+
+    if Abi::candidates(client) == [Abi::HOST] {
+        return Ok(call);
+    }
+    let values = |template| to_host(template, client);
+    let parameter = |mechanism| mechanism::to_host(mechanism, client);
+    Ok(match call {
+        C_FindObjectsInit(session, template) => C_FindObjectsInit(session, values(template)),
+        C_CreateObject(session, template) => C_CreateObject(session, values(template)),
+        C_CopyObject(session, object, template) => C_CopyObject(session, object, values(template)),
+        C_GetAttributeValue(session, object, template) => {
+            C_GetAttributeValue(session, object, values(template))
+        }
+        C_SetAttributeValue(session, object, template) => {
+            C_SetAttributeValue(session, object, values(template))
+        }
+        C_GenerateKey(session, mechanism, template) => {
+            C_GenerateKey(session, parameter(mechanism)?, values(template))
+        }
+        C_GenerateKeyPair(session, mechanism, public, private) => C_GenerateKeyPair(
+            session,
+            parameter(mechanism)?,
+            values(public),
+            values(private),
+        ),
+        C_UnwrapKey(session, mechanism, key, wrapped, template) => C_UnwrapKey(
+            session,
+            parameter(mechanism)?,
+            key,
+            wrapped,
+            values(template),
+        ),
+        C_DeriveKey(session, mechanism, key, template) => {
+            C_DeriveKey(session, parameter(mechanism)?, key, values(template))
+        }
+        C_WrapKey(session, mechanism, wrapping, key) => {
+            C_WrapKey(session, parameter(mechanism)?, wrapping, key)
+        }
+        C_DigestInit(session, mechanism) => C_DigestInit(session, parameter(mechanism)?),
+        C_SignInit(session, mechanism, key) => C_SignInit(session, parameter(mechanism)?, key),
+        C_VerifyInit(session, mechanism, key) => C_VerifyInit(session, parameter(mechanism)?, key),
+        C_EncryptInit(session, mechanism, key) => {
+            C_EncryptInit(session, parameter(mechanism)?, key)
+        }
+        C_DecryptInit(session, mechanism, key) => {
+            C_DecryptInit(session, parameter(mechanism)?, key)
+        }
+        C_SignRecoverInit(session, mechanism, key) => {
+            C_SignRecoverInit(session, parameter(mechanism)?, key)
+        }
+        C_VerifyRecoverInit(session, mechanism, key) => {
+            C_VerifyRecoverInit(session, parameter(mechanism)?, key)
+        }
+        other => other,
+    })
+}
+
+/// The reply with its template as the client lays it out.
+pub fn reply_to_client(reply: Reply, client: Architecture) -> Reply {
+    match reply {
+        Reply::C_GetAttributeValue(mut result) => {
+            result.template = to_client(result.template, client);
+            Reply::C_GetAttributeValue(result)
+        }
+        other => other,
+    }
+}
+
+/// Values of the client as this host lays them out.
+pub fn to_host(template: Template, client: Architecture) -> Template {
+    convert(template, Abi::of_client(client), Abi::HOST)
+}
+
+/// Values of this host as the client lays them out.
+pub fn to_client(template: Template, client: Architecture) -> Template {
+    convert(template, Abi::HOST, Abi::of_client(client))
+}
+
+/// Converts each CK_ULONG that has the word's length; an empty value or one of another length is
+/// nobody's number and passes. The upper end of a number is cut off where the words are shorter.
+fn convert(mut template: Template, from: Abi, to: Abi) -> Template {
+    if from.word == to.word && from.little == to.little {
+        return template;
+    }
+    for attribute in &mut template.0 {
+        if is_number(attribute.attribute_type) && attribute.value.len() == from.word {
+            let number = from.read(&attribute.value);
+            attribute.value.resize(to.word, 0);
+            to.write(number, &mut attribute.value);
+            attribute.value_len = Ulong(to.word as u64);
+        }
+    }
+    template
+}
+
+/// Whether the original converts values of this type.
+pub(crate) fn is_number(attribute_type: AttributeType) -> bool {
+    matches!(
+        narrow(attribute_type.0),
+        CKA_CLASS
+            | CKA_CERTIFICATE_TYPE
+            | CKA_JAVA_MIDP_SECURITY_DOMAIN
+            | CKA_KEY_TYPE
+            | CKA_MODULUS_BITS
+            | CKA_VALUE_LEN
+            | CKA_KEY_GEN_MECHANISM
+            | CKA_AUTH_PIN_FLAGS
+            | CKA_PIXEL_X
+            | CKA_PIXEL_Y
+            | CKA_RESOLUTION
+            | CKA_CHAR_ROWS
+            | CKA_CHAR_COLUMNS
+            | CKA_COLOR
+            | CKA_BITS_PER_PIXEL
+            | CKA_MECHANISM_TYPE
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use xdr::{Attribute, Mechanism, MechanismType, ObjectHandle, SessionHandle, TemplateResult};
+
+    use super::*;
+
+    /// Each client architecture with the number 3 in its layout.
+    const CLIENTS: [(Architecture, &[u8]); 4] = [
+        (Architecture::LITTLE_64, &[3, 0, 0, 0, 0, 0, 0, 0]),
+        (Architecture::LITTLE_32, &[3, 0, 0, 0]),
+        (Architecture::BIG_64, &[0, 0, 0, 0, 0, 0, 0, 3]),
+        (Architecture::BIG_32, &[0, 0, 0, 3]),
+    ];
+
+    const NUMBERS: [u64; 16] = [
+        0x0, 0x80, 0x88, 0x100, 0x121, 0x161, 0x166, 0x201, 0x400, 0x401, 0x402, 0x403, 0x404,
+        0x405, 0x406, 0x500,
+    ];
+
+    fn template(attributes: &[(u64, &[u8])]) -> Template {
+        let attribute =
+            |(number, value): &(u64, &[u8])| Attribute::new(AttributeType(*number), value.to_vec());
+        Template(attributes.iter().map(attribute).collect())
+    }
+
+    fn abi(client: Architecture) -> Abi {
+        Abi::of_client(client)
+    }
+
+    #[test]
+    fn converts_a_number_between_every_two_architectures() {
+        for (from, value) in CLIENTS {
+            for (to, expected) in CLIENTS {
+                for number in NUMBERS {
+                    let converted = convert(template(&[(number, value)]), abi(from), abi(to));
+                    assert!(
+                        converted == template(&[(number, expected)]),
+                        "{from:?} {to:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn converts_no_other_attribute() {
+        let others = (0..0x700).chain([0x4000_0600, 0x4000_0211, 0x8000_0000, 0x8000_0100]);
+        for number in others.filter(|number| !NUMBERS.contains(number)) {
+            for (from, value) in CLIENTS {
+                let kept = convert(template(&[(number, value)]), abi(from), Abi::HOST);
+                assert!(kept == template(&[(number, value)]), "{number:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn passes_values_of_any_other_length_and_empty_ones() {
+        for (client, value) in CLIENTS {
+            for length in (0..20).filter(|length| *length != value.len()) {
+                let odd = || template(&[(0, &vec![1; length])]);
+                assert!(convert(odd(), abi(client), Abi::HOST) == odd());
+            }
+        }
+        let mut unavailable = template(&[(0, &[])]);
+        unavailable.0[0].value_len = Ulong::UNAVAILABLE;
+        let kept = to_client(unavailable.clone(), Architecture::BIG_32);
+        assert!(kept == unavailable);
+    }
+
+    #[test]
+    fn cuts_a_number_for_a_client_of_shorter_words() {
+        let (from, to) = (abi(Architecture::BIG_64), abi(Architecture::LITTLE_32));
+        let value = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88];
+        let cut = convert(template(&[(0x161, &value)]), from, to);
+        assert!(cut == template(&[(0x161, &[0x88, 0x77, 0x66, 0x55])]));
+    }
+
+    /// The original ends its process here: it wants 4 bytes of a big-endian 64-bit module.
+    #[test]
+    fn keeps_numbers_between_two_big_endian_hosts() {
+        let big = abi(Architecture::BIG_64);
+        let value = [0, 0, 0, 0, 0, 0, 0, 3];
+        assert!(convert(template(&[(0, &value)]), big, big) == template(&[(0, &value)]));
+    }
+
+    #[test]
+    fn converts_the_templates_and_parameters_of_whole_calls() {
+        let session = SessionHandle(1);
+        for (client, three) in CLIENTS {
+            let ours = template(&[(0, &narrow(3).to_ne_bytes()), (3, b"gv")]);
+            let theirs = || template(&[(0, three), (3, b"gv")]);
+            let salted = |word: &[u8]| Mechanism {
+                mechanism_type: MechanismType(0xd),
+                parameter: [word, word, word].concat(),
+            };
+            let our_mechanism = salted(&narrow(3).to_ne_bytes());
+            let call = Call::C_GenerateKeyPair(session, salted(three), theirs(), theirs());
+            let expected =
+                Call::C_GenerateKeyPair(session, our_mechanism.clone(), ours.clone(), ours.clone());
+            assert!(call_to_host(call, client) == Ok(expected));
+
+            let call = Call::C_UnwrapKey(session, salted(three), ObjectHandle(9), b"key", theirs());
+            let expected = Call::C_UnwrapKey(
+                session,
+                our_mechanism,
+                ObjectHandle(9),
+                b"key",
+                ours.clone(),
+            );
+            assert!(call_to_host(call, client) == Ok(expected));
+
+            let reply = |template| {
+                let rv = CkRv::OK;
+                Reply::C_GetAttributeValue(TemplateResult { rv, template })
+            };
+            assert!(reply_to_client(reply(ours), client) == reply(theirs()));
+        }
+    }
+
+    #[test]
+    fn refuses_an_address_of_a_client_of_another_word_size() {
+        let mechanism = Mechanism {
+            mechanism_type: MechanismType(0x1087), // CKM_AES_GCM
+            parameter: vec![0x41; 24],
+        };
+        let call = Call::C_EncryptInit(SessionHandle(1), mechanism, ObjectHandle(2));
+        let refused = call_to_host(call, Architecture::BIG_32);
+        assert!(refused == Err(CkRv::MECHANISM_PARAM_INVALID));
+    }
+}
