@@ -1,0 +1,51 @@
+//! The filter's log lines: its prefix, its levels 0 to 3, no control characters.
+//!
+//! Lines go to the `log` crate under the target `filter`, which the daemon's logger gives the
+//! subchannel of `log_subchannel`.
+
+use std::fmt::{self, Write as _};
+
+/// The target of every line.
+pub const TARGET: &str = "filter";
+
+/// Logs at one of the filter's own levels, 1 to 3; `configured` is the option `debug`.
+pub fn debug(level: u8, configured: u8, text: fmt::Arguments<'_>) {
+    if level <= configured {
+        let pid = std::process::id();
+        log::info!(
+            target: TARGET,
+            "[PKCS#11 FILTER pid {pid}] [DEBUG_LEVEL {level}/{configured}] {text}"
+        );
+    }
+}
+
+/// Logs an error, whatever the level.
+pub fn error(text: fmt::Arguments<'_>) {
+    log::error!(target: TARGET, "[PKCS#11 FILTER pid {}] ERROR: {text}", std::process::id());
+}
+
+/// Bytes a client chose, as a log line may show them: printable ASCII as it is, the rest as `\xNN`.
+pub struct Printable<'a>(pub &'a [u8]);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            match byte {
+                b' '..=b'~' if *byte != b'\\' => f.write_char(char::from(*byte))?,
+                _ => write!(f, "\\x{byte:02x}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_control_characters_and_escapes_of_a_client_escaped() {
+        let text = Printable(b"soft\nhsm \\x\x1b[0m\xe9").to_string();
+        assert_eq!(text, "soft\\x0ahsm \\x5cx\\x1b[0m\\xe9");
+    }
+}

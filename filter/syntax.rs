@@ -1,0 +1,227 @@
+//! The syntax of filter.conf, that of OCaml's config-file library, as a [`config::Format`].
+//!
+//! Text of the file (see [`crate::source`]) comes in, values with their lines go out to
+//! `filter::config`. The original stops reading, silently and successfully, at the first token that
+//! cannot begin an entry, and ignores what follows; of a key given twice it takes the first. Both
+//! are errors here: an option that is written but does not apply must not go unseen.
+
+use crate::genlex::{self, Lexer, Token};
+use crate::source::{Fault, TUPLE, line_of, narrow, value_at, widen};
+use config::{Format, Map, Value, ValueKind};
+use std::error::Error;
+
+/// Reads filter.conf.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FilterSyntax;
+
+const KEYWORDS: &[&str] = &["=", "{", "}", "[", "]", ";", "(", ")", ","];
+
+/// Lists in lists in lists: no option needs more than five.
+const DEEPEST: usize = 32;
+
+impl Format for FilterSyntax {
+    fn parse(
+        &self,
+        _uri: Option<&String>,
+        text: &str,
+    ) -> Result<Map<String, Value>, Box<dyn Error + Send + Sync>> {
+        let input = narrow(text).ok_or("a character that is no byte")?;
+        let mut parser = Parser {
+            lexer: Lexer::new(&input, KEYWORDS),
+        };
+        Ok(parser.entries(None, 0)?)
+    }
+}
+
+impl From<genlex::Error> for Fault {
+    fn from(error: genlex::Error) -> Fault {
+        Fault::in_line(error.line, error.message)
+    }
+}
+
+struct Parser<'a> {
+    lexer: Lexer<'a>,
+}
+
+impl Parser<'_> {
+    /// `key = value` up to the end of the file, or of the section that began in line `section`.
+    fn entries(&mut self, section: Option<u32>, depth: usize) -> Result<Map<String, Value>, Fault> {
+        let mut entries = Map::<String, Value>::new();
+        loop {
+            let (key, line) = match (self.lexer.next()?, section) {
+                (Some((Token::Word(key) | Token::Text(key), line)), _) => (key, line),
+                (Some((Token::Keyword("}"), _)), Some(_)) | (None, None) => return Ok(entries),
+                (None, Some(line)) => {
+                    return Err(Fault::in_line(line, "a section without its end"));
+                }
+                (Some((other, line)), _) => {
+                    let found = other.describe();
+                    return Err(Fault::in_line(
+                        line,
+                        format!("expected the name of an option, found {found}"),
+                    ));
+                }
+            };
+            let shown = String::from_utf8_lossy(&key).into_owned();
+            match self.lexer.next()? {
+                Some((Token::Keyword("="), _)) => {}
+                other => {
+                    let (found, line) = self.describe(other, line);
+                    let message = format!("expected `=` after `{shown}`, found {found}");
+                    return Err(Fault::in_line(line, message));
+                }
+            }
+            let value = self.value(depth, line)?;
+            let value = Value::new(Some(&line.to_string()), value.kind);
+            if let Some(first) = entries.insert(widen(&key), value) {
+                let first = line_of(&first);
+                let message = format!("{shown}: given again; the first one is in line {first}");
+                return Err(Fault::in_line(line, message));
+            }
+        }
+    }
+
+    fn value(&mut self, depth: usize, after: u32) -> Result<Value, Fault> {
+        match self.lexer.next()? {
+            Some((token, line)) => self.value_from(token, line, depth),
+            None => Err(Fault::in_line(
+                after,
+                "expected a value, found the end of the file",
+            )),
+        }
+    }
+
+    fn value_from(&mut self, token: Token, line: u32, depth: usize) -> Result<Value, Fault> {
+        if depth > DEEPEST {
+            return Err(Fault::in_line(line, "too many lists in lists"));
+        }
+        let kind = match token {
+            Token::Word(text) | Token::Text(text) => ValueKind::String(widen(&text)),
+            Token::Char(byte) => ValueKind::String(widen(&[byte])),
+            Token::Integer(value) => ValueKind::I64(value),
+            Token::Float(value) => ValueKind::Float(value),
+            Token::Keyword("[") => ValueKind::Array(self.elements(line, depth + 1)?),
+            Token::Keyword("(") => {
+                let members = value_at(line, ValueKind::Array(self.elements(line, depth + 1)?));
+                ValueKind::Table([(TUPLE.to_owned(), members)].into_iter().collect())
+            }
+            Token::Keyword("{") => ValueKind::Table(self.entries(Some(line), depth + 1)?),
+            Token::Keyword(other) => {
+                return Err(Fault::in_line(
+                    line,
+                    format!("expected a value, found `{other}`"),
+                ));
+            }
+        };
+        Ok(value_at(line, kind))
+    }
+
+    /// What stands between brackets. The opening one decides between list and tuple; either closes,
+    /// and separators may be left out, repeated and mixed, as in the original.
+    fn elements(&mut self, start: u32, depth: usize) -> Result<Vec<Value>, Fault> {
+        let mut elements = Vec::new();
+        loop {
+            match self.lexer.next()? {
+                Some((Token::Keyword("]" | ")"), _)) => return Ok(elements),
+                Some((Token::Keyword("," | ";"), _)) => {}
+                Some((token, line)) => elements.push(self.value_from(token, line, depth)?),
+                None => return Err(Fault::in_line(start, "a list or tuple without its end")),
+            }
+        }
+    }
+
+    fn describe(&self, token: Option<(Token, u32)>, line: u32) -> (String, u32) {
+        token.map_or_else(
+            || ("the end of the file".to_owned(), line),
+            |(token, line)| (token.describe(), line),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{self, At};
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        a: Option<At<String>>,
+        b: Option<Vec<String>>,
+        c: Option<(i64, i64)>,
+        d: Option<f64>,
+    }
+
+    fn sample(text: &str) -> Result<Sample, String> {
+        source::parse(text.as_bytes(), &FilterSyntax).map_err(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn reads_entries_without_separators() {
+        let sample = sample("(* x *) a = 'z'\n\"b\" = [x \"y\", z;]c=\n(1;2]d = 6.").unwrap();
+        let a = sample.a.unwrap();
+        assert_eq!((a.value.as_str(), a.place.line), ("z", 1));
+        assert_eq!(sample.b.unwrap(), ["x", "y", "z"]);
+        assert_eq!(sample.c, Some((1, 2)));
+        assert_eq!(sample.d, Some(6.0));
+    }
+
+    #[test]
+    fn refuses_what_the_original_silently_stops_at() {
+        for stray in [
+            ";", ",", ")", "]", "}", "=", "{", "1", "'c'", "\"open", "(* open",
+        ] {
+            let message = sample(&format!("a = x\n{stray}\nb = [y]")).unwrap_err();
+            assert!(message.starts_with("2: "), "{stray}: {message}");
+        }
+        // F-SY-4: `debug` becomes the value, then `=` stands where an option should.
+        assert!(sample("a = debug = 3").unwrap_err().contains("found `=`"));
+    }
+
+    #[test]
+    fn refuses_what_the_original_refuses() {
+        for text in [
+            "a",
+            "a b",
+            "a =",
+            "a = [x",
+            "a = (x",
+            "a = {",
+            "a = \"x",
+            "# c\na = x",
+            "a == x",
+            "a =-1",
+            "a = .5",
+            "a = `x",
+        ] {
+            assert!(sample(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_both_lines_of_an_option_given_twice() {
+        let message = sample("a = x\n\na = y").unwrap_err();
+        assert_eq!(message, "3: a: given again; the first one is in line 1");
+    }
+
+    #[test]
+    fn bounds_the_nesting() {
+        let message = sample(&format!("a = {}", "[".repeat(100_000))).unwrap_err();
+        assert_eq!(message, "1: too many lists in lists");
+        assert!(sample(&"a={".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn survives_every_prefix_and_every_changed_byte() {
+        let text = b"a = 'z' (* c (* d *) *) b = [x \"\\065y\", z;] c = (1; -2) d = 6.5e1";
+        for end in 0..text.len() {
+            let _ = source::parse::<Sample>(&text[..end], &FilterSyntax);
+            for byte in 0..=255 {
+                let mut changed = text.to_vec();
+                changed[end] = byte;
+                let _ = source::parse::<Sample>(&changed, &FilterSyntax);
+            }
+        }
+    }
+}
