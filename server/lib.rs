@@ -1,1 +1,152 @@
-//! Placeholder.
+//! The daemon: puts a filtered PKCS#11 module behind sockets, one process for each client.
+//!
+//! [`run`] is the start-up in order: options, configuration, rules, loggers, sockets, detaching, then
+//! the controller until it is stopped. Whatever is wrong with options, files or addresses ends it
+//! before it detaches, with status 2.
+
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod config;
+pub mod connection;
+pub mod controller;
+pub mod gateway;
+pub mod loggers;
+pub mod logging;
+pub mod netplex;
+pub mod options;
+pub mod sockets;
+pub mod template;
+pub mod worker;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use filter::Rules;
+
+use crate::controller::Controller;
+use crate::logging::Loggers;
+use crate::options::{Command, Options};
+use crate::sockets::Listener;
+
+/// The exit status for everything that is wrong at start.
+const UNUSABLE: i32 = 2;
+
+/// Runs the daemon with these arguments, the program's name first; returns the exit status.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    let arguments = arguments.into_iter().map(|a| a.to_string_lossy().into_owned());
+    let result = match options::parse(arguments) {
+        Ok(Command::Help(text)) => return print(&text),
+        Ok(Command::DebugList) => return print(&logging::debug_modules()),
+        Ok(Command::Run(options)) => start(&options),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("pkcs11proxyd: {error}");
+            UNUSABLE
+        }
+    }
+}
+
+/// Prints what was asked for; a closed output is nobody's loss.
+fn print(text: &str) -> i32 {
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    0
+}
+
+fn start(options: &Options) -> Result<(), Box<dyn Error>> {
+    let configuration = config::load(&options.conf)?;
+    let mut rules = Vec::new();
+    for service in &configuration.services {
+        rules.push(Rules::load(&service.processor.filter_config)?);
+    }
+    let loggers = Arc::new(Loggers::open(&configuration)?);
+    logging::install(loggers.clone(), logging::CONTROLLER, logging::DebugSelection::of(options));
+    std::panic::set_hook(Box::new(report_panic));
+    if let Some(directory) = &configuration.socket_directory {
+        create_directory(directory)?;
+    }
+    let mut services = Vec::new();
+    for (service, rules) in configuration.services.into_iter().zip(rules) {
+        let mut listeners = Vec::new();
+        for protocol in &service.protocols {
+            listeners.extend(Listener::bind_all(protocol)?);
+        }
+        services.push((service, rules, listeners));
+    }
+
+    let pid_file = options.pid.as_deref().map(std::path::absolute).transpose()?;
+    let launcher = if options.foreground { None } else { Some(bindings::sys::detach()?) };
+    nix::unistd::chdir("/")?;
+    let pid_file = pid_file.map(PidFile::write).transpose()?;
+    report_warnings(&configuration.warnings);
+    for (_, rules, _) in &services {
+        report_warnings(&rules.warnings);
+    }
+    let controller = Controller::new(services, loggers, options.debug_pkcs11)?;
+    if let Some(launcher) = launcher {
+        launcher.ready()?;
+    }
+    let result = controller.run();
+    drop(pid_file);
+    Ok(result?)
+}
+
+/// Creates a directory for this user only, one level deep, unless it is there.
+fn create_directory(path: &Path) -> Result<(), String> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other.map_err(|error| {
+            format!("cannot create socket directory {}: {error}", path.display())
+        }),
+    }
+}
+
+/// Logs what a configuration file holds that is accepted but probably a mistake.
+fn report_warnings(warnings: &[String]) {
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+}
+
+/// Tells where, not what: a message might hold what the code was working on.
+fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    logging::log(logging::Severity::Crit, format_args!("internal error at {place}"));
+}
+
+/// The file that tells the controller's process id; removed when dropped, if it is still ours.
+struct PidFile {
+    path: PathBuf,
+    content: String,
+}
+
+impl PidFile {
+    fn write(path: PathBuf) -> Result<PidFile, String> {
+        let content = format!("{}\n", std::process::id());
+        let mut options = std::fs::File::options();
+        let file = options.write(true).create(true).truncate(true).mode(0o644).open(&path);
+        match file.and_then(|mut file| file.write_all(content.as_bytes())) {
+            Ok(()) => Ok(PidFile { path, content }),
+            Err(error) => Err(format!("cannot write pid file {}: {error}", path.display())),
+        }
+    }
+
+    fn is_ours(path: &Path, content: &str) -> bool {
+        std::fs::read_to_string(path).is_ok_and(|found| found == content)
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if PidFile::is_ours(&self.path, &self.content) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

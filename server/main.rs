@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! `pkcs11proxyd`: calls the library and exits with the status it returns.
+
+fn main() {
+    std::process::exit(server::run(std::env::args_os()))
+}

@@ -1,0 +1,1614 @@
+//! The typed configuration of the daemon, made out of pkcs11proxyd.conf.
+//!
+//! [`load`] reads and checks everything that can be checked without opening a socket or log file:
+//! types, ranges, users, host names. An option that this version does not enforce is refused, never
+//! ignored. The result goes to the controller and to [`crate::loggers`].
+
+use crate::loggers::Facility;
+use crate::logging::Severity;
+use crate::netplex::Netplex;
+use crate::template::{self, Template};
+use filter::source::{self, At, Error, Fault, Float, Place};
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf, absolute};
+use std::time::Duration;
+
+/// What pkcs11proxyd.conf says.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The file, as an absolute path.
+    pub file: PathBuf,
+    /// `controller.socket_directory`: base of relative socket paths, to be created with mode 0700
+    /// if missing. Default none: relative socket paths are then refused.
+    pub socket_directory: Option<PathBuf>,
+    /// `controller.max_level`: the least grave severity that reaches any logger. Default `info`.
+    pub max_level: Severity,
+    /// `controller.logging`, repeatable. Default one of type `stderr`.
+    pub loggers: Vec<LoggerConfig>,
+    /// `service`, repeatable. Not empty.
+    pub services: Vec<Service>,
+    /// What is accepted but probably a mistake: `file:line: option: text`.
+    pub warnings: Vec<String>,
+}
+
+/// One `logging` section.
+#[derive(Clone, Debug)]
+pub struct LoggerConfig {
+    /// `type` and what belongs to it.
+    pub kind: LoggerKind,
+    /// `format`: what a line looks like; syslog has its own.
+    /// Default `[${timestamp}] [${component}] [${level}] ${message}`.
+    pub format: Template,
+    /// `component`: whose messages are taken; `*` stands for anything. Default `*`.
+    pub component: String,
+    /// `subchannel`: likewise; `""` is for messages without one. Default `*`.
+    pub subchannel: String,
+    /// `max_level`: the least grave severity taken. Default `all`.
+    pub max_level: Severity,
+    /// Where the section stands.
+    pub place: Place,
+}
+
+/// The types of loggers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LoggerKind {
+    /// Standard error.
+    Stderr,
+    /// `file`: one file, relative to the directory the daemon was started in.
+    File(PathBuf),
+    /// Several files, each with a selection of its own.
+    MultiFile(Vec<LogFileConfig>),
+    /// The system logger.
+    Syslog {
+        /// `identifier`: put in front of each message. Default "", nothing.
+        identifier: String,
+        /// `facility`. Default `user`.
+        facility: Facility,
+    },
+}
+
+/// One `file` section of a logger of type `multi_file`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogFileConfig {
+    /// `file`: relative to the logger's `directory`.
+    pub path: PathBuf,
+    /// `format`. Default that of the logger.
+    pub format: Template,
+    /// `component`. Default `*`.
+    pub component: String,
+    /// `subchannel`. Default `*`.
+    pub subchannel: String,
+    /// `max_level`. Default `all`.
+    pub max_level: Severity,
+}
+
+/// One `service` section.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// `name`: free text; the component of its workers' log messages.
+    pub name: String,
+    /// `user` and `group`: who the workers run as. Default whoever started the daemon.
+    pub identity: Option<Identity>,
+    /// `protocol`, repeatable: where it listens. At least one has an address.
+    pub protocols: Vec<Protocol>,
+    /// `processor`: what is done with connections.
+    pub processor: Processor,
+    /// `workload_manager`: how many there may be.
+    pub workload: Workload,
+}
+
+/// Who a worker runs as. Only given when the daemon is started by root.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// The user's name, for its supplementary groups.
+    pub user: String,
+    /// The user.
+    pub uid: Uid,
+    /// `group`, by default the primary group of `user`.
+    pub gid: Gid,
+}
+
+/// One `protocol` section.
+#[derive(Clone, Debug)]
+pub struct Protocol {
+    /// `name`: free text.
+    pub name: String,
+    /// `address`, repeatable: each socket to listen on.
+    pub addresses: Vec<Address>,
+    /// `lstn_backlog`: connections the kernel queues. Default 20.
+    pub backlog: i32,
+    /// `lstn_reuseaddr`: SO_REUSEADDR. Default true.
+    pub reuse_address: bool,
+    /// `so_keepalive`: SO_KEEPALIVE on connections. Default true.
+    pub keepalive: bool,
+    /// `tcp_nodelay`: TCP_NODELAY on connections. Default false.
+    pub nodelay: bool,
+    /// `local_chmod`: mode of a local socket. Default as the umask has it.
+    pub mode: Option<u32>,
+    /// `local_chown`: owner and group of a local socket. Default those of the daemon.
+    pub owner: Option<(Uid, Gid)>,
+}
+
+/// One `address` section.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Address {
+    /// `type = "internet"`: TCP, every address the name in `bind` has.
+    Internet(Vec<SocketAddr>),
+    /// `type = "local"` or `"unixdomain"`: a Unix stream socket at this absolute path.
+    Local(PathBuf),
+    /// `type = "socket_file"`: TCP on a free loopback port, which this file then tells.
+    SocketFile(PathBuf),
+}
+
+/// The `processor` section.
+#[derive(Clone, Debug)]
+pub struct Processor {
+    /// `filter_config`: the rules. If relative, to the directory of the configuration file, or to
+    /// `/` if only there such a file exists.
+    pub filter_config: PathBuf,
+    /// `max_record_size`: longest call accepted, in bytes, from 65536 to 1 GiB. Default 67108864.
+    pub max_record_size: usize,
+    /// `record_timeout`: seconds a client may take over a call once it has begun to send it.
+    /// Default 30.0.
+    pub record_timeout: Duration,
+    /// `max_connections_per_peer`: connections one address may have at a time. Default 0, no limit.
+    pub max_connections_per_peer: usize,
+    /// `flat_mechanisms`: numbers, decimal or 0x..., of vendor mechanisms whose parameter holds no
+    /// pointer, so that it may be passed on as it comes; separated by blanks. Default "", none.
+    pub flat_mechanisms: Vec<u64>,
+}
+
+/// The `workload_manager` section. Each client has a worker process of its own, whatever
+/// `max_jobs_per_thread` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// `min_free_jobs_capacity`: workers kept ready for clients to come. 0 starts one on demand.
+    pub spare: usize,
+    /// `max_threads`: workers at most, those that are ready included.
+    pub max_workers: usize,
+}
+
+/// Reads and checks a file.
+pub fn load(file: &Path) -> Result<Configuration, Error> {
+    let file = absolute(file)
+        .map_err(|error| Error::of_file(file, format!("cannot be found: {error}")))?;
+    let root: Root = source::load(&file, &Netplex)?;
+    Checker {
+        file: &file,
+        warnings: Vec::new(),
+    }
+    .configuration(root.netplex)
+    .map_err(|fault| fault.in_file(&file))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Root {
+    netplex: At<NetplexSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetplexSection {
+    controller: Option<ControllerSection>,
+    #[serde(default)]
+    service: Vec<At<ServiceSection>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ControllerSection {
+    socket_directory: Option<At<String>>,
+    max_level: Option<At<String>>,
+    logging: Vec<At<LoggingSection>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoggingSection {
+    r#type: At<String>,
+    format: Option<At<String>>,
+    component: Option<String>,
+    subchannel: Option<String>,
+    max_level: Option<At<String>>,
+    file: Option<At<FileOption>>,
+    directory: Option<At<String>>,
+    identifier: Option<At<String>>,
+    facility: Option<At<String>>,
+}
+
+/// A parameter for type `file`, sections for type `multi_file`.
+enum FileOption {
+    Name(String),
+    Sections(Vec<At<FileSection>>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSection {
+    file: At<String>,
+    format: Option<At<String>>,
+    component: Option<String>,
+    subchannel: Option<String>,
+    max_level: Option<At<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServiceSection {
+    name: String,
+    user: Option<At<String>>,
+    group: Option<At<String>>,
+    conn_limit: Option<At<i64>>,
+    /// Holds trivially: a worker is ready as soon as it is forked, or is replaced.
+    #[serde(rename = "startup_timeout")]
+    _startup_timeout: Option<Float>,
+    /// Holds trivially: there is no garbage to collect.
+    #[serde(rename = "gc_when_idle")]
+    _gc_when_idle: Option<bool>,
+    #[serde(default)]
+    protocol: Vec<At<ProtocolSection>>,
+    processor: At<ProcessorSection>,
+    workload_manager: At<WorkloadSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProtocolSection {
+    name: String,
+    #[serde(default)]
+    address: Vec<At<AddressSection>>,
+    lstn_backlog: Option<At<i64>>,
+    lstn_reuseaddr: Option<bool>,
+    so_keepalive: Option<bool>,
+    tcp_nodelay: Option<bool>,
+    local_chmod: Option<At<Mode>>,
+    local_chown: Option<At<String>>,
+}
+
+/// Bits as an integer, or in a string with OCaml's prefixes.
+enum Mode {
+    Integer(i64),
+    Text(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddressSection {
+    r#type: At<String>,
+    bind: Option<At<String>>,
+    path: Option<At<String>>,
+    name: Option<At<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProcessorSection {
+    r#type: At<String>,
+    filter_config: Option<At<String>>,
+    libnames: Option<At<String>>,
+    portmapper: Option<At<bool>>,
+    timeout: Option<At<Float>>,
+    use_ssl: Option<At<bool>>,
+    tls: Option<At<IgnoredAny>>,
+    allowed_clients_cert_path: Option<At<IgnoredAny>>,
+    cafile: Option<At<IgnoredAny>>,
+    certfile: Option<At<IgnoredAny>>,
+    certkey: Option<At<IgnoredAny>>,
+    cipher_suite: Option<At<IgnoredAny>>,
+    dh_params: Option<At<IgnoredAny>>,
+    ec_curve_name: Option<At<IgnoredAny>>,
+    verify_depth: Option<At<IgnoredAny>>,
+    max_record_size: Option<At<i64>>,
+    record_timeout: Option<At<Float>>,
+    max_connections_per_peer: Option<At<i64>>,
+    flat_mechanisms: Option<At<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkloadSection {
+    r#type: At<String>,
+    max_jobs_per_thread: Option<At<i64>>,
+    recommended_jobs_per_thread: Option<At<i64>>,
+    min_free_jobs_capacity: Option<At<i64>>,
+    max_free_jobs_capacity: Option<At<i64>>,
+    max_threads: Option<At<i64>>,
+    inactivity_timeout: Option<At<i64>>,
+    /// Holds trivially: the controller accepts whatever there is.
+    #[serde(rename = "greedy_accepts")]
+    _greedy_accepts: Option<bool>,
+    threads: Option<At<i64>>,
+    jobs: Option<At<i64>>,
+}
+
+/// Turns sections into what they mean.
+struct Checker<'a> {
+    file: &'a Path,
+    warnings: Vec<String>,
+}
+
+impl Checker<'_> {
+    fn configuration(mut self, netplex: At<NetplexSection>) -> Result<Configuration, Fault> {
+        let At {
+            value:
+                NetplexSection {
+                    controller,
+                    service,
+                },
+            place,
+        } = netplex;
+        let controller = controller.unwrap_or_default();
+        if service.is_empty() {
+            return Err(place.fault("expected at least one section `service`"));
+        }
+        let socket_directory = controller
+            .socket_directory
+            .as_ref()
+            .map(|at| path(at, None))
+            .transpose()?;
+        let mut loggers = Vec::new();
+        for section in controller.logging {
+            loggers.push(self.logger(section)?);
+        }
+        if loggers.is_empty() {
+            loggers.push(LoggerConfig {
+                kind: LoggerKind::Stderr,
+                format: default_format(&place)?,
+                component: "*".into(),
+                subchannel: "*".into(),
+                max_level: Severity::Debug,
+                place,
+            });
+        }
+        let max_level = level(controller.max_level, Severity::Info)?;
+        let mut services = Vec::new();
+        for section in service {
+            services.push(self.service(section, socket_directory.as_deref())?);
+        }
+        Ok(Configuration {
+            file: self.file.to_path_buf(),
+            socket_directory,
+            max_level,
+            loggers,
+            services,
+            warnings: self.warnings,
+        })
+    }
+
+    fn warn(&mut self, place: &Place, message: &str) {
+        self.warnings
+            .push(place.fault(message).in_file(self.file).to_string());
+    }
+
+    fn logger(&mut self, section: At<LoggingSection>) -> Result<LoggerConfig, Fault> {
+        let At {
+            value: section,
+            place,
+        } = section;
+        let format = match section.format {
+            Some(format) => self.format(format)?,
+            None => default_format(&place)?,
+        };
+        let allowed: &[&str] = match section.r#type.value.as_str() {
+            "stderr" => &[],
+            "file" => &["file"],
+            "multi_file" => &["file", "directory"],
+            "syslog" => &["identifier", "facility"],
+            _ => {
+                return Err(section
+                    .r#type
+                    .fault("expected stderr, file, multi_file or syslog"));
+            }
+        };
+        only(
+            &section.r#type,
+            allowed,
+            &[
+                ("file", section.file.as_ref().map(|at| &at.place)),
+                ("directory", section.directory.as_ref().map(|at| &at.place)),
+                (
+                    "identifier",
+                    section.identifier.as_ref().map(|at| &at.place),
+                ),
+                ("facility", section.facility.as_ref().map(|at| &at.place)),
+            ],
+        )?;
+        let kind = match section.r#type.value.as_str() {
+            "file" => match required(section.file, "file", &place)? {
+                At {
+                    value: FileOption::Name(value),
+                    place,
+                } => LoggerKind::File(path(&At { value, place }, None)?),
+                At { place, .. } => return Err(place.fault("expected a string")),
+            },
+            "multi_file" => {
+                let directory = path(&required(section.directory, "directory", &place)?, None)?;
+                let sections = match section.file {
+                    None => Vec::new(),
+                    Some(At {
+                        value: FileOption::Sections(sections),
+                        ..
+                    }) => sections,
+                    Some(At { place, .. }) => return Err(place.fault("expected sections `file`")),
+                };
+                let mut files = Vec::new();
+                for At { value: file, .. } in sections {
+                    files.push(LogFileConfig {
+                        path: path(&file.file, Some(&directory))?,
+                        format: match file.format {
+                            Some(own) => self.format(own)?,
+                            None => format.clone(),
+                        },
+                        component: file.component.unwrap_or_else(|| "*".into()),
+                        subchannel: file.subchannel.unwrap_or_else(|| "*".into()),
+                        max_level: level(file.max_level, Severity::Debug)?,
+                    });
+                }
+                LoggerKind::MultiFile(files)
+            }
+            "syslog" => LoggerKind::Syslog {
+                identifier: section.identifier.map_or_else(String::new, |at| at.value),
+                facility: match section.facility {
+                    None => Facility::USER,
+                    Some(at) => Facility::from_name(&at.value)
+                        .ok_or_else(|| at.fault("expected a syslog facility such as daemon"))?,
+                },
+            },
+            _ => LoggerKind::Stderr,
+        };
+        Ok(LoggerConfig {
+            kind,
+            format,
+            component: section.component.unwrap_or_else(|| "*".into()),
+            subchannel: section.subchannel.unwrap_or_else(|| "*".into()),
+            max_level: level(section.max_level, Severity::Debug)?,
+            place,
+        })
+    }
+
+    fn format(&mut self, format: At<String>) -> Result<Template, Fault> {
+        let template = Template::parse(&format.value).map_err(|error| format.fault(error))?;
+        for name in template.unknown() {
+            let message = format!("there is no variable `{}`", template::escape(name));
+            self.warn(&format.place, &message);
+        }
+        Ok(template)
+    }
+
+    fn service(
+        &mut self,
+        section: At<ServiceSection>,
+        socket_directory: Option<&Path>,
+    ) -> Result<Service, Fault> {
+        let At {
+            value: section,
+            place,
+        } = section;
+        if let Some(limit) = section.conn_limit {
+            if limit.value != 1 {
+                self.warn(
+                    &limit.place,
+                    "taken as 1: every client gets its own process anyway",
+                );
+            }
+        }
+        let identity = identity(section.user, section.group)?;
+        let mut protocols = Vec::new();
+        for protocol in section.protocol {
+            protocols.push(self.protocol(protocol, socket_directory)?);
+        }
+        if protocols
+            .iter()
+            .all(|protocol| protocol.addresses.is_empty())
+        {
+            return Err(place.fault("expected at least one `protocol` with an `address`"));
+        }
+        Ok(Service {
+            name: section.name,
+            identity,
+            protocols,
+            processor: self.processor(section.processor)?,
+            workload: self.workload(section.workload_manager)?,
+        })
+    }
+
+    fn protocol(
+        &mut self,
+        section: At<ProtocolSection>,
+        socket_directory: Option<&Path>,
+    ) -> Result<Protocol, Fault> {
+        let section = section.value;
+        let addresses = section
+            .address
+            .into_iter()
+            .map(|section| address(section, socket_directory))
+            .collect::<Result<Vec<_>, _>>()?;
+        let backlog = within(section.lstn_backlog, 20, 0, i64::from(i32::MAX))?;
+        let mode = match section.local_chmod {
+            None => None,
+            Some(at) => {
+                if matches!(&at.value, Mode::Text(text) if looks_octal(text)) {
+                    self.warn(&at.place, "a decimal number; for an octal one write 0o");
+                }
+                Some(mode(&at)?)
+            }
+        };
+        let owner = section.local_chown.as_ref().map(owner).transpose()?;
+        Ok(Protocol {
+            name: section.name,
+            addresses,
+            backlog: i32::try_from(backlog).unwrap_or(i32::MAX),
+            reuse_address: section.lstn_reuseaddr.unwrap_or(true),
+            keepalive: section.so_keepalive.unwrap_or(true),
+            nodelay: section.tcp_nodelay.unwrap_or(false),
+            mode,
+            owner,
+        })
+    }
+
+    fn processor(&mut self, section: At<ProcessorSection>) -> Result<Processor, Fault> {
+        let At {
+            value: section,
+            place,
+        } = section;
+        if section.r#type.value != "rpc_pkcs11" {
+            return Err(section.r#type.fault("expected rpc_pkcs11"));
+        }
+        const NO_TLS: &str = "TLS is not available in this version";
+        let tls_keys = [
+            section.tls,
+            section.allowed_clients_cert_path,
+            section.cafile,
+            section.certfile,
+            section.certkey,
+            section.cipher_suite,
+            section.dh_params,
+            section.ec_curve_name,
+            section.verify_depth,
+        ];
+        if let Some(use_ssl) = section.use_ssl.filter(|use_ssl| use_ssl.value) {
+            return Err(use_ssl.fault(NO_TLS));
+        }
+        if let Some(key) = tls_keys.into_iter().flatten().next() {
+            return Err(key.fault(NO_TLS));
+        }
+        if let Some(portmapper) = section.portmapper.filter(|portmapper| portmapper.value) {
+            return Err(portmapper.fault("expected false: rpcbind is not supported"));
+        }
+        if let Some(timeout) = section.timeout {
+            self.warn(
+                &timeout.place,
+                "has no effect, as in the original; see record_timeout",
+            );
+        }
+        if let Some(libnames) = section.libnames {
+            self.warn(
+                &libnames.place,
+                "has no effect: modules are defined by filter_config",
+            );
+        }
+        let filter_config = required(section.filter_config, "filter_config", &place)?;
+        let seconds = match &section.record_timeout {
+            None => Duration::from_secs(30),
+            Some(at) => Duration::try_from_secs_f64(at.value.0)
+                .ok()
+                .filter(|seconds| !seconds.is_zero())
+                .ok_or_else(|| at.fault("expected more than 0.0 seconds"))?,
+        };
+        Ok(Processor {
+            filter_config: self.filter_config(&filter_config)?,
+            max_record_size: size(within(
+                section.max_record_size,
+                64 << 20,
+                64 << 10,
+                1 << 30,
+            )?),
+            record_timeout: seconds,
+            max_connections_per_peer: size(within(
+                section.max_connections_per_peer,
+                0,
+                0,
+                i64::from(i32::MAX),
+            )?),
+            flat_mechanisms: section.flat_mechanisms.map_or(Ok(Vec::new()), mechanisms)?,
+        })
+    }
+
+    /// The original resolves a relative name against `/`, which no author can have meant, but some
+    /// may rely on.
+    fn filter_config(&self, at: &At<String>) -> Result<PathBuf, Fault> {
+        let beside = path(at, Some(self.file.parent().unwrap_or(Path::new("/"))))?;
+        let below_root = Path::new("/").join(&at.value);
+        if !beside.exists() && below_root.exists() {
+            Ok(below_root)
+        } else {
+            Ok(beside)
+        }
+    }
+
+    fn workload(&mut self, section: At<WorkloadSection>) -> Result<Workload, Fault> {
+        const MOST: i64 = i32::MAX as i64;
+        let At {
+            value: section,
+            place,
+        } = section;
+        let jobs = section.max_jobs_per_thread;
+        if let Some(jobs) = jobs.as_ref().filter(|jobs| jobs.value != 1) {
+            self.warn(
+                &jobs.place,
+                "taken as 1: every client gets its own process anyway",
+            );
+        }
+        let jobs = within(jobs, 1, 1, MOST)?;
+        let allowed: &[&str] = match section.r#type.value.as_str() {
+            "dynamic" => &[
+                "recommended",
+                "min",
+                "max_free",
+                "max_threads",
+                "inactivity",
+            ],
+            "constant" => &["threads", "jobs"],
+            _ => return Err(section.r#type.fault("expected dynamic or constant")),
+        };
+        only(
+            &section.r#type,
+            allowed,
+            &[
+                (
+                    "recommended",
+                    section
+                        .recommended_jobs_per_thread
+                        .as_ref()
+                        .map(|at| &at.place),
+                ),
+                (
+                    "min",
+                    section.min_free_jobs_capacity.as_ref().map(|at| &at.place),
+                ),
+                (
+                    "max_free",
+                    section.max_free_jobs_capacity.as_ref().map(|at| &at.place),
+                ),
+                (
+                    "max_threads",
+                    section.max_threads.as_ref().map(|at| &at.place),
+                ),
+                (
+                    "inactivity",
+                    section.inactivity_timeout.as_ref().map(|at| &at.place),
+                ),
+                ("threads", section.threads.as_ref().map(|at| &at.place)),
+                ("jobs", section.jobs.as_ref().map(|at| &at.place)),
+            ],
+        )?;
+        if section.r#type.value == "constant" {
+            let threads = match (section.threads, section.jobs) {
+                (Some(_), Some(jobs)) => return Err(jobs.fault("the same as `threads`")),
+                (threads, jobs) => required(threads.or(jobs), "threads", &place)?,
+            };
+            let threads = size(within(Some(threads), 1, 1, MOST)?);
+            return Ok(Workload {
+                spare: threads,
+                max_workers: threads,
+            });
+        }
+        // Holds trivially: a worker has one client.
+        within(section.recommended_jobs_per_thread, 1, 1, jobs)?;
+        let min = required(
+            section.min_free_jobs_capacity,
+            "min_free_jobs_capacity",
+            &place,
+        )?;
+        let min = within(Some(min), 0, 0, MOST)?;
+        // Holds trivially: no more workers are idle than `min_free_jobs_capacity`, so that there
+        // is none to retire, after any time.
+        let max_free = required(
+            section.max_free_jobs_capacity,
+            "max_free_jobs_capacity",
+            &place,
+        )?;
+        within(Some(max_free), min, min, MOST)?;
+        within(section.inactivity_timeout, 15, 1, MOST)?;
+        let max_threads = required(section.max_threads, "max_threads", &place)?;
+        let max_workers = size(within(Some(max_threads), 1, 1, MOST)?);
+        Ok(Workload {
+            spare: size(min).min(max_workers),
+            max_workers,
+        })
+    }
+}
+
+fn required<T>(option: Option<At<T>>, name: &str, section: &Place) -> Result<At<T>, Fault> {
+    option.ok_or_else(|| section.fault(format!("`{name}` is missing")))
+}
+
+/// Of the given options, those that do not belong to the type are refused.
+fn only(
+    r#type: &At<String>,
+    allowed: &[&str],
+    given: &[(&str, Option<&Place>)],
+) -> Result<(), Fault> {
+    for (name, place) in given {
+        if let Some(place) = place.filter(|_| !allowed.contains(name)) {
+            return Err(place.fault(format!("does not belong to type {}", r#type.value)));
+        }
+    }
+    Ok(())
+}
+
+fn within(option: Option<At<i64>>, default: i64, least: i64, most: i64) -> Result<i64, Fault> {
+    match option {
+        None => Ok(default),
+        Some(at) if (least..=most).contains(&at.value) => Ok(at.value),
+        Some(at) if at.value < least => Err(at.fault(format!("expected {least} or more"))),
+        Some(at) => Err(at.fault(format!("expected {most} or less"))),
+    }
+}
+
+/// A number that [`within`] found not to be negative.
+fn size(value: i64) -> usize {
+    usize::try_from(value).unwrap_or(0)
+}
+
+fn level(option: Option<At<String>>, default: Severity) -> Result<Severity, Fault> {
+    const EXPECTED: &str = "expected emerg, alert, crit, err, warning, notice, info, debug or all";
+    option.map_or(Ok(default), |at| {
+        Severity::from_name(&at.value).ok_or_else(|| at.fault(EXPECTED))
+    })
+}
+
+fn default_format(place: &Place) -> Result<Template, Fault> {
+    Template::parse(template::DEFAULT).map_err(|error| place.fault(error))
+}
+
+/// An absolute path; a relative one counts from `base`, or from the working directory.
+fn path(at: &At<String>, base: Option<&Path>) -> Result<PathBuf, Fault> {
+    if at.value.is_empty() || at.value.contains('\0') {
+        return Err(at.fault("expected a path"));
+    }
+    let joined = base.map_or_else(|| PathBuf::from(&at.value), |base| base.join(&at.value));
+    absolute(joined).map_err(|error| at.fault(format!("not a usable path: {error}")))
+}
+
+fn identity(
+    user: Option<At<String>>,
+    group: Option<At<String>>,
+) -> Result<Option<Identity>, Fault> {
+    let Some(user) = user else {
+        return match group {
+            Some(group) => Err(group.fault("expected `user` beside it")),
+            None => Ok(None),
+        };
+    };
+    if !geteuid().is_root() {
+        return Err(user.fault("only root can change the user; the daemon is started by another"));
+    }
+    let account = match User::from_name(&user.value) {
+        Ok(Some(account)) => account,
+        Ok(None) => return Err(user.fault("expected the name of a user")),
+        Err(error) => return Err(user.fault(format!("cannot be looked up: {error}"))),
+    };
+    let gid = match group {
+        None => account.gid,
+        Some(group) => match Group::from_name(&group.value) {
+            Ok(Some(group)) => group.gid,
+            Ok(None) => return Err(group.fault("expected the name of a group")),
+            Err(error) => return Err(group.fault(format!("cannot be looked up: {error}"))),
+        },
+    };
+    Ok(Some(Identity {
+        user: user.value,
+        uid: account.uid,
+        gid,
+    }))
+}
+
+fn address(section: At<AddressSection>, socket_directory: Option<&Path>) -> Result<Address, Fault> {
+    let At {
+        value:
+            AddressSection {
+                r#type,
+                bind,
+                path: file,
+                name,
+            },
+        place,
+    } = section;
+    let allowed: &[&str] = match r#type.value.as_str() {
+        "internet" => &["bind"],
+        "local" | "unixdomain" | "socket_file" => &["path"],
+        "container" | "internal" | "w32_pipe" | "w32_pipe_file" => {
+            return Err(r#type.fault("not supported: expected internet, local or socket_file"));
+        }
+        _ => return Err(r#type.fault("expected internet, local, unixdomain or socket_file")),
+    };
+    only(
+        &r#type,
+        allowed,
+        &[
+            ("bind", bind.as_ref().map(|at| &at.place)),
+            ("path", file.as_ref().map(|at| &at.place)),
+            ("name", name.as_ref().map(|at| &at.place)),
+        ],
+    )?;
+    if r#type.value == "internet" {
+        return internet(&required(bind, "bind", &place)?).map(Address::Internet);
+    }
+    let file = required(file, "path", &place)?;
+    if socket_directory.is_none() && Path::new(&file.value).is_relative() {
+        return Err(file.fault("expected an absolute path, as there is no socket_directory"));
+    }
+    let path = path(&file, socket_directory)?;
+    Ok(if r#type.value == "socket_file" {
+        Address::SocketFile(path)
+    } else {
+        Address::Local(path)
+    })
+}
+
+/// Every address of `a.b.c.d:port`, `[v6]:port` or `host:port`.
+fn internet(bind: &At<String>) -> Result<Vec<SocketAddr>, Fault> {
+    const EXPECTED: &str = "expected host:port, a.b.c.d:port or [v6]:port";
+    let (host, port) = bind
+        .value
+        .rsplit_once(':')
+        .ok_or_else(|| bind.fault(EXPECTED))?;
+    if port.is_empty() || !port.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(bind.fault(EXPECTED));
+    }
+    let port: u16 = port
+        .parse()
+        .map_err(|_| bind.fault("expected a port of at most 65535"))?;
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let host = bracketed.unwrap_or(host);
+    // The original takes an IPv6 address without its brackets, too.
+    let is_v6 = host.parse::<Ipv6Addr>().is_ok();
+    if host.is_empty() || !is_v6 && (bracketed.is_some() || host.contains([':', '[', ']'])) {
+        return Err(bind.fault(EXPECTED));
+    }
+    let resolved = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| bind.fault(format!("cannot be resolved: {error}")))?;
+    let mut addresses = Vec::new();
+    for address in resolved {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        Err(bind.fault("has no address"))
+    } else {
+        Ok(addresses)
+    }
+}
+
+fn looks_octal(text: &str) -> bool {
+    text.strip_prefix('0')
+        .is_some_and(|rest| rest.starts_with(|next: char| next.is_ascii_digit()))
+}
+
+/// OCaml's notation: `0o777`, `0x1ff`, `0b111_111_111`, and anything else in decimal.
+fn mode(at: &At<Mode>) -> Result<u32, Fault> {
+    let bits = match &at.value {
+        Mode::Integer(bits) => u32::try_from(*bits).ok(),
+        Mode::Text(text) => {
+            let lower = text.to_ascii_lowercase().replace('_', "");
+            let (digits, radix) = match lower.get(..2) {
+                Some("0o") => (lower.get(2..), 8),
+                Some("0x") => (lower.get(2..), 16),
+                Some("0b") => (lower.get(2..), 2),
+                _ => (Some(lower.as_str()), 10),
+            };
+            digits
+                .filter(|digits| !digits.starts_with('+'))
+                .and_then(|digits| u32::from_str_radix(digits, radix).ok())
+        }
+    };
+    bits.filter(|bits| *bits <= 0o7777)
+        .ok_or_else(|| at.fault("expected a mode such as \"0o770\", at most 0o7777"))
+}
+
+/// `user:group`, names or numbers.
+fn owner(at: &At<String>) -> Result<(Uid, Gid), Fault> {
+    let (user, group) = at
+        .value
+        .split_once(':')
+        .ok_or_else(|| at.fault("expected user:group"))?;
+    let uid = User::from_name(user)
+        .ok()
+        .flatten()
+        .map(|user| user.uid)
+        .or_else(|| user.parse().ok().map(Uid::from_raw))
+        .ok_or_else(|| at.fault("expected the name or number of a user before the colon"))?;
+    let gid = Group::from_name(group)
+        .ok()
+        .flatten()
+        .map(|group| group.gid)
+        .or_else(|| group.parse().ok().map(Gid::from_raw))
+        .ok_or_else(|| at.fault("expected the name or number of a group after the colon"))?;
+    Ok((uid, gid))
+}
+
+fn mechanisms(at: At<String>) -> Result<Vec<u64>, Fault> {
+    at.value
+        .split_ascii_whitespace()
+        .map(|number| {
+            let parsed = match number.strip_prefix("0x") {
+                Some(digits) => u64::from_str_radix(digits, 16),
+                None => number.parse(),
+            };
+            parsed.map_err(|_| at.fault("expected numbers such as 0x80000001, with blanks between"))
+        })
+        .collect()
+}
+
+impl<'de> Deserialize<'de> for FileOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FileVisitor;
+        impl<'de> Visitor<'de> for FileVisitor {
+            type Value = FileOption;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, or sections")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<FileOption, E> {
+                Ok(FileOption::Name(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<FileOption, A::Error> {
+                let mut sections = Vec::new();
+                while let Some(section) = items.next_element()? {
+                    sections.push(section);
+                }
+                Ok(FileOption::Sections(sections))
+            }
+        }
+        deserializer.deserialize_any(FileVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ModeVisitor;
+        impl Visitor<'_> for ModeVisitor {
+            type Value = Mode;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an integer or a string")
+            }
+            fn visit_i64<E: de::Error>(self, bits: i64) -> Result<Mode, E> {
+                Ok(Mode::Integer(bits))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Mode, E> {
+                Ok(Mode::Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(ModeVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Configuration, String> {
+        let file = Path::new("/etc/p.conf");
+        source::parse::<Root>(text.as_bytes(), &Netplex)
+            .and_then(|root| {
+                Checker {
+                    file,
+                    warnings: Vec::new(),
+                }
+                .configuration(root.netplex)
+            })
+            .map_err(|fault| fault.in_file(file).to_string())
+    }
+
+    /// A complete file in which one line of each section can be replaced, named by its beginning.
+    fn with(replaced: &str, line: &str) -> Result<Configuration, String> {
+        let text = r#"netplex {
+            controller { (*in controller*) };
+            service {
+                name = "svc"; (*in service*)
+                protocol {
+                    name = "p"; (*in protocol*)
+                    address {
+                        type = "internet"; bind = "127.0.0.1:4444" (*in address*) } };
+                processor {
+                    type = "rpc_pkcs11"; filter_config = "filter.conf"; (*in processor*) };
+                workload_manager {
+                    type = "dynamic"; min_free_jobs_capacity = 1; max_free_jobs_capacity = 1;
+                    max_threads = 9 (*in workload*) } } }"#;
+        assert!(text.contains(replaced), "{replaced}");
+        check(&text.replacen(replaced, line, 1))
+    }
+
+    fn inside(section: &str, text: &str) -> Result<Configuration, String> {
+        with(&format!("(*in {section}*)"), text)
+    }
+
+    fn refused(section: &str, text: &str, expected: &str) {
+        let message = inside(section, text).unwrap_err();
+        assert!(message.starts_with("/etc/p.conf:"), "{message}");
+        assert!(message.contains(expected), "{text}: {message}");
+    }
+
+    #[test]
+    fn loads_the_sample_file_without_warnings() {
+        let file = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/etc/pkcs11proxyd.conf"
+        ));
+        let configuration = load(file).unwrap();
+        assert_eq!(configuration.warnings, [""; 0]);
+        let service = &configuration.services[0];
+        let address = Address::Internet(vec!["127.0.0.1:4444".parse().unwrap()]);
+        assert_eq!(service.protocols[0].addresses, [address]);
+        let rules = filter::config::Rules::load(&service.processor.filter_config).unwrap();
+        assert_eq!(rules.warnings, [""; 0]);
+        let module = rules.module(b"softhsm").unwrap();
+        assert_eq!(module.path, Path::new("/usr/lib/softhsm/libsofthsm2.so"));
+    }
+
+    #[test]
+    fn has_the_defaults_of_the_original() {
+        let configuration = with("", "").unwrap();
+        assert_eq!(configuration.max_level, Severity::Info);
+        assert_eq!(configuration.socket_directory, None);
+        assert_eq!(configuration.loggers.len(), 1);
+        assert_eq!(configuration.loggers[0].kind, LoggerKind::Stderr);
+        let service = &configuration.services[0];
+        assert_eq!((service.name.as_str(), &service.identity), ("svc", &None));
+        let protocol = &service.protocols[0];
+        assert_eq!(
+            (protocol.backlog, protocol.mode, protocol.owner),
+            (20, None, None)
+        );
+        assert!(protocol.reuse_address && protocol.keepalive && !protocol.nodelay);
+        let processor = &service.processor;
+        assert_eq!(processor.filter_config, Path::new("/etc/filter.conf"));
+        assert_eq!(processor.max_record_size, 67_108_864);
+        assert_eq!(processor.record_timeout, Duration::from_secs(30));
+        assert_eq!(processor.max_connections_per_peer, 0);
+        assert_eq!(processor.flat_mechanisms, [0; 0]);
+        assert_eq!(
+            service.workload,
+            Workload {
+                spare: 1,
+                max_workers: 9
+            }
+        );
+    }
+
+    #[test]
+    fn demands_a_service_with_an_address() {
+        let none = check("netplex {\n }").unwrap_err();
+        assert_eq!(
+            none,
+            "/etc/p.conf:1: netplex: expected at least one section `service`"
+        );
+        let capital = check("netplex {\n Service { } }").unwrap_err();
+        assert_eq!(
+            capital,
+            "/etc/p.conf:2: netplex.Service: unknown option; is `service` meant?"
+        );
+        let address = r#"address {
+                        type = "internet"; bind = "127.0.0.1:4444" (*in address*) }"#;
+        let message = with(address, "").unwrap_err();
+        assert!(message.ends_with("expected at least one `protocol` with an `address`"));
+    }
+
+    #[test]
+    fn refuses_unknown_options_in_every_section() {
+        for section in [
+            "controller",
+            "service",
+            "protocol",
+            "address",
+            "processor",
+            "workload",
+        ] {
+            let semicolon = if matches!(section, "address" | "workload") {
+                "; "
+            } else {
+                ""
+            };
+            refused(
+                section,
+                &format!("{semicolon}nonsense = 1;"),
+                "nonsense: unknown option",
+            );
+            refused(
+                section,
+                &format!("{semicolon}nonsense {{ }};"),
+                "nonsense: unknown option",
+            );
+        }
+        refused(
+            "service",
+            "conn_limt = 1;",
+            "service[0].conn_limt: unknown option; is `conn_limit`",
+        );
+    }
+
+    #[test]
+    fn refuses_tls_and_what_else_it_does_not_have() {
+        for option in [
+            "use_ssl = true;",
+            "tls { x509 { } };",
+            "allowed_clients_cert_path = \"/x\";",
+            "cafile = \"/x\";",
+            "verify_depth = 4;",
+            "dh_params = \"/x\";",
+        ] {
+            refused("processor", option, "TLS is not available in this version");
+        }
+        refused(
+            "processor",
+            "portmapper = true;",
+            "portmapper: expected false",
+        );
+        let harmless = inside("processor", "use_ssl = false; portmapper = false;").unwrap();
+        assert_eq!(harmless.warnings, [""; 0]);
+        for kind in ["container", "internal", "w32_pipe"] {
+            let message = with("\"internet\"", &format!("\"{kind}\"")).unwrap_err();
+            assert!(
+                message.contains("address[0].type: not supported"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn warns_of_what_has_no_effect() {
+        for (section, option, expected) in [
+            (
+                "service",
+                "conn_limit = 2;",
+                "every client gets its own process",
+            ),
+            (
+                "service",
+                "conn_limit = 0;",
+                "every client gets its own process",
+            ),
+            (
+                "workload",
+                "; max_jobs_per_thread = 5",
+                "every client gets its own process",
+            ),
+            (
+                "processor",
+                "timeout = 2.0;",
+                "processor.timeout: has no effect",
+            ),
+            (
+                "processor",
+                "libnames = \"a:/b;\";",
+                "processor.libnames: has no effect",
+            ),
+            (
+                "protocol",
+                "local_chmod = \"0600\";",
+                "local_chmod: a decimal number",
+            ),
+            (
+                "controller",
+                "logging { type = \"stderr\"; format = \"${nope}\" }",
+                "no variable `nope`",
+            ),
+        ] {
+            let warnings = inside(section, option).unwrap().warnings;
+            assert_eq!(warnings.len(), 1, "{option}");
+            assert!(warnings[0].starts_with("/etc/p.conf:"), "{warnings:?}");
+            assert!(warnings[0].contains(expected), "{warnings:?}");
+        }
+        assert_eq!(
+            inside("service", "conn_limit = 1;").unwrap().warnings,
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn reads_internet_addresses() {
+        let bind = |text: &str| {
+            with("127.0.0.1:4444", text).map(|c| c.services[0].protocols[0].addresses.clone())
+        };
+        let internet = |text: &str| vec![Address::Internet(vec![text.parse().unwrap()])];
+        assert_eq!(bind("0.0.0.0:65535").unwrap(), internet("0.0.0.0:65535"));
+        assert_eq!(bind("::1:4444").unwrap(), internet("[::1]:4444"));
+        assert_eq!(bind("[::1]:4444").unwrap(), internet("[::1]:4444"));
+        assert!(
+            matches!(&bind("localhost:1").unwrap()[0], Address::Internet(all) if !all.is_empty())
+        );
+        for (text, expected) in [
+            ("", "expected host:port"),
+            (":4444", "expected host:port"),
+            ("localhost", "expected host:port"),
+            ("localhost:", "expected host:port"),
+            ("localhost:x", "expected host:port"),
+            ("localhost:-1", "expected host:port"),
+            ("1::2::3:4444", "expected host:port"),
+            ("[::1:4444", "expected host:port"),
+            ("[]:4444", "expected host:port"),
+            ("[127.0.0.1]:4444", "expected host:port"),
+            ("[localhost]:4444", "expected host:port"),
+            ("127.0.0.1:65536", "at most 65535"),
+            ("127.0.0.1:99999999999999999999", "at most 65535"),
+            ("name.invalid:1", "cannot be resolved"),
+        ] {
+            let message = bind(text).unwrap_err();
+            assert!(
+                message.contains("bind: ") && message.contains(expected),
+                "{text}: {message}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_local_addresses() {
+        let address = |text: &str| {
+            let replaced = "type = \"internet\"; bind = \"127.0.0.1:4444\"";
+            with(replaced, text).map(|c| c.services[0].protocols[0].addresses[0].clone())
+        };
+        for kind in ["local", "unixdomain"] {
+            let local = address(&format!("type = \"{kind}\"; path = \"/run/s\"")).unwrap();
+            assert_eq!(local, Address::Local("/run/s".into()));
+        }
+        let file = address("type = \"socket_file\"; path = \"/run/f\"").unwrap();
+        assert_eq!(file, Address::SocketFile("/run/f".into()));
+        for (text, expected) in [
+            (
+                "type = \"local\"; path = \"s\"",
+                "path: expected an absolute path",
+            ),
+            ("type = \"local\"", "`path` is missing"),
+            ("type = \"internet\"", "`bind` is missing"),
+            (
+                "type = \"local\"; bind = \"a:1\"",
+                "bind: does not belong to type local",
+            ),
+            ("type = \"tcp\"", "type: expected internet"),
+        ] {
+            let message = address(text).unwrap_err();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn resolves_local_paths_against_the_socket_directory() {
+        let text = r#"netplex { controller { socket_directory = "/run/d" }; service { name = "s";
+            protocol { name = "p"; address { type = "local"; path = "s.sock" } };
+            processor { type = "rpc_pkcs11"; filter_config = "/f" };
+            workload_manager { type = "constant"; jobs = 3 } } }"#;
+        let configuration = check(text).unwrap();
+        let service = &configuration.services[0];
+        assert_eq!(
+            service.protocols[0].addresses,
+            [Address::Local("/run/d/s.sock".into())]
+        );
+        assert_eq!(
+            service.workload,
+            Workload {
+                spare: 3,
+                max_workers: 3
+            }
+        );
+        assert_eq!(service.processor.filter_config, Path::new("/f"));
+    }
+
+    #[test]
+    fn reads_modes_as_ocaml_does() {
+        for (text, mode) in [
+            ("\"0o777\"", 0o777),
+            ("\"0x1ff\"", 0o777),
+            ("\"0b1_10\"", 0o6),
+            ("\"0600\"", 600),
+            ("384", 0o600),
+        ] {
+            let configuration = inside("protocol", &format!("local_chmod = {text};")).unwrap();
+            assert_eq!(
+                configuration.services[0].protocols[0].mode,
+                Some(mode),
+                "{text}"
+            );
+        }
+        for text in [
+            "\"rw\"",
+            "\"\"",
+            "\"0o\"",
+            "\"0o+7\"",
+            "\"0o10000\"",
+            "-1",
+            "\"é\"",
+        ] {
+            refused(
+                "protocol",
+                &format!("local_chmod = {text};"),
+                "expected a mode",
+            );
+        }
+        refused(
+            "protocol",
+            "local_chmod = true;",
+            "expected an integer or a string, found a boolean",
+        );
+    }
+
+    #[test]
+    fn reads_users_and_groups() {
+        let owner = inside("protocol", "local_chown = \"root:12\";")
+            .unwrap()
+            .services[0]
+            .protocols[0]
+            .owner;
+        assert_eq!(owner, Some((Uid::from_raw(0), Gid::from_raw(12))));
+        for text in ["root", "no such user:0", "0:no such group"] {
+            refused(
+                "protocol",
+                &format!("local_chown = \"{text}\";"),
+                "local_chown: expected",
+            );
+        }
+        refused(
+            "service",
+            "group = \"root\";",
+            "group: expected `user` beside it",
+        );
+        if geteuid().is_root() {
+            let identity = inside("service", "user = \"root\";").unwrap().services[0]
+                .identity
+                .clone();
+            assert_eq!(identity.unwrap().gid, Gid::from_raw(0));
+            refused(
+                "service",
+                "user = \"no such user\";",
+                "user: expected the name of a user",
+            );
+        } else {
+            refused(
+                "service",
+                "user = \"root\";",
+                "user: only root can change the user",
+            );
+        }
+    }
+
+    #[test]
+    fn checks_the_workload() {
+        let dynamic = "type = \"dynamic\"; min_free_jobs_capacity = 1; max_free_jobs_capacity = 1;
+                    max_threads = 9";
+        let workload = |text: &str| with(dynamic, text).map(|c| c.services[0].workload.clone());
+        let on_demand = "type = \"dynamic\"; min_free_jobs_capacity = 0;
+            max_free_jobs_capacity = 0; max_threads = 2; inactivity_timeout = 1;
+            greedy_accepts = true; recommended_jobs_per_thread = 1";
+        assert_eq!(
+            workload(on_demand).unwrap(),
+            Workload {
+                spare: 0,
+                max_workers: 2
+            }
+        );
+        let many = "type = \"dynamic\"; min_free_jobs_capacity = 5; max_free_jobs_capacity = 5;
+            max_threads = 2";
+        assert_eq!(
+            workload(many).unwrap(),
+            Workload {
+                spare: 2,
+                max_workers: 2
+            }
+        );
+        for (text, expected) in [
+            ("type = \"static\"", "type: expected dynamic or constant"),
+            ("type = \"constant\"", "`threads` is missing"),
+            (
+                "type = \"constant\"; threads = 0",
+                "threads: expected 1 or more",
+            ),
+            (
+                "type = \"constant\"; threads = 1; jobs = 1",
+                "jobs: the same as `threads`",
+            ),
+            (
+                "type = \"constant\"; max_threads = 1",
+                "max_threads: does not belong to type constant",
+            ),
+            (
+                "type = \"dynamic\"; threads = 1",
+                "threads: does not belong to type dynamic",
+            ),
+            (
+                "type = \"dynamic\"; min_free_jobs_capacity = -1",
+                "min_free_jobs_capacity: expected 0 or more",
+            ),
+            (
+                "type = \"dynamic\"; min_free_jobs_capacity = 1",
+                "`max_free_jobs_capacity` is missing",
+            ),
+            (
+                "type = \"dynamic\"; min_free_jobs_capacity = 2; max_free_jobs_capacity = 1",
+                "max_free_jobs_capacity: expected 2 or more",
+            ),
+            (
+                "type = \"dynamic\"; min_free_jobs_capacity = 1; max_free_jobs_capacity = 1",
+                "`max_threads` is missing",
+            ),
+            (
+                "type = \"dynamic\"; recommended_jobs_per_thread = 2",
+                "recommended_jobs_per_thread: expected 1 or less",
+            ),
+            (
+                "type = \"dynamic\"; max_jobs_per_thread = 0",
+                "max_jobs_per_thread: expected 1 or more",
+            ),
+        ] {
+            let message = workload(text).unwrap_err();
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn reads_the_new_parameters_of_the_processor() {
+        let text = "max_record_size = 65536; record_timeout = 0.5; max_connections_per_peer = 7;
+            flat_mechanisms = \" 0x80000001 12\";";
+        let processor = inside("processor", text).unwrap().services[0]
+            .processor
+            .clone();
+        assert_eq!(processor.max_record_size, 65536);
+        assert_eq!(processor.record_timeout, Duration::from_millis(500));
+        assert_eq!(processor.max_connections_per_peer, 7);
+        assert_eq!(processor.flat_mechanisms, [0x8000_0001, 12]);
+        for (text, expected) in [
+            ("max_record_size = 65535;", "expected 65536 or more"),
+            (
+                "max_record_size = 1073741825;",
+                "expected 1073741824 or less",
+            ),
+            (
+                "record_timeout = 30;",
+                "expected a number with a point such as 60.0, found an integer",
+            ),
+            ("record_timeout = 0.0;", "expected more than 0.0"),
+            ("record_timeout = -1.0;", "expected more than 0.0"),
+            ("record_timeout = 1e300;", "expected more than 0.0"),
+            ("max_connections_per_peer = -1;", "expected 0 or more"),
+            ("flat_mechanisms = \"CKM_AES_CBC\";", "expected numbers"),
+        ] {
+            refused("processor", text, expected);
+        }
+    }
+
+    #[test]
+    fn types_are_exact() {
+        for (section, text, expected) in [
+            (
+                "service",
+                "startup_timeout = 60;",
+                "expected a number with a point",
+            ),
+            (
+                "service",
+                "gc_when_idle = 1;",
+                "expected a boolean, found an integer",
+            ),
+            (
+                "service",
+                "conn_limit = \"1\";",
+                "expected an integer, found a string",
+            ),
+            (
+                "processor",
+                "use_ssl = \"true\";",
+                "expected a boolean, found a string",
+            ),
+            (
+                "protocol",
+                "tcp_nodelay = 1;",
+                "expected a boolean, found an integer",
+            ),
+            (
+                "controller",
+                "max_level = 3",
+                "expected a string, found an integer",
+            ),
+            (
+                "controller",
+                "max_level = \"fatal\"",
+                "max_level: expected emerg, ",
+            ),
+        ] {
+            refused(section, text, expected);
+        }
+        assert_eq!(
+            inside("controller", "max_level = \"ALL\"")
+                .unwrap()
+                .max_level,
+            Severity::Debug
+        );
+    }
+
+    #[test]
+    fn reads_every_type_of_logger() {
+        let loggers = |text: &str| inside("controller", text).map(|c| c.loggers);
+        let all = loggers(
+            "logging { type = \"stderr\"; component = \"svc\"; max_level = \"err\" };
+             logging { type = \"file\"; file = \"/var/log/x\"; format = \"$message\" };
+             logging { type = \"multi_file\"; directory = \"/d\";
+                file { file = \"a\"; subchannel = \"\" }; file { file = \"/b\" } };
+             logging { type = \"syslog\"; identifier = \"i\"; facility = \"LOCAL3\" }",
+        )
+        .unwrap();
+        assert_eq!(
+            (all[0].component.as_str(), all[0].max_level),
+            ("svc", Severity::Err)
+        );
+        assert_eq!(all[1].kind, LoggerKind::File("/var/log/x".into()));
+        let LoggerKind::MultiFile(files) = &all[2].kind else {
+            panic!()
+        };
+        let paths: Vec<_> = files.iter().map(|file| file.path.as_path()).collect();
+        assert_eq!(paths, [Path::new("/d/a"), Path::new("/b")]);
+        assert_eq!(files[0].subchannel, "");
+        let facility = Facility::from_name("local3").unwrap();
+        assert_eq!(
+            all[3].kind,
+            LoggerKind::Syslog {
+                identifier: "i".into(),
+                facility
+            }
+        );
+        for (text, expected) in [
+            ("", "logging[0]: `type` is missing"),
+            (
+                "type = \"null\"",
+                "type: expected stderr, file, multi_file or syslog",
+            ),
+            ("type = \"file\"", "`file` is missing"),
+            (
+                "type = \"file\"; file { file = \"a\" }",
+                "file: expected a string",
+            ),
+            ("type = \"multi_file\"", "`directory` is missing"),
+            (
+                "type = \"multi_file\"; directory = \"/d\"; file = \"x\"",
+                "file: expected sections",
+            ),
+            (
+                "type = \"stderr\"; file = \"x\"",
+                "file: does not belong to type stderr",
+            ),
+            (
+                "type = \"stderr\"; identifier = \"x\"",
+                "identifier: does not belong to type stderr",
+            ),
+            (
+                "type = \"syslog\"; facility = \"local8\"",
+                "facility: expected a syslog facility",
+            ),
+            (
+                "type = \"stderr\"; format = \"$\"",
+                "format: expected a variable",
+            ),
+            (
+                "type = \"stderr\"; max_level = \"x\"",
+                "max_level: expected emerg",
+            ),
+        ] {
+            let message = loggers(&format!("logging {{ {text} }}")).unwrap_err();
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn survives_every_prefix_of_the_sample() {
+        let text = include_bytes!("../etc/pkcs11proxyd.conf");
+        for end in (0..text.len()).step_by(7) {
+            assert!(source::parse::<Root>(&text[..end], &Netplex).is_err());
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! The controller: accepts clients, keeps workers ready, hands each client to one, reaps, reloads,
+//! stops.
+//!
+//! One thread, one event loop over listeners, signals and worker channels. It reads no byte a client
+//! sent, loads no module, and stays small so that a fork costs little.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use filter::Rules;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::channel::{self, ControllerEnd};
+use crate::config::Service;
+use crate::logging::{Loggers, Route, Severity, log};
+use crate::sockets::{Accepted, Listener, Peer};
+use crate::worker::{self, Setup};
+
+/// The signals the controller takes from a descriptor instead of a handler.
+const SIGNALS: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGCHLD,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+];
+
+const SIGNAL_TOKEN: Token = Token(0);
+
+/// Log records taken from one worker before the others have their turn.
+const RECORDS_A_TURN: usize = 64;
+
+/// Connections accepted at one listener before everything else has its turn.
+const ACCEPTS_A_TURN: usize = 64;
+
+/// How long workers have to end after SIGTERM before they are killed.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A warning that a peer could provoke at will is logged at most this often.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Workers that ended in a row without having had a client, after which forking pauses.
+const EARLY_ENDS: u32 = 10;
+
+/// How long forking pauses then.
+const FORK_PAUSE: Duration = Duration::from_secs(1);
+
+/// A service as it runs.
+struct Running {
+    service: Service,
+    rules: Arc<Rules>,
+    listeners: Vec<ListenerState>,
+    /// Tokens of workers that wait for a client.
+    idle: VecDeque<Token>,
+    /// Workers altogether.
+    workers: usize,
+    /// Clients by peer, for `max_connections_per_peer`.
+    peers: HashMap<Peer, usize>,
+    early_ends: u32,
+    /// When accepting and forking may go on.
+    paused_until: Option<Instant>,
+    full_warning: Throttle,
+    peer_warning: Throttle,
+}
+
+struct ListenerState {
+    listener: Listener,
+    token: Token,
+    /// Whether connections may be waiting: the event said so and accepting has not run dry since.
+    is_ready: bool,
+}
+
+/// Lets one message through in an interval.
+#[derive(Default)]
+struct Throttle(Option<Instant>);
+
+impl Throttle {
+    fn passes(&mut self) -> bool {
+        let now = Instant::now();
+        let passes = self.0.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
+        if passes {
+            self.0 = Some(now);
+        }
+        passes
+    }
+}
+
+struct Worker {
+    pid: Pid,
+    channel: ControllerEnd,
+    service: usize,
+    state: WorkerState,
+}
+
+enum WorkerState {
+    Idle,
+    Serving(Peer),
+    /// Told to end while idle, to make room for one with newer rules.
+    Retired,
+}
+
+/// Why the event loop ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Turn {
+    GoOn,
+    Stop,
+}
+
+/// The controller's whole state.
+pub struct Controller {
+    poll: Poll,
+    signals: SignalFd,
+    services: Vec<Running>,
+    workers: HashMap<Token, Worker>,
+    tokens: HashMap<Pid, Token>,
+    next_token: usize,
+    loggers: Arc<Loggers>,
+    trace: bool,
+}
+
+impl Controller {
+    /// Takes over the listeners; no worker is forked yet. Signals are held back from here on.
+    pub fn new(
+        services: Vec<(Service, Rules, Vec<Listener>)>,
+        loggers: Arc<Loggers>,
+        trace: bool,
+    ) -> io::Result<Controller> {
+        let poll = Poll::new()?;
+        let mask: SigSet = SIGNALS.into_iter().collect();
+        mask.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&mask, flags)?;
+        let source = signals.as_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&source), SIGNAL_TOKEN, Interest::READABLE)?;
+
+        let (workers, tokens) = (HashMap::new(), HashMap::new());
+        let mut controller = Controller {
+            poll,
+            signals,
+            services: Vec::new(),
+            workers,
+            tokens,
+            next_token: SIGNAL_TOKEN.0 + 1,
+            loggers,
+            trace,
+        };
+        for (service, rules, listeners) in services {
+            let listeners = listeners.into_iter().map(|listener| controller.listen(listener));
+            let running = Running {
+                listeners: listeners.collect::<io::Result<_>>()?,
+                service,
+                rules: Arc::new(rules),
+                idle: VecDeque::new(),
+                workers: 0,
+                peers: HashMap::new(),
+                early_ends: 0,
+                paused_until: None,
+                full_warning: Throttle::default(),
+                peer_warning: Throttle::default(),
+            };
+            controller.services.push(running);
+        }
+        Ok(controller)
+    }
+
+    fn listen(&mut self, listener: Listener) -> io::Result<ListenerState> {
+        let token = self.new_token();
+        let source = listener.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&source), token, Interest::READABLE)?;
+        Ok(ListenerState { listener, token, is_ready: false })
+    }
+
+    fn new_token(&mut self) -> Token {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        token
+    }
+
+    /// Runs until a signal stops it; then ends every worker and removes the sockets.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        for service in 0..self.services.len() {
+            self.fill(service);
+        }
+        loop {
+            match self.poll.poll(&mut events, self.next_wake()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            for event in &events {
+                match event.token() {
+                    SIGNAL_TOKEN => {
+                        if self.take_signals()? == Turn::Stop {
+                            return self.stop();
+                        }
+                    }
+                    token if self.workers.contains_key(&token) => self.take_records(token),
+                    token => self.mark_ready(token),
+                }
+            }
+            for service in 0..self.services.len() {
+                self.accept(service);
+                self.fill(service);
+            }
+        }
+    }
+
+    /// How long the loop may sleep: not at all when a listener was left with clients waiting that
+    /// can be served, until the pause ends when forking pauses.
+    fn next_wake(&self) -> Option<Duration> {
+        let wakes = self.services.iter().filter_map(|running| {
+            if running.can_accept() && running.listeners.iter().any(|l| l.is_ready) {
+                return Some(Duration::ZERO);
+            }
+            running.paused_until.map(|until| until.saturating_duration_since(Instant::now()))
+        });
+        wakes.min()
+    }
+
+    fn mark_ready(&mut self, token: Token) {
+        let listeners = self.services.iter_mut().flat_map(|running| &mut running.listeners);
+        for listener in listeners.filter(|listener| listener.token == token) {
+            listener.is_ready = true;
+        }
+    }
+
+    /// Accepts what can be served now. At the limit of workers the rest waits in the kernel's queue.
+    fn accept(&mut self, service: usize) {
+        for at in 0..self.services[service].listeners.len() {
+            for _ in 0..ACCEPTS_A_TURN {
+                let running = &mut self.services[service];
+                if !running.listeners[at].is_ready {
+                    break;
+                }
+                if !running.can_accept() {
+                    let limit = running.service.workload.max_workers;
+                    if running.workers >= limit && running.full_warning.passes() {
+                        let name = &running.service.name;
+                        log(
+                            Severity::Alert,
+                            format_args!("{name}: all {limit} workers are busy, clients wait"),
+                        );
+                    }
+                    return;
+                }
+                match running.listeners[at].listener.accept() {
+                    Ok(accepted) => self.admit(service, accepted),
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::WouldBlock => self.services[service].listeners[at].is_ready = false,
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                        _ => {
+                            log(Severity::Crit, format_args!("cannot accept: {error}"));
+                            self.services[service].paused_until = Some(Instant::now() + FORK_PAUSE);
+                            return;
+                        }
+                    },
+                }
+            }
+        }
+    }
+
+    /// Hands a client to an idle worker, or to a new one.
+    fn admit(&mut self, service: usize, client: Accepted) {
+        let running = &mut self.services[service];
+        let limit = running.service.processor.max_connections_per_peer;
+        let connected = running.peers.get(&client.peer).copied().unwrap_or(0);
+        if limit > 0 && connected >= limit {
+            if running.peer_warning.passes() {
+                let name = &client.name;
+                log(Severity::Warning, format_args!("client {name} refused: has {connected} connections"));
+            }
+            return;
+        }
+        loop {
+            let running = &mut self.services[service];
+            let Some(token) = running.idle.pop_front() else {
+                match self.fork(service) {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        self.fork_failed(service, &error);
+                        log(Severity::Err, format_args!("client {} dropped", client.name));
+                        return;
+                    }
+                }
+            };
+            let Some(worker) = self.workers.get_mut(&token) else { continue };
+            // A worker that died meanwhile: SIGCHLD is on its way, try another.
+            if worker.channel.hand_over(client.socket.as_fd(), &client.name).is_ok() {
+                *running.peers.entry(client.peer.clone()).or_default() += 1;
+                running.early_ends = 0;
+                worker.state = WorkerState::Serving(client.peer);
+                return;
+            }
+        }
+    }
+
+    /// Forks until the configured number of workers waits for clients.
+    fn fill(&mut self, service: usize) {
+        loop {
+            let running = &mut self.services[service];
+            if running.paused_until.is_some_and(|until| Instant::now() < until) {
+                return;
+            }
+            running.paused_until = None;
+            let workload = &running.service.workload;
+            if running.idle.len() >= workload.spare || running.workers >= workload.max_workers {
+                return;
+            }
+            if let Err(error) = self.fork(service) {
+                return self.fork_failed(service, &error);
+            }
+        }
+    }
+
+    fn fork_failed(&mut self, service: usize, error: &io::Error) {
+        log(Severity::Crit, format_args!("cannot start a worker: {error}"));
+        self.services[service].paused_until = Some(Instant::now() + FORK_PAUSE);
+    }
+
+    fn fork(&mut self, service: usize) -> io::Result<()> {
+        let (channel, theirs) = channel::pair()?;
+        let token = self.new_token();
+        let source = channel.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&source), token, Interest::READABLE)?;
+        let running = &mut self.services[service];
+        let setup = Setup {
+            service: &running.service,
+            rules: running.rules.clone(),
+            trace: self.trace,
+            controller: nix::unistd::getpid(),
+        };
+        let pid = bindings::sys::fork_child(theirs, |theirs| worker::run(&setup, theirs))?;
+        running.workers += 1;
+        running.idle.push_back(token);
+        self.tokens.insert(pid, token);
+        self.workers.insert(token, Worker { pid, channel, service, state: WorkerState::Idle });
+        Ok(())
+    }
+
+    /// Takes a turn's worth of a worker's log records.
+    fn take_records(&mut self, token: Token) {
+        let Some(worker) = self.workers.get(&token) else { return };
+        let component = &self.services[worker.service].service.name;
+        for _ in 0..RECORDS_A_TURN {
+            match worker.channel.next_record() {
+                Ok(Some(record)) => self.loggers.record(&record.for_component(component)),
+                // The worker is gone: SIGCHLD tells more.
+                Ok(None) | Err(_) => return,
+            }
+        }
+        // More may wait, and the event will not come again by itself.
+        let source = worker.channel.as_fd().as_raw_fd();
+        let interest = Interest::READABLE;
+        if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&source), token, interest) {
+            log(Severity::Err, format_args!("cannot watch worker {}: {error}", worker.pid));
+        }
+    }
+
+    fn take_signals(&mut self) -> io::Result<Turn> {
+        while let Some(signal) = self.signals.read_signal()? {
+            match i32::try_from(signal.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok()) {
+                Some(Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) => return Ok(Turn::Stop),
+                Some(Signal::SIGCHLD) => self.reap(),
+                Some(Signal::SIGHUP) => self.reload(),
+                Some(Signal::SIGUSR1) => self.reopen_logs(),
+                _ => {}
+            }
+        }
+        Ok(Turn::GoOn)
+    }
+
+    fn reap(&mut self) {
+        loop {
+            let (pid, end) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, End::Exit(status)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, End::Signal(signal)),
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    log(Severity::Err, format_args!("cannot wait for workers: {error}"));
+                    return;
+                }
+            };
+            self.bury(pid, end);
+        }
+    }
+
+    fn bury(&mut self, pid: Pid, end: End) {
+        let Some(token) = self.tokens.remove(&pid) else { return };
+        // What it logged last.
+        self.take_records(token);
+        let Some(worker) = self.workers.remove(&token) else { return };
+        let source = worker.channel.as_fd().as_raw_fd();
+        // Closing the channel takes it out of the poll as well.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&source));
+        let running = &mut self.services[worker.service];
+        running.workers -= 1;
+        match worker.state {
+            WorkerState::Serving(peer) => {
+                if let Some(connected) = running.peers.get_mut(&peer) {
+                    *connected -= 1;
+                    if *connected == 0 {
+                        running.peers.remove(&peer);
+                    }
+                }
+            }
+            WorkerState::Idle => {
+                running.idle.retain(|idle| *idle != token);
+                running.early_ends += 1;
+                if running.early_ends >= EARLY_ENDS {
+                    running.early_ends = 0;
+                    running.paused_until = Some(Instant::now() + FORK_PAUSE);
+                }
+            }
+            WorkerState::Retired => return,
+        }
+        if end != End::Exit(0) {
+            let name = &running.service.name;
+            log(Severity::Alert, format_args!("Process {pid} for service {name} terminated {end}"));
+        }
+    }
+
+    /// Reads the filter files again; a bad one leaves the rules as they are. Clients that are
+    /// connected keep the rules they have.
+    fn reload(&mut self) {
+        self.reopen_logs();
+        for service in 0..self.services.len() {
+            let running = &mut self.services[service];
+            match Rules::load(&running.service.processor.filter_config) {
+                Ok(rules) => {
+                    crate::report_warnings(&rules.warnings);
+                    running.rules = Arc::new(rules);
+                    let name = &running.service.name;
+                    log(Severity::Notice, format_args!("{name}: filter configuration loaded"));
+                    for token in running.idle.drain(..) {
+                        if let Some(worker) = self.workers.get_mut(&token) {
+                            worker.state = WorkerState::Retired;
+                            let _ = kill(worker.pid, Signal::SIGTERM);
+                        }
+                    }
+                }
+                Err(error) => log(
+                    Severity::Err,
+                    format_args!("the filter rules stay as they are: {error}"),
+                ),
+            }
+        }
+    }
+
+    fn reopen_logs(&self) {
+        if let Err(error) = self.loggers.reopen() {
+            log(Severity::Err, format_args!("{error}"));
+        }
+    }
+
+    /// Stops listening, ends every worker, waits until the last one is gone.
+    fn stop(mut self) -> io::Result<()> {
+        for running in &mut self.services {
+            running.listeners.clear();
+        }
+        self.signal_workers(Signal::SIGTERM);
+        let killed_at = Instant::now() + GRACE;
+        let mut events = Events::with_capacity(256);
+        while !self.workers.is_empty() {
+            let left = killed_at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.signal_workers(Signal::SIGKILL);
+            }
+            // After SIGKILL only the kernel is waited for.
+            let wait = if left.is_zero() { GRACE } else { left };
+            match self.poll.poll(&mut events, Some(wait)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            while self.signals.read_signal()?.is_some() {}
+            self.reap_quietly();
+        }
+        Ok(())
+    }
+
+    fn signal_workers(&self, signal: Signal) {
+        for worker in self.workers.values() {
+            // One that ended just now is reaped next.
+            let _ = kill(worker.pid, signal);
+        }
+    }
+
+    fn reap_quietly(&mut self) {
+        while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
+            waitpid(None, Some(WaitPidFlag::WNOHANG))
+        {
+            if let Some(token) = self.tokens.remove(&pid) {
+                self.take_records(token);
+                self.workers.remove(&token);
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Whether a client can be served at once.
+    fn can_accept(&self) -> bool {
+        let paused = self.paused_until.is_some_and(|until| Instant::now() < until);
+        !paused && (!self.idle.is_empty() || self.workers < self.service.workload.max_workers)
+    }
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    Exit(i32),
+    Signal(Signal),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Exit(status) => write!(f, "with exit code {status}"),
+            End::Signal(signal) => write!(f, "by signal {signal}"),
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! Log records, and the way they take: from `log`'s macros and [`log`] to one [`Route`].
+//!
+//! In the controller the route is [`Loggers`], which writes; in a worker it is the channel to the
+//! controller. Debug and trace messages take neither: those selected by `-debug` go straight to
+//! standard error. No PIN, key or payload may be in any of them.
+
+use crate::options::Options;
+use crate::template;
+use jiff::Zoned;
+use log::{Level, LevelFilter, Log};
+use std::fmt;
+use std::io::Write;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+pub use crate::loggers::Loggers;
+
+/// The component of the controller's messages; a worker's is the name of its service.
+pub const CONTROLLER: &str = "netplex.controller";
+
+/// How grave a message is, as in syslog: the smaller, the graver.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[allow(missing_docs, reason = "syslog's names")]
+pub enum Severity {
+    Emerg,
+    Alert,
+    Crit,
+    Err,
+    Warning,
+    Notice,
+    Info,
+    Debug,
+}
+
+impl Severity {
+    /// All of them, by their codes.
+    pub const ALL: [Severity; 8] = [
+        Severity::Emerg,
+        Severity::Alert,
+        Severity::Crit,
+        Severity::Err,
+        Severity::Warning,
+        Severity::Notice,
+        Severity::Info,
+        Severity::Debug,
+    ];
+
+    /// The lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Severity::Emerg => "emerg",
+            Severity::Alert => "alert",
+            Severity::Crit => "crit",
+            Severity::Err => "err",
+            Severity::Warning => "warning",
+            Severity::Notice => "notice",
+            Severity::Info => "info",
+            Severity::Debug => "debug",
+        }
+    }
+
+    /// The severity of this name, in any case; `all` is `debug`.
+    pub fn from_name(name: &str) -> Option<Severity> {
+        if name.eq_ignore_ascii_case("all") {
+            return Some(Severity::Debug);
+        }
+        Severity::ALL
+            .into_iter()
+            .find(|severity| severity.name().eq_ignore_ascii_case(name))
+    }
+
+    /// What syslog calls it, 0 to 7.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A message on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// How grave it is.
+    pub severity: Severity,
+    /// Who sends it: `netplex.controller`, or the name of a service.
+    pub component: &'a str,
+    /// A part of the component, mostly "".
+    pub subchannel: &'a str,
+    /// The text, unescaped.
+    pub message: &'a str,
+}
+
+/// Where records go.
+pub trait Route: Send + Sync {
+    /// Takes one record. It must not log.
+    fn record(&self, record: &Record<'_>);
+
+    /// The least grave severity that anybody wants; what is beyond it is not even formatted.
+    fn max_level(&self) -> Severity {
+        Severity::Debug
+    }
+}
+
+/// Whose debug messages go to standard error.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum DebugSelection {
+    /// Nobody's.
+    #[default]
+    None,
+    /// Those of these modules, named as in [`debug_modules`] or as in the original.
+    Modules(Vec<String>),
+    /// Everybody's.
+    All,
+}
+
+impl DebugSelection {
+    /// What the command line selects.
+    pub fn of(options: &Options) -> DebugSelection {
+        match (options.debug_all, options.debug.as_slice()) {
+            (true, _) => DebugSelection::All,
+            (false, []) => DebugSelection::None,
+            (false, modules) => DebugSelection::Modules(modules.to_vec()),
+        }
+    }
+}
+
+/// What `-debug-list` prints, one name a line.
+pub fn debug_modules() -> String {
+    DEBUG_MODULES.join("\n")
+}
+
+/// Names `-debug` knows. Each selects the modules below it as well; others may be given.
+const DEBUG_MODULES: [&str; 7] = [
+    "bindings",
+    "filter",
+    "server",
+    "server::connection",
+    "server::controller",
+    "server::worker",
+    "xdr",
+];
+
+/// The original's modules that have a counterpart.
+const ORIGINAL_MODULES: [(&str, &str); 6] = [
+    ("Netplex_cenv", "server::worker"),
+    ("Netplex_container", "server::worker"),
+    ("Netplex_controller", "server::controller"),
+    ("Netplex_workload", "server::controller"),
+    ("Rpc_server", "server::connection"),
+    ("Rpc_transport", "server::connection"),
+];
+
+/// Makes `route` the way of all records, as `component`. Later calls replace an earlier route, but
+/// the selection of debug messages stays that of the first.
+pub fn install(route: Arc<dyn Route>, component: &str, debug: DebugSelection) {
+    let mut level = level_filter(route.max_level());
+    {
+        let mut state = BRIDGE.0.write().unwrap_or_else(PoisonError::into_inner);
+        let debug = match state.take() {
+            Some(state) => state.debug,
+            None => debug_logger(debug),
+        };
+        if let Some(debug) = &debug {
+            level = level.max(debug.filter());
+        }
+        *state = Some(State {
+            route,
+            component: component.to_owned(),
+            filter_subchannel: String::new(),
+            debug,
+        });
+    }
+    // An error means that the bridge is in place already.
+    let _ = log::set_logger(&BRIDGE);
+    log::set_max_level(level);
+}
+
+/// Changes route and component, in a worker after the fork.
+pub fn switch(route: Arc<dyn Route>, component: &str) {
+    install(route, component, DebugSelection::None);
+}
+
+/// Sets the subchannel of messages that come from the filter.
+pub fn set_filter_subchannel(subchannel: &str) {
+    let mut state = BRIDGE.0.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(state) = state.as_mut() {
+        state.filter_subchannel = subchannel.to_owned();
+    }
+}
+
+/// Sends a message of any severity, among them those the `log` crate lacks.
+pub fn log(severity: Severity, message: fmt::Arguments<'_>) {
+    BRIDGE.send(severity, "", message);
+}
+
+/// What stands behind `log`'s macros.
+struct Bridge(RwLock<Option<State>>);
+
+struct State {
+    route: Arc<dyn Route>,
+    component: String,
+    filter_subchannel: String,
+    debug: Option<env_logger::Logger>,
+}
+
+static BRIDGE: Bridge = Bridge(RwLock::new(None));
+
+impl Bridge {
+    fn state(&self) -> RwLockReadGuard<'_, Option<State>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, severity: Severity, target: &str, message: fmt::Arguments<'_>) {
+        let guard = self.state();
+        let Some(state) = guard.as_ref() else { return };
+        if severity > state.route.max_level() {
+            return;
+        }
+        let of_filter = target == "filter" || target.starts_with("filter::");
+        state.route.record(&Record {
+            severity,
+            component: &state.component,
+            subchannel: if of_filter {
+                &state.filter_subchannel
+            } else {
+                ""
+            },
+            message: &message
+                .as_str()
+                .map_or_else(|| message.to_string().into(), std::borrow::Cow::from),
+        });
+    }
+}
+
+impl Log for Bridge {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        let guard = self.state();
+        let Some(state) = guard.as_ref() else {
+            return false;
+        };
+        match (severity(metadata.level()), &state.debug) {
+            (Some(severity), _) => severity <= state.route.max_level(),
+            (None, Some(debug)) => debug.enabled(metadata),
+            (None, None) => false,
+        }
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        match severity(record.level()) {
+            Some(severity) => self.send(severity, record.target(), *record.args()),
+            None => {
+                if let Some(State {
+                    debug: Some(debug), ..
+                }) = self.state().as_ref()
+                {
+                    debug.log(record);
+                }
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The severity of a message for the loggers; debug messages are for `-debug` only.
+fn severity(level: Level) -> Option<Severity> {
+    match level {
+        Level::Error => Some(Severity::Err),
+        Level::Warn => Some(Severity::Warning),
+        Level::Info => Some(Severity::Info),
+        Level::Debug | Level::Trace => None,
+    }
+}
+
+fn level_filter(severity: Severity) -> LevelFilter {
+    match severity {
+        Severity::Emerg | Severity::Alert | Severity::Crit => LevelFilter::Off,
+        Severity::Err => LevelFilter::Error,
+        Severity::Warning | Severity::Notice => LevelFilter::Warn,
+        Severity::Info | Severity::Debug => LevelFilter::Info,
+    }
+}
+
+/// Writes `[time] [debug] [pid:thread] module: text` to standard error.
+fn debug_logger(selection: DebugSelection) -> Option<env_logger::Logger> {
+    let mut builder = env_logger::Builder::new();
+    match selection {
+        DebugSelection::None => return None,
+        DebugSelection::All => {
+            builder.filter_level(LevelFilter::Trace);
+        }
+        DebugSelection::Modules(modules) => {
+            builder.filter_level(LevelFilter::Off);
+            for module in modules {
+                let counterpart = ORIGINAL_MODULES
+                    .iter()
+                    .find(|(original, _)| *original == module);
+                let target = counterpart.map_or(module.as_str(), |(_, target)| target);
+                builder.filter_module(target, LevelFilter::Trace);
+            }
+        }
+    }
+    builder
+        .target(env_logger::Target::Stderr)
+        .format(|line, record| {
+            let thread = std::thread::current();
+            // The original counts its threads from 0 and has only that one.
+            let thread = thread.name().filter(|name| *name != "main").unwrap_or("0");
+            writeln!(
+                line,
+                "[{}] [debug] [{}:{thread}] {}: {}",
+                template::timestamp(&Zoned::now()),
+                std::process::id(),
+                record.target(),
+                template::escape(&record.args().to_string()),
+            )
+        });
+    Some(builder.build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Keeps what it is given.
+    struct Kept(Mutex<Vec<String>>, Severity);
+
+    impl Route for Kept {
+        fn record(&self, record: &Record<'_>) {
+            self.0.lock().unwrap().push(format!(
+                "{} {} {} {}",
+                record.severity.name(),
+                record.component,
+                record.subchannel,
+                record.message
+            ));
+        }
+
+        fn max_level(&self) -> Severity {
+            self.1
+        }
+    }
+
+    /// One test, since the bridge is one for the process.
+    #[test]
+    fn sends_records_to_the_route_in_place() {
+        let first = Arc::new(Kept(Mutex::default(), Severity::Debug));
+        install(first.clone(), "netplex.controller", DebugSelection::None);
+        log::error!(target: "server::x", "{} {}", 1, 2);
+        log::warn!(target: "filter", "w");
+        log::debug!(target: "server::x", "not for the loggers");
+        log(Severity::Alert, format_args!("{}", "a"));
+        set_filter_subchannel("sub");
+        log::info!(target: "filter::rules", "i");
+        log::info!(target: "filtering", "no part of the filter");
+        assert!(!log::log_enabled!(Level::Debug));
+
+        let second = Arc::new(Kept(Mutex::default(), Severity::Err));
+        switch(second.clone(), "svc");
+        log::info!("too fine");
+        log(Severity::Notice, format_args!("too fine"));
+        log(Severity::Crit, format_args!("c"));
+        assert!(!log::log_enabled!(Level::Warn));
+
+        let expected = [
+            "err netplex.controller  1 2",
+            "warning netplex.controller  w",
+            "alert netplex.controller  a",
+            "info netplex.controller sub i",
+            "info netplex.controller  no part of the filter",
+        ];
+        assert_eq!(*first.0.lock().unwrap(), expected);
+        assert_eq!(*second.0.lock().unwrap(), ["crit svc  c"]);
+    }
+
+    #[test]
+    fn selects_debug_messages_by_our_names_and_the_originals() {
+        let select = |name: &str| debug_logger(DebugSelection::Modules(vec![name.into()])).unwrap();
+        let enabled = |logger: &env_logger::Logger, target: &str| {
+            logger.enabled(
+                &log::Metadata::builder()
+                    .level(Level::Trace)
+                    .target(target)
+                    .build(),
+            )
+        };
+        assert!(enabled(&select("server"), "server::worker"));
+        assert!(!enabled(&select("server::worker"), "server::controller"));
+        assert!(enabled(&select("Netplex_container"), "server::worker"));
+        assert!(!enabled(&select("Uq_engines"), "server::worker"));
+        assert!(enabled(&debug_logger(DebugSelection::All).unwrap(), "any"));
+        assert!(debug_logger(DebugSelection::None).is_none());
+    }
+
+    #[test]
+    fn knows_the_names_of_severities() {
+        assert_eq!(Severity::from_name("ERR"), Some(Severity::Err));
+        assert_eq!(Severity::from_name("all"), Some(Severity::Debug));
+        assert_eq!(Severity::from_name("error"), None);
+        assert!(
+            Severity::ALL
+                .iter()
+                .zip(0..)
+                .all(|(severity, code)| severity.code() == code)
+        );
+        assert!(Severity::Emerg < Severity::Debug);
+    }
+}

@@ -1,0 +1,222 @@
+//! The command line, in the original's spelling: one dash, the argument in the next word.
+//!
+//! Words come from `main`, a [`Command`] goes back. Nothing is opened or checked here.
+
+use getopts::{Matches, ParsingStyle};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// What the user asks for.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Print this text on standard output and exit with 0.
+    Help(String),
+    /// Print the names `-debug` knows, one a line, and exit with 0.
+    DebugList,
+    /// Serve.
+    Run(Options),
+}
+
+/// How to serve.
+#[derive(Debug, PartialEq)]
+pub struct Options {
+    /// `-conf`: the daemon's configuration. Without it, the program's path with its extension, if
+    /// any, replaced by `.conf`.
+    pub conf: PathBuf,
+    /// `-pid`: the file the controller's process id goes to.
+    pub pid: Option<PathBuf>,
+    /// `-fg`: stay in the foreground.
+    pub foreground: bool,
+    /// `-debug-pkcs11`: log the begin and the end of each PKCS#11 call.
+    pub debug_pkcs11: bool,
+    /// `-debug`: modules whose debug messages go to standard error. Unknown names are no error.
+    pub debug: Vec<String>,
+    /// `-debug-all`: all modules' debug messages.
+    pub debug_all: bool,
+    /// `-daemonize-param`: for a hook that no build has yet, so only an empty one is accepted.
+    pub daemonize_param: Option<String>,
+}
+
+/// Why a command line is refused. Displayed with the usage, for standard error; exit status 2.
+#[derive(Debug, Error, PartialEq)]
+#[error("{message}\n\n{usage}")]
+pub struct UsageError {
+    message: String,
+    usage: String,
+}
+
+/// Reads the command line, the program's own name first.
+pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Command, UsageError> {
+    let mut words = words.into_iter().map(W::into);
+    let argument = words.next().unwrap_or_else(|| "pkcs11proxyd".into());
+    let program = argument.to_string_lossy();
+    let options = known_options();
+    let usage = || options.usage(&format!("Usage: {program} [options]"));
+    let refuse = |message: String| UsageError {
+        message,
+        usage: usage(),
+    };
+    let matches = options
+        .parse(words)
+        .map_err(|fail| refuse(fail.to_string()))?;
+    if matches.opt_present("help") {
+        return Ok(Command::Help(usage()));
+    }
+    if let Some(word) = matches.free.first() {
+        return Err(refuse(format!("stray word `{word}`")));
+    }
+    if matches.opt_present("debug-list") {
+        return Ok(Command::DebugList);
+    }
+    let daemonize_param = last(&matches, "daemonize-param");
+    if daemonize_param
+        .as_ref()
+        .is_some_and(|param| !param.is_empty())
+    {
+        let message = "-daemonize-param: no daemonize hook in this build";
+        return Err(refuse(message.to_owned()));
+    }
+    Ok(Command::Run(Options {
+        conf: last(&matches, "conf").map_or_else(
+            || Path::new(&argument).with_extension("conf"),
+            PathBuf::from,
+        ),
+        pid: last(&matches, "pid").map(PathBuf::from),
+        foreground: matches.opt_present("fg"),
+        debug_pkcs11: matches.opt_present("debug-pkcs11"),
+        debug: matches.opt_strs("debug"),
+        debug_all: matches.opt_present("debug-all"),
+        daemonize_param,
+    }))
+}
+
+/// All may be repeated: getopts would refuse what the original lets the last one win.
+fn known_options() -> getopts::Options {
+    let mut options = getopts::Options::new();
+    options
+        .long_only(true)
+        .parsing_style(ParsingStyle::FloatingFrees)
+        .optmulti("", "conf", "Read the configuration from this file", "FILE")
+        .optmulti("", "pid", "Write the process id into this file", "FILE")
+        .optflagmulti("", "fg", "Stay in the foreground")
+        .optflagmulti(
+            "",
+            "debug-pkcs11",
+            "Log the begin and the end of each PKCS#11 call",
+        )
+        .optmulti(
+            "",
+            "debug",
+            "Write a module's debug messages to standard error",
+            "MODULE",
+        )
+        .optflagmulti(
+            "",
+            "debug-all",
+            "Write all debug messages to standard error",
+        )
+        .optflagmulti(
+            "",
+            "debug-list",
+            "List the modules that have debug messages",
+        )
+        .optmulti(
+            "",
+            "daemonize-param",
+            "Parameter of the daemonize hook, if built in",
+            "STRING",
+        )
+        .optflagmulti("", "help", "Print this text");
+    options
+}
+
+fn last(matches: &Matches, name: &str) -> Option<String> {
+    matches.opt_strs(name).pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(line: &str) -> Result<Command, UsageError> {
+        parse(line.split_whitespace())
+    }
+
+    fn options(line: &str) -> Options {
+        match command(line) {
+            Ok(Command::Run(options)) => options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn reads_every_option() {
+        let line = "/usr/bin/pkcs11proxyd -conf /etc/a.conf -pid /run/a.pid -fg -debug-pkcs11 \
+                    -debug A -debug B -debug-all";
+        let expected = Options {
+            conf: "/etc/a.conf".into(),
+            pid: Some("/run/a.pid".into()),
+            foreground: true,
+            debug_pkcs11: true,
+            debug: vec!["A".into(), "B".into()],
+            debug_all: true,
+            daemonize_param: None,
+        };
+        assert_eq!(options(line), expected);
+    }
+
+    #[test]
+    fn derives_the_configuration_from_the_program() {
+        for (program, conf) in [
+            ("/usr/bin/pkcs11proxyd", "/usr/bin/pkcs11proxyd.conf"),
+            ("./foo.bar", "./foo.conf"),
+            ("foo", "foo.conf"),
+        ] {
+            assert_eq!(options(program).conf, Path::new(conf));
+        }
+    }
+
+    #[test]
+    fn lets_the_last_of_a_repeated_option_win() {
+        let options = options("p -conf a -fg -pid x -conf b -fg -pid y");
+        assert_eq!(options.conf, Path::new("b"));
+        assert_eq!(options.pid.as_deref(), Some(Path::new("y")));
+    }
+
+    #[test]
+    fn explains_itself() {
+        for line in ["p -help", "p --help", "p -fg -help"] {
+            let Ok(Command::Help(text)) = command(line) else {
+                panic!("{line}")
+            };
+            assert!(text.contains("conf FILE"), "{text}");
+        }
+        assert_eq!(command("p -debug-list"), Ok(Command::DebugList));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        for line in [
+            "p -h",
+            "p -version",
+            "p word",
+            "p -fg word",
+            "p -conf",
+            "p -debug-pkcs11=1",
+            "p -con x",
+            "p -",
+        ] {
+            let message = command(line).unwrap_err().to_string();
+            assert!(message.contains("Usage: p"), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_parameter_for_a_hook_it_does_not_have() {
+        let message = command("p -daemonize-param x").unwrap_err().to_string();
+        assert!(message.contains("no daemonize hook in this build"));
+        let empty = ["p", "-daemonize-param", ""];
+        assert!(matches!(parse(empty), Ok(Command::Run(_))));
+    }
+}

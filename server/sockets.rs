@@ -1,0 +1,200 @@
+//! Listening sockets: bound before the daemon detaches, removed when it stops.
+//!
+//! Addresses come from the configuration; the controller accepts. Nothing is read here.
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::Uid;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::{Address, Protocol};
+
+/// Why an address cannot be listened at.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {address}: {cause}")]
+pub struct BindError {
+    address: String,
+    cause: io::Error,
+}
+
+/// Who is at the other end, as far as the kernel tells: what limits go by and logs say.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Peer {
+    /// A TCP client's address.
+    Address(IpAddr),
+    /// The user a Unix socket's client runs as.
+    User(Uid),
+}
+
+/// A connection that was accepted and not read from.
+pub struct Accepted {
+    /// The client's socket, blocking.
+    pub socket: OwnedFd,
+    /// What limits go by.
+    pub peer: Peer,
+    /// What the log says: `127.0.0.1:34567`, or `uid 1000, pid 4711`.
+    pub name: String,
+}
+
+/// One listening socket. Dropping it removes its file.
+pub struct Listener {
+    socket: Socket,
+    file: Option<SocketFile>,
+}
+
+/// The file that belongs to a socket, as long as it is the same file.
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Listener {
+    /// Binds every address of a protocol section.
+    pub fn bind_all(protocol: &Protocol) -> Result<Vec<Listener>, BindError> {
+        let mut listeners = Vec::new();
+        for address in &protocol.addresses {
+            let at = |name: &dyn fmt::Display| {
+                let address = name.to_string();
+                move |cause| BindError { address, cause }
+            };
+            match address {
+                Address::Internet(addresses) => {
+                    for address in addresses {
+                        listeners.push(internet(address, protocol).map_err(at(address))?);
+                    }
+                }
+                Address::Local(path) => {
+                    listeners.push(local(path, protocol).map_err(at(&path.display()))?);
+                }
+                Address::SocketFile(path) => {
+                    listeners.push(socket_file(path, protocol).map_err(at(&path.display()))?);
+                }
+            }
+        }
+        Ok(listeners)
+    }
+
+    /// The next connection, without waiting for one.
+    pub fn accept(&self) -> io::Result<Accepted> {
+        let (socket, address) = self.socket.accept()?;
+        let (peer, name) = match address.as_socket() {
+            Some(address) => (Peer::Address(address.ip().to_canonical()), address.to_string()),
+            None => {
+                let credentials = nix::sys::socket::getsockopt(
+                    &socket,
+                    nix::sys::socket::sockopt::PeerCredentials,
+                )?;
+                let (uid, pid) = (credentials.uid(), credentials.pid());
+                (Peer::User(Uid::from_raw(uid)), format!("uid {uid}, pid {pid}"))
+            }
+        };
+        Ok(Accepted { socket: socket.into(), peer, name })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+    }
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.to_owned(), inode: path.symlink_metadata()?.ino() })
+    }
+
+    /// Removes the file unless another has taken its place. Failing is no matter: the next start
+    /// replaces a socket nobody listens at.
+    fn remove(&self) {
+        if self.path.symlink_metadata().is_ok_and(|now| now.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn internet(address: &SocketAddr, protocol: &Protocol) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+    socket.set_reuse_address(protocol.reuse_address)?;
+    if address.is_ipv6() {
+        // The same port on 0.0.0.0 is an address of its own.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&(*address).into())?;
+    listen(socket, protocol, None)
+}
+
+fn local(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
+    remove_stale_socket(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // With a mode to be set, nobody may connect before it is; otherwise the umask decides.
+    let restricted = protocol.mode.map(|_| umask(Mode::from_bits_truncate(0o777)));
+    let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
+    if let Some(before) = restricted {
+        umask(before);
+    }
+    bound?;
+    let file = SocketFile::of(path)?;
+    let listener = listen(socket, protocol, Some(file))?;
+    if let Some((user, group)) = protocol.owner {
+        nix::unistd::chown(path, Some(user), Some(group))?;
+    }
+    if let Some(mode) = protocol.mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(listener)
+}
+
+/// Removes a socket that nobody listens at. Anything else at the path is left and refused.
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::other("the path exists and is no socket"));
+        }
+        Ok(_) => {}
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        _ => Err(io::Error::other("another process listens there")),
+    }
+}
+
+/// Loopback TCP on a free port; the file, for its owner only, tells the port.
+fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
+    let mut listener = internet(&SocketAddr::from(([127, 0, 0, 1], 0)), protocol)?;
+    let port = listener.socket.local_addr()?.as_socket().map_or(0, |address| address.port());
+    let temporary = path.with_extension("new");
+    let mut options = std::fs::File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(format!("socket_file\n{port}\n").as_bytes())?;
+    std::fs::rename(&temporary, path)?;
+    listener.file = Some(SocketFile::of(path)?);
+    Ok(listener)
+}
+
+fn listen(socket: Socket, protocol: &Protocol, file: Option<SocketFile>) -> io::Result<Listener> {
+    // Owns the file from here on: an error below removes it again.
+    let listener = Listener { socket, file };
+    listener.socket.listen(protocol.backlog)?;
+    listener.socket.set_nonblocking(true)?;
+    Ok(listener)
+}
