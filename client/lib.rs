@@ -1,1 +1,133 @@
-//! Placeholder.
+//! `libp11client.so`: the PKCS#11 library that applications load. It carries each call to
+//! `pkcs11proxyd` and brings back what the module there answers.
+//!
+//! Calls come in through [`abi`], where the application's pointers end; `library` gives them what
+//! PKCS#11 promises and the wire does not (two-call lengths, lists, attributes, waiting), and
+//! `connection` carries them. Loading the library does nothing: it connects in C_Initialize and
+//! disconnects in C_Finalize. It never ends the process, never prints unless `PKCS11PROXY_LOG` asks
+//! for it, starts no thread and leaves signals alone.
+
+#![deny(unsafe_code)]
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use xdr::CkRv;
+
+#[allow(unsafe_code)]
+pub mod abi;
+mod attributes;
+mod connection;
+#[cfg(test)]
+mod fake;
+mod library;
+mod list;
+mod logging;
+mod mechanism;
+mod pending;
+mod settings;
+mod structures;
+
+use abi::process::Process;
+use connection::Connection;
+use library::{Library, StartError};
+use settings::{Endpoint, Environment, Settings, SettingsError};
+
+/// The one thing an application has: a library that is, or is not, initialised. A forked child has
+/// one of its own, so that no lock in it was ever held by a thread that is not there.
+pub(crate) struct Instance {
+    process: Process,
+    /// Held through C_Initialize and C_Finalize: of two threads, one does it.
+    changing: Mutex<()>,
+    /// Locked for as long as it takes to copy the `Arc`, not for a call.
+    library: RwLock<Option<Arc<Library>>>,
+}
+
+/// Why C_Initialize fails.
+#[derive(Debug, thiserror::Error)]
+enum InitializeError {
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
+    #[error("cannot connect to {0}: {1}")]
+    Connect(Endpoint, std::io::Error),
+    #[error("{0}")]
+    Start(#[from] StartError),
+}
+
+impl From<&InitializeError> for CkRv {
+    fn from(error: &InitializeError) -> CkRv {
+        match error {
+            InitializeError::Start(StartError::Initialize(rv)) => *rv,
+            _ => CkRv::DEVICE_ERROR,
+        }
+    }
+}
+
+impl Instance {
+    fn new(process: Process) -> Instance {
+        Instance {
+            process,
+            changing: Mutex::new(()),
+            library: RwLock::new(None),
+        }
+    }
+
+    /// What the library is between C_Initialize and C_Finalize.
+    fn library(&self) -> Result<Arc<Library>, CkRv> {
+        let library = self.library.read().unwrap_or_else(PoisonError::into_inner);
+        library.clone().ok_or(CkRv::CRYPTOKI_NOT_INITIALIZED)
+    }
+
+    /// C_Initialize, its arguments checked.
+    fn initialize(&self, environment: &Environment<'_>) -> Result<(), CkRv> {
+        let _changing = self.changing.lock();
+        if self.library().is_ok() {
+            return Err(CkRv::CRYPTOKI_ALREADY_INITIALIZED);
+        }
+        let level = (environment.variable)("PKCS11PROXY_LOG");
+        logging::set_level(level.as_ref().and_then(|level| level.to_str()));
+        match start(environment) {
+            Ok(library) => {
+                self.replace(Some(Arc::new(library)));
+                Ok(())
+            }
+            Err(error) => {
+                let rv = CkRv::from(&error);
+                log::error!("C_Initialize: {error}; answering {rv}");
+                Err(rv)
+            }
+        }
+    }
+
+    /// C_Finalize, its arguments checked. Calls that are waiting for their turn see the end of the
+    /// connection; the one that is on its way is waited for, no longer than its timeout.
+    fn finalize(&self) -> Result<(), CkRv> {
+        let _changing = self.changing.lock();
+        let library = self.library()?;
+        self.replace(None);
+        let result = library.finish();
+        log::info!("disconnected");
+        result
+    }
+
+    fn replace(&self, library: Option<Arc<Library>>) {
+        *self.library.write().unwrap_or_else(PoisonError::into_inner) = library;
+    }
+
+    /// Lets go of the connection without a call and without waiting, if no thread uses it.
+    fn abandon(&self) {
+        if let Ok(mut library) = self.library.try_write() {
+            drop(library.take());
+        }
+    }
+}
+
+fn start(environment: &Environment<'_>) -> Result<Library, InitializeError> {
+    let settings = Settings::read(environment)?;
+    let connection = match Connection::open(&settings.endpoint, settings.timeout) {
+        Ok(connection) => connection,
+        Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
+    };
+    let library = Library::start(connection, &settings)?;
+    log::info!("connected to {}", settings.endpoint);
+    Ok(library)
+}

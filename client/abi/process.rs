@@ -1,0 +1,166 @@
+//! What belongs to this process and not to the one it was forked from.
+//!
+//! A child inherits the connection of its parent and locks that other threads held. It uses
+//! neither: its [`Instance`] is a fresh one, and the inherited descriptor is closed, without a byte
+//! written, by a handler that runs inside of fork (`pthread_atfork`), or, where a process came
+//! about without it (a bare `clone`), at the child's first call.
+//!
+//! Unloading is safe: glibc's `pthread_atfork` registers the handler for this shared object, and
+//! `dlclose` removes it with the object (`__cxa_finalize`). Elsewhere no handler is registered.
+//! Nothing here or in std's part of this library keeps thread-local destructors, which would pin
+//! the object in memory; that is why the instance is an `AtomicPtr` and not an `ArcSwap`.
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use crate::Instance;
+
+/// Tells a process from those it was forked from, also where process ids repeat: in another
+/// namespace, or after a wrap-around.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Process {
+    id: u32,
+    forks: u32,
+}
+
+/// The forks between the process that loaded the library and this one.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+impl Process {
+    /// This process.
+    pub fn current() -> Process {
+        Process {
+            id: std::process::id(),
+            forks: FORKS.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The instance of this process, or one inherited, or null before the first call.
+static CURRENT: AtomicPtr<Instance> = AtomicPtr::new(ptr::null_mut());
+
+/// The instance of this process; a fresh one at its first call. Waits for nothing.
+pub(crate) fn instance() -> &'static Instance {
+    let process = Process::current();
+    loop {
+        let known = CURRENT.load(Ordering::Acquire);
+        // SAFETY: CURRENT is null or came out of `Box::into_raw` below, and an instance that was
+        // once published there is never freed.
+        let inherited = unsafe { known.as_ref() };
+        match inherited {
+            Some(instance) if instance.process == process => return instance,
+            Some(_) => close_inherited(),
+            None => {}
+        }
+        close_in_children();
+        let fresh = Box::into_raw(Box::new(Instance::new(process)));
+        let published = CURRENT.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire);
+        if published.is_err() {
+            // SAFETY: `fresh` was made above by `Box::into_raw` and nobody else has seen it.
+            drop(unsafe { Box::from_raw(fresh) });
+        } else if let Some(inherited) = inherited {
+            inherited.abandon();
+        }
+    }
+}
+
+/// The open connection: process id in the upper half, descriptor in the lower; or [`NONE`].
+static OPEN: AtomicU64 = AtomicU64::new(NONE);
+
+/// The inode of the open connection's socket. Tells it from a file that got its number later.
+static INODE: AtomicU64 = AtomicU64::new(0);
+
+const NONE: u64 = u64::MAX;
+
+fn open_entry(descriptor: RawFd) -> u64 {
+    u64::from(std::process::id()) << 32 | u64::from(descriptor as u32)
+}
+
+/// Has `socket` closed in children from now on.
+pub(crate) fn remember(socket: &impl AsRawFd) {
+    let descriptor = socket.as_raw_fd();
+    INODE.store(inode(descriptor), Ordering::Relaxed);
+    OPEN.store(open_entry(descriptor), Ordering::Release);
+}
+
+/// Has `socket` no longer closed in children. To be called before it is closed here: its number is
+/// soon another file's.
+pub(crate) fn forget(socket: &impl AsRawFd) {
+    let entry = open_entry(socket.as_raw_fd());
+    // Fails when a later connection has taken the place.
+    let _ = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
+}
+
+/// Closes what a process without fork handlers inherited.
+fn close_inherited() {
+    let entry = OPEN.load(Ordering::Acquire);
+    if entry == NONE || (entry >> 32) as u32 == std::process::id() {
+        return;
+    }
+    let taken = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
+    if taken.is_ok() {
+        close(entry);
+    }
+}
+
+/// Closes the descriptor of an entry taken out of [`OPEN`], if it is still the socket. Only
+/// system calls that are allowed in a signal handler.
+fn close(entry: u64) {
+    let descriptor = entry as u32 as RawFd; // the lower half, as `open_entry` put it there
+    if inode(descriptor) == INODE.load(Ordering::Relaxed) {
+        // A failure leaves nothing to do.
+        let _ = nix::unistd::close(descriptor);
+    }
+}
+
+/// The inode number of a descriptor; 0 if it is none.
+fn inode(descriptor: RawFd) -> u64 {
+    // SAFETY: the borrow ends with this call and only serves fstat, which answers EBADF to a number
+    // that is not open; -1, the one number that must not be borrowed, is never stored.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    nix::sys::stat::fstat(descriptor).map_or(0, |status| status.st_ino)
+}
+
+/// Registers the fork handler, once.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn close_in_children() {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: `in_child` is a function of this object, and glibc drops the registration when
+        // the object is unloaded. A failure (no memory) costs what the handler gives, no more.
+        let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn close_in_children() {}
+
+/// Runs in a child before fork returns there, with one thread. Atomics and system calls only.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+extern "C" fn in_child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+    let entry = OPEN.swap(NONE, Ordering::AcqRel);
+    if entry != NONE {
+        close(entry);
+    }
+}
+
+/// Runs at `dlclose` and at exit: an application that did not call C_Finalize leaves no descriptor
+/// behind in a process that unloads the library. Waits for no thread that is still in a call.
+#[cfg(target_os = "linux")]
+extern "C" fn at_unload() {
+    let known = CURRENT.load(Ordering::Acquire);
+    // SAFETY: as in `instance`: null, or published and never freed.
+    let instance = unsafe { known.as_ref() };
+    if let Some(instance) = instance.filter(|instance| instance.process == Process::current()) {
+        instance.abandon();
+    }
+}
+
+// SAFETY: the dynamic linker calls each pointer in .fini_array as a function without arguments,
+// which `at_unload` is; what it is passed beyond that is ignored.
+#[cfg(target_os = "linux")]
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_UNLOAD: extern "C" fn() = at_unload;

@@ -1,0 +1,709 @@
+//! The connection to the daemon: one socket, one call at a time, each call within its deadline.
+//!
+//! Calls come from `library`, as values; records go out in one `sendmsg` and come back in one
+//! `recv` in the common case. Any failure after which call and reply could get out of step ends
+//! the connection for good: sessions and operations lived in it, so nothing is ever reconnected
+//! behind the application's back. Touches neither signal mask nor handlers; SIGPIPE is not raised.
+
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, IoSlice, Read};
+use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::IntoRawFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Type};
+use xdr::codec::EncodeError;
+use xdr::record::{Records, TooLong};
+use xdr::rpc::{self, ReplyError, Xid};
+use xdr::{Call, CkRv, Cryptoki, Function, Reply};
+use zeroize::Zeroize;
+
+use crate::abi::process::{self, Process};
+use crate::library::Remote;
+use crate::settings::Endpoint;
+
+/// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
+const LONGEST_REPLY: usize = 1 << 30;
+
+/// What the buffer of calls keeps of its memory from one call to the next, in bytes.
+const LARGEST_KEPT: usize = 64 << 10;
+
+/// A connected daemon.
+pub(crate) struct Connection {
+    wire: Mutex<Wire>,
+    lost: AtomicBool,
+}
+
+/// What one call at a time has for itself.
+struct Wire {
+    socket: Socket,
+    records: Records,
+    sending: Vec<u8>,
+    next_xid: u32,
+    timeout: Duration,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Open,
+    /// A call failed on the way; only C_Finalize and C_Initialize help.
+    Lost,
+    /// C_Finalize came while this call waited for its turn.
+    Closed,
+}
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    #[error("no reply in time")]
+    Timeout,
+    #[error("the daemon closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Record(#[from] TooLong),
+    #[error("{0}")]
+    Encode(#[from] EncodeError),
+    #[error("{0}")]
+    Reply(#[from] ReplyError),
+}
+
+impl Connection {
+    /// Connects within `timeout`, which is then the time each call has. The time that resolving a
+    /// name takes is the resolver's.
+    pub fn open(endpoint: &Endpoint, timeout: Duration) -> io::Result<Connection> {
+        Ok(Connection {
+            wire: Mutex::new(Wire {
+                socket: Socket::connect(endpoint, Deadline::after(timeout))?,
+                records: Records::new(LONGEST_REPLY),
+                sending: Vec::new(),
+                next_xid: first_xid(),
+                timeout,
+                state: State::Open,
+            }),
+            lost: AtomicBool::new(false),
+        })
+    }
+}
+
+/// Tells connections apart in a capture; nothing depends on it being unpredictable.
+fn first_xid() -> u32 {
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    random as u32 // the low half is as good as any
+}
+
+impl Cryptoki for Connection {
+    fn call(&self, call: Call<'_>) -> Reply {
+        let function = call.function();
+        // A panic in the middle of a call leaves the stream at an unknown place.
+        let Ok(mut wire) = self.wire.lock() else {
+            self.lost.store(true, Ordering::Release);
+            return Reply::only(function, CkRv::DEVICE_ERROR);
+        };
+        match wire.state {
+            State::Open => {}
+            State::Lost => return Reply::only(function, CkRv::DEVICE_ERROR),
+            State::Closed => return Reply::only(function, CkRv::CRYPTOKI_NOT_INITIALIZED),
+        }
+        let failure = match wire.exchange(&call) {
+            Ok(reply) => return reply,
+            Err(failure) => failure,
+        };
+        let rv = match &failure {
+            // Nothing was sent.
+            Failure::Encode(_) => CkRv::HOST_MEMORY,
+            // The daemon is well and executed nothing; the connection stays, as in the original.
+            Failure::Reply(ReplyError::NotExecuted(_) | ReplyError::Denied(_)) => {
+                CkRv::FUNCTION_FAILED
+            }
+            _ => {
+                wire.end(State::Lost);
+                self.lost.store(true, Ordering::Release);
+                CkRv::DEVICE_ERROR
+            }
+        };
+        log::warn!("{}: {failure}; answering {rv}", function.name());
+        Reply::only(function, rv)
+    }
+}
+
+impl Remote for Connection {
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    fn close(&self) {
+        let wire = self.wire.lock();
+        wire.unwrap_or_else(|poisoned| poisoned.into_inner())
+            .end(State::Closed);
+    }
+}
+
+impl Wire {
+    fn exchange(&mut self, call: &Call<'_>) -> Result<Reply, Failure> {
+        let deadline = Deadline::after(self.timeout);
+        let function = call.function();
+        let xid = Xid(self.next_xid);
+        self.next_xid = self.next_xid.wrapping_add(1);
+
+        let sent = self.send(xid, call, deadline);
+        self.sending.as_mut_slice().zeroize(); // PINs and attribute values were copied here
+        self.sending.clear();
+        self.sending.shrink_to(LARGEST_KEPT);
+        sent?;
+        loop {
+            if let Some(reply) = self.received_reply(xid, function)? {
+                return reply.map_err(Failure::from);
+            }
+            match self.socket.receive(self.records.space(), deadline)? {
+                0 => return Err(Failure::Closed),
+                count => self.records.received(count),
+            }
+        }
+    }
+
+    fn send(&mut self, xid: Xid, call: &Call<'_>, deadline: Deadline) -> Result<(), Failure> {
+        let mut record = rpc::write_call(xid, call, &mut self.sending)?;
+        while !record.is_sent() {
+            match self.socket.send(record.unsent(), deadline)? {
+                0 => return Err(Failure::Closed),
+                count => record.advance(count),
+            }
+        }
+        Ok(())
+    }
+
+    /// The reply to `xid`, if it has come; replies to other xids are passed over.
+    fn received_reply(
+        &mut self,
+        xid: Xid,
+        function: Function,
+    ) -> Result<Option<Result<Reply, ReplyError>>, TooLong> {
+        while let Some(record) = self.records.next()? {
+            if let Some(reply) = rpc::read_reply(xid, function, record) {
+                if hands_out_secrets(function) {
+                    self.records.wipe();
+                }
+                return Ok(Some(reply));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Ends the connection for the daemon at once; the descriptor goes with the last user.
+    fn end(&mut self, state: State) {
+        self.state = state;
+        self.socket.shut_down();
+    }
+}
+
+/// Whether what the function answers is, or may be, plaintext or a key.
+pub(crate) fn hands_out_secrets(function: Function) -> bool {
+    matches!(
+        function,
+        Function::C_Decrypt
+            | Function::C_DecryptUpdate
+            | Function::C_DecryptFinal
+            | Function::C_DecryptDigestUpdate
+            | Function::C_DecryptVerifyUpdate
+            | Function::C_VerifyRecover
+            | Function::C_GetAttributeValue
+            | Function::C_GetOperationState
+            | Function::C_GenerateRandom
+    )
+}
+
+/// When an exchange has to be over.
+#[derive(Clone, Copy)]
+struct Deadline(Instant);
+
+impl Deadline {
+    fn after(timeout: Duration) -> Deadline {
+        Deadline(Instant::now() + timeout)
+    }
+
+    fn remaining(self) -> Result<Duration, Failure> {
+        let remaining = self.0.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            Err(Failure::Timeout)
+        } else {
+            Ok(remaining)
+        }
+    }
+}
+
+/// How far the kernel's time limit may be off before it is set again.
+const SLACK: Duration = Duration::from_millis(100);
+
+/// A connected stream socket whose blocking calls end at a deadline.
+struct Socket {
+    /// `None` only while it is dropped.
+    socket: Option<socket2::Socket>,
+    owner: Process,
+    /// The limits the kernel was given, for sending and for receiving.
+    limits: [Duration; 2],
+}
+
+impl Socket {
+    fn connect(endpoint: &Endpoint, deadline: Deadline) -> io::Result<Socket> {
+        match endpoint {
+            Endpoint::Unix(path) => {
+                let address = SockAddr::unix(path)?;
+                Socket::connect_to(Domain::UNIX, &address, deadline)
+            }
+            Endpoint::Tcp { host, port } => {
+                let mut last = io::Error::other("the name has no address");
+                for address in addresses(host, *port)? {
+                    let domain = Domain::for_address(address);
+                    match Socket::connect_to(domain, &address.into(), deadline) {
+                        Ok(socket) => return Ok(socket),
+                        Err(failure) => last = failure,
+                    }
+                }
+                Err(last)
+            }
+        }
+    }
+
+    fn connect_to(domain: Domain, address: &SockAddr, deadline: Deadline) -> io::Result<Socket> {
+        let remaining = deadline.remaining().map_err(io::Error::other)?;
+        // close-on-exec from the start
+        let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
+        let socket = Socket::owned(socket, remaining);
+        let inner = socket.inner()?;
+        inner.set_write_timeout(Some(remaining))?;
+        inner.set_read_timeout(Some(remaining))?;
+        if domain == Domain::UNIX {
+            // Waits, within the send limit, while the listener's queue is full.
+            inner.connect(address)?;
+        } else {
+            inner.connect_timeout(address, remaining)?;
+            inner.set_tcp_nodelay(true)?;
+        }
+        Ok(socket)
+    }
+
+    fn owned(socket: socket2::Socket, limit: Duration) -> Socket {
+        process::remember(&socket);
+        Socket {
+            socket: Some(socket),
+            owner: Process::current(),
+            limits: [limit; 2],
+        }
+    }
+
+    fn inner(&self) -> io::Result<&socket2::Socket> {
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        self.socket.as_ref().ok_or_else(gone)
+    }
+
+    fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> Result<usize, Failure> {
+        loop {
+            self.limit(Direction::Send, deadline)?;
+            let sent = self.inner()?.send_vectored_with_flags(parts, NO_SIGNAL);
+            if let Some(result) = finished(sent) {
+                return result;
+            }
+        }
+    }
+
+    fn receive(&mut self, space: &mut [u8], deadline: Deadline) -> Result<usize, Failure> {
+        loop {
+            self.limit(Direction::Receive, deadline)?;
+            let mut socket = self.inner()?;
+            if let Some(result) = finished(socket.read(space)) {
+                return result;
+            }
+        }
+    }
+
+    /// Makes the kernel give up at the deadline, give or take [`SLACK`]. A call that comes and goes
+    /// at once finds the limit of the one before good enough.
+    fn limit(&mut self, direction: Direction, deadline: Deadline) -> Result<(), Failure> {
+        let remaining = deadline.remaining()?;
+        let limit = &mut self.limits[direction as usize];
+        if limit.abs_diff(remaining) > SLACK {
+            *limit = remaining;
+            match direction {
+                Direction::Send => self.inner()?.set_write_timeout(Some(remaining))?,
+                Direction::Receive => self.inner()?.set_read_timeout(Some(remaining))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn shut_down(&self) {
+        if self.owner == Process::current() {
+            if let Ok(socket) = self.inner() {
+                // Fails when the peer was faster; the connection is over either way.
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+        }
+    }
+}
+
+/// In a forked child the connection is the parent's: its descriptor was closed at the fork, the
+/// number may be another file's by now, and nothing may be sent.
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            if self.owner == Process::current() {
+                process::forget(&socket);
+            } else {
+                let _ = socket.into_raw_fd();
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Send,
+    Receive,
+}
+
+/// `sendmsg` flags: no SIGPIPE. Where the flag is missing, socket2 has set SO_NOSIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: i32 = 0;
+
+/// `None` when the call was interrupted and is to be made again.
+fn finished(result: io::Result<usize>) -> Option<Result<usize, Failure>> {
+    match result {
+        Ok(count) => Some(Ok(count)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::Interrupted => None,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Some(Err(Failure::Timeout)),
+            _ => Some(Err(error.into())),
+        },
+    }
+}
+
+/// Without a look at the resolver where the host is an address.
+fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    match host.parse::<IpAddr>() {
+        Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
+        Err(_) => Ok((host, port).to_socket_addrs()?.collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::AtomicU32;
+    use std::thread;
+
+    use xdr::{DataResult, SessionHandle};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A path for a socket, which goes with this value.
+    struct SocketPath(PathBuf);
+
+    impl SocketPath {
+        fn new() -> SocketPath {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("p11client-{}-{number}", std::process::id());
+            SocketPath(std::env::temp_dir().join(name))
+        }
+
+        fn endpoint(&self) -> Endpoint {
+            Endpoint::Unix(self.0.clone())
+        }
+    }
+
+    impl Drop for SocketPath {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    /// Serves one client: gives each call's xid and number of the call to `answer`, which may write
+    /// what it likes, until it says that it is enough.
+    fn serve(
+        path: &Path,
+        mut answer: impl FnMut(&mut UnixStream, Xid, u32) -> bool + Send + 'static,
+    ) -> thread::JoinHandle<()> {
+        let listener = UnixListener::bind(path).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut records = Records::new(LONGEST_REPLY);
+            for number in 0.. {
+                let xid = loop {
+                    if let Some(record) = records.next().unwrap() {
+                        break Xid(u32::from_be_bytes(record[..4].try_into().unwrap()));
+                    }
+                    match stream.read(records.space()) {
+                        Ok(0) | Err(_) => return,
+                        Ok(count) => records.received(count),
+                    }
+                };
+                if !answer(&mut stream, xid, number) {
+                    return;
+                }
+            }
+        })
+    }
+
+    fn digest_of(data: &[u8]) -> Reply {
+        let data = data.to_vec();
+        Reply::C_Digest(DataResult { rv: CkRv::OK, data })
+    }
+
+    fn record(xid: Xid, reply: &Reply) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        rpc::write_reply(xid, reply, &mut buffer).unwrap().to_vec()
+    }
+
+    fn digest(connection: &Connection) -> Reply {
+        connection.call(Call::C_Digest(SessionHandle(1), b"data"))
+    }
+
+    /// One call against a server that answers with what `answer` writes, then waits for more.
+    fn one_call(
+        timeout: Duration,
+        mut answer: impl FnMut(&mut UnixStream, Xid) + Send + 'static,
+    ) -> (Reply, Connection, Reply) {
+        let path = SocketPath::new();
+        let _server = serve(&path.0, move |stream, xid, number| {
+            match number {
+                0 => answer(stream, xid),
+                _ => stream.write_all(&record(xid, &digest_of(b"next"))).unwrap(),
+            }
+            true
+        });
+        let connection = Connection::open(&path.endpoint(), timeout).unwrap();
+        let first = digest(&connection);
+        let second = digest(&connection);
+        (first, connection, second)
+    }
+
+    /// That the first call failed and nothing works from then on.
+    fn assert_lost((first, connection, second): (Reply, Connection, Reply)) {
+        assert_eq!(first.rv(), CkRv::DEVICE_ERROR);
+        assert_eq!(second.rv(), CkRv::DEVICE_ERROR);
+        assert!(connection.is_lost());
+    }
+
+    #[test]
+    fn skips_replies_to_other_xids() {
+        let (first, _, second) = one_call(LONG, |stream, xid| {
+            let other = record(Xid(xid.0.wrapping_sub(1)), &digest_of(b"stale"));
+            let own = record(xid, &digest_of(b"own"));
+            stream
+                .write_all(&[other.clone(), other, own].concat())
+                .unwrap();
+        });
+        assert!(first == digest_of(b"own") && second == digest_of(b"next"));
+    }
+
+    #[test]
+    fn takes_any_fragmentation_empty_fragments_included() {
+        let (first, _, second) = one_call(LONG, |stream, xid| {
+            let whole = record(xid, &digest_of(b"fragments"));
+            stream.write_all(&[0; 4]).unwrap(); // an empty fragment that is not the last
+            for byte in &whole[4..] {
+                stream.write_all(&[0, 0, 0, 1, *byte]).unwrap();
+            }
+            stream.write_all(&[0x80, 0, 0, 0]).unwrap(); // an empty last one
+        });
+        assert!(first == digest_of(b"fragments") && second == digest_of(b"next"));
+    }
+
+    #[test]
+    fn carries_large_data_both_ways() {
+        let path = SocketPath::new();
+        let large: Vec<u8> = (0..3_000_001u32).map(|number| number as u8).collect();
+        let sent = large.clone();
+        let _server = serve(&path.0, move |stream, xid, _| {
+            stream.write_all(&record(xid, &digest_of(&sent))).is_ok()
+        });
+        let connection = Connection::open(&path.endpoint(), LONG).unwrap();
+        for _ in 0..3 {
+            let reply = connection.call(Call::C_Digest(SessionHandle(1), &large));
+            assert!(reply == digest_of(&large));
+        }
+    }
+
+    #[test]
+    fn a_call_that_was_not_executed_leaves_the_connection_alone() {
+        let rejections = [
+            rpc::Rejection::GarbageArguments,
+            rpc::Rejection::ProcedureUnavailable,
+            rpc::Rejection::AuthenticationTooWeak,
+        ];
+        for rejection in rejections {
+            let (first, connection, second) = one_call(LONG, move |stream, xid| {
+                let mut buffer = Vec::new();
+                let refusal = rpc::write_rejection(xid, rejection, &mut buffer);
+                stream.write_all(&refusal.unwrap().to_vec()).unwrap();
+            });
+            assert_eq!(first.rv(), CkRv::FUNCTION_FAILED);
+            assert!(second == digest_of(b"next") && !connection.is_lost());
+        }
+    }
+
+    #[test]
+    fn a_malformed_reply_ends_the_connection() {
+        // bytes behind the result, bytes missing, a length over the end, no reply at all
+        type Change = fn(&mut Vec<u8>);
+        let changes: [Change; 4] = [
+            |payload| payload.extend_from_slice(&[0; 4]),
+            |payload| payload.truncate(payload.len() - 4),
+            |payload| payload[32..36].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff]),
+            |payload| payload[4..8].copy_from_slice(&[0; 4]),
+        ];
+        for change in changes {
+            assert_lost(one_call(LONG, move |stream, xid| {
+                let mut payload = record(xid, &digest_of(b"malformed"))[4..].to_vec();
+                change(&mut payload);
+                let mark = xdr::record::mark_of_one_fragment(payload.len()).unwrap();
+                stream
+                    .write_all(&[&mark, payload.as_slice()].concat())
+                    .unwrap();
+            }));
+        }
+    }
+
+    #[test]
+    fn a_record_over_the_limit_ends_the_connection_at_its_mark() {
+        assert_lost(one_call(LONG, |stream, _| {
+            stream.write_all(&u32::MAX.to_be_bytes()).unwrap();
+        }));
+    }
+
+    #[test]
+    fn the_daemons_end_ends_the_connection_without_a_signal() {
+        for part in [0, 2, 20] {
+            let path = SocketPath::new();
+            let server = serve(&path.0, move |stream, xid, _| {
+                let whole = record(xid, &digest_of(b"cut"));
+                stream.write_all(&whole[..part]).unwrap();
+                false
+            });
+            let connection = Connection::open(&path.endpoint(), LONG).unwrap();
+            let first = digest(&connection);
+            server.join().unwrap();
+            let second = digest(&connection);
+            assert_lost((first, connection, second));
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_given_up_in_time() {
+        let timeout = Duration::from_millis(300);
+        let started = Instant::now();
+        assert_lost(one_call(timeout, |_, _| {}));
+        assert!(started.elapsed() >= timeout);
+        assert!(started.elapsed() < LONG / 2);
+    }
+
+    /// The original restarts its time limit with every byte.
+    #[test]
+    fn a_reply_that_trickles_does_not_outlast_the_timeout() {
+        let started = Instant::now();
+        assert_lost(one_call(Duration::from_millis(300), |stream, xid| {
+            for byte in record(xid, &digest_of(&[0; 4000])) {
+                if stream.write_all(&[byte]).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }));
+        assert!(started.elapsed() < LONG / 2);
+    }
+
+    #[test]
+    fn replies_to_other_xids_do_not_prolong_the_timeout() {
+        let started = Instant::now();
+        assert_lost(one_call(Duration::from_millis(300), |stream, xid| {
+            let other = record(Xid(!xid.0), &digest_of(b"other"));
+            while stream.write_all(&other).is_ok() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }));
+        assert!(started.elapsed() < LONG / 2);
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_read_is_given_up_in_time() {
+        let path = SocketPath::new();
+        let _listener = UnixListener::bind(&path.0).unwrap();
+        let connection = Connection::open(&path.endpoint(), Duration::from_millis(300)).unwrap();
+        let large = vec![0; 8 << 20];
+        let started = Instant::now();
+        let reply = connection.call(Call::C_Digest(SessionHandle(1), &large));
+        assert_eq!(reply.rv(), CkRv::DEVICE_ERROR);
+        assert!(started.elapsed() < LONG / 2);
+    }
+
+    #[test]
+    fn a_slow_call_leaves_the_next_one_its_whole_time() {
+        let slow = Duration::from_millis(700);
+        let path = SocketPath::new();
+        let _server = serve(&path.0, move |stream, xid, _| {
+            let whole = record(xid, &digest_of(b"slow"));
+            stream.write_all(&whole[..10]).unwrap();
+            thread::sleep(slow);
+            stream.write_all(&whole[10..]).is_ok()
+        });
+        let connection = Connection::open(&path.endpoint(), Duration::from_secs(2)).unwrap();
+        for _ in 0..4 {
+            assert!(digest(&connection) == digest_of(b"slow"));
+        }
+    }
+
+    #[test]
+    fn calls_that_wait_for_their_turn_see_the_end() {
+        let path = SocketPath::new();
+        let _server = serve(&path.0, |stream, xid, _| {
+            thread::sleep(Duration::from_millis(50));
+            stream.write_all(&record(xid, &digest_of(b"slow"))).is_ok()
+        });
+        let connection = Connection::open(&path.endpoint(), LONG).unwrap();
+        thread::scope(|scope| {
+            let callers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        loop {
+                            match digest(&connection).rv() {
+                                CkRv::OK => {}
+                                rv => return rv,
+                            }
+                        }
+                    })
+                })
+                .collect();
+            thread::sleep(Duration::from_millis(200));
+            connection.close();
+            for caller in callers {
+                assert_eq!(caller.join().unwrap(), CkRv::CRYPTOKI_NOT_INITIALIZED);
+            }
+        });
+    }
+
+    #[test]
+    fn connects_over_tcp_to_an_address_or_a_name() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost"] {
+            let host = host.to_owned();
+            Connection::open(&Endpoint::Tcp { host, port }, LONG).unwrap();
+        }
+        drop(listener);
+        let host = "127.0.0.1".to_owned();
+        assert!(Connection::open(&Endpoint::Tcp { host, port }, LONG).is_err());
+        assert!(Connection::open(&SocketPath::new().endpoint(), LONG).is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! Which mechanism parameters cross, and which are refused here.
+//!
+//! Works on a copy: the caller's CK_MECHANISM, which the original edits, stays as it is.
+
+use xdr::{CkRv, MechanismType};
+
+/// The longest parameter sent, in bytes, as in the original.
+pub(crate) const LONGEST_PARAMETER: usize = 2048;
+
+/// Whether the mechanism takes no parameter: RSA PKCS, 9796, X.509 and X9.31 with and without a
+/// hash, DSA. Applications pass garbage there; it is dropped unseen, as in the original.
+pub(crate) fn is_parameterless(mechanism: MechanismType) -> bool {
+    matches!(mechanism.0, 1..=8 | 0xb | 0xc | 0x11 | 0x12 | 0x40..=0x42 | 0x46)
+}
+
+/// Refuses a parameter that holds an address of this process. A mechanism outside of the standard
+/// passes: what its parameter holds is known at the daemon, if anywhere, which refuses it unless its
+/// configuration says otherwise.
+pub(crate) fn refuse_pointers(mechanism: MechanismType, parameter: &[u8]) -> Result<(), CkRv> {
+    bindings::mechanism::check_host(mechanism.0, parameter, &[mechanism.0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// spec/client.md 8.2.
+    #[test]
+    fn the_mechanisms_without_parameter_are_the_originals() {
+        let none: Vec<u64> = (0..0x2000)
+            .filter(|number| is_parameterless(MechanismType(*number)))
+            .collect();
+        let listed = [
+            1, 2, 3, 4, 5, 6, 7, 8, 0xb, 0xc, 0x11, 0x12, 0x40, 0x41, 0x42, 0x46,
+        ];
+        assert_eq!(none, listed);
+    }
+
+    /// An IV, PSS parameters and a vendor's own pass; OAEP parameters as long as they show nothing.
+    #[test]
+    fn parameters_with_addresses_are_refused() {
+        let check = |mechanism, parameter: &[u8]| {
+            refuse_pointers(MechanismType(mechanism), parameter).map_err(|rv| rv.0)
+        };
+        let word = size_of::<std::ffi::c_ulong>();
+        let oaep = |pointer: u8, length: u8| {
+            let mut parameter = vec![0; 5 * word];
+            parameter[3 * word] = pointer;
+            parameter[4 * word] = length;
+            parameter
+        };
+        assert_eq!(check(0x1082, &[1; 16]), Ok(())); // CKM_AES_CBC
+        assert_eq!(check(0xd, &vec![1; 3 * word]), Ok(())); // CKM_RSA_PKCS_PSS
+        assert_eq!(check(0x8000_1234, &[1; 24]), Ok(()));
+        assert_eq!(check(9, &oaep(0, 0)), Ok(())); // CKM_RSA_PKCS_OAEP
+        for parameter in [oaep(1, 1), oaep(1, 0), oaep(0, 1), vec![0; 7]] {
+            assert_eq!(check(9, &parameter), Err(0x71));
+        }
+    }
+}

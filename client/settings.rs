@@ -1,0 +1,363 @@
+//! Where the daemon is, which module to ask it for, and how long to wait: environment variables,
+//! the alias file and what was compiled in.
+//!
+//! Read anew at each C_Initialize. Everything comes through an [`Environment`], so that the rules
+//! can be tested without touching the process's own. Opens nothing but the alias file.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The endpoint of a library built without `P11CLIENT_SOCKET`, as in the original.
+const DEFAULT_SOCKET: &str = "127.0.0.1:4444";
+
+/// The file in the user's home directory that names the module.
+const ALIAS_FILE: &str = ".camlcrushlibname";
+
+/// The longest alias the file can give, in bytes; a variable can give any.
+const LONGEST_ALIAS: usize = 32;
+
+/// The longest path a Unix socket address holds, in bytes.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Longer timeouts are ignored, as in the original: more than three years.
+const LONGEST_TIMEOUT_SECONDS: u64 = 100_000_000;
+
+/// How often a blocking C_WaitForSlotEvent asks the daemon.
+const DEFAULT_SLOT_EVENT_PERIOD: Duration = Duration::from_millis(50);
+
+/// What [`Settings`] are made of. [`Environment::process`] is the real one.
+pub(crate) struct Environment<'a> {
+    /// The value of an environment variable, if it is set.
+    pub variable: &'a dyn Fn(&str) -> Option<OsString>,
+    /// The first bytes of a file: enough for any alias.
+    pub file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    /// The endpoint compiled in.
+    pub socket: &'a str,
+    /// The alias compiled in, in a library made for one module.
+    pub libname: Option<&'a str>,
+}
+
+impl Environment<'static> {
+    /// The environment of this process and the build options of this library.
+    pub fn process() -> Environment<'static> {
+        Environment {
+            variable: &|name| std::env::var_os(name),
+            file: &|path| {
+                let mut bytes = Vec::new();
+                let file = std::fs::File::open(path)?;
+                file.take(4096).read_to_end(&mut bytes).map(|_| bytes)
+            },
+            socket: option_env!("P11CLIENT_SOCKET").unwrap_or(DEFAULT_SOCKET),
+            libname: option_env!("P11CLIENT_LIBNAME"),
+        }
+    }
+}
+
+/// What one connection is made with.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Settings {
+    /// Where the daemon listens.
+    pub endpoint: Endpoint,
+    /// The name of the module in the daemon's configuration, sent as it is.
+    pub alias: Vec<u8>,
+    /// How long connecting may take, and each call.
+    pub timeout: Duration,
+    /// The pause between two polls of a blocking C_WaitForSlotEvent.
+    pub slot_event_period: Duration,
+}
+
+/// The address of a daemon. Its kind follows from how it is written.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Endpoint {
+    /// `host:port` or `[v6]:port`: a name or an address.
+    Tcp { host: String, port: u16 },
+    /// An absolute path.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Tcp { host, port } => write!(f, "{host} port {port}"),
+            Endpoint::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Why there are no settings to connect with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error("endpoint {0:?}: expected host:port, [IPv6 address]:port or an absolute path")]
+    Endpoint(String),
+    #[error("endpoint {0:?}: expected a port between 1 and 65535")]
+    Port(String),
+    #[error("endpoint {0:?}: a socket path has {LONGEST_SOCKET_PATH} bytes at the most")]
+    SocketPath(PathBuf),
+    #[error("endpoint {0:?}: TLS is not available yet")]
+    Tls(String),
+    #[error("no module: neither PKCS11PROXY_LIBNAME nor HOME is set")]
+    Home,
+    #[error("no module: {0}: {1}")]
+    AliasFile(PathBuf, io::Error),
+    #[error("no module: {0} is empty")]
+    AliasFileEmpty(PathBuf),
+    #[error("no module: {0}: the first line exceeds {LONGEST_ALIAS} bytes")]
+    AliasTooLong(PathBuf),
+}
+
+impl Settings {
+    /// Reads the variables and, if they leave the alias open, the alias file.
+    pub fn read(environment: &Environment<'_>) -> Result<Settings, SettingsError> {
+        let variable = environment.variable;
+        let socket = variable("PKCS11PROXY_SOCKET_PATH");
+        let number = |name| leading_number(variable(name)?.as_encoded_bytes());
+        Ok(Settings {
+            endpoint: endpoint(socket.unwrap_or_else(|| environment.socket.into()))?,
+            alias: alias(environment)?,
+            timeout: number("PKCS11PROXY_RPC_TIMEOUT")
+                .filter(|seconds| (1..=LONGEST_TIMEOUT_SECONDS).contains(seconds))
+                .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
+            slot_event_period: number("PKCS11PROXY_SLOT_EVENT_PERIOD")
+                .filter(|milliseconds| (1..=3_600_000).contains(milliseconds))
+                .map_or(DEFAULT_SLOT_EVENT_PERIOD, Duration::from_millis),
+        })
+    }
+}
+
+fn endpoint(written: OsString) -> Result<Endpoint, SettingsError> {
+    if written.as_encoded_bytes().first() == Some(&b'/') {
+        let path = PathBuf::from(written);
+        return if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
+            Ok(Endpoint::Unix(path))
+        } else {
+            Err(SettingsError::SocketPath(path))
+        };
+    }
+    let written = match written.into_string() {
+        Ok(written) => written,
+        Err(other) => {
+            return Err(SettingsError::Endpoint(
+                other.to_string_lossy().into_owned(),
+            ));
+        }
+    };
+    if written.starts_with("tls:") {
+        return Err(SettingsError::Tls(written));
+    }
+    let parts = match written.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:"),
+        None => written
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.contains(':')),
+    };
+    let Some((host, port)) = parts.filter(|(host, _)| !host.is_empty()) else {
+        return Err(SettingsError::Endpoint(written));
+    };
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    match port.parse() {
+        Ok(port) if digits && port != 0 => Ok(Endpoint::Tcp {
+            host: host.to_owned(),
+            port,
+        }),
+        _ => Err(SettingsError::Port(written)),
+    }
+}
+
+/// The variable, even if empty; then the compiled-in name; then the alias file.
+fn alias(environment: &Environment<'_>) -> Result<Vec<u8>, SettingsError> {
+    if let Some(alias) = (environment.variable)("PKCS11PROXY_LIBNAME") {
+        return Ok(alias.into_encoded_bytes());
+    }
+    if let Some(alias) = environment.libname {
+        return Ok(alias.as_bytes().to_vec());
+    }
+    let home = (environment.variable)("HOME").ok_or(SettingsError::Home)?;
+    let path = Path::new(&home).join(ALIAS_FILE);
+    let content = match (environment.file)(&path) {
+        Ok(content) => content,
+        Err(cause) => return Err(SettingsError::AliasFile(path, cause)),
+    };
+    if content.is_empty() {
+        return Err(SettingsError::AliasFileEmpty(path));
+    }
+    let line = content.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.len() > LONGEST_ALIAS {
+        return Err(SettingsError::AliasTooLong(path));
+    }
+    Ok(line.to_vec())
+}
+
+/// The number that C's `strtol` would read: blanks, a sign, digits, then anything. `None` where it
+/// reads none or a negative one; a number that does not fit is the largest there is.
+fn leading_number(text: &[u8]) -> Option<u64> {
+    let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
+    let text = &text[text.iter().take_while(|byte| blank(byte)).count()..];
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(None, |number: Option<u64>, digit| {
+        let number = number.unwrap_or(0).saturating_mul(10);
+        Some(number.saturating_add(u64::from(digit - b'0')))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(
+        variables: &[(&str, &str)],
+        file: io::Result<&[u8]>,
+        libname: Option<&str>,
+    ) -> Result<Settings, SettingsError> {
+        let found = |name: &str| variables.iter().find(|(key, _)| *key == name);
+        Settings::read(&Environment {
+            variable: &|name| found(name).map(|(_, value)| value.into()),
+            file: &|path| {
+                assert_eq!(path, Path::new("/home/u/.camlcrushlibname"));
+                match &file {
+                    Ok(content) => Ok(content.to_vec()),
+                    Err(cause) => Err(cause.kind().into()),
+                }
+            },
+            socket: DEFAULT_SOCKET,
+            libname,
+        })
+    }
+
+    fn with(name: &str, value: &str) -> Result<Settings, SettingsError> {
+        let alias = ("PKCS11PROXY_LIBNAME", "softhsm");
+        read(&[alias, (name, value)], Ok(b""), None)
+    }
+
+    fn tcp(host: &str, port: u16) -> Endpoint {
+        let host = host.to_owned();
+        Endpoint::Tcp { host, port }
+    }
+
+    #[test]
+    fn defaults_are_the_originals() {
+        let settings = with("UNRELATED", "1").unwrap();
+        assert_eq!(settings.endpoint, tcp("127.0.0.1", 4444));
+        assert_eq!(settings.timeout, Duration::from_secs(25));
+        assert_eq!(settings.slot_event_period, Duration::from_millis(50));
+        assert_eq!(settings.alias, b"softhsm");
+    }
+
+    #[test]
+    fn the_endpoint_says_its_kind() {
+        let endpoint = |text: &str| with("PKCS11PROXY_SOCKET_PATH", text).map(|s| s.endpoint);
+        assert_eq!(
+            endpoint("hsm.example.org:4501").unwrap(),
+            tcp("hsm.example.org", 4501)
+        );
+        assert_eq!(endpoint("[::1]:65535").unwrap(), tcp("::1", 65535));
+        let path = "/run/pkcs11proxyd.socket";
+        assert_eq!(endpoint(path).unwrap(), Endpoint::Unix(path.into()));
+
+        let wrong = [
+            "",
+            "host",
+            ":4444",
+            "a:b:4444",
+            "[::1]4444",
+            "::1:4444",
+            "[]:4444",
+        ];
+        for text in wrong {
+            assert!(
+                matches!(endpoint(text), Err(SettingsError::Endpoint(_))),
+                "{text}"
+            );
+        }
+        for text in ["h:", "h:0", "h:70037", "h:4501x", "h:+1", "h: 1", "[::1]:"] {
+            assert!(
+                matches!(endpoint(text), Err(SettingsError::Port(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_socket_path_has_107_bytes_at_the_most() {
+        let path = |length: usize| with("PKCS11PROXY_SOCKET_PATH", &format!("/{:0>1$}", 0, length));
+        assert!(path(106).is_ok());
+        assert!(matches!(path(107), Err(SettingsError::SocketPath(_))));
+    }
+
+    #[test]
+    fn tls_is_refused_by_name() {
+        let refusal = with("PKCS11PROXY_SOCKET_PATH", "tls:host:4444").unwrap_err();
+        assert!(refusal.to_string().contains("TLS is not available yet"));
+    }
+
+    /// spec/client.md 4.2.
+    #[test]
+    fn timeouts_are_read_as_the_original_reads_them() {
+        let seconds = |text: &str| with("PKCS11PROXY_RPC_TIMEOUT", text).unwrap().timeout;
+        let read = [
+            ("2.5", 2),
+            ("1e3", 1),
+            (" 7x", 7),
+            ("+4", 4),
+            ("\t9", 9),
+            ("2147484", 2_147_484),
+        ];
+        for (text, expected) in read {
+            assert_eq!(seconds(text), Duration::from_secs(expected), "{text}");
+        }
+        let huge = "99999999999999999999999999";
+        for text in ["0", "", "x", "-3", "- 3", "100000001", huge] {
+            assert_eq!(seconds(text), DEFAULT_TIMEOUT, "{text}");
+        }
+        assert_eq!(seconds("100000000"), Duration::from_secs(100_000_000));
+    }
+
+    /// spec/client.md 5: a variable that is set wins even if empty, then the build, then the file.
+    #[test]
+    fn the_alias_has_its_precedence() {
+        let home = ("HOME", "/home/u");
+        let alias = |variables: &[(&str, &str)], libname| {
+            let file = Ok(b"filed\n".as_slice());
+            read(variables, file, libname).unwrap().alias
+        };
+        let set = ("PKCS11PROXY_LIBNAME", "set");
+        assert_eq!(alias(&[home, set], Some("built")), b"set");
+        assert_eq!(
+            alias(&[home, ("PKCS11PROXY_LIBNAME", "")], Some("built")),
+            b""
+        );
+        assert_eq!(alias(&[home], Some("built")), b"built");
+        assert_eq!(alias(&[home], None), b"filed");
+        assert!(matches!(
+            read(&[], Ok(b"filed"), None),
+            Err(SettingsError::Home)
+        ));
+    }
+
+    #[test]
+    fn the_alias_file_gives_its_first_line() {
+        let alias = |content: &[u8]| {
+            read(&[("HOME", "/home/u")], Ok(content), None).map(|settings| settings.alias)
+        };
+        assert_eq!(alias(b"softhsm").unwrap(), b"softhsm");
+        assert_eq!(alias(b" soft hsm \r\nother\n").unwrap(), b" soft hsm ");
+        assert_eq!(alias(b"\nsofthsm\n").unwrap(), b"");
+        assert_eq!(alias(&[b'a'; 32]).unwrap().len(), 32);
+        assert!(matches!(
+            alias(&[b'a'; 33]),
+            Err(SettingsError::AliasTooLong(_))
+        ));
+        assert!(matches!(alias(b""), Err(SettingsError::AliasFileEmpty(_))));
+        let missing = read(
+            &[("HOME", "/home/u")],
+            Err(io::ErrorKind::NotFound.into()),
+            None,
+        );
+        assert!(matches!(missing, Err(SettingsError::AliasFile(..))));
+    }
+}
