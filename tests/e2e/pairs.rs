@@ -1,0 +1,130 @@
+//! {original client, ours} with {original daemon, ours} over {TCP, Unix}: whatever the pairing, an
+//! application sees what SoftHSM answers without a proxy, but for the rows of `differences`.
+
+use super::differences::DIFFERENCES;
+use super::support::script::{Difference, Transcript, run_script};
+use super::support::{Endpoint, Maker, Stack, Token};
+
+use Endpoint::{Tcp, Unix};
+use Maker::{Original, Ours};
+
+/// What every pairing is put through.
+const SECTIONS: &[&str] = &[
+    "uninitialised",
+    "initargs",
+    "info",
+    "sessions",
+    "login",
+    "keygen",
+    "import",
+    "find",
+    "findrest",
+    "attributes",
+    "objects",
+    "sign",
+    "encrypt",
+    "sizes",
+    "digest",
+    "pending",
+    "wrap",
+    "wrapbare",
+    "derive",
+    "random",
+    "rare",
+    "arguments",
+    "handles",
+    // Last: it leaves another token behind.
+    "token",
+];
+/// What crashes an application with the original's client (client.md D14, D26).
+const NOT_WITH_ORIGINAL_CLIENT: &[&str] = &["slotroom", "nulls"];
+/// What ends the worker of the original's daemon (client.md 11).
+const NOT_WITH_ORIGINAL_DAEMON: &[&str] = &["badclass"];
+/// What ends it unless our client refuses it first (protocol.md 6.4).
+const NOT_WITH_BOTH_ORIGINAL: &[&str] = &["pointers"];
+
+fn sections(client: Maker, daemon: Maker) -> Vec<&'static str> {
+    let mut sections = Vec::new();
+    if client == Ours {
+        sections.extend(NOT_WITH_ORIGINAL_CLIENT);
+    }
+    if daemon == Ours {
+        sections.extend(NOT_WITH_ORIGINAL_DAEMON);
+    }
+    if client == Ours || daemon == Ours {
+        sections.extend(NOT_WITH_BOTH_ORIGINAL);
+    }
+    sections.extend(SECTIONS);
+    sections
+}
+
+fn direct(token: &Token, sections: &[&'static str]) -> Transcript {
+    run_script(&Stack::direct(token.copy()), sections)
+}
+
+fn pair(client: Maker, daemon: Maker, endpoint: Endpoint) {
+    let token = Token::new();
+    let sections = sections(client, daemon);
+    let expected = direct(&token, &sections);
+    let got = run_script(&Stack::through(client, daemon, endpoint, token), &sections);
+    let allowed: Vec<&Difference> = DIFFERENCES
+        .iter()
+        .filter(|row| row.client.includes(client) && row.daemon.includes(daemon))
+        .filter(|row| sections.contains(&row.section))
+        .collect();
+    let report = got.compare(&expected, &allowed);
+    assert!(
+        report.is_empty(),
+        "{client:?} client, {daemon:?} daemon, {endpoint:?}:\n{report}"
+    );
+}
+
+#[test]
+fn softhsm_alone_passes_every_check_and_repeats_itself() {
+    let token = Token::new();
+    let sections = sections(Ours, Ours);
+    let first = direct(&token, &sections);
+    assert_eq!(first.faults(), "");
+    assert!(first.len() > 1300, "only {} lines", first.len());
+    assert_eq!(direct(&token, &sections).compare(&first, &[]), "");
+}
+
+#[test]
+fn original_client_with_original_daemon_over_tcp() {
+    pair(Original, Original, Tcp);
+}
+
+#[test]
+fn original_client_with_original_daemon_over_unix() {
+    pair(Original, Original, Unix);
+}
+
+#[test]
+fn original_client_with_our_daemon_over_tcp() {
+    pair(Original, Ours, Tcp);
+}
+
+#[test]
+fn original_client_with_our_daemon_over_unix() {
+    pair(Original, Ours, Unix);
+}
+
+#[test]
+fn our_client_with_original_daemon_over_tcp() {
+    pair(Ours, Original, Tcp);
+}
+
+#[test]
+fn our_client_with_original_daemon_over_unix() {
+    pair(Ours, Original, Unix);
+}
+
+#[test]
+fn our_client_with_our_daemon_over_tcp() {
+    pair(Ours, Ours, Tcp);
+}
+
+#[test]
+fn our_client_with_our_daemon_over_unix() {
+    pair(Ours, Ours, Unix);
+}

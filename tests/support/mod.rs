@@ -1,0 +1,27 @@
+//! Fixtures of the tests that need processes: tokens, daemons, libraries, C programs.
+//!
+//! A [`Token`] is a SoftHSM token in a directory of its own. A [`Daemon`] serves it, a [`Stack`] is
+//! an application's way to it: a library, with or without a daemon behind. Everything ends and
+//! disappears when its value is dropped, in a panicking test too.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test target uses a part of it"
+)]
+
+pub mod compile;
+pub mod daemon;
+pub mod directory;
+pub mod processes;
+pub mod script;
+pub mod stack;
+pub mod token;
+
+pub use daemon::{Daemon, Endpoint, Maker, Setup};
+pub use directory::Directory;
+pub use stack::{Library, Stack};
+pub use token::Token;
+
+/// The module behind every daemon, unless a test says otherwise.
+pub const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";

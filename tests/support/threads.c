@@ -1,0 +1,362 @@
+/*
+ * threads LIBRARY threads|fork|forkbusy|death|loop [ARGUMENT]: an application that uses a PKCS#11 library
+ * from threads, in forked children, and while its peer dies. Prints one line for each thing it
+ * checks, `what -> yes` or `what -> NO`, and exits with 1 if there was a NO.
+ *
+ *   threads   eight threads, each signing in a session of its own
+ *   fork      children that exit, that call exit(3), and that use the library for themselves
+ *   forkbusy  the same while another thread of the parent is inside a call
+ *   death     every child of the process ARGUMENT is killed; then the library has to say
+ *             CKR_DEVICE_ERROR, and C_Finalize and C_Initialize have to bring it back
+ *   loop      signs until the file ARGUMENT exists and prints `signed COUNT, last 0xRV`; a first line
+ *             `signing` says that it began; after a failure it ends at once with status 3
+ *
+ * SIGPIPE keeps its default disposition: a library that lets it happen ends this program.
+ */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <dirent.h>
+#include <dlfcn.h>
+#include <pkcs11.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static CK_FUNCTION_LIST_PTR p11;
+static CK_BYTE PIN[] = "1234", DATA[200], KEY[32] = { 1, 2, 3 };
+static int failures;
+
+static void check(const char *what, int holds)
+{
+    printf("%s -> %s\n", what, holds ? "yes" : "NO");
+    failures += !holds;
+}
+static void check_rv(const char *what, CK_RV expected, CK_RV got)
+{
+    if (expected == got)
+        printf("%s -> yes\n", what);
+    else
+        printf("%s -> NO, 0x%lx\n", what, got);
+    failures += expected != got;
+}
+static void pause_ms(long ms) { nanosleep(&(struct timespec){ ms / 1000, ms % 1000 * 1000000 }, NULL); }
+
+/* SoftHSM's file locks race when processes start at once: a few tries. */
+static CK_RV initialize(void)
+{
+    CK_C_INITIALIZE_ARGS arguments = { .flags = CKF_OS_LOCKING_OK };
+    CK_RV rv = CKR_OK;
+    for (int attempt = 0; attempt < 40; attempt++) {
+        rv = p11->C_Initialize(&arguments);
+        if (rv != CKR_GENERAL_ERROR && rv != CKR_FUNCTION_FAILED)
+            break;
+        pause_ms(25);
+    }
+    return rv;
+}
+
+static CK_RV open_session(CK_SESSION_HANDLE *session)
+{
+    CK_SLOT_ID slots[16];
+    CK_ULONG count = 16;
+    CK_RV rv = p11->C_GetSlotList(CK_TRUE, slots, &count);
+    for (CK_ULONG i = 0; rv == CKR_OK && i < count; i++) {
+        CK_TOKEN_INFO token;
+        rv = p11->C_GetTokenInfo(slots[i], &token);
+        if (rv == CKR_OK && memcmp(token.label, "e2e ", 4) == 0)
+            return p11->C_OpenSession(slots[i], CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, session);
+    }
+    return rv == CKR_OK ? CKR_TOKEN_NOT_PRESENT : rv;
+}
+
+/* One HMAC under a fixed key: 32 bytes that everybody agrees on. */
+static CK_RV sign(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, CK_BYTE *mac)
+{
+    CK_MECHANISM hmac = { CKM_SHA256_HMAC, NULL, 0 };
+    CK_ULONG length = 32;
+    CK_RV rv = p11->C_SignInit(session, &hmac, key);
+    return rv != CKR_OK ? rv : p11->C_Sign(session, DATA, sizeof DATA, mac, &length);
+}
+static CK_RV import(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE *key)
+{
+    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+    CK_KEY_TYPE type = CKK_GENERIC_SECRET;
+    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
+    CK_ATTRIBUTE template[] = { { CKA_CLASS, &class, sizeof class }, { CKA_KEY_TYPE, &type, sizeof type }, { CKA_VALUE, KEY, sizeof KEY },
+        { CKA_SIGN, &yes, 1 }, { CKA_VERIFY, &yes, 1 }, { CKA_PRIVATE, &no, 1 }, { CKA_TOKEN, &no, 1 } };
+    return p11->C_CreateObject(session, template, sizeof template / sizeof template[0], key);
+}
+/* From C_GetSlotList to a signature. */
+static CK_RV whole_round(CK_SESSION_HANDLE *session, CK_OBJECT_HANDLE *key, CK_BYTE *mac)
+{
+    CK_RV rv = open_session(session);
+    for (int attempt = 0; rv == CKR_OK && attempt < 40; attempt++) {
+        rv = p11->C_Login(*session, CKU_USER, PIN, sizeof PIN - 1);
+        if (rv == CKR_USER_ALREADY_LOGGED_IN)
+            rv = CKR_OK;
+        if (rv != CKR_GENERAL_ERROR)
+            break;
+        pause_ms(25);
+    }
+    if (rv == CKR_OK)
+        rv = import(*session, key);
+    return rv == CKR_OK ? sign(*session, *key, mac) : rv;
+}
+
+/* ---- threads ---------------------------------------------------------------------------- */
+
+static CK_BYTE expected[32];
+
+static void *signer(void *result)
+{
+    CK_SESSION_HANDLE session;
+    CK_OBJECT_HANDLE key;
+    CK_BYTE mac[32];
+    CK_RV rv = whole_round(&session, &key, mac);
+    for (int i = 0; rv == CKR_OK && i < 100; i++) {
+        memset(mac, 0, sizeof mac);
+        rv = sign(session, key, mac);
+        if (rv == CKR_OK && memcmp(mac, expected, sizeof mac) != 0)
+            rv = CKR_SIGNATURE_INVALID;
+    }
+    if (rv == CKR_OK)
+        rv = p11->C_CloseSession(session);
+    *(CK_RV *)result = rv;
+    return NULL;
+}
+
+static void mode_threads(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
+{
+    pthread_t threads[8];
+    CK_RV results[8];
+    for (int i = 0; i < 8; i++)
+        pthread_create(&threads[i], NULL, signer, &results[i]);
+    for (int i = 0; i < 8; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < 8; i++)
+        check_rv("a thread signs 100 times", CKR_OK, results[i]);
+    CK_BYTE mac[32];
+    check_rv("the first session signs", CKR_OK, sign(session, key, mac));
+}
+
+/* ---- fork ------------------------------------------------------------------------------- */
+
+/* What a child that wants to use the library goes through; its exit status says where it failed. */
+static int life_of_a_child(CK_SESSION_HANDLE inherited, CK_OBJECT_HANDLE inherited_key)
+{
+    CK_SESSION_HANDLE session;
+    CK_OBJECT_HANDLE key;
+    CK_INFO info;
+    CK_BYTE mac[32];
+    alarm(20);
+    if (sign(inherited, inherited_key, mac) != CKR_CRYPTOKI_NOT_INITIALIZED)
+        return 2;
+    if (p11->C_GetInfo(&info) != CKR_CRYPTOKI_NOT_INITIALIZED)
+        return 3;
+    if (p11->C_Finalize(NULL) != CKR_CRYPTOKI_NOT_INITIALIZED)
+        return 4;
+    if (initialize() != CKR_OK)
+        return 5;
+    memset(mac, 0, sizeof mac);
+    if (whole_round(&session, &key, mac) != CKR_OK)
+        return 6;
+    if (memcmp(mac, expected, sizeof mac) != 0)
+        return 7;
+    return p11->C_Finalize(NULL) == CKR_OK ? 0 : 8;
+}
+
+static int outcome(pid_t child)
+{
+    int status = -1;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+static void check_child(const char *what, pid_t child)
+{
+    int code = outcome(child);
+    check(what, code == 0);
+    if (code != 0)
+        printf("# the child's status is %d\n", code);
+}
+static void check_parent(const char *what, CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
+{
+    CK_BYTE mac[32] = { 0 };
+    check_rv(what, CKR_OK, sign(session, key, mac));
+    check("  and its signature is right", memcmp(mac, expected, sizeof mac) == 0);
+}
+
+static void mode_fork(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    check_child("a child ends with _exit", child);
+    check_parent("the parent signs after it", session, key);
+    child = fork();
+    if (child == 0) {
+        fclose(stdout);
+        exit(0);
+    }
+    check_child("a child ends with exit, destructors and all", child);
+    check_parent("the parent signs after it", session, key);
+    for (int i = 0; i < 2; i++) {
+        child = fork();
+        if (child == 0)
+            _exit(life_of_a_child(session, key));
+        check_child("a child has to initialise, and can", child);
+        check_parent("the parent signs after it", session, key);
+    }
+    child = fork();
+    if (child == 0) {
+        pid_t grandchild = fork();
+        if (grandchild == 0)
+            _exit(life_of_a_child(session, key));
+        _exit(outcome(grandchild) == 0 ? 0 : 9);
+    }
+    check_child("so does a grandchild", child);
+    check_parent("the parent signs after it", session, key);
+}
+
+static atomic_int enough;
+static atomic_ulong calls;
+
+static void *caller(void *result)
+{
+    CK_SESSION_HANDLE session;
+    CK_BYTE bytes[4096];
+    CK_RV rv = open_session(&session);
+    while (rv == CKR_OK && !atomic_load(&enough)) {
+        rv = p11->C_GenerateRandom(session, bytes, sizeof bytes);
+        atomic_fetch_add(&calls, 1);
+    }
+    *(CK_RV *)result = rv;
+    return NULL;
+}
+
+static void mode_forkbusy(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
+{
+    pthread_t threads[2];
+    CK_RV results[2];
+    fflush(stdout);
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, caller, &results[i]);
+    for (int i = 0; i < 10; i++) {
+        pause_ms(20 + 3 * i);
+        pid_t child = fork();
+        if (child == 0)
+            _exit(life_of_a_child(session, key));
+        check_child("a child of a busy parent has to initialise, and can", child);
+        check_parent("the parent signs after it", session, key);
+    }
+    atomic_store(&enough, 1);
+    for (int i = 0; i < 2; i++) {
+        pthread_join(threads[i], NULL);
+        check_rv("the busy thread never failed", CKR_OK, results[i]);
+    }
+    check("the threads were busy", atomic_load(&calls) > 20);
+}
+
+/* ---- death ------------------------------------------------------------------------------ */
+
+static int kill_children_of(pid_t parent)
+{
+    int killed = 0;
+    DIR *proc = opendir("/proc");
+    for (struct dirent *entry; proc && (entry = readdir(proc));) {
+        char path[300], line[512] = "";
+        if (!isdigit((unsigned char)entry->d_name[0]))
+            continue;
+        snprintf(path, sizeof path, "/proc/%s/stat", entry->d_name);
+        FILE *stat = fopen(path, "r");
+        if (!stat)
+            continue;
+        char *rest = fgets(line, sizeof line, stat) ? strrchr(line, ')') : NULL;
+        int of = 0;
+        if (rest && sscanf(rest, ") %*c %d", &of) == 1 && of == parent)
+            killed += kill((pid_t)atoi(entry->d_name), SIGKILL) == 0;
+        fclose(stat);
+    }
+    if (proc)
+        closedir(proc);
+    return killed;
+}
+
+static void mode_death(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, pid_t daemon)
+{
+    CK_BYTE mac[32] = { 0 };
+    CK_SESSION_INFO info;
+    check("the daemon's children are killed", kill_children_of(daemon) > 0);
+    pause_ms(200);
+    fflush(stdout);
+    check_rv("the next call is CKR_DEVICE_ERROR", CKR_DEVICE_ERROR, p11->C_GetSessionInfo(session, &info));
+    fflush(stdout);
+    check_rv("and the one after it", CKR_DEVICE_ERROR, sign(session, key, mac));
+    CK_RV rv = p11->C_Finalize(NULL);
+    check("C_Finalize is CKR_OK or CKR_DEVICE_ERROR", rv == CKR_OK || rv == CKR_DEVICE_ERROR);
+    check_rv("C_Initialize works again", CKR_OK, initialize());
+    check_rv("and so does a new session", CKR_OK, whole_round(&session, &key, mac));
+    check("its signature is right", memcmp(mac, expected, sizeof mac) == 0);
+}
+
+/* ---- loop ------------------------------------------------------------------------------- */
+
+static void mode_loop(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, const char *until)
+{
+    CK_BYTE mac[32];
+    CK_RV rv = CKR_OK;
+    unsigned long count = 0;
+    puts("signing");
+    fflush(stdout);
+    do {
+        rv = sign(session, key, mac);
+        if (rv == CKR_OK && memcmp(mac, expected, sizeof mac) != 0)
+            rv = CKR_SIGNATURE_INVALID;
+        count += rv == CKR_OK;
+    } while (rv == CKR_OK && access(until, F_OK) != 0);
+    printf("signed %lu, last 0x%lx\n", count, rv);
+    fflush(stdout);
+    if (rv != CKR_OK)
+        _exit(3);
+}
+
+int main(int argc, char **argv)
+{
+    CK_SESSION_HANDLE session = 0;
+    CK_OBJECT_HANDLE key = 0;
+    if (argc < 3) {
+        fprintf(stderr, "usage: threads LIBRARY threads|fork|forkbusy|death|loop [ARGUMENT]\n");
+        return 2;
+    }
+    signal(SIGPIPE, SIG_DFL);
+    void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
+    CK_C_GetFunctionList list = NULL;
+    if (library)
+        *(void **)&list = dlsym(library, "C_GetFunctionList");
+    if (!list || list(&p11) != CKR_OK) {
+        fprintf(stderr, "threads: cannot use %s: %s\n", argv[1], library ? "no function list" : dlerror());
+        return 2;
+    }
+    check_rv("C_Initialize", CKR_OK, initialize());
+    check_rv("the first session signs", CKR_OK, whole_round(&session, &key, expected));
+    if (failures == 0 && strcmp(argv[2], "threads") == 0)
+        mode_threads(session, key);
+    else if (failures == 0 && strcmp(argv[2], "fork") == 0)
+        mode_fork(session, key);
+    else if (failures == 0 && strcmp(argv[2], "forkbusy") == 0)
+        mode_forkbusy(session, key);
+    else if (failures == 0 && strcmp(argv[2], "death") == 0 && argc > 3)
+        mode_death(session, key, (pid_t)atoi(argv[3]));
+    else if (failures == 0 && strcmp(argv[2], "loop") == 0 && argc > 3)
+        mode_loop(session, key, argv[3]);
+    else if (failures == 0)
+        return 2;
+    check_rv("C_Finalize", CKR_OK, p11->C_Finalize(NULL));
+    return failures != 0;
+}
