@@ -1,0 +1,436 @@
+//! What a call, a large digest, a connection and an idle client cost, beside the bare transport.
+//!
+//! `make bench`. Everything runs on a null module, so that only the way there and back is measured. The
+//! baseline is a pair of the same process model (one forked process for each client) that exchanges
+//! messages of the same sizes over the same kind of socket, in the same run, turn by turn with our
+//! pair and, if installed, the original's. Nothing here passes or fails.
+//!
+//! The program starts copies of itself: `raw-server`, `raw-client` and `client`, which take a line
+//! with a task and a count from standard input and answer with nanoseconds.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::error::Error;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bindings::module::{Module, ModuleOptions};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use socket2::{Domain, SockAddr, Socket, Type};
+use support::processes::{Process, wait_until};
+use support::{Directory, Endpoint, Library, Maker, Setup, Token, compile};
+use xdr::rpc::{self, Xid};
+use xdr::{
+    Architecture, Call, CkRv, Cryptoki, Flags, Function, Reply, SessionHandle, SlotId,
+};
+
+/// The bytes that C_Sign sends and gets: mark, RPC header, session, data of 32 bytes; mark, header,
+/// CK_RV, a signature of 256 bytes.
+const SIGN: Exchange = Exchange { sent: 4 + 40 + 8 + 4 + 32, received: 4 + 24 + 8 + 4 + 256 };
+
+/// The same for C_Digest of 1 MiB.
+const DIGEST: Exchange =
+    Exchange { sent: 4 + 40 + 8 + 4 + MEBIBYTE, received: 4 + 24 + 8 + 4 + 32 };
+
+const MEBIBYTE: usize = 1 << 20;
+
+/// Round trips of a connection: C_SetupArch, C_LoadModule, C_Initialize, C_OpenSession, C_Finalize.
+const PROLOGUE: usize = 5;
+
+/// How often each measurement is taken, turn by turn.
+const ROUNDS: usize = 11;
+
+/// Clients that idle at once when their memory is measured.
+const IDLE_CLIENTS: usize = 24;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+#[derive(Clone, Copy)]
+struct Exchange {
+    sent: usize,
+    received: usize,
+}
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [_, "raw-server", endpoint] => raw_server(endpoint),
+        [_, "raw-client", endpoint] => serve_tasks(&mut RawClient::new(endpoint)),
+        [_, "client", library] => serve_tasks(&mut LibraryClient::new(library)),
+        _ => measure(),
+    }
+}
+
+// ---- The run --------------------------------------------------------------------------------------
+
+/// A pair of client and daemon that is measured.
+struct Pair {
+    name: &'static str,
+    endpoint: Endpoint,
+    client: Measured,
+    /// Its children serve the clients.
+    daemon: Process,
+    /// What starts another client.
+    start: Box<dyn Fn() -> Outcome<Measured>>,
+    /// What has to live on while it is measured.
+    _alive: Box<dyn std::any::Any>,
+}
+
+fn measure() -> Outcome<()> {
+    let mut pairs = Vec::new();
+    for endpoint in [Endpoint::Tcp, Endpoint::Unix] {
+        pairs.push(raw_pair(endpoint)?);
+        pairs.push(real_pair("ours", Maker::Ours, endpoint)?);
+        if Library::of(Maker::Original, endpoint).path().exists() {
+            pairs.push(real_pair("original", Maker::Original, endpoint)?);
+        }
+    }
+    println!("One call: C_Sign, 32 bytes in, 256 out; microseconds, times the bare transport.");
+    table(&mut pairs, "sign", 2000, 1e-3, false)?;
+    println!("C_Digest of 1 MiB; MiB a second, part of the bare transport.");
+    table(&mut pairs, "digest", 40, 1e-9, true)?;
+    println!("Connect, initialise, finalise, close; a second, part of the bare transport.");
+    table(&mut pairs, "connect", 100, 1e-9, true)?;
+    println!("An idle client; KiB of memory that its process does not share.");
+    for pair in &pairs {
+        let clients: Vec<Measured> =
+            (0..IDLE_CLIENTS).map(|_| (pair.start)()).collect::<Outcome<_>>()?;
+        match private_memory(pair.daemon) {
+            Some(size) => println!("  {:9} {:5} {size:10.0}", pair.name, pair.transport()),
+            None => println!("  {:9} {:5} can be read by root only", pair.name, pair.transport()),
+        }
+        drop(clients);
+    }
+    Ok(())
+}
+
+impl Pair {
+    fn transport(&self) -> &'static str {
+        match self.endpoint {
+            Endpoint::Tcp => "TCP",
+            Endpoint::Unix => "Unix",
+        }
+    }
+}
+
+/// Measures every pair in turns; prints the median and its ratio to the raw pair of its transport.
+fn table(
+    pairs: &mut [Pair],
+    task: &str,
+    count: u32,
+    unit: f64,
+    is_rate: bool,
+) -> Outcome<()> {
+    let mut taken: Vec<Vec<f64>> = vec![Vec::new(); pairs.len()];
+    for round in 0..=ROUNDS {
+        for (pair, times) in pairs.iter_mut().zip(&mut taken) {
+            // The slowest there is would take minutes otherwise.
+            let count = if pair.name == "original" { count.div_ceil(10) } else { count };
+            let nanoseconds = pair.client.run(task, count)? / f64::from(count);
+            if round > 0 {
+                times.push(nanoseconds);
+            }
+        }
+    }
+    let mut raw = 0.0;
+    for (pair, times) in pairs.iter().zip(&mut taken) {
+        times.sort_by(f64::total_cmp);
+        let median = times[times.len() / 2];
+        if pair.name == "raw" {
+            raw = median;
+        }
+        let (value, ratio) = match is_rate {
+            true => (1.0 / (median * unit), raw / median),
+            false => (median * unit, median / raw),
+        };
+        println!("  {:9} {:5} {value:10.1} {ratio:8.2}", pair.name, pair.transport());
+    }
+    Ok(())
+}
+
+fn raw_pair(endpoint: Endpoint) -> Outcome<Pair> {
+    let directory = Directory::new();
+    let address = match endpoint {
+        Endpoint::Tcp => TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+        Endpoint::Unix => directory.join("socket").display().to_string(),
+    };
+    let server = Measured::start(&["raw-server", &address], &[])?;
+    let daemon = Process::of(server.child.id()).ok_or("the raw server ended")?;
+    wait_until(Duration::from_secs(5), || RawClient::open(&address).is_ok());
+    let start = Box::new(move || {
+        let mut client = Measured::start(&["raw-client", &address], &[])?;
+        client.run("idle", 1).map(|_| client)
+    });
+    let client = start()?;
+    let _alive = Box::new((server, directory));
+    Ok(Pair { name: "raw", endpoint, client, daemon, start, _alive })
+}
+
+fn real_pair(name: &'static str, maker: Maker, endpoint: Endpoint) -> Outcome<Pair> {
+    let token = Token::new();
+    let mut setup = Setup::new(maker, endpoint, &token);
+    setup.modules = vec![("null".into(), compile::module("nullmodule"))];
+
+
+    let running = setup.start();
+    let daemon = running.process();
+    let environment = [
+        ("PKCS11PROXY_SOCKET_PATH".to_owned(), running.address()),
+        ("PKCS11PROXY_LIBNAME".to_owned(), "null".to_owned()),
+    ];
+    let library = Library::of(maker, endpoint).path().display().to_string();
+    let start = Box::new(move || {
+        let mut client = Measured::start(&["client", &library], &environment)?;
+        client.run("idle", 1).map(|_| client)
+    });
+    let client = start()?;
+    let _alive = Box::new((running, token));
+    Ok(Pair { name, endpoint, client, daemon, start, _alive })
+}
+
+/// Mean private memory, in KiB, of a daemon's workers.
+fn private_memory(daemon: Process) -> Option<f64> {
+    let size = |child: Process| -> Option<f64> {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", child.pid)).ok()?;
+        let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+        let sizes = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+        Some(sizes.sum())
+    };
+    let sizes: Vec<f64> = daemon.children().into_iter().filter_map(size).collect();
+    (!sizes.is_empty()).then(|| sizes.iter().sum::<f64>() / sizes.len() as f64)
+}
+
+/// A copy of this program that does tasks.
+struct Measured {
+    child: Child,
+    tasks: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Measured {
+    fn start(arguments: &[&str], environment: &[(String, String)]) -> Outcome<Measured> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(arguments).envs(environment.iter().cloned());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let tasks = child.stdin.take().ok_or("no standard input")?;
+        let answers = BufReader::new(child.stdout.take().ok_or("no standard output")?);
+        Ok(Measured { child, tasks, answers })
+    }
+
+    /// Nanoseconds that `count` times the task took.
+    fn run(&mut self, task: &str, count: u32) -> Outcome<f64> {
+        writeln!(self.tasks, "{task} {count}")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        line.trim().parse().map_err(|_| format!("{task}: no answer but {line:?}").into())
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// ---- The copies -----------------------------------------------------------------------------------
+
+/// What is measured, once.
+trait Tasks {
+    fn sign(&mut self) -> Outcome<()>;
+    fn digest(&mut self) -> Outcome<()>;
+    fn connect(&mut self) -> Outcome<()>;
+}
+
+fn serve_tasks(tasks: &mut dyn Tasks) -> Outcome<()> {
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (task, count) = line.split_once(' ').ok_or("TASK COUNT")?;
+        let count: u32 = count.parse()?;
+        let start = Instant::now();
+        for _ in 0..count {
+            match task {
+                "sign" => tasks.sign()?,
+                "digest" => tasks.digest()?,
+                "connect" => tasks.connect()?,
+                _ => {}
+            }
+        }
+        println!("{}", start.elapsed().as_nanos());
+    }
+    Ok(())
+}
+
+fn address(endpoint: &str) -> Outcome<(Domain, SockAddr)> {
+    if endpoint.starts_with('/') {
+        return Ok((Domain::UNIX, SockAddr::unix(endpoint)?));
+    }
+    let address: std::net::SocketAddr = endpoint.parse()?;
+    Ok((Domain::for_address(address), address.into()))
+}
+
+/// Answers requests of any length: the first word says how long the request is, the second how
+/// long the answer. A process for each client.
+fn raw_server(endpoint: &str) -> Outcome<()> {
+    let (domain, address) = address(endpoint)?;
+    let listener = Socket::new(domain, Type::STREAM, None)?;
+    listener.set_reuse_address(true)?;
+    listener.bind(&address)?;
+    listener.listen(128)?;
+    loop {
+        let (client, _) = listener.accept()?;
+        bindings::sys::fork_child(client, |client| i32::from(raw_serve(&client).is_err()))?;
+        while !matches!(
+            waitpid(None, Some(WaitPidFlag::WNOHANG)),
+            Ok(WaitStatus::StillAlive) | Err(_)
+        ) {}
+    }
+}
+
+fn raw_serve(client: &Socket) -> Outcome<()> {
+    let _ = client.set_tcp_nodelay(true);
+    let mut request = vec![0; 2 * MEBIBYTE];
+    let answer = vec![0; 4096];
+    loop {
+        let mut from = client;
+        let mut received = from.read(&mut request)?;
+        if received == 0 {
+            return Ok(());
+        }
+        let word = |at: usize| request[at..at + 4].iter().fold(0, |n, b| n << 8 | usize::from(*b));
+        let (sent, wanted) = (word(0), word(4));
+        while received < sent {
+            received += from.read(&mut request[received..])?;
+        }
+        from.write_all(&answer[..wanted])?;
+    }
+}
+
+struct RawClient {
+    endpoint: String,
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl RawClient {
+    fn new(endpoint: &str) -> RawClient {
+        let socket = RawClient::open(endpoint).expect("the raw server listens");
+        RawClient { endpoint: endpoint.to_owned(), socket, buffer: vec![0; 2 * MEBIBYTE] }
+    }
+
+    fn open(endpoint: &str) -> Outcome<Socket> {
+        let (domain, address) = address(endpoint)?;
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        socket.connect(&address)?;
+        let _ = socket.set_tcp_nodelay(true);
+        Ok(socket)
+    }
+
+    fn exchange(&mut self, exchange: Exchange) -> Outcome<()> {
+        let Exchange { sent, received } = exchange;
+        self.buffer[..4].copy_from_slice(&u32::try_from(sent)?.to_be_bytes());
+        self.buffer[4..8].copy_from_slice(&u32::try_from(received)?.to_be_bytes());
+        let mut socket = &self.socket;
+        socket.write_all(&self.buffer[..sent])?;
+        let mut got = 0;
+        while got < received {
+            got += socket.read(&mut self.buffer[got..received])?;
+        }
+        Ok(())
+    }
+}
+
+impl Tasks for RawClient {
+    fn sign(&mut self) -> Outcome<()> {
+        self.exchange(SIGN)
+    }
+
+    fn digest(&mut self) -> Outcome<()> {
+        self.exchange(DIGEST)
+    }
+
+    fn connect(&mut self) -> Outcome<()> {
+        self.socket = RawClient::open(&self.endpoint)?;
+        for _ in 0..PROLOGUE {
+            self.exchange(Exchange { sent: 48, received: 36 })?;
+        }
+        Ok(())
+    }
+}
+
+/// An application: a PKCS#11 library, loaded as applications load it.
+struct LibraryClient {
+    path: PathBuf,
+    library: Option<Module>,
+    session: SessionHandle,
+    data: Vec<u8>,
+}
+
+impl LibraryClient {
+    fn new(path: &str) -> LibraryClient {
+        let (library, session) = (None, SessionHandle(0));
+        let mut client =
+            LibraryClient { path: path.into(), library, session, data: vec![7; MEBIBYTE] };
+        client.open().expect("the daemon serves");
+        client
+    }
+
+    fn open(&mut self) -> Outcome<()> {
+        let module = Module::load(&self.path, ModuleOptions::default())?;
+        let library = self.library.insert(module);
+        let rv = library.call(Call::C_Initialize()).rv();
+        if !rv.is_ok() {
+            return Err(format!("C_Initialize: {rv}").into());
+        }
+        let opened = library.call(Call::C_OpenSession(SlotId(0), Flags(6)));
+        let Reply::C_OpenSession(result) = opened else { return Err("not a session".into()) };
+        self.session = result.session;
+        Ok(())
+    }
+
+    fn call(&self, call: Call<'_>) -> Outcome<()> {
+        let library = self.library.as_ref().ok_or("no library")?;
+        match library.call(call) {
+            reply if reply.rv() == CkRv::OK => Ok(()),
+            reply => Err(format!("{reply:?}").into()),
+        }
+    }
+}
+
+impl Tasks for LibraryClient {
+    fn sign(&mut self) -> Outcome<()> {
+        self.call(Call::C_Sign(self.session, &self.data[..32]))
+    }
+
+    fn digest(&mut self) -> Outcome<()> {
+        self.call(Call::C_Digest(self.session, &self.data))
+    }
+
+    /// Through the daemon's socket, not the library: the original's connects once in a process.
+    fn connect(&mut self) -> Outcome<()> {
+        let socket = RawClient::open(&std::env::var("PKCS11PROXY_SOCKET_PATH")?)?;
+        let mut socket = &socket;
+        let (mut request, mut received) = (Vec::new(), [0; 256]);
+        for call in [
+            Call::C_SetupArch(Architecture::host()),
+            Call::C_LoadModule(b"null"),
+            Call::C_Initialize(),
+            Call::C_OpenSession(SlotId(0), Flags(6)),
+            Call::C_Finalize(),
+        ] {
+            let request = rpc::write_call(Xid(1), &call, &mut request)?.to_vec();
+            socket.write_all(&request)?;
+            let count = socket.read(&mut received)?;
+            let reply = rpc::read_reply(Xid(1), call.function(), &received[4..count]);
+            let reply = reply.ok_or("another call's reply")??;
+            if !reply.rv().is_ok() && call.function() != Function::C_SetupArch {
+                return Err(format!("{reply:?}").into());
+            }
+        }
+        Ok(())
+    }
+}
