@@ -1,0 +1,65 @@
+# Builds, tests and installs the PKCS#11 proxy. Everything else is cargo's.
+#
+#   make                the daemon and the client library, in target/release
+#   make demo           a token, a daemon and pkcs11-tool, end to end (no root but for packages)
+#   make check          every test
+#   make bench          cost of a call beside the bare transport
+#   make soak           the slow tests
+#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR
+
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= $(PREFIX)/etc
+LIBDIR     ?= $(PREFIX)/lib
+BINDIR     ?= $(PREFIX)/bin
+
+# Where the client library connects unless PKCS11PROXY_SOCKET_PATH says otherwise: host:port, or
+# the absolute path of a Unix socket.
+CLIENT_SOCKET ?= 127.0.0.1:4444
+
+# One libp11client<name>.so for each name, with that module alias compiled in. Without names there
+# is one libp11client.so, which takes the alias from PKCS11PROXY_LIBNAME or ~/.camlcrushlibname.
+LIBNAMES ?=
+
+CARGO   ?= cargo
+INSTALL ?= install
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+
+export P11CLIENT_SOCKET := $(CLIENT_SOCKET)
+
+LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
+
+.PHONY: all demo check bench soak install packages $(LIBNAMES:%=library-%)
+
+all: $(LIBNAMES:%=library-%)
+	$(CARGO) build --release --workspace
+
+$(LIBNAMES:%=library-%): library-%:
+	P11CLIENT_LIBNAME=$* $(CARGO) build --release --package client
+	cp $(TARGET)/release/libp11client.so $(TARGET)/release/libp11client$*.so
+
+packages:
+	tests/support/install-packages.sh
+
+demo: packages all
+	tests/demo.sh $(TARGET)/release
+
+# nextest runs each test in a process of its own, in parallel; without it, cargo's own runner.
+check: packages
+	if $(CARGO) nextest --version >/dev/null 2>&1; \
+	then $(CARGO) nextest run --workspace; \
+	else $(CARGO) test --workspace --lib --bins --tests; fi
+	$(CARGO) test --workspace --doc
+
+bench: packages
+	$(CARGO) bench --bench cost
+
+soak: packages
+	$(CARGO) test --release --workspace -- --ignored --test-threads=1
+
+install: all
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
+	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(DESTDIR)$(BINDIR)/
+	for library in $(LIBRARIES); do \
+	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \
+	done
+	$(INSTALL) -m 640 etc/pkcs11proxyd.conf etc/filter.conf $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/
