@@ -375,51 +375,51 @@ fn arguments(call: &Call<'_>, check: &Check<'_>) -> Result<(), Refusal> {
 
         C_EncryptInit(session, mechanism, key) => {
             check.object(*session, *key, INVALID)?;
-            check.mechanism(mechanism.mechanism_type)?;
+            check.use_of(*session, mechanism)?;
             check.padding(Encrypt, mechanism)
         }
         C_DecryptInit(session, mechanism, key) => {
             check.object(*session, *key, INVALID)?;
-            check.mechanism(mechanism.mechanism_type)?;
+            check.use_of(*session, mechanism)?;
             check.padding(Decrypt, mechanism)
         }
         C_SignInit(session, mechanism, key) => {
             check.object(*session, *key, INVALID)?;
-            check.mechanism(mechanism.mechanism_type)?;
+            check.use_of(*session, mechanism)?;
             check.padding(Sign, mechanism)
         }
         C_SignRecoverInit(session, mechanism, key)
         | C_VerifyInit(session, mechanism, key)
         | C_VerifyRecoverInit(session, mechanism, key) => {
             check.object(*session, *key, INVALID)?;
-            check.mechanism(mechanism.mechanism_type)
+            check.use_of(*session, mechanism)
         }
-        C_DigestInit(_, mechanism) => check.mechanism(mechanism.mechanism_type),
+        C_DigestInit(session, mechanism) => check.use_of(*session, mechanism),
 
-        C_GenerateKey(_, mechanism, template) => {
-            check.mechanism(mechanism.mechanism_type)?;
+        C_GenerateKey(session, mechanism, template) => {
+            check.use_of(*session, mechanism)?;
             check.template(template)
         }
-        C_GenerateKeyPair(_, mechanism, public, private) => {
-            check.mechanism(mechanism.mechanism_type)?;
+        C_GenerateKeyPair(session, mechanism, public, private) => {
+            check.use_of(*session, mechanism)?;
             check.template(public)?;
             check.template(private)
         }
         C_WrapKey(session, mechanism, wrapping, key) => {
             check.object(*session, *wrapping, CkRv::WRAPPING_KEY_HANDLE_INVALID)?;
             check.object(*session, *key, INVALID)?;
-            check.mechanism(mechanism.mechanism_type)?;
+            check.use_of(*session, mechanism)?;
             check.padding(Wrap, mechanism)
         }
         C_UnwrapKey(session, mechanism, unwrapping, _, template) => {
             check.object(*session, *unwrapping, CkRv::UNWRAPPING_KEY_HANDLE_INVALID)?;
-            check.mechanism(mechanism.mechanism_type)?;
+            check.use_of(*session, mechanism)?;
             check.padding(Unwrap, mechanism)?;
             check.template(template)
         }
         C_DeriveKey(session, mechanism, base, template) => {
             check.object(*session, *base, INVALID)?;
-            check.mechanism(mechanism.mechanism_type)?;
+            check.use_of(*session, mechanism)?;
             check.template(template)
         }
         _ => Ok(()),
