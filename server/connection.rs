@@ -83,7 +83,10 @@ fn answer(
                     return send(socket, slices, limits).map(|()| Some(function));
                 }
             }
-            log(Severity::Crit, format_args!("{}: internal error", function.name()));
+            log(
+                Severity::Crit,
+                format_args!("{}: internal error", function.name()),
+            );
             rejected(xid, Rejection::SystemError, output).map(|()| Some(function))
         }
     }
@@ -133,11 +136,7 @@ fn receive<'r>(
     Ok(Some(records.record()))
 }
 
-fn send(
-    socket: &Socket,
-    mut slices: Slices<'_>,
-    limits: Limits,
-) -> Result<(), ConnectionError> {
+fn send(socket: &Socket, mut slices: Slices<'_>, limits: Limits) -> Result<(), ConnectionError> {
     let mut deadline = None;
     loop {
         let flags = MsgFlags::MSG_NOSIGNAL.bits();
