@@ -201,6 +201,7 @@ fn sort(received: Attribute, room: Room, rv: CkRv) -> (Found, CkRv) {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
     use std::sync::{Arc, Mutex};
 
     use xdr::Ulong;
@@ -279,7 +280,7 @@ mod tests {
         // exact and larger buffers
         for room in [5, 6, 4000] {
             let rooms = [(LABEL, Some(room))];
-            check((CkRv::OK, &[label.clone()]), &rooms, (CkRv::OK, &[105]));
+            check((CkRv::OK, from_ref(&label)), &rooms, (CkRv::OK, &[105]));
         }
         // one too small, one sensitive, one of an invalid type; another fine
         let rooms = [(VALUE, Some(1)), (LABEL, Some(5))];
@@ -293,7 +294,7 @@ mod tests {
         }
         // an empty value alone, and beside an error
         check(
-            (CkRv::OK, &[gone.clone()]),
+            (CkRv::OK, from_ref(&gone)),
             &[(VALUE, Some(9))],
             (CkRv::OK, &[100]),
         );
@@ -330,7 +331,7 @@ mod tests {
         let long = received(LABEL, &[1; 5000], 3);
         let rooms = [(LABEL, Some(5))];
         let refused = (CkRv::BUFFER_TOO_SMALL, &[-1][..]);
-        check((CkRv::OK, &[long.clone()]), &rooms, refused);
+        check((CkRv::OK, from_ref(&long)), &rooms, refused);
         // More than asked for is not looked at; less would leave lengths that were never true.
         let fits = received(LABEL, b"label", 5);
         check((CkRv::OK, &[fits, long]), &rooms, (CkRv::OK, &[105]));
@@ -340,7 +341,7 @@ mod tests {
         // A length without its bytes is no value.
         let promised = received(LABEL, b"", 4);
         check(
-            (CkRv::OK, &[promised.clone()]),
+            (CkRv::OK, from_ref(&promised)),
             &rooms,
             (CkRv::DEVICE_ERROR, &[-1]),
         );
