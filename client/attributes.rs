@@ -89,6 +89,7 @@ pub(crate) fn values(
         return (CkRv::DEVICE_ERROR, untouched(wanted));
     }
 
+    let zero = Zero::beside(rv, &values);
     let mut values = values.into_iter();
     let mut rv = rv;
     let found = wanted
@@ -98,7 +99,7 @@ pub(crate) fn values(
                 (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID)
             } else {
                 match values.next() {
-                    Some(value) => sort(value, wanted.room, rv),
+                    Some(value) => sort(value, wanted.room, zero),
                     None => (Found::Unavailable, CkRv::OK),
                 }
             };
@@ -183,13 +184,30 @@ fn length(received: &Attribute) -> Option<usize> {
     }
 }
 
-/// What a received attribute means to the caller, and the CK_RV if the daemon's was CKR_OK. An
-/// original daemon tells "unavailable" as a length of 0 beside an error, and an empty value just
-/// so.
-fn sort(received: Attribute, room: Room, rv: CkRv) -> (Found, CkRv) {
+/// What a length of 0 tells.
+#[derive(Clone, Copy, PartialEq)]
+enum Zero {
+    Empty,
+    Unavailable,
+}
+
+impl Zero {
+    /// An original daemon tells "unavailable" as a length of 0 beside an error, and an empty value
+    /// just so. One that tells anything as all ones tells them apart.
+    fn beside(rv: CkRv, received: &[Attribute]) -> Zero {
+        if rv.is_ok() || received.iter().any(|attribute| length(attribute).is_none()) {
+            Zero::Empty
+        } else {
+            Zero::Unavailable
+        }
+    }
+}
+
+/// What a received attribute means to the caller, and the CK_RV if the daemon's was CKR_OK.
+fn sort(received: Attribute, room: Room, zero: Zero) -> (Found, CkRv) {
     match (length(&received), room) {
         (None, _) => (Found::Unavailable, CkRv::OK),
-        (Some(0), _) if !rv.is_ok() => (Found::Unavailable, CkRv::OK),
+        (Some(0), _) if zero == Zero::Unavailable => (Found::Unavailable, CkRv::OK),
         (Some(size), None) => (Found::Size(size), CkRv::OK),
         (Some(size), Some(room)) if size > room => (Found::Unavailable, CkRv::BUFFER_TOO_SMALL),
         (Some(size), Some(_)) if size != received.value.len() => {
@@ -308,12 +326,12 @@ mod tests {
     }
 
     #[test]
-    fn unavailable_can_also_be_told_as_all_ones() {
+    fn all_ones_beside_an_error_tell_unavailable_from_empty() {
         let gone = received(VALUE, b"", u64::MAX);
         let empty = received(LABEL, b"", 0);
         let rooms = [(VALUE, Some(5)), (LABEL, None)];
         let rv = CkRv::ATTRIBUTE_SENSITIVE;
-        check((rv, &[gone, empty]), &rooms, (rv, &[-1, -1]));
+        check((rv, &[gone, empty]), &rooms, (rv, &[-1, 0]));
     }
 
     #[test]
