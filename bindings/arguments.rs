@@ -8,11 +8,11 @@ use std::marker::PhantomData;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
-use xdr::{Attribute, AttributeType, CkRv, DataResult, Mechanism, Template, Ulong};
+use xdr::{Attribute, CkRv, DataResult, Mechanism, Template, Ulong};
 
 use crate::ck::{narrow, wide};
 use crate::mechanism::check_host;
-use crate::template::is_number;
+use crate::template::{is_nested, is_number};
 
 /// What one answer may make us hold, however much a module asks for.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
@@ -148,12 +148,6 @@ impl<'a> CTemplate<'a> {
     pub(crate) fn count(&self) -> CK_ULONG {
         narrow(self.count as u64)
     }
-}
-
-/// Whether the value of this type would be an array of CK_ATTRIBUTEs: any array but one of numbers.
-fn is_nested(attribute_type: AttributeType) -> bool {
-    let attribute_type = narrow(attribute_type.0);
-    attribute_type & CKF_ARRAY_ATTRIBUTE != 0 && attribute_type != CKA_ALLOWED_MECHANISMS
 }
 
 /// C_GetAttributeValue on the template in place; `call` gets the attributes a module may see.

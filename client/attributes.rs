@@ -5,6 +5,7 @@
 //! [`Found`] for each attribute asked for; `abi` writes it. Semantics are those of PKCS#11 v2.20,
 //! section 11.7, as far as an original daemon lets them through.
 
+use bindings::template::is_nested;
 use xdr::{
     Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
     TemplateResult,
@@ -12,23 +13,8 @@ use xdr::{
 
 use crate::pending::Room;
 
-/// The bit of an attribute type whose value is an array.
-const ARRAY: u64 = 0x4000_0000;
-
-/// The bit of an attribute type that a vendor gave a meaning; the array bit has none there. (NSS's
-/// attributes, 0xce534350 and on, have both bits and plain values.)
-const VENDOR: u64 = 0x8000_0000;
-
-const CKA_ALLOWED_MECHANISMS: u64 = 0x4000_0600;
-
 /// Up to here, sending room as zeros is cheaper than asking for the size first.
 const LARGEST_ROOM_SENT: usize = 64 << 10;
-
-/// Whether the attribute's value is an array of CK_ATTRIBUTE: addresses of this process, useless
-/// and dangerous anywhere else (protocol.md 6.3). Such a value never leaves it.
-pub(crate) fn is_nested_template(attribute: AttributeType) -> bool {
-    attribute.0 & ARRAY != 0 && attribute.0 & VENDOR == 0 && attribute.0 != CKA_ALLOWED_MECHANISMS
-}
 
 /// An attribute the caller asks for.
 #[derive(Clone, Copy)]
@@ -62,7 +48,7 @@ pub(crate) fn values(
     let sent: Vec<Wanted> = wanted
         .iter()
         .copied()
-        .filter(|wanted| !is_nested_template(wanted.attribute_type))
+        .filter(|wanted| !is_nested(wanted.attribute_type))
         .collect();
     let ask = |rooms: &[Wanted]| query(remote, session, object, rooms);
     let (rv, values) = if sent.iter().any(|wanted| is_large(wanted.room)) {
@@ -95,7 +81,7 @@ pub(crate) fn values(
     let found = wanted
         .iter()
         .map(|wanted| {
-            let (found, verdict) = if is_nested_template(wanted.attribute_type) {
+            let (found, verdict) = if is_nested(wanted.attribute_type) {
                 (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID)
             } else {
                 match values.next() {
@@ -231,7 +217,6 @@ mod tests {
     const LABEL: AttributeType = AttributeType(3);
     const VALUE: AttributeType = AttributeType(0x11);
     const WRAP_TEMPLATE: AttributeType = AttributeType(0x4000_0211);
-    const NSS_URL: AttributeType = AttributeType(0xce53_4351);
 
     fn received(attribute_type: AttributeType, value: &[u8], value_len: u64) -> Attribute {
         Attribute {
@@ -427,13 +412,5 @@ mod tests {
         assert_eq!(lengths(&found), [-1, 105, -1]);
         let request = requests.lock().unwrap()[0].clone();
         assert!(request.0 == [received(LABEL, &[0; 5], 5)]);
-    }
-
-    #[test]
-    fn only_nested_templates_are_held_back() {
-        assert!(is_nested_template(WRAP_TEMPLATE));
-        for plain in [LABEL, AttributeType(CKA_ALLOWED_MECHANISMS), NSS_URL] {
-            assert!(!is_nested_template(plain));
-        }
     }
 }
