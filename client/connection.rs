@@ -310,7 +310,10 @@ impl Socket {
     fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> Result<usize, Failure> {
         loop {
             self.limit(Direction::Send, deadline)?;
-            let sent = self.inner()?.send_vectored_with_flags(parts, NO_SIGNAL);
+            let sent = match parts {
+                [one] => self.inner()?.send_with_flags(one, NO_SIGNAL),
+                parts => self.inner()?.send_vectored_with_flags(parts, NO_SIGNAL),
+            };
             if let Some(result) = finished(sent) {
                 return result;
             }

@@ -140,7 +140,12 @@ fn send(socket: &Socket, mut slices: Slices<'_>, limits: Limits) -> Result<(), C
     let mut deadline = None;
     loop {
         let flags = MsgFlags::MSG_NOSIGNAL.bits();
-        match socket.send_vectored_with_flags(slices.unsent(), flags) {
+        let unsent = slices.unsent();
+        let sent = match unsent {
+            [one] => socket.send_with_flags(one, flags),
+            parts => socket.send_vectored_with_flags(parts, flags),
+        };
+        match sent {
             Ok(count) => slices.advance(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
