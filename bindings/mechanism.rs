@@ -246,6 +246,16 @@ pub fn to_host(mut mechanism: Mechanism, client: Architecture) -> Result<Mechani
     Ok(mechanism)
 }
 
+/// The same, but what is refused gets a parameter instead that [`check_host`] and [`handles`] refuse:
+/// no structure with pointers has one byte.
+pub(crate) fn to_host_or_refusable(mechanism: Mechanism, client: Architecture) -> Mechanism {
+    let mechanism_type = mechanism.mechanism_type;
+    to_host(mechanism, client).unwrap_or(Mechanism {
+        mechanism_type,
+        parameter: vec![0xff],
+    })
+}
+
 /// Refuses a parameter, as this host lays it out, with which a module could use bytes of it as an
 /// address.
 ///
@@ -287,7 +297,9 @@ pub fn handles(mechanism: &Mechanism) -> Result<Vec<ObjectHandle>, CkRv> {
         .ok_or(CkRv::MECHANISM_PARAM_INVALID)?;
     let handles = places(layout, Abi::HOST).filter(|(field, _)| *field == Field::Handle);
     let values = handles.filter_map(|(_, place)| mechanism.parameter.get(place));
-    Ok(values.map(|value| ObjectHandle(Abi::HOST.read(value))).collect())
+    Ok(values
+        .map(|value| ObjectHandle(Abi::HOST.read(value)))
+        .collect())
 }
 
 fn is_standard(mechanism: CK_MECHANISM_TYPE) -> bool {
@@ -419,6 +431,24 @@ mod tests {
 
     fn kind<S, T: Kind>(_: fn(S) -> T) -> Field {
         T::FIELD
+    }
+
+    #[test]
+    fn what_cannot_be_laid_out_is_refused_behind_the_filter() {
+        for (_, number) in names::MECHANISMS {
+            for length in 0..200 {
+                for client in CLIENTS {
+                    let mechanism = Mechanism {
+                        mechanism_type: xdr::MechanismType(*number),
+                        parameter: vec![0x41; length],
+                    };
+                    if let Err(rv) = to_host(mechanism.clone(), client) {
+                        let passed = to_host_or_refusable(mechanism, client);
+                        assert_eq!(check_host(*number, &passed.parameter, &[]), Err(rv));
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use xdr::{Call, CkRv, Cryptoki, Function, ObjectHandle, Reply, SessionHandle};
 use crate::{log, refusal};
 
 /// What an action says of a call.
+#[allow(clippy::large_enum_variant, reason = "lives for one call")]
 pub enum Verdict {
     /// The next check decides.
     Continue,

@@ -147,10 +147,8 @@ impl Check<'_> {
             what: "a parameter that may name keys and is not the standard's".into(),
             source: None,
         })?;
-        let named = keys.into_iter().filter(|key| key.0 != 0);
-        named
-            .map(|key| self.object(session, key, CkRv::OBJECT_HANDLE_INVALID))
-            .collect()
+        let mut named = keys.into_iter().filter(|key| key.0 != 0);
+        named.try_for_each(|key| self.object(session, key, CkRv::OBJECT_HANDLE_INVALID))
     }
 
     /// A value of CKA_LABEL or CKA_ID against what is allowed.

@@ -52,10 +52,8 @@ impl Gateway {
                     .get()
                     .copied()
                     .unwrap_or(Architecture::host());
-                match template::call_to_host(call, client) {
-                    Ok(call) => template::reply_to_client(module.call(call), client),
-                    Err(rv) => refusal::refuse(function, rv),
-                }
+                let call = template::call_to_host(call, client);
+                template::reply_to_client(module.call(call), client)
             }
         }
     }

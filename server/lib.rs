@@ -47,7 +47,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Ok(Command::DebugList) => return print(&logging::debug_modules()),
         Ok(Command::Check(conf)) => check::check(&conf).and_then(|report| {
             print(&report.text);
-            if report.faults.is_empty() { Ok(()) } else { Err(report.faults.join("\n").into()) }
+            if report.faults.is_empty() {
+                Ok(())
+            } else {
+                Err(report.faults.join("\n").into())
+            }
         }),
         Ok(Command::Run(options)) => start(&options),
         Err(error) => Err(error.into()),
@@ -72,7 +76,10 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut rules = Vec::new();
     for service in &configuration.services {
         let processor = &service.processor;
-        rules.push(Rules::load(&processor.filter_config, &processor.compatibility)?);
+        rules.push(Rules::load(
+            &processor.filter_config,
+            &processor.compatibility,
+        )?);
     }
     let loggers = Arc::new(Loggers::open(&configuration)?);
     logging::install(

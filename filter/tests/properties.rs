@@ -249,7 +249,6 @@ fn a_decision_does_not_depend_on_the_clients_architecture() {
             decided[usize::from(expected.0.rv().is_ok())] += 1;
             for client in clients.clone() {
                 let converted = call_to_host(laid_out(&call, client), client);
-                let converted = converted.unwrap_or_else(|rv| panic!("{call:?} {client:?} {rv}"));
                 let same = guarded.watch(converted);
                 assert!(
                     same == expected,
@@ -274,4 +273,22 @@ fn a_file_with_modules_only_changes_no_call() {
     }
     let call = Call::C_FindObjects(SESSION, Ulong(3));
     assert_eq!(plain.watch(call).1, [Function::C_FindObjects]);
+}
+
+/// A parameter full of the client's addresses, in each of its sizes: the rule about the mechanism is
+/// asked first, whatever the layout.
+#[test]
+fn a_forbidden_mechanism_is_refused_as_such_whatever_its_parameter() {
+    let guarded = Guarded::new("forbidden_mechanisms = [(m, [CKM_AES_GCM])]");
+    for client in (1..=4).map(Architecture) {
+        for length in 0..64 {
+            let mechanism = Mechanism {
+                mechanism_type: MechanismType(0x1087),
+                parameter: vec![0x41; length],
+            };
+            let call = Call::C_EncryptInit(SESSION, mechanism, GOOD);
+            let reply = guarded.call(call_to_host(call, client));
+            assert_eq!(reply.rv(), xdr::CkRv::MECHANISM_INVALID);
+        }
+    }
 }
