@@ -62,7 +62,7 @@ install: all
 	for library in $(LIBRARIES); do \
 	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \
 	done
-	for file in pkcs11proxyd.conf filter.conf; do \
+	for file in pkcs11proxyd.conf filter.conf filter-strict.conf; do \
 	  test -e $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/$$file || \
 	  $(INSTALL) -m 640 etc/$$file $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/; \
 	done

@@ -607,3 +607,100 @@ fn calls_are_logged_by_name_and_value_only() {
     assert!(line.ends_with(" with cKR_OK"), "{line}");
     assert!(!log.contains("s3cret"));
 }
+
+/// What `-check` tells for a filter file, in a directory of its own: status, output, errors.
+fn checked(filter: &str, processor: &str) -> (Option<i32>, String, String) {
+    let directory = Directory::new();
+    std::fs::write(directory.join("filter.conf"), filter).expect("a file");
+    let address = format!(
+        "type = \"local\"; path = \"{}\"",
+        directory.join("s").display()
+    );
+    let conf = configuration(&address, processor);
+    let output = refused(&directory, &conf, &["-check"]);
+    assert!(!directory.join("s").exists(), "-check opened a socket");
+    let text = |bytes: Vec<u8>| {
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        text.replace(&format!("{}/", directory.path().display()), "")
+    };
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn check_tells_what_applies_to_each_module_and_starts_nothing() {
+    let null = module("nullmodule");
+    let modules = format!(
+        "modules = [(\"a\", \"{0}\"), (\"b\", \"{0}\")]",
+        null.display()
+    );
+    let filter = format!("{modules}\nforbidden_functions = [(a, [C_Sign])]\ndebug = 7");
+    let (status, output, errors) = checked(&filter, "compatibility = \"admin-login-only\"");
+    let expected = format!(
+        "warning: filter.conf:3: debug: expected 0 to 3, taken as 3
+service s: filter.conf
+  compatibility admin-login-only: forbid_admin_operations lets C_InitToken and C_InitPIN pass
+  filter.conf:1: modules: 'a' -> '{0}'
+    filter.conf:2: forbidden_functions: C_Sign is refused
+  filter.conf:1: modules: 'b' -> '{0}'
+    no rule: every call passes
+",
+        null.display()
+    );
+    assert_eq!(
+        (status, output.as_str(), errors.as_str()),
+        (Some(0), expected.as_str(), "")
+    );
+
+    for (filter, processor, expected) in [
+        (
+            "modules = [(a, \"/nonexistent\")]",
+            "",
+            "filter.conf:1: modules: /nonexistent: ",
+        ),
+        (
+            "modules = [(a, \"/tmp/\")]",
+            "",
+            "filter.conf:1: modules: /tmp/: expected the file",
+        ),
+        (
+            "modules = [(a, b)]\nx = 1",
+            "",
+            "filter.conf:2: x: unknown option",
+        ),
+        (
+            &modules,
+            "compatibility = \"x\"",
+            "d.conf:2: netplex.service[0].processor.compatibility: unknown switch `x`",
+        ),
+    ] {
+        let (status, _, errors) = checked(filter, processor);
+        assert_eq!(status, Some(2), "{filter} {processor}");
+        assert!(errors.contains(expected), "{errors}");
+    }
+}
+
+#[test]
+fn a_refused_call_is_logged_with_its_line_in_the_filter_file() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.filter = "debug = 1\nforbidden_functions = [(null, [C_Login])]".into();
+    setup.processor = "compatibility = \"unknown-options\";".into();
+    let daemon = setup.start();
+    let mut client = Client::ready(&daemon);
+    let reply = client.call(Call::C_Login(SESSION, xdr::UserType(1), b"s3cret-pin"));
+    assert_eq!(reply.rv().0, 0x54);
+    let line =
+        "C_Login: the function is FILTERED with CKR_FUNCTION_NOT_SUPPORTED for alias 'null' (";
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains(line)));
+    let log = daemon.log();
+    assert!(log.contains("filter.conf:3: forbidden_functions)"), "{log}");
+    assert!(log.contains("[DEBUG_LEVEL 0/1]"), "{log}");
+    assert!(log.contains("compatibility unknown-options: "), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
+}

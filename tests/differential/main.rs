@@ -8,6 +8,7 @@
 mod support;
 
 mod raw;
+mod rules;
 
 use raw::{Answer, Both};
 use xdr::{

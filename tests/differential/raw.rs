@@ -7,7 +7,7 @@ use std::time::Duration;
 use xdr::rpc::{self, Xid};
 use xdr::{Call, CkRv, Function, Reply, SlotId, Ulong};
 
-use crate::support::{Daemon, Endpoint, Token};
+use crate::support::{Daemon, Endpoint, Maker, Setup, Token};
 
 /// What came back for a request.
 #[allow(clippy::large_enum_variant, reason = "there are two of them")]
@@ -119,10 +119,20 @@ pub struct Both {
 impl Both {
     /// Two new daemons, in front of copies of one token.
     pub fn new() -> Both {
+        Both::with("")
+    }
+
+    /// The same, with these rules.
+    pub fn with(filter: &str) -> Both {
         let token = Token::new();
         let copy = token.copy();
-        let theirs = Peer::new(Daemon::original(Endpoint::Tcp, &token), token);
-        let ours = Peer::new(Daemon::ours(Endpoint::Tcp, &copy), copy);
+        let peer = |maker, token: Token| {
+            let mut setup = Setup::new(maker, Endpoint::Tcp, &token);
+            setup.filter = filter.to_owned();
+            Peer::new(setup.start(), token)
+        };
+        let [theirs, ours] =
+            [(Maker::Original, token), (Maker::Ours, copy)].map(|(m, t)| peer(m, t));
         Both {
             theirs,
             ours,
