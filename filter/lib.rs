@@ -7,9 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod actions;
+pub mod attributes;
 pub mod config;
 pub mod genlex;
 pub mod log;
+pub mod patches;
 pub mod refusal;
 pub mod regexp;
 pub mod source;
