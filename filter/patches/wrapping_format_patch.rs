@@ -5,7 +5,7 @@
 //! what the token wrapped | CLASS, 4 bytes | a byte for each boolean | AES-128-CMAC of all before
 //! ```
 //!
-//! The format is the original's, and with it that the booleans of [`BOUND_SEGREGATED`] are there
+//! The format is the original's, and with it that some of the booleans are there
 //! only where key usage is segregated. Both calls are made here, so nothing behind this in the list
 //! sees them.
 
