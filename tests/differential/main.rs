@@ -9,6 +9,7 @@ mod support;
 
 mod raw;
 mod rules;
+mod sets;
 
 use raw::{Answer, Both};
 use xdr::{
