@@ -3,10 +3,9 @@
 //! The controller forks it ahead of need. What it gives up, in this order: descriptors (by
 //! `bindings::sys::fork_child`), outliving the controller, the controller's signal mask, core dumps,
 //! groups and user, gaining privileges by exec. PKCS#11 login state belongs to a process, so a
-//! process never serves a second client.
+//! process never serves a second client. A TLS handshake comes after all this.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bindings::module::ModuleOptions;
@@ -20,9 +19,10 @@ use socket2::{Domain, Socket};
 
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
-use crate::connection::{self, Limits};
+use crate::connection::{self, Limits, Timed, Transport};
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
+use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that could not give up what it must not have.
 const NOT_CONFINED: i32 = 71;
@@ -33,6 +33,8 @@ pub struct Setup<'a> {
     pub service: &'a Service,
     /// The rules as of the fork.
     pub rules: Arc<Rules>,
+    /// What clients are met with over TLS, as of the fork; none without it.
+    pub tls: Option<Arc<Acceptor>>,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
     /// The controller; a worker that has another parent has lost it.
@@ -49,26 +51,53 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
         return NOT_CONFINED;
     }
     match channel.client() {
-        Ok(Some((socket, peer))) => serve(setup, socket, &peer),
+        Ok(Some((socket, peer))) => serve(setup, &channel, socket.into(), &peer),
         Ok(None) => {}
         Err(error) => log(Severity::Err, format_args!("worker got no client: {error}")),
     }
     0
 }
 
-fn serve(setup: &Setup<'_>, socket: OwnedFd, peer: &str) {
-    let socket = Socket::from(socket);
+fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     let processor = &setup.service.processor;
-    let limits =
-        Limits { record_size: processor.max_record_size, record_time: processor.record_timeout };
     // Failing is no reason to refuse the client: it would only be slower, or its loss be noticed late.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_keepalive(setup.service.protocols.iter().any(|p| p.keepalive));
     }
+    match &setup.tls {
+        None => match Timed::new(socket, processor.record_timeout) {
+            Ok(mut plain) => serve_calls(setup, &mut plain, peer),
+            Err(error) => log(Severity::Warning, format_args!("client {peer}: {error}")),
+        },
+        Some(tls) => {
+            match tls.accept(socket, processor.handshake_timeout, processor.record_timeout) {
+                Ok(mut accepted) => {
+                    channel.established();
+                    let user = &accepted.user;
+                    log(Severity::Info, format_args!("user={user} is authenticated and connected"));
+                    serve_calls(setup, &mut accepted.stream, peer);
+                    accepted.stream.close();
+                }
+                Err(refusal) => {
+                    let severity = match refusal {
+                        Refusal::NotAllowed { .. } | Refusal::NobodyConnects => Severity::Err,
+                        _ => Severity::Warning,
+                    };
+                    channel.refused(severity, &format!("client {peer}: {refusal}"));
+                }
+            }
+        }
+    }
+}
+
+fn serve_calls(setup: &Setup<'_>, transport: &mut impl Transport, peer: &str) {
+    let processor = &setup.service.processor;
+    let limits =
+        Limits { record_size: processor.max_record_size, record_time: processor.record_timeout };
     let options = ModuleOptions { flat_mechanisms: processor.flat_mechanisms.clone() };
     let gateway = Gateway::new(setup.rules.clone(), options, setup.trace);
-    if let Err(error) = connection::serve(&socket, &gateway, limits) {
+    if let Err(error) = connection::serve(transport, &gateway, limits) {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
     }
     // The module goes with the process, without C_Finalize, as in the original. Unloading it first
