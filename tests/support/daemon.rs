@@ -43,6 +43,8 @@ pub struct Setup {
     pub filter: String,
     /// More lines for the `processor` section.
     pub processor: String,
+    /// Whether clients use TLS: `use_ssl`.
+    pub use_ssl: bool,
     /// Most clients at a time.
     pub max_threads: u32,
     /// More environment for the daemon, and so for its modules.
@@ -59,6 +61,7 @@ impl Setup {
             modules: vec![("softhsm".into(), SOFTHSM.into())],
             filter: String::new(),
             processor: String::new(),
+            use_ssl: false,
             max_threads: 50,
             environment: vec![("SOFTHSM2_CONF".into(), configuration)],
         }
@@ -269,7 +272,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
     processor {{
       type = "rpc_pkcs11";
       filter_config = "{filter}";
-      use_ssl = false;
+      use_ssl = {use_ssl};
       {processor}
     }};
     workload_manager {{
@@ -284,6 +287,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
 "#,
         run = directory.join("run").display(),
         filter = directory.join("filter.conf").display(),
+        use_ssl = setup.use_ssl,
         processor = setup.processor,
         max_threads = setup.max_threads,
     )

@@ -11,6 +11,7 @@
 # crl.pem), another client's (client-other), everything of another authority (other-ca, other-server,
 # other-client), DH parameters (dh.pem) and pre-shared keys (psk.keys for the daemon, psk.client).
 set -eu
+export LC_ALL=C
 
 [ $# -ge 1 ] || { echo "usage: make-certs.sh DIRECTORY [more]" >&2; exit 2; }
 mkdir -p "$1"
