@@ -13,7 +13,7 @@ use std::time::Duration;
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
 use openssl::ssl::{
-    ErrorCode, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
+    ErrorCode, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
     SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use openssl::x509::store::X509StoreBuilder;
@@ -267,6 +267,8 @@ fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
     );
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     context.set_read_ahead(true);
+    // Sends what the certificate's file holds, not what else leads to the server's authority.
+    context.set_mode(SslMode::NO_AUTO_CHAIN);
     context.set_alpn_protos(PROTOCOL)?;
     // Also with a pre-shared key: a server that shows a certificate instead is not trusted.
     context.set_verify(SslVerifyMode::PEER);

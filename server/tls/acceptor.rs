@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use filter::source::{At, Error, Fault, Place};
@@ -16,7 +17,7 @@ use openssl::dh::Dh;
 use openssl::error::ErrorStack;
 use openssl::pkey::{Id, PKey, Params, Private};
 use openssl::ssl::{
-    AlpnError, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
+    AlpnError, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
     SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use openssl::stack::Stack;
@@ -53,10 +54,16 @@ const LONGEST_FILE: u64 = 16 << 20;
 pub struct Acceptor {
     context: SslContext,
     clients: ClientAuth,
+    /// Who the client said it is when it was asked for a key.
+    identity: Identity,
     allowed: Option<PathBuf>,
     /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
 }
+
+/// An identity that goes with a pre-shared key: of this process's one client, as OpenSSL keeps it with
+/// TLS 1.2 only.
+type Identity = Arc<Mutex<String>>;
 
 /// Why a client is not served.
 #[derive(Debug, thiserror::Error)]
@@ -122,10 +129,7 @@ impl Acceptor {
                 }
                 written(certificate.subject_name())
             }
-            None => {
-                let identity = stream.ssl().psk_identity().unwrap_or_default();
-                String::from_utf8_lossy(identity).into_owned()
-            }
+            None => self.identity.lock().map_or_else(|_| String::new(), |name| name.clone()),
         };
         stream.get_mut().established(record_time)?;
         let ours = stream.ssl().selected_alpn_protocol() == Some(PROTOCOL);
@@ -201,6 +205,7 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
     builder.suites(config)?;
     builder.dh(&config.dh, &config.place)?;
     let mut auth = ClientAuth::Required;
+    let identity = Identity::default();
     match &config.credentials {
         Credentials::Certificates { keys, trust, revoke, depth, clients } => {
             auth = *clients;
@@ -213,10 +218,11 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
                 builder.context.set_verify_depth(*depth);
             }
         }
-        Credentials::Psk(file) => builder.psk(file)?,
+        Credentials::Psk(file) => builder.psk(file, identity.clone())?,
     }
     let (context, warnings) = (builder.context.build(), builder.warnings);
-    Ok(Acceptor { context, clients: auth, allowed: config.allowed.clone(), warnings })
+    let allowed = config.allowed.clone();
+    Ok(Acceptor { context, clients: auth, identity, allowed, warnings })
 }
 
 /// An error of OpenSSL at a place of the configuration file.
@@ -255,6 +261,8 @@ impl Builder<'_> {
         context.set_session_cache_mode(SslSessionCacheMode::OFF);
         context.set_num_tickets(0)?;
         context.set_read_ahead(true);
+        // Sends what a certificate's file holds, not what else leads to an authority of clients.
+        context.set_mode(SslMode::NO_AUTO_CHAIN);
         context.set_alpn_select_callback(|_, offered| select(offered).ok_or(AlpnError::NOACK));
         Ok(())
     }
@@ -390,7 +398,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn psk(&mut self, file: &At<PathBuf>) -> Result<(), Fault> {
+    fn psk(&mut self, file: &At<PathBuf>, client: Identity) -> Result<(), Fault> {
         let keys = Keys::parse(&content(file)?).map_err(|error| about(file, &error))?;
         if fs::metadata(&file.value).is_ok_and(|metadata| metadata.mode() & 0o077 != 0) {
             let text = format!("{}: can be read by others", file.value.display());
@@ -398,6 +406,9 @@ impl Builder<'_> {
         }
         self.context.set_psk_server_callback(move |_, identity, space| {
             let key = identity.and_then(|identity| keys.find(identity));
+            if let (Ok(mut client), Some(identity)) = (client.lock(), identity) {
+                *client = String::from_utf8_lossy(identity).into_owned();
+            }
             Ok(key.and_then(|key| {
                 space.get_mut(..key.len())?.copy_from_slice(key);
                 Some(key.len())

@@ -496,7 +496,10 @@ impl State {
                 }
             }
         }
-        let suites13: Vec<&str> = named(SUITES13, &self.ciphers.chosen);
+        let mut suites13: Vec<&str> = named(SUITES13, &self.ciphers.chosen);
+        if !self.macs.chosen.contains(&"AEAD") {
+            suites13.clear();
+        }
         let tls12 = has(TLS12) && !suites12.is_empty();
         let tls13 = has(TLS13) && !suites13.is_empty();
         let mut signatures = named(SIGNATURES, &self.signatures.chosen);

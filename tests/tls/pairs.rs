@@ -32,11 +32,6 @@ fn answers_like_softhsm(client: Maker, daemon: Maker) {
 }
 
 #[test]
-fn the_original_pair_answers_like_softhsm() {
-    answers_like_softhsm(Original, Original);
-}
-
-#[test]
 fn the_original_client_and_our_daemon_answer_like_softhsm() {
     answers_like_softhsm(Original, Ours);
 }

@@ -23,9 +23,16 @@ fn calms_down(daemon: &Daemon, descriptors: usize) {
     assert_eq!(left, 0, "temporary files");
 }
 
+/// The controller's descriptors once they stay as many as they are.
 fn settled(daemon: &Daemon) -> usize {
-    wait_until(SOON, || daemon.workers().len() == 1);
-    daemon.process().descriptors()
+    let mut last = (0, 0);
+    wait_until(SOON, || {
+        std::thread::sleep(Duration::from_millis(100));
+        let before = last;
+        last = (daemon.workers().len(), daemon.process().descriptors());
+        last == before && last.0 == 1
+    });
+    last.1
 }
 
 /// Either client is refused at once, with CKR_DEVICE_ERROR from ours, and the log says why.

@@ -14,7 +14,7 @@ use Maker::Ours;
 /// Starts a daemon with this in `processor`; gives what it says on its way out.
 fn refused(processor: &str) -> String {
     let directory = Directory::new();
-    fs::write(directory.join("filter.conf"), "").expect("a new directory");
+    fs::write(directory.join("filter.conf"), "modules = [(\"softhsm\", \"/usr/lib/softhsm/libsofthsm2.so\")]").expect("a new directory");
     let socket = directory.join("socket").display().to_string();
     let text = format!(
         "netplex {{ service {{ name = \"s\";

@@ -132,6 +132,7 @@ fn priority_strings_select_what_gnutls_selects() {
         "NORMAL:+AES-128-CCM-8:+AES-256-CCM-8",
         "NORMAL:-VERS-ALL:+VERS-TLS1.3",
         "NORMAL:-MAC-ALL:+SHA1",
+        "NORMAL:-KX-ALL",
     ] {
         let (suites12, suites13) = listed(text);
         let ours = Priority::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -145,7 +146,6 @@ fn priority_strings_select_what_gnutls_selects() {
         }
         assert_eq!(ours12, suites12, "{text}");
         let ours13 = ours.suites13.split(':').filter(|_| ours.tls13).map(str::to_owned);
-        let named = |name: &String| name.replace("CCM_8_SHA256", "CCM_8_SHA256");
-        assert_eq!(ours13.collect::<Vec<_>>(), suites13.iter().map(named).collect::<Vec<_>>(), "{text}");
+        assert_eq!(ours13.filter(|name| !name.is_empty()).collect::<Vec<_>>(), suites13, "{text}");
     }
 }
