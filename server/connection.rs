@@ -56,13 +56,18 @@ pub struct Timed {
     socket: Socket,
     time: Duration,
     deadline: Option<Instant>,
+    /// The limit the kernel has for reading, if it has one.
+    limit: Option<Duration>,
 }
+
+/// How far that may be beyond what is left before it is set again.
+const SLACK: Duration = Duration::from_millis(100);
 
 impl Timed {
     /// A blocking socket, and how long a record may take in either direction.
     pub fn new(socket: Socket, time: Duration) -> io::Result<Timed> {
         socket.set_write_timeout(Some(time))?;
-        Ok(Timed { socket, time, deadline: None })
+        Ok(Timed { socket, time, deadline: None, limit: None })
     }
 
     /// Changes how long a record may take.
@@ -81,7 +86,10 @@ impl Timed {
                 if left.is_zero() {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                self.socket.set_read_timeout(Some(left))?;
+                if self.limit.is_none_or(|limit| limit > left + SLACK) {
+                    self.socket.set_read_timeout(Some(left))?;
+                    self.limit = Some(left);
+                }
             }
             let mut from = &self.socket;
             match from.read(space) {
@@ -98,7 +106,8 @@ impl Timed {
 
     /// Takes the time limit off.
     pub fn rest(&mut self) -> io::Result<()> {
-        if self.deadline.take().is_some() {
+        self.deadline = None;
+        if self.limit.take().is_some() {
             self.socket.set_read_timeout(None)?;
         }
         Ok(())

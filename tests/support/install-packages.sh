@@ -4,7 +4,7 @@
 # run again it does nothing. Starts no service: caml-crush-server would otherwise listen on port 4444.
 set -eu
 
-packages="build-essential pkg-config libssl-dev openssl gnutls-bin libengine-pkcs11-openssl softhsm2 libsofthsm2-dev opensc caml-crush-server caml-crush-clients"
+packages="build-essential pkg-config libssl-dev openssl gnutls-bin strace libengine-pkcs11-openssl softhsm2 libsofthsm2-dev opensc caml-crush-server caml-crush-clients"
 
 fail() {
     echo "install-packages: $*" >&2

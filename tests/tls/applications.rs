@@ -142,3 +142,36 @@ fn the_name_of_the_library_or_the_endpoint_chooses_tls() {
     assert!(with(Library::Ours, format!("tls:{}", daemon.address())));
     assert!(!with(Library::Ours, daemon.address()));
 }
+
+/// An application with OpenSSL that loads and unloads the library, with and without C_Finalize: nothing
+/// of ours is called afterwards, no descriptor stays, and memory does not grow without bound.
+#[test]
+fn our_tls_library_can_be_unloaded_from_an_application_with_openssl() {
+    let (daemon, _token) = daemon_with_key();
+    for mode in ["finalize", "leave", "exit"] {
+        let outcome = run(c_program("unload", Ours, &daemon, &[mode]), Duration::from_secs(60));
+        let said = format!("{mode}: {}\n{}\n{}", outcome.status, outcome.stdout, outcome.stderr);
+        assert!(outcome.status.success() && !outcome.stdout.contains("NO"), "{said}");
+    }
+}
+
+/// A child that forks and exits writes nothing to its parent's connection, nor closes it for it.
+#[test]
+fn a_child_that_only_exits_writes_nothing() {
+    let (daemon, _token) = daemon_with_key();
+    let trace = Directory::new();
+    let mut traced = Command::new("strace");
+    traced.args(["-f", "-e", "trace=sendmsg,sendto,write,shutdown,exit_group,clone,clone3,fork,vfork"]);
+    traced.arg("-o").arg(trace.join("trace"));
+    let inner = c_program("nested", Ours, &daemon, &["fork"]);
+    traced.arg(inner.get_program()).args(inner.get_args());
+    traced.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    traced.env_remove("PKCS11PROXY_LOG");
+    let outcome = run(traced, Duration::from_secs(30));
+    assert!(outcome.status.success() && !outcome.stdout.contains("NO"), "{}", outcome.stdout);
+    let text = fs::read_to_string(trace.join("trace")).expect("strace is installed");
+    let parent = text.split_whitespace().next().expect("strace wrote something");
+    let child: Vec<&str> = text.lines().filter(|line| !line.starts_with(parent)).collect();
+    assert!(child.iter().any(|line| line.contains("exit_group")), "{text}");
+    assert!(!child.iter().any(|line| line.contains("send") || line.contains("shutdown")), "{child:#?}");
+}
