@@ -1232,6 +1232,14 @@ mod tests {
     }
 
     #[test]
+    fn loads_the_sample_for_a_trial_of_tls() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/tls-trial.conf");
+        let configuration = load(Path::new(file)).unwrap();
+        assert_eq!(configuration.warnings, [""; 0]);
+        assert!(configuration.services[0].processor.use_tls);
+    }
+
+    #[test]
     fn warns_of_a_tls_section_that_lets_nobody_in() {
         for (replaced, line, expected) in [
             ("", "", "peer_auth is missing: taken as required"),
