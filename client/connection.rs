@@ -693,7 +693,8 @@ mod tests {
     fn a_daemon_that_does_not_read_is_given_up_in_time() {
         let path = SocketPath::new();
         let _listener = UnixListener::bind(&path.0).unwrap();
-        let connection = Connection::open(&path.endpoint(), None, Duration::from_millis(300)).unwrap();
+        let connection =
+            Connection::open(&path.endpoint(), None, Duration::from_millis(300)).unwrap();
         let large = vec![0; 8 << 20];
         let started = Instant::now();
         let reply = connection.call(Call::C_Digest(SessionHandle(1), &large));

@@ -128,10 +128,11 @@ impl Instance {
 
 fn start(environment: &Environment<'_>) -> Result<Library, InitializeError> {
     let settings = Settings::read(environment)?;
-    let connection = match Connection::open(&settings.endpoint, settings.tls.as_ref(), settings.timeout) {
-        Ok(connection) => connection,
-        Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
-    };
+    let connection =
+        match Connection::open(&settings.endpoint, settings.tls.as_ref(), settings.timeout) {
+            Ok(connection) => connection,
+            Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
+        };
     let library = Library::start(connection, &settings)?;
     log::info!("connected to {}", settings.endpoint);
     Ok(library)

@@ -157,7 +157,9 @@ impl std::fmt::Display for Endpoint {
 /// Why there are no settings to connect with.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("endpoint {0:?}: expected host:port, [IPv6 address]:port or an absolute path, or tls: before one")]
+    #[error(
+        "endpoint {0:?}: expected host:port, [IPv6 address]:port or an absolute path, or tls: before one"
+    )]
     Endpoint(String),
     #[error("endpoint {0:?}: expected a port between 1 and 65535")]
     Port(String),
@@ -245,7 +247,11 @@ fn tls(environment: &Environment<'_>, endpoint: &Endpoint) -> Result<TlsSettings
         (Some(name), _) => Some(name.into_string().map_err(|_| SettingsError::VerifyName)?),
     };
     let pinned = source("PKCS11PROXY_SERVER_CERTS_FILE", built_in.pinned);
-    Ok(TlsSettings { credentials, pinned, name })
+    Ok(TlsSettings {
+        credentials,
+        pinned,
+        name,
+    })
 }
 
 fn endpoint(written: OsString) -> Result<Endpoint, SettingsError> {
@@ -428,12 +434,27 @@ mod tests {
             (vec![socket("tls:h:1")], tcp("h", 1), true),
             (vec![socket("tls:[::1]:1")], tcp("::1", 1), true),
             (vec![socket("tls:/s")], Endpoint::Unix("/s".into()), true),
-            (vec![library("/l/libp11clienttcpssl.so")], tcp("127.0.0.1", 4444), true),
-            (vec![library("/ssl/libp11client.so")], tcp("127.0.0.1", 4444), false),
-            (vec![library("libp11clientssl.so"), socket("/s")], Endpoint::Unix("/s".into()), true),
+            (
+                vec![library("/l/libp11clienttcpssl.so")],
+                tcp("127.0.0.1", 4444),
+                true,
+            ),
+            (
+                vec![library("/ssl/libp11client.so")],
+                tcp("127.0.0.1", 4444),
+                false,
+            ),
+            (
+                vec![library("libp11clientssl.so"), socket("/s")],
+                Endpoint::Unix("/s".into()),
+                true,
+            ),
         ] {
             let settings = with_tls(&more).unwrap();
-            assert_eq!((&settings.endpoint, settings.tls.is_some()), (&endpoint, is_tls));
+            assert_eq!(
+                (&settings.endpoint, settings.tls.is_some()),
+                (&endpoint, is_tls)
+            );
         }
     }
 
@@ -441,13 +462,25 @@ mod tests {
     fn tls_needs_three_files_or_a_shared_key() {
         let endpoint = ("PKCS11PROXY_SOCKET_PATH", "tls:h:1");
         let file = |name: &str| Source::File(name.into());
-        let tls = |more: &[_]| with_tls(&[&[endpoint], more].concat()).unwrap().tls.unwrap();
+        let tls = |more: &[_]| {
+            with_tls(&[&[endpoint], more].concat())
+                .unwrap()
+                .tls
+                .unwrap()
+        };
         let expected = Credentials::Certificates {
             authority: file("/ca"),
             certificate: file("/cert"),
             key: file("/key"),
         };
-        assert_eq!(tls(&[]), TlsSettings { credentials: expected, pinned: None, name: None });
+        assert_eq!(
+            tls(&[]),
+            TlsSettings {
+                credentials: expected,
+                pinned: None,
+                name: None
+            }
+        );
         let psk = ("PKCS11PROXY_PSK_FILE", "/psk");
         assert_eq!(tls(&[psk]).credentials, Credentials::Psk(file("/psk")));
         let pinned = ("PKCS11PROXY_SERVER_CERTS_FILE", "/pinned");
@@ -457,10 +490,16 @@ mod tests {
         assert_eq!(name("endpoint").as_deref(), Some("h"));
         assert_eq!(name(""), None);
         for (missing, value) in &TLS[1..] {
-            let rest: Vec<_> = TLS.into_iter().filter(|(name, _)| name != missing).collect();
+            let rest: Vec<_> = TLS
+                .into_iter()
+                .filter(|(name, _)| name != missing)
+                .collect();
             for rest in [rest.clone(), [&[(*missing, "")], rest.as_slice()].concat()] {
                 let refusal = read(&[&[endpoint], rest.as_slice()].concat(), Ok(b""), None);
-                assert!(matches!(refusal, Err(SettingsError::TlsFile(name)) if name == *missing), "{value}");
+                assert!(
+                    matches!(refusal, Err(SettingsError::TlsFile(name)) if name == *missing),
+                    "{value}"
+                );
             }
         }
     }

@@ -110,20 +110,33 @@ impl Stream {
                 Err(_) => ssl.param_mut().set_host(name)?,
             }
         }
-        let pipe = Pipe { socket: Some(socket), deadline, collected: None };
+        let pipe = Pipe {
+            socket: Some(socket),
+            deadline,
+            collected: None,
+        };
         let stream = ssl.connect(pipe).map_err(handshake_error)?;
         let ssl = stream.ssl();
         if let Some(source) = &settings.pinned {
-            let peer = ssl.peer_certificate().ok_or(TlsError::Server("there is none"))?.to_der()?;
+            let peer = ssl
+                .peer_certificate()
+                .ok_or(TlsError::Server("there is none"))?
+                .to_der()?;
             let known = certificates(source)?;
-            if !known.iter().any(|known| known.to_der().is_ok_and(|der| der == peer)) {
+            if !known
+                .iter()
+                .any(|known| known.to_der().is_ok_and(|der| der == peer))
+            {
                 return Err(TlsError::NotPinned(source.clone()));
             }
         }
         let suite = ssl.current_cipher().map_or("", |suite| suite.name());
         log::debug!("{} with {suite}", ssl.version_str());
         drop(ErrorStack::get());
-        Ok(Stream { stream: Some(stream), piece: Vec::new() })
+        Ok(Stream {
+            stream: Some(stream),
+            piece: Vec::new(),
+        })
     }
 
     pub fn send(&mut self, record: &mut Slices<'_>, deadline: Deadline) -> Result<(), Failure> {
@@ -160,8 +173,12 @@ impl Stream {
     /// The end, in the process that connected: tells the daemon, if the connection is sound and
     /// there is room for it, and frees what OpenSSL holds. In another process it does nothing.
     pub fn close(&mut self, is_sound: bool) {
-        let Some(stream) = &mut self.stream else { return };
-        let Ok(_entered) = libcrypto::enter() else { return };
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        let Ok(_entered) = libcrypto::enter() else {
+            return;
+        };
         let pipe = stream.get_mut();
         if !pipe.socket.as_ref().is_some_and(Socket::is_ours) {
             return;
@@ -232,7 +249,9 @@ impl Write for Pipe {
 
 impl Pipe {
     fn socket(&mut self) -> io::Result<&mut Socket> {
-        self.socket.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.socket
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
@@ -274,7 +293,11 @@ fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
     context.set_verify(SslVerifyMode::PEER);
     let mut store = X509StoreBuilder::new()?;
     match &settings.credentials {
-        Credentials::Certificates { authority, certificate, key } => {
+        Credentials::Certificates {
+            authority,
+            certificate,
+            key,
+        } => {
             context.set_cipher_list(SUITES)?;
             let refused = |source: &Source| {
                 let source = source.clone();
@@ -289,11 +312,15 @@ fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
                 if !own.public_key()?.public_eq(&private) {
                     return Err(TlsError::Mismatch(key.clone(), certificate.clone()));
                 }
-                context.set_certificate(&own).map_err(refused(certificate))?;
+                context
+                    .set_certificate(&own)
+                    .map_err(refused(certificate))?;
                 context.set_private_key(&private).map_err(refused(key))?;
             }
             for issuer in chain {
-                context.add_extra_chain_cert(issuer).map_err(refused(certificate))?;
+                context
+                    .add_extra_chain_cert(issuer)
+                    .map_err(refused(certificate))?;
             }
         }
         Credentials::Psk(source) => {
@@ -301,7 +328,9 @@ fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
             context.set_ciphersuites(PSK_SUITES13)?;
             let (identity, key) = pre_shared_key(source)?;
             context.set_psk_client_callback(move |_, _, identity_space, key_space| {
-                let rooms = identity_space.get_mut(..=identity.len()).zip(key_space.get_mut(..key.len()));
+                let rooms = identity_space
+                    .get_mut(..=identity.len())
+                    .zip(key_space.get_mut(..key.len()));
                 Ok(rooms.map_or(0, |(identity_room, key_room)| {
                     identity_room[..identity.len()].copy_from_slice(&identity);
                     identity_room[identity.len()] = 0;
@@ -331,7 +360,10 @@ fn certificates(source: &Source) -> Result<Vec<X509>, TlsError> {
     let found = X509::stack_from_pem(&read(source)?);
     let found = found.map_err(|error| TlsError::Refused(source.clone(), error))?;
     if found.is_empty() {
-        return Err(TlsError::Content(source.clone(), "holds no certificate in PEM"));
+        return Err(TlsError::Content(
+            source.clone(),
+            "holds no certificate in PEM",
+        ));
     }
     Ok(found)
 }
@@ -344,20 +376,38 @@ fn private_key(source: &Source) -> Result<PKey<openssl::pkey::Private>, TlsError
         Err(ErrorStack::get())
     });
     key.map_err(|_| {
-        let what = if asked { "is encrypted" } else { "holds no private key in PEM" };
+        let what = if asked {
+            "is encrypted"
+        } else {
+            "holds no private key in PEM"
+        };
         TlsError::Content(source.clone(), what)
     })
 }
 
 /// One line, `identity:key in hexadecimal`.
 fn pre_shared_key(source: &Source) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), TlsError> {
-    let wrong = || TlsError::Content(source.clone(), "expected one line, identity:key in hexadecimal");
+    let wrong = || {
+        TlsError::Content(
+            source.clone(),
+            "expected one line, identity:key in hexadecimal",
+        )
+    };
     let text = read(source)?;
     let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    let line = lines.find(|line| !line.is_empty() && !line.starts_with(b"#")).ok_or_else(wrong)?;
-    let colon = line.iter().rposition(|byte| *byte == b':').ok_or_else(wrong)?;
+    let line = lines
+        .find(|line| !line.is_empty() && !line.starts_with(b"#"))
+        .ok_or_else(wrong)?;
+    let colon = line
+        .iter()
+        .rposition(|byte| *byte == b':')
+        .ok_or_else(wrong)?;
     let (identity, digits) = (&line[..colon], &line[colon + 1..]);
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     let pairs = digits.chunks(2);
     let key = pairs.map(|pair| match pair {
         [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
@@ -393,7 +443,9 @@ fn failure(error: openssl::ssl::Error) -> Failure {
         Ok(error) => return Failure::Socket(error),
         Err(error) => error,
     };
-    let Some(stack) = error.ssl_error() else { return Failure::Closed };
+    let Some(stack) = error.ssl_error() else {
+        return Failure::Closed;
+    };
     let reason = stack.errors().iter().find_map(|error| error.reason());
     Failure::Socket(io::Error::other(reason.unwrap_or("TLS failed").to_owned()))
 }

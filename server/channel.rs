@@ -27,7 +27,13 @@ const PEER_SIZE: usize = 256;
 pub fn pair() -> io::Result<(ControllerEnd, WorkerEnd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-    Ok((ControllerEnd(ours), WorkerEnd { socket: theirs, lost: AtomicU32::new(0) }))
+    Ok((
+        ControllerEnd(ours),
+        WorkerEnd {
+            socket: theirs,
+            lost: AtomicU32::new(0),
+        },
+    ))
 }
 
 /// The controller's end.
@@ -113,8 +119,17 @@ impl WorkerRecord {
 
     /// The record as the loggers take it; the component is the worker's service.
     pub fn for_component<'a>(&'a self, component: &'a str) -> Record<'a> {
-        let WorkerRecord { severity, subchannel, message } = self;
-        Record { severity: *severity, component, subchannel, message }
+        let WorkerRecord {
+            severity,
+            subchannel,
+            message,
+        } = self;
+        Record {
+            severity: *severity,
+            component,
+            subchannel,
+            message,
+        }
     }
 }
 
@@ -131,7 +146,10 @@ impl WorkerEnd {
         let mut peer = [0; PEER_SIZE];
         let received = bindings::sys::receive(self.socket.as_fd(), &mut peer)?;
         Ok(received.map(|(length, socket)| {
-            (socket, String::from_utf8_lossy(&peer[..length]).into_owned())
+            (
+                socket,
+                String::from_utf8_lossy(&peer[..length]).into_owned(),
+            )
         }))
     }
 
@@ -212,10 +230,16 @@ mod tests {
         let received = record(controller.next_message().unwrap().unwrap());
         let received = received.for_component("service");
         assert_eq!(received.severity, Severity::Alert);
-        assert_eq!((received.subchannel, received.message), ("filter", "C_Sign refused"));
+        assert_eq!(
+            (received.subchannel, received.message),
+            ("filter", "C_Sign refused")
+        );
         assert_eq!(received.component, "service");
         worker.established();
-        assert!(matches!(controller.next_message(), Ok(Some(Message::Established))));
+        assert!(matches!(
+            controller.next_message(),
+            Ok(Some(Message::Established))
+        ));
         worker.refused(Severity::Warning, "no certificate");
         let refusal = controller.next_message().unwrap().unwrap();
         assert!(matches!(refusal, Message::Refusal(record) if record.message == "no certificate"));
@@ -227,7 +251,13 @@ mod tests {
     #[test]
     fn anything_else_from_a_worker_is_passed_over() {
         let (controller, worker) = pair().unwrap();
-        for bytes in [&[0, 200, 0, b'x'][..], &[0, 3], &[1, 3, 9, b'x'], &[2, 0], &[3]] {
+        for bytes in [
+            &[0, 200, 0, b'x'][..],
+            &[0, 3],
+            &[1, 3, 9, b'x'],
+            &[2, 0],
+            &[3],
+        ] {
             send(worker.socket.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
         }
         assert!(controller.next_message().unwrap().is_none());
@@ -237,8 +267,12 @@ mod tests {
     fn a_worker_never_waits_for_a_slow_controller_and_tells_what_was_lost() {
         let (controller, worker) = pair().unwrap();
         let message = "x".repeat(10_000);
-        let logged =
-            Record { severity: Severity::Info, component: "", subchannel: "", message: &message };
+        let logged = Record {
+            severity: Severity::Info,
+            component: "",
+            subchannel: "",
+            message: &message,
+        };
         for _ in 0..10_000 {
             worker.record(&logged);
         }

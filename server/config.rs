@@ -770,7 +770,11 @@ fn seconds(option: Option<At<Float>>, default: u64) -> Result<Duration, Fault> {
     })
 }
 
-pub(crate) fn required<T>(option: Option<At<T>>, name: &str, section: &Place) -> Result<At<T>, Fault> {
+pub(crate) fn required<T>(
+    option: Option<At<T>>,
+    name: &str,
+    section: &Place,
+) -> Result<At<T>, Fault> {
     option.ok_or_else(|| section.fault(format!("`{name}` is missing")))
 }
 
@@ -1221,14 +1225,22 @@ mod tests {
         assert!(processor.use_tls);
         assert_eq!(processor.handshake_timeout, Duration::from_secs(15));
         let tls = processor.tls.unwrap();
-        let Credentials::Certificates { keys, trust, clients, .. } = tls.credentials else {
+        let Credentials::Certificates {
+            keys,
+            trust,
+            clients,
+            ..
+        } = tls.credentials
+        else {
             panic!()
         };
         assert_eq!(keys[0].certificate.value, Path::new("/etc/server.pem"));
         assert_eq!(keys[0].key.value, Path::new("/k"));
         assert_eq!(trust[0].value, Path::new("/etc/ca.pem"));
         assert_eq!(clients, ClientAuth::Required);
-        assert!(matches!(tls.dh, DhConfig::File(file) if file.value == Path::new("/etc/dhparams.pem")));
+        assert!(
+            matches!(tls.dh, DhConfig::File(file) if file.value == Path::new("/etc/dhparams.pem"))
+        );
     }
 
     #[test]
@@ -1243,12 +1255,32 @@ mod tests {
     fn warns_of_a_tls_section_that_lets_nobody_in() {
         for (replaced, line, expected) in [
             ("", "", "peer_auth is missing: taken as required"),
-            ("(*in tls*)", "peer_auth = \"optional\";", "peer_auth: taken as required"),
-            ("(*in tls*)", "peer_auth = \"none\";", "peer_auth: refuses every client"),
+            (
+                "(*in tls*)",
+                "peer_auth = \"optional\";",
+                "peer_auth: taken as required",
+            ),
+            (
+                "(*in tls*)",
+                "peer_auth = \"none\";",
+                "peer_auth: refuses every client",
+            ),
             ("; trust { crt_file = \"ca.pem\" }", "", "without a `trust`"),
-            ("use_ssl = true;", "use_ssl = false; cafile = \"x\";", "cafile: has no effect without"),
-            ("use_ssl = true;", "use_ssl = true; cafile = \"x\";", "cafile: has no effect beside"),
-            ("SECURE256", "SECURE256:+RSA", "algorithms: RSA is not offered"),
+            (
+                "use_ssl = true;",
+                "use_ssl = false; cafile = \"x\";",
+                "cafile: has no effect without",
+            ),
+            (
+                "use_ssl = true;",
+                "use_ssl = true; cafile = \"x\";",
+                "cafile: has no effect beside",
+            ),
+            (
+                "SECURE256",
+                "SECURE256:+RSA",
+                "algorithms: RSA is not offered",
+            ),
         ] {
             let warnings = tls(replaced, line).unwrap().warnings.join("\n");
             assert!(warnings.contains(expected), "{line}: {warnings}");
@@ -1258,22 +1290,62 @@ mod tests {
     #[test]
     fn refuses_a_wrong_tls_section() {
         for (replaced, line, expected) in [
-            ("SECURE256:", "HIGH:", "tls.algorithms: expected one of NORMAL"),
-            ("(*in tls*)", "peer_auth = \"yes\";", "peer_auth: expected none, optional or required"),
-            ("(*in tls*)", "nonsense = 1;", "tls.nonsense: unknown option"),
-            ("(*in tls*)", "psk_file = \"/x\";", "psk_file: expected either"),
-            ("(*in key*)", "; password = \"a\"; password_file = \"b\"", "expected no `password`"),
-            ("pkcs3_file = \"dhparams.pem\"; bits = 2048", "", "dh_params: expected `pkcs3_file`"),
-            ("pkcs3_file = \"dhparams.pem\"; bits = 2048", "bits = 9000", "bits: expected 1024"),
+            (
+                "SECURE256:",
+                "HIGH:",
+                "tls.algorithms: expected one of NORMAL",
+            ),
+            (
+                "(*in tls*)",
+                "peer_auth = \"yes\";",
+                "peer_auth: expected none, optional or required",
+            ),
+            (
+                "(*in tls*)",
+                "nonsense = 1;",
+                "tls.nonsense: unknown option",
+            ),
+            (
+                "(*in tls*)",
+                "psk_file = \"/x\";",
+                "psk_file: expected either",
+            ),
+            (
+                "(*in key*)",
+                "; password = \"a\"; password_file = \"b\"",
+                "expected no `password`",
+            ),
+            (
+                "pkcs3_file = \"dhparams.pem\"; bits = 2048",
+                "",
+                "dh_params: expected `pkcs3_file`",
+            ),
+            (
+                "pkcs3_file = \"dhparams.pem\"; bits = 2048",
+                "bits = 9000",
+                "bits: expected 1024",
+            ),
             ("key_file = \"/k\"", "", "`key_file` is missing"),
         ] {
             let message = tls(replaced, line).unwrap_err();
             assert!(message.contains(expected), "{line}: {message}");
         }
-        refused("processor", "use_ssl = true;", "use_ssl: expected a section `tls`");
+        refused(
+            "processor",
+            "use_ssl = true;",
+            "use_ssl: expected a section `tls`",
+        );
         refused("processor", "use_ssl = true; tls { };", "`x509` is missing");
-        refused("processor", "use_ssl = true; cafile = \"x\";", "`certfile` is missing");
-        refused("processor", "handshake_timeout = 0.0;", "expected more than 0.0 seconds");
+        refused(
+            "processor",
+            "use_ssl = true; cafile = \"x\";",
+            "`certfile` is missing",
+        );
+        refused(
+            "processor",
+            "handshake_timeout = 0.0;",
+            "expected more than 0.0 seconds",
+        );
     }
 
     /// spec/server.md 5.5.
@@ -1289,11 +1361,17 @@ mod tests {
         assert!(matches!(tls.suites, Suites::List { list, .. } if list.value == "AES256"));
         assert!(matches!(
             tls.credentials,
-            Credentials::Certificates { depth: Some(2), clients: ClientAuth::Required, .. }
+            Credentials::Certificates {
+                depth: Some(2),
+                clients: ClientAuth::Required,
+                ..
+            }
         ));
         let psk = inside("processor", "use_ssl = true; tls { psk_file = \"keys\" };").unwrap();
         let credentials = &psk.services[0].processor.tls.as_ref().unwrap().credentials;
-        assert!(matches!(credentials, Credentials::Psk(file) if file.value == Path::new("/etc/keys")));
+        assert!(
+            matches!(credentials, Credentials::Psk(file) if file.value == Path::new("/etc/keys"))
+        );
     }
 
     #[test]

@@ -67,7 +67,12 @@ impl Timed {
     /// A blocking socket, and how long a record may take in either direction.
     pub fn new(socket: Socket, time: Duration) -> io::Result<Timed> {
         socket.set_write_timeout(Some(time))?;
-        Ok(Timed { socket, time, deadline: None, limit: None })
+        Ok(Timed {
+            socket,
+            time,
+            deadline: None,
+            limit: None,
+        })
     }
 
     /// Changes how long a record may take.
@@ -156,7 +161,9 @@ impl Transport for Timed {
     fn send(&mut self, mut slices: Slices<'_>) -> io::Result<()> {
         self.send_while(|| {
             let flags = MsgFlags::MSG_NOSIGNAL.bits();
-            let count = self.socket.send_vectored_with_flags(slices.unsent(), flags)?;
+            let count = self
+                .socket
+                .send_vectored_with_flags(slices.unsent(), flags)?;
             slices.advance(count);
             Ok(!slices.is_sent())
         })
@@ -218,7 +225,10 @@ fn answer(
                     return Ok(Some(function));
                 }
             }
-            log(Severity::Crit, format_args!("{}: internal error", function.name()));
+            log(
+                Severity::Crit,
+                format_args!("{}: internal error", function.name()),
+            );
             rejected(xid, Rejection::SystemError, output).map(|()| Some(function))
         }
     }

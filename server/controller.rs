@@ -95,7 +95,9 @@ struct Throttle(Option<Instant>);
 impl Throttle {
     fn passes(&mut self) -> bool {
         let now = Instant::now();
-        let passes = self.0.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
+        let passes = self
+            .0
+            .is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
         if passes {
             self.0 = Some(now);
         }
@@ -117,9 +119,16 @@ const REFUSALS_LOGGED: u32 = 20;
 impl RefusalLog {
     /// Whether this one is logged; and how many were not before it, if that has not been told.
     fn passes(&mut self, now: Instant) -> (bool, Option<u64>) {
-        if self.since.is_none_or(|since| now.duration_since(since) >= WARNING_INTERVAL) {
+        if self
+            .since
+            .is_none_or(|since| now.duration_since(since) >= WARNING_INTERVAL)
+        {
             let left_out = std::mem::take(&mut self.left_out);
-            *self = RefusalLog { since: Some(now), logged: 1, left_out: 0 };
+            *self = RefusalLog {
+                since: Some(now),
+                logged: 1,
+                left_out: 0,
+            };
             return (true, (left_out > 0).then_some(left_out));
         }
         let passes = self.logged < REFUSALS_LOGGED;
@@ -185,7 +194,8 @@ impl Controller {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags)?;
         let source = signals.as_fd().as_raw_fd();
-        poll.registry().register(&mut SourceFd(&source), SIGNAL_TOKEN, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&source), SIGNAL_TOKEN, Interest::READABLE)?;
 
         let (workers, tokens) = (HashMap::new(), HashMap::new());
         let mut controller = Controller {
@@ -200,7 +210,9 @@ impl Controller {
             trace,
         };
         for (service, policy, listeners) in services {
-            let listeners = listeners.into_iter().map(|listener| controller.listen(listener));
+            let listeners = listeners
+                .into_iter()
+                .map(|listener| controller.listen(listener));
             let running = Running {
                 listeners: listeners.collect::<io::Result<_>>()?,
                 service,
@@ -222,8 +234,14 @@ impl Controller {
     fn listen(&mut self, listener: Listener) -> io::Result<ListenerState> {
         let token = self.new_token();
         let source = listener.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&source), token, Interest::READABLE)?;
-        Ok(ListenerState { listener, token, is_ready: false })
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&source), token, Interest::READABLE)?;
+        Ok(ListenerState {
+            listener,
+            token,
+            is_ready: false,
+        })
     }
 
     fn new_token(&mut self) -> Token {
@@ -265,22 +283,35 @@ impl Controller {
     /// can be served, until the pause ends when forking pauses, until a handshake takes too long
     /// when others wait for its worker.
     fn next_wake(&self) -> Option<Duration> {
-        let wakes = self.services.iter().enumerate().filter_map(|(service, running)| {
-            if running.listeners.iter().any(|l| l.is_ready) {
-                if running.can_accept() {
-                    return Some(Duration::ZERO);
+        let wakes = self
+            .services
+            .iter()
+            .enumerate()
+            .filter_map(|(service, running)| {
+                if running.listeners.iter().any(|l| l.is_ready) {
+                    if running.can_accept() {
+                        return Some(Duration::ZERO);
+                    }
+                    if let Some((since, _)) = self
+                        .handshakes(service)
+                        .into_iter()
+                        .min_by_key(|(since, _)| *since)
+                    {
+                        return Some(HANDSHAKE_GRACE.saturating_sub(since.elapsed()));
+                    }
                 }
-                if let Some((since, _)) = self.handshakes(service).into_iter().min_by_key(|(since, _)| *since) {
-                    return Some(HANDSHAKE_GRACE.saturating_sub(since.elapsed()));
-                }
-            }
-            running.paused_until.map(|until| until.saturating_duration_since(Instant::now()))
-        });
+                running
+                    .paused_until
+                    .map(|until| until.saturating_duration_since(Instant::now()))
+            });
         wakes.min()
     }
 
     fn mark_ready(&mut self, token: Token) {
-        let listeners = self.services.iter_mut().flat_map(|running| &mut running.listeners);
+        let listeners = self
+            .services
+            .iter_mut()
+            .flat_map(|running| &mut running.listeners);
         for listener in listeners.filter(|listener| listener.token == token) {
             listener.is_ready = true;
         }
@@ -310,7 +341,9 @@ impl Controller {
                 match running.listeners[at].listener.accept() {
                     Ok(accepted) => self.admit(service, accepted),
                     Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => self.services[service].listeners[at].is_ready = false,
+                        io::ErrorKind::WouldBlock => {
+                            self.services[service].listeners[at].is_ready = false
+                        }
                         io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                         _ => {
                             log(Severity::Crit, format_args!("cannot accept: {error}"));
@@ -338,7 +371,11 @@ impl Controller {
     /// places of evicted ones are becoming free.
     fn handshakes(&self, service: usize) -> Vec<(Instant, Token)> {
         let mut shaking = Vec::new();
-        for (token, worker) in self.workers.iter().filter(|(_, worker)| worker.service == service) {
+        for (token, worker) in self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.service == service)
+        {
             match worker.state {
                 WorkerState::ShakingHands(_, since) => shaking.push((since, *token)),
                 WorkerState::Evicted(_) => return Vec::new(),
@@ -349,7 +386,9 @@ impl Controller {
     }
 
     fn end_handshake(&mut self, token: Token) {
-        let Some(worker) = self.workers.get_mut(&token) else { return };
+        let Some(worker) = self.workers.get_mut(&token) else {
+            return;
+        };
         if let WorkerState::ShakingHands(peer, since) = &worker.state {
             let message = format!(
                 "client {peer}: TLS handshake ended after {:.1} s: all workers are busy and others wait",
@@ -371,7 +410,10 @@ impl Controller {
         if limit > 0 && connected >= limit {
             if running.peer_warning.passes() {
                 let name = &client.name;
-                log(Severity::Warning, format_args!("client {name} refused: has {connected} connections"));
+                log(
+                    Severity::Warning,
+                    format_args!("client {name} refused: has {connected} connections"),
+                );
             }
             return;
         }
@@ -382,14 +424,23 @@ impl Controller {
                     Ok(()) => continue,
                     Err(error) => {
                         self.fork_failed(service, &error);
-                        log(Severity::Err, format_args!("client {} dropped", client.name));
+                        log(
+                            Severity::Err,
+                            format_args!("client {} dropped", client.name),
+                        );
                         return;
                     }
                 }
             };
-            let Some(worker) = self.workers.get_mut(&token) else { continue };
+            let Some(worker) = self.workers.get_mut(&token) else {
+                continue;
+            };
             // A worker that died meanwhile: SIGCHLD is on its way, try another.
-            if worker.channel.hand_over(client.socket.as_fd(), &client.name).is_ok() {
+            if worker
+                .channel
+                .hand_over(client.socket.as_fd(), &client.name)
+                .is_ok()
+            {
                 *running.peers.entry(client.peer.clone()).or_default() += 1;
                 running.early_ends = 0;
                 worker.state = match running.policy.tls {
@@ -405,7 +456,10 @@ impl Controller {
     fn fill(&mut self, service: usize) {
         loop {
             let running = &mut self.services[service];
-            if running.paused_until.is_some_and(|until| Instant::now() < until) {
+            if running
+                .paused_until
+                .is_some_and(|until| Instant::now() < until)
+            {
                 return;
             }
             running.paused_until = None;
@@ -420,7 +474,10 @@ impl Controller {
     }
 
     fn fork_failed(&mut self, service: usize, error: &io::Error) {
-        log(Severity::Crit, format_args!("cannot start a worker: {error}"));
+        log(
+            Severity::Crit,
+            format_args!("cannot start a worker: {error}"),
+        );
         self.services[service].paused_until = Some(Instant::now() + FORK_PAUSE);
     }
 
@@ -428,7 +485,9 @@ impl Controller {
         let (channel, theirs) = channel::pair()?;
         let token = self.new_token();
         let source = channel.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&source), token, Interest::READABLE)?;
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&source), token, Interest::READABLE)?;
         let running = &mut self.services[service];
         let setup = Setup {
             service: &running.service,
@@ -441,14 +500,24 @@ impl Controller {
         running.workers += 1;
         running.idle.push_back(token);
         self.tokens.insert(pid, token);
-        self.workers.insert(token, Worker { pid, channel, service, state: WorkerState::Idle });
+        self.workers.insert(
+            token,
+            Worker {
+                pid,
+                channel,
+                service,
+                state: WorkerState::Idle,
+            },
+        );
         Ok(())
     }
 
     /// Takes a turn's worth of a worker's messages.
     fn take_records(&mut self, token: Token) {
         for _ in 0..RECORDS_A_TURN {
-            let Some(worker) = self.workers.get_mut(&token) else { return };
+            let Some(worker) = self.workers.get_mut(&token) else {
+                return;
+            };
             let service = worker.service;
             let component = &self.services[service].service.name;
             match worker.channel.next_message() {
@@ -468,24 +537,43 @@ impl Controller {
                 Ok(None) | Err(_) => return,
             }
         }
-        let Some(worker) = self.workers.get(&token) else { return };
+        let Some(worker) = self.workers.get(&token) else {
+            return;
+        };
         // More may wait, and the event will not come again by itself.
         let source = worker.channel.as_fd().as_raw_fd();
         let interest = Interest::READABLE;
-        if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&source), token, interest) {
-            log(Severity::Err, format_args!("cannot watch worker {}: {error}", worker.pid));
+        if let Err(error) = self
+            .poll
+            .registry()
+            .reregister(&mut SourceFd(&source), token, interest)
+        {
+            log(
+                Severity::Err,
+                format_args!("cannot watch worker {}: {error}", worker.pid),
+            );
         }
     }
 
     fn log_refusal(&mut self, service: usize, severity: Severity, message: &str) {
-        let Running { service, refusals, .. } = &mut self.services[service];
+        let Running {
+            service, refusals, ..
+        } = &mut self.services[service];
         let (passes, left_out) = refusals.passes(Instant::now());
         let log = |severity, message: &str| {
             let (component, subchannel) = (service.name.as_str(), "");
-            self.loggers.record(&Record { severity, component, subchannel, message });
+            self.loggers.record(&Record {
+                severity,
+                component,
+                subchannel,
+                message,
+            });
         };
         if let Some(left_out) = left_out {
-            log(Severity::Warning, &format!("{left_out} clients more were refused before"));
+            log(
+                Severity::Warning,
+                &format!("{left_out} clients more were refused before"),
+            );
         }
         if passes {
             log(severity, message);
@@ -494,7 +582,10 @@ impl Controller {
 
     fn take_signals(&mut self) -> io::Result<Turn> {
         while let Some(signal) = self.signals.read_signal()? {
-            match i32::try_from(signal.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok()) {
+            match i32::try_from(signal.ssi_signo)
+                .ok()
+                .and_then(|n| Signal::try_from(n).ok())
+            {
                 Some(Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) => return Ok(Turn::Stop),
                 Some(Signal::SIGCHLD) => self.reap(),
                 Some(Signal::SIGHUP) => self.reload(),
@@ -513,7 +604,10 @@ impl Controller {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(error) => {
-                    log(Severity::Err, format_args!("cannot wait for workers: {error}"));
+                    log(
+                        Severity::Err,
+                        format_args!("cannot wait for workers: {error}"),
+                    );
                     return;
                 }
             };
@@ -522,10 +616,14 @@ impl Controller {
     }
 
     fn bury(&mut self, pid: Pid, end: End) {
-        let Some(token) = self.tokens.remove(&pid) else { return };
+        let Some(token) = self.tokens.remove(&pid) else {
+            return;
+        };
         // What it logged last.
         self.take_records(token);
-        let Some(worker) = self.workers.remove(&token) else { return };
+        let Some(worker) = self.workers.remove(&token) else {
+            return;
+        };
         let source = worker.channel.as_fd().as_raw_fd();
         // Closing the channel takes it out of the poll as well.
         let _ = self.poll.registry().deregister(&mut SourceFd(&source));
@@ -555,7 +653,10 @@ impl Controller {
         let is_expected = matches!(worker.state, WorkerState::Retired | WorkerState::Evicted(_));
         if !is_expected && end != End::Exit(0) {
             let name = &running.service.name;
-            log(Severity::Alert, format_args!("Process {pid} for service {name} terminated {end}"));
+            log(
+                Severity::Alert,
+                format_args!("Process {pid} for service {name} terminated {end}"),
+            );
         }
     }
 
@@ -570,9 +671,15 @@ impl Controller {
                     policy.report_warnings();
                     running.policy = policy;
                     let name = &running.service.name;
-                    log(Severity::Notice, format_args!("{name}: filter configuration loaded"));
+                    log(
+                        Severity::Notice,
+                        format_args!("{name}: filter configuration loaded"),
+                    );
                     if running.policy.tls.is_some() {
-                        log(Severity::Notice, format_args!("{name}: TLS keys and certificates loaded"));
+                        log(
+                            Severity::Notice,
+                            format_args!("{name}: TLS keys and certificates loaded"),
+                        );
                     }
                     for token in running.idle.drain(..) {
                         if let Some(worker) = self.workers.get_mut(&token) {
@@ -642,7 +749,9 @@ impl Controller {
 impl Running {
     /// Whether a client can be served at once.
     fn can_accept(&self) -> bool {
-        let paused = self.paused_until.is_some_and(|until| Instant::now() < until);
+        let paused = self
+            .paused_until
+            .is_some_and(|until| Instant::now() < until);
         !paused && (!self.idle.is_empty() || self.workers < self.service.workload.max_workers)
     }
 }

@@ -206,13 +206,21 @@ impl TlsConfig {
         base: &Path,
         warnings: &mut Vec<Warning>,
     ) -> Result<TlsConfig, Fault> {
-        let At { value: section, place } = section;
+        let At {
+            value: section,
+            place,
+        } = section;
         let suites = match &section.algorithms {
             None => Priority::parse(priority::DEFAULT).map_err(|error| place.fault(error))?,
             Some(at) => Priority::parse(&at.value).map_err(|error| at.fault(error))?,
         };
         let at = section.algorithms.as_ref().map_or(&place, |at| &at.place);
-        warnings.extend(suites.warnings.iter().map(|text| (at.clone(), text.clone())));
+        warnings.extend(
+            suites
+                .warnings
+                .iter()
+                .map(|text| (at.clone(), text.clone())),
+        );
         let dh = match section.dh_params {
             None => DhConfig::Bits(DEFAULT_DH_BITS),
             Some(section) => dh(section, base)?,
@@ -234,7 +242,13 @@ impl TlsConfig {
                 certificates(x509, clients, base, warnings)?
             }
         };
-        Ok(TlsConfig { place, suites: Suites::Priority(suites), credentials, dh, allowed })
+        Ok(TlsConfig {
+            place,
+            suites: Suites::Priority(suites),
+            credentials,
+            dh,
+            allowed,
+        })
     }
 
     /// The older keys, where `use_ssl` stands without a `tls` section.
@@ -260,7 +274,10 @@ impl TlsConfig {
                 .filter(|depth| *depth <= 100)
                 .ok_or_else(|| at.fault("expected a depth of 0 to 100"))?,
         };
-        let default = At { value: String::from("HIGH"), place: use_ssl.clone() };
+        let default = At {
+            value: String::from("HIGH"),
+            place: use_ssl.clone(),
+        };
         Ok(TlsConfig {
             place: use_ssl.clone(),
             suites: Suites::List {
@@ -284,11 +301,17 @@ impl TlsConfig {
 }
 
 fn located(at: &At<String>, base: &Path) -> Result<At<PathBuf>, Fault> {
-    Ok(At { value: path(at, Some(base))?, place: at.place.clone() })
+    Ok(At {
+        value: path(at, Some(base))?,
+        place: at.place.clone(),
+    })
 }
 
 fn dh(section: At<DhSection>, base: &Path) -> Result<DhConfig, Fault> {
-    let At { value: DhSection { pkcs3_file, bits }, place } = section;
+    let At {
+        value: DhSection { pkcs3_file, bits },
+        place,
+    } = section;
     match (pkcs3_file, bits) {
         (Some(file), _) => Ok(DhConfig::File(located(&file, base)?)),
         (None, Some(bits)) if (1024..=MOST_DH_BITS).contains(&bits.value) => {
@@ -305,14 +328,16 @@ fn clients(
     warnings: &mut Vec<Warning>,
 ) -> Result<ClientAuth, Fault> {
     let Some(at) = peer_auth else {
-        let text = "peer_auth is missing: taken as required, where the original refuses every client";
+        let text =
+            "peer_auth is missing: taken as required, where the original refuses every client";
         warnings.push((section.clone(), text.into()));
         return Ok(ClientAuth::Required);
     };
     match at.value.as_str() {
         "required" => Ok(ClientAuth::Required),
         "optional" => {
-            let text = "taken as required: as in the original, clients without a certificate are refused";
+            let text =
+                "taken as required: as in the original, clients without a certificate are refused";
             warnings.push((at.place, text.into()));
             Ok(ClientAuth::Required)
         }
@@ -331,9 +356,15 @@ fn certificates(
     base: &Path,
     warnings: &mut Vec<Warning>,
 ) -> Result<Credentials, Fault> {
-    let At { value: section, place } = section;
+    let At {
+        value: section,
+        place,
+    } = section;
     if section.key.is_empty() {
-        warnings.push((place.clone(), "without a `key` no client can connect".into()));
+        warnings.push((
+            place.clone(),
+            "without a `key` no client can connect".into(),
+        ));
     }
     if section.trust.is_empty() {
         warnings.push((place, "without a `trust` no client can connect".into()));
@@ -352,8 +383,14 @@ fn certificates(
             password,
         });
     }
-    let trust = section.trust.iter().map(|trust| located(&trust.value.crt_file, base));
-    let revoke = section.revoke.iter().map(|revoke| located(&revoke.value.crl_file, base));
+    let trust = section
+        .trust
+        .iter()
+        .map(|trust| located(&trust.value.crt_file, base));
+    let revoke = section
+        .revoke
+        .iter()
+        .map(|revoke| located(&revoke.value.crl_file, base));
     Ok(Credentials::Certificates {
         keys,
         trust: trust.collect::<Result<_, _>>()?,

@@ -47,7 +47,10 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     logging::switch(channel.clone(), &setup.service.name);
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
     if let Err(error) = confine(setup) {
-        log(Severity::Crit, format_args!("worker cannot give up its privileges: {error}"));
+        log(
+            Severity::Crit,
+            format_args!("worker cannot give up its privileges: {error}"),
+        );
         return NOT_CONFINED;
     }
     match channel.client() {
@@ -71,11 +74,18 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
             Err(error) => log(Severity::Warning, format_args!("client {peer}: {error}")),
         },
         Some(tls) => {
-            match tls.accept(socket, processor.handshake_timeout, processor.record_timeout) {
+            match tls.accept(
+                socket,
+                processor.handshake_timeout,
+                processor.record_timeout,
+            ) {
                 Ok(mut accepted) => {
                     channel.established();
                     let user = &accepted.user;
-                    log(Severity::Info, format_args!("user={user} is authenticated and connected"));
+                    log(
+                        Severity::Info,
+                        format_args!("user={user} is authenticated and connected"),
+                    );
                     serve_calls(setup, &mut accepted.stream, peer);
                     accepted.stream.close();
                 }
@@ -93,9 +103,13 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
 
 fn serve_calls(setup: &Setup<'_>, transport: &mut impl Transport, peer: &str) {
     let processor = &setup.service.processor;
-    let limits =
-        Limits { record_size: processor.max_record_size, record_time: processor.record_timeout };
-    let options = ModuleOptions { flat_mechanisms: processor.flat_mechanisms.clone() };
+    let limits = Limits {
+        record_size: processor.max_record_size,
+        record_time: processor.record_timeout,
+    };
+    let options = ModuleOptions {
+        flat_mechanisms: processor.flat_mechanisms.clone(),
+    };
     let gateway = Gateway::new(setup.rules.clone(), options, setup.trace);
     if let Err(error) = connection::serve(transport, &gateway, limits) {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
@@ -121,7 +135,11 @@ fn confine(setup: &Setup<'_>) -> Result<(), Errno> {
 /// Has the kernel kill this process when the controller dies.
 fn die_with(controller: Pid) -> Result<(), Errno> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() == controller { Ok(()) } else { Err(Errno::ESRCH) }
+    if getppid() == controller {
+        Ok(())
+    } else {
+        Err(Errno::ESRCH)
+    }
 }
 
 /// Takes the configured user, group and that user's supplementary groups; none of root's are left

@@ -334,7 +334,9 @@ impl<'b> Slices<'b> {
         if first.len() >= size {
             return &first[..size];
         }
-        let Some(second) = parts.next() else { return first };
+        let Some(second) = parts.next() else {
+            return first;
+        };
         buffer.clear();
         for part in [first, second].into_iter().chain(parts.map(|part| &**part)) {
             let room = size - buffer.len();

@@ -58,7 +58,10 @@ pub(crate) fn enter() -> io::Result<Entered> {
     let context = private()?;
     // SAFETY: the context came out of OSSL_LIB_CTX_new and is never freed once published.
     let before = unsafe { OSSL_LIB_CTX_set0_default(context) };
-    Ok(Entered { before, _thread: PhantomData })
+    Ok(Entered {
+        before,
+        _thread: PhantomData,
+    })
 }
 
 fn private() -> io::Result<*mut Context> {

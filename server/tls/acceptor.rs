@@ -118,7 +118,9 @@ impl Acceptor {
     ) -> Result<Accepted, Refusal> {
         let ssl = Ssl::new(&self.context).map_err(io::Error::other)?;
         let pipe = Pipe::new(socket, handshake_time)?;
-        let mut stream = ssl.accept(pipe).map_err(|error| refusal(error, handshake_time))?;
+        let mut stream = ssl
+            .accept(pipe)
+            .map_err(|error| refusal(error, handshake_time))?;
         if self.clients == ClientAuth::NobodyConnects {
             return Err(Refusal::NobodyConnects);
         }
@@ -129,12 +131,22 @@ impl Acceptor {
                 }
                 written(certificate.subject_name())
             }
-            None => self.identity.lock().map_or_else(|_| String::new(), |name| name.clone()),
+            None => self
+                .identity
+                .lock()
+                .map_or_else(|_| String::new(), |name| name.clone()),
         };
         stream.get_mut().established(record_time)?;
         let ours = stream.ssl().selected_alpn_protocol() == Some(PROTOCOL);
-        let fragment = if ours { LONGEST_FRAGMENT } else { SHORT_FRAGMENT };
-        Ok(Accepted { stream: TlsStream::new(stream, fragment), user })
+        let fragment = if ours {
+            LONGEST_FRAGMENT
+        } else {
+            SHORT_FRAGMENT
+        };
+        Ok(Accepted {
+            stream: TlsStream::new(stream, fragment),
+            user,
+        })
     }
 }
 
@@ -173,12 +185,17 @@ fn allow(directory: &Path, certificate: &X509Ref) -> Result<(), Refusal> {
     let entries = fs::read_dir(directory).map_err(|error| refused(format!(": {error}")))?;
     for entry in entries.flatten() {
         // Entries that cannot be read are passed over, as in the original.
-        let Ok(bytes) = read(&entry.path()) else { continue };
+        let Ok(bytes) = read(&entry.path()) else {
+            continue;
+        };
         if *bytes == wanted {
             return Ok(());
         }
         let certificates = X509::stack_from_pem(&bytes).unwrap_or_default();
-        if certificates.iter().any(|known| known.to_der().is_ok_and(|der| der == wanted)) {
+        if certificates
+            .iter()
+            .any(|known| known.to_der().is_ok_and(|der| der == wanted))
+        {
             return Ok(());
         }
     }
@@ -188,7 +205,12 @@ fn allow(directory: &Path, certificate: &X509Ref) -> Result<(), Refusal> {
 /// A subject as the original logs it: `c=FR,o=Org,cn=client`.
 fn written(name: &X509NameRef) -> String {
     let parts = name.entries().map(|entry| {
-        let key = entry.object().nid().short_name().unwrap_or("?").to_ascii_lowercase();
+        let key = entry
+            .object()
+            .nid()
+            .short_name()
+            .unwrap_or("?")
+            .to_ascii_lowercase();
         let value = String::from_utf8_lossy(entry.data().as_slice()).replace(['\\', ','], "_");
         format!("{key}={value}")
     });
@@ -207,7 +229,13 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
     let mut auth = ClientAuth::Required;
     let identity = Identity::default();
     match &config.credentials {
-        Credentials::Certificates { keys, trust, revoke, depth, clients } => {
+        Credentials::Certificates {
+            keys,
+            trust,
+            revoke,
+            depth,
+            clients,
+        } => {
             auth = *clients;
             let mut kinds = Vec::new();
             for key in keys {
@@ -222,7 +250,13 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
     }
     let (context, warnings) = (builder.context.build(), builder.warnings);
     let allowed = config.allowed.clone();
-    Ok(Acceptor { context, clients: auth, identity, allowed, warnings })
+    Ok(Acceptor {
+        context,
+        clients: auth,
+        identity,
+        allowed,
+        warnings,
+    })
 }
 
 /// An error of OpenSSL at a place of the configuration file.
@@ -243,7 +277,8 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn warn(&mut self, place: &Place, text: String) {
-        self.warnings.push(place.fault(text).in_file(self.conf).to_string());
+        self.warnings
+            .push(place.fault(text).in_file(self.conf).to_string());
     }
 
     /// What no option changes.
@@ -272,26 +307,54 @@ impl Builder<'_> {
         let is_psk = matches!(config.credentials, Credentials::Psk(_));
         let (least, most) = match &config.suites {
             Suites::Priority(priority) => {
-                let suites12 = if is_psk { PSK_SUITES } else { &priority.suites12 };
-                let suites13 = if is_psk { PSK_SUITES13 } else { &priority.suites13 };
+                let suites12 = if is_psk {
+                    PSK_SUITES
+                } else {
+                    &priority.suites12
+                };
+                let suites13 = if is_psk {
+                    PSK_SUITES13
+                } else {
+                    &priority.suites13
+                };
                 if priority.tls12 {
-                    context.set_cipher_list(suites12).map_err(at(&config.place))?;
+                    context
+                        .set_cipher_list(suites12)
+                        .map_err(at(&config.place))?;
                 }
                 if priority.tls13 {
-                    context.set_ciphersuites(suites13).map_err(at(&config.place))?;
+                    context
+                        .set_ciphersuites(suites13)
+                        .map_err(at(&config.place))?;
                 }
-                context.set_groups_list(&priority.groups).map_err(at(&config.place))?;
+                context
+                    .set_groups_list(&priority.groups)
+                    .map_err(at(&config.place))?;
                 if let Some(signatures) = &priority.signatures {
-                    context.set_sigalgs_list(signatures).map_err(at(&config.place))?;
+                    context
+                        .set_sigalgs_list(signatures)
+                        .map_err(at(&config.place))?;
                 }
-                let least = if priority.tls12 { SslVersion::TLS1_2 } else { SslVersion::TLS1_3 };
-                let most = if priority.tls13 { SslVersion::TLS1_3 } else { SslVersion::TLS1_2 };
+                let least = if priority.tls12 {
+                    SslVersion::TLS1_2
+                } else {
+                    SslVersion::TLS1_3
+                };
+                let most = if priority.tls13 {
+                    SslVersion::TLS1_3
+                } else {
+                    SslVersion::TLS1_2
+                };
                 (least, most)
             }
             Suites::List { list, curve } => {
                 // As in the original, a list without anything to choose from is HIGH.
                 let chooses = |item: &str| !item.trim().is_empty() && !item.starts_with(['!', '-']);
-                let high = if list.value.split([':', ',', ' ']).any(chooses) { "" } else { "HIGH:" };
+                let high = if list.value.split([':', ',', ' ']).any(chooses) {
+                    ""
+                } else {
+                    "HIGH:"
+                };
                 let suites = format!("{high}{}:{NEVER}", list.value);
                 context.set_cipher_list(&suites).map_err(at(&list.place))?;
                 if let Some(curve) = curve {
@@ -301,8 +364,12 @@ impl Builder<'_> {
                 (SslVersion::TLS1_2, SslVersion::TLS1_2)
             }
         };
-        context.set_min_proto_version(Some(least)).map_err(at(&config.place))?;
-        context.set_max_proto_version(Some(most)).map_err(at(&config.place))
+        context
+            .set_min_proto_version(Some(least))
+            .map_err(at(&config.place))?;
+        context
+            .set_max_proto_version(Some(most))
+            .map_err(at(&config.place))
     }
 
     fn dh(&mut self, dh: &DhConfig, place: &Place) -> Result<(), Fault> {
@@ -325,7 +392,9 @@ impl Builder<'_> {
     fn key(&mut self, key: &KeyConfig, kinds: &mut Vec<Id>) -> Result<(), Fault> {
         let file = &key.certificate;
         let chain = certificates(file)?;
-        let Some(leaf) = chain.first() else { return Err(about(file, "holds no certificate")) };
+        let Some(leaf) = chain.first() else {
+            return Err(about(file, "holds no certificate"));
+        };
         let private = private_key(key)?;
         let public = leaf.public_key().map_err(at(&file.place))?;
         if !private.public_eq(&public) {
@@ -343,7 +412,9 @@ impl Builder<'_> {
             self.warn(&file.place, text);
         }
         let refused = |error| about(file, &shortened(&error));
-        self.context.set_certificate_chain_file(&file.value).map_err(refused)?;
+        self.context
+            .set_certificate_chain_file(&file.value)
+            .map_err(refused)?;
         self.context.set_private_key(&private).map_err(refused)
     }
 
@@ -367,21 +438,33 @@ impl Builder<'_> {
             for certificate in certificates {
                 let name = certificate.subject_name();
                 without_list.push((file, name.to_der().map_err(refused)?, written(name)));
-                names.push(name.to_owned().map_err(refused)?).map_err(refused)?;
+                names
+                    .push(name.to_owned().map_err(refused)?)
+                    .map_err(refused)?;
                 store.add_cert(certificate).map_err(refused)?;
             }
         }
-        let lookup = store.add_lookup(X509Lookup::file()).map_err(about_nothing)?;
+        let lookup = store
+            .add_lookup(X509Lookup::file())
+            .map_err(about_nothing)?;
         for file in revoke {
             let issuers = issuers_of_lists(file)?;
             without_list.retain(|(_, name, _)| !issuers.contains(name));
-            let name = file.value.to_str().ok_or_else(|| about(file, "is no text"))?;
+            let name = file
+                .value
+                .to_str()
+                .ok_or_else(|| about(file, "is no text"))?;
             let refused = |error| about(file, &shortened(&error));
-            lookup.load_crl_file(name, openssl::ssl::SslFiletype::PEM).map_err(refused)?;
+            lookup
+                .load_crl_file(name, openssl::ssl::SslFiletype::PEM)
+                .map_err(refused)?;
         }
         if !revoke.is_empty() {
             for (file, _, name) in without_list {
-                self.warn(&file.place, format!("{name} has no revocation list in any crl_file"));
+                self.warn(
+                    &file.place,
+                    format!("{name} has no revocation list in any crl_file"),
+                );
             }
         }
         self.context.set_cert_store(store.build());
@@ -404,17 +487,19 @@ impl Builder<'_> {
             let text = format!("{}: can be read by others", file.value.display());
             self.warn(&file.place, text);
         }
-        self.context.set_psk_server_callback(move |_, identity, space| {
-            let key = identity.and_then(|identity| keys.find(identity));
-            if let (Ok(mut client), Some(identity)) = (client.lock(), identity) {
-                *client = String::from_utf8_lossy(identity).into_owned();
-            }
-            Ok(key.and_then(|key| {
-                space.get_mut(..key.len())?.copy_from_slice(key);
-                Some(key.len())
-            })
-            .unwrap_or(0))
-        });
+        self.context
+            .set_psk_server_callback(move |_, identity, space| {
+                let key = identity.and_then(|identity| keys.find(identity));
+                if let (Ok(mut client), Some(identity)) = (client.lock(), identity) {
+                    *client = String::from_utf8_lossy(identity).into_owned();
+                }
+                Ok(key
+                    .and_then(|key| {
+                        space.get_mut(..key.len())?.copy_from_slice(key);
+                        Some(key.len())
+                    })
+                    .unwrap_or(0))
+            });
         Ok(())
     }
 }
@@ -468,8 +553,12 @@ fn content(file: &At<PathBuf>) -> Result<Zeroizing<Vec<u8>>, Fault> {
 }
 
 fn certificates(file: &At<PathBuf>) -> Result<Vec<X509>, Fault> {
-    X509::stack_from_pem(&content(file)?)
-        .map_err(|error| about(file, &format!("is no certificate in PEM: {}", shortened(&error))))
+    X509::stack_from_pem(&content(file)?).map_err(|error| {
+        about(
+            file,
+            &format!("is no certificate in PEM: {}", shortened(&error)),
+        )
+    })
 }
 
 fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<Vec<u8>>, Fault> {
@@ -482,7 +571,11 @@ fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<Vec<u8>>, Fault> {
         let issuer = list.and_then(|list| list.issuer_name().to_der());
         issuers.push(issuer.map_err(|error| about(file, &shortened(&error)))?);
     }
-    if issuers.is_empty() { Err(about(file, "holds no revocation list in PEM")) } else { Ok(issuers) }
+    if issuers.is_empty() {
+        Err(about(file, "holds no revocation list in PEM"))
+    } else {
+        Ok(issuers)
+    }
 }
 
 /// Never asks for a password at the terminal.
@@ -495,14 +588,19 @@ fn private_key(key: &KeyConfig) -> Result<PKey<Private>, Fault> {
         Some(Password::File(file)) => {
             let line = content(file)?;
             let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            Some(Zeroizing::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec()))
+            Some(Zeroizing::new(
+                line.strip_suffix(b"\r").unwrap_or(line).to_vec(),
+            ))
         }
     };
     let mut asked = false;
     let read = PKey::private_key_from_pem_callback(&bytes, |space| {
         asked = true;
         let password = password.as_ref().ok_or_else(ErrorStack::get)?;
-        space.get_mut(..password.len()).ok_or_else(ErrorStack::get)?.copy_from_slice(password);
+        space
+            .get_mut(..password.len())
+            .ok_or_else(ErrorStack::get)?
+            .copy_from_slice(password);
         Ok(password.len())
     });
     read.map_err(|_| match (asked, &password) {

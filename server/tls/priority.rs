@@ -91,7 +91,13 @@ const OLD_CIPHERS: Names = &[
 ];
 
 const MACS: Names = &["SHA1", "AEAD", "SHA256", "SHA384"];
-const OLD_MACS: Names = &["MD5", "SHA512", "UMAC-96", "UMAC-128", "GOST28147-TC26Z-IMIT"];
+const OLD_MACS: Names = &[
+    "MD5",
+    "SHA512",
+    "UMAC-96",
+    "UMAC-128",
+    "GOST28147-TC26Z-IMIT",
+];
 
 /// GnuTLS's name, OpenSSL's.
 const GROUPS: &[(&str, &str)] = &[
@@ -188,15 +194,33 @@ struct Level {
 }
 
 const EVERY_GROUP: Names = &[
-    "SECP256R1", "SECP384R1", "SECP521R1", "X25519", "X448", "FFDHE2048", "FFDHE3072", "FFDHE4096",
-    "FFDHE6144", "FFDHE8192",
+    "SECP256R1",
+    "SECP384R1",
+    "SECP521R1",
+    "X25519",
+    "X448",
+    "FFDHE2048",
+    "FFDHE3072",
+    "FFDHE4096",
+    "FFDHE6144",
+    "FFDHE8192",
 ];
 const STRONG_GROUPS: Names = &["SECP384R1", "SECP521R1", "FFDHE8192"];
 const NORMAL_CIPHERS: Names = &[
-    "AES-256-GCM", "CHACHA20-POLY1305", "AES-256-CCM", "AES-256-CBC", "AES-128-GCM", "AES-128-CCM",
+    "AES-256-GCM",
+    "CHACHA20-POLY1305",
+    "AES-256-CCM",
+    "AES-256-CBC",
+    "AES-128-GCM",
+    "AES-128-CCM",
     "AES-128-CBC",
 ];
-const STRONG_CIPHERS: Names = &["AES-256-GCM", "CHACHA20-POLY1305", "AES-256-CBC", "AES-256-CCM"];
+const STRONG_CIPHERS: Names = &[
+    "AES-256-GCM",
+    "CHACHA20-POLY1305",
+    "AES-256-CBC",
+    "AES-256-CCM",
+];
 
 const NORMAL: Level = Level {
     name: "NORMAL",
@@ -209,21 +233,37 @@ const NORMAL: Level = Level {
 
 const LEVELS: &[Level] = &[
     NORMAL,
-    Level { name: "PFS", ..NORMAL },
-    Level { name: "LEGACY", ..NORMAL },
+    Level {
+        name: "PFS",
+        ..NORMAL
+    },
+    Level {
+        name: "LEGACY",
+        ..NORMAL
+    },
     Level {
         name: "PERFORMANCE",
         ciphers: &[
-            "AES-128-GCM", "AES-256-GCM", "CHACHA20-POLY1305", "AES-128-CCM", "AES-256-CCM",
-            "AES-128-CBC", "AES-256-CBC",
+            "AES-128-GCM",
+            "AES-256-GCM",
+            "CHACHA20-POLY1305",
+            "AES-128-CCM",
+            "AES-256-CCM",
+            "AES-128-CBC",
+            "AES-256-CBC",
         ],
         ..NORMAL
     },
     Level {
         name: "SECURE128",
         ciphers: &[
-            "AES-256-GCM", "CHACHA20-POLY1305", "AES-256-CBC", "AES-256-CCM", "AES-128-GCM",
-            "AES-128-CBC", "AES-128-CCM",
+            "AES-256-GCM",
+            "CHACHA20-POLY1305",
+            "AES-256-CBC",
+            "AES-256-CCM",
+            "AES-128-GCM",
+            "AES-128-CBC",
+            "AES-128-CCM",
         ],
         ..NORMAL
     },
@@ -271,14 +311,39 @@ const LEVELS: &[Level] = &[
 const SUITES: &[(&str, &str, &str, Names)] = &[
     ("AES-256-GCM", "AEAD", "AES256-GCM-SHA384", EXCHANGES),
     ("CHACHA20-POLY1305", "AEAD", "CHACHA20-POLY1305", EXCHANGES),
-    ("AES-256-CCM", "AEAD", "AES256-CCM", &["ECDHE-ECDSA", "DHE-RSA"]),
-    ("AES-256-CCM-8", "AEAD", "AES256-CCM8", &["ECDHE-ECDSA", "DHE-RSA"]),
+    (
+        "AES-256-CCM",
+        "AEAD",
+        "AES256-CCM",
+        &["ECDHE-ECDSA", "DHE-RSA"],
+    ),
+    (
+        "AES-256-CCM-8",
+        "AEAD",
+        "AES256-CCM8",
+        &["ECDHE-ECDSA", "DHE-RSA"],
+    ),
     ("AES-256-CBC", "SHA1", "AES256-SHA", EXCHANGES),
     ("AES-256-CBC", "SHA256", "AES256-SHA256", &["DHE-RSA"]),
-    ("AES-256-CBC", "SHA384", "AES256-SHA384", &["ECDHE-ECDSA", "ECDHE-RSA"]),
+    (
+        "AES-256-CBC",
+        "SHA384",
+        "AES256-SHA384",
+        &["ECDHE-ECDSA", "ECDHE-RSA"],
+    ),
     ("AES-128-GCM", "AEAD", "AES128-GCM-SHA256", EXCHANGES),
-    ("AES-128-CCM", "AEAD", "AES128-CCM", &["ECDHE-ECDSA", "DHE-RSA"]),
-    ("AES-128-CCM-8", "AEAD", "AES128-CCM8", &["ECDHE-ECDSA", "DHE-RSA"]),
+    (
+        "AES-128-CCM",
+        "AEAD",
+        "AES128-CCM",
+        &["ECDHE-ECDSA", "DHE-RSA"],
+    ),
+    (
+        "AES-128-CCM-8",
+        "AEAD",
+        "AES128-CCM8",
+        &["ECDHE-ECDSA", "DHE-RSA"],
+    ),
     ("AES-128-CBC", "SHA1", "AES128-SHA", EXCHANGES),
     ("AES-128-CBC", "SHA256", "AES128-SHA256", EXCHANGES),
 ];
@@ -366,7 +431,10 @@ impl Priority {
         let first = tokens.next().unwrap_or_default();
         let Some(level) = LEVELS.iter().find(|level| level.name == first) else {
             let names: Vec<_> = LEVELS.iter().map(|level| level.name).collect();
-            return Err(format!("expected one of {} first, found `{first}`", names.join(", ")));
+            return Err(format!(
+                "expected one of {} first, found `{first}`",
+                names.join(", ")
+            ));
         };
         let mut state = State::new(level);
         for token in tokens {
@@ -400,7 +468,9 @@ impl State {
         let unknown = || Err(format!("`{token}` is nothing that GnuTLS 3.7 knows"));
         if let Some(option) = token.strip_prefix('%') {
             if REFUSED.contains(&option) {
-                self.warnings.push(format!("%{option} has no effect: it would weaken connections"));
+                self.warnings.push(format!(
+                    "%{option} has no effect: it would weaken connections"
+                ));
             } else if !NO_EFFECT.contains(&option) && !option.starts_with("PROFILE_") {
                 return unknown();
             }
@@ -411,14 +481,18 @@ impl State {
             Some(("-" | "!", name)) => (Change::Remove, name),
             _ => return unknown(),
         };
-        if let Some(level) = LEVELS.iter().find(|level| level.name == name && change == Change::Add) {
+        if let Some(level) = LEVELS
+            .iter()
+            .find(|level| level.name == name && change == Change::Add)
+        {
             self.add_level(level);
             return Ok(());
         }
         match self.named(change, name) {
             Known::Yes => Ok(()),
             Known::NotOffered => {
-                self.warnings.push(format!("{name} is not offered: it is out of use"));
+                self.warnings
+                    .push(format!("{name} is not offered: it is out of use"));
                 Ok(())
             }
             Known::No => unknown(),
@@ -449,16 +523,22 @@ impl State {
             self.signatures_named |= name == "SIGN-ALL";
             return Known::Yes;
         }
-        if let Some(name) = name.strip_prefix("GROUP-").or_else(|| name.strip_prefix("CURVE-")) {
+        if let Some(name) = name
+            .strip_prefix("GROUP-")
+            .or_else(|| name.strip_prefix("CURVE-"))
+        {
             return self.groups.change(change, name);
         }
         if let Some(name) = name.strip_prefix("SIGN-") {
             self.signatures_named = true;
             return self.signatures.change(change, name);
         }
-        for selected in
-            [&mut self.versions, &mut self.exchanges, &mut self.ciphers, &mut self.macs]
-        {
+        for selected in [
+            &mut self.versions,
+            &mut self.exchanges,
+            &mut self.ciphers,
+            &mut self.macs,
+        ] {
             match selected.change(change, name) {
                 Known::No => {}
                 known => return known,
@@ -477,8 +557,8 @@ impl State {
             "GROUP-ALL" | "CURVE-ALL" => Some(&mut self.groups),
             "SIGN-ALL" => Some(&mut self.signatures),
             "VERS-DTLS-ALL" | "COMP-ALL" | "COMP-NULL" | "COMP-DEFLATE" | "CTYPE-ALL"
-            | "CTYPE-X509" | "CTYPE-X.509" | "CTYPE-OPENPGP" | "CTYPE-SRV-ALL" | "CTYPE-CLI-ALL"
-            | "CTYPE-SRV-X509" | "CTYPE-CLI-X509" => None,
+            | "CTYPE-X509" | "CTYPE-X.509" | "CTYPE-OPENPGP" | "CTYPE-SRV-ALL"
+            | "CTYPE-CLI-ALL" | "CTYPE-SRV-X509" | "CTYPE-CLI-X509" => None,
             _ => return None,
         })
     }
@@ -528,7 +608,12 @@ impl State {
 
 /// The second halves of the rows whose first halves are chosen, in the order chosen.
 fn named(table: &[(&str, &'static str)], chosen: &[&str]) -> Vec<&'static str> {
-    let row = |name| table.iter().find(|(of, _)| *of == name).map(|(_, name)| *name);
+    let row = |name| {
+        table
+            .iter()
+            .find(|(of, _)| *of == name)
+            .map(|(_, name)| *name)
+    };
     chosen.iter().filter_map(|name| row(*name)).collect()
 }
 
@@ -558,7 +643,11 @@ mod tests {
         );
         assert_eq!(shipped.warnings, [""; 0]);
         assert_eq!(shipped.signatures, None);
-        assert!(shipped.groups.starts_with("P-384:P-521:ffdhe8192:P-256:X25519"));
+        assert!(
+            shipped
+                .groups
+                .starts_with("P-384:P-521:ffdhe8192:P-256:X25519")
+        );
     }
 
     #[test]
@@ -582,16 +671,33 @@ mod tests {
         assert!(!without.suites12.contains("SHA:") && !without.suites12.contains("CHACHA20"));
         assert!(!without.suites13.contains("CHACHA20"));
         assert!(!without.suites12.contains(":DHE-RSA"));
-        assert!(parsed("NORMAL:+SHA384").suites12.contains("ECDHE-RSA-AES256-SHA384"));
-        assert_eq!(parsed("NORMAL:-GROUP-ALL:+GROUP-X25519:+CURVE-SECP256R1").groups, "X25519:P-256");
+        assert!(
+            parsed("NORMAL:+SHA384")
+                .suites12
+                .contains("ECDHE-RSA-AES256-SHA384")
+        );
+        assert_eq!(
+            parsed("NORMAL:-GROUP-ALL:+GROUP-X25519:+CURVE-SECP256R1").groups,
+            "X25519:P-256"
+        );
         let signatures = parsed("NORMAL:-SIGN-ALL:+SIGN-ECDSA-SHA256:+SIGN-EDDSA-ED25519");
         assert_eq!(signatures.signatures.unwrap(), "ECDSA+SHA256:ed25519");
-        assert!(parsed("NORMAL:%SERVER_PRECEDENCE:%PROFILE_MEDIUM").warnings.is_empty());
+        assert!(
+            parsed("NORMAL:%SERVER_PRECEDENCE:%PROFILE_MEDIUM")
+                .warnings
+                .is_empty()
+        );
     }
 
     #[test]
     fn what_is_out_of_use_is_never_offered() {
-        for name in ["RSA", "VERS-TLS1.0", "3DES-CBC", "ANON-ECDH", "SIGN-RSA-SHA1"] {
+        for name in [
+            "RSA",
+            "VERS-TLS1.0",
+            "3DES-CBC",
+            "ANON-ECDH",
+            "SIGN-RSA-SHA1",
+        ] {
             let priority = parsed(&format!("NORMAL:+{name}"));
             assert_eq!(priority.warnings.len(), 1, "{name}");
             assert_eq!(priority.suites12, parsed("NORMAL").suites12, "{name}");
@@ -603,15 +709,37 @@ mod tests {
     #[test]
     fn what_gnutls_does_not_know_is_an_error() {
         for text in [
-            "HIGH", "", "NORMAL:", "NORMAL:-FOO", "NORMAL:RSA", "NORMAL:%FOO", "NORMAL:+GROUP-X",
-            "SYSTEM", "@SYSTEM", "+NORMAL", "NORMAL:-NORMAL", "NORMAL:+\u{e4}", "NORMAL:\u{e4}",
+            "HIGH",
+            "",
+            "NORMAL:",
+            "NORMAL:-FOO",
+            "NORMAL:RSA",
+            "NORMAL:%FOO",
+            "NORMAL:+GROUP-X",
+            "SYSTEM",
+            "@SYSTEM",
+            "+NORMAL",
+            "NORMAL:-NORMAL",
+            "NORMAL:+\u{e4}",
+            "NORMAL:\u{e4}",
         ] {
             assert!(Priority::parse(text).is_err(), "{text}");
         }
-        for text in ["NONE", "NORMAL:-VERS-ALL", "NORMAL:-CIPHER-ALL", "NORMAL:-VERS-TLS1.2:-VERS-TLS1.3"]
-        {
-            assert!(Priority::parse(text).unwrap_err().contains("no suite"), "{text}");
+        for text in [
+            "NONE",
+            "NORMAL:-VERS-ALL",
+            "NORMAL:-CIPHER-ALL",
+            "NORMAL:-VERS-TLS1.2:-VERS-TLS1.3",
+        ] {
+            assert!(
+                Priority::parse(text).unwrap_err().contains("no suite"),
+                "{text}"
+            );
         }
-        assert!(Priority::parse("NORMAL:-GROUP-ALL").unwrap_err().contains("no group"));
+        assert!(
+            Priority::parse("NORMAL:-GROUP-ALL")
+                .unwrap_err()
+                .contains("no group")
+        );
     }
 }

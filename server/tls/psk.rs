@@ -27,8 +27,10 @@ impl Keys {
             }
             let wrong = |what: &str| format!("line {}: {what}", number + 1);
             let colon = line.iter().rposition(|byte| *byte == b':');
-            let (identity, key) = line.split_at(colon.ok_or_else(|| wrong("expected identity:key"))?);
-            let key = hexadecimal(&key[1..]).ok_or_else(|| wrong("expected a key in hexadecimal"))?;
+            let (identity, key) =
+                line.split_at(colon.ok_or_else(|| wrong("expected identity:key"))?);
+            let key =
+                hexadecimal(&key[1..]).ok_or_else(|| wrong("expected a key in hexadecimal"))?;
             if !(SHORTEST_KEY..=LONGEST_KEY).contains(&key.len()) {
                 return Err(wrong("expected a key of 16 to 256 bytes"));
             }
@@ -40,7 +42,11 @@ impl Keys {
             }
             keys.push((identity.to_vec(), key));
         }
-        if keys.is_empty() { Err("holds no key".into()) } else { Ok(Keys(keys)) }
+        if keys.is_empty() {
+            Err("holds no key".into())
+        } else {
+            Ok(Keys(keys))
+        }
     }
 
     /// The key of a client.
@@ -54,10 +60,15 @@ fn hexadecimal(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     if digits.len() % 2 != 0 {
         return None;
     }
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     let pairs = digits.chunks_exact(2);
-    let bytes: Option<Vec<u8>> =
-        pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect();
+    let bytes: Option<Vec<u8>> = pairs
+        .map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?))
+        .collect();
     bytes.map(Zeroizing::new)
 }
 

@@ -124,7 +124,9 @@ impl RecordEnds {
         loop {
             let skipped = self.rest.min(bytes.len());
             self.rest -= skipped;
-            let Some((byte, after)) = bytes[skipped..].split_first() else { return };
+            let Some((byte, after)) = bytes[skipped..].split_first() else {
+                return;
+            };
             bytes = after;
             // The last two bytes of the header are the length.
             self.length = (self.length << 8 | usize::from(*byte)) & 0xffff;
@@ -147,7 +149,11 @@ pub struct TlsStream {
 impl TlsStream {
     /// `fragment` is the most plaintext that one TLS record may carry to this client.
     pub fn new(stream: SslStream<Pipe>, fragment: usize) -> TlsStream {
-        TlsStream { stream, fragment, piece: Vec::new() }
+        TlsStream {
+            stream,
+            fragment,
+            piece: Vec::new(),
+        }
     }
 
     /// Tells the client that nothing more comes. It may be gone already.
@@ -200,12 +206,16 @@ fn forget_errors() {
 
 /// The transport's own error, or what OpenSSL has to say, in short.
 pub fn plain(error: openssl::ssl::Error) -> io::Error {
-    error.into_io_error().unwrap_or_else(|error| io::Error::other(reason(&error)))
+    error
+        .into_io_error()
+        .unwrap_or_else(|error| io::Error::other(reason(&error)))
 }
 
 /// What OpenSSL has to say, without its source files and lines.
 pub fn reason(error: &openssl::ssl::Error) -> String {
-    let first = error.ssl_error().and_then(|stack| stack.errors().first()?.reason());
+    let first = error
+        .ssl_error()
+        .and_then(|stack| stack.errors().first()?.reason());
     first.map_or_else(|| error.to_string(), |reason| format!("TLS: {reason}"))
 }
 

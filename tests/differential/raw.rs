@@ -49,7 +49,9 @@ impl std::fmt::Debug for Answer {
         match self {
             Answer::Reply(reply) => {
                 let mut buffer = Vec::new();
-                let bytes = rpc::write_reply(Xid(0), reply, &mut buffer).expect("small").to_vec();
+                let bytes = rpc::write_reply(Xid(0), reply, &mut buffer)
+                    .expect("small")
+                    .to_vec();
                 write!(f, "{reply:?} {:02x?}", &bytes[28..])
             }
             Answer::Status(bytes) => write!(f, "status {bytes:02x?}"),
@@ -67,7 +69,11 @@ struct Peer {
 
 impl Peer {
     fn new(daemon: Daemon, token: Token) -> Peer {
-        Peer { stream: connect(&daemon), daemon, _token: token }
+        Peer {
+            stream: connect(&daemon),
+            daemon,
+            _token: token,
+        }
     }
 
     fn record(&mut self) -> io::Result<Vec<u8>> {
@@ -96,7 +102,9 @@ impl Peer {
 
 fn connect(daemon: &Daemon) -> TcpStream {
     let stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a timeout");
     stream
 }
 
@@ -114,7 +122,11 @@ impl Both {
         let copy = token.copy();
         let theirs = Peer::new(Daemon::original(Endpoint::Tcp, &token), token);
         let ours = Peer::new(Daemon::ours(Endpoint::Tcp, &copy), copy);
-        Both { theirs, ours, xid: 0x1000 }
+        Both {
+            theirs,
+            ours,
+            xid: 0x1000,
+        }
     }
 
     /// Begins again with two new connections.
@@ -137,7 +149,9 @@ impl Both {
         self.xid += 1;
         let (function, xid) = (call.function(), Xid(self.xid));
         let mut buffer = Vec::new();
-        let request = rpc::write_call(xid, &call, &mut buffer).expect("small").to_vec();
+        let request = rpc::write_call(xid, &call, &mut buffer)
+            .expect("small")
+            .to_vec();
         [&mut self.theirs, &mut self.ours].map(|peer| {
             // A peer that has gone tells when it is read from.
             let _ = peer.stream.write_all(&request);
@@ -150,7 +164,12 @@ impl Both {
     pub fn same(&mut self, call: Call<'_>) -> Reply {
         let function = call.function();
         let [theirs, ours] = self.call(call);
-        assert_eq!(ours, theirs, "{}: ours is not as the original's", function.name());
+        assert_eq!(
+            ours,
+            theirs,
+            "{}: ours is not as the original's",
+            function.name()
+        );
         ours.reply().clone()
     }
 
@@ -159,8 +178,12 @@ impl Both {
         let mark = (message.len() as u32 | 1 << 31).to_be_bytes();
         [&mut self.theirs, &mut self.ours].map(|peer| {
             let stream = &mut peer.stream;
-            stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
-            stream.write_all(&[&mark, message].concat()).expect("the daemon is there");
+            stream
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .expect("a timeout");
+            stream
+                .write_all(&[&mark, message].concat())
+                .expect("the daemon is there");
             peer.answer(None, Xid(9))
         })
     }

@@ -137,7 +137,12 @@ fn pkcs11_tool_agrees(client: Maker, daemon: Maker, endpoint: Endpoint) {
             let lines = outcome.stdout.lines().map(str::to_owned);
             lines.take_while(|line| line != refused).collect()
         };
-        assert_eq!(lines(&through), lines(&direct), "stderr: {}", through.stderr);
+        assert_eq!(
+            lines(&through),
+            lines(&direct),
+            "stderr: {}",
+            through.stderr
+        );
         if !through.stdout.contains(refused) {
             assert_eq!(through.status, direct.status);
         }

@@ -61,7 +61,10 @@ fn our_tls_library() -> PathBuf {
     let built = our_library();
     let modified = built.metadata().and_then(|file| file.modified());
     let modified = modified.expect("a library that was found has a time");
-    let age = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let age = modified
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("client-{age}"));
     let named = directory.join("libp11clienttcpssl.so");
     if !named.exists() {

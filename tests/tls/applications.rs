@@ -15,11 +15,22 @@ use Maker::{Original, Ours};
 /// Runs a mode of `threads.c`; every line has to say yes.
 fn threads(client: Maker, daemon_maker: Maker, mode: &str) {
     let token = Token::new();
-    let daemon = Tls::default().setup(daemon_maker, Endpoint::Tcp, &token).start();
+    let daemon = Tls::default()
+        .setup(daemon_maker, Endpoint::Tcp, &token)
+        .start();
     let pid = daemon.process().pid.to_string();
-    let outcome = run(c_program("threads", client, &daemon, &[mode, &pid]), Duration::from_secs(90));
-    let said = format!("{mode}: {}\n{}\n{}", outcome.status, outcome.stdout, outcome.stderr);
-    assert!(outcome.status.success() && !outcome.stdout.contains("NO"), "{said}");
+    let outcome = run(
+        c_program("threads", client, &daemon, &[mode, &pid]),
+        Duration::from_secs(90),
+    );
+    let said = format!(
+        "{mode}: {}\n{}\n{}",
+        outcome.status, outcome.stdout, outcome.stderr
+    );
+    assert!(
+        outcome.status.success() && !outcome.stdout.contains("NO"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -82,10 +93,19 @@ fn openssl_signs_through_its_engine_and_our_tls_library() {
         let mut sign = command("openssl", &daemon, "client");
         engine.environment(&mut sign);
         sign.args(["dgst", "-sha256", "-engine", "pkcs11", "-keyform", "engine"]);
-        sign.args(["-sign", "pkcs11:token=e2e;object=e2e-rsa;type=private", "-out"]);
+        sign.args([
+            "-sign",
+            "pkcs11:token=e2e;object=e2e-rsa;type=private",
+            "-out",
+        ]);
         sign.arg(&signature).arg(&data);
         let outcome = run(sign, Duration::from_secs(30));
-        assert!(outcome.status.success(), "{more}: {}{}", outcome.stdout, outcome.stderr);
+        assert!(
+            outcome.status.success(),
+            "{more}: {}{}",
+            outcome.stdout,
+            outcome.stderr
+        );
         assert_eq!(fs::metadata(&signature).expect("it was written").len(), 256);
     }
 }
@@ -98,11 +118,21 @@ fn an_engine_that_loads_our_library_does_not_disturb_other_applications() {
         let engine = Engine::new(more);
         let conf = engine.directory.join("openssl.cnf").display().to_string();
         let outcome = list_slots(Ours, &daemon, "client", &[("OPENSSL_CONF", &conf)]);
-        assert!(is_served(&outcome), "{more}: {}{}", outcome.stdout, outcome.stderr);
+        assert!(
+            is_served(&outcome),
+            "{more}: {}{}",
+            outcome.stdout,
+            outcome.stderr
+        );
         let mut threads = c_program("threads", Ours, &daemon, &["fork", "0"]);
         engine.environment(&mut threads);
         let outcome = run(threads, Duration::from_secs(60));
-        assert!(outcome.status.success(), "{more}: {}{}", outcome.stdout, outcome.stderr);
+        assert!(
+            outcome.status.success(),
+            "{more}: {}{}",
+            outcome.stdout,
+            outcome.stderr
+        );
     }
 }
 
@@ -124,8 +154,16 @@ fn a_provider_that_calls_us_while_we_initialise_openssl_is_served() {
     application.env("RECURSING_LIBRARY", library(Ours).path());
     let outcome = run(application, Duration::from_secs(20));
     let said = format!("{}\n{}\n{}", outcome.status, outcome.stdout, outcome.stderr);
-    assert!(outcome.status.success() && !outcome.stdout.contains("NO"), "{said}");
-    assert!(outcome.stdout.contains("C_Initialize within the provider -> yes"), "{said}");
+    assert!(
+        outcome.status.success() && !outcome.stdout.contains("NO"),
+        "{said}"
+    );
+    assert!(
+        outcome
+            .stdout
+            .contains("C_Initialize within the provider -> yes"),
+        "{said}"
+    );
 }
 
 /// Our library does what its file name says, whatever the endpoint is written like.
@@ -136,7 +174,10 @@ fn the_name_of_the_library_or_the_endpoint_chooses_tls() {
     let with = |library: Library, address: String| {
         let mut command = command("pkcs11-tool", &daemon, "client");
         command.env("PKCS11PROXY_SOCKET_PATH", address);
-        command.arg("--module").arg(library.path()).arg("--list-slots");
+        command
+            .arg("--module")
+            .arg(library.path())
+            .arg("--list-slots");
         is_served(&run(command, Duration::from_secs(20)))
     };
     assert!(with(Library::Ours, format!("tls:{}", daemon.address())));
@@ -149,9 +190,18 @@ fn the_name_of_the_library_or_the_endpoint_chooses_tls() {
 fn our_tls_library_can_be_unloaded_from_an_application_with_openssl() {
     let (daemon, _token) = daemon_with_key();
     for mode in ["finalize", "leave", "exit"] {
-        let outcome = run(c_program("unload", Ours, &daemon, &[mode]), Duration::from_secs(60));
-        let said = format!("{mode}: {}\n{}\n{}", outcome.status, outcome.stdout, outcome.stderr);
-        assert!(outcome.status.success() && !outcome.stdout.contains("NO"), "{said}");
+        let outcome = run(
+            c_program("unload", Ours, &daemon, &[mode]),
+            Duration::from_secs(60),
+        );
+        let said = format!(
+            "{mode}: {}\n{}\n{}",
+            outcome.status, outcome.stdout, outcome.stderr
+        );
+        assert!(
+            outcome.status.success() && !outcome.stdout.contains("NO"),
+            "{said}"
+        );
     }
 }
 
@@ -161,17 +211,43 @@ fn a_child_that_only_exits_writes_nothing() {
     let (daemon, _token) = daemon_with_key();
     let trace = Directory::new();
     let mut traced = Command::new("strace");
-    traced.args(["-f", "-e", "trace=sendmsg,sendto,write,shutdown,exit_group,clone,clone3,fork,vfork"]);
+    traced.args([
+        "-f",
+        "-e",
+        "trace=sendmsg,sendto,write,shutdown,exit_group,clone,clone3,fork,vfork",
+    ]);
     traced.arg("-o").arg(trace.join("trace"));
     let inner = c_program("nested", Ours, &daemon, &["fork"]);
     traced.arg(inner.get_program()).args(inner.get_args());
-    traced.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    traced.envs(
+        inner
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
     traced.env_remove("PKCS11PROXY_LOG");
     let outcome = run(traced, Duration::from_secs(30));
-    assert!(outcome.status.success() && !outcome.stdout.contains("NO"), "{}", outcome.stdout);
+    assert!(
+        outcome.status.success() && !outcome.stdout.contains("NO"),
+        "{}",
+        outcome.stdout
+    );
     let text = fs::read_to_string(trace.join("trace")).expect("strace is installed");
-    let parent = text.split_whitespace().next().expect("strace wrote something");
-    let child: Vec<&str> = text.lines().filter(|line| !line.starts_with(parent)).collect();
-    assert!(child.iter().any(|line| line.contains("exit_group")), "{text}");
-    assert!(!child.iter().any(|line| line.contains("send") || line.contains("shutdown")), "{child:#?}");
+    let parent = text
+        .split_whitespace()
+        .next()
+        .expect("strace wrote something");
+    let child: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with(parent))
+        .collect();
+    assert!(
+        child.iter().any(|line| line.contains("exit_group")),
+        "{text}"
+    );
+    assert!(
+        !child
+            .iter()
+            .any(|line| line.contains("send") || line.contains("shutdown")),
+        "{child:#?}"
+    );
 }

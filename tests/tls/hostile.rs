@@ -35,15 +35,26 @@ fn a_peer_that_stops_within_the_handshake_is_dropped_in_time() {
                 std::thread::sleep(Duration::from_millis(100));
             }
         });
-        peer.set_read_timeout(Some(Duration::from_secs(10))).expect("a time");
+        peer.set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time");
         while peer.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
         let took = started.elapsed();
-        assert!(took > Duration::from_millis(900) && took < Duration::from_secs(3), "{took:?}");
+        assert!(
+            took > Duration::from_millis(900) && took < Duration::from_secs(3),
+            "{took:?}"
+        );
         writer.join().expect("it does not panic");
     }
     let log = daemon.log();
-    assert_eq!(log.matches("TLS handshake not complete within 1 s").count(), 2, "{log}");
-    assert!(wait_until(Duration::from_secs(5), || daemon.workers().len() == 1));
+    assert_eq!(
+        log.matches("TLS handshake not complete within 1 s").count(),
+        2,
+        "{log}"
+    );
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .workers()
+        .len()
+        == 1));
     serves(&daemon, "client", &[]);
 }
 
@@ -69,16 +80,28 @@ fn two_hundred_peers_that_stop_within_the_handshake_delay_nobody() {
         slowest = slowest.max(started.elapsed());
     }
     let limit = undisturbed + Duration::from_secs(2);
-    assert!(slowest < limit, "{slowest:?} beside 200 peers, {undisturbed:?} without");
+    assert!(
+        slowest < limit,
+        "{slowest:?} beside 200 peers, {undisturbed:?} without"
+    );
     assert!(daemon.workers().len() <= 50);
     // A few lines, not one for each.
     let refused = daemon.log().matches("TLS handshake ended after").count();
-    assert!((1..=20).contains(&refused), "{refused} lines: {}", daemon.log());
+    assert!(
+        (1..=20).contains(&refused),
+        "{refused} lines: {}",
+        daemon.log()
+    );
     drop(peers);
     let calm = wait_until(Duration::from_secs(5), || {
         daemon.workers().len() == 1 && daemon.process().descriptors() <= descriptors
     });
-    assert!(calm, "{} workers, {} descriptors", daemon.workers().len(), daemon.process().descriptors());
+    assert!(
+        calm,
+        "{} workers, {} descriptors",
+        daemon.workers().len(),
+        daemon.process().descriptors()
+    );
 }
 
 /// Once a TLS record or a call has begun it has to be complete in time; between calls there is no limit.
@@ -88,14 +111,21 @@ fn a_client_may_idle_between_calls_but_not_within_one() {
     let (daemon, _token) = daemon("record_timeout = 0.5; handshake_timeout = 5.0;", 50);
     let mut connector = SslConnector::builder(SslMethod::tls_client()).expect("OpenSSL works");
     let file = super::support::certificates::certificate;
-    connector.set_certificate_chain_file(file("client.pem")).expect("made before");
-    connector.set_private_key_file(file("client.key"), SslFiletype::PEM).expect("made before");
+    connector
+        .set_certificate_chain_file(file("client.pem"))
+        .expect("made before");
+    connector
+        .set_private_key_file(file("client.key"), SslFiletype::PEM)
+        .expect("made before");
     connector.set_verify(SslVerifyMode::NONE);
     let connector = connector.build();
-    let null = hex("80000028 11220001 00000000 00000002 00000004 00000003 00000000 00000000 00000000 00000000 00000000");
+    let null = hex(
+        "80000028 11220001 00000000 00000002 00000004 00000003 00000000 00000000 00000000 00000000 00000000",
+    );
     for part in [null.len() - 1, 2] {
         let peer = TcpStream::connect(daemon.address()).expect("it listens");
-        peer.set_read_timeout(Some(Duration::from_secs(10))).expect("a time");
+        peer.set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time");
         let mut stream = connector.connect("localhost", peer).expect("a handshake");
         for _ in 0..2 {
             std::thread::sleep(Duration::from_millis(800));
@@ -107,21 +137,41 @@ fn a_client_may_idle_between_calls_but_not_within_one() {
         stream.write_all(&null[..part]).expect("it is connected");
         assert!(!stream.read(&mut [0; 28]).is_ok_and(|count| count > 0));
         let took = started.elapsed();
-        assert!(took > Duration::from_millis(400) && took < Duration::from_secs(3), "{took:?}");
+        assert!(
+            took > Duration::from_millis(400) && took < Duration::from_secs(3),
+            "{took:?}"
+        );
     }
     // Half a TLS record.
     let peer = TcpStream::connect(daemon.address()).expect("it listens");
     let mut stream = connector.connect("localhost", peer).expect("a handshake");
     let started = Instant::now();
-    stream.get_mut().write_all(&[23, 3, 3, 0, 100, 1]).expect("it is connected");
+    stream
+        .get_mut()
+        .write_all(&[23, 3, 3, 0, 100, 1])
+        .expect("it is connected");
     assert!(!stream.read(&mut [0; 28]).is_ok_and(|count| count > 0));
     assert!(started.elapsed() < Duration::from_secs(3));
-    let told = || daemon.log().matches("a record was not complete within 0.5 s").count();
-    assert!(wait_until(Duration::from_secs(5), || told() == 3), "{}", daemon.log());
+    let told = || {
+        daemon
+            .log()
+            .matches("a record was not complete within 0.5 s")
+            .count()
+    };
+    assert!(
+        wait_until(Duration::from_secs(5), || told() == 3),
+        "{}",
+        daemon.log()
+    );
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<char> = text.chars().filter(|character| !character.is_whitespace()).collect();
+    let digits: Vec<char> = text
+        .chars()
+        .filter(|character| !character.is_whitespace())
+        .collect();
     let pairs = digits.chunks(2).map(|pair| pair.iter().collect::<String>());
-    pairs.map(|pair| u8::from_str_radix(&pair, 16).expect("hexadecimal")).collect()
+    pairs
+        .map(|pair| u8::from_str_radix(&pair, 16).expect("hexadecimal"))
+        .collect()
 }

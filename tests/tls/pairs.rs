@@ -8,19 +8,28 @@ use super::support::compile::module;
 use super::support::processes::run;
 use super::support::script::{Difference, run_script};
 use super::support::{Endpoint, Maker, Stack, Token};
-use super::tls::{SHIPPED, Tls, c_program, list_slots, is_served, library, serves, stack};
+use super::tls::{SHIPPED, Tls, c_program, is_served, library, list_slots, serves, stack};
 
 use Maker::{Original, Ours};
 
-const SECTIONS: &[&str] = &["info", "keygen", "find", "sign", "encrypt", "digest", "objects", "random"];
+const SECTIONS: &[&str] = &[
+    "info", "keygen", "find", "sign", "encrypt", "digest", "objects", "random",
+];
 
 /// The pairing answers what SoftHSM does, but for the rows that hold without TLS as well.
 fn answers_like_softhsm(client: Maker, daemon: Maker) {
     let token = Token::new();
     let expected = run_script(&Stack::direct(token.copy()), SECTIONS);
-    let tls = Tls { algorithms: Some(SHIPPED), ..Tls::default() };
+    let tls = Tls {
+        algorithms: Some(SHIPPED),
+        ..Tls::default()
+    };
     let daemon_running = tls.setup(daemon, Endpoint::Tcp, &token).start();
-    let stack = Stack { library: library(client), daemon: Some(daemon_running), token };
+    let stack = Stack {
+        library: library(client),
+        daemon: Some(daemon_running),
+        token,
+    };
     let got = run_script(&stack, SECTIONS);
     let allowed: Vec<&Difference> = DIFFERENCES
         .iter()
@@ -28,7 +37,10 @@ fn answers_like_softhsm(client: Maker, daemon: Maker) {
         .filter(|row| SECTIONS.contains(&row.section))
         .collect();
     let report = got.compare(&expected, &allowed);
-    assert!(report.is_empty(), "{client:?} client, {daemon:?} daemon:\n{report}");
+    assert!(
+        report.is_empty(),
+        "{client:?} client, {daemon:?} daemon:\n{report}"
+    );
 }
 
 #[test]
@@ -52,8 +64,10 @@ fn carries_every_size(client: Maker, daemon: Maker, tls: &Tls) {
     let mut setup = tls.setup(daemon, Endpoint::Tcp, &token);
     setup.modules = vec![("softhsm".into(), module("nullmodule"))];
     let daemon_running = setup.start();
-    let outcome =
-        run(c_program("sizes", client, &daemon_running, &[]), Duration::from_secs(60));
+    let outcome = run(
+        c_program("sizes", client, &daemon_running, &[]),
+        Duration::from_secs(60),
+    );
     assert!(
         outcome.status.success() && outcome.stdout.contains("1048576 -> yes"),
         "{client:?} client, {daemon:?} daemon, {:?}: {}\n{}\n{}",
@@ -64,13 +78,19 @@ fn carries_every_size(client: Maker, daemon: Maker, tls: &Tls) {
     );
 }
 
-const VERSIONS: [&str; 2] = ["NORMAL:-VERS-ALL:+VERS-TLS1.2", "NORMAL:-VERS-ALL:+VERS-TLS1.3"];
+const VERSIONS: [&str; 2] = [
+    "NORMAL:-VERS-ALL:+VERS-TLS1.2",
+    "NORMAL:-VERS-ALL:+VERS-TLS1.3",
+];
 
 /// spec/protocol.md 1.2: with the original's daemon, most of 4 to 16 KB never arrives.
 #[test]
 fn the_original_client_gets_replies_of_every_size_from_our_daemon() {
     for algorithms in VERSIONS {
-        let tls = Tls { algorithms: Some(algorithms), ..Tls::default() };
+        let tls = Tls {
+            algorithms: Some(algorithms),
+            ..Tls::default()
+        };
         carries_every_size(Original, Ours, &tls);
     }
 }
@@ -78,20 +98,33 @@ fn the_original_client_gets_replies_of_every_size_from_our_daemon() {
 #[test]
 fn our_pair_carries_every_size() {
     for algorithms in VERSIONS {
-        carries_every_size(Ours, Ours, &Tls { algorithms: Some(algorithms), ..Tls::default() });
+        carries_every_size(
+            Ours,
+            Ours,
+            &Tls {
+                algorithms: Some(algorithms),
+                ..Tls::default()
+            },
+        );
     }
 }
 
 #[test]
 fn our_client_gets_replies_of_every_size_from_the_original_daemon() {
-    let tls = Tls { algorithms: Some(SHIPPED), ..Tls::default() };
+    let tls = Tls {
+        algorithms: Some(SHIPPED),
+        ..Tls::default()
+    };
     carries_every_size(Ours, Original, &tls);
 }
 
 #[test]
 fn any_kind_of_certificate_serves_either_client() {
     for server in ["server", "server-ec", "server-chain"] {
-        let tls = Tls { keys: vec![server], ..Tls::default() };
+        let tls = Tls {
+            keys: vec![server],
+            ..Tls::default()
+        };
         let stack = stack(Ours, Ours, &tls);
         let daemon = stack.daemon.as_ref().expect("it has one");
         for own in ["client", "client-ec", "client-chain"] {
@@ -119,7 +152,10 @@ fn two_kinds_of_key_serve_clients_of_either() {
         ("ECDSA+SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"),
     ] {
         let said = super::suites::s_client(daemon, &["-sigalgs", sigalgs]);
-        assert!(said.contains(suite) && said.contains("return code: 0 (ok)"), "{sigalgs}: {said}");
+        assert!(
+            said.contains(suite) && said.contains("return code: 0 (ok)"),
+            "{sigalgs}: {said}"
+        );
     }
 }
 
@@ -131,6 +167,9 @@ fn tls_works_over_a_unix_socket() {
     let address = format!("tls:{}", daemon.address());
     let mut command = super::tls::command("pkcs11-tool", &daemon, "client");
     command.env("PKCS11PROXY_SOCKET_PATH", address);
-    command.arg("--module").arg(super::support::Library::Ours.path()).arg("--list-slots");
+    command
+        .arg("--module")
+        .arg(super::support::Library::Ours.path())
+        .arg("--list-slots");
     assert!(is_served(&run(command, Duration::from_secs(20))));
 }

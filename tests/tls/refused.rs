@@ -15,11 +15,19 @@ const SOON: Duration = Duration::from_secs(5);
 /// One worker waits, and the controller has the descriptors it had.
 fn calms_down(daemon: &Daemon, descriptors: usize) {
     let controller = daemon.process();
-    let calm =
-        wait_until(SOON, || daemon.workers().len() == 1 && controller.descriptors() == descriptors);
+    let calm = wait_until(SOON, || {
+        daemon.workers().len() == 1 && controller.descriptors() == descriptors
+    });
     let workers = daemon.workers().len();
-    assert!(calm, "{workers} workers, {} descriptors: {}", controller.descriptors(), daemon.log());
-    let left = fs::read_dir(daemon.directory().join("tmp")).expect("it exists").count();
+    assert!(
+        calm,
+        "{workers} workers, {} descriptors: {}",
+        controller.descriptors(),
+        daemon.log()
+    );
+    let left = fs::read_dir(daemon.directory().join("tmp"))
+        .expect("it exists")
+        .count();
     assert_eq!(left, 0, "temporary files");
 }
 
@@ -41,11 +49,24 @@ fn refuses(daemon: &Daemon, own: &str, cause: &str) {
     let started = Instant::now();
     let outcome = list_slots(Ours, daemon, own, &[]);
     assert!(!is_served(&outcome), "{own} is served");
-    assert!(outcome.stderr.contains("C_Initialize failed: rv = CKR_DEVICE_ERROR"), "{}", outcome.stderr);
-    assert!(started.elapsed() < Duration::from_secs(5), "{own}: {:?}", started.elapsed());
+    assert!(
+        outcome
+            .stderr
+            .contains("C_Initialize failed: rv = CKR_DEVICE_ERROR"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{own}: {:?}",
+        started.elapsed()
+    );
     let logged = wait_until(SOON, || daemon.log().contains(cause));
     assert!(logged, "{own}: {}", daemon.log());
-    assert!(!is_served(&list_slots(Original, daemon, own, &[])), "{own} is served with the original's");
+    assert!(
+        !is_served(&list_slots(Original, daemon, own, &[])),
+        "{own} is served with the original's"
+    );
     calms_down(daemon, descriptors);
     serves(daemon, "client", &[]);
     calms_down(daemon, descriptors);
@@ -55,12 +76,28 @@ fn refuses(daemon: &Daemon, own: &str, cause: &str) {
 fn client_certificates_that_do_not_verify() {
     for algorithms in ["NORMAL:-VERS-TLS1.3", "NORMAL:-VERS-TLS1.2"] {
         let x509 = format!("revoke {{ crl_file = \"{}\" }};", certificate("crl.pem"));
-        let tls = Tls { algorithms: Some(algorithms), x509, ..Tls::default() };
+        let tls = Tls {
+            algorithms: Some(algorithms),
+            x509,
+            ..Tls::default()
+        };
         let stack = stack(Ours, Ours, &tls);
         let daemon = stack.daemon.as_ref().expect("it has one");
-        refuses(daemon, "client-expired", "client certificate: certificate has expired");
-        refuses(daemon, "other-client", "client certificate: unable to get local issuer certificate");
-        refuses(daemon, "client-revoked", "client certificate: certificate revoked");
+        refuses(
+            daemon,
+            "client-expired",
+            "client certificate: certificate has expired",
+        );
+        refuses(
+            daemon,
+            "other-client",
+            "client certificate: unable to get local issuer certificate",
+        );
+        refuses(
+            daemon,
+            "client-revoked",
+            "client certificate: certificate revoked",
+        );
         // Of a server: it may not act as a client.
         refuses(daemon, "server", "client certificate: un");
         assert!(daemon.log().contains("[warning] client 127.0.0.1:"));
@@ -70,13 +107,21 @@ fn client_certificates_that_do_not_verify() {
 #[test]
 fn revocation_lists_count_for_the_authorities_that_have_one() {
     let x509 = format!("revoke {{ crl_file = \"{}\" }};", certificate("crl.pem"));
-    let tls = Tls { trust: vec!["ca", "other-ca"], x509, ..Tls::default() };
+    let tls = Tls {
+        trust: vec!["ca", "other-ca"],
+        x509,
+        ..Tls::default()
+    };
     let stack = stack(Ours, Ours, &tls);
     let daemon = stack.daemon.as_ref().expect("it has one");
     refuses(daemon, "client-revoked", "certificate revoked");
     serves(daemon, "other-client", &[]);
     serves(daemon, "client-chain", &[]);
-    assert!(daemon.log().contains("cn=other-ca has no revocation list"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("cn=other-ca has no revocation list"),
+        "{}",
+        daemon.log()
+    );
 }
 
 #[test]
@@ -88,7 +133,9 @@ fn a_client_without_a_certificate() {
         let mut command = std::process::Command::new("openssl");
         command.args(["s_client", version, "-connect", &daemon.address()]);
         super::support::processes::run(command, Duration::from_secs(10));
-        let logged = wait_until(SOON, || daemon.log().contains("peer did not return a certificate"));
+        let logged = wait_until(SOON, || {
+            daemon.log().contains("peer did not return a certificate")
+        });
         assert!(logged, "{}", daemon.log());
         calms_down(daemon, descriptors);
     }
@@ -101,14 +148,19 @@ fn certificates_that_are_not_in_the_allowed_directory() {
     let tls = Tls::default();
     let token = Token::new();
     let mut setup = tls.setup(Ours, Endpoint::Tcp, &token);
-    let line = format!("allowed_clients_cert_path = \"{}\";", allowed.path().display());
+    let line = format!(
+        "allowed_clients_cert_path = \"{}\";",
+        allowed.path().display()
+    );
     setup.processor.push_str(&line);
     let daemon = setup.start();
     refuses_as_not_allowed(&daemon);
 
     let pem = fs::read(certificate("client.pem")).expect("made before");
     let text = String::from_utf8(pem.clone()).expect("PEM is text");
-    let der = openssl::x509::X509::from_pem(&pem).and_then(|it| it.to_der()).expect("a certificate");
+    let der = openssl::x509::X509::from_pem(&pem)
+        .and_then(|it| it.to_der())
+        .expect("a certificate");
     let other = fs::read_to_string(certificate("client-other.pem")).expect("made before");
     fs::create_dir(allowed.join("directory")).expect("an empty directory");
     fs::write(allowed.join("empty"), "").expect("an empty directory");
@@ -132,10 +184,22 @@ fn certificates_that_are_not_in_the_allowed_directory() {
 
 fn refuses_as_not_allowed(daemon: &Daemon) {
     let descriptors = settled(daemon);
-    let before = daemon.log().matches("refused: the certificate of o=Trial,cn=client is not in").count();
+    let before = daemon
+        .log()
+        .matches("refused: the certificate of o=Trial,cn=client is not in")
+        .count();
     assert!(!is_served(&list_slots(Ours, daemon, "client", &[])));
-    let after = || daemon.log().matches("refused: the certificate of o=Trial,cn=client is not in").count();
-    assert!(wait_until(SOON, || after() == before + 1), "{}", daemon.log());
+    let after = || {
+        daemon
+            .log()
+            .matches("refused: the certificate of o=Trial,cn=client is not in")
+            .count()
+    };
+    assert!(
+        wait_until(SOON, || after() == before + 1),
+        "{}",
+        daemon.log()
+    );
     calms_down(daemon, descriptors);
 }
 
@@ -144,11 +208,24 @@ fn client_refuses(daemon: &Daemon, more: &[(&str, &str)], cause: &str) {
     let started = Instant::now();
     let outcome = list_slots(Ours, daemon, "client", more);
     assert!(!is_served(&outcome));
-    assert!(outcome.stderr.contains(cause), "{more:?}: {}", outcome.stderr);
-    assert!(outcome.stderr.contains("rv = CKR_DEVICE_ERROR (0x30)"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains(cause),
+        "{more:?}: {}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stderr.contains("rv = CKR_DEVICE_ERROR (0x30)"),
+        "{}",
+        outcome.stderr
+    );
     assert!(started.elapsed() < Duration::from_secs(5));
     // Nothing printed without being asked.
-    let silent = list_slots(Ours, daemon, "client", &[more, &[("PKCS11PROXY_LOG", "")]].concat());
+    let silent = list_slots(
+        Ours,
+        daemon,
+        "client",
+        &[more, &[("PKCS11PROXY_LOG", "")]].concat(),
+    );
     assert!(!silent.stderr.contains("p11client") && !silent.stdout.contains("p11client"));
 }
 
@@ -159,7 +236,11 @@ fn our_client_refuses_servers_that_do_not_verify() {
     let file = |name: &str| certificate(name);
     let (pinned, other) = (file("server.pem"), file("server-ec.pem"));
     let other_ca = file("other-ca.pem");
-    serves(daemon, "client", &[("PKCS11PROXY_SERVER_CERTS_FILE", &pinned)]);
+    serves(
+        daemon,
+        "client",
+        &[("PKCS11PROXY_SERVER_CERTS_FILE", &pinned)],
+    );
     client_refuses(
         daemon,
         &[("PKCS11PROXY_SERVER_CERTS_FILE", &other)],
@@ -173,36 +254,88 @@ fn our_client_refuses_servers_that_do_not_verify() {
     // Pinned, but of an authority that is not trusted.
     client_refuses(
         daemon,
-        &[("PKCS11PROXY_CA_FILE", &other_ca), ("PKCS11PROXY_SERVER_CERTS_FILE", &pinned)],
+        &[
+            ("PKCS11PROXY_CA_FILE", &other_ca),
+            ("PKCS11PROXY_SERVER_CERTS_FILE", &pinned),
+        ],
         "unable to get local issuer certificate",
     );
     for name in ["endpoint", "localhost", "127.0.0.1"] {
         serves(daemon, "client", &[("PKCS11PROXY_VERIFY_NAME", name)]);
     }
-    for (name, cause) in [("hsm.example", "hostname mismatch"), ("10.0.0.1", "IP address mismatch")] {
+    for (name, cause) in [
+        ("hsm.example", "hostname mismatch"),
+        ("10.0.0.1", "IP address mismatch"),
+    ] {
         client_refuses(daemon, &[("PKCS11PROXY_VERIFY_NAME", name)], cause);
     }
-    let tls = Tls { keys: vec!["other-server"], ..Tls::default() };
+    let tls = Tls {
+        keys: vec!["other-server"],
+        ..Tls::default()
+    };
     let stack = stack(Ours, Original, &tls);
-    client_refuses(stack.daemon.as_ref().expect("it has one"), &[], "unable to get local issuer");
+    client_refuses(
+        stack.daemon.as_ref().expect("it has one"),
+        &[],
+        "unable to get local issuer",
+    );
 }
 
 #[test]
 fn our_client_says_what_is_wrong_with_its_own_files() {
     let stack = stack(Ours, Ours, &Tls::default());
     let daemon = stack.daemon.as_ref().expect("it has one");
-    let (encrypted, other) = (certificate("server-encrypted.key"), certificate("client-ec.key"));
+    let (encrypted, other) = (
+        certificate("server-encrypted.key"),
+        certificate("client-ec.key"),
+    );
     for (variable, value, cause) in [
-        ("PKCS11PROXY_CA_FILE", "", "neither PKCS11PROXY_CA_FILE nor PKCS11PROXY_PSK_FILE is set"),
-        ("PKCS11PROXY_CERT_FILE", "", "neither PKCS11PROXY_CERT_FILE nor"),
-        ("PKCS11PROXY_PRIVKEY_FILE", "", "neither PKCS11PROXY_PRIVKEY_FILE nor"),
-        ("PKCS11PROXY_CA_FILE", "/nonexistent", "/nonexistent: No such file"),
-        ("PKCS11PROXY_CERT_FILE", "/dev/null", "/dev/null: holds no certificate"),
-        ("PKCS11PROXY_PRIVKEY_FILE", "/dev/null", "holds no private key"),
+        (
+            "PKCS11PROXY_CA_FILE",
+            "",
+            "neither PKCS11PROXY_CA_FILE nor PKCS11PROXY_PSK_FILE is set",
+        ),
+        (
+            "PKCS11PROXY_CERT_FILE",
+            "",
+            "neither PKCS11PROXY_CERT_FILE nor",
+        ),
+        (
+            "PKCS11PROXY_PRIVKEY_FILE",
+            "",
+            "neither PKCS11PROXY_PRIVKEY_FILE nor",
+        ),
+        (
+            "PKCS11PROXY_CA_FILE",
+            "/nonexistent",
+            "/nonexistent: No such file",
+        ),
+        (
+            "PKCS11PROXY_CERT_FILE",
+            "/dev/null",
+            "/dev/null: holds no certificate",
+        ),
+        (
+            "PKCS11PROXY_PRIVKEY_FILE",
+            "/dev/null",
+            "holds no private key",
+        ),
         ("PKCS11PROXY_PRIVKEY_FILE", &encrypted, "is encrypted"),
-        ("PKCS11PROXY_PRIVKEY_FILE", &other, "is not the key of the certificate"),
-        ("PKCS11PROXY_SERVER_CERTS_FILE", "/nonexistent", "/nonexistent: No such file"),
-        ("PKCS11PROXY_PSK_FILE", "/dev/null", "expected one line, identity:key"),
+        (
+            "PKCS11PROXY_PRIVKEY_FILE",
+            &other,
+            "is not the key of the certificate",
+        ),
+        (
+            "PKCS11PROXY_SERVER_CERTS_FILE",
+            "/nonexistent",
+            "/nonexistent: No such file",
+        ),
+        (
+            "PKCS11PROXY_PSK_FILE",
+            "/dev/null",
+            "expected one line, identity:key",
+        ),
     ] {
         client_refuses(daemon, &[(variable, value)], cause);
     }
@@ -214,9 +347,16 @@ fn plain_clients_at_a_tls_port_and_the_other_way_round() {
     let daemon = stack.daemon.as_ref().expect("it has one");
     let descriptors = settled(daemon);
     let mut plain = super::tls::command("pkcs11-tool", daemon, "client");
-    plain.arg("--module").arg(super::support::Library::Ours.path()).arg("--list-slots");
+    plain
+        .arg("--module")
+        .arg(super::support::Library::Ours.path())
+        .arg("--list-slots");
     let outcome = super::support::processes::run(plain, Duration::from_secs(10));
-    assert!(outcome.stderr.contains("rv = CKR_DEVICE_ERROR"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("rv = CKR_DEVICE_ERROR"),
+        "{}",
+        outcome.stderr
+    );
     assert!(daemon.log().contains("speaks no TLS"), "{}", daemon.log());
     calms_down(daemon, descriptors);
 
@@ -235,7 +375,8 @@ fn a_pre_shared_key_instead_of_certificates() {
     for algorithms in ["NORMAL:-VERS-TLS1.3", "NORMAL:-VERS-TLS1.2"] {
         let mut setup = Tls::default().setup(Ours, Endpoint::Tcp, &token);
         let keys = certificate("psk.keys");
-        setup.processor = format!("tls {{ algorithms = \"{algorithms}\"; psk_file = \"{keys}\" }};");
+        setup.processor =
+            format!("tls {{ algorithms = \"{algorithms}\"; psk_file = \"{keys}\" }};");
         let daemon = setup.start();
         let psk = certificate("psk.client");
         let nothing_else = [
@@ -245,13 +386,24 @@ fn a_pre_shared_key_instead_of_certificates() {
             ("PKCS11PROXY_PRIVKEY_FILE", ""),
         ];
         serves(&daemon, "client", &nothing_else);
-        assert!(daemon.log().contains("user=trial is authenticated"), "{}", daemon.log());
+        assert!(
+            daemon.log().contains("user=trial is authenticated"),
+            "{}",
+            daemon.log()
+        );
         let directory = Directory::new();
         let wrong = directory.join("psk");
-        for text in ["trial:000102030405060708090a0b0c0d0e0f", "stranger:000102030405060708090a0b0c0d0e0f"] {
+        for text in [
+            "trial:000102030405060708090a0b0c0d0e0f",
+            "stranger:000102030405060708090a0b0c0d0e0f",
+        ] {
             fs::write(&wrong, text).expect("a new directory");
             let wrong = wrong.display().to_string();
-            client_refuses(&daemon, &[("PKCS11PROXY_PSK_FILE", &wrong)], "TLS handshake");
+            client_refuses(
+                &daemon,
+                &[("PKCS11PROXY_PSK_FILE", &wrong)],
+                "TLS handshake",
+            );
         }
         // A client with certificates at such a daemon, and one with a key at a daemon with certificates.
         client_refuses(&daemon, &[], "TLS handshake");

@@ -18,7 +18,11 @@ fn reload(daemon: &Daemon, outcome: &str) {
     let count = || daemon.log().matches(outcome).count();
     let before = count();
     daemon.process().signal(Signal::SIGHUP);
-    assert!(wait_until(SOON, || count() > before), "{outcome}: {}", daemon.log());
+    assert!(
+        wait_until(SOON, || count() > before),
+        "{outcome}: {}",
+        daemon.log()
+    );
 }
 
 #[test]
@@ -47,7 +51,11 @@ fn reload_takes_new_files_under_load() {
     let applications: Vec<Running> = (0..3)
         .map(|_| {
             let running = Running::start(c_program("threads", Ours, &daemon, &["loop", &text]));
-            assert!(wait_until(SOON, || running.stdout().contains("signing\n")), "{}", daemon.log());
+            assert!(
+                wait_until(SOON, || running.stdout().contains("signing\n")),
+                "{}",
+                daemon.log()
+            );
             running
         })
         .collect();
@@ -64,7 +72,11 @@ fn reload_takes_new_files_under_load() {
     // A key that does not belong to the certificate: everything stays.
     put("server.key", "server.key");
     reload(&daemon, "server.key: is not the key of the certificate");
-    assert!(daemon.log().contains("filter rules and TLS stay as they are"));
+    assert!(
+        daemon
+            .log()
+            .contains("filter rules and TLS stay as they are")
+    );
     serves(&daemon, "client", &pin_new);
     put("server.key", "server-ec.key");
 
@@ -83,7 +95,12 @@ fn reload_takes_new_files_under_load() {
     fs::write(&stop, "").expect("a directory of ours");
     for application in applications {
         let outcome = application.finish(SOON);
-        assert!(outcome.status.success(), "{}{}", outcome.stdout, outcome.stderr);
+        assert!(
+            outcome.status.success(),
+            "{}{}",
+            outcome.stdout,
+            outcome.stderr
+        );
         assert!(outcome.stdout.contains("last 0x0"), "{}", outcome.stdout);
     }
 }

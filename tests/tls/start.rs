@@ -14,7 +14,11 @@ use Maker::Ours;
 /// Starts a daemon with this in `processor`; gives what it says on its way out.
 fn refused(processor: &str) -> String {
     let directory = Directory::new();
-    fs::write(directory.join("filter.conf"), "modules = [(\"softhsm\", \"/usr/lib/softhsm/libsofthsm2.so\")]").expect("a new directory");
+    fs::write(
+        directory.join("filter.conf"),
+        "modules = [(\"softhsm\", \"/usr/lib/softhsm/libsofthsm2.so\")]",
+    )
+    .expect("a new directory");
     let socket = directory.join("socket").display().to_string();
     let text = format!(
         "netplex {{ service {{ name = \"s\";
@@ -28,7 +32,12 @@ fn refused(processor: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
     command.arg("-fg").arg("-conf").arg(&file);
     let outcome = run(command, Duration::from_secs(10));
-    assert_eq!(outcome.status.code(), Some(2), "{processor}: {}", outcome.stderr);
+    assert_eq!(
+        outcome.status.code(),
+        Some(2),
+        "{processor}: {}",
+        outcome.stderr
+    );
     outcome.stderr
 }
 
@@ -46,21 +55,71 @@ fn bad_files_are_named_with_their_place() {
     let ca = certificate("ca.pem");
     let encrypted = "server-encrypted.key";
     for (processor, line, expected) in [
-        (x509(&key("none.pem", "server.key", ""), ""), 5, "x509.key[0].crt_file: "),
-        (x509(&key("server.key", "server.key", ""), ""), 5, "server.key: holds no certificate"),
-        (x509(&key("server.pem", "none.key", ""), ""), 6, "none.key: cannot be read: No such file"),
-        (x509(&key("server.pem", "ca.pem", ""), ""), 6, "ca.pem: is no private key in PEM"),
-        (x509(&key("server.pem", "client.key", ""), ""), 6, "is not the key of the certificate"),
-        (x509(&key("server.pem", encrypted, ""), ""), 6, "is encrypted: expected `password`"),
-        (x509(&key("server.pem", encrypted, "; password = \"x\""), ""), 6, "cannot be decrypted"),
-        (x509(&good, &trust("/dev/null")), 7, "trust[0].crt_file: /dev/null: cannot be read"),
-        (x509(&good, &format!("revoke {{ crl_file = \"{ca}\" }}")), 7, "holds no revocation list"),
-        ("tls { algorithms = \"HIGH\"; x509 { } };".into(), 4, "algorithms: expected one of NORMAL"),
+        (
+            x509(&key("none.pem", "server.key", ""), ""),
+            5,
+            "x509.key[0].crt_file: ",
+        ),
+        (
+            x509(&key("server.key", "server.key", ""), ""),
+            5,
+            "server.key: holds no certificate",
+        ),
+        (
+            x509(&key("server.pem", "none.key", ""), ""),
+            6,
+            "none.key: cannot be read: No such file",
+        ),
+        (
+            x509(&key("server.pem", "ca.pem", ""), ""),
+            6,
+            "ca.pem: is no private key in PEM",
+        ),
+        (
+            x509(&key("server.pem", "client.key", ""), ""),
+            6,
+            "is not the key of the certificate",
+        ),
+        (
+            x509(&key("server.pem", encrypted, ""), ""),
+            6,
+            "is encrypted: expected `password`",
+        ),
+        (
+            x509(&key("server.pem", encrypted, "; password = \"x\""), ""),
+            6,
+            "cannot be decrypted",
+        ),
+        (
+            x509(&good, &trust("/dev/null")),
+            7,
+            "trust[0].crt_file: /dev/null: cannot be read",
+        ),
+        (
+            x509(&good, &format!("revoke {{ crl_file = \"{ca}\" }}")),
+            7,
+            "holds no revocation list",
+        ),
+        (
+            "tls { algorithms = \"HIGH\"; x509 { } };".into(),
+            4,
+            "algorithms: expected one of NORMAL",
+        ),
         (format!("tls {{ psk_file = \"{ca}\" }};"), 4, "psk_file: "),
-        (format!("tls {{ dh_params {{ pkcs3_file = \"{ca}\" }}; {}", &x509(&good, "")[6..]), 4, "holds no DH"),
+        (
+            format!(
+                "tls {{ dh_params {{ pkcs3_file = \"{ca}\" }}; {}",
+                &x509(&good, "")[6..]
+            ),
+            4,
+            "holds no DH",
+        ),
     ] {
         let said = refused(&processor);
-        assert!(said.contains(&format!("p.conf:{line}: ")), "{processor}: {said}");
+        assert!(
+            said.contains(&format!("p.conf:{line}: ")),
+            "{processor}: {said}"
+        );
         assert!(said.contains(expected), "{processor}: {said}");
     }
     // A section that is not in use has to be valid, too.
@@ -95,7 +154,10 @@ fn every_documented_way_to_name_keys_serves() {
     );
     for processor in [
         section(format!("{encrypted}; password = \"secret\"")),
-        section(format!("{encrypted}; password_file = \"{}\"", file("server-encrypted.password"))),
+        section(format!(
+            "{encrypted}; password_file = \"{}\"",
+            file("server-encrypted.password")
+        )),
         legacy,
     ] {
         let mut setup = Tls::default().setup(Ours, Endpoint::Tcp, &token);

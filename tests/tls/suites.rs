@@ -16,8 +16,19 @@ use Maker::Ours;
 /// What `openssl s_client` says.
 pub fn s_client(daemon: &Daemon, options: &[&str]) -> String {
     let mut command = Command::new("openssl");
-    command.args(["s_client", "-connect", &daemon.address(), "-CAfile", &certificate("ca.pem")]);
-    command.args(["-cert", &certificate("client.pem"), "-key", &certificate("client.key")]);
+    command.args([
+        "s_client",
+        "-connect",
+        &daemon.address(),
+        "-CAfile",
+        &certificate("ca.pem"),
+    ]);
+    command.args([
+        "-cert",
+        &certificate("client.pem"),
+        "-key",
+        &certificate("client.key"),
+    ]);
     command.args(options);
     let outcome = run(command, Duration::from_secs(20));
     outcome.stdout + &outcome.stderr
@@ -29,14 +40,27 @@ fn gnutls_cli(daemon: &Daemon, priority: &str) -> String {
     let mut command = Command::new("gnutls-cli");
     command.args(["--port", port, "--x509cafile", &certificate("ca.pem")]);
     command.args(["--x509certfile", &certificate("client.pem")]);
-    command.args(["--x509keyfile", &certificate("client.key"), "--priority", priority, host]);
+    command.args([
+        "--x509keyfile",
+        &certificate("client.key"),
+        "--priority",
+        priority,
+        host,
+    ]);
     let outcome = run(command, Duration::from_secs(20));
     outcome.stdout + &outcome.stderr
 }
 
 #[test]
 fn the_shipped_string_offers_tls_1_2_with_forward_secrecy_only() {
-    let stack = stack(Ours, Ours, &Tls { algorithms: Some(SHIPPED), ..Tls::default() });
+    let stack = stack(
+        Ours,
+        Ours,
+        &Tls {
+            algorithms: Some(SHIPPED),
+            ..Tls::default()
+        },
+    );
     let daemon = stack.daemon.as_ref().expect("it has one");
     for suite in [
         "ECDHE-RSA-AES256-GCM-SHA384",
@@ -48,7 +72,10 @@ fn the_shipped_string_offers_tls_1_2_with_forward_secrecy_only() {
         "DHE-RSA-AES256-CCM",
     ] {
         let said = s_client(daemon, &["-tls1_2", "-cipher", suite]);
-        assert!(said.contains(&format!("Cipher is {suite}")), "{suite}: {said}");
+        assert!(
+            said.contains(&format!("Cipher is {suite}")),
+            "{suite}: {said}"
+        );
     }
     for options in [
         &["-tls1_3"][..],
@@ -61,7 +88,10 @@ fn the_shipped_string_offers_tls_1_2_with_forward_secrecy_only() {
         assert!(said.contains("Cipher is (NONE)"), "{options:?}: {said}");
     }
     let said = gnutls_cli(daemon, "NORMAL");
-    assert!(said.contains("(TLS1.2-X.509)") && said.contains("AES-256-GCM"), "{said}");
+    assert!(
+        said.contains("(TLS1.2-X.509)") && said.contains("AES-256-GCM"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -70,10 +100,18 @@ fn without_algorithms_tls_1_2_and_1_3_are_offered() {
     let daemon = stack.daemon.as_ref().expect("it has one");
     let said = s_client(daemon, &["-tls1_3"]);
     assert!(said.contains("Cipher is TLS_AES_256_GCM_SHA384"), "{said}");
-    assert!(!said.contains("Post-Handshake New Session Ticket"), "{said}");
+    assert!(
+        !said.contains("Post-Handshake New Session Ticket"),
+        "{said}"
+    );
     let said = s_client(daemon, &["-tls1_2"]);
-    assert!(said.contains("Cipher is ECDHE-RSA-AES256-GCM-SHA384"), "{said}");
-    assert!(said.contains("Secure Renegotiation IS supported") && said.contains("Compression: NONE"));
+    assert!(
+        said.contains("Cipher is ECDHE-RSA-AES256-GCM-SHA384"),
+        "{said}"
+    );
+    assert!(
+        said.contains("Secure Renegotiation IS supported") && said.contains("Compression: NONE")
+    );
     assert!(gnutls_cli(daemon, "NORMAL").contains("(TLS1.3-X.509)"));
     assert!(gnutls_cli(daemon, "NORMAL:-VERS-TLS1.3").contains("(TLS1.2-X.509)"));
     // The protocol is told apart from others, and a client that asks for none is served as well.
@@ -103,9 +141,18 @@ fn listed(text: &str) -> (Vec<String>, Vec<String>) {
 
 /// OpenSSL's name of a suite in GnuTLS's.
 fn in_gnutls(name: &str) -> String {
-    let name = name.replace("AES256-SHA", "AES256-CBC-SHA").replace("AES128-SHA", "AES128-CBC-SHA");
-    let name = if name.ends_with("-CBC-SHA") { name + "1" } else { name };
-    let name = name.replace("CCM8", "CCM-8").replace("AES256", "AES-256").replace("AES128", "AES-128");
+    let name = name
+        .replace("AES256-SHA", "AES256-CBC-SHA")
+        .replace("AES128-SHA", "AES128-CBC-SHA");
+    let name = if name.ends_with("-CBC-SHA") {
+        name + "1"
+    } else {
+        name
+    };
+    let name = name
+        .replace("CCM8", "CCM-8")
+        .replace("AES256", "AES-256")
+        .replace("AES128", "AES-128");
     format!("TLS_{}", name.replace('-', "_"))
 }
 
@@ -136,7 +183,10 @@ fn priority_strings_select_what_gnutls_selects() {
     ] {
         let (suites12, suites13) = listed(text);
         let ours = Priority::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        let ours12 = ours.suites12.split(':').filter(|name| ours.tls12 && !name.is_empty());
+        let ours12 = ours
+            .suites12
+            .split(':')
+            .filter(|name| ours.tls12 && !name.is_empty());
         let mut ours12: Vec<String> = ours12.map(in_gnutls).collect();
         // With two MACs GnuTLS goes by theirs first; nothing hangs on the order of CBC suites.
         let mut suites12 = suites12;
@@ -145,7 +195,15 @@ fn priority_strings_select_what_gnutls_selects() {
             suites12.sort();
         }
         assert_eq!(ours12, suites12, "{text}");
-        let ours13 = ours.suites13.split(':').filter(|_| ours.tls13).map(str::to_owned);
-        assert_eq!(ours13.filter(|name| !name.is_empty()).collect::<Vec<_>>(), suites13, "{text}");
+        let ours13 = ours
+            .suites13
+            .split(':')
+            .filter(|_| ours.tls13)
+            .map(str::to_owned);
+        assert_eq!(
+            ours13.filter(|name| !name.is_empty()).collect::<Vec<_>>(),
+            suites13,
+            "{text}"
+        );
     }
 }

@@ -29,7 +29,13 @@ pub struct Tls {
 impl Default for Tls {
     fn default() -> Self {
         let (keys, trust) = (vec!["server"], vec!["ca"]);
-        Tls { algorithms: None, keys, trust, x509: String::new(), more: String::new() }
+        Tls {
+            algorithms: None,
+            keys,
+            trust,
+            x509: String::new(),
+            more: String::new(),
+        }
     }
 }
 
@@ -41,10 +47,13 @@ impl Tls {
             let (crt, key) = (file(name, "pem"), file(name, "key"));
             format!("key {{ crt_file = \"{crt}\"; key_file = \"{key}\" }};")
         });
-        let trust = self.trust.iter().map(|name| {
-            format!("trust {{ crt_file = \"{}\" }};", file(name, "pem"))
-        });
-        let algorithms = self.algorithms.map(|text| format!("algorithms = \"{text}\";"));
+        let trust = self
+            .trust
+            .iter()
+            .map(|name| format!("trust {{ crt_file = \"{}\" }};", file(name, "pem")));
+        let algorithms = self
+            .algorithms
+            .map(|text| format!("algorithms = \"{text}\";"));
         format!(
             "tls {{ {} peer_auth = \"required\"; {} x509 {{ {} {} {} }} }};",
             algorithms.unwrap_or_default(),
@@ -76,15 +85,25 @@ pub fn library(maker: Maker) -> Library {
 pub fn stack(client: Maker, daemon: Maker, tls: &Tls) -> Stack {
     let token = Token::new();
     let daemon = tls.setup(daemon, Endpoint::Tcp, &token).start();
-    Stack { library: library(client), daemon: Some(daemon), token }
+    Stack {
+        library: library(client),
+        daemon: Some(daemon),
+        token,
+    }
 }
 
 /// A client's variables: the authority, and its own certificate by name.
 pub fn variables(authority: &str, own: &str) -> [(&'static str, String); 3] {
     [
-        ("PKCS11PROXY_CA_FILE", certificate(&format!("{authority}.pem"))),
+        (
+            "PKCS11PROXY_CA_FILE",
+            certificate(&format!("{authority}.pem")),
+        ),
         ("PKCS11PROXY_CERT_FILE", certificate(&format!("{own}.pem"))),
-        ("PKCS11PROXY_PRIVKEY_FILE", certificate(&format!("{own}.key"))),
+        (
+            "PKCS11PROXY_PRIVKEY_FILE",
+            certificate(&format!("{own}.key")),
+        ),
     ]
 }
 
@@ -104,7 +123,10 @@ pub fn command(program: impl Into<PathBuf>, daemon: &Daemon, own: &str) -> Comma
 /// Lists slots: the shortest there is.
 pub fn list_slots(maker: Maker, daemon: &Daemon, own: &str, more: &[(&str, &str)]) -> Outcome {
     let mut command = command("pkcs11-tool", daemon, own);
-    command.arg("--module").arg(library(maker).path()).arg("--list-slots");
+    command
+        .arg("--module")
+        .arg(library(maker).path())
+        .arg("--list-slots");
     run(with(command, more), Duration::from_secs(40))
 }
 
