@@ -520,9 +520,9 @@ fn select(mut offered: &[u8]) -> Option<&[u8]> {
 fn built_in_group(bits: i64) -> Result<Dh<Params>, ErrorStack> {
     let prime = match bits {
         ..=2048 => BigNum::get_rfc3526_prime_2048(),
-        ..=3072 => BigNum::get_rfc3526_prime_3072(),
-        ..=4096 => BigNum::get_rfc3526_prime_4096(),
-        ..=6144 => BigNum::get_rfc3526_prime_6144(),
+        2049..=3072 => BigNum::get_rfc3526_prime_3072(),
+        3073..=4096 => BigNum::get_rfc3526_prime_4096(),
+        4097..=6144 => BigNum::get_rfc3526_prime_6144(),
         _ => BigNum::get_rfc3526_prime_8192(),
     };
     Dh::from_pqg(prime?, None, BigNum::from_u32(2)?)
