@@ -85,6 +85,19 @@ pub fn reply_to_client(reply: Reply, client: Architecture) -> Reply {
     }
 }
 
+/// The attributes of NSS: a vendor's whose numbers have the bit of an array by chance. Their values
+/// are flat (the trust of a certificate, its URL).
+const NSS_ATTRIBUTES: std::ops::RangeInclusive<CK_ATTRIBUTE_TYPE> = 0xce53_4350..=0xce53_6400;
+
+/// Whether the value of this type would be an array of CK_ATTRIBUTEs, and so full of addresses: any
+/// array but one of numbers. Such a value never leaves the client and never reaches a module.
+pub fn is_nested(attribute_type: AttributeType) -> bool {
+    let attribute_type = narrow(attribute_type.0);
+    attribute_type & CKF_ARRAY_ATTRIBUTE != 0
+        && attribute_type != CKA_ALLOWED_MECHANISMS
+        && !NSS_ATTRIBUTES.contains(&attribute_type)
+}
+
 /// Values of the client as this host lays them out.
 pub fn to_host(template: Template, client: Architecture) -> Template {
     convert(template, Abi::of_client(client), Abi::HOST)

@@ -24,6 +24,7 @@ use crate::abi::process::{self, Process};
 use crate::library::Remote;
 use crate::settings::{Endpoint, TlsSettings};
 use crate::tls::{Stream, TlsError};
+use crate::turns::Turns;
 
 /// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
 const LONGEST_REPLY: usize = 1 << 30;
@@ -33,6 +34,8 @@ const LARGEST_KEPT: usize = 64 << 10;
 
 /// A connected daemon.
 pub(crate) struct Connection {
+    turns: Turns,
+    /// Locked by whose turn it is.
     wire: Mutex<Wire>,
     lost: AtomicBool,
 }
@@ -112,6 +115,7 @@ impl Connection {
             Some(tls) => Transport::Tls(Stream::connect(socket, tls, deadline)?),
         };
         Ok(Connection {
+            turns: Turns::default(),
             wire: Mutex::new(Wire {
                 transport,
                 records: Records::new(LONGEST_REPLY),
@@ -134,6 +138,7 @@ fn first_xid() -> u32 {
 impl Cryptoki for Connection {
     fn call(&self, call: Call<'_>) -> Reply {
         let function = call.function();
+        let _turn = self.turns.take();
         // A panic in the middle of a call leaves the stream at an unknown place.
         let Ok(mut wire) = self.wire.lock() else {
             self.lost.store(true, Ordering::Release);
@@ -172,6 +177,7 @@ impl Remote for Connection {
     }
 
     fn close(&self) {
+        let _turn = self.turns.take();
         let wire = self.wire.lock();
         wire.unwrap_or_else(|poisoned| poisoned.into_inner())
             .end(State::Closed);
@@ -352,7 +358,10 @@ impl Socket {
     pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> Result<usize, Failure> {
         loop {
             self.limit(Direction::Send, deadline)?;
-            let sent = self.inner()?.send_vectored_with_flags(parts, NO_SIGNAL);
+            let sent = match parts {
+                [one] => self.inner()?.send_with_flags(one, NO_SIGNAL),
+                parts => self.inner()?.send_vectored_with_flags(parts, NO_SIGNAL),
+            };
             if let Some(result) = finished(sent) {
                 return result;
             }

@@ -27,6 +27,7 @@ mod pending;
 mod settings;
 mod structures;
 mod tls;
+mod turns;
 
 use abi::process::Process;
 use connection::{ConnectError, Connection};

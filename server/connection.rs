@@ -161,9 +161,10 @@ impl Transport for Timed {
     fn send(&mut self, mut slices: Slices<'_>) -> io::Result<()> {
         self.send_while(|| {
             let flags = MsgFlags::MSG_NOSIGNAL.bits();
-            let count = self
-                .socket
-                .send_vectored_with_flags(slices.unsent(), flags)?;
+            let count = match slices.unsent() {
+                [one] => self.socket.send_with_flags(one, flags)?,
+                parts => self.socket.send_vectored_with_flags(parts, flags)?,
+            };
             slices.advance(count);
             Ok(!slices.is_sent())
         })
