@@ -167,7 +167,7 @@ pub(crate) enum SettingsError {
     SocketPath(PathBuf),
     #[error("TLS: neither {0} nor PKCS11PROXY_PSK_FILE is set")]
     TlsFile(&'static str),
-    #[error("PKCS11PROXY_VERIFY_NAME: expected a host name or an address")]
+    #[error("PKCS11PROXY_VERIFY_NAME: expected a host name, an address, or endpoint for a host")]
     VerifyName,
     #[error("no module: neither PKCS11PROXY_LIBNAME nor HOME is set")]
     Home,
@@ -244,6 +244,9 @@ fn tls(environment: &Environment<'_>, endpoint: &Endpoint) -> Result<TlsSettings
     let name = match (variable("PKCS11PROXY_VERIFY_NAME"), endpoint) {
         (None, _) => None,
         (Some(name), Endpoint::Tcp { host, .. }) if name == "endpoint" => Some(host.clone()),
+        (Some(name), Endpoint::Unix(_)) if name == "endpoint" => {
+            return Err(SettingsError::VerifyName);
+        }
         (Some(name), _) => Some(name.into_string().map_err(|_| SettingsError::VerifyName)?),
     };
     let pinned = source("PKCS11PROXY_SERVER_CERTS_FILE", built_in.pinned);

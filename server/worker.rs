@@ -19,7 +19,7 @@ use socket2::{Domain, Socket};
 
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
-use crate::connection::{self, Limits, Timed, Transport};
+use crate::connection::{self, ConnectionError, Limits, Timed, Transport};
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
 use crate::tls::acceptor::{Acceptor, Refusal};
@@ -70,7 +70,8 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     }
     match &setup.tls {
         None => match Timed::new(socket, processor.record_timeout) {
-            Ok(mut plain) => serve_calls(setup, &mut plain, peer),
+            // What ended it is logged, and there is nothing to close.
+            Ok(mut plain) => drop(serve_calls(setup, &mut plain, peer)),
             Err(error) => log(Severity::Warning, format_args!("client {peer}: {error}")),
         },
         Some(tls) => {
@@ -86,9 +87,15 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
                         Severity::Info,
                         format_args!("user={user} is authenticated and connected"),
                     );
-                    serve_calls(setup, &mut accepted.stream, peer);
-                    accepted.stream.close();
+                    if serve_calls(setup, &mut accepted.stream, peer).is_ok() {
+                        accepted.stream.close();
+                    }
                 }
+                // A scan, or a probe of a load balancer.
+                Err(Refusal::Silent) => log(
+                    Severity::Debug,
+                    format_args!("client {peer}: {}", Refusal::Silent),
+                ),
                 Err(refusal) => {
                     let severity = match refusal {
                         Refusal::NotAllowed { .. } | Refusal::NobodyConnects => Severity::Err,
@@ -101,7 +108,12 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     }
 }
 
-fn serve_calls(setup: &Setup<'_>, transport: &mut impl Transport, peer: &str) {
+/// Serves the client until it leaves; an error, which is logged, when it is cut off.
+fn serve_calls(
+    setup: &Setup<'_>,
+    transport: &mut impl Transport,
+    peer: &str,
+) -> Result<(), ConnectionError> {
     let processor = &setup.service.processor;
     let limits = Limits {
         record_size: processor.max_record_size,
@@ -111,12 +123,14 @@ fn serve_calls(setup: &Setup<'_>, transport: &mut impl Transport, peer: &str) {
         flat_mechanisms: processor.flat_mechanisms.clone(),
     };
     let gateway = Gateway::new(setup.rules.clone(), options, setup.trace);
-    if let Err(error) = connection::serve(transport, &gateway, limits) {
+    let result = connection::serve(transport, &gateway, limits);
+    if let Err(error) = &result {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
     }
     // The module goes with the process, without C_Finalize, as in the original. Unloading it first
     // would run its code once more for nobody.
     std::mem::forget(gateway);
+    result
 }
 
 fn confine(setup: &Setup<'_>) -> Result<(), Errno> {

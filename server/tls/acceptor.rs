@@ -71,6 +71,9 @@ pub enum Refusal {
     /// The handshake's time limit.
     #[error("TLS handshake not complete within {} s", .0.as_secs_f32())]
     TooSlow(Duration),
+    /// The client left without a byte.
+    #[error("the client left before the TLS handshake")]
+    Silent,
     /// The client sent something else.
     #[error("speaks no TLS")]
     NoTls,
@@ -165,6 +168,7 @@ fn refusal(error: HandshakeError<Pipe>, time: Duration) -> Refusal {
     if stream.error().io_error().is_none() {
         return Refusal::Handshake(match stream.error().ssl_error() {
             Some(_) => reason(stream.error()),
+            None if stream.get_ref().met_nothing() => return Refusal::Silent,
             None => "the client closed the connection".into(),
         });
     }

@@ -51,6 +51,11 @@ impl Pipe {
         self.incoming.first.is_some_and(|first| first != HANDSHAKE)
     }
 
+    /// Whether nothing came at all.
+    pub fn met_nothing(&self) -> bool {
+        self.incoming.first.is_none()
+    }
+
     /// The handshake is over: from here on each record has this much time.
     pub fn established(&mut self, record_time: Duration) -> io::Result<()> {
         self.is_urgent = false;
