@@ -166,7 +166,12 @@ impl Cryptoki for Connection {
                 CkRv::DEVICE_ERROR
             }
         };
-        log::warn!("{}: {failure}; answering {rv}", function.name());
+        // Why C_Initialize fails is said at the same level as that it does.
+        let level = match function {
+            Function::C_SetupArch | Function::C_LoadModule => log::Level::Error,
+            _ => log::Level::Warn,
+        };
+        log::log!(level, "{}: {failure}; answering {rv}", function.name());
         Reply::only(function, rv)
     }
 }

@@ -6,7 +6,10 @@
 //! process never serves a second client. A TLS handshake comes after all this.
 
 use std::ffi::CString;
+use std::io::Read;
+use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bindings::module::ModuleOptions;
 use filter::Rules;
@@ -26,6 +29,9 @@ use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that could not give up what it must not have.
 const NOT_CONFINED: i32 = 71;
+
+/// How long a refused client has to read why.
+const LEAVE_TIME: Duration = Duration::from_millis(200);
 
 /// What a worker takes along from the controller.
 pub struct Setup<'a> {
@@ -75,6 +81,7 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
             Err(error) => log(Severity::Warning, format_args!("client {peer}: {error}")),
         },
         Some(tls) => {
+            let refused = socket.try_clone();
             match tls.accept(
                 socket,
                 processor.handshake_timeout,
@@ -102,10 +109,24 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
                         _ => Severity::Warning,
                     };
                     channel.refused(severity, &format!("client {peer}: {refusal}"));
+                    if let Ok(socket) = refused {
+                        take_leave(&socket);
+                    }
                 }
             }
         }
     }
+}
+
+/// Lets a refused client read why: closing with its bytes unread would reset the connection, and a
+/// client with TLS 1.3 has sent its first call before it can learn anything.
+fn take_leave(socket: &Socket) {
+    let end = Instant::now() + LEAVE_TIME;
+    // A client that left already has nothing to read.
+    let _ = socket.shutdown(Shutdown::Write);
+    let _ = socket.set_read_timeout(Some(LEAVE_TIME));
+    let mut from = socket;
+    while Instant::now() < end && from.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
 }
 
 /// Serves the client until it leaves; an error, which is logged, when it is cut off.

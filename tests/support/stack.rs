@@ -69,7 +69,8 @@ fn our_tls_library() -> PathBuf {
     let named = directory.join("libp11clienttcpssl.so");
     if !named.exists() {
         // Tests are processes that start at once: the rename puts a whole file into place.
-        let draft = directory.join(format!("{}.draft", std::process::id()));
+        let thread = std::thread::current().id();
+        let draft = directory.join(format!("{}-{thread:?}.draft", std::process::id()));
         fs::create_dir_all(&directory)
             .and_then(|()| fs::copy(&built, &draft))
             .and_then(|_| fs::rename(&draft, &named))
