@@ -5,6 +5,7 @@
 #   make check          every test
 #   make bench          cost of a call beside the bare transport
 #   make soak           the slow tests
+#   make certs          an authority and certificates for a trial of TLS, in CERTS
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR
 
 PREFIX     ?= /usr/local
@@ -20,21 +21,42 @@ CLIENT_SOCKET ?= 127.0.0.1:4444
 # is one libp11client.so, which takes the alias from PKCS11PROXY_LIBNAME or ~/.camlcrushlibname.
 LIBNAMES ?=
 
+# What the client library speaks TLS with unless PKCS11PROXY_CA_FILE, PKCS11PROXY_CERT_FILE,
+# PKCS11PROXY_PRIVKEY_FILE and PKCS11PROXY_SERVER_CERTS_FILE say otherwise: PEM files. Their paths
+# are compiled in, or with CLIENT_TLS_EMBED=1 their contents. The last is a list of the only
+# server certificates that are accepted. With CLIENT_SOCKET=tls:host:port it speaks TLS by default;
+# a library whose file name holds `ssl` does so anyway.
+CLIENT_TLS_CA     ?=
+CLIENT_TLS_CERT   ?=
+CLIENT_TLS_KEY    ?=
+CLIENT_TLS_PINNED ?=
+CLIENT_TLS_EMBED  ?=
+
+# Where `make certs` puts certificates for a trial.
+CERTS ?= certs
+
 CARGO   ?= cargo
 INSTALL ?= install
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 
 export P11CLIENT_SOCKET := $(CLIENT_SOCKET)
 
+# Contents have several lines, so that the shell has to bring them into the environment.
+tls_file = $(if $(1),$(if $(CLIENT_TLS_EMBED),"$$(cat '$(1)')",'$(1)'))
+CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
+  P11CLIENT_TLS_CERT=$(call tls_file,$(CLIENT_TLS_CERT)) \
+  P11CLIENT_TLS_KEY=$(call tls_file,$(CLIENT_TLS_KEY)) \
+  P11CLIENT_TLS_PINNED=$(call tls_file,$(CLIENT_TLS_PINNED)) $(CARGO)
+
 LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
 
-.PHONY: all demo check bench soak install packages $(LIBNAMES:%=library-%)
+.PHONY: all demo check bench soak certs install packages $(LIBNAMES:%=library-%)
 
 all: $(LIBNAMES:%=library-%)
-	$(CARGO) build --release --workspace
+	$(CLIENT_CARGO) build --release --workspace
 
 $(LIBNAMES:%=library-%): library-%:
-	P11CLIENT_LIBNAME=$* $(CARGO) build --release --package client
+	P11CLIENT_LIBNAME=$* $(CLIENT_CARGO) build --release --package client
 	cp $(TARGET)/release/libp11client.so $(TARGET)/release/libp11client$*.so
 
 packages:
@@ -55,6 +77,9 @@ bench: packages
 
 soak: packages
 	$(CARGO) test --release --workspace -- --ignored --test-threads=1
+
+certs:
+	tests/support/make-certs.sh $(CERTS)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd

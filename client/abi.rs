@@ -31,6 +31,7 @@ use crate::structures::{self, narrow, wide};
 use crate::{attributes, list};
 use memory::{Place, Places, WantedAttributes};
 
+pub(crate) mod libcrypto;
 mod memory;
 pub(crate) mod process;
 

@@ -1,7 +1,7 @@
 //! The connection to the daemon: one socket, one call at a time, each call within its deadline.
 //!
 //! Calls come from `library`, as values; records go out in one `sendmsg` and come back in one
-//! `recv` in the common case. Any failure after which call and reply could get out of step ends
+//! `recv` in the common case, with or without TLS. Any failure after which call and reply could get out of step ends
 //! the connection for good: sessions and operations lived in it, so nothing is ever reconnected
 //! behind the application's back. Touches neither signal mask nor handlers; SIGPIPE is not raised.
 
@@ -22,7 +22,8 @@ use zeroize::Zeroize;
 
 use crate::abi::process::{self, Process};
 use crate::library::Remote;
-use crate::settings::Endpoint;
+use crate::settings::{Endpoint, TlsSettings};
+use crate::tls::{Stream, TlsError};
 use crate::turns::Turns;
 
 /// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
@@ -41,12 +42,26 @@ pub(crate) struct Connection {
 
 /// What one call at a time has for itself.
 struct Wire {
-    socket: Socket,
+    transport: Transport,
     records: Records,
     sending: Vec<u8>,
     next_xid: u32,
     timeout: Duration,
     state: State,
+}
+
+enum Transport {
+    Plain(Socket),
+    Tls(Stream),
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    #[error("{0}")]
+    Tls(#[from] TlsError),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -60,7 +75,7 @@ enum State {
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(crate) enum Failure {
     #[error("{0}")]
     Socket(#[from] io::Error),
     #[error("no reply in time")]
@@ -75,14 +90,34 @@ enum Failure {
     Reply(#[from] ReplyError),
 }
 
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> io::Error {
+        match failure {
+            Failure::Socket(error) => error,
+            Failure::Timeout => io::ErrorKind::TimedOut.into(),
+            other => io::Error::other(other),
+        }
+    }
+}
+
 impl Connection {
-    /// Connects within `timeout`, which is then the time each call has. The time that resolving a
-    /// name takes is the resolver's.
-    pub fn open(endpoint: &Endpoint, timeout: Duration) -> io::Result<Connection> {
+    /// Connects within `timeout`, which is then the time each call has, the TLS handshake included. The time that
+    /// resolving a name takes is the resolver's.
+    pub fn open(
+        endpoint: &Endpoint,
+        tls: Option<&TlsSettings>,
+        timeout: Duration,
+    ) -> Result<Connection, ConnectError> {
+        let deadline = Deadline::after(timeout);
+        let socket = Socket::connect(endpoint, deadline)?;
+        let transport = match tls {
+            None => Transport::Plain(socket),
+            Some(tls) => Transport::Tls(Stream::connect(socket, tls, deadline)?),
+        };
         Ok(Connection {
             turns: Turns::default(),
             wire: Mutex::new(Wire {
-                socket: Socket::connect(endpoint, Deadline::after(timeout))?,
+                transport,
                 records: Records::new(LONGEST_REPLY),
                 sending: Vec::new(),
                 next_xid: first_xid(),
@@ -131,7 +166,12 @@ impl Cryptoki for Connection {
                 CkRv::DEVICE_ERROR
             }
         };
-        log::warn!("{}: {failure}; answering {rv}", function.name());
+        // Why C_Initialize fails is said at the same level as that it does.
+        let level = match function {
+            Function::C_SetupArch | Function::C_LoadModule => log::Level::Error,
+            _ => log::Level::Warn,
+        };
+        log::log!(level, "{}: {failure}; answering {rv}", function.name());
         Reply::only(function, rv)
     }
 }
@@ -165,7 +205,12 @@ impl Wire {
             if let Some(reply) = self.received_reply(xid, function)? {
                 return reply.map_err(Failure::from);
             }
-            match self.socket.receive(self.records.space(), deadline)? {
+            let space = self.records.space();
+            let received = match &mut self.transport {
+                Transport::Plain(socket) => socket.receive(space, deadline),
+                Transport::Tls(stream) => stream.receive(space, deadline),
+            };
+            match received? {
                 0 => return Err(Failure::Closed),
                 count => self.records.received(count),
             }
@@ -174,8 +219,12 @@ impl Wire {
 
     fn send(&mut self, xid: Xid, call: &Call<'_>, deadline: Deadline) -> Result<(), Failure> {
         let mut record = rpc::write_call(xid, call, &mut self.sending)?;
+        let socket = match &mut self.transport {
+            Transport::Plain(socket) => socket,
+            Transport::Tls(stream) => return stream.send(&mut record, deadline),
+        };
         while !record.is_sent() {
-            match self.socket.send(record.unsent(), deadline)? {
+            match socket.send(record.unsent(), deadline)? {
                 0 => return Err(Failure::Closed),
                 count => record.advance(count),
             }
@@ -202,8 +251,12 @@ impl Wire {
 
     /// Ends the connection for the daemon at once; the descriptor goes with the last user.
     fn end(&mut self, state: State) {
+        let is_sound = self.state == State::Open && state == State::Closed;
         self.state = state;
-        self.socket.shut_down();
+        match &mut self.transport {
+            Transport::Plain(socket) => socket.shut_down(),
+            Transport::Tls(stream) => stream.close(is_sound),
+        }
     }
 }
 
@@ -225,10 +278,10 @@ pub(crate) fn hands_out_secrets(function: Function) -> bool {
 
 /// When an exchange has to be over.
 #[derive(Clone, Copy)]
-struct Deadline(Instant);
+pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    fn after(timeout: Duration) -> Deadline {
+    pub fn after(timeout: Duration) -> Deadline {
         Deadline(Instant::now() + timeout)
     }
 
@@ -246,7 +299,7 @@ impl Deadline {
 const SLACK: Duration = Duration::from_millis(100);
 
 /// A connected stream socket whose blocking calls end at a deadline.
-struct Socket {
+pub(crate) struct Socket {
     /// `None` only while it is dropped.
     socket: Option<socket2::Socket>,
     owner: Process,
@@ -307,7 +360,7 @@ impl Socket {
         self.socket.as_ref().ok_or_else(gone)
     }
 
-    fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> Result<usize, Failure> {
+    pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> Result<usize, Failure> {
         loop {
             self.limit(Direction::Send, deadline)?;
             let sent = match parts {
@@ -320,7 +373,7 @@ impl Socket {
         }
     }
 
-    fn receive(&mut self, space: &mut [u8], deadline: Deadline) -> Result<usize, Failure> {
+    pub fn receive(&mut self, space: &mut [u8], deadline: Deadline) -> Result<usize, Failure> {
         loop {
             self.limit(Direction::Receive, deadline)?;
             let mut socket = self.inner()?;
@@ -345,8 +398,13 @@ impl Socket {
         Ok(())
     }
 
-    fn shut_down(&self) {
-        if self.owner == Process::current() {
+    /// Whether this process connected it.
+    pub fn is_ours(&self) -> bool {
+        self.owner == Process::current()
+    }
+
+    pub fn shut_down(&self) {
+        if self.is_ours() {
             if let Ok(socket) = self.inner() {
                 // Fails when the peer was faster; the connection is over either way.
                 let _ = socket.shutdown(Shutdown::Both);
@@ -360,7 +418,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if let Some(socket) = self.socket.take() {
-            if self.owner == Process::current() {
+            if self.is_ours() {
                 process::forget(&socket);
             } else {
                 let _ = socket.into_raw_fd();
@@ -492,7 +550,7 @@ mod tests {
             }
             true
         });
-        let connection = Connection::open(&path.endpoint(), timeout).unwrap();
+        let connection = Connection::open(&path.endpoint(), None, timeout).unwrap();
         let first = digest(&connection);
         let second = digest(&connection);
         (first, connection, second)
@@ -538,7 +596,7 @@ mod tests {
         let _server = serve(&path.0, move |stream, xid, _| {
             stream.write_all(&record(xid, &digest_of(&sent))).is_ok()
         });
-        let connection = Connection::open(&path.endpoint(), LONG).unwrap();
+        let connection = Connection::open(&path.endpoint(), None, LONG).unwrap();
         for _ in 0..3 {
             let reply = connection.call(Call::C_Digest(SessionHandle(1), &large));
             assert!(reply == digest_of(&large));
@@ -601,7 +659,7 @@ mod tests {
                 stream.write_all(&whole[..part]).unwrap();
                 false
             });
-            let connection = Connection::open(&path.endpoint(), LONG).unwrap();
+            let connection = Connection::open(&path.endpoint(), None, LONG).unwrap();
             let first = digest(&connection);
             server.join().unwrap();
             let second = digest(&connection);
@@ -649,7 +707,8 @@ mod tests {
     fn a_daemon_that_does_not_read_is_given_up_in_time() {
         let path = SocketPath::new();
         let _listener = UnixListener::bind(&path.0).unwrap();
-        let connection = Connection::open(&path.endpoint(), Duration::from_millis(300)).unwrap();
+        let connection =
+            Connection::open(&path.endpoint(), None, Duration::from_millis(300)).unwrap();
         let large = vec![0; 8 << 20];
         let started = Instant::now();
         let reply = connection.call(Call::C_Digest(SessionHandle(1), &large));
@@ -667,7 +726,7 @@ mod tests {
             thread::sleep(slow);
             stream.write_all(&whole[10..]).is_ok()
         });
-        let connection = Connection::open(&path.endpoint(), Duration::from_secs(2)).unwrap();
+        let connection = Connection::open(&path.endpoint(), None, Duration::from_secs(2)).unwrap();
         for _ in 0..4 {
             assert!(digest(&connection) == digest_of(b"slow"));
         }
@@ -680,7 +739,7 @@ mod tests {
             thread::sleep(Duration::from_millis(50));
             stream.write_all(&record(xid, &digest_of(b"slow"))).is_ok()
         });
-        let connection = Connection::open(&path.endpoint(), LONG).unwrap();
+        let connection = Connection::open(&path.endpoint(), None, LONG).unwrap();
         thread::scope(|scope| {
             let callers: Vec<_> = (0..4)
                 .map(|_| {
@@ -708,11 +767,11 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         for host in ["127.0.0.1", "localhost"] {
             let host = host.to_owned();
-            Connection::open(&Endpoint::Tcp { host, port }, LONG).unwrap();
+            Connection::open(&Endpoint::Tcp { host, port }, None, LONG).unwrap();
         }
         drop(listener);
         let host = "127.0.0.1".to_owned();
-        assert!(Connection::open(&Endpoint::Tcp { host, port }, LONG).is_err());
-        assert!(Connection::open(&SocketPath::new().endpoint(), LONG).is_err());
+        assert!(Connection::open(&Endpoint::Tcp { host, port }, None, LONG).is_err());
+        assert!(Connection::open(&SocketPath::new().endpoint(), None, LONG).is_err());
     }
 }

@@ -50,6 +50,7 @@ impl Remote for Scripted {
 
 pub(crate) fn settings() -> Settings {
     Settings {
+        tls: None,
         endpoint: Endpoint::Unix("/nowhere".into()),
         alias: b"fake".to_vec(),
         timeout: Duration::from_secs(1),

@@ -3,7 +3,7 @@
 //!
 //! Calls come in through [`abi`], where the application's pointers end; `library` gives them what
 //! PKCS#11 promises and the wire does not (two-call lengths, lists, attributes, waiting), and
-//! `connection` carries them. Loading the library does nothing: it connects in C_Initialize and
+//! `connection` carries them, over `tls` where that is wanted. Loading the library does nothing: it connects in C_Initialize and
 //! disconnects in C_Finalize. It never ends the process, never prints unless `PKCS11PROXY_LOG` asks
 //! for it, starts no thread and leaves signals alone.
 
@@ -26,10 +26,11 @@ mod mechanism;
 mod pending;
 mod settings;
 mod structures;
+mod tls;
 mod turns;
 
 use abi::process::Process;
-use connection::Connection;
+use connection::{ConnectError, Connection};
 use library::{Library, StartError};
 use settings::{Endpoint, Environment, Settings, SettingsError};
 
@@ -49,7 +50,7 @@ enum InitializeError {
     #[error("{0}")]
     Settings(#[from] SettingsError),
     #[error("cannot connect to {0}: {1}")]
-    Connect(Endpoint, std::io::Error),
+    Connect(Endpoint, ConnectError),
     #[error("{0}")]
     Start(#[from] StartError),
 }
@@ -80,6 +81,10 @@ impl Instance {
 
     /// C_Initialize, its arguments checked.
     fn initialize(&self, environment: &Environment<'_>) -> Result<(), CkRv> {
+        if self.library().is_err() && Settings::read(environment).is_ok_and(|s| s.tls.is_some()) {
+            // May call C_Initialize: before any lock.
+            abi::libcrypto::prepare();
+        }
         let _changing = self.changing.lock();
         if self.library().is_ok() {
             return Err(CkRv::CRYPTOKI_ALREADY_INITIALIZED);
@@ -124,10 +129,11 @@ impl Instance {
 
 fn start(environment: &Environment<'_>) -> Result<Library, InitializeError> {
     let settings = Settings::read(environment)?;
-    let connection = match Connection::open(&settings.endpoint, settings.timeout) {
-        Ok(connection) => connection,
-        Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
-    };
+    let connection =
+        match Connection::open(&settings.endpoint, settings.tls.as_ref(), settings.timeout) {
+            Ok(connection) => connection,
+            Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
+        };
     let library = Library::start(connection, &settings)?;
     log::info!("connected to {}", settings.endpoint);
     Ok(library)

@@ -29,6 +29,8 @@ pub(crate) trait Remote: Cryptoki {
 /// Why a connected daemon cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
+    #[error("the connection ended at the first call")]
+    Lost,
     #[error("C_SetupArch: the daemon answered {0:?}")]
     Architecture(Architecture),
     #[error("C_LoadModule: {0} for module {1:?}")]
@@ -63,6 +65,24 @@ pub(crate) fn refusal(reply: &Reply) -> CkRv {
     }
 }
 
+fn prologue(remote: &impl Remote, settings: &Settings) -> Result<(), StartError> {
+    let host = Architecture::host();
+    match remote.call(Call::C_SetupArch(host)) {
+        Reply::C_SetupArch(Architecture(1..=4)) => {}
+        _ if remote.is_lost() => return Err(StartError::Lost),
+        reply => return Err(StartError::Architecture(Architecture(reply.rv().0))),
+    }
+    let loaded = remote.call(Call::C_LoadModule(&settings.alias)).rv();
+    if !loaded.is_ok() {
+        let alias = String::from_utf8_lossy(&settings.alias).into_owned();
+        return Err(StartError::Module(loaded, alias));
+    }
+    match remote.call(Call::C_Initialize()).rv() {
+        CkRv::OK => Ok(()),
+        initialized => Err(StartError::Initialize(initialized)),
+    }
+}
+
 /// Between C_Initialize and C_Finalize: the connection and what the application does with it.
 pub(crate) struct Library<R = Connection> {
     remote: R,
@@ -75,19 +95,9 @@ pub(crate) struct Library<R = Connection> {
 impl<R: Remote> Library<R> {
     /// Makes the module at the other end ready. The caller has connected.
     pub fn start(remote: R, settings: &Settings) -> Result<Library<R>, StartError> {
-        let host = Architecture::host();
-        match remote.call(Call::C_SetupArch(host)) {
-            Reply::C_SetupArch(Architecture(1..=4)) => {}
-            reply => return Err(StartError::Architecture(Architecture(reply.rv().0))),
-        }
-        let loaded = remote.call(Call::C_LoadModule(&settings.alias)).rv();
-        if !loaded.is_ok() {
-            let alias = String::from_utf8_lossy(&settings.alias).into_owned();
-            return Err(StartError::Module(loaded, alias));
-        }
-        let initialized = remote.call(Call::C_Initialize()).rv();
-        if !initialized.is_ok() {
-            return Err(StartError::Initialize(initialized));
+        if let Err(error) = prologue(&remote, settings) {
+            remote.close();
+            return Err(error);
         }
         Ok(Library {
             remote,

@@ -1,13 +1,16 @@
-//! Where the daemon is, which module to ask it for, and how long to wait: environment variables,
-//! the alias file and what was compiled in.
+//! Where the daemon is, which module to ask it for, how long to wait, and whether and with what to
+//! speak TLS: environment variables, the alias file, the library's name and what was compiled in.
 //!
 //! Read anew at each C_Initialize. Everything comes through an [`Environment`], so that the rules
 //! can be tested without touching the process's own. Opens nothing but the alias file.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::abi::process;
 
 /// The endpoint of a library built without `P11CLIENT_SOCKET`, as in the original.
 const DEFAULT_SOCKET: &str = "127.0.0.1:4444";
@@ -39,6 +42,19 @@ pub(crate) struct Environment<'a> {
     pub socket: &'a str,
     /// The alias compiled in, in a library made for one module.
     pub libname: Option<&'a str>,
+    /// The file this library was loaded from.
+    pub library: Option<PathBuf>,
+    /// What was compiled in for TLS.
+    pub tls: TlsFiles,
+}
+
+/// What was compiled in for TLS: paths, or contents in PEM.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct TlsFiles {
+    pub authority: Option<&'static str>,
+    pub certificate: Option<&'static str>,
+    pub key: Option<&'static str>,
+    pub pinned: Option<&'static str>,
 }
 
 impl Environment<'static> {
@@ -53,6 +69,13 @@ impl Environment<'static> {
             },
             socket: option_env!("P11CLIENT_SOCKET").unwrap_or(DEFAULT_SOCKET),
             libname: option_env!("P11CLIENT_LIBNAME"),
+            library: process::own_path(),
+            tls: TlsFiles {
+                authority: option_env!("P11CLIENT_TLS_CA"),
+                certificate: option_env!("P11CLIENT_TLS_CERT"),
+                key: option_env!("P11CLIENT_TLS_KEY"),
+                pinned: option_env!("P11CLIENT_TLS_PINNED"),
+            },
         }
     }
 }
@@ -62,12 +85,55 @@ impl Environment<'static> {
 pub(crate) struct Settings {
     /// Where the daemon listens.
     pub endpoint: Endpoint,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<TlsSettings>,
     /// The name of the module in the daemon's configuration, sent as it is.
     pub alias: Vec<u8>,
     /// How long connecting may take, and each call.
     pub timeout: Duration,
     /// The pause between two polls of a blocking C_WaitForSlotEvent.
     pub slot_event_period: Duration,
+}
+
+/// What a TLS connection is made with.
+#[derive(Debug, PartialEq)]
+pub(crate) struct TlsSettings {
+    /// Who both sides are.
+    pub credentials: Credentials,
+    /// The certificates one of which the server has to have, beside a valid one.
+    pub pinned: Option<Source>,
+    /// The name or address its certificate has to be for.
+    pub name: Option<String>,
+}
+
+/// Who both sides are.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Credentials {
+    Certificates {
+        /// Who issues server certificates.
+        authority: Source,
+        /// Ours, and those between it and who issued it.
+        certificate: Source,
+        key: Source,
+    },
+    /// An identity and a key that both sides know.
+    Psk(Source),
+}
+
+/// Where something comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Source {
+    File(PathBuf),
+    BuiltIn(&'static str),
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::File(path) => path.display().fmt(f),
+            Source::BuiltIn(_) => f.write_str("what was compiled in"),
+        }
+    }
 }
 
 /// The address of a daemon. Its kind follows from how it is written.
@@ -91,14 +157,18 @@ impl std::fmt::Display for Endpoint {
 /// Why there are no settings to connect with.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("endpoint {0:?}: expected host:port, [IPv6 address]:port or an absolute path")]
+    #[error(
+        "endpoint {0:?}: expected host:port, [IPv6 address]:port or an absolute path, or tls: before one"
+    )]
     Endpoint(String),
     #[error("endpoint {0:?}: expected a port between 1 and 65535")]
     Port(String),
     #[error("endpoint {0:?}: a socket path has {LONGEST_SOCKET_PATH} bytes at the most")]
     SocketPath(PathBuf),
-    #[error("endpoint {0:?}: TLS is not available yet")]
-    Tls(String),
+    #[error("TLS: neither {0} nor PKCS11PROXY_PSK_FILE is set")]
+    TlsFile(&'static str),
+    #[error("PKCS11PROXY_VERIFY_NAME: expected a host name, an address, or endpoint for a host")]
+    VerifyName,
     #[error("no module: neither PKCS11PROXY_LIBNAME nor HOME is set")]
     Home,
     #[error("no module: {0}: {1}")]
@@ -114,9 +184,15 @@ impl Settings {
     pub fn read(environment: &Environment<'_>) -> Result<Settings, SettingsError> {
         let variable = environment.variable;
         let socket = variable("PKCS11PROXY_SOCKET_PATH");
+        let socket = socket.unwrap_or_else(|| environment.socket.into());
+        let (socket, by_endpoint) = without_scheme(socket);
+        let endpoint = endpoint(socket)?;
+        let is_tls = by_endpoint || environment.library.as_deref().is_some_and(is_named_for_tls);
+        let tls = is_tls.then(|| tls(environment, &endpoint)).transpose()?;
         let number = |name| leading_number(variable(name)?.as_encoded_bytes());
         Ok(Settings {
-            endpoint: endpoint(socket.unwrap_or_else(|| environment.socket.into()))?,
+            endpoint,
+            tls,
             alias: alias(environment)?,
             timeout: number("PKCS11PROXY_RPC_TIMEOUT")
                 .filter(|seconds| (1..=LONGEST_TIMEOUT_SECONDS).contains(seconds))
@@ -126,6 +202,59 @@ impl Settings {
                 .map_or(DEFAULT_SLOT_EVENT_PERIOD, Duration::from_millis),
         })
     }
+}
+
+/// The endpoint behind `tls:`, and whether that was there.
+fn without_scheme(written: OsString) -> (OsString, bool) {
+    match written.as_bytes().strip_prefix(b"tls:") {
+        Some(rest) => (OsStr::from_bytes(rest).to_owned(), true),
+        None => (written, false),
+    }
+}
+
+/// Whether a library is installed as one that speaks TLS, as libp11clienttcpssl.so is.
+fn is_named_for_tls(library: &Path) -> bool {
+    let name = library.file_name().unwrap_or_default().as_bytes();
+    name.windows(3).any(|part| part == b"ssl")
+}
+
+fn tls(environment: &Environment<'_>, endpoint: &Endpoint) -> Result<TlsSettings, SettingsError> {
+    // Empty is as good as not set.
+    let variable = |name| (environment.variable)(name).filter(|value| !value.is_empty());
+    let source = |name, built_in: Option<&'static str>| {
+        let file = variable(name).map(|path| Source::File(path.into()));
+        file.or_else(|| {
+            let built_in = built_in.filter(|text| !text.is_empty())?;
+            Some(match built_in.contains("-----BEGIN") {
+                true => Source::BuiltIn(built_in),
+                false => Source::File(built_in.into()),
+            })
+        })
+    };
+    let wanted = |name, built_in| source(name, built_in).ok_or(SettingsError::TlsFile(name));
+    let built_in = environment.tls;
+    let credentials = match variable("PKCS11PROXY_PSK_FILE") {
+        Some(path) => Credentials::Psk(Source::File(path.into())),
+        None => Credentials::Certificates {
+            authority: wanted("PKCS11PROXY_CA_FILE", built_in.authority)?,
+            certificate: wanted("PKCS11PROXY_CERT_FILE", built_in.certificate)?,
+            key: wanted("PKCS11PROXY_PRIVKEY_FILE", built_in.key)?,
+        },
+    };
+    let name = match (variable("PKCS11PROXY_VERIFY_NAME"), endpoint) {
+        (None, _) => None,
+        (Some(name), Endpoint::Tcp { host, .. }) if name == "endpoint" => Some(host.clone()),
+        (Some(name), Endpoint::Unix(_)) if name == "endpoint" => {
+            return Err(SettingsError::VerifyName);
+        }
+        (Some(name), _) => Some(name.into_string().map_err(|_| SettingsError::VerifyName)?),
+    };
+    let pinned = source("PKCS11PROXY_SERVER_CERTS_FILE", built_in.pinned);
+    Ok(TlsSettings {
+        credentials,
+        pinned,
+        name,
+    })
 }
 
 fn endpoint(written: OsString) -> Result<Endpoint, SettingsError> {
@@ -145,9 +274,6 @@ fn endpoint(written: OsString) -> Result<Endpoint, SettingsError> {
             ));
         }
     };
-    if written.starts_with("tls:") {
-        return Err(SettingsError::Tls(written));
-    }
     let parts = match written.strip_prefix('[') {
         Some(rest) => rest.split_once("]:"),
         None => written
@@ -226,6 +352,8 @@ mod tests {
             },
             socket: DEFAULT_SOCKET,
             libname,
+            library: found("the library's file").map(|(_, value)| value.into()),
+            tls: TlsFiles::default(),
         })
     }
 
@@ -289,10 +417,94 @@ mod tests {
         assert!(matches!(path(107), Err(SettingsError::SocketPath(_))));
     }
 
+    const TLS: [(&str, &str); 4] = [
+        ("PKCS11PROXY_LIBNAME", "softhsm"),
+        ("PKCS11PROXY_CA_FILE", "/ca"),
+        ("PKCS11PROXY_CERT_FILE", "/cert"),
+        ("PKCS11PROXY_PRIVKEY_FILE", "/key"),
+    ];
+
+    fn with_tls(more: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        read(&[more, &TLS].concat(), Ok(b""), None)
+    }
+
     #[test]
-    fn tls_is_refused_by_name() {
-        let refusal = with("PKCS11PROXY_SOCKET_PATH", "tls:host:4444").unwrap_err();
-        assert!(refusal.to_string().contains("TLS is not available yet"));
+    fn tls_is_chosen_by_the_endpoint_or_the_librarys_name() {
+        let socket = |text| ("PKCS11PROXY_SOCKET_PATH", text);
+        let library = |text| ("the library's file", text);
+        for (more, endpoint, is_tls) in [
+            (vec![socket("h:1")], tcp("h", 1), false),
+            (vec![socket("tls:h:1")], tcp("h", 1), true),
+            (vec![socket("tls:[::1]:1")], tcp("::1", 1), true),
+            (vec![socket("tls:/s")], Endpoint::Unix("/s".into()), true),
+            (
+                vec![library("/l/libp11clienttcpssl.so")],
+                tcp("127.0.0.1", 4444),
+                true,
+            ),
+            (
+                vec![library("/ssl/libp11client.so")],
+                tcp("127.0.0.1", 4444),
+                false,
+            ),
+            (
+                vec![library("libp11clientssl.so"), socket("/s")],
+                Endpoint::Unix("/s".into()),
+                true,
+            ),
+        ] {
+            let settings = with_tls(&more).unwrap();
+            assert_eq!(
+                (&settings.endpoint, settings.tls.is_some()),
+                (&endpoint, is_tls)
+            );
+        }
+    }
+
+    #[test]
+    fn tls_needs_three_files_or_a_shared_key() {
+        let endpoint = ("PKCS11PROXY_SOCKET_PATH", "tls:h:1");
+        let file = |name: &str| Source::File(name.into());
+        let tls = |more: &[_]| {
+            with_tls(&[&[endpoint], more].concat())
+                .unwrap()
+                .tls
+                .unwrap()
+        };
+        let expected = Credentials::Certificates {
+            authority: file("/ca"),
+            certificate: file("/cert"),
+            key: file("/key"),
+        };
+        assert_eq!(
+            tls(&[]),
+            TlsSettings {
+                credentials: expected,
+                pinned: None,
+                name: None
+            }
+        );
+        let psk = ("PKCS11PROXY_PSK_FILE", "/psk");
+        assert_eq!(tls(&[psk]).credentials, Credentials::Psk(file("/psk")));
+        let pinned = ("PKCS11PROXY_SERVER_CERTS_FILE", "/pinned");
+        assert_eq!(tls(&[pinned]).pinned, Some(file("/pinned")));
+        let name = |name| tls(&[("PKCS11PROXY_VERIFY_NAME", name)]).name;
+        assert_eq!(name("hsm.example").as_deref(), Some("hsm.example"));
+        assert_eq!(name("endpoint").as_deref(), Some("h"));
+        assert_eq!(name(""), None);
+        for (missing, value) in &TLS[1..] {
+            let rest: Vec<_> = TLS
+                .into_iter()
+                .filter(|(name, _)| name != missing)
+                .collect();
+            for rest in [rest.clone(), [&[(*missing, "")], rest.as_slice()].concat()] {
+                let refusal = read(&[&[endpoint], rest.as_slice()].concat(), Ok(b""), None);
+                assert!(
+                    matches!(refusal, Err(SettingsError::TlsFile(name)) if name == *missing),
+                    "{value}"
+                );
+            }
+        }
     }
 
     /// spec/client.md 4.2.

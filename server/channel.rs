@@ -1,8 +1,9 @@
 //! The one-way channel from a worker to the controller, and what the controller sends the worker:
 //! the client's socket, once.
 //!
-//! A Unix socket pair that keeps message boundaries. From the worker come log records only, in a
-//! fixed shape; the controller believes nothing of them but their text, and its logger escapes that.
+//! A Unix socket pair that keeps message boundaries. From the worker come log records in a fixed
+//! shape, and one message that its client's TLS handshake succeeded; the controller believes
+//! nothing of them but their text, and its logger escapes that.
 //! A worker never waits for the controller: a record that finds no room is counted and dropped.
 
 use std::io;
@@ -46,16 +47,16 @@ impl ControllerEnd {
         Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
     }
 
-    /// The next log record, without waiting; `Ok(None)` when there is none now. An error means that
+    /// The next message, without waiting; `Ok(None)` when there is none now. An error means that
     /// the worker is gone.
-    pub fn next_record(&self) -> io::Result<Option<WorkerRecord>> {
+    pub fn next_message(&self) -> io::Result<Option<Message>> {
         let mut buffer = [0; RECORD_SIZE];
         loop {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
-                    if let Some(record) = WorkerRecord::read(&buffer[..length]) {
-                        return Ok(Some(record));
+                    if let Some(message) = Message::read(&buffer[..length]) {
+                        return Ok(Some(message));
                     }
                 }
                 Err(Errno::EAGAIN) => return Ok(None),
@@ -69,6 +70,32 @@ impl ControllerEnd {
 impl AsFd for ControllerEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// What a worker has to say. Its first byte says which of these it is.
+pub enum Message {
+    /// A log record.
+    Log(WorkerRecord),
+    /// A log record that says why the client was refused: one that peers can provoke at will.
+    Refusal(WorkerRecord),
+    /// The client is who it has to be.
+    Established,
+}
+
+const LOG: u8 = 0;
+const REFUSAL: u8 = 1;
+const ESTABLISHED: u8 = 2;
+
+impl Message {
+    fn read(bytes: &[u8]) -> Option<Message> {
+        let (kind, bytes) = bytes.split_first()?;
+        match *kind {
+            LOG => WorkerRecord::read(bytes).map(Message::Log),
+            REFUSAL => WorkerRecord::read(bytes).map(Message::Refusal),
+            ESTABLISHED if bytes.is_empty() => Some(Message::Established),
+            _ => None,
+        }
     }
 }
 
@@ -126,9 +153,22 @@ impl WorkerEnd {
         }))
     }
 
-    fn send(&self, severity: Severity, subchannel: &str, message: &str) -> bool {
+    /// Tells the controller that the client's handshake succeeded.
+    pub fn established(&self) {
+        // Lost with a full channel, which only costs this worker its place when all are taken.
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ = send(self.socket.as_raw_fd(), &[ESTABLISHED], flags);
+    }
+
+    /// Logs why the client is refused, as far as the controller has not heard enough of it.
+    pub fn refused(&self, severity: Severity, message: &str) {
+        self.send(REFUSAL, severity, "", message);
+    }
+
+    fn send(&self, kind: u8, severity: Severity, subchannel: &str, message: &str) -> bool {
         let mut bytes = Vec::with_capacity(RECORD_SIZE);
         let subchannel = &subchannel.as_bytes()[..subchannel.len().min(255)];
+        bytes.push(kind);
         bytes.push(severity as u8);
         bytes.push(u8::try_from(subchannel.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(subchannel);
@@ -150,11 +190,11 @@ impl Route for WorkerEnd {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let message = format!("{lost} log messages were lost: the log is too slow");
-            if !self.send(Severity::Warning, "", &message) {
+            if !self.send(LOG, Severity::Warning, "", &message) {
                 self.lost.fetch_add(lost, Ordering::Relaxed);
             }
         }
-        if !self.send(record.severity, record.subchannel, record.message) {
+        if !self.send(LOG, record.severity, record.subchannel, record.message) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -163,6 +203,13 @@ impl Route for WorkerEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record(message: Message) -> WorkerRecord {
+        match message {
+            Message::Log(record) => record,
+            _ => panic!("no log record"),
+        }
+    }
 
     #[test]
     fn records_arrive_as_they_were_and_the_clients_socket_comes_once() {
@@ -173,14 +220,14 @@ mod tests {
         assert!(worker.client().unwrap().is_none());
         assert!(controller.hand_over(client.as_fd(), "again").is_err());
 
-        let record = Record {
+        let logged = Record {
             severity: Severity::Alert,
             component: "",
             subchannel: "filter",
             message: "C_Sign refused",
         };
-        worker.record(&record);
-        let received = controller.next_record().unwrap().unwrap();
+        worker.record(&logged);
+        let received = record(controller.next_message().unwrap().unwrap());
         let received = received.for_component("service");
         assert_eq!(received.severity, Severity::Alert);
         assert_eq!(
@@ -188,38 +235,52 @@ mod tests {
             ("filter", "C_Sign refused")
         );
         assert_eq!(received.component, "service");
-        assert!(controller.next_record().unwrap().is_none());
+        worker.established();
+        assert!(matches!(
+            controller.next_message(),
+            Ok(Some(Message::Established))
+        ));
+        worker.refused(Severity::Warning, "no certificate");
+        let refusal = controller.next_message().unwrap().unwrap();
+        assert!(matches!(refusal, Message::Refusal(record) if record.message == "no certificate"));
+        assert!(controller.next_message().unwrap().is_none());
         drop(worker);
-        assert!(controller.next_record().is_err());
+        assert!(controller.next_message().is_err());
     }
 
     #[test]
     fn anything_else_from_a_worker_is_passed_over() {
         let (controller, worker) = pair().unwrap();
-        for bytes in [&[200, 0, b'x'][..], &[3], &[3, 9, b'x']] {
+        for bytes in [
+            &[0, 200, 0, b'x'][..],
+            &[0, 3],
+            &[1, 3, 9, b'x'],
+            &[2, 0],
+            &[3],
+        ] {
             send(worker.socket.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
         }
-        assert!(controller.next_record().unwrap().is_none());
+        assert!(controller.next_message().unwrap().is_none());
     }
 
     #[test]
     fn a_worker_never_waits_for_a_slow_controller_and_tells_what_was_lost() {
         let (controller, worker) = pair().unwrap();
         let message = "x".repeat(10_000);
-        let record = Record {
+        let logged = Record {
             severity: Severity::Info,
             component: "",
             subchannel: "",
             message: &message,
         };
         for _ in 0..10_000 {
-            worker.record(&record);
+            worker.record(&logged);
         }
         let lost = worker.lost.load(Ordering::Relaxed);
         assert!(lost > 0 && lost < 10_000);
-        while controller.next_record().unwrap().is_some() {}
-        worker.record(&record);
-        let told = controller.next_record().unwrap().unwrap().message;
+        while controller.next_message().unwrap().is_some() {}
+        worker.record(&logged);
+        let told = record(controller.next_message().unwrap().unwrap()).message;
         assert!(told.starts_with(&lost.to_string()), "{told}");
     }
 }

@@ -1,4 +1,4 @@
-//! `-check`: reads both configuration files, looks at the modules they name, and tells what the
+//! `-check`: reads both configuration files and what TLS needs, looks at the modules they name, and tells what the
 //! rules come to. Opens no socket, runs no code of a module and starts nothing.
 
 use std::error::Error;
@@ -7,12 +7,11 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use filter::Rules;
 use filter::config::ModuleEntry;
 use filter::log::Printable;
 use filter::rules::ModuleRules;
 
-use crate::config;
+use crate::{Policy, config};
 
 /// What `-check` found.
 pub struct Report {
@@ -32,8 +31,10 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
     }
     for service in &configuration.services {
         let processor = &service.processor;
-        let rules = Rules::load(&processor.filter_config, &processor.compatibility)?;
-        for warning in &rules.warnings {
+        let Policy {
+            rules, warnings, ..
+        } = Policy::load(service, &configuration.file)?;
+        for warning in &warnings {
             writeln!(report, "warning: {warning}")?;
         }
         writeln!(report, "service {}: {}", service.name, rules.file.display())?;

@@ -8,11 +8,12 @@ use crate::loggers::Facility;
 use crate::logging::Severity;
 use crate::netplex::Netplex;
 use crate::template::{self, Template};
+use crate::tls::{LegacyKeys, TlsConfig, TlsSection};
 use filter::Compatibility;
 use filter::source::{self, At, Error, Fault, Float, Place};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf, absolute};
@@ -151,6 +152,12 @@ pub struct Processor {
     /// `filter_config`: the rules. If relative, to the directory of the configuration file, or to
     /// `/` if only there such a file exists.
     pub filter_config: PathBuf,
+    /// `tls`, or the older keys: how clients are spoken to over TLS.
+    pub tls: Option<TlsConfig>,
+    /// `use_ssl`: whether they are. Default false.
+    pub use_tls: bool,
+    /// `handshake_timeout`: seconds a client may take over the TLS handshake. Default 15.0.
+    pub handshake_timeout: Duration,
     /// `max_record_size`: longest call accepted, in bytes, from 65536 to 1 GiB. Default 67108864.
     pub max_record_size: usize,
     /// `record_timeout`: seconds a client may take over a call once it has begun to send it.
@@ -298,15 +305,16 @@ struct ProcessorSection {
     portmapper: Option<At<bool>>,
     timeout: Option<At<Float>>,
     use_ssl: Option<At<bool>>,
-    tls: Option<At<IgnoredAny>>,
-    allowed_clients_cert_path: Option<At<IgnoredAny>>,
-    cafile: Option<At<IgnoredAny>>,
-    certfile: Option<At<IgnoredAny>>,
-    certkey: Option<At<IgnoredAny>>,
-    cipher_suite: Option<At<IgnoredAny>>,
-    dh_params: Option<At<IgnoredAny>>,
-    ec_curve_name: Option<At<IgnoredAny>>,
-    verify_depth: Option<At<IgnoredAny>>,
+    tls: Option<At<TlsSection>>,
+    allowed_clients_cert_path: Option<At<String>>,
+    cafile: Option<At<String>>,
+    certfile: Option<At<String>>,
+    certkey: Option<At<String>>,
+    cipher_suite: Option<At<String>>,
+    dh_params: Option<At<String>>,
+    ec_curve_name: Option<At<String>>,
+    verify_depth: Option<At<i64>>,
+    handshake_timeout: Option<At<Float>>,
     max_record_size: Option<At<i64>>,
     record_timeout: Option<At<Float>>,
     max_connections_per_peer: Option<At<i64>>,
@@ -564,24 +572,6 @@ impl Checker<'_> {
         if section.r#type.value != "rpc_pkcs11" {
             return Err(section.r#type.fault("expected rpc_pkcs11"));
         }
-        const NO_TLS: &str = "TLS is not available in this version";
-        let tls_keys = [
-            section.tls,
-            section.allowed_clients_cert_path,
-            section.cafile,
-            section.certfile,
-            section.certkey,
-            section.cipher_suite,
-            section.dh_params,
-            section.ec_curve_name,
-            section.verify_depth,
-        ];
-        if let Some(use_ssl) = section.use_ssl.filter(|use_ssl| use_ssl.value) {
-            return Err(use_ssl.fault(NO_TLS));
-        }
-        if let Some(key) = tls_keys.into_iter().flatten().next() {
-            return Err(key.fault(NO_TLS));
-        }
         if let Some(portmapper) = section.portmapper.filter(|portmapper| portmapper.value) {
             return Err(portmapper.fault("expected false: rpcbind is not supported"));
         }
@@ -598,22 +588,29 @@ impl Checker<'_> {
             );
         }
         let filter_config = required(section.filter_config, "filter_config", &place)?;
-        let seconds = match &section.record_timeout {
-            None => Duration::from_secs(30),
-            Some(at) => Duration::try_from_secs_f64(at.value.0)
-                .ok()
-                .filter(|seconds| !seconds.is_zero())
-                .ok_or_else(|| at.fault("expected more than 0.0 seconds"))?,
+        let use_tls = section.use_ssl.as_ref().is_some_and(|at| at.value);
+        let legacy = LegacyKeys {
+            cafile: section.cafile,
+            certfile: section.certfile,
+            certkey: section.certkey,
+            cipher_suite: section.cipher_suite,
+            dh_params: section.dh_params,
+            ec_curve_name: section.ec_curve_name,
+            verify_depth: section.verify_depth,
         };
+        let (use_ssl, allowed) = (section.use_ssl, section.allowed_clients_cert_path);
         Ok(Processor {
             filter_config: self.filter_config(&filter_config)?,
+            tls: self.tls(use_ssl, section.tls, legacy, allowed)?,
+            use_tls,
+            handshake_timeout: seconds(section.handshake_timeout, 15)?,
             max_record_size: size(within(
                 section.max_record_size,
                 64 << 20,
                 64 << 10,
                 1 << 30,
             )?),
-            record_timeout: seconds,
+            record_timeout: seconds(section.record_timeout, 30)?,
             max_connections_per_peer: size(within(
                 section.max_connections_per_peer,
                 0,
@@ -627,6 +624,45 @@ impl Checker<'_> {
                     Compatibility::parse(&at.value).map_err(|error| at.fault(error.to_string()))
                 })?,
         })
+    }
+
+    /// A `tls` section is checked whether it is used or not, as in the original.
+    fn tls(
+        &mut self,
+        use_ssl: Option<At<bool>>,
+        section: Option<At<TlsSection>>,
+        legacy: LegacyKeys,
+        allowed: Option<At<String>>,
+    ) -> Result<Option<TlsConfig>, Fault> {
+        let base = self.file.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let in_use = use_ssl.filter(|at| at.value).map(|at| at.place);
+        if in_use.is_none() || section.is_some() {
+            let reason = match in_use {
+                None => "has no effect without use_ssl = true",
+                Some(_) => "has no effect beside the section tls",
+            };
+            for place in legacy.places() {
+                self.warn(place, reason);
+            }
+        }
+        if let (None, Some(at)) = (&in_use, &allowed) {
+            self.warn(&at.place, "has no effect without use_ssl = true");
+        }
+        let allowed = allowed.map(|at| path(&at, Some(&base))).transpose()?;
+        match (in_use, section) {
+            (_, Some(section)) => {
+                let mut warnings = Vec::new();
+                let config = TlsConfig::of_section(section, allowed, &base, &mut warnings)?;
+                for (place, text) in warnings {
+                    self.warn(&place, &text);
+                }
+                Ok(Some(config))
+            }
+            (Some(place), None) => {
+                TlsConfig::of_legacy_keys(&place, legacy, allowed, &base).map(Some)
+            }
+            (None, None) => Ok(None),
+        }
     }
 
     /// The original resolves a relative name against `/`, which no author can have meant, but some
@@ -734,7 +770,21 @@ impl Checker<'_> {
     }
 }
 
-fn required<T>(option: Option<At<T>>, name: &str, section: &Place) -> Result<At<T>, Fault> {
+/// A time that is not zero.
+fn seconds(option: Option<At<Float>>, default: u64) -> Result<Duration, Fault> {
+    option.map_or(Ok(Duration::from_secs(default)), |at| {
+        Duration::try_from_secs_f64(at.value.0)
+            .ok()
+            .filter(|seconds| !seconds.is_zero())
+            .ok_or_else(|| at.fault("expected more than 0.0 seconds"))
+    })
+}
+
+pub(crate) fn required<T>(
+    option: Option<At<T>>,
+    name: &str,
+    section: &Place,
+) -> Result<At<T>, Fault> {
     option.ok_or_else(|| section.fault(format!("`{name}` is missing")))
 }
 
@@ -778,7 +828,7 @@ fn default_format(place: &Place) -> Result<Template, Fault> {
 }
 
 /// An absolute path; a relative one counts from `base`, or from the working directory.
-fn path(at: &At<String>, base: Option<&Path>) -> Result<PathBuf, Fault> {
+pub(crate) fn path(at: &At<String>, base: Option<&Path>) -> Result<PathBuf, Fault> {
     if at.value.is_empty() || at.value.contains('\0') {
         return Err(at.fault("expected a path"));
     }
@@ -1005,6 +1055,7 @@ impl<'de> Deserialize<'de> for Mode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::{ClientAuth, Credentials, DhConfig, Suites};
 
     fn check(text: &str) -> Result<Configuration, String> {
         let file = Path::new("/etc/p.conf");
@@ -1151,17 +1202,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_tls_and_what_else_it_does_not_have() {
-        for option in [
-            "use_ssl = true;",
-            "tls { x509 { } };",
-            "allowed_clients_cert_path = \"/x\";",
-            "cafile = \"/x\";",
-            "verify_depth = 4;",
-            "dh_params = \"/x\";",
-        ] {
-            refused("processor", option, "TLS is not available in this version");
-        }
+    fn refuses_what_it_does_not_have() {
         refused(
             "processor",
             "portmapper = true;",
@@ -1176,6 +1217,175 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    /// The sample of the original's package (spec/server.md 5.1), its comments opened.
+    const TLS: &str = r#"use_ssl = true; tls {
+        algorithms = "SECURE256:+SECURE128:-VERS-TLS-ALL:+VERS-TLS1.2:-RSA:-DHE-DSS:-CAMELLIA-128-CBC:-CAMELLIA-256-CBC";
+        (*in tls*)
+        dh_params { pkcs3_file = "dhparams.pem"; bits = 2048 };
+        x509 { key { crt_file = "server.pem"; key_file = "/k" (*in key*) }; trust { crt_file = "ca.pem" } } };"#;
+
+    fn tls(replaced: &str, line: &str) -> Result<Configuration, String> {
+        assert!(TLS.contains(replaced), "{replaced}");
+        inside("processor", &TLS.replacen(replaced, line, 1))
+    }
+
+    #[test]
+    fn reads_the_tls_section() {
+        let mut read = tls("(*in tls*)", "peer_auth = \"required\"; peer_name = \"x\";").unwrap();
+        assert_eq!(read.warnings, [""; 0]);
+        let processor = read.services.remove(0).processor;
+        assert!(processor.use_tls);
+        assert_eq!(processor.handshake_timeout, Duration::from_secs(15));
+        let tls = processor.tls.unwrap();
+        let Credentials::Certificates {
+            keys,
+            trust,
+            clients,
+            ..
+        } = tls.credentials
+        else {
+            panic!()
+        };
+        assert_eq!(keys[0].certificate.value, Path::new("/etc/server.pem"));
+        assert_eq!(keys[0].key.value, Path::new("/k"));
+        assert_eq!(trust[0].value, Path::new("/etc/ca.pem"));
+        assert_eq!(clients, ClientAuth::Required);
+        assert!(
+            matches!(tls.dh, DhConfig::File(file) if file.value == Path::new("/etc/dhparams.pem"))
+        );
+    }
+
+    #[test]
+    fn loads_the_sample_for_a_trial_of_tls() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/tls-trial.conf");
+        let configuration = load(Path::new(file)).unwrap();
+        assert_eq!(configuration.warnings, [""; 0]);
+        assert!(configuration.services[0].processor.use_tls);
+    }
+
+    #[test]
+    fn warns_of_a_tls_section_that_lets_nobody_in() {
+        for (replaced, line, expected) in [
+            ("", "", "peer_auth is missing: taken as required"),
+            (
+                "(*in tls*)",
+                "peer_auth = \"optional\";",
+                "peer_auth: taken as required",
+            ),
+            (
+                "(*in tls*)",
+                "peer_auth = \"none\";",
+                "peer_auth: refuses every client",
+            ),
+            ("; trust { crt_file = \"ca.pem\" }", "", "without a `trust`"),
+            (
+                "use_ssl = true;",
+                "use_ssl = false; cafile = \"x\";",
+                "cafile: has no effect without",
+            ),
+            (
+                "use_ssl = true;",
+                "use_ssl = true; cafile = \"x\";",
+                "cafile: has no effect beside",
+            ),
+            (
+                "SECURE256",
+                "SECURE256:+RSA",
+                "algorithms: RSA is not offered",
+            ),
+        ] {
+            let warnings = tls(replaced, line).unwrap().warnings.join("\n");
+            assert!(warnings.contains(expected), "{line}: {warnings}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_wrong_tls_section() {
+        for (replaced, line, expected) in [
+            (
+                "SECURE256:",
+                "HIGH:",
+                "tls.algorithms: expected one of NORMAL",
+            ),
+            (
+                "(*in tls*)",
+                "peer_auth = \"yes\";",
+                "peer_auth: expected none, optional or required",
+            ),
+            (
+                "(*in tls*)",
+                "nonsense = 1;",
+                "tls.nonsense: unknown option",
+            ),
+            (
+                "(*in tls*)",
+                "psk_file = \"/x\";",
+                "psk_file: expected either",
+            ),
+            (
+                "(*in key*)",
+                "; password = \"a\"; password_file = \"b\"",
+                "expected no `password`",
+            ),
+            (
+                "pkcs3_file = \"dhparams.pem\"; bits = 2048",
+                "",
+                "dh_params: expected `pkcs3_file`",
+            ),
+            (
+                "pkcs3_file = \"dhparams.pem\"; bits = 2048",
+                "bits = 9000",
+                "bits: expected 1024",
+            ),
+            ("key_file = \"/k\"", "", "`key_file` is missing"),
+        ] {
+            let message = tls(replaced, line).unwrap_err();
+            assert!(message.contains(expected), "{line}: {message}");
+        }
+        refused(
+            "processor",
+            "use_ssl = true;",
+            "use_ssl: expected a section `tls`",
+        );
+        refused("processor", "use_ssl = true; tls { };", "`x509` is missing");
+        refused(
+            "processor",
+            "use_ssl = true; cafile = \"x\";",
+            "`certfile` is missing",
+        );
+        refused(
+            "processor",
+            "handshake_timeout = 0.0;",
+            "expected more than 0.0 seconds",
+        );
+    }
+
+    /// spec/server.md 5.5.
+    #[test]
+    fn reads_the_older_keys_where_there_is_no_tls_section() {
+        let keys = r#"use_ssl = true; cafile = "ca.pem"; certfile = "/c"; certkey = "/k";
+            cipher_suite = "AES256"; dh_params = "dh.pem"; ec_curve_name = "prime256v1";
+            verify_depth = 2; allowed_clients_cert_path = "allowed";"#;
+        let mut read = inside("processor", keys).unwrap();
+        assert_eq!(read.warnings, [""; 0]);
+        let tls = read.services.remove(0).processor.tls.unwrap();
+        assert_eq!(tls.allowed.unwrap(), Path::new("/etc/allowed"));
+        assert!(matches!(tls.suites, Suites::List { list, .. } if list.value == "AES256"));
+        assert!(matches!(
+            tls.credentials,
+            Credentials::Certificates {
+                depth: Some(2),
+                clients: ClientAuth::Required,
+                ..
+            }
+        ));
+        let psk = inside("processor", "use_ssl = true; tls { psk_file = \"keys\" };").unwrap();
+        let credentials = &psk.services[0].processor.tls.as_ref().unwrap().credentials;
+        assert!(
+            matches!(credentials, Credentials::Psk(file) if file.value == Path::new("/etc/keys"))
+        );
     }
 
     #[test]

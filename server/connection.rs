@@ -1,8 +1,8 @@
 //! One client's connection: read a record, decode the call, have it answered, write the reply.
 //!
-//! Bytes come from the worker's socket; calls go to a [`Cryptoki`] and its replies back. One blocking
-//! read and one write serve a call. A record that has begun must be complete within a time limit;
-//! between two records a client may idle for ever.
+//! Bytes come from a [`Transport`], the worker's socket or TLS on it; calls go to a [`Cryptoki`] and
+//! its replies back. One blocking read and one write serve a call. A record that has begun must be
+//! complete within a time limit; between two records a client may idle for ever.
 
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,19 +40,162 @@ pub enum ConnectionError {
     Transport(#[from] io::Error),
 }
 
-/// Serves the client at the other end of `socket` until it closes the connection.
+/// A client's stream of bytes. Time limits show as [`io::ErrorKind::TimedOut`].
+pub trait Transport {
+    /// Reads some bytes; none when the client closed the connection. Within a record the time limit
+    /// runs from the first call that says so.
+    fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize>;
+    /// The record is complete: the client may idle again.
+    fn rest(&mut self) -> io::Result<()>;
+    /// Sends a whole record.
+    fn send(&mut self, slices: Slices<'_>) -> io::Result<()>;
+}
+
+/// A socket without TLS, or under it.
+pub struct Timed {
+    socket: Socket,
+    time: Duration,
+    deadline: Option<Instant>,
+    /// The limit the kernel has for reading, if it has one.
+    limit: Option<Duration>,
+}
+
+/// How far that may be beyond what is left before it is set again.
+const SLACK: Duration = Duration::from_millis(100);
+
+impl Timed {
+    /// A blocking socket, and how long a record may take in either direction.
+    pub fn new(socket: Socket, time: Duration) -> io::Result<Timed> {
+        socket.set_write_timeout(Some(time))?;
+        Ok(Timed {
+            socket,
+            time,
+            deadline: None,
+            limit: None,
+        })
+    }
+
+    /// Changes how long a record may take.
+    pub fn set_time(&mut self, time: Duration) -> io::Result<()> {
+        self.time = time;
+        self.socket.set_write_timeout(Some(time))
+    }
+
+    /// Reads some bytes; none when the peer closed the connection, however it did.
+    pub fn read(&mut self, space: &mut [u8], is_limited: bool) -> io::Result<usize> {
+        loop {
+            if is_limited {
+                let time = self.time;
+                let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + time);
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                if self.limit.is_none_or(|limit| limit > left + SLACK) {
+                    self.socket.set_read_timeout(Some(left))?;
+                    self.limit = Some(left);
+                }
+            }
+            let mut from = &self.socket;
+            match from.read(space) {
+                Ok(count) => return Ok(count),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+                    io::ErrorKind::ConnectionReset => return Ok(0),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// Takes the time limit off.
+    pub fn rest(&mut self) -> io::Result<()> {
+        self.deadline = None;
+        if self.limit.take().is_some() {
+            self.socket.set_read_timeout(None)?;
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`.
+    pub fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        self.send_while(|| {
+            let flags = MsgFlags::MSG_NOSIGNAL.bits();
+            sent += self.socket.send_with_flags(&bytes[sent..], flags)?;
+            Ok(sent < bytes.len())
+        })
+    }
+
+    /// Calls `send` until it says that nothing is left.
+    fn send_while(&self, mut send: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+        let mut deadline = None;
+        loop {
+            match send() {
+                Ok(false) => return Ok(()),
+                Ok(true) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Err(error) => return Err(error),
+            }
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.time);
+            if Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}
+
+impl Transport for Timed {
+    fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize> {
+        Timed::read(self, space, is_begun)
+    }
+
+    fn rest(&mut self) -> io::Result<()> {
+        Timed::rest(self)
+    }
+
+    fn send(&mut self, mut slices: Slices<'_>) -> io::Result<()> {
+        self.send_while(|| {
+            let flags = MsgFlags::MSG_NOSIGNAL.bits();
+            let count = match slices.unsent() {
+                [one] => self.socket.send_with_flags(one, flags)?,
+                parts => self.socket.send_vectored_with_flags(parts, flags)?,
+            };
+            slices.advance(count);
+            Ok(!slices.is_sent())
+        })
+    }
+}
+
+/// Serves the client at the other end until it closes the connection.
 pub fn serve(
-    socket: &Socket,
+    transport: &mut impl Transport,
+    cryptoki: &dyn Cryptoki,
+    limits: Limits,
+) -> Result<(), ConnectionError> {
+    serve_records(transport, cryptoki, limits).map_err(|error| match error {
+        ConnectionError::Transport(error) if error.kind() == io::ErrorKind::TimedOut => {
+            ConnectionError::TooSlow(limits.record_time)
+        }
+        error => error,
+    })
+}
+
+fn serve_records(
+    transport: &mut impl Transport,
     cryptoki: &dyn Cryptoki,
     limits: Limits,
 ) -> Result<(), ConnectionError> {
     let mut records = Records::new(limits.record_size);
     let mut output = Vec::new();
-    socket.set_write_timeout(Some(limits.record_time))?;
     loop {
-        let function = match receive(socket, &mut records, limits)? {
+        let function = match receive(transport, &mut records, limits)? {
             None => return Ok(()),
-            Some(record) => answer(socket, record, cryptoki, &mut output, limits)?,
+            Some(record) => answer(transport, record, cryptoki, &mut output)?,
         };
         if function.is_some_and(carries_secrets) {
             records.wipe();
@@ -62,15 +205,14 @@ pub fn serve(
 
 /// Answers one record; tells which procedure was called.
 fn answer(
-    socket: &Socket,
+    transport: &mut impl Transport,
     record: &[u8],
     cryptoki: &dyn Cryptoki,
     output: &mut Vec<u8>,
-    limits: Limits,
 ) -> Result<Option<Function>, ConnectionError> {
-    let rejected = |xid, rejection, output| {
+    let mut rejected = |xid, rejection, output| {
         let slices = rpc::write_rejection(xid, rejection, output).map_err(io::Error::other)?;
-        send(socket, slices, limits)
+        transport.send(slices).map_err(ConnectionError::from)
     };
     match rpc::read_request(record) {
         Request::Unanswerable => Ok(None),
@@ -80,7 +222,8 @@ fn answer(
             let reply = catch_unwind(AssertUnwindSafe(|| cryptoki.call(call)));
             if let Ok(reply) = &reply {
                 if let Ok(slices) = rpc::write_reply(xid, reply, output) {
-                    return send(socket, slices, limits).map(|()| Some(function));
+                    transport.send(slices)?;
+                    return Ok(Some(function));
                 }
             }
             log(
@@ -94,73 +237,24 @@ fn answer(
 
 /// The next record; `None` when the client closed the connection.
 fn receive<'r>(
-    socket: &Socket,
+    transport: &mut impl Transport,
     records: &'r mut Records,
     limits: Limits,
 ) -> Result<Option<&'r [u8]>, ConnectionError> {
-    let mut deadline = None;
-    let ended = loop {
+    loop {
         match records.advance() {
             Err(_) => return Err(ConnectionError::TooLong(limits.record_size)),
-            Ok(true) => break false,
+            Ok(true) => break,
             Ok(false) => {}
         }
-        if records.is_begun() {
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.record_time);
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ConnectionError::TooSlow(limits.record_time));
-            }
-            socket.set_read_timeout(Some(left))?;
+        let is_begun = records.is_begun();
+        match transport.read(records.space(), is_begun)? {
+            0 => return Ok(None),
+            count => records.received(count),
         }
-        let mut from = socket;
-        match from.read(records.space()) {
-            Ok(0) => break true,
-            Ok(count) => records.received(count),
-            Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                io::ErrorKind::WouldBlock => {
-                    return Err(ConnectionError::TooSlow(limits.record_time));
-                }
-                io::ErrorKind::ConnectionReset => break true,
-                _ => return Err(error.into()),
-            },
-        }
-    };
-    if deadline.is_some() {
-        socket.set_read_timeout(None)?;
     }
-    if ended {
-        return Ok(None);
-    }
+    transport.rest()?;
     Ok(Some(records.record()))
-}
-
-fn send(socket: &Socket, mut slices: Slices<'_>, limits: Limits) -> Result<(), ConnectionError> {
-    let mut deadline = None;
-    loop {
-        let flags = MsgFlags::MSG_NOSIGNAL.bits();
-        let unsent = slices.unsent();
-        let sent = match unsent {
-            [one] => socket.send_with_flags(one, flags),
-            parts => socket.send_vectored_with_flags(parts, flags),
-        };
-        match sent {
-            Ok(count) => slices.advance(count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(ConnectionError::TooSlow(limits.record_time));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if slices.is_sent() {
-            return Ok(());
-        }
-        let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.record_time);
-        if Instant::now() > deadline {
-            return Err(ConnectionError::TooSlow(limits.record_time));
-        }
-    }
 }
 
 /// Whether the arguments may hold a PIN or a key, so that they are wiped after the call.

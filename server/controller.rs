@@ -7,10 +7,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use filter::Rules;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::errno::Errno;
@@ -19,9 +19,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::channel::{self, ControllerEnd};
+use crate::Policy;
+use crate::channel::{self, ControllerEnd, Message};
 use crate::config::Service;
-use crate::logging::{Loggers, Route, Severity, log};
+use crate::logging::{Loggers, Record, Route, Severity, log};
 use crate::sockets::{Accepted, Listener, Peer};
 use crate::worker::{self, Setup};
 
@@ -55,10 +56,16 @@ const EARLY_ENDS: u32 = 10;
 /// How long forking pauses then.
 const FORK_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a TLS handshake may take when all workers are taken and other clients wait.
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(250);
+
+/// Handshakes that are ended at once then.
+const EVICTIONS_A_TURN: usize = 8;
+
 /// A service as it runs.
 struct Running {
     service: Service,
-    rules: Arc<Rules>,
+    policy: Policy,
     listeners: Vec<ListenerState>,
     /// Tokens of workers that wait for a client.
     idle: VecDeque<Token>,
@@ -71,6 +78,7 @@ struct Running {
     paused_until: Option<Instant>,
     full_warning: Throttle,
     peer_warning: Throttle,
+    refusals: RefusalLog,
 }
 
 struct ListenerState {
@@ -97,6 +105,42 @@ impl Throttle {
     }
 }
 
+/// Lets the first few refusals of an interval into the log, and tells how many it left out.
+#[derive(Default)]
+struct RefusalLog {
+    since: Option<Instant>,
+    logged: u32,
+    left_out: u64,
+}
+
+/// Refusals that are logged in [`WARNING_INTERVAL`].
+const REFUSALS_LOGGED: u32 = 20;
+
+impl RefusalLog {
+    /// Whether this one is logged; and how many were not before it, if that has not been told.
+    fn passes(&mut self, now: Instant) -> (bool, Option<u64>) {
+        if self
+            .since
+            .is_none_or(|since| now.duration_since(since) >= WARNING_INTERVAL)
+        {
+            let left_out = std::mem::take(&mut self.left_out);
+            *self = RefusalLog {
+                since: Some(now),
+                logged: 1,
+                left_out: 0,
+            };
+            return (true, (left_out > 0).then_some(left_out));
+        }
+        let passes = self.logged < REFUSALS_LOGGED;
+        if passes {
+            self.logged += 1;
+        } else {
+            self.left_out += 1;
+        }
+        (passes, None)
+    }
+}
+
 struct Worker {
     pid: Pid,
     channel: ControllerEnd,
@@ -107,6 +151,10 @@ struct Worker {
 enum WorkerState {
     Idle,
     Serving(Peer),
+    /// With a client since then whose TLS handshake has not succeeded yet.
+    ShakingHands(Peer, Instant),
+    /// Ended within a handshake, to make room for another client.
+    Evicted(Peer),
     /// Told to end while idle, to make room for one with newer rules.
     Retired,
 }
@@ -126,6 +174,8 @@ pub struct Controller {
     workers: HashMap<Token, Worker>,
     tokens: HashMap<Pid, Token>,
     next_token: usize,
+    /// The configuration file, for messages.
+    conf: PathBuf,
     loggers: Arc<Loggers>,
     trace: bool,
 }
@@ -133,7 +183,8 @@ pub struct Controller {
 impl Controller {
     /// Takes over the listeners; no worker is forked yet. Signals are held back from here on.
     pub fn new(
-        services: Vec<(Service, Rules, Vec<Listener>)>,
+        services: Vec<(Service, Policy, Vec<Listener>)>,
+        conf: PathBuf,
         loggers: Arc<Loggers>,
         trace: bool,
     ) -> io::Result<Controller> {
@@ -154,17 +205,18 @@ impl Controller {
             workers,
             tokens,
             next_token: SIGNAL_TOKEN.0 + 1,
+            conf,
             loggers,
             trace,
         };
-        for (service, rules, listeners) in services {
+        for (service, policy, listeners) in services {
             let listeners = listeners
                 .into_iter()
                 .map(|listener| controller.listen(listener));
             let running = Running {
                 listeners: listeners.collect::<io::Result<_>>()?,
                 service,
-                rules: Arc::new(rules),
+                policy,
                 idle: VecDeque::new(),
                 workers: 0,
                 peers: HashMap::new(),
@@ -172,6 +224,7 @@ impl Controller {
                 paused_until: None,
                 full_warning: Throttle::default(),
                 peer_warning: Throttle::default(),
+                refusals: RefusalLog::default(),
             };
             controller.services.push(running);
         }
@@ -227,16 +280,30 @@ impl Controller {
     }
 
     /// How long the loop may sleep: not at all when a listener was left with clients waiting that
-    /// can be served, until the pause ends when forking pauses.
+    /// can be served, until the pause ends when forking pauses, until a handshake takes too long
+    /// when others wait for its worker.
     fn next_wake(&self) -> Option<Duration> {
-        let wakes = self.services.iter().filter_map(|running| {
-            if running.can_accept() && running.listeners.iter().any(|l| l.is_ready) {
-                return Some(Duration::ZERO);
-            }
-            running
-                .paused_until
-                .map(|until| until.saturating_duration_since(Instant::now()))
-        });
+        let wakes = self
+            .services
+            .iter()
+            .enumerate()
+            .filter_map(|(service, running)| {
+                if running.listeners.iter().any(|l| l.is_ready) {
+                    if running.can_accept() {
+                        return Some(Duration::ZERO);
+                    }
+                    if let Some((since, _)) = self
+                        .handshakes(service)
+                        .into_iter()
+                        .min_by_key(|(since, _)| *since)
+                    {
+                        return Some(HANDSHAKE_GRACE.saturating_sub(since.elapsed()));
+                    }
+                }
+                running
+                    .paused_until
+                    .map(|until| until.saturating_duration_since(Instant::now()))
+            });
         wakes.min()
     }
 
@@ -259,6 +326,8 @@ impl Controller {
                     break;
                 }
                 if !running.can_accept() {
+                    self.evict(service);
+                    let running = &mut self.services[service];
                     let limit = running.service.workload.max_workers;
                     if running.workers >= limit && running.full_warning.passes() {
                         let name = &running.service.name;
@@ -284,6 +353,52 @@ impl Controller {
                     },
                 }
             }
+        }
+    }
+
+    /// With all workers taken and clients waiting, ends those whose TLS handshake has taken longest,
+    /// so that peers that never finish it keep nobody out. SIGCHLD makes their places free.
+    fn evict(&mut self, service: usize) {
+        let mut shaking = self.handshakes(service);
+        shaking.sort_by_key(|(since, _)| *since);
+        shaking.retain(|(since, _)| since.elapsed() >= HANDSHAKE_GRACE);
+        for (_, token) in shaking.into_iter().take(EVICTIONS_A_TURN) {
+            self.end_handshake(token);
+        }
+    }
+
+    /// Workers that could be evicted one day, and since when they shake hands; none as long as
+    /// places of evicted ones are becoming free.
+    fn handshakes(&self, service: usize) -> Vec<(Instant, Token)> {
+        let mut shaking = Vec::new();
+        for (token, worker) in self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.service == service)
+        {
+            match worker.state {
+                WorkerState::ShakingHands(_, since) => shaking.push((since, *token)),
+                WorkerState::Evicted(_) => return Vec::new(),
+                _ => {}
+            }
+        }
+        shaking
+    }
+
+    fn end_handshake(&mut self, token: Token) {
+        let Some(worker) = self.workers.get_mut(&token) else {
+            return;
+        };
+        if let WorkerState::ShakingHands(peer, since) = &worker.state {
+            let message = format!(
+                "client {peer}: TLS handshake ended after {:.1} s: all workers are busy and others wait",
+                since.elapsed().as_secs_f32()
+            );
+            worker.state = WorkerState::Evicted(peer.clone());
+            // One that ended just now is reaped next.
+            let _ = kill(worker.pid, Signal::SIGKILL);
+            let service = worker.service;
+            self.log_refusal(service, Severity::Warning, &message);
         }
     }
 
@@ -328,7 +443,10 @@ impl Controller {
             {
                 *running.peers.entry(client.peer.clone()).or_default() += 1;
                 running.early_ends = 0;
-                worker.state = WorkerState::Serving(client.peer);
+                worker.state = match running.policy.tls {
+                    None => WorkerState::Serving(client.peer),
+                    Some(_) => WorkerState::ShakingHands(client.peer, Instant::now()),
+                };
                 return;
             }
         }
@@ -373,7 +491,8 @@ impl Controller {
         let running = &mut self.services[service];
         let setup = Setup {
             service: &running.service,
-            rules: running.rules.clone(),
+            rules: running.policy.rules.clone(),
+            tls: running.policy.tls.clone(),
             trace: self.trace,
             controller: nix::unistd::getpid(),
         };
@@ -393,19 +512,34 @@ impl Controller {
         Ok(())
     }
 
-    /// Takes a turn's worth of a worker's log records.
+    /// Takes a turn's worth of a worker's messages.
     fn take_records(&mut self, token: Token) {
-        let Some(worker) = self.workers.get(&token) else {
-            return;
-        };
-        let component = &self.services[worker.service].service.name;
         for _ in 0..RECORDS_A_TURN {
-            match worker.channel.next_record() {
-                Ok(Some(record)) => self.loggers.record(&record.for_component(component)),
+            let Some(worker) = self.workers.get_mut(&token) else {
+                return;
+            };
+            let service = worker.service;
+            let component = &self.services[service].service.name;
+            match worker.channel.next_message() {
+                Ok(Some(Message::Log(record))) => {
+                    self.loggers.record(&record.for_component(component));
+                }
+                Ok(Some(Message::Refusal(record))) => {
+                    let record = record.for_component("");
+                    self.log_refusal(service, record.severity, record.message);
+                }
+                Ok(Some(Message::Established)) => {
+                    if let WorkerState::ShakingHands(peer, _) = &worker.state {
+                        worker.state = WorkerState::Serving(peer.clone());
+                    }
+                }
                 // The worker is gone: SIGCHLD tells more.
                 Ok(None) | Err(_) => return,
             }
         }
+        let Some(worker) = self.workers.get(&token) else {
+            return;
+        };
         // More may wait, and the event will not come again by itself.
         let source = worker.channel.as_fd().as_raw_fd();
         let interest = Interest::READABLE;
@@ -418,6 +552,31 @@ impl Controller {
                 Severity::Err,
                 format_args!("cannot watch worker {}: {error}", worker.pid),
             );
+        }
+    }
+
+    fn log_refusal(&mut self, service: usize, severity: Severity, message: &str) {
+        let Running {
+            service, refusals, ..
+        } = &mut self.services[service];
+        let (passes, left_out) = refusals.passes(Instant::now());
+        let log = |severity, message: &str| {
+            let (component, subchannel) = (service.name.as_str(), "");
+            self.loggers.record(&Record {
+                severity,
+                component,
+                subchannel,
+                message,
+            });
+        };
+        if let Some(left_out) = left_out {
+            log(
+                Severity::Warning,
+                &format!("{left_out} clients more were refused before"),
+            );
+        }
+        if passes {
+            log(severity, message);
         }
     }
 
@@ -471,11 +630,13 @@ impl Controller {
         let running = &mut self.services[worker.service];
         running.workers -= 1;
         match worker.state {
-            WorkerState::Serving(peer) => {
-                if let Some(connected) = running.peers.get_mut(&peer) {
+            WorkerState::Serving(ref peer)
+            | WorkerState::ShakingHands(ref peer, _)
+            | WorkerState::Evicted(ref peer) => {
+                if let Some(connected) = running.peers.get_mut(peer) {
                     *connected -= 1;
                     if *connected == 0 {
-                        running.peers.remove(&peer);
+                        running.peers.remove(peer);
                     }
                 }
             }
@@ -487,9 +648,10 @@ impl Controller {
                     running.paused_until = Some(Instant::now() + FORK_PAUSE);
                 }
             }
-            WorkerState::Retired => return,
+            WorkerState::Retired => {}
         }
-        if end != End::Exit(0) {
+        let is_expected = matches!(worker.state, WorkerState::Retired | WorkerState::Evicted(_));
+        if !is_expected && end != End::Exit(0) {
             let name = &running.service.name;
             log(
                 Severity::Alert,
@@ -498,22 +660,27 @@ impl Controller {
         }
     }
 
-    /// Reads the filter files again; a bad one leaves the rules as they are. Clients that are
-    /// connected keep the rules they have.
+    /// Reads the filter files and what TLS needs again; anything bad in a service's leaves both as
+    /// they are. Clients that are connected keep what they have.
     fn reload(&mut self) {
         self.reopen_logs();
         for service in 0..self.services.len() {
             let running = &mut self.services[service];
-            let processor = &running.service.processor;
-            match Rules::load(&processor.filter_config, &processor.compatibility) {
-                Ok(rules) => {
-                    crate::report_warnings(&rules.warnings);
-                    running.rules = Arc::new(rules);
+            match Policy::load(&running.service, &self.conf) {
+                Ok(policy) => {
+                    policy.report_warnings();
+                    running.policy = policy;
                     let name = &running.service.name;
                     log(
                         Severity::Notice,
                         format_args!("{name}: filter configuration loaded"),
                     );
+                    if running.policy.tls.is_some() {
+                        log(
+                            Severity::Notice,
+                            format_args!("{name}: TLS keys and certificates loaded"),
+                        );
+                    }
                     for token in running.idle.drain(..) {
                         if let Some(worker) = self.workers.get_mut(&token) {
                             worker.state = WorkerState::Retired;
@@ -523,7 +690,7 @@ impl Controller {
                 }
                 Err(error) => log(
                     Severity::Err,
-                    format_args!("the filter rules stay as they are: {error}"),
+                    format_args!("filter rules and TLS stay as they are: {error}"),
                 ),
             }
         }

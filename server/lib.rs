@@ -18,6 +18,7 @@ pub mod netplex;
 pub mod options;
 pub mod sockets;
 pub mod template;
+pub mod tls;
 pub mod worker;
 
 use std::error::Error;
@@ -29,10 +30,12 @@ use std::sync::Arc;
 
 use filter::Rules;
 
+use crate::config::Service;
 use crate::controller::Controller;
 use crate::logging::Loggers;
 use crate::options::{Command, Options};
 use crate::sockets::Listener;
+use crate::tls::acceptor::Acceptor;
 
 /// The exit status for everything that is wrong at start.
 const UNUSABLE: i32 = 2;
@@ -73,13 +76,9 @@ fn print(text: &str) -> i32 {
 
 fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let configuration = config::load(&options.conf)?;
-    let mut rules = Vec::new();
+    let mut policies = Vec::new();
     for service in &configuration.services {
-        let processor = &service.processor;
-        rules.push(Rules::load(
-            &processor.filter_config,
-            &processor.compatibility,
-        )?);
+        policies.push(Policy::load(service, &configuration.file)?);
     }
     let loggers = Arc::new(Loggers::open(&configuration)?);
     logging::install(
@@ -92,12 +91,12 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         create_directory(directory)?;
     }
     let mut services = Vec::new();
-    for (service, rules) in configuration.services.into_iter().zip(rules) {
+    for (service, policy) in configuration.services.into_iter().zip(policies) {
         let mut listeners = Vec::new();
         for protocol in &service.protocols {
             listeners.extend(Listener::bind_all(protocol)?);
         }
-        services.push((service, rules, listeners));
+        services.push((service, policy, listeners));
     }
 
     let pid_file = options
@@ -113,19 +112,57 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     nix::unistd::chdir("/")?;
     let pid_file = pid_file.map(PidFile::write).transpose()?;
     report_warnings(&configuration.warnings);
-    for (service, rules, _) in &services {
-        report_warnings(&rules.warnings);
+    for (service, policy, _) in &services {
+        policy.report_warnings();
         for (name, effect) in service.processor.compatibility.effects() {
             log::warn!("{}: compatibility {name}: {effect}", service.name);
         }
     }
-    let controller = Controller::new(services, loggers, options.debug_pkcs11)?;
+    let conf = configuration.file;
+    let controller = Controller::new(services, conf, loggers, options.debug_pkcs11)?;
     if let Some(launcher) = launcher {
         launcher.ready()?;
     }
     let result = controller.run();
     drop(pid_file);
     Ok(result?)
+}
+
+/// What a reload takes anew: a service's rules, and what its clients are met with over TLS.
+pub struct Policy {
+    rules: Arc<Rules>,
+    tls: Option<Arc<Acceptor>>,
+    warnings: Vec<String>,
+}
+
+impl Policy {
+    /// Reads the files that the configuration, in the file `conf`, names.
+    pub fn load(service: &Service, conf: &Path) -> Result<Policy, filter::source::Error> {
+        let processor = &service.processor;
+        let rules = Rules::load(&processor.filter_config, &processor.compatibility)?;
+        let mut warnings = rules.warnings.clone();
+        // Settings that are not in use have to be valid nonetheless, as in the original.
+        let tls = processor
+            .tls
+            .as_ref()
+            .map(|config| Acceptor::load(config, conf))
+            .transpose()?;
+        let tls = tls.filter(|_| processor.use_tls);
+        warnings.extend(
+            tls.iter()
+                .flat_map(|acceptor| acceptor.warnings.iter().cloned()),
+        );
+        Ok(Policy {
+            rules: Arc::new(rules),
+            tls: tls.map(Arc::new),
+            warnings,
+        })
+    }
+
+    /// Logs what is accepted but probably a mistake.
+    pub fn report_warnings(&self) {
+        report_warnings(&self.warnings);
+    }
 }
 
 /// Creates a directory for this user only, one level deep, unless it is there.

@@ -32,6 +32,15 @@ pub enum Peer {
     User(Uid),
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Address(address) => address.fmt(f),
+            Peer::User(user) => write!(f, "uid {user}"),
+        }
+    }
+}
+
 /// A connection that was accepted and not read from.
 pub struct Accepted {
     /// The client's socket, blocking.

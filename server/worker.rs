@@ -3,11 +3,13 @@
 //! The controller forks it ahead of need. What it gives up, in this order: descriptors (by
 //! `bindings::sys::fork_child`), outliving the controller, the controller's signal mask, core dumps,
 //! groups and user, gaining privileges by exec. PKCS#11 login state belongs to a process, so a
-//! process never serves a second client.
+//! process never serves a second client. A TLS handshake comes after all this.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bindings::module::ModuleOptions;
 use filter::Rules;
@@ -20,12 +22,16 @@ use socket2::{Domain, Socket};
 
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
-use crate::connection::{self, Limits};
+use crate::connection::{self, ConnectionError, Limits, Timed, Transport};
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
+use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that could not give up what it must not have.
 const NOT_CONFINED: i32 = 71;
+
+/// How long a refused client has to read why.
+const LEAVE_TIME: Duration = Duration::from_millis(200);
 
 /// What a worker takes along from the controller.
 pub struct Setup<'a> {
@@ -33,6 +39,8 @@ pub struct Setup<'a> {
     pub service: &'a Service,
     /// The rules as of the fork.
     pub rules: Arc<Rules>,
+    /// What clients are met with over TLS, as of the fork; none without it.
+    pub tls: Option<Arc<Acceptor>>,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
     /// The controller; a worker that has another parent has lost it.
@@ -53,35 +61,98 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
         return NOT_CONFINED;
     }
     match channel.client() {
-        Ok(Some((socket, peer))) => serve(setup, socket, &peer),
+        Ok(Some((socket, peer))) => serve(setup, &channel, socket.into(), &peer),
         Ok(None) => {}
         Err(error) => log(Severity::Err, format_args!("worker got no client: {error}")),
     }
     0
 }
 
-fn serve(setup: &Setup<'_>, socket: OwnedFd, peer: &str) {
-    let socket = Socket::from(socket);
+fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     let processor = &setup.service.processor;
-    let limits = Limits {
-        record_size: processor.max_record_size,
-        record_time: processor.record_timeout,
-    };
     // Failing is no reason to refuse the client: it would only be slower, or its loss be noticed late.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_keepalive(setup.service.protocols.iter().any(|p| p.keepalive));
     }
+    match &setup.tls {
+        None => match Timed::new(socket, processor.record_timeout) {
+            // What ended it is logged, and there is nothing to close.
+            Ok(mut plain) => drop(serve_calls(setup, &mut plain, peer)),
+            Err(error) => log(Severity::Warning, format_args!("client {peer}: {error}")),
+        },
+        Some(tls) => {
+            let refused = socket.try_clone();
+            match tls.accept(
+                socket,
+                processor.handshake_timeout,
+                processor.record_timeout,
+            ) {
+                Ok(mut accepted) => {
+                    channel.established();
+                    let user = &accepted.user;
+                    log(
+                        Severity::Info,
+                        format_args!("user={user} is authenticated and connected"),
+                    );
+                    if serve_calls(setup, &mut accepted.stream, peer).is_ok() {
+                        accepted.stream.close();
+                    }
+                }
+                // A scan, or a probe of a load balancer.
+                Err(Refusal::Silent) => log(
+                    Severity::Debug,
+                    format_args!("client {peer}: {}", Refusal::Silent),
+                ),
+                Err(refusal) => {
+                    let severity = match refusal {
+                        Refusal::NotAllowed { .. } | Refusal::NobodyConnects => Severity::Err,
+                        _ => Severity::Warning,
+                    };
+                    channel.refused(severity, &format!("client {peer}: {refusal}"));
+                    if let Ok(socket) = refused {
+                        take_leave(&socket);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Lets a refused client read why: closing with its bytes unread would reset the connection, and a
+/// client with TLS 1.3 has sent its first call before it can learn anything.
+fn take_leave(socket: &Socket) {
+    let end = Instant::now() + LEAVE_TIME;
+    // A client that left already has nothing to read.
+    let _ = socket.shutdown(Shutdown::Write);
+    let _ = socket.set_read_timeout(Some(LEAVE_TIME));
+    let mut from = socket;
+    while Instant::now() < end && from.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
+}
+
+/// Serves the client until it leaves; an error, which is logged, when it is cut off.
+fn serve_calls(
+    setup: &Setup<'_>,
+    transport: &mut impl Transport,
+    peer: &str,
+) -> Result<(), ConnectionError> {
+    let processor = &setup.service.processor;
+    let limits = Limits {
+        record_size: processor.max_record_size,
+        record_time: processor.record_timeout,
+    };
     let options = ModuleOptions {
         flat_mechanisms: processor.flat_mechanisms.clone(),
     };
     let gateway = Gateway::new(setup.rules.clone(), options, setup.trace);
-    if let Err(error) = connection::serve(&socket, &gateway, limits) {
+    let result = connection::serve(transport, &gateway, limits);
+    if let Err(error) = &result {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
     }
     // The module goes with the process, without C_Finalize, as in the original. Unloading it first
     // would run its code once more for nobody.
     std::mem::forget(gateway);
+    result
 }
 
 fn confine(setup: &Setup<'_>) -> Result<(), Errno> {

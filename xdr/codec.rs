@@ -324,6 +324,31 @@ impl<'b> Slices<'b> {
         self.sent += before - unsent.len();
     }
 
+    /// How many bytes are still to be sent.
+    #[allow(clippy::len_without_is_empty)] // that is `is_sent`
+    pub fn len(&self) -> usize {
+        self.unsent().iter().map(|part| part.len()).sum()
+    }
+
+    /// The next bytes to be sent, `size` at the most, in one piece for a transport that takes no
+    /// more than one. They are put together in `buffer` only if they do not lie in one place.
+    pub fn piece<'a>(&'a self, size: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+        let mut parts = self.unsent().iter().filter(|part| !part.is_empty());
+        let first: &[u8] = parts.next().map_or(&[], |part| part);
+        if first.len() >= size {
+            return &first[..size];
+        }
+        let Some(second) = parts.next() else {
+            return first;
+        };
+        buffer.clear();
+        for part in [first, second].into_iter().chain(parts.map(|part| &**part)) {
+            let room = size - buffer.len();
+            buffer.extend_from_slice(&part[..part.len().min(room)]);
+        }
+        buffer
+    }
+
     /// The whole record in one piece, for tests and tools.
     pub fn to_vec(&self) -> Vec<u8> {
         self.unsent()
@@ -380,6 +405,29 @@ mod tests {
         };
         assert!(unpack_opaque_flex(&mut input, Some(32)).is_err());
         assert_eq!(input.asked, 0);
+    }
+
+    #[test]
+    fn pieces_make_up_the_record_and_long_ones_are_not_copied() {
+        let values = [vec![1; 50_001], vec![2; 7], vec![3; 20_000]];
+        for size in [1, 5, 3996, 16384, 1 << 20] {
+            let (mut copied, mut buffer) = (Vec::new(), Vec::new());
+            let mut encoder = Encoder::new(&mut copied);
+            values.iter().for_each(|value| encoder.opaque(value));
+            let mut slices = encoder.finish().unwrap();
+            let whole = slices.to_vec();
+            assert_eq!(slices.len(), whole.len());
+            let mut sent = Vec::new();
+            while !slices.is_sent() {
+                let piece = slices.piece(size, &mut buffer);
+                assert_eq!(piece.len(), size.min(whole.len() - sent.len()));
+                sent.extend_from_slice(piece);
+                let count = piece.len();
+                slices.advance(count);
+            }
+            assert!(sent == whole, "by {size}");
+            assert_eq!(slices.piece(size, &mut buffer), [0; 0]);
+        }
     }
 
     #[test]

@@ -10,7 +10,11 @@
 //! Nothing here or in std's part of this library keeps thread-local destructors, which would pin
 //! the object in memory; that is why the instance is an `AtomicPtr` and not an `ArcSwap`.
 
+use std::ffi::{CStr, OsStr};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -35,6 +39,25 @@ impl Process {
             forks: FORKS.load(Ordering::Relaxed),
         }
     }
+}
+
+/// The file this library was loaded from, by the name it was loaded with.
+pub(crate) fn own_path() -> Option<PathBuf> {
+    let mut found = MaybeUninit::<libc::Dl_info>::uninit();
+    let address = ptr::from_ref(&FORKS).cast();
+    // SAFETY: any address may be asked for, and `found` is writable for a `Dl_info`.
+    if unsafe { libc::dladdr(address, found.as_mut_ptr()) } == 0 {
+        return None;
+    }
+    // SAFETY: dladdr fills the structure when it answers anything but zero.
+    let found = unsafe { found.assume_init() };
+    if found.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: a string of the dynamic linker, which lasts as long as the object is loaded, and this
+    // code is in that object.
+    let name = unsafe { CStr::from_ptr(found.dli_fname) };
+    Some(OsStr::from_bytes(name.to_bytes()).into())
 }
 
 /// The instance of this process, or one inherited, or null before the first call.

@@ -5,6 +5,9 @@
 //! messages of the same sizes over the same kind of socket, in the same run, turn by turn with our
 //! pair and, if installed, the original's. Nothing here passes or fails.
 //!
+//! Over TLS the baseline is the same pair with OpenSSL on both ends, TLS 1.3 with certificates on both
+//! sides, and OpenSSL's reading ahead on, as our own halves have it.
+//!
 //! The program starts copies of itself: `raw-server`, `raw-client` and `client`, which take a line
 //! with a task and a count from standard input and answer with nanoseconds.
 
@@ -20,7 +23,9 @@ use std::time::{Duration, Instant};
 
 use bindings::module::{Module, ModuleOptions};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use openssl::ssl::{Ssl, SslContext, SslFiletype, SslMethod, SslStream, SslVerifyMode};
 use socket2::{Domain, SockAddr, Socket, Type};
+use support::certificates::certificate;
 use support::processes::{Process, wait_until};
 use support::{Directory, Endpoint, Library, Maker, Setup, Token, compile};
 use xdr::rpc::{self, Xid};
@@ -75,10 +80,42 @@ fn main() -> Outcome<()> {
 
 // ---- The run --------------------------------------------------------------------------------------
 
+#[derive(Clone, Copy, PartialEq)]
+enum Transport {
+    Tcp,
+    Unix,
+    Tls,
+}
+
+impl Transport {
+    fn endpoint(self) -> Endpoint {
+        match self {
+            Transport::Tcp | Transport::Tls => Endpoint::Tcp,
+            Transport::Unix => Endpoint::Unix,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Transport::Tcp => "TCP",
+            Transport::Unix => "Unix",
+            Transport::Tls => "TLS",
+        }
+    }
+
+    fn library(self, maker: Maker) -> Library {
+        match (self, maker) {
+            (Transport::Tls, Maker::Ours) => Library::OursTls,
+            (Transport::Tls, Maker::Original) => Library::OriginalTls,
+            _ => Library::of(maker, self.endpoint()),
+        }
+    }
+}
+
 /// A pair of client and daemon that is measured.
 struct Pair {
     name: &'static str,
-    endpoint: Endpoint,
+    transport: Transport,
     client: Measured,
     /// Its children serve the clients.
     daemon: Process,
@@ -90,11 +127,11 @@ struct Pair {
 
 fn measure() -> Outcome<()> {
     let mut pairs = Vec::new();
-    for endpoint in [Endpoint::Tcp, Endpoint::Unix] {
-        pairs.push(raw_pair(endpoint)?);
-        pairs.push(real_pair("ours", Maker::Ours, endpoint)?);
-        if Library::of(Maker::Original, endpoint).path().exists() {
-            pairs.push(real_pair("original", Maker::Original, endpoint)?);
+    for transport in [Transport::Tcp, Transport::Unix, Transport::Tls] {
+        pairs.push(raw_pair(transport)?);
+        pairs.push(real_pair("ours", Maker::Ours, transport)?);
+        if transport.library(Maker::Original).path().exists() {
+            pairs.push(real_pair("original", Maker::Original, transport)?);
         }
     }
     println!("One call: C_Sign, 32 bytes in, 256 out; microseconds, times the bare transport.");
@@ -109,25 +146,16 @@ fn measure() -> Outcome<()> {
             .map(|_| (pair.start)())
             .collect::<Outcome<_>>()?;
         match private_memory(pair.daemon) {
-            Some(size) => println!("  {:9} {:5} {size:10.0}", pair.name, pair.transport()),
+            Some(size) => println!("  {:9} {:5} {size:10.0}", pair.name, pair.transport.name()),
             None => println!(
                 "  {:9} {:5} can be read by root only",
                 pair.name,
-                pair.transport()
+                pair.transport.name()
             ),
         }
         drop(clients);
     }
     Ok(())
-}
-
-impl Pair {
-    fn transport(&self) -> &'static str {
-        match self.endpoint {
-            Endpoint::Tcp => "TCP",
-            Endpoint::Unix => "Unix",
-        }
-    }
 }
 
 /// Measures every pair in turns; prints the median and its ratio to the raw pair of its transport.
@@ -161,21 +189,25 @@ fn table(pairs: &mut [Pair], task: &str, count: u32, unit: f64, is_rate: bool) -
         println!(
             "  {:9} {:5} {value:10.1} {ratio:8.2}",
             pair.name,
-            pair.transport()
+            pair.transport.name()
         );
     }
     Ok(())
 }
 
-fn raw_pair(endpoint: Endpoint) -> Outcome<Pair> {
+fn raw_pair(transport: Transport) -> Outcome<Pair> {
     let directory = Directory::new();
-    let address = match endpoint {
-        Endpoint::Tcp => TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string(),
-        Endpoint::Unix => directory.join("socket").display().to_string(),
+    let free = || TcpListener::bind("127.0.0.1:0")?.local_addr();
+    let address = match transport {
+        Transport::Tcp => free()?.to_string(),
+        Transport::Tls => format!("tls:{}", free()?),
+        Transport::Unix => directory.join("socket").display().to_string(),
     };
     let server = Measured::start(&["raw-server", &address], &[])?;
     let daemon = Process::of(server.child.id()).ok_or("the raw server ended")?;
-    wait_until(Duration::from_secs(5), || RawClient::open(&address).is_ok());
+    wait_until(Duration::from_secs(5), || {
+        RawClient::open(&address, None).is_ok()
+    });
     let start = Box::new(move || {
         let mut client = Measured::start(&["raw-client", &address], &[])?;
         client.run("idle", 1).map(|_| client)
@@ -184,7 +216,7 @@ fn raw_pair(endpoint: Endpoint) -> Outcome<Pair> {
     let _alive = Box::new((server, directory));
     Ok(Pair {
         name: "raw",
-        endpoint,
+        transport,
         client,
         daemon,
         start,
@@ -192,18 +224,34 @@ fn raw_pair(endpoint: Endpoint) -> Outcome<Pair> {
     })
 }
 
-fn real_pair(name: &'static str, maker: Maker, endpoint: Endpoint) -> Outcome<Pair> {
+fn real_pair(name: &'static str, maker: Maker, transport: Transport) -> Outcome<Pair> {
     let token = Token::new();
-    let mut setup = Setup::new(maker, endpoint, &token);
+    let mut setup = Setup::new(maker, transport.endpoint(), &token);
+    if transport == Transport::Tls {
+        setup.use_ssl = true;
+        setup.processor = format!(
+            "tls {{ {} peer_auth = \"required\"; x509 {{ key {{ crt_file = \"{}\"; key_file = \"{}\" }};
+               trust {{ crt_file = \"{}\" }} }} }};",
+            // The original hangs with TLS 1.3.
+            if maker == Maker::Original { "algorithms = \"NORMAL:-VERS-TLS1.3\";" } else { "" },
+            certificate("server.pem"),
+            certificate("server.key"),
+            certificate("ca.pem"),
+        );
+    }
     setup.modules = vec![("null".into(), compile::module("nullmodule"))];
 
     let running = setup.start();
     let daemon = running.process();
+    let variable = |name: &str, value: String| (name.to_owned(), value);
     let environment = [
-        ("PKCS11PROXY_SOCKET_PATH".to_owned(), running.address()),
-        ("PKCS11PROXY_LIBNAME".to_owned(), "null".to_owned()),
+        variable("PKCS11PROXY_SOCKET_PATH", running.address()),
+        variable("PKCS11PROXY_LIBNAME", "null".to_owned()),
+        variable("PKCS11PROXY_CA_FILE", certificate("ca.pem")),
+        variable("PKCS11PROXY_CERT_FILE", certificate("client.pem")),
+        variable("PKCS11PROXY_PRIVKEY_FILE", certificate("client.key")),
     ];
-    let library = Library::of(maker, endpoint).path().display().to_string();
+    let library = transport.library(maker).path().display().to_string();
     let start = Box::new(move || {
         let mut client = Measured::start(&["client", &library], &environment)?;
         client.run("idle", 1).map(|_| client)
@@ -212,7 +260,7 @@ fn real_pair(name: &'static str, maker: Maker, endpoint: Endpoint) -> Outcome<Pa
     let _alive = Box::new((running, token));
     Ok(Pair {
         name,
-        endpoint,
+        transport,
         client,
         daemon,
         start,
@@ -303,6 +351,7 @@ fn serve_tasks(tasks: &mut dyn Tasks) -> Outcome<()> {
 }
 
 fn address(endpoint: &str) -> Outcome<(Domain, SockAddr)> {
+    let endpoint = endpoint.trim_start_matches("tls:");
     if endpoint.starts_with('/') {
         return Ok((Domain::UNIX, SockAddr::unix(endpoint)?));
     }
@@ -310,9 +359,53 @@ fn address(endpoint: &str) -> Outcome<(Domain, SockAddr)> {
     Ok((Domain::for_address(address), address.into()))
 }
 
+/// The bare transport, with or without OpenSSL on it.
+enum Raw {
+    Plain(Socket),
+    Tls(Box<SslStream<Socket>>),
+}
+
+impl Read for Raw {
+    fn read(&mut self, space: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Raw::Plain(socket) => socket.read(space),
+            Raw::Tls(stream) => stream.read(space),
+        }
+    }
+}
+
+impl Write for Raw {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Raw::Plain(socket) => socket.write(bytes),
+            Raw::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// OpenSSL with the certificate of one side.
+fn context(method: SslMethod, side: &str) -> Outcome<SslContext> {
+    let mut context = SslContext::builder(method)?;
+    context.set_ca_file(certificate("ca.pem"))?;
+    context.set_certificate_chain_file(certificate(&format!("{side}.pem")))?;
+    context.set_private_key_file(certificate(&format!("{side}.key")), SslFiletype::PEM)?;
+    context.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+    context.set_num_tickets(0)?;
+    context.set_read_ahead(true);
+    Ok(context.build())
+}
+
 /// Answers requests of any length: the first word says how long the request is, the second how
 /// long the answer. A process for each client.
 fn raw_server(endpoint: &str) -> Outcome<()> {
+    let tls = match endpoint.starts_with("tls:") {
+        true => Some(context(SslMethod::tls_server(), "server")?),
+        false => None,
+    };
     let (domain, address) = address(endpoint)?;
     let listener = Socket::new(domain, Type::STREAM, None)?;
     listener.set_reuse_address(true)?;
@@ -320,7 +413,9 @@ fn raw_server(endpoint: &str) -> Outcome<()> {
     listener.listen(128)?;
     loop {
         let (client, _) = listener.accept()?;
-        bindings::sys::fork_child(client, |client| i32::from(raw_serve(&client).is_err()))?;
+        bindings::sys::fork_child(client, |client| {
+            i32::from(raw_serve(client, tls.as_ref()).is_err())
+        })?;
         while !matches!(
             waitpid(None, Some(WaitPidFlag::WNOHANG)),
             Ok(WaitStatus::StillAlive) | Err(_)
@@ -328,12 +423,15 @@ fn raw_server(endpoint: &str) -> Outcome<()> {
     }
 }
 
-fn raw_serve(client: &Socket) -> Outcome<()> {
+fn raw_serve(client: Socket, tls: Option<&SslContext>) -> Outcome<()> {
     let _ = client.set_tcp_nodelay(true);
+    let mut from = match tls {
+        None => Raw::Plain(client),
+        Some(context) => Raw::Tls(Box::new(Ssl::new(context)?.accept(client)?)),
+    };
     let mut request = vec![0; 2 * MEBIBYTE];
     let answer = vec![0; 4096];
     loop {
-        let mut from = client;
         let mut received = from.read(&mut request)?;
         if received == 0 {
             return Ok(());
@@ -353,37 +451,49 @@ fn raw_serve(client: &Socket) -> Outcome<()> {
 
 struct RawClient {
     endpoint: String,
-    socket: Socket,
+    tls: Option<SslContext>,
+    socket: Raw,
     buffer: Vec<u8>,
 }
 
 impl RawClient {
     fn new(endpoint: &str) -> RawClient {
-        let socket = RawClient::open(endpoint).expect("the raw server listens");
+        let tls = RawClient::context(endpoint).expect("the certificates are made");
+        let socket = RawClient::open(endpoint, tls.as_ref()).expect("the raw server listens");
         RawClient {
             endpoint: endpoint.to_owned(),
+            tls,
             socket,
             buffer: vec![0; 2 * MEBIBYTE],
         }
     }
 
-    fn open(endpoint: &str) -> Outcome<Socket> {
+    fn context(endpoint: &str) -> Outcome<Option<SslContext>> {
+        let is_tls = endpoint.starts_with("tls:");
+        is_tls
+            .then(|| context(SslMethod::tls_client(), "client"))
+            .transpose()
+    }
+
+    fn open(endpoint: &str, tls: Option<&SslContext>) -> Outcome<Raw> {
         let (domain, address) = address(endpoint)?;
         let socket = Socket::new(domain, Type::STREAM, None)?;
         socket.connect(&address)?;
         let _ = socket.set_tcp_nodelay(true);
-        Ok(socket)
+        Ok(match tls {
+            None => Raw::Plain(socket),
+            Some(context) => Raw::Tls(Box::new(Ssl::new(context)?.connect(socket)?)),
+        })
     }
 
     fn exchange(&mut self, exchange: Exchange) -> Outcome<()> {
         let Exchange { sent, received } = exchange;
         self.buffer[..4].copy_from_slice(&u32::try_from(sent)?.to_be_bytes());
         self.buffer[4..8].copy_from_slice(&u32::try_from(received)?.to_be_bytes());
-        let mut socket = &self.socket;
-        socket.write_all(&self.buffer[..sent])?;
+        self.socket.write_all(&self.buffer[..sent])?;
         let mut got = 0;
         while got < received {
-            got += socket.read(&mut self.buffer[got..received])?;
+            got += self.socket.read(&mut self.buffer[got..received])?;
         }
         Ok(())
     }
@@ -399,7 +509,7 @@ impl Tasks for RawClient {
     }
 
     fn connect(&mut self) -> Outcome<()> {
-        self.socket = RawClient::open(&self.endpoint)?;
+        self.socket = RawClient::open(&self.endpoint, self.tls.as_ref())?;
         for _ in 0..PROLOGUE {
             self.exchange(Exchange {
                 sent: 48,
@@ -413,6 +523,7 @@ impl Tasks for RawClient {
 /// An application: a PKCS#11 library, loaded as applications load it.
 struct LibraryClient {
     path: PathBuf,
+    tls: Option<SslContext>,
     library: Option<Module>,
     session: SessionHandle,
     data: Vec<u8>,
@@ -420,9 +531,14 @@ struct LibraryClient {
 
 impl LibraryClient {
     fn new(path: &str) -> LibraryClient {
+        let tls = match path.contains("ssl") {
+            true => context(SslMethod::tls_client(), "client").ok(),
+            false => None,
+        };
         let (library, session) = (None, SessionHandle(0));
         let mut client = LibraryClient {
             path: path.into(),
+            tls,
             library,
             session,
             data: vec![7; MEBIBYTE],
@@ -466,8 +582,8 @@ impl Tasks for LibraryClient {
 
     /// Through the daemon's socket, not the library: the original's connects once in a process.
     fn connect(&mut self) -> Outcome<()> {
-        let socket = RawClient::open(&std::env::var("PKCS11PROXY_SOCKET_PATH")?)?;
-        let mut socket = &socket;
+        let endpoint = std::env::var("PKCS11PROXY_SOCKET_PATH")?;
+        let mut socket = RawClient::open(&endpoint, self.tls.as_ref())?;
         let (mut request, mut received) = (Vec::new(), [0; 256]);
         for call in [
             Call::C_SetupArch(Architecture::host()),

@@ -741,6 +741,7 @@ fn differences_are_documented() {
         "tests/differential",
         "tests/e2e",
         "tests/daemon",
+        "tests/tls",
         "server",
         "filter",
         "client",

@@ -43,6 +43,8 @@ pub struct Setup {
     pub filter: String,
     /// More lines for the `processor` section.
     pub processor: String,
+    /// Whether clients use TLS: `use_ssl`.
+    pub use_ssl: bool,
     /// More lines for the `service` section.
     pub service: String,
     /// More options for the command line.
@@ -63,6 +65,7 @@ impl Setup {
             modules: vec![("softhsm".into(), SOFTHSM.into())],
             filter: String::new(),
             processor: String::new(),
+            use_ssl: false,
             service: String::new(),
             options: Vec::new(),
             max_threads: 50,
@@ -282,7 +285,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
     processor {{
       type = "rpc_pkcs11";
       filter_config = "{filter}";
-      use_ssl = false;
+      use_ssl = {use_ssl};
       {processor}
     }};
     workload_manager {{
@@ -297,6 +300,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
 "#,
         run = directory.join("run").display(),
         filter = directory.join("filter.conf").display(),
+        use_ssl = setup.use_ssl,
         service = setup.service,
         processor = setup.processor,
         max_threads = setup.max_threads,

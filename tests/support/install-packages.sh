@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs the Debian packages that the tests need, and only those that are missing: compiler,
-# SoftHSM, OpenSC, and the original Caml Crush as the other side. For Debian 12 and 13; asks nothing;
+# Installs the Debian packages that the tests need, and only those that are missing: compiler, OpenSSL,
+# SoftHSM, OpenSC, GnuTLS, and the original Caml Crush as the other side. For Debian 12 and 13; asks nothing;
 # run again it does nothing. Starts no service: caml-crush-server would otherwise listen on port 4444.
 set -eu
 
-packages="build-essential pkg-config softhsm2 libsofthsm2-dev opensc caml-crush-server caml-crush-clients"
+packages="build-essential pkg-config libssl-dev openssl gnutls-bin strace libengine-pkcs11-openssl softhsm2 libsofthsm2-dev opensc caml-crush-server caml-crush-clients"
 
 fail() {
     echo "install-packages: $*" >&2

@@ -10,6 +10,7 @@
     reason = "each test target uses a part of it"
 )]
 
+pub mod certificates;
 pub mod compile;
 pub mod daemon;
 pub mod directory;
@@ -18,6 +19,7 @@ pub mod script;
 pub mod stack;
 pub mod token;
 
+pub use certificates::certificates;
 pub use daemon::{Daemon, Endpoint, Maker, Setup};
 pub use directory::Directory;
 pub use stack::{Library, Stack};

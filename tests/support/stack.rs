@@ -1,9 +1,11 @@
 //! An application's way to a token: a client library and the daemon it talks to, or SoftHSM itself.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use super::certificates::certificate;
 use super::compile::program;
 use super::processes::{Outcome, Running, run};
 use super::{Daemon, Endpoint, Maker, SOFTHSM, Token};
@@ -17,8 +19,12 @@ pub enum Library {
     OriginalTcp,
     /// Debian's libp11clientunix.so.
     OriginalUnix,
+    /// Debian's libp11clienttcpssl.so.
+    OriginalTls,
     /// Our libp11client.so, for both kinds of address.
     Ours,
+    /// A copy of ours with the name of Debian's TLS library, by which it speaks TLS.
+    OursTls,
 }
 
 impl Library {
@@ -37,7 +43,9 @@ impl Library {
             Self::Direct => SOFTHSM.into(),
             Self::OriginalTcp => debian("libp11clienttcp.so"),
             Self::OriginalUnix => debian("libp11clientunix.so"),
+            Self::OriginalTls => debian("libp11clienttcpssl.so"),
             Self::Ours => our_library(),
+            Self::OursTls => our_tls_library(),
         }
     }
 }
@@ -46,6 +54,29 @@ impl Library {
 fn debian(name: &str) -> PathBuf {
     let arch = std::env::consts::ARCH;
     format!("/usr/lib/{arch}-linux-gnu/caml-crush/{name}").into()
+}
+
+/// A library's name as it is installed decides whether it speaks TLS.
+fn our_tls_library() -> PathBuf {
+    let built = our_library();
+    let modified = built.metadata().and_then(|file| file.modified());
+    let modified = modified.expect("a library that was found has a time");
+    let age = modified
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("client-{age}"));
+    let named = directory.join("libp11clienttcpssl.so");
+    if !named.exists() {
+        // Tests are processes that start at once: the rename puts a whole file into place.
+        let thread = std::thread::current().id();
+        let draft = directory.join(format!("{}-{thread:?}.draft", std::process::id()));
+        fs::create_dir_all(&directory)
+            .and_then(|()| fs::copy(&built, &draft))
+            .and_then(|_| fs::rename(&draft, &named))
+            .unwrap_or_else(|error| panic!("cannot make {}: {error}", named.display()));
+    }
+    named
 }
 
 /// The cdylib that cargo built as a dependency of this test: `deps/libp11client.so` beside the test
@@ -119,6 +150,12 @@ impl Stack {
                 .env("PKCS11PROXY_LIBNAME", "softhsm")
                 .env("PKCS11PROXY_RPC_TIMEOUT", "20"),
         };
+        if matches!(self.library, Library::OriginalTls | Library::OursTls) {
+            command
+                .env("PKCS11PROXY_CA_FILE", certificate("ca.pem"))
+                .env("PKCS11PROXY_CERT_FILE", certificate("client.pem"))
+                .env("PKCS11PROXY_PRIVKEY_FILE", certificate("client.key"));
+        }
         command
     }
 

@@ -1,0 +1,93 @@
+//! OpenSSL apart from the application's: a library context of our own, entered by each use of it.
+//!
+//! The application may use OpenSSL itself, and its openssl.cnf may load engines and providers that
+//! load this library. So every algorithm, certificate and random number of ours belongs to one
+//! private context ([`enter`]), in which no configuration is loaded: neither FIPS properties nor
+//! providers of the application's reach it, nor do objects of ours meet callbacks of its own.
+//!
+//! One thing cannot be kept apart: the first use of libssl in a process reads openssl.cnf into the
+//! application's context. [`prepare`] has that happen, as any library that links libssl does,
+//! before any lock of ours is taken. An engine that calls C_Initialize at that moment, in the
+//! middle of the application's own C_Initialize, is served; OpenSSL reads its configuration once.
+//! (OPENSSL_INIT_NO_LOAD_CONFIG would leave the application without its configuration for good.)
+//!
+//! The context lives as long as the process: a child forked from it goes on with it, and a library
+//! that was unloaded leaves it behind, with nothing in it that points into the library's code but
+//! callbacks for objects of that context.
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::marker::PhantomData;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// OSSL_LIB_CTX
+type Context = c_void;
+
+unsafe extern "C" {
+    safe fn OSSL_LIB_CTX_new() -> *mut Context;
+    fn OSSL_LIB_CTX_free(context: *mut Context);
+    /// Sets the context of this thread, for calls that name none; gives the one before.
+    fn OSSL_LIB_CTX_set0_default(context: *mut Context) -> *mut Context;
+    fn OPENSSL_init_ssl(options: u64, settings: *const c_void) -> c_int;
+}
+
+/// Its handler would be run by exit before the application's own, which may still use us.
+const OPENSSL_INIT_NO_ATEXIT: u64 = 0x0008_0000;
+
+static PRIVATE: AtomicPtr<Context> = AtomicPtr::new(ptr::null_mut());
+
+/// Has OpenSSL initialise itself, and read the application's configuration if nobody had it done
+/// yet. May call back into this library: no lock may be held.
+pub(crate) fn prepare() {
+    // SAFETY: without settings there is nothing it could refer to. It may be called at any time
+    // from any thread, also from within itself. A failure shows when a context is made.
+    let _ = unsafe { OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, ptr::null()) };
+}
+
+/// The private context, for this thread, until it is dropped.
+pub(crate) struct Entered {
+    before: *mut Context,
+    /// Of one thread: not `Send`.
+    _thread: PhantomData<*mut ()>,
+}
+
+/// Everything OpenSSL does on this thread from here on is in the private context. Objects made in
+/// it must be used and freed in it, too.
+pub(crate) fn enter() -> io::Result<Entered> {
+    let context = private()?;
+    // SAFETY: the context came out of OSSL_LIB_CTX_new and is never freed once published.
+    let before = unsafe { OSSL_LIB_CTX_set0_default(context) };
+    Ok(Entered {
+        before,
+        _thread: PhantomData,
+    })
+}
+
+fn private() -> io::Result<*mut Context> {
+    let known = PRIVATE.load(Ordering::Acquire);
+    if !known.is_null() {
+        return Ok(known);
+    }
+    let fresh = OSSL_LIB_CTX_new();
+    if fresh.is_null() {
+        return Err(io::Error::other("OpenSSL makes no library context"));
+    }
+    match PRIVATE.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Ok(fresh),
+        Err(other) => {
+            // SAFETY: it was made above, and nobody else has seen it.
+            unsafe { OSSL_LIB_CTX_free(fresh) };
+            Ok(other)
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // SAFETY: `before` is what was this thread's context when it was entered; its owner cannot
+        // have freed it since, as this thread has been in our code, nor entered another, as
+        // `Entered` values of a thread end in the reverse order.
+        unsafe { OSSL_LIB_CTX_set0_default(self.before) };
+    }
+}

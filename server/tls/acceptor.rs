@@ -1,0 +1,615 @@
+//! What a service's clients are met with: keys, authorities and suites, and the handshake.
+//!
+//! The controller loads it, as the user who starts the daemon, at start and at each reload;
+//! workers inherit it and shake hands in [`Acceptor::accept`]. Reads the files that the settings
+//! name, and the directory of allowed certificates for each client.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use filter::source::{At, Error, Fault, Place};
+use openssl::bn::BigNum;
+use openssl::dh::Dh;
+use openssl::error::ErrorStack;
+use openssl::pkey::{Id, PKey, Params, Private};
+use openssl::ssl::{
+    AlpnError, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
+    SslSessionCacheMode, SslVerifyMode, SslVersion,
+};
+use openssl::stack::Stack;
+use openssl::x509::store::{X509Lookup, X509StoreBuilder};
+use openssl::x509::verify::X509VerifyFlags;
+use openssl::x509::{X509, X509NameRef, X509Ref, X509VerifyResult};
+use socket2::Socket;
+use zeroize::Zeroizing;
+
+use super::psk::Keys;
+use super::stream::{LONGEST_FRAGMENT, Pipe, SHORT_FRAGMENT, TlsStream, plain, reason};
+use super::{ClientAuth, Credentials, DhConfig, KeyConfig, Password, Suites, TlsConfig};
+
+/// The protocol our client library offers by ALPN. It says that TLS records of any size are taken.
+const PROTOCOL: &[u8] = b"pkcs11-rpc/3";
+
+/// OpenSSL's X509_V_ERR_UNABLE_TO_GET_CRL.
+const NO_CRL: i32 = 3;
+
+/// What is never offered, whatever a list of the older keys says.
+const NEVER: &str = "!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!SRP:!RC4:!kRSA:!kDH:!kECDH:!aDSS";
+
+/// TLS 1.2 with a pre-shared key and forward secrecy.
+const PSK_SUITES: &str = "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:\
+    DHE-PSK-AES128-GCM-SHA256:ECDHE-PSK-AES256-CBC-SHA384:ECDHE-PSK-AES128-CBC-SHA256";
+
+/// TLS 1.3 with a pre-shared key: those with the hash that the key is bound to.
+const PSK_SUITES13: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
+
+/// The longest file that is read.
+const LONGEST_FILE: u64 = 16 << 20;
+
+/// Everything a handshake needs.
+pub struct Acceptor {
+    context: SslContext,
+    clients: ClientAuth,
+    /// Who the client said it is when it was asked for a key.
+    identity: Identity,
+    allowed: Option<PathBuf>,
+    /// What is accepted but probably a mistake: `file:line: option: text`.
+    pub warnings: Vec<String>,
+}
+
+/// An identity that goes with a pre-shared key: of this process's one client, as OpenSSL keeps it with
+/// TLS 1.2 only.
+type Identity = Arc<Mutex<String>>;
+
+/// Why a client is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The handshake's time limit.
+    #[error("TLS handshake not complete within {} s", .0.as_secs_f32())]
+    TooSlow(Duration),
+    /// The client left without a byte.
+    #[error("the client left before the TLS handshake")]
+    Silent,
+    /// The client sent something else.
+    #[error("speaks no TLS")]
+    NoTls,
+    /// OpenSSL, or the transport.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(String),
+    /// `peer_auth` is none.
+    #[error("refused: peer_auth is \"none\"")]
+    NobodyConnects,
+    /// The certificate verifies but is not among the allowed.
+    #[error("refused: the certificate of {subject} is not in {}{}", .directory.display(), .cause)]
+    NotAllowed {
+        /// The certificate's subject.
+        subject: String,
+        /// `allowed_clients_cert_path`.
+        directory: PathBuf,
+        /// Why the directory cannot be read, if so.
+        cause: String,
+    },
+    /// Before or after the handshake.
+    #[error("{0}")]
+    Transport(#[from] io::Error),
+}
+
+/// A client that may go on.
+pub struct Accepted {
+    /// The connection.
+    pub stream: TlsStream,
+    /// Who it is, for the log.
+    pub user: String,
+}
+
+impl Acceptor {
+    /// Reads and checks what `config`, from the file `conf`, names.
+    pub fn load(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Error> {
+        build(config, conf).map_err(|fault| fault.in_file(conf))
+    }
+
+    /// The handshake, and whether the client is allowed.
+    pub fn accept(
+        &self,
+        socket: Socket,
+        handshake_time: Duration,
+        record_time: Duration,
+    ) -> Result<Accepted, Refusal> {
+        let ssl = Ssl::new(&self.context).map_err(io::Error::other)?;
+        let pipe = Pipe::new(socket, handshake_time)?;
+        let mut stream = ssl
+            .accept(pipe)
+            .map_err(|error| refusal(error, handshake_time))?;
+        if self.clients == ClientAuth::NobodyConnects {
+            return Err(Refusal::NobodyConnects);
+        }
+        let user = match stream.ssl().peer_certificate() {
+            Some(certificate) => {
+                if let Some(directory) = &self.allowed {
+                    allow(directory, &certificate)?;
+                }
+                written(certificate.subject_name())
+            }
+            None => self
+                .identity
+                .lock()
+                .map_or_else(|_| String::new(), |name| name.clone()),
+        };
+        stream.get_mut().established(record_time)?;
+        let ours = stream.ssl().selected_alpn_protocol() == Some(PROTOCOL);
+        let fragment = if ours {
+            LONGEST_FRAGMENT
+        } else {
+            SHORT_FRAGMENT
+        };
+        Ok(Accepted {
+            stream: TlsStream::new(stream, fragment),
+            user,
+        })
+    }
+}
+
+fn refusal(error: HandshakeError<Pipe>, time: Duration) -> Refusal {
+    let stream = match error {
+        HandshakeError::SetupFailure(error) => return Refusal::Transport(io::Error::other(error)),
+        HandshakeError::Failure(stream) | HandshakeError::WouldBlock(stream) => stream,
+    };
+    if stream.get_ref().met_no_tls() {
+        return Refusal::NoTls;
+    }
+    let verified = stream.ssl().verify_result();
+    if verified != X509VerifyResult::OK {
+        return Refusal::Handshake(format!("client certificate: {}", verified.error_string()));
+    }
+    if stream.error().io_error().is_none() {
+        return Refusal::Handshake(match stream.error().ssl_error() {
+            Some(_) => reason(stream.error()),
+            None if stream.get_ref().met_nothing() => return Refusal::Silent,
+            None => "the client closed the connection".into(),
+        });
+    }
+    match plain(stream.into_error()) {
+        error if error.kind() == io::ErrorKind::TimedOut => Refusal::TooSlow(time),
+        error => Refusal::Handshake(error.to_string()),
+    }
+}
+
+/// Whether a file of the directory holds the certificate, in PEM, alone or among others, or DER.
+fn allow(directory: &Path, certificate: &X509Ref) -> Result<(), Refusal> {
+    let refused = |cause: String| Refusal::NotAllowed {
+        subject: written(certificate.subject_name()),
+        directory: directory.to_path_buf(),
+        cause,
+    };
+    let wanted = certificate.to_der().map_err(io::Error::other)?;
+    let entries = fs::read_dir(directory).map_err(|error| refused(format!(": {error}")))?;
+    for entry in entries.flatten() {
+        // Entries that cannot be read are passed over, as in the original.
+        let Ok(bytes) = read(&entry.path()) else {
+            continue;
+        };
+        if *bytes == wanted {
+            return Ok(());
+        }
+        let certificates = X509::stack_from_pem(&bytes).unwrap_or_default();
+        if certificates
+            .iter()
+            .any(|known| known.to_der().is_ok_and(|der| der == wanted))
+        {
+            return Ok(());
+        }
+    }
+    Err(refused(String::new()))
+}
+
+/// A subject as the original logs it: `c=FR,o=Org,cn=client`.
+fn written(name: &X509NameRef) -> String {
+    let parts = name.entries().map(|entry| {
+        let key = entry
+            .object()
+            .nid()
+            .short_name()
+            .unwrap_or("?")
+            .to_ascii_lowercase();
+        let value = String::from_utf8_lossy(entry.data().as_slice()).replace(['\\', ','], "_");
+        format!("{key}={value}")
+    });
+    parts.collect::<Vec<_>>().join(",")
+}
+
+fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
+    let mut builder = Builder {
+        context: SslContextBuilder::new(SslMethod::tls_server()).map_err(at(&config.place))?,
+        conf,
+        warnings: Vec::new(),
+    };
+    builder.fixed().map_err(at(&config.place))?;
+    builder.suites(config)?;
+    builder.dh(&config.dh, &config.place)?;
+    let mut auth = ClientAuth::Required;
+    let identity = Identity::default();
+    match &config.credentials {
+        Credentials::Certificates {
+            keys,
+            trust,
+            revoke,
+            depth,
+            clients,
+        } => {
+            auth = *clients;
+            let mut kinds = Vec::new();
+            for key in keys {
+                builder.key(key, &mut kinds)?;
+            }
+            builder.clients(trust, revoke)?;
+            if let Some(depth) = depth {
+                builder.context.set_verify_depth(*depth);
+            }
+        }
+        Credentials::Psk(file) => builder.psk(file, identity.clone())?,
+    }
+    let (context, warnings) = (builder.context.build(), builder.warnings);
+    let allowed = config.allowed.clone();
+    Ok(Acceptor {
+        context,
+        clients: auth,
+        identity,
+        allowed,
+        warnings,
+    })
+}
+
+/// An error of OpenSSL at a place of the configuration file.
+fn at(place: &Place) -> impl Fn(ErrorStack) -> Fault + '_ {
+    |error| place.fault(shortened(&error))
+}
+
+fn shortened(error: &ErrorStack) -> String {
+    let reason = error.errors().iter().find_map(|error| error.reason());
+    reason.map_or_else(|| error.to_string(), str::to_owned)
+}
+
+struct Builder<'a> {
+    context: SslContextBuilder,
+    conf: &'a Path,
+    warnings: Vec<String>,
+}
+
+impl Builder<'_> {
+    fn warn(&mut self, place: &Place, text: String) {
+        self.warnings
+            .push(place.fault(text).in_file(self.conf).to_string());
+    }
+
+    /// What no option changes.
+    fn fixed(&mut self) -> Result<(), ErrorStack> {
+        let context = &mut self.context;
+        context.set_options(
+            SslOptions::NO_RENEGOTIATION
+                | SslOptions::NO_COMPRESSION
+                | SslOptions::NO_TICKET
+                | SslOptions::CIPHER_SERVER_PREFERENCE
+                // The protocol's own lengths tell whether a record was cut off.
+                | SslOptions::IGNORE_UNEXPECTED_EOF,
+        );
+        // Each client has a process of its own: no session could be found again.
+        context.set_session_cache_mode(SslSessionCacheMode::OFF);
+        context.set_num_tickets(0)?;
+        context.set_read_ahead(true);
+        // Sends what a certificate's file holds, not what else leads to an authority of clients.
+        context.set_mode(SslMode::NO_AUTO_CHAIN);
+        context.set_alpn_select_callback(|_, offered| select(offered).ok_or(AlpnError::NOACK));
+        Ok(())
+    }
+
+    fn suites(&mut self, config: &TlsConfig) -> Result<(), Fault> {
+        let context = &mut self.context;
+        let is_psk = matches!(config.credentials, Credentials::Psk(_));
+        let (least, most) = match &config.suites {
+            Suites::Priority(priority) => {
+                let suites12 = if is_psk {
+                    PSK_SUITES
+                } else {
+                    &priority.suites12
+                };
+                let suites13 = if is_psk {
+                    PSK_SUITES13
+                } else {
+                    &priority.suites13
+                };
+                if priority.tls12 {
+                    context
+                        .set_cipher_list(suites12)
+                        .map_err(at(&config.place))?;
+                }
+                if priority.tls13 {
+                    context
+                        .set_ciphersuites(suites13)
+                        .map_err(at(&config.place))?;
+                }
+                context
+                    .set_groups_list(&priority.groups)
+                    .map_err(at(&config.place))?;
+                if let Some(signatures) = &priority.signatures {
+                    context
+                        .set_sigalgs_list(signatures)
+                        .map_err(at(&config.place))?;
+                }
+                let least = if priority.tls12 {
+                    SslVersion::TLS1_2
+                } else {
+                    SslVersion::TLS1_3
+                };
+                let most = if priority.tls13 {
+                    SslVersion::TLS1_3
+                } else {
+                    SslVersion::TLS1_2
+                };
+                (least, most)
+            }
+            Suites::List { list, curve } => {
+                // As in the original, a list without anything to choose from is HIGH.
+                let chooses = |item: &str| !item.trim().is_empty() && !item.starts_with(['!', '-']);
+                let high = if list.value.split([':', ',', ' ']).any(chooses) {
+                    ""
+                } else {
+                    "HIGH:"
+                };
+                let suites = format!("{high}{}:{NEVER}", list.value);
+                context.set_cipher_list(&suites).map_err(at(&list.place))?;
+                if let Some(curve) = curve {
+                    let unknown = |_| curve.fault("expected a curve such as prime256v1");
+                    context.set_groups_list(&curve.value).map_err(unknown)?;
+                }
+                (SslVersion::TLS1_2, SslVersion::TLS1_2)
+            }
+        };
+        context
+            .set_min_proto_version(Some(least))
+            .map_err(at(&config.place))?;
+        context
+            .set_max_proto_version(Some(most))
+            .map_err(at(&config.place))
+    }
+
+    fn dh(&mut self, dh: &DhConfig, place: &Place) -> Result<(), Fault> {
+        match dh {
+            DhConfig::Bits(bits) => {
+                let group = built_in_group(*bits).map_err(at(place))?;
+                self.context.set_tmp_dh(&group).map_err(at(place))
+            }
+            DhConfig::File(file) => {
+                let bytes = content(file)?;
+                let group = Dh::params_from_pem(&bytes)
+                    .map_err(|_| about(file, "holds no DH parameters in PEM"))?;
+                let refused = |error| about(file, &shortened(&error));
+                self.context.set_tmp_dh(&group).map_err(refused)
+            }
+        }
+    }
+
+    /// One certificate with its chain and key.
+    fn key(&mut self, key: &KeyConfig, kinds: &mut Vec<Id>) -> Result<(), Fault> {
+        let file = &key.certificate;
+        let chain = certificates(file)?;
+        let Some(leaf) = chain.first() else {
+            return Err(about(file, "holds no certificate"));
+        };
+        let private = private_key(key)?;
+        let public = leaf.public_key().map_err(at(&file.place))?;
+        if !private.public_eq(&public) {
+            return Err(about(&key.key, "is not the key of the certificate"));
+        }
+        if kinds.contains(&private.id()) {
+            let text = "has no effect: there is a key of this kind before it";
+            self.warn(&file.place, text.into());
+            return Ok(());
+        }
+        kinds.push(private.id());
+        let now = openssl::asn1::Asn1Time::days_from_now(0).map_err(at(&file.place))?;
+        if leaf.not_after() < now {
+            let text = format!("{}: the certificate has expired", file.value.display());
+            self.warn(&file.place, text);
+        }
+        let refused = |error| about(file, &shortened(&error));
+        self.context
+            .set_certificate_chain_file(&file.value)
+            .map_err(refused)?;
+        self.context.set_private_key(&private).map_err(refused)
+    }
+
+    /// Whose certificates clients may have.
+    fn clients(&mut self, trust: &[At<PathBuf>], revoke: &[At<PathBuf>]) -> Result<(), Fault> {
+        let mut store = X509StoreBuilder::new().map_err(about_nothing)?;
+        let mut names = Stack::new().map_err(about_nothing)?;
+        let mut flags = X509VerifyFlags::PARTIAL_CHAIN;
+        if !revoke.is_empty() {
+            flags |= X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL;
+        }
+        // As in GnuTLS, any of these ends a chain, also one that is not its own issuer's.
+        store.set_flags(flags).map_err(about_nothing)?;
+        let mut without_list = Vec::new();
+        for file in trust {
+            let refused = |error: ErrorStack| about(file, &shortened(&error));
+            let certificates = certificates(file)?;
+            if certificates.is_empty() {
+                return Err(about(file, "holds no certificate"));
+            }
+            for certificate in certificates {
+                let name = certificate.subject_name();
+                without_list.push((file, name.to_der().map_err(refused)?, written(name)));
+                names
+                    .push(name.to_owned().map_err(refused)?)
+                    .map_err(refused)?;
+                store.add_cert(certificate).map_err(refused)?;
+            }
+        }
+        let lookup = store
+            .add_lookup(X509Lookup::file())
+            .map_err(about_nothing)?;
+        for file in revoke {
+            let issuers = issuers_of_lists(file)?;
+            without_list.retain(|(_, name, _)| !issuers.contains(name));
+            let name = file
+                .value
+                .to_str()
+                .ok_or_else(|| about(file, "is no text"))?;
+            let refused = |error| about(file, &shortened(&error));
+            lookup
+                .load_crl_file(name, openssl::ssl::SslFiletype::PEM)
+                .map_err(refused)?;
+        }
+        if !revoke.is_empty() {
+            for (file, _, name) in without_list {
+                self.warn(
+                    &file.place,
+                    format!("{name} has no revocation list in any crl_file"),
+                );
+            }
+        }
+        self.context.set_cert_store(store.build());
+        self.context.set_client_ca_list(names);
+        let mode = SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT;
+        // Lists count where there are any, as in GnuTLS: an authority without one was warned about.
+        self.context.set_verify_callback(mode, |verified, context| {
+            let no_list = !verified && context.error().as_raw() == NO_CRL;
+            if no_list {
+                context.set_error(X509VerifyResult::OK);
+            }
+            verified || no_list
+        });
+        Ok(())
+    }
+
+    fn psk(&mut self, file: &At<PathBuf>, client: Identity) -> Result<(), Fault> {
+        let keys = Keys::parse(&content(file)?).map_err(|error| about(file, &error))?;
+        if fs::metadata(&file.value).is_ok_and(|metadata| metadata.mode() & 0o077 != 0) {
+            let text = format!("{}: can be read by others", file.value.display());
+            self.warn(&file.place, text);
+        }
+        self.context
+            .set_psk_server_callback(move |_, identity, space| {
+                let key = identity.and_then(|identity| keys.find(identity));
+                if let (Ok(mut client), Some(identity)) = (client.lock(), identity) {
+                    *client = String::from_utf8_lossy(identity).into_owned();
+                }
+                Ok(key
+                    .and_then(|key| {
+                        space.get_mut(..key.len())?.copy_from_slice(key);
+                        Some(key.len())
+                    })
+                    .unwrap_or(0))
+            });
+        Ok(())
+    }
+}
+
+/// Our protocol, if the client offers it.
+fn select(mut offered: &[u8]) -> Option<&[u8]> {
+    while let Some((length, rest)) = offered.split_first() {
+        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+        if name == PROTOCOL {
+            return Some(name);
+        }
+        offered = rest;
+    }
+    None
+}
+
+/// The smallest group of RFC 3526 with as many bits.
+fn built_in_group(bits: i64) -> Result<Dh<Params>, ErrorStack> {
+    let prime = match bits {
+        ..=2048 => BigNum::get_rfc3526_prime_2048(),
+        2049..=3072 => BigNum::get_rfc3526_prime_3072(),
+        3073..=4096 => BigNum::get_rfc3526_prime_4096(),
+        4097..=6144 => BigNum::get_rfc3526_prime_6144(),
+        _ => BigNum::get_rfc3526_prime_8192(),
+    };
+    Dh::from_pqg(prime?, None, BigNum::from_u32(2)?)
+}
+
+fn about(file: &At<PathBuf>, what: &str) -> Fault {
+    file.fault(format!("{}: {what}", file.value.display()))
+}
+
+/// Out of memory, or the like.
+fn about_nothing(error: ErrorStack) -> Fault {
+    Fault::in_line(1, shortened(&error))
+}
+
+fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    use std::io::Read as _;
+    let mut bytes = Zeroizing::new(Vec::new());
+    let file = fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("is no file"));
+    }
+    file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn content(file: &At<PathBuf>) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    read(&file.value).map_err(|error| about(file, &format!("cannot be read: {error}")))
+}
+
+fn certificates(file: &At<PathBuf>) -> Result<Vec<X509>, Fault> {
+    X509::stack_from_pem(&content(file)?).map_err(|error| {
+        about(
+            file,
+            &format!("is no certificate in PEM: {}", shortened(&error)),
+        )
+    })
+}
+
+fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<Vec<u8>>, Fault> {
+    const BEGIN: &str = "-----BEGIN X509 CRL-----";
+    let bytes = content(file)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut issuers = Vec::new();
+    for (start, _) in text.match_indices(BEGIN) {
+        let list = openssl::x509::X509Crl::from_pem(&text.as_bytes()[start..]);
+        let issuer = list.and_then(|list| list.issuer_name().to_der());
+        issuers.push(issuer.map_err(|error| about(file, &shortened(&error)))?);
+    }
+    if issuers.is_empty() {
+        Err(about(file, "holds no revocation list in PEM"))
+    } else {
+        Ok(issuers)
+    }
+}
+
+/// Never asks for a password at the terminal.
+fn private_key(key: &KeyConfig) -> Result<PKey<Private>, Fault> {
+    let file = &key.key;
+    let bytes = content(file)?;
+    let password = match &key.password {
+        None => None,
+        Some(Password::Text(text)) => Some(Zeroizing::new(text.as_bytes().to_vec())),
+        Some(Password::File(file)) => {
+            let line = content(file)?;
+            let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            Some(Zeroizing::new(
+                line.strip_suffix(b"\r").unwrap_or(line).to_vec(),
+            ))
+        }
+    };
+    let mut asked = false;
+    let read = PKey::private_key_from_pem_callback(&bytes, |space| {
+        asked = true;
+        let password = password.as_ref().ok_or_else(ErrorStack::get)?;
+        space
+            .get_mut(..password.len())
+            .ok_or_else(ErrorStack::get)?
+            .copy_from_slice(password);
+        Ok(password.len())
+    });
+    read.map_err(|_| match (asked, &password) {
+        (false, _) => about(file, "is no private key in PEM"),
+        (true, None) => about(file, "is encrypted: expected `password` or `password_file`"),
+        (true, Some(_)) => about(file, "cannot be decrypted with this password"),
+    })
+}

@@ -1,0 +1,177 @@
+//! Peers that do not finish their handshake: they lose their worker in the end, and keep nobody out.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::support::processes::wait_until;
+use super::support::{Daemon, Endpoint, Maker, Token};
+use super::tls::{Tls, serves};
+
+use Maker::Ours;
+
+/// The beginning of a ClientHello.
+const HALF_A_HELLO: &[u8] = &[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3, 1, 2, 3];
+
+fn daemon(processor: &str, max_threads: u32) -> (Daemon, Token) {
+    let token = Token::new();
+    let mut setup = Tls::default().setup(Ours, Endpoint::Tcp, &token);
+    setup.processor.push_str(processor);
+    setup.max_threads = max_threads;
+    (setup.start(), token)
+}
+
+#[test]
+fn a_peer_that_stops_within_the_handshake_is_dropped_in_time() {
+    let (daemon, _token) = daemon("handshake_timeout = 1.0;", 50);
+    for first in [&[][..], HALF_A_HELLO] {
+        let mut peer = TcpStream::connect(daemon.address()).expect("it listens");
+        peer.write_all(first).expect("it is connected");
+        // Trickling does not help.
+        let mut trickle = peer.try_clone().expect("a descriptor more");
+        let started = Instant::now();
+        let writer = std::thread::spawn(move || {
+            while !first.is_empty() && trickle.write_all(&[0]).is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        peer.set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time");
+        while peer.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+        let took = started.elapsed();
+        assert!(
+            took > Duration::from_millis(900) && took < Duration::from_secs(3),
+            "{took:?}"
+        );
+        writer.join().expect("it does not panic");
+    }
+    let log = daemon.log();
+    assert_eq!(
+        log.matches("TLS handshake not complete within 1 s").count(),
+        2,
+        "{log}"
+    );
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .workers()
+        .len()
+        == 1));
+    serves(&daemon, "client", &[]);
+}
+
+/// With room for fifty workers: those that take their time make room for others.
+#[test]
+fn two_hundred_peers_that_stop_within_the_handshake_delay_nobody() {
+    let (daemon, _token) = daemon("", 50);
+    let started = Instant::now();
+    serves(&daemon, "client", &[]);
+    let undisturbed = started.elapsed();
+    let descriptors = daemon.process().descriptors();
+    let mut peers = Vec::new();
+    for _ in 0..200 {
+        let mut peer = TcpStream::connect(daemon.address()).expect("it listens");
+        // Fails when it was dropped already to make room.
+        let _ = peer.write_all(HALF_A_HELLO);
+        peers.push(peer);
+    }
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        let started = Instant::now();
+        serves(&daemon, "client", &[]);
+        slowest = slowest.max(started.elapsed());
+    }
+    let limit = undisturbed + Duration::from_secs(2);
+    assert!(
+        slowest < limit,
+        "{slowest:?} beside 200 peers, {undisturbed:?} without"
+    );
+    assert!(daemon.workers().len() <= 50);
+    // A few lines, not one for each.
+    let refused = daemon.log().matches("TLS handshake ended after").count();
+    assert!(
+        (1..=20).contains(&refused),
+        "{refused} lines: {}",
+        daemon.log()
+    );
+    drop(peers);
+    let calm = wait_until(Duration::from_secs(5), || {
+        daemon.workers().len() == 1 && daemon.process().descriptors() <= descriptors
+    });
+    assert!(
+        calm,
+        "{} workers, {} descriptors",
+        daemon.workers().len(),
+        daemon.process().descriptors()
+    );
+}
+
+/// Once a TLS record or a call has begun it has to be complete in time; between calls there is no limit.
+#[test]
+fn a_client_may_idle_between_calls_but_not_within_one() {
+    use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+    let (daemon, _token) = daemon("record_timeout = 0.5; handshake_timeout = 5.0;", 50);
+    let mut connector = SslConnector::builder(SslMethod::tls_client()).expect("OpenSSL works");
+    let file = super::support::certificates::certificate;
+    connector
+        .set_certificate_chain_file(file("client.pem"))
+        .expect("made before");
+    connector
+        .set_private_key_file(file("client.key"), SslFiletype::PEM)
+        .expect("made before");
+    connector.set_verify(SslVerifyMode::NONE);
+    let connector = connector.build();
+    let null = hex(
+        "80000028 11220001 00000000 00000002 00000004 00000003 00000000 00000000 00000000 00000000 00000000",
+    );
+    for part in [null.len() - 1, 2] {
+        let peer = TcpStream::connect(daemon.address()).expect("it listens");
+        peer.set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time");
+        let mut stream = connector.connect("localhost", peer).expect("a handshake");
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(800));
+            stream.write_all(&null).expect("it is connected");
+            let mut reply = [0; 28];
+            stream.read_exact(&mut reply).expect("an answer");
+        }
+        let started = Instant::now();
+        stream.write_all(&null[..part]).expect("it is connected");
+        assert!(!stream.read(&mut [0; 28]).is_ok_and(|count| count > 0));
+        let took = started.elapsed();
+        assert!(
+            took > Duration::from_millis(400) && took < Duration::from_secs(3),
+            "{took:?}"
+        );
+    }
+    // Half a TLS record.
+    let peer = TcpStream::connect(daemon.address()).expect("it listens");
+    let mut stream = connector.connect("localhost", peer).expect("a handshake");
+    let started = Instant::now();
+    stream
+        .get_mut()
+        .write_all(&[23, 3, 3, 0, 100, 1])
+        .expect("it is connected");
+    assert!(!stream.read(&mut [0; 28]).is_ok_and(|count| count > 0));
+    assert!(started.elapsed() < Duration::from_secs(3));
+    let told = || {
+        daemon
+            .log()
+            .matches("a record was not complete within 0.5 s")
+            .count()
+    };
+    assert!(
+        wait_until(Duration::from_secs(5), || told() == 3),
+        "{}",
+        daemon.log()
+    );
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<char> = text
+        .chars()
+        .filter(|character| !character.is_whitespace())
+        .collect();
+    let pairs = digits.chunks(2).map(|pair| pair.iter().collect::<String>());
+    pairs
+        .map(|pair| u8::from_str_radix(&pair, 16).expect("hexadecimal"))
+        .collect()
+}

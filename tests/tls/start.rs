@@ -1,0 +1,168 @@
+//! What is wrong with keys and certificates ends the start, with status 2 and the place.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use super::support::certificates::certificate;
+use super::support::processes::run;
+use super::support::{Directory, Endpoint, Maker, Token};
+use super::tls::{Tls, serves};
+
+use Maker::Ours;
+
+/// Starts a daemon with this in `processor`; gives what it says on its way out.
+fn refused(processor: &str) -> String {
+    let directory = Directory::new();
+    fs::write(
+        directory.join("filter.conf"),
+        "modules = [(\"softhsm\", \"/usr/lib/softhsm/libsofthsm2.so\")]",
+    )
+    .expect("a new directory");
+    let socket = directory.join("socket").display().to_string();
+    let text = format!(
+        "netplex {{ service {{ name = \"s\";
+           protocol {{ name = \"p\"; address {{ type = \"local\"; path = \"{socket}\" }} }};
+           processor {{ type = \"rpc_pkcs11\"; filter_config = \"filter.conf\"; use_ssl = true;
+{processor} }};
+           workload_manager {{ type = \"constant\"; threads = 1 }} }} }}"
+    );
+    let file = directory.join("p.conf");
+    fs::write(&file, text).expect("a new directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+    command.arg("-fg").arg("-conf").arg(&file);
+    let outcome = run(command, Duration::from_secs(10));
+    assert_eq!(
+        outcome.status.code(),
+        Some(2),
+        "{processor}: {}",
+        outcome.stderr
+    );
+    outcome.stderr
+}
+
+#[test]
+fn bad_files_are_named_with_their_place() {
+    let x509 = |key: &str, more: &str| {
+        format!("tls {{ peer_auth = \"required\"; x509 {{\nkey {{ {key} }};\n{more} }} }};")
+    };
+    let key = |crt: &str, key: &str, more: &str| {
+        let (crt, key) = (certificate(crt), certificate(key));
+        format!("crt_file = \"{crt}\";\nkey_file = \"{key}\"{more}")
+    };
+    let good = key("server.pem", "server.key", "");
+    let trust = |file: &str| format!("trust {{ crt_file = \"{file}\" }}");
+    let ca = certificate("ca.pem");
+    let encrypted = "server-encrypted.key";
+    for (processor, line, expected) in [
+        (
+            x509(&key("none.pem", "server.key", ""), ""),
+            5,
+            "x509.key[0].crt_file: ",
+        ),
+        (
+            x509(&key("server.key", "server.key", ""), ""),
+            5,
+            "server.key: holds no certificate",
+        ),
+        (
+            x509(&key("server.pem", "none.key", ""), ""),
+            6,
+            "none.key: cannot be read: No such file",
+        ),
+        (
+            x509(&key("server.pem", "ca.pem", ""), ""),
+            6,
+            "ca.pem: is no private key in PEM",
+        ),
+        (
+            x509(&key("server.pem", "client.key", ""), ""),
+            6,
+            "is not the key of the certificate",
+        ),
+        (
+            x509(&key("server.pem", encrypted, ""), ""),
+            6,
+            "is encrypted: expected `password`",
+        ),
+        (
+            x509(&key("server.pem", encrypted, "; password = \"x\""), ""),
+            6,
+            "cannot be decrypted",
+        ),
+        (
+            x509(&good, &trust("/dev/null")),
+            7,
+            "trust[0].crt_file: /dev/null: cannot be read",
+        ),
+        (
+            x509(&good, &format!("revoke {{ crl_file = \"{ca}\" }}")),
+            7,
+            "holds no revocation list",
+        ),
+        (
+            "tls { algorithms = \"HIGH\"; x509 { } };".into(),
+            4,
+            "algorithms: expected one of NORMAL",
+        ),
+        (format!("tls {{ psk_file = \"{ca}\" }};"), 4, "psk_file: "),
+        (
+            format!(
+                "tls {{ dh_params {{ pkcs3_file = \"{ca}\" }}; {}",
+                &x509(&good, "")[6..]
+            ),
+            4,
+            "holds no DH",
+        ),
+    ] {
+        let said = refused(&processor);
+        assert!(
+            said.contains(&format!("p.conf:{line}: ")),
+            "{processor}: {said}"
+        );
+        assert!(said.contains(expected), "{processor}: {said}");
+    }
+    // A section that is not in use has to be valid, too.
+    let unused = x509(&key("server.pem", "client.key", ""), "") + "(*";
+    assert!(refused(&format!("{} *)", unused)).contains("is not the key"));
+}
+
+/// spec/server.md 5.1 and 5.5.
+#[test]
+fn every_documented_way_to_name_keys_serves() {
+    let token = Token::new();
+    let ca = certificate("ca.pem");
+    let file = certificate;
+    let encrypted = format!(
+        "crt_file = \"{}\"; key_file = \"{}\"",
+        file("server.pem"),
+        file("server-encrypted.key")
+    );
+    let section = |key: String| {
+        format!(
+            "tls {{ peer_auth = \"optional\"; dh_params {{ pkcs3_file = \"{}\" }};
+               x509 {{ key {{ {key} }}; trust {{ crt_file = \"{ca}\" }} }} }};",
+            file("dh.pem")
+        )
+    };
+    let legacy = format!(
+        "cafile = \"{ca}\"; certfile = \"{}\"; certkey = \"{}\"; cipher_suite = \"AES256\";
+         dh_params = \"{}\"; ec_curve_name = \"prime256v1\"; verify_depth = 2;",
+        file("server.pem"),
+        file("server.key"),
+        file("dh.pem")
+    );
+    for processor in [
+        section(format!("{encrypted}; password = \"secret\"")),
+        section(format!(
+            "{encrypted}; password_file = \"{}\"",
+            file("server-encrypted.password")
+        )),
+        legacy,
+    ] {
+        let mut setup = Tls::default().setup(Ours, Endpoint::Tcp, &token);
+        setup.processor = processor;
+        let daemon = setup.start();
+        serves(&daemon, "client", &[]);
+    }
+}
