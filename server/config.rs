@@ -1357,6 +1357,11 @@ mod tests {
         );
         refused(
             "processor",
+            "use_ssl = true; tls { psk_file = \"x\" }; allowed_clients_cert_path = \"/x\";",
+            "psk_file: expected no `allowed_clients_cert_path`",
+        );
+        refused(
+            "processor",
             "handshake_timeout = 0.0;",
             "expected more than 0.0 seconds",
         );

@@ -229,6 +229,9 @@ impl TlsConfig {
             (Some(file), Some(_)) => {
                 return Err(file.fault("expected either `psk_file` or `x509`, in one service"));
             }
+            (Some(file), None) if allowed.is_some() => {
+                return Err(file.fault("expected no `allowed_clients_cert_path` in the service"));
+            }
             (Some(file), None) => {
                 if let Some(at) = &section.peer_auth {
                     let text = "has no effect: both sides prove that they know the key";

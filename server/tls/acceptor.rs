@@ -54,8 +54,8 @@ const LONGEST_FILE: u64 = 16 << 20;
 pub struct Acceptor {
     context: SslContext,
     clients: ClientAuth,
-    /// Who the client said it is when it was asked for a key.
-    identity: Identity,
+    /// Who the client said it is when it was asked for a key; none where it needs a certificate.
+    identity: Option<Identity>,
     allowed: Option<PathBuf>,
     /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
@@ -127,17 +127,18 @@ impl Acceptor {
         if self.clients == ClientAuth::NobodyConnects {
             return Err(Refusal::NobodyConnects);
         }
-        let user = match stream.ssl().peer_certificate() {
-            Some(certificate) => {
+        let user = match (stream.ssl().peer_certificate(), &self.identity) {
+            (Some(certificate), None) => {
                 if let Some(directory) = &self.allowed {
                     allow(directory, &certificate)?;
                 }
                 written(certificate.subject_name())
             }
-            None => self
-                .identity
+            (None, Some(identity)) => identity
                 .lock()
                 .map_or_else(|_| String::new(), |name| name.clone()),
+            // OpenSSL was told to let neither happen.
+            _ => return Err(Refusal::Handshake("no proof of who the client is".into())),
         };
         stream.get_mut().established(record_time)?;
         let ours = stream.ssl().selected_alpn_protocol() == Some(PROTOCOL);
@@ -231,7 +232,7 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
     builder.suites(config)?;
     builder.dh(&config.dh, &config.place)?;
     let mut auth = ClientAuth::Required;
-    let identity = Identity::default();
+    let mut identity = None;
     match &config.credentials {
         Credentials::Certificates {
             keys,
@@ -250,7 +251,9 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
                 builder.context.set_verify_depth(*depth);
             }
         }
-        Credentials::Psk(file) => builder.psk(file, identity.clone())?,
+        Credentials::Psk(file) => {
+            builder.psk(file, identity.insert(Identity::default()).clone())?
+        }
     }
     let (context, warnings) = (builder.context.build(), builder.warnings);
     let allowed = config.allowed.clone();
@@ -544,10 +547,11 @@ fn about_nothing(error: ErrorStack) -> Fault {
 fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     use std::io::Read as _;
     let mut bytes = Zeroizing::new(Vec::new());
-    let file = fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Opening anything else might wait.
+    if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("is no file"));
     }
+    let file = fs::File::open(path)?;
     file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
