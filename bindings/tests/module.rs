@@ -42,15 +42,19 @@ const CKM_VENDOR: u64 = 0x8000_0001;
 
 /// Compiles `recorder.c` and says where it is.
 fn compile(name: &str, flags: &[&str]) -> PathBuf {
-    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.so"));
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let library = directory.join(format!("{name}.so"));
+    // Tests are processes that start at once: a rename puts a whole file into place.
+    let draft = directory.join(format!("{name}-{}.draft", std::process::id()));
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recorder.c");
     let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-g", "-I/usr/include/softhsm", "-o"])
-        .arg(&library)
+        .arg(&draft)
         .arg(source)
         .args(flags)
         .status();
     assert!(status.expect("cc can be run").success());
+    std::fs::rename(draft, &library).expect("a file in the same directory");
     library
 }
 

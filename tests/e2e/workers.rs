@@ -116,6 +116,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "soak: make soak. Proves the test bed only; the original's start races on a busy machine"]
 fn eight_sign_at_once_with_the_original_pair() {
     eight_sign_and_one_worker_is_killed(Original, Original, Tcp, 2);
 }
