@@ -76,6 +76,8 @@ struct Running {
     early_ends: u32,
     /// When accepting and forking may go on.
     paused_until: Option<Instant>,
+    /// A client for whom no worker could be forked. It is the next to get one.
+    held: Option<Accepted>,
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
@@ -222,6 +224,7 @@ impl Controller {
                 peers: HashMap::new(),
                 early_ends: 0,
                 paused_until: None,
+                held: None,
                 full_warning: Throttle::default(),
                 peer_warning: Throttle::default(),
                 refusals: RefusalLog::default(),
@@ -288,7 +291,9 @@ impl Controller {
             .iter()
             .enumerate()
             .filter_map(|(service, running)| {
-                if running.listeners.iter().any(|l| l.is_ready) {
+                let waiting =
+                    running.held.is_some() || running.listeners.iter().any(|l| l.is_ready);
+                if waiting {
                     if running.can_accept() {
                         return Some(Duration::ZERO);
                     }
@@ -319,6 +324,12 @@ impl Controller {
 
     /// Accepts what can be served now. At the limit of workers the rest waits in the kernel's queue.
     fn accept(&mut self, service: usize) {
+        let running = &mut self.services[service];
+        if running.can_accept() {
+            if let Some(client) = running.held.take() {
+                self.admit(service, client);
+            }
+        }
         for at in 0..self.services[service].listeners.len() {
             for _ in 0..ACCEPTS_A_TURN {
                 let running = &mut self.services[service];
@@ -402,7 +413,8 @@ impl Controller {
         }
     }
 
-    /// Hands a client to an idle worker, or to a new one.
+    /// Hands a client to an idle worker, or to a new one. While none can be forked, which pauses
+    /// accepting too, the client waits.
     fn admit(&mut self, service: usize, client: Accepted) {
         let running = &mut self.services[service];
         let limit = running.service.processor.max_connections_per_peer;
@@ -424,10 +436,7 @@ impl Controller {
                     Ok(()) => continue,
                     Err(error) => {
                         self.fork_failed(service, &error);
-                        log(
-                            Severity::Err,
-                            format_args!("client {} dropped", client.name),
-                        );
+                        self.services[service].held = Some(client);
                         return;
                     }
                 }
@@ -706,6 +715,7 @@ impl Controller {
     fn stop(mut self) -> io::Result<()> {
         for running in &mut self.services {
             running.listeners.clear();
+            running.held = None;
         }
         self.signal_workers(Signal::SIGTERM);
         let killed_at = Instant::now() + GRACE;

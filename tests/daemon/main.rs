@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -258,6 +259,44 @@ fn at_the_limit_of_workers_a_client_waits_for_its_turn() {
         .set_read_timeout(Some(Duration::from_secs(10)))
         .expect("a timeout");
     assert!(third.reply(&call) == Reply::C_SetupArch(Architecture::host()));
+}
+
+/// Clients do not come back by themselves: C_Initialize fails, and with it the application.
+#[test]
+fn while_no_worker_can_be_forked_clients_wait() {
+    let token = Token::new();
+    let daemon = setup(&token).start();
+    let controller = daemon.process();
+    let limit_descriptors = |limit: usize| {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--pid={}", controller.pid));
+        command.arg(format!("--nofile={limit}:1024"));
+        assert!(run(command, Duration::from_secs(5)).status.success());
+    };
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .workers()
+        .len()
+        == 1));
+    // One more to accept with; a fork takes three for a while.
+    let open =
+        |number: &usize| Path::new(&format!("/proc/{}/fd/{number}", controller.pid)).exists();
+    let free = (0..1024)
+        .find(|number| !open(number))
+        .expect("a free number");
+    limit_descriptors(free + 1);
+    let _first = Client::ready(&daemon);
+    let mut second = Client::new(&daemon);
+    let call = Call::C_SetupArch(Architecture::host());
+    second.send(&encoded(&call));
+    assert!(!second.is_closed_within(Duration::from_millis(2500)));
+    let failures = daemon.log().matches("cannot start a worker").count();
+    assert!((1..=4).contains(&failures), "{}", daemon.log());
+    limit_descriptors(1024);
+    second
+        .0
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
+    assert!(second.reply(&call) == Reply::C_SetupArch(Architecture::host()));
 }
 
 #[test]
