@@ -7,9 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod raw;
-
-use raw::{Answer, Both};
+use support::raw::{Answer, Both};
 use xdr::{
     Architecture, Attribute, AttributeType, Call, Flags, Function, Mechanism, MechanismType,
     ObjectHandle, Reply, SessionHandle, SlotId, Template, Ulong, UserType,

@@ -11,9 +11,11 @@
 )]
 
 pub mod compile;
+pub mod cryptoki;
 pub mod daemon;
 pub mod directory;
 pub mod processes;
+pub mod raw;
 pub mod script;
 pub mod stack;
 pub mod token;
