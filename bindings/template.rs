@@ -112,8 +112,43 @@ fn convert(mut template: Template, from: Abi, to: Abi) -> Template {
     template
 }
 
+/// Whether values of this type are CK_BBOOLs: in PKCS#11 v2.20 to v3.2.
+pub fn is_boolean(attribute_type: AttributeType) -> bool {
+    matches!(
+        narrow(attribute_type.0),
+        CKA_TOKEN
+            | CKA_PRIVATE
+            | CKA_TRUSTED
+            | CKA_SENSITIVE
+            | CKA_ENCRYPT
+            | CKA_DECRYPT
+            | CKA_WRAP
+            | CKA_UNWRAP
+            | CKA_SIGN
+            | CKA_SIGN_RECOVER
+            | CKA_VERIFY
+            | CKA_VERIFY_RECOVER
+            | CKA_DERIVE
+            | CKA_EXTRACTABLE
+            | CKA_LOCAL
+            | CKA_NEVER_EXTRACTABLE
+            | CKA_ALWAYS_SENSITIVE
+            | CKA_MODIFIABLE
+            | CKA_COPYABLE
+            | CKA_DESTROYABLE
+            | CKA_SECONDARY_AUTH
+            | CKA_ALWAYS_AUTHENTICATE
+            | CKA_WRAP_WITH_TRUSTED
+            | CKA_OTP_USER_FRIENDLY_MODE
+            | CKA_RESET_ON_INIT
+            | CKA_HAS_RESET
+            | CKA_ENCAPSULATE
+            | CKA_DECAPSULATE
+    )
+}
+
 /// Whether the original converts values of this type.
-pub(crate) fn is_number(attribute_type: AttributeType) -> bool {
+pub fn is_number(attribute_type: AttributeType) -> bool {
     matches!(
         narrow(attribute_type.0),
         CKA_CLASS

@@ -3,12 +3,14 @@
 //! Lines go to the `log` crate under the target `filter`, which the daemon's logger gives the
 //! subchannel of `log_subchannel`.
 
+use bindings::names;
 use std::fmt::{self, Write as _};
+use xdr::MechanismType;
 
 /// The target of every line.
 pub const TARGET: &str = "filter";
 
-/// Logs at one of the filter's own levels, 1 to 3; `configured` is the option `debug`.
+/// Logs at one of the filter's own levels, 0 to 3; `configured` is the option `debug`.
 pub fn debug(level: u8, configured: u8, text: fmt::Arguments<'_>) {
     if level <= configured {
         let pid = std::process::id();
@@ -39,6 +41,15 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
+/// A mechanism as the original prints it: `cKM_RSA_PKCS`. It leaves out the number of one without a
+/// name.
+pub fn mechanism(mechanism: MechanismType) -> String {
+    match names::mechanism_name(mechanism.0) {
+        Some(name) => format!("c{}", name.trim_start_matches('C')),
+        None => format!("cKM_UNKNOWN! ({:#x})", mechanism.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +58,14 @@ mod tests {
     fn shows_control_characters_and_escapes_of_a_client_escaped() {
         let text = Printable(b"soft\nhsm \\x\x1b[0m\xe9").to_string();
         assert_eq!(text, "soft\\x0ahsm \\x5cx\\x1b[0m\\xe9");
+    }
+
+    #[test]
+    fn names_mechanisms_as_the_original_does() {
+        assert_eq!(mechanism(MechanismType(1)), "cKM_RSA_PKCS");
+        assert_eq!(
+            mechanism(MechanismType(0x8000_0001)),
+            "cKM_UNKNOWN! (0x80000001)"
+        );
     }
 }

@@ -21,6 +21,7 @@ const SIZE_LIMIT: usize = 1 << 20;
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub struct Regexp {
+    text: Vec<u8>,
     strict: Regex,
     original: Regex,
     /// The pattern asks for word boundaries, see [`Regexp::is_match`].
@@ -58,6 +59,7 @@ impl Regexp {
         let mut appended = pattern.to_vec();
         appended.push(b'$');
         Ok(Regexp {
+            text: pattern.to_vec(),
             strict: compile(&format!("\\A(?:{})\\z", translation.regex))?,
             original: compile(&format!("\\A(?:{})", translate(&appended)?.regex))?,
             boundaries: translation.boundaries,
@@ -77,6 +79,11 @@ impl Regexp {
     /// forbid.
     pub fn applies(&self, subject: &[u8]) -> bool {
         self.uncertain(subject) || self.strict.is_match(subject) || self.original.is_match(subject)
+    }
+
+    /// The pattern as it was given.
+    pub fn text(&self) -> &[u8] {
+        &self.text
     }
 
     /// What in the pattern probably does not mean what its author had in mind.

@@ -8,6 +8,7 @@ use crate::loggers::Facility;
 use crate::logging::Severity;
 use crate::netplex::Netplex;
 use crate::template::{self, Template};
+use filter::Compatibility;
 use filter::source::{self, At, Error, Fault, Float, Place};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use serde::Deserialize;
@@ -160,6 +161,9 @@ pub struct Processor {
     /// `flat_mechanisms`: numbers, decimal or 0x..., of vendor mechanisms whose parameter holds no
     /// pointer, so that it may be passed on as it comes; separated by blanks. Default "", none.
     pub flat_mechanisms: Vec<u64>,
+    /// `compatibility`: names of switches, separated by blanks, that bring single points of the
+    /// original's behaviour back. Default "", none.
+    pub compatibility: Compatibility,
 }
 
 /// The `workload_manager` section. Each client has a worker process of its own, whatever
@@ -307,6 +311,7 @@ struct ProcessorSection {
     record_timeout: Option<At<Float>>,
     max_connections_per_peer: Option<At<i64>>,
     flat_mechanisms: Option<At<String>>,
+    compatibility: Option<At<String>>,
 }
 
 #[derive(Deserialize)]
@@ -616,6 +621,9 @@ impl Checker<'_> {
                 i64::from(i32::MAX),
             )?),
             flat_mechanisms: section.flat_mechanisms.map_or(Ok(Vec::new()), mechanisms)?,
+            compatibility: section.compatibility.map_or(Ok(Compatibility::default()), |at| {
+                Compatibility::parse(&at.value).map_err(|error| at.fault(error.to_string()))
+            })?,
         })
     }
 
@@ -1049,7 +1057,11 @@ mod tests {
         let service = &configuration.services[0];
         let address = Address::Internet(vec!["127.0.0.1:4444".parse().unwrap()]);
         assert_eq!(service.protocols[0].addresses, [address]);
-        let rules = filter::config::Rules::load(&service.processor.filter_config).unwrap();
+        let rules = filter::Rules::load(
+            &service.processor.filter_config,
+            &service.processor.compatibility,
+        )
+        .unwrap();
         assert_eq!(rules.warnings, [""; 0]);
         let module = rules.module(b"softhsm").unwrap();
         assert_eq!(module.path, Path::new("/usr/lib/softhsm/libsofthsm2.so"));
@@ -1455,7 +1467,7 @@ mod tests {
     #[test]
     fn reads_the_new_parameters_of_the_processor() {
         let text = "max_record_size = 65536; record_timeout = 0.5; max_connections_per_peer = 7;
-            flat_mechanisms = \" 0x80000001 12\";";
+            flat_mechanisms = \" 0x80000001 12\"; compatibility = \"admin-login-only\";";
         let processor = inside("processor", text).unwrap().services[0]
             .processor
             .clone();
@@ -1463,6 +1475,8 @@ mod tests {
         assert_eq!(processor.record_timeout, Duration::from_millis(500));
         assert_eq!(processor.max_connections_per_peer, 7);
         assert_eq!(processor.flat_mechanisms, [0x8000_0001, 12]);
+        let on: Vec<_> = processor.compatibility.effects().map(|(name, _)| name).collect();
+        assert_eq!(on, ["admin-login-only"]);
         for (text, expected) in [
             ("max_record_size = 65535;", "expected 65536 or more"),
             (
@@ -1478,6 +1492,7 @@ mod tests {
             ("record_timeout = 1e300;", "expected more than 0.0"),
             ("max_connections_per_peer = -1;", "expected 0 or more"),
             ("flat_mechanisms = \"CKM_AES_CBC\";", "expected numbers"),
+            ("compatibility = \"all\";", "compatibility: unknown switch `all`; known here: "),
         ] {
             refused("processor", text, expected);
         }

@@ -436,7 +436,8 @@ impl Controller {
         self.reopen_logs();
         for service in 0..self.services.len() {
             let running = &mut self.services[service];
-            match Rules::load(&running.service.processor.filter_config) {
+            let processor = &running.service.processor;
+            match Rules::load(&processor.filter_config, &processor.compatibility) {
                 Ok(rules) => {
                     crate::report_warnings(&rules.warnings);
                     running.rules = Arc::new(rules);

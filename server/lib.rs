@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod check;
 pub mod config;
 pub mod connection;
 pub mod controller;
@@ -42,6 +43,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let result = match options::parse(arguments) {
         Ok(Command::Help(text)) => return print(&text),
         Ok(Command::DebugList) => return print(&logging::debug_modules()),
+        Ok(Command::Check(conf)) => check::check(&conf).and_then(|report| {
+            print(&report.text);
+            if report.faults.is_empty() { Ok(()) } else { Err(report.faults.join("\n").into()) }
+        }),
         Ok(Command::Run(options)) => start(&options),
         Err(error) => Err(error.into()),
     };
@@ -64,7 +69,8 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let configuration = config::load(&options.conf)?;
     let mut rules = Vec::new();
     for service in &configuration.services {
-        rules.push(Rules::load(&service.processor.filter_config)?);
+        let processor = &service.processor;
+        rules.push(Rules::load(&processor.filter_config, &processor.compatibility)?);
     }
     let loggers = Arc::new(Loggers::open(&configuration)?);
     logging::install(loggers.clone(), logging::CONTROLLER, logging::DebugSelection::of(options));
@@ -86,8 +92,11 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     nix::unistd::chdir("/")?;
     let pid_file = pid_file.map(PidFile::write).transpose()?;
     report_warnings(&configuration.warnings);
-    for (_, rules, _) in &services {
+    for (service, rules, _) in &services {
         report_warnings(&rules.warnings);
+        for (name, effect) in service.processor.compatibility.effects() {
+            log::warn!("{}: compatibility {name}: {effect}", service.name);
+        }
     }
     let controller = Controller::new(services, loggers, options.debug_pkcs11)?;
     if let Some(launcher) = launcher {

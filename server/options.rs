@@ -14,6 +14,8 @@ pub enum Command {
     Help(String),
     /// Print the names `-debug` knows, one a line, and exit with 0.
     DebugList,
+    /// Check this configuration and what it names, print what it comes to, and exit.
+    Check(PathBuf),
     /// Serve.
     Run(Options),
 }
@@ -77,11 +79,15 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Co
         let message = "-daemonize-param: no daemonize hook in this build";
         return Err(refuse(message.to_owned()));
     }
+    let conf = last(&matches, "conf").map_or_else(
+        || Path::new(&argument).with_extension("conf"),
+        PathBuf::from,
+    );
+    if matches.opt_present("check") {
+        return Ok(Command::Check(conf));
+    }
     Ok(Command::Run(Options {
-        conf: last(&matches, "conf").map_or_else(
-            || Path::new(&argument).with_extension("conf"),
-            PathBuf::from,
-        ),
+        conf,
         pid: last(&matches, "pid").map(PathBuf::from),
         foreground: matches.opt_present("fg"),
         debug_pkcs11: matches.opt_present("debug-pkcs11"),
@@ -98,6 +104,11 @@ fn known_options() -> getopts::Options {
         .long_only(true)
         .parsing_style(ParsingStyle::FloatingFrees)
         .optmulti("", "conf", "Read the configuration from this file", "FILE")
+        .optflagmulti(
+            "",
+            "check",
+            "Check the configuration, print the rules of each module, and exit",
+        )
         .optmulti("", "pid", "Write the process id into this file", "FILE")
         .optflagmulti("", "fg", "Stay in the foreground")
         .optflagmulti(
@@ -193,6 +204,9 @@ mod tests {
             assert!(text.contains("conf FILE"), "{text}");
         }
         assert_eq!(command("p -debug-list"), Ok(Command::DebugList));
+        for line in ["p -check -conf a", "p -fg -conf a -check"] {
+            assert_eq!(command(line), Ok(Command::Check("a".into())));
+        }
     }
 
     #[test]

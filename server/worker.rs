@@ -44,6 +44,7 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     let channel = Arc::new(channel);
     logging::switch(channel.clone(), &setup.service.name);
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
+    setup.rules.announce();
     if let Err(error) = confine(setup) {
         log(Severity::Crit, format_args!("worker cannot give up its privileges: {error}"));
         return NOT_CONFINED;

@@ -1,0 +1,103 @@
+//! Named switches that bring single points of the original's behaviour back.
+//!
+//! The parameter `compatibility` of pkcs11proxyd.conf names them, separated by blanks; all are off by
+//! default, and the daemon logs those that are on. Each is a row of DIFFERENCES.md.
+
+use thiserror::Error;
+
+/// One point of the original's behaviour.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Switch {
+    /// An unknown option is a warning.
+    UnknownOptions,
+    /// An action at a function that it does not know is a warning.
+    UnfitActions,
+    /// `forbid_admin_operations` is about C_Login only.
+    AdminLoginOnly,
+    /// `remove_padding_oracles` knows the original's mechanisms only.
+    OriginalPaddingList,
+}
+
+/// Every switch: its name, and what it brings back.
+pub const SWITCHES: &[(Switch, &str, &str)] = &[
+    (
+        Switch::UnknownOptions,
+        "unknown-options",
+        "filter.conf: an unknown option is a warning and no error",
+    ),
+    (
+        Switch::UnfitActions,
+        "unfit-actions",
+        "filter.conf: an action at a function where it does nothing is a warning and no error",
+    ),
+    (
+        Switch::AdminLoginOnly,
+        "admin-login-only",
+        "forbid_admin_operations lets C_InitToken and C_InitPIN pass",
+    ),
+    (
+        Switch::OriginalPaddingList,
+        "original-padding-list",
+        "remove_padding_oracles lets SHA224_RSA_PKCS and the CBC_PAD of CAMELLIA, ARIA, SEED, \
+         BLOWFISH and TWOFISH pass, among others",
+    ),
+];
+
+/// The switches that are on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Compatibility(Vec<Switch>);
+
+/// A name that is not in [`SWITCHES`].
+#[derive(Debug, Error, PartialEq)]
+#[error("unknown switch `{}`; known here: {}", .0.escape_debug(), names())]
+pub struct UnknownSwitch(String);
+
+fn names() -> String {
+    let names: Vec<&str> = SWITCHES.iter().map(|(_, name, _)| *name).collect();
+    names.join(", ")
+}
+
+impl Compatibility {
+    /// Reads names that are separated by blanks.
+    pub fn parse(text: &str) -> Result<Compatibility, UnknownSwitch> {
+        let known = |name: &str| {
+            let row = SWITCHES.iter().find(|(_, known, _)| *known == name);
+            row.map(|(switch, ..)| *switch)
+                .ok_or_else(|| UnknownSwitch(name.to_owned()))
+        };
+        text.split_whitespace()
+            .map(known)
+            .collect::<Result<_, _>>()
+            .map(Compatibility)
+    }
+
+    /// Whether this one is on.
+    pub fn has(&self, switch: Switch) -> bool {
+        self.0.contains(&switch)
+    }
+
+    /// What is on: name and effect, in the order of the table.
+    pub fn effects(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let on = SWITCHES.iter().filter(|(switch, ..)| self.has(*switch));
+        on.map(|(_, name, effect)| (*name, *effect))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_its_names_and_no_others() {
+        let some = Compatibility::parse(" unfit-actions\tunknown-options ").unwrap();
+        assert!(some.has(Switch::UnfitActions) && some.has(Switch::UnknownOptions));
+        assert!(!some.has(Switch::AdminLoginOnly));
+        let names: Vec<_> = some.effects().map(|(name, _)| name).collect();
+        assert_eq!(names, ["unknown-options", "unfit-actions"]);
+        assert_eq!(Compatibility::parse(""), Ok(Compatibility::default()));
+        let error = Compatibility::parse("unfit-action")
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("unknown switch `unfit-action`; known here: unknown-options, "));
+    }
+}

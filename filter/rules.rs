@@ -1,0 +1,369 @@
+//! What the rules of filter.conf come to for one module.
+//!
+//! [`ModuleRules::new`] picks, once for each connection, what applies to the name that the client
+//! asked for; from then on a decision is a look into a table, and knows the line it comes from.
+//! `checks` decides by it, `-check` prints it.
+//!
+//! A rule that restricts applies where its pattern matches or the original would say so; what
+//! loosens (a `no` that keeps later rules off, a pattern in a list of what is allowed) has to match
+//! strictly.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use bindings::ck::{narrow, wide};
+use xdr::{Function, MechanismType};
+
+use crate::actions::Action;
+use crate::compatibility::Switch;
+use crate::config::{Lined, Rule, Rules};
+use crate::log::{self, Printable};
+use crate::regexp::Regexp;
+use crate::values::Operation;
+
+/// Where in filter.conf a decision comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Source {
+    /// The option.
+    pub option: &'static str,
+    /// The line.
+    pub line: u32,
+}
+
+/// The rules for one module.
+#[derive(Default)]
+pub struct ModuleRules {
+    /// The file, for explanations.
+    pub file: PathBuf,
+    /// Functions that are refused.
+    pub functions: BTreeMap<Function, Source>,
+    /// Mechanisms that are refused, as [`canonical`] has them.
+    pub mechanisms: BTreeMap<u64, Source>,
+    /// Which labels may be used; `None`: any.
+    pub labels: Option<AllowList>,
+    /// Which identifiers may be used; `None`: any.
+    pub ids: Option<AllowList>,
+    /// Sessions are read-only.
+    pub read_only: Option<Source>,
+    /// No administration.
+    pub no_admin: Option<Source>,
+    /// Administration is more than C_Login.
+    pub admin_is_login_only: bool,
+    /// Operations without mechanisms that have a padding oracle.
+    pub padding: BTreeMap<Operation, Source>,
+    /// Those mechanisms are the original's only.
+    pub original_padding_list: bool,
+    /// Actions before all checks.
+    pub pre: BTreeMap<Function, Vec<Step>>,
+    /// Actions behind all checks.
+    pub post: BTreeMap<Function, Vec<Step>>,
+}
+
+/// What may be used: whatever matches one of the patterns.
+pub struct AllowList {
+    patterns: Vec<Regexp>,
+    /// The first rule that applies.
+    pub source: Source,
+}
+
+/// One action of a chain.
+pub struct Step {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub action: Box<dyn Action>,
+    /// Where it is configured.
+    pub source: Source,
+}
+
+impl AllowList {
+    /// Whether `text` may be used.
+    pub fn allows(&self, text: &[u8]) -> bool {
+        self.patterns.iter().any(|pattern| pattern.is_match(text))
+    }
+}
+
+impl ModuleRules {
+    /// What applies to the module that a client asked for by this name.
+    pub fn new(rules: &Rules, name: &[u8]) -> ModuleRules {
+        let mut padding = BTreeMap::new();
+        for (kinds, source) in members(
+            "remove_padding_oracles",
+            &rules.remove_padding_oracles,
+            name,
+        ) {
+            for kind in *kinds {
+                padding.entry(*kind).or_insert(source);
+            }
+        }
+        let mut functions = first(members(
+            "forbidden_functions",
+            &rules.forbidden_functions,
+            name,
+        ));
+        functions.remove(&Function::C_LoadModule);
+        let mechanisms = members("forbidden_mechanisms", &rules.forbidden_mechanisms, name);
+        ModuleRules {
+            file: rules.file.clone(),
+            functions,
+            mechanisms: mechanisms
+                .rev()
+                .map(|(m, source)| (canonical(*m), source))
+                .collect(),
+            labels: allow_list("allowed_labels", &rules.allowed_labels, name),
+            ids: allow_list("allowed_ids", &rules.allowed_ids, name),
+            read_only: switched_on("enforce_ro_sessions", &rules.enforce_ro_sessions, name),
+            no_admin: switched_on(
+                "forbid_admin_operations",
+                &rules.forbid_admin_operations,
+                name,
+            ),
+            admin_is_login_only: rules.compatibility.has(Switch::AdminLoginOnly),
+            padding,
+            original_padding_list: rules.compatibility.has(Switch::OriginalPaddingList),
+            pre: chains("filter_actions_pre", &rules.filter_actions_pre, name),
+            post: chains("filter_actions_post", &rules.filter_actions_post, name),
+        }
+    }
+
+    /// Nothing applies: every call passes as it is.
+    pub fn is_empty(&self) -> bool {
+        let ModuleRules {
+            functions,
+            mechanisms,
+            labels,
+            ids,
+            read_only,
+            no_admin,
+            ..
+        } = self;
+        functions.is_empty()
+            && mechanisms.is_empty()
+            && labels.is_none()
+            && ids.is_none()
+            && read_only.is_none()
+            && no_admin.is_none()
+            && self.padding.is_empty()
+            && self.pre.is_empty()
+            && self.post.is_empty()
+    }
+
+    /// Why this mechanism is refused, if it is.
+    pub fn forbids(&self, mechanism: MechanismType) -> Option<Source> {
+        self.mechanisms.get(&canonical(mechanism)).copied()
+    }
+
+    /// Why this mechanism is refused for an operation, if it is.
+    pub fn forbids_padding(
+        &self,
+        operation: Operation,
+        mechanism: MechanismType,
+    ) -> Option<Source> {
+        let source = self.padding.get(&operation).copied()?;
+        has_padding_oracle(mechanism, self.original_padding_list).then_some(source)
+    }
+
+    /// Whether objects are checked before they are used.
+    pub fn guards_objects(&self) -> bool {
+        self.labels.is_some() || self.ids.is_some()
+    }
+
+    /// The actions that keep objects out of C_FindObjects, or might.
+    pub fn searchers(&self) -> impl Iterator<Item = &Step> {
+        let chains = [&self.pre, &self.post].into_iter();
+        chains
+            .filter_map(|chain| chain.get(&Function::C_FindObjects))
+            .flatten()
+    }
+}
+
+/// A mechanism as the module will see it: on a host of 4-byte words the upper half is cut off.
+pub fn canonical(mechanism: MechanismType) -> u64 {
+    wide(narrow(mechanism.0))
+}
+
+/// The members of an option's lists that apply to the module, in the order of the file.
+fn members<'a, T>(
+    option: &'static str,
+    rules: &'a [Rule<Vec<Lined<T>>>],
+    name: &'a [u8],
+) -> impl DoubleEndedIterator<Item = (&'a T, Source)> {
+    let matching = rules.iter().filter(|rule| rule.alias.applies(name));
+    let all = matching.flat_map(|rule| rule.value.iter());
+    all.map(move |member| {
+        (
+            &member.value,
+            Source {
+                option,
+                line: member.line,
+            },
+        )
+    })
+}
+
+/// Each with the first line that has it.
+fn first<'a, T: Copy + Ord + 'a>(
+    members: impl DoubleEndedIterator<Item = (&'a T, Source)>,
+) -> BTreeMap<T, Source> {
+    members
+        .rev()
+        .map(|(member, source)| (*member, source))
+        .collect()
+}
+
+/// What is allowed is in any of the rules that apply (4.1 and 6.1 of the original's behaviour); if
+/// some do and all are empty, nothing is.
+fn allow_list(
+    option: &'static str,
+    rules: &[Rule<Vec<Lined<Regexp>>>],
+    name: &[u8],
+) -> Option<AllowList> {
+    let line = rules.iter().find(|rule| rule.alias.applies(name))?.line;
+    let allowing = rules.iter().filter(|rule| rule.alias.is_match(name));
+    let patterns = allowing
+        .flat_map(|rule| &rule.value)
+        .map(|pattern| pattern.value.clone());
+    Some(AllowList {
+        patterns: patterns.collect(),
+        source: Source { option, line },
+    })
+}
+
+/// The first rule that applies decides.
+fn switched_on(option: &'static str, rules: &[Rule<bool>], name: &[u8]) -> Option<Source> {
+    let applies = |rule: &&Rule<bool>| match rule.value {
+        true => rule.alias.applies(name),
+        false => rule.alias.is_match(name),
+    };
+    let rule = rules.iter().find(applies).filter(|rule| rule.value)?;
+    Some(Source {
+        option,
+        line: rule.line,
+    })
+}
+
+fn chains(
+    option: &'static str,
+    rules: &[Rule<Vec<Lined<(Function, &'static crate::actions::Row)>>>],
+    name: &[u8],
+) -> BTreeMap<Function, Vec<Step>> {
+    let mut chains: BTreeMap<Function, Vec<Step>> = BTreeMap::new();
+    for ((function, row), source) in members(option, rules, name) {
+        if *function != Function::C_LoadModule {
+            let step = Step {
+                name: row.name,
+                action: (row.make)(),
+                source,
+            };
+            chains.entry(*function).or_default().push(step);
+        }
+    }
+    chains
+}
+
+/// Whether a mechanism tells by its failures how a padding looks, or has none that resists: what
+/// `remove_padding_oracles` is about. The original's list, and what it leaves out of each family.
+fn has_padding_oracle(mechanism: MechanismType, original_list: bool) -> bool {
+    use cryptoki_sys::*;
+
+    match narrow(mechanism.0) {
+        CKM_RSA_PKCS
+        | CKM_RSA_X_509
+        | CKM_MD2_RSA_PKCS
+        | CKM_MD5_RSA_PKCS
+        | CKM_SHA1_RSA_PKCS
+        | CKM_RIPEMD128_RSA_PKCS
+        | CKM_RIPEMD160_RSA_PKCS
+        | CKM_SHA256_RSA_PKCS
+        | CKM_SHA384_RSA_PKCS
+        | CKM_SHA512_RSA_PKCS
+        | CKM_RC2_CBC_PAD
+        | CKM_DES_CBC_PAD
+        | CKM_DES3_CBC_PAD
+        | CKM_CDMF_CBC_PAD
+        | CKM_CAST_CBC_PAD
+        | CKM_CAST3_CBC_PAD
+        | CKM_CAST128_CBC_PAD
+        | CKM_RC5_CBC_PAD
+        | CKM_IDEA_CBC_PAD
+        | CKM_AES_CBC_PAD => true,
+        CKM_SHA224_RSA_PKCS
+        | CKM_SHA3_224_RSA_PKCS
+        | CKM_SHA3_256_RSA_PKCS
+        | CKM_SHA3_384_RSA_PKCS
+        | CKM_SHA3_512_RSA_PKCS
+        | CKM_RSA_PKCS_TPM_1_1
+        | CKM_CAMELLIA_CBC_PAD
+        | CKM_ARIA_CBC_PAD
+        | CKM_SEED_CBC_PAD
+        | CKM_BLOWFISH_CBC_PAD
+        | CKM_TWOFISH_CBC_PAD
+        | CKM_AES_KEY_WRAP_PKCS7 => !original_list,
+        _ => false,
+    }
+}
+
+/// What applies, a line each: for `pkcs11proxyd -check`.
+impl fmt::Display for ModuleRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return writeln!(f, "    no rule: every call passes");
+        }
+        let mut line = |source: &Source, text: &str| {
+            let Source { option, line } = source;
+            writeln!(f, "    {}:{line}: {option}: {text}", self.file.display())
+        };
+        for (function, source) in &self.functions {
+            line(source, &format!("{} is refused", function.name()))?;
+        }
+        for (mechanism, source) in &self.mechanisms {
+            let mechanism = log::mechanism(MechanismType(*mechanism));
+            line(source, &format!("{mechanism} is refused"))?;
+        }
+        for (what, list) in [("CKA_LABEL", &self.labels), ("CKA_ID", &self.ids)] {
+            let Some(list) = list else { continue };
+            let patterns: Vec<String> = list
+                .patterns
+                .iter()
+                .map(|p| format!("'{}'", Printable(p.text())))
+                .collect();
+            let text = match patterns.as_slice() {
+                [] => "no object can be used".to_owned(),
+                some => format!("objects need {what} to match {}", some.join(" or ")),
+            };
+            line(&list.source, &text)?;
+        }
+        if let Some(source) = &self.read_only {
+            line(source, "sessions are read-only")?;
+        }
+        if let Some(source) = &self.no_admin {
+            let more = if self.admin_is_login_only {
+                ""
+            } else {
+                ", C_InitToken, C_InitPIN"
+            };
+            line(
+                source,
+                &format!("C_Login as SO or context-specific{more} are refused"),
+            )?;
+        }
+        for (operation, source) in &self.padding {
+            line(
+                source,
+                &format!("no mechanism with a padding oracle to {}", operation.name()),
+            )?;
+        }
+        for chain in [&self.pre, &self.post] {
+            for (function, steps) in chain {
+                for step in steps {
+                    line(
+                        &step.source,
+                        &format!("{} runs {}", function.name(), step.name),
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

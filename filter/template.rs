@@ -1,0 +1,109 @@
+//! Templates that clients supply, brought into the one form that rules and modules read alike.
+//!
+//! A rule that looks for TRUE must not be passed by what the module takes for TRUE too, nor by a
+//! second attribute of the same type. So before any check, in calls that make or change objects: a
+//! boolean becomes 0 or 1 and has one byte, a number has this host's length, no type occurs twice.
+//!
+//! The templates of C_FindObjectsInit and C_GetAttributeValue are not looked at: the first selects
+//! among objects that are all checked afterwards, and its values may match or not, as the module
+//! likes; the second holds types and room, and no value.
+
+use std::collections::BTreeSet;
+
+use bindings::template::{is_boolean, is_number};
+use xdr::{Call, CkRv, Template};
+
+/// The call with its templates in that form, or why they have none.
+pub(crate) fn normalise(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
+    match &mut call {
+        Call::C_CreateObject(_, template)
+        | Call::C_CopyObject(_, _, template)
+        | Call::C_SetAttributeValue(_, _, template)
+        | Call::C_GenerateKey(_, _, template)
+        | Call::C_UnwrapKey(_, _, _, _, template)
+        | Call::C_DeriveKey(_, _, _, template) => one(template)?,
+        Call::C_GenerateKeyPair(_, _, public, private) => {
+            one(public)?;
+            one(private)?;
+        }
+        _ => {}
+    }
+    Ok(call)
+}
+
+fn one(template: &mut Template) -> Result<(), CkRv> {
+    let mut types = BTreeSet::new();
+    for attribute in &mut template.0 {
+        if !types.insert(bindings::ck::narrow(attribute.attribute_type.0)) {
+            return Err(CkRv::TEMPLATE_INCONSISTENT);
+        }
+        if is_boolean(attribute.attribute_type) {
+            let [byte] = attribute.value.as_mut_slice() else {
+                return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
+            };
+            *byte = u8::from(*byte != 0);
+        }
+        let length = attribute.value.len();
+        let word = bindings::ck::Abi::HOST.word;
+        // An empty number is none: what needs it says so.
+        if is_number(attribute.attribute_type) && length != 0 && length != word {
+            return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xdr::{Attribute, AttributeType, SessionHandle};
+
+    const CLASS: u64 = 0;
+    const LABEL: u64 = 3;
+    const WRAP: u64 = 0x106;
+
+    fn created(attributes: &[(u64, &[u8])]) -> Result<Vec<Vec<u8>>, CkRv> {
+        let make =
+            |(kind, value): &(u64, &[u8])| Attribute::new(AttributeType(*kind), value.to_vec());
+        let template = Template(attributes.iter().map(make).collect());
+        match normalise(Call::C_CreateObject(SessionHandle(1), template))? {
+            Call::C_CreateObject(_, template) => Ok(template
+                .0
+                .iter()
+                .map(|attribute| attribute.value.clone())
+                .collect()),
+            _ => panic!("another call"),
+        }
+    }
+
+    #[test]
+    fn makes_booleans_one_byte_of_0_or_1() {
+        for byte in 0..=255 {
+            assert_eq!(
+                created(&[(WRAP, &[byte])]),
+                Ok(vec![vec![u8::from(byte != 0)]])
+            );
+        }
+        for length in [0, 2, 4, 8] {
+            let refused = created(&[(WRAP, &vec![1; length])]);
+            assert_eq!(refused, Err(CkRv::ATTRIBUTE_VALUE_INVALID));
+        }
+        assert_eq!(created(&[(LABEL, &[2, 0])]), Ok(vec![vec![2, 0]]));
+    }
+
+    #[test]
+    fn wants_numbers_of_this_hosts_length() {
+        assert!(created(&[(CLASS, &[4, 0, 0, 0, 0, 0, 0, 0][..size_of::<usize>()])]).is_ok());
+        assert!(created(&[(CLASS, &[])]).is_ok());
+        assert_eq!(
+            created(&[(CLASS, &[4])]),
+            Err(CkRv::ATTRIBUTE_VALUE_INVALID)
+        );
+    }
+
+    #[test]
+    fn refuses_a_type_given_twice() {
+        let twice = [(WRAP, [0].as_slice()), (LABEL, b"x"), (WRAP, &[0])];
+        assert_eq!(created(&twice), Err(CkRv::TEMPLATE_INCONSISTENT));
+    }
+}
