@@ -1,181 +1,235 @@
-//! Skeleton, to be replaced: what an action is, and the table of their names. An action that is not
-//! written yet refuses every call it is attached to.
+//! Actions: what filter.conf can attach to a PKCS#11 function, before or after the other checks.
+//!
+//! The filter builds a [`Context`] for each call and runs the configured actions one after the
+//! other; the first that decides ends the call. [`ACTIONS`] is the table that the configuration
+//! finds names in; each action is in `patches`.
+//!
+//! A new action is a type in a file of its own and a row of the table:
+//!
+//! ```
+//! use filter::actions::{Action, Context, Row, Verdict};
+//! use xdr::{Call, CkRv, Function};
+//!
+//! /// Refuses random numbers of more than 64 bytes.
+//! struct ShortRandom;
+//!
+//! impl Action for ShortRandom {
+//!     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+//!         match call {
+//!             Call::C_GenerateRandom(_, length) if length.0 > 64 => {
+//!                 context.refuse(call, CkRv::ARGUMENTS_BAD, format_args!("more than 64 bytes"))
+//!             }
+//!             _ => Verdict::Continue,
+//!         }
+//!     }
+//! }
+//!
+//! const ROW: Row = Row {
+//!     name: "short_random",
+//!     functions: Some(&[Function::C_GenerateRandom]),
+//!     make: || Box::new(ShortRandom),
+//! };
+//! # assert_eq!(ROW.name, "short_random");
+//! ```
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use xdr::{Call, CkRv, Cryptoki, Function, ObjectHandle, Reply, SessionHandle};
 
+use Function::*;
+
+use crate::attributes::{Attributes, CallCache};
+use crate::patches::*;
 use crate::{log, refusal};
 
+pub use crate::patches::wrapping_format_patch::WrappingKey;
+
 /// What an action says of a call.
+#[allow(clippy::large_enum_variant)] // it lives on the stack, as a Reply does everywhere
+#[derive(Debug)]
 pub enum Verdict {
-    /// The next check decides.
+    /// The next action, check or the module has its say.
     Continue,
-    /// This is the answer.
+    /// This is the answer, and nothing else is done.
     Decide(Reply),
 }
 
-/// What an action may use; built by the engine for each call.
+/// What an action may use: made for one call.
 pub struct Context<'a> {
     /// The module, not filtered again.
     pub backend: &'a dyn Cryptoki,
-    /// The name the client asked for.
+    /// The name that the client asked for.
     pub module: &'a [u8],
-    /// Key usage segregation, for this connection.
+    /// Whether keys have one usage only, for the rest of the connection.
     pub segregation: &'a AtomicBool,
-    /// `wrapping_format_key`.
+    /// The option `wrapping_format_key`.
     pub wrapping_key: Option<&'a WrappingKey>,
-    /// The configured level, for [`crate::log`].
+    /// The option `debug`, for `filter::log`.
     pub debug: u8,
+    /// What this call's actions have read so far.
+    pub cache: &'a CallCache,
 }
 
-/// Something done with calls beyond the rules.
+impl Context<'_> {
+    /// What rules look at, of an object. The module is called once, whichever actions ask.
+    pub fn attributes(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+    ) -> Result<Attributes, CkRv> {
+        self.cache.get_or_read(session, object, || {
+            Attributes::read(self.backend, session, object)
+        })
+    }
+
+    /// Whether keys have one usage only.
+    pub fn is_segregated(&self) -> bool {
+        self.segregation.load(Ordering::Relaxed)
+    }
+
+    /// Refuses the call with this CK_RV and says why at debug level 1.
+    pub fn refuse(&self, call: &Call<'_>, rv: CkRv, reason: fmt::Arguments<'_>) -> Verdict {
+        let function = call.function();
+        let (name, module) = (function.name(), log::Printable(self.module));
+        self.log(format_args!(
+            "{name}: refused with {rv} for alias '{module}': {reason}"
+        ));
+        Verdict::Decide(refusal::refuse(function, rv))
+    }
+
+    /// Logs at debug level 1.
+    pub fn log(&self, text: fmt::Arguments<'_>) {
+        log::debug(1, self.debug, text);
+    }
+}
+
+/// What filter.conf can attach to a function.
 pub trait Action: Send + Sync {
     /// Looks at a call; the default continues.
-    fn judge(&self, _call: &Call<'_>, _context: &Context<'_>) -> Verdict {
+    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+        let _ = (call, context);
         Verdict::Continue
     }
 
     /// Whether a found object is to be kept from the client (C_FindObjects).
-    fn hides(
-        &self,
-        _session: SessionHandle,
-        _object: ObjectHandle,
-        _context: &Context<'_>,
-    ) -> bool {
+    fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
+        let _ = (session, object, context);
         false
     }
 }
 
-/// One action.
+/// An action that the configuration can name.
 pub struct Row {
-    /// What filter.conf calls it.
+    /// Its name there.
     pub name: &'static str,
-    /// The functions it may be attached to; `None`: any.
+    /// The functions it may be attached to; any, if `None`.
     pub functions: Option<&'static [Function]>,
-    /// Makes it.
+    /// Makes one.
     pub make: fn() -> Box<dyn Action>,
 }
 
-struct Logs;
-
-impl Action for Logs {
-    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        log::debug(
-            1,
-            context.debug,
-            format_args!("{} is called", call.function().name()),
-        );
-        Verdict::Continue
-    }
-}
-
-struct Segregates;
-
-impl Action for Segregates {
-    fn judge(&self, _call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        context.segregation.store(true, Ordering::Relaxed);
-        Verdict::Continue
-    }
-}
-
-struct Unwritten;
-
-impl Action for Unwritten {
-    fn judge(&self, call: &Call<'_>, _context: &Context<'_>) -> Verdict {
-        if call.function() == Function::C_FindObjects {
-            return Verdict::Continue;
-        }
-        Verdict::Decide(refusal::refuse(call.function(), CkRv::FUNCTION_FAILED))
-    }
-
-    fn hides(
-        &self,
-        _session: SessionHandle,
-        _object: ObjectHandle,
-        _context: &Context<'_>,
-    ) -> bool {
-        true
-    }
-}
-
-const EXISTING: &[Function] = &[
-    Function::C_EncryptInit,
-    Function::C_DecryptInit,
-    Function::C_SignInit,
-    Function::C_SignRecoverInit,
-    Function::C_VerifyInit,
-    Function::C_VerifyRecoverInit,
-    Function::C_DigestKey,
-    Function::C_DeriveKey,
-    Function::C_WrapKey,
-    Function::C_UnwrapKey,
-    Function::C_FindObjects,
-];
-
-const CREATION: &[Function] = &[
-    Function::C_CreateObject,
-    Function::C_CopyObject,
-    Function::C_GenerateKey,
-    Function::C_GenerateKeyPair,
-    Function::C_UnwrapKey,
-    Function::C_DeriveKey,
-    Function::C_SetAttributeValue,
-];
-
-const fn unwritten(name: &'static str, functions: &'static [Function]) -> Row {
-    Row {
-        name,
-        functions: Some(functions),
-        make: || Box::new(Unwritten),
-    }
-}
-
-/// The table.
+/// Every action, in the order of the original's documentation.
 pub const ACTIONS: &[Row] = &[
     Row {
         name: "identity",
         functions: None,
-        make: || Box::new(Logs),
+        make: || Box::new(hooks::Identity),
     },
     Row {
         name: "c_Initialize_hook",
         functions: None,
-        make: || Box::new(Logs),
+        make: || Box::new(hooks::InitializeHook),
     },
-    unwritten("c_Login_hook", &[Function::C_Login]),
+    Row {
+        name: "c_Login_hook",
+        functions: Some(&[C_Login]),
+        make: || Box::new(hooks::LoginHook),
+    },
     Row {
         name: "do_segregate_usage",
         functions: None,
-        make: || Box::new(Segregates),
+        make: || Box::new(hooks::SegregateUsage),
     },
-    unwritten(
-        "non_local_objects_patch",
-        &[
-            Function::C_CreateObject,
-            Function::C_CopyObject,
-            Function::C_SetAttributeValue,
-        ],
-    ),
-    unwritten(
-        "prevent_sensitive_leak_patch",
-        &[Function::C_GetAttributeValue, Function::C_SetAttributeValue],
-    ),
-    unwritten("conflicting_attributes_patch", CREATION),
-    unwritten("conflicting_attributes_patch_on_existing_objects", EXISTING),
-    unwritten("dangerous_sensitive_keys_paranoid", EXISTING),
-    unwritten("dangerous_sensitive_keys_escrow_encrypt", EXISTING),
-    unwritten("dangerous_sensitive_keys_escrow_all", EXISTING),
-    unwritten(
-        "sticky_attributes_patch",
-        &[Function::C_CopyObject, Function::C_SetAttributeValue],
-    ),
-    unwritten(
-        "wrapping_format_patch",
-        &[Function::C_WrapKey, Function::C_UnwrapKey],
-    ),
-    unwritten("secure_templates_patch", CREATION),
-    unwritten("sanitize_creation_templates_patch", CREATION),
+    Row {
+        name: "non_local_objects_patch",
+        functions: Some(&[C_CreateObject, C_CopyObject, C_SetAttributeValue]),
+        make: || Box::new(non_local_objects_patch::NonLocalObjects),
+    },
+    Row {
+        name: "prevent_sensitive_leak_patch",
+        functions: Some(&[C_GetAttributeValue, C_SetAttributeValue]),
+        make: || Box::new(sensitive_leak_patch::SensitiveLeak),
+    },
+    Row {
+        name: "conflicting_attributes_patch",
+        functions: Some(&[
+            C_CreateObject,
+            C_CopyObject,
+            C_SetAttributeValue,
+            C_GenerateKey,
+            C_GenerateKeyPair,
+            C_UnwrapKey,
+            C_DeriveKey,
+        ]),
+        make: || Box::new(conflicting_attributes_patch::ConflictingAttributes),
+    },
+    Row {
+        name: "conflicting_attributes_patch_on_existing_objects",
+        functions: Some(KEY_USES),
+        make: || Box::new(conflicting_attributes_patch::OnExistingObjects),
+    },
+    Row {
+        name: "dangerous_sensitive_keys_paranoid",
+        functions: Some(KEY_USES),
+        make: || Box::new(existing_sensitive_keys_patch::Escrow::Nothing),
+    },
+    Row {
+        name: "dangerous_sensitive_keys_escrow_encrypt",
+        functions: Some(KEY_USES),
+        make: || Box::new(existing_sensitive_keys_patch::Escrow::EncryptionKeys),
+    },
+    Row {
+        name: "dangerous_sensitive_keys_escrow_all",
+        functions: Some(KEY_USES),
+        make: || Box::new(existing_sensitive_keys_patch::Escrow::AllKeys),
+    },
+    Row {
+        name: "sticky_attributes_patch",
+        functions: Some(&[C_CopyObject, C_SetAttributeValue]),
+        make: || Box::new(sticky_attributes_patch::StickyAttributes),
+    },
+    Row {
+        name: "wrapping_format_patch",
+        functions: Some(&[C_WrapKey, C_UnwrapKey]),
+        make: || Box::new(wrapping_format_patch::WrappingFormat),
+    },
+    Row {
+        name: "secure_templates_patch",
+        functions: Some(&[
+            C_CreateObject,
+            C_CopyObject,
+            C_SetAttributeValue,
+            C_GenerateKey,
+            C_GenerateKeyPair,
+            C_UnwrapKey,
+            C_DeriveKey,
+        ]),
+        make: || Box::new(secure_templates_patch::SecureTemplates),
+    },
+    Row {
+        name: "sanitize_creation_templates_patch",
+        // C_CopyObject is listed in the original's configuration and keeps all it has.
+        functions: Some(&[
+            C_CreateObject,
+            C_CopyObject,
+            C_GenerateKey,
+            C_GenerateKeyPair,
+            C_UnwrapKey,
+            C_DeriveKey,
+        ]),
+        make: || Box::new(sanitize_creation_templates_patch::SanitizeCreationTemplates),
+    },
 ];
 
 /// The action of this name.
@@ -183,13 +237,16 @@ pub fn row(name: &str) -> Option<&'static Row> {
     ACTIONS.iter().find(|row| row.name == name)
 }
 
-/// The key of `wrapping_format_patch`.
-pub struct WrappingKey;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl WrappingKey {
-    /// From 32 hexadecimal digits.
-    pub fn from_hex(text: &str) -> Option<WrappingKey> {
-        (text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit()))
-            .then_some(WrappingKey)
+    #[test]
+    fn has_each_action_once_under_its_name() {
+        assert_eq!(ACTIONS.len(), 15);
+        for known in ACTIONS {
+            assert!(std::ptr::eq(row(known.name).expect("it is there"), known));
+        }
+        assert!(row("Identity").is_none());
     }
 }

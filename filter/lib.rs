@@ -12,11 +12,13 @@
 #![forbid(unsafe_code)]
 
 pub mod actions;
+pub mod attributes;
 mod checks;
 pub mod compatibility;
 pub mod config;
 pub mod genlex;
 pub mod log;
+pub mod patches;
 pub mod refusal;
 pub mod regexp;
 pub mod rules;
@@ -36,6 +38,7 @@ use xdr::{
 };
 
 use crate::actions::{Context, Verdict};
+use crate::attributes::CallCache;
 use crate::checks::{Check, Refusal};
 use crate::rules::{ModuleRules, Step};
 use crate::search::Searches;
@@ -148,7 +151,8 @@ impl Engine {
         check: &Check<'_>,
     ) -> Option<Reply> {
         let steps = chains.get(&check.function)?;
-        let context = self.context(check);
+        let cache = CallCache::default();
+        let context = self.context(check, &cache);
         for step in steps {
             let name = step.name;
             check.log(1, format_args!("action '{name}' runs"));
@@ -167,7 +171,7 @@ impl Engine {
         None
     }
 
-    fn context<'a>(&'a self, check: &Check<'a>) -> Context<'a> {
+    fn context<'a>(&'a self, check: &Check<'a>, cache: &'a CallCache) -> Context<'a> {
         Context {
             backend: check.backend,
             module: &self.module,
@@ -178,6 +182,7 @@ impl Engine {
                 .as_ref()
                 .map(|key| &*key.0),
             debug: self.settings.debug,
+            cache,
         }
     }
 
@@ -234,7 +239,8 @@ impl Engine {
     /// C_FindObjects: what the search of this session found and the client may see.
     fn find(&self, session: SessionHandle, count: Ulong, check: &Check<'_>) -> ObjectListResult {
         let backend = check.backend;
-        let context = self.context(check);
+        let cache = CallCache::default();
+        let context = self.context(check, &cache);
         let fetch = |count| match backend.call(Call::C_FindObjects(session, Ulong(count))) {
             Reply::C_FindObjects(found) if found.rv.is_ok() => Ok(found.objects),
             other if other.rv().is_ok() => Err(CkRv::GENERAL_ERROR),

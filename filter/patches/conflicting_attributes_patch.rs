@@ -1,0 +1,146 @@
+//! `conflicting_attributes_patch`: no key gets two roles that together give keys away;
+//! `conflicting_attributes_patch_on_existing_objects`: one that has them is not used.
+
+use xdr::{Call, CkRv, ObjectHandle, SessionHandle, Template};
+
+use crate::actions::{Action, Context, Verdict};
+use crate::attributes::{Attributes, Boolean, Booleans, Setting};
+use crate::patches::{Shown, keys_used, refuse_unreadable};
+
+const T: bool = true;
+const F: bool = false;
+
+/// What no key may be at once.
+pub const CONFLICTS: &[(Setting, Setting)] = &[
+    ((Boolean::Wrap, T), (Boolean::Decrypt, T)),
+    ((Boolean::Unwrap, T), (Boolean::Encrypt, T)),
+    ((Boolean::Sensitive, F), (Boolean::Extractable, F)),
+    ((Boolean::Sensitive, F), (Boolean::AlwaysSensitive, T)),
+    ((Boolean::Extractable, T), (Boolean::NeverExtractable, T)),
+    ((Boolean::Wrap, T), (Boolean::Sensitive, F)),
+    ((Boolean::Wrap, T), (Boolean::AlwaysSensitive, F)),
+];
+
+/// And neither, where key usage is segregated.
+pub const CONFLICTS_SEGREGATED: &[(Setting, Setting)] = &[
+    ((Boolean::Encrypt, T), (Boolean::Sign, T)),
+    ((Boolean::Encrypt, T), (Boolean::SignRecover, T)),
+    ((Boolean::Decrypt, T), (Boolean::Verify, T)),
+    ((Boolean::Decrypt, T), (Boolean::VerifyRecover, T)),
+    ((Boolean::Encrypt, T), (Boolean::Verify, T)),
+    ((Boolean::Encrypt, T), (Boolean::VerifyRecover, T)),
+    ((Boolean::Decrypt, T), (Boolean::Sign, T)),
+    ((Boolean::Decrypt, T), (Boolean::SignRecover, T)),
+    ((Boolean::Encrypt, T), (Boolean::Wrap, T)),
+    ((Boolean::Decrypt, T), (Boolean::Unwrap, T)),
+];
+
+/// The first pair of settings that these attributes should not have at once.
+fn conflict(booleans: Booleans, is_segregated: bool) -> Option<(Setting, Setting)> {
+    let more = if is_segregated {
+        CONFLICTS_SEGREGATED
+    } else {
+        &[]
+    };
+    let mut rows = CONFLICTS.iter().chain(more).copied();
+    rows.find(|(one, other)| booleans.has(*one) && booleans.has(*other))
+}
+
+/// What is made or changed.
+pub struct ConflictingAttributes;
+
+impl Action for ConflictingAttributes {
+    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+        match call {
+            Call::C_CreateObject(_, template)
+            | Call::C_GenerateKey(_, _, template)
+            | Call::C_UnwrapKey(_, _, _, _, template)
+            | Call::C_DeriveKey(_, _, _, template) => new(call, context, &[template]),
+            Call::C_GenerateKeyPair(_, _, public, private) => {
+                new(call, context, &[public, private])
+            }
+            Call::C_CopyObject(session, object, template)
+            | Call::C_SetAttributeValue(session, object, template) => {
+                changed(call, context, *session, *object, template)
+            }
+            _ => Verdict::Continue,
+        }
+    }
+}
+
+/// The templates alone, as one: of a key pair, one key may not do what undoes the other's work.
+fn new(call: &Call<'_>, context: &Context<'_>, templates: &[&Template]) -> Verdict {
+    let mut booleans = Booleans::default();
+    for template in templates {
+        match Attributes::of_template(template) {
+            Ok(new) => booleans = booleans.together_with(new.booleans),
+            Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
+        }
+    }
+    refuse_conflict(call, context, booleans)
+}
+
+/// What the object or its copy would have. The original looks at a copy's template alone.
+fn changed(
+    call: &Call<'_>,
+    context: &Context<'_>,
+    session: SessionHandle,
+    object: ObjectHandle,
+    template: &Template,
+) -> Verdict {
+    let old = match context.attributes(session, object) {
+        Ok(old) => old,
+        Err(rv) => return refuse_unreadable(call, context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
+    };
+    match Attributes::of_template(template) {
+        Ok(new) => {
+            let merged = old.booleans.overridden_by(new.booleans);
+            refuse_conflict(call, context, merged)
+        }
+        Err(rv) => context.refuse(call, rv, format_args!("an unsound template")),
+    }
+}
+
+fn refuse_conflict(call: &Call<'_>, context: &Context<'_>, booleans: Booleans) -> Verdict {
+    match conflict(booleans, context.is_segregated()) {
+        Some((one, other)) => context.refuse(
+            call,
+            CkRv::ATTRIBUTE_VALUE_INVALID,
+            format_args!("{} conflicts with {}", Shown(one), Shown(other)),
+        ),
+        None => Verdict::Continue,
+    }
+}
+
+/// What was there before, or was made by other ways.
+pub struct OnExistingObjects;
+
+impl Action for OnExistingObjects {
+    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+        let Some((session, keys)) = keys_used(call) else {
+            return Verdict::Continue;
+        };
+        for key in keys {
+            let attributes = match context.attributes(session, key) {
+                Ok(attributes) => attributes,
+                Err(rv) => {
+                    return refuse_unreadable(call, context, rv, CkRv::OBJECT_HANDLE_INVALID);
+                }
+            };
+            if let Some((one, other)) = conflict(attributes.booleans, context.is_segregated()) {
+                return context.refuse(
+                    call,
+                    CkRv::OBJECT_HANDLE_INVALID,
+                    format_args!("the key has {} and {}", Shown(one), Shown(other)),
+                );
+            }
+        }
+        Verdict::Continue
+    }
+
+    fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
+        let attributes = context.attributes(session, object);
+        attributes.is_err()
+            || attributes.is_ok_and(|it| conflict(it.booleans, context.is_segregated()).is_some())
+    }
+}

@@ -1,0 +1,181 @@
+//! `prevent_sensitive_leak_patch`: values of keys are not read, and what says where a key is from is
+//! not written.
+
+use bindings::ck::wide;
+use cryptoki_sys::*;
+use xdr::{
+    Attribute, AttributeType, Call, CkRv, ObjectHandle, Reply, SessionHandle, Template,
+    TemplateResult, Ulong,
+};
+
+use crate::actions::{Action, Context, Verdict};
+use crate::attributes::{Attributes, Boolean, Class};
+use crate::patches::{refuse_unreadable, unreadable};
+
+/// What gives a key away. The original has the first seven, and looks for the first in all keys but
+/// RSA private ones and for the others in those only.
+const VALUES: [CK_ATTRIBUTE_TYPE; 15] = [
+    CKA_VALUE,
+    CKA_PRIVATE_EXPONENT,
+    CKA_PRIME_1,
+    CKA_PRIME_2,
+    CKA_EXPONENT_1,
+    CKA_EXPONENT_2,
+    CKA_COEFFICIENT,
+    CKA_SEED,
+    CKA_X2RATCHET_CKR,
+    CKA_X2RATCHET_CKS,
+    CKA_X2RATCHET_HKR,
+    CKA_X2RATCHET_HKS,
+    CKA_X2RATCHET_NHKR,
+    CKA_X2RATCHET_NHKS,
+    CKA_X2RATCHET_RK,
+];
+
+/// What only the token knows. The original lets CKA_LOCAL be set.
+const PROVENANCE: [Boolean; 3] = [
+    Boolean::AlwaysSensitive,
+    Boolean::NeverExtractable,
+    Boolean::Local,
+];
+
+fn is_value(attribute_type: AttributeType) -> bool {
+    VALUES.iter().any(|it| wide(*it) == attribute_type.0)
+}
+
+fn names_a_value(template: &Template) -> bool {
+    template.0.iter().any(|it| is_value(it.attribute_type))
+}
+
+/// Whether an object's values are kept: each that is sensitive or not extractable, each that is
+/// extractable (the original's mistake, which sites have as their policy), and so each that has
+/// either attribute; and each that should have them.
+fn is_kept(object: Attributes) -> bool {
+    let has_either = object.booleans.mentions(Boolean::Sensitive)
+        || object.booleans.mentions(Boolean::Extractable);
+    has_either
+        || object
+            .class
+            .is_none_or(|class| class.is_key() && class != Class::PUBLIC_KEY)
+}
+
+/// The action.
+pub struct SensitiveLeak;
+
+impl Action for SensitiveLeak {
+    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+        match call {
+            Call::C_GetAttributeValue(session, object, template) => {
+                read(call, context, *session, *object, template)
+            }
+            Call::C_SetAttributeValue(session, object, template) => {
+                written(call, context, *session, *object, template)
+            }
+            _ => Verdict::Continue,
+        }
+    }
+}
+
+fn read(
+    call: &Call<'_>,
+    context: &Context<'_>,
+    session: SessionHandle,
+    object: ObjectHandle,
+    template: &Template,
+) -> Verdict {
+    let attributes = match context.attributes(session, object) {
+        Ok(attributes) => attributes,
+        // The template goes back as it came, as with any call that fails.
+        Err(rv) => {
+            return with(
+                unreadable(rv, CkRv::ATTRIBUTE_VALUE_INVALID),
+                template.clone(),
+            );
+        }
+    };
+    if !names_a_value(template) || !is_kept(attributes) {
+        return Verdict::Continue;
+    }
+    let (values, others): (Vec<_>, Vec<_>) = (template.0.iter())
+        .cloned()
+        .partition(|it| is_value(it.attribute_type));
+    let (rv, others) = if others.is_empty() {
+        (CkRv::OK, others)
+    } else {
+        let asked = Call::C_GetAttributeValue(session, object, Template(others));
+        match context.backend.call(asked) {
+            Reply::C_GetAttributeValue(result) => (result.rv, result.template.0),
+            _ => (CkRv::GENERAL_ERROR, Vec::new()),
+        }
+    };
+    if others.len() + values.len() != template.0.len() {
+        return context.refuse(
+            call,
+            CkRv::GENERAL_ERROR,
+            format_args!("the module lost some"),
+        );
+    }
+    let rv = match rv {
+        CkRv::OK
+        | CkRv::ATTRIBUTE_SENSITIVE
+        | CkRv::ATTRIBUTE_TYPE_INVALID
+        | CkRv::BUFFER_TOO_SMALL => CkRv::ATTRIBUTE_SENSITIVE,
+        other => other,
+    };
+    let mut others = others.into_iter();
+    let answer = |asked: &Attribute| {
+        if is_value(asked.attribute_type) {
+            Some(unavailable(asked.attribute_type))
+        } else {
+            others.next()
+        }
+    };
+    let answers = template.0.iter().filter_map(answer).collect();
+    let name = call.function().name();
+    context.log(format_args!("{name}: the value of a key is kept, {rv}"));
+    with(rv, Template(answers))
+}
+
+fn unavailable(attribute_type: AttributeType) -> Attribute {
+    Attribute {
+        attribute_type,
+        value: Vec::new(),
+        value_len: Ulong::UNAVAILABLE,
+    }
+}
+
+fn with(rv: CkRv, template: Template) -> Verdict {
+    Verdict::Decide(Reply::C_GetAttributeValue(TemplateResult { rv, template }))
+}
+
+fn written(
+    call: &Call<'_>,
+    context: &Context<'_>,
+    session: SessionHandle,
+    object: ObjectHandle,
+    template: &Template,
+) -> Verdict {
+    let attributes = match context.attributes(session, object) {
+        Ok(attributes) => attributes,
+        Err(rv) => return refuse_unreadable(call, context, rv, CkRv::ATTRIBUTE_READ_ONLY),
+    };
+    if names_a_value(template) && is_kept(attributes) {
+        let reason = format_args!("the value of a key");
+        return context.refuse(call, CkRv::ATTRIBUTE_READ_ONLY, reason);
+    }
+    let named = |it: &&Boolean| {
+        let attribute_type = it.attribute_type();
+        template
+            .0
+            .iter()
+            .any(|said| said.attribute_type == attribute_type)
+    };
+    match PROVENANCE.iter().find(named) {
+        Some(boolean) => context.refuse(
+            call,
+            CkRv::ATTRIBUTE_READ_ONLY,
+            format_args!("{} is the token's to say", boolean.name()),
+        ),
+        None => Verdict::Continue,
+    }
+}

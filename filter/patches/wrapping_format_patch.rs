@@ -1,0 +1,239 @@
+//! `wrapping_format_patch`: a wrapped key carries what it may be used for, under a MAC, and unwraps
+//! as nothing else.
+//!
+//! ```text
+//! what the token wrapped | CLASS, 4 bytes | a byte for each boolean | AES-128-CMAC of all before
+//! ```
+//!
+//! The format is the original's, and with it that the booleans of [`BOUND_SEGREGATED`] are there
+//! only where key usage is segregated. Both calls are made here, so nothing behind this in the list
+//! sees them.
+
+use aes::Aes128;
+use cmac::{Cmac, KeyInit, Mac};
+use xdr::{AttributeType, Call, CkRv, Mechanism, ObjectHandle, Reply, SessionHandle, Template};
+use zeroize::Zeroize;
+
+use crate::actions::{Action, Context, Verdict};
+use crate::attributes::{Attributes, Boolean, Class};
+use crate::patches::refuse_unreadable;
+use crate::patches::sanitize_creation_templates_patch::completed;
+
+/// The booleans that a wrapped key carries, in this order.
+const BOUND: &[Boolean] = &[
+    Boolean::Sensitive,
+    Boolean::Extractable,
+    Boolean::AlwaysSensitive,
+    Boolean::NeverExtractable,
+    Boolean::Encrypt,
+    Boolean::Decrypt,
+    Boolean::Wrap,
+    Boolean::Unwrap,
+    Boolean::Private,
+    Boolean::Derive,
+];
+
+/// And these, where key usage is segregated.
+const BOUND_SEGREGATED: &[Boolean] = &[
+    Boolean::Sign,
+    Boolean::Verify,
+    Boolean::SignRecover,
+    Boolean::VerifyRecover,
+];
+
+/// What stands for an attribute that a key does not have, in each byte of its field.
+const ABSENT: u8 = 0xff;
+
+const MAC: usize = 16;
+const CLASS_FIELD: usize = 4;
+
+fn bound(is_segregated: bool) -> impl Iterator<Item = Boolean> {
+    let more = if is_segregated { BOUND_SEGREGATED } else { &[] };
+    BOUND.iter().chain(more).copied()
+}
+
+/// The site's key for the MAC. It is wiped when it is dropped, and never shown.
+pub struct WrappingKey([u8; 16]);
+
+impl Drop for WrappingKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl WrappingKey {
+    /// Exactly 32 hexadecimal digits, of either case.
+    pub fn from_hex(digits: &str) -> Option<WrappingKey> {
+        let mut key = WrappingKey([0; 16]);
+        if digits.len() != 2 * key.0.len() {
+            return None;
+        }
+        for (byte, pair) in key.0.iter_mut().zip(digits.as_bytes().chunks(2)) {
+            for digit in pair {
+                let digit = char::from(*digit).to_digit(16)?;
+                *byte = *byte << 4 | u8::try_from(digit).ok()?;
+            }
+        }
+        Some(key)
+    }
+
+    fn mac(&self, bytes: &[u8]) -> Cmac<Aes128> {
+        let mut mac = <Cmac<Aes128> as KeyInit>::new(&self.0.into());
+        mac.update(bytes);
+        mac
+    }
+
+    /// Appends the MAC of what is there.
+    fn seal(&self, blob: &mut Vec<u8>) {
+        let mac = self.mac(blob).finalize().into_bytes();
+        blob.extend_from_slice(&mac);
+    }
+
+    /// What stands before the MAC, if that is right. Takes the same time for any wrong one.
+    fn unseal<'a>(&self, blob: &'a [u8]) -> Option<&'a [u8]> {
+        let (sealed, mac) = blob.split_at_checked(blob.len().checked_sub(MAC)?)?;
+        self.mac(sealed).verify_slice(mac).ok()?;
+        Some(sealed)
+    }
+}
+
+/// What a wrapped key carries of its attributes; `None` for a class that has no place in the format.
+fn encode(attributes: Attributes, is_segregated: bool) -> Option<Vec<u8>> {
+    let class = match attributes.class {
+        None => [ABSENT; CLASS_FIELD],
+        Some(Class(number)) => {
+            let number = u32::try_from(number).ok().filter(|it| *it != u32::MAX)?;
+            number.to_be_bytes()
+        }
+    };
+    let mut encoded = class.to_vec();
+    encoded.extend(bound(is_segregated).map(|boolean| {
+        if attributes.booleans.has((boolean, true)) {
+            1
+        } else if attributes.booleans.has((boolean, false)) {
+            0
+        } else {
+            ABSENT
+        }
+    }));
+    Some(encoded)
+}
+
+/// Whether the client asks for nothing else than the wrapped key was. Any byte but 0 and 1 says as
+/// little as an absent one; the client's are compared as they are.
+fn agrees(template: &Template, encoded: &[u8], is_segregated: bool) -> Result<bool, CkRv> {
+    let Some((class, booleans)) = encoded.split_at_checked(CLASS_FIELD) else {
+        return Ok(false);
+    };
+    let wanted = Attributes::of_template(template)?.class;
+    let class = <[u8; CLASS_FIELD]>::try_from(class).ok();
+    let class = class.filter(|class| *class != [ABSENT; CLASS_FIELD]);
+    let class = class.map(|class| Class(u32::from_be_bytes(class).into()));
+    if class.is_some() && wanted.is_some() && class != wanted {
+        return Ok(false);
+    }
+    let said = |attribute_type: AttributeType| {
+        let mut said = template.0.iter();
+        said.find(move |it| it.attribute_type == attribute_type)
+    };
+    let mut fields = bound(is_segregated).zip(booleans);
+    Ok(fields.all(|(boolean, field)| {
+        let wanted = said(boolean.attribute_type());
+        *field > 1 || wanted.is_none_or(|wanted| wanted.value == [*field])
+    }))
+}
+
+/// The action.
+pub struct WrappingFormat;
+
+impl Action for WrappingFormat {
+    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+        let key = match (call, context.wrapping_key) {
+            (Call::C_WrapKey(..) | Call::C_UnwrapKey(..), Some(key)) => key,
+            (Call::C_WrapKey(..) | Call::C_UnwrapKey(..), None) => {
+                return context.refuse(call, CkRv::GENERAL_ERROR, format_args!("no key"));
+            }
+            _ => return Verdict::Continue,
+        };
+        match call {
+            Call::C_WrapKey(session, mechanism, wrapping, wrapped) => {
+                wrap(call, context, key, *session, mechanism, *wrapping, *wrapped)
+            }
+            Call::C_UnwrapKey(session, mechanism, unwrapping, blob, template) => {
+                match unwrap(
+                    context,
+                    key,
+                    *session,
+                    mechanism,
+                    *unwrapping,
+                    blob,
+                    template,
+                ) {
+                    Ok(reply) => Verdict::Decide(reply),
+                    Err((rv, reason)) => context.refuse(call, rv, format_args!("{reason}")),
+                }
+            }
+            _ => Verdict::Continue,
+        }
+    }
+}
+
+fn wrap(
+    call: &Call<'_>,
+    context: &Context<'_>,
+    key: &WrappingKey,
+    session: SessionHandle,
+    mechanism: &Mechanism,
+    wrapping: ObjectHandle,
+    wrapped: ObjectHandle,
+) -> Verdict {
+    // First, so that a bad handle or key has the token's own answer.
+    let asked = Call::C_WrapKey(session, mechanism.clone(), wrapping, wrapped);
+    let mut result = match context.backend.call(asked) {
+        Reply::C_WrapKey(result) if result.rv.is_ok() => result,
+        Reply::C_WrapKey(result) => {
+            return context.refuse(call, result.rv, format_args!("by the token"));
+        }
+        _ => return context.refuse(call, CkRv::GENERAL_ERROR, format_args!("not an answer")),
+    };
+    let attributes = match context.attributes(session, wrapped) {
+        Ok(attributes) => attributes,
+        Err(rv) => return refuse_unreadable(call, context, rv, CkRv::KEY_NOT_WRAPPABLE),
+    };
+    let Some(encoded) = encode(attributes, context.is_segregated()) else {
+        let reason = format_args!("a class that the format has no place for");
+        return context.refuse(call, CkRv::KEY_NOT_WRAPPABLE, reason);
+    };
+    result.data.extend_from_slice(&encoded);
+    key.seal(&mut result.data);
+    Verdict::Decide(Reply::C_WrapKey(result))
+}
+
+fn unwrap(
+    context: &Context<'_>,
+    key: &WrappingKey,
+    session: SessionHandle,
+    mechanism: &Mechanism,
+    unwrapping: ObjectHandle,
+    blob: &[u8],
+    template: &Template,
+) -> Result<Reply, (CkRv, &'static str)> {
+    let is_segregated = context.is_segregated();
+    let encoded = CLASS_FIELD + bound(is_segregated).count();
+    let sealed = key.unseal(blob);
+    let sealed = sealed.ok_or((CkRv::FUNCTION_FAILED, "a wrong MAC"))?;
+    let parts = (sealed.len().checked_sub(encoded)).and_then(|it| sealed.split_at_checked(it));
+    let (wrapped, encoded) = parts.ok_or((CkRv::FUNCTION_FAILED, "too short"))?;
+    match agrees(template, encoded, is_segregated) {
+        Ok(true) => {}
+        Ok(false) => return Err((CkRv::TEMPLATE_INCONSISTENT, "not what was wrapped")),
+        Err(rv) => return Err((rv, "an unsound template")),
+    }
+    let class = Attributes::of_template(template)
+        .map_err(|rv| (rv, "an unsound template"))?
+        .class;
+    let class = class.ok_or((CkRv::FUNCTION_FAILED, "no class"))?;
+    let template = completed(template, class);
+    let asked = Call::C_UnwrapKey(session, mechanism.clone(), unwrapping, wrapped, template);
+    Ok(context.backend.call(asked))
+}
