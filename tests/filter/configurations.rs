@@ -68,6 +68,18 @@ pub fn configuration(name: &'static str) -> Configuration {
             r#"allowed_labels = [("soft.*", ["good.*", "\\(base\\|kek\\)"])]"#,
         ),
         "ids" => rules(name, r#"allowed_ids = [(".*", ["01", "ab.*"])]"#),
+        // A rule for a module that is not the one in use.
+        "other_module" => rules(name, r#"allowed_ids = [("opencryptoki", ["01"])]"#),
+        "padding_and_patch_set_1" => Configuration {
+            wrapping_format: true,
+            ..rules(
+                name,
+                format!(
+                    "{}remove_padding_oracles = [(\".*\", [unwrap])]",
+                    patch_set_1()
+                ),
+            )
+        },
         "labels_and_ids" => rules(
             name,
             r#"allowed_labels = [(".*", ["good.*", "base"]), ("softhsm", ["kek"])] allowed_ids = [(".*", ["01", "02"])]"#,

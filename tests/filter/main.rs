@@ -53,7 +53,7 @@ fn walk(makers: [Maker; 2], name: &'static str, seed: u64, calls: u64) {
 }
 
 const PAIR: [Maker; 2] = [Maker::Original, Maker::Ours];
-const CALLS: u64 = 1500;
+const CALLS: u64 = 1000;
 
 macro_rules! configurations {
     ($($name:ident),* $(,)?) => {
@@ -87,6 +87,8 @@ configurations![
     labels,
     ids,
     labels_and_ids,
+    other_module,
+    padding_and_patch_set_1,
     functions,
     mechanisms,
     read_only,

@@ -12,7 +12,7 @@ use xdr::{
 use crate::base::{self, Kind, P256};
 use crate::configurations::Configuration;
 use crate::random::Random;
-use crate::rows::{Case, ROWS, Row};
+use crate::rows::{self, Case, ROWS, Row};
 use crate::support::cryptoki::{
     cka, ckk, ckm, cko, dh_group, mechanism, oaep, rsa_parts, template, word,
 };
@@ -77,8 +77,9 @@ pub struct Walk<'a> {
     hostile: bool,
     logged_in: bool,
     over: bool,
-    /// Whether the token's objects have got their handles.
-    found_base: bool,
+    /// Whether a call failed that may have left an object behind: SoftHSM does that. Such objects get
+    /// their handles when they are found, in an order of its own.
+    leftovers: bool,
     trace: Vec<String>,
     calls: usize,
     succeeded: usize,
@@ -158,7 +159,166 @@ const OF_THE_KEY: &[u64] = &[
     cka::EC_POINT,
 ];
 
+/// What each walk begins with: each in an episode of its own.
+const SITUATIONS: &[(Architecture, fn(&mut Walk<'_>))] = &[
+    (Architecture::LITTLE_64, |walk| {
+        let first = SessionHandle(1);
+        walk.call(Call::C_FindObjectsInit(
+            first,
+            template(&[(cka::CLASS, word(walk.architecture, cko::SECRET_KEY))]),
+        ));
+        walk.call(Call::C_FindObjects(first, Ulong(2)));
+        walk.call(Call::C_FindObjectsFinal(first));
+        walk.call(Call::C_FindObjects(first, Ulong(2)));
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        walk.call(Call::C_GetMechanismList(SlotId(12), Ulong(0)));
+        walk.call(Call::C_InitToken(
+            walk.slot,
+            b"12345678",
+            b"sessions are open",
+        ));
+        walk.call(Call::C_GetInfo());
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        for session in [SessionHandle(1), SessionHandle(99)] {
+            let label = template(&[(cka::LABEL, b"good")]);
+            walk.call(Call::C_SetAttributeValue(session, NO_OBJECT, label.clone()));
+            walk.call(Call::C_GetAttributeValue(session, NO_OBJECT, label.clone()));
+            walk.call(Call::C_SetOperationState(
+                session,
+                b"some state",
+                NO_OBJECT,
+                NO_OBJECT,
+            ));
+            walk.call(Call::C_VerifyRecoverInit(
+                session,
+                mechanism(ckm::RSA_PKCS, &[]),
+                NO_OBJECT,
+            ));
+            walk.call(Call::C_EncryptInit(
+                session,
+                mechanism(ckm::AES_ECB, &[]),
+                NO_OBJECT,
+            ));
+            walk.call(Call::C_GetObjectSize(session, NO_OBJECT));
+            walk.call(Call::C_CopyObject(session, NO_OBJECT, label));
+        }
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        for (label, _) in base::OBJECTS {
+            let Some(object) = walk.labelled(label) else {
+                continue;
+            };
+            walk.call(Call::C_SignInit(
+                SessionHandle(1),
+                mechanism(ckm::SHA224_RSA_PKCS, &[]),
+                object,
+            ));
+            walk.call(Call::C_Sign(SessionHandle(1), b"data"));
+        }
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        // Of hidden objects too: the handles follow those of three sessions.
+        for handle in 4..4 + base::OBJECTS.len() as u64 {
+            let asked = template(&[
+                (cka::PRIME_1, vec![]),
+                (cka::LABEL, vec![]),
+                (cka::VALUE, vec![]),
+            ]);
+            walk.call(Call::C_GetAttributeValue(
+                SessionHandle(1),
+                ObjectHandle(handle),
+                asked,
+            ));
+            walk.call(Call::C_SetOperationState(
+                SessionHandle(1),
+                b"some state",
+                ObjectHandle(handle),
+                ObjectHandle(0),
+            ));
+        }
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        walk.copy_with("good_cipher", cka::WRAP, &[1])
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        walk.copy_with("kek", cka::ENCRYPT, &[1])
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        walk.copy_with("good_cipher", cka::WRAP, &[0xff])
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        walk.copy_with("good_cipher", cka::WRAP, &[1, 0])
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        let twice = template(&[(cka::LABEL, b"good"), (cka::LABEL, b"good")]);
+        walk.call(Call::C_CopyObject(SessionHandle(1), ObjectHandle(7), twice));
+    }),
+    // Which the original does not see the class of.
+    (Architecture::BIG_64, |walk| {
+        let key = [
+            (cka::CLASS, word(walk.architecture, cko::SECRET_KEY)),
+            (cka::KEY_TYPE, word(walk.architecture, ckk::AES)),
+            (cka::VALUE, vec![7; 16]),
+            (cka::WRAP, vec![1]),
+            (cka::TOKEN, vec![0]),
+        ];
+        let reply = walk.call(Call::C_CreateObject(SessionHandle(1), template(&key)));
+        walk.keep(reply, Kind::Aes, false);
+        let Some(made) = walk.objects.last().cloned() else {
+            return;
+        };
+        let asked = template(&[
+            (cka::SENSITIVE, vec![0]),
+            (cka::DERIVE, vec![0]),
+            (cka::UNWRAP, vec![0]),
+        ]);
+        walk.call(Call::C_GetAttributeValue(
+            SessionHandle(1),
+            made.handle,
+            asked,
+        ));
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        walk.call(Call::C_CopyObject(
+            SessionHandle(1),
+            NO_OBJECT,
+            template(&[(cka::WRAP, [1])]),
+        ));
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        walk.call(Call::C_FindObjectsInit(
+            SessionHandle(1),
+            template::<&[u8]>(&[]),
+        ));
+        walk.call(Call::C_FindObjects(SessionHandle(1), Ulong(1000)));
+        walk.call(Call::C_FindObjectsFinal(SessionHandle(1)));
+    }),
+];
+
 impl<'a> Walk<'a> {
+    fn labelled(&self, label: &str) -> Option<ObjectHandle> {
+        let position = base::OBJECTS
+            .iter()
+            .position(|(known, _)| *known == label)?;
+        let handle = ObjectHandle(4 + position as u64);
+        self.objects
+            .iter()
+            .any(|object| object.handle == handle)
+            .then_some(handle)
+    }
+
+    fn copy_with(&mut self, label: &str, kind: u64, value: &[u8]) {
+        if let Some(object) = self.labelled(label) {
+            self.call(Call::C_CopyObject(
+                SessionHandle(1),
+                object,
+                template(&[(kind, value)]),
+            ));
+        }
+    }
+
     pub fn new(
         makers: [Maker; 2],
         configuration: &'a Configuration,
@@ -179,7 +339,7 @@ impl<'a> Walk<'a> {
             hostile: false,
             logged_in: false,
             over: true,
-            found_base: false,
+            leftovers: false,
             trace: Vec::new(),
             calls: 0,
             succeeded: 0,
@@ -188,12 +348,27 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Makes at least that many calls.
+    /// Makes at least that many calls, after the situations that a walk seldom comes to.
     pub fn go(&mut self, calls: usize) {
+        for (architecture, situation) in SITUATIONS {
+            self.begin(*architecture);
+            situation(self);
+        }
+        self.calls = 0;
         let mut left = 0;
         while self.calls < calls {
             if self.over || left == 0 {
-                self.begin();
+                use Architecture as A;
+                let others = [
+                    A::LITTLE_64,
+                    A::LITTLE_64,
+                    A::LITTLE_64,
+                    A::LITTLE_32,
+                    A::BIG_64,
+                    A::BIG_32,
+                ];
+                let architecture = *self.random.pick(&others);
+                self.begin(architecture);
                 left = 100 + self.random.below(100);
             }
             left -= 1;
@@ -209,25 +384,16 @@ impl<'a> Walk<'a> {
     }
 
     /// New connections, and everything up to the known objects' handles.
-    fn begin(&mut self) {
+    fn begin(&mut self, architecture: Architecture) {
         self.both.theirs.restore(self.base);
         self.both.ours.restore(self.base);
         self.trace.clear();
         self.sessions.clear();
         self.objects.clear();
         self.over = false;
-        self.found_base = false;
+        self.leftovers = false;
         self.hostile = self.random.once_in(2);
-        use Architecture as A;
-        let others = [
-            A::LITTLE_64,
-            A::LITTLE_64,
-            A::LITTLE_64,
-            A::LITTLE_32,
-            A::BIG_64,
-            A::BIG_32,
-        ];
-        self.architecture = *self.random.pick(&others);
+        self.architecture = architecture;
         self.call(Call::C_SetupArch(self.architecture));
         if self.random.once_in(6) {
             self.anything_before_the_module();
@@ -260,7 +426,6 @@ impl<'a> Walk<'a> {
             }
             self.call(Call::C_FindObjectsFinal(session));
         }
-        self.found_base = true;
     }
 
     fn anything_before_the_module(&mut self) {
@@ -293,8 +458,8 @@ impl<'a> Walk<'a> {
             80..=85 => self.unwrap(),
             86..=88 => self.derive(),
             89..=91 => self.digest(),
-            92..=94 => self.session_things(),
-            95..=97 => self.token_things(),
+            92..=93 => self.session_things(),
+            94..=97 => self.token_things(),
             _ => self.odd_things(),
         }
     }
@@ -314,7 +479,7 @@ impl<'a> Walk<'a> {
     }
 
     fn object(&mut self) -> Object {
-        if self.objects.is_empty() || self.random.once_in(25) {
+        if self.objects.is_empty() || self.random.once_in(15) {
             return Object {
                 handle: NO_OBJECT,
                 kind: Kind::Aes,
@@ -622,17 +787,22 @@ impl<'a> Walk<'a> {
             _ => Vec::new(),
         };
         self.call(Call::C_FindObjectsInit(session, template(&wanted)));
-        for count in [0, 1, 2, 1000, 5] {
+        let counts = if self.leftovers {
+            [1000, 1000, 0, 1000, 1000]
+        } else {
+            [0, 1, 2, 1000, 5]
+        };
+        for count in counts {
             if !self.random.once_in(3) {
                 self.call(Call::C_FindObjects(session, Ulong(count)));
             }
         }
-        if self.hostile && self.random.once_in(6) {
+        if self.hostile && self.random.once_in(3) {
             let other = self.session();
             self.call(Call::C_FindObjects(other, Ulong(4)));
         }
         self.call(Call::C_FindObjectsFinal(session));
-        if self.hostile && self.random.once_in(6) {
+        if self.hostile && self.random.once_in(3) {
             self.call(Call::C_FindObjects(session, Ulong(4)));
         }
     }
@@ -684,7 +854,7 @@ impl<'a> Walk<'a> {
             Compare::Exactly
         };
         if encrypts {
-            self.call(Call::C_EncryptInit(session, cipher, key.handle));
+            let how = self.after(Call::C_EncryptInit(session, cipher, key.handle), how);
             if self.random.once_in(4) {
                 self.call_as(Call::C_EncryptUpdate(session, &data), how);
                 self.call_as(Call::C_EncryptFinal(session), how);
@@ -751,7 +921,7 @@ impl<'a> Walk<'a> {
                 self.call(Call::C_VerifyRecover(session, &data));
             }
         } else if signs {
-            self.call(Call::C_SignInit(session, made, key.handle));
+            let how = self.after(Call::C_SignInit(session, made, key.handle), how);
             if self.random.once_in(3) && kind != ckm::ECDSA {
                 self.call(Call::C_SignUpdate(session, &data));
                 self.call_as(Call::C_SignFinal(session), how);
@@ -931,7 +1101,7 @@ impl<'a> Walk<'a> {
     }
 
     fn token_things(&mut self) {
-        let slot = if self.random.once_in(6) {
+        let slot = if self.random.once_in(3) {
             SlotId(12)
         } else {
             self.slot
@@ -944,7 +1114,7 @@ impl<'a> Walk<'a> {
                 self.call_as(Call::C_GetTokenInfo(slot), Compare::Shape);
             }
             3 => {
-                let count = *self.random.pick(&[0, 1, 40, 64, 65, 70, 71, 200]);
+                let count = *self.random.pick(&[0, 0, 0, 1, 40, 65, 66, 70, 71, 200]);
                 self.call(Call::C_GetMechanismList(slot, Ulong(count)));
             }
             4 => {
@@ -1003,6 +1173,14 @@ impl<'a> Walk<'a> {
         self.call_as(call, Compare::Exactly)
     }
 
+    /// Begins an operation. Where that fails another may be active, which may have chance in it.
+    fn after(&mut self, init: Call<'_>, how: Compare) -> Compare {
+        match self.call(init) {
+            Some(reply) if reply.rv().is_ok() => how,
+            _ => Compare::Shape,
+        }
+    }
+
     /// The original's reply, unless the episode ended with it.
     fn call_as(&mut self, call: Call<'_>, how: Compare) -> Option<Reply> {
         if self.over {
@@ -1019,6 +1197,21 @@ impl<'a> Walk<'a> {
         match theirs {
             Answer::Reply(reply) => {
                 self.succeeded += usize::from(reply.rv().is_ok());
+                let makes = matches!(
+                    reply,
+                    Reply::C_CreateObject(_)
+                        | Reply::C_CopyObject(_)
+                        | Reply::C_GenerateKey(_)
+                        | Reply::C_GenerateKeyPair(_)
+                        | Reply::C_UnwrapKey(_)
+                        | Reply::C_DeriveKey(_)
+                );
+                self.leftovers |= makes && !reply.rv().is_ok();
+                // Both refuse it with one code, the original in the module, which may have made
+                // something by then.
+                if !reply.rv().is_ok() && rows::is_unusual(&call, self.architecture) {
+                    self.over = true;
+                }
                 Some(reply)
             }
             _ => {
@@ -1035,7 +1228,6 @@ impl<'a> Walk<'a> {
             theirs: &theirs,
             ours: &ours,
             architecture: self.architecture,
-            trace: &self.trace,
         };
         let row = ROWS.iter().position(|row: &Row| (row.applies)(&case));
         match row {
@@ -1083,12 +1275,12 @@ impl<'a> Walk<'a> {
         };
         let mut reply = reply.clone();
         if let Reply::C_FindObjects(result) = &mut reply {
-            // SoftHSM leaves objects of failed calls behind, which get their handles when they are
-            // found, in an order of its own.
-            for handle in &mut result.objects {
-                if self.objects.iter().all(|known| known.handle != *handle) && self.found_base {
-                    *handle = ObjectHandle(0);
-                }
+            // Those of failed calls.
+            if self.leftovers {
+                result
+                    .objects
+                    .retain(|handle| self.objects.iter().any(|known| known.handle == *handle));
+                result.count = Ulong(0);
             }
             return Some(reply);
         }
