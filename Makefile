@@ -45,10 +45,10 @@ demo: packages all
 
 # nextest runs each test in a process of its own, in parallel; without it, cargo's own runner.
 check: packages
+	$(CARGO) test --workspace --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; \
 	then $(CARGO) nextest run --workspace; \
 	else $(CARGO) test --workspace --lib --bins --tests; fi
-	$(CARGO) test --workspace --doc
 
 bench: packages
 	$(CARGO) bench --bench cost
@@ -62,4 +62,7 @@ install: all
 	for library in $(LIBRARIES); do \
 	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \
 	done
-	$(INSTALL) -m 640 etc/pkcs11proxyd.conf etc/filter.conf $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/
+	for file in pkcs11proxyd.conf filter.conf filter-strict.conf; do \
+	  test -e $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/$$file || \
+	  $(INSTALL) -m 640 etc/$$file $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/; \
+	done

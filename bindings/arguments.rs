@@ -4,15 +4,16 @@
 //! Every address handed out belongs to a value that lives longer than the call, with its own length
 //! beside it; every length that a module tells is held against the room it was given.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
-use xdr::{Attribute, AttributeType, CkRv, DataResult, Mechanism, Template, Ulong};
+use xdr::{Attribute, CkRv, DataResult, Mechanism, Template, Ulong};
 
 use crate::ck::{narrow, wide};
 use crate::mechanism::check_host;
-use crate::template::is_number;
+use crate::template::{is_nested, is_number};
 
 /// What one answer may make us hold, however much a module asks for.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
@@ -150,12 +151,6 @@ impl<'a> CTemplate<'a> {
     }
 }
 
-/// Whether the value of this type would be an array of CK_ATTRIBUTEs: any array but one of numbers.
-fn is_nested(attribute_type: AttributeType) -> bool {
-    let attribute_type = narrow(attribute_type.0);
-    attribute_type & CKF_ARRAY_ATTRIBUTE != 0 && attribute_type != CKA_ALLOWED_MECHANISMS
-}
-
 /// C_GetAttributeValue on the template in place; `call` gets the attributes a module may see.
 ///
 /// An attribute that a failing call leaves alone goes back as it came, as from the original.
@@ -224,6 +219,15 @@ fn make_unavailable(attribute: &mut Attribute) {
     attribute.value_len = Ulong::UNAVAILABLE;
 }
 
+/// Room for outputs that is kept from one call to the next, in bytes: most outputs fit, and a worker
+/// need not clear as much memory for each.
+const SCRATCH: usize = 20 << 10;
+
+thread_local! {
+    /// All zero but while a module writes into it, as far as the module told where it wrote.
+    static SCRATCH_ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// An output whose length only the module knows: one call with `room` for it, and one more with
 /// what the module asks for when that is too little. The original asks first and calls then, or has
 /// room for 16384 bytes and no more.
@@ -231,36 +235,73 @@ pub(crate) fn output(
     room: usize,
     mut call: impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
 ) -> DataResult {
-    let failed = |rv| DataResult {
-        rv,
-        data: Vec::new(),
-    };
-    let mut data = vec![0; room];
-    let mut asked_before = false;
-    loop {
-        let mut length = narrow(data.len() as u64);
-        let rv = call(data.as_mut_ptr(), &raw mut length);
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        match rv {
-            CkRv::OK if length <= data.len() => {
-                data.truncate(length);
-                return DataResult { rv, data };
-            }
-            CkRv::BUFFER_TOO_SMALL
-                if !asked_before && length > data.len() && length <= OUTPUT_LIMIT =>
-            {
-                asked_before = true;
-                data = vec![0; length];
-            }
-            CkRv::OK | CkRv::BUFFER_TOO_SMALL => {
-                log::error!(
-                    "module: {rv} with a length of {length} for room of {}",
-                    data.len()
-                );
-                return failed(CkRv::GENERAL_ERROR);
-            }
-            _ => return failed(rv),
+    let first = if room <= SCRATCH {
+        let mut scratch = SCRATCH_ROOM.take();
+        scratch.resize(SCRATCH, 0);
+        let room = &mut scratch[..room];
+        let told = output_into(room, &mut call);
+        let told = told.map(|length| {
+            let data = room[..length].to_vec();
+            room[..length].fill(0);
+            data
+        });
+        if told.is_err() {
+            room.fill(0);
         }
+        SCRATCH_ROOM.set(scratch);
+        told
+    } else {
+        output_of(room, &mut call)
+    };
+    let (rv, data) = match first {
+        Ok(data) => (CkRv::OK, data),
+        Err(Failed::TooSmall(asked)) => match output_of(asked, &mut call) {
+            Ok(data) => (CkRv::OK, data),
+            Err(Failed::TooSmall(_)) => (CkRv::GENERAL_ERROR, Vec::new()),
+            Err(Failed::With(rv)) => (rv, Vec::new()),
+        },
+        Err(Failed::With(rv)) => (rv, Vec::new()),
+    };
+    DataResult { rv, data }
+}
+
+/// Why there is no output.
+enum Failed {
+    /// The module asks for this much room, more than it had.
+    TooSmall(usize),
+    With(CkRv),
+}
+
+/// One call with room of its own.
+fn output_of(
+    room: usize,
+    call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> Result<Vec<u8>, Failed> {
+    let mut data = vec![0; room];
+    let length = output_into(&mut data, call)?;
+    data.truncate(length);
+    Ok(data)
+}
+
+/// One call: how much of `room` the module says it filled.
+fn output_into(
+    room: &mut [u8],
+    call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> Result<usize, Failed> {
+    let mut length = narrow(room.len() as u64);
+    let rv = call(room.as_mut_ptr(), &raw mut length);
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    match rv {
+        CkRv::OK if length <= room.len() => Ok(length),
+        CkRv::BUFFER_TOO_SMALL if length > room.len() && length <= OUTPUT_LIMIT => {
+            Err(Failed::TooSmall(length))
+        }
+        CkRv::OK | CkRv::BUFFER_TOO_SMALL => {
+            let room = room.len();
+            log::error!("module: {rv} with a length of {length} for room of {room}");
+            Err(Failed::With(CkRv::GENERAL_ERROR))
+        }
+        _ => Err(Failed::With(rv)),
     }
 }
 

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use cryptoki_sys::*;
-use xdr::{Architecture, CkRv, Mechanism};
+use xdr::{Architecture, CkRv, Mechanism, ObjectHandle};
 
 use crate::ck::{Abi, narrow, wide};
 use crate::names;
@@ -18,8 +18,10 @@ use crate::names;
 /// One field of a C structure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Field {
-    /// A CK_ULONG: a number, a handle, a mechanism.
+    /// A CK_ULONG: a number, a mechanism.
     Ulong,
+    /// The handle of a key or certificate that is used as well.
+    Handle,
     /// A CK_ULONG that says how much a pointer of the structure shows.
     Length,
     /// An address, in the client's process.
@@ -28,7 +30,7 @@ enum Field {
     Bytes(usize),
 }
 
-use Field::{Bytes as B, Length as L, Pointer as P, Ulong as U};
+use Field::{Bytes as B, Handle as H, Length as L, Pointer as P, Ulong as U};
 
 const BOOL: Field = B(1);
 
@@ -63,16 +65,16 @@ fn layouts(mechanism: CK_MECHANISM_TYPE) -> &'static [Layout] {
         | CKM_DSA_SHAWE_TAYLOR_PARAMETER_GEN
         | CKM_DSA_FIPS_G_GEN => &[&[U, P, L, U]],
         CKM_X9_42_DH_DERIVE | CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => &[&[U, L, P, L, P]],
-        CKM_X9_42_DH_HYBRID_DERIVE => &[&[U, L, P, L, P, L, U, L, P]],
-        CKM_X9_42_MQV_DERIVE | CKM_ECMQV_DERIVE => &[&[U, L, P, L, P, L, U, L, P, U]],
+        CKM_X9_42_DH_HYBRID_DERIVE => &[&[U, L, P, L, P, L, H, L, P]],
+        CKM_X9_42_MQV_DERIVE | CKM_ECMQV_DERIVE => &[&[U, L, P, L, P, L, H, L, P, H]],
         CKM_ECDH_AES_KEY_WRAP | CKM_ECDH_X_AES_KEY_WRAP | CKM_ECDH_COF_AES_KEY_WRAP => {
             &[&[U, U, L, P]]
         }
         CKM_EDDSA => &[&[BOOL, L, P]],
         CKM_XEDDSA => &[&[U]],
-        CKM_X3DH_INITIALIZE => &[&[U, U, U, P, P, U, U]],
-        CKM_X3DH_RESPOND => &[&[U, P, P, P, U, P]],
-        CKM_X2RATCHET_INITIALIZE | CKM_X2RATCHET_RESPOND => &[&[P, U, U, U, BOOL, U, U, U]],
+        CKM_X3DH_INITIALIZE => &[&[U, H, H, P, P, H, H]],
+        CKM_X3DH_RESPOND => &[&[U, P, P, P, H, P]],
+        CKM_X2RATCHET_INITIALIZE | CKM_X2RATCHET_RESPOND => &[&[P, H, H, H, BOOL, U, U, U]],
 
         // Lattices and hashes
         CKM_ML_DSA
@@ -160,7 +162,8 @@ fn layouts(mechanism: CK_MECHANISM_TYPE) -> &'static [Layout] {
         | CKM_SSL3_SHA1_MAC => &[&[U]],
 
         // Keys made of keys
-        CKM_CONCATENATE_BASE_AND_KEY | CKM_EXTRACT_KEY_FROM_KEY => &[&[U]],
+        CKM_CONCATENATE_BASE_AND_KEY => &[&[H]],
+        CKM_EXTRACT_KEY_FROM_KEY => &[&[U]],
         CKM_CONCATENATE_BASE_AND_DATA
         | CKM_CONCATENATE_DATA_AND_BASE
         | CKM_XOR_BASE_AND_DATA
@@ -175,12 +178,12 @@ fn layouts(mechanism: CK_MECHANISM_TYPE) -> &'static [Layout] {
         | CKM_CAMELLIA_CBC_ENCRYPT_DATA
         | CKM_ARIA_CBC_ENCRYPT_DATA
         | CKM_SEED_CBC_ENCRYPT_DATA => &[&[B(16), P, L]],
-        CKM_HKDF_DERIVE | CKM_HKDF_DATA => &[&[BOOL, BOOL, U, U, P, L, U, P, L]],
+        CKM_HKDF_DERIVE | CKM_HKDF_DATA => &[&[BOOL, BOOL, U, U, P, L, H, P, L]],
         CKM_SP800_108_COUNTER_KDF | CKM_SP800_108_DOUBLE_PIPELINE_KDF => &[&[U, L, P, L, P]],
         CKM_SP800_108_FEEDBACK_KDF => &[&[U, L, P, L, P, L, P]],
-        CKM_IKE2_PRF_PLUS_DERIVE | CKM_IKE1_EXTENDED_DERIVE => &[&[U, BOOL, U, P, L]],
-        CKM_IKE_PRF_DERIVE => &[&[U, BOOL, BOOL, P, L, P, L, U]],
-        CKM_IKE1_PRF_DERIVE => &[&[U, BOOL, U, U, P, L, P, L, B(1)]],
+        CKM_IKE2_PRF_PLUS_DERIVE | CKM_IKE1_EXTENDED_DERIVE => &[&[U, BOOL, H, P, L]],
+        CKM_IKE_PRF_DERIVE => &[&[U, BOOL, BOOL, P, L, P, L, H]],
+        CKM_IKE1_PRF_DERIVE => &[&[U, BOOL, H, H, P, L, P, L, B(1)]],
 
         // Passwords. Up to v2.40 the last field of PBKDF2 is a pointer to the length.
         CKM_PBE_MD2_DES_CBC
@@ -198,8 +201,8 @@ fn layouts(mechanism: CK_MECHANISM_TYPE) -> &'static [Layout] {
         | CKM_PBA_SHA1_WITH_SHA1_HMAC => &[&[P, P, L, P, L, U]],
         CKM_PKCS5_PBKD2 => &[&[U, P, L, U, U, P, L, P, P]],
         CKM_SECURID | CKM_HOTP | CKM_ACTI => &[&[P, L]],
-        CKM_KIP_DERIVE | CKM_KIP_WRAP | CKM_KIP_MAC => &[&[P, U, P, L]],
-        CKM_CMS_SIG => &[&[U, P, P, P, P, L, P, L]],
+        CKM_KIP_DERIVE | CKM_KIP_WRAP | CKM_KIP_MAC => &[&[P, H, P, L]],
+        CKM_CMS_SIG => &[&[H, P, P, P, P, L, P, L]],
 
         // SSL, TLS, WTLS; the randoms of client and server are P, L, P, L
         CKM_SSL3_MASTER_KEY_DERIVE
@@ -243,6 +246,16 @@ pub fn to_host(mut mechanism: Mechanism, client: Architecture) -> Result<Mechani
     Ok(mechanism)
 }
 
+/// The same, but what is refused gets a parameter instead that [`check_host`] and [`handles`] refuse:
+/// no structure with pointers has one byte.
+pub(crate) fn to_host_or_refusable(mechanism: Mechanism, client: Architecture) -> Mechanism {
+    let mechanism_type = mechanism.mechanism_type;
+    to_host(mechanism, client).unwrap_or(Mechanism {
+        mechanism_type,
+        parameter: vec![0xff],
+    })
+}
+
 /// Refuses a parameter, as this host lays it out, with which a module could use bytes of it as an
 /// address.
 ///
@@ -269,6 +282,24 @@ pub fn check_host(mechanism_type: u64, parameter: &[u8], flat: &[u64]) -> Result
     } else {
         Err(CkRv::MECHANISM_PARAM_INVALID)
     }
+}
+
+/// The keys and certificates that a parameter, as this host lays it out, names beside the key of
+/// the call: 0 for none. A parameter of another size than the standard's might name anything, and
+/// is CKR_MECHANISM_PARAM_INVALID.
+pub fn handles(mechanism: &Mechanism) -> Result<Vec<ObjectHandle>, CkRv> {
+    let layouts = layouts(narrow(mechanism.mechanism_type.0));
+    let names_some = |layout: &Layout| layout.contains(&Field::Handle);
+    if mechanism.parameter.is_empty() || !layouts.iter().any(names_some) {
+        return Ok(Vec::new());
+    }
+    let layout = of_size(mechanism.parameter.len(), layouts, Abi::HOST)
+        .ok_or(CkRv::MECHANISM_PARAM_INVALID)?;
+    let handles = places(layout, Abi::HOST).filter(|(field, _)| *field == Field::Handle);
+    let values = handles.filter_map(|(_, place)| mechanism.parameter.get(place));
+    Ok(values
+        .map(|value| ObjectHandle(Abi::HOST.read(value)))
+        .collect())
 }
 
 fn is_standard(mechanism: CK_MECHANISM_TYPE) -> bool {
@@ -308,7 +339,7 @@ fn convert(parameter: &[u8], layout: Layout, from: Abi, to: Abi) -> Vec<u8> {
             continue;
         };
         match field {
-            Field::Ulong => to.write(from.read(source), target),
+            Field::Ulong | Field::Handle => to.write(from.read(source), target),
             Field::Bytes(_) => target.copy_from_slice(source),
             Field::Length | Field::Pointer => {}
         }
@@ -332,7 +363,7 @@ fn shows_nothing(parameter: &[u8], layout: Layout, abi: Abi) -> bool {
         Field::Pointer | Field::Length => parameter
             .get(place)
             .is_some_and(|bytes| bytes.iter().all(|&byte| byte == 0)),
-        Field::Ulong | Field::Bytes(_) => true,
+        Field::Ulong | Field::Handle | Field::Bytes(_) => true,
     })
 }
 
@@ -355,7 +386,7 @@ fn size(layout: Layout, abi: Abi) -> usize {
 impl Abi {
     fn size(self, field: Field) -> usize {
         match field {
-            Field::Ulong | Field::Length => self.word,
+            Field::Ulong | Field::Handle | Field::Length => self.word,
             Field::Pointer => self.pointer,
             Field::Bytes(size) => size,
         }
@@ -402,12 +433,51 @@ mod tests {
         T::FIELD
     }
 
+    #[test]
+    fn what_cannot_be_laid_out_is_refused_behind_the_filter() {
+        for (_, number) in names::MECHANISMS {
+            for length in 0..200 {
+                for client in CLIENTS {
+                    let mechanism = Mechanism {
+                        mechanism_type: xdr::MechanismType(*number),
+                        parameter: vec![0x41; length],
+                    };
+                    if let Err(rv) = to_host(mechanism.clone(), client) {
+                        let passed = to_host_or_refusable(mechanism, client);
+                        assert_eq!(check_host(*number, &passed.parameter, &[]), Err(rv));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn finds_the_keys_that_a_parameter_names() {
+        let mechanism = |kind, parameter: Vec<u8>| Mechanism {
+            mechanism_type: xdr::MechanismType(wide(kind)),
+            parameter,
+        };
+        let word = |number| narrow(number).to_ne_bytes().to_vec();
+        let handles_in = |kind, parameter| handles(&mechanism(kind, parameter));
+        let key = Ok(vec![ObjectHandle(7)]);
+        assert_eq!(handles_in(CKM_CONCATENATE_BASE_AND_KEY, word(7)), key);
+        let long = [word(7), word(8)].concat();
+        let refused = Err(CkRv::MECHANISM_PARAM_INVALID);
+        assert_eq!(handles_in(CKM_CONCATENATE_BASE_AND_KEY, long), refused);
+        assert_eq!(handles_in(CKM_CONCATENATE_BASE_AND_KEY, vec![]), Ok(vec![]));
+        assert_eq!(handles_in(CKM_EXTRACT_KEY_FROM_KEY, word(7)), Ok(vec![]));
+        let mut hkdf = vec![0; size_of::<CK_HKDF_PARAMS>()];
+        let place = std::mem::offset_of!(CK_HKDF_PARAMS, hSaltKey);
+        hkdf[place..place + word(7).len()].copy_from_slice(&word(7));
+        assert_eq!(handles_in(CKM_HKDF_DERIVE, hkdf), key);
+    }
+
     fn same_as_c(mechanism: CK_MECHANISM_TYPE, c_size: usize, c_fields: &[(Field, usize)]) {
         let name = names::mechanism_name(wide(mechanism)).expect("a standard mechanism");
         let layout = layouts(mechanism).first().expect(name);
         let fields: Vec<(Field, usize)> = places(layout, Abi::HOST)
             .map(|(field, place)| match field {
-                Field::Length => (Field::Ulong, place.start),
+                Field::Length | Field::Handle => (Field::Ulong, place.start),
                 _ => (field, place.start),
             })
             .collect();

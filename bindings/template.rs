@@ -6,24 +6,25 @@
 //! the module wrote them, arrays of CK_ULONG included. Nothing here refuses an attribute.
 
 use cryptoki_sys::*;
-use xdr::{Architecture, AttributeType, Call, CkRv, Reply, Template, Ulong};
+use xdr::{Architecture, AttributeType, Call, Reply, Template, Ulong};
 
 use crate::ck::{Abi, narrow};
 use crate::mechanism;
 
-/// The call with its templates and its mechanism as this host lays them out.
+/// The call with its templates and its mechanism as this host lays them out. A call laid out as ours
+/// are is given back untouched.
 ///
-/// Refuses what [`mechanism::to_host`] refuses. A call laid out as ours are is given back
-/// untouched.
-pub fn call_to_host(call: Call<'_>, client: Architecture) -> Result<Call<'_>, CkRv> {
+/// A parameter that [`mechanism::to_host`] refuses becomes one that no module is given: the filter
+/// is to decide about the call first, as it does for clients that are laid out as we are.
+pub fn call_to_host(call: Call<'_>, client: Architecture) -> Call<'_> {
     use xdr::Call::*;
 
     if Abi::candidates(client) == [Abi::HOST] {
-        return Ok(call);
+        return call;
     }
     let values = |template| to_host(template, client);
-    let parameter = |mechanism| mechanism::to_host(mechanism, client);
-    Ok(match call {
+    let parameter = |mechanism| mechanism::to_host_or_refusable(mechanism, client);
+    match call {
         C_FindObjectsInit(session, template) => C_FindObjectsInit(session, values(template)),
         C_CreateObject(session, template) => C_CreateObject(session, values(template)),
         C_CopyObject(session, object, template) => C_CopyObject(session, object, values(template)),
@@ -34,44 +35,40 @@ pub fn call_to_host(call: Call<'_>, client: Architecture) -> Result<Call<'_>, Ck
             C_SetAttributeValue(session, object, values(template))
         }
         C_GenerateKey(session, mechanism, template) => {
-            C_GenerateKey(session, parameter(mechanism)?, values(template))
+            C_GenerateKey(session, parameter(mechanism), values(template))
         }
         C_GenerateKeyPair(session, mechanism, public, private) => C_GenerateKeyPair(
             session,
-            parameter(mechanism)?,
+            parameter(mechanism),
             values(public),
             values(private),
         ),
         C_UnwrapKey(session, mechanism, key, wrapped, template) => C_UnwrapKey(
             session,
-            parameter(mechanism)?,
+            parameter(mechanism),
             key,
             wrapped,
             values(template),
         ),
         C_DeriveKey(session, mechanism, key, template) => {
-            C_DeriveKey(session, parameter(mechanism)?, key, values(template))
+            C_DeriveKey(session, parameter(mechanism), key, values(template))
         }
         C_WrapKey(session, mechanism, wrapping, key) => {
-            C_WrapKey(session, parameter(mechanism)?, wrapping, key)
+            C_WrapKey(session, parameter(mechanism), wrapping, key)
         }
-        C_DigestInit(session, mechanism) => C_DigestInit(session, parameter(mechanism)?),
-        C_SignInit(session, mechanism, key) => C_SignInit(session, parameter(mechanism)?, key),
-        C_VerifyInit(session, mechanism, key) => C_VerifyInit(session, parameter(mechanism)?, key),
-        C_EncryptInit(session, mechanism, key) => {
-            C_EncryptInit(session, parameter(mechanism)?, key)
-        }
-        C_DecryptInit(session, mechanism, key) => {
-            C_DecryptInit(session, parameter(mechanism)?, key)
-        }
+        C_DigestInit(session, mechanism) => C_DigestInit(session, parameter(mechanism)),
+        C_SignInit(session, mechanism, key) => C_SignInit(session, parameter(mechanism), key),
+        C_VerifyInit(session, mechanism, key) => C_VerifyInit(session, parameter(mechanism), key),
+        C_EncryptInit(session, mechanism, key) => C_EncryptInit(session, parameter(mechanism), key),
+        C_DecryptInit(session, mechanism, key) => C_DecryptInit(session, parameter(mechanism), key),
         C_SignRecoverInit(session, mechanism, key) => {
-            C_SignRecoverInit(session, parameter(mechanism)?, key)
+            C_SignRecoverInit(session, parameter(mechanism), key)
         }
         C_VerifyRecoverInit(session, mechanism, key) => {
-            C_VerifyRecoverInit(session, parameter(mechanism)?, key)
+            C_VerifyRecoverInit(session, parameter(mechanism), key)
         }
         other => other,
-    })
+    }
 }
 
 /// The reply with its template as the client lays it out.
@@ -83,6 +80,19 @@ pub fn reply_to_client(reply: Reply, client: Architecture) -> Reply {
         }
         other => other,
     }
+}
+
+/// The attributes of NSS: a vendor's whose numbers have the bit of an array by chance. Their values
+/// are flat (the trust of a certificate, its URL).
+const NSS_ATTRIBUTES: std::ops::RangeInclusive<CK_ATTRIBUTE_TYPE> = 0xce53_4350..=0xce53_6400;
+
+/// Whether the value of this type would be an array of CK_ATTRIBUTEs, and so full of addresses: any
+/// array but one of numbers. Such a value never leaves the client and never reaches a module.
+pub fn is_nested(attribute_type: AttributeType) -> bool {
+    let attribute_type = narrow(attribute_type.0);
+    attribute_type & CKF_ARRAY_ATTRIBUTE != 0
+        && attribute_type != CKA_ALLOWED_MECHANISMS
+        && !NSS_ATTRIBUTES.contains(&attribute_type)
 }
 
 /// Values of the client as this host lays them out.
@@ -172,7 +182,9 @@ pub fn is_number(attribute_type: AttributeType) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use xdr::{Attribute, Mechanism, MechanismType, ObjectHandle, SessionHandle, TemplateResult};
+    use xdr::{
+        Attribute, CkRv, Mechanism, MechanismType, ObjectHandle, SessionHandle, TemplateResult,
+    };
 
     use super::*;
 
@@ -269,7 +281,7 @@ mod tests {
             let call = Call::C_GenerateKeyPair(session, salted(three), theirs(), theirs());
             let expected =
                 Call::C_GenerateKeyPair(session, our_mechanism.clone(), ours.clone(), ours.clone());
-            assert!(call_to_host(call, client) == Ok(expected));
+            assert!(call_to_host(call, client) == expected);
 
             let call = Call::C_UnwrapKey(session, salted(three), ObjectHandle(9), b"key", theirs());
             let expected = Call::C_UnwrapKey(
@@ -279,7 +291,7 @@ mod tests {
                 b"key",
                 ours.clone(),
             );
-            assert!(call_to_host(call, client) == Ok(expected));
+            assert!(call_to_host(call, client) == expected);
 
             let reply = |template| {
                 let rv = CkRv::OK;
@@ -296,7 +308,10 @@ mod tests {
             parameter: vec![0x41; 24],
         };
         let call = Call::C_EncryptInit(SessionHandle(1), mechanism, ObjectHandle(2));
-        let refused = call_to_host(call, Architecture::BIG_32);
-        assert!(refused == Err(CkRv::MECHANISM_PARAM_INVALID));
+        let Call::C_EncryptInit(_, mechanism, _) = call_to_host(call, Architecture::BIG_32) else {
+            panic!("another call");
+        };
+        let refused = mechanism::check_host(0x1087, &mechanism.parameter, &[]);
+        assert_eq!(refused, Err(CkRv::MECHANISM_PARAM_INVALID));
     }
 }

@@ -5,6 +5,7 @@
 //! [`Found`] for each attribute asked for; `abi` writes it. Semantics are those of PKCS#11 v2.20,
 //! section 11.7, as far as an original daemon lets them through.
 
+use bindings::template::is_nested;
 use xdr::{
     Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
     TemplateResult,
@@ -12,23 +13,8 @@ use xdr::{
 
 use crate::pending::Room;
 
-/// The bit of an attribute type whose value is an array.
-const ARRAY: u64 = 0x4000_0000;
-
-/// The bit of an attribute type that a vendor gave a meaning; the array bit has none there. (NSS's
-/// attributes, 0xce534350 and on, have both bits and plain values.)
-const VENDOR: u64 = 0x8000_0000;
-
-const CKA_ALLOWED_MECHANISMS: u64 = 0x4000_0600;
-
 /// Up to here, sending room as zeros is cheaper than asking for the size first.
 const LARGEST_ROOM_SENT: usize = 64 << 10;
-
-/// Whether the attribute's value is an array of CK_ATTRIBUTE: addresses of this process, useless
-/// and dangerous anywhere else (protocol.md 6.3). Such a value never leaves it.
-pub(crate) fn is_nested_template(attribute: AttributeType) -> bool {
-    attribute.0 & ARRAY != 0 && attribute.0 & VENDOR == 0 && attribute.0 != CKA_ALLOWED_MECHANISMS
-}
 
 /// An attribute the caller asks for.
 #[derive(Clone, Copy)]
@@ -62,7 +48,7 @@ pub(crate) fn values(
     let sent: Vec<Wanted> = wanted
         .iter()
         .copied()
-        .filter(|wanted| !is_nested_template(wanted.attribute_type))
+        .filter(|wanted| !is_nested(wanted.attribute_type))
         .collect();
     let ask = |rooms: &[Wanted]| query(remote, session, object, rooms);
     let (rv, values) = if sent.iter().any(|wanted| is_large(wanted.room)) {
@@ -89,16 +75,17 @@ pub(crate) fn values(
         return (CkRv::DEVICE_ERROR, untouched(wanted));
     }
 
+    let zero = Zero::beside(rv, &values);
     let mut values = values.into_iter();
     let mut rv = rv;
     let found = wanted
         .iter()
         .map(|wanted| {
-            let (found, verdict) = if is_nested_template(wanted.attribute_type) {
+            let (found, verdict) = if is_nested(wanted.attribute_type) {
                 (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID)
             } else {
                 match values.next() {
-                    Some(value) => sort(value, wanted.room, rv),
+                    Some(value) => sort(value, wanted.room, zero),
                     None => (Found::Unavailable, CkRv::OK),
                 }
             };
@@ -183,13 +170,30 @@ fn length(received: &Attribute) -> Option<usize> {
     }
 }
 
-/// What a received attribute means to the caller, and the CK_RV if the daemon's was CKR_OK. An
-/// original daemon tells "unavailable" as a length of 0 beside an error, and an empty value just
-/// so.
-fn sort(received: Attribute, room: Room, rv: CkRv) -> (Found, CkRv) {
+/// What a length of 0 tells.
+#[derive(Clone, Copy, PartialEq)]
+enum Zero {
+    Empty,
+    Unavailable,
+}
+
+impl Zero {
+    /// An original daemon tells "unavailable" as a length of 0 beside an error, and an empty value
+    /// just so. One that tells anything as all ones tells them apart.
+    fn beside(rv: CkRv, received: &[Attribute]) -> Zero {
+        if rv.is_ok() || received.iter().any(|attribute| length(attribute).is_none()) {
+            Zero::Empty
+        } else {
+            Zero::Unavailable
+        }
+    }
+}
+
+/// What a received attribute means to the caller, and the CK_RV if the daemon's was CKR_OK.
+fn sort(received: Attribute, room: Room, zero: Zero) -> (Found, CkRv) {
     match (length(&received), room) {
         (None, _) => (Found::Unavailable, CkRv::OK),
-        (Some(0), _) if !rv.is_ok() => (Found::Unavailable, CkRv::OK),
+        (Some(0), _) if zero == Zero::Unavailable => (Found::Unavailable, CkRv::OK),
         (Some(size), None) => (Found::Size(size), CkRv::OK),
         (Some(size), Some(room)) if size > room => (Found::Unavailable, CkRv::BUFFER_TOO_SMALL),
         (Some(size), Some(_)) if size != received.value.len() => {
@@ -201,6 +205,7 @@ fn sort(received: Attribute, room: Room, rv: CkRv) -> (Found, CkRv) {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
     use std::sync::{Arc, Mutex};
 
     use xdr::Ulong;
@@ -212,7 +217,6 @@ mod tests {
     const LABEL: AttributeType = AttributeType(3);
     const VALUE: AttributeType = AttributeType(0x11);
     const WRAP_TEMPLATE: AttributeType = AttributeType(0x4000_0211);
-    const NSS_URL: AttributeType = AttributeType(0xce53_4351);
 
     fn received(attribute_type: AttributeType, value: &[u8], value_len: u64) -> Attribute {
         Attribute {
@@ -279,7 +283,7 @@ mod tests {
         // exact and larger buffers
         for room in [5, 6, 4000] {
             let rooms = [(LABEL, Some(room))];
-            check((CkRv::OK, &[label.clone()]), &rooms, (CkRv::OK, &[105]));
+            check((CkRv::OK, from_ref(&label)), &rooms, (CkRv::OK, &[105]));
         }
         // one too small, one sensitive, one of an invalid type; another fine
         let rooms = [(VALUE, Some(1)), (LABEL, Some(5))];
@@ -293,7 +297,7 @@ mod tests {
         }
         // an empty value alone, and beside an error
         check(
-            (CkRv::OK, &[gone.clone()]),
+            (CkRv::OK, from_ref(&gone)),
             &[(VALUE, Some(9))],
             (CkRv::OK, &[100]),
         );
@@ -307,12 +311,12 @@ mod tests {
     }
 
     #[test]
-    fn unavailable_can_also_be_told_as_all_ones() {
+    fn all_ones_beside_an_error_tell_unavailable_from_empty() {
         let gone = received(VALUE, b"", u64::MAX);
         let empty = received(LABEL, b"", 0);
         let rooms = [(VALUE, Some(5)), (LABEL, None)];
         let rv = CkRv::ATTRIBUTE_SENSITIVE;
-        check((rv, &[gone, empty]), &rooms, (rv, &[-1, -1]));
+        check((rv, &[gone, empty]), &rooms, (rv, &[-1, 0]));
     }
 
     #[test]
@@ -330,7 +334,7 @@ mod tests {
         let long = received(LABEL, &[1; 5000], 3);
         let rooms = [(LABEL, Some(5))];
         let refused = (CkRv::BUFFER_TOO_SMALL, &[-1][..]);
-        check((CkRv::OK, &[long.clone()]), &rooms, refused);
+        check((CkRv::OK, from_ref(&long)), &rooms, refused);
         // More than asked for is not looked at; less would leave lengths that were never true.
         let fits = received(LABEL, b"label", 5);
         check((CkRv::OK, &[fits, long]), &rooms, (CkRv::OK, &[105]));
@@ -340,7 +344,7 @@ mod tests {
         // A length without its bytes is no value.
         let promised = received(LABEL, b"", 4);
         check(
-            (CkRv::OK, &[promised.clone()]),
+            (CkRv::OK, from_ref(&promised)),
             &rooms,
             (CkRv::DEVICE_ERROR, &[-1]),
         );
@@ -408,13 +412,5 @@ mod tests {
         assert_eq!(lengths(&found), [-1, 105, -1]);
         let request = requests.lock().unwrap()[0].clone();
         assert!(request.0 == [received(LABEL, &[0; 5], 5)]);
-    }
-
-    #[test]
-    fn only_nested_templates_are_held_back() {
-        assert!(is_nested_template(WRAP_TEMPLATE));
-        for plain in [LABEL, AttributeType(CKA_ALLOWED_MECHANISMS), NSS_URL] {
-            assert!(!is_nested_template(plain));
-        }
     }
 }

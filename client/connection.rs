@@ -23,6 +23,7 @@ use zeroize::Zeroize;
 use crate::abi::process::{self, Process};
 use crate::library::Remote;
 use crate::settings::Endpoint;
+use crate::turns::Turns;
 
 /// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
 const LONGEST_REPLY: usize = 1 << 30;
@@ -32,6 +33,8 @@ const LARGEST_KEPT: usize = 64 << 10;
 
 /// A connected daemon.
 pub(crate) struct Connection {
+    turns: Turns,
+    /// Locked by whose turn it is.
     wire: Mutex<Wire>,
     lost: AtomicBool,
 }
@@ -77,6 +80,7 @@ impl Connection {
     /// name takes is the resolver's.
     pub fn open(endpoint: &Endpoint, timeout: Duration) -> io::Result<Connection> {
         Ok(Connection {
+            turns: Turns::default(),
             wire: Mutex::new(Wire {
                 socket: Socket::connect(endpoint, Deadline::after(timeout))?,
                 records: Records::new(LONGEST_REPLY),
@@ -99,6 +103,7 @@ fn first_xid() -> u32 {
 impl Cryptoki for Connection {
     fn call(&self, call: Call<'_>) -> Reply {
         let function = call.function();
+        let _turn = self.turns.take();
         // A panic in the middle of a call leaves the stream at an unknown place.
         let Ok(mut wire) = self.wire.lock() else {
             self.lost.store(true, Ordering::Release);
@@ -137,6 +142,7 @@ impl Remote for Connection {
     }
 
     fn close(&self) {
+        let _turn = self.turns.take();
         let wire = self.wire.lock();
         wire.unwrap_or_else(|poisoned| poisoned.into_inner())
             .end(State::Closed);
@@ -304,7 +310,10 @@ impl Socket {
     fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> Result<usize, Failure> {
         loop {
             self.limit(Direction::Send, deadline)?;
-            let sent = self.inner()?.send_vectored_with_flags(parts, NO_SIGNAL);
+            let sent = match parts {
+                [one] => self.inner()?.send_with_flags(one, NO_SIGNAL),
+                parts => self.inner()?.send_vectored_with_flags(parts, NO_SIGNAL),
+            };
             if let Some(result) = finished(sent) {
                 return result;
             }

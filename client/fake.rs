@@ -67,8 +67,10 @@ pub(crate) fn library(
         Call::C_Initialize() => Reply::C_Initialize(CkRv::OK),
         call => answer(call),
     });
-    let library = Library::start(remote, &settings());
-    library.ok().expect("every step was answered")
+    match Library::start(remote, &settings()) {
+        Ok(library) => library,
+        Err(error) => unreachable!("every step was answered, yet {error}"),
+    }
 }
 
 /// Operations of sessions as a daemon has them: a result is given once, whole, and ends the

@@ -26,6 +26,7 @@ mod mechanism;
 mod pending;
 mod settings;
 mod structures;
+mod turns;
 
 use abi::process::Process;
 use connection::Connection;

@@ -32,14 +32,13 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Sets the level; anything but `error`, `warn`, `info`, `debug` and `trace` means off.
+/// Sets the level, if one of `error`, `warn`, `info`, `debug` and `trace` is named.
 pub(crate) fn set_level(level: Option<&str>) {
-    let level = level.and_then(|level| level.parse().ok());
-    let level = level.unwrap_or(LevelFilter::Off);
-    if level != LevelFilter::Off {
-        // Fails where a logger is in place: our own since the last C_Initialize, or, where this
-        // crate is linked into a program, the program's.
-        let _ = log::set_logger(&Stderr);
-    }
+    let Some(level) = level.and_then(|level| level.parse::<LevelFilter>().ok()) else {
+        return;
+    };
+    // Fails where a logger is in place: our own since the last C_Initialize, or, where this crate is
+    // linked into a program, the program's.
+    let _ = log::set_logger(&Stderr);
     log::set_max_level(level);
 }

@@ -133,6 +133,24 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// The keys that a mechanism's parameter names, beside the key of the call.
+    pub(crate) fn parameter(
+        &self,
+        session: SessionHandle,
+        mechanism: &Mechanism,
+    ) -> Result<(), Refusal> {
+        if !self.rules.guards_objects() {
+            return Ok(());
+        }
+        let keys = bindings::mechanism::handles(mechanism).map_err(|rv| Refusal {
+            rv,
+            what: "a parameter that may name keys and is not the standard's".into(),
+            source: None,
+        })?;
+        let mut named = keys.into_iter().filter(|key| key.0 != 0);
+        named.try_for_each(|key| self.object(session, key, CkRv::OBJECT_HANDLE_INVALID))
+    }
+
     /// A value of CKA_LABEL or CKA_ID against what is allowed.
     fn value(
         &self,
@@ -213,6 +231,16 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A mechanism that is to be used, and the keys in its parameter.
+    pub(crate) fn use_of(
+        &self,
+        session: SessionHandle,
+        mechanism: &Mechanism,
+    ) -> Result<(), Refusal> {
+        self.mechanism(mechanism.mechanism_type)?;
+        self.parameter(session, mechanism)
     }
 
     /// A mechanism.

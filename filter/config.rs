@@ -51,9 +51,9 @@ pub struct Rules {
     /// `remove_padding_oracles`: operations for which mechanisms with padding are refused.
     pub remove_padding_oracles: Vec<Rule<Vec<Lined<&'static [Operation]>>>>,
     /// `filter_actions_pre`: actions before all checks.
-    pub filter_actions_pre: Vec<Rule<Vec<Lined<(Function, &'static Row)>>>>,
+    pub filter_actions_pre: Vec<Rule<Chain>>,
     /// `filter_actions_post`: actions behind all checks.
-    pub filter_actions_post: Vec<Rule<Vec<Lined<(Function, &'static Row)>>>>,
+    pub filter_actions_post: Vec<Rule<Chain>>,
     /// `wrapping_format_key`, for the action `wrapping_format_patch`.
     pub wrapping_format_key: Option<Secret>,
     /// What of the original's behaviour was asked for.
@@ -98,6 +98,9 @@ pub struct Lined<T> {
     /// Where it stands.
     pub line: u32,
 }
+
+/// Functions and the actions that are run for them, in the order of the file.
+pub type Chain = Vec<Lined<(Function, &'static Row)>>;
 
 /// A key that no log line and no `Debug` shows.
 #[derive(Clone)]
@@ -338,6 +341,9 @@ type Couple = At<(Pattern, At<Text>)>;
 /// Rules for the modules whose names their patterns match.
 type PerModule<T> = Option<At<Vec<At<(Pattern, T)>>>>;
 
+/// A chain as it is written.
+type Steps = Vec<At<(FunctionName, At<ActionName>)>>;
+
 /// The file as it is written. The order of the fields is the original's order of checks, and so the
 /// order in which errors are found.
 #[derive(Deserialize)]
@@ -353,8 +359,8 @@ struct Options {
     enforce_ro_sessions: PerModule<Choice>,
     forbid_admin_operations: PerModule<Choice>,
     remove_padding_oracles: PerModule<Vec<At<PaddingKind>>>,
-    filter_actions_pre: PerModule<Vec<At<(FunctionName, At<ActionName>)>>>,
-    filter_actions_post: PerModule<Vec<At<(FunctionName, At<ActionName>)>>>,
+    filter_actions_pre: PerModule<Steps>,
+    filter_actions_post: PerModule<Steps>,
     wrapping_format_key: Option<At<Text>>,
 }
 
@@ -545,11 +551,7 @@ impl Checker<'_> {
             .collect())
     }
 
-    fn actions(
-        &mut self,
-        steps: Vec<At<(FunctionName, At<ActionName>)>>,
-        unfit_is_a_warning: bool,
-    ) -> Result<Vec<Lined<(Function, &'static Row)>>, Fault> {
+    fn actions(&mut self, steps: Steps, unfit_is_a_warning: bool) -> Result<Chain, Fault> {
         let mut chain = Vec::new();
         for At {
             value: (FunctionName(function), action),

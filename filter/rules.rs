@@ -17,7 +17,7 @@ use xdr::{Function, MechanismType};
 
 use crate::actions::Action;
 use crate::compatibility::Switch;
-use crate::config::{Lined, Rule, Rules};
+use crate::config::{Chain, Lined, Rule, Rules};
 use crate::log::{self, Printable};
 use crate::regexp::Regexp;
 use crate::values::Operation;
@@ -245,7 +245,7 @@ fn switched_on(option: &'static str, rules: &[Rule<bool>], name: &[u8]) -> Optio
 
 fn chains(
     option: &'static str,
-    rules: &[Rule<Vec<Lined<(Function, &'static crate::actions::Row)>>>],
+    rules: &[Rule<Chain>],
     name: &[u8],
 ) -> BTreeMap<Function, Vec<Step>> {
     let mut chains: BTreeMap<Function, Vec<Step>> = BTreeMap::new();
@@ -365,5 +365,39 @@ impl fmt::Display for ModuleRules {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compatibility::Compatibility;
+    use std::path::Path;
+
+    /// To the original, `a\|bc` also matches `ax`.
+    #[test]
+    fn restricts_by_either_reading_of_a_pattern_and_loosens_by_the_strict_one() {
+        let text = r#"modules = [("ax", m)]
+            forbidden_functions = [("a\\|bc", [C_Sign])]
+            forbidden_mechanisms = [("a\\|bc", [CKM_MD5])]
+            remove_padding_oracles = [("a\\|bc", [all])]
+            forbid_admin_operations = [("a\\|bc", yes)]
+            enforce_ro_sessions = [("a\\|bc", no), (".*", yes)]
+            allowed_labels = [("a\\|bc", [x])]
+            allowed_ids = [("a\\|bc", [x]), ("ax", [y])]
+            filter_actions_pre = [("a\\|bc", [(C_Sign, identity)])]"#;
+        let compatibility = Compatibility::default();
+        let rules = Rules::parse(text.as_bytes(), Path::new("f"), &compatibility).unwrap();
+        let applying = ModuleRules::new(&rules, b"ax");
+        assert_eq!(
+            (applying.functions.len(), applying.mechanisms.len()),
+            (1, 1)
+        );
+        assert_eq!((applying.padding.len(), applying.pre.len()), (4, 1));
+        assert!(applying.no_admin.is_some() && applying.read_only.is_some());
+        assert!(!applying.labels.unwrap().allows(b"x"));
+        let ids = applying.ids.unwrap();
+        assert!(!ids.allows(b"x") && ids.allows(b"y"));
+        assert!(ModuleRules::new(&rules, b"bcx").functions.is_empty());
     }
 }

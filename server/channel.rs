@@ -26,7 +26,13 @@ const PEER_SIZE: usize = 256;
 pub fn pair() -> io::Result<(ControllerEnd, WorkerEnd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-    Ok((ControllerEnd(ours), WorkerEnd { socket: theirs, lost: AtomicU32::new(0) }))
+    Ok((
+        ControllerEnd(ours),
+        WorkerEnd {
+            socket: theirs,
+            lost: AtomicU32::new(0),
+        },
+    ))
 }
 
 /// The controller's end.
@@ -86,8 +92,17 @@ impl WorkerRecord {
 
     /// The record as the loggers take it; the component is the worker's service.
     pub fn for_component<'a>(&'a self, component: &'a str) -> Record<'a> {
-        let WorkerRecord { severity, subchannel, message } = self;
-        Record { severity: *severity, component, subchannel, message }
+        let WorkerRecord {
+            severity,
+            subchannel,
+            message,
+        } = self;
+        Record {
+            severity: *severity,
+            component,
+            subchannel,
+            message,
+        }
     }
 }
 
@@ -104,7 +119,10 @@ impl WorkerEnd {
         let mut peer = [0; PEER_SIZE];
         let received = bindings::sys::receive(self.socket.as_fd(), &mut peer)?;
         Ok(received.map(|(length, socket)| {
-            (socket, String::from_utf8_lossy(&peer[..length]).into_owned())
+            (
+                socket,
+                String::from_utf8_lossy(&peer[..length]).into_owned(),
+            )
         }))
     }
 
@@ -165,7 +183,10 @@ mod tests {
         let received = controller.next_record().unwrap().unwrap();
         let received = received.for_component("service");
         assert_eq!(received.severity, Severity::Alert);
-        assert_eq!((received.subchannel, received.message), ("filter", "C_Sign refused"));
+        assert_eq!(
+            (received.subchannel, received.message),
+            ("filter", "C_Sign refused")
+        );
         assert_eq!(received.component, "service");
         assert!(controller.next_record().unwrap().is_none());
         drop(worker);
@@ -185,8 +206,12 @@ mod tests {
     fn a_worker_never_waits_for_a_slow_controller_and_tells_what_was_lost() {
         let (controller, worker) = pair().unwrap();
         let message = "x".repeat(10_000);
-        let record =
-            Record { severity: Severity::Info, component: "", subchannel: "", message: &message };
+        let record = Record {
+            severity: Severity::Info,
+            component: "",
+            subchannel: "",
+            message: &message,
+        };
         for _ in 0..10_000 {
             worker.record(&record);
         }

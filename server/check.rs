@@ -43,14 +43,24 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
         for entry in &rules.modules {
             let (alias, path) = (Printable(&entry.alias_text), entry.path.display());
             let ModuleEntry { line, .. } = entry;
-            writeln!(report, "  {}:{line}: modules: '{alias}' -> '{path}'", rules.file.display())?;
+            writeln!(
+                report,
+                "  {}:{line}: modules: '{alias}' -> '{path}'",
+                rules.file.display()
+            )?;
             if let Err(fault) = readable(&entry.path) {
-                faults.push(format!("{}:{line}: modules: {path}: {fault}", rules.file.display()));
+                faults.push(format!(
+                    "{}:{line}: modules: {path}: {fault}",
+                    rules.file.display()
+                ));
             }
             write!(report, "{}", ModuleRules::new(&rules, &entry.alias_text))?;
         }
     }
-    Ok(Report { text: report, faults })
+    Ok(Report {
+        text: report,
+        faults,
+    })
 }
 
 /// A name without a slash is looked for by the loader, in places of its own.

@@ -621,9 +621,11 @@ impl Checker<'_> {
                 i64::from(i32::MAX),
             )?),
             flat_mechanisms: section.flat_mechanisms.map_or(Ok(Vec::new()), mechanisms)?,
-            compatibility: section.compatibility.map_or(Ok(Compatibility::default()), |at| {
-                Compatibility::parse(&at.value).map_err(|error| at.fault(error.to_string()))
-            })?,
+            compatibility: section
+                .compatibility
+                .map_or(Ok(Compatibility::default()), |at| {
+                    Compatibility::parse(&at.value).map_err(|error| at.fault(error.to_string()))
+                })?,
         })
     }
 
@@ -1475,7 +1477,11 @@ mod tests {
         assert_eq!(processor.record_timeout, Duration::from_millis(500));
         assert_eq!(processor.max_connections_per_peer, 7);
         assert_eq!(processor.flat_mechanisms, [0x8000_0001, 12]);
-        let on: Vec<_> = processor.compatibility.effects().map(|(name, _)| name).collect();
+        let on: Vec<_> = processor
+            .compatibility
+            .effects()
+            .map(|(name, _)| name)
+            .collect();
         assert_eq!(on, ["admin-login-only"]);
         for (text, expected) in [
             ("max_record_size = 65535;", "expected 65536 or more"),
@@ -1492,7 +1498,10 @@ mod tests {
             ("record_timeout = 1e300;", "expected more than 0.0"),
             ("max_connections_per_peer = -1;", "expected 0 or more"),
             ("flat_mechanisms = \"CKM_AES_CBC\";", "expected numbers"),
-            ("compatibility = \"all\";", "compatibility: unknown switch `all`; known here: "),
+            (
+                "compatibility = \"all\";",
+                "compatibility: unknown switch `all`; known here: ",
+            ),
         ] {
             refused("processor", text, expected);
         }

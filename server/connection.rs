@@ -83,7 +83,10 @@ fn answer(
                     return send(socket, slices, limits).map(|()| Some(function));
                 }
             }
-            log(Severity::Crit, format_args!("{}: internal error", function.name()));
+            log(
+                Severity::Crit,
+                format_args!("{}: internal error", function.name()),
+            );
             rejected(xid, Rejection::SystemError, output).map(|()| Some(function))
         }
     }
@@ -133,15 +136,16 @@ fn receive<'r>(
     Ok(Some(records.record()))
 }
 
-fn send(
-    socket: &Socket,
-    mut slices: Slices<'_>,
-    limits: Limits,
-) -> Result<(), ConnectionError> {
+fn send(socket: &Socket, mut slices: Slices<'_>, limits: Limits) -> Result<(), ConnectionError> {
     let mut deadline = None;
     loop {
         let flags = MsgFlags::MSG_NOSIGNAL.bits();
-        match socket.send_vectored_with_flags(slices.unsent(), flags) {
+        let unsent = slices.unsent();
+        let sent = match unsent {
+            [one] => socket.send_with_flags(one, flags),
+            parts => socket.send_vectored_with_flags(parts, flags),
+        };
+        match sent {
             Ok(count) => slices.advance(count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -87,7 +87,9 @@ struct Throttle(Option<Instant>);
 impl Throttle {
     fn passes(&mut self) -> bool {
         let now = Instant::now();
-        let passes = self.0.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
+        let passes = self
+            .0
+            .is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
         if passes {
             self.0 = Some(now);
         }
@@ -141,7 +143,8 @@ impl Controller {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags)?;
         let source = signals.as_fd().as_raw_fd();
-        poll.registry().register(&mut SourceFd(&source), SIGNAL_TOKEN, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&source), SIGNAL_TOKEN, Interest::READABLE)?;
 
         let (workers, tokens) = (HashMap::new(), HashMap::new());
         let mut controller = Controller {
@@ -155,7 +158,9 @@ impl Controller {
             trace,
         };
         for (service, rules, listeners) in services {
-            let listeners = listeners.into_iter().map(|listener| controller.listen(listener));
+            let listeners = listeners
+                .into_iter()
+                .map(|listener| controller.listen(listener));
             let running = Running {
                 listeners: listeners.collect::<io::Result<_>>()?,
                 service,
@@ -176,8 +181,14 @@ impl Controller {
     fn listen(&mut self, listener: Listener) -> io::Result<ListenerState> {
         let token = self.new_token();
         let source = listener.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&source), token, Interest::READABLE)?;
-        Ok(ListenerState { listener, token, is_ready: false })
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&source), token, Interest::READABLE)?;
+        Ok(ListenerState {
+            listener,
+            token,
+            is_ready: false,
+        })
     }
 
     fn new_token(&mut self) -> Token {
@@ -222,13 +233,18 @@ impl Controller {
             if running.can_accept() && running.listeners.iter().any(|l| l.is_ready) {
                 return Some(Duration::ZERO);
             }
-            running.paused_until.map(|until| until.saturating_duration_since(Instant::now()))
+            running
+                .paused_until
+                .map(|until| until.saturating_duration_since(Instant::now()))
         });
         wakes.min()
     }
 
     fn mark_ready(&mut self, token: Token) {
-        let listeners = self.services.iter_mut().flat_map(|running| &mut running.listeners);
+        let listeners = self
+            .services
+            .iter_mut()
+            .flat_map(|running| &mut running.listeners);
         for listener in listeners.filter(|listener| listener.token == token) {
             listener.is_ready = true;
         }
@@ -256,7 +272,9 @@ impl Controller {
                 match running.listeners[at].listener.accept() {
                     Ok(accepted) => self.admit(service, accepted),
                     Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => self.services[service].listeners[at].is_ready = false,
+                        io::ErrorKind::WouldBlock => {
+                            self.services[service].listeners[at].is_ready = false
+                        }
                         io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
                         _ => {
                             log(Severity::Crit, format_args!("cannot accept: {error}"));
@@ -277,7 +295,10 @@ impl Controller {
         if limit > 0 && connected >= limit {
             if running.peer_warning.passes() {
                 let name = &client.name;
-                log(Severity::Warning, format_args!("client {name} refused: has {connected} connections"));
+                log(
+                    Severity::Warning,
+                    format_args!("client {name} refused: has {connected} connections"),
+                );
             }
             return;
         }
@@ -288,14 +309,23 @@ impl Controller {
                     Ok(()) => continue,
                     Err(error) => {
                         self.fork_failed(service, &error);
-                        log(Severity::Err, format_args!("client {} dropped", client.name));
+                        log(
+                            Severity::Err,
+                            format_args!("client {} dropped", client.name),
+                        );
                         return;
                     }
                 }
             };
-            let Some(worker) = self.workers.get_mut(&token) else { continue };
+            let Some(worker) = self.workers.get_mut(&token) else {
+                continue;
+            };
             // A worker that died meanwhile: SIGCHLD is on its way, try another.
-            if worker.channel.hand_over(client.socket.as_fd(), &client.name).is_ok() {
+            if worker
+                .channel
+                .hand_over(client.socket.as_fd(), &client.name)
+                .is_ok()
+            {
                 *running.peers.entry(client.peer.clone()).or_default() += 1;
                 running.early_ends = 0;
                 worker.state = WorkerState::Serving(client.peer);
@@ -308,7 +338,10 @@ impl Controller {
     fn fill(&mut self, service: usize) {
         loop {
             let running = &mut self.services[service];
-            if running.paused_until.is_some_and(|until| Instant::now() < until) {
+            if running
+                .paused_until
+                .is_some_and(|until| Instant::now() < until)
+            {
                 return;
             }
             running.paused_until = None;
@@ -323,7 +356,10 @@ impl Controller {
     }
 
     fn fork_failed(&mut self, service: usize, error: &io::Error) {
-        log(Severity::Crit, format_args!("cannot start a worker: {error}"));
+        log(
+            Severity::Crit,
+            format_args!("cannot start a worker: {error}"),
+        );
         self.services[service].paused_until = Some(Instant::now() + FORK_PAUSE);
     }
 
@@ -331,7 +367,9 @@ impl Controller {
         let (channel, theirs) = channel::pair()?;
         let token = self.new_token();
         let source = channel.as_fd().as_raw_fd();
-        self.poll.registry().register(&mut SourceFd(&source), token, Interest::READABLE)?;
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&source), token, Interest::READABLE)?;
         let running = &mut self.services[service];
         let setup = Setup {
             service: &running.service,
@@ -343,13 +381,23 @@ impl Controller {
         running.workers += 1;
         running.idle.push_back(token);
         self.tokens.insert(pid, token);
-        self.workers.insert(token, Worker { pid, channel, service, state: WorkerState::Idle });
+        self.workers.insert(
+            token,
+            Worker {
+                pid,
+                channel,
+                service,
+                state: WorkerState::Idle,
+            },
+        );
         Ok(())
     }
 
     /// Takes a turn's worth of a worker's log records.
     fn take_records(&mut self, token: Token) {
-        let Some(worker) = self.workers.get(&token) else { return };
+        let Some(worker) = self.workers.get(&token) else {
+            return;
+        };
         let component = &self.services[worker.service].service.name;
         for _ in 0..RECORDS_A_TURN {
             match worker.channel.next_record() {
@@ -361,14 +409,24 @@ impl Controller {
         // More may wait, and the event will not come again by itself.
         let source = worker.channel.as_fd().as_raw_fd();
         let interest = Interest::READABLE;
-        if let Err(error) = self.poll.registry().reregister(&mut SourceFd(&source), token, interest) {
-            log(Severity::Err, format_args!("cannot watch worker {}: {error}", worker.pid));
+        if let Err(error) = self
+            .poll
+            .registry()
+            .reregister(&mut SourceFd(&source), token, interest)
+        {
+            log(
+                Severity::Err,
+                format_args!("cannot watch worker {}: {error}", worker.pid),
+            );
         }
     }
 
     fn take_signals(&mut self) -> io::Result<Turn> {
         while let Some(signal) = self.signals.read_signal()? {
-            match i32::try_from(signal.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok()) {
+            match i32::try_from(signal.ssi_signo)
+                .ok()
+                .and_then(|n| Signal::try_from(n).ok())
+            {
                 Some(Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) => return Ok(Turn::Stop),
                 Some(Signal::SIGCHLD) => self.reap(),
                 Some(Signal::SIGHUP) => self.reload(),
@@ -387,7 +445,10 @@ impl Controller {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(error) => {
-                    log(Severity::Err, format_args!("cannot wait for workers: {error}"));
+                    log(
+                        Severity::Err,
+                        format_args!("cannot wait for workers: {error}"),
+                    );
                     return;
                 }
             };
@@ -396,10 +457,14 @@ impl Controller {
     }
 
     fn bury(&mut self, pid: Pid, end: End) {
-        let Some(token) = self.tokens.remove(&pid) else { return };
+        let Some(token) = self.tokens.remove(&pid) else {
+            return;
+        };
         // What it logged last.
         self.take_records(token);
-        let Some(worker) = self.workers.remove(&token) else { return };
+        let Some(worker) = self.workers.remove(&token) else {
+            return;
+        };
         let source = worker.channel.as_fd().as_raw_fd();
         // Closing the channel takes it out of the poll as well.
         let _ = self.poll.registry().deregister(&mut SourceFd(&source));
@@ -426,7 +491,10 @@ impl Controller {
         }
         if end != End::Exit(0) {
             let name = &running.service.name;
-            log(Severity::Alert, format_args!("Process {pid} for service {name} terminated {end}"));
+            log(
+                Severity::Alert,
+                format_args!("Process {pid} for service {name} terminated {end}"),
+            );
         }
     }
 
@@ -442,7 +510,10 @@ impl Controller {
                     crate::report_warnings(&rules.warnings);
                     running.rules = Arc::new(rules);
                     let name = &running.service.name;
-                    log(Severity::Notice, format_args!("{name}: filter configuration loaded"));
+                    log(
+                        Severity::Notice,
+                        format_args!("{name}: filter configuration loaded"),
+                    );
                     for token in running.idle.drain(..) {
                         if let Some(worker) = self.workers.get_mut(&token) {
                             worker.state = WorkerState::Retired;
@@ -511,7 +582,9 @@ impl Controller {
 impl Running {
     /// Whether a client can be served at once.
     fn can_accept(&self) -> bool {
-        let paused = self.paused_until.is_some_and(|until| Instant::now() < until);
+        let paused = self
+            .paused_until
+            .is_some_and(|until| Instant::now() < until);
         !paused && (!self.idle.is_empty() || self.workers < self.service.workload.max_workers)
     }
 }

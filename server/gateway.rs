@@ -28,7 +28,13 @@ impl Gateway {
     /// A connection on which nothing was called yet.
     pub fn new(rules: Arc<Rules>, options: ModuleOptions, trace: bool) -> Gateway {
         let (architecture, module) = (OnceLock::new(), OnceLock::new());
-        Gateway { rules, options, trace, architecture, module }
+        Gateway {
+            rules,
+            options,
+            trace,
+            architecture,
+            module,
+        }
     }
 
     fn answer(&self, call: Call<'_>) -> Reply {
@@ -37,13 +43,17 @@ impl Gateway {
             Call::C_SetupArch(code) => Reply::C_SetupArch(self.setup(code)),
             Call::C_LoadModule(alias) => Reply::C_LoadModule(self.load(alias)),
             call => {
-                let Some(module) = self.module.get() else { return refusal::no_module(function) };
+                let Some(module) = self.module.get() else {
+                    return refusal::no_module(function);
+                };
                 // A client that never told is taken for one of the host's kind.
-                let client = self.architecture.get().copied().unwrap_or(Architecture::host());
-                match template::call_to_host(call, client) {
-                    Ok(call) => template::reply_to_client(module.call(call), client),
-                    Err(rv) => refusal::refuse(function, rv),
-                }
+                let client = self
+                    .architecture
+                    .get()
+                    .copied()
+                    .unwrap_or(Architecture::host());
+                let call = template::call_to_host(call, client);
+                template::reply_to_client(module.call(call), client)
             }
         }
     }
@@ -74,7 +84,9 @@ impl Gateway {
         }
         match Module::load(&entry.path, self.options.clone()) {
             Ok(module) => {
-                let _ = self.module.set(Filter::new(&self.rules, alias, entry, module));
+                let _ = self
+                    .module
+                    .set(Filter::new(&self.rules, alias, entry, module));
                 CkRv::OK
             }
             Err(error) => {
@@ -91,15 +103,22 @@ impl Cryptoki for Gateway {
             return self.answer(call);
         }
         let (name, pid) = (call.function().name(), std::process::id());
-        log(Severity::Info, format_args!("{name} called in process {pid}"));
+        log(
+            Severity::Info,
+            format_args!("{name} called in process {pid}"),
+        );
         let reply = self.answer(call);
         let rv = original_name(reply.rv());
-        log(Severity::Info, format_args!("{name} returned in process {pid} with {rv}"));
+        log(
+            Severity::Info,
+            format_args!("{name} returned in process {pid} with {rv}"),
+        );
         reply
     }
 }
 
 /// A CK_RV as the original's debug log prints it.
 fn original_name(rv: CkRv) -> String {
-    rv.name().map_or_else(|| "cKR_UNKNOWN!".to_owned(), |name| format!("cKR_{name}"))
+    rv.name()
+        .map_or_else(|| "cKR_UNKNOWN!".to_owned(), |name| format!("cKR_{name}"))
 }

@@ -39,13 +39,19 @@ const UNUSABLE: i32 = 2;
 
 /// Runs the daemon with these arguments, the program's name first; returns the exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
-    let arguments = arguments.into_iter().map(|a| a.to_string_lossy().into_owned());
+    let arguments = arguments
+        .into_iter()
+        .map(|a| a.to_string_lossy().into_owned());
     let result = match options::parse(arguments) {
         Ok(Command::Help(text)) => return print(&text),
         Ok(Command::DebugList) => return print(&logging::debug_modules()),
         Ok(Command::Check(conf)) => check::check(&conf).and_then(|report| {
             print(&report.text);
-            if report.faults.is_empty() { Ok(()) } else { Err(report.faults.join("\n").into()) }
+            if report.faults.is_empty() {
+                Ok(())
+            } else {
+                Err(report.faults.join("\n").into())
+            }
         }),
         Ok(Command::Run(options)) => start(&options),
         Err(error) => Err(error.into()),
@@ -70,10 +76,17 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut rules = Vec::new();
     for service in &configuration.services {
         let processor = &service.processor;
-        rules.push(Rules::load(&processor.filter_config, &processor.compatibility)?);
+        rules.push(Rules::load(
+            &processor.filter_config,
+            &processor.compatibility,
+        )?);
     }
     let loggers = Arc::new(Loggers::open(&configuration)?);
-    logging::install(loggers.clone(), logging::CONTROLLER, logging::DebugSelection::of(options));
+    logging::install(
+        loggers.clone(),
+        logging::CONTROLLER,
+        logging::DebugSelection::of(options),
+    );
     std::panic::set_hook(Box::new(report_panic));
     if let Some(directory) = &configuration.socket_directory {
         create_directory(directory)?;
@@ -87,8 +100,16 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         services.push((service, rules, listeners));
     }
 
-    let pid_file = options.pid.as_deref().map(std::path::absolute).transpose()?;
-    let launcher = if options.foreground { None } else { Some(bindings::sys::detach()?) };
+    let pid_file = options
+        .pid
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()?;
+    let launcher = if options.foreground {
+        None
+    } else {
+        Some(bindings::sys::detach()?)
+    };
     nix::unistd::chdir("/")?;
     let pid_file = pid_file.map(PidFile::write).transpose()?;
     report_warnings(&configuration.warnings);
@@ -111,9 +132,8 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
 fn create_directory(path: &Path) -> Result<(), String> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        other => other.map_err(|error| {
-            format!("cannot create socket directory {}: {error}", path.display())
-        }),
+        other => other
+            .map_err(|error| format!("cannot create socket directory {}: {error}", path.display())),
     }
 }
 
@@ -126,8 +146,14 @@ fn report_warnings(warnings: &[String]) {
 
 /// Tells where, not what: a message might hold what the code was working on.
 fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
-    let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    logging::log(logging::Severity::Crit, format_args!("internal error at {place}"));
+    let place = panic
+        .location()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    logging::log(
+        logging::Severity::Crit,
+        format_args!("internal error at {place}"),
+    );
 }
 
 /// The file that tells the controller's process id; removed when dropped, if it is still ours.
@@ -140,7 +166,12 @@ impl PidFile {
     fn write(path: PathBuf) -> Result<PidFile, String> {
         let content = format!("{}\n", std::process::id());
         let mut options = std::fs::File::options();
-        let file = options.write(true).create(true).truncate(true).mode(0o644).open(&path);
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o644)
+            .open(&path);
         match file.and_then(|mut file| file.write_all(content.as_bytes())) {
             Ok(()) => Ok(PidFile { path, content }),
             Err(error) => Err(format!("cannot write pid file {}: {error}", path.display())),

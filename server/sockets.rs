@@ -84,17 +84,27 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Accepted> {
         let (socket, address) = self.socket.accept()?;
         let (peer, name) = match address.as_socket() {
-            Some(address) => (Peer::Address(address.ip().to_canonical()), address.to_string()),
+            Some(address) => (
+                Peer::Address(address.ip().to_canonical()),
+                address.to_string(),
+            ),
             None => {
                 let credentials = nix::sys::socket::getsockopt(
                     &socket,
                     nix::sys::socket::sockopt::PeerCredentials,
                 )?;
                 let (uid, pid) = (credentials.uid(), credentials.pid());
-                (Peer::User(Uid::from_raw(uid)), format!("uid {uid}, pid {pid}"))
+                (
+                    Peer::User(Uid::from_raw(uid)),
+                    format!("uid {uid}, pid {pid}"),
+                )
             }
         };
-        Ok(Accepted { socket: socket.into(), peer, name })
+        Ok(Accepted {
+            socket: socket.into(),
+            peer,
+            name,
+        })
     }
 }
 
@@ -114,13 +124,20 @@ impl Drop for Listener {
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.to_owned(), inode: path.symlink_metadata()?.ino() })
+        Ok(SocketFile {
+            path: path.to_owned(),
+            inode: path.symlink_metadata()?.ino(),
+        })
     }
 
     /// Removes the file unless another has taken its place. Failing is no matter: the next start
     /// replaces a socket nobody listens at.
     fn remove(&self) {
-        if self.path.symlink_metadata().is_ok_and(|now| now.ino() == self.inode) {
+        if self
+            .path
+            .symlink_metadata()
+            .is_ok_and(|now| now.ino() == self.inode)
+        {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -141,7 +158,9 @@ fn local(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     remove_stale_socket(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // With a mode to be set, nobody may connect before it is; otherwise the umask decides.
-    let restricted = protocol.mode.map(|_| umask(Mode::from_bits_truncate(0o777)));
+    let restricted = protocol
+        .mode
+        .map(|_| umask(Mode::from_bits_truncate(0o777)));
     let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
     if let Some(before) = restricted {
         umask(before);
@@ -181,10 +200,19 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
 /// Loopback TCP on a free port; the file, for its owner only, tells the port.
 fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     let mut listener = internet(&SocketAddr::from(([127, 0, 0, 1], 0)), protocol)?;
-    let port = listener.socket.local_addr()?.as_socket().map_or(0, |address| address.port());
+    let port = listener
+        .socket
+        .local_addr()?
+        .as_socket()
+        .map_or(0, |address| address.port());
     let temporary = path.with_extension("new");
     let mut options = std::fs::File::options();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(format!("socket_file\n{port}\n").as_bytes())?;
     std::fs::rename(&temporary, path)?;
     listener.file = Some(SocketFile::of(path)?);

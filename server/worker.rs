@@ -46,7 +46,10 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
     setup.rules.announce();
     if let Err(error) = confine(setup) {
-        log(Severity::Crit, format_args!("worker cannot give up its privileges: {error}"));
+        log(
+            Severity::Crit,
+            format_args!("worker cannot give up its privileges: {error}"),
+        );
         return NOT_CONFINED;
     }
     match channel.client() {
@@ -60,14 +63,18 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
 fn serve(setup: &Setup<'_>, socket: OwnedFd, peer: &str) {
     let socket = Socket::from(socket);
     let processor = &setup.service.processor;
-    let limits =
-        Limits { record_size: processor.max_record_size, record_time: processor.record_timeout };
+    let limits = Limits {
+        record_size: processor.max_record_size,
+        record_time: processor.record_timeout,
+    };
     // Failing is no reason to refuse the client: it would only be slower, or its loss be noticed late.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_keepalive(setup.service.protocols.iter().any(|p| p.keepalive));
     }
-    let options = ModuleOptions { flat_mechanisms: processor.flat_mechanisms.clone() };
+    let options = ModuleOptions {
+        flat_mechanisms: processor.flat_mechanisms.clone(),
+    };
     let gateway = Gateway::new(setup.rules.clone(), options, setup.trace);
     if let Err(error) = connection::serve(&socket, &gateway, limits) {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
@@ -93,7 +100,11 @@ fn confine(setup: &Setup<'_>) -> Result<(), Errno> {
 /// Has the kernel kill this process when the controller dies.
 fn die_with(controller: Pid) -> Result<(), Errno> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() == controller { Ok(()) } else { Err(Errno::ESRCH) }
+    if getppid() == controller {
+        Ok(())
+    } else {
+        Err(Errno::ESRCH)
+    }
 }
 
 /// Takes the configured user, group and that user's supplementary groups; none of root's are left

@@ -251,6 +251,7 @@ impl<'b> Encoder<'b> {
         let mut slices = Slices {
             parts: [IoSlice::new(&[]); 2 * MOST_IN_PLACE + 1],
             sent: 0,
+            used: 2 * in_place.len() + 1,
         };
         let mut rest: &'b [u8] = self.copied;
         let mut before = 0;
@@ -298,13 +299,16 @@ impl std::error::Error for EncodeError {}
 /// A complete record, ready for one vectored write.
 pub struct Slices<'b> {
     parts: [IoSlice<'b>; 2 * MOST_IN_PLACE + 1],
+    /// Parts that were sent whole.
     sent: usize,
+    /// Parts there are.
+    used: usize,
 }
 
 impl<'b> Slices<'b> {
     /// What is still to be sent; empty when all of it was.
     pub fn unsent(&self) -> &[IoSlice<'b>] {
-        &self.parts[self.sent..]
+        &self.parts[self.sent..self.used]
     }
 
     /// Whether everything was sent.
@@ -314,7 +318,7 @@ impl<'b> Slices<'b> {
 
     /// Notes that `count` more bytes were sent.
     pub fn advance(&mut self, count: usize) {
-        let mut unsent = &mut self.parts[self.sent..];
+        let mut unsent = &mut self.parts[self.sent..self.used];
         let before = unsent.len();
         IoSlice::advance_slices(&mut unsent, count);
         self.sent += before - unsent.len();

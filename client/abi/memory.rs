@@ -11,7 +11,9 @@ use std::slice;
 use cryptoki_sys::{CK_ATTRIBUTE, CK_MECHANISM, CK_ULONG, CK_UNAVAILABLE_INFORMATION};
 use xdr::{Attribute, AttributeType, CkRv, Mechanism, MechanismType, Template};
 
-use crate::attributes::{Found, Wanted, is_nested_template};
+use bindings::template::is_nested;
+
+use crate::attributes::{Found, Wanted};
 use crate::mechanism::{LONGEST_PARAMETER, is_parameterless, refuse_pointers};
 use crate::pending::{Answer, Room};
 use crate::structures::wide;
@@ -237,7 +239,7 @@ pub(super) unsafe fn template(
             attribute.pValue.is_null() || attribute.ulValueLen == CK_UNAVAILABLE_INFORMATION;
         let value = if no_value {
             Vec::new()
-        } else if is_nested_template(attribute_type) {
+        } else if is_nested(attribute_type) {
             return Err(CkRv::ATTRIBUTE_TYPE_INVALID);
         } else {
             // SAFETY: the caller's word on the value.

@@ -24,17 +24,20 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use support::processes::{Process, wait_until};
 use support::{Directory, Endpoint, Library, Maker, Setup, Token, compile};
 use xdr::rpc::{self, Xid};
-use xdr::{
-    Architecture, Call, CkRv, Cryptoki, Flags, Function, Reply, SessionHandle, SlotId,
-};
+use xdr::{Architecture, Call, CkRv, Cryptoki, Flags, Function, Reply, SessionHandle, SlotId};
 
 /// The bytes that C_Sign sends and gets: mark, RPC header, session, data of 32 bytes; mark, header,
 /// CK_RV, a signature of 256 bytes.
-const SIGN: Exchange = Exchange { sent: 4 + 40 + 8 + 4 + 32, received: 4 + 24 + 8 + 4 + 256 };
+const SIGN: Exchange = Exchange {
+    sent: 4 + 40 + 8 + 4 + 32,
+    received: 4 + 24 + 8 + 4 + 256,
+};
 
 /// The same for C_Digest of 1 MiB.
-const DIGEST: Exchange =
-    Exchange { sent: 4 + 40 + 8 + 4 + MEBIBYTE, received: 4 + 24 + 8 + 4 + 32 };
+const DIGEST: Exchange = Exchange {
+    sent: 4 + 40 + 8 + 4 + MEBIBYTE,
+    received: 4 + 24 + 8 + 4 + 32,
+};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -57,7 +60,12 @@ struct Exchange {
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         [_, "raw-server", endpoint] => raw_server(endpoint),
         [_, "raw-client", endpoint] => serve_tasks(&mut RawClient::new(endpoint)),
         [_, "client", library] => serve_tasks(&mut LibraryClient::new(library)),
@@ -97,11 +105,16 @@ fn measure() -> Outcome<()> {
     table(&mut pairs, "connect", 100, 1e-9, true)?;
     println!("An idle client; KiB of memory that its process does not share.");
     for pair in &pairs {
-        let clients: Vec<Measured> =
-            (0..IDLE_CLIENTS).map(|_| (pair.start)()).collect::<Outcome<_>>()?;
+        let clients: Vec<Measured> = (0..IDLE_CLIENTS)
+            .map(|_| (pair.start)())
+            .collect::<Outcome<_>>()?;
         match private_memory(pair.daemon) {
             Some(size) => println!("  {:9} {:5} {size:10.0}", pair.name, pair.transport()),
-            None => println!("  {:9} {:5} can be read by root only", pair.name, pair.transport()),
+            None => println!(
+                "  {:9} {:5} can be read by root only",
+                pair.name,
+                pair.transport()
+            ),
         }
         drop(clients);
     }
@@ -118,18 +131,16 @@ impl Pair {
 }
 
 /// Measures every pair in turns; prints the median and its ratio to the raw pair of its transport.
-fn table(
-    pairs: &mut [Pair],
-    task: &str,
-    count: u32,
-    unit: f64,
-    is_rate: bool,
-) -> Outcome<()> {
+fn table(pairs: &mut [Pair], task: &str, count: u32, unit: f64, is_rate: bool) -> Outcome<()> {
     let mut taken: Vec<Vec<f64>> = vec![Vec::new(); pairs.len()];
     for round in 0..=ROUNDS {
         for (pair, times) in pairs.iter_mut().zip(&mut taken) {
             // The slowest there is would take minutes otherwise.
-            let count = if pair.name == "original" { count.div_ceil(10) } else { count };
+            let count = if pair.name == "original" {
+                count.div_ceil(10)
+            } else {
+                count
+            };
             let nanoseconds = pair.client.run(task, count)? / f64::from(count);
             if round > 0 {
                 times.push(nanoseconds);
@@ -147,7 +158,11 @@ fn table(
             true => (1.0 / (median * unit), raw / median),
             false => (median * unit, median / raw),
         };
-        println!("  {:9} {:5} {value:10.1} {ratio:8.2}", pair.name, pair.transport());
+        println!(
+            "  {:9} {:5} {value:10.1} {ratio:8.2}",
+            pair.name,
+            pair.transport()
+        );
     }
     Ok(())
 }
@@ -167,14 +182,20 @@ fn raw_pair(endpoint: Endpoint) -> Outcome<Pair> {
     });
     let client = start()?;
     let _alive = Box::new((server, directory));
-    Ok(Pair { name: "raw", endpoint, client, daemon, start, _alive })
+    Ok(Pair {
+        name: "raw",
+        endpoint,
+        client,
+        daemon,
+        start,
+        _alive,
+    })
 }
 
 fn real_pair(name: &'static str, maker: Maker, endpoint: Endpoint) -> Outcome<Pair> {
     let token = Token::new();
     let mut setup = Setup::new(maker, endpoint, &token);
     setup.modules = vec![("null".into(), compile::module("nullmodule"))];
-
 
     let running = setup.start();
     let daemon = running.process();
@@ -189,7 +210,14 @@ fn real_pair(name: &'static str, maker: Maker, endpoint: Endpoint) -> Outcome<Pa
     });
     let client = start()?;
     let _alive = Box::new((running, token));
-    Ok(Pair { name, endpoint, client, daemon, start, _alive })
+    Ok(Pair {
+        name,
+        endpoint,
+        client,
+        daemon,
+        start,
+        _alive,
+    })
 }
 
 /// Mean private memory, in KiB, of a daemon's workers.
@@ -215,10 +243,17 @@ impl Measured {
     fn start(arguments: &[&str], environment: &[(String, String)]) -> Outcome<Measured> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(arguments).envs(environment.iter().cloned());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let tasks = child.stdin.take().ok_or("no standard input")?;
         let answers = BufReader::new(child.stdout.take().ok_or("no standard output")?);
-        Ok(Measured { child, tasks, answers })
+        Ok(Measured {
+            child,
+            tasks,
+            answers,
+        })
     }
 
     /// Nanoseconds that `count` times the task took.
@@ -226,7 +261,9 @@ impl Measured {
         writeln!(self.tasks, "{task} {count}")?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
-        line.trim().parse().map_err(|_| format!("{task}: no answer but {line:?}").into())
+        line.trim()
+            .parse()
+            .map_err(|_| format!("{task}: no answer but {line:?}").into())
     }
 }
 
@@ -301,7 +338,11 @@ fn raw_serve(client: &Socket) -> Outcome<()> {
         if received == 0 {
             return Ok(());
         }
-        let word = |at: usize| request[at..at + 4].iter().fold(0, |n, b| n << 8 | usize::from(*b));
+        let word = |at: usize| {
+            request[at..at + 4]
+                .iter()
+                .fold(0, |n, b| n << 8 | usize::from(*b))
+        };
         let (sent, wanted) = (word(0), word(4));
         while received < sent {
             received += from.read(&mut request[received..])?;
@@ -319,7 +360,11 @@ struct RawClient {
 impl RawClient {
     fn new(endpoint: &str) -> RawClient {
         let socket = RawClient::open(endpoint).expect("the raw server listens");
-        RawClient { endpoint: endpoint.to_owned(), socket, buffer: vec![0; 2 * MEBIBYTE] }
+        RawClient {
+            endpoint: endpoint.to_owned(),
+            socket,
+            buffer: vec![0; 2 * MEBIBYTE],
+        }
     }
 
     fn open(endpoint: &str) -> Outcome<Socket> {
@@ -356,7 +401,10 @@ impl Tasks for RawClient {
     fn connect(&mut self) -> Outcome<()> {
         self.socket = RawClient::open(&self.endpoint)?;
         for _ in 0..PROLOGUE {
-            self.exchange(Exchange { sent: 48, received: 36 })?;
+            self.exchange(Exchange {
+                sent: 48,
+                received: 36,
+            })?;
         }
         Ok(())
     }
@@ -373,8 +421,12 @@ struct LibraryClient {
 impl LibraryClient {
     fn new(path: &str) -> LibraryClient {
         let (library, session) = (None, SessionHandle(0));
-        let mut client =
-            LibraryClient { path: path.into(), library, session, data: vec![7; MEBIBYTE] };
+        let mut client = LibraryClient {
+            path: path.into(),
+            library,
+            session,
+            data: vec![7; MEBIBYTE],
+        };
         client.open().expect("the daemon serves");
         client
     }
@@ -387,7 +439,9 @@ impl LibraryClient {
             return Err(format!("C_Initialize: {rv}").into());
         }
         let opened = library.call(Call::C_OpenSession(SlotId(0), Flags(6)));
-        let Reply::C_OpenSession(result) = opened else { return Err("not a session".into()) };
+        let Reply::C_OpenSession(result) = opened else {
+            return Err("not a session".into());
+        };
         self.session = result.session;
         Ok(())
     }

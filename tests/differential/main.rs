@@ -7,7 +7,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use support::raw::{Answer, Both};
+mod rules;
+
+use support::raw::{self, Answer, Both};
 use xdr::{
     Architecture, Attribute, AttributeType, Call, Flags, Function, Mechanism, MechanismType,
     ObjectHandle, Reply, SessionHandle, SlotId, Template, Ulong, UserType,
@@ -50,7 +52,10 @@ fn template(attributes: &[(u64, &[u8])]) -> Template {
 }
 
 fn mechanism(kind: u64, parameter: &[u8]) -> Mechanism {
-    Mechanism { mechanism_type: MechanismType(kind), parameter: parameter.to_vec() }
+    Mechanism {
+        mechanism_type: MechanismType(kind),
+        parameter: parameter.to_vec(),
+    }
 }
 
 /// A CK_ULONG of a client of this architecture.
@@ -94,8 +99,12 @@ fn initialised(architecture: Architecture) -> Both {
 fn key(both: &mut Both, kind: u64, more: &[(u64, &[u8])]) -> ObjectHandle {
     let (class, kind) = (long(SECRET_KEY), long(kind));
     let value: Vec<u8> = (0..16).collect();
-    let mut attributes: Vec<(u64, &[u8])> =
-        vec![(CLASS, &class), (KEY_TYPE, &kind), (VALUE, &value), (TOKEN, &[0])];
+    let mut attributes: Vec<(u64, &[u8])> = vec![
+        (CLASS, &class),
+        (KEY_TYPE, &kind),
+        (VALUE, &value),
+        (TOKEN, &[0]),
+    ];
     attributes.extend_from_slice(more);
     match both.same(Call::C_CreateObject(SESSION, template(&attributes))) {
         Reply::C_CreateObject(result) if result.rv.is_ok() => result.object,
@@ -106,8 +115,18 @@ fn key(both: &mut Both, kind: u64, more: &[(u64, &[u8])]) -> ObjectHandle {
 #[test]
 fn unusual_messages_get_the_same_status() {
     let good = [0u32, 2, 4, 3, 2, 0, 0, 0, 0];
-    let changes: [(usize, u32); 10] =
-        [(0, 1), (1, 3), (2, 5), (3, 2), (4, 99), (4, 0), (5, 1), (5, 77), (7, 77), (7, 1)];
+    let changes: [(usize, u32); 10] = [
+        (0, 1),
+        (1, 3),
+        (2, 5),
+        (3, 2),
+        (4, 99),
+        (4, 0),
+        (5, 1),
+        (5, 77),
+        (7, 77),
+        (7, 1),
+    ];
     let mut messages = vec![with_argument(&good)];
     for (position, value) in changes {
         let mut one = good;
@@ -127,7 +146,10 @@ fn unusual_messages_get_the_same_status() {
         for body in [1, 4, 399, 400, 401, 404] {
             let mut words = good.to_vec();
             words[flavour + 1] = body;
-            let mut message: Vec<u8> = words[..flavour + 2].iter().flat_map(|w| w.to_be_bytes()).collect();
+            let mut message: Vec<u8> = words[..flavour + 2]
+                .iter()
+                .flat_map(|w| w.to_be_bytes())
+                .collect();
             message.splice(0..0, 9u32.to_be_bytes());
             message.extend(vec![0; body.next_multiple_of(4) as usize]);
             message.extend(words[flavour + 2..].iter().flat_map(|w| w.to_be_bytes()));
@@ -157,7 +179,14 @@ fn setup_and_load_answer_the_same() {
     for code in [0, 5, 6, 7, 1 << 33, u64::MAX] {
         both.same(Call::C_SetupArch(Architecture(code)));
     }
-    for alias in [&b"nosuch"[..], b"", b"SOFTHSM", b"soft", b"softhsmX", b"softhsm\0"] {
+    for alias in [
+        &b"nosuch"[..],
+        b"",
+        b"SOFTHSM",
+        b"soft",
+        b"softhsmX",
+        b"softhsm\0",
+    ] {
         both.same(Call::C_LoadModule(alias));
     }
     both.same(Call::C_Initialize());
@@ -179,19 +208,28 @@ fn setup_and_load_answer_the_same() {
 /// A call of each procedure with arguments that are all zero or empty.
 fn empty_call(function: Function, zeros: &[u8]) -> Call<'_> {
     let mut lengths = (0..=zeros.len()).step_by(4);
-    lengths.find_map(|length| Call::read(function, &zeros[..length]).ok()).expect("64 bytes do")
+    lengths
+        .find_map(|length| Call::read(function, &zeros[..length]).ok())
+        .expect("64 bytes do")
 }
 
 /// Calls whose replies differ by themselves, in tests of their own.
 fn is_steady(function: Function) -> bool {
     use Function::{C_Finalize, C_Initialize, C_LoadModule, C_SetupArch};
-    !matches!(function, C_SetupArch | C_LoadModule | C_Initialize | C_Finalize)
+    !matches!(
+        function,
+        C_SetupArch | C_LoadModule | C_Initialize | C_Finalize
+    )
 }
 
 #[test]
 fn every_procedure_before_a_module_is_loaded() {
     let mut both = Both::new();
-    for function in Function::ALL.iter().copied().filter(|function| is_steady(*function)) {
+    for function in Function::ALL
+        .iter()
+        .copied()
+        .filter(|function| is_steady(*function))
+    {
         match function {
             // D-1: versions in the information of a refused call.
             Function::C_GetInfo | Function::C_GetSlotInfo | Function::C_GetTokenInfo => {
@@ -205,7 +243,9 @@ fn every_procedure_before_a_module_is_loaded() {
             Function::C_EncryptUpdate => {
                 let [theirs, ours] = both.call(empty_call(function, &[0; 64]));
                 assert_eq!((theirs.rv().0, ours.rv().0), (0x190, 0x190));
-                let Reply::C_EncryptUpdate(result) = ours.reply() else { panic!("a reply") };
+                let Reply::C_EncryptUpdate(result) = ours.reply() else {
+                    panic!("a reply")
+                };
                 assert!(result.data.is_empty());
             }
             _ => drop(both.same(empty_call(function, &[0; 64]))),
@@ -217,7 +257,9 @@ fn every_procedure_before_a_module_is_loaded() {
 fn mechanism_number(both: &mut Both, slot: SlotId) {
     let [theirs, ours] = both.call(Call::C_GetMechanismList(slot, Ulong(0)));
     assert_eq!(ours.rv(), theirs.rv());
-    let Reply::C_GetMechanismList(result) = ours.reply() else { panic!("a reply") };
+    let Reply::C_GetMechanismList(result) = ours.reply() else {
+        panic!("a reply")
+    };
     if result.rv.is_ok() {
         assert_eq!(ours, theirs);
     } else {
@@ -228,15 +270,15 @@ fn mechanism_number(both: &mut Both, slot: SlotId) {
 fn versions(answer: &Answer) -> Vec<Vec<u8>> {
     let numbers = |version: &xdr::Version| [version.major.clone(), version.minor.clone()];
     match answer.reply() {
-        Reply::C_GetInfo(r) => {
-            [&r.info.cryptoki_version, &r.info.library_version].map(numbers).concat()
-        }
-        Reply::C_GetSlotInfo(r) => {
-            [&r.info.hardware_version, &r.info.firmware_version].map(numbers).concat()
-        }
-        Reply::C_GetTokenInfo(r) => {
-            [&r.info.hardware_version, &r.info.firmware_version].map(numbers).concat()
-        }
+        Reply::C_GetInfo(r) => [&r.info.cryptoki_version, &r.info.library_version]
+            .map(numbers)
+            .concat(),
+        Reply::C_GetSlotInfo(r) => [&r.info.hardware_version, &r.info.firmware_version]
+            .map(numbers)
+            .concat(),
+        Reply::C_GetTokenInfo(r) => [&r.info.hardware_version, &r.info.firmware_version]
+            .map(numbers)
+            .concat(),
         _ => Vec::new(),
     }
 }
@@ -250,7 +292,11 @@ fn every_procedure_with_an_invalid_session_and_slot() {
         if !before_initialize {
             both.same(Call::C_Initialize());
         }
-        for function in Function::ALL.iter().copied().filter(|function| is_steady(*function)) {
+        for function in Function::ALL
+            .iter()
+            .copied()
+            .filter(|function| is_steady(*function))
+        {
             match function {
                 Function::C_GetMechanismList => mechanism_number(&mut both, SlotId(0)),
                 _ => drop(both.same(empty_call(function, &[0; 64]))),
@@ -316,7 +362,11 @@ fn sessions_pins_and_tokens() {
     both.same(Call::C_CloseAllSessions(slot));
     both.same(Call::C_InitToken(slot, b"", b"no pin"));
     both.same(Call::C_InitToken(slot, b"wrong pin", b"label"));
-    both.same(Call::C_InitToken(slot, b"12345678", b"a label\0of which the rest is cut, and more"));
+    both.same(Call::C_InitToken(
+        slot,
+        b"12345678",
+        b"a label\0of which the rest is cut, and more",
+    ));
     both.same(Call::C_GetTokenInfo(slot));
     both.same(Call::C_CloseSession(session));
 }
@@ -325,8 +375,12 @@ fn sessions_pins_and_tokens() {
 fn objects_and_attributes() {
     let mut both = logged_in();
     let label = vec![b'x'; 40];
-    let more: [(u64, &[u8]); 4] =
-        [(LABEL, &label), (ID, &[]), (SENSITIVE, &[1]), (EXTRACTABLE, &[0])];
+    let more: [(u64, &[u8]); 4] = [
+        (LABEL, &label),
+        (ID, &[]),
+        (SENSITIVE, &[1]),
+        (EXTRACTABLE, &[0]),
+    ];
     let key = key(&mut both, AES, &more);
     let get = |kinds: &[(u64, &[u8])]| Call::C_GetAttributeValue(SESSION, key, template(kinds));
 
@@ -343,17 +397,36 @@ fn objects_and_attributes() {
         both.same(get(asked));
     }
     both.same(Call::C_GetObjectSize(SESSION, key));
-    both.same(Call::C_SetAttributeValue(SESSION, key, template(&[(LABEL, b"new")])));
-    both.same(Call::C_SetAttributeValue(SESSION, key, template(&[(EXTRACTABLE, &[1])])));
+    both.same(Call::C_SetAttributeValue(
+        SESSION,
+        key,
+        template(&[(LABEL, b"new")]),
+    ));
+    both.same(Call::C_SetAttributeValue(
+        SESSION,
+        key,
+        template(&[(EXTRACTABLE, &[1])]),
+    ));
     both.same(get(&[(LABEL, &[0; 100])]));
-    both.same(Call::C_CopyObject(SESSION, key, template(&[(LABEL, b"copy")])));
+    both.same(Call::C_CopyObject(
+        SESSION,
+        key,
+        template(&[(LABEL, b"copy")]),
+    ));
     both.same(Call::C_CopyObject(SESSION, ObjectHandle(99), template(&[])));
     both.same(Call::C_CreateObject(SESSION, template(&[])));
-    both.same(Call::C_CreateObject(SESSION, template(&[(CLASS, &[4, 0, 0, 0])])));
+    both.same(Call::C_CreateObject(
+        SESSION,
+        template(&[(CLASS, &[4, 0, 0, 0])]),
+    ));
 
     both.same(Call::C_FindObjects(SESSION, Ulong(5)));
-    for wanted in [&[(LABEL, &b"copy"[..])][..], &[(CLASS, &long(SECRET_KEY))], &[], &[(LABEL, b"no")]]
-    {
+    for wanted in [
+        &[(LABEL, &b"copy"[..])][..],
+        &[(CLASS, &long(SECRET_KEY))],
+        &[],
+        &[(LABEL, b"no")],
+    ] {
         both.same(Call::C_FindObjectsInit(SESSION, template(wanted)));
         for count in [0, 1, 1, 10, 10] {
             both.same(Call::C_FindObjects(SESSION, Ulong(count)));
@@ -380,7 +453,9 @@ fn unavailable_attributes_are_told_from_empty_ones() {
             both.call(Call::C_GetAttributeValue(SESSION, key, template(asked)));
         assert!(!ours.rv().is_ok());
         assert_ne!(ours, theirs, "the row of DIFFERENCES.md is not needed");
-        let Reply::C_GetAttributeValue(result) = ours.reply_mut() else { panic!("a reply") };
+        let Reply::C_GetAttributeValue(result) = ours.reply_mut() else {
+            panic!("a reply")
+        };
         for attribute in &mut result.template.0 {
             if attribute.value_len == Ulong::UNAVAILABLE {
                 assert!(attribute.value.is_empty());
@@ -395,11 +470,17 @@ fn unavailable_attributes_are_told_from_empty_ones() {
 fn attributes_of_an_object_that_is_not_there() {
     let mut both = logged_in();
     let nothing = ObjectHandle(99);
-    for asked in
-        [&[(LABEL, &[][..])][..], &[(CLASS, &[])], &[(LABEL, &[5; 7]), (CLASS, &[5; 8]), (KEY_TYPE, &[])]]
-    {
+    for asked in [
+        &[(LABEL, &[][..])][..],
+        &[(CLASS, &[])],
+        &[(LABEL, &[5; 7]), (CLASS, &[5; 8]), (KEY_TYPE, &[])],
+    ] {
         both.same(Call::C_GetAttributeValue(SESSION, nothing, template(asked)));
-        both.same(Call::C_GetAttributeValue(SessionHandle(77), nothing, template(asked)));
+        both.same(Call::C_GetAttributeValue(
+            SessionHandle(77),
+            nothing,
+            template(asked),
+        ));
     }
 }
 
@@ -420,20 +501,41 @@ fn numbers_of_all_architectures() {
         let mut both = logged_in_as(architecture);
         let word = |number| word(architecture, number);
         let (class, kind) = (word(SECRET_KEY), word(AES));
-        let attributes: &[(u64, &[u8])] =
-            &[(CLASS, &class), (KEY_TYPE, &kind), (VALUE, &[9; 16]), (LABEL, b"12345678")];
+        let attributes: &[(u64, &[u8])] = &[
+            (CLASS, &class),
+            (KEY_TYPE, &kind),
+            (VALUE, &[9; 16]),
+            (LABEL, b"12345678"),
+        ];
         let created = both.same(Call::C_CreateObject(SESSION, template(attributes)));
-        let Reply::C_CreateObject(created) = created else { panic!("a reply") };
+        let Reply::C_CreateObject(created) = created else {
+            panic!("a reply")
+        };
         assert!(created.rv.is_ok());
-        let asked: &[(u64, &[u8])] =
-            &[(CLASS, &class), (KEY_TYPE, &[]), (VALUE_LEN, &kind), (LABEL, &[0; 8])];
-        both.same(Call::C_GetAttributeValue(SESSION, created.object, template(asked)));
-        both.same(Call::C_FindObjectsInit(SESSION, template(&[(CLASS, &class)])));
+        let asked: &[(u64, &[u8])] = &[
+            (CLASS, &class),
+            (KEY_TYPE, &[]),
+            (VALUE_LEN, &kind),
+            (LABEL, &[0; 8]),
+        ];
+        both.same(Call::C_GetAttributeValue(
+            SESSION,
+            created.object,
+            template(asked),
+        ));
+        both.same(Call::C_FindObjectsInit(
+            SESSION,
+            template(&[(CLASS, &class)]),
+        ));
         both.same(Call::C_FindObjects(SESSION, Ulong(9)));
         both.same(Call::C_FindObjectsFinal(SESSION));
         let length = word(16);
         let generated = template(&[(VALUE_LEN, &length), (SENSITIVE, &[0])]);
-        both.same(Call::C_GenerateKey(SESSION, mechanism(AES_KEY_GEN, &[]), generated));
+        both.same(Call::C_GenerateKey(
+            SESSION,
+            mechanism(AES_KEY_GEN, &[]),
+            generated,
+        ));
     }
 }
 
@@ -452,16 +554,34 @@ fn digests_signatures_and_ciphers() {
         both.same(Call::C_DigestKey(SESSION, secret));
         both.same(Call::C_DigestFinal(SESSION));
 
-        both.same(Call::C_SignInit(SESSION, mechanism(SHA256_HMAC, &[]), secret));
-        let Reply::C_Sign(signed) = both.same(Call::C_Sign(SESSION, data)) else { panic!("a reply") };
+        both.same(Call::C_SignInit(
+            SESSION,
+            mechanism(SHA256_HMAC, &[]),
+            secret,
+        ));
+        let Reply::C_Sign(signed) = both.same(Call::C_Sign(SESSION, data)) else {
+            panic!("a reply")
+        };
         for signature in [&signed.data[..], b"wrong", b""] {
-            both.same(Call::C_VerifyInit(SESSION, mechanism(SHA256_HMAC, &[]), secret));
+            both.same(Call::C_VerifyInit(
+                SESSION,
+                mechanism(SHA256_HMAC, &[]),
+                secret,
+            ));
             both.same(Call::C_Verify(SESSION, data, signature));
         }
-        both.same(Call::C_SignInit(SESSION, mechanism(SHA256_HMAC, &[]), secret));
+        both.same(Call::C_SignInit(
+            SESSION,
+            mechanism(SHA256_HMAC, &[]),
+            secret,
+        ));
         both.same(Call::C_SignUpdate(SESSION, data));
         both.same(Call::C_SignFinal(SESSION));
-        both.same(Call::C_VerifyInit(SESSION, mechanism(SHA256_HMAC, &[]), secret));
+        both.same(Call::C_VerifyInit(
+            SESSION,
+            mechanism(SHA256_HMAC, &[]),
+            secret,
+        ));
         both.same(Call::C_VerifyUpdate(SESSION, data));
         both.same(Call::C_VerifyFinal(SESSION, &signed.data));
     }
@@ -486,15 +606,25 @@ fn digests_signatures_and_ciphers() {
             both.same(Call::C_DecryptFinal(SESSION));
         }
     }
-    both.same(Call::C_EncryptInit(SESSION, mechanism(AES_CBC, &[1, 2, 3]), aes));
-    both.same(Call::C_EncryptInit(SESSION, mechanism(0x8000_0001, &[]), aes));
+    both.same(Call::C_EncryptInit(
+        SESSION,
+        mechanism(AES_CBC, &[1, 2, 3]),
+        aes,
+    ));
+    both.same(Call::C_EncryptInit(
+        SESSION,
+        mechanism(0x8000_0001, &[]),
+        aes,
+    ));
     both.same(Call::C_GetOperationState(SESSION));
     both.same(Call::C_SetOperationState(SESSION, b"state", aes, aes));
     both.same(Call::C_SeedRandom(SESSION, b"seed"));
     for length in [0, 1, 32, 20_000] {
         let [theirs, ours] = both.call(Call::C_GenerateRandom(SESSION, Ulong(length)));
         for answer in [theirs, ours] {
-            let Reply::C_GenerateRandom(result) = answer.reply() else { panic!("a reply") };
+            let Reply::C_GenerateRandom(result) = answer.reply() else {
+                panic!("a reply")
+            };
             assert_eq!((result.rv.0, result.data.len() as u64), (0, length));
         }
     }
@@ -506,8 +636,12 @@ fn an_empty_mechanism_parameter_is_null() {
     let mut both = logged_in();
     let more: [(u64, &[u8]); 3] = [(WRAP, &[1]), (UNWRAP, &[1]), (EXTRACTABLE, &[1])];
     let wrapping = key(&mut both, AES, &more);
-    let [theirs, ours] =
-        both.call(Call::C_WrapKey(SESSION, mechanism(AES_KEY_WRAP, &[]), wrapping, wrapping));
+    let [theirs, ours] = both.call(Call::C_WrapKey(
+        SESSION,
+        mechanism(AES_KEY_WRAP, &[]),
+        wrapping,
+        wrapping,
+    ));
     assert_eq!(theirs.rv().0, 0x07);
     assert_eq!(ours.rv().0, 0x00);
 }
@@ -518,9 +652,15 @@ fn addresses_of_the_client_never_reach_the_module() {
     let mut both = logged_in();
     let aes = key(&mut both, AES, &[(ENCRYPT, &[1])]);
     // CK_GCM_PARAMS: an IV at an address of the client's.
-    let parameter: Vec<u8> = [0x1000, 12, 96, 0, 0, 128].into_iter().flat_map(long).collect();
-    let [theirs, ours] =
-        both.call(Call::C_EncryptInit(SESSION, mechanism(AES_GCM, &parameter), aes));
+    let parameter: Vec<u8> = [0x1000, 12, 96, 0, 0, 128]
+        .into_iter()
+        .flat_map(long)
+        .collect();
+    let [theirs, ours] = both.call(Call::C_EncryptInit(
+        SESSION,
+        mechanism(AES_GCM, &parameter),
+        aes,
+    ));
     assert_eq!(ours.rv().0, 0x71);
     assert_eq!(theirs, Answer::Closed);
 }
@@ -531,8 +671,12 @@ fn nested_templates_never_reach_the_module() {
     let mut both = logged_in();
     let nested: Vec<u8> = [3, 0x1000, 4].into_iter().flat_map(long).collect();
     let (class, kind) = (long(SECRET_KEY), long(AES));
-    let attributes: &[(u64, &[u8])] =
-        &[(CLASS, &class), (KEY_TYPE, &kind), (VALUE, &[0; 16]), (WRAP_TEMPLATE, &nested)];
+    let attributes: &[(u64, &[u8])] = &[
+        (CLASS, &class),
+        (KEY_TYPE, &kind),
+        (VALUE, &[0; 16]),
+        (WRAP_TEMPLATE, &nested),
+    ];
     let [theirs, ours] = both.call(Call::C_CreateObject(SESSION, template(attributes)));
     assert_eq!(ours.rv().0, 0x12);
     assert_eq!(theirs, Answer::Closed);
@@ -591,18 +735,45 @@ fn differences_are_documented() {
     let documented = read("DIFFERENCES.md");
     let ours = read("tests/differential/main.rs");
     let mut sources = String::new();
-    for folder in ["tests/differential", "tests/e2e", "tests/daemon", "server", "filter", "client", "bindings", "xdr"] {
+    for folder in [
+        "tests/differential",
+        "tests/e2e",
+        "tests/daemon",
+        "server",
+        "filter",
+        "client",
+        "bindings",
+        "xdr",
+    ] {
         collect(&root.join(folder), &mut sources);
     }
-    let rows: Vec<&str> = documented.lines().filter(|line| line.starts_with("| D-")).collect();
+    let rows: Vec<&str> = documented
+        .lines()
+        .filter(|line| line.starts_with("| D-"))
+        .collect();
     assert!(rows.len() >= 10, "only {} rows", rows.len());
     for row in &rows {
-        let test = row.split('`').rev().nth(1).expect("a row ends with its test");
-        assert!(sources.contains(&format!("fn {test}(")), "no test {test}, of {row}");
+        let test = row
+            .split('`')
+            .rev()
+            .nth(1)
+            .expect("a row ends with its test");
+        assert!(
+            sources.contains(&format!("fn {test}(")),
+            "no test {test}, of {row}"
+        );
     }
-    for line in ours.lines().filter_map(|line| line.trim().strip_prefix("/// D-").or_else(|| line.trim().strip_prefix("// D-"))) {
+    for line in ours.lines().filter_map(|line| {
+        line.trim()
+            .strip_prefix("/// D-")
+            .or_else(|| line.trim().strip_prefix("// D-"))
+    }) {
         let number = line.split(':').next().expect("a number");
-        assert!(rows.iter().any(|row| row.starts_with(&format!("| D-{number} "))), "D-{number}");
+        assert!(
+            rows.iter()
+                .any(|row| row.starts_with(&format!("| D-{number} "))),
+            "D-{number}"
+        );
     }
 }
 

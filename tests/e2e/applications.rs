@@ -1,10 +1,13 @@
 //! Programs as they are in the field: threads, forks, a peer that dies, pkcs11-tool.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
+use xdr::Function;
+
 use super::support::processes::{Outcome, run};
-use super::support::{Endpoint, Maker, Stack, Token};
+use super::support::{Endpoint, Library, Maker, Stack, Token};
 
 use Endpoint::{Tcp, Unix};
 use Maker::{Original, Ours};
@@ -137,7 +140,12 @@ fn pkcs11_tool_agrees(client: Maker, daemon: Maker, endpoint: Endpoint) {
             let lines = outcome.stdout.lines().map(str::to_owned);
             lines.take_while(|line| line != refused).collect()
         };
-        assert_eq!(lines(&through), lines(&direct), "stderr: {}", through.stderr);
+        assert_eq!(
+            lines(&through),
+            lines(&direct),
+            "stderr: {}",
+            through.stderr
+        );
         if !through.stdout.contains(refused) {
             assert_eq!(through.status, direct.status);
         }
@@ -164,4 +172,25 @@ fn pkcs11_tool_sees_no_difference_with_our_client_and_the_original_daemon() {
 #[test]
 fn pkcs11_tool_sees_no_difference_with_the_original_client_and_our_daemon() {
     pkcs11_tool_agrees(Original, Ours, Tcp);
+}
+
+#[test]
+fn exports_the_68_functions_and_nothing_else() {
+    let mut nm = std::process::Command::new("nm");
+    nm.args(["-D", "--defined-only", "--format=posix"])
+        .arg(Library::Ours.path());
+    let outcome = run(nm, Duration::from_secs(20));
+    let exported: BTreeSet<&str> = outcome
+        .stdout
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    let ours = [Function::C_SetupArch, Function::C_LoadModule];
+    let standard = Function::ALL
+        .iter()
+        .filter(|function| !ours.contains(function));
+    let mut expected: BTreeSet<&str> = standard.map(|function| function.name()).collect();
+    expected.insert("C_GetFunctionList");
+    assert_eq!(expected.len(), 68);
+    assert_eq!(exported, expected, "{}", outcome.stderr);
 }

@@ -43,6 +43,10 @@ pub struct Setup {
     pub filter: String,
     /// More lines for the `processor` section.
     pub processor: String,
+    /// More lines for the `service` section.
+    pub service: String,
+    /// More options for the command line.
+    pub options: Vec<String>,
     /// Most clients at a time.
     pub max_threads: u32,
     /// More environment for the daemon, and so for its modules.
@@ -59,6 +63,8 @@ impl Setup {
             modules: vec![("softhsm".into(), SOFTHSM.into())],
             filter: String::new(),
             processor: String::new(),
+            service: String::new(),
+            options: Vec::new(),
             max_threads: 50,
             environment: vec![("SOFTHSM2_CONF".into(), configuration)],
         }
@@ -121,6 +127,7 @@ impl Daemon {
             .arg(directory.join("pkcs11proxyd.conf"))
             .arg("-pid")
             .arg(directory.join("pid"))
+            .args(&setup.options)
             .env("TMPDIR", directory.join("tmp"))
             .env_remove("SOFTHSM2_CONF")
             .envs(setup.environment.iter().map(|(name, value)| (name, value)))
@@ -191,10 +198,15 @@ impl Daemon {
         self.directory.path()
     }
 
+    /// Waits for its end; `None` if it does not end in ten seconds.
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        wait_for(&mut self.child, Duration::from_secs(10))
+    }
+
     /// Sends SIGTERM and waits for its end; `None` if it does not end in ten seconds.
     pub fn terminate(&mut self) -> Option<ExitStatus> {
         self.process.signal(Signal::SIGTERM);
-        wait_for(&mut self.child, Duration::from_secs(10))
+        self.wait()
     }
 }
 
@@ -262,6 +274,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
   service {{
     name = "PKCS#11 Filtering Proxy";
     conn_limit = 1;
+    {service}
     protocol {{
       name = "rpc_pkcs11";
       {address}
@@ -284,6 +297,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
 "#,
         run = directory.join("run").display(),
         filter = directory.join("filter.conf").display(),
+        service = setup.service,
         processor = setup.processor,
         max_threads = setup.max_threads,
     )

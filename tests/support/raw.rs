@@ -13,6 +13,7 @@ use xdr::{Call, CkRv, Function, Reply, SlotId, Ulong};
 use super::{Daemon, Endpoint, Maker, Setup, Token};
 
 /// What came back for a request.
+#[allow(clippy::large_enum_variant, reason = "there are two of them")]
 #[derive(PartialEq)]
 pub enum Answer {
     /// The result of the call.

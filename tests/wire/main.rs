@@ -22,7 +22,7 @@ fn unhex(text: &str) -> Vec<u8> {
         .flat_map(str::chars)
         .filter(|c| !c.is_whitespace())
         .collect();
-    assert!(digits.len().is_multiple_of(2), "odd number of hex digits");
+    assert_eq!(digits.len() % 2, 0, "odd number of hex digits");
     let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex digits");
     (0..digits.len()).step_by(2).map(byte).collect()
 }

@@ -1,0 +1,338 @@
+//! Every function, its checks, their order and codes: one table, and what follows from it.
+//!
+//! From the table come: each check with its rule off and on, met and not met; each function
+//! forbidden and not; and, with all rules on, which of several failing checks decides.
+
+mod support;
+
+use support::{BAD, Guarded, LABEL, SESSION, sample, template};
+use xdr::{
+    Call, CkRv, Flags, Function, Mechanism, MechanismType, ObjectHandle, Reply, SlotId, Template,
+    Ulong, UserType,
+};
+
+/// One way in which a call offends a rule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Offence {
+    /// The object, or the first of two.
+    Object,
+    /// The second of two objects.
+    Second,
+    /// The mechanism.
+    Mechanism,
+    /// A key in the mechanism's parameter.
+    Parameter,
+    /// The mechanism's padding.
+    Padding,
+    /// The label in the template, or in the first of two.
+    Label,
+    /// The label in the second of two templates.
+    SecondLabel,
+    /// Who logs in.
+    User,
+    /// The function, for administrators.
+    Administration,
+}
+
+use Offence::*;
+
+/// CKM_RSA_X_509, forbidden by the rule below and in the list of mechanisms with a padding oracle.
+const FORBIDDEN: u64 = 0x3;
+/// CKM_AES_CBC_PAD, in that list.
+const PADDED: u64 = 0x1085;
+/// CKM_CONCATENATE_BASE_AND_KEY, whose parameter is the handle of a key.
+const WITH_KEY: u64 = 0x360;
+
+impl Offence {
+    fn rule(self, function: Function) -> String {
+        let kind = match function {
+            Function::C_EncryptInit => "encrypt",
+            Function::C_DecryptInit => "decrypt",
+            Function::C_SignInit => "sign",
+            Function::C_WrapKey => "wrap",
+            _ => "unwrap",
+        };
+        match self {
+            Object | Second | Parameter | Label | SecondLabel => {
+                "allowed_labels = [(\".*\", [\"good\"])]".into()
+            }
+            Mechanism => "forbidden_mechanisms = [(\".*\", [CKM_RSA_X_509])]".into(),
+            Padding => format!("remove_padding_oracles = [(\".*\", [{kind}])]"),
+            User | Administration => "forbid_admin_operations = [(\".*\", yes)]".into(),
+        }
+    }
+}
+
+const OBJECT: u64 = 0x82;
+const MECHANISM: u64 = 0x70;
+const VALUE: u64 = 0x13;
+
+/// The functions that check something, and what, in this order. All others check nothing.
+#[rustfmt::skip]
+const CHECKS: &[(Function, &[(Offence, u64)])] = &[
+    (Function::C_GetMechanismInfo, &[(Mechanism, MECHANISM)]),
+    (Function::C_InitToken, &[(Administration, 0x54)]),
+    (Function::C_InitPIN, &[(Administration, 0x54)]),
+    (Function::C_SetOperationState, &[(Object, OBJECT), (Second, OBJECT)]),
+    (Function::C_Login, &[(User, 0x103)]),
+    (Function::C_CreateObject, &[(Label, VALUE)]),
+    (Function::C_CopyObject, &[(Object, OBJECT), (Label, VALUE)]),
+    (Function::C_DestroyObject, &[(Object, OBJECT)]),
+    (Function::C_GetObjectSize, &[(Object, OBJECT)]),
+    (Function::C_GetAttributeValue, &[(Object, OBJECT)]),
+    (Function::C_SetAttributeValue, &[(Object, OBJECT), (Label, VALUE)]),
+    (Function::C_EncryptInit, &[(Object, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT), (Padding, MECHANISM)]),
+    (Function::C_DecryptInit, &[(Object, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT), (Padding, MECHANISM)]),
+    (Function::C_DigestInit, &[(Mechanism, MECHANISM), (Parameter, OBJECT)]),
+    (Function::C_DigestKey, &[(Object, OBJECT)]),
+    (Function::C_SignInit, &[(Object, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT), (Padding, MECHANISM)]),
+    (Function::C_SignRecoverInit, &[(Object, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT)]),
+    (Function::C_VerifyInit, &[(Object, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT)]),
+    (Function::C_VerifyRecoverInit, &[(Object, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT)]),
+    (Function::C_GenerateKey, &[(Mechanism, MECHANISM), (Parameter, OBJECT), (Label, VALUE)]),
+    (Function::C_GenerateKeyPair, &[(Mechanism, MECHANISM), (Parameter, OBJECT), (Label, VALUE), (SecondLabel, VALUE)]),
+    (Function::C_WrapKey, &[(Object, 0x113), (Second, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT), (Padding, MECHANISM)]),
+    (Function::C_UnwrapKey, &[(Object, 0xf0), (Mechanism, MECHANISM), (Parameter, OBJECT), (Padding, MECHANISM), (Label, VALUE)]),
+    (Function::C_DeriveKey, &[(Object, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT), (Label, VALUE)]),
+];
+
+/// A call with these offences. A mechanism can have one only, the first of the table.
+fn offending(function: Function, offences: &[Offence]) -> Call<'static> {
+    use xdr::Call::*;
+
+    let has = |offence| offences.contains(&offence);
+    let object = |offence| if has(offence) { BAD } else { support::GOOD };
+    let mechanism = || {
+        let (kind, parameter) = match () {
+            () if has(Mechanism) => (FORBIDDEN, Vec::new()),
+            () if has(Parameter) => (WITH_KEY, (BAD.0 as usize).to_ne_bytes().to_vec()),
+            () if has(Padding) => (PADDED, Vec::new()),
+            () => return support::mechanism(0x220),
+        };
+        Mechanism {
+            mechanism_type: MechanismType(kind),
+            parameter,
+        }
+    };
+    let label = |offence| template(&[(LABEL, if has(offence) { b"bad" } else { b"good" })]);
+    let (s, slot) = (SESSION, SlotId(0));
+    match sample(function) {
+        C_GetMechanismInfo(..) => C_GetMechanismInfo(slot, mechanism().mechanism_type),
+        C_SetOperationState(..) => C_SetOperationState(s, b"", object(Object), object(Second)),
+        C_Login(..) => C_Login(s, UserType(if has(User) { 0 } else { 1 }), b"pin"),
+        C_CreateObject(..) => C_CreateObject(s, label(Label)),
+        C_CopyObject(..) => C_CopyObject(s, object(Object), label(Label)),
+        C_DestroyObject(..) => C_DestroyObject(s, object(Object)),
+        C_GetObjectSize(..) => C_GetObjectSize(s, object(Object)),
+        C_GetAttributeValue(..) => C_GetAttributeValue(s, object(Object), Template::default()),
+        C_SetAttributeValue(..) => C_SetAttributeValue(s, object(Object), label(Label)),
+        C_EncryptInit(..) => C_EncryptInit(s, mechanism(), object(Object)),
+        C_DecryptInit(..) => C_DecryptInit(s, mechanism(), object(Object)),
+        C_DigestInit(..) => C_DigestInit(s, mechanism()),
+        C_DigestKey(..) => C_DigestKey(s, object(Object)),
+        C_SignInit(..) => C_SignInit(s, mechanism(), object(Object)),
+        C_SignRecoverInit(..) => C_SignRecoverInit(s, mechanism(), object(Object)),
+        C_VerifyInit(..) => C_VerifyInit(s, mechanism(), object(Object)),
+        C_VerifyRecoverInit(..) => C_VerifyRecoverInit(s, mechanism(), object(Object)),
+        C_GenerateKey(..) => C_GenerateKey(s, mechanism(), label(Label)),
+        C_GenerateKeyPair(..) => {
+            C_GenerateKeyPair(s, mechanism(), label(Label), label(SecondLabel))
+        }
+        C_WrapKey(..) => C_WrapKey(s, mechanism(), object(Object), object(Second)),
+        C_UnwrapKey(..) => C_UnwrapKey(s, mechanism(), object(Object), b"", label(Label)),
+        C_DeriveKey(..) => C_DeriveKey(s, mechanism(), object(Object), label(Label)),
+        other => other,
+    }
+}
+
+/// The functions that rules can be about.
+fn functions() -> impl Iterator<Item = Function> {
+    let ours = [Function::C_SetupArch, Function::C_LoadModule];
+    Function::ALL
+        .iter()
+        .copied()
+        .filter(move |function| !ours.contains(function))
+}
+
+fn checks(function: Function) -> &'static [(Offence, u64)] {
+    CHECKS
+        .iter()
+        .find(|(checked, _)| *checked == function)
+        .map_or(&[], |(_, checks)| checks)
+}
+
+/// What a refused call carries beside its code.
+fn empty(function: Function, rv: CkRv) -> Reply {
+    let mut reply = Reply::only(function, rv);
+    match &mut reply {
+        Reply::C_GetSessionInfo(result) => result.info.slot_id = SlotId(u64::MAX),
+        Reply::C_WaitForSlotEvent(result) => result.slot_id = SlotId(u64::MAX),
+        Reply::C_GetObjectSize(result) => result.size = Ulong(u64::MAX),
+        _ => {}
+    }
+    reply
+}
+
+#[track_caller]
+fn assert_passes(guarded: &Guarded, call: Call<'_>) {
+    let function = call.function();
+    let (reply, asked) = guarded.watch(call);
+    assert!(reply.rv().is_ok(), "{reply:?}");
+    assert_eq!(asked.last(), Some(&function));
+}
+
+#[track_caller]
+fn assert_refused(guarded: &Guarded, call: Call<'_>, rv: u64, why: &dyn std::fmt::Debug) {
+    let function = call.function();
+    let (reply, asked) = guarded.watch(call);
+    assert!(
+        reply == empty(function, CkRv(rv)),
+        "{reply:?} instead of {rv:#x} for {why:?}"
+    );
+    // At most the attributes of the object were read.
+    assert!(
+        asked
+            .iter()
+            .all(|asked| *asked == Function::C_GetAttributeValue),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn each_check_is_made_when_its_rule_is_on() {
+    for (function, checks) in CHECKS {
+        for (offence, rv) in *checks {
+            let call = || offending(*function, &[*offence]);
+            assert_passes(&Guarded::new(""), call());
+            let rule = Guarded::new(&offence.rule(*function));
+            assert_refused(&rule, call(), *rv, offence);
+            if *offence != Administration {
+                assert_passes(&rule, offending(*function, &[]));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_failing_check_decides() {
+    for (function, checks) in CHECKS {
+        let mut rules: Vec<String> = checks.iter().map(|(o, _)| o.rule(*function)).collect();
+        rules.sort();
+        rules.dedup();
+        let guarded = Guarded::new(&rules.join("\n"));
+        for start in 0..checks.len() {
+            let offences: Vec<Offence> = checks[start..].iter().map(|(o, _)| *o).collect();
+            assert_refused(
+                &guarded,
+                offending(*function, &offences),
+                checks[start].1,
+                &offences,
+            );
+        }
+    }
+}
+
+#[test]
+fn no_rule_refuses_a_function_that_checks_nothing() {
+    let rules = [
+        "allowed_labels = [(\".*\", [])]",
+        "allowed_ids = [(\".*\", [])]",
+        "forbidden_mechanisms = [(\".*\", [CKM_RSA_X_509, 0])]",
+        "remove_padding_oracles = [(\".*\", [all, decrypt])]",
+        "forbid_admin_operations = [(\".*\", yes)]",
+        "enforce_ro_sessions = [(\".*\", yes)]",
+    ];
+    let guarded = Guarded::new(&rules.join("\n"));
+    guarded.call(sample(Function::C_FindObjectsInit));
+    for function in functions().filter(|function| checks(*function).is_empty()) {
+        if function != Function::C_Finalize {
+            assert_passes(&guarded, sample(function));
+        }
+    }
+}
+
+#[test]
+fn each_function_can_be_forbidden_alone() {
+    for function in functions() {
+        let name = function.name();
+        let rule = Guarded::new(&format!("forbidden_functions = [(\".*\", [{name}])]"));
+        assert_refused(&rule, sample(function), 0x54, &"forbidden");
+        for other in functions().filter(|other| *other != function) {
+            let (reply, _) = rule.watch(sample(other));
+            let searches = [Function::C_FindObjectsInit, Function::C_FindObjects];
+            assert!(reply.rv().is_ok() || searches.contains(&other), "{reply:?}");
+        }
+        // Before anything else is looked at.
+        let offences: Vec<Offence> = checks(function).iter().map(|(o, _)| *o).collect();
+        let mut rules: Vec<String> = offences.iter().map(|o| o.rule(function)).collect();
+        rules.push(format!("forbidden_functions = [(\".*\", [{name}])]"));
+        rules.sort();
+        rules.dedup();
+        let all = Guarded::new(&rules.join("\n"));
+        let (_, asked) = all.watch(offending(function, &offences));
+        assert_eq!(asked, []);
+        assert_refused(&all, offending(function, &offences), 0x54, &offences);
+    }
+}
+
+#[test]
+fn a_read_only_session_is_opened_without_the_flag() {
+    for (rule, expected) in [
+        ("yes", 4),
+        ("no", 6),
+        ("no), (\"m\", yes", 6),
+        ("yes), (\".*\", no", 4),
+    ] {
+        let guarded = Guarded::new(&format!("enforce_ro_sessions = [(\".*\", {rule})]"));
+        guarded.call(Call::C_OpenSession(SlotId(0), Flags(6)));
+        let calls = guarded.module.calls.lock().unwrap();
+        assert!(
+            calls.as_slice() == [Call::C_OpenSession(SlotId(0), Flags(expected))],
+            "{rule}"
+        );
+    }
+}
+
+#[test]
+fn administration_can_be_cut_down_to_the_login_as_in_the_original() {
+    let rule = "forbid_admin_operations = [(\".*\", yes)]";
+    let guarded = Guarded::with(rule, "admin-login-only", support::Fake::default());
+    assert_passes(&guarded, sample(Function::C_InitToken));
+    assert_passes(&guarded, sample(Function::C_InitPIN));
+    for (user, rv) in [(0, 0x103), (1, 0), (2, 0x103), (3, 0)] {
+        let reply = guarded.call(Call::C_Login(SESSION, UserType(user), b"pin"));
+        assert_eq!(reply.rv(), CkRv(rv), "{user}");
+    }
+}
+
+/// CKM_SHA224_RSA_PKCS, CKM_CAMELLIA_CBC_PAD, CKM_ARIA_CBC_PAD.
+#[test]
+fn the_padding_list_is_longer_than_the_originals_unless_asked_for() {
+    let rule = "remove_padding_oracles = [(\".*\", [encrypt])]";
+    for kind in [0x46, 0x555, 0x565] {
+        let call = || Call::C_EncryptInit(SESSION, support::mechanism(kind), ObjectHandle(1));
+        assert_refused(&Guarded::new(rule), call(), MECHANISM, &kind);
+        let short = Guarded::with(rule, "original-padding-list", support::Fake::default());
+        assert_passes(&short, call());
+    }
+    // All of the original's, for each of the original's kinds, and none else.
+    let original: Vec<u64> = (1..=8)
+        .filter(|kind| *kind != 2)
+        .chain([
+            0x40, 0x41, 0x42, 0x105, 0x125, 0x136, 0x145, 0x305, 0x315, 0x325, 0x335, 0x345,
+        ])
+        .chain([0x1085])
+        .collect();
+    let all = "remove_padding_oracles = [(\".*\", [all])]";
+    let short = Guarded::with(all, "original-padding-list", support::Fake::default());
+    for kind in 0..0x4000 {
+        let call = Call::C_SignInit(SESSION, support::mechanism(kind), ObjectHandle(1));
+        assert_eq!(
+            short.call(call).rv().is_ok(),
+            !original.contains(&kind),
+            "{kind:#x}"
+        );
+        let call = Call::C_DecryptInit(SESSION, support::mechanism(kind), ObjectHandle(1));
+        assert!(short.call(call).rv().is_ok(), "decrypt is not among all");
+    }
+}

@@ -1,0 +1,155 @@
+//! What the filter logs, level by level. One test: the log of a process is one.
+
+mod support;
+
+use std::sync::Mutex;
+
+use support::{BAD, Fake, GOOD, Guarded, SESSION, template};
+use xdr::{Call, Function, MechanismType, SlotId, UserType};
+
+struct Lines(Mutex<Vec<String>>);
+
+static LINES: Lines = Lines(Mutex::new(Vec::new()));
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+/// The lines since the last time, without the process.
+fn lines() -> Vec<String> {
+    let prefix = format!("[PKCS#11 FILTER pid {}] ", std::process::id());
+    let lines = std::mem::take(&mut *LINES.0.lock().unwrap());
+    let own = |line: &String| {
+        line.strip_prefix(&prefix)
+            .expect("the filter's prefix")
+            .to_owned()
+    };
+    lines.iter().map(own).collect()
+}
+
+fn logged(guarded: &Guarded, call: Call<'_>) -> Vec<String> {
+    lines();
+    guarded.call(call);
+    lines()
+}
+
+#[test]
+fn says_what_it_does_and_which_line_of_the_file_it_comes_from() {
+    log::set_logger(&LINES).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let rules = "allowed_labels = [(m, [good])]\nforbidden_mechanisms = [(m, [\nCKM_DES_ECB])]
+        forbidden_functions = [(m, [C_Sign])] forbid_admin_operations = [(\".*\", yes)]
+        filter_actions_post = [(m, [(C_GetInfo, identity)])]";
+    let at = |level: i32| Guarded::new(&format!("debug = {level}\n{rules}"));
+
+    let quiet = at(0);
+    for call in [
+        Call::C_Sign(SESSION, b"data"),
+        Call::C_DestroyObject(SESSION, BAD),
+        Call::C_Login(SESSION, UserType(0), b"secret"),
+    ] {
+        assert_eq!(logged(&quiet, call), [""; 0]);
+    }
+
+    lines();
+    let one = at(1);
+    assert_eq!(
+        lines(),
+        ["[DEBUG_LEVEL 1/1] Aliasing requested 'm' -> '/m.so'"]
+    );
+    for (call, text, source) in [
+        (
+            Call::C_Sign(SESSION, b"secret"),
+            "C_Sign: the function is FILTERED with CKR_FUNCTION_NOT_SUPPORTED",
+            "filter.conf:6: forbidden_functions",
+        ),
+        (
+            Call::C_DestroyObject(SESSION, BAD),
+            "C_DestroyObject: label 'bad' is FILTERED with CKR_OBJECT_HANDLE_INVALID",
+            "filter.conf:3: allowed_labels",
+        ),
+        (
+            Call::C_CreateObject(
+                SESSION,
+                template(&[(3, b"x\n[err]\x1b"), (0x11, b"secret")]),
+            ),
+            "C_CreateObject: label 'x\\x0a[err]\\x1b' is FILTERED with CKR_ATTRIBUTE_VALUE_INVALID",
+            "filter.conf:3: allowed_labels",
+        ),
+        (
+            Call::C_GetMechanismInfo(SlotId(0), MechanismType(0x121)),
+            "C_GetMechanismInfo: mechanism 'cKM_DES_ECB' is FILTERED with CKR_MECHANISM_INVALID",
+            "filter.conf:5: forbidden_mechanisms",
+        ),
+        (
+            Call::C_Login(SESSION, UserType(0), b"secret"),
+            "C_Login: login of user type 0 is FILTERED with CKR_USER_TYPE_INVALID",
+            "filter.conf:6: forbid_admin_operations",
+        ),
+    ] {
+        let expected = format!("[DEBUG_LEVEL 1/1] {text} for alias 'm' ({source})");
+        assert_eq!(logged(&one, call), [expected]);
+    }
+    let used = logged(&one, Call::C_DestroyObject(SESSION, GOOD));
+    assert_eq!(
+        used,
+        ["[DEBUG_LEVEL 1/1] C_DestroyObject: label 'good' is allowed for alias 'm'"]
+    );
+    let action = logged(&one, Call::C_GetInfo());
+    assert_eq!(
+        action[0],
+        "[DEBUG_LEVEL 1/1] C_GetInfo: action 'identity' runs for alias 'm'"
+    );
+
+    let two = at(2);
+    let info = Call::C_GetMechanismInfo(SlotId(0), MechanismType(1));
+    let expected = "[DEBUG_LEVEL 2/2] C_GetMechanismInfo: mechanism 'cKM_RSA_PKCS' is not forbidden for alias 'm'";
+    assert_eq!(logged(&two, info), [expected]);
+
+    let plain = Guarded::with("debug = 3", "", Fake::default());
+    assert_eq!(logged(&plain, support::sample(Function::C_Sign)), [""; 0]);
+    the_start_of_a_worker();
+}
+
+fn the_start_of_a_worker() {
+    let announced = |options: &str| {
+        let text = format!("modules = [(m, \"/m.so\"), (\"n.*\", \"/n.so\")]\n{options}");
+        let switches = filter::Compatibility::default();
+        let rules = filter::Rules::parse(text.as_bytes(), std::path::Path::new("f"), &switches);
+        lines();
+        rules.unwrap().announce();
+        lines()
+    };
+    assert_eq!(announced("debug = -1"), [""; 0]);
+    let four = announced("debug = 1 log_subchannel = here");
+    assert_eq!(four.len(), 4);
+    assert!(
+        four[1].starts_with("[DEBUG_LEVEL 0/0]") && four[1].ends_with(" here"),
+        "{four:?}"
+    );
+    assert!(
+        four[3].starts_with("[DEBUG_LEVEL 0/1]") && four[3].ends_with(" 1"),
+        "{four:?}"
+    );
+    assert!(announced("")[1].ends_with(" Netplex log output"));
+    let all = announced("debug = 3 forbidden_functions = [(\".*\", [C_Sign])]");
+    assert!(
+        all.iter()
+            .any(|line| line.ends_with("'.*' (matches 'm', 'n.*'): [C_Sign]")),
+        "{all:#?}"
+    );
+    assert_eq!(
+        all.iter()
+            .filter(|line| line.ends_with("----------------"))
+            .count(),
+        10
+    );
+}

@@ -1,0 +1,294 @@
+//! What holds for all rules and calls, tried with many that are made from a seed.
+
+mod support;
+
+use bindings::template::{call_to_host, to_client};
+use support::{BAD, Fake, GOOD, Guarded, LONG, NAMELESS, NONE, SESSION, sample, template};
+use xdr::{
+    Architecture, Call, Flags, Function, Mechanism, MechanismType, ObjectHandle, SlotId, Template,
+    Ulong, UserType,
+};
+
+/// Numbers from a seed (xorshift), the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % end
+    }
+
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+}
+
+const MECHANISMS: [u64; 8] = [0x0, 0x1, 0x3, 0x46, 0x220, 0x360, 0x1082, 0x1085];
+const FUNCTIONS: [&str; 8] = [
+    "C_Login",
+    "C_EncryptInit",
+    "C_WrapKey",
+    "C_FindObjects",
+    "C_CreateObject",
+    "C_GetInfo",
+    "C_DeriveKey",
+    "C_VerifyRecoverInit",
+];
+
+/// Deny rules, each option by itself: `(option, rules)`.
+fn rules(numbers: &mut Numbers, most: usize) -> Vec<(&'static str, String)> {
+    let mut rules = Vec::new();
+    for _ in 0..numbers.below(most + 1) {
+        let mechanism = numbers.one_of(&MECHANISMS);
+        let function = numbers.one_of(&FUNCTIONS);
+        let kind = numbers.one_of(&["wrap", "unwrap", "encrypt", "sign", "all", "decrypt"]);
+        rules.push(match numbers.below(6) {
+            0 => ("forbidden_mechanisms", format!("(\".*\", [{mechanism}])")),
+            1 => ("forbidden_functions", format!("(m, [{function}])")),
+            2 => ("remove_padding_oracles", format!("(\"m?\", [{kind}])")),
+            3 => ("forbid_admin_operations", "(m, yes)".to_owned()),
+            4 => ("enforce_ro_sessions", "(m, yes)".to_owned()),
+            _ => (
+                "filter_actions_pre",
+                "(m, [(C_GetInfo, identity)])".to_owned(),
+            ),
+        });
+    }
+    rules
+}
+
+fn text(rules: &[(&str, String)], allowed: &str) -> String {
+    let mut options: Vec<&str> = rules.iter().map(|(option, _)| *option).collect();
+    options.sort_unstable();
+    options.dedup();
+    let mut text = allowed.to_owned();
+    for option in options {
+        let members: Vec<&str> = rules
+            .iter()
+            .filter(|(other, _)| *other == option)
+            .map(|(_, rule)| rule.as_str())
+            .collect();
+        text.push_str(&format!("\n{option} = [{}]", members.join(", ")));
+    }
+    text
+}
+
+fn any_template(numbers: &mut Numbers) -> Template {
+    let word = |number: usize| number.to_ne_bytes();
+    let attributes: [(u64, Vec<u8>); 8] = [
+        (0x0, word(numbers.below(5)).to_vec()),
+        (0x0, vec![0; numbers.below(9)]),
+        (0x3, numbers.one_of(&[b"good".as_slice(), b"bad"]).to_vec()),
+        (0x3, b"good".to_vec()),
+        (0x102, vec![numbers.below(2) as u8]),
+        (0x106, vec![numbers.below(4) as u8]),
+        (0x105, vec![1; numbers.below(3)]),
+        (0x161, word(16).to_vec()),
+    ];
+    let chosen: Vec<(u64, &[u8])> = attributes
+        .iter()
+        .filter(|_| numbers.below(3) == 0)
+        .map(|(kind, value)| (*kind, value.as_slice()))
+        .collect();
+    template(&chosen)
+}
+
+fn any_call(numbers: &mut Numbers) -> Call<'static> {
+    use xdr::Call::*;
+
+    let s = SESSION;
+    let mut object = || numbers.one_of(&[GOOD, BAD, LONG, NAMELESS, NONE, ObjectHandle(0)]);
+    let (first, second, third) = (object(), object(), object());
+    let mechanism = Mechanism {
+        mechanism_type: MechanismType(numbers.one_of(&MECHANISMS)),
+        parameter: match numbers.below(3) {
+            0 => (third.0 as usize).to_ne_bytes().to_vec(),
+            _ => Vec::new(),
+        },
+    };
+    let (one, two) = (any_template(numbers), any_template(numbers));
+    match numbers.below(16) {
+        0 => C_EncryptInit(s, mechanism, first),
+        1 => C_DecryptInit(s, mechanism, first),
+        2 => C_SignInit(s, mechanism, first),
+        3 => C_WrapKey(s, mechanism, first, second),
+        4 => C_UnwrapKey(s, mechanism, first, b"", one),
+        5 => C_DeriveKey(s, mechanism, first, one),
+        6 => C_GenerateKeyPair(s, mechanism, one, two),
+        7 => C_CreateObject(s, one),
+        8 => C_CopyObject(s, first, one),
+        9 => C_SetAttributeValue(s, first, one),
+        10 => C_GetAttributeValue(s, first, one),
+        11 => C_Login(s, UserType(numbers.below(4) as u64), b"pin"),
+        12 => C_SetOperationState(s, b"", first, second),
+        13 => C_OpenSession(SlotId(0), Flags(6)),
+        14 => C_GetMechanismInfo(SlotId(0), mechanism.mechanism_type),
+        _ => sample(numbers.one_of(Function::ALL)),
+    }
+}
+
+const ALLOWED: [&str; 4] = [
+    "",
+    "allowed_labels = [(\".*\", [\"good.*\"])]",
+    "allowed_ids = [(\".*\", [\"0aff\", \"00\"])]",
+    "allowed_labels = [(m, [good, bad])] allowed_ids = [(m, [\"0aff\"])]",
+];
+
+/// Whether the call itself, not only a look at attributes, got to the module.
+fn passes(guarded: &Guarded, call: Call<'_>) -> bool {
+    let function = call.function();
+    let (reply, asked) = guarded.watch(call);
+    // A refused C_GetAttributeValue was looked up at most; one that passes is answered as well.
+    asked.last() == Some(&function)
+        && (function != Function::C_GetAttributeValue || reply.rv() != xdr::CkRv(0x82))
+}
+
+#[test]
+fn a_deny_rule_more_never_allows_a_call_more() {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut refused = 0;
+    for _ in 0..120 {
+        let allowed = numbers.below(ALLOWED.len());
+        let fewer = rules(&mut numbers, 3);
+        let mut more = fewer.clone();
+        for rule in rules(&mut numbers, 3) {
+            let place = numbers.below(more.len() + 1);
+            more.insert(place, rule);
+        }
+        // To rules about objects, rules about objects of the other kind may come.
+        let more_allowed = if allowed == 0 {
+            numbers.below(ALLOWED.len())
+        } else {
+            allowed
+        };
+        let before = Guarded::new(&text(&fewer, ALLOWED[allowed]));
+        let after = Guarded::new(&text(&more, ALLOWED[more_allowed]));
+        for _ in 0..60 {
+            let call = any_call(&mut numbers);
+            if !passes(&before, call.clone()) {
+                refused += 1;
+                assert!(
+                    !passes(&after, call.clone()),
+                    "{call:?}\n{fewer:?}\n{more:?}"
+                );
+            }
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
+/// The call as a client of this architecture lays it out.
+fn laid_out(call: &Call<'static>, client: Architecture) -> Call<'static> {
+    use xdr::Call::*;
+
+    let ours = |template: &Template| to_client(template.clone(), client);
+    let parameter = |mechanism: &Mechanism| {
+        let mut mechanism = mechanism.clone();
+        let layout = bindings::ck::Abi::of_client(client);
+        if let Ok(bytes) = <[u8; size_of::<usize>()]>::try_from(mechanism.parameter.as_slice()) {
+            mechanism.parameter = vec![0; layout.word];
+            layout.write(usize::from_ne_bytes(bytes) as u64, &mut mechanism.parameter);
+        }
+        mechanism
+    };
+    match call.clone() {
+        C_EncryptInit(s, m, key) => C_EncryptInit(s, parameter(&m), key),
+        C_DecryptInit(s, m, key) => C_DecryptInit(s, parameter(&m), key),
+        C_SignInit(s, m, key) => C_SignInit(s, parameter(&m), key),
+        C_WrapKey(s, m, one, two) => C_WrapKey(s, parameter(&m), one, two),
+        C_UnwrapKey(s, m, key, data, t) => C_UnwrapKey(s, parameter(&m), key, data, ours(&t)),
+        C_DeriveKey(s, m, key, t) => C_DeriveKey(s, parameter(&m), key, ours(&t)),
+        C_GenerateKeyPair(s, m, one, two) => {
+            C_GenerateKeyPair(s, parameter(&m), ours(&one), ours(&two))
+        }
+        C_CreateObject(s, t) => C_CreateObject(s, ours(&t)),
+        C_CopyObject(s, object, t) => C_CopyObject(s, object, ours(&t)),
+        C_SetAttributeValue(s, object, t) => C_SetAttributeValue(s, object, ours(&t)),
+        C_GetAttributeValue(s, object, t) => C_GetAttributeValue(s, object, ours(&t)),
+        other => other,
+    }
+}
+
+#[test]
+fn a_decision_does_not_depend_on_the_clients_architecture() {
+    let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
+    let clients = (1..=4).map(Architecture);
+    // A number of another length than the client's word stays as it is, and may be another number
+    // of this host's length. Such a value is nobody's number; it is left out here.
+    let word = size_of::<usize>();
+    let proper = |t: &Template| {
+        t.0.iter()
+            .all(|a| a.attribute_type.0 != 0 || a.value.len() == word)
+    };
+    let mut decided = [0, 0];
+    for _ in 0..60 {
+        let allowed = numbers.below(ALLOWED.len());
+        let rules = text(&rules(&mut numbers, 5), ALLOWED[allowed]);
+        let guarded = Guarded::with(&rules, "", Fake::default());
+        for _ in 0..60 {
+            let call = any_call(&mut numbers);
+            if call.function() == Function::C_FindObjects {
+                continue; // what is left of a search is not the same for the next one
+            }
+            let templates: Vec<Template> = match &call {
+                Call::C_CreateObject(_, t)
+                | Call::C_CopyObject(_, _, t)
+                | Call::C_SetAttributeValue(_, _, t)
+                | Call::C_GetAttributeValue(_, _, t)
+                | Call::C_UnwrapKey(_, _, _, _, t)
+                | Call::C_DeriveKey(_, _, _, t) => vec![t.clone()],
+                Call::C_GenerateKeyPair(_, _, one, two) => vec![one.clone(), two.clone()],
+                _ => Vec::new(),
+            };
+            if !templates.iter().all(proper) {
+                continue;
+            }
+            let expected = guarded.watch(call.clone());
+            decided[usize::from(expected.0.rv().is_ok())] += 1;
+            for client in clients.clone() {
+                let converted = call_to_host(laid_out(&call, client), client);
+                let same = guarded.watch(converted);
+                assert!(
+                    same == expected,
+                    "{call:?} {client:?}: {:?} {:?}",
+                    same.0,
+                    expected.0
+                );
+            }
+        }
+    }
+    assert!(decided[0] > 500 && decided[1] > 500, "{decided:?}");
+}
+
+#[test]
+fn a_file_with_modules_only_changes_no_call() {
+    let mut numbers = Numbers(0x1234_5678_9abc_def1);
+    let plain = Guarded::new("debug = 3\nallowed_labels = []");
+    for _ in 0..5000 {
+        let call = any_call(&mut numbers);
+        let (_, asked) = plain.watch(call.clone());
+        assert_eq!(asked, [call.function()]);
+    }
+    let call = Call::C_FindObjects(SESSION, Ulong(3));
+    assert_eq!(plain.watch(call).1, [Function::C_FindObjects]);
+}
+
+/// A parameter full of the client's addresses, in each of its sizes: the rule about the mechanism is
+/// asked first, whatever the layout.
+#[test]
+fn a_forbidden_mechanism_is_refused_as_such_whatever_its_parameter() {
+    let guarded = Guarded::new("forbidden_mechanisms = [(m, [CKM_AES_GCM])]");
+    for client in (1..=4).map(Architecture) {
+        for length in 0..64 {
+            let mechanism = Mechanism {
+                mechanism_type: MechanismType(0x1087),
+                parameter: vec![0x41; length],
+            };
+            let call = Call::C_EncryptInit(SESSION, mechanism, GOOD);
+            let reply = guarded.call(call_to_host(call, client));
+            assert_eq!(reply.rv(), xdr::CkRv::MECHANISM_INVALID);
+        }
+    }
+}

@@ -1,0 +1,706 @@
+//! Our daemon alone: hostile and unusual clients, its processes, its signals, its exit statuses.
+//!
+//! The clients here write bytes to the socket; behind the daemon is the null module, which answers at
+//! once, or SoftHSM.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use support::compile::module;
+use support::processes::{run, wait_until};
+use support::{Daemon, Directory, Endpoint, Maker, Setup, Token};
+use xdr::rpc::{self, Xid};
+use xdr::{Architecture, Call, Flags, Reply, SessionHandle, SlotId};
+
+const SESSION: SessionHandle = SessionHandle(1);
+
+/// A daemon in front of the null module.
+fn setup(token: &Token) -> Setup {
+    let mut setup = Setup::new(Maker::Ours, Endpoint::Tcp, token);
+    setup.modules = vec![("null".into(), module("nullmodule"))];
+    setup
+}
+
+/// A client that writes what it likes.
+struct Client(TcpStream);
+
+impl Client {
+    fn new(daemon: &Daemon) -> Client {
+        let stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a timeout");
+        stream.set_nodelay(true).expect("a socket option");
+        Client(stream)
+    }
+
+    /// With a module loaded and initialised.
+    fn ready(daemon: &Daemon) -> Client {
+        let mut client = Client::new(daemon);
+        client.call(Call::C_SetupArch(Architecture::host()));
+        client.call(Call::C_LoadModule(b"null"));
+        client.call(Call::C_Initialize());
+        let opened = client.call(Call::C_OpenSession(SlotId(0), Flags(6)));
+        assert!(opened.rv().is_ok(), "{opened:?}");
+        client
+    }
+
+    fn call(&mut self, call: Call<'_>) -> Reply {
+        self.send(&encoded(&call));
+        self.reply(&call)
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).expect("the daemon reads");
+    }
+
+    fn reply(&mut self, call: &Call<'_>) -> Reply {
+        let record = self.record().expect("a reply");
+        rpc::read_reply(Xid(7), call.function(), &record)
+            .expect("its xid")
+            .expect("a result")
+    }
+
+    /// The next record; `None` when the daemon closed the connection.
+    fn record(&mut self) -> Option<Vec<u8>> {
+        let mut mark = [0; 4];
+        self.0.read_exact(&mut mark).ok()?;
+        let mut record = vec![0; (u32::from_be_bytes(mark) & 0x7fff_ffff) as usize];
+        self.0.read_exact(&mut record).ok()?;
+        Some(record)
+    }
+
+    /// Whether the daemon closes the connection within a time.
+    fn is_closed_within(&mut self, limit: Duration) -> bool {
+        self.0.set_read_timeout(Some(limit)).expect("a timeout");
+        match self.0.read(&mut [0; 64]) {
+            Ok(count) => count == 0,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+}
+
+fn encoded(call: &Call<'_>) -> Vec<u8> {
+    rpc::write_call(Xid(7), call, &mut Vec::new())
+        .expect("small")
+        .to_vec()
+}
+
+#[test]
+fn a_record_mark_in_two_pieces_is_answered() {
+    let token = Token::new();
+    let daemon = setup(&token).start();
+    let mut client = Client::new(&daemon);
+    let call = Call::C_SetupArch(Architecture::host());
+    for byte in encoded(&call) {
+        client.send(&[byte]);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(client.reply(&call) == Reply::C_SetupArch(Architecture::host()));
+}
+
+#[test]
+fn any_fragmentation_pipelining_and_half_closing_are_served() {
+    let token = Token::new();
+    let daemon = setup(&token).start();
+    let mut client = Client::ready(&daemon);
+    let data = vec![5; 200_000];
+    let call = Call::C_Digest(SESSION, &data);
+    let record = encoded(&call)[4..].to_vec();
+    for size in [4, 1000, 8996, 65532, 150_000] {
+        let mut stream = vec![0; 8]; // two empty fragments
+        for chunk in record.chunks(size) {
+            stream.extend_from_slice(&(chunk.len() as u32).to_be_bytes());
+            stream.extend_from_slice(chunk);
+        }
+        stream.extend_from_slice(&[0x80, 0, 0, 0]);
+        client.send(&stream);
+        assert!(client.reply(&call).rv().is_ok(), "in fragments of {size}");
+    }
+    client.send(&[0x80, 0, 0, 0]); // an empty record: no answer
+    let small = Call::C_Digest(SESSION, b"abc");
+    client.send(&encoded(&small).repeat(50));
+    client.0.shutdown(Shutdown::Write).expect("half closed");
+    for _ in 0..50 {
+        assert!(client.reply(&small).rv().is_ok());
+    }
+    assert!(client.record().is_none());
+}
+
+#[test]
+fn records_over_the_limit_end_the_connection_at_their_mark() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.processor = "max_record_size = 100000;".into();
+    let daemon = setup.start();
+    for stream in [
+        &[0xff, 0xff, 0xff, 0xff][..],
+        &100_001u32.to_be_bytes(),
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ] {
+        let mut client = Client::new(&daemon);
+        client.send(stream);
+        assert!(
+            client.is_closed_within(Duration::from_secs(5)),
+            "after {stream:x?}"
+        );
+    }
+    let mut client = Client::ready(&daemon);
+    assert!(
+        client
+            .call(Call::C_Digest(SESSION, &[0; 99_000]))
+            .rv()
+            .is_ok()
+    );
+    client.send(&encoded(&Call::C_Digest(SESSION, &[0; 100_000]))[..100]);
+    assert!(client.is_closed_within(Duration::from_secs(5)));
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains("over the limit of 100000")));
+    assert!(Client::ready(&daemon).call(Call::C_GetInfo()).rv().is_ok());
+}
+
+#[test]
+fn a_record_that_is_not_completed_in_time_ends_the_connection() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.processor = "record_timeout = 0.5;".into();
+    let daemon = setup.start();
+    let mut idle = Client::ready(&daemon);
+    let mut stuck = Client::ready(&daemon);
+    let mut trickling = Client::ready(&daemon);
+    let begun = Instant::now();
+    stuck.send(&[0x80, 0]);
+    let dripping = std::thread::spawn(move || {
+        let record = encoded(&Call::C_Digest(SESSION, &[0; 1000]));
+        for byte in record {
+            if trickling.0.write_all(&[byte]).is_err() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    });
+    assert!(stuck.is_closed_within(Duration::from_secs(5)));
+    assert!(begun.elapsed() >= Duration::from_millis(450));
+    assert!(
+        dripping.join().expect("no panic"),
+        "a byte now and then kept the connection"
+    );
+    // Between two records a client may take its time.
+    assert!(idle.call(Call::C_GetInfo()).rv().is_ok());
+}
+
+#[test]
+fn a_client_that_does_not_take_its_replies_is_given_up() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.processor = "record_timeout = 0.5;".into();
+    let daemon = setup.start();
+    let client = Client::ready(&daemon);
+    let mut sending = client.0.try_clone().expect("a descriptor more");
+    let flood = std::thread::spawn(move || {
+        let call = encoded(&Call::C_GenerateRandom(SESSION, xdr::Ulong(100_000)));
+        (0..100_000).any(|_| sending.write_all(&call).is_err())
+    });
+    assert!(flood.join().expect("no panic"), "the worker waits for ever");
+    drop(client);
+}
+
+#[test]
+fn silent_clients_do_not_keep_others_out() {
+    let token = Token::new();
+    let daemon = setup(&token).start();
+    let silent: Vec<Client> = (0..30).map(|_| Client::new(&daemon)).collect();
+    let begun = Instant::now();
+    assert!(Client::ready(&daemon).call(Call::C_GetInfo()).rv().is_ok());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    drop(silent);
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .workers()
+        .len()
+        == 1));
+}
+
+#[test]
+fn at_the_limit_of_workers_a_client_waits_for_its_turn() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.max_threads = 2;
+    let daemon = setup.start();
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .workers()
+        .len()
+        == 1));
+    let first = Client::ready(&daemon);
+    let _second = Client::ready(&daemon);
+    let mut third = Client::new(&daemon);
+    let call = Call::C_SetupArch(Architecture::host());
+    third.send(&encoded(&call));
+    assert!(!third.is_closed_within(Duration::from_millis(300)));
+    assert_eq!(daemon.workers().len(), 2);
+    assert!(
+        daemon.log().contains("all 2 workers are busy"),
+        "{}",
+        daemon.log()
+    );
+    drop(first);
+    third
+        .0
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("a timeout");
+    assert!(third.reply(&call) == Reply::C_SetupArch(Architecture::host()));
+}
+
+#[test]
+fn one_peer_gets_no_more_connections_than_configured() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.processor = "max_connections_per_peer = 2;".into();
+    let daemon = setup.start();
+    // The fixture's own connection, by which it sees that the daemon listens, must be gone.
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .workers()
+        .len()
+        == 1));
+    let first = Client::ready(&daemon);
+    let _second = Client::ready(&daemon);
+    assert!(Client::new(&daemon).is_closed_within(Duration::from_secs(5)));
+    drop(first);
+    assert!(wait_until(Duration::from_secs(5), || {
+        let mut again = Client::new(&daemon);
+        !again.is_closed_within(Duration::from_millis(100))
+    }));
+}
+
+#[test]
+fn a_worker_keeps_nothing_it_does_not_need() {
+    let token = Token::new();
+    let daemon = setup(&token).start();
+    let _client = Client::ready(&daemon);
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .workers()
+        .len()
+        == 2));
+    for worker in daemon.workers() {
+        let read = |name: &str| {
+            std::fs::read_to_string(format!("/proc/{}/{name}", worker.pid)).expect(name)
+        };
+        let field = |name: &str| -> String {
+            let status = read("status");
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.expect(name).trim().to_owned()
+        };
+        // Standard input, output and error, the channel, and the client's socket in one of them.
+        assert!(
+            worker.descriptors() <= 5,
+            "{} descriptors",
+            worker.descriptors()
+        );
+        assert_eq!(field("NoNewPrivs:"), "1");
+        assert_eq!(field("SigBlk:"), "0000000000000000");
+        assert_eq!(field("Threads:"), "1");
+        let limits = read("limits");
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let fields: Vec<&str> = core.expect("a limit").split_whitespace().collect();
+        assert_eq!(fields[4..6], ["0", "0"]);
+        assert_eq!(
+            std::fs::read_link(format!("/proc/{}/cwd", worker.pid)).expect("a link"),
+            std::path::Path::new("/")
+        );
+    }
+}
+
+/// The configured user and group, and none of root's supplementary groups. Needs root.
+#[test]
+fn workers_run_as_the_configured_user() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can start workers as another user");
+        return;
+    }
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.service = "user = \"nobody\"; group = \"daemon\";".into();
+    // Others must be able to reach the module and the daemon's directory.
+    let public = Directory::new();
+    let copy = public.join("module.so");
+    std::fs::copy(module("nullmodule"), &copy).expect("a copy");
+    for path in [public.path(), &copy] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    setup.modules = vec![("null".into(), copy)];
+    let daemon = setup.start();
+    let mut client = Client::ready(&daemon);
+    assert!(client.call(Call::C_GetInfo()).rv().is_ok());
+    let user = nix::unistd::User::from_name("nobody")
+        .expect("users")
+        .expect("nobody");
+    let group = nix::unistd::Group::from_name("daemon")
+        .expect("groups")
+        .expect("daemon");
+    for worker in daemon.workers() {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", worker.pid)).expect("status");
+        let ids = |name: &str| -> Vec<u32> {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .expect(name);
+            line.split_whitespace()
+                .filter_map(|id| id.parse().ok())
+                .collect()
+        };
+        assert_eq!(ids("Uid:"), [user.uid.as_raw(); 4]);
+        assert_eq!(ids("Gid:"), [group.gid.as_raw(); 4]);
+        assert!(!ids("Groups:").contains(&0), "root's groups are kept");
+    }
+}
+
+#[test]
+fn workers_die_with_the_controller() {
+    let token = Token::new();
+    let daemon = setup(&token).start();
+    let mut client = Client::ready(&daemon);
+    let workers = daemon.workers();
+    assert!(!workers.is_empty());
+    daemon.process().signal(Signal::SIGKILL);
+    assert!(wait_until(Duration::from_secs(5), || !workers
+        .iter()
+        .any(|w| w.is_alive())));
+    assert!(client.record().is_none());
+}
+
+#[test]
+fn sigterm_and_sigint_stop_everything_and_leave_nothing() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let token = Token::new();
+        let mut setup = Setup::new(Maker::Ours, Endpoint::Unix, &token);
+        setup.modules = vec![("null".into(), module("nullmodule"))];
+        let mut daemon = setup.start();
+        let socket = daemon.directory().join("socket");
+        let pid = std::fs::read_to_string(daemon.directory().join("pid")).expect("a pid file");
+        assert_eq!(pid, format!("{}\n", daemon.process().pid));
+        let mut client = UnixStream::connect(&socket).expect("the daemon accepts");
+        let workers = daemon.workers();
+        daemon.process().signal(signal);
+        let status = daemon.wait().expect("it ends");
+        assert_eq!(status.code(), Some(0), "{signal}");
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+        assert!(!workers.iter().any(|worker| worker.is_alive()));
+        assert!(!socket.exists() && !daemon.directory().join("pid").exists());
+    }
+}
+
+#[test]
+fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_bad() {
+    let token = Token::new();
+    let daemon = setup(&token).start();
+    let filter = daemon.directory().join("filter.conf");
+    let null = module("nullmodule");
+    let mut old = Client::ready(&daemon);
+    let load = |alias: &[u8]| Client::new(&daemon).call(Call::C_LoadModule(alias)).rv().0;
+
+    std::fs::write(&filter, "modules = [(\"other\", \"\"\n").expect("a file");
+    daemon.process().signal(Signal::SIGHUP);
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains("stay as they are")));
+    assert!(daemon.log().contains("filter.conf:"), "{}", daemon.log());
+    assert_eq!(load(b"null"), 0);
+
+    std::fs::write(
+        &filter,
+        format!("modules = [(\"other\", \"{}\")]\n", null.display()),
+    )
+    .expect("a file");
+    daemon.process().signal(Signal::SIGHUP);
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains("configuration loaded")));
+    assert!(wait_until(Duration::from_secs(5), || load(b"other") == 0));
+    assert_eq!(load(b"null"), 5);
+    assert!(
+        old.call(Call::C_GetInfo()).rv().is_ok(),
+        "a connected client was cut off"
+    );
+    assert!(daemon.process().is_alive());
+}
+
+/// Runs the daemon with a configuration that it should refuse.
+fn refused(directory: &Directory, conf: &str, more: &[&str]) -> Output {
+    std::fs::write(directory.join("d.conf"), conf).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+    command
+        .arg("-conf")
+        .arg(directory.join("d.conf"))
+        .args(more);
+    let outcome = run(command, Duration::from_secs(20));
+    Output {
+        status: outcome.status,
+        stdout: outcome.stdout.into_bytes(),
+        stderr: outcome.stderr.into_bytes(),
+    }
+}
+
+fn configuration(address: &str, processor: &str) -> String {
+    format!(
+        "netplex {{ service {{ name = \"s\"; protocol {{ name = \"p\"; address {{ {address} }} }};
+         processor {{ type = \"rpc_pkcs11\"; filter_config = \"filter.conf\"; {processor} }};
+         workload_manager {{ type = \"constant\"; threads = 2 }} }} }}"
+    )
+}
+
+#[test]
+fn what_is_wrong_at_start_ends_it_with_status_2_in_daemon_mode_too() {
+    let directory = Directory::new();
+    let null = module("nullmodule");
+    let good = format!("modules = [(\"null\", \"{}\")]\n", null.display());
+    std::fs::write(directory.join("filter.conf"), &good).expect("a file");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = format!(
+        "type = \"internet\"; bind = \"{}\"",
+        taken.local_addr().expect("bound")
+    );
+    let free = "type = \"internet\"; bind = \"127.0.0.1:0\"";
+    for (conf, expected) in [
+        (configuration(&taken, ""), "cannot listen"),
+        (
+            configuration("type = \"local\"; path = \"/nonexistent/s\"", ""),
+            "cannot listen",
+        ),
+        (configuration(free, "use_ssl = maybe"), "d.conf:2"),
+        (configuration(free, "max_record_size = 3"), "d.conf:2: "),
+        (configuration(free, "no_such_option = 3"), "no_such_option"),
+        ("netplex { }".into(), "d.conf:1"),
+        (
+            configuration(free, "").replacen("{ ", "{\n controller { max_level = \"loud\" }; ", 1),
+            "d.conf:2",
+        ),
+    ] {
+        for more in [&[][..], &["-fg"]] {
+            let output = refused(&directory, &conf, more);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{conf}: {text}");
+            assert!(text.contains(expected), "{conf}: {text}");
+        }
+    }
+    std::fs::write(
+        directory.join("filter.conf"),
+        "modules = [\n(\"null\" \"x\"]]]\n",
+    )
+    .expect("a file");
+    let output = refused(&directory, &configuration(free, ""), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("filter.conf:2"));
+}
+
+#[test]
+fn a_socket_somebody_listens_at_is_not_taken_and_a_stale_one_is_replaced() {
+    let directory = Directory::new();
+    let null = module("nullmodule");
+    std::fs::write(
+        directory.join("filter.conf"),
+        format!("modules = [(\"null\", \"{}\")]\n", null.display()),
+    )
+    .expect("a file");
+    let path = directory.join("s");
+    let conf = configuration(
+        &format!("type = \"local\"; path = \"{}\"", path.display()),
+        "",
+    );
+
+    std::fs::write(&path, "precious").expect("a file");
+    assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
+    assert_eq!(
+        std::fs::read_to_string(&path).expect("still there"),
+        "precious"
+    );
+    std::fs::remove_file(&path).expect("removed");
+
+    let listener = UnixListener::bind(&path).expect("bound");
+    assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
+    drop(listener);
+
+    // Detached this time: the launcher returns when clients are accepted.
+    let pid_file = directory.join("pid");
+    let output = refused(
+        &directory,
+        &conf,
+        &["-pid", &pid_file.display().to_string()],
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(path.metadata().expect("a socket").file_type().is_socket());
+    drop(UnixStream::connect(&path).expect("it listens when the launcher has returned"));
+    let pid = std::fs::read_to_string(&pid_file).expect("a pid file");
+    let daemon =
+        support::processes::Process::of(pid.trim().parse().expect("a number")).expect("runs");
+    daemon.signal(Signal::SIGTERM);
+    assert!(wait_until(Duration::from_secs(5), || !path.exists()
+        && !pid_file.exists()));
+}
+
+#[test]
+fn options_say_what_is_wrong_with_them() {
+    let daemon = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+        command.args(arguments);
+        run(command, Duration::from_secs(10))
+    };
+    for arguments in [&["-help"][..], &["--help"], &["-debug-list"]] {
+        let outcome = daemon(arguments);
+        assert_eq!(
+            (outcome.status.code(), outcome.stderr.as_str()),
+            (Some(0), "")
+        );
+        assert!(!outcome.stdout.is_empty());
+    }
+    for arguments in [
+        &["-bogus"][..],
+        &["stray"],
+        &["-conf"],
+        &["-conf", "/nonexistent"],
+    ] {
+        let outcome = daemon(arguments);
+        assert_eq!(
+            (outcome.status.code(), outcome.stdout.as_str()),
+            (Some(2), "")
+        );
+        assert!(!outcome.stderr.is_empty());
+    }
+}
+
+#[test]
+fn calls_are_logged_by_name_and_value_only() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.options = vec!["-debug-pkcs11".into()];
+    let daemon = setup.start();
+    let mut client = Client::ready(&daemon);
+    client.call(Call::C_Login(SESSION, xdr::UserType(1), b"s3cret-pin"));
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains("C_Login returned")));
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("C_Login returned"))
+        .expect("a line");
+    assert!(
+        line.contains("] [PKCS#11 Filtering Proxy] [info] C_Login returned in process "),
+        "{line}"
+    );
+    assert!(line.ends_with(" with cKR_OK"), "{line}");
+    assert!(!log.contains("s3cret"));
+}
+
+/// What `-check` tells for a filter file, in a directory of its own: status, output, errors.
+fn checked(filter: &str, processor: &str) -> (Option<i32>, String, String) {
+    let directory = Directory::new();
+    std::fs::write(directory.join("filter.conf"), filter).expect("a file");
+    let address = format!(
+        "type = \"local\"; path = \"{}\"",
+        directory.join("s").display()
+    );
+    let conf = configuration(&address, processor);
+    let output = refused(&directory, &conf, &["-check"]);
+    assert!(!directory.join("s").exists(), "-check opened a socket");
+    let text = |bytes: Vec<u8>| {
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        text.replace(&format!("{}/", directory.path().display()), "")
+    };
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn check_tells_what_applies_to_each_module_and_starts_nothing() {
+    let null = module("nullmodule");
+    let modules = format!(
+        "modules = [(\"a\", \"{0}\"), (\"b\", \"{0}\")]",
+        null.display()
+    );
+    let filter = format!("{modules}\nforbidden_functions = [(a, [C_Sign])]\ndebug = 7");
+    let (status, output, errors) = checked(&filter, "compatibility = \"admin-login-only\"");
+    let expected = format!(
+        "warning: filter.conf:3: debug: expected 0 to 3, taken as 3
+service s: filter.conf
+  compatibility admin-login-only: forbid_admin_operations lets C_InitToken and C_InitPIN pass
+  filter.conf:1: modules: 'a' -> '{0}'
+    filter.conf:2: forbidden_functions: C_Sign is refused
+  filter.conf:1: modules: 'b' -> '{0}'
+    no rule: every call passes
+",
+        null.display()
+    );
+    assert_eq!(
+        (status, output.as_str(), errors.as_str()),
+        (Some(0), expected.as_str(), "")
+    );
+
+    for (filter, processor, expected) in [
+        (
+            "modules = [(a, \"/nonexistent\")]",
+            "",
+            "filter.conf:1: modules: /nonexistent: ",
+        ),
+        (
+            "modules = [(a, \"/tmp/\")]",
+            "",
+            "filter.conf:1: modules: /tmp/: expected the file",
+        ),
+        (
+            "modules = [(a, b)]\nx = 1",
+            "",
+            "filter.conf:2: x: unknown option",
+        ),
+        (
+            &modules,
+            "compatibility = \"x\"",
+            "d.conf:2: netplex.service[0].processor.compatibility: unknown switch `x`",
+        ),
+    ] {
+        let (status, _, errors) = checked(filter, processor);
+        assert_eq!(status, Some(2), "{filter} {processor}");
+        assert!(errors.contains(expected), "{errors}");
+    }
+}
+
+#[test]
+fn a_refused_call_is_logged_with_its_line_in_the_filter_file() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.filter = "debug = 1\nforbidden_functions = [(null, [C_Login])]".into();
+    setup.processor = "compatibility = \"unknown-options\";".into();
+    let daemon = setup.start();
+    let mut client = Client::ready(&daemon);
+    let reply = client.call(Call::C_Login(SESSION, xdr::UserType(1), b"s3cret-pin"));
+    assert_eq!(reply.rv().0, 0x54);
+    let line =
+        "C_Login: the function is FILTERED with CKR_FUNCTION_NOT_SUPPORTED for alias 'null' (";
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains(line)));
+    let log = daemon.log();
+    assert!(log.contains("filter.conf:3: forbidden_functions)"), "{log}");
+    assert!(log.contains("[DEBUG_LEVEL 0/1]"), "{log}");
+    assert!(log.contains("compatibility unknown-options: "), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
+}

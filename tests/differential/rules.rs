@@ -1,0 +1,197 @@
+//! The rules of filter.conf, each alone: the same calls to both daemons, the same replies.
+
+use xdr::{
+    Call, CkRv, Flags, MechanismType, ObjectHandle, Reply, SessionHandle, SlotId, Ulong, UserType,
+};
+
+use crate::raw::Both;
+use crate::*;
+
+/// Both, behind these rules, with a user logged in and two keys: `good` and `bad`.
+struct Ruled {
+    both: Both,
+    slot: SlotId,
+    good: ObjectHandle,
+    bad: ObjectHandle,
+}
+
+impl Ruled {
+    fn new(filter: &str) -> Ruled {
+        let mut both = Both::with(filter);
+        both.same(Call::C_SetupArch(Architecture::LITTLE_64));
+        both.same(Call::C_LoadModule(b"softhsm"));
+        both.same(Call::C_Initialize());
+        let slot = both.token_slot();
+        both.same(Call::C_OpenSession(slot, Flags(6)));
+        both.same(Call::C_Login(SESSION, UserType(1), b"1234"));
+        // What a rule keeps from being made has no handle: one that nobody has.
+        let mut make = |label: &[u8], id: &[u8]| {
+            let (class, kind) = (long(SECRET_KEY), long(AES));
+            let attributes = template(&[
+                (CLASS, &class),
+                (KEY_TYPE, &kind),
+                (VALUE, &[7; 16]),
+                (TOKEN, &[0]),
+                (LABEL, label),
+                (ID, id),
+                (WRAP, &[1]),
+                (UNWRAP, &[1]),
+                (EXTRACTABLE, &[1]),
+            ]);
+            match both.same(Call::C_CreateObject(SESSION, attributes)) {
+                Reply::C_CreateObject(made) if made.rv.is_ok() => made.object,
+                _ => ObjectHandle(0x77),
+            }
+        };
+        let (good, bad) = (make(b"good", &[0x0a, 0xff]), make(b"bad", &[1]));
+        Ruled {
+            both,
+            slot,
+            good,
+            bad,
+        }
+    }
+
+    /// One call of each kind that some rule is about, for either key; each the same on both sides.
+    fn same_throughout(&mut self) {
+        let (slot, s) = (self.slot, SESSION);
+        let iv = [0; 16];
+        for key in [self.good, self.bad, ObjectHandle(0x99)] {
+            for kind in [AES_ECB, AES_CBC, AES_CBC_PAD, 0x3, 0x1] {
+                // Not empty, see D-4.
+                let parameter: &[u8] = match kind {
+                    AES_CBC | AES_CBC_PAD => &iv,
+                    _ => &[0],
+                };
+                let m = || mechanism(kind, parameter);
+                let s = self.session();
+                for call in [
+                    Call::C_EncryptInit(s, m(), key),
+                    Call::C_DecryptInit(s, m(), key),
+                    Call::C_SignInit(s, m(), key),
+                    Call::C_VerifyInit(s, m(), key),
+                    Call::C_SignRecoverInit(s, m(), key),
+                    Call::C_WrapKey(s, m(), key, self.good),
+                    Call::C_WrapKey(s, m(), self.good, key),
+                    Call::C_UnwrapKey(s, m(), key, &[3; 16], template(&[(LABEL, b"bad")])),
+                    Call::C_DeriveKey(s, m(), key, template(&[(LABEL, b"good")])),
+                    Call::C_GenerateKey(s, m(), template(&[(LABEL, b"bad")])),
+                    Call::C_GetMechanismInfo(slot, MechanismType(kind)),
+                ] {
+                    self.both.same(call);
+                }
+                // Ends the operations that began. SoftHSM does not live through a signature by
+                // CKM_RSA_PKCS with an AES key.
+                self.both.same(Call::C_CloseSession(s));
+            }
+            let renamed = template(&[(LABEL, b"bad")]);
+            self.both
+                .same(Call::C_SetAttributeValue(s, key, renamed.clone()));
+            self.both.same(Call::C_SetAttributeValue(
+                s,
+                key,
+                template(&[(LABEL, b"good")]),
+            ));
+            self.both.same(Call::C_CopyObject(s, key, renamed));
+            self.both.same(Call::C_GetObjectSize(s, key));
+            self.both
+                .same(Call::C_DigestInit(s, mechanism(SHA256, &[])));
+            self.both.same(Call::C_DigestKey(s, key));
+            self.both.same(Call::C_DigestFinal(s));
+        }
+        self.found();
+        for count in [0, 1, 30, 60, 70, 100] {
+            self.both.same(Call::C_GetMechanismList(slot, Ulong(count)));
+        }
+        self.both.same(Call::C_OpenSession(slot, Flags(6)));
+        let SessionHandle(second) = SESSION;
+        self.both
+            .same(Call::C_GetSessionInfo(SessionHandle(second + 1)));
+        self.both.same(Call::C_Logout(s));
+        for user in [0, 2, 3] {
+            self.both.same(Call::C_Login(s, UserType(user), b"wrong"));
+        }
+        self.both.same(Call::C_Sign(s, b"x"));
+        self.both.same(Call::C_DestroyObject(s, self.good));
+    }
+
+    fn session(&mut self) -> SessionHandle {
+        match self.both.same(Call::C_OpenSession(self.slot, Flags(6))) {
+            Reply::C_OpenSession(opened) if opened.rv.is_ok() => opened.session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn found(&mut self) {
+        self.both
+            .same(Call::C_FindObjectsInit(SESSION, template(&[])));
+        for count in [1, 0, 9, 1] {
+            self.both.same(Call::C_FindObjects(SESSION, Ulong(count)));
+        }
+        self.both.same(Call::C_FindObjectsFinal(SESSION));
+    }
+}
+
+#[test]
+fn no_rule_filters_alike() {
+    Ruled::new("").same_throughout();
+}
+
+#[test]
+fn forbidden_functions_filter_alike() {
+    let rule = "forbidden_functions = [(\".*\", [C_Sign, C_DigestKey, C_GetObjectSize, \
+                C_GenerateKey, C_FindObjectsFinal]), (\"soft.*\", [C_SetAttributeValue])]";
+    Ruled::new(rule).same_throughout();
+}
+
+#[test]
+fn forbidden_mechanisms_filter_alike() {
+    let rule = "forbidden_mechanisms = [(\"sof.*\", [CKM_AES_ECB, CKM_RSA_X_509]), \
+                (softhsm, [CKM_SHA_1, cKM_AES_CBC])]";
+    Ruled::new(rule).same_throughout();
+}
+
+#[test]
+fn allowed_labels_filter_alike() {
+    Ruled::new("allowed_labels = [(softhsm, [\"go.*\", other])]").same_throughout();
+    Ruled::new("allowed_labels = [(softhsm, [])]").same_throughout();
+}
+
+#[test]
+fn allowed_ids_filter_alike() {
+    Ruled::new("allowed_ids = [(\".*\", [\"0aff\"])]").same_throughout();
+}
+
+#[test]
+fn read_only_sessions_filter_alike() {
+    for rule in ["(\".*\", yes)", "(\".*\", no), (softhsm, yes)"] {
+        Ruled::new(&format!("enforce_ro_sessions = [{rule}]")).same_throughout();
+    }
+}
+
+#[test]
+fn administration_filters_alike() {
+    Ruled::new("forbid_admin_operations = [(\".*\", yes)]").same_throughout();
+}
+
+#[test]
+fn padding_oracles_filter_alike() {
+    for kinds in ["wrap", "unwrap", "encrypt", "sign", "all", "encrypt, wrap"] {
+        Ruled::new(&format!("remove_padding_oracles = [(\".*\", [{kinds}])]")).same_throughout();
+    }
+}
+
+/// D-87, D-88: of a hidden object nothing is told; of an invalid session, that it is.
+#[test]
+fn what_is_told_of_hidden_objects() {
+    let mut ruled = Ruled::new("allowed_labels = [(\".*\", [nothing])]");
+    let wanted = || template(&[(VALUE, &[0; 4])]);
+    let ask = |session| Call::C_GetAttributeValue(session, ObjectHandle(0x99), wanted());
+    let [_, ours] = ruled.both.call(ask(SESSION));
+    assert_eq!(ours.rv(), CkRv::OBJECT_HANDLE_INVALID);
+    ruled.both.same(ask(SessionHandle(0x55)));
+    let call = Call::C_DestroyObject(SessionHandle(0x55), ObjectHandle(1));
+    let [theirs, ours] = ruled.both.call(call);
+    assert_eq!(theirs.rv(), CkRv::OBJECT_HANDLE_INVALID);
+    assert_eq!(ours.rv(), CkRv::SESSION_HANDLE_INVALID);
+}
