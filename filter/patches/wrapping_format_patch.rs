@@ -237,3 +237,91 @@ fn unwrap(
     let asked = Call::C_UnwrapKey(session, mechanism.clone(), unwrapping, wrapped, template);
     Ok(context.backend.call(asked))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(digits: &str) -> Vec<u8> {
+        let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal digits");
+        (0..digits.len()).step_by(2).map(byte).collect()
+    }
+
+    fn key(digits: &str) -> WrappingKey {
+        WrappingKey::from_hex(digits).expect("a key")
+    }
+
+    /// RFC 4493, section 4, and lines computed for a key by another implementation.
+    #[test]
+    fn computes_the_cmac() {
+        let rfc = "2b7e151628aed2a6abf7158809cf4f3c";
+        let message = "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51\
+            30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710";
+        let ours = "00112233445566778899aabbccddeeff";
+        for (digits, message, mac) in [
+            (rfc, "", "bb1d6929e95937287fa37d129b756746"),
+            (rfc, &message[..32], "070a16b46b4d4144f79bdd9dd04a287c"),
+            (rfc, &message[..80], "dfa66747de9ae63030ca32611497c827"),
+            (rfc, message, "51f0bebf7e3b9d92fc49741779363cfe"),
+            (ours, "", "91773796cf510124d3593a331b9d7c51"),
+            (ours, &"00".repeat(16), "53e107b36ef2c5381b62d83d46bb2149"),
+            (ours, &"ff".repeat(14), "3ba11aa3d16def77347f38317ca5904e"),
+        ] {
+            let mut sealed = hex(message);
+            key(digits).seal(&mut sealed);
+            assert_eq!(sealed, hex(&format!("{message}{mac}")));
+            assert_eq!(key(digits).unseal(&sealed), Some(&hex(message)[..]));
+        }
+    }
+
+    #[test]
+    fn opens_nothing_that_was_altered() {
+        let key = key("00112233445566778899AABBCCDDEEFF");
+        let mut sealed = b"wrapped".to_vec();
+        key.seal(&mut sealed);
+        assert!(key.unseal(&sealed).is_some());
+        for bit in 0..8 * sealed.len() {
+            let mut altered = sealed.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(key.unseal(&altered).is_none());
+        }
+        for length in 0..sealed.len() {
+            assert!(key.unseal(&sealed[..length]).is_none());
+            assert!(key.unseal(&sealed[length + 1..]).is_none());
+        }
+    }
+
+    #[test]
+    fn takes_32_digits_for_a_key() {
+        for text in [
+            "",
+            "00112233445566778899aabbccddeef",
+            "00112233445566778899aabbccddeeff0",
+            "00112233445566778899aabbccddeefg",
+            "0x112233445566778899aabbccddeeff",
+            "+0112233445566778899aabbccddeeff",
+            "00112233445566778899aabbccddee\u{e9}",
+        ] {
+            assert!(WrappingKey::from_hex(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn wraps_no_class_that_would_unwrap_as_another() {
+        let of = |class| {
+            encode(
+                Attributes {
+                    class: Some(Class(class)),
+                    ..Default::default()
+                },
+                false,
+            )
+        };
+        assert_eq!(
+            of(0x8000_0001).map(|it| it[..4].to_vec()),
+            Some(hex("80000001"))
+        );
+        assert_eq!(of(0xffff_ffff), None);
+        assert_eq!(of(0x1_0000_0004), None);
+    }
+}

@@ -1,0 +1,163 @@
+//! What is done with keys that are there already.
+
+use xdr::Function::*;
+use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply, Ulong};
+
+use crate::chain::{Chain, KEY_USES, S, everywhere, mechanism, t, use_of};
+use crate::token::{Reads, Token};
+
+const CONFLICTING: &str = "conflicting_attributes_patch_on_existing_objects";
+const MODES: [&str; 3] = [
+    "dangerous_sensitive_keys_paranoid",
+    "dangerous_sensitive_keys_escrow_encrypt",
+    "dangerous_sensitive_keys_escrow_all",
+];
+
+fn found(chain: &Chain<'_>) -> Vec<ObjectHandle> {
+    match chain.call(Call::C_FindObjects(S, Ulong(9))) {
+        Reply::C_FindObjects(found) => found.objects,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether the key is refused, by every function that uses one and by none of them.
+fn is_blocked(token: &Token, chain: &Chain<'_>, key: ObjectHandle) -> bool {
+    let good = token.put("CLASS=#4 EXTRACTABLE=T");
+    let mut answers = Vec::new();
+    let mut judge = |call: Call<'_>| {
+        token.calls();
+        let reply = chain.call(call);
+        let is_blocked = reply.rv() == CkRv::OBJECT_HANDLE_INVALID;
+        // And the module was not called.
+        let reads = token.calls();
+        assert_eq!(
+            is_blocked,
+            reads.iter().all(|it| *it == C_GetAttributeValue)
+        );
+        assert!(reads.len() <= 3);
+        match reply {
+            Reply::C_WrapKey(reply) if is_blocked => assert!(reply.data.is_empty()),
+            Reply::C_DeriveKey(reply) if is_blocked => assert_eq!(reply.object.0, 0),
+            _ => {}
+        }
+        answers.push(is_blocked);
+    };
+    for function in KEY_USES {
+        if function != C_FindObjects {
+            judge(use_of(function, key, good));
+        }
+    }
+    judge(use_of(C_WrapKey, good, key));
+    // Ours: the original lets any key be named in these.
+    judge(use_of(C_SetOperationState, key, ObjectHandle(0)));
+    judge(use_of(C_SetOperationState, ObjectHandle(0), key));
+    let concatenated = mechanism(0x360, &key_bytes(key));
+    judge(Call::C_DeriveKey(S, concatenated, good, t("CLASS=#4")));
+    answers.push(!found(chain).contains(&key));
+    assert!(answers.iter().all(|it| *it == answers[0]), "{answers:?}");
+    answers[0]
+}
+
+fn key_bytes(key: ObjectHandle) -> Vec<u8> {
+    let number = std::ffi::c_ulong::try_from(key.0).expect("a small number");
+    number.to_ne_bytes().to_vec()
+}
+
+#[test]
+fn uses_no_key_with_conflicting_attributes() {
+    for (had, all, segregated) in [
+        ("WRAP=T DECRYPT=T", true, true),
+        ("WRAP=T DECRYPT=0x02", true, true),
+        ("UNWRAP=T ENCRYPT=T", true, true),
+        ("SENSITIVE=F EXTRACTABLE=F", true, true),
+        ("WRAP=T SENSITIVE=T ALWAYS_SENSITIVE=F", true, true),
+        ("ENCRYPT=T SIGN=T", false, true),
+        ("DECRYPT=T UNWRAP=T", false, true),
+        ("ENCRYPT=T DECRYPT=T", false, false),
+        ("LABEL=x", false, false),
+    ] {
+        for (is_segregated, expected) in [(false, all), (true, segregated)] {
+            let token = Token::new();
+            let chain = Chain::new(&token, &everywhere(CONFLICTING)).segregated(is_segregated);
+            let key = token.put(&format!("CLASS=#4 EXTRACTABLE=T {had}"));
+            assert_eq!(is_blocked(&token, &chain, key), expected, "{had}");
+            // It stays in reach otherwise.
+            let destroyed = chain.rv(Call::C_DestroyObject(S, key));
+            assert_eq!(destroyed, CkRv::OK);
+        }
+    }
+}
+
+/// The table of the three modes. Imported keys were made with C_CreateObject and SENSITIVE.
+#[test]
+fn uses_sensitive_keys_that_were_known_for_escrow_only() {
+    let table = [
+        (
+            "LOCAL=T SENSITIVE=T ALWAYS_SENSITIVE=T",
+            [false, false, false],
+        ),
+        (
+            "LOCAL=F SENSITIVE=T ALWAYS_SENSITIVE=F ENCRYPT=T DECRYPT=F",
+            [true, false, false],
+        ),
+        (
+            "LOCAL=F SENSITIVE=T ALWAYS_SENSITIVE=F ENCRYPT=F DECRYPT=T WRAP=T",
+            [true, false, false],
+        ),
+        (
+            "LOCAL=F SENSITIVE=T ALWAYS_SENSITIVE=F ENCRYPT=F SIGN=T",
+            [true, true, false],
+        ),
+        ("SENSITIVE=T ALWAYS_SENSITIVE=F SIGN=T", [true, true, false]),
+        (
+            "LOCAL=T SENSITIVE=T ALWAYS_SENSITIVE=F ENCRYPT=T",
+            [true, true, true],
+        ),
+        (
+            "LOCAL=T SENSITIVE=F ALWAYS_SENSITIVE=F ENCRYPT=T",
+            [false, false, false],
+        ),
+        ("LABEL=x", [false, false, false]),
+    ];
+    for (had, expected) in table {
+        for (mode, expected) in MODES.into_iter().zip(expected) {
+            let token = Token::new();
+            let chain = Chain::new(&token, &everywhere(mode));
+            let key = token.put(&format!("CLASS=#4 EXTRACTABLE=T {had}"));
+            assert_eq!(is_blocked(&token, &chain, key), expected, "{mode}: {had}");
+        }
+    }
+}
+
+/// The original answers CKR_OBJECT_HANDLE_INVALID to everything, and an RPC error where it cannot
+/// read CKA_LOCAL.
+#[test]
+fn gives_the_errors_of_the_module_and_hides_what_it_cannot_read() {
+    for action in MODES.into_iter().chain([CONFLICTING]) {
+        let token = Token::new();
+        let chain = Chain::new(&token, &everywhere(action));
+        let key = token.put("CLASS=#4");
+        for (rv, expected) in [
+            (CkRv::DEVICE_REMOVED, CkRv::DEVICE_REMOVED),
+            (CkRv::SESSION_CLOSED, CkRv::SESSION_CLOSED),
+            (CkRv::ATTRIBUTE_SENSITIVE, CkRv::OBJECT_HANDLE_INVALID),
+            (CkRv(0x8000_0001), CkRv::OBJECT_HANDLE_INVALID),
+        ] {
+            token.reads(Reads::Not(rv));
+            for function in KEY_USES.into_iter().filter(|it| *it != C_FindObjects) {
+                assert_eq!(chain.rv(use_of(function, key, key)), expected);
+            }
+            assert!(found(&chain).is_empty());
+        }
+    }
+}
+
+#[test]
+fn checks_no_key_where_none_is_named() {
+    let token = Token::new();
+    let chain = Chain::new(&token, &everywhere(CONFLICTING));
+    let none = ObjectHandle(0);
+    let rv = chain.rv(use_of(C_SetOperationState, none, none));
+    assert_eq!(rv, CkRv::OK);
+    assert_eq!(token.calls(), [C_SetOperationState]);
+}

@@ -1,0 +1,229 @@
+//! The actions in front of SoftHSM, in a process of its own: it reads its configuration from the
+//! environment.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
+
+use bindings::module::{Module, ModuleOptions};
+use xdr::{Attribute, AttributeType, Call, CkRv, Cryptoki, Flags, Reply, Ulong, UserType};
+
+use crate::chain::{
+    Chain, S, everywhere, hex, made, mechanism, number, patch_set_1, patch_set_2, read, t,
+};
+use crate::wrapping::{OAEP_BLOB, OAEP_BLOB_SEGREGATED};
+
+const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
+
+#[test]
+fn guards_a_softhsm_token() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("actions-softhsm");
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(directory.join("tokens")).expect("the directory can be made");
+    let configuration = directory.join("softhsm2.conf");
+    let text = format!("directories.tokendir = {}/tokens\n", directory.display());
+    std::fs::write(&configuration, text).expect("the configuration can be written");
+    let this_binary = std::env::current_exe().expect("a test has a name");
+    let status = Command::new(this_binary)
+        .args(
+            [
+                "--exact",
+                "softhsm::in_a_softhsm_token",
+                "--ignored",
+                "--nocapture",
+            ]
+            .map(OsStr::new),
+        )
+        .env("SOFTHSM2_CONF", &configuration)
+        .status();
+    assert!(status.expect("the test binary can be run").success());
+}
+
+#[test]
+#[ignore = "run by guards_a_softhsm_token, with a configuration of its own"]
+fn in_a_softhsm_token() {
+    let hsm = Module::load(Path::new(SOFTHSM), ModuleOptions::default()).expect("SoftHSM loads");
+    log_in(&hsm);
+    crate::sets::gives_the_original_outcomes(&hsm);
+    wraps_as_the_original(&hsm);
+    unwraps_what_the_original_wrapped(&hsm);
+    keeps_the_values_of_keys(&hsm);
+}
+
+fn log_in(hsm: &Module) {
+    let ok = |call: Call<'_>| {
+        let reply = hsm.call(call);
+        assert_eq!(reply.rv(), CkRv::OK, "{reply:?}");
+        reply
+    };
+    let slot = || match ok(Call::C_GetSlotList(Ulong(1), Ulong(9))) {
+        Reply::C_GetSlotList(result) => result.slots[0],
+        other => panic!("{other:?}"),
+    };
+    ok(Call::C_Initialize());
+    ok(Call::C_InitToken(slot(), b"12345678", b"actions"));
+    match ok(Call::C_OpenSession(slot(), Flags(6))) {
+        Reply::C_OpenSession(result) => assert_eq!(result.session, S),
+        other => panic!("{other:?}"),
+    }
+    ok(Call::C_Login(S, UserType(0), b"12345678"));
+    ok(Call::C_InitPIN(S, b"1234"));
+    ok(Call::C_Logout(S));
+    ok(Call::C_Login(S, UserType(1), b"1234"));
+}
+
+/// V1 to V3, with the keys that they were captured with.
+fn wraps_as_the_original(hsm: &Module) {
+    let create = |text: &str| {
+        let text = format!("CLASS=#4 TOKEN=F ENCRYPT=T DECRYPT=T WRAP=T UNWRAP=T {text}");
+        made(hsm.call(Call::C_CreateObject(S, t(&text))))
+    };
+    let wrapping = create("KEY_TYPE=#31 VALUE=0x000102030405060708090a0b0c0d0e0f");
+    let aes = create(
+        "KEY_TYPE=#31 SENSITIVE=T EXTRACTABLE=T SIGN=T VERIFY=T PRIVATE=T \
+            VALUE=0x00112233445566778899aabbccddeeff",
+    );
+    let generic = create(
+        "KEY_TYPE=#16 SENSITIVE=F EXTRACTABLE=T SIGN=T VERIFY=T PRIVATE=F \
+            VALUE=0x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f",
+    );
+    let aes_wrapped = "69c4e0d86a7b0430d8cdb78070b4c55a";
+    let generic_wrapped = "0a940bb5416ef045f1c39458c653ea5a3cf456b4ca488aa383c79c98b34797cb";
+    for (key, segregated, wrapped, added) in [
+        (
+            aes,
+            false,
+            aes_wrapped,
+            "00000004010100000101010101004af4867c228b1e8df57ec7eea07d6116",
+        ),
+        (
+            aes,
+            true,
+            aes_wrapped,
+            "00000004010100000101010101000101ffff5b04207ac411da243d6e6c9310d88a4f",
+        ),
+        (
+            generic,
+            false,
+            generic_wrapped,
+            "0000000400010000010101010000922ec7ebab0b11b792f2a9950c77cd78",
+        ),
+        (
+            generic,
+            true,
+            generic_wrapped,
+            "00000004000100000101010100000101fffffd3f4d9e8e49dbc222c253e62ea2548f",
+        ),
+    ] {
+        let chain = Chain::new(hsm, &everywhere("wrapping_format_patch")).segregated(segregated);
+        let call = Call::C_WrapKey(S, mechanism(0x1082, &[0; 16]), wrapping, key);
+        match chain.call(call) {
+            Reply::C_WrapKey(reply) => assert_eq!(reply.data, hex(&format!("{wrapped}{added}"))),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The integers of an RSA key in DER, made for the specification.
+fn rsa_key() -> Vec<Vec<u8>> {
+    let der = hex(include_str!("rsa-key.hex"));
+    let mut rest = &der[4..]; // the SEQUENCE with two bytes of length
+    let mut integers = Vec::new();
+    while !rest.is_empty() {
+        assert_eq!(rest[0], 2);
+        let (length, header) = match rest[1] {
+            0x81 => (usize::from(rest[2]), 3),
+            short => (usize::from(short), 2),
+        };
+        let (integer, behind) = rest[header..].split_at(length);
+        let zeros = integer.iter().take_while(|byte| **byte == 0).count();
+        integers.push(integer[zeros..].to_vec());
+        rest = behind;
+    }
+    integers
+}
+
+/// V5
+fn unwraps_what_the_original_wrapped(hsm: &Module) {
+    let mut template = t("CLASS=#3 KEY_TYPE=#0 TOKEN=F UNWRAP=T");
+    let types = (0x120..=0x128).filter(|it| *it != 0x121); // without CKA_MODULUS_BITS
+    for (attribute_type, integer) in types.zip(rsa_key().into_iter().skip(1)) {
+        template
+            .0
+            .push(Attribute::new(AttributeType(attribute_type), integer));
+    }
+    let rsa = made(hsm.call(Call::C_CreateObject(S, template)));
+    let oaep = [0x220_u64, 1, 1, 0, 0].map(u64::to_ne_bytes).concat();
+    for (segregated, blob) in [(false, OAEP_BLOB), (true, OAEP_BLOB_SEGREGATED)] {
+        let chain = Chain::new(hsm, &everywhere("wrapping_format_patch")).segregated(segregated);
+        let unwrap = |template: &str| {
+            let template = t(&format!("CLASS=#4 KEY_TYPE=#31 TOKEN=F {template}"));
+            let m = mechanism(9, &oaep);
+            chain.call(Call::C_UnwrapKey(S, m, rsa, &hex(blob), template))
+        };
+        let key = made(unwrap(""));
+        for (name, value) in [
+            ("SENSITIVE", 1),
+            ("EXTRACTABLE", 0),
+            ("ENCRYPT", 0),
+            ("LOCAL", 0),
+        ] {
+            assert_eq!(read(hsm, S, key, name), Some(vec![value]), "{name}");
+        }
+        assert_eq!(unwrap("ENCRYPT=F").rv(), CkRv::TEMPLATE_INCONSISTENT);
+        let read_only = unwrap("ALWAYS_SENSITIVE=F").rv();
+        assert_eq!(read_only, CkRv::ATTRIBUTE_READ_ONLY);
+        // It is the key that was wrapped.
+        let key = made(unwrap("ENCRYPT=T"));
+        let rv = hsm
+            .call(Call::C_EncryptInit(S, mechanism(0x1081, &[]), key))
+            .rv();
+        assert_eq!(rv, CkRv::OK);
+        match hsm.call(Call::C_Encrypt(S, &[0; 16])) {
+            Reply::C_Encrypt(reply) => {
+                assert_eq!(reply.data, hex("fde4fbae4a09e020eff722969f83832b"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Readable keys of every class, made without the actions, in front of them.
+fn keeps_the_values_of_keys(hsm: &Module) {
+    let readable = t("TOKEN=F SENSITIVE=F EXTRACTABLE=T LABEL=key");
+    let public = t("TOKEN=F MODULUS_BITS=#1024");
+    let pair = Call::C_GenerateKeyPair(S, mechanism(0, &[]), public, readable);
+    let Reply::C_GenerateKeyPair(pair) = hsm.call(pair) else {
+        panic!("another function's reply");
+    };
+    let values = [
+        "PRIVATE_EXPONENT",
+        "PRIME_1",
+        "PRIME_2",
+        "EXPONENT_1",
+        "EXPONENT_2",
+        "COEFFICIENT",
+    ];
+    for set in [patch_set_1(), patch_set_2()] {
+        let chain = Chain::new(hsm, &set);
+        for value in values {
+            assert!(read(hsm, S, pair.private_key, value).is_some(), "{value}");
+            let room = "0x".to_owned() + &"ee".repeat(200);
+            let asked = t(&format!("LABEL={room} {value}={room} MODULUS={room}"));
+            let call = Call::C_GetAttributeValue(S, pair.private_key, asked);
+            let Reply::C_GetAttributeValue(reply) = chain.call(call) else {
+                panic!("another function's reply");
+            };
+            assert_eq!(reply.rv, CkRv::ATTRIBUTE_SENSITIVE);
+            let [label, kept, modulus] = &reply.template.0[..] else {
+                panic!("three were asked for");
+            };
+            assert_eq!((&label.value[..], modulus.value.len()), (&b"key"[..], 128));
+            assert_eq!(kept.attribute_type, number(value));
+            assert_eq!((kept.value_len, kept.value.len()), (Ulong::UNAVAILABLE, 0));
+        }
+        assert!(read(&chain, S, pair.public_key, "MODULUS").is_some());
+        let data = made(hsm.call(Call::C_CreateObject(S, t("CLASS=#0 TOKEN=F VALUE=data"))));
+        assert_eq!(read(&chain, S, data, "VALUE"), Some(b"data".to_vec()));
+    }
+}

@@ -1,0 +1,320 @@
+//! A token in memory: objects and their attributes, with defaults that give everything away.
+//!
+//! It keeps to PKCS#11 where a client reads attributes, unless told to answer as some modules do.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use xdr::{
+    Attribute, Call, CkRv, Cryptoki, DataResult, Function, KeyPairResult, ObjectHandle,
+    ObjectListResult, ObjectResult, Reply, SessionHandle, Template, TemplateResult, Ulong,
+};
+
+use crate::chain::{number, t};
+
+/// How a module reads attributes.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub enum Reads {
+    Well,
+    /// Stops at the first attribute that the object does not have.
+    UpToTheFirstMissing,
+    /// Has nothing when anything is missing.
+    AllOrNothing,
+    /// Has booleans of 8 bytes.
+    LongBooleans,
+    /// Answers this.
+    Not(CkRv),
+    /// Loses the last attribute.
+    OneTooFew,
+}
+
+type Values = BTreeMap<u64, Vec<u8>>;
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<u64, Values>,
+    calls: Vec<Function>,
+    wrapped: Vec<u8>,
+    unwrapped: Vec<u8>,
+}
+
+pub struct Token {
+    state: Mutex<State>,
+    pub reads: Mutex<Reads>,
+}
+
+/// What a key of each class has, unless a template says otherwise.
+const SECRET: &str = "ENCRYPT=T DECRYPT=T SIGN=T VERIFY=T WRAP=T UNWRAP=T DERIVE=T \
+    SENSITIVE=F EXTRACTABLE=T PRIVATE=F VALUE=0x000102030405060708090a0b0c0d0e0f";
+const PRIVATE: &str = "DECRYPT=T SIGN=T SIGN_RECOVER=T UNWRAP=T DERIVE=T SENSITIVE=F \
+    EXTRACTABLE=T PRIVATE=F PRIVATE_EXPONENT=0x05 PRIME_1=0x07 PRIME_2=0x0b EXPONENT_1=0x0d \
+    EXPONENT_2=0x11 COEFFICIENT=0x13";
+const PUBLIC: &str = "ENCRYPT=T VERIFY=T VERIFY_RECOVER=T WRAP=T DERIVE=T PRIVATE=F";
+
+const PROVENANCE: [&str; 3] = ["LOCAL", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE"];
+
+impl Token {
+    pub fn new() -> Token {
+        Token {
+            state: Mutex::default(),
+            reads: Mutex::new(Reads::Well),
+        }
+    }
+
+    /// An object with exactly these attributes, made behind the proxy's back.
+    pub fn put(&self, text: &str) -> ObjectHandle {
+        self.add(values(&t(text)))
+    }
+
+    fn add(&self, values: Values) -> ObjectHandle {
+        let mut state = self.state.lock().expect("no panic");
+        let handle = 100 + state.objects.len() as u64;
+        state.objects.insert(handle, values);
+        ObjectHandle(handle)
+    }
+
+    /// What an object has, whoever may read it.
+    pub fn has(&self, object: ObjectHandle, text: &str) {
+        let state = self.state.lock().expect("no panic");
+        for (name, value) in values(&t(text)) {
+            let found = state.objects[&object.0].get(&name);
+            assert_eq!(found, Some(&value), "{name:#x} of {text}");
+        }
+    }
+
+    /// What C_WrapKey gives.
+    pub fn wraps_as(&self, wrapped: &[u8]) {
+        self.state.lock().expect("no panic").wrapped = wrapped.to_vec();
+    }
+
+    /// What C_UnwrapKey got.
+    pub fn unwrapped(&self) -> Vec<u8> {
+        self.state.lock().expect("no panic").unwrapped.clone()
+    }
+
+    pub fn reads(&self, how: Reads) {
+        *self.reads.lock().expect("no panic") = how;
+    }
+
+    /// The calls since the last time this was asked.
+    pub fn calls(&self) -> Vec<Function> {
+        std::mem::take(&mut self.state.lock().expect("no panic").calls)
+    }
+
+    fn find(&self, object: ObjectHandle) -> Option<Values> {
+        let state = self.state.lock().expect("no panic");
+        state.objects.get(&object.0).cloned()
+    }
+
+    /// An object of a template, with the token's defaults.
+    fn make(&self, template: &Template, class: Option<u64>, is_local: bool) -> Result<u64, CkRv> {
+        let given = values(template);
+        if PROVENANCE
+            .iter()
+            .any(|name| given.contains_key(&number(name).0))
+        {
+            return Err(CkRv::ATTRIBUTE_READ_ONLY);
+        }
+        let class = class.map(|class| vec![u8::try_from(class).expect("a small number")]);
+        let class = class.or(given.get(&0).cloned());
+        let class = class.ok_or(CkRv::TEMPLATE_INCOMPLETE)?.first().copied();
+        let defaults = match class {
+            Some(4) => SECRET,
+            Some(3) => PRIVATE,
+            Some(2) => PUBLIC,
+            Some(_) => "",
+            None => return Err(CkRv::TEMPLATE_INCOMPLETE),
+        };
+        let mut object = values(&t(defaults));
+        object.extend(given);
+        let class = u64::from(class.unwrap_or_default());
+        object.extend(values(&t(&format!("CLASS=#{class}"))));
+        if defaults.is_empty() {
+            return Ok(self.add(object).0);
+        }
+        let is = |name: &str, value: u8| object.get(&number(name).0) == Some(&vec![value]);
+        let (sensitive, fixed) = (is("SENSITIVE", 1), is("EXTRACTABLE", 0));
+        let has_secret = class != 2;
+        let mut set = |name: &str, value: bool| {
+            object.insert(number(name).0, vec![u8::from(value)]);
+        };
+        set("LOCAL", is_local);
+        if has_secret {
+            set("ALWAYS_SENSITIVE", is_local && sensitive);
+            set("NEVER_EXTRACTABLE", is_local && fixed);
+        }
+        Ok(self.add(object).0)
+    }
+
+    fn read(&self, object: ObjectHandle, mut template: Template) -> TemplateResult {
+        let how = *self.reads.lock().expect("no panic");
+        if let Reads::Not(rv) = how {
+            return TemplateResult { rv, template };
+        }
+        let Some(mut object) = self.find(object) else {
+            let rv = CkRv::OBJECT_HANDLE_INVALID;
+            return TemplateResult { rv, template };
+        };
+        if how == Reads::LongBooleans {
+            let long = |value: &mut Vec<u8>| {
+                if value.len() == 1 {
+                    value.splice(0..0, [0; 7]);
+                }
+            };
+            object.values_mut().for_each(long);
+        }
+        let is_sensitive = object.get(&0x103) == Some(&vec![1]);
+        let mut rv = CkRv::OK;
+        for attribute in &mut template.0 {
+            let problem = match object.get(&attribute.attribute_type.0) {
+                Some(_) if is_sensitive && attribute.attribute_type.0 == 0x11 => {
+                    CkRv::ATTRIBUTE_SENSITIVE
+                }
+                Some(value) if attribute.value.is_empty() => {
+                    *attribute = Attribute::new(attribute.attribute_type, vec![0; value.len()]);
+                    continue;
+                }
+                Some(value) if value.len() <= attribute.value.len() => {
+                    *attribute = Attribute::new(attribute.attribute_type, value.clone());
+                    continue;
+                }
+                Some(_) => CkRv::BUFFER_TOO_SMALL,
+                None => CkRv::ATTRIBUTE_TYPE_INVALID,
+            };
+            rv = problem;
+            if how == Reads::UpToTheFirstMissing {
+                break;
+            }
+            attribute.value.clear();
+            attribute.value_len = Ulong::UNAVAILABLE;
+        }
+        if how == Reads::AllOrNothing && rv != CkRv::OK {
+            for attribute in &mut template.0 {
+                attribute.value.clear();
+                attribute.value_len = Ulong::UNAVAILABLE;
+            }
+        }
+        if how == Reads::OneTooFew {
+            template.0.pop();
+        }
+        TemplateResult { rv, template }
+    }
+
+    fn change(&self, object: ObjectHandle, template: &Template) -> CkRv {
+        let mut state = self.state.lock().expect("no panic");
+        match state.objects.get_mut(&object.0) {
+            Some(object) => {
+                object.extend(values(template));
+                CkRv::OK
+            }
+            None => CkRv::OBJECT_HANDLE_INVALID,
+        }
+    }
+}
+
+fn values(template: &Template) -> Values {
+    let value = |it: &Attribute| (it.attribute_type.0, it.value.clone());
+    template.0.iter().map(value).collect()
+}
+
+fn object(made: Result<u64, CkRv>) -> ObjectResult {
+    match made {
+        Ok(object) => ObjectResult {
+            rv: CkRv::OK,
+            object: ObjectHandle(object),
+        },
+        Err(rv) => ObjectResult {
+            rv,
+            object: ObjectHandle(0),
+        },
+    }
+}
+
+fn session_of(call: &Call<'_>) -> Option<SessionHandle> {
+    match call {
+        Call::C_GetAttributeValue(session, ..)
+        | Call::C_SetAttributeValue(session, ..)
+        | Call::C_CopyObject(session, ..) => Some(*session),
+        _ => None,
+    }
+}
+
+impl Cryptoki for Token {
+    fn call(&self, call: Call<'_>) -> Reply {
+        let function = call.function();
+        self.state.lock().expect("no panic").calls.push(function);
+        if session_of(&call).is_some_and(|session| session.0 != 1) {
+            if let Call::C_GetAttributeValue(_, _, template) = call {
+                let rv = CkRv::SESSION_HANDLE_INVALID;
+                return Reply::C_GetAttributeValue(TemplateResult { rv, template });
+            }
+            return Reply::only(function, CkRv::SESSION_HANDLE_INVALID);
+        }
+        match call {
+            Call::C_GetAttributeValue(_, object, template) => {
+                Reply::C_GetAttributeValue(self.read(object, template))
+            }
+            Call::C_SetAttributeValue(_, object, template) => {
+                Reply::C_SetAttributeValue(self.change(object, &template))
+            }
+            Call::C_CreateObject(_, template) => {
+                Reply::C_CreateObject(object(self.make(&template, None, false)))
+            }
+            Call::C_GenerateKey(_, _, template) => {
+                Reply::C_GenerateKey(object(self.make(&template, Some(4), true)))
+            }
+            Call::C_GenerateKeyPair(_, _, public, private) => {
+                let made = |template, class| {
+                    ObjectHandle(self.make(template, Some(class), true).unwrap_or_default())
+                };
+                Reply::C_GenerateKeyPair(KeyPairResult {
+                    rv: CkRv::OK,
+                    public_key: made(&public, 2),
+                    private_key: made(&private, 3),
+                })
+            }
+            Call::C_CopyObject(_, source, template) => {
+                Reply::C_CopyObject(match self.find(source) {
+                    Some(mut copy) => {
+                        copy.extend(values(&template));
+                        object(Ok(self.add(copy).0))
+                    }
+                    None => object(Err(CkRv::OBJECT_HANDLE_INVALID)),
+                })
+            }
+            Call::C_DeriveKey(_, _, _, template) => {
+                Reply::C_DeriveKey(object(self.make(&template, None, false)))
+            }
+            Call::C_UnwrapKey(_, _, _, wrapped, template) => {
+                self.state.lock().expect("no panic").unwrapped = wrapped.to_vec();
+                Reply::C_UnwrapKey(object(self.make(&template, None, false)))
+            }
+            Call::C_WrapKey(_, _, wrapping, key) => {
+                let failed = |rv| Reply::only(Function::C_WrapKey, rv);
+                if self.find(wrapping).is_none() {
+                    return failed(CkRv::WRAPPING_KEY_HANDLE_INVALID);
+                }
+                match self.find(key) {
+                    None => failed(CkRv::KEY_HANDLE_INVALID),
+                    Some(key) if key.get(&0x162) == Some(&vec![0]) => {
+                        failed(CkRv::KEY_UNEXTRACTABLE)
+                    }
+                    Some(_) => Reply::C_WrapKey(DataResult {
+                        rv: CkRv::OK,
+                        data: self.state.lock().expect("no panic").wrapped.clone(),
+                    }),
+                }
+            }
+            Call::C_FindObjects(..) => {
+                let state = self.state.lock().expect("no panic");
+                let objects: Vec<_> = state.objects.keys().copied().map(ObjectHandle).collect();
+                Reply::C_FindObjects(ObjectListResult {
+                    rv: CkRv::OK,
+                    count: Ulong(objects.len() as u64),
+                    objects,
+                })
+            }
+            other => Reply::only(other.function(), CkRv::OK),
+        }
+    }
+}
