@@ -151,6 +151,19 @@ pub fn configuration(name: &'static str) -> Configuration {
     }
 }
 
+/// What the original offers against the attacks, all of it at once: patch set 1 with segregation, the
+/// padding option, no administration, no derivation.
+pub fn strictest_of_the_original() -> String {
+    let set = patch_set_1().replace(
+        "(* (C_Initialize, do_segregate_usage), *)",
+        "(C_Initialize, do_segregate_usage),",
+    );
+    format!(
+        "{set}\nremove_padding_oracles = [(\".*\", [all])] forbid_admin_operations = [(\".*\", yes)]\n\
+         forbidden_functions = [(\".*\", [C_DeriveKey, C_GetOperationState, C_SetOperationState])]\n"
+    )
+}
+
 fn shipped() -> String {
     let text = std::fs::read_to_string(SHIPPED).unwrap_or_else(|error| {
         panic!("{SHIPPED}: {error}; tests/support/install-packages.sh installs it")

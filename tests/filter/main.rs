@@ -8,6 +8,7 @@ mod support;
 
 mod base;
 mod configurations;
+mod interop;
 mod random;
 mod rows;
 mod walk;

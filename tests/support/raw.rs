@@ -97,7 +97,7 @@ impl Connection {
         self.answer(Some(function), xid)
     }
 
-    /// What a message is answered with that may be no call; a second is enough.
+    /// What a message is answered with that may be no call; half a second is enough.
     pub fn message(&mut self, message: &[u8]) -> Answer {
         let mark = (message.len() as u32 | 1 << 31).to_be_bytes();
         self.bytes(&[&mark, message].concat())
@@ -189,11 +189,16 @@ impl Peer {
         self.connection = Some(self.another());
     }
 
-    /// Begins again with a new connection and the token as `original` is.
-    pub fn restore(&mut self, original: &Token) {
+    /// Leaves the daemon without this client.
+    pub fn disconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.close();
         }
+    }
+
+    /// Begins again with a new connection and the token as `original` is.
+    pub fn restore(&mut self, original: &Token) {
+        self.disconnect();
         self.token.restore(original);
         self.reconnect();
     }
