@@ -103,6 +103,12 @@ impl ModuleRules {
             name,
         ));
         functions.remove(&Function::C_LoadModule);
+        for (combined, parts) in COMBINED {
+            let forbidden = parts.iter().find_map(|part| functions.get(part).copied());
+            if let Some(source) = forbidden {
+                functions.entry(*combined).or_insert(source);
+            }
+        }
         let mechanisms = members("forbidden_mechanisms", &rules.forbidden_mechanisms, name);
         ModuleRules {
             file: rules.file.clone(),
@@ -177,6 +183,26 @@ impl ModuleRules {
             .flatten()
     }
 }
+
+/// Functions that do what two others do: forbidden with either.
+const COMBINED: &[(Function, [Function; 2])] = &[
+    (
+        Function::C_DigestEncryptUpdate,
+        [Function::C_DigestUpdate, Function::C_EncryptUpdate],
+    ),
+    (
+        Function::C_DecryptDigestUpdate,
+        [Function::C_DecryptUpdate, Function::C_DigestUpdate],
+    ),
+    (
+        Function::C_SignEncryptUpdate,
+        [Function::C_SignUpdate, Function::C_EncryptUpdate],
+    ),
+    (
+        Function::C_DecryptVerifyUpdate,
+        [Function::C_DecryptUpdate, Function::C_VerifyUpdate],
+    ),
+];
 
 /// A mechanism as the module will see it: on a host of 4-byte words the upper half is cut off.
 pub fn canonical(mechanism: MechanismType) -> u64 {
@@ -298,8 +324,7 @@ fn has_padding_oracle(mechanism: MechanismType, original_list: bool) -> bool {
         | CKM_ARIA_CBC_PAD
         | CKM_SEED_CBC_PAD
         | CKM_BLOWFISH_CBC_PAD
-        | CKM_TWOFISH_CBC_PAD
-        | CKM_AES_KEY_WRAP_PKCS7 => !original_list,
+        | CKM_TWOFISH_CBC_PAD => !original_list,
         _ => false,
     }
 }

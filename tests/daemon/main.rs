@@ -640,7 +640,7 @@ fn check_tells_what_applies_to_each_module_and_starts_nothing() {
     let filter = format!("{modules}\nforbidden_functions = [(a, [C_Sign])]\ndebug = 7");
     let (status, output, errors) = checked(&filter, "compatibility = \"admin-login-only\"");
     let expected = format!(
-        "warning: filter.conf:3: debug: expected 0 to 3, taken as 3
+        "warning: filter.conf:3: debug: expected 3 or less, taken as 3
 service s: filter.conf
   compatibility admin-login-only: forbid_admin_operations lets C_InitToken and C_InitPIN pass
   filter.conf:1: modules: 'a' -> '{0}'

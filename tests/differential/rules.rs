@@ -195,3 +195,158 @@ fn what_is_told_of_hidden_objects() {
     assert_eq!(theirs.rv(), CkRv::OBJECT_HANDLE_INVALID);
     assert_eq!(ours.rv(), CkRv::SESSION_HANDLE_INVALID);
 }
+
+/// Numbers from a seed (xorshift), the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % end
+    }
+
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+}
+
+/// A client that does one thing after the other, in several sessions and with several objects.
+struct Client {
+    ruled: Ruled,
+    numbers: Numbers,
+    sessions: Vec<SessionHandle>,
+    objects: Vec<ObjectHandle>,
+}
+
+impl Client {
+    fn new(rules: &str, seed: u64) -> Client {
+        let mut ruled = Ruled::new(rules);
+        let sessions = vec![SESSION, ruled.session(), ruled.session()];
+        let objects = vec![ruled.good, ruled.bad, ObjectHandle(0x66)];
+        Client {
+            ruled,
+            numbers: Numbers(seed),
+            sessions,
+            objects,
+        }
+    }
+
+    fn attributes(&mut self) -> xdr::Template {
+        let labels: [&[u8]; 5] = [b"good", b"goods", b"bad", b"", b"x"];
+        let label = self.numbers.one_of(&labels);
+        let id = self.numbers.one_of(&[&[0x0a, 0xff][..], &[1], &[]]);
+        let all = [(LABEL, label), (ID, id), (ENCRYPT, &[1]), (SIGN, &[0])];
+        let chosen: Vec<_> = all
+            .into_iter()
+            .filter(|_| self.numbers.below(2) == 0)
+            .collect();
+        template(&chosen)
+    }
+
+    /// A call, and another if it made something.
+    fn step(&mut self) {
+        let s = self.numbers.one_of(&self.sessions);
+        let (object, other) = (
+            self.numbers.one_of(&self.objects),
+            self.numbers.one_of(&self.objects),
+        );
+        let iv = [0; 16];
+        let kind = self
+            .numbers
+            .one_of(&[AES_CBC, AES_CBC_PAD, AES_ECB, SHA256_HMAC, 0x1, 0x3]);
+        let m = || match kind {
+            AES_CBC | AES_CBC_PAD => mechanism(kind, &iv),
+            _ => mechanism(kind, &[0]),
+        };
+        let attributes = self.attributes();
+        let slot = self.ruled.slot;
+        let call = match self.numbers.below(28) {
+            0 => Call::C_EncryptInit(s, m(), object),
+            1 => Call::C_Encrypt(s, &iv),
+            2 => Call::C_EncryptUpdate(s, &iv),
+            3 => Call::C_EncryptFinal(s),
+            4 => Call::C_DecryptInit(s, m(), object),
+            5 => Call::C_Decrypt(s, &iv),
+            6 => Call::C_DigestInit(s, mechanism(SHA256, &[])),
+            7 => Call::C_DigestUpdate(s, b"part"),
+            8 => Call::C_DigestKey(s, object),
+            9 => Call::C_DigestFinal(s),
+            10 => Call::C_VerifyInit(s, mechanism(SHA256_HMAC, &[0]), object),
+            11 => Call::C_VerifyRecoverInit(s, m(), object),
+            12 => Call::C_SignRecoverInit(s, m(), object),
+            13 => Call::C_WrapKey(s, m(), object, other),
+            14 => Call::C_GetAttributeValue(s, object, template(&[(LABEL, &[0; 32])])),
+            15 => Call::C_SetAttributeValue(s, object, attributes),
+            16 => Call::C_GetObjectSize(s, object),
+            17 => Call::C_DestroyObject(s, object),
+            18 => Call::C_GetMechanismInfo(slot, MechanismType(kind)),
+            19 => Call::C_GetMechanismList(slot, Ulong(self.numbers.below(90) as u64)),
+            20 => Call::C_GetSessionInfo(s),
+            21 => Call::C_Login(s, UserType(self.numbers.below(4) as u64), b"wrong"),
+            22 => return self.search(s),
+            23 => Call::C_CopyObject(s, object, attributes),
+            24 => Call::C_UnwrapKey(s, m(), object, &[9; 32], attributes),
+            25 => Call::C_GenerateKey(s, m(), attributes),
+            26 => Call::C_DeriveKey(s, m(), object, attributes),
+            _ => {
+                let (class, kind) = (long(SECRET_KEY), long(AES));
+                let more: [(u64, &[u8]); 5] = [
+                    (CLASS, &class),
+                    (KEY_TYPE, &kind),
+                    (VALUE, &[3; 16]),
+                    (TOKEN, &[0]),
+                    (EXTRACTABLE, &[1]),
+                ];
+                let mut made = template(&more);
+                made.0.extend(attributes.0.iter().cloned());
+                Call::C_CreateObject(s, made)
+            }
+        };
+        match self.ruled.both.same(call) {
+            Reply::C_CreateObject(made) | Reply::C_CopyObject(made) if made.rv.is_ok() => {
+                self.objects.push(made.object);
+            }
+            _ => {}
+        }
+    }
+
+    /// A search to its end: what is left over is D-10's.
+    fn search(&mut self, s: SessionHandle) {
+        let attributes = self.attributes();
+        let both = &mut self.ruled.both;
+        if both
+            .same(Call::C_FindObjectsInit(s, attributes))
+            .rv()
+            .is_ok()
+        {
+            for count in [self.numbers.below(3) as u64, 1, 1000, 1] {
+                both.same(Call::C_FindObjects(s, Ulong(count)));
+            }
+        }
+        both.same(Call::C_FindObjectsFinal(s));
+    }
+}
+
+#[test]
+fn clients_of_many_kinds_are_filtered_alike() {
+    let rules = [
+        "",
+        "forbidden_functions = [(\".*\", [C_DigestKey, C_VerifyInit, C_CopyObject])]",
+        "forbidden_mechanisms = [(\"s.*\", [CKM_AES_CBC, CKM_RSA_X_509])]",
+        "allowed_labels = [(\".*\", [\"good.*\"])]",
+        "allowed_ids = [(\".*\", [\"0a.*\"])]",
+        "allowed_labels = [(\".*\", [good])]\nallowed_ids = [(softhsm, [\"01\", \"0aff\"])]",
+        "enforce_ro_sessions = [(\".*\", yes)]",
+        "forbid_admin_operations = [(\".*\", yes)]",
+        "remove_padding_oracles = [(\".*\", [wrap, encrypt, sign])]",
+        "filter_actions_pre = [(\".*\", [(C_Login, identity)])]",
+    ];
+    for (rules, seed) in rules.into_iter().zip(0x5bd1_e995_u64..) {
+        let mut client = Client::new(rules, seed * 0x9e37_79b9);
+        for _ in 0..300 {
+            client.step();
+        }
+    }
+}
