@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::c_ulong;
 
-use bindings::ck::wide;
+use bindings::ck::{narrow, wide};
 use cryptoki_sys::*;
 use xdr::{
     Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
@@ -17,6 +17,11 @@ use xdr::{
 
 /// CKA_CLASS.
 pub const CLASS: AttributeType = AttributeType(wide(CKA_CLASS));
+
+/// Whether a module takes the two for the same attribute: a host of 4-byte words has the lower half.
+pub fn is_same(one: AttributeType, other: AttributeType) -> bool {
+    narrow(one.0) == narrow(other.0)
+}
 
 macro_rules! booleans {
     ($($name:ident = $number:ident,)*) => {
@@ -64,7 +69,7 @@ impl Boolean {
     /// The boolean of this type, if rules are about it.
     pub fn of(attribute_type: AttributeType) -> Option<Boolean> {
         let mut all = Boolean::ALL.iter().copied();
-        all.find(|boolean| boolean.attribute_type() == attribute_type)
+        all.find(|boolean| is_same(boolean.attribute_type(), attribute_type))
     }
 
     const fn bit(self) -> u32 {
@@ -179,7 +184,7 @@ impl Attributes {
     pub fn of_template(template: &Template) -> Result<Attributes, CkRv> {
         let mut found = Attributes::default();
         for attribute in &template.0 {
-            if attribute.attribute_type == CLASS {
+            if is_same(attribute.attribute_type, CLASS) {
                 // An empty one counts as missing.
                 if attribute.value.is_empty() {
                     continue;

@@ -13,7 +13,7 @@ pub mod sensitive_leak_patch;
 pub mod sticky_attributes_patch;
 pub mod wrapping_format_patch;
 
-use bindings::ck::wide;
+use bindings::ck::{narrow, wide};
 use cryptoki_sys::CKM_CONCATENATE_BASE_AND_KEY;
 use xdr::{Call, CkRv, Function, Mechanism, ObjectHandle, SessionHandle};
 
@@ -65,7 +65,7 @@ pub(crate) fn keys_used(call: &Call<'_>) -> Option<(SessionHandle, Vec<ObjectHan
 
 /// The second key of a derivation that concatenates two.
 fn key_in_parameter(mechanism: &Mechanism) -> Option<ObjectHandle> {
-    if mechanism.mechanism_type.0 != wide(CKM_CONCATENATE_BASE_AND_KEY) {
+    if narrow(mechanism.mechanism_type.0) != CKM_CONCATENATE_BASE_AND_KEY {
         return None;
     }
     let handle = mechanism.parameter[..].try_into().ok()?;

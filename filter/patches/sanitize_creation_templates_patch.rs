@@ -6,7 +6,7 @@
 use xdr::{Attribute, Call, CkRv, Template};
 
 use crate::actions::{Action, Context, Verdict};
-use crate::attributes::{Attributes, Boolean, Class, Setting};
+use crate::attributes::{Attributes, Boolean, Class, Setting, is_same};
 
 const T: bool = true;
 const F: bool = false;
@@ -54,7 +54,7 @@ pub(crate) fn completed(template: &Template, class: Class) -> Template {
     let mut completed = template.clone();
     for (boolean, value) in defaults {
         let attribute_type = boolean.attribute_type();
-        let is_said = |said: &Attribute| said.attribute_type == attribute_type;
+        let is_said = |said: &Attribute| is_same(said.attribute_type, attribute_type);
         if !template.0.iter().any(is_said) {
             let value = vec![u8::from(*value)];
             completed.0.push(Attribute::new(attribute_type, value));

@@ -1,7 +1,7 @@
 //! `prevent_sensitive_leak_patch`: values of keys are not read, and what says where a key is from is
 //! not written.
 
-use bindings::ck::wide;
+use bindings::ck::narrow;
 use cryptoki_sys::*;
 use xdr::{
     Attribute, AttributeType, Call, CkRv, ObjectHandle, Reply, SessionHandle, Template,
@@ -9,7 +9,7 @@ use xdr::{
 };
 
 use crate::actions::{Action, Context, Verdict};
-use crate::attributes::{Attributes, Boolean, Class};
+use crate::attributes::{Attributes, Boolean, Class, is_same};
 use crate::patches::{refuse_unreadable, unreadable};
 
 /// What gives a key away. The original has the first seven, and looks for the first in all keys but
@@ -40,7 +40,7 @@ const PROVENANCE: [Boolean; 3] = [
 ];
 
 fn is_value(attribute_type: AttributeType) -> bool {
-    VALUES.iter().any(|it| wide(*it) == attribute_type.0)
+    VALUES.contains(&narrow(attribute_type.0))
 }
 
 fn names_a_value(template: &Template) -> bool {
@@ -168,7 +168,7 @@ fn written(
         template
             .0
             .iter()
-            .any(|said| said.attribute_type == attribute_type)
+            .any(|said| is_same(said.attribute_type, attribute_type))
     };
     match PROVENANCE.iter().find(named) {
         Some(boolean) => context.refuse(

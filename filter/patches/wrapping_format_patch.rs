@@ -5,7 +5,7 @@
 //! what the token wrapped | CLASS, 4 bytes | a byte for each boolean | AES-128-CMAC of all before
 //! ```
 //!
-//! The format is the original's, and with it that the booleans of [`BOUND_SEGREGATED`] are there
+//! The format is the original's, and with it that some of the booleans are there
 //! only where key usage is segregated. Both calls are made here, so nothing behind this in the list
 //! sees them.
 
@@ -15,7 +15,7 @@ use xdr::{AttributeType, Call, CkRv, Mechanism, ObjectHandle, Reply, SessionHand
 use zeroize::Zeroize;
 
 use crate::actions::{Action, Context, Verdict};
-use crate::attributes::{Attributes, Boolean, Class};
+use crate::attributes::{Attributes, Boolean, Class, is_same};
 use crate::patches::refuse_unreadable;
 use crate::patches::sanitize_creation_templates_patch::completed;
 
@@ -134,7 +134,7 @@ fn agrees(template: &Template, encoded: &[u8], is_segregated: bool) -> Result<bo
     }
     let said = |attribute_type: AttributeType| {
         let mut said = template.0.iter();
-        said.find(move |it| it.attribute_type == attribute_type)
+        said.find(move |it| is_same(it.attribute_type, attribute_type))
     };
     let mut fields = bound(is_segregated).zip(booleans);
     Ok(fields.all(|(boolean, field)| {
