@@ -5,7 +5,7 @@ use xdr::{
     UserType,
 };
 
-use crate::support::cryptoki::{cka, ckk, ckm, cko, mechanism, oaep, template, word};
+use crate::support::cryptoki::{cka, ckk, ckm, cko, mechanism, oaep_of, template, word};
 use crate::support::raw::{Answer, Connection};
 
 /// Where a plan ended.
@@ -32,13 +32,13 @@ pub enum How {
 }
 
 impl How {
-    pub fn mechanism(self) -> Mechanism {
+    pub fn mechanism(self, architecture: Architecture) -> Mechanism {
         match self {
             How::Cbc => mechanism(ckm::AES_CBC, &[0; 16]),
             How::KeyWrap => mechanism(ckm::AES_KEY_WRAP, &[]),
             How::KeyWrapPad => mechanism(ckm::AES_KEY_WRAP_PAD, &[]),
             How::RsaPkcs => mechanism(ckm::RSA_PKCS, &[]),
-            How::Oaep => oaep(),
+            How::Oaep => oaep_of(architecture),
         }
     }
 
@@ -253,7 +253,7 @@ impl Client {
     pub fn wrap(&mut self, how: How, wrapping: ObjectHandle, key: ObjectHandle) -> Trace<Vec<u8>> {
         self.data(Call::C_WrapKey(
             self.session,
-            how.mechanism(),
+            how.mechanism(self.architecture),
             wrapping,
             key,
         ))
@@ -291,7 +291,7 @@ impl Client {
     ) -> Trace<ObjectHandle> {
         self.object(Call::C_UnwrapKey(
             self.session,
-            how.mechanism(),
+            how.mechanism(self.architecture),
             key,
             blob,
             template(&all),
@@ -405,7 +405,9 @@ impl Client {
     /// What a blob holds, by a key that decrypts.
     pub fn open_blob(&mut self, how: How, key: ObjectHandle, blob: &[u8]) -> Trace<Vec<u8>> {
         match how {
-            How::Cbc | How::RsaPkcs | How::Oaep => self.decrypt(how.mechanism(), key, blob),
+            How::Cbc | How::RsaPkcs | How::Oaep => {
+                self.decrypt(how.mechanism(self.architecture), key, blob)
+            }
             How::KeyWrap | How::KeyWrapPad => self.open_key_wrap(key, blob),
         }
     }
@@ -463,14 +465,14 @@ impl Client {
             .collect();
         let n = r.len();
         for j in 0..6u64 {
-            for i in 0..n {
-                let block = [a, r[i]].concat();
+            for (i, part) in r.iter_mut().enumerate() {
+                let block = [a, *part].concat();
                 let sealed = self.encrypt(mechanism(ckm::AES_ECB, &[]), key, &block)?;
                 let t = (n as u64 * j + i as u64 + 1).to_be_bytes();
                 for position in 0..8 {
                     a[position] = sealed[position] ^ t[position];
                 }
-                r[i].copy_from_slice(&sealed[8..16]);
+                part.copy_from_slice(&sealed[8..16]);
             }
         }
         Ok([a.to_vec(), r.concat()].concat())

@@ -194,6 +194,11 @@ type End = (&'static str, Result<bool, Stopped>);
 
 /// How each attack ends under these rules.
 fn play(maker: Maker, rules: &str) -> Vec<End> {
+    play_as(maker, rules, None)
+}
+
+/// The same with all clients of one architecture.
+fn play_as(maker: Maker, rules: &str, architecture: Option<Architecture>) -> Vec<End> {
     let base = Base::new();
     let home = Peer::new(Maker::Ours, "", Token::new());
     let mut offline = Client::new(home.another(), Architecture::LITTLE_64);
@@ -203,7 +208,7 @@ fn play(maker: Maker, rules: &str) -> Vec<End> {
         .iter()
         .map(|attack| {
             peer.token.restore(&base.token);
-            let client = Client::new(peer.another(), attack.architecture);
+            let client = Client::new(peer.another(), architecture.unwrap_or(attack.architecture));
             let mut scene = Scene {
                 client,
                 offline: &mut offline,
@@ -316,4 +321,21 @@ fn the_original_misses_some() {
     );
     assert_eq!(shipped, ids(&[MISSED_BY_PATCH_SET_1]));
     assert_eq!(strictest, ids(&[MISSED_BY_EVERYTHING]));
+}
+
+/// Where an attack ends, and how, is the same whatever the client says its integers look like.
+#[test]
+fn no_decision_depends_on_the_architecture() {
+    // Four bytes are a number of some clients.
+    let is_of_one_layout = |end: &&End| end.0 == "I1 secret, CLASS of 4 bytes";
+    let text = |ends: Vec<End>| -> Vec<String> {
+        ends.iter()
+            .filter(|end| !is_of_one_layout(end))
+            .map(|end| format!("{end:?}"))
+            .collect()
+    };
+    let rules = configurations::patch_set_1();
+    let [little, big] = [Architecture::LITTLE_64, Architecture::BIG_32]
+        .map(|architecture| text(play_as(Maker::Ours, &rules, Some(architecture))));
+    assert_eq!(little, big);
 }

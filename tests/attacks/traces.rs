@@ -261,7 +261,9 @@ pub const ATTACKS: &[Attack] = &[
         |s| {
             let [public, private] = s.client.pair(Vec::new(), on(&[UNWRAP]))?;
             s.client.set(public, on(&[ENCRYPT]))?;
-            let blob = s.client.encrypt(How::Oaep.mechanism(), public, &KNOWN)?;
+            let blob =
+                s.client
+                    .encrypt(How::Oaep.mechanism(s.client.architecture), public, &KNOWN)?;
             let wraps = s.client.unwrap(How::Oaep, private, &blob, on(&[WRAP]))?;
             s.wrap_and_take_home(wraps, &KNOWN)
         },
@@ -484,7 +486,9 @@ pub const ATTACKS: &[Attack] = &[
     }),
     plan("S10 with a pair of the attacker's", |s| {
         let [public, private] = s.client.pair(on(&[ENCRYPT]), on(&[UNWRAP]))?;
-        let blob = s.client.encrypt(How::Oaep.mechanism(), public, &KNOWN)?;
+        let blob = s
+            .client
+            .encrypt(How::Oaep.mechanism(s.client.architecture), public, &KNOWN)?;
         let wraps = s.client.unwrap(How::Oaep, private, &blob, on(&[WRAP]))?;
         s.wrap_and_take_home(wraps, &KNOWN)
     }),
@@ -1158,7 +1162,8 @@ fn public_key(s: &mut Scene<'_>, modulus: &[u8], usages: Attributes) -> Trace<xd
 /// The known value, encrypted to a public key on the attacker's own machine.
 fn encrypt_at_home_with(s: &mut Scene<'_>, modulus: &[u8], how: How) -> Trace<Vec<u8>> {
     let key = public_key_of(s.offline, modulus, on(&[ENCRYPT]))?;
-    s.offline.encrypt(how.mechanism(), key, &KNOWN)
+    s.offline
+        .encrypt(how.mechanism(s.offline.architecture), key, &KNOWN)
 }
 
 fn encrypt_at_home(s: &mut Scene<'_>, modulus: &[u8]) -> Trace<Vec<u8>> {

@@ -402,4 +402,36 @@ pub const ROWS: &[Row] = &[
                 && matches!(case.rvs(), (0x54, 0x82 | 0xb3))
         },
     },
+    // A combined function is forbidden with either of its parts.
+    Row {
+        number: "F-28",
+        occurs_under: "functions",
+        goes_on: true,
+        applies: |case| {
+            let combined = matches!(
+                case.function(),
+                Function::C_DigestEncryptUpdate
+                    | Function::C_SignEncryptUpdate
+                    | Function::C_DecryptDigestUpdate
+                    | Function::C_DecryptVerifyUpdate
+            );
+            combined && case.configuration == "functions" && case.rvs().1 == 0x54
+        },
+    },
+    // LOCAL is written by the token alone.
+    Row {
+        number: "A-5",
+        occurs_under: "leak",
+        goes_on: true,
+        applies: |case| {
+            let Call::C_SetAttributeValue(_, _, template) = case.call else {
+                return false;
+            };
+            let names_it = template
+                .0
+                .iter()
+                .any(|attribute| attribute.attribute_type.0 == cka::LOCAL);
+            case.is_under(LEAK) && names_it && case.rvs().1 == 0x10
+        },
+    },
 ];

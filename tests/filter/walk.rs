@@ -160,7 +160,9 @@ const OF_THE_KEY: &[u64] = &[
 ];
 
 /// What each walk begins with: each in an episode of its own.
-const SITUATIONS: &[(Architecture, fn(&mut Walk<'_>))] = &[
+type Situation = (Architecture, fn(&mut Walk<'_>));
+
+const SITUATIONS: &[Situation] = &[
     (Architecture::LITTLE_64, |walk| {
         let first = SessionHandle(1);
         walk.call(Call::C_FindObjectsInit(
@@ -179,6 +181,16 @@ const SITUATIONS: &[(Architecture, fn(&mut Walk<'_>))] = &[
             b"sessions are open",
         ));
         walk.call(Call::C_GetInfo());
+        let local = template(&[(cka::LOCAL, [1])]);
+        walk.call(Call::C_SetAttributeValue(
+            SessionHandle(1),
+            ObjectHandle(7),
+            local,
+        ));
+        walk.call(Call::C_SignEncryptUpdate(
+            SessionHandle(99),
+            b"0123456789abcdef",
+        ));
     }),
     (Architecture::LITTLE_64, |walk| {
         for session in [SessionHandle(1), SessionHandle(99)] {
@@ -526,7 +538,7 @@ impl<'a> Walk<'a> {
         for _ in 0..self.random.below(at_most + 1) {
             let kind = *self.random.pick(BOOLEANS);
             // Which the token keeps for itself, and refuses.
-            if kind >= cka::LOCAL && kind <= cka::ALWAYS_SENSITIVE && !self.random.once_in(6) {
+            if (cka::LOCAL..=cka::ALWAYS_SENSITIVE).contains(&kind) && !self.random.once_in(6) {
                 continue;
             }
             if made.iter().all(|(known, _)| *known != kind)
@@ -1082,7 +1094,9 @@ impl<'a> Walk<'a> {
             }
             4 => {
                 let user = *self.random.pick(&[0, 1, 2, 3]);
-                let pin: &[u8] = *self.random.pick(&[&b"1234"[..], b"9999", b"12345678"]);
+                let pin: &[u8] = self
+                    .random
+                    .pick::<&[u8]>(&[&b"1234"[..], b"9999", b"12345678"]);
                 self.call(Call::C_Login(session, UserType(user), pin));
             }
             5 => drop(self.call(Call::C_GetOperationState(session))),

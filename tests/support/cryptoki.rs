@@ -139,13 +139,19 @@ pub fn long(number: u64) -> Vec<u8> {
     word(Architecture::LITTLE_64, number)
 }
 
-/// CK_RSA_PKCS_OAEP_PARAMS: SHA-1, MGF1 with SHA-1, no label.
-pub fn oaep() -> Mechanism {
-    let parameter: Vec<u8> = [ckm::SHA_1, 1, 1, 0, 0]
+/// CK_RSA_PKCS_OAEP_PARAMS of such a client: SHA-1, MGF1 with SHA-1, no label.
+pub fn oaep_of(architecture: Architecture) -> Mechanism {
+    let words = [ckm::SHA_1, 1, 1, 0, 0];
+    let parameter: Vec<u8> = words
         .into_iter()
-        .flat_map(long)
+        .flat_map(|it| word(architecture, it))
         .collect();
     mechanism(ckm::RSA_PKCS_OAEP, &parameter)
+}
+
+/// The same of a client that is as this machine.
+pub fn oaep() -> Mechanism {
+    oaep_of(Architecture::LITTLE_64)
 }
 
 /// The prime and the generator of the second Oakley group, of 1024 bits (RFC 2409, 6.2).
