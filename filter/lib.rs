@@ -106,14 +106,33 @@ impl Engine {
             backend,
             function: call.function(),
         };
-        self.filter(call, &check).unwrap_or_else(|refusal| {
-            check.report(&refusal);
-            refusal::refuse(check.function, refusal.rv)
-        })
+        let cache = CallCache::default();
+        let context = Context {
+            backend,
+            module: &self.module,
+            segregation: &self.segregation,
+            wrapping_key: self
+                .settings
+                .wrapping_format_key
+                .as_ref()
+                .map(|key| &*key.0),
+            debug: self.settings.debug,
+            cache: &cache,
+        };
+        self.filter(call, &check, &context)
+            .unwrap_or_else(|refusal| {
+                check.report(&refusal);
+                refusal::refuse(check.function, refusal.rv)
+            })
     }
 
     /// The reply of an action or of the module, unless a check refuses the call.
-    fn filter(&self, call: Call<'_>, check: &Check<'_>) -> Result<Reply, Refusal> {
+    fn filter(
+        &self,
+        call: Call<'_>,
+        check: &Check<'_>,
+        context: &Context<'_>,
+    ) -> Result<Reply, Refusal> {
         let call = match template::normalise(call) {
             Ok(call) => call,
             Err(rv) => {
@@ -126,7 +145,7 @@ impl Engine {
                 });
             }
         };
-        if let Some(reply) = self.act(&self.rules.pre, &call, check) {
+        if let Some(reply) = self.act(&self.rules.pre, &call, check, context) {
             return Ok(reply);
         }
         check.function()?;
@@ -137,10 +156,10 @@ impl Engine {
             }
             other => other,
         };
-        if let Some(reply) = self.act(&self.rules.post, &call, check) {
+        if let Some(reply) = self.act(&self.rules.post, &call, check, context) {
             return Ok(reply);
         }
-        Ok(self.execute(call, check))
+        Ok(self.execute(call, check, context))
     }
 
     /// Runs a chain: the reply of the first action that decides.
@@ -149,14 +168,13 @@ impl Engine {
         chains: &BTreeMap<Function, Vec<Step>>,
         call: &Call<'_>,
         check: &Check<'_>,
+        context: &Context<'_>,
     ) -> Option<Reply> {
         let steps = chains.get(&check.function)?;
-        let cache = CallCache::default();
-        let context = self.context(check, &cache);
         for step in steps {
             let name = step.name;
             check.log(1, format_args!("action '{name}' runs"));
-            match step.action.judge(call, &context) {
+            match step.action.judge(call, context) {
                 Verdict::Continue => {}
                 Verdict::Decide(reply) if reply.function() == check.function => {
                     check.decided(step, reply.rv());
@@ -171,30 +189,15 @@ impl Engine {
         None
     }
 
-    fn context<'a>(&'a self, check: &Check<'a>, cache: &'a CallCache) -> Context<'a> {
-        Context {
-            backend: check.backend,
-            module: &self.module,
-            segregation: &self.segregation,
-            wrapping_key: self
-                .settings
-                .wrapping_format_key
-                .as_ref()
-                .map(|key| &*key.0),
-            debug: self.settings.debug,
-            cache,
-        }
-    }
-
     /// The call itself, with what it changes of the searches.
-    fn execute(&self, call: Call<'_>, check: &Check<'_>) -> Reply {
+    fn execute(&self, call: Call<'_>, check: &Check<'_>, context: &Context<'_>) -> Reply {
         let backend = check.backend;
         match call {
             Call::C_GetMechanismList(slot, count) if !self.rules.mechanisms.is_empty() => {
                 Reply::C_GetMechanismList(self.mechanisms(slot, count, check))
             }
             Call::C_FindObjects(session, count) if self.watches_searches() => {
-                Reply::C_FindObjects(self.find(session, count, check))
+                Reply::C_FindObjects(self.find(session, count, check, context))
             }
             Call::C_FindObjectsInit(session, _) => {
                 let reply = backend.call(call);
@@ -237,10 +240,14 @@ impl Engine {
     }
 
     /// C_FindObjects: what the search of this session found and the client may see.
-    fn find(&self, session: SessionHandle, count: Ulong, check: &Check<'_>) -> ObjectListResult {
+    fn find(
+        &self,
+        session: SessionHandle,
+        count: Ulong,
+        check: &Check<'_>,
+        context: &Context<'_>,
+    ) -> ObjectListResult {
         let backend = check.backend;
-        let cache = CallCache::default();
-        let context = self.context(check, &cache);
         let fetch = |count| match backend.call(Call::C_FindObjects(session, Ulong(count))) {
             Reply::C_FindObjects(found) if found.rv.is_ok() => Ok(found.objects),
             other if other.rv().is_ok() => Err(CkRv::GENERAL_ERROR),
@@ -256,7 +263,7 @@ impl Engine {
                 }
             }
             let mut steps = self.rules.searchers();
-            Ok(steps.any(|step| step.action.hides(session, object, &context)))
+            Ok(steps.any(|step| step.action.hides(session, object, context)))
         };
         let found = self.searches.next(session, count.0, fetch, hides);
         // Without a search, an invalid session is told first, as a module does.

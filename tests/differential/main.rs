@@ -8,6 +8,7 @@
 mod support;
 
 mod rules;
+mod sets;
 
 use support::raw::{self, Answer, Both};
 use xdr::{

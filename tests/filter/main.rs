@@ -113,3 +113,14 @@ configurations![
     sanitize,
     segregation,
 ];
+
+/// Every allowed difference is a row of DIFFERENCES.md.
+#[test]
+fn rows_are_documented() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/DIFFERENCES.md");
+    let documented = std::fs::read_to_string(path).expect(path);
+    for row in rows::ROWS {
+        let begins = format!("\n| {} |", row.number);
+        assert!(documented.contains(&begins), "{}", row.number);
+    }
+}

@@ -212,21 +212,21 @@ pub const ROWS: &[Row] = &[
     },
     // An attribute that occurs twice.
     Row {
-        number: "A-3",
+        number: "D-81",
         occurs_under: "patch_set_1",
         goes_on: false,
         applies: |case| repeats(case.call) && case.rvs().1 == 0xd1,
     },
     // A boolean that is none, a number of an odd length.
     Row {
-        number: "A-1",
+        number: "D-80",
         occurs_under: "patch_set_1",
         goes_on: false,
         applies: |case| is_malformed(case.call, case.architecture),
     },
     // A client of the other byte order: the original cannot read its classes.
     Row {
-        number: "A-2",
+        number: "D-82",
         occurs_under: "sanitize",
         goes_on: false,
         applies: |case| {
@@ -239,7 +239,7 @@ pub const ROWS: &[Row] = &[
     },
     // Values of keys: the code, and what is told of the other attributes.
     Row {
-        number: "A-4",
+        number: "D-109",
         occurs_under: "leak",
         goes_on: true,
         applies: |case| {
@@ -250,14 +250,14 @@ pub const ROWS: &[Row] = &[
     },
     // The original's filter fails; ours answers with the module's code.
     Row {
-        number: "A-8",
+        number: "D-106",
         occurs_under: "non_local",
         goes_on: true,
         applies: |case| case.theirs_failed() && OF_THE_SESSION.contains(&case.rvs().1),
     },
     // The original's process dies of a copy of nothing.
     Row {
-        number: "A-9",
+        number: "D-106",
         occurs_under: "patch_set_2",
         goes_on: false,
         applies: |case| {
@@ -268,7 +268,7 @@ pub const ROWS: &[Row] = &[
     },
     // What cannot be judged for the session's sake is refused with the session's code.
     Row {
-        number: "A-11",
+        number: "D-106",
         occurs_under: "sticky",
         goes_on: true,
         applies: |case| {
@@ -280,7 +280,7 @@ pub const ROWS: &[Row] = &[
     },
     // A copy is judged with what it takes from its source.
     Row {
-        number: "A-12",
+        number: "D-114",
         occurs_under: "conflicting",
         goes_on: false,
         applies: |case| {
@@ -290,7 +290,7 @@ pub const ROWS: &[Row] = &[
         },
     },
     Row {
-        number: "A-15",
+        number: "D-116",
         occurs_under: "secure_templates",
         goes_on: false,
         applies: |case| {
@@ -300,7 +300,7 @@ pub const ROWS: &[Row] = &[
     },
     // A newline does not end a label.
     Row {
-        number: "F-5",
+        number: "D-43",
         occurs_under: "labels",
         goes_on: true,
         applies: |case| {
@@ -309,14 +309,14 @@ pub const ROWS: &[Row] = &[
         },
     },
     Row {
-        number: "F-5",
+        number: "D-43",
         occurs_under: "labels",
         goes_on: false,
         applies: |case| case.is_under(LABELS_OR_IDS) && case.found().0.contains(&with_a_newline()),
     },
     // Whether a hidden object is there.
     Row {
-        number: "F-13",
+        number: "D-87",
         occurs_under: "ids",
         goes_on: true,
         applies: |case| {
@@ -329,7 +329,7 @@ pub const ROWS: &[Row] = &[
     },
     // A rule for another module hides nothing.
     Row {
-        number: "F-14",
+        number: "D-88",
         occurs_under: "other_module",
         goes_on: false,
         applies: |case| {
@@ -340,7 +340,7 @@ pub const ROWS: &[Row] = &[
     },
     // Rules of objects tell of an invalid session as such.
     Row {
-        number: "F-20",
+        number: "D-89",
         occurs_under: "labels",
         goes_on: true,
         applies: |case| {
@@ -350,7 +350,7 @@ pub const ROWS: &[Row] = &[
     },
     // Administration: C_InitToken and C_InitPIN as well.
     Row {
-        number: "F-19",
+        number: "D-92",
         occurs_under: "admin",
         goes_on: true,
         applies: |case| {
@@ -360,7 +360,7 @@ pub const ROWS: &[Row] = &[
     },
     // C_UnwrapKey is judged whatever the padding option says.
     Row {
-        number: "F-11",
+        number: "D-85",
         occurs_under: "padding_and_patch_set_1",
         goes_on: false,
         applies: |case| {
@@ -370,7 +370,7 @@ pub const ROWS: &[Row] = &[
     },
     // C_VerifyRecoverInit has its own name.
     Row {
-        number: "F-9",
+        number: "D-83",
         occurs_under: "functions",
         goes_on: true,
         applies: |case| {
@@ -381,7 +381,7 @@ pub const ROWS: &[Row] = &[
     },
     // More mechanisms with a padding that tells.
     Row {
-        number: "F-12",
+        number: "D-86",
         occurs_under: "padding_sign",
         goes_on: false,
         applies: |case| match case.call {
@@ -393,7 +393,7 @@ pub const ROWS: &[Row] = &[
     },
     // The keys that C_SetOperationState names are checked as well.
     Row {
-        number: "F-16",
+        number: "D-90",
         occurs_under: "labels_and_ids",
         goes_on: true,
         applies: |case| {
@@ -404,7 +404,7 @@ pub const ROWS: &[Row] = &[
     },
     // A combined function is forbidden with either of its parts.
     Row {
-        number: "F-28",
+        number: "D-96",
         occurs_under: "functions",
         goes_on: true,
         applies: |case| {
@@ -420,7 +420,7 @@ pub const ROWS: &[Row] = &[
     },
     // LOCAL is written by the token alone.
     Row {
-        number: "A-5",
+        number: "D-113",
         occurs_under: "leak",
         goes_on: true,
         applies: |case| {
