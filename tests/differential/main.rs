@@ -7,11 +7,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod raw;
 mod rules;
 mod sets;
 
-use raw::{Answer, Both};
+use support::raw::{self, Answer, Both};
 use xdr::{
     Architecture, Attribute, AttributeType, Call, Flags, Function, Mechanism, MechanismType,
     ObjectHandle, Reply, SessionHandle, SlotId, Template, Ulong, UserType,

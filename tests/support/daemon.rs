@@ -133,6 +133,8 @@ impl Daemon {
             .args(&setup.options)
             .env("TMPDIR", directory.join("tmp"))
             .env_remove("SOFTHSM2_CONF")
+            // With it a malformed argument costs a second: the decoder's errors collect backtraces.
+            .env_remove("RUST_BACKTRACE")
             .envs(setup.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor more"))

@@ -41,6 +41,15 @@ impl Directory {
             .unwrap_or_else(|error| panic!("cannot copy {}: {error}", source.display()));
         copy
     }
+
+    /// Replaces a directory in it by that of the same name in `source`.
+    pub fn restore(&self, name: &str, source: &Path) {
+        let target = self.join(name);
+        fs::remove_dir_all(&target)
+            .and_then(|()| fs::create_dir(&target))
+            .and_then(|()| copy_tree(&source.join(name), &target))
+            .unwrap_or_else(|error| panic!("cannot restore {}: {error}", target.display()));
+    }
 }
 
 impl Drop for Directory {

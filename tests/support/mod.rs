@@ -12,9 +12,11 @@
 
 pub mod certificates;
 pub mod compile;
+pub mod cryptoki;
 pub mod daemon;
 pub mod directory;
 pub mod processes;
+pub mod raw;
 pub mod script;
 pub mod stack;
 pub mod token;

@@ -37,6 +37,12 @@ impl Token {
         Self::around(Directory::copy_of(self.directory.path()))
     }
 
+    /// Makes its objects, PINs, serial number and slot id those of another, as [`Token::copy`] does. No
+    /// process may have it open.
+    pub fn restore(&self, original: &Self) {
+        self.directory.restore("tokens", original.path());
+    }
+
     /// Makes an RSA key pair that stays on the token, with a tool, past everything under test.
     pub fn with_rsa_key(self) -> Self {
         let mut command = Command::new("pkcs11-tool");

@@ -1,0 +1,341 @@
+//! The published attacks on PKCS#11, each as the calls of a client, against the filter.
+//!
+//! `traces` has the attacks. Each is played without rules, where it must win (so that it proves
+//! something), and under three filter files, where it must not: patch set 1 and patch set 2 as they are
+//! shipped, and `etc/filter-strict.conf`. The tables here say which do not end so, and why.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[allow(dead_code, reason = "the other target uses the rest")]
+#[path = "../filter/configurations.rs"]
+mod configurations;
+
+mod client;
+mod scene;
+mod traces;
+mod wire;
+
+use client::{Client, Stopped};
+use scene::{Base, Scene};
+use support::raw::Peer;
+use support::{Maker, Token};
+use traces::ATTACKS;
+use xdr::Architecture;
+
+/// Attacks that this token makes nothing of, filter or not.
+const NOT_ON_SOFTHSM: &[(&str, &str)] = &[
+    ("S1 secret, TRUE of two bytes", "refuses such a boolean"),
+    (
+        "S1 secret, DECRYPT twice, TRUE first (R7)",
+        "takes the last of two values",
+    ),
+    (
+        "P11 a derived key of small order is known, and wraps",
+        "refuses 1 as a public value",
+    ),
+    ("R1 the value", "keeps the values of sensitive keys itself"),
+    (
+        "R1 the value among others",
+        "keeps the values of sensitive keys itself",
+    ),
+    (
+        "R1 the private parts",
+        "keeps the values of sensitive keys itself",
+    ),
+    (
+        "R3 not sensitive any more",
+        "does not let SENSITIVE go back",
+    ),
+    (
+        "R3 a copy that is not sensitive",
+        "does not let SENSITIVE go back",
+    ),
+    ("R5 ALWAYS_SENSITIVE of a known key", "sets it itself"),
+    ("R5 LOCAL of a known key, set later", "sets it itself"),
+    ("R5 TRUSTED", "is the officer's"),
+    ("I1 secret, CLASS twice", "takes the last of two values"),
+    ("I1 secret, CLASS twice, DATA first", "refuses two"),
+    ("I1 secret, CLASS of 4 bytes", "refuses such a number"),
+    ("I1 DES3", "does not wrap with DES3"),
+    (
+        "I1 pair: a copy of one of the token's, its modulus changed",
+        "does not copy so",
+    ),
+    (
+        "I2 secret, VALUE of a wrapping key set",
+        "does not set values",
+    ),
+    (
+        "I2 secret, a copy of a wrapping key with another VALUE",
+        "does not copy so",
+    ),
+];
+
+/// Attacks of attacks.md that are not among the plans, and why.
+#[allow(dead_code, reason = "for the reader")]
+const NOT_PLAYED: &[(&str, &str)] = &[
+    ("R9", "nested templates: wire::nested_templates_are_refused"),
+    (
+        "P7",
+        "SoftHSM unwraps private keys by RFC 5649 only, which has an integrity check of its own",
+    ),
+    (
+        "P8, P9 by mechanism",
+        "SoftHSM has none; etc/filter-strict.conf forbids them by name: wire",
+    ),
+    (
+        "P11 with ECDH, P12 with GCM",
+        "their parameters have addresses: wire::addresses_are_refused",
+    ),
+    (
+        "P12 with CTR",
+        "SoftHSM does not wrap with CTR; malleability of ciphertexts is the application's",
+    ),
+    ("V1", "SoftHSM has no operation state"),
+    (
+        "V4",
+        "a search's list is per session: D-10, and tests/filter",
+    ),
+];
+
+/// Wins that the shipped patch sets leave, with the option that stops them.
+const LEFT_BY_BOTH_SETS: &[(&str, &str)] = &[
+    (
+        "P8 the derived key in parts, by digests",
+        "forbidden_functions C_DeriveKey",
+    ),
+    ("S13 one key encrypts and signs", "do_segregate_usage"),
+    ("S13 SIGN set later", "do_segregate_usage"),
+    ("S13 comes back to sign", "do_segregate_usage"),
+    (
+        "P2 C_Decrypt tells bad PKCS#1 padding",
+        "remove_padding_oracles decrypt",
+    ),
+    (
+        "P3 C_Decrypt tells bad CBC padding",
+        "remove_padding_oracles decrypt",
+    ),
+    (
+        "V5 the officer gives the user a new PIN",
+        "forbid_admin_operations",
+    ),
+    (
+        "V5 the token is initialised anew",
+        "forbid_admin_operations",
+    ),
+];
+
+/// What patch set 1 leaves besides.
+const LEFT_BY_PATCH_SET_1: &[(&str, &str)] = &[
+    (
+        "S6 pair: WRAP set on the public key later",
+        "do_segregate_usage",
+    ),
+    (
+        "S11 derived twice, WRAP and DECRYPT",
+        "forbidden_functions C_DeriveKey",
+    ),
+    (
+        "P1 C_UnwrapKey tells bad PKCS#1 padding",
+        "remove_padding_oracles unwrap",
+    ),
+];
+
+const HALVES_ARE_APART: &str = "once made, the halves of a pair are judged apart";
+
+/// Won under patch set 1 and the strict configuration: to be stopped.
+const HALVES: &[(&str, &str)] = &[
+    ("S6 pair: DECRYPT alone set later", HALVES_ARE_APART),
+    (
+        "S6 pair: neither has a usage, both are set later",
+        HALVES_ARE_APART,
+    ),
+    ("S6 pair: copies of both on the token", HALVES_ARE_APART),
+    (
+        "S6 pair: a copy of an unused private key decrypts",
+        HALVES_ARE_APART,
+    ),
+    (
+        "S6 pair: WRAP set on a public key that had no usage",
+        HALVES_ARE_APART,
+    ),
+    (
+        "S6 pair: a copy of an unused public key wraps",
+        HALVES_ARE_APART,
+    ),
+];
+
+/// What the original misses with its shipped configuration, and ours stops with the same file.
+const MISSED_BY_PATCH_SET_1: &[(&str, &str)] =
+    &[("S6 pair: 0xff for TRUE", "TRUE is one byte of 1")];
+
+/// What it misses with all it has, and ours stops with etc/filter-strict.conf.
+const MISSED_BY_EVERYTHING: &[(&str, &str)] = &[
+    ("S6 pair: 0xff for TRUE", "TRUE is one byte of 1"),
+    (
+        "S8 pair: a wrapping key comes back to decrypt, without the format",
+        "the padding option skips the wrapping format",
+    ),
+    (
+        "V5 the token is initialised anew",
+        "forbid_admin_operations is about C_Login alone",
+    ),
+];
+
+fn ids(tables: &[&[(&'static str, &'static str)]]) -> Vec<&'static str> {
+    let mut all: Vec<&str> = tables.concat().into_iter().map(|(id, _)| id).collect();
+    all.sort_unstable();
+    all
+}
+
+/// How an attack ended.
+type End = (&'static str, Result<bool, Stopped>);
+
+/// How each attack ends under these rules.
+fn play(maker: Maker, rules: &str) -> Vec<End> {
+    play_as(maker, rules, None)
+}
+
+/// The same with all clients of one architecture.
+fn play_as(maker: Maker, rules: &str, architecture: Option<Architecture>) -> Vec<End> {
+    let base = Base::new();
+    let home = Peer::new(Maker::Ours, "", Token::new());
+    let mut offline = Client::new(home.another(), Architecture::LITTLE_64);
+    let mut peer = Peer::new(maker, rules, base.token.copy());
+    peer.disconnect();
+    ATTACKS
+        .iter()
+        .map(|attack| {
+            peer.token.restore(&base.token);
+            let client = Client::new(peer.another(), architecture.unwrap_or(attack.architecture));
+            let mut scene = Scene {
+                client,
+                offline: &mut offline,
+                base: &base,
+            };
+            let end = (attack.run)(&mut scene);
+            scene.client.connection.close();
+            (attack.id, end)
+        })
+        .collect()
+}
+
+/// Those that were won; prints how each ended.
+fn won(name: &str, ends: &[End]) -> Vec<&'static str> {
+    println!("{name}:");
+    for (id, end) in ends {
+        match end {
+            Ok(true) => println!("  {id}: WON"),
+            Ok(false) => println!("  {id}: played to its end, no win"),
+            Err(stopped) => println!("  {id}: {} {}", stopped.function, stopped.answer),
+        }
+    }
+    let mut ids: Vec<&str> = ends
+        .iter()
+        .filter(|(_, end)| matches!(end, Ok(true)))
+        .map(|(id, _)| *id)
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn strict() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/filter-strict.conf");
+    let text = std::fs::read_to_string(path).expect(path);
+    // The fixture has a module of its own, and the file wants a key.
+    let (_, rules) = text
+        .split_once("\ndebug = 1\n")
+        .expect("rules behind the modules");
+    format!("wrapping_format_key = \"00112233445566778899aabbccddeeff\"\n{rules}")
+}
+
+#[test]
+fn every_attack_wins_where_nothing_is_refused() {
+    let won = won("no rules", &play(Maker::Ours, ""));
+    let lost: Vec<&str> = ATTACKS
+        .iter()
+        .map(|attack| attack.id)
+        .filter(|id| !won.contains(id))
+        .collect();
+    let mut lost = lost;
+    lost.sort_unstable();
+    assert_eq!(lost, ids(&[NOT_ON_SOFTHSM]));
+}
+
+#[test]
+fn patch_set_1_stops_what_it_is_for() {
+    let won = won(
+        "patch set 1",
+        &play(Maker::Ours, &configurations::patch_set_1()),
+    );
+    assert_eq!(won, ids(&[LEFT_BY_BOTH_SETS, HALVES, LEFT_BY_PATCH_SET_1]));
+}
+
+#[test]
+fn patch_set_2_stops_what_it_is_for() {
+    let won = won(
+        "patch set 2",
+        &play(Maker::Ours, &configurations::patch_set_2()),
+    );
+    let left: &[(&str, &str)] = &[("S13 a copy signs", "do_segregate_usage")];
+    assert_eq!(won, ids(&[LEFT_BY_BOTH_SETS, left]));
+}
+
+#[test]
+fn the_strict_configuration_stops_every_attack() {
+    let won = won("strict", &play(Maker::Ours, &strict()));
+    assert_eq!(won, ids(&[HALVES]));
+}
+
+/// What the original's daemon misses with its shipped configuration, and with everything it has.
+#[test]
+fn the_original_misses_some() {
+    let nothing = won("the original, no rules", &play(Maker::Original, ""));
+    let lost: Vec<&str> = ATTACKS
+        .iter()
+        .map(|attack| attack.id)
+        .filter(|id| !nothing.contains(id))
+        .collect();
+    println!("not possible through the original (D-4), or on SoftHSM: {lost:#?}");
+    let theirs = won(
+        "the original, patch set 1",
+        &play(Maker::Original, &configurations::patch_set_1()),
+    );
+    let ours = ids(&[LEFT_BY_BOTH_SETS, HALVES, LEFT_BY_PATCH_SET_1]);
+    let missed = |theirs: Vec<&'static str>, ours: &[&str]| -> Vec<&'static str> {
+        theirs.into_iter().filter(|id| !ours.contains(id)).collect()
+    };
+    let shipped = missed(theirs, &ours);
+    let theirs = won(
+        "the original, everything",
+        &play(
+            Maker::Original,
+            &configurations::strictest_of_the_original(),
+        ),
+    );
+    let ours = ids(&[HALVES]);
+    let strictest = missed(theirs, &ours);
+    println!(
+        "missed by the original and not by ours: patch set 1 {shipped:#?}, everything {strictest:#?}"
+    );
+    assert_eq!(shipped, ids(&[MISSED_BY_PATCH_SET_1]));
+    assert_eq!(strictest, ids(&[MISSED_BY_EVERYTHING]));
+}
+
+/// Where an attack ends, and how, is the same whatever the client says its integers look like.
+#[test]
+fn no_decision_depends_on_the_architecture() {
+    // Four bytes are a number of some clients.
+    let is_of_one_layout = |end: &&End| end.0 == "I1 secret, CLASS of 4 bytes";
+    let text = |ends: Vec<End>| -> Vec<String> {
+        ends.iter()
+            .filter(|end| !is_of_one_layout(end))
+            .map(|end| format!("{end:?}"))
+            .collect()
+    };
+    let rules = configurations::patch_set_1();
+    let [little, big] = [Architecture::LITTLE_64, Architecture::BIG_32]
+        .map(|architecture| text(play_as(Maker::Ours, &rules, Some(architecture))));
+    assert_eq!(little, big);
+}
