@@ -102,8 +102,11 @@ pub(crate) fn refuse_unreadable(
     rv: CkRv,
     policy: CkRv,
 ) -> Verdict {
-    let reason = format_args!("the module answers {rv} to the object's attributes");
-    context.refuse(call, unreadable(rv, policy), reason)
+    context.refuse(
+        call,
+        unreadable(rv, policy),
+        format_args!("the module answers {rv} to the object's attributes"),
+    )
 }
 
 /// A setting as a log line shows it.
