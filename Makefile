@@ -50,7 +50,7 @@ CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
 
 LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
 
-.PHONY: all demo check bench soak certs install packages $(LIBNAMES:%=library-%)
+.PHONY: all demo check bench soak certs install packages demo-packages $(LIBNAMES:%=library-%)
 
 all: $(LIBNAMES:%=library-%)
 	$(CLIENT_CARGO) build --release --workspace
@@ -60,9 +60,12 @@ $(LIBNAMES:%=library-%): library-%:
 	cp $(TARGET)/release/libp11client.so $(TARGET)/release/libp11client$*.so
 
 packages:
-	tests/support/install-packages.sh
+	tests/support/install-packages.sh check
 
-demo: packages all
+demo-packages:
+	tests/support/install-packages.sh demo
+
+demo: demo-packages all
 	tests/demo.sh $(TARGET)/release
 
 # nextest runs each test in a process of its own, in parallel; without it, cargo's own runner.

@@ -1,45 +1,61 @@
 #!/bin/sh
-# Installs the Debian packages that the tests need, and only those that are missing: compiler, OpenSSL,
-# SoftHSM, OpenSC, GnuTLS, and the original Caml Crush as the other side. For Debian 12 and 13; asks nothing;
-# run again it does nothing. Starts no service: caml-crush-server would otherwise listen on port 4444.
+# install-packages.sh demo|check: installs the Debian packages that `make demo` or `make check` needs, and
+# only those that are missing. For both: compiler, OpenSSL, SoftHSM, OpenSC. For the tests also GnuTLS and
+# the like, and the original Caml Crush as the other side. For Debian 12 and 13; the latter has no Caml
+# Crush any more, so that its packages come from Debian 12's sources. Asks nothing; run again it does
+# nothing. Starts no service: caml-crush-server would otherwise listen on port 4444.
 set -eu
-
-packages="build-essential pkg-config libssl-dev openssl gnutls-bin strace libengine-pkcs11-openssl softhsm2 libsofthsm2-dev opensc caml-crush-server caml-crush-clients"
 
 fail() {
     echo "install-packages: $*" >&2
     exit 1
 }
 
+packages="build-essential pkg-config libssl-dev softhsm2 opensc"
+original=
+case "${1-}" in
+demo) ;;
+check)
+    packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev"
+    original="caml-crush-server caml-crush-clients"
+    ;;
+*) fail "usage: install-packages.sh demo|check" ;;
+esac
+
 is_installed() {
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
-missing_packages() {
-    missing=
-    for package in $packages; do
-        is_installed "$package" || missing="$missing $package"
+missing_of() {
+    for package in "$@"; do
+        is_installed "$package" || printf ' %s' "$package"
     done
-    missing=${missing# }
+}
+
+# shellcheck disable=SC2086 # lists
+missing_packages() {
+    missing=$(missing_of $packages)
+    missing_original=$(missing_of $original)
 }
 
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
-    fail "this is not a Debian system; needed are: $packages"
+    fail "this is not a Debian system; needed are: $packages $original"
 missing_packages
-if [ -z "$missing" ]; then
-    echo "install-packages: all there: $packages"
+if [ -z "$missing$missing_original" ]; then
+    echo "install-packages: all there: $packages $original"
     exit 0
 fi
-echo "install-packages: missing: $missing"
+echo "install-packages: missing:$missing$missing_original"
 
 if [ "$(id -u)" -eq 0 ]; then
     as_root=
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     as_root="sudo -n"
 else
-    fail "run this as root, or with a sudo that asks for no password, to install: $missing"
+    fail "run this as root, or with a sudo that asks for no password, to install:$missing$missing_original"
 fi
 
+work=$(mktemp -d)
 # invoke-rc.d and deb-systemd-invoke ask this file whether a package may start its service; 101 is no.
 # One that is there already, as in container images, is put back afterwards.
 policy=/usr/sbin/policy-rc.d
@@ -49,6 +65,7 @@ restore() {
     if [ -e "$saved" ] || [ -L "$saved" ]; then
         $as_root mv -f "$saved" "$policy"
     fi
+    rm -rf "$work"
 }
 trap restore EXIT
 trap 'exit 1' HUP INT TERM
@@ -65,14 +82,40 @@ apt() {
         -o DPkg::Lock::Timeout=120 -o Dpkg::Options::=--force-confold "$@" </dev/null
 }
 
+is_available() {
+    apt-cache show "$1" >/dev/null 2>&1
+}
+
 apt update || fail "apt-get update failed; are the package sources reachable?"
 for package in $missing; do
-    apt-cache show "$package" >/dev/null 2>&1 ||
+    is_available "$package" ||
         fail "no package $package in the sources of this system ($(. /etc/os-release && echo "$PRETTY_NAME"))"
 done
+# What the system's sources lack is downloaded as apt downloads it, signatures checked, from Debian 12's;
+# the system's own list of sources stays as it is.
+for package in $missing_original; do
+    if is_available "$package"; then
+        missing="$missing $package"
+        continue
+    fi
+    if [ ! -e "$work/sources" ]; then
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
+${DEBIAN_MIRROR:-http://deb.debian.org/debian} bookworm main" >"$work/sources"
+        mkdir -p "$work/lists/partial"
+        bookworm="-o Dir::Etc::SourceList=$work/sources -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$work/lists"
+        bookworm="$bookworm -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User="
+        # shellcheck disable=SC2086 # a list
+        apt-get -q $bookworm update || fail "the package sources of Debian 12 are not reachable"
+    fi
+    # shellcheck disable=SC2086 # a list
+    (cd "$work" && apt-get -q $bookworm download "$package") || fail "cannot download $package of Debian 12"
+    for file in "$work/$package"_*.deb; do
+        missing="$missing $file"
+    done
+done
 # shellcheck disable=SC2086 # a list
-apt install --no-install-recommends $missing || fail "apt-get install failed: $missing"
+apt install --no-install-recommends $missing || fail "apt-get install failed:$missing"
 
 missing_packages
-[ -z "$missing" ] || fail "still missing: $missing"
+[ -z "$missing$missing_original" ] || fail "still missing:$missing$missing_original"
 echo "install-packages: done"
