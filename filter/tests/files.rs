@@ -1,5 +1,8 @@
 //! Whole filter files: ours, and those that come with the original.
 
+#[path = "../../tests/support/original.rs"]
+mod original;
+
 use std::path::{Path, PathBuf};
 
 use filter::rules::ModuleRules;
@@ -63,7 +66,7 @@ fn the_strict_rules_load_without_warnings_once_they_have_a_key() {
 /// Of the package caml-crush-server, which the tests need anyway.
 #[test]
 fn debians_file_loads_once_it_has_a_key() {
-    let text = read(Path::new("/etc/pkcs11proxyd/filter.conf"));
+    let text = original::configuration("filter.conf");
     assert!(
         parse(&text, "")
             .unwrap_err()

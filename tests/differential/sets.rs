@@ -9,6 +9,7 @@ use xdr::{Call, Flags, ObjectHandle, Reply, Ulong, UserType};
 
 use crate::raw::Both;
 use crate::rules::Numbers;
+use crate::support::original;
 use crate::*;
 
 const SENSITIVE_AND_ROLES: [u64; 10] = [
@@ -31,8 +32,7 @@ const AES_CBC_ENCRYPT_DATA: u64 = 0x1105;
 
 /// Debian's file from its forbidden mechanisms on, with one of its two sets of patches and a key.
 fn debians(set: usize) -> String {
-    let file = "/etc/pkcs11proxyd/filter.conf";
-    let text = std::fs::read_to_string(file).expect("caml-crush-server is installed");
+    let text = original::configuration("filter.conf");
     let chains: Vec<&str> = text.split("filter_actions_post").skip(1).collect();
     let chain = match set {
         1 => chains[0].split("(**** Fixing").next(),

@@ -1,7 +1,8 @@
 //! The filter files that both daemons are compared under.
 
-/// The shipped configuration: patch set 1 on, patch set 2 in a comment.
-const SHIPPED: &str = "/etc/pkcs11proxyd/filter.conf";
+use crate::support::original;
+
+/// The shipped configuration has patch set 1 on, patch set 2 in a comment, and wants a key.
 const KEY: &str = "wrapping_format_key = \"00112233445566778899aabbccddeeff\"\n";
 
 /// A filter file without its `modules`, and whether its C_WrapKey appends the wrapping format.
@@ -165,9 +166,7 @@ pub fn strictest_of_the_original() -> String {
 }
 
 fn shipped() -> String {
-    let text = std::fs::read_to_string(SHIPPED).unwrap_or_else(|error| {
-        panic!("{SHIPPED}: {error}; tests/support/install-packages.sh installs it")
-    });
+    let text = original::configuration("filter.conf");
     // The fixture writes its own line.
     text.lines()
         .filter(|line| !line.starts_with("modules ="))

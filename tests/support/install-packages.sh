@@ -41,19 +41,32 @@ missing_packages() {
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
     fail "this is not a Debian system; needed are: $packages $original"
 missing_packages
+as_root=
+if [ "$(id -u)" -ne 0 ] && command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    as_root="sudo -n"
+fi
+
+# The tests read Caml Crush's configuration files, which only root and its own group may.
+copy_configuration() {
+    [ -n "$original" ] || return 0
+    copies=${CARGO_TARGET_DIR:-target}/caml-crush
+    for file in /etc/pkcs11proxyd/pkcs11proxyd.conf /etc/pkcs11proxyd/filter.conf; do
+        [ -r "$file" ] || [ -r "$copies/${file##*/}" ] || {
+            mkdir -p "$copies"
+            $as_root cat "$file" >"$copies/copy" || fail "cannot read $file; run this as root, or with sudo"
+            mv "$copies/copy" "$copies/${file##*/}"
+        }
+    done
+}
+
 if [ -z "$missing$missing_original" ]; then
+    copy_configuration
     echo "install-packages: all there: $packages $original"
     exit 0
 fi
 echo "install-packages: missing:$missing$missing_original"
-
-if [ "$(id -u)" -eq 0 ]; then
-    as_root=
-elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
-    as_root="sudo -n"
-else
+[ "$(id -u)" -eq 0 ] || [ -n "$as_root" ] ||
     fail "run this as root, or with a sudo that asks for no password, to install:$missing$missing_original"
-fi
 
 work=$(mktemp -d)
 # invoke-rc.d and deb-systemd-invoke ask this file whether a package may start its service; 101 is no.
@@ -118,4 +131,5 @@ apt install --no-install-recommends $missing || fail "apt-get install failed:$mi
 
 missing_packages
 [ -z "$missing$missing_original" ] || fail "still missing:$missing$missing_original"
+copy_configuration
 echo "install-packages: done"

@@ -14,11 +14,14 @@
  *   NULLMODULE_FAIL=C_Sign:0x80000123  the function returns that; several after commas
  *   NULLMODULE_SLEEP=C_Sign:250        the function sleeps first, milliseconds; several likewise
  *   NULLMODULE_CRASH=C_Sign            the function dies of SIGSEGV; several likewise
+ *   NULLMODULE_PROCESS=1               C_Initialize appends to NULLMODULE_LOG what the process has: the
+ *                                      number of its descriptors, its working directory
  *   NULLMODULE_PROTECTED=1             the token has a protected authentication path
  *   NULLMODULE_OBEY=1                  C_Sign does what its data say: `crash`, `sleep MS`, `rv 0xN`,
  *                                      `size N` (the length of the signature), `exit N`
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <fcntl.h>
 #include <pkcs11.h>
 #include <signal.h>
@@ -165,9 +168,25 @@ static void pad(CK_BYTE *field, size_t size, const char *text)
 
 /* ---- General ---------------------------------------------------------------------------- */
 
+/* A process that others may not look at can look at itself. */
+static void record_process(void)
+{
+    char directory[1024];
+    DIR *descriptors = opendir("/proc/self/fd");
+    int count = 0;
+    while (descriptors && readdir(descriptors))
+        count++;
+    if (descriptors)
+        closedir(descriptors);
+    /* But ., .. and the one just closed. */
+    record("process descriptors=%d directory=%s", count - 3, getcwd(directory, sizeof directory) ? directory : "?");
+}
+
 CK_RV C_Initialize(void *a)
 {
     const CK_C_INITIALIZE_ARGS *args = a;
+    if (environment("NULLMODULE_PROCESS"))
+        record_process();
     ALWAYS(" args=%s flags=0x%lx", P(a), args ? args->flags : 0);
     return atomic_exchange(&initialised, 1) ? CKR_CRYPTOKI_ALREADY_INITIALIZED : CKR_OK;
 }
