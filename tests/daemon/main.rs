@@ -431,8 +431,12 @@ fn sigterm_and_sigint_stop_everything_and_leave_nothing() {
         setup.modules = vec![("null".into(), module("nullmodule"))];
         let mut daemon = setup.start();
         let socket = daemon.directory().join("socket");
-        let pid = std::fs::read_to_string(daemon.directory().join("pid")).expect("a pid file");
-        assert_eq!(pid, format!("{}\n", daemon.process().pid));
+        // Written after the socket is there: in the foreground nobody is told when all is ready.
+        let pid = format!("{}\n", daemon.process().pid);
+        let file = daemon.directory().join("pid");
+        assert!(wait_until(Duration::from_secs(5), || {
+            std::fs::read_to_string(&file).is_ok_and(|text| text == pid)
+        }));
         let mut client = UnixStream::connect(&socket).expect("the daemon accepts");
         let workers = daemon.workers();
         daemon.process().signal(signal);
@@ -440,7 +444,7 @@ fn sigterm_and_sigint_stop_everything_and_leave_nothing() {
         assert_eq!(status.code(), Some(0), "{signal}");
         assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
         assert!(!workers.iter().any(|worker| worker.is_alive()));
-        assert!(!socket.exists() && !daemon.directory().join("pid").exists());
+        assert!(!socket.exists() && !file.exists());
     }
 }
 
