@@ -81,6 +81,7 @@ impl Setup {
 
 /// A running daemon. Dropping it ends it and everything it started.
 pub struct Daemon {
+    maker: Maker,
     child: Child,
     process: Process,
     address: Address,
@@ -145,6 +146,7 @@ impl Daemon {
             });
         let process = Process::of(child.id()).expect("a child that nobody waited for is in /proc");
         let mut daemon = Self {
+            maker: setup.maker,
             child,
             process,
             address,
@@ -180,6 +182,11 @@ impl Daemon {
             Address::Tcp(port) => format!("127.0.0.1:{port}"),
             Address::Unix(path) => path.display().to_string(),
         }
+    }
+
+    /// Whose it is.
+    pub fn maker(&self) -> Maker {
+        self.maker
     }
 
     /// The process that was started, the controller.

@@ -21,7 +21,7 @@ pub enum Answer {
     /// Accepted without being executed, or denied: what follows the xid and REPLY, from the first
     /// word that says so.
     Status(Vec<u8>),
-    /// Nothing within a second.
+    /// Nothing in time.
     Nothing,
     /// The daemon closed the connection.
     Closed,
@@ -71,13 +71,43 @@ pub struct Connection {
     xid: u32,
 }
 
+/// How long a call may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Connections that the original may leave without a worker, one after the other.
+const UNSERVED: usize = 10;
+
 impl Connection {
+    /// On a busy machine the original sometimes leaves a client without a worker, for good. Then
+    /// another connection is tried; ours has to serve the first.
     fn new(daemon: &Daemon) -> Connection {
+        let mut connection = Connection::open(daemon);
+        for _ in 0..UNSERVED {
+            if daemon.maker() == Maker::Ours || connection.is_served() {
+                break;
+            }
+            connection = Connection::open(daemon);
+        }
+        connection
+    }
+
+    /// Whether a call of procedure 0, which there is none of, is answered at all.
+    fn is_served(&mut self) -> bool {
+        const CALL: [u32; 11] = [1 << 31 | 40, 8, 0, 2, 4, 3, 0, 0, 0, 0, 0];
+        let soon = Some(Duration::from_secs(3));
+        self.stream.set_read_timeout(soon).expect("a timeout");
+        let _ = (&self.stream).write_all(&CALL.map(u32::to_be_bytes).concat());
+        let answer = self.answer(None, Xid(8));
+        self.stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a timeout");
+        matches!(answer, Answer::Status(_))
+    }
+
+    fn open(daemon: &Daemon) -> Connection {
         let stream = TcpStream::connect(daemon.address()).expect("the daemon accepts");
         stream.set_nodelay(true).expect("TCP can");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .expect("a timeout");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Connection {
             stream,
             xid: 0x1000,
