@@ -5,6 +5,7 @@
 #   make check          every test
 #   make bench          cost of a call beside the bare transport
 #   make soak           the slow tests
+#   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR
 
@@ -50,7 +51,7 @@ CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
 
 LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
 
-.PHONY: all demo check bench soak certs install packages demo-packages $(LIBNAMES:%=library-%)
+.PHONY: all demo check bench soak fresh certs install packages demo-packages $(LIBNAMES:%=library-%)
 
 all: $(LIBNAMES:%=library-%)
 	$(CLIENT_CARGO) build --release --workspace
@@ -80,6 +81,10 @@ bench: packages
 
 soak: packages
 	$(CARGO) test --release --workspace -- --ignored --test-threads=1
+
+fresh:
+	tests/fresh-system.sh bookworm
+	tests/fresh-system.sh trixie
 
 certs:
 	tests/support/make-certs.sh $(CERTS)
