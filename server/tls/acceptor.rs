@@ -23,7 +23,7 @@ use openssl::ssl::{
 use openssl::stack::Stack;
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509NameRef, X509Ref, X509VerifyResult};
+use openssl::x509::{X509, X509Crl, X509Name, X509NameRef, X509Ref, X509VerifyResult};
 use socket2::Socket;
 use zeroize::Zeroizing;
 
@@ -36,6 +36,9 @@ const PROTOCOL: &[u8] = b"pkcs11-rpc/3";
 
 /// OpenSSL's X509_V_ERR_UNABLE_TO_GET_CRL.
 const NO_CRL: i32 = 3;
+
+/// The object identifier, in DER, of the extension that makes a revocation list a delta list.
+const DELTA: &[u8] = &[6, 3, 0x55, 0x1d, 27];
 
 /// What is never offered, whatever a list of the older keys says.
 const NEVER: &str = "!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!SRP:!RC4:!kRSA:!kDH:!kECDH:!aDSS";
@@ -431,7 +434,10 @@ impl Builder<'_> {
         let mut names = Stack::new().map_err(about_nothing)?;
         let mut flags = X509VerifyFlags::PARTIAL_CHAIN;
         if !revoke.is_empty() {
-            flags |= X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL;
+            // Without the last, a list that is no whole one would be taken for one.
+            flags |= X509VerifyFlags::CRL_CHECK
+                | X509VerifyFlags::CRL_CHECK_ALL
+                | X509VerifyFlags::EXTENDED_CRL_SUPPORT;
         }
         // As in GnuTLS, any of these ends a chain, also one that is not its own issuer's.
         store.set_flags(flags).map_err(about_nothing)?;
@@ -443,20 +449,18 @@ impl Builder<'_> {
                 return Err(about(file, "holds no certificate"));
             }
             for certificate in certificates {
-                let name = certificate.subject_name();
-                without_list.push((file, name.to_der().map_err(refused)?, written(name)));
-                names
-                    .push(name.to_owned().map_err(refused)?)
-                    .map_err(refused)?;
+                let name = certificate.subject_name().to_owned().map_err(refused)?;
+                without_list.push((file, name.to_owned().map_err(refused)?));
+                names.push(name).map_err(refused)?;
                 store.add_cert(certificate).map_err(refused)?;
             }
         }
         let lookup = store
             .add_lookup(X509Lookup::file())
             .map_err(about_nothing)?;
+        let mut issuers = Vec::new();
         for file in revoke {
-            let issuers = issuers_of_lists(file)?;
-            without_list.retain(|(_, name, _)| !issuers.contains(name));
+            issuers.extend(issuers_of_lists(file)?);
             let name = file
                 .value
                 .to_str()
@@ -466,25 +470,28 @@ impl Builder<'_> {
                 .load_crl_file(name, openssl::ssl::SslFiletype::PEM)
                 .map_err(refused)?;
         }
-        if !revoke.is_empty() {
-            for (file, _, name) in without_list {
-                self.warn(
-                    &file.place,
-                    format!("{name} has no revocation list in any crl_file"),
-                );
-            }
+        without_list.retain(|(_, name)| !revoke.is_empty() && !contains(&issuers, name));
+        for (file, name) in without_list {
+            let text = format!("{} has no revocation list in any crl_file", written(&name));
+            self.warn(&file.place, text);
         }
         self.context.set_cert_store(store.build());
         self.context.set_client_ca_list(names);
         let mode = SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT;
         // Lists count where there are any, as in GnuTLS: an authority without one was warned about.
-        self.context.set_verify_callback(mode, |verified, context| {
-            let no_list = !verified && context.error().as_raw() == NO_CRL;
-            if no_list {
-                context.set_error(X509VerifyResult::OK);
-            }
-            verified || no_list
-        });
+        // One that has lists, of which none is for this certificate, vouches for nothing.
+        self.context
+            .set_verify_callback(mode, move |verified, context| {
+                let has_no_list = !verified
+                    && context.error().as_raw() == NO_CRL
+                    && context
+                        .current_cert()
+                        .is_some_and(|certificate| !contains(&issuers, certificate.issuer_name()));
+                if has_no_list {
+                    context.set_error(X509VerifyResult::OK);
+                }
+                verified || has_no_list
+            });
         Ok(())
     }
 
@@ -569,15 +576,25 @@ fn certificates(file: &At<PathBuf>) -> Result<Vec<X509>, Fault> {
     })
 }
 
-fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<Vec<u8>>, Fault> {
+/// Whether one of the names is the same, however it is encoded.
+fn contains(names: &[X509Name], wanted: &X509NameRef) -> bool {
+    let is_same = |name: &X509Name| name.try_cmp(wanted).is_ok_and(|order| order.is_eq());
+    names.iter().any(is_same)
+}
+
+fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<X509Name>, Fault> {
     const BEGIN: &str = "-----BEGIN X509 CRL-----";
     let bytes = content(file)?;
     let text = String::from_utf8_lossy(&bytes);
+    let refused = |error: ErrorStack| about(file, &shortened(&error));
     let mut issuers = Vec::new();
     for (start, _) in text.match_indices(BEGIN) {
-        let list = openssl::x509::X509Crl::from_pem(&text.as_bytes()[start..]);
-        let issuer = list.and_then(|list| list.issuer_name().to_der());
-        issuers.push(issuer.map_err(|error| about(file, &shortened(&error)))?);
+        let list = X509Crl::from_pem(&text.as_bytes()[start..]).map_err(refused)?;
+        let der = list.to_der().map_err(refused)?;
+        if der.windows(DELTA.len()).any(|window| window == DELTA) {
+            return Err(about(file, "holds a delta list: expected whole ones"));
+        }
+        issuers.push(list.issuer_name().to_owned().map_err(refused)?);
     }
     if issuers.is_empty() {
         Err(about(file, "holds no revocation list in PEM"))

@@ -8,7 +8,7 @@
 # With "more", what the tests need besides: ECDSA certificates (server-ec, client-ec), chains with an
 # intermediate authority (server-chain, client-chain), an encrypted key (server-encrypted.key,
 # password "secret"), a client's that has expired (client-expired), one that is revoked (client-revoked,
-# crl.pem), another client's (client-other), everything of another authority (other-ca, other-server,
+# crl.pem; crl-reasons.pem for one reason only, crl-delta.pem without it), another client's (client-other), everything of another authority (other-ca, other-server,
 # other-client), DH parameters (dh.pem) and pre-shared keys (psk.keys for the daemon, psk.client).
 set -eu
 export LC_ALL=C
@@ -42,6 +42,12 @@ copy_extensions = none
 [anything]
 O = supplied
 CN = supplied
+[one_reason]
+issuingDistributionPoint = critical, @reason
+[reason]
+onlysomereasons = keyCompromise
+[delta]
+2.5.29.27 = critical, ASN1:INTEGER:1
 [is_ca]
 basicConstraints = critical, CA:true
 keyUsage = critical, keyCertSign, cRLSign
@@ -94,8 +100,11 @@ if [ "${2-}" = more ]; then
     certificate client-other ec ca is_client
     certificate client-expired ec ca is_client -startdate 20200101000000Z -enddate 20210101000000Z
     certificate client-revoked ec ca is_client
-    openssl ca -config make-certs.cnf -cert ca.pem -keyfile ca.key -revoke client-revoked.pem
-    openssl ca -config make-certs.cnf -cert ca.pem -keyfile ca.key -gencrl -out crl.pem
+    revocation="openssl ca -config make-certs.cnf -cert ca.pem -keyfile ca.key"
+    $revocation -gencrl -crlexts delta -out crl-delta.pem
+    $revocation -revoke client-revoked.pem
+    $revocation -gencrl -out crl.pem
+    $revocation -gencrl -crlexts one_reason -out crl-reasons.pem
     certificate between rsa ca is_ca
     for side in server client; do
         certificate "$side-chain" ec between "is_$side"

@@ -124,6 +124,30 @@ fn revocation_lists_count_for_the_authorities_that_have_one() {
     );
 }
 
+/// One that is for some reasons only says nothing of others: nobody passes by it, revoked or not.
+#[test]
+fn a_revocation_list_that_is_not_for_everything_lets_nobody_pass() {
+    let list = certificate("crl-reasons.pem");
+    let x509 = format!("revoke {{ crl_file = \"{list}\" }};");
+    let tls = Tls {
+        trust: vec!["ca", "other-ca"],
+        x509,
+        ..Tls::default()
+    };
+    let stack = stack(Ours, Ours, &tls);
+    let daemon = stack.daemon.as_ref().expect("it has one");
+    for own in ["client-revoked", "client"] {
+        assert!(!is_served(&list_slots(Ours, daemon, own, &[])), "{own}");
+    }
+    let log = daemon.log();
+    assert!(
+        log.contains("client certificate: certificate revoked"),
+        "{log}"
+    );
+    assert!(log.contains("unable to get certificate CRL"), "{log}");
+    serves(daemon, "other-client", &[]);
+}
+
 #[test]
 fn a_client_without_a_certificate() {
     for version in ["-tls1_2", "-tls1_3"] {

@@ -53,6 +53,7 @@ fn bad_files_are_named_with_their_place() {
     let good = key("server.pem", "server.key", "");
     let trust = |file: &str| format!("trust {{ crt_file = \"{file}\" }}");
     let ca = certificate("ca.pem");
+    let delta = certificate("crl-delta.pem");
     let encrypted = "server-encrypted.key";
     for (processor, line, expected) in [
         (
@@ -99,6 +100,11 @@ fn bad_files_are_named_with_their_place() {
             x509(&good, &format!("revoke {{ crl_file = \"{ca}\" }}")),
             7,
             "holds no revocation list",
+        ),
+        (
+            x509(&good, &format!("revoke {{ crl_file = \"{delta}\" }}")),
+            7,
+            "crl-delta.pem: holds a delta list",
         ),
         (
             "tls { algorithms = \"HIGH\"; x509 { } };".into(),
