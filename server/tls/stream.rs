@@ -75,6 +75,10 @@ impl Pipe {
 impl Read for Pipe {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
         let is_limited = self.is_urgent || self.incoming.is_within();
+        if !is_limited {
+            // Also after a TLS record that was no part of a call, such as a key update.
+            self.socket.rest()?;
+        }
         let count = self.socket.read(space, is_limited)?;
         self.incoming.follow(&space[..count]);
         Ok(count)
@@ -176,6 +180,8 @@ impl Transport for TlsStream {
                 Ok(count) => return Ok(count),
                 Err(error) => match error.code() {
                     ErrorCode::ZERO_RETURN => return Ok(0),
+                    // The client is gone without a word.
+                    ErrorCode::SYSCALL if error.io_error().is_none() => return Ok(0),
                     ErrorCode::WANT_READ | ErrorCode::WANT_WRITE if error.io_error().is_none() => {}
                     _ => return Err(plain(error)),
                 },
@@ -243,5 +249,27 @@ mod tests {
             }
             assert_eq!(ends.first, Some(23));
         }
+    }
+
+    /// Such as the two halves of a key update.
+    #[test]
+    fn a_client_may_idle_after_a_tls_record_that_came_in_pieces() {
+        let (ours, peer) =
+            Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let mut pipe = Pipe::new(ours, Duration::from_secs(10)).unwrap();
+        pipe.established(Duration::from_millis(50)).unwrap();
+        for part in [&[22, 3, 3][..], &[0, 1, 9]] {
+            peer.send(part).unwrap();
+            assert_eq!(pipe.read(&mut [0; 8]).unwrap(), 3);
+        }
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            peer.send(&[22, 3]).unwrap();
+            peer
+        });
+        assert_eq!(pipe.read(&mut [0; 8]).unwrap(), 2);
+        let _peer = late.join().unwrap();
+        let error = pipe.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
+
 use super::support::processes::wait_until;
 use super::support::{Daemon, Endpoint, Maker, Token};
 use super::tls::{Tls, serves};
@@ -107,21 +109,9 @@ fn two_hundred_peers_that_stop_within_the_handshake_delay_nobody() {
 /// Once a TLS record or a call has begun it has to be complete in time; between calls there is no limit.
 #[test]
 fn a_client_may_idle_between_calls_but_not_within_one() {
-    use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
     let (daemon, _token) = daemon("record_timeout = 0.5; handshake_timeout = 5.0;", 50);
-    let mut connector = SslConnector::builder(SslMethod::tls_client()).expect("OpenSSL works");
-    let file = super::support::certificates::certificate;
-    connector
-        .set_certificate_chain_file(file("client.pem"))
-        .expect("made before");
-    connector
-        .set_private_key_file(file("client.key"), SslFiletype::PEM)
-        .expect("made before");
-    connector.set_verify(SslVerifyMode::NONE);
-    let connector = connector.build();
-    let null = hex(
-        "80000028 11220001 00000000 00000002 00000004 00000003 00000000 00000000 00000000 00000000 00000000",
-    );
+    let connector = connector();
+    let null = hex(NULL);
     for part in [null.len() - 1, 2] {
         let peer = TcpStream::connect(daemon.address()).expect("it listens");
         peer.set_read_timeout(Some(Duration::from_secs(10)))
@@ -164,6 +154,37 @@ fn a_client_may_idle_between_calls_but_not_within_one() {
         daemon.log()
     );
 }
+
+/// As clients do that are killed: no alert, only the end of the connection.
+#[test]
+fn a_client_that_leaves_without_a_word_is_nothing_to_warn_of() {
+    let (daemon, _token) = daemon("", 50);
+    let peer = TcpStream::connect(daemon.address()).expect("it listens");
+    let mut stream = connector().connect("localhost", peer).expect("a handshake");
+    stream.write_all(&hex(NULL)).expect("it is connected");
+    stream.read_exact(&mut [0; 28]).expect("an answer");
+    drop(stream);
+    let gone = wait_until(Duration::from_secs(5), || daemon.workers().len() == 1);
+    assert!(gone, "{} workers", daemon.workers().len());
+    assert!(!daemon.log().contains("[warning]"), "{}", daemon.log());
+}
+
+/// A client with a good certificate.
+fn connector() -> SslConnector {
+    let mut connector = SslConnector::builder(SslMethod::tls_client()).expect("OpenSSL works");
+    let file = super::support::certificates::certificate;
+    connector
+        .set_certificate_chain_file(file("client.pem"))
+        .expect("made before");
+    connector
+        .set_private_key_file(file("client.key"), SslFiletype::PEM)
+        .expect("made before");
+    connector.set_verify(SslVerifyMode::NONE);
+    connector.build()
+}
+
+/// A call of the procedure 0; spec/protocol.md 9.
+const NULL: &str = "80000028 11220001 00000000 00000002 00000004 00000003 00000000 00000000 00000000 00000000 00000000";
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<char> = text
