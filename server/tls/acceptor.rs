@@ -337,9 +337,13 @@ impl Builder<'_> {
                         .set_ciphersuites(suites13)
                         .map_err(at(&config.place))?;
                 }
-                context
-                    .set_groups_list(&priority.groups)
-                    .map_err(at(&config.place))?;
+                if !priority.groups.is_empty() {
+                    context
+                        .set_groups_list(&priority.groups)
+                        .map_err(at(&config.place))?;
+                }
+                // Of the client's certificate, not of the server's, as in GnuTLS.
+                context.verify_param_mut().set_auth_level(priority.strength);
                 if let Some(signatures) = &priority.signatures {
                     context
                         .set_sigalgs_list(signatures)

@@ -16,10 +16,12 @@ pub struct Priority {
     pub suites12: String,
     /// The same for TLS 1.3.
     pub suites13: String,
-    /// OpenSSL's names of the groups.
+    /// OpenSSL's names of the groups; may be empty, with suites of TLS 1.2 that need none.
     pub groups: String,
-    /// OpenSSL's names of the signature algorithms, if the string says anything of them.
+    /// OpenSSL's names of the signature algorithms, if they are not all that there are.
     pub signatures: Option<String>,
+    /// How strong the certificates of clients have to be, as an OpenSSL security level.
+    pub strength: i32,
     /// What was asked for and is not offered.
     pub warnings: Vec<String>,
 }
@@ -166,6 +168,7 @@ const NO_EFFECT: Names = &[
     "ALLOW_SMALL_RECORDS",
     "STATELESS_COMPRESSION",
     "FORCE_SESSION_HASH",
+    "DISABLE_WILDCARDS",
 ];
 
 /// Options that would weaken a connection.
@@ -179,8 +182,25 @@ const REFUSED: Names = &[
     "VERIFY_ALLOW_BROKEN",
     "VERIFY_ALLOW_X509_V1_CA_CRT",
     "VERIFY_DISABLE_CRL_CHECKS",
-    "DISABLE_WILDCARDS",
-    "FORCE_ETM",
+];
+
+/// Security level 2, 112 bits: what is asked of clients at least.
+const MEDIUM: i32 = 2;
+
+/// Security level 3, 128 bits.
+const HIGH: i32 = 3;
+
+/// `%PROFILE_...` and the security level that has as many bits, or the next.
+const PROFILES: &[(&str, i32)] = &[
+    ("VERY_WEAK", MEDIUM),
+    ("LOW", MEDIUM),
+    ("LEGACY", MEDIUM),
+    ("MEDIUM", MEDIUM),
+    ("HIGH", HIGH),
+    ("ULTRA", 4),
+    ("FUTURE", 5),
+    ("SUITEB128", HIGH),
+    ("SUITEB192", 4),
 ];
 
 /// What an initial keyword stands for. `RSA` and older versions are left out from the start.
@@ -191,6 +211,17 @@ struct Level {
     ciphers: Names,
     macs: Names,
     groups: Names,
+    signatures: Signatures,
+    /// None where nothing is said of it.
+    strength: Option<i32>,
+}
+
+#[derive(Clone, Copy)]
+enum Signatures {
+    Every,
+    /// Those with these ends.
+    Ending(Names),
+    Only(Names),
 }
 
 const EVERY_GROUP: Names = &[
@@ -205,6 +236,7 @@ const EVERY_GROUP: Names = &[
     "FFDHE6144",
     "FFDHE8192",
 ];
+const STRONG_SIGNATURES: Signatures = Signatures::Ending(&["SHA384", "SHA512", "ED448"]);
 const STRONG_GROUPS: Names = &["SECP384R1", "SECP521R1", "FFDHE8192"];
 const NORMAL_CIPHERS: Names = &[
     "AES-256-GCM",
@@ -229,6 +261,40 @@ const NORMAL: Level = Level {
     ciphers: NORMAL_CIPHERS,
     macs: &["SHA1", "AEAD"],
     groups: EVERY_GROUP,
+    signatures: Signatures::Every,
+    strength: Some(MEDIUM),
+};
+
+const SECURE128: Level = Level {
+    name: "SECURE128",
+    ciphers: &[
+        "AES-256-GCM",
+        "CHACHA20-POLY1305",
+        "AES-256-CBC",
+        "AES-256-CCM",
+        "AES-128-GCM",
+        "AES-128-CBC",
+        "AES-128-CCM",
+    ],
+    ..NORMAL
+};
+
+/// What a string begins with that begins with no keyword: the versions alone.
+const UNSAID: Level = Level {
+    name: "",
+    exchanges: &[],
+    ciphers: &[],
+    macs: &[],
+    groups: &[],
+    signatures: Signatures::Only(&[]),
+    strength: None,
+    ..NORMAL
+};
+
+const NONE: Level = Level {
+    name: "NONE",
+    versions: &[],
+    ..UNSAID
 };
 
 const LEVELS: &[Level] = &[
@@ -254,24 +320,18 @@ const LEVELS: &[Level] = &[
         ],
         ..NORMAL
     },
+    SECURE128,
     Level {
-        name: "SECURE128",
-        ciphers: &[
-            "AES-256-GCM",
-            "CHACHA20-POLY1305",
-            "AES-256-CBC",
-            "AES-256-CCM",
-            "AES-128-GCM",
-            "AES-128-CBC",
-            "AES-128-CCM",
-        ],
-        ..NORMAL
+        name: "SECURE",
+        ..SECURE128
     },
     Level {
         name: "SECURE192",
         ciphers: STRONG_CIPHERS,
         macs: &["AEAD"],
         groups: STRONG_GROUPS,
+        signatures: STRONG_SIGNATURES,
+        strength: Some(HIGH),
         ..NORMAL
     },
     Level {
@@ -279,6 +339,8 @@ const LEVELS: &[Level] = &[
         ciphers: STRONG_CIPHERS,
         macs: &["AEAD"],
         groups: STRONG_GROUPS,
+        signatures: STRONG_SIGNATURES,
+        strength: Some(HIGH),
         ..NORMAL
     },
     Level {
@@ -288,6 +350,13 @@ const LEVELS: &[Level] = &[
         ciphers: &["AES-256-GCM", "AES-128-GCM"],
         macs: &["AEAD"],
         groups: &["SECP256R1", "SECP384R1"],
+        signatures: Signatures::Only(&[
+            "ECDSA-SHA256",
+            "ECDSA-SECP256R1-SHA256",
+            "ECDSA-SHA384",
+            "ECDSA-SECP384R1-SHA384",
+        ]),
+        strength: Some(HIGH),
     },
     Level {
         name: "SUITEB192",
@@ -296,14 +365,8 @@ const LEVELS: &[Level] = &[
         ciphers: &["AES-256-GCM"],
         macs: &["AEAD"],
         groups: &["SECP384R1"],
-    },
-    Level {
-        name: "NONE",
-        versions: &[],
-        exchanges: &[],
-        ciphers: &[],
-        macs: &[],
-        groups: &[],
+        signatures: Signatures::Only(&["ECDSA-SHA384", "ECDSA-SECP384R1-SHA384"]),
+        strength: Some(4),
     },
 ];
 
@@ -420,23 +483,43 @@ struct State {
     groups: Selected,
     signatures: Selected,
     signatures_named: bool,
+    strength: Option<i32>,
+    without_cbc: bool,
     warnings: Vec<String>,
+}
+
+impl Signatures {
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        let names = SIGNATURES.iter().map(|(name, _)| *name);
+        names.filter(move |name| match self {
+            Signatures::Every => true,
+            Signatures::Ending(ends) => ends.iter().any(|end| name.ends_with(end)),
+            Signatures::Only(only) => only.contains(name),
+        })
+    }
 }
 
 impl Priority {
     /// Reads a priority string; the error says what was expected.
     pub fn parse(text: &str) -> Result<Priority, String> {
         let upper = text.to_ascii_uppercase();
-        let mut tokens = upper.split(':');
-        let first = tokens.next().unwrap_or_default();
-        let Some(level) = LEVELS.iter().find(|level| level.name == first) else {
-            let names: Vec<_> = LEVELS.iter().map(|level| level.name).collect();
-            return Err(format!(
-                "expected one of {} first, found `{first}`",
-                names.join(", ")
-            ));
+        let mut tokens = upper.split(':').map(str::trim_start).peekable();
+        let first = tokens.peek().copied().unwrap_or_default();
+        let base = match level(first).or_else(|| (first == NONE.name).then_some(&NONE)) {
+            Some(level) => {
+                tokens.next();
+                level
+            }
+            None if first.starts_with(['+', '-', '!', '%']) => &UNSAID,
+            None => {
+                let names: Vec<_> = LEVELS.iter().map(|level| level.name).collect();
+                return Err(format!(
+                    "expected NONE or one of {} first, found `{first}`",
+                    names.join(", ")
+                ));
+            }
         };
-        let mut state = State::new(level);
+        let mut state = State::new(base);
         for token in tokens {
             state.modify(token)?;
         }
@@ -444,14 +527,16 @@ impl Priority {
     }
 }
 
+fn level(name: &str) -> Option<&'static Level> {
+    LEVELS.iter().find(|level| level.name == name)
+}
+
 impl State {
     fn new(level: &Level) -> State {
         let group_names = GROUPS.iter().map(|(name, _)| *name);
         let signature_names = SIGNATURES.iter().map(|(name, _)| *name);
         let mut signatures = Selected::new(signature_names, OLD_SIGNATURES, &[]);
-        if level.name != "NONE" {
-            signatures.add_all();
-        }
+        signatures.chosen.extend(level.signatures.names());
         State {
             versions: Selected::new(VERSIONS.iter().copied(), OLD_VERSIONS, level.versions),
             exchanges: Selected::new(EXCHANGES.iter().copied(), OLD_EXCHANGES, level.exchanges),
@@ -460,6 +545,8 @@ impl State {
             groups: Selected::new(group_names, OLD_GROUPS, level.groups),
             signatures,
             signatures_named: false,
+            strength: level.strength,
+            without_cbc: false,
             warnings: Vec::new(),
         }
     }
@@ -471,9 +558,23 @@ impl State {
                 self.warnings.push(format!(
                     "%{option} has no effect: it would weaken connections"
                 ));
-            } else if !NO_EFFECT.contains(&option) && !option.starts_with("PROFILE_") {
+            } else if let Some(name) = option.strip_prefix("PROFILE_") {
+                let Some((_, strength)) = PROFILES.iter().find(|(profile, _)| *profile == name)
+                else {
+                    return unknown();
+                };
+                self.strength = Some(*strength);
+            } else if option == "FORCE_ETM" {
+                self.without_cbc = true;
+                self.warnings
+                    .push("%FORCE_ETM leaves out all CBC suites".into());
+            } else if !NO_EFFECT.contains(&option) {
                 return unknown();
             }
+            return Ok(());
+        }
+        if let Some(level) = level(token) {
+            self.add_level(level);
             return Ok(());
         }
         let (change, name) = match token.split_at_checked(1) {
@@ -481,10 +582,7 @@ impl State {
             Some(("-" | "!", name)) => (Change::Remove, name),
             _ => return unknown(),
         };
-        if let Some(level) = LEVELS
-            .iter()
-            .find(|level| level.name == name && change == Change::Add)
-        {
+        if let Some(level) = level(name).filter(|_| change == Change::Add) {
             self.add_level(level);
             return Ok(());
         }
@@ -511,9 +609,25 @@ impl State {
                 selected.add(name);
             }
         }
+        for name in level.signatures.names() {
+            self.signatures.add(name);
+        }
+        // The weakest of them counts, until a profile is named.
+        self.strength = [self.strength, level.strength].into_iter().flatten().min();
     }
 
     fn named(&mut self, change: Change, name: &str) -> Known {
+        let finite = match name {
+            "GROUP-DH-ALL" => Some(true),
+            "GROUP-EC-ALL" => Some(false),
+            _ => None,
+        };
+        if let Some(finite) = finite {
+            for (name, _) in GROUPS.iter().filter(|(name, _)| is_finite(name) == finite) {
+                self.groups.change(change, name);
+            }
+            return Known::Yes;
+        }
         if let Some(every) = self.wildcard(name) {
             match (every, change) {
                 (Some(selected), Change::Add) => selected.add_all(),
@@ -556,15 +670,24 @@ impl State {
             "MAC-ALL" => Some(&mut self.macs),
             "GROUP-ALL" | "CURVE-ALL" => Some(&mut self.groups),
             "SIGN-ALL" => Some(&mut self.signatures),
-            "VERS-DTLS-ALL" | "COMP-ALL" | "COMP-NULL" | "COMP-DEFLATE" | "CTYPE-ALL"
-            | "CTYPE-X509" | "CTYPE-X.509" | "CTYPE-OPENPGP" | "CTYPE-SRV-ALL"
+            "VERS-DTLS-ALL" | "COMP-ALL" | "COMP-NULL" | "COMP-DEFLATE" | "KX-GOST-ALL"
+            | "CIPHER-GOST-ALL" | "MAC-GOST-ALL" | "GROUP-GOST-ALL" | "SIGN-GOST-ALL"
+            | "CTYPE-ALL" | "CTYPE-X509" | "CTYPE-X.509" | "CTYPE-OPENPGP" | "CTYPE-SRV-ALL"
             | "CTYPE-CLI-ALL" | "CTYPE-SRV-X509" | "CTYPE-CLI-X509" => None,
             _ => return None,
         })
     }
 
-    fn finish(self) -> Result<Priority, String> {
+    fn finish(mut self) -> Result<Priority, String> {
         let has = |version| self.versions.chosen.contains(&version);
+        if self.without_cbc {
+            self.ciphers.chosen.retain(|name| !name.ends_with("-CBC"));
+        }
+        if self.groups.chosen.iter().all(|name| is_finite(name)) {
+            self.exchanges
+                .chosen
+                .retain(|name| !name.starts_with("ECDHE"));
+        }
         let mut suites12 = Vec::new();
         for exchange in &self.exchanges.chosen {
             for cipher in &self.ciphers.chosen {
@@ -581,15 +704,13 @@ impl State {
             suites13.clear();
         }
         let tls12 = has(TLS12) && !suites12.is_empty();
-        let tls13 = has(TLS13) && !suites13.is_empty();
+        let groups = named(GROUPS, &self.groups.chosen);
+        let tls13 = has(TLS13) && !suites13.is_empty() && !groups.is_empty();
         let mut signatures = named(SIGNATURES, &self.signatures.chosen);
         signatures.dedup();
-        let groups = named(GROUPS, &self.groups.chosen);
+        let chooses = !signatures.is_empty() && self.signatures.chosen.len() < SIGNATURES.len();
         if !tls12 && !tls13 {
             return Err("selects no suite of TLS 1.2 or TLS 1.3".into());
-        }
-        if groups.is_empty() {
-            return Err("selects no group".into());
         }
         if self.signatures_named && signatures.is_empty() {
             return Err("selects no signature algorithm".into());
@@ -600,10 +721,16 @@ impl State {
             suites12: suites12.join(":"),
             suites13: suites13.join(":"),
             groups: groups.join(":"),
-            signatures: self.signatures_named.then(|| signatures.join(":")),
+            signatures: chooses.then(|| signatures.join(":")),
+            strength: self.strength.unwrap_or(MEDIUM),
             warnings: self.warnings,
         })
     }
+}
+
+/// Whether a group is one of a finite field, not of a curve.
+fn is_finite(group: &str) -> bool {
+    group.starts_with("FFDHE")
 }
 
 /// The second halves of the rows whose first halves are chosen, in the order chosen.
@@ -642,7 +769,7 @@ mod tests {
              DHE-RSA-AES256-CCM:DHE-RSA-AES128-GCM-SHA256:DHE-RSA-AES128-SHA:DHE-RSA-AES128-CCM"
         );
         assert_eq!(shipped.warnings, [""; 0]);
-        assert_eq!(shipped.signatures, None);
+        assert_eq!((shipped.signatures, shipped.strength), (None, MEDIUM));
         assert!(
             shipped
                 .groups
@@ -690,6 +817,59 @@ mod tests {
     }
 
     #[test]
+    fn keywords_and_profiles_say_how_strong_certificates_have_to_be() {
+        for (text, expected) in [
+            ("NORMAL", 2),
+            ("SECURE256", 3),
+            ("SECURE192:+SECURE128", 2),
+            ("NONE:+VERS-TLS1.2:+SECURE256", 3),
+            ("SUITEB192", 4),
+            ("NORMAL:%PROFILE_LOW", 2),
+            ("NORMAL:%PROFILE_HIGH", 3),
+            ("NORMAL:%PROFILE_ULTRA", 4),
+            ("NORMAL:%PROFILE_FUTURE:+SECURE256", 3),
+        ] {
+            assert_eq!(parsed(text).strength, expected, "{text}");
+        }
+        let strong = parsed("SECURE256").signatures.unwrap();
+        assert!(
+            strong.starts_with("RSA+SHA384:") && !strong.contains("256"),
+            "{strong}"
+        );
+        assert_eq!(parsed("SUITEB192").signatures.unwrap(), "ECDSA+SHA384");
+    }
+
+    #[test]
+    fn all_that_gnutls_takes_is_taken() {
+        let normal = parsed("NORMAL");
+        for text in [
+            "+NORMAL",
+            " NORMAL",
+            "%COMPAT:NORMAL",
+            "-RSA:NORMAL",
+            "NORMAL: -RSA",
+            "NORMAL:NORMAL",
+            "NORMAL:-CIPHER-GOST-ALL",
+            "NORMAL:+GROUP-DH-ALL:%DISABLE_WILDCARDS",
+        ] {
+            assert_eq!(parsed(text), normal, "{text}");
+        }
+        assert_eq!(
+            parsed("SECURE"),
+            parsed("SECURE128"),
+            "one name for the other"
+        );
+        let finite = parsed("NORMAL:-GROUP-EC-ALL");
+        assert!(finite.groups.starts_with("ffdhe2048") && finite.tls13);
+        assert!(finite.suites12.starts_with("DHE-RSA-AES256-GCM"));
+        let without = parsed("NORMAL:-CURVE-ALL");
+        assert_eq!((without.groups.as_str(), without.tls13), ("", false));
+        assert!(!without.suites12.contains("ECDHE") && without.tls12);
+        let authenticated = parsed("NORMAL:%FORCE_ETM");
+        assert!(!authenticated.suites12.contains("-SHA:") && authenticated.warnings.len() == 1);
+    }
+
+    #[test]
     fn what_is_out_of_use_is_never_offered() {
         for name in [
             "RSA",
@@ -718,8 +898,10 @@ mod tests {
             "NORMAL:+GROUP-X",
             "SYSTEM",
             "@SYSTEM",
-            "+NORMAL",
             "NORMAL:-NORMAL",
+            "NORMAL:NONE",
+            "NORMAL:%PROFILE_FOO",
+            "NORMAL :-RSA",
             "NORMAL:+\u{e4}",
             "NORMAL:\u{e4}",
         ] {
@@ -730,16 +912,13 @@ mod tests {
             "NORMAL:-VERS-ALL",
             "NORMAL:-CIPHER-ALL",
             "NORMAL:-VERS-TLS1.2:-VERS-TLS1.3",
+            "NORMAL:-GROUP-ALL:-DHE-RSA",
+            "+AES-128-GCM",
         ] {
             assert!(
                 Priority::parse(text).unwrap_err().contains("no suite"),
                 "{text}"
             );
         }
-        assert!(
-            Priority::parse("NORMAL:-GROUP-ALL")
-                .unwrap_err()
-                .contains("no group")
-        );
     }
 }

@@ -124,6 +124,28 @@ fn revocation_lists_count_for_the_authorities_that_have_one() {
     );
 }
 
+/// A keyword or profile of the priority string asks for strong certificates, as in the original.
+#[test]
+fn client_certificates_that_are_weaker_than_the_priority_string_asks_for() {
+    for algorithms in [
+        "SECURE256:-VERS-TLS1.3:+GROUP-SECP256R1",
+        "NORMAL:-VERS-TLS1.3:%PROFILE_HIGH",
+    ] {
+        for maker in [Original, Ours] {
+            let tls = Tls {
+                algorithms: Some(algorithms),
+                ..Tls::default()
+            };
+            let stack = stack(Ours, maker, &tls);
+            let daemon = stack.daemon.as_ref().expect("it has one");
+            // RSA of 2048 bits.
+            let outcome = list_slots(Ours, daemon, "client", &[]);
+            assert!(!is_served(&outcome), "{algorithms} {maker:?}");
+            serves(daemon, "client-ec", &[]);
+        }
+    }
+}
+
 /// One that is for some reasons only says nothing of others: nobody passes by it, revoked or not.
 #[test]
 fn a_revocation_list_that_is_not_for_everything_lets_nobody_pass() {

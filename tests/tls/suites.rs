@@ -1,6 +1,7 @@
 //! What other implementations see of our daemon: versions and suites, by `openssl s_client` and
 //! `gnutls-cli`; and that priority strings mean what GnuTLS makes of them.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
@@ -139,6 +140,43 @@ fn listed(text: &str) -> (Vec<String>, Vec<String>) {
     (suites12, suites13)
 }
 
+/// What GnuTLS lists in one line of a string's listing, without what is never offered.
+fn listed_names(text: &str, line: &str) -> Vec<String> {
+    let mut command = Command::new("gnutls-cli");
+    command.args(["--list", "--priority", text]);
+    let said = run(command, Duration::from_secs(20)).stdout;
+    let names = said.lines().find_map(|said| said.strip_prefix(line));
+    let names = names.unwrap_or_default().split(", ");
+    let names = names.map(|name| name.trim().to_ascii_uppercase());
+    names
+        .filter(|name| !name.is_empty() && !name.ends_with("SHA1"))
+        .collect()
+}
+
+/// GnuTLS's name of a group in OpenSSL's.
+fn group(name: &str) -> String {
+    match name.trim_start_matches("GROUP-") {
+        "SECP256R1" => "P-256".into(),
+        "SECP384R1" => "P-384".into(),
+        "SECP521R1" => "P-521".into(),
+        other if other.starts_with('X') => other.into(),
+        other => other.to_ascii_lowercase(),
+    }
+}
+
+/// GnuTLS's name of a signature algorithm in OpenSSL's.
+fn signature(name: &str) -> String {
+    let name = name.trim_start_matches("SIGN-");
+    match name.rsplit_once('-') {
+        Some(("EDDSA", curve)) => curve.to_ascii_lowercase(),
+        Some(("RSA-PSS", hash)) => format!("rsa_pss_pss_{}", hash.to_ascii_lowercase()),
+        Some(("RSA-PSS-RSAE", hash)) => format!("rsa_pss_rsae_{}", hash.to_ascii_lowercase()),
+        Some(("RSA", hash)) => format!("RSA+{hash}"),
+        Some((_, hash)) => format!("ECDSA+{hash}"),
+        None => panic!("{name}"),
+    }
+}
+
 /// OpenSSL's name of a suite in GnuTLS's.
 fn in_gnutls(name: &str) -> String {
     let name = name
@@ -180,6 +218,13 @@ fn priority_strings_select_what_gnutls_selects() {
         "NORMAL:-VERS-ALL:+VERS-TLS1.3",
         "NORMAL:-MAC-ALL:+SHA1",
         "NORMAL:-KX-ALL",
+        "SECURE",
+        "+NORMAL",
+        "NORMAL:SECURE256",
+        "NORMAL:-GROUP-EC-ALL:-ECDHE-RSA:-ECDHE-ECDSA",
+        "NORMAL:-GROUP-ALL:+GROUP-X25519:+GROUP-SECP384R1",
+        "NORMAL:-SIGN-ALL:+SIGN-ECDSA-SHA256:+SIGN-RSA-SHA512",
+        "NORMAL:-SIGN-EDDSA-ED448:-SIGN-RSA-PSS-SHA256",
     ] {
         let (suites12, suites13) = listed(text);
         let ours = Priority::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -205,5 +250,18 @@ fn priority_strings_select_what_gnutls_selects() {
             suites13,
             "{text}"
         );
+        let groups: Vec<_> = listed_names(text, "Groups: ");
+        let groups: Vec<_> = groups.iter().map(|name| group(name)).collect();
+        assert_eq!(ours.groups.split(':').collect::<Vec<_>>(), groups, "{text}");
+        let signatures = listed_names(text, "PK-signatures: ");
+        let signatures: BTreeSet<_> = signatures.iter().map(|name| signature(name)).collect();
+        match ours.signatures {
+            Some(ours) => assert_eq!(
+                ours.split(':').map(str::to_owned).collect::<BTreeSet<_>>(),
+                signatures,
+                "{text}"
+            ),
+            None => assert_eq!(signatures.len(), 14, "{text}: {signatures:?}"),
+        }
     }
 }
