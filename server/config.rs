@@ -1291,6 +1291,11 @@ mod tests {
                 "cafile: has no effect beside",
             ),
             (
+                "(*in key*)",
+                "; password = \"a\"; password_file = \"b\"",
+                "password_file: has no effect beside",
+            ),
+            (
                 "SECURE256",
                 "SECURE256:+RSA",
                 "algorithms: RSA is not offered",
@@ -1323,11 +1328,6 @@ mod tests {
                 "(*in tls*)",
                 "psk_file = \"/x\";",
                 "psk_file: expected either",
-            ),
-            (
-                "(*in key*)",
-                "; password = \"a\"; password_file = \"b\"",
-                "expected no `password`",
             ),
             (
                 "pkcs3_file = \"dhparams.pem\"; bits = 2048",

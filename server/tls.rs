@@ -115,6 +115,8 @@ pub enum DhConfig {
 
 const DEFAULT_DH_BITS: i64 = 3072;
 
+const UNUSED_FILE: &str = "has no effect beside `password`";
+
 /// The largest group there is.
 const MOST_DH_BITS: i64 = 8192;
 
@@ -375,8 +377,12 @@ fn certificates(
     let mut keys = Vec::new();
     for At { value: key, .. } in section.key {
         let password = match (key.password, key.password_file) {
-            (Some(_), Some(file)) => return Err(file.fault("expected no `password` beside it")),
-            (Some(text), None) => Some(Password::Text(Zeroizing::new(text.value))),
+            (Some(text), file) => {
+                let text = Zeroizing::new(text.value);
+                let unused = file.map(|file| file.place);
+                warnings.extend(unused.map(|place| (place, UNUSED_FILE.into())));
+                Some(Password::Text(text))
+            }
             (None, Some(file)) => Some(Password::File(located(&file, base)?)),
             (None, None) => None,
         };
