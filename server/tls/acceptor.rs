@@ -29,10 +29,15 @@ use zeroize::Zeroizing;
 
 use super::psk::Keys;
 use super::stream::{LONGEST_FRAGMENT, Pipe, SHORT_FRAGMENT, TlsStream, plain, reason};
-use super::{ClientAuth, Credentials, DhConfig, KeyConfig, Password, Suites, TlsConfig};
+use super::{
+    ClientAuth, Credentials, DEFAULT_DH_BITS, DhConfig, KeyConfig, Password, Suites, TlsConfig,
+};
 
 /// The protocol our client library offers by ALPN. It says that TLS records of any size are taken.
 const PROTOCOL: &[u8] = b"pkcs11-rpc/3";
+
+/// Bits of a DH group, at least, as security level 2 wants them.
+const SHORTEST_GROUP: i32 = 2048;
 
 /// OpenSSL's X509_V_ERR_UNABLE_TO_GET_CRL.
 const NO_CRL: i32 = 3;
@@ -66,7 +71,14 @@ pub struct Acceptor {
 
 /// An identity that goes with a pre-shared key: of this process's one client, as OpenSSL keeps it with
 /// TLS 1.2 only.
-type Identity = Arc<Mutex<String>>;
+type Identity = Arc<Mutex<Option<PskClient>>>;
+
+/// What a client that was asked for a pre-shared key said.
+#[derive(Clone)]
+struct PskClient {
+    name: String,
+    is_known: bool,
+}
 
 /// Why a client is not served.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +138,7 @@ impl Acceptor {
         let pipe = Pipe::new(socket, handshake_time)?;
         let mut stream = ssl
             .accept(pipe)
-            .map_err(|error| refusal(error, handshake_time))?;
+            .map_err(|error| self.with_identity(refusal(error, handshake_time)))?;
         if self.clients == ClientAuth::NobodyConnects {
             return Err(Refusal::NobodyConnects);
         }
@@ -137,9 +149,7 @@ impl Acceptor {
                 }
                 written(certificate.subject_name())
             }
-            (None, Some(identity)) => identity
-                .lock()
-                .map_or_else(|_| String::new(), |name| name.clone()),
+            (None, Some(_)) => self.psk_client().map_or_else(String::new, |psk| psk.name),
             // OpenSSL was told to let neither happen.
             _ => return Err(Refusal::Handshake("no proof of who the client is".into())),
         };
@@ -154,6 +164,27 @@ impl Acceptor {
             stream: TlsStream::new(stream, fragment),
             user,
         })
+    }
+
+    fn psk_client(&self) -> Option<PskClient> {
+        self.identity.as_ref()?.lock().ok()?.clone()
+    }
+
+    /// A handshake that failed over a pre-shared key, in words: OpenSSL goes on without one, and
+    /// then misses a certificate of its own.
+    fn with_identity(&self, refusal: Refusal) -> Refusal {
+        match (refusal, &self.identity, self.psk_client()) {
+            (Refusal::Handshake(cause), Some(_), None) => {
+                Refusal::Handshake(format!("no pre-shared key was offered: {cause}"))
+            }
+            (Refusal::Handshake(cause), Some(_), Some(psk)) => {
+                Refusal::Handshake(match psk.is_known {
+                    true => format!("identity {}: {cause}", psk.name),
+                    false => format!("identity {} is not in psk_file", psk.name),
+                })
+            }
+            (refusal, _, _) => refusal,
+        }
     }
 }
 
@@ -396,6 +427,11 @@ impl Builder<'_> {
                 let bytes = content(file)?;
                 let group = Dh::params_from_pem(&bytes)
                     .map_err(|_| about(file, "holds no DH parameters in PEM"))?;
+                if group.prime_p().num_bits() < SHORTEST_GROUP {
+                    let text = format!("{}: too short, replaced", file.value.display());
+                    self.warn(&file.place, text);
+                    return self.dh(&DhConfig::Bits(DEFAULT_DH_BITS), place);
+                }
                 let refused = |error| about(file, &shortened(&error));
                 self.context.set_tmp_dh(&group).map_err(refused)
             }
@@ -509,7 +545,10 @@ impl Builder<'_> {
             .set_psk_server_callback(move |_, identity, space| {
                 let key = identity.and_then(|identity| keys.find(identity));
                 if let (Ok(mut client), Some(identity)) = (client.lock(), identity) {
-                    *client = String::from_utf8_lossy(identity).into_owned();
+                    *client = Some(PskClient {
+                        name: String::from_utf8_lossy(identity).into_owned(),
+                        is_known: key.is_some(),
+                    });
                 }
                 Ok(key
                     .and_then(|key| {

@@ -514,7 +514,7 @@ impl Priority {
             None => {
                 let names: Vec<_> = LEVELS.iter().map(|level| level.name).collect();
                 return Err(format!(
-                    "expected NONE or one of {} first, found `{first}`",
+                    "expected one of {}, NONE first, found `{first}`",
                     names.join(", ")
                 ));
             }

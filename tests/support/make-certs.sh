@@ -8,8 +8,9 @@
 # With "more", what the tests need besides: ECDSA certificates (server-ec, client-ec), chains with an
 # intermediate authority (server-chain, client-chain), an encrypted key (server-encrypted.key,
 # password "secret"), a client's that has expired (client-expired), one that is revoked (client-revoked,
-# crl.pem; crl-reasons.pem for one reason only, crl-delta.pem without it), another client's (client-other), everything of another authority (other-ca, other-server,
-# other-client), DH parameters (dh.pem) and pre-shared keys (psk.keys for the daemon, psk.client).
+# crl.pem; crl-reasons.pem for one reason only, crl-delta.pem without it), another client's (client-other),
+# everything of another authority (other-ca, other-server for names with wildcards, other-client), DH
+# parameters (dh.pem, dh-short.pem of 1024 bits) and pre-shared keys (psk.keys for the daemon, psk.client).
 set -eu
 export LC_ALL=C
 
@@ -57,6 +58,11 @@ basicConstraints = critical, CA:false
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
 subjectAltName = DNS:localhost, IP:127.0.0.1, IP:::1
+[is_other_server]
+basicConstraints = critical, CA:false
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectAltName = DNS:*.wild.example, DNS:part*.example
 [is_client]
 basicConstraints = critical, CA:false
 keyUsage = critical, digitalSignature
@@ -111,13 +117,14 @@ if [ "${2-}" = more ]; then
         cat between.pem >>"$side-chain.pem"
     done
     authority other-ca
-    certificate other-server ec other-ca is_server
+    certificate other-server ec other-ca is_other_server
     certificate other-client ec other-ca is_client
     openssl pkcs8 -topk8 -in server.key -passout pass:secret -out server-encrypted.key
     echo secret >server-encrypted.password
     openssl genpkey -genparam -algorithm DH -pkeyopt group:ffdhe2048 -out dh.x
     openssl dhparam -in dh.x -out dh.pem 2>&1 || cp dh.x dh.pem
     rm -f dh.x
+    openssl dhparam -dsaparam -out dh-short.pem 1024
     secret=$(openssl rand -hex 32)
     echo "trial:$secret" >psk.client
     { echo "# identity:key"; echo "other:$(openssl rand -hex 32)"; cat psk.client; } >psk.keys

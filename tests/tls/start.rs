@@ -158,6 +158,7 @@ fn every_documented_way_to_name_keys_serves() {
         file("server.key"),
         file("dh.pem")
     );
+    let short_group = legacy.replace("dh.pem", "dh-short.pem");
     for processor in [
         section(format!("{encrypted}; password = \"secret\"")),
         section(format!(
@@ -165,10 +166,15 @@ fn every_documented_way_to_name_keys_serves() {
             file("server-encrypted.password")
         )),
         legacy,
+        // The original takes a group of any length.
+        short_group.clone(),
     ] {
         let mut setup = Tls::default().setup(Ours, Endpoint::Tcp, &token);
+        let is_short = processor == short_group;
         setup.processor = processor;
         let daemon = setup.start();
         serves(&daemon, "client", &[]);
+        let is_told = daemon.log().contains("dh-short.pem: too short, replaced");
+        assert_eq!(is_told, is_short, "{}", daemon.log());
     }
 }
