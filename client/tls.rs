@@ -17,6 +17,7 @@ use openssl::ssl::{
     SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use openssl::x509::store::X509StoreBuilder;
+use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509VerifyResult};
 use xdr::codec::Slices;
 use zeroize::{Zeroize, Zeroizing};
@@ -105,6 +106,8 @@ impl Stream {
         let context = context(settings)?;
         let mut ssl = Ssl::new(&context)?;
         if let Some(name) = &settings.name {
+            ssl.param_mut()
+                .set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
             match name.parse::<IpAddr>() {
                 Ok(address) => ssl.param_mut().set_ip(address)?,
                 Err(_) => ssl.param_mut().set_host(name)?,
@@ -117,11 +120,13 @@ impl Stream {
         };
         let stream = ssl.connect(pipe).map_err(handshake_error)?;
         let ssl = stream.ssl();
-        if let Some(source) = &settings.pinned {
-            let peer = ssl
-                .peer_certificate()
-                .ok_or(TlsError::Server("there is none"))?
-                .to_der()?;
+        let peer = ssl.peer_certificate();
+        // With a pre-shared key: neither its name nor itself could be what is asked for.
+        if peer.is_none() && (settings.name.is_some() || settings.pinned.is_some()) {
+            return Err(TlsError::Server("there is none"));
+        }
+        if let (Some(source), Some(peer)) = (&settings.pinned, peer) {
+            let peer = peer.to_der()?;
             let known = certificates(source)?;
             if !known
                 .iter()

@@ -320,11 +320,19 @@ fn our_client_refuses_servers_that_do_not_verify() {
         ..Tls::default()
     };
     let stack = stack(Ours, Original, &tls);
-    client_refuses(
-        stack.daemon.as_ref().expect("it has one"),
-        &[],
-        "unable to get local issuer",
-    );
+    let daemon = stack.daemon.as_ref().expect("it has one");
+    client_refuses(daemon, &[], "unable to get local issuer");
+    // Its certificate is for *.wild.example and part*.example.
+    let named = |name| {
+        [
+            ("PKCS11PROXY_CA_FILE", other_ca.as_str()),
+            ("PKCS11PROXY_VERIFY_NAME", name),
+        ]
+    };
+    serves(daemon, "client", &named("a.wild.example"));
+    for name in ["a.b.wild.example", "partial.example"] {
+        client_refuses(daemon, &named(name), "hostname mismatch");
+    }
 }
 
 #[test]
@@ -453,6 +461,23 @@ fn a_pre_shared_key_instead_of_certificates() {
         }
         // A client with certificates at such a daemon, and one with a key at a daemon with certificates.
         client_refuses(&daemon, &[], "TLS handshake");
+        // Nobody shows a certificate for the name that is asked for.
+        client_refuses(
+            &daemon,
+            &[
+                ("PKCS11PROXY_PSK_FILE", &psk),
+                ("PKCS11PROXY_VERIFY_NAME", "localhost"),
+            ],
+            "the server's certificate: there is none",
+        );
+        for cause in [
+            "failed: identity trial: TLS: ",
+            "failed: identity stranger is not in psk_file",
+            "failed: no pre-shared key was offered: TLS: ",
+        ] {
+            let is_logged = wait_until(SOON, || daemon.log().contains(cause));
+            assert!(is_logged, "{cause}: {}", daemon.log());
+        }
     }
     let stack = stack(Ours, Ours, &Tls::default());
     let daemon = stack.daemon.as_ref().expect("it has one");
