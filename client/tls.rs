@@ -40,6 +40,9 @@ const PSK_SUITES: &str = "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:
 /// Those with the hash that a pre-shared key is bound to.
 const PSK_SUITES13: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
 
+/// OpenSSL's for 112 bits: RSA 2048, SHA-224.
+const SECURITY_LEVEL: u32 = 2;
+
 /// The most plaintext a TLS record holds.
 const LONGEST_FRAGMENT: usize = 16384;
 
@@ -105,6 +108,9 @@ impl Stream {
         drop(ErrorStack::get());
         let context = context(settings)?;
         let mut ssl = Ssl::new(&context)?;
+        // TLS defaults of the application's openssl.cnf reach it, too: not to weaken it.
+        let level = ssl.security_level().max(SECURITY_LEVEL);
+        ssl.set_security_level(level);
         if let Some(name) = &settings.name {
             ssl.param_mut()
                 .set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);

@@ -5,9 +5,10 @@
 //! private context ([`enter`]), in which no configuration is loaded: neither FIPS properties nor
 //! providers of the application's reach it, nor do objects of ours meet callbacks of its own.
 //!
-//! One thing cannot be kept apart: the first use of libssl in a process reads openssl.cnf into the
-//! application's context. [`prepare`] has that happen, as any library that links libssl does,
-//! before any lock of ours is taken. An engine that calls C_Initialize at that moment, in the
+//! Two things cannot be kept apart. OpenSSL applies the TLS defaults of that file (`ssl_conf`) to every
+//! SSL_CTX of the process; `tls` sets what must not be weakened. And the first use of libssl in a
+//! process reads that file into the application's context. [`prepare`] has that happen, as any
+//! library that links libssl does, before any lock of ours is taken. An engine that calls C_Initialize at that moment, in the
 //! middle of the application's own C_Initialize, is served; OpenSSL reads its configuration once.
 //! (OPENSSL_INIT_NO_LOAD_CONFIG would leave the application without its configuration for good.)
 //!

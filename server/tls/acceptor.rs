@@ -62,6 +62,8 @@ const LONGEST_FILE: u64 = 16 << 20;
 pub struct Acceptor {
     context: SslContext,
     clients: ClientAuth,
+    /// How strong their certificates have to be: an OpenSSL security level.
+    strength: u32,
     /// Who the client said it is when it was asked for a key; none where it needs a certificate.
     identity: Option<Identity>,
     allowed: Option<PathBuf>,
@@ -134,7 +136,12 @@ impl Acceptor {
         handshake_time: Duration,
         record_time: Duration,
     ) -> Result<Accepted, Refusal> {
-        let ssl = Ssl::new(&self.context).map_err(io::Error::other)?;
+        let mut ssl = Ssl::new(&self.context).map_err(io::Error::other)?;
+        // Of the client's certificate, not of the server's, as in GnuTLS. The system's openssl.cnf
+        // may ask for more, not for less.
+        let strength = self.strength.max(ssl.security_level());
+        let strength = i32::try_from(strength).unwrap_or(i32::MAX);
+        ssl.param_mut().set_auth_level(strength);
         let pipe = Pipe::new(socket, handshake_time)?;
         let mut stream = ssl
             .accept(pipe)
@@ -291,9 +298,15 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
     }
     let (context, warnings) = (builder.context.build(), builder.warnings);
     let allowed = config.allowed.clone();
+    let strength = match &config.suites {
+        Suites::Priority(priority) => priority.strength,
+        // The list may say itself.
+        Suites::List { .. } => 0,
+    };
     Ok(Acceptor {
         context,
         clients: auth,
+        strength,
         identity,
         allowed,
         warnings,
@@ -373,8 +386,6 @@ impl Builder<'_> {
                         .set_groups_list(&priority.groups)
                         .map_err(at(&config.place))?;
                 }
-                // Of the client's certificate, not of the server's, as in GnuTLS.
-                context.verify_param_mut().set_auth_level(priority.strength);
                 if let Some(signatures) = &priority.signatures {
                     context
                         .set_sigalgs_list(signatures)

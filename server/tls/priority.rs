@@ -21,7 +21,7 @@ pub struct Priority {
     /// OpenSSL's names of the signature algorithms, if they are not all that there are.
     pub signatures: Option<String>,
     /// How strong the certificates of clients have to be, as an OpenSSL security level.
-    pub strength: i32,
+    pub strength: u32,
     /// What was asked for and is not offered.
     pub warnings: Vec<String>,
 }
@@ -184,14 +184,14 @@ const REFUSED: Names = &[
     "VERIFY_DISABLE_CRL_CHECKS",
 ];
 
-/// Security level 2, 112 bits: what is asked of clients at least.
-const MEDIUM: i32 = 2;
+/// OpenSSL's security level 2, 112 bits: what is asked of clients at least.
+const MEDIUM: u32 = 2;
 
 /// Security level 3, 128 bits.
-const HIGH: i32 = 3;
+const HIGH: u32 = 3;
 
 /// `%PROFILE_...` and the security level that has as many bits, or the next.
-const PROFILES: &[(&str, i32)] = &[
+const PROFILES: &[(&str, u32)] = &[
     ("VERY_WEAK", MEDIUM),
     ("LOW", MEDIUM),
     ("LEGACY", MEDIUM),
@@ -213,7 +213,7 @@ struct Level {
     groups: Names,
     signatures: Signatures,
     /// None where nothing is said of it.
-    strength: Option<i32>,
+    strength: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -483,7 +483,7 @@ struct State {
     groups: Selected,
     signatures: Selected,
     signatures_named: bool,
-    strength: Option<i32>,
+    strength: Option<u32>,
     without_cbc: bool,
     warnings: Vec<String>,
 }

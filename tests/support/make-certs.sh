@@ -5,9 +5,9 @@
 # authority, and a certificate for each side, good for ten years. Keys are not encrypted, and the
 # authority's is left in ca.key: not for use in earnest.
 #
-# With "more", what the tests need besides: ECDSA certificates (server-ec, client-ec), chains with an
-# intermediate authority (server-chain, client-chain), an encrypted key (server-encrypted.key,
-# password "secret"), a client's that has expired (client-expired), one that is revoked (client-revoked,
+# With "more", what the tests need besides: ECDSA certificates (server-ec, client-ec), one of RSA
+# 1024 (server-weak), chains with an intermediate authority (server-chain, client-chain), an encrypted
+# key (server-encrypted.key, password "secret"), a client's that has expired (client-expired), one that is revoked (client-revoked,
 # crl.pem; crl-reasons.pem for one reason only, crl-delta.pem without it), another client's (client-other),
 # everything of another authority (other-ca, other-server for names with wildcards, other-client), DH
 # parameters (dh.pem, dh-short.pem of 1024 bits) and pre-shared keys (psk.keys for the daemon, psk.client).
@@ -72,6 +72,7 @@ EOF
 key() { # NAME KIND
     case $2 in
         rsa) openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out "$1.key" ;;
+        weak) openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:1024 -out "$1.key" ;;
         ec) openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$1.key" ;;
     esac
 }
@@ -102,6 +103,7 @@ certificate client rsa ca is_client
 
 if [ "${2-}" = more ]; then
     certificate server-ec ec ca is_server
+    certificate server-weak weak ca is_server
     certificate client-ec ec ca is_client
     certificate client-other ec ca is_client
     certificate client-expired ec ca is_client -startdate 20200101000000Z -enddate 20210101000000Z

@@ -335,6 +335,29 @@ fn our_client_refuses_servers_that_do_not_verify() {
     }
 }
 
+/// An application may lower OpenSSL's demands for itself in its openssl.cnf, not for our library.
+#[test]
+fn our_client_refuses_weak_servers_whatever_openssl_cnf_says() {
+    let directory = Directory::new();
+    let lax = directory.join("openssl.cnf");
+    let text = "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\n\
+        CipherString = DEFAULT:@SECLEVEL=0\n";
+    fs::write(&lax, text).expect("a new directory");
+    let tls = Tls {
+        keys: vec!["server-weak"],
+        algorithms: Some(super::tls::SHIPPED),
+        ..Tls::default()
+    };
+    let stack = stack(Ours, Original, &tls);
+    let daemon = stack.daemon.as_ref().expect("it has one");
+    let lax = lax.display().to_string();
+    client_refuses(
+        daemon,
+        &[("OPENSSL_CONF", &lax)],
+        "the server's certificate: EE certificate key too weak",
+    );
+}
+
 #[test]
 fn our_client_says_what_is_wrong_with_its_own_files() {
     let stack = stack(Ours, Ours, &Tls::default());
