@@ -15,6 +15,7 @@ use filter::source::{At, Error, Fault, Place};
 use openssl::bn::BigNum;
 use openssl::dh::Dh;
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Params, Private};
 use openssl::ssl::{
     AlpnError, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
@@ -248,17 +249,33 @@ fn allow(directory: &Path, certificate: &X509Ref) -> Result<(), Refusal> {
     Err(refused(String::new()))
 }
 
-/// A subject as the original logs it: `c=FR,o=Org,cn=client`.
+/// A subject as the original logs it, so that no two look the same: `c=FR,o=Org\2c Ltd,cn=client`.
 fn written(name: &X509NameRef) -> String {
     let parts = name.entries().map(|entry| {
-        let key = entry
-            .object()
-            .nid()
-            .short_name()
-            .unwrap_or("?")
-            .to_ascii_lowercase();
-        let value = String::from_utf8_lossy(entry.data().as_slice()).replace(['\\', ','], "_");
-        format!("{key}={value}")
+        let object = entry.object();
+        let key = match object.nid() {
+            Nid::UNDEF => object.to_string(),
+            Nid::PKCS9_EMAILADDRESS => "email".into(),
+            Nid::SERIALNUMBER => "serialNumber".into(),
+            nid => nid.short_name().unwrap_or("?").to_ascii_lowercase(),
+        };
+        let data = entry.data();
+        let lossy = |_| String::from_utf8_lossy(data.as_slice()).into_owned();
+        let text = data.to_string().unwrap_or_else(lossy);
+        let last = text.len().saturating_sub(1);
+        let escaped = text.char_indices().map(|(at, character)| {
+            let is_special = match character {
+                ',' | '+' | '"' | '\\' | '<' | '>' | ';' => true,
+                ' ' => at == 0 || at == last,
+                '#' => at == 0,
+                _ => false,
+            };
+            match is_special {
+                true => format!("\\{:02x}", u32::from(character)),
+                false => character.into(),
+            }
+        });
+        format!("{key}={}", escaped.collect::<String>())
     });
     parts.collect::<Vec<_>>().join(",")
 }
@@ -687,4 +704,33 @@ fn private_key(key: &KeyConfig) -> Result<PKey<Private>, Fault> {
         (true, None) => about(file, "is encrypted: expected `password` or `password_file`"),
         (true, Some(_)) => about(file, "cannot be decrypted with this password"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::x509::X509NameBuilder;
+
+    use super::*;
+
+    /// What the original logged for a certificate with such a subject.
+    #[test]
+    fn subjects_are_written_as_the_original_does() {
+        let mut name = X509NameBuilder::new().unwrap();
+        for (key, value) in [
+            ("C", "FR"),
+            ("O", "#lead a+b<d>e;f/g"),
+            ("OU", "quo\"te = eq"),
+            ("CN", "\u{e9},\\ "),
+            ("2.3.4", "oid"),
+            ("emailAddress", "a@b"),
+            ("serialNumber", "5"),
+        ] {
+            name.append_entry_by_text(key, value).unwrap();
+        }
+        assert_eq!(
+            written(&name.build()),
+            "c=FR,o=\\23lead a\\2bb\\3cd\\3ee\\3bf/g,ou=quo\\22te = eq,cn=\u{e9}\\2c\\5c\\20,\
+             2.3.4=oid,email=a@b,serialNumber=5"
+        );
+    }
 }
