@@ -79,15 +79,14 @@ impl Records {
 
     /// Where the next bytes of the stream go. Never empty.
     pub fn space(&mut self) -> &mut [u8] {
-        if self.raw.is_empty() {
-            let start = self.payload.end;
-            self.raw = start..start;
-        } else if self.raw.end == self.buffer.len() && self.payload.is_empty() {
-            // The head of a pipelined record at the very end.
-            self.buffer.copy_within(self.raw.clone(), 0);
-            self.raw = 0..self.raw.len();
+        // Unlooked-at bytes are part of a mark here. Right behind the payload they keep the buffer from
+        // growing with the number of fragments.
+        if self.payload.is_empty() {
             self.payload = 0..0;
         }
+        let start = self.payload.end;
+        self.buffer.copy_within(self.raw.clone(), start);
+        self.raw = start..start + self.raw.len();
         let end = self.raw.end;
         // Within a fragment: its rest, and the next mark unless it is the last one.
         let wanted = match self.fragment {
@@ -303,6 +302,22 @@ mod tests {
             );
         }
         assert_eq!(records.buffer.len(), SMALL);
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_the_number_of_fragments() {
+        for begin in [&[][..], b"\0\0\0\x01a"] {
+            for step in [4096, 4099, usize::MAX] {
+                let mut records = Records::new(1 << 20);
+                assert!(feed(&mut records, begin, 1).is_empty());
+                assert!(feed(&mut records, &[0; 4 << 20], step).is_empty());
+                assert!(records.is_begun());
+                assert!(records.buffer.len() <= 2 * SMALL, "by {step}");
+                let rest = b"\x80\0\0\x01b";
+                let payload = [begin.get(4..).unwrap_or_default(), b"b"].concat();
+                assert_eq!(feed(&mut records, rest, 1), [payload]);
+            }
+        }
     }
 
     #[test]
