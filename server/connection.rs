@@ -248,6 +248,10 @@ fn receive<'r>(
             Ok(false) => {}
         }
         let is_begun = records.is_begun();
+        if !is_begun {
+            // What had begun may have been an empty record.
+            transport.rest()?;
+        }
         match transport.read(records.space(), is_begun)? {
             0 => return Ok(None),
             count => records.received(count),

@@ -178,6 +178,10 @@ fn a_record_that_is_not_completed_in_time_ends_the_connection() {
     let mut idle = Client::ready(&daemon);
     let mut stuck = Client::ready(&daemon);
     let mut trickling = Client::ready(&daemon);
+    // An empty record in two pieces.
+    idle.send(&[0x80, 0]);
+    std::thread::sleep(Duration::from_millis(50));
+    idle.send(&[0, 0]);
     let begun = Instant::now();
     stuck.send(&[0x80, 0]);
     let dripping = std::thread::spawn(move || {
