@@ -9,10 +9,15 @@ use crate::logging::{Record, Route, Severity};
 use crate::template::{self, Template};
 use filter::source::{Error, Place};
 use jiff::Zoned;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Where the system logger listens.
@@ -189,9 +194,47 @@ impl Sink {
     }
 }
 
-/// The last resort: there is nowhere to report a failure to.
+/// Writes to standard error. That is the last resort: there is nowhere to report a failure to.
 fn to_stderr(line: &str) {
-    let _ = io::stderr().write_all(line.as_bytes());
+    static LOST: AtomicU64 = AtomicU64::new(0);
+    write_patiently(&mut io::stderr(), line, &LOST);
+}
+
+/// Milliseconds that a line waits for a reader that is behind; the next ones not at all until it
+/// went on.
+const PATIENCE: u8 = 100;
+
+/// What a pipe takes without blocking when it takes anything (PIPE_BUF).
+const PIECE: usize = 4096;
+
+/// Writes a line where a reader may have stopped reading, and where others write too, so that it
+/// cannot be made non-blocking. What finds no room is dropped and counted.
+fn write_patiently(to: &mut (impl AsFd + Write), line: &str, lost: &AtomicU64) {
+    let before = lost.load(Ordering::Relaxed);
+    let (note, patience) = match before {
+        0 => (String::new(), PollTimeout::from(PATIENCE)),
+        _ => (
+            format!("{before} lines were lost here: nobody read them\n"),
+            PollTimeout::ZERO,
+        ),
+    };
+    for text in [&note, line] {
+        for piece in text.as_bytes().chunks(PIECE) {
+            let has_room = {
+                let mut room = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut room, patience) != Ok(0)
+            };
+            if !has_room
+                || to
+                    .write_all(piece)
+                    .is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+            {
+                lost.store(before + 1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+    lost.store(0, Ordering::Relaxed);
 }
 
 struct LogFile {
@@ -208,9 +251,11 @@ impl LogFile {
     }
 
     fn open(&self) -> io::Result<File> {
+        // A pipe that nobody reads is an error, not a reason to wait.
         OpenOptions::new()
             .append(true)
             .create(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(&self.path)
     }
 
@@ -434,6 +479,52 @@ mod tests {
         let rotated = fs::read_to_string(directory.join("rotated")).unwrap();
         assert_eq!(rotated, "old\ninfo text\nerr text\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "crit text\n");
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// What a pipe holds; its reader does not wait.
+    fn content(mut reader: &File) -> String {
+        let mut bytes = Vec::new();
+        let _ = io::Read::read_to_end(&mut reader, &mut bytes);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_reader_who_stops_reading_loses_lines_and_stops_nobody() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        nix::fcntl::fcntl(&reader, nix::fcntl::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let (reader, mut writer) = (File::from(reader), File::from(writer));
+        let lost = AtomicU64::new(0);
+        let line = format!("{}\n", "x".repeat(2 * PIECE));
+        for _ in 0..1000 {
+            write_patiently(&mut writer, &line, &lost);
+        }
+        let count = lost.load(Ordering::Relaxed);
+        assert!((900..1000).contains(&count), "{count}");
+        assert!(content(&reader).starts_with(&line));
+        write_patiently(&mut writer, "next\n", &lost);
+        let expected = format!("{count} lines were lost here: nobody read them\nnext\n");
+        assert_eq!(content(&reader), expected);
+        drop(reader);
+        write_patiently(&mut writer, "for nobody\n", &lost);
+        assert_eq!(lost.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_no_log_file() {
+        let directory = directory("pipe");
+        let path = directory.join("log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let file = LogFile::new(&path);
+        assert!(file.reopen().is_err());
+        let reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&path)
+            .unwrap();
+        file.reopen().unwrap();
+        file.write("line\n");
+        assert_eq!(content(&reader), "line\n");
         fs::remove_dir_all(directory).unwrap();
     }
 
