@@ -41,6 +41,10 @@ const SIGNAL_TOKEN: Token = Token(0);
 /// Log records taken from one worker before the others have their turn.
 const RECORDS_A_TURN: usize = 64;
 
+/// Turns that a worker's last records get: more than its channel can hold. A process that its module
+/// left behind may go on writing.
+const LAST_TURNS: usize = 64;
+
 /// Connections accepted at one listener before everything else has its turn.
 const ACCEPTS_A_TURN: usize = 64;
 
@@ -271,7 +275,9 @@ impl Controller {
                             return self.stop();
                         }
                     }
-                    token if self.workers.contains_key(&token) => self.take_records(token),
+                    token if self.workers.contains_key(&token) => {
+                        self.take_records(token);
+                    }
                     token => self.mark_ready(token),
                 }
             }
@@ -521,11 +527,11 @@ impl Controller {
         Ok(())
     }
 
-    /// Takes a turn's worth of a worker's messages.
-    fn take_records(&mut self, token: Token) {
+    /// Takes a turn's worth of a worker's messages; whether more may wait.
+    fn take_records(&mut self, token: Token) -> bool {
         for _ in 0..RECORDS_A_TURN {
             let Some(worker) = self.workers.get_mut(&token) else {
-                return;
+                return false;
             };
             let service = worker.service;
             let component = &self.services[service].service.name;
@@ -543,11 +549,11 @@ impl Controller {
                     }
                 }
                 // The worker is gone: SIGCHLD tells more.
-                Ok(None) | Err(_) => return,
+                Ok(None) | Err(_) => return false,
             }
         }
         let Some(worker) = self.workers.get(&token) else {
-            return;
+            return false;
         };
         // More may wait, and the event will not come again by itself.
         let source = worker.channel.as_fd().as_raw_fd();
@@ -562,6 +568,12 @@ impl Controller {
                 format_args!("cannot watch worker {}: {error}", worker.pid),
             );
         }
+        true
+    }
+
+    /// Takes what a worker that ended logged last.
+    fn take_last_records(&mut self, token: Token) {
+        (0..LAST_TURNS).all(|_| self.take_records(token));
     }
 
     fn log_refusal(&mut self, service: usize, severity: Severity, message: &str) {
@@ -628,8 +640,7 @@ impl Controller {
         let Some(token) = self.tokens.remove(&pid) else {
             return;
         };
-        // What it logged last.
-        self.take_records(token);
+        self.take_last_records(token);
         let Some(worker) = self.workers.remove(&token) else {
             return;
         };
@@ -749,7 +760,7 @@ impl Controller {
             waitpid(None, Some(WaitPidFlag::WNOHANG))
         {
             if let Some(token) = self.tokens.remove(&pid) {
-                self.take_records(token);
+                self.take_last_records(token);
                 self.workers.remove(&token);
             }
         }

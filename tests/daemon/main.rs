@@ -659,6 +659,27 @@ fn calls_are_logged_by_name_and_value_only() {
     assert!(!log.contains("s3cret"));
 }
 
+#[test]
+fn what_a_worker_logged_last_is_not_lost() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.options = vec!["-debug-pkcs11".into()];
+    let daemon = setup.start();
+    let call = Call::C_GetInfo();
+    for _ in 0..10 {
+        let mut client = Client::ready(&daemon);
+        client.send(&encoded(&call).repeat(80));
+        client.0.shutdown(Shutdown::Write).expect("half closed");
+        while client.record().is_some() {}
+    }
+    let returned = || daemon.log().matches("C_GetInfo returned").count();
+    assert!(
+        wait_until(Duration::from_secs(5), || returned() == 800),
+        "{} of 800",
+        returned()
+    );
+}
+
 /// What `-check` tells for a filter file, in a directory of its own: status, output, errors.
 fn checked(filter: &str, processor: &str) -> (Option<i32>, String, String) {
     let directory = Directory::new();
