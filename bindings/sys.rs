@@ -9,6 +9,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nix::sys::signal::SigSet;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::unistd::{ForkResult, Pid};
 
@@ -88,6 +89,8 @@ pub fn detach() -> io::Result<Launcher> {
     // SAFETY: the process has one thread, as checked above; parent and child go separate ways.
     if let ForkResult::Parent { .. } = unsafe { nix::unistd::fork() }? {
         drop(telling);
+        // The daemon holds them back, the launcher must not.
+        SigSet::empty().thread_set_mask()?;
         let ready = loop {
             match nix::unistd::read(&waiting, &mut [0]) {
                 Err(nix::errno::Errno::EINTR) => {}

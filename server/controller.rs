@@ -36,6 +36,16 @@ const SIGNALS: [Signal; 6] = [
     Signal::SIGUSR1,
 ];
 
+fn signals() -> SigSet {
+    SIGNALS.into_iter().collect()
+}
+
+/// Keeps signals until the controller takes them, so that one that comes during the start ends what
+/// was started: to be called before there are sockets and a pid file.
+pub fn hold_signals() -> io::Result<()> {
+    Ok(signals().thread_block()?)
+}
+
 const SIGNAL_TOKEN: Token = Token(0);
 
 /// Log records taken from one worker before the others have their turn.
@@ -187,7 +197,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Takes over the listeners; no worker is forked yet. Signals are held back from here on.
+    /// Takes over the listeners; no worker is forked yet. Expects [`hold_signals`] before.
     pub fn new(
         services: Vec<(Service, Policy, Vec<Listener>)>,
         conf: PathBuf,
@@ -195,10 +205,8 @@ impl Controller {
         trace: bool,
     ) -> io::Result<Controller> {
         let poll = Poll::new()?;
-        let mask: SigSet = SIGNALS.into_iter().collect();
-        mask.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let signals = SignalFd::with_flags(&mask, flags)?;
+        let signals = SignalFd::with_flags(&signals(), flags)?;
         let source = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&source), SIGNAL_TOKEN, Interest::READABLE)?;

@@ -90,6 +90,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     if let Some(directory) = &configuration.socket_directory {
         create_directory(directory)?;
     }
+    controller::hold_signals()?;
     let mut services = Vec::new();
     for (service, policy) in configuration.services.into_iter().zip(policies) {
         let mut listeners = Vec::new();
@@ -211,7 +212,15 @@ impl PidFile {
             .open(&path);
         match file.and_then(|mut file| file.write_all(content.as_bytes())) {
             Ok(()) => Ok(PidFile { path, content }),
-            Err(error) => Err(format!("cannot write pid file {}: {error}", path.display())),
+            Err(error) => {
+                let message = format!("cannot write pid file {}: {error}", path.display());
+                // Empty when the disk is full.
+                drop(PidFile {
+                    path,
+                    content: String::new(),
+                });
+                Err(message)
+            }
         }
     }
 

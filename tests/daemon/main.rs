@@ -8,7 +8,7 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::compile::module;
-use support::processes::{run, wait_until};
+use support::processes::{Process, Running, run, wait_until};
 use support::{Daemon, Directory, Endpoint, Maker, Setup, Token};
 use xdr::rpc::{self, Xid};
 use xdr::{Architecture, Call, Flags, Reply, SessionHandle, SlotId};
@@ -485,6 +485,72 @@ fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_b
         "a connected client was cut off"
     );
     assert!(daemon.process().is_alive());
+}
+
+/// A directory with a filter.conf for the null module.
+fn with_rules() -> Directory {
+    let directory = Directory::new();
+    let null = module("nullmodule");
+    let rules = format!("modules = [(\"null\", \"{}\")]\n", null.display());
+    std::fs::write(directory.join("filter.conf"), rules).expect("a file");
+    directory
+}
+
+/// A pid file that is a pipe keeps the daemon in its start as long as nobody reads it.
+#[test]
+fn a_signal_during_the_start_leaves_nothing_either() {
+    let directory = with_rules();
+    let (socket, pid_file) = (directory.join("s"), directory.join("pid"));
+    let address = format!("type = \"local\"; path = \"{}\"", socket.display());
+    let conf = directory.join("d.conf");
+    std::fs::write(&conf, configuration(&address, "")).expect("a file");
+    nix::unistd::mkfifo(&pid_file, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+    command
+        .arg("-fg")
+        .arg("-conf")
+        .arg(&conf)
+        .arg("-pid")
+        .arg(&pid_file);
+    let daemon = Running::start(command);
+    assert!(wait_until(Duration::from_secs(5), || socket.exists()));
+    Process::of(daemon.pid())
+        .expect("it waits")
+        .signal(Signal::SIGTERM);
+    let mut options = std::fs::File::options();
+    options.read(true).write(true);
+    options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
+    let pipe = options.open(&pid_file).expect("a pipe");
+    std::fs::remove_file(&pid_file).expect("removed");
+    let is_stopped = wait_until(Duration::from_secs(5), || !socket.exists());
+    drop(pipe);
+    let outcome = daemon.finish(Duration::from_secs(10));
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+    assert!(is_stopped);
+}
+
+/// Where nothing can be written any more.
+#[test]
+fn a_pid_file_that_cannot_be_written_ends_the_start_and_is_not_left_empty() {
+    let directory = with_rules();
+    let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+    let pid_file = directory.join("pid");
+    std::fs::write(directory.join("d.conf"), conf).expect("a file");
+    for mode in ["", " -fg"] {
+        let mut command = Command::new("sh");
+        // No file may grow: as on a full disk.
+        let script = format!(
+            "ulimit -f 0; trap '' XFSZ; exec timeout 20 {} -conf d.conf -pid pid{mode}",
+            env!("CARGO_BIN_EXE_pkcs11proxyd")
+        );
+        command.arg("-c").arg(script).current_dir(directory.path());
+        // Its output goes through pipes: it can write no file.
+        let output = command.output().expect("a shell");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("cannot write pid file"), "{text}");
+        assert!(!pid_file.exists());
+    }
 }
 
 /// Runs the daemon with a configuration that it should refuse.
