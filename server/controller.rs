@@ -162,6 +162,8 @@ struct Worker {
     channel: ControllerEnd,
     service: usize,
     state: WorkerState,
+    /// Who its client is, for the log.
+    client: String,
 }
 
 enum WorkerState {
@@ -466,6 +468,7 @@ impl Controller {
             {
                 *running.peers.entry(client.peer.clone()).or_default() += 1;
                 running.early_ends = 0;
+                worker.client = client.name;
                 worker.state = match running.policy.tls {
                     None => WorkerState::Serving(client.peer),
                     Some(_) => WorkerState::ShakingHands(client.peer, Instant::now()),
@@ -530,6 +533,7 @@ impl Controller {
                 channel,
                 service,
                 state: WorkerState::Idle,
+                client: String::new(),
             },
         );
         Ok(())
@@ -681,9 +685,13 @@ impl Controller {
         let is_expected = matches!(worker.state, WorkerState::Retired | WorkerState::Evicted(_));
         if !is_expected && end != End::Exit(0) {
             let name = &running.service.name;
+            let client = match worker.client.as_str() {
+                "" => String::new(),
+                client => format!("; its client was {client}"),
+            };
             log(
                 Severity::Alert,
-                format_args!("Process {pid} for service {name} terminated {end}"),
+                format_args!("Process {pid} for service {name} terminated {end}{client}"),
             );
         }
     }

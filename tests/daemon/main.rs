@@ -726,6 +726,22 @@ fn calls_are_logged_by_name_and_value_only() {
 }
 
 #[test]
+fn the_log_tells_whose_worker_died_and_of_what() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.environment = vec![("NULLMODULE_CRASH".into(), "C_Digest".into())];
+    let daemon = setup.start();
+    let mut client = Client::ready(&daemon);
+    client.send(&encoded(&Call::C_Digest(SESSION, b"abc")));
+    assert!(client.record().is_none());
+    let name = client.0.local_addr().expect("connected");
+    let line = format!(" terminated by signal SIGSEGV; its client was {name}\n");
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains(&line)));
+}
+
+#[test]
 fn what_a_worker_logged_last_is_not_lost() {
     let token = Token::new();
     let mut setup = setup(&token);
