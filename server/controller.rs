@@ -55,7 +55,7 @@ const RECORDS_A_TURN: usize = 64;
 /// left behind may go on writing.
 const LAST_TURNS: usize = 64;
 
-/// Connections accepted at one listener before everything else has its turn.
+/// Connections accepted for a service before everything else has its turn.
 const ACCEPTS_A_TURN: usize = 64;
 
 /// How long workers have to end after SIGTERM before they are killed.
@@ -307,9 +307,7 @@ impl Controller {
             .iter()
             .enumerate()
             .filter_map(|(service, running)| {
-                let waiting =
-                    running.held.is_some() || running.listeners.iter().any(|l| l.is_ready);
-                if waiting {
+                if running.is_awaited() {
                     if running.can_accept() {
                         return Some(Duration::ZERO);
                     }
@@ -340,45 +338,47 @@ impl Controller {
 
     /// Accepts what can be served now. At the limit of workers the rest waits in the kernel's queue.
     fn accept(&mut self, service: usize) {
-        let running = &mut self.services[service];
-        if running.can_accept() {
+        for _ in 0..ACCEPTS_A_TURN {
+            let running = &mut self.services[service];
+            if !running.is_awaited() {
+                return;
+            }
+            if !running.can_accept() {
+                self.evict(service);
+                let running = &mut self.services[service];
+                let limit = running.service.workload.max_workers;
+                if running.workers >= limit && running.full_warning.passes() {
+                    let name = &running.service.name;
+                    log(
+                        Severity::Alert,
+                        format_args!("{name}: all {limit} workers are busy, clients wait"),
+                    );
+                }
+                return;
+            }
             if let Some(client) = running.held.take() {
                 self.admit(service, client);
+                continue;
             }
-        }
-        for at in 0..self.services[service].listeners.len() {
-            for _ in 0..ACCEPTS_A_TURN {
-                let running = &mut self.services[service];
-                if !running.listeners[at].is_ready {
-                    break;
-                }
-                if !running.can_accept() {
-                    self.evict(service);
-                    let running = &mut self.services[service];
-                    let limit = running.service.workload.max_workers;
-                    if running.workers >= limit && running.full_warning.passes() {
-                        let name = &running.service.name;
-                        log(
-                            Severity::Alert,
-                            format_args!("{name}: all {limit} workers are busy, clients wait"),
-                        );
+            let Some(at) = running.listeners.iter().position(|l| l.is_ready) else {
+                return;
+            };
+            // The others have their turn first: the queue of one may never become empty.
+            running.listeners[at..].rotate_left(1);
+            let Some(turn) = running.listeners.last_mut() else {
+                return;
+            };
+            match turn.listener.accept() {
+                Ok(accepted) => self.admit(service, accepted),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => turn.is_ready = false,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        log(Severity::Crit, format_args!("cannot accept: {error}"));
+                        running.paused_until = Some(Instant::now() + FORK_PAUSE);
+                        return;
                     }
-                    return;
-                }
-                match running.listeners[at].listener.accept() {
-                    Ok(accepted) => self.admit(service, accepted),
-                    Err(error) => match error.kind() {
-                        io::ErrorKind::WouldBlock => {
-                            self.services[service].listeners[at].is_ready = false
-                        }
-                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                        _ => {
-                            log(Severity::Crit, format_args!("cannot accept: {error}"));
-                            self.services[service].paused_until = Some(Instant::now() + FORK_PAUSE);
-                            return;
-                        }
-                    },
-                }
+                },
             }
         }
     }
@@ -784,6 +784,11 @@ impl Controller {
 }
 
 impl Running {
+    /// Whether a client waits, as far as is known.
+    fn is_awaited(&self) -> bool {
+        self.held.is_some() || self.listeners.iter().any(|l| l.is_ready)
+    }
+
     /// Whether a client can be served at once.
     fn can_accept(&self) -> bool {
         let paused = self

@@ -265,6 +265,31 @@ fn at_the_limit_of_workers_a_client_waits_for_its_turn() {
     assert!(third.reply(&call) == Reply::C_SetupArch(Architecture::host()));
 }
 
+#[test]
+fn clients_of_one_address_do_not_keep_those_of_another_out() {
+    let token = Token::new();
+    let directory = Directory::new();
+    let path = directory.join("other");
+    let mut setup = setup(&token);
+    setup.max_threads = 1;
+    setup.service = format!(
+        "protocol {{ name = \"other\"; address {{ type = \"local\"; path = \"{}\" }} }};",
+        path.display()
+    );
+    let daemon = setup.start();
+    let first = Client::ready(&daemon);
+    let connect = |_| UnixStream::connect(&path).expect("the daemon listens");
+    let mut waiting: Vec<UnixStream> = (0..6).map(connect).collect();
+    let mut other = Client::new(&daemon);
+    let call = Call::C_SetupArch(Architecture::host());
+    other.send(&encoded(&call));
+    // All of them wait for the one worker. Two who leave make way for the other.
+    drop(first);
+    waiting.drain(..2);
+    assert!(other.reply(&call) == Reply::C_SetupArch(Architecture::host()));
+    drop(waiting);
+}
+
 /// Clients do not come back by themselves: C_Initialize fails, and with it the application.
 #[test]
 fn while_no_worker_can_be_forked_clients_wait() {
@@ -277,10 +302,13 @@ fn while_no_worker_can_be_forked_clients_wait() {
         command.arg(format!("--nofile={limit}:1024"));
         assert!(run(command, Duration::from_secs(5)).status.success());
     };
-    assert!(wait_until(Duration::from_secs(5), || daemon
-        .workers()
-        .len()
-        == 1));
+    let _served = Client::ready(&daemon);
+    // The one that serves it, and one that has no client's socket: a worker for the first to come.
+    assert!(wait_until(Duration::from_secs(5), || {
+        let workers = daemon.workers();
+        let is_idle = |worker: &Process| worker.descriptors() == 4;
+        workers.len() == 2 && workers.iter().any(is_idle)
+    }));
     // One more to accept with; a fork takes three for a while.
     let open =
         |number: &usize| Path::new(&format!("/proc/{}/fd/{number}", controller.pid)).exists();
