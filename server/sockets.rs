@@ -206,6 +206,9 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The first line of a file that tells a port.
+const SOCKET_FILE: &str = "socket_file\n";
+
 /// Loopback TCP on a free port; the file, for its owner only, tells the port.
 fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     let mut listener = internet(&SocketAddr::from(([127, 0, 0, 1], 0)), protocol)?;
@@ -214,15 +217,22 @@ fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
         .local_addr()?
         .as_socket()
         .map_or(0, |address| address.port());
-    let temporary = path.with_extension("new");
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(content) if content.starts_with(SOCKET_FILE.as_bytes()) => {}
+        Ok(_) => return Err(io::Error::other("the file exists and tells no port")),
+    }
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
     let mut options = std::fs::File::options();
     let mut file = options
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&temporary)?;
-    file.write_all(format!("socket_file\n{port}\n").as_bytes())?;
+    file.write_all(format!("{SOCKET_FILE}{port}\n").as_bytes())
+        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
     std::fs::rename(&temporary, path)?;
     listener.file = Some(SocketFile::of(path)?);
     Ok(listener)
