@@ -1553,6 +1553,7 @@ mod tests {
             "\"0o\"",
             "\"0o+7\"",
             "\"0o10000\"",
+            "\"0u511\"",
             "-1",
             "\"é\"",
         ] {
@@ -1562,6 +1563,7 @@ mod tests {
                 "expected a mode",
             );
         }
+        refused("protocol", "lstn_backlog = -1;", "expected 0 or more");
         refused(
             "protocol",
             "local_chmod = true;",

@@ -700,6 +700,75 @@ fn a_socket_somebody_listens_at_is_not_taken_and_a_stale_one_is_replaced() {
 }
 
 #[test]
+fn without_spare_workers_one_is_forked_for_each_client() {
+    let directory = with_rules();
+    let path = directory.join("s");
+    let address = format!("type = \"local\"; path = \"{}\"", path.display());
+    let conf = configuration(&address, "").replace(
+        "type = \"constant\"; threads = 2",
+        "type = \"dynamic\"; min_free_jobs_capacity = 0; max_free_jobs_capacity = 0; max_threads = 2",
+    );
+    std::fs::write(directory.join("d.conf"), conf).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+    command
+        .arg("-fg")
+        .arg("-conf")
+        .arg(directory.join("d.conf"));
+    let daemon = Running::start(command);
+    let controller = Process::of(daemon.pid()).expect("it runs");
+    assert!(wait_until(Duration::from_secs(5), || path.exists()));
+    assert_eq!(controller.children(), []);
+    for _ in 0..3 {
+        let mut client = UnixStream::connect(&path).expect("it listens");
+        let call = encoded(&Call::C_SetupArch(Architecture::host()));
+        client.write_all(&call).expect("room for a call");
+        assert!(client.read(&mut [0; 64]).is_ok_and(|count| count > 0));
+        assert_eq!(controller.children().len(), 1);
+        drop(client);
+        assert!(wait_until(Duration::from_secs(5), || {
+            controller.children().is_empty()
+        }));
+    }
+    controller.signal(Signal::SIGTERM);
+    let outcome = daemon.finish(Duration::from_secs(10));
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_file_that_tells_the_port_replaces_only_its_like() {
+    let directory = with_rules();
+    let path = directory.join("port");
+    let address = format!("type = \"socket_file\"; path = \"{}\"", path.display());
+    let conf = configuration(&address, "");
+    std::fs::write(&path, "precious").expect("a file");
+    assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
+    let kept = std::fs::read_to_string(&path).expect("still there");
+    assert_eq!(kept, "precious");
+
+    std::fs::write(&path, "socket_file\n1\n").expect("a file");
+    let pid_file = directory.join("pid");
+    let output = refused(
+        &directory,
+        &conf,
+        &["-pid", &pid_file.display().to_string()],
+    );
+    assert_eq!(output.status.code(), Some(0));
+    let pid = std::fs::read_to_string(&pid_file).expect("a pid file");
+    let daemon = Process::of(pid.trim().parse().expect("a number")).expect("runs");
+    let told = std::fs::read_to_string(&path).expect("a file");
+    let port = told.strip_prefix("socket_file\n").expect("its first line");
+    let port: u16 = port.trim().parse().expect("a port");
+    drop(TcpStream::connect(("127.0.0.1", port)).expect("it listens there"));
+    let mode = path.metadata().expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    daemon.signal(Signal::SIGTERM);
+    assert!(wait_until(Duration::from_secs(5), || !path.exists()));
+    assert!(wait_until(Duration::from_secs(5), || !daemon.is_alive()));
+    let left = std::fs::read_dir(directory.path()).expect("a directory");
+    assert_eq!(left.count(), 2, "d.conf and filter.conf");
+}
+
+#[test]
 fn options_say_what_is_wrong_with_them() {
     let daemon = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
