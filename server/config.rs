@@ -127,7 +127,7 @@ pub struct Protocol {
     pub reuse_address: bool,
     /// `so_keepalive`: SO_KEEPALIVE on connections. Default true.
     pub keepalive: bool,
-    /// `tcp_nodelay`: TCP_NODELAY on connections. Default false.
+    /// `tcp_nodelay`: TCP_NODELAY on connections. Default false; workers set it always.
     pub nodelay: bool,
     /// `local_chmod`: mode of a local socket. Default as the umask has it.
     pub mode: Option<u32>,

@@ -155,6 +155,8 @@ impl SocketFile {
 fn internet(address: &SocketAddr, protocol: &Protocol) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
     socket.set_reuse_address(protocol.reuse_address)?;
+    // Connections inherit it.
+    socket.set_keepalive(protocol.keepalive)?;
     if address.is_ipv6() {
         // The same port on 0.0.0.0 is an address of its own.
         socket.set_only_v6(true)?;
@@ -244,4 +246,31 @@ fn listen(socket: Socket, protocol: &Protocol, file: Option<SocketFile>) -> io::
     listener.socket.listen(protocol.backlog)?;
     listener.socket.set_nonblocking(true)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_protocol_says_for_itself_whether_connections_are_kept_alive() {
+        for keepalive in [true, false] {
+            let protocol = Protocol {
+                name: String::new(),
+                addresses: vec![Address::Internet(vec!["127.0.0.1:0".parse().unwrap()])],
+                backlog: 1,
+                reuse_address: true,
+                keepalive,
+                nodelay: false,
+                mode: None,
+                owner: None,
+            };
+            let listeners = Listener::bind_all(&protocol).unwrap();
+            let address = listeners[0].socket.local_addr().unwrap();
+            let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            client.connect(&address).unwrap();
+            let accepted = Socket::from(listeners[0].accept().unwrap().socket);
+            assert_eq!(accepted.keepalive().unwrap(), keepalive);
+        }
+    }
 }

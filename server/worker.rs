@@ -70,10 +70,9 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
 
 fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     let processor = &setup.service.processor;
-    // Failing is no reason to refuse the client: it would only be slower, or its loss be noticed late.
+    // Failing is no reason to refuse the client: it would only be slower.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
         let _ = socket.set_tcp_nodelay(true);
-        let _ = socket.set_keepalive(setup.service.protocols.iter().any(|p| p.keepalive));
     }
     match &setup.tls {
         None => match Timed::new(socket, processor.record_timeout) {
