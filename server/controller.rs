@@ -683,7 +683,7 @@ impl Controller {
             WorkerState::Retired => {}
         }
         let is_expected = matches!(worker.state, WorkerState::Retired | WorkerState::Evicted(_));
-        if !is_expected && end != End::Exit(0) {
+        if !is_expected && end != End::Exit(worker::DONE) {
             let name = &running.service.name;
             let client = match worker.client.as_str() {
                 "" => String::new(),

@@ -27,6 +27,10 @@ use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
 use crate::tls::acceptor::{Acceptor, Refusal};
 
+/// The exit status of a worker that did what it was there for. Not 0: a module may call `exit(0)`
+/// within a call.
+pub const DONE: i32 = 100;
+
 /// The exit status of a worker that could not give up what it must not have.
 const NOT_CONFINED: i32 = 71;
 
@@ -65,7 +69,7 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
         Ok(None) => {}
         Err(error) => log(Severity::Err, format_args!("worker got no client: {error}")),
     }
-    0
+    DONE
 }
 
 fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {

@@ -826,16 +826,26 @@ fn calls_are_logged_by_name_and_value_only() {
 fn the_log_tells_whose_worker_died_and_of_what() {
     let token = Token::new();
     let mut setup = setup(&token);
-    setup.environment = vec![("NULLMODULE_CRASH".into(), "C_Digest".into())];
+    setup.environment = vec![("NULLMODULE_OBEY".into(), "1".into())];
     let daemon = setup.start();
-    let mut client = Client::ready(&daemon);
-    client.send(&encoded(&Call::C_Digest(SESSION, b"abc")));
-    assert!(client.record().is_none());
-    let name = client.0.local_addr().expect("connected");
-    let line = format!(" terminated by signal SIGSEGV; its client was {name}\n");
-    assert!(wait_until(Duration::from_secs(5), || daemon
-        .log()
-        .contains(&line)));
+    for (order, expected) in [
+        ("crash", "by signal SIGSEGV"),
+        ("exit 3", "with exit code 3"),
+        ("exit 0", "with exit code 0"),
+    ] {
+        let mut client = Client::ready(&daemon);
+        client.send(&encoded(&Call::C_Sign(SESSION, order.as_bytes())));
+        assert!(client.record().is_none());
+        let name = client.0.local_addr().expect("connected");
+        let line = format!(" terminated {expected}; its client was {name}\n");
+        let is_told = || daemon.log().contains(&line);
+        assert!(wait_until(Duration::from_secs(5), is_told), "{line}");
+    }
+    drop(Client::ready(&daemon));
+    assert!(wait_until(Duration::from_secs(5), || {
+        daemon.workers().len() == 1
+    }));
+    assert_eq!(daemon.log().matches(" terminated ").count(), 3);
 }
 
 #[test]
