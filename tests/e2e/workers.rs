@@ -140,9 +140,14 @@ fn eight_sign_for_a_minute_with_our_pair() {
 /// Clients that come and go leave neither processes nor descriptors in the controller.
 fn forty_clients_come_and_go(daemon: Maker, endpoint: Endpoint) {
     let mut stack = Stack::through(daemon, daemon, endpoint, Token::new());
+    // A worker that ended is a descriptor of the controller's until it is reaped.
     let settled = |stack: &mut Stack| {
-        wait_until(SOON, || stack.daemon().workers().len() == 1);
         let controller = stack.daemon().process();
+        wait_until(SOON, || {
+            let before = controller.descriptors();
+            std::thread::sleep(Duration::from_millis(100));
+            stack.daemon().workers().len() == 1 && controller.descriptors() == before
+        });
         (stack.daemon().workers().len(), controller.descriptors())
     };
     let stop = stack.token.configuration(); // exists: each signs once
@@ -157,6 +162,7 @@ fn forty_clients_come_and_go(daemon: Maker, endpoint: Endpoint) {
             assert!(outcome.status.success(), "{}", outcome.stdout);
         }
     }
+    wait_until(SOON, || settled(&mut stack) == before);
     let after = settled(&mut stack);
     assert_eq!(after, before, "(workers, descriptors of the controller)");
     leaves_nothing_behind(&mut stack, daemon);
