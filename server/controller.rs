@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::Policy;
@@ -631,11 +631,9 @@ impl Controller {
 
     fn reap(&mut self) {
         loop {
-            let (pid, end) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, End::Exit(status)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, End::Signal(signal)),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(_) | Err(Errno::EINTR) => continue,
+            match next_ended() {
+                Ok(Some((pid, end))) => self.bury(pid, end),
+                Ok(None) => return,
                 Err(error) => {
                     log(
                         Severity::Err,
@@ -643,8 +641,7 @@ impl Controller {
                     );
                     return;
                 }
-            };
-            self.bury(pid, end);
+            }
         }
     }
 
@@ -772,9 +769,7 @@ impl Controller {
     }
 
     fn reap_quietly(&mut self) {
-        while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
-            waitpid(None, Some(WaitPidFlag::WNOHANG))
-        {
+        while let Ok(Some((pid, _))) = next_ended() {
             if let Some(token) = self.tokens.remove(&pid) {
                 self.take_last_records(token);
                 self.workers.remove(&token);
@@ -795,6 +790,29 @@ impl Running {
             .paused_until
             .is_some_and(|until| Instant::now() < until);
         !paused && (!self.idle.is_empty() || self.workers < self.service.workload.max_workers)
+    }
+}
+
+/// Reaps a worker that ended, if one did. What its module left behind in its process group ends with
+/// it: such a process would keep the client's socket open. While the worker is not reaped, the
+/// group's number is no other's.
+fn next_ended() -> Result<Option<(Pid, End)>, Errno> {
+    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+    loop {
+        let pid = match waitid(Id::All, ended | WaitPidFlag::WNOWAIT) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => pid,
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(None),
+            Ok(_) | Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error),
+        };
+        // Mostly nobody is left.
+        let _ = killpg(pid, Signal::SIGKILL);
+        match waitid(Id::Pid(pid), ended) {
+            Ok(WaitStatus::Exited(_, status)) => return Ok(Some((pid, End::Exit(status)))),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Some((pid, End::Signal(signal)))),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

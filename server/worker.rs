@@ -1,7 +1,7 @@
 //! A worker: waits for one client, serves it, exits.
 //!
 //! The controller forks it ahead of need. What it gives up, in this order: descriptors (by
-//! `bindings::sys::fork_child`), outliving the controller, the controller's signal mask, core dumps,
+//! `bindings::sys::fork_child`), outliving the controller, its process group, its signal mask, core dumps,
 //! groups and user, gaining privileges by exec. PKCS#11 login state belongs to a process, so a
 //! process never serves a second client. A TLS handshake comes after all this.
 
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Pid, getppid, initgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{Pid, getppid, initgroups, setgroups, setpgid, setresgid, setresuid};
 use socket2::{Domain, Socket};
 
 use crate::channel::WorkerEnd;
@@ -160,6 +160,8 @@ fn serve_calls(
 
 fn confine(setup: &Setup<'_>) -> Result<(), Errno> {
     die_with(setup.controller)?;
+    // A group of its own: what the module forks ends with the worker.
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     SigSet::empty().thread_set_mask()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     if let Some(identity) = &setup.service.identity {

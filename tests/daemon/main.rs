@@ -849,6 +849,36 @@ fn the_log_tells_whose_worker_died_and_of_what() {
 }
 
 #[test]
+fn what_a_module_forks_ends_with_its_worker() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    let directory = Directory::new();
+    let log = directory.join("module.log");
+    setup.environment.extend([
+        ("NULLMODULE_OBEY".into(), "1".into()),
+        ("NULLMODULE_LOG".into(), log.display().to_string()),
+    ]);
+    let mut daemon = setup.start();
+    let forked = |client: &mut Client| {
+        let signed = client.call(Call::C_Sign(SESSION, b"fork"));
+        assert!(signed.rv().is_ok());
+        let told = std::fs::read_to_string(&log).expect("the module's log");
+        let mut pids = told.lines().filter_map(|line| line.strip_prefix("forked "));
+        let pid = pids.next_back().expect("a process id").parse();
+        Process::of(pid.expect("a number")).expect("it lives a minute")
+    };
+    let (mut first, mut second) = (Client::ready(&daemon), Client::ready(&daemon));
+    let (left, left_at_the_end) = (forked(&mut first), forked(&mut second));
+    first.0.shutdown(Shutdown::Write).expect("connected");
+    // The descriptor that the process had of the connection is gone as well.
+    assert!(first.record().is_none());
+    assert!(wait_until(Duration::from_secs(5), || !left.is_alive()));
+    assert!(left_at_the_end.is_alive());
+    daemon.terminate().expect("it ends");
+    assert!(wait_until(Duration::from_secs(5), || !left_at_the_end.is_alive()));
+}
+
+#[test]
 fn what_a_worker_logged_last_is_not_lost() {
     let token = Token::new();
     let mut setup = setup(&token);

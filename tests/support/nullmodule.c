@@ -18,7 +18,8 @@
  *                                      number of its descriptors, its working directory
  *   NULLMODULE_PROTECTED=1             the token has a protected authentication path
  *   NULLMODULE_OBEY=1                  C_Sign does what its data say: `crash`, `sleep MS`, `rv 0xN`,
- *                                      `size N` (the length of the signature), `exit N`
+ *                                      `size N` (the length of the signature), `exit N`, `fork` (a
+ *                                      process that lives a minute; its id goes to NULLMODULE_LOG)
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -167,6 +168,16 @@ static void pad(CK_BYTE *field, size_t size, const char *text)
 }
 
 /* ---- General ---------------------------------------------------------------------------- */
+
+static void fork_one(void)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        sleep(60);
+        _exit(0);
+    }
+    record("forked %d", (int)child);
+}
 
 /* A process that others may not look at can look at itself. */
 static void record_process(void)
@@ -495,6 +506,8 @@ CK_RV C_Sign(CK_SESSION_HANDLE h, CK_BYTE *data, CK_ULONG n, CK_BYTE *out, CK_UL
             size = strtoul(order + 5, NULL, 0);
         else if (strncmp(order, "exit ", 5) == 0)
             exit(atoi(order + 5));
+        else if (strcmp(order, "fork") == 0)
+            fork_one();
     }
     return give(out, len, NULL, size, 0x51);
 }
