@@ -5,6 +5,8 @@
 //! [`Found`] for each attribute asked for; `abi` writes it. Semantics are those of PKCS#11 v2.20,
 //! section 11.7, as far as an original daemon lets them through.
 
+use std::collections::TryReserveError;
+
 use bindings::template::is_nested;
 use xdr::{
     Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
@@ -146,10 +148,17 @@ fn query(
     object: ObjectHandle,
     wanted: &[Wanted],
 ) -> (CkRv, Vec<Attribute>) {
-    let request = wanted
-        .iter()
-        .map(|wanted| Attribute::new(wanted.attribute_type, vec![0; wanted.room.unwrap_or(0)]))
-        .collect();
+    let request = wanted.iter().map(|wanted| {
+        let mut zeros = Vec::new();
+        let room = wanted.room.unwrap_or(0);
+        zeros.try_reserve_exact(room)?;
+        zeros.resize(room, 0);
+        Ok(Attribute::new(wanted.attribute_type, zeros))
+    });
+    let request: Result<Vec<Attribute>, TryReserveError> = request.collect();
+    let Ok(request) = request else {
+        return (CkRv::HOST_MEMORY, Vec::new());
+    };
     match remote.call(Call::C_GetAttributeValue(
         session,
         object,

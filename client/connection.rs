@@ -5,6 +5,7 @@
 //! the connection for good: sessions and operations lived in it, so nothing is ever reconnected
 //! behind the application's back. Touches neither signal mask nor handlers; SIGPIPE is not raised.
 
+use std::collections::TryReserveError;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Read};
 use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Type};
-use xdr::codec::EncodeError;
+use xdr::codec::{DecodeError, EncodeError};
 use xdr::record::{Records, TooLong};
 use xdr::rpc::{self, ReplyError, Xid};
 use xdr::{Call, CkRv, Cryptoki, Function, Reply};
@@ -84,6 +85,8 @@ pub(crate) enum Failure {
     Closed,
     #[error("{0}")]
     Record(#[from] TooLong),
+    #[error("{0}")]
+    Memory(#[from] TryReserveError),
     #[error("{0}")]
     Encode(#[from] EncodeError),
     #[error("{0}")]
@@ -160,10 +163,15 @@ impl Cryptoki for Connection {
             Failure::Reply(ReplyError::NotExecuted(_) | ReplyError::Denied(_)) => {
                 CkRv::FUNCTION_FAILED
             }
+            // The reply is here, but there is no room for what it carries.
+            Failure::Reply(ReplyError::Malformed(DecodeError::Memory)) => CkRv::HOST_MEMORY,
             _ => {
                 wire.end(State::Lost);
                 self.lost.store(true, Ordering::Release);
-                CkRv::DEVICE_ERROR
+                match failure {
+                    Failure::Memory(_) => CkRv::HOST_MEMORY,
+                    _ => CkRv::DEVICE_ERROR,
+                }
             }
         };
         // Why C_Initialize fails is said at the same level as that it does.
@@ -205,7 +213,7 @@ impl Wire {
             if let Some(reply) = self.received_reply(xid, function)? {
                 return reply.map_err(Failure::from);
             }
-            let space = self.records.space();
+            let space = self.records.space()?;
             let received = match &mut self.transport {
                 Transport::Plain(socket) => socket.receive(space, deadline),
                 Transport::Tls(stream) => stream.receive(space, deadline),
@@ -511,7 +519,7 @@ mod tests {
                     if let Some(record) = records.next().unwrap() {
                         break Xid(u32::from_be_bytes(record[..4].try_into().unwrap()));
                     }
-                    match stream.read(records.space()) {
+                    match stream.read(records.space().unwrap()) {
                         Ok(0) | Err(_) => return,
                         Ok(count) => records.received(count),
                     }

@@ -172,7 +172,8 @@ impl<R: Remote> Library<R> {
             Some(_) => Answer::TooSmall(size),
             None => Answer::Size(size),
         };
-        self.sessions().keep(session, function, input, data);
+        let kept = self.sessions().keep(session, function, input, data);
+        kept.map_err(|_| CkRv::HOST_MEMORY)?;
         Ok(answer)
     }
 

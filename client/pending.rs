@@ -17,7 +17,7 @@
 //! So there is one result at the most for each session and family. Does no I/O; every result is
 //! wiped when it goes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, TryReserveError};
 
 use xdr::{CkRv, Function, SessionHandle, SlotId};
 use zeroize::Zeroizing;
@@ -211,22 +211,27 @@ impl Sessions {
         None
     }
 
-    /// Keeps the result of a call for when it comes again.
+    /// Keeps the result of a call for when it comes again, if there is memory for what it is known by.
     pub fn keep(
         &mut self,
         session: SessionHandle,
         function: Function,
         input: &[u8],
         data: Vec<u8>,
-    ) {
+    ) -> Result<(), TryReserveError> {
+        let result = Zeroizing::new(data);
+        let mut known_by = Zeroizing::new(Vec::new());
+        known_by.try_reserve_exact(input.len())?;
+        known_by.extend_from_slice(input);
         let families = Families::of(function);
         let pending = &mut self.sessions.entry(session).or_default().pending;
         pending.retain(|waiting| !families.meets(Families::of(waiting.function)));
         pending.push(Pending {
             function,
-            input: Zeroizing::new(input.to_vec()),
-            result: Zeroizing::new(data),
+            input: known_by,
+            result,
         });
+        Ok(())
     }
 }
 
@@ -383,7 +388,8 @@ mod tests {
         let mut sessions = Sessions::default();
         let session = SessionHandle(1);
         sessions.opened(session, SLOT);
-        sessions.keep(session, Function::C_Digest, b"abc", vec![1]);
+        let kept = sessions.keep(session, Function::C_Digest, b"abc", vec![1]);
+        kept.unwrap();
         sessions.opened(session, SLOT);
         let init = sessions.answer(session, Function::C_DigestInit, &[], None);
         assert!(init.is_none());

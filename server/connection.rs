@@ -252,7 +252,7 @@ fn receive<'r>(
             // What had begun may have been an empty record.
             transport.rest()?;
         }
-        match transport.read(records.space(), is_begun)? {
+        match transport.read(records.space().map_err(io::Error::from)?, is_begun)? {
             0 => return Ok(None),
             count => records.received(count),
         }

@@ -18,6 +18,8 @@ pub enum DecodeError {
     TooLong,
     /// Bytes are left after the last value.
     Trailing,
+    /// There is no memory for the value.
+    Memory,
 }
 
 impl std::fmt::Display for DecodeError {
@@ -26,6 +28,7 @@ impl std::fmt::Display for DecodeError {
             DecodeError::Short => "record ends within a value",
             DecodeError::TooLong => "length over the bound of its type",
             DecodeError::Trailing => "bytes left after the last value",
+            DecodeError::Memory => "no memory for the value",
         })
     }
 }
@@ -104,6 +107,11 @@ impl<'a> Decoder<'a> {
             Err(xdr_codec::Error(xdr_codec::ErrorKind::InvalidLen(_), _)) => {
                 Err(DecodeError::TooLong)
             }
+            Err(xdr_codec::Error(xdr_codec::ErrorKind::IOError(cause), _))
+                if cause.kind() == io::ErrorKind::OutOfMemory =>
+            {
+                Err(DecodeError::Memory)
+            }
             Err(_) => Err(DecodeError::Short),
         }
     }
@@ -137,6 +145,7 @@ pub(crate) fn unpack_opaque_flex<In: Read>(
     while value.len() < length {
         let start = value.len();
         let step = STEP.max(start).min(length - start);
+        value.try_reserve_exact(step).map_err(io::Error::from)?;
         value.resize(start + step, 0);
         input.read_exact(&mut value[start..])?;
     }
@@ -155,6 +164,7 @@ pub(crate) fn unpack_flex<In: Read, T: xdr_codec::Unpack<In>>(
     let mut size = 4;
     for _ in 0..length {
         let (value, value_size) = T::unpack(input)?;
+        values.try_reserve(1).map_err(io::Error::from)?;
         values.push(value);
         size += value_size;
     }
@@ -227,10 +237,18 @@ impl<'b> Encoder<'b> {
                 *place = (self.copied.len(), value);
                 self.used += 1;
             }
-            _ => self.copied.extend_from_slice(value),
+            _ => self.copy(value),
         }
         self.copied
             .extend_from_slice(&[0; 3][..padding(value.len())]);
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        if self.copied.try_reserve(bytes.len()).is_ok() {
+            self.copied.extend_from_slice(bytes);
+        } else {
+            self.failed = true;
+        }
     }
 
     /// A structure of `pkcs11_rpc.x`, written by the code xdrgen made for it.
@@ -239,7 +257,7 @@ impl<'b> Encoder<'b> {
     }
 
     /// Completes the record. Fails when a value exceeds its bound or the record what one fragment
-    /// can carry, 2 GiB less one byte.
+    /// can carry, 2 GiB less one byte, and when there was no memory for it.
     pub fn finish(self) -> Result<Slices<'b>, EncodeError> {
         let in_place = &self.in_place[..self.used];
         let length = self.copied.len() - record::MARK_SIZE
@@ -275,7 +293,7 @@ impl<'b> Encoder<'b> {
 
 impl Write for Encoder<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.copied.extend_from_slice(bytes);
+        self.copy(bytes);
         Ok(bytes.len())
     }
 
@@ -284,13 +302,13 @@ impl Write for Encoder<'_> {
     }
 }
 
-/// A value or a record is larger than the protocol can carry.
+/// A value or a record is larger than the protocol, or memory, can carry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct EncodeError;
 
 impl std::fmt::Display for EncodeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("value larger than the protocol can carry")
+        f.write_str("value larger than the protocol or memory can carry")
     }
 }
 

@@ -5,6 +5,7 @@
 //! before any of it is kept, and memory grows with the bytes that came, not with the announced
 //! length. Does no I/O.
 
+use std::collections::TryReserveError;
 use std::ops::Range;
 
 /// Bytes of a record mark: the last-fragment flag and the length of the fragment.
@@ -77,8 +78,8 @@ impl Records {
         }
     }
 
-    /// Where the next bytes of the stream go. Never empty.
-    pub fn space(&mut self) -> &mut [u8] {
+    /// Where the next bytes of the stream go. Never empty. Fails when there is no memory for them.
+    pub fn space(&mut self) -> Result<&mut [u8], TryReserveError> {
         // Unlooked-at bytes are part of a mark here. Right behind the payload they keep the buffer from
         // growing with the number of fragments.
         if self.payload.is_empty() {
@@ -96,14 +97,16 @@ impl Records {
         };
         let grown = end + wanted.clamp(SMALL / 4, self.buffer.len().max(SMALL));
         if self.buffer.len() < grown {
-            self.buffer.resize(grown.max(SMALL), 0);
+            let size = grown.max(SMALL);
+            self.buffer.try_reserve_exact(size - self.buffer.len())?;
+            self.buffer.resize(size, 0);
         }
         let room = if wanted > SMALL && !self.last {
             wanted.min(self.buffer.len() - end)
         } else {
             self.buffer.len() - end
         };
-        &mut self.buffer[end..end + room]
+        Ok(&mut self.buffer[end..end + room])
     }
 
     /// Notes that the first `count` bytes of [`Records::space`] were received.
@@ -201,7 +204,7 @@ mod tests {
     fn feed(records: &mut Records, mut bytes: &[u8], step: usize) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
         while !bytes.is_empty() {
-            let space = records.space();
+            let space = records.space().unwrap();
             let count = step.min(space.len()).min(bytes.len());
             space[..count].copy_from_slice(&bytes[..count]);
             records.received(count);
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn refuses_a_record_over_the_limit_when_its_length_is_read() {
         let mut records = Records::new(100);
-        records.space()[..4].copy_from_slice(&101u32.to_be_bytes());
+        records.space().unwrap()[..4].copy_from_slice(&101u32.to_be_bytes());
         records.received(4);
         assert_eq!(records.next(), Err(TooLong));
 
@@ -277,7 +280,7 @@ mod tests {
             &(LAST | 41).to_be_bytes(),
         ]
         .concat();
-        records.space()[..stream.len()].copy_from_slice(&stream);
+        records.space().unwrap()[..stream.len()].copy_from_slice(&stream);
         records.received(stream.len());
         assert_eq!(records.next(), Err(TooLong));
     }
@@ -285,10 +288,10 @@ mod tests {
     #[test]
     fn memory_follows_the_bytes_that_came_not_the_announced_length() {
         let mut records = Records::new(1 << 30);
-        records.space()[..4].copy_from_slice(&(LAST | 1 << 30).to_be_bytes());
+        records.space().unwrap()[..4].copy_from_slice(&(LAST | 1 << 30).to_be_bytes());
         records.received(4);
         assert_eq!(records.next(), Ok(None));
-        assert!(records.space().len() <= 2 * SMALL);
+        assert!(records.space().unwrap().len() <= 2 * SMALL);
         assert!(records.buffer.len() <= 4 * SMALL);
     }
 

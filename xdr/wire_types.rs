@@ -48,10 +48,13 @@ through_xdrgen! {
 /// By hand, because a long `data` is sent from where it lies.
 impl<'a> Wire<'a> for DataResult {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        Ok(DataResult {
-            rv: CkRv::read(input)?,
-            data: input.opaque()?.to_vec(),
-        })
+        let rv = CkRv::read(input)?;
+        let received = input.opaque()?;
+        let mut data = Vec::new();
+        let room = data.try_reserve_exact(received.len());
+        room.map_err(|_| DecodeError::Memory)?;
+        data.extend_from_slice(received);
+        Ok(DataResult { rv, data })
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {

@@ -146,7 +146,7 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&Call<'_>) -> Option<Act>) {
                 return;
             }
         }
-        match stream.read(records.space()) {
+        match stream.read(records.space().unwrap()) {
             Ok(0) | Err(_) => return,
             Ok(count) => records.received(count),
         }

@@ -92,6 +92,13 @@ fn our_client_survives_the_death_of_its_worker_and_recovers() {
     threads(&stack(Ours, Original, Tcp), "death");
 }
 
+/// The original ends the application (client.md 12).
+#[test]
+fn our_client_answers_when_there_is_no_memory() {
+    threads(&stack(Ours, Ours, Tcp), "memory");
+    threads(&stack(Ours, Ours, Unix), "memory");
+}
+
 /// What our client is measured against (client.md D5, D6); also shows that the test above can fail.
 #[test]
 fn the_original_client_dies_of_sigpipe_after_its_worker() {

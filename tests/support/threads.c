@@ -1,5 +1,5 @@
 /*
- * threads LIBRARY threads|fork|forkbusy|death|loop [ARGUMENT]: an application that uses a PKCS#11 library
+ * threads LIBRARY threads|fork|forkbusy|death|memory|loop [ARGUMENT]: an application that uses a PKCS#11 library
  * from threads, in forked children, and while its peer dies. Prints one line for each thing it
  * checks, `what -> yes` or `what -> NO`, and exits with 1 if there was a NO.
  *
@@ -8,6 +8,7 @@
  *   forkbusy  the same while another thread of the parent is inside a call
  *   death     every child of the process ARGUMENT is killed; then the library has to say
  *             CKR_DEVICE_ERROR, and C_Finalize and C_Initialize have to bring it back
+ *   memory    large data both ways while the process may take no more memory: an answer, not an end
  *   loop      signs until the file ARGUMENT exists and prints `signed COUNT, last 0xRV`; a first line
  *             `signing` says that it began; after a failure it ends at once with status 3
  *
@@ -24,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -305,6 +307,50 @@ static void mode_death(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, pid_t da
     check("its signature is right", memcmp(mac, expected, sizeof mac) == 0);
 }
 
+/* ---- memory ----------------------------------------------------------------------------- */
+
+enum { LARGE = 24 << 20 };
+
+/* Lets the process take `more` bytes of address space, or any amount. */
+static void allow(rlim_t more)
+{
+    unsigned long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    if (statm && fscanf(statm, "%lu", &pages) == 1 && more != RLIM_INFINITY)
+        more += pages * (rlim_t)sysconf(_SC_PAGESIZE);
+    if (statm)
+        fclose(statm);
+    struct rlimit limit;
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = more;
+    check("the limit is set", setrlimit(RLIMIT_AS, &limit) == 0);
+}
+
+static void mode_memory(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
+{
+    CK_MECHANISM mechanism = { CKM_SHA256_HMAC, NULL, 0 };
+    CK_BYTE *large = calloc(1, LARGE), mac[32] = { 0 };
+    CK_ULONG length = 0;
+    CK_ATTRIBUTE label = { CKA_LABEL, large, LARGE };
+    CK_OBJECT_CLASS class = CKO_DATA;
+    CK_ATTRIBUTE object[] = { { CKA_CLASS, &class, sizeof class }, label };
+    CK_OBJECT_HANDLE made;
+
+    allow(LARGE / 2);
+    check_rv("no memory for an attribute", CKR_HOST_MEMORY, p11->C_CreateObject(session, object, 2, &made));
+    check_rv("C_SignInit", CKR_OK, p11->C_SignInit(session, &mechanism, key));
+    check_rv("no memory to keep a result by its input", CKR_HOST_MEMORY, p11->C_Sign(session, large, LARGE, NULL, &length));
+    check_rv("signing goes on", CKR_OK, sign(session, key, mac));
+    check_rv("no memory for a reply", CKR_HOST_MEMORY, p11->C_GenerateRandom(session, large, LARGE));
+    check_rv("which ends the connection", CKR_DEVICE_ERROR, sign(session, key, mac));
+    allow(RLIM_INFINITY);
+    check_rv("C_Finalize", CKR_OK, p11->C_Finalize(NULL));
+    check_rv("C_Initialize works again", CKR_OK, initialize());
+    check_rv("and so does a new session", CKR_OK, whole_round(&session, &key, mac));
+    check_rv("with as much data", CKR_OK, p11->C_GenerateRandom(session, large, LARGE));
+    free(large);
+}
+
 /* ---- loop ------------------------------------------------------------------------------- */
 
 static void mode_loop(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, const char *until)
@@ -331,7 +377,7 @@ int main(int argc, char **argv)
     CK_SESSION_HANDLE session = 0;
     CK_OBJECT_HANDLE key = 0;
     if (argc < 3) {
-        fprintf(stderr, "usage: threads LIBRARY threads|fork|forkbusy|death|loop [ARGUMENT]\n");
+        fprintf(stderr, "usage: threads LIBRARY threads|fork|forkbusy|death|memory|loop [ARGUMENT]\n");
         return 2;
     }
     signal(SIGPIPE, SIG_DFL);
@@ -353,6 +399,8 @@ int main(int argc, char **argv)
         mode_forkbusy(session, key);
     else if (failures == 0 && strcmp(argv[2], "death") == 0 && argc > 3)
         mode_death(session, key, (pid_t)atoi(argv[3]));
+    else if (failures == 0 && strcmp(argv[2], "memory") == 0)
+        mode_memory(session, key);
     else if (failures == 0 && strcmp(argv[2], "loop") == 0 && argc > 3)
         mode_loop(session, key, argv[3]);
     else if (failures == 0)

@@ -55,7 +55,7 @@ fn vectors() -> Vec<Vector> {
 /// The one record in `stream`.
 fn record(stream: &[u8]) -> Vec<u8> {
     let mut records = Records::new(1 << 20);
-    let space = records.space();
+    let space = records.space().unwrap();
     space[..stream.len()].copy_from_slice(stream);
     records.received(stream.len());
     records
