@@ -294,14 +294,21 @@ impl Deadline {
     }
 
     fn remaining(self) -> Result<Duration, Failure> {
-        let remaining = self.0.saturating_duration_since(Instant::now());
-        if remaining.is_zero() {
+        self.remaining_at(Instant::now())
+    }
+
+    fn remaining_at(self, now: Instant) -> Result<Duration, Failure> {
+        let remaining = self.0.saturating_duration_since(now);
+        if remaining < SHORTEST {
             Err(Failure::Timeout)
         } else {
             Ok(remaining)
         }
     }
 }
+
+/// Less is no time: the kernel's limits count microseconds, and 0 of them is for ever.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// How far the kernel's time limit may be off before it is set again.
 const SLACK: Duration = Duration::from_millis(100);
@@ -346,7 +353,13 @@ impl Socket {
         inner.set_read_timeout(Some(remaining))?;
         if domain == Domain::UNIX {
             // Waits, within the send limit, while the listener's queue is full.
-            inner.connect(address)?;
+            while let Err(failure) = inner.connect(address) {
+                if failure.kind() != io::ErrorKind::Interrupted {
+                    return Err(failure);
+                }
+                let remaining = deadline.remaining().map_err(io::Error::other)?;
+                inner.set_write_timeout(Some(remaining))?;
+            }
         } else {
             inner.connect_timeout(address, remaining)?;
             inner.set_tcp_nodelay(true)?;
@@ -682,6 +695,16 @@ mod tests {
         assert_lost(one_call(timeout, |_, _| {}));
         assert!(started.elapsed() >= timeout);
         assert!(started.elapsed() < LONG / 2);
+    }
+
+    #[test]
+    fn a_time_limit_that_the_kernel_takes_for_none_is_over() {
+        let now = Instant::now();
+        let left = |duration| Deadline(now + duration).remaining_at(now).ok();
+        for duration in [Duration::ZERO, Duration::from_nanos(999)] {
+            assert_eq!(left(duration), None);
+        }
+        assert_eq!(left(SHORTEST), Some(SHORTEST));
     }
 
     /// The original restarts its time limit with every byte.

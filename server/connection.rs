@@ -60,6 +60,9 @@ pub struct Timed {
     limit: Option<Duration>,
 }
 
+/// Less is no time: the kernel's limits count microseconds, and 0 of them is for ever.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// How far that may be beyond what is left before it is set again.
 const SLACK: Duration = Duration::from_millis(100);
 
@@ -88,7 +91,7 @@ impl Timed {
                 let time = self.time;
                 let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + time);
                 let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
+                if left < SHORTEST {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 if self.limit.is_none_or(|limit| limit > left + SLACK) {
