@@ -15,6 +15,9 @@ use crate::abi::process;
 /// The endpoint of a library built without `P11CLIENT_SOCKET`, as in the original.
 const DEFAULT_SOCKET: &str = "127.0.0.1:4444";
 
+/// The same of one in the place of Debian's for Unix sockets.
+const DEFAULT_UNIX_SOCKET: &str = "/var/run/pkcs11proxyd.socket";
+
 /// The file in the user's home directory that names the module.
 const ALIAS_FILE: &str = ".camlcrushlibname";
 
@@ -39,7 +42,7 @@ pub(crate) struct Environment<'a> {
     /// The first bytes of a file: enough for any alias.
     pub file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// The endpoint compiled in.
-    pub socket: &'a str,
+    pub socket: Option<&'a str>,
     /// The alias compiled in, in a library made for one module.
     pub libname: Option<&'a str>,
     /// The file this library was loaded from.
@@ -67,7 +70,7 @@ impl Environment<'static> {
                 let file = std::fs::File::open(path)?;
                 file.take(4096).read_to_end(&mut bytes).map(|_| bytes)
             },
-            socket: option_env!("P11CLIENT_SOCKET").unwrap_or(DEFAULT_SOCKET),
+            socket: option_env!("P11CLIENT_SOCKET"),
             libname: option_env!("P11CLIENT_LIBNAME"),
             library: process::own_path(),
             tls: TlsFiles {
@@ -141,7 +144,7 @@ impl std::fmt::Display for Source {
 pub(crate) enum Endpoint {
     /// `host:port` or `[v6]:port`: a name or an address.
     Tcp { host: String, port: u16 },
-    /// An absolute path.
+    /// A path.
     Unix(PathBuf),
 }
 
@@ -183,11 +186,18 @@ impl Settings {
     /// Reads the variables and, if they leave the alias open, the alias file.
     pub fn read(environment: &Environment<'_>) -> Result<Settings, SettingsError> {
         let variable = environment.variable;
+        let library = environment.library.as_deref();
+        let is_unix = library.is_some_and(is_debians_for_unix);
+        let default = if is_unix {
+            DEFAULT_UNIX_SOCKET
+        } else {
+            DEFAULT_SOCKET
+        };
         let socket = variable("PKCS11PROXY_SOCKET_PATH");
-        let socket = socket.unwrap_or_else(|| environment.socket.into());
+        let socket = socket.unwrap_or_else(|| environment.socket.unwrap_or(default).into());
         let (socket, by_endpoint) = without_scheme(socket);
-        let endpoint = endpoint(socket)?;
-        let is_tls = by_endpoint || environment.library.as_deref().is_some_and(is_named_for_tls);
+        let endpoint = endpoint(socket, is_unix)?;
+        let is_tls = by_endpoint || library.is_some_and(is_named_for_tls);
         let tls = is_tls.then(|| tls(environment, &endpoint)).transpose()?;
         let number = |name| leading_number(variable(name)?.as_encoded_bytes());
         Ok(Settings {
@@ -216,6 +226,11 @@ fn without_scheme(written: OsString) -> (OsString, bool) {
 fn is_named_for_tls(library: &Path) -> bool {
     let name = library.file_name().unwrap_or_default().as_bytes();
     name.windows(3).any(|part| part == b"ssl")
+}
+
+/// Whether a library is installed in the place of Debian's for Unix sockets.
+fn is_debians_for_unix(library: &Path) -> bool {
+    library.file_name() == Some(OsStr::new("libp11clientunix.so"))
 }
 
 fn tls(environment: &Environment<'_>, endpoint: &Endpoint) -> Result<TlsSettings, SettingsError> {
@@ -257,8 +272,10 @@ fn tls(environment: &Environment<'_>, endpoint: &Endpoint) -> Result<TlsSettings
     })
 }
 
-fn endpoint(written: OsString) -> Result<Endpoint, SettingsError> {
-    if written.as_encoded_bytes().first() == Some(&b'/') {
+/// A library for Unix sockets takes anything for a path.
+fn endpoint(written: OsString, is_unix: bool) -> Result<Endpoint, SettingsError> {
+    let first = written.as_encoded_bytes().first();
+    if first.is_some_and(|first| is_unix || *first == b'/') {
         let path = PathBuf::from(written);
         return if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
             Ok(Endpoint::Unix(path))
@@ -350,7 +367,7 @@ mod tests {
                     Err(cause) => Err(cause.kind().into()),
                 }
             },
-            socket: DEFAULT_SOCKET,
+            socket: None,
             libname,
             library: found("the library's file").map(|(_, value)| value.into()),
             tls: TlsFiles::default(),
@@ -408,6 +425,25 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    /// A site that puts this library in the place of Debian's for Unix sockets changes nothing.
+    #[test]
+    fn debians_library_for_unix_sockets_takes_paths_only() {
+        let library = ("the library's file", "/l/libp11clientunix.so");
+        let endpoint = |more: &[_]| {
+            let alias = ("PKCS11PROXY_LIBNAME", "softhsm");
+            let settings = read(&[&[alias, library], more].concat(), Ok(b""), None);
+            settings.map(|settings| settings.endpoint)
+        };
+        let default = Endpoint::Unix("/var/run/pkcs11proxyd.socket".into());
+        assert_eq!(endpoint(&[]).unwrap(), default);
+        for path in ["/s", "run/socket", "h:1"] {
+            let set = endpoint(&[("PKCS11PROXY_SOCKET_PATH", path)]);
+            assert_eq!(set.unwrap(), Endpoint::Unix(path.into()));
+        }
+        let empty = endpoint(&[("PKCS11PROXY_SOCKET_PATH", "")]);
+        assert!(matches!(empty, Err(SettingsError::Endpoint(_))));
     }
 
     #[test]
