@@ -319,7 +319,11 @@ fn alias(environment: &Environment<'_>) -> Result<Vec<u8>, SettingsError> {
         return Ok(alias.as_bytes().to_vec());
     }
     let home = (environment.variable)("HOME").ok_or(SettingsError::Home)?;
-    let path = Path::new(&home).join(ALIAS_FILE);
+    // As the original puts it together: an empty HOME is not the directory the application is in.
+    let mut path = home;
+    path.push("/");
+    path.push(ALIAS_FILE);
+    let path = PathBuf::from(path);
     let content = match (environment.file)(&path) {
         Ok(content) => content,
         Err(cause) => return Err(SettingsError::AliasFile(path, cause)),
@@ -361,7 +365,8 @@ mod tests {
         Settings::read(&Environment {
             variable: &|name| found(name).map(|(_, value)| value.into()),
             file: &|path| {
-                assert_eq!(path, Path::new("/home/u/.camlcrushlibname"));
+                let home = found("HOME").map_or("", |(_, home)| home);
+                assert_eq!(path.to_str(), Some(&*format!("{home}/.camlcrushlibname")));
                 match &file {
                     Ok(content) => Ok(content.to_vec()),
                     Err(cause) => Err(cause.kind().into()),
@@ -601,6 +606,8 @@ mod tests {
             Err(SettingsError::AliasTooLong(_))
         ));
         assert!(matches!(alias(b""), Err(SettingsError::AliasFileEmpty(_))));
+        let rootless = read(&[("HOME", "")], Ok(b"softhsm"), None);
+        assert_eq!(rootless.unwrap().alias, b"softhsm");
         let missing = read(
             &[("HOME", "/home/u")],
             Err(io::ErrorKind::NotFound.into()),
