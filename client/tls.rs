@@ -284,6 +284,10 @@ impl Pipe {
     }
 }
 
+/// SSL_OP_CLEANSE_PLAINTEXT, which the crate does not name: keys and plaintext that OpenSSL decrypted
+/// do not stay in its buffer.
+const CLEANSE_PLAINTEXT: SslOptions = SslOptions::from_bits_retain(1 << 1);
+
 fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
     let mut context = SslContextBuilder::new(SslMethod::tls_client())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
@@ -292,6 +296,7 @@ fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
         SslOptions::NO_RENEGOTIATION
             | SslOptions::NO_COMPRESSION
             | SslOptions::NO_TICKET
+            | CLEANSE_PLAINTEXT
             // The protocol's own lengths tell whether a record was cut off.
             | SslOptions::IGNORE_UNEXPECTED_EOF,
     );

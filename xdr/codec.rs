@@ -5,7 +5,10 @@
 //! [`Encoder`] lays out one record: small things are copied behind each other, a long byte string
 //! is sent from where it lies. Neither does I/O.
 
+use std::collections::TryReserveError;
 use std::io::{self, IoSlice, Read, Write};
+
+use zeroize::Zeroize;
 
 use crate::record;
 
@@ -217,12 +220,12 @@ impl<'b> Encoder<'b> {
 
     /// An XDR unsigned integer.
     pub fn word(&mut self, number: u32) {
-        self.copied.extend_from_slice(&number.to_be_bytes());
+        self.copy(&number.to_be_bytes());
     }
 
     /// An XDR unsigned hyper.
     pub fn hyper(&mut self, number: u64) {
-        self.copied.extend_from_slice(&number.to_be_bytes());
+        self.copy(&number.to_be_bytes());
     }
 
     /// A variable opaque.
@@ -239,12 +242,11 @@ impl<'b> Encoder<'b> {
             }
             _ => self.copy(value),
         }
-        self.copied
-            .extend_from_slice(&[0; 3][..padding(value.len())]);
+        self.copy(&[0; 3][..padding(value.len())]);
     }
 
     fn copy(&mut self, bytes: &[u8]) {
-        if self.copied.try_reserve(bytes.len()).is_ok() {
+        if make_room(self.copied, bytes.len()).is_ok() {
             self.copied.extend_from_slice(bytes);
         } else {
             self.failed = true;
@@ -289,6 +291,18 @@ impl<'b> Encoder<'b> {
         push(rest);
         Ok(slices)
     }
+}
+
+/// Makes room for `more` bytes. What moves may be a PIN or a key: it is wiped where it was.
+fn make_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
+    if buffer.capacity() - buffer.len() < more {
+        let mut larger = Vec::new();
+        larger.try_reserve(buffer.len() + more.max(buffer.len()))?;
+        larger.extend_from_slice(buffer);
+        buffer.zeroize();
+        *buffer = larger;
+    }
+    Ok(())
 }
 
 impl Write for Encoder<'_> {

@@ -346,6 +346,10 @@ struct Builder<'a> {
     warnings: Vec<String>,
 }
 
+/// SSL_OP_CLEANSE_PLAINTEXT, which the crate does not name: PINs and keys that OpenSSL decrypted do not
+/// stay in its buffer.
+const CLEANSE_PLAINTEXT: SslOptions = SslOptions::from_bits_retain(1 << 1);
+
 impl Builder<'_> {
     fn warn(&mut self, place: &Place, text: String) {
         self.warnings
@@ -359,6 +363,7 @@ impl Builder<'_> {
             SslOptions::NO_RENEGOTIATION
                 | SslOptions::NO_COMPRESSION
                 | SslOptions::NO_TICKET
+                | CLEANSE_PLAINTEXT
                 | SslOptions::CIPHER_SERVER_PREFERENCE
                 // The protocol's own lengths tell whether a record was cut off.
                 | SslOptions::IGNORE_UNEXPECTED_EOF,

@@ -99,6 +99,12 @@ fn our_client_answers_when_there_is_no_memory() {
     threads(&stack(Ours, Ours, Unix), "memory");
 }
 
+#[test]
+fn no_pin_key_or_plaintext_stays_in_an_application_with_our_client() {
+    threads(&stack(Ours, Ours, Tcp), "secrets");
+    threads(&stack(Ours, Original, Unix), "secrets");
+}
+
 /// What our client is measured against (client.md D5, D6); also shows that the test above can fail.
 #[test]
 fn the_original_client_dies_of_sigpipe_after_its_worker() {

@@ -1,5 +1,6 @@
 /*
- * threads LIBRARY threads|fork|forkbusy|death|memory|loop [ARGUMENT]: an application that uses a PKCS#11 library
+ * threads LIBRARY threads|fork|forkbusy|death|memory|secrets|loop [ARGUMENT]: an
+ * application that uses a PKCS#11 library
  * from threads, in forked children, and while its peer dies. Prints one line for each thing it
  * checks, `what -> yes` or `what -> NO`, and exits with 1 if there was a NO.
  *
@@ -9,6 +10,7 @@
  *   death     every child of the process ARGUMENT is killed; then the library has to say
  *             CKR_DEVICE_ERROR, and C_Finalize and C_Initialize have to bring it back
  *   memory    large data both ways while the process may take no more memory: an answer, not an end
+ *   secrets   looks through its own memory for what PINs, keys and plaintext left in it
  *   loop      signs until the file ARGUMENT exists and prints `signed COUNT, last 0xRV`; a first line
  *             `signing` says that it began; after a failure it ends at once with status 3
  *
@@ -351,6 +353,97 @@ static void mode_memory(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
     free(large);
 }
 
+/* ---- secrets ---------------------------------------------------------------------------- */
+
+enum { PART = 16 }; /* of a secret, for which the memory is searched */
+
+static CK_BYTE secret[4096], masked[4096];
+
+/* Bytes that are nowhere else, and the same in a form that is not found. */
+static CK_BYTE *new_secret(size_t length)
+{
+    static unsigned seed = 1;
+    for (size_t i = 0; i < length; i++) {
+        seed = seed * 1103515245 + 12345;
+        secret[i] = (CK_BYTE)(seed >> 16);
+        masked[i] = secret[i] ^ 0x55;
+    }
+    return secret;
+}
+
+/* Wipes the secret where this program has it and looks for it elsewhere. */
+static void check_gone(const char *what, size_t from)
+{
+    explicit_bzero(secret, sizeof secret);
+    struct { CK_BYTE *first, *end; } areas[512];
+    size_t count = 0, found = 0;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && count < 512 && fgets(line, sizeof line, maps)) {
+        unsigned long first, end;
+        if (sscanf(line, "%lx-%lx rw", &first, &end) == 2 && strstr(line, " rw") && !strstr(line, "[v")) {
+            areas[count].first = (CK_BYTE *)first;
+            areas[count++].end = (CK_BYTE *)end;
+        }
+    }
+    if (maps)
+        fclose(maps);
+    for (size_t area = 0; area < count; area++)
+        for (CK_BYTE *at = areas[area].first; at + PART <= areas[area].end; at++) {
+            size_t same = 0;
+            while (same < PART && (at[same] ^ 0x55) == masked[from + same])
+                same++;
+            found += same == PART;
+        }
+    check(what, count > 0 && found == 0);
+}
+
+static void mode_secrets(CK_SESSION_HANDLE session)
+{
+    static const CK_ULONG sizes[] = { 32, 512, 1520, 3904 };
+    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+    CK_KEY_TYPE generic = CKK_GENERIC_SECRET, aes = CKK_AES;
+    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
+    CK_OBJECT_HANDLE object;
+    CK_MECHANISM mechanism = { CKM_AES_ECB, NULL, 0 };
+    static CK_BYTE ciphertext[4096];
+
+    new_secret(2 * 64);
+    check_rv("C_SetPIN", CKR_PIN_INCORRECT, p11->C_SetPIN(session, secret, 64, secret + 64, 64));
+    check_gone("the old PIN is gone", 0);
+    check_gone("the new PIN is gone", 64);
+    CK_ATTRIBUTE key[] = { { CKA_CLASS, &class, sizeof class }, { CKA_KEY_TYPE, &aes, sizeof aes }, { CKA_VALUE, KEY, 32 },
+                           { CKA_ENCRYPT, &yes, 1 }, { CKA_DECRYPT, &yes, 1 }, { CKA_PRIVATE, &no, 1 } };
+    check_rv("C_CreateObject", CKR_OK, p11->C_CreateObject(session, key, 6, &object));
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        CK_ULONG size = sizes[i], length = sizeof ciphertext;
+        new_secret(size);
+        CK_RV rv = p11->C_EncryptInit(session, &mechanism, object);
+        if (rv == CKR_OK)
+            rv = p11->C_Encrypt(session, secret, size, ciphertext, &length);
+        check_rv("C_Encrypt", CKR_OK, rv);
+        check_gone("what was encrypted is gone", 0);
+        rv = p11->C_DecryptInit(session, &mechanism, object);
+        CK_ULONG told = 0;
+        if (rv == CKR_OK)
+            rv = p11->C_Decrypt(session, ciphertext, length, NULL, &told);
+        if (rv == CKR_OK)
+            rv = p11->C_Decrypt(session, ciphertext, length, secret, &told);
+        check_rv("C_Decrypt", CKR_OK, rv);
+        check_gone("what was decrypted is gone", 0);
+
+        new_secret(size);
+        CK_OBJECT_HANDLE made;
+        CK_ATTRIBUTE value = { CKA_VALUE, secret, size };
+        CK_ATTRIBUTE template[] = { { CKA_CLASS, &class, sizeof class }, { CKA_KEY_TYPE, &generic, sizeof generic }, value,
+                                    { CKA_SENSITIVE, &no, 1 }, { CKA_EXTRACTABLE, &yes, 1 }, { CKA_PRIVATE, &no, 1 } };
+        check_rv("C_CreateObject", CKR_OK, p11->C_CreateObject(session, template, 6, &made));
+        check_gone("the value is gone", 0);
+        check_rv("C_GetAttributeValue", CKR_OK, p11->C_GetAttributeValue(session, made, &value, 1));
+        check_gone("the value that was read is gone", 0);
+    }
+}
+
 /* ---- loop ------------------------------------------------------------------------------- */
 
 static void mode_loop(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, const char *until)
@@ -377,7 +470,7 @@ int main(int argc, char **argv)
     CK_SESSION_HANDLE session = 0;
     CK_OBJECT_HANDLE key = 0;
     if (argc < 3) {
-        fprintf(stderr, "usage: threads LIBRARY threads|fork|forkbusy|death|memory|loop [ARGUMENT]\n");
+        fprintf(stderr, "usage: threads LIBRARY threads|fork|forkbusy|death|memory|secrets|loop [ARGUMENT]\n");
         return 2;
     }
     signal(SIGPIPE, SIG_DFL);
@@ -401,6 +494,8 @@ int main(int argc, char **argv)
         mode_death(session, key, (pid_t)atoi(argv[3]));
     else if (failures == 0 && strcmp(argv[2], "memory") == 0)
         mode_memory(session, key);
+    else if (failures == 0 && strcmp(argv[2], "secrets") == 0)
+        mode_secrets(session);
     else if (failures == 0 && strcmp(argv[2], "loop") == 0 && argc > 3)
         mode_loop(session, key, argv[3]);
     else if (failures == 0)

@@ -51,6 +51,11 @@ fn the_client_recovers_from_the_death_of_its_worker() {
     threads(Ours, Ours, "death");
 }
 
+#[test]
+fn no_pin_key_or_plaintext_stays_in_an_application() {
+    threads(Ours, Ours, "secrets");
+}
+
 /// An openssl.cnf with Debian's engine in front of our TLS library.
 struct Engine {
     directory: Directory,
