@@ -248,7 +248,7 @@ impl Wire {
     ) -> Result<Option<Result<Reply, ReplyError>>, TooLong> {
         while let Some(record) = self.records.next()? {
             if let Some(reply) = rpc::read_reply(xid, function, record) {
-                if hands_out_secrets(function) {
+                if function.hands_out_secrets() {
                     self.records.wipe();
                 }
                 return Ok(Some(reply));
@@ -266,22 +266,6 @@ impl Wire {
             Transport::Tls(stream) => stream.close(is_sound),
         }
     }
-}
-
-/// Whether what the function answers is, or may be, plaintext or a key.
-pub(crate) fn hands_out_secrets(function: Function) -> bool {
-    matches!(
-        function,
-        Function::C_Decrypt
-            | Function::C_DecryptUpdate
-            | Function::C_DecryptFinal
-            | Function::C_DecryptDigestUpdate
-            | Function::C_DecryptVerifyUpdate
-            | Function::C_VerifyRecover
-            | Function::C_GetAttributeValue
-            | Function::C_GetOperationState
-            | Function::C_GenerateRandom
-    )
 }
 
 /// When an exchange has to be over.

@@ -14,7 +14,7 @@ use xdr::{
 };
 use zeroize::Zeroizing;
 
-use crate::connection::{Connection, hands_out_secrets};
+use crate::connection::Connection;
 use crate::pending::{Answer, Room, Sessions};
 use crate::settings::Settings;
 
@@ -163,7 +163,7 @@ impl<R: Remote> Library<R> {
         let size = data.len();
         let answer = match room {
             Some(room) if room >= size => {
-                return Ok(Answer::Whole(if hands_out_secrets(function) {
+                return Ok(Answer::Whole(if function.hands_out_secrets() {
                     Data::Secret(Zeroizing::new(data))
                 } else {
                     Data::Public(data)

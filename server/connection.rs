@@ -14,6 +14,7 @@ use xdr::codec::Slices;
 use xdr::record::Records;
 use xdr::rpc::{self, Rejection, Request};
 use xdr::{Cryptoki, Function};
+use zeroize::Zeroize;
 
 use crate::logging::{Severity, log};
 
@@ -200,7 +201,7 @@ fn serve_records(
             None => return Ok(()),
             Some(record) => answer(transport, record, cryptoki, &mut output)?,
         };
-        if function.is_some_and(carries_secrets) {
+        if function.is_some_and(Function::takes_secrets) {
             records.wipe();
         }
     }
@@ -222,11 +223,15 @@ fn answer(
         Request::Rejected(xid, rejection) => rejected(xid, rejection, output).map(|()| None),
         Request::Call(xid, call) => {
             let function = call.function();
-            let reply = catch_unwind(AssertUnwindSafe(|| cryptoki.call(call)));
-            if let Ok(reply) = &reply {
+            let mut reply = catch_unwind(AssertUnwindSafe(|| cryptoki.call(call)));
+            if let Ok(reply) = &mut reply {
                 if let Ok(slices) = rpc::write_reply(xid, reply, output) {
-                    transport.send(slices)?;
-                    return Ok(Some(function));
+                    let sent = transport.send(slices);
+                    if function.hands_out_secrets() {
+                        output.as_mut_slice().zeroize();
+                        reply.wipe();
+                    }
+                    return sent.map(|()| Some(function)).map_err(ConnectionError::from);
                 }
             }
             log(
@@ -264,24 +269,62 @@ fn receive<'r>(
     Ok(Some(records.record()))
 }
 
-/// Whether the arguments may hold a PIN or a key, so that they are wiped after the call.
-fn carries_secrets(function: Function) -> bool {
-    use Function::{
-        C_CopyObject, C_CreateObject, C_DeriveKey, C_GenerateKey, C_GenerateKeyPair, C_InitPIN,
-        C_InitToken, C_Login, C_SetAttributeValue, C_SetPIN, C_UnwrapKey,
-    };
-    matches!(
-        function,
-        C_CopyObject
-            | C_CreateObject
-            | C_DeriveKey
-            | C_GenerateKey
-            | C_GenerateKeyPair
-            | C_InitPIN
-            | C_InitToken
-            | C_Login
-            | C_SetAttributeValue
-            | C_SetPIN
-            | C_UnwrapKey
-    )
+#[cfg(test)]
+mod tests {
+    use xdr::{Call, CkRv, DataResult, Reply, SessionHandle};
+
+    use super::*;
+
+    /// Takes what is sent.
+    struct Sent(Vec<u8>);
+
+    impl Transport for Sent {
+        fn read(&mut self, _: &mut [u8], _: bool) -> io::Result<usize> {
+            Ok(0)
+        }
+
+        fn rest(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn send(&mut self, slices: Slices<'_>) -> io::Result<()> {
+            self.0 = slices.to_vec();
+            Ok(())
+        }
+    }
+
+    /// Answers each call with the same bytes.
+    struct Answering(&'static [u8]);
+
+    impl Cryptoki for Answering {
+        fn call(&self, call: Call<'_>) -> Reply {
+            let result = DataResult {
+                rv: CkRv::OK,
+                data: self.0.to_vec(),
+            };
+            match call {
+                Call::C_Decrypt(..) => Reply::C_Decrypt(result),
+                _ => Reply::C_Sign(result),
+            }
+        }
+    }
+
+    #[test]
+    fn plaintext_does_not_stay_in_the_buffer_of_replies() {
+        let bytes = b"sixteen bytes...";
+        let holds = |buffer: &[u8]| buffer.windows(bytes.len()).any(|part| part == bytes);
+        let session = SessionHandle(1);
+        for (call, stays) in [
+            (Call::C_Decrypt(session, b"ciphertext"), false),
+            (Call::C_Sign(session, b"data"), true),
+        ] {
+            let (mut record, mut output, mut sent) = (Vec::new(), Vec::new(), Sent(Vec::new()));
+            let record = rpc::write_call(rpc::Xid(1), &call, &mut record);
+            let record = record.unwrap().to_vec();
+            let payload = &record[xdr::record::MARK_SIZE..];
+            answer(&mut sent, payload, &Answering(bytes), &mut output).unwrap();
+            assert!(holds(&sent.0));
+            assert_eq!(holds(&output), stays);
+        }
+    }
 }

@@ -107,6 +107,11 @@ macro_rules! define_calls {
                 match self { $(Reply::$name(result) => result.rv()),* }
             }
 
+            /// Wipes the bytes it carries; attribute values are wiped when they are dropped.
+            pub fn wipe(&mut self) {
+                match self { $(Reply::$name(result) => result.wipe()),* }
+            }
+
             /// Reads the result of `function`: exactly these bytes.
             pub fn read(function: Function, result: &[u8]) -> Result<Reply, DecodeError> {
                 let mut input = Decoder::new(result);
@@ -140,6 +145,48 @@ impl Function {
     /// The procedure's number.
     pub const fn number(self) -> u32 {
         self as u32
+    }
+
+    /// Whether its arguments are, or may hold, a PIN, a key or plaintext.
+    pub const fn takes_secrets(self) -> bool {
+        use Function::*;
+        matches!(
+            self,
+            C_CopyObject
+                | C_CreateObject
+                | C_DeriveKey
+                | C_DigestEncryptUpdate
+                | C_Encrypt
+                | C_EncryptUpdate
+                | C_GenerateKey
+                | C_GenerateKeyPair
+                | C_InitPIN
+                | C_InitToken
+                | C_Login
+                | C_SeedRandom
+                | C_SetAttributeValue
+                | C_SetOperationState
+                | C_SetPIN
+                | C_SignEncryptUpdate
+                | C_UnwrapKey
+        )
+    }
+
+    /// Whether its result is, or may hold, plaintext or a key.
+    pub const fn hands_out_secrets(self) -> bool {
+        use Function::*;
+        matches!(
+            self,
+            C_Decrypt
+                | C_DecryptUpdate
+                | C_DecryptFinal
+                | C_DecryptDigestUpdate
+                | C_DecryptVerifyUpdate
+                | C_VerifyRecover
+                | C_GetAttributeValue
+                | C_GetOperationState
+                | C_GenerateRandom
+        )
     }
 
     /// The procedure of this name, such as `C_Sign`.

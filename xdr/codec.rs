@@ -294,7 +294,7 @@ impl<'b> Encoder<'b> {
 }
 
 /// Makes room for `more` bytes. What moves may be a PIN or a key: it is wiped where it was.
-fn make_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
+pub(crate) fn make_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
     if buffer.capacity() - buffer.len() < more {
         let mut larger = Vec::new();
         larger.try_reserve(buffer.len() + more.max(buffer.len()))?;

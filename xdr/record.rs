@@ -8,6 +8,8 @@
 use std::collections::TryReserveError;
 use std::ops::Range;
 
+use crate::codec::make_room;
+
 /// Bytes of a record mark: the last-fragment flag and the length of the fragment.
 pub const MARK_SIZE: usize = 4;
 
@@ -98,7 +100,12 @@ impl Records {
         let grown = end + wanted.clamp(SMALL / 4, self.buffer.len().max(SMALL));
         if self.buffer.len() < grown {
             let size = grown.max(SMALL);
-            self.buffer.try_reserve_exact(size - self.buffer.len())?;
+            let more = size - self.buffer.len();
+            if self.buffer.len() <= SMALL {
+                make_room(&mut self.buffer, more)?;
+            } else {
+                self.buffer.try_reserve_exact(more)?;
+            }
             self.buffer.resize(size, 0);
         }
         let room = if wanted > SMALL && !self.last {

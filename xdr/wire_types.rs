@@ -69,6 +69,8 @@ pub(crate) trait CallResult {
     fn rv(&self) -> CkRv;
     /// A reply with this CK_RV and nothing else: numbers 0, byte strings and arrays empty.
     fn only(rv: CkRv) -> Self;
+    /// Wipes the bytes it carries, if it is of bytes.
+    fn wipe(&mut self) {}
 }
 
 impl CallResult for CkRv {
@@ -106,8 +108,25 @@ macro_rules! call_results {
     )*};
 }
 
+impl CallResult for DataResult {
+    fn rv(&self) -> CkRv {
+        self.rv
+    }
+
+    fn only(rv: CkRv) -> Self {
+        DataResult {
+            rv,
+            data: Vec::new(),
+        }
+    }
+
+    fn wipe(&mut self) {
+        self.data.zeroize();
+    }
+}
+
 call_results! {
-    DataResult InfoResult KeyPairResult MechanismInfoResult MechanismListResult ObjectListResult
+    InfoResult KeyPairResult MechanismInfoResult MechanismListResult ObjectListResult
     ObjectResult SessionInfoResult SessionResult SizeResult SlotInfoResult SlotListResult SlotResult
     TemplateResult TokenInfoResult
 }
