@@ -293,6 +293,13 @@ impl<'b> Encoder<'b> {
     }
 }
 
+/// Wipes what may be megabytes: at the speed of memory, where `zeroize`, which writes byte by byte,
+/// would cost as much as six copies. That the bytes are taken for used keeps the writes.
+pub fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    std::hint::black_box(bytes);
+}
+
 /// Makes room for `more` bytes. What moves may be a PIN or a key: it is wiped where it was.
 pub(crate) fn make_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
     if buffer.capacity() - buffer.len() < more {

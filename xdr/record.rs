@@ -8,7 +8,7 @@
 use std::collections::TryReserveError;
 use std::ops::Range;
 
-use crate::codec::make_room;
+use crate::codec::{make_room, wipe};
 
 /// Bytes of a record mark: the last-fragment flag and the length of the fragment.
 pub const MARK_SIZE: usize = 4;
@@ -185,7 +185,7 @@ impl Records {
 
     /// Wipes the record found last: it held a PIN or a key.
     pub fn wipe(&mut self) {
-        zeroize::Zeroize::zeroize(&mut self.buffer[self.payload.clone()]);
+        wipe(&mut self.buffer[self.payload.clone()]);
     }
 
     /// Gives back, between two records, memory that only a large record needed: at once when it is

@@ -5,7 +5,7 @@
 
 use zeroize::Zeroize;
 
-use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::codec::{DecodeError, Decoder, Encoder, Wire, wipe};
 use crate::integers::{
     AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, State, Ulong,
 };
@@ -121,7 +121,7 @@ impl CallResult for DataResult {
     }
 
     fn wipe(&mut self) {
-        self.data.zeroize();
+        wipe(&mut self.data);
     }
 }
 
