@@ -169,11 +169,14 @@ fn query(
     }
 }
 
+/// No reply carries a longer value.
+const LONGEST_VALUE: u64 = 1 << 30;
+
 /// The length the daemon tells; `None` for "unavailable". A size query is answered with that many
 /// zeros by the original; others may leave them out.
 fn length(received: &Attribute) -> Option<usize> {
     match (received.value.len(), received.value_len.0) {
-        (0, told) if told > i64::MAX as u64 => None,
+        (0, told) if told > LONGEST_VALUE => None,
         (0, told) => usize::try_from(told).ok(),
         (length, _) => Some(length),
     }
@@ -201,7 +204,8 @@ impl Zero {
 /// What a received attribute means to the caller, and the CK_RV if the daemon's was CKR_OK.
 fn sort(received: Attribute, room: Room, zero: Zero) -> (Found, CkRv) {
     match (length(&received), room) {
-        (None, _) => (Found::Unavailable, CkRv::OK),
+        // Beside CKR_OK an application would take the -1 for a length.
+        (None, _) => (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID),
         (Some(0), _) if zero == Zero::Unavailable => (Found::Unavailable, CkRv::OK),
         (Some(size), None) => (Found::Size(size), CkRv::OK),
         (Some(size), Some(room)) if size > room => (Found::Unavailable, CkRv::BUFFER_TOO_SMALL),
@@ -358,6 +362,15 @@ mod tests {
             (CkRv::DEVICE_ERROR, &[-1]),
         );
         check((CkRv::OK, &[promised]), &[(LABEL, None)], (CkRv::OK, &[4]));
+        // Nor is one that no value has, where CKR_OK says that there is one.
+        for told in [u64::MAX, i64::MAX as u64, LONGEST_VALUE + 1] {
+            let absurd = received(LABEL, b"", told);
+            for room in [None, Some(5)] {
+                let answer = (CkRv::OK, from_ref(&absurd));
+                let expected = (CkRv::ATTRIBUTE_TYPE_INVALID, &[-1][..]);
+                check(answer, &[(LABEL, room)], expected);
+            }
+        }
     }
 
     /// Answers like a module with one value of `size` bytes for each attribute; notes requests.

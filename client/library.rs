@@ -370,6 +370,10 @@ fn request_count(room: Room) -> Ulong {
 
 /// What a list function answers: never more than there is room for, and never what was not sent.
 fn list<T>(rv: CkRv, items: Vec<T>, count: Ulong, room: Room) -> Result<Answer<Vec<T>>, CkRv> {
+    let has_count = rv.is_ok() || rv == CkRv::BUFFER_TOO_SMALL;
+    if has_count && count.0 > MOST_ELEMENTS {
+        return Err(CkRv::DEVICE_ERROR); // no list is that long, and applications multiply it
+    }
     let count = usize::try_from(count.0).unwrap_or(usize::MAX);
     match (rv, room) {
         (CkRv::OK, None) => Ok(Answer::Size(count)),
@@ -462,9 +466,16 @@ mod tests {
         assert_eq!(slots(CkRv::OK, 4, 4, Some(3)), Err(CkRv::DEVICE_ERROR));
         assert_eq!(slots(CkRv::OK, 4, 4, Some(0)), Err(CkRv::DEVICE_ERROR));
         assert_eq!(slots(CkRv::OK, 2, 3, Some(3)), Ok(Answer::Whole(2)));
+        for rv in [CkRv::OK, too_small] {
+            for count in [MOST_ELEMENTS + 1, u64::MAX] {
+                for room in [None, Some(3)] {
+                    assert_eq!(slots(rv, 0, count, room), Err(CkRv::DEVICE_ERROR));
+                }
+            }
+        }
         assert_eq!(
-            slots(CkRv::OK, 2, u64::MAX, Some(3)),
-            Ok(Answer::TooSmall(usize::MAX))
+            slots(CkRv::SLOT_ID_INVALID, 0, u64::MAX, None),
+            Err(CkRv::SLOT_ID_INVALID)
         );
     }
 
