@@ -447,7 +447,7 @@ fn any_stream_in_any_pieces_makes_the_same_records() {
         let mut rest = stream.as_slice();
         let mut ended = false;
         while !rest.is_empty() && !ended {
-            let space = records.space();
+            let space = records.space().expect("memory");
             let count = (1 + numbers.below(20_000)).min(space.len()).min(rest.len());
             space[..count].copy_from_slice(&rest[..count]);
             records.received(count);
