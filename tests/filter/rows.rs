@@ -19,7 +19,7 @@ pub struct Case<'a> {
 pub struct Row {
     /// The number of the row in DIFFERENCES.md.
     pub number: &'static str,
-    /// A configuration whose default run shows it.
+    /// A configuration under which a situation shows it.
     pub occurs_under: &'static str,
     /// Whether both sides are in the same state afterwards.
     pub goes_on: bool,

@@ -85,6 +85,8 @@ pub struct Walk<'a> {
     succeeded: usize,
     /// How often each row of the table was needed.
     pub seen: Vec<usize>,
+    /// How often in the situations alone, which no chance is in.
+    pub shown: Vec<usize>,
     /// Differences without a row.
     pub unexpected: Vec<Unexpected>,
 }
@@ -300,6 +302,38 @@ const SITUATIONS: &[Situation] = &[
         ));
     }),
     (Architecture::LITTLE_64, |walk| {
+        // In the read-only session, which a token may tell first.
+        let local = template(&[(cka::LOCAL, [1])]);
+        walk.call(Call::C_SetAttributeValue(
+            SessionHandle(3),
+            ObjectHandle(7),
+            local,
+        ));
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        let (Some(kek), Some(key)) = (walk.labelled("kek"), walk.labelled("good_cipher")) else {
+            return;
+        };
+        let how = mechanism(ckm::AES_KEY_WRAP, &[]);
+        walk.call(Call::C_WrapKey(SessionHandle(1), how, kek, key));
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        let Some(key) = walk.labelled("good_wrap_private") else {
+            return;
+        };
+        let secret = template(&[
+            (cka::CLASS, word(walk.architecture, cko::SECRET_KEY)),
+            (cka::KEY_TYPE, word(walk.architecture, ckk::AES)),
+        ]);
+        walk.call(Call::C_UnwrapKey(
+            SessionHandle(1),
+            oaep(),
+            key,
+            &[0x11; 128],
+            secret,
+        ));
+    }),
+    (Architecture::LITTLE_64, |walk| {
         walk.call(Call::C_FindObjectsInit(
             SessionHandle(1),
             template::<&[u8]>(&[]),
@@ -356,6 +390,7 @@ impl<'a> Walk<'a> {
             calls: 0,
             succeeded: 0,
             seen: vec![0; ROWS.len()],
+            shown: Vec::new(),
             unexpected: Vec::new(),
         }
     }
@@ -363,9 +398,10 @@ impl<'a> Walk<'a> {
     /// Makes at least that many calls, after the situations that a walk seldom comes to.
     pub fn go(&mut self, calls: usize) {
         for (architecture, situation) in SITUATIONS {
-            self.begin(*architecture);
+            self.begin(*architecture, false);
             situation(self);
         }
+        self.shown = self.seen.clone();
         self.calls = 0;
         let mut left = 0;
         while self.calls < calls {
@@ -380,7 +416,8 @@ impl<'a> Walk<'a> {
                     A::BIG_32,
                 ];
                 let architecture = *self.random.pick(&others);
-                self.begin(architecture);
+                let early = self.random.once_in(6);
+                self.begin(architecture, early);
                 left = 100 + self.random.below(100);
             }
             left -= 1;
@@ -395,8 +432,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// New connections, and everything up to the known objects' handles.
-    fn begin(&mut self, architecture: Architecture) {
+    /// New connections, and everything up to the known objects' handles; `early`: with a call before
+    /// there is a module.
+    fn begin(&mut self, architecture: Architecture, early: bool) {
         self.both.theirs.restore(self.base);
         self.both.ours.restore(self.base);
         self.trace.clear();
@@ -407,7 +445,7 @@ impl<'a> Walk<'a> {
         self.hostile = self.random.once_in(2);
         self.architecture = architecture;
         self.call(Call::C_SetupArch(self.architecture));
-        if self.random.once_in(6) {
+        if early {
             self.anything_before_the_module();
         }
         self.call(Call::C_LoadModule(b"softhsm"));
