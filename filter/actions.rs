@@ -112,7 +112,8 @@ pub trait Action: Send + Sync {
         Verdict::Continue
     }
 
-    /// Whether a found object is to be kept from the client (C_FindObjects).
+    /// Whether a found object is to be kept from the client: of an action at C_FindObjects in every
+    /// search, of one at C_GetAttributeValue in a search by the value of a key.
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
         let _ = (session, object, context);
         false

@@ -40,6 +40,7 @@ use xdr::{
 use crate::actions::{Context, Verdict};
 use crate::attributes::CallCache;
 use crate::checks::{Check, Refusal};
+use crate::patches::sensitive_leak_patch::names_a_value;
 use crate::rules::{ModuleRules, Step};
 use crate::search::Searches;
 
@@ -196,13 +197,21 @@ impl Engine {
             Call::C_GetMechanismList(slot, count) if !self.rules.mechanisms.is_empty() => {
                 Reply::C_GetMechanismList(self.mechanisms(slot, count, check))
             }
-            Call::C_FindObjects(session, count) if self.watches_searches() => {
+            Call::C_FindObjects(session, count)
+                if self.watches_searches() || self.searches.has(session) =>
+            {
                 Reply::C_FindObjects(self.find(session, count, check, context))
             }
-            Call::C_FindObjectsInit(session, _) => {
+            Call::C_FindObjectsInit(session, ref template) => {
+                let mut readers = self.rules.steps(Function::C_GetAttributeValue);
+                let by_value = names_a_value(template) && readers.next().is_some();
                 let reply = backend.call(call);
-                if reply.rv().is_ok() && self.watches_searches() {
-                    self.searches.begin(session);
+                match reply.rv().is_ok() {
+                    true if by_value || self.watches_searches() => {
+                        self.searches.begin(session, by_value);
+                    }
+                    true => self.searches.end(session),
+                    false => {}
                 }
                 reply
             }
@@ -236,7 +245,8 @@ impl Engine {
 
     /// Whether something decides about each object that is found.
     fn watches_searches(&self) -> bool {
-        self.rules.guards_objects() || self.rules.searchers().next().is_some()
+        let mut searchers = self.rules.steps(Function::C_FindObjects);
+        self.rules.guards_objects() || searchers.next().is_some()
     }
 
     /// C_FindObjects: what the search of this session found and the client may see.
@@ -253,7 +263,7 @@ impl Engine {
             other if other.rv().is_ok() => Err(CkRv::GENERAL_ERROR),
             other => Err(other.rv()),
         };
-        let hides = |object: ObjectHandle| {
+        let hides = |object: ObjectHandle, by_value: bool| {
             match check.object(session, object, CkRv::OBJECT_HANDLE_INVALID) {
                 Ok(()) => {}
                 Err(refusal) if checks::concerns_the_session(refusal.rv) => return Err(refusal.rv),
@@ -262,7 +272,9 @@ impl Engine {
                     return Ok(true);
                 }
             }
-            let mut steps = self.rules.searchers();
+            let readers = self.rules.steps(Function::C_GetAttributeValue);
+            let readers = readers.filter(|_| by_value);
+            let mut steps = self.rules.steps(Function::C_FindObjects).chain(readers);
             Ok(steps.any(|step| step.action.hides(session, object, context)))
         };
         let found = self.searches.next(session, count.0, fetch, hides);
@@ -444,7 +456,7 @@ mod tests {
     use crate::rules::Source;
     use std::path::Path;
     use std::sync::Mutex;
-    use xdr::Template;
+    use xdr::{Attribute, AttributeType, Template};
 
     const SESSION: SessionHandle = SessionHandle(1);
 
@@ -598,6 +610,25 @@ mod tests {
         );
         assert!(filter.call(Call::C_Logout(SESSION)) == Reply::C_Logout(CkRv::GENERAL_ERROR));
         assert_eq!(happened(&trace), ["a"]);
+    }
+
+    /// The original finds keys by their values. Other searches are the module's alone.
+    #[test]
+    fn finds_no_key_by_its_value() {
+        let reads = Function::C_GetAttributeValue;
+        let (filter, _) = filter(reads, "", &[("a", None)], &[("b", None)]);
+        for (kind, expected) in [(0x11, vec![1, 3]), (0x124, vec![]), (0x3, vec![])] {
+            let wanted = Template(vec![Attribute::new(AttributeType(kind), vec![7])]);
+            filter.call(Call::C_FindObjectsInit(SESSION, wanted));
+            let engine = filter.engine.as_ref().unwrap();
+            assert_eq!(engine.searches.has(SESSION), kind != 0x3);
+            let reply = filter.call(Call::C_FindObjects(SESSION, Ulong(9)));
+            let Reply::C_FindObjects(found) = reply else {
+                panic!("another reply");
+            };
+            let handles: Vec<u64> = found.objects.iter().map(|object| object.0).collect();
+            assert_eq!(handles, expected, "{kind:#x}");
+        }
     }
 
     #[test]

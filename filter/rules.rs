@@ -175,11 +175,11 @@ impl ModuleRules {
         self.labels.is_some() || self.ids.is_some()
     }
 
-    /// The actions that keep objects out of C_FindObjects, or might.
-    pub fn searchers(&self) -> impl Iterator<Item = &Step> {
+    /// The actions at a function.
+    pub fn steps(&self, function: Function) -> impl Iterator<Item = &Step> {
         let chains = [&self.pre, &self.post].into_iter();
         chains
-            .filter_map(|chain| chain.get(&Function::C_FindObjects))
+            .filter_map(move |chain| chain.get(&function))
             .flatten()
     }
 }

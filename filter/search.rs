@@ -33,6 +33,8 @@ pub(crate) struct Search {
     ready: VecDeque<ObjectHandle>,
     fetched: usize,
     exhausted: bool,
+    /// It looks for the value of a key.
+    by_value: bool,
 }
 
 /// A session as the module knows it.
@@ -47,8 +49,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Searches {
     /// A new search in this session, in place of an earlier one.
-    pub(crate) fn begin(&self, session: SessionHandle) {
-        lock(&self.0).insert(key(session), Arc::default());
+    pub(crate) fn begin(&self, session: SessionHandle, by_value: bool) {
+        let search = Search {
+            by_value,
+            ..Search::default()
+        };
+        lock(&self.0).insert(key(session), Arc::new(Mutex::new(search)));
+    }
+
+    /// Whether there is a search in this session.
+    pub(crate) fn has(&self, session: SessionHandle) -> bool {
+        lock(&self.0).contains_key(&key(session))
     }
 
     /// No search in this session any more.
@@ -67,16 +78,20 @@ impl Searches {
     }
 
     /// The next `count` handles of a session's search: from `fetch` what the module finds, up to so
-    /// many, without what `hides`. `None` without a search.
+    /// many, without what `hides`, which learns whether the search is by a value. `None` without a
+    /// search.
     pub(crate) fn next(
         &self,
         session: SessionHandle,
         count: u64,
         fetch: impl FnMut(u64) -> Result<Vec<ObjectHandle>, CkRv>,
-        hides: impl FnMut(ObjectHandle) -> Result<bool, CkRv>,
+        mut hides: impl FnMut(ObjectHandle, bool) -> Result<bool, CkRv>,
     ) -> Option<Result<Vec<ObjectHandle>, CkRv>> {
         let search = lock(&self.0).get(&key(session)).cloned()?;
-        Some(lock(&search).next(count.min(MOST) as usize, fetch, hides))
+        let mut search = lock(&search);
+        let by_value = search.by_value;
+        let hides = |object| hides(object, by_value);
+        Some(search.next(count.min(MOST) as usize, fetch, hides))
     }
 }
 
@@ -143,9 +158,9 @@ mod tests {
     #[test]
     fn gives_what_is_not_hidden_in_the_modules_order() {
         let searches = Searches::default();
-        searches.begin(SESSION);
+        searches.begin(SESSION, false);
         let mut fetch = module(1000);
-        let even = |object: ObjectHandle| Ok(object.0 % 2 == 0);
+        let even = |object: ObjectHandle, _| Ok(object.0 % 2 == 0);
         assert_eq!(numbers(searches.next(SESSION, 0, &mut fetch, even)), [0; 0]);
         assert_eq!(numbers(searches.next(SESSION, 1, &mut fetch, even)), [1]);
         assert_eq!(numbers(searches.next(SESSION, 2, &mut fetch, even)), [3, 5]);
@@ -157,15 +172,15 @@ mod tests {
     #[test]
     fn knows_no_search_but_those_that_were_begun() {
         let searches = Searches::default();
-        let find = |session| searches.next(session, 9, module(3), |_| Ok(false));
+        let find = |session| searches.next(session, 9, module(3), |_, _| Ok(false));
         assert!(find(SESSION).is_none());
-        searches.begin(SESSION);
+        searches.begin(SESSION, false);
         assert!(find(SessionHandle(8)).is_none());
         assert_eq!(numbers(find(SESSION)), [1, 2, 3]);
         searches.end(SESSION);
         assert!(find(SESSION).is_none());
-        searches.begin(SESSION);
-        searches.begin(SessionHandle(8));
+        searches.begin(SESSION, false);
+        searches.begin(SessionHandle(8), false);
         searches.retain(|session| session == SESSION);
         assert!(find(SessionHandle(8)).is_none() && find(SESSION).is_some());
     }
@@ -173,10 +188,10 @@ mod tests {
     #[test]
     fn loses_nothing_and_shows_nothing_unseen_when_a_look_fails() {
         let searches = Searches::default();
-        searches.begin(SESSION);
+        searches.begin(SESSION, false);
         let mut fetch = module(4);
         let fails = Cell::new(true);
-        let look = |object: ObjectHandle| match object.0 {
+        let look = |object: ObjectHandle, _| match object.0 {
             3 if fails.get() => Err(CkRv::DEVICE_ERROR),
             object => Ok(object == 4),
         };
@@ -192,9 +207,9 @@ mod tests {
     #[test]
     fn ends_a_search_that_never_ends() {
         let searches = Searches::default();
-        searches.begin(SESSION);
+        searches.begin(SESSION, false);
         let forever = |count| Ok(vec![ObjectHandle(1); count as usize]);
-        let found = searches.next(SESSION, 1, forever, |_| Ok(true));
+        let found = searches.next(SESSION, 1, forever, |_, _| Ok(true));
         assert_eq!(found, Some(Err(CkRv::GENERAL_ERROR)));
     }
 }

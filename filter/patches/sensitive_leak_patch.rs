@@ -39,11 +39,13 @@ const PROVENANCE: [Boolean; 3] = [
     Boolean::Local,
 ];
 
-fn is_value(attribute_type: AttributeType) -> bool {
+/// Whether such an attribute gives a key away.
+pub(crate) fn is_value(attribute_type: AttributeType) -> bool {
     VALUES.contains(&narrow(attribute_type.0))
 }
 
-fn names_a_value(template: &Template) -> bool {
+/// Whether a template has or asks for such an attribute.
+pub(crate) fn names_a_value(template: &Template) -> bool {
     template.0.iter().any(|it| is_value(it.attribute_type))
 }
 
@@ -73,6 +75,11 @@ impl Action for SensitiveLeak {
             }
             _ => Verdict::Continue,
         }
+    }
+
+    /// In a search by a value: what it finds would tell that the value was guessed.
+    fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
+        context.attributes(session, object).map_or(true, is_kept)
     }
 }
 
