@@ -1,9 +1,12 @@
 //! `non_local_objects_patch`: a key whose value came from outside neither wraps nor unwraps.
 
+use bindings::ck::narrow;
+use cryptoki_sys::*;
 use xdr::{Call, CkRv, ObjectHandle, SessionHandle, Template};
 
 use crate::actions::{Action, Context, Verdict};
-use crate::attributes::{Attributes, Boolean, Class, Setting};
+use crate::attributes::{Attributes, Boolean, Booleans, Class, Setting};
+use crate::patches::sensitive_leak_patch::is_value;
 use crate::patches::{Shown, refuse_unreadable};
 
 /// What a key from outside may not be given.
@@ -56,12 +59,38 @@ fn changed(
         Ok(new) => new,
         Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
     };
-    // A key that does not say where it is from is from outside; the original takes it for no key.
-    let is_local = old.booleans.has((Boolean::Local, true));
-    if is_local || !old.class.is_none_or(Class::is_key) {
+    if !(old.class.is_none_or(Class::is_key) || new.class.is_some_and(Class::is_key)) {
         return Verdict::Continue;
     }
-    refuse_dangerous(call, context, new)
+    // A key that does not say where it is from is from outside; the original takes it for no key.
+    let is_local = old.booleans.has((Boolean::Local, true));
+    let is_dangerous = |key: Booleans| DANGEROUS.into_iter().any(|it| key.has(it));
+    if !is_local && is_dangerous(new.booleans) {
+        return refuse_dangerous(call, context, new);
+    }
+    // A local key with a value of the client's is from outside as well, and may wrap already.
+    if brings_a_key(template) && is_dangerous(old.booleans.overridden_by(new.booleans)) {
+        let reason = format_args!("another value for a key that wraps, unwraps or is local");
+        return context.refuse(call, CkRv::ATTRIBUTE_READ_ONLY, reason);
+    }
+    Verdict::Continue
+}
+
+/// Whether a template has a part of a key, be it secret or public.
+fn brings_a_key(template: &Template) -> bool {
+    const PUBLIC: [CK_ATTRIBUTE_TYPE; 9] = [
+        CKA_CLASS,
+        CKA_KEY_TYPE,
+        CKA_MODULUS,
+        CKA_PUBLIC_EXPONENT,
+        CKA_PRIME,
+        CKA_BASE,
+        CKA_EC_PARAMS,
+        CKA_EC_POINT,
+        CKA_PUBLIC_KEY_INFO,
+    ];
+    let mut kinds = template.0.iter().map(|it| it.attribute_type);
+    kinds.any(|kind| is_value(kind) || PUBLIC.contains(&narrow(kind.0)))
 }
 
 fn refuse_dangerous(call: &Call<'_>, context: &Context<'_>, new: Attributes) -> Verdict {
