@@ -13,6 +13,7 @@ use xdr::{
 };
 
 use crate::log::{self, Printable};
+use crate::patches::UNKNOWN_PARAMETER;
 use crate::rules::{AllowList, ModuleRules, Source, Step};
 use crate::values::Operation;
 
@@ -144,7 +145,7 @@ impl Check<'_> {
         }
         let keys = bindings::mechanism::handles(mechanism).map_err(|rv| Refusal {
             rv,
-            what: "a parameter that may name keys and is not the standard's".into(),
+            what: UNKNOWN_PARAMETER.into(),
             source: None,
         })?;
         let mut named = keys.into_iter().filter(|key| key.0 != 0);

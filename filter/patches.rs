@@ -13,8 +13,6 @@ pub mod sensitive_leak_patch;
 pub mod sticky_attributes_patch;
 pub mod wrapping_format_patch;
 
-use bindings::ck::{narrow, wide};
-use cryptoki_sys::CKM_CONCATENATE_BASE_AND_KEY;
 use xdr::{Call, CkRv, Function, Mechanism, ObjectHandle, SessionHandle};
 
 use crate::actions::{Context, Verdict};
@@ -38,38 +36,40 @@ pub(crate) const KEY_USES: &[Function] = &[
     Function::C_FindObjects,
 ];
 
-/// The keys that a call of [`KEY_USES`] names; C_FindObjects names none.
-pub(crate) fn keys_used(call: &Call<'_>) -> Option<(SessionHandle, Vec<ObjectHandle>)> {
-    Some(match call {
-        Call::C_EncryptInit(session, _, key)
-        | Call::C_DecryptInit(session, _, key)
-        | Call::C_SignInit(session, _, key)
-        | Call::C_SignRecoverInit(session, _, key)
-        | Call::C_VerifyInit(session, _, key)
-        | Call::C_VerifyRecoverInit(session, _, key)
-        | Call::C_DigestKey(session, key)
-        | Call::C_UnwrapKey(session, _, key, ..) => (*session, vec![*key]),
-        Call::C_WrapKey(session, _, wrapping, wrapped) => (*session, vec![*wrapping, *wrapped]),
-        Call::C_DeriveKey(session, mechanism, base, _) => {
-            let others = key_in_parameter(mechanism);
-            (*session, [*base].into_iter().chain(others).collect())
+/// Why a call is refused whose keys are not to be told.
+pub(crate) const UNKNOWN_PARAMETER: &str =
+    "a parameter that may name keys and is not the standard's";
+
+/// The keys that a call of [`KEY_USES`] names, in its mechanism's parameter too; C_FindObjects names
+/// none. A parameter that might name any is refused with its CK_RV.
+pub(crate) fn keys_used(
+    call: &Call<'_>,
+) -> Result<Option<(SessionHandle, Vec<ObjectHandle>)>, CkRv> {
+    let (session, mechanism, mut keys): (_, Option<&Mechanism>, _) = match call {
+        Call::C_EncryptInit(session, mechanism, key)
+        | Call::C_DecryptInit(session, mechanism, key)
+        | Call::C_SignInit(session, mechanism, key)
+        | Call::C_SignRecoverInit(session, mechanism, key)
+        | Call::C_VerifyInit(session, mechanism, key)
+        | Call::C_VerifyRecoverInit(session, mechanism, key)
+        | Call::C_UnwrapKey(session, mechanism, key, ..)
+        | Call::C_DeriveKey(session, mechanism, key, _) => (session, Some(mechanism), vec![*key]),
+        Call::C_DigestKey(session, key) => (session, None, vec![*key]),
+        Call::C_WrapKey(session, mechanism, wrapping, wrapped) => {
+            (session, Some(mechanism), vec![*wrapping, *wrapped])
         }
         Call::C_SetOperationState(session, _, encryption, authentication) => {
             // No handle: the operation has no such key.
             let keys = [*encryption, *authentication].into_iter();
-            (*session, keys.filter(|key| key.0 != 0).collect())
+            (session, None, keys.filter(|key| key.0 != 0).collect())
         }
-        _ => return None,
-    })
-}
-
-/// The second key of a derivation that concatenates two.
-fn key_in_parameter(mechanism: &Mechanism) -> Option<ObjectHandle> {
-    if narrow(mechanism.mechanism_type.0) != CKM_CONCATENATE_BASE_AND_KEY {
-        return None;
+        _ => return Ok(None),
+    };
+    if let Some(mechanism) = mechanism {
+        let named = bindings::mechanism::handles(mechanism)?;
+        keys.extend(named.into_iter().filter(|key| key.0 != 0));
     }
-    let handle = mechanism.parameter[..].try_into().ok()?;
-    Some(ObjectHandle(wide(std::ffi::c_ulong::from_ne_bytes(handle))))
+    Ok(Some((*session, keys)))
 }
 
 /// The CK_RV for an object whose attributes cannot be read: what the module said of the session,

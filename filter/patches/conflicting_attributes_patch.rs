@@ -4,8 +4,8 @@
 use xdr::{Call, CkRv, ObjectHandle, SessionHandle, Template};
 
 use crate::actions::{Action, Context, Verdict};
-use crate::attributes::{Attributes, Boolean, Booleans, Setting};
-use crate::patches::{Shown, keys_used, refuse_unreadable};
+use crate::attributes::{Attributes, Boolean, Booleans, Class, Setting};
+use crate::patches::{Shown, UNKNOWN_PARAMETER, keys_used, refuse_unreadable};
 
 const T: bool = true;
 const F: bool = false;
@@ -33,6 +33,20 @@ pub const CONFLICTS_SEGREGATED: &[(Setting, Setting)] = &[
     ((Boolean::Decrypt, T), (Boolean::SignRecover, T)),
     ((Boolean::Encrypt, T), (Boolean::Wrap, T)),
     ((Boolean::Decrypt, T), (Boolean::Unwrap, T)),
+];
+
+/// What a key is given when it is made or never. A copy, the other half of a pair or a key that was
+/// wrapped before may have the role that conflicts, and is not seen when the role is set.
+const FROM_THE_BEGINNING: &[Boolean] = &[Boolean::Wrap, Boolean::Decrypt];
+
+/// And these, where key usage is segregated.
+const FROM_THE_BEGINNING_SEGREGATED: &[Boolean] = &[
+    Boolean::Encrypt,
+    Boolean::Unwrap,
+    Boolean::Sign,
+    Boolean::Verify,
+    Boolean::SignRecover,
+    Boolean::VerifyRecover,
 ];
 
 /// The first pair of settings that these attributes should not have at once.
@@ -71,11 +85,17 @@ impl Action for ConflictingAttributes {
 /// The templates alone, as one: of a key pair, one key may not do what undoes the other's work.
 fn new(call: &Call<'_>, context: &Context<'_>, templates: &[&Template]) -> Verdict {
     let mut booleans = Booleans::default();
+    // The same derivation again gives the same key.
+    let is_derived = matches!(call, Call::C_DeriveKey(..));
     for template in templates {
         match Attributes::of_template(template) {
             Ok(new) => booleans = booleans.together_with(new.booleans),
             Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
         }
+    }
+    if is_derived && booleans.has((Boolean::Wrap, T)) {
+        let reason = format_args!("a derived key wraps, and may be derived again to decrypt");
+        return context.refuse(call, CkRv::ATTRIBUTE_VALUE_INVALID, reason);
     }
     refuse_conflict(call, context, booleans)
 }
@@ -92,13 +112,25 @@ fn changed(
         Ok(old) => old,
         Err(rv) => return refuse_unreadable(call, context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
     };
-    match Attributes::of_template(template) {
-        Ok(new) => {
-            let merged = old.booleans.overridden_by(new.booleans);
-            refuse_conflict(call, context, merged)
-        }
-        Err(rv) => context.refuse(call, rv, format_args!("an unsound template")),
+    let new = match Attributes::of_template(template) {
+        Ok(new) => new,
+        Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
+    };
+    let more = if context.is_segregated() {
+        FROM_THE_BEGINNING_SEGREGATED
+    } else {
+        &[]
+    };
+    let mut roles = FROM_THE_BEGINNING.iter().chain(more).map(|role| (*role, T));
+    let given = roles.find(|role| new.booleans.has(*role) && !old.booleans.has(*role));
+    if let Some(role) = given.filter(|_| old.class.is_none_or(Class::is_key)) {
+        return context.refuse(
+            call,
+            CkRv::ATTRIBUTE_VALUE_INVALID,
+            format_args!("{} for a key that was made without", Shown(role)),
+        );
     }
+    refuse_conflict(call, context, old.booleans.overridden_by(new.booleans))
 }
 
 fn refuse_conflict(call: &Call<'_>, context: &Context<'_>, booleans: Booleans) -> Verdict {
@@ -117,8 +149,10 @@ pub struct OnExistingObjects;
 
 impl Action for OnExistingObjects {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        let Some((session, keys)) = keys_used(call) else {
-            return Verdict::Continue;
+        let (session, keys) = match keys_used(call) {
+            Ok(Some(used)) => used,
+            Ok(None) => return Verdict::Continue,
+            Err(rv) => return context.refuse(call, rv, format_args!("{UNKNOWN_PARAMETER}")),
         };
         for key in keys {
             let attributes = match context.attributes(session, key) {

@@ -5,7 +5,7 @@ use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean};
-use crate::patches::{keys_used, refuse_unreadable};
+use crate::patches::{UNKNOWN_PARAMETER, keys_used, refuse_unreadable};
 
 /// Which of these keys may be used. None that the token made: there is no reason for it to have
 /// been readable.
@@ -37,8 +37,10 @@ impl Escrow {
 
 impl Action for Escrow {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        let Some((session, keys)) = keys_used(call) else {
-            return Verdict::Continue;
+        let (session, keys) = match keys_used(call) {
+            Ok(Some(used)) => used,
+            Ok(None) => return Verdict::Continue,
+            Err(rv) => return context.refuse(call, rv, format_args!("{UNKNOWN_PARAMETER}")),
         };
         for key in keys {
             match context.attributes(session, key) {

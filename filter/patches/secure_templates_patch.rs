@@ -126,8 +126,9 @@ fn allow(is_allowed: bool, call: &Call<'_>, context: &Context<'_>) -> Verdict {
     context.refuse(call, CkRv::TEMPLATE_INCONSISTENT, reason)
 }
 
-/// The template is held against those for imports, as in the original, and what the copy would be
-/// against those of keys: the original does not look at what is copied.
+/// The template is held against those for imports, as in the original, and what is copied and what
+/// the copy would be against those of keys: the original looks at neither. Out of a key with two
+/// roles come no two keys with one each; that it was not sensitive, the copy can mend.
 fn copied(
     call: &Call<'_>,
     context: &Context<'_>,
@@ -145,8 +146,19 @@ fn copied(
     let new = Attributes::of_template(template)?.booleans;
     let copy = old.booleans.overridden_by(new);
     let segregated = context.is_segregated();
-    let is_allowed =
-        is_secure(new, BY_IMPORT, segregated) && is_secure(copy, BY_GENERATION, segregated);
+    // A key without roles is copied to keys with one each no more than a key with two.
+    let roles = KEPT.iter().chain(KEPT_SEGREGATED);
+    let kept = roles.flat_map(|boolean| [(*boolean, true), (*boolean, false)]);
+    if segregated && taken_away(kept, old.booleans, new).is_some() {
+        return Ok(allow(false, call, context));
+    }
+    let source = old
+        .booleans
+        .overridden_by([SENSITIVE].into_iter().collect());
+    let is_allowed = is_secure(new, BY_IMPORT, segregated)
+        && [source, copy]
+            .into_iter()
+            .all(|key| is_secure(key, BY_GENERATION, segregated));
     Ok(allow(is_allowed, call, context))
 }
 

@@ -21,7 +21,7 @@ pub struct Attack {
     pub run: fn(&mut Scene<'_>) -> Trace<bool>,
 }
 
-const fn plan(id: &'static str, run: fn(&mut Scene<'_>) -> Trace<bool>) -> Attack {
+pub const fn plan(id: &'static str, run: fn(&mut Scene<'_>) -> Trace<bool>) -> Attack {
     Attack {
         id,
         architecture: Architecture::LITTLE_64,
@@ -29,7 +29,7 @@ const fn plan(id: &'static str, run: fn(&mut Scene<'_>) -> Trace<bool>) -> Attac
     }
 }
 
-const fn from(
+pub const fn from(
     architecture: Architecture,
     id: &'static str,
     run: fn(&mut Scene<'_>) -> Trace<bool>,
@@ -41,11 +41,11 @@ const fn from(
     }
 }
 
-fn off(kinds: &[u64]) -> Attributes {
+pub fn off(kinds: &[u64]) -> Attributes {
     kinds.iter().map(|kind| (*kind, vec![0])).collect()
 }
 
-fn with(kind: u64, value: &[u8]) -> Attributes {
+pub fn with(kind: u64, value: &[u8]) -> Attributes {
     vec![(kind, value.to_vec())]
 }
 
@@ -1076,13 +1076,13 @@ pub const ATTACKS: &[Attack] = &[
 
 // ---- Plans of several attacks -----------------------------------------------------------------
 
-fn s1(s: &mut Scene<'_>, usages: Attributes) -> Trace<bool> {
+pub fn s1(s: &mut Scene<'_>, usages: Attributes) -> Trace<bool> {
     let key = s.client.generate(usages)?;
     s.wrap_and_decrypt(How::Cbc, key, key)
 }
 
 /// Wraps, changes the key, decrypts.
-fn s2(s: &mut Scene<'_>, usages: &[u64], changes: &[Attributes]) -> Trace<bool> {
+pub fn s2(s: &mut Scene<'_>, usages: &[u64], changes: &[Attributes]) -> Trace<bool> {
     let key = s.client.generate(on(usages))?;
     let target = s.client.find("target")?;
     let blob = s.client.wrap_bare(How::Cbc, key, target)?;
@@ -1094,21 +1094,25 @@ fn s2(s: &mut Scene<'_>, usages: &[u64], changes: &[Attributes]) -> Trace<bool> 
 }
 
 /// Wraps by a key, decrypts by a copy.
-fn s5(s: &mut Scene<'_>, label: &str, changes: Attributes) -> Trace<bool> {
+pub fn s5(s: &mut Scene<'_>, label: &str, changes: Attributes) -> Trace<bool> {
     let wraps = s.client.find(label)?;
     let decrypts = s.client.copy(wraps, changes)?;
     s.wrap_and_decrypt(How::Cbc, wraps, decrypts)
 }
 
 /// Makes a blob of a known value with a key that encrypts, and a wrapping key of the blob.
-fn s7(s: &mut Scene<'_>, encrypts: xdr::ObjectHandle, unwraps: xdr::ObjectHandle) -> Trace<bool> {
+pub fn s7(
+    s: &mut Scene<'_>,
+    encrypts: xdr::ObjectHandle,
+    unwraps: xdr::ObjectHandle,
+) -> Trace<bool> {
     let blob = s.client.make_key_wrap(encrypts, &KNOWN)?;
     let wraps = s.client.unwrap(How::KeyWrap, unwraps, &blob, on(&[WRAP]))?;
     s.wrap_and_take_home(wraps, &KNOWN)
 }
 
 /// Wraps a key once, unwraps it twice.
-fn s8(
+pub fn s8(
     s: &mut Scene<'_>,
     how: How,
     wraps: xdr::ObjectHandle,
@@ -1122,7 +1126,7 @@ fn s8(
     s.wrap_and_decrypt(How::Cbc, one?, two?)
 }
 
-fn i1(s: &mut Scene<'_>, usages: Attributes) -> Trace<bool> {
+pub fn i1(s: &mut Scene<'_>, usages: Attributes) -> Trace<bool> {
     let key = s.client.import(&KNOWN, usages)?;
     s.wrap_and_take_home(key, &KNOWN)
 }
@@ -1130,7 +1134,7 @@ fn i1(s: &mut Scene<'_>, usages: Attributes) -> Trace<bool> {
 // ---- Parts of plans ---------------------------------------------------------------------------
 
 /// A template that leaves all to the token.
-fn minimal(s: &Scene<'_>) -> Attributes {
+pub fn minimal(s: &Scene<'_>) -> Attributes {
     vec![
         (cka::CLASS, s.client.word(cko::SECRET_KEY)),
         (cka::KEY_TYPE, s.client.word(ckk::AES)),
@@ -1139,7 +1143,7 @@ fn minimal(s: &Scene<'_>) -> Attributes {
     ]
 }
 
-fn public_key_of(
+pub fn public_key_of(
     client: &mut crate::client::Client,
     modulus: &[u8],
     usages: Attributes,
@@ -1155,18 +1159,22 @@ fn public_key_of(
     client.create(all)
 }
 
-fn public_key(s: &mut Scene<'_>, modulus: &[u8], usages: Attributes) -> Trace<xdr::ObjectHandle> {
+pub fn public_key(
+    s: &mut Scene<'_>,
+    modulus: &[u8],
+    usages: Attributes,
+) -> Trace<xdr::ObjectHandle> {
     public_key_of(&mut s.client, modulus, usages)
 }
 
 /// The known value, encrypted to a public key on the attacker's own machine.
-fn encrypt_at_home_with(s: &mut Scene<'_>, modulus: &[u8], how: How) -> Trace<Vec<u8>> {
+pub fn encrypt_at_home_with(s: &mut Scene<'_>, modulus: &[u8], how: How) -> Trace<Vec<u8>> {
     let key = public_key_of(s.offline, modulus, on(&[ENCRYPT]))?;
     s.offline
         .encrypt(how.mechanism(s.offline.architecture), key, &KNOWN)
 }
 
-fn encrypt_at_home(s: &mut Scene<'_>, modulus: &[u8]) -> Trace<Vec<u8>> {
+pub fn encrypt_at_home(s: &mut Scene<'_>, modulus: &[u8]) -> Trace<Vec<u8>> {
     encrypt_at_home_with(s, modulus, How::Oaep)
 }
 
@@ -1183,7 +1191,7 @@ fn verify_at_home(s: &mut Scene<'_>, public: xdr::ObjectHandle, signature: &[u8]
     Ok(true)
 }
 
-fn derive(
+pub fn derive(
     s: &mut Scene<'_>,
     base: xdr::ObjectHandle,
     peer: &[u8],

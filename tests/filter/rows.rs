@@ -75,6 +75,15 @@ fn templates<'a>(call: &'a Call<'_>) -> Vec<&'a Template> {
     }
 }
 
+/// Whether a template sets one of these to TRUE.
+fn sets_one_of(call: &Call<'_>, kinds: &[u64]) -> bool {
+    let mut attributes = templates(call).into_iter().flat_map(|template| &template.0);
+    attributes.any(|attribute| {
+        let kind = attribute.attribute_type.0;
+        kinds.contains(&kind) && attribute.value.iter().any(|byte| *byte != 0)
+    })
+}
+
 /// Whether an attribute occurs twice in a template.
 fn repeats(call: &Call<'_>) -> bool {
     templates(call).iter().any(|template| {
@@ -432,6 +441,59 @@ pub const ROWS: &[Row] = &[
                 .iter()
                 .any(|attribute| attribute.attribute_type.0 == cka::LOCAL);
             case.is_under(LEAK) && names_it && case.rvs().1 == 0x10
+        },
+    },
+    // A role that conflicts with another is not given later.
+    Row {
+        number: "D-119",
+        occurs_under: "conflicting",
+        goes_on: false,
+        applies: |case| {
+            (case.configuration == "conflicting" || case.is_under(SETS))
+                && matches!(
+                    case.function(),
+                    Function::C_SetAttributeValue | Function::C_CopyObject
+                )
+                && case.rvs().1 == 0x13
+                && sets_one_of(case.call, &[cka::WRAP, cka::DECRYPT])
+        },
+    },
+    // A derived key does not wrap.
+    Row {
+        number: "D-120",
+        occurs_under: "conflicting",
+        goes_on: false,
+        applies: |case| {
+            (case.configuration == "conflicting" || case.is_under(SETS))
+                && case.function() == Function::C_DeriveKey
+                && case.rvs().1 == 0x13
+                && sets_one_of(case.call, &[cka::WRAP])
+        },
+    },
+    // No key is found by its value.
+    Row {
+        number: "D-121",
+        occurs_under: "leak",
+        goes_on: true,
+        applies: |case| {
+            let (theirs, ours) = case.found();
+            case.is_under(LEAK) && !theirs.is_empty() && ours.is_empty() && case.rvs() == (0, 0)
+        },
+    },
+    // The value of a local key is not changed; the token has its own codes for that.
+    Row {
+        number: "D-122",
+        occurs_under: "non_local",
+        goes_on: true,
+        applies: |case| {
+            let (theirs, ours) = case.rvs();
+            (case.configuration == "non_local" || case.is_under(SETS))
+                && matches!(
+                    case.function(),
+                    Function::C_CopyObject | Function::C_SetAttributeValue
+                )
+                && theirs != 0
+                && ours == 0x10
         },
     },
 ];

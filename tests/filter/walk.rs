@@ -302,6 +302,44 @@ const SITUATIONS: &[Situation] = &[
         ));
     }),
     (Architecture::LITTLE_64, |walk| {
+        walk.copy_with("good_ec_public", cka::VALUE, &[7; 16])
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        let Some(key) = walk.labelled("good_mac") else {
+            return;
+        };
+        let decrypts = template(&[(cka::DECRYPT, [1])]);
+        walk.call(Call::C_SetAttributeValue(SessionHandle(1), key, decrypts));
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        let Some(base) = walk.labelled("good_dh") else {
+            return;
+        };
+        let wraps = template(&[
+            (cka::CLASS, word(walk.architecture, cko::SECRET_KEY)),
+            (cka::KEY_TYPE, word(walk.architecture, ckk::AES)),
+            (cka::VALUE_LEN, word(walk.architecture, 16)),
+            (cka::WRAP, vec![1]),
+            (cka::TOKEN, vec![0]),
+        ]);
+        let how = mechanism(ckm::DH_PKCS_DERIVE, &[0x42; 128]);
+        walk.call(Call::C_DeriveKey(SessionHandle(1), how, base, wraps));
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        // What `bad_readable` and some others have.
+        let guess = template(&[(cka::VALUE, [0x5a; 16])]);
+        walk.call(Call::C_FindObjectsInit(SessionHandle(1), guess));
+        walk.call(Call::C_FindObjects(SessionHandle(1), Ulong(9)));
+        walk.call(Call::C_FindObjectsFinal(SessionHandle(1)));
+    }),
+    (Architecture::LITTLE_64, |walk| {
+        // Which is no secret.
+        let data = template(&[(cka::VALUE, b"data")]);
+        walk.call(Call::C_FindObjectsInit(SessionHandle(1), data));
+        walk.call(Call::C_FindObjects(SessionHandle(1), Ulong(9)));
+        walk.call(Call::C_FindObjectsFinal(SessionHandle(1)));
+    }),
+    (Architecture::LITTLE_64, |walk| {
         // In the read-only session, which a token may tell first.
         let local = template(&[(cka::LOCAL, [1])]);
         walk.call(Call::C_SetAttributeValue(

@@ -73,8 +73,14 @@ fn refuses_conflicting_attributes_in_what_is_made() {
         let chain = chain.segregated(segregated);
         for (one, two, only_segregated) in CONFLICTS {
             let refused = segregated || !only_segregated;
-            let judged = |call: Call<'_>, refused| {
+            let judged = |call: Call<'_>, refused: bool| {
                 let function = call.function();
+                // A derived key never wraps.
+                let derives = match &call {
+                    Call::C_DeriveKey(_, _, _, template) => template.0.contains(&t("WRAP=T").0[0]),
+                    _ => false,
+                };
+                let refused = refused || derives;
                 token.calls();
                 let rv = chain.rv(call);
                 let name = function.name();
@@ -120,7 +126,9 @@ fn refuses_conflicting_attributes_of_what_is_changed_or_copied() {
             for (had, new) in [(one, two), (two, one)] {
                 for call in CHANGES {
                     let key = token.put(&format!("CLASS=#4 {had}"));
-                    assert_eq!(chain.rv(call(key, new)), expected(refused), "{had} {new}");
+                    let refuses_new = refused || ["WRAP=T", "DECRYPT=T"].contains(&new);
+                    let rv = chain.rv(call(key, new));
+                    assert_eq!(rv, expected(refuses_new), "{had} {new}");
                     let key = token.put(&format!("CLASS=#4 {had}"));
                     assert_eq!(chain.rv(call(key, &other(new))), CkRv::OK, "{had} {new}");
                     // What is overridden no longer counts.
@@ -133,6 +141,68 @@ fn refuses_conflicting_attributes_of_what_is_changed_or_copied() {
                 }
             }
         }
+    }
+}
+
+/// The original lets a role be given later: its copies, or the other half of a pair, may have the
+/// other one.
+#[test]
+fn gives_conflicting_roles_from_the_beginning_or_never() {
+    let token = Token::new();
+    for segregated in [false, true] {
+        let chain = Chain::new(&token, &everywhere("conflicting_attributes_patch"));
+        let chain = chain.segregated(segregated);
+        for (name, only_segregated) in [
+            ("WRAP", false),
+            ("DECRYPT", false),
+            ("ENCRYPT", true),
+            ("UNWRAP", true),
+            ("SIGN", true),
+            ("VERIFY", true),
+            ("SIGN_RECOVER", true),
+            ("VERIFY_RECOVER", true),
+        ] {
+            let rv = if segregated || !only_segregated {
+                CkRv::ATTRIBUTE_VALUE_INVALID
+            } else {
+                CkRv::OK
+            };
+            let (on, off) = (format!("{name}=T"), format!("{name}=F"));
+            for call in CHANGES {
+                for class in ["CLASS=#2", "CLASS=#3", "CLASS=#4", "CLASS=#8", "LABEL=x"] {
+                    for (had, new, rv) in [
+                        (off.as_str(), &on, rv),
+                        ("", &on, rv),
+                        (&on, &on, CkRv::OK),
+                        (&off, &off, CkRv::OK),
+                        (&on, &off, CkRv::OK),
+                    ] {
+                        let key = token.put(&format!("{class} {had}"));
+                        let said = chain.rv(call(key, new));
+                        assert_eq!(said, rv, "{class} {had}, then {new}");
+                    }
+                }
+                let data = token.put("CLASS=#0");
+                assert_eq!(chain.rv(call(data, &on)), CkRv::OK);
+            }
+        }
+    }
+}
+
+/// The original judges each derivation alone; two give one key with two roles.
+#[test]
+fn derives_no_wrapping_key() {
+    let token = Token::new();
+    let chain = Chain::new(&token, &everywhere("conflicting_attributes_patch"));
+    let base = token.put("CLASS=#4 DERIVE=T");
+    for (roles, rv) in [
+        ("WRAP=T", CkRv::ATTRIBUTE_VALUE_INVALID),
+        ("WRAP=F DECRYPT=T ENCRYPT=T", CkRv::OK),
+        ("UNWRAP=T", CkRv::OK),
+    ] {
+        let template = t(&format!("CLASS=#4 SENSITIVE=T {roles}"));
+        let derive = Call::C_DeriveKey(S, mechanism(0x21, &[2; 8]), base, template);
+        assert_eq!(chain.rv(derive), rv, "{roles}");
     }
 }
 
@@ -207,6 +277,29 @@ fn keeps_wrapping_from_keys_that_are_not_local() {
             let key = token.put(&format!("{class} LOCAL=F"));
             assert_eq!(chain.rv(set(key, harmless)), CkRv::OK);
         }
+    }
+    for brought in ["VALUE=0x01", "MODULUS=0x01", "PRIME_1=0x01", "CLASS=#4"] {
+        for call in CHANGES {
+            for (was, new, rv) in [
+                (
+                    "CLASS=#4 LOCAL=T WRAP=T",
+                    "LABEL=x",
+                    CkRv::ATTRIBUTE_READ_ONLY,
+                ),
+                ("CLASS=#4 WRAP=T", "LABEL=x", CkRv::ATTRIBUTE_READ_ONLY),
+                ("CLASS=#4 UNWRAP=F", "LABEL=x", CkRv::OK),
+                ("CLASS=#4 LOCAL=F", "WRAP=T", refused),
+            ] {
+                let key = token.put(was);
+                let said = chain.rv(call(key, &format!("{brought} {new}")));
+                assert_eq!(said, rv, "{was}, then {brought} {new}");
+            }
+        }
+    }
+    // An object that is to become a key is judged as one.
+    for call in CHANGES {
+        let data = token.put("CLASS=#0 VALUE=0x01");
+        assert_eq!(chain.rv(call(data, "CLASS=#4 WRAP=T")), refused);
     }
     assert_eq!(chain.rv(create("CLASS=#0 WRAP=T")), CkRv::OK);
     let no_class = chain.rv(create("WRAP=T"));
@@ -424,9 +517,28 @@ fn copies_keys_to_secure_ones_only() {
             CkRv::TEMPLATE_INCONSISTENT,
         ),
         ("ENCRYPT=T WRAP=F SENSITIVE=F", "SENSITIVE=T", CkRv::OK),
+        (
+            "WRAP=T DECRYPT=T SENSITIVE=T",
+            "DECRYPT=F",
+            CkRv::TEMPLATE_INCONSISTENT,
+        ),
+        (
+            "WRAP=T DECRYPT=T SENSITIVE=T",
+            "WRAP=F",
+            CkRv::TEMPLATE_INCONSISTENT,
+        ),
     ] {
         let key = token.put(&format!("CLASS=#4 {was}"));
         assert_eq!(chain.rv(copy(key, new)), rv, "{was}, then {new}");
+    }
+    // Two copies would be one key with two roles.
+    for (is_segregated, rv) in [(false, CkRv::OK), (true, CkRv::TEMPLATE_INCONSISTENT)] {
+        let chain = Chain::new(&token, &everywhere("secure_templates_patch"));
+        let chain = chain.segregated(is_segregated);
+        let key = token.put("CLASS=#4 ENCRYPT=F DECRYPT=F WRAP=F UNWRAP=F SIGN=F SENSITIVE=T");
+        assert_eq!(chain.rv(copy(key, "SIGN=T")), rv);
+        assert_eq!(chain.rv(copy(key, "ENCRYPT=T")), rv);
+        assert_eq!(chain.rv(copy(key, "LABEL=x")), CkRv::OK);
     }
 }
 

@@ -53,14 +53,36 @@ fn is_blocked(token: &Token, chain: &Chain<'_>, key: ObjectHandle) -> bool {
     judge(use_of(C_SetOperationState, ObjectHandle(0), key));
     let concatenated = mechanism(0x360, &key_bytes(key));
     judge(Call::C_DeriveKey(S, concatenated, good, t("CLASS=#4")));
+    // CKM_HKDF_DERIVE with the key as its salt.
+    let salt = [[0; 5 * WORD].as_slice(), &key_bytes(key), &[0; 2 * WORD]].concat();
+    let extracted = mechanism(0x402a, &salt);
+    judge(Call::C_DeriveKey(S, extracted, good, t("CLASS=#4")));
     answers.push(!found(chain).contains(&key));
     assert!(answers.iter().all(|it| *it == answers[0]), "{answers:?}");
     answers[0]
 }
 
+const WORD: usize = size_of::<std::ffi::c_ulong>();
+
 fn key_bytes(key: ObjectHandle) -> Vec<u8> {
     let number = std::ffi::c_ulong::try_from(key.0).expect("a small number");
     number.to_ne_bytes().to_vec()
+}
+
+/// A parameter that might name a key, of no size that the standard has.
+#[test]
+fn takes_no_parameter_that_may_name_a_key_unseen() {
+    let token = Token::new();
+    let chain = Chain::new(&token, &everywhere(CONFLICTING));
+    let key = token.put("CLASS=#4 SENSITIVE=T");
+    for length in [1, WORD - 1, WORD + 1] {
+        let odd = mechanism(0x360, &vec![1; length]);
+        let rv = chain.rv(Call::C_DeriveKey(S, odd, key, t("CLASS=#4")));
+        assert_eq!(rv, CkRv::MECHANISM_PARAM_INVALID);
+    }
+    let other = mechanism(0x1082, &[1; 3]);
+    let rv = chain.rv(Call::C_DeriveKey(S, other, key, t("CLASS=#4")));
+    assert_eq!(rv, CkRv::OK);
 }
 
 #[test]
