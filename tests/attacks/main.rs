@@ -12,6 +12,7 @@ mod support;
 mod configurations;
 
 mod client;
+mod hidden;
 mod scene;
 mod traces;
 mod variations;
