@@ -2,7 +2,7 @@
 
 mod support;
 
-use bindings::template::{call_to_host, to_client};
+use bindings::template::call_to_host;
 use support::{BAD, Fake, GOOD, Guarded, LONG, NAMELESS, NONE, SESSION, sample, template};
 use xdr::{
     Architecture, Call, Flags, Function, Mechanism, MechanismType, ObjectHandle, SlotId, Template,
@@ -129,12 +129,36 @@ fn any_call(numbers: &mut Numbers) -> Call<'static> {
     }
 }
 
-const ALLOWED: [&str; 4] = [
+const LABELS: [&str; 3] = [
     "",
     "allowed_labels = [(\".*\", [\"good.*\"])]",
-    "allowed_ids = [(\".*\", [\"0aff\", \"00\"])]",
-    "allowed_labels = [(m, [good, bad])] allowed_ids = [(m, [\"0aff\"])]",
+    "allowed_labels = [(m, [good, bad])]",
 ];
+const IDS: [&str; 3] = [
+    "",
+    "allowed_ids = [(\".*\", [\"0aff\", \"00\"])]",
+    "allowed_ids = [(m, [\"0aff\"])]",
+];
+
+/// Actions that read the class or the booleans of a template. No deny rules: one that decides ends
+/// the chain.
+const ACTIONS: [&str; 3] = [
+    "",
+    "filter_actions_post = [(m, [(C_CreateObject, non_local_objects_patch),
+        (C_CreateObject, secure_templates_patch), (C_DeriveKey, conflicting_attributes_patch),
+        (C_UnwrapKey, sanitize_creation_templates_patch)])]",
+    "filter_actions_post = [(\".*\", [(C_CreateObject, secure_templates_patch),
+        (C_CreateObject, sanitize_creation_templates_patch), (C_UnwrapKey, secure_templates_patch)])]",
+];
+
+/// A rule about objects, where there is none yet.
+fn one_more(numbers: &mut Numbers, rule: &'static str, rules: &[&'static str]) -> &'static str {
+    if rule.is_empty() {
+        numbers.one_of(rules)
+    } else {
+        rule
+    }
+}
 
 /// Whether the call itself, not only a look at attributes, got to the module.
 fn passes(guarded: &Guarded, call: Call<'_>) -> bool {
@@ -150,21 +174,17 @@ fn a_deny_rule_more_never_allows_a_call_more() {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let mut refused = 0;
     for _ in 0..120 {
-        let allowed = numbers.below(ALLOWED.len());
+        let (labels, ids) = (numbers.one_of(&LABELS), numbers.one_of(&IDS));
         let fewer = rules(&mut numbers, 3);
         let mut more = fewer.clone();
         for rule in rules(&mut numbers, 3) {
             let place = numbers.below(more.len() + 1);
             more.insert(place, rule);
         }
-        // To rules about objects, rules about objects of the other kind may come.
-        let more_allowed = if allowed == 0 {
-            numbers.below(ALLOWED.len())
-        } else {
-            allowed
-        };
-        let before = Guarded::new(&text(&fewer, ALLOWED[allowed]));
-        let after = Guarded::new(&text(&more, ALLOWED[more_allowed]));
+        let before = Guarded::new(&text(&fewer, &format!("{labels} {ids}")));
+        let labels = one_more(&mut numbers, labels, &LABELS);
+        let ids = one_more(&mut numbers, ids, &IDS);
+        let after = Guarded::new(&text(&more, &format!("{labels} {ids}")));
         for _ in 0..60 {
             let call = any_call(&mut numbers);
             if !passes(&before, call.clone()) {
@@ -183,14 +203,31 @@ fn a_deny_rule_more_never_allows_a_call_more() {
 fn laid_out(call: &Call<'static>, client: Architecture) -> Call<'static> {
     use xdr::Call::*;
 
-    let ours = |template: &Template| to_client(template.clone(), client);
+    // Not by the functions under test, which may be wrong in both directions alike.
+    let number = |bytes: &mut Vec<u8>| {
+        if let Ok(word) = <[u8; size_of::<usize>()]>::try_from(bytes.as_slice()) {
+            let number = usize::from_ne_bytes(word) as u64;
+            *bytes = match client {
+                Architecture::LITTLE_64 => number.to_le_bytes().to_vec(),
+                Architecture::LITTLE_32 => (number as u32).to_le_bytes().to_vec(),
+                Architecture::BIG_64 => number.to_be_bytes().to_vec(),
+                _ => (number as u32).to_be_bytes().to_vec(),
+            };
+        }
+    };
+    let ours = |template: &Template| {
+        let mut template = template.clone();
+        for attribute in &mut template.0 {
+            if [0x0, 0x161].contains(&attribute.attribute_type.0) {
+                number(&mut attribute.value);
+                attribute.value_len = Ulong(attribute.value.len() as u64);
+            }
+        }
+        template
+    };
     let parameter = |mechanism: &Mechanism| {
         let mut mechanism = mechanism.clone();
-        let layout = bindings::ck::Abi::of_client(client);
-        if let Ok(bytes) = <[u8; size_of::<usize>()]>::try_from(mechanism.parameter.as_slice()) {
-            mechanism.parameter = vec![0; layout.word];
-            layout.write(usize::from_ne_bytes(bytes) as u64, &mut mechanism.parameter);
-        }
+        number(&mut mechanism.parameter);
         mechanism
     };
     match call.clone() {
@@ -224,8 +261,9 @@ fn a_decision_does_not_depend_on_the_clients_architecture() {
     };
     let mut decided = [0, 0];
     for _ in 0..60 {
-        let allowed = numbers.below(ALLOWED.len());
-        let rules = text(&rules(&mut numbers, 5), ALLOWED[allowed]);
+        let (labels, ids) = (numbers.one_of(&LABELS), numbers.one_of(&IDS));
+        let objects = format!("{labels} {ids} {}", numbers.one_of(&ACTIONS));
+        let rules = text(&rules(&mut numbers, 5), &objects);
         let guarded = Guarded::with(&rules, "", Fake::default());
         for _ in 0..60 {
             let call = any_call(&mut numbers);
