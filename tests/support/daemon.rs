@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::processes::{Process, wait_for, wait_until};
-use super::{Directory, SOFTHSM, Token};
+use super::{Directory, PATIENCE, SOFTHSM, Token};
 
 /// Whose daemon or client library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Daemon {
 
     fn wait_until_it_accepts(&mut self) {
         let mut status = None;
-        let up = wait_until(Duration::from_secs(10), || {
+        let up = wait_until(PATIENCE, || {
             status = self.child.try_wait().expect("a child can be waited for");
             status.is_some() || self.accepts()
         });

@@ -10,7 +10,7 @@ use std::time::Duration;
 use xdr::rpc::{self, Xid};
 use xdr::{Call, CkRv, Function, Reply, SlotId, Ulong};
 
-use super::{Daemon, Endpoint, Maker, Setup, Token};
+use super::{Daemon, Endpoint, Maker, PATIENCE, Setup, Token};
 
 /// What came back for a request.
 #[allow(clippy::large_enum_variant, reason = "there are two of them")]
@@ -146,7 +146,7 @@ impl Connection {
     /// Says goodbye and waits until the other side has gone: until its worker ended.
     pub fn close(mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
-        let _ = self.stream.set_read_timeout(Some(Duration::from_secs(5)));
+        let _ = self.stream.set_read_timeout(Some(PATIENCE));
         let _ = self.stream.read_to_end(&mut Vec::new());
     }
 

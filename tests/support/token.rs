@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use super::processes::run;
-use super::{Directory, SOFTHSM};
+use super::{Directory, PATIENCE, SOFTHSM};
 
 /// A token "e2e" with two PINs, and a free slot beside it.
 pub struct Token {
@@ -74,7 +73,7 @@ impl Token {
 
     fn succeed(&self, mut command: Command) {
         command.env("SOFTHSM2_CONF", self.configuration());
-        let outcome = run(command, Duration::from_secs(30));
+        let outcome = run(command, PATIENCE);
         assert!(
             outcome.status.success(),
             "preparing a token: {} {}",
