@@ -172,3 +172,53 @@ fn the_rules_of_a_module_can_be_read() {
         "    no rule: every call passes\n"
     );
 }
+
+/// Changed at random, a file is refused at a line of it, and never cut short: what is written behind
+/// is read, or what is in front is wrong.
+#[test]
+fn a_changed_file_is_never_cut_short() {
+    const PIECES: [&str; 20] = [
+        "(*", "*)", "\"", ";", ",", "(", ")", "[", "]", "{", "}", "=", "\\", "'", "#", "7", "-",
+        "1.5", "\0", "\u{e9}",
+    ];
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    let mut below = move |end: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % end
+    };
+    let shipped = read(Path::new("/etc/pkcs11proxyd/filter.conf")) + KEY;
+    let originals = [shipped, read(&etc("filter.conf"))];
+    let (mut accepted, mut refused) = (0, 0);
+    for round in 0..600 {
+        let mut text = originals[round % 2].clone().into_bytes();
+        let at = below(text.len());
+        match below(4) {
+            0 => drop(text.remove(at)),
+            1 => drop(text.splice(at..at, PIECES[below(PIECES.len())].bytes())),
+            2 => drop(text.drain(at..(at + below(40)).min(text.len() - 1).max(at))),
+            _ => text[at] = below(256) as u8,
+        }
+        let load = |text: &[u8]| Rules::parse(text, Path::new("f"), &Compatibility::default());
+        match load(&text) {
+            Ok(_) => accepted += 1,
+            Err(error) => {
+                refused += 1;
+                let error = error.to_string();
+                let line = error.split(':').nth(1).map(str::parse::<usize>);
+                assert!(
+                    error.starts_with("f:") && matches!(line, Some(Ok(1..))),
+                    "{error}"
+                );
+            }
+        }
+        text.extend_from_slice(b"\nno_option = 1\n");
+        assert!(
+            load(&text).is_err(),
+            "cut short:\n{}",
+            String::from_utf8_lossy(&text)
+        );
+    }
+    assert!(accepted > 100 && refused > 100, "{accepted} {refused}");
+}
