@@ -443,6 +443,20 @@ pub const ROWS: &[Row] = &[
             case.is_under(LEAK) && names_it && case.rvs().1 == 0x10
         },
     },
+    // The value of a key that is neither sensitive nor extractable; the token has its own codes.
+    Row {
+        number: "D-111",
+        occurs_under: "leak",
+        goes_on: true,
+        applies: |case| {
+            let (theirs, ours) = case.rvs();
+            case.is_under(LEAK)
+                && case.function() == Function::C_SetAttributeValue
+                && theirs != 0
+                && ours == 0x10
+                && sets_one_of(case.call, &[cka::VALUE])
+        },
+    },
     // A role that conflicts with another is not given later.
     Row {
         number: "D-119",

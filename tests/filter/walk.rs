@@ -305,6 +305,27 @@ const SITUATIONS: &[Situation] = &[
         walk.copy_with("good_ec_public", cka::VALUE, &[7; 16])
     }),
     (Architecture::LITTLE_64, |walk| {
+        let mut key = vec![
+            (cka::CLASS, word(walk.architecture, cko::PRIVATE_KEY)),
+            (cka::KEY_TYPE, word(walk.architecture, ckk::RSA)),
+            (cka::TOKEN, vec![0]),
+            (cka::SENSITIVE, vec![0]),
+            (cka::EXTRACTABLE, vec![0]),
+        ];
+        key.extend(rsa_parts());
+        let reply = walk.call(Call::C_CreateObject(SessionHandle(1), template(&key)));
+        walk.keep(reply, Kind::RsaPrivate, false);
+        if let Some(made) = walk.objects.last().cloned() {
+            // Such a key has no such value.
+            let value = template(&[(cka::VALUE, [7; 16])]);
+            walk.call(Call::C_SetAttributeValue(
+                SessionHandle(1),
+                made.handle,
+                value,
+            ));
+        }
+    }),
+    (Architecture::LITTLE_64, |walk| {
         let Some(key) = walk.labelled("good_mac") else {
             return;
         };
