@@ -2,7 +2,7 @@
 
 use bindings::ck::narrow;
 use cryptoki_sys::*;
-use xdr::{Call, CkRv, ObjectHandle, SessionHandle, Template};
+use xdr::{Attribute, Call, CkRv, ObjectHandle, SessionHandle, Template};
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Booleans, Class, Setting};
@@ -15,6 +15,9 @@ const DANGEROUS: [Setting; 3] = [
     (Boolean::Wrap, true),
     (Boolean::Local, true),
 ];
+
+/// What a key from outside may not claim; a token says these itself, or its officer does.
+const CLAIMS: [CK_ATTRIBUTE_TYPE; 3] = [CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_TRUSTED];
 
 /// The action.
 pub struct NonLocalObjects;
@@ -38,7 +41,7 @@ fn created(call: &Call<'_>, context: &Context<'_>, template: &Template) -> Verdi
         Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
     };
     if new.class.is_some_and(Class::is_key) {
-        refuse_dangerous(call, context, new)
+        refuse_dangerous(call, context, new, template)
     } else {
         Verdict::Continue
     }
@@ -65,8 +68,10 @@ fn changed(
     // A key that does not say where it is from is from outside; the original takes it for no key.
     let is_local = old.booleans.has((Boolean::Local, true));
     let is_dangerous = |key: Booleans| DANGEROUS.into_iter().any(|it| key.has(it));
-    if !is_local && is_dangerous(new.booleans) {
-        return refuse_dangerous(call, context, new);
+    if !is_local {
+        if let refused @ Verdict::Decide(_) = refuse_dangerous(call, context, new, template) {
+            return refused;
+        }
     }
     // A local key with a value of the client's is from outside as well, and may wrap already.
     if brings_a_key(template) && is_dangerous(old.booleans.overridden_by(new.booleans)) {
@@ -93,13 +98,25 @@ fn brings_a_key(template: &Template) -> bool {
     kinds.any(|kind| is_value(kind) || PUBLIC.contains(&narrow(kind.0)))
 }
 
-fn refuse_dangerous(call: &Call<'_>, context: &Context<'_>, new: Attributes) -> Verdict {
-    match DANGEROUS.into_iter().find(|it| new.booleans.has(*it)) {
-        Some(setting) => context.refuse(
+fn refuse_dangerous(
+    call: &Call<'_>,
+    context: &Context<'_>,
+    new: Attributes,
+    template: &Template,
+) -> Verdict {
+    if let Some(setting) = DANGEROUS.into_iter().find(|it| new.booleans.has(*it)) {
+        return context.refuse(
             call,
             CkRv::TEMPLATE_INCONSISTENT,
             format_args!("{} for a key that is not local", Shown(setting)),
-        ),
-        None => Verdict::Continue,
+        );
     }
+    let is_claim = |said: &Attribute| {
+        CLAIMS.contains(&narrow(said.attribute_type.0)) && said.value.iter().any(|it| *it != 0)
+    };
+    if template.0.iter().any(is_claim) {
+        let reason = format_args!("a claim of where a key is from that is not local");
+        return context.refuse(call, CkRv::ATTRIBUTE_READ_ONLY, reason);
+    }
+    Verdict::Continue
 }

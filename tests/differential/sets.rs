@@ -2,8 +2,8 @@
 //! both daemons, the same values and the same objects found.
 //!
 //! Left out are the departures of DIFFERENCES.md: objects that are not there (an RPC error, or the
-//! end of the worker), copies (the original does not look at what is copied), and the lengths of
-//! values that are kept from the client.
+//! end of the worker), copies (the original does not look at what is copied), roles that are given
+//! later, and the lengths of values that are kept from the client.
 
 use xdr::{Call, Flags, ObjectHandle, Reply, Ulong, UserType};
 
@@ -70,6 +70,15 @@ fn alike(both: &mut Both, call: Call<'_>) -> Reply {
     ours.reply().clone()
 }
 
+/// Without the roles that ours does not give to a key later, or to a derived one (D-119, D-120).
+fn known_roles(mut roles: xdr::Template) -> xdr::Template {
+    roles.0.retain(|role| {
+        let is_late = [WRAP, DECRYPT].contains(&role.attribute_type.0);
+        !is_late || role.value == [0]
+    });
+    roles
+}
+
 fn step(both: &mut Both, numbers: &mut Numbers, keys: &mut Vec<ObjectHandle>) {
     let (key, other) = (numbers.one_of(keys), numbers.one_of(keys));
     let iv = [0; 16];
@@ -87,10 +96,15 @@ fn step(both: &mut Both, numbers: &mut Numbers, keys: &mut Vec<ObjectHandle>) {
         1 => Call::C_DecryptInit(s, cipher, key),
         2 => Call::C_SignInit(s, mechanism(AES_CMAC, &[0]), key),
         3 => Call::C_DigestKey(s, key),
-        4 => Call::C_DeriveKey(s, mechanism(AES_CBC_ENCRYPT_DATA, &[0; 8]), key, more),
+        4 => Call::C_DeriveKey(
+            s,
+            mechanism(AES_CBC_ENCRYPT_DATA, &[0; 8]),
+            key,
+            known_roles(more),
+        ),
         5 => Call::C_WrapKey(s, cipher, key, other),
         6 => Call::C_UnwrapKey(s, cipher, key, &[3; 46], with(&[(CLASS, &class)])),
-        7 => Call::C_SetAttributeValue(s, key, more),
+        7 => Call::C_SetAttributeValue(s, key, known_roles(more)),
         8 => Call::C_GetAttributeValue(s, key, template(&[(LABEL, &iv), (VALUE, &[0; 32])])),
         9 => {
             alike(both, Call::C_FindObjectsInit(s, more));

@@ -125,9 +125,15 @@ fn is_malformed(call: &Call<'_>, architecture: Architecture) -> bool {
     })
 }
 
-/// Whether a template is one that rules do not look at as it is.
+/// Whether a key claims where it is from, or a copy has a value of the client's.
+fn claims(call: &Call<'_>) -> bool {
+    sets_one_of(call, &[cka::ALWAYS_SENSITIVE, cka::NEVER_EXTRACTABLE])
+        || matches!(call, Call::C_CopyObject(..)) && sets_one_of(call, &[cka::VALUE])
+}
+
+/// Whether a template is one that ours may refuse before the module sees it, with the module's code.
 pub fn is_unusual(call: &Call<'_>, architecture: Architecture) -> bool {
-    repeats(call) || is_malformed(call, architecture)
+    repeats(call) || is_malformed(call, architecture) || claims(call)
 }
 
 /// The handle of the object with a newline in its label: behind three sessions, in order.
@@ -498,7 +504,7 @@ pub const ROWS: &[Row] = &[
     Row {
         number: "D-122",
         occurs_under: "non_local",
-        goes_on: true,
+        goes_on: false,
         applies: |case| {
             let (theirs, ours) = case.rvs();
             (case.configuration == "non_local" || case.is_under(SETS))
@@ -508,6 +514,20 @@ pub const ROWS: &[Row] = &[
                 )
                 && theirs != 0
                 && ours == 0x10
+                && sets_one_of(case.call, &[cka::VALUE])
+        },
+    },
+    // What a key from outside claims; the token has its own codes for that.
+    Row {
+        number: "D-123",
+        occurs_under: "non_local",
+        goes_on: false,
+        applies: |case| {
+            let (theirs, ours) = case.rvs();
+            (case.configuration == "non_local" || case.is_under(SETS))
+                && theirs != 0
+                && ours == 0x10
+                && sets_one_of(case.call, &[cka::ALWAYS_SENSITIVE, cka::NEVER_EXTRACTABLE])
         },
     },
 ];

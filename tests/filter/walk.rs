@@ -326,6 +326,13 @@ const SITUATIONS: &[Situation] = &[
         }
     }),
     (Architecture::LITTLE_64, |walk| {
+        // In the read-only session again.
+        let claim = template(&[(cka::ALWAYS_SENSITIVE, [1])]);
+        if let Some(known) = walk.labelled("good_known") {
+            walk.call(Call::C_SetAttributeValue(SessionHandle(3), known, claim));
+        }
+    }),
+    (Architecture::LITTLE_64, |walk| {
         let Some(key) = walk.labelled("good_mac") else {
             return;
         };

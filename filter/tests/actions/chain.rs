@@ -179,6 +179,7 @@ pub fn number(name: &str) -> AttributeType {
         "TOKEN" => 0x1,
         "LABEL" => 0x3,
         "VALUE" => 0x11,
+        "TRUSTED" => 0x86,
         "KEY_TYPE" => 0x100,
         "ID" => 0x102,
         "MODULUS" => 0x120,

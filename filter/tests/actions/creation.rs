@@ -296,6 +296,20 @@ fn keeps_wrapping_from_keys_that_are_not_local() {
             }
         }
     }
+    // False provenance, which the original leaves to the token.
+    for claim in ["ALWAYS_SENSITIVE=T", "NEVER_EXTRACTABLE=T", "TRUSTED=T"] {
+        let read_only = CkRv::ATTRIBUTE_READ_ONLY;
+        token.calls();
+        assert_eq!(chain.rv(create(&format!("CLASS=#4 {claim}"))), read_only);
+        assert!(token.calls().is_empty(), "{claim}");
+        for call in CHANGES {
+            let key = token.put("CLASS=#4 LOCAL=F");
+            assert_eq!(chain.rv(call(key, claim)), read_only, "{claim}");
+            let key = token.put("CLASS=#4 LOCAL=T");
+            assert_eq!(chain.rv(call(key, claim)), CkRv::OK, "{claim}");
+        }
+    }
+    assert_eq!(chain.rv(create("CLASS=#1 TRUSTED=T")), CkRv::OK);
     // An object that is to become a key is judged as one.
     for call in CHANGES {
         let data = token.put("CLASS=#0 VALUE=0x01");
