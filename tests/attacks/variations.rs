@@ -351,6 +351,14 @@ pub const VARIATIONS: &[Attack] = &[
         }
         Ok(false)
     }),
+    plan("P4 raw RSA signs a wrapped key open", |s| {
+        let [public, private] = s.client.pair(on(&[WRAP]), on(&[SIGN]))?;
+        let target = s.client.find("target")?;
+        let blob = s.client.wrap_bare(How::RsaPkcs, public, target)?;
+        let raw = mechanism(ckm::RSA_X_509, &[]);
+        let clear = s.client.sign(raw, private, &blob)?;
+        Ok(clear.ends_with(&s.base.target))
+    }),
     // Oracles by other functions.
     plan("P3 C_DecryptFinal tells bad CBC padding", |s| {
         let key = s.client.find("cipher")?;
