@@ -71,9 +71,6 @@ pub struct Connection {
     xid: u32,
 }
 
-/// How long a call may take.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// Connections that the original may leave without a worker, one after the other.
 const UNSERVED: usize = 10;
 
