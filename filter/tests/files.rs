@@ -188,7 +188,7 @@ fn a_changed_file_is_never_cut_short() {
         state ^= state << 17;
         (state >> 11) as usize % end
     };
-    let shipped = read(Path::new("/etc/pkcs11proxyd/filter.conf")) + KEY;
+    let shipped = original::configuration("filter.conf") + KEY;
     let originals = [shipped, read(&etc("filter.conf"))];
     let (mut accepted, mut refused) = (0, 0);
     for round in 0..600 {
