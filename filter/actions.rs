@@ -40,6 +40,7 @@ use xdr::{Call, CkRv, Cryptoki, Function, ObjectHandle, Reply, SessionHandle};
 use Function::*;
 
 use crate::attributes::{Attributes, CallCache};
+use crate::compatibility::Compatibility;
 use crate::patches::*;
 use crate::{log, refusal};
 
@@ -65,6 +66,8 @@ pub struct Context<'a> {
     pub segregation: &'a AtomicBool,
     /// The option `wrapping_format_key`.
     pub wrapping_key: Option<&'a WrappingKey>,
+    /// Points in which the original's behaviour is wanted.
+    pub compatibility: &'a Compatibility,
     /// The option `debug`, for `filter::log`.
     pub debug: u8,
     /// What this call's actions have read so far.

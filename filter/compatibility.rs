@@ -16,6 +16,10 @@ pub enum Switch {
     AdminLoginOnly,
     /// `remove_padding_oracles` knows the original's mechanisms only.
     OriginalPaddingList,
+    /// `conflicting_attributes_patch` lets a key have a role that it was made without.
+    RolesSetLater,
+    /// `conflicting_attributes_patch` lets derived keys wrap.
+    DerivedKeysWrap,
 }
 
 /// Every switch: its name, and what it brings back.
@@ -40,6 +44,17 @@ pub const SWITCHES: &[(Switch, &str, &str)] = &[
         "original-padding-list",
         "remove_padding_oracles lets SHA224_RSA_PKCS and the CBC_PAD of CAMELLIA, ARIA, SEED, \
          BLOWFISH and TWOFISH pass, among others",
+    ),
+    (
+        Switch::RolesSetLater,
+        "roles-set-later",
+        "conflicting_attributes_patch lets WRAP and DECRYPT be switched on in a key that was made \
+         without, and any usage where usage is segregated",
+    ),
+    (
+        Switch::DerivedKeysWrap,
+        "derived-keys-wrap",
+        "conflicting_attributes_patch lets derived keys wrap",
     ),
 ];
 

@@ -117,6 +117,7 @@ impl Engine {
                 .wrapping_format_key
                 .as_ref()
                 .map(|key| &*key.0),
+            compatibility: &self.settings.compatibility,
             debug: self.settings.debug,
             cache: &cache,
         };

@@ -5,6 +5,7 @@ use xdr::{Call, CkRv, ObjectHandle, SessionHandle, Template};
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Booleans, Class, Setting};
+use crate::compatibility::Switch;
 use crate::patches::{Shown, UNKNOWN_PARAMETER, keys_used, refuse_unreadable};
 
 const T: bool = true;
@@ -86,7 +87,8 @@ impl Action for ConflictingAttributes {
 fn new(call: &Call<'_>, context: &Context<'_>, templates: &[&Template]) -> Verdict {
     let mut booleans = Booleans::default();
     // The same derivation again gives the same key.
-    let is_derived = matches!(call, Call::C_DeriveKey(..));
+    let is_derived = matches!(call, Call::C_DeriveKey(..))
+        && !context.compatibility.has(Switch::DerivedKeysWrap);
     for template in templates {
         match Attributes::of_template(template) {
             Ok(new) => booleans = booleans.together_with(new.booleans),
@@ -123,7 +125,9 @@ fn changed(
     };
     let mut roles = FROM_THE_BEGINNING.iter().chain(more).map(|role| (*role, T));
     let given = roles.find(|role| new.booleans.has(*role) && !old.booleans.has(*role));
-    if let Some(role) = given.filter(|_| old.class.is_none_or(Class::is_key)) {
+    let are_held =
+        old.class.is_none_or(Class::is_key) && !context.compatibility.has(Switch::RolesSetLater);
+    if let Some(role) = given.filter(|_| are_held) {
         return context.refuse(
             call,
             CkRv::ATTRIBUTE_VALUE_INVALID,

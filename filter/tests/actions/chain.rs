@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use filter::Compatibility;
 use filter::actions::{Action, Context, Verdict, WrappingKey, row};
 use filter::attributes::{Boolean, CallCache};
 use xdr::Function::*;
@@ -103,6 +104,7 @@ pub struct Chain<'a> {
     actions: Vec<(Function, Box<dyn Action>)>,
     pub segregation: AtomicBool,
     pub key: Option<WrappingKey>,
+    compatibility: Compatibility,
 }
 
 impl<'a> Chain<'a> {
@@ -118,6 +120,15 @@ impl<'a> Chain<'a> {
             actions: made.collect(),
             segregation: AtomicBool::new(false),
             key: WrappingKey::from_hex(KEY),
+            compatibility: Compatibility::default(),
+        }
+    }
+
+    pub fn compatible(self, switches: &str) -> Chain<'a> {
+        let compatibility = Compatibility::parse(switches).expect("known switches");
+        Chain {
+            compatibility,
+            ..self
         }
     }
 
@@ -139,6 +150,7 @@ impl Cryptoki for Chain<'_> {
             module: b"softhsm",
             segregation: &self.segregation,
             wrapping_key: self.key.as_ref(),
+            compatibility: &self.compatibility,
             debug: 3,
             cache: &cache,
         };

@@ -187,6 +187,14 @@ fn gives_conflicting_roles_from_the_beginning_or_never() {
             }
         }
     }
+    let chain = Chain::new(&token, &everywhere("conflicting_attributes_patch"));
+    let chain = chain.compatible("roles-set-later");
+    for call in CHANGES {
+        let key = token.put("CLASS=#4 SENSITIVE=T ALWAYS_SENSITIVE=T WRAP=F DECRYPT=F");
+        assert_eq!(chain.rv(call(key, "WRAP=T")), CkRv::OK);
+        let both = call(key, "WRAP=T DECRYPT=T");
+        assert_eq!(chain.rv(both), CkRv::ATTRIBUTE_VALUE_INVALID);
+    }
 }
 
 /// The original judges each derivation alone; two give one key with two roles.
@@ -199,6 +207,15 @@ fn derives_no_wrapping_key() {
         ("WRAP=T", CkRv::ATTRIBUTE_VALUE_INVALID),
         ("WRAP=F DECRYPT=T ENCRYPT=T", CkRv::OK),
         ("UNWRAP=T", CkRv::OK),
+    ] {
+        let template = t(&format!("CLASS=#4 SENSITIVE=T {roles}"));
+        let derive = Call::C_DeriveKey(S, mechanism(0x21, &[2; 8]), base, template);
+        assert_eq!(chain.rv(derive), rv, "{roles}");
+    }
+    let chain = chain.compatible("derived-keys-wrap");
+    for (roles, rv) in [
+        ("WRAP=T", CkRv::OK),
+        ("WRAP=T DECRYPT=T", CkRv::ATTRIBUTE_VALUE_INVALID),
     ] {
         let template = t(&format!("CLASS=#4 SENSITIVE=T {roles}"));
         let derive = Call::C_DeriveKey(S, mechanism(0x21, &[2; 8]), base, template);

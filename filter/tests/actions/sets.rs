@@ -3,6 +3,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use filter::Compatibility;
 use filter::actions::{ACTIONS, Context, Verdict};
 use filter::attributes::CallCache;
 use xdr::Function::*;
@@ -301,11 +302,13 @@ fn takes_odd_booleans_for_true() {
 fn continues_where_it_has_nothing_to_say() {
     let token = Token::new();
     let (segregation, cache) = (AtomicBool::new(false), CallCache::default());
+    let compatibility = Compatibility::default();
     let context = Context {
         backend: &token,
         module: b"softhsm",
         segregation: &segregation,
         wrapping_key: None,
+        compatibility: &compatibility,
         debug: 0,
         cache: &cache,
     };
