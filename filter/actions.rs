@@ -133,7 +133,7 @@ pub struct Row {
     pub make: fn() -> Box<dyn Action>,
 }
 
-/// Every action, in the order of the original's documentation.
+/// Every action: the original's in the order of its documentation, then ours.
 pub const ACTIONS: &[Row] = &[
     Row {
         name: "identity",
@@ -234,6 +234,11 @@ pub const ACTIONS: &[Row] = &[
         ]),
         make: || Box::new(sanitize_creation_templates_patch::SanitizeCreationTemplates),
     },
+    Row {
+        name: "strong_wrapping_keys",
+        functions: Some(&[C_WrapKey]),
+        make: || Box::new(strong_wrapping_keys::StrongWrappingKeys),
+    },
 ];
 
 /// The action of this name.
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn has_each_action_once_under_its_name() {
-        assert_eq!(ACTIONS.len(), 15);
+        assert_eq!(ACTIONS.len(), 16);
         for known in ACTIONS {
             assert_eq!(row(known.name).map(|row| row.name), Some(known.name));
             let same = ACTIONS.iter().filter(|other| other.name == known.name);

@@ -310,6 +310,27 @@ fn answered(rv: CkRv, answer: &Attribute) -> Answer<'_> {
     }
 }
 
+/// The value of one attribute that rules seldom look at; `None` if the object does not have it, or if
+/// it needs more than `room` bytes.
+pub fn value(
+    backend: &dyn Cryptoki,
+    session: SessionHandle,
+    object: ObjectHandle,
+    attribute_type: AttributeType,
+    room: usize,
+) -> Result<Option<Vec<u8>>, CkRv> {
+    let question = Template(vec![Attribute::new(attribute_type, vec![0; room])]);
+    let (rv, mut answers) = ask(backend, session, object, question)?;
+    match rv {
+        CkRv::OK => Ok(answers
+            .0
+            .pop()
+            .map(|mut answer| std::mem::take(&mut answer.value))),
+        CkRv::ATTRIBUTE_TYPE_INVALID | CkRv::BUFFER_TOO_SMALL => Ok(None),
+        rv => Err(rv),
+    }
+}
+
 /// The longest boolean or class of a module that has its own idea of them.
 const LONGEST: usize = 64;
 

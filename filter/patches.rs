@@ -1,4 +1,5 @@
-//! The actions that filter.conf can name, one file for each patch of the original and of its name.
+//! The actions that filter.conf can name, one file for each patch of the original and of its name,
+//! and `strong_wrapping_keys`, which the original does not have.
 //!
 //! `hooks` holds those that protect nothing. A file states its tables, then which calls they are
 //! held against; `actions` has the names. What two of them share is here.
@@ -11,6 +12,7 @@ pub mod sanitize_creation_templates_patch;
 pub mod secure_templates_patch;
 pub mod sensitive_leak_patch;
 pub mod sticky_attributes_patch;
+pub mod strong_wrapping_keys;
 pub mod wrapping_format_patch;
 
 use xdr::{Call, CkRv, Function, Mechanism, ObjectHandle, SessionHandle};

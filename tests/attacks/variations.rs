@@ -421,6 +421,14 @@ pub const VARIATIONS: &[Attack] = &[
         }
         last
     }),
+    plan("I3 pair of 512 bits, to be factored", |s| {
+        let bits = vec![(cka::MODULUS_BITS, s.client.word(512))];
+        let [wraps, _] = s.client.pair([on(&[WRAP]), bits].concat(), on(&[UNWRAP]))?;
+        let target = s.client.find("target")?;
+        let blob = s.client.wrap_bare(How::Oaep, wraps, target)?;
+        // Days on one machine give the private key.
+        Ok(blob.len() >= 64)
+    }),
     plan("I2 pair: a key that verifies, WRAP set later", |s| {
         let key = public_key(s, &rsa_parts()[0].1, on(&[VERIFY]))?;
         s.client.set(key, on(&[WRAP]))?;

@@ -183,3 +183,54 @@ fn checks_no_key_where_none_is_named() {
     assert_eq!(rv, CkRv::OK);
     assert_eq!(token.calls(), [C_SetOperationState]);
 }
+
+/// Ours alone: what a key wraps is no safer than the key.
+#[test]
+fn wraps_with_strong_keys_only() {
+    let token = Token::new();
+    let chain = Chain::new(&token, &everywhere("strong_wrapping_keys"));
+    let modulus = |bytes: usize| format!("CLASS=#2 KEY_TYPE=#0 MODULUS=0x00{}", "ff".repeat(bytes));
+    let weak = CkRv::WRAPPING_KEY_SIZE_RANGE;
+    let wrapped = token.put("CLASS=#4");
+    for (key, rv) in [
+        (modulus(256).as_str(), CkRv::OK),
+        (&modulus(512), CkRv::OK),
+        (&modulus(255), weak),
+        (&modulus(64), weak),
+        (&modulus(4096), weak),
+        ("CLASS=#2 KEY_TYPE=#0", weak),
+        ("CLASS=#4 KEY_TYPE=#31", CkRv::OK),
+        ("CLASS=#4 KEY_TYPE=#21", CkRv::OK),
+        ("CLASS=#4 KEY_TYPE=#19", weak),
+        ("CLASS=#4 KEY_TYPE=#20", weak),
+        ("CLASS=#4 KEY_TYPE=#16 VALUE_LEN=#14", CkRv::OK),
+        ("CLASS=#4 KEY_TYPE=#16 VALUE_LEN=#13", weak),
+        ("CLASS=#4 KEY_TYPE=#16", weak),
+        ("CLASS=#4 VALUE_LEN=#32", weak),
+    ] {
+        let wrapping = token.put(key);
+        token.calls();
+        let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapping, wrapped);
+        assert_eq!(chain.rv(call), rv, "{key}");
+        let reads = token.calls();
+        let count = reads
+            .iter()
+            .filter(|it| **it == C_GetAttributeValue)
+            .count();
+        assert!(count <= 2, "{reads:?}");
+    }
+    let unwrap = Call::C_UnwrapKey(
+        S,
+        mechanism(0x2109, &[]),
+        token.put(&modulus(64)),
+        &[1],
+        t(""),
+    );
+    assert_ne!(chain.rv(unwrap), weak);
+    token.reads(Reads::Not(CkRv::SESSION_HANDLE_INVALID));
+    let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapped, wrapped);
+    assert_eq!(chain.rv(call), CkRv::SESSION_HANDLE_INVALID);
+    token.reads(Reads::Not(CkRv::ATTRIBUTE_SENSITIVE));
+    let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapped, wrapped);
+    assert_eq!(chain.rv(call), weak);
+}

@@ -1,0 +1,95 @@
+//! `strong_wrapping_keys`: no key is wrapped by one that can be found out.
+//!
+//! Not of the original. A client that may make wrapping keys could make one of 512 bits of RSA, or of
+//! DES, wrap with it what it may not read, and open the result elsewhere.
+
+use bindings::ck::{narrow, wide};
+use cryptoki_sys::*;
+use xdr::{AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
+
+use crate::actions::{Action, Context, Verdict};
+use crate::attributes::value;
+use crate::patches::refuse_unreadable;
+
+/// Bits of an RSA modulus at the least: 112 bits of strength (NIST SP 800-57 part 1, 5.6.1).
+const MODULUS_BITS: usize = 2048;
+
+/// Bytes of a secret key at the least: the same strength.
+const SECRET_BYTES: u64 = 14;
+
+/// Room for a modulus: 16384 bits and a zero before them.
+const LONGEST_MODULUS: usize = 2049;
+
+/// The action.
+pub struct StrongWrappingKeys;
+
+impl Action for StrongWrappingKeys {
+    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+        let Call::C_WrapKey(session, _, wrapping, _) = call else {
+            return Verdict::Continue;
+        };
+        match is_strong(context, *session, *wrapping) {
+            Ok(true) => Verdict::Continue,
+            Ok(false) => context.refuse(
+                call,
+                CkRv::WRAPPING_KEY_SIZE_RANGE,
+                format_args!("the wrapping key has less than 112 bits of strength"),
+            ),
+            Err(rv) => refuse_unreadable(call, context, rv, CkRv::WRAPPING_KEY_SIZE_RANGE),
+        }
+    }
+}
+
+/// Whether a key is of a type and size that nobody finds out. One that does not say is not.
+fn is_strong(
+    context: &Context<'_>,
+    session: SessionHandle,
+    key: ObjectHandle,
+) -> Result<bool, CkRv> {
+    let read = |kind, room| {
+        let kind = AttributeType(wide(kind));
+        value(context.backend, session, key, kind, room)
+    };
+    let number = |kind| {
+        let value = read(kind, size_of::<CK_ULONG>())?;
+        let bytes = value.and_then(|value| value.try_into().ok());
+        Ok(bytes.map(|bytes| wide(CK_ULONG::from_ne_bytes(bytes))))
+    };
+    let Some(kind) = number(CKA_KEY_TYPE)? else {
+        return Ok(false);
+    };
+    Ok(match narrow(kind) {
+        CKK_RSA => read(CKA_MODULUS, LONGEST_MODULUS)?.is_some_and(|it| bits(&it) >= MODULUS_BITS),
+        // Never shorter, and need not tell their length.
+        CKK_AES | CKK_DES3 => true,
+        CKK_DES | CKK_DES2 | CKK_CDMF => false,
+        _ => number(CKA_VALUE_LEN)?.is_some_and(|length| length >= SECRET_BYTES),
+    })
+}
+
+/// The length of a big number, most significant byte first.
+fn bits(number: &[u8]) -> usize {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    let significant = &number[zeros..];
+    let first = significant.first().map_or(0, |byte| byte.leading_zeros());
+    8 * significant.len() - first as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_the_bits_of_a_number() {
+        for (number, count) in [
+            (&[][..], 0),
+            (&[0, 0], 0),
+            (&[1], 1),
+            (&[0, 0x80], 8),
+            (&[0x01, 0xff], 9),
+            (&[0xff, 0xff], 16),
+        ] {
+            assert_eq!(bits(number), count, "{number:?}");
+        }
+    }
+}
