@@ -73,8 +73,8 @@ demo: demo-packages all
 check: packages
 	$(CARGO) test --workspace --doc
 	if $(CARGO) nextest --version >/dev/null 2>&1; \
-	then $(CARGO) nextest run --workspace; \
-	else $(CARGO) test --workspace --lib --bins --tests; fi
+	then $(CARGO) nextest run --workspace --config-file tests/nextest.toml; \
+	else $(CARGO) test --workspace --lib --bins --tests --no-fail-fast; fi
 
 bench: packages
 	$(CARGO) bench --bench cost
