@@ -74,6 +74,22 @@ const NOT_ON_SOFTHSM: &[(&str, &str)] = &[
     ),
 ];
 
+/// And with an OpenSSL that does so.
+const NOT_WITH_IMPLICIT_REJECTION: &[(&str, &str)] = &[(
+    "P1 C_UnwrapKey tells bad PKCS#1 padding",
+    "makes some key of what has no padding",
+)];
+
+/// What cannot win here, whatever the filter.
+fn impossible() -> Vec<(&'static str, &'static str)> {
+    const OPENSSL_3_2: i64 = 0x3020_0000;
+    let rejects_implicitly = openssl::version::number() >= OPENSSL_3_2;
+    let more = NOT_WITH_IMPLICIT_REJECTION
+        .iter()
+        .filter(|_| rejects_implicitly);
+    NOT_ON_SOFTHSM.iter().chain(more).copied().collect()
+}
+
 /// Attacks of attacks.md that are not among the plans, and why.
 #[allow(dead_code, reason = "for the reader")]
 const NOT_PLAYED: &[(&str, &str)] = &[
@@ -296,7 +312,7 @@ fn every_attack_wins_where_nothing_is_refused() {
         .collect();
     let mut lost = lost;
     lost.sort_unstable();
-    assert_eq!(lost, ids(&[NOT_ON_SOFTHSM]));
+    assert_eq!(lost, ids(&[&impossible()]));
 }
 
 #[test]
@@ -314,7 +330,9 @@ fn patch_set_2_stops_what_it_is_for() {
         "patch set 2",
         &play(Maker::Ours, &configurations::patch_set_2()),
     );
-    assert_eq!(won, ids(&[LEFT_BY_BOTH_SETS, LEFT_BY_PATCH_SET_2]));
+    let mut left = ids(&[LEFT_BY_BOTH_SETS, LEFT_BY_PATCH_SET_2]);
+    left.retain(|id| impossible().iter().all(|(other, _)| id != other));
+    assert_eq!(won, left);
 }
 
 #[test]
