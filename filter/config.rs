@@ -255,10 +255,11 @@ fn list<T>(describe: impl Fn(&T) -> String) -> impl Fn(&Vec<T>) -> String {
     }
 }
 
-/// The syntax of the file, which sets unknown options aside where that is asked for.
+/// The syntax of the file, which remarks on lost backslashes, and sets unknown options aside where
+/// that is asked for.
 struct Syntax {
     lenient: bool,
-    unknown: RefCell<Vec<Fault>>,
+    remarks: RefCell<Vec<Fault>>,
 }
 
 impl Syntax {
@@ -266,7 +267,7 @@ impl Syntax {
         let lenient = compatibility.has(Switch::UnknownOptions);
         Syntax {
             lenient,
-            unknown: RefCell::default(),
+            remarks: RefCell::default(),
         }
     }
 
@@ -280,7 +281,7 @@ impl Syntax {
             file,
             warnings: Vec::new(),
         };
-        self.unknown
+        self.remarks
             .into_inner()
             .into_iter()
             .for_each(|fault| checker.warn(fault));
@@ -297,6 +298,18 @@ impl Format for Syntax {
         text: &str,
     ) -> Result<Map<String, Value>, Box<dyn std::error::Error + Send + Sync>> {
         let mut entries = FilterSyntax.parse(uri, text)?;
+        // Of a lost `\(`, `\)` or `\|` the pattern warns.
+        for (line, byte) in FilterSyntax::dropped_escapes(text)
+            .into_iter()
+            .filter(|(_, byte)| !matches!(byte, b'(' | b')' | b'|'))
+        {
+            let byte = byte.escape_ascii();
+            let message =
+                format!("`\\{byte}` in quotes is `{byte}` alone; backslashes are written twice");
+            self.remarks
+                .borrow_mut()
+                .push(Fault::in_line(line, message));
+        }
         if self.lenient {
             entries.retain(|key, value| {
                 let known = OPTIONS.contains(&key.as_str());
@@ -307,7 +320,7 @@ impl Format for Syntax {
                         option,
                     };
                     let message = Fault::unknown_field(key, OPTIONS).to_string();
-                    self.unknown
+                    self.remarks
                         .borrow_mut()
                         .push(place.fault(format!("ignored: {message}")));
                 }
@@ -403,7 +416,7 @@ impl Checker<'_> {
             })?;
         let allowed_labels =
             self.per_module(options.allowed_labels, &modules, Checker::patterns)?;
-        let allowed_ids = self.per_module(options.allowed_ids, &modules, Checker::patterns)?;
+        let allowed_ids = self.per_module(options.allowed_ids, &modules, Checker::identifiers)?;
         let forbidden_functions =
             self.per_module(options.forbidden_functions, &modules, Checker::functions)?;
         let enforce_ro_sessions =
@@ -533,6 +546,18 @@ impl Checker<'_> {
             line: pattern.place.line,
         };
         Ok(patterns.into_iter().map(member).collect())
+    }
+
+    fn identifiers(&mut self, patterns: Vec<Pattern>) -> Result<Vec<Lined<Regexp>>, Fault> {
+        for pattern in patterns
+            .iter()
+            .filter(|pattern| pattern.regexp.has_capital())
+        {
+            self.warn(pattern.place.fault(
+                "a capital letter matches no identifier: they are in lower-case hexadecimal",
+            ));
+        }
+        self.patterns(patterns)
     }
 
     fn functions(
@@ -680,6 +705,25 @@ mod tests {
         assert_eq!(rules.module(b"ab").unwrap().path, Path::new("/2"));
         let warning = "filter.conf:2: modules[2]: never used: line 1 has the same alias";
         assert_eq!(rules.warnings, [warning]);
+    }
+
+    #[test]
+    fn warns_of_patterns_that_cannot_mean_what_they_say() {
+        let told = |option: &str| warnings(option).join("\n");
+        assert_eq!(
+            told("\nallowed_labels = [(softhsm,\n[\"web\\.x\"])]"),
+            "filter.conf:4: `\\.` in quotes is `.` alone; backslashes are written twice"
+        );
+        assert_eq!(
+            told("allowed_labels = [(softhsm, [\"web\\\\.x\", \"\\\"\"])]"),
+            ""
+        );
+        assert_eq!(
+            told("allowed_ids = [(softhsm, [\"0a.*\", \"0A.*\"])]"),
+            "filter.conf:2: allowed_ids[0][1][1]: a capital letter matches no identifier: they \
+             are in lower-case hexadecimal"
+        );
+        assert_eq!(told("allowed_ids = [(softhsm, [\"[0-9A-Fa-f]+\"])]"), "");
     }
 
     #[test]

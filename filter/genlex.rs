@@ -54,6 +54,7 @@ pub struct Lexer<'a> {
     line: u32,
     keywords: &'static [&'static str],
     peeked: Option<Option<(Token, u32)>>,
+    dropped: Vec<(u32, u8)>,
 }
 
 /// Genlex's integers are OCaml's: 63 bits.
@@ -68,7 +69,14 @@ impl<'a> Lexer<'a> {
             line: 1,
             keywords,
             peeked: None,
+            dropped: Vec::new(),
         }
+    }
+
+    /// The lines and characters of escapes so far that have no meaning of their own: their backslash
+    /// is gone from the text without a trace.
+    pub fn dropped_escapes(&self) -> &[(u32, u8)] {
+        &self.dropped
     }
 
     /// The line reached so far: where the last token returned or looked at ends.
@@ -262,7 +270,12 @@ impl<'a> Lexer<'a> {
                 }
                 u8::try_from(value).map_err(|_| malformed())
             }
-            Some(byte) => Ok(byte),
+            Some(byte) => {
+                if !matches!(byte, b'\\' | b'"' | b'\'') {
+                    self.dropped.push((self.line, byte));
+                }
+                Ok(byte)
+            }
             None => Err(Error {
                 line,
                 message: "a string without its end".into(),

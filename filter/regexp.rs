@@ -27,6 +27,7 @@ pub struct Regexp {
     /// The pattern asks for word boundaries, see [`Regexp::is_match`].
     boundaries: bool,
     warnings: Vec<&'static str>,
+    capital: bool,
 }
 
 /// Why a pattern cannot be used.
@@ -64,6 +65,7 @@ impl Regexp {
             original: compile(&format!("\\A(?:{})", translate(&appended)?.regex))?,
             boundaries: translation.boundaries,
             warnings: translation.warnings(),
+            capital: translation.capital,
         })
     }
 
@@ -91,6 +93,11 @@ impl Regexp {
         &self.warnings
     }
 
+    /// Whether it asks for a capital letter, outside of sets.
+    pub fn has_capital(&self) -> bool {
+        self.capital
+    }
+
     fn uncertain(&self, subject: &[u8]) -> bool {
         self.boundaries && subject.iter().any(|byte| matches!(byte, 0xC0..=0xFF))
     }
@@ -112,6 +119,8 @@ struct Translation {
     boundaries: bool,
     top_level_alternation: bool,
     literal_grouping: bool,
+    foreign: bool,
+    capital: bool,
 }
 
 impl Translation {
@@ -127,6 +136,12 @@ impl Translation {
             warnings.push(
                 "`|`, `(` and `)` stand for themselves; for alternation and groups write \
                  \\\\|, \\\\( and \\\\) with two backslashes",
+            );
+        }
+        if self.foreign {
+            warnings.push(
+                "a backslash before a letter or digit and counts in braces stand for these \
+                 characters themselves; for digits write [0-9], and repeat what is to be repeated",
             );
         }
         warnings
@@ -185,7 +200,10 @@ fn translate(pattern: &[u8]) -> Result<Translation, Error> {
                         out.regex.push_str("\\b");
                     }
                     b'1'..=b'9' => return Err(Error::BackReference(char::from(escaped))),
-                    other => out.literal(other),
+                    other => {
+                        out.foreign |= other.is_ascii_alphanumeric();
+                        out.literal(other);
+                    }
                 }
             }
             b'.' => out.regex.push_str("[^\\n]"),
@@ -194,6 +212,8 @@ fn translate(pattern: &[u8]) -> Result<Translation, Error> {
             b'[' => rest = set(rest, &mut out.regex)?,
             other => {
                 out.literal_grouping |= matches!(other, b'|' | b'(' | b')');
+                out.foreign |= other == b'{' && rest.first().is_some_and(u8::is_ascii_digit);
+                out.capital |= other.is_ascii_uppercase();
                 out.literal(other);
             }
         }
@@ -410,5 +430,11 @@ mod tests {
         assert_eq!(count("(a|b)"), 1);
         assert_eq!(count("\\(a\\|b\\)"), 0);
         assert_eq!(count("soft.*"), 0);
+        for foreign in ["web\\d+", "\\w", "a{3}", "[a-z]{2,4}"] {
+            assert_eq!(count(foreign), 1, "{foreign}");
+        }
+        for plain in ["\\.\\*", "\\bweb\\b", "{web}", "[\\d]"] {
+            assert_eq!(count(plain), 0, "{plain}");
+        }
     }
 }

@@ -19,6 +19,17 @@ const KEYWORDS: &[&str] = &["=", "{", "}", "[", "]", ";", "(", ")", ","];
 /// Lists in lists in lists: no option needs more than five.
 const DEEPEST: usize = 32;
 
+impl FilterSyntax {
+    /// Lines and characters of backslashes in quotes that the original drops without a word. In a
+    /// pattern, `"web\.x"` lets any character pass where a point is meant.
+    pub(crate) fn dropped_escapes(text: &str) -> Vec<(u32, u8)> {
+        let input = narrow(text).unwrap_or_default();
+        let mut lexer = Lexer::new(&input, KEYWORDS);
+        while let Ok(Some(_)) = lexer.next() {}
+        lexer.dropped_escapes().to_vec()
+    }
+}
+
 impl Format for FilterSyntax {
     fn parse(
         &self,
