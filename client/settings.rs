@@ -174,9 +174,9 @@ pub(crate) enum SettingsError {
     VerifyName,
     #[error("no module: neither PKCS11PROXY_LIBNAME nor HOME is set")]
     Home,
-    #[error("no module: {0}: {1}")]
+    #[error("no module: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
     AliasFile(PathBuf, io::Error),
-    #[error("no module: {0} is empty")]
+    #[error("no module: PKCS11PROXY_LIBNAME is not set, and {0} is empty")]
     AliasFileEmpty(PathBuf),
     #[error("no module: {0}: the first line exceeds {LONGEST_ALIAS} bytes")]
     AliasTooLong(PathBuf),
@@ -613,6 +613,10 @@ mod tests {
             Err(io::ErrorKind::NotFound.into()),
             None,
         );
-        assert!(matches!(missing, Err(SettingsError::AliasFile(..))));
+        let told = missing.err().map(|error| error.to_string()).unwrap();
+        assert!(
+            told.starts_with("no module: PKCS11PROXY_LIBNAME is not set, and "),
+            "{told}"
+        );
     }
 }
