@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use filter::Rules;
 use filter::config::ModuleEntry;
 use filter::log::Printable;
 use filter::rules::ModuleRules;
@@ -34,6 +35,7 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
         let Policy {
             rules, warnings, ..
         } = Policy::load(service, &configuration.file)?;
+        faults.extend(missing_modules(&rules));
         for warning in &warnings {
             writeln!(report, "warning: {warning}")?;
         }
@@ -49,18 +51,23 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
                 "  {}:{line}: modules: '{alias}' -> '{path}'",
                 rules.file.display()
             )?;
-            if let Err(fault) = readable(&entry.path) {
-                faults.push(format!(
-                    "{}:{line}: modules: {path}: {fault}",
-                    rules.file.display()
-                ));
-            }
             write!(report, "{}", ModuleRules::new(&rules, &entry.alias_text))?;
         }
     }
     Ok(Report {
         text: report,
         faults,
+    })
+}
+
+/// The modules of `rules` that cannot be loaded, as far as can be told without running them:
+/// `file:line: option: what was expected`.
+pub(crate) fn missing_modules(rules: &Rules) -> impl Iterator<Item = String> {
+    rules.modules.iter().filter_map(|entry| {
+        let ModuleEntry { path, line, .. } = entry;
+        let fault = readable(path).err()?;
+        let (file, path) = (rules.file.display(), path.display());
+        Some(format!("{file}:{line}: modules: {path}: {fault}"))
     })
 }
 

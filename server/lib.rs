@@ -160,9 +160,13 @@ impl Policy {
         })
     }
 
-    /// Logs what is accepted but probably a mistake.
+    /// Logs what is accepted but probably a mistake. A module may still come to be where it is
+    /// looked for, so that its absence ends no start.
     pub fn report_warnings(&self) {
         report_warnings(&self.warnings);
+        for missing in check::missing_modules(&self.rules) {
+            log::warn!("{missing}");
+        }
     }
 }
 

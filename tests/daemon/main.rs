@@ -499,13 +499,18 @@ fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_b
 
     std::fs::write(
         &filter,
-        format!("modules = [(\"other\", \"{}\")]\n", null.display()),
+        format!(
+            "modules = [(\"other\", \"{}\"),\n(\"gone\", \"/nonexistent.so\")]\n",
+            null.display()
+        ),
     )
     .expect("a file");
     daemon.process().signal(Signal::SIGHUP);
     assert!(wait_until(Duration::from_secs(5), || daemon
         .log()
         .contains("configuration loaded")));
+    let missing = "filter.conf:2: modules: /nonexistent.so: cannot be read: ";
+    assert!(daemon.log().contains(missing), "{}", daemon.log());
     assert!(wait_until(Duration::from_secs(5), || load(b"other") == 0));
     assert_eq!(load(b"null"), 5);
     assert!(
