@@ -10,7 +10,7 @@ use bindings::module::{Module, ModuleOptions};
 use bindings::template;
 use filter::log::Printable;
 use filter::{Filter, Rules, refusal};
-use xdr::{Architecture, Call, CkRv, Cryptoki, Reply};
+use xdr::{Architecture, Call, CkRv, Cryptoki, Function, Reply};
 
 use crate::logging::{Severity, log};
 
@@ -53,7 +53,11 @@ impl Gateway {
                     .copied()
                     .unwrap_or(Architecture::host());
                 let call = template::call_to_host(call, client);
-                template::reply_to_client(module.call(call), client)
+                let reply = module.call(call);
+                if function == Function::C_Initialize {
+                    report_failed_start(reply.rv());
+                }
+                template::reply_to_client(reply, client)
             }
         }
     }
@@ -114,6 +118,14 @@ impl Cryptoki for Gateway {
             format_args!("{name} returned in process {pid} with {rv}"),
         );
         reply
+    }
+}
+
+/// Logs that a module did not start. Mostly the user that serves clients may not read what the module
+/// needs, and a client is told no more than a CK_RV.
+fn report_failed_start(rv: CkRv) {
+    if !rv.is_ok() && rv != CkRv::CRYPTOKI_ALREADY_INITIALIZED {
+        filter::log::error(format_args!("C_Initialize of the module failed with {rv}"));
     }
 }
 

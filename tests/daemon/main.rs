@@ -520,6 +520,23 @@ fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_b
     assert!(daemon.process().is_alive());
 }
 
+#[test]
+fn the_log_tells_that_a_module_did_not_start() {
+    let token = Token::new();
+    let daemon = Setup::new(Maker::Ours, Endpoint::Tcp, &token).start();
+    std::fs::remove_file(token.configuration()).expect("SoftHSM's configuration");
+    let mut client = Client::new(&daemon);
+    assert!(client.call(Call::C_LoadModule(b"softhsm")).rv().is_ok());
+    let refused = client.call(Call::C_Initialize()).rv();
+    assert!(!refused.is_ok());
+    let line = format!("ERROR: C_Initialize of the module failed with {refused}");
+    assert!(
+        wait_until(Duration::from_secs(5), || daemon.log().contains(&line)),
+        "{}",
+        daemon.log()
+    );
+}
+
 /// A directory with a filter.conf for the null module.
 fn with_rules() -> Directory {
     let directory = Directory::new();
