@@ -313,8 +313,17 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
             builder.psk(file, identity.insert(Identity::default()).clone())?
         }
     }
-    let (context, warnings) = (builder.context.build(), builder.warnings);
     let allowed = config.allowed.clone();
+    if let Some(directory) = &allowed {
+        if let Err(error) = fs::read_dir(directory) {
+            let text = format!(
+                "allowed_clients_cert_path {} cannot be read, and every client is refused: {error}",
+                directory.display()
+            );
+            builder.warn(&config.place, text);
+        }
+    }
+    let (context, warnings) = (builder.context.build(), builder.warnings);
     let strength = match &config.suites {
         Suites::Priority(priority) => priority.strength,
         // The list may say itself.

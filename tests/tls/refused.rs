@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::support::certificates::certificate;
 use super::support::processes::wait_until;
 use super::support::{Daemon, Directory, Endpoint, Maker, Stack, Token};
@@ -225,6 +227,17 @@ fn certificates_that_are_not_in_the_allowed_directory() {
     }
     fs::remove_dir_all(allowed.path()).expect("ours");
     refuses_as_not_allowed(&daemon);
+    let warning = format!(
+        "allowed_clients_cert_path {} cannot be read, and every client is refused",
+        allowed.path().display()
+    );
+    assert!(!daemon.log().contains(&warning));
+    daemon.process().signal(Signal::SIGHUP);
+    assert!(
+        wait_until(SOON, || daemon.log().contains(&warning)),
+        "{}",
+        daemon.log()
+    );
     fs::create_dir(allowed.path()).expect("removed before");
 }
 
