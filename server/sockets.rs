@@ -3,7 +3,7 @@
 //! Addresses come from the configuration; the controller accepts. Nothing is read here.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -219,11 +219,12 @@ fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
         .local_addr()?
         .as_socket()
         .map_or(0, |address| address.port());
-    match std::fs::read(path) {
+    match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
-        Ok(content) if content.starts_with(SOCKET_FILE.as_bytes()) => {}
-        Ok(_) => return Err(io::Error::other("the file exists and tells no port")),
+        // Only a file: a pipe would be waited for.
+        Ok(found) if found.is_file() && tells_a_port(path)? => {}
+        Ok(_) => return Err(io::Error::other("the path exists and tells no port")),
     }
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}", std::process::id()));
@@ -238,6 +239,14 @@ fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     std::fs::rename(&temporary, path)?;
     listener.file = Some(SocketFile::of(path)?);
     Ok(listener)
+}
+
+fn tells_a_port(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(SOCKET_FILE.len() as u64)
+        .read_to_end(&mut start)?;
+    Ok(start == SOCKET_FILE.as_bytes())
 }
 
 fn listen(socket: Socket, protocol: &Protocol, file: Option<SocketFile>) -> io::Result<Listener> {

@@ -766,6 +766,10 @@ fn a_file_that_tells_the_port_replaces_only_its_like() {
     assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
     let kept = std::fs::read_to_string(&path).expect("still there");
     assert_eq!(kept, "precious");
+    std::fs::remove_file(&path).expect("a file");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
+    std::fs::remove_file(&path).expect("still there");
 
     std::fs::write(&path, "socket_file\n1\n").expect("a file");
     let pid_file = directory.join("pid");
