@@ -631,7 +631,7 @@ impl Controller {
 
     fn reap(&mut self) {
         loop {
-            match next_ended() {
+            match self.next_ended() {
                 Ok(Some((pid, end))) => self.bury(pid, end),
                 Ok(None) => return,
                 Err(error) => {
@@ -768,8 +768,36 @@ impl Controller {
         }
     }
 
+    /// Reaps a child that ended, if one did. What a worker's module left behind in its process group
+    /// ends with it: such a process would keep the client's socket open. While the worker is not
+    /// reaped, the group's number is no other's. Other children are those of whoever started us, and,
+    /// of process 1, all that lost their parents.
+    fn next_ended(&self) -> Result<Option<(Pid, End)>, Errno> {
+        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        loop {
+            let pid = match waitid(Id::All, ended | WaitPidFlag::WNOWAIT) {
+                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => pid,
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(None),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error),
+            };
+            if self.tokens.contains_key(&pid) {
+                // Mostly nobody is left.
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            match waitid(Id::Pid(pid), ended) {
+                Ok(WaitStatus::Exited(_, status)) => return Ok(Some((pid, End::Exit(status)))),
+                Ok(WaitStatus::Signaled(_, signal, _)) => {
+                    return Ok(Some((pid, End::Signal(signal))));
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn reap_quietly(&mut self) {
-        while let Ok(Some((pid, _))) = next_ended() {
+        while let Ok(Some((pid, _))) = self.next_ended() {
             if let Some(token) = self.tokens.remove(&pid) {
                 self.take_last_records(token);
                 self.workers.remove(&token);
@@ -790,29 +818,6 @@ impl Running {
             .paused_until
             .is_some_and(|until| Instant::now() < until);
         !paused && (!self.idle.is_empty() || self.workers < self.service.workload.max_workers)
-    }
-}
-
-/// Reaps a worker that ended, if one did. What its module left behind in its process group ends with
-/// it: such a process would keep the client's socket open. While the worker is not reaped, the
-/// group's number is no other's.
-fn next_ended() -> Result<Option<(Pid, End)>, Errno> {
-    let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-    loop {
-        let pid = match waitid(Id::All, ended | WaitPidFlag::WNOWAIT) {
-            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => pid,
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(None),
-            Ok(_) | Err(Errno::EINTR) => continue,
-            Err(error) => return Err(error),
-        };
-        // Mostly nobody is left.
-        let _ = killpg(pid, Signal::SIGKILL);
-        match waitid(Id::Pid(pid), ended) {
-            Ok(WaitStatus::Exited(_, status)) => return Ok(Some((pid, End::Exit(status)))),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Some((pid, End::Signal(signal)))),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error),
-        }
     }
 }
 

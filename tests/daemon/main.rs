@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use support::compile::module;
 use support::processes::{Process, Running, run, wait_until};
-use support::{Daemon, Directory, Endpoint, Maker, Setup, Token};
+use support::{Daemon, Directory, Endpoint, Maker, PATIENCE, Setup, Token};
 use xdr::rpc::{self, Xid};
 use xdr::{Architecture, Call, Flags, Reply, SessionHandle, SlotId};
 
@@ -902,6 +902,35 @@ fn what_a_module_forks_ends_with_its_worker() {
     assert!(left_at_the_end.is_alive());
     daemon.terminate().expect("it ends");
     assert!(wait_until(Duration::from_secs(5), || !left_at_the_end.is_alive()));
+}
+
+/// A child that the shell had which became the daemon, and what that child left behind in its group.
+/// Process 1 gets such children all the time.
+#[test]
+fn processes_that_are_no_workers_keep_their_groups() {
+    let directory = with_rules();
+    let [path, first, second] = ["s", "first", "second"].map(|name| directory.join(name));
+    let address = format!("type = \"local\"; path = \"{}\"", path.display());
+    std::fs::write(directory.join("d.conf"), configuration(&address, "")).expect("a file");
+    let mut command = Command::new("sh");
+    let job = "echo $$ > first; sleep 60 & echo $! > second; until [ -e s ]; do sleep 0.05; done";
+    let script = "setsid sh -c \"$1\" & exec \"$0\" -fg -conf d.conf";
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_pkcs11proxyd"), job])
+        .current_dir(directory.path());
+    let daemon = Running::start(command);
+    let number = |path: &Path| std::fs::read_to_string(path).ok()?.trim().parse().ok();
+    let found = || Some((number(&first)?, number(&second)?));
+    assert!(wait_until(PATIENCE, || found().is_some() && path.exists()));
+    let (leader, other) = found().expect("written");
+    assert!(wait_until(PATIENCE, || Process::of(leader).is_none()));
+    let other = Process::of(other).expect("it lives a minute");
+    assert!(other.is_alive());
+    other.signal(Signal::SIGKILL);
+    let controller = Process::of(daemon.pid()).expect("it runs");
+    controller.signal(Signal::SIGTERM);
+    let outcome = daemon.finish(PATIENCE);
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
 }
 
 #[test]
