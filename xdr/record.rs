@@ -60,6 +60,8 @@ pub struct Records {
     last: bool,
     /// Whether a mark of the present record was read.
     begun: bool,
+    /// Whether fragments of it were moved together.
+    moved: bool,
     /// Records since the last one that needed more than [`SMALL`].
     small_records: u32,
     limit: usize,
@@ -75,6 +77,7 @@ impl Records {
             fragment: 0,
             last: false,
             begun: false,
+            moved: false,
             small_records: 0,
             limit,
         }
@@ -140,6 +143,7 @@ impl Records {
     /// Leaves the record found last and looks for the next one: whether it is complete.
     pub fn advance(&mut self) -> Result<bool, TooLong> {
         if !self.begun {
+            self.moved = false;
             if self.raw.is_empty() {
                 self.raw = 0..0;
                 self.shrink();
@@ -151,6 +155,7 @@ impl Records {
             if self.payload.end != self.raw.start {
                 let from = self.raw.start..self.raw.start + arrived;
                 self.buffer.copy_within(from, self.payload.end);
+                self.moved = true;
             }
             self.payload.end += arrived;
             self.raw.start += arrived;
@@ -183,9 +188,13 @@ impl Records {
         }
     }
 
-    /// Wipes the record found last: it held a PIN or a key.
+    /// Wipes the record found last: it held a PIN or a key. So are the places its fragments had before
+    /// they were put together.
     pub fn wipe(&mut self) {
-        wipe(&mut self.buffer[self.payload.clone()]);
+        wipe(&mut self.buffer[self.payload.start..self.raw.start]);
+        if self.moved {
+            wipe(&mut self.buffer[self.raw.end..]);
+        }
     }
 
     /// Gives back, between two records, memory that only a large record needed: at once when it is
@@ -327,6 +336,29 @@ mod tests {
                 let payload = [begin.get(4..).unwrap_or_default(), b"b"].concat();
                 assert_eq!(feed(&mut records, rest, 1), [payload]);
             }
+        }
+    }
+
+    #[test]
+    fn wipes_what_came_in_fragments_too() {
+        let secret = [7; 100];
+        for (fragment, step) in [(1, 9), (7, 60), (7, 1000), (100, 33), (100, 1000)] {
+            let mut records = Records::new(100);
+            let mut stream = Vec::new();
+            for fragment in secret.chunks(fragment) {
+                stream.extend_from_slice(&(fragment.len() as u32).to_be_bytes());
+                stream.extend_from_slice(fragment);
+            }
+            let last = stream.split_off(stream.len() - 1);
+            assert!(feed(&mut records, &stream, step).is_empty());
+            let rest = [&last[..], &LAST.to_be_bytes(), &[0x80, 0, 0, 1, 9]].concat();
+            records.space().unwrap()[..rest.len()].copy_from_slice(&rest);
+            records.received(rest.len());
+            assert_eq!(records.next(), Ok(Some(&secret[..])));
+            records.wipe();
+            let left = records.buffer[MARK_SIZE..].iter().filter(|it| **it == 7);
+            assert_eq!(left.count(), 0, "{fragment} {step}");
+            assert_eq!(records.next(), Ok(Some(&[9][..])));
         }
     }
 
