@@ -43,6 +43,7 @@ fn signals() -> SigSet {
 /// Keeps signals until the controller takes them, so that one that comes during the start ends what
 /// was started: to be called before there are sockets and a pid file.
 pub fn hold_signals() -> io::Result<()> {
+    bindings::sys::notice_children()?;
     Ok(signals().thread_block()?)
 }
 

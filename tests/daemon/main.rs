@@ -723,6 +723,19 @@ fn a_socket_somebody_listens_at_is_not_taken_and_a_stale_one_is_replaced() {
 
 #[test]
 fn without_spare_workers_one_is_forked_for_each_client() {
+    let daemon = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+    forks_for_each_of_three_clients(daemon);
+}
+
+#[test]
+fn workers_that_ended_are_noticed_though_sigchld_was_ignored_at_the_start() {
+    let mut daemon = Command::new("env");
+    daemon.args(["--ignore-signal=CHLD", env!("CARGO_BIN_EXE_pkcs11proxyd")]);
+    forks_for_each_of_three_clients(daemon);
+}
+
+/// More of them, one after the other, than there may be workers.
+fn forks_for_each_of_three_clients(mut command: Command) {
     let directory = with_rules();
     let path = directory.join("s");
     let address = format!("type = \"local\"; path = \"{}\"", path.display());
@@ -731,7 +744,6 @@ fn without_spare_workers_one_is_forked_for_each_client() {
         "type = \"dynamic\"; min_free_jobs_capacity = 0; max_free_jobs_capacity = 0; max_threads = 2",
     );
     std::fs::write(directory.join("d.conf"), conf).expect("a file");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
     command
         .arg("-fg")
         .arg("-conf")
@@ -742,6 +754,7 @@ fn without_spare_workers_one_is_forked_for_each_client() {
     assert_eq!(controller.children(), []);
     for _ in 0..3 {
         let mut client = UnixStream::connect(&path).expect("it listens");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let call = encoded(&Call::C_SetupArch(Architecture::host()));
         client.write_all(&call).expect("room for a call");
         assert!(client.read(&mut [0; 64]).is_ok_and(|count| count > 0));
