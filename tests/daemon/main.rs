@@ -754,7 +754,12 @@ fn forks_for_each_of_three_clients(mut command: Command) {
     assert!(wait_until(Duration::from_secs(5), || path.exists()));
     assert_eq!(controller.children(), []);
     for _ in 0..3 {
-        let mut client = UnixStream::connect(&path).expect("it listens");
+        let mut connected = None;
+        assert!(wait_until(PATIENCE, || {
+            connected = UnixStream::connect(&path).ok();
+            connected.is_some()
+        }));
+        let mut client = connected.expect("it listens");
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let call = encoded(&Call::C_SetupArch(Architecture::host()));
         client.write_all(&call).expect("room for a call");
