@@ -162,7 +162,9 @@ fn confine(setup: &Setup<'_>) -> Result<(), Errno> {
     die_with(setup.controller)?;
     // A group of its own: what the module forks ends with the worker.
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-    SigSet::empty().thread_set_mask()?;
+    // To a terminal that stops whoever writes in the background (`stty tostop`), the module may write
+    // nonetheless.
+    SigSet::from(Signal::SIGTTOU).thread_set_mask()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     if let Some(identity) = &setup.service.identity {
         become_user(identity)?;
