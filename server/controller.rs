@@ -24,6 +24,7 @@ use crate::channel::{self, ControllerEnd, Message};
 use crate::config::Service;
 use crate::logging::{Loggers, Record, Route, Severity, log};
 use crate::sockets::{Accepted, Listener, Peer};
+use crate::throttle::{RefusalLog, Throttle};
 use crate::worker::{self, Setup};
 
 /// The signals the controller takes from a descriptor instead of a handler.
@@ -61,9 +62,6 @@ const ACCEPTS_A_TURN: usize = 64;
 
 /// How long workers have to end after SIGTERM before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// A warning that a peer could provoke at will is logged at most this often.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Workers that ended in a row without having had a client, after which forking pauses.
 const EARLY_ENDS: u32 = 10;
@@ -103,59 +101,6 @@ struct ListenerState {
     token: Token,
     /// Whether connections may be waiting: the event said so and accepting has not run dry since.
     is_ready: bool,
-}
-
-/// Lets one message through in an interval.
-#[derive(Default)]
-struct Throttle(Option<Instant>);
-
-impl Throttle {
-    fn passes(&mut self) -> bool {
-        let now = Instant::now();
-        let passes = self
-            .0
-            .is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
-        if passes {
-            self.0 = Some(now);
-        }
-        passes
-    }
-}
-
-/// Lets the first few refusals of an interval into the log, and tells how many it left out.
-#[derive(Default)]
-struct RefusalLog {
-    since: Option<Instant>,
-    logged: u32,
-    left_out: u64,
-}
-
-/// Refusals that are logged in [`WARNING_INTERVAL`].
-const REFUSALS_LOGGED: u32 = 20;
-
-impl RefusalLog {
-    /// Whether this one is logged; and how many were not before it, if that has not been told.
-    fn passes(&mut self, now: Instant) -> (bool, Option<u64>) {
-        if self
-            .since
-            .is_none_or(|since| now.duration_since(since) >= WARNING_INTERVAL)
-        {
-            let left_out = std::mem::take(&mut self.left_out);
-            *self = RefusalLog {
-                since: Some(now),
-                logged: 1,
-                left_out: 0,
-            };
-            return (true, (left_out > 0).then_some(left_out));
-        }
-        let passes = self.logged < REFUSALS_LOGGED;
-        if passes {
-            self.logged += 1;
-        } else {
-            self.left_out += 1;
-        }
-        (passes, None)
-    }
 }
 
 struct Worker {
@@ -348,7 +293,7 @@ impl Controller {
                 self.evict(service);
                 let running = &mut self.services[service];
                 let limit = running.service.workload.max_workers;
-                if running.workers >= limit && running.full_warning.passes() {
+                if running.workers >= limit && running.full_warning.passes(Instant::now()) {
                     let name = &running.service.name;
                     log(
                         Severity::Alert,
@@ -437,7 +382,7 @@ impl Controller {
         let limit = running.service.processor.max_connections_per_peer;
         let connected = running.peers.get(&client.peer).copied().unwrap_or(0);
         if limit > 0 && connected >= limit {
-            if running.peer_warning.passes() {
+            if running.peer_warning.passes(Instant::now()) {
                 let name = &client.name;
                 log(
                     Severity::Warning,

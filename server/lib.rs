@@ -18,6 +18,7 @@ pub mod netplex;
 pub mod options;
 pub mod sockets;
 pub mod template;
+pub mod throttle;
 pub mod tls;
 pub mod worker;
 
