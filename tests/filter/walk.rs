@@ -1309,7 +1309,9 @@ impl<'a> Walk<'a> {
         let [theirs, ours] = self.both.call(call.clone());
         let seen = (self.shape(&theirs, how), self.shape(&ours, how));
         if seen.0 != seen.1 {
-            self.differ(&call, theirs, ours);
+            // Chance is not to hide what a row allows.
+            let as_seen = |seen: Option<Reply>, answer| seen.map_or(answer, Answer::Reply);
+            self.differ(&call, as_seen(seen.0, theirs), as_seen(seen.1, ours));
             return None;
         }
         match theirs {
