@@ -136,12 +136,18 @@ impl Error {
     }
 }
 
-/// Reads `file` in the given syntax into a typed value.
+/// Reads `file` in the given syntax into a typed value. Waits for nobody: anything but a file, such as
+/// a pipe, is an error.
 pub fn load<T: DeserializeOwned>(file: &Path, format: &impl Format) -> Result<T, Error> {
+    let unreadable = |error| Error::of_file(file, format!("cannot be read: {error}"));
+    // Asked first, since to open a pipe would wait for its writer.
+    if !std::fs::metadata(file).map_err(unreadable)?.is_file() {
+        return Err(Error::of_file(file, "expected a file"));
+    }
     let mut bytes = Vec::new();
     File::open(file)
         .and_then(|opened| opened.take(LONGEST_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| Error::of_file(file, format!("cannot be read: {error}")))?;
+        .map_err(unreadable)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LONGEST_FILE {
         return Err(Error::of_file(
             file,

@@ -499,6 +499,16 @@ fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_b
     assert!(daemon.log().contains("filter.conf:"), "{}", daemon.log());
     assert_eq!(load(b"null"), 0);
 
+    // Nobody would ever write into this pipe.
+    std::fs::remove_file(&filter).expect("a file");
+    nix::unistd::mkfifo(&filter, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    daemon.process().signal(Signal::SIGHUP);
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains("filter.conf: expected a file")));
+    assert_eq!(load(b"null"), 0);
+    std::fs::remove_file(&filter).expect("a pipe");
+
     std::fs::write(
         &filter,
         format!(
