@@ -11,9 +11,9 @@ use std::ptr::null_mut;
 use cryptoki_sys::*;
 use xdr::{Attribute, CkRv, DataResult, Mechanism, Template, Ulong};
 
-use crate::ck::{narrow, wide};
-use crate::mechanism::check_host;
-use crate::template::{is_nested, is_number};
+use xdr::attribute_types::{is_nested, is_number};
+use xdr::parameters::check_host;
+use xdr::word_size::{narrow, wide};
 
 /// What one answer may make us hold, however much a module asks for.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;

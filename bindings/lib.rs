@@ -1,14 +1,8 @@
-//! Everything foreign: the C interface of a PKCS#11 module, and what a client lays out in its own.
+//! The module's C interface, and the system calls that std and `nix` do not offer safely.
 //!
-//! Calls come from `xdr` through `filter`. [`template::call_to_host`] first turns what a client
-//! laid out in its word size and byte order into ours, so that a rule sees numbers and not bytes;
-//! then [`module::Module`] makes the C call and its answer a reply. [`mechanism`] keeps a client's
-//! bytes from becoming an address, in the client library as in the daemon.
+//! Calls come from `xdr` through `filter`, laid out for this host; [`module::Module`] makes the C
+//! call and turns its outcome into a reply. [`sys`] has fork and descriptors for the daemon.
 
 mod arguments;
-pub mod ck;
-pub mod mechanism;
 pub mod module;
-pub mod names;
 pub mod sys;
-pub mod template;

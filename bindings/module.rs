@@ -21,7 +21,7 @@ use xdr::{
 use crate::arguments::{
     CMechanism, CTemplate, Empty, OUTPUT_LIMIT, attribute_values, input, list, objects, output, pin,
 };
-use crate::ck::{narrow, wide};
+use xdr::word_size::{narrow, wide};
 
 /// Room for an output that does not grow with the input: a digest, a signature, a wrapped key. The
 /// original has this much and no more.

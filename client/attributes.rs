@@ -7,7 +7,7 @@
 
 use std::collections::TryReserveError;
 
-use bindings::template::is_nested;
+use xdr::attribute_types::is_nested;
 use xdr::{
     Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
     TemplateResult,

@@ -8,8 +8,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::c_ulong;
 
-use bindings::ck::{narrow, wide};
 use cryptoki_sys::*;
+use xdr::word_size::{narrow, wide};
 use xdr::{
     Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
     Ulong,

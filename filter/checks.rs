@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use bindings::ck::{narrow, wide};
+use xdr::word_size::{narrow, wide};
 use xdr::{
     Attribute, AttributeType, Call, CkRv, Cryptoki, Function, Mechanism, MechanismType,
     ObjectHandle, Reply, SessionHandle, Template, UserType,
@@ -143,7 +143,7 @@ impl Check<'_> {
         if !self.rules.guards_objects() {
             return Ok(());
         }
-        let keys = bindings::mechanism::handles(mechanism).map_err(|rv| Refusal {
+        let keys = xdr::parameters::handles(mechanism).map_err(|rv| Refusal {
             rv,
             what: UNKNOWN_PARAMETER.into(),
             source: None,

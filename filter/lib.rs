@@ -5,7 +5,7 @@
 //! serve the daemon's own configuration as well. Calls come from the worker's gateway, in the host's
 //! representation, to [`Filter`], which hands on to the module what it lets pass.
 //!
-//! The order is the same for every function: the template in its one form (`template`), actions of
+//! The order is the same for every function: the template in its one form (`canonical_template`), actions of
 //! the pre chain, forbidden functions, the function's own checks (`checks`), actions of the post
 //! chain, the module. A connection to whose module no rule applies goes straight to the module.
 
@@ -13,6 +13,7 @@
 
 pub mod actions;
 pub mod attributes;
+mod canonical_template;
 mod checks;
 pub mod compatibility;
 pub mod config;
@@ -25,7 +26,6 @@ pub mod rules;
 mod search;
 pub mod source;
 pub mod syntax;
-mod template;
 mod values;
 
 use std::collections::BTreeMap;
@@ -135,7 +135,7 @@ impl Engine {
         check: &Check<'_>,
         context: &Context<'_>,
     ) -> Result<Reply, Refusal> {
-        let call = match template::normalise(call) {
+        let call = match canonical_template::normalise(call) {
             Ok(call) => call,
             Err(rv) => {
                 check.function()?;

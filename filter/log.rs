@@ -3,9 +3,9 @@
 //! Lines go to the `log` crate under the target `filter`, which the daemon's logger gives the
 //! subchannel of `log_subchannel`.
 
-use bindings::names;
 use std::fmt::{self, Write as _};
 use xdr::MechanismType;
+use xdr::mechanism_names;
 
 /// The target of every line.
 pub const TARGET: &str = "filter";
@@ -44,7 +44,7 @@ impl fmt::Display for Printable<'_> {
 /// A mechanism as the original prints it: `cKM_RSA_PKCS`. It leaves out the number of one without a
 /// name.
 pub fn mechanism(mechanism: MechanismType) -> String {
-    match names::mechanism_name(mechanism.0) {
+    match mechanism_names::name(mechanism.0) {
         Some(name) => format!("c{}", name.trim_start_matches('C')),
         None => format!("cKM_UNKNOWN! ({:#x})", mechanism.0),
     }

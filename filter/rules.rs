@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use bindings::ck::{narrow, wide};
+use xdr::word_size::{narrow, wide};
 use xdr::{Function, MechanismType};
 
 use crate::actions::Action;

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bindings::ck::{narrow, wide};
+use xdr::word_size::{narrow, wide};
 use xdr::{CkRv, ObjectHandle, SessionHandle};
 
 /// Handles asked of the module at once.

@@ -6,10 +6,10 @@
 use crate::actions::{self, Row};
 use crate::regexp::Regexp;
 use crate::source::{At, Bytes, Place};
-use bindings::names;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use std::fmt;
+use xdr::mechanism_names;
 use xdr::{Function, MechanismType};
 
 /// A word or string, or an integer in decimal. The original converts numbers with a point as well,
@@ -123,7 +123,7 @@ fn mechanism(text: &str) -> Option<u64> {
         return text.parse().ok();
     }
     let name = text.strip_prefix('c').map(|rest| format!("C{rest}"));
-    names::mechanism_by_name(name.as_deref().unwrap_or(text))
+    mechanism_names::by_name(name.as_deref().unwrap_or(text))
 }
 
 /// A name out of a table.

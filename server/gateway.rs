@@ -7,9 +7,9 @@
 use std::sync::{Arc, OnceLock};
 
 use bindings::module::{Module, ModuleOptions};
-use bindings::template;
 use filter::log::Printable;
 use filter::{Filter, Rules, refusal};
+use xdr::attribute_types;
 use xdr::{Architecture, Call, CkRv, Cryptoki, Function, Reply};
 
 use crate::logging::{Severity, log};
@@ -52,12 +52,12 @@ impl Gateway {
                     .get()
                     .copied()
                     .unwrap_or(Architecture::host());
-                let call = template::call_to_host(call, client);
+                let call = attribute_types::call_to_host(call, client);
                 let reply = module.call(call);
                 if function == Function::C_Initialize {
                     report_failed_start(reply.rv());
                 }
-                template::reply_to_client(reply, client)
+                attribute_types::reply_to_client(reply, client)
             }
         }
     }

@@ -2,17 +2,22 @@
 //!
 //! Bytes come from and go to `server::connection` and `client::connection`; values go to and come
 //! from whatever implements [`Cryptoki`]. The interface itself is `pkcs11_rpc.x`, compiled by
-//! `build.rs`. This crate opens no socket, runs no call and knows no C type.
+//! `build.rs`. This crate opens no socket, runs no call and needs no unsafe
+//! code; of C it knows the constants, the sizes of words and where a structure's fields lie.
 
 #![forbid(unsafe_code)]
 
+pub mod attribute_types;
 pub mod call;
 pub mod codec;
 pub mod integers;
+pub mod mechanism_names;
+pub mod parameters;
 pub mod record;
 pub mod rpc;
 mod rv;
 mod wire_types;
+pub mod word_size;
 
 pub use call::{Call, Cryptoki, Function, PROGRAM, Reply, VERSION};
 pub use codec::DecodeError;

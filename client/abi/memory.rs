@@ -11,7 +11,7 @@ use std::slice;
 use cryptoki_sys::{CK_ATTRIBUTE, CK_MECHANISM, CK_ULONG, CK_UNAVAILABLE_INFORMATION};
 use xdr::{Attribute, AttributeType, CkRv, Mechanism, MechanismType, Template};
 
-use bindings::template::is_nested;
+use xdr::attribute_types::is_nested;
 
 use crate::attributes::{Found, Wanted};
 use crate::mechanism::{LONGEST_PARAMETER, is_parameterless, refuse_pointers};

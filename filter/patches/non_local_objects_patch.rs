@@ -1,7 +1,7 @@
 //! `non_local_objects_patch`: a key whose value came from outside neither wraps nor unwraps.
 
-use bindings::ck::narrow;
 use cryptoki_sys::*;
+use xdr::word_size::narrow;
 use xdr::{Attribute, Call, CkRv, ObjectHandle, SessionHandle, Template};
 
 use crate::actions::{Action, Context, Verdict};

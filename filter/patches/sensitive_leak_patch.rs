@@ -1,8 +1,8 @@
 //! `prevent_sensitive_leak_patch`: values of keys are not read, and what says where a key is from is
 //! not written.
 
-use bindings::ck::narrow;
 use cryptoki_sys::*;
+use xdr::word_size::narrow;
 use xdr::{
     Attribute, AttributeType, Call, CkRv, ObjectHandle, Reply, SessionHandle, Template,
     TemplateResult, Ulong,

@@ -3,8 +3,8 @@
 //! Not of the original. A client that may make wrapping keys could make one of 512 bits of RSA, or of
 //! DES, wrap with it what it may not read, and open the result elsewhere.
 
-use bindings::ck::{narrow, wide};
 use cryptoki_sys::*;
+use xdr::word_size::{narrow, wide};
 use xdr::{AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
 
 use crate::actions::{Action, Context, Verdict};

@@ -2,8 +2,8 @@
 
 mod support;
 
-use bindings::template::call_to_host;
 use support::{BAD, Fake, GOOD, Guarded, LONG, NAMELESS, NONE, SESSION, sample, template};
+use xdr::attribute_types::call_to_host;
 use xdr::{
     Architecture, Call, Flags, Function, Mechanism, MechanismType, ObjectHandle, SlotId, Template,
     Ulong, UserType,

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use bindings::template::{is_boolean, is_number};
+use xdr::attribute_types::{is_boolean, is_number};
 use xdr::{Call, CkRv, Template};
 
 /// The call with its templates in that form, or why they have none.
@@ -34,7 +34,7 @@ pub(crate) fn normalise(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
 fn one(template: &mut Template) -> Result<(), CkRv> {
     let mut types = BTreeSet::new();
     for attribute in &mut template.0 {
-        if !types.insert(bindings::ck::narrow(attribute.attribute_type.0)) {
+        if !types.insert(xdr::word_size::narrow(attribute.attribute_type.0)) {
             return Err(CkRv::TEMPLATE_INCONSISTENT);
         }
         if is_boolean(attribute.attribute_type) {
@@ -44,7 +44,7 @@ fn one(template: &mut Template) -> Result<(), CkRv> {
             *byte = u8::from(*byte != 0);
         }
         let length = attribute.value.len();
-        let word = bindings::ck::Abi::HOST.word;
+        let word = xdr::word_size::Abi::HOST.word;
         // An empty number is none: what needs it says so.
         if is_number(attribute.attribute_type) && length != 0 && length != word {
             return Err(CkRv::ATTRIBUTE_VALUE_INVALID);

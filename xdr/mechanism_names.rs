@@ -1,9 +1,9 @@
 //! Names of the standard and their numbers: PKCS#11 v2.20 to v3.2, from `cryptoki-sys`.
 //!
-//! The filter's configuration names mechanisms, log lines do, and [`crate::mechanism`] treats what
+//! The filter's configuration names mechanisms, log lines do, and [`crate::parameters`] treats what
 //! is named here otherwise than a vendor's. CK_RV has its names in `xdr`.
 
-use crate::ck::wide;
+use crate::word_size::wide;
 
 macro_rules! names {
     ($($name:ident)*) => {
@@ -132,13 +132,13 @@ pub static MECHANISMS: &[(&str, u64)] = names! {
 };
 
 /// The name of a mechanism, such as `CKM_SHA256`; `None` outside of the standard.
-pub fn mechanism_name(number: u64) -> Option<&'static str> {
+pub fn name(number: u64) -> Option<&'static str> {
     let row = MECHANISMS.iter().find(|(_, value)| *value == number);
     row.map(|(name, _)| *name)
 }
 
 /// The mechanism of this name, such as `CKM_SHA256`.
-pub fn mechanism_by_name(name: &str) -> Option<u64> {
+pub fn by_name(name: &str) -> Option<u64> {
     let row = MECHANISMS.iter().find(|(known, _)| *known == name);
     row.map(|(_, value)| *value)
 }
@@ -149,10 +149,10 @@ mod tests {
 
     #[test]
     fn finds_mechanisms_by_either_of_their_names_and_prints_the_current_one() {
-        assert_eq!(mechanism_by_name("CKM_CAST128_CBC"), Some(0x322));
-        assert_eq!(mechanism_by_name("CKM_CAST5_CBC"), Some(0x322));
-        assert_eq!(mechanism_name(0x322), Some("CKM_CAST128_CBC"));
-        assert_eq!(mechanism_name(0x8000_0001), None);
-        assert_eq!(mechanism_by_name("CKM_FOO"), None);
+        assert_eq!(by_name("CKM_CAST128_CBC"), Some(0x322));
+        assert_eq!(by_name("CKM_CAST5_CBC"), Some(0x322));
+        assert_eq!(name(0x322), Some("CKM_CAST128_CBC"));
+        assert_eq!(name(0x8000_0001), None);
+        assert_eq!(by_name("CKM_FOO"), None);
     }
 }

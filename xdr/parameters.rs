@@ -9,11 +9,11 @@
 
 use std::ops::Range;
 
+use crate::{Architecture, CkRv, Mechanism, ObjectHandle};
 use cryptoki_sys::*;
-use xdr::{Architecture, CkRv, Mechanism, ObjectHandle};
 
-use crate::ck::{Abi, narrow, wide};
-use crate::names;
+use crate::mechanism_names;
+use crate::word_size::{Abi, narrow, wide};
 
 /// One field of a C structure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -303,7 +303,7 @@ pub fn handles(mechanism: &Mechanism) -> Result<Vec<ObjectHandle>, CkRv> {
 }
 
 fn is_standard(mechanism: CK_MECHANISM_TYPE) -> bool {
-    mechanism < CKM_VENDOR_DEFINED && names::mechanism_name(wide(mechanism)).is_some()
+    mechanism < CKM_VENDOR_DEFINED && mechanism_names::name(wide(mechanism)).is_some()
 }
 
 /// The parameter of one of `clients` as `host` lays it out; `None` when it is so already.
@@ -435,11 +435,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_laid_out_is_refused_behind_the_filter() {
-        for (_, number) in names::MECHANISMS {
+        for (_, number) in mechanism_names::MECHANISMS {
             for length in 0..200 {
                 for client in CLIENTS {
                     let mechanism = Mechanism {
-                        mechanism_type: xdr::MechanismType(*number),
+                        mechanism_type: crate::MechanismType(*number),
                         parameter: vec![0x41; length],
                     };
                     if let Err(rv) = to_host(mechanism.clone(), client) {
@@ -454,7 +454,7 @@ mod tests {
     #[test]
     fn finds_the_keys_that_a_parameter_names() {
         let mechanism = |kind, parameter: Vec<u8>| Mechanism {
-            mechanism_type: xdr::MechanismType(wide(kind)),
+            mechanism_type: crate::MechanismType(wide(kind)),
             parameter,
         };
         let word = |number| narrow(number).to_ne_bytes().to_vec();
@@ -473,7 +473,7 @@ mod tests {
     }
 
     fn same_as_c(mechanism: CK_MECHANISM_TYPE, c_size: usize, c_fields: &[(Field, usize)]) {
-        let name = names::mechanism_name(wide(mechanism)).expect("a standard mechanism");
+        let name = mechanism_names::name(wide(mechanism)).expect("a standard mechanism");
         let layout = layouts(mechanism).first().expect(name);
         let fields: Vec<(Field, usize)> = places(layout, Abi::HOST)
             .map(|(field, place)| match field {
@@ -628,7 +628,7 @@ mod tests {
     /// Runs a parameter all the way to the C call.
     fn pass(mechanism: u64, parameter: Vec<u8>, client: Architecture) -> Option<Vec<u8>> {
         let mechanism = Mechanism {
-            mechanism_type: xdr::MechanismType(mechanism),
+            mechanism_type: crate::MechanismType(mechanism),
             parameter,
         };
         let mechanism = to_host(mechanism, client).ok()?;
@@ -638,7 +638,7 @@ mod tests {
 
     #[test]
     fn lets_no_byte_of_a_client_become_an_address() {
-        for &(name, mechanism) in names::MECHANISMS {
+        for &(name, mechanism) in mechanism_names::MECHANISMS {
             for client in CLIENTS {
                 for length in 1..=256 {
                     let Some(passed) = pass(mechanism, vec![0x41; length], client) else {
@@ -661,7 +661,7 @@ mod tests {
     /// Each byte of each structure in turn: only those of numbers and IVs may be anything.
     #[test]
     fn refuses_every_byte_of_a_pointer_and_of_its_length() {
-        for &(name, mechanism) in names::MECHANISMS {
+        for &(name, mechanism) in mechanism_names::MECHANISMS {
             for client in CLIENTS {
                 for (&layout, &abi) in layouts(narrow(mechanism))
                     .iter()
@@ -738,7 +738,7 @@ mod tests {
     #[test]
     fn leaves_what_is_laid_out_right_where_it_is() {
         let mechanism = Mechanism {
-            mechanism_type: xdr::MechanismType(wide(CKM_RSA_PKCS_PSS)),
+            mechanism_type: crate::MechanismType(wide(CKM_RSA_PKCS_PSS)),
             parameter: vec![7; 3 * size_of::<CK_ULONG>()],
         };
         let address = mechanism.parameter.as_ptr();

@@ -2,8 +2,8 @@
 //!
 //! The C types themselves are those of `cryptoki-sys`. What is narrowed or widened, is so here.
 
+use crate::Architecture;
 use cryptoki_sys::CK_ULONG;
-use xdr::Architecture;
 
 /// A number of the wire as this host's modules take it. A host of 4-byte words keeps the lower
 /// half, as the original does.
