@@ -8,12 +8,12 @@ use crate::actions::{Row, WrappingKey};
 use crate::compatibility::{Compatibility, Switch};
 use crate::log;
 use crate::regexp::Regexp;
-use crate::source::{self, At, Error, Fault, Place};
 use crate::syntax::FilterSyntax;
 use crate::values::{
     ActionName, Choice, FunctionName, MechanismName, Operation, PaddingKind, Pattern, Text,
 };
 use config::{Format, Map, Value};
+use config_file::{At, Error, Fault, Place};
 use serde::Deserialize;
 use serde::de::Error as _;
 use std::cell::RefCell;
@@ -122,14 +122,14 @@ impl Rules {
     /// Reads and checks a file.
     pub fn load(file: &Path, compatibility: &Compatibility) -> Result<Rules, Error> {
         let syntax = Syntax::new(compatibility);
-        let options = source::load(file, &syntax)?;
+        let options = config_file::load(file, &syntax)?;
         syntax.check(options, file, compatibility)
     }
 
     /// The same for what `file` holds.
     pub fn parse(text: &[u8], file: &Path, compatibility: &Compatibility) -> Result<Rules, Error> {
         let syntax = Syntax::new(compatibility);
-        let options = source::parse(text, &syntax).map_err(|fault| fault.in_file(file))?;
+        let options = config_file::parse(text, &syntax).map_err(|fault| fault.in_file(file))?;
         syntax.check(options, file, compatibility)
     }
 
@@ -316,7 +316,7 @@ impl Format for Syntax {
                 if !known {
                     let option = key.escape_debug().to_string();
                     let place = Place {
-                        line: source::line_of(value),
+                        line: config_file::line_of(value),
                         option,
                     };
                     let message = Fault::unknown_field(key, OPTIONS).to_string();

@@ -1,13 +1,15 @@
 //! What may pass: the rules of filter.conf in front of a PKCS#11 module.
 //!
-//! The file becomes [`Rules`] in one direction only: `genlex` cuts it into tokens, `syntax` makes
-//! values of them, `source` gives those types and places, `config` checks them. `genlex` and `source`
-//! serve the daemon's own configuration as well. Calls come from the worker's gateway, in the host's
-//! representation, to [`Filter`], which hands on to the module what it lets pass.
+//! The file becomes [`Rules`] in one direction only: `config_file::tokenizer` cuts it into tokens,
+//! `syntax` makes values of them, `config_file` gives those types and places, `config` checks them.
+//! The crate `config_file` serves the daemon's own configuration as well. Calls come from the
+//! worker's gateway, in the host's representation, to [`Filter`], which hands on to the module what
+//! it lets pass.
 //!
-//! The order is the same for every function: the template in its one form (`canonical_template`), actions of
-//! the pre chain, forbidden functions, the function's own checks (`checks`), actions of the post
-//! chain, the module. A connection to whose module no rule applies goes straight to the module.
+//! The order is the same for every function: the template in its one form (`canonical_template`),
+//! actions of the pre chain, forbidden functions, the function's own checks (`checks`), actions of
+//! the post chain, the module. A connection to whose module no rule applies goes straight to the
+//! module.
 
 #![forbid(unsafe_code)]
 
@@ -17,14 +19,12 @@ mod canonical_template;
 mod checks;
 pub mod compatibility;
 pub mod config;
-pub mod genlex;
 pub mod log;
 pub mod patches;
 pub mod refusal;
 pub mod regexp;
 pub mod rules;
 mod search;
-pub mod source;
 pub mod syntax;
 mod values;
 

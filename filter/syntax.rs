@@ -1,13 +1,13 @@
 //! The syntax of filter.conf, that of OCaml's config-file library, as a [`config::Format`].
 //!
-//! Text of the file (see [`crate::source`]) comes in, values with their lines go out to
+//! Text of the file (see [`config_file`]) comes in, values with their lines go out to
 //! `filter::config`. The original stops reading, silently and successfully, at the first token that
 //! cannot begin an entry, and ignores what follows; of a key given twice it takes the first. Both
 //! are errors here: an option that is written but does not apply must not go unseen.
 
-use crate::genlex::{self, Lexer, Token};
-use crate::source::{Fault, TUPLE, line_of, narrow, value_at, widen};
 use config::{Format, Map, Value, ValueKind};
+use config_file::tokenizer::{Lexer, Token};
+use config_file::{Fault, TUPLE, line_of, narrow, value_at, widen};
 use std::error::Error;
 
 /// Reads filter.conf.
@@ -41,12 +41,6 @@ impl Format for FilterSyntax {
             lexer: Lexer::new(&input, KEYWORDS),
         };
         Ok(parser.entries(None, 0)?)
-    }
-}
-
-impl From<genlex::Error> for Fault {
-    fn from(error: genlex::Error) -> Fault {
-        Fault::in_line(error.line, error.message)
     }
 }
 
@@ -152,7 +146,7 @@ impl Parser<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{self, At};
+    use config_file::At;
     use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
@@ -165,7 +159,7 @@ mod tests {
     }
 
     fn sample(text: &str) -> Result<Sample, String> {
-        source::parse(text.as_bytes(), &FilterSyntax).map_err(|fault| fault.to_string())
+        config_file::parse(text.as_bytes(), &FilterSyntax).map_err(|fault| fault.to_string())
     }
 
     #[test]
@@ -227,11 +221,11 @@ mod tests {
     fn survives_every_prefix_and_every_changed_byte() {
         let text = b"a = 'z' (* c (* d *) *) b = [x \"\\065y\", z;] c = (1; -2) d = 6.5e1";
         for end in 0..text.len() {
-            let _ = source::parse::<Sample>(&text[..end], &FilterSyntax);
+            let _ = config_file::parse::<Sample>(&text[..end], &FilterSyntax);
             for byte in 0..=255 {
                 let mut changed = text.to_vec();
                 changed[end] = byte;
-                let _ = source::parse::<Sample>(&changed, &FilterSyntax);
+                let _ = config_file::parse::<Sample>(&changed, &FilterSyntax);
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use crate::actions::{self, Row};
 use crate::regexp::Regexp;
-use crate::source::{At, Bytes, Place};
+use config_file::{At, Bytes, Place};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use std::fmt;

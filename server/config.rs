@@ -11,14 +11,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
+use config_file::{Error, Place};
 use filter::Compatibility;
-use filter::source::{self, Error, Place};
 use nix::unistd::{Gid, Uid};
 
-use crate::loggers::Facility;
 use crate::logging::Severity;
+use crate::logging::line_format::LineFormat;
+use crate::logging::outputs::Facility;
 use crate::netplex::Netplex;
-use crate::template::Template;
 use crate::tls::TlsConfig;
 pub(crate) use checker::{path, required};
 use sections::Root;
@@ -48,7 +48,7 @@ pub struct LoggerConfig {
     pub kind: LoggerKind,
     /// `format`: what a line looks like; syslog has its own.
     /// Default `[${timestamp}] [${component}] [${level}] ${message}`.
-    pub format: Template,
+    pub format: LineFormat,
     /// `component`: whose messages are taken; `*` stands for anything. Default `*`.
     pub component: String,
     /// `subchannel`: likewise; `""` is for messages without one. Default `*`.
@@ -83,7 +83,7 @@ pub struct LogFileConfig {
     /// `file`: relative to the logger's `directory`.
     pub path: PathBuf,
     /// `format`. Default that of the logger.
-    pub format: Template,
+    pub format: LineFormat,
     /// `component`. Default `*`.
     pub component: String,
     /// `subchannel`. Default `*`.
@@ -191,7 +191,7 @@ pub struct Workload {
 pub fn load(file: &Path) -> Result<Configuration, Error> {
     let file = absolute(file)
         .map_err(|error| Error::of_file(file, format!("cannot be found: {error}")))?;
-    let root: Root = source::load(&file, &Netplex)?;
+    let root: Root = config_file::load(&file, &Netplex)?;
     checker::check(root, &file).map_err(|fault| fault.in_file(&file))
 }
 
@@ -203,7 +203,7 @@ mod tests {
 
     fn check(text: &str) -> Result<Configuration, String> {
         let file = Path::new("/etc/p.conf");
-        source::parse::<Root>(text.as_bytes(), &Netplex)
+        config_file::parse::<Root>(text.as_bytes(), &Netplex)
             .and_then(|root| checker::check(root, file))
             .map_err(|fault| fault.in_file(file).to_string())
     }
@@ -987,7 +987,7 @@ mod tests {
     fn survives_every_prefix_of_the_sample() {
         let text = include_bytes!("../etc/pkcs11proxyd.conf");
         for end in (0..text.len()).step_by(7) {
-            assert!(source::parse::<Root>(&text[..end], &Netplex).is_err());
+            assert!(config_file::parse::<Root>(&text[..end], &Netplex).is_err());
         }
     }
 }

@@ -12,12 +12,10 @@ pub mod config;
 pub mod connection;
 pub mod controller;
 pub mod gateway;
-pub mod loggers;
 pub mod logging;
 pub mod netplex;
 pub mod options;
 pub mod sockets;
-pub mod template;
 pub mod throttle;
 pub mod tls;
 pub mod worker;
@@ -139,7 +137,7 @@ pub struct Policy {
 
 impl Policy {
     /// Reads the files that the configuration, in the file `conf`, names.
-    pub fn load(service: &Service, conf: &Path) -> Result<Policy, filter::source::Error> {
+    pub fn load(service: &Service, conf: &Path) -> Result<Policy, config_file::Error> {
         let processor = &service.processor;
         let rules = Rules::load(&processor.filter_config, &processor.compatibility)?;
         let mut warnings = rules.warnings.clone();

@@ -4,15 +4,17 @@
 //! controller. Debug and trace messages take neither: those selected by `-debug` go straight to
 //! standard error. No PIN, key or payload may be in any of them.
 
+pub mod line_format;
+pub mod outputs;
+
 use crate::options::Options;
-use crate::template;
 use jiff::Zoned;
 use log::{Level, LevelFilter, Log};
 use std::fmt;
 use std::io::Write;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-pub use crate::loggers::Loggers;
+pub use outputs::Loggers;
 
 /// The component of the controller's messages; a worker's is the name of its service.
 pub const CONTROLLER: &str = "netplex.controller";
@@ -306,10 +308,10 @@ fn debug_logger(selection: DebugSelection) -> Option<env_logger::Logger> {
             writeln!(
                 line,
                 "[{}] [debug] [{}:{thread}] {}: {}",
-                template::timestamp(&Zoned::now()),
+                line_format::timestamp(&Zoned::now()),
                 std::process::id(),
                 record.target(),
-                template::escape(&record.args().to_string()),
+                line_format::escape(&record.args().to_string()),
             )
         });
     Some(builder.build())

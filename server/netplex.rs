@@ -1,12 +1,12 @@
 //! The syntax of pkcs11proxyd.conf, that of Ocamlnet's Netplex, as a [`config::Format`].
 //!
-//! Text of the file (see [`filter::source`]) comes in, values with their lines go out to
+//! Text of the file (see [`config_file`]) comes in, values with their lines go out to
 //! `server::config`. Which sections may repeat is not the syntax's business: each becomes a list,
 //! and a struct is content with a list of one.
 
 use config::{Format, Map, Value, ValueKind};
-use filter::genlex::{Lexer, Token};
-use filter::source::{Fault, line_of, narrow, value_at, widen};
+use config_file::tokenizer::{Lexer, Token};
+use config_file::{Fault, line_of, narrow, value_at, widen};
 use std::error::Error;
 
 /// Reads pkcs11proxyd.conf.
@@ -166,7 +166,7 @@ fn again(name: &str, line: u32, first: &Value) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use filter::source::{self, At};
+    use config_file::At;
     use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Sample, String> {
-        source::parse::<Root>(text.as_bytes(), &Netplex)
+        config_file::parse::<Root>(text.as_bytes(), &Netplex)
             .map(|root| root.netplex)
             .map_err(|fault| fault.to_string())
     }
@@ -338,11 +338,11 @@ mod tests {
         let text =
             b"netplex { number = -7; text = \"a\\065\"; one { name = \"x\" }; } (* ;(* *) *) ;";
         for end in 0..text.len() {
-            let _ = source::parse::<At<Root>>(&text[..end], &Netplex);
+            let _ = config_file::parse::<At<Root>>(&text[..end], &Netplex);
             for byte in 0..=255 {
                 let mut changed = text.to_vec();
                 changed[end] = byte;
-                let _ = source::parse::<Root>(&changed, &Netplex);
+                let _ = config_file::parse::<Root>(&changed, &Netplex);
             }
         }
         assert!(

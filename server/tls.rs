@@ -12,7 +12,7 @@ pub mod stream;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use filter::source::{At, Fault, Place};
+use config_file::{At, Fault, Place};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 

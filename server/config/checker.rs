@@ -6,13 +6,13 @@ use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
+use config_file::{At, Fault, Float, Place};
 use filter::Compatibility;
-use filter::source::{At, Fault, Float, Place};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use super::sections::*;
 use super::*;
-use crate::template;
+use crate::logging::line_format;
 use crate::tls::{LegacyKeys, TlsSection};
 
 /// Says what the sections of `file` come to.
@@ -169,10 +169,10 @@ impl Checker<'_> {
         })
     }
 
-    fn format(&mut self, format: At<String>) -> Result<Template, Fault> {
-        let template = Template::parse(&format.value).map_err(|error| format.fault(error))?;
+    fn format(&mut self, format: At<String>) -> Result<LineFormat, Fault> {
+        let template = LineFormat::parse(&format.value).map_err(|error| format.fault(error))?;
         for name in template.unknown() {
-            let message = format!("there is no variable `{}`", template::escape(name));
+            let message = format!("there is no variable `{}`", line_format::escape(name));
             self.warn(&format.place, &message);
         }
         Ok(template)
@@ -508,8 +508,8 @@ fn level(option: Option<At<String>>, default: Severity) -> Result<Severity, Faul
     })
 }
 
-fn default_format(place: &Place) -> Result<Template, Fault> {
-    Template::parse(template::DEFAULT).map_err(|error| place.fault(error))
+fn default_format(place: &Place) -> Result<LineFormat, Fault> {
+    LineFormat::parse(line_format::DEFAULT).map_err(|error| place.fault(error))
 }
 
 /// An absolute path; a relative one counts from `base`, or from the working directory.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use filter::source::{At, Float};
+use config_file::{At, Float};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 

@@ -1,7 +1,7 @@
 //! The `format` of a logger: one line made of fixed text and variables.
 //!
-//! Templates come from `server::config`, which refuses what cannot be a variable: the original
-//! accepts such a format and then loses every line. `server::loggers` renders them.
+//! Formats come from `server::config`, which refuses what cannot be a variable: the original
+//! accepts such a format and then loses every line. `logging::outputs` renders them.
 
 use crate::logging::Record;
 use jiff::Zoned;
@@ -17,7 +17,7 @@ const TIMESTAMP: &str = "%a %b %e %H:%M:%S %Y";
 
 /// A parsed format.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Template {
+pub struct LineFormat {
     pieces: Vec<Piece>,
     unknown: Vec<String>,
 }
@@ -33,10 +33,10 @@ enum Piece {
     Message,
 }
 
-impl Template {
+impl LineFormat {
     /// Reads a format; the error says what was expected.
-    pub fn parse(format: &str) -> Result<Template, String> {
-        let mut template = Template {
+    pub fn parse(format: &str) -> Result<LineFormat, String> {
+        let mut template = LineFormat {
             pieces: Vec::new(),
             unknown: Vec::new(),
         };
@@ -181,7 +181,7 @@ mod tests {
             message: "a\nb",
         };
         let now = "2026-11-02T07:44:23[UTC]".parse().unwrap();
-        Template::parse(format).unwrap().render(&record, &now)
+        LineFormat::parse(format).unwrap().render(&record, &now)
     }
 
     #[test]
@@ -226,10 +226,10 @@ mod tests {
             "$(level}",
             "${timestamp:%Q%!}",
         ] {
-            assert!(Template::parse(format).is_err(), "{format}");
+            assert!(LineFormat::parse(format).is_err(), "{format}");
         }
         assert_eq!(
-            Template::parse("${mesage} $x").unwrap().unknown(),
+            LineFormat::parse("${mesage} $x").unwrap().unknown(),
             ["mesage", "x"]
         );
     }

@@ -10,6 +10,10 @@
 //! number (Latin-1) through [`widen`] and back through [`narrow`]; a field of type `String` then
 //! demands UTF-8, one of type [`Bytes`] takes anything.
 
+#![forbid(unsafe_code)]
+
+pub mod tokenizer;
+
 use config::{Format, Value, ValueKind};
 use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
@@ -22,13 +26,13 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// The key of a one-entry table that stands for a tuple. It is no Latin-1, so no file can spell it.
-pub(crate) const TUPLE: &str = "\u{27e8}tuple\u{27e9}";
+pub const TUPLE: &str = "\u{27e8}tuple\u{27e9}";
 
 /// No configuration is longer; a wrong path such as a device must not fill the memory.
 const LONGEST_FILE: u64 = 16 << 20;
 
 /// The name under which [`At`] asks the deserialiser for the place of a value.
-const AT: &str = "filter::source::At";
+const AT: &str = "config_file::At";
 
 /// Where a value stands: its line, and the path of its option such as
 /// `netplex.service[0].protocol[0].name`.
@@ -110,6 +114,12 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+impl From<tokenizer::Error> for Fault {
+    fn from(error: tokenizer::Error) -> Fault {
+        Fault::in_line(error.line, error.message)
+    }
+}
 
 /// A configuration error or warning: `file:line: option: what was expected`.
 #[derive(Clone, Debug, Error, PartialEq)]

@@ -5,9 +5,9 @@
 //! logging must not stop the service.
 
 use crate::config::{Configuration, LogFileConfig, LoggerConfig, LoggerKind};
+use crate::logging::line_format::{self, LineFormat};
 use crate::logging::{Record, Route, Severity};
-use crate::template::{self, Template};
-use filter::source::{Error, Place};
+use config_file::{Error, Place};
 use jiff::Zoned;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -47,9 +47,9 @@ struct Selection {
 }
 
 enum Sink {
-    Stderr(Template),
-    File(Template, LogFile, Place),
-    MultiFile(Vec<(Selection, Template, LogFile)>),
+    Stderr(LineFormat),
+    File(LineFormat, LogFile, Place),
+    MultiFile(Vec<(Selection, LineFormat, LogFile)>),
     Syslog(Syslog),
 }
 
@@ -380,10 +380,10 @@ impl Syslog {
         let priority = u16::from(self.facility.0) * 8 + u16::from(record.severity.code());
         let mut text = format!(
             "<{priority}>{} {}: {}{}",
-            template::time(now, "%b %e %H:%M:%S"),
+            line_format::time(now, "%b %e %H:%M:%S"),
             self.program,
-            template::escape(&self.prefix),
-            template::escape(record.message),
+            line_format::escape(&self.prefix),
+            line_format::escape(record.message),
         );
         let mut end = LONGEST_DATAGRAM;
         while !text.is_char_boundary(end.min(text.len())) {
@@ -446,8 +446,8 @@ mod tests {
         }
     }
 
-    fn template() -> Template {
-        Template::parse("$level $message").unwrap()
+    fn template() -> LineFormat {
+        LineFormat::parse("$level $message").unwrap()
     }
 
     fn loggers(max_level: Severity, selection: Selection, sink: Sink) -> Loggers {
