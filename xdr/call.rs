@@ -147,48 +147,6 @@ impl Function {
         self as u32
     }
 
-    /// Whether its arguments are, or may hold, a PIN, a key or plaintext.
-    pub const fn takes_secrets(self) -> bool {
-        use Function::*;
-        matches!(
-            self,
-            C_CopyObject
-                | C_CreateObject
-                | C_DeriveKey
-                | C_DigestEncryptUpdate
-                | C_Encrypt
-                | C_EncryptUpdate
-                | C_GenerateKey
-                | C_GenerateKeyPair
-                | C_InitPIN
-                | C_InitToken
-                | C_Login
-                | C_SeedRandom
-                | C_SetAttributeValue
-                | C_SetOperationState
-                | C_SetPIN
-                | C_SignEncryptUpdate
-                | C_UnwrapKey
-        )
-    }
-
-    /// Whether its result is, or may hold, plaintext or a key.
-    pub const fn hands_out_secrets(self) -> bool {
-        use Function::*;
-        matches!(
-            self,
-            C_Decrypt
-                | C_DecryptUpdate
-                | C_DecryptFinal
-                | C_DecryptDigestUpdate
-                | C_DecryptVerifyUpdate
-                | C_VerifyRecover
-                | C_GetAttributeValue
-                | C_GetOperationState
-                | C_GenerateRandom
-        )
-    }
-
     /// The procedure of this name, such as `C_Sign`.
     pub fn from_name(name: &str) -> Option<Function> {
         Function::ALL

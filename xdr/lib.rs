@@ -10,6 +10,7 @@
 pub mod attribute_types;
 pub mod call;
 pub mod codec;
+pub mod facts;
 pub mod integers;
 pub mod mechanism_names;
 pub mod parameters;

@@ -1,0 +1,561 @@
+//! States what is true of each PKCS#11 function, whoever asks: one row for each procedure.
+//!
+//! The filter derives from here which checks a call gets, the client which operation it belongs to,
+//! both halves which calls carry secrets. A row names the arguments as `pkcs11_rpc.x` does, each with
+//! its [`Role`]; the compiler refuses a procedure without a row and a row with another number of
+//! arguments. Decides nothing itself: what a rule makes of a fact is said where the rule is.
+
+use crate::call::{Call, Function};
+use crate::integers::{CkRv, MechanismType, ObjectHandle, SessionHandle, UserType};
+use crate::wire_types::{Mechanism, Template};
+
+/// What an argument of a function is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// The session that the call is made in.
+    Session,
+    /// A number, a flag or a slot: nothing that a rule is about.
+    Plain,
+    /// A mechanism with its parameter, for an operation.
+    Mechanism,
+    /// The type of a mechanism that the call asks about.
+    MechanismType,
+    /// An object that is read, copied, changed or destroyed. A client that may not name it is told
+    /// this CK_RV.
+    Object(CkRv),
+    /// A key that the call uses, likewise.
+    Key(CkRv),
+    /// The same, or 0 for none.
+    KeyOrNone(CkRv),
+    /// Attribute values of an object that is made or changed. They may hold a key.
+    Values,
+    /// Attribute values that a search selects by.
+    Selection,
+    /// Attribute types that are asked for, each with room for its value.
+    Query,
+    /// Who logs in.
+    User,
+    /// A PIN.
+    Pin,
+    /// Bytes that are or may hold plaintext, a key or a seed.
+    Secret,
+    /// Other bytes: a ciphertext, a signature, what is digested or signed, a name.
+    Data,
+}
+
+impl Role {
+    /// Whether an argument of this role may be a PIN, a key or plaintext.
+    pub const fn is_secret(self) -> bool {
+        match self {
+            Role::Values | Role::Pin | Role::Secret => true,
+            Role::Session
+            | Role::Plain
+            | Role::Mechanism
+            | Role::MechanismType
+            | Role::Object(_)
+            | Role::Key(_)
+            | Role::KeyOrNone(_)
+            | Role::Selection
+            | Role::Query
+            | Role::User
+            | Role::Data => false,
+        }
+    }
+}
+
+/// A kind of operation. A session has at most one of each at a time (PKCS#11 v2.20, section 6.7.7).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[allow(missing_docs)] // the names of the functions they are made of
+pub enum Family {
+    Digest,
+    Sign,
+    SignRecover,
+    Verify,
+    VerifyRecover,
+    Encrypt,
+    Decrypt,
+    Search,
+    Wrap,
+    Unwrap,
+    Derive,
+    Generate,
+    OperationState,
+}
+
+/// What a function does with the operation of its family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Begins it.
+    Init,
+    /// Goes on with it: the operation is still active afterwards.
+    Update,
+    /// Ends it: with the last part, or with the only one.
+    End,
+    /// Does all of it in one call.
+    Whole,
+}
+
+/// What a function does beside its operation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Effect {
+    /// Logs somebody in.
+    LogsIn,
+    /// Makes, changes or destroys an object, a PIN or a token.
+    Writes,
+    /// Is for the administrators of a token, whoever is logged in.
+    Administers,
+    /// Hands out plaintext or what may be a key.
+    Reveals,
+}
+
+/// The facts of one function.
+#[derive(Debug)]
+pub struct Facts {
+    /// The roles of its arguments, in the order of `pkcs11_rpc.x`.
+    pub roles: &'static [Role],
+    /// The operations it takes part in; two for the functions that combine two.
+    pub families: &'static [Family],
+    /// Its part in these; none without an operation.
+    pub step: Option<Step>,
+    /// What else it does.
+    pub effects: &'static [Effect],
+    /// The two functions that it does the work of in one call (PKCS#11 v2.20, section 11.13).
+    pub parts: &'static [Function],
+}
+
+impl Facts {
+    /// Whether the function does this.
+    pub fn has(&self, effect: Effect) -> bool {
+        self.effects.contains(&effect)
+    }
+
+    /// Whether the function takes part in an operation of this kind.
+    pub fn is_of(&self, family: Family) -> bool {
+        self.families.contains(&family)
+    }
+}
+
+/// An argument of a call that a rule may be about; the others have none.
+#[derive(Clone, Copy)]
+pub enum Argument<'a> {
+    /// See [`Role::Session`].
+    Session(SessionHandle),
+    /// See [`Role::Mechanism`].
+    Mechanism(&'a Mechanism),
+    /// See [`Role::MechanismType`].
+    MechanismType(MechanismType),
+    /// See [`Role::Object`].
+    Object(ObjectHandle, CkRv),
+    /// See [`Role::Key`] and [`Role::KeyOrNone`].
+    Key(ObjectHandle, CkRv),
+    /// See [`Role::Values`].
+    Values(&'a Template),
+    /// See [`Role::Selection`].
+    Selection(&'a Template),
+    /// See [`Role::Query`].
+    Query(&'a Template),
+    /// See [`Role::User`].
+    User(UserType),
+}
+
+/// No function has more arguments.
+const MOST_ARGUMENTS: usize = 5;
+
+macro_rules! role {
+    ($role:ident) => {
+        Role::$role
+    };
+    ($role:ident $refusal:ident) => {
+        Role::$role(CkRv::$refusal)
+    };
+}
+
+/// The argument of a role. `Some` checks that the argument has the type of its role.
+macro_rules! argument {
+    ($value:ident: Key $refusal:ident) => {
+        Some(Argument::Key(*$value, CkRv::$refusal))
+    };
+    ($value:ident: KeyOrNone $refusal:ident) => {
+        Some(Argument::Key(*$value, CkRv::$refusal)).filter(|_| $value.0 != 0)
+    };
+    ($value:ident: Object $refusal:ident) => {
+        Some(Argument::Object(*$value, CkRv::$refusal))
+    };
+    ($value:ident: Session) => {
+        Some(Argument::Session(*$value))
+    };
+    ($value:ident: MechanismType) => {
+        Some(Argument::MechanismType(*$value))
+    };
+    ($value:ident: User) => {
+        Some(Argument::User(*$value))
+    };
+    ($value:ident: Mechanism) => {
+        Some(Argument::Mechanism($value))
+    };
+    ($value:ident: Values) => {
+        Some(Argument::Values($value))
+    };
+    ($value:ident: Selection) => {
+        Some(Argument::Selection($value))
+    };
+    ($value:ident: Query) => {
+        Some(Argument::Query($value))
+    };
+    ($value:ident: Plain) => {{
+        let _ = $value;
+        None
+    }};
+    // Pin, Secret, Data
+    ($value:ident: $bytes:ident) => {{
+        let _: &[u8] = $value;
+        None
+    }};
+}
+
+macro_rules! values_of {
+    ($found:ident, $value:ident: Values) => {
+        $found.push($value);
+    };
+    ($found:ident, $value:ident: $role:ident $($refusal:ident)?) => {
+        let _ = $value;
+    };
+}
+
+macro_rules! define_facts {
+    ($(
+        $name:ident($($argument:ident: $role:ident $(($refusal:ident))?),*)
+        $([$step:ident of $($family:ident),+])?
+        $(does [$($part:ident),+])?
+        $(: $($effect:ident),+)?;
+    )*) => {
+        impl Function {
+            /// What is true of the function.
+            pub const fn facts(self) -> &'static Facts {
+                match self {$(
+                    Function::$name => &Facts {
+                        roles: &[$(role!($role $($refusal)?)),*],
+                        families: &[$($(Family::$family),+)?],
+                        step: define_facts!(@step $($step)?),
+                        effects: &[$($(Effect::$effect),+)?],
+                        parts: &[$($(Function::$part),+)?],
+                    }
+                ),*}
+            }
+        }
+
+        impl<'a> Call<'a> {
+            /// The arguments that a rule may be about, in their order.
+            pub fn arguments(&self) -> impl Iterator<Item = Argument<'_>> {
+                let mut arguments: [Option<Argument<'_>>; MOST_ARGUMENTS] = [None; MOST_ARGUMENTS];
+                match self {$(
+                    Call::$name($($argument),*) => {
+                        let found: &[Option<Argument<'_>>] =
+                            &[$(argument!($argument: $role $($refusal)?)),*];
+                        for (place, argument) in arguments.iter_mut().zip(found) {
+                            *place = *argument;
+                        }
+                    }
+                ),*}
+                arguments.into_iter().flatten()
+            }
+
+            /// The templates with values of an object that is made or changed, to be rewritten.
+            pub fn values_mut(&mut self) -> Vec<&mut Template> {
+                let mut found: Vec<&mut Template> = Vec::new();
+                match self {$(
+                    Call::$name($($argument),*) => {
+                        $(values_of!(found, $argument: $role $($refusal)?);)*
+                    }
+                ),*}
+                found
+            }
+        }
+
+        #[cfg(test)]
+        const ROWS: &[Function] = &[$(Function::$name),*];
+    };
+    (@step) => { None };
+    (@step $step:ident) => { Some(Step::$step) };
+}
+
+define_facts! {
+    // The connection
+    C_SetupArch(architecture: Plain);
+    C_LoadModule(alias: Data);
+
+    // General purpose
+    C_Initialize();
+    C_Finalize();
+    C_GetInfo();
+
+    // Slots and tokens
+    C_GetSlotList(present: Plain, count: Plain);
+    C_GetSlotInfo(slot: Plain);
+    C_GetTokenInfo(slot: Plain);
+    C_WaitForSlotEvent(flags: Plain);
+    C_GetMechanismList(slot: Plain, count: Plain);
+    C_GetMechanismInfo(slot: Plain, mechanism: MechanismType);
+    C_InitToken(slot: Plain, pin: Pin, label: Data): Writes, Administers;
+    C_InitPIN(session: Session, pin: Pin): Writes, Administers;
+    C_SetPIN(session: Session, old: Pin, new: Pin): Writes;
+
+    // Sessions
+    C_OpenSession(slot: Plain, flags: Plain);
+    C_CloseSession(session: Session);
+    C_CloseAllSessions(slot: Plain);
+    C_GetSessionInfo(session: Session);
+    C_GetOperationState(session: Session) [Whole of OperationState]: Reveals;
+    C_SetOperationState(session: Session, state: Secret,
+        encryption: KeyOrNone(OBJECT_HANDLE_INVALID),
+        authentication: KeyOrNone(OBJECT_HANDLE_INVALID));
+    C_Login(session: Session, user: User, pin: Pin): LogsIn;
+    C_Logout(session: Session);
+    C_GetFunctionStatus(session: Session);
+    C_CancelFunction(session: Session);
+
+    // Objects
+    C_CreateObject(session: Session, template: Values): Writes;
+    C_CopyObject(session: Session, object: Object(OBJECT_HANDLE_INVALID), template: Values): Writes;
+    C_DestroyObject(session: Session, object: Object(OBJECT_HANDLE_INVALID)): Writes;
+    C_GetObjectSize(session: Session, object: Object(OBJECT_HANDLE_INVALID));
+    C_GetAttributeValue(session: Session, object: Object(OBJECT_HANDLE_INVALID), template: Query):
+        Reveals;
+    C_SetAttributeValue(session: Session, object: Object(OBJECT_HANDLE_INVALID), template: Values):
+        Writes;
+    C_FindObjectsInit(session: Session, template: Selection) [Init of Search];
+    C_FindObjects(session: Session, count: Plain) [Update of Search];
+    C_FindObjectsFinal(session: Session) [End of Search];
+
+    // Encryption and decryption
+    C_EncryptInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of Encrypt];
+    C_Encrypt(session: Session, data: Secret) [End of Encrypt];
+    C_EncryptUpdate(session: Session, part: Secret) [Update of Encrypt];
+    C_EncryptFinal(session: Session) [End of Encrypt];
+    C_DecryptInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of Decrypt];
+    C_Decrypt(session: Session, data: Data) [End of Decrypt]: Reveals;
+    C_DecryptUpdate(session: Session, part: Data) [Update of Decrypt]: Reveals;
+    C_DecryptFinal(session: Session) [End of Decrypt]: Reveals;
+
+    // Digests
+    C_DigestInit(session: Session, mechanism: Mechanism) [Init of Digest];
+    C_Digest(session: Session, data: Data) [End of Digest];
+    C_DigestUpdate(session: Session, part: Data) [Update of Digest];
+    C_DigestKey(session: Session, key: Key(OBJECT_HANDLE_INVALID)) [Update of Digest];
+    C_DigestFinal(session: Session) [End of Digest];
+
+    // Signatures
+    C_SignInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of Sign];
+    C_Sign(session: Session, data: Data) [End of Sign];
+    C_SignUpdate(session: Session, part: Data) [Update of Sign];
+    C_SignFinal(session: Session) [End of Sign];
+    C_SignRecoverInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of SignRecover];
+    C_SignRecover(session: Session, data: Data) [End of SignRecover];
+    C_VerifyInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of Verify];
+    C_Verify(session: Session, data: Data, signature: Data) [End of Verify];
+    C_VerifyUpdate(session: Session, part: Data) [Update of Verify];
+    C_VerifyFinal(session: Session, signature: Data) [End of Verify];
+    C_VerifyRecoverInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of VerifyRecover];
+    C_VerifyRecover(session: Session, signature: Data) [End of VerifyRecover]: Reveals;
+
+    // Two operations at once
+    C_DigestEncryptUpdate(session: Session, part: Secret) [Update of Digest, Encrypt]
+        does [C_DigestUpdate, C_EncryptUpdate];
+    C_DecryptDigestUpdate(session: Session, part: Data) [Update of Decrypt, Digest]
+        does [C_DecryptUpdate, C_DigestUpdate]: Reveals;
+    C_SignEncryptUpdate(session: Session, part: Secret) [Update of Sign, Encrypt]
+        does [C_SignUpdate, C_EncryptUpdate];
+    C_DecryptVerifyUpdate(session: Session, part: Data) [Update of Decrypt, Verify]
+        does [C_DecryptUpdate, C_VerifyUpdate]: Reveals;
+
+    // Keys
+    C_GenerateKey(session: Session, mechanism: Mechanism, template: Values) [Whole of Generate]:
+        Writes;
+    C_GenerateKeyPair(session: Session, mechanism: Mechanism, public: Values, private: Values)
+        [Whole of Generate]: Writes;
+    C_WrapKey(session: Session, mechanism: Mechanism, wrapping: Key(WRAPPING_KEY_HANDLE_INVALID),
+        key: Key(OBJECT_HANDLE_INVALID)) [Whole of Wrap];
+    C_UnwrapKey(session: Session, mechanism: Mechanism,
+        unwrapping: Key(UNWRAPPING_KEY_HANDLE_INVALID), wrapped: Data, template: Values)
+        [Whole of Unwrap]: Writes;
+    C_DeriveKey(session: Session, mechanism: Mechanism, base: Key(OBJECT_HANDLE_INVALID),
+        template: Values) [Whole of Derive]: Writes;
+
+    // Random numbers
+    C_SeedRandom(session: Session, seed: Secret);
+    C_GenerateRandom(session: Session, length: Plain): Reveals;
+}
+
+impl Function {
+    /// Whether its arguments are, or may hold, a PIN, a key or plaintext.
+    pub fn takes_secrets(self) -> bool {
+        self.facts().roles.iter().any(|role| role.is_secret())
+    }
+
+    /// Whether its result is, or may hold, plaintext or a key.
+    pub fn hands_out_secrets(self) -> bool {
+        self.facts().has(Effect::Reveals)
+    }
+
+    /// Whether it uses a key that is there already.
+    pub fn uses_keys(self) -> bool {
+        let is_key = |role: &Role| matches!(role, Role::Key(_) | Role::KeyOrNone(_));
+        self.facts().roles.iter().any(is_key)
+    }
+}
+
+impl Call<'_> {
+    /// The session that the call is made in, if it is made in one.
+    pub fn session(&self) -> Option<SessionHandle> {
+        self.arguments().find_map(|argument| match argument {
+            Argument::Session(session) => Some(session),
+            _ => None,
+        })
+    }
+
+    /// The mechanism of the call's operation.
+    pub fn mechanism(&self) -> Option<&Mechanism> {
+        self.arguments().find_map(|argument| match argument {
+            Argument::Mechanism(mechanism) => Some(mechanism),
+            _ => None,
+        })
+    }
+
+    /// The keys that the call uses, but for those in its mechanism's parameter.
+    pub fn keys(&self) -> impl Iterator<Item = ObjectHandle> {
+        self.arguments().filter_map(|argument| match argument {
+            Argument::Key(key, _) => Some(key),
+            _ => None,
+        })
+    }
+
+    /// The templates with values of an object that is made or changed.
+    pub fn values(&self) -> impl Iterator<Item = &Template> {
+        self.arguments().filter_map(|argument| match argument {
+            Argument::Values(template) => Some(template),
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(having: impl Fn(Function) -> bool) -> Vec<&'static str> {
+        let all = Function::ALL.iter().copied();
+        all.filter(|function| having(*function))
+            .map(Function::name)
+            .collect()
+    }
+
+    #[test]
+    fn each_function_has_one_row() {
+        let mut rows: Vec<&str> = ROWS.iter().map(|function| function.name()).collect();
+        let mut all: Vec<&str> = Function::ALL
+            .iter()
+            .map(|function| function.name())
+            .collect();
+        rows.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(rows, all);
+    }
+
+    /// Listed by hand: what a row says is held against it.
+    #[test]
+    fn secrets_go_in_and_out_where_they_should() {
+        assert_eq!(
+            names(Function::takes_secrets),
+            [
+                "C_Login",
+                "C_InitPIN",
+                "C_SetPIN",
+                "C_SeedRandom",
+                "C_InitToken",
+                "C_GenerateKey",
+                "C_GenerateKeyPair",
+                "C_CreateObject",
+                "C_CopyObject",
+                "C_SetAttributeValue",
+                "C_UnwrapKey",
+                "C_DeriveKey",
+                "C_Encrypt",
+                "C_EncryptUpdate",
+                "C_DigestEncryptUpdate",
+                "C_SignEncryptUpdate",
+                "C_SetOperationState",
+            ]
+        );
+        assert_eq!(
+            names(Function::hands_out_secrets),
+            [
+                "C_GenerateRandom",
+                "C_GetAttributeValue",
+                "C_Decrypt",
+                "C_DecryptUpdate",
+                "C_DecryptFinal",
+                "C_VerifyRecover",
+                "C_DecryptDigestUpdate",
+                "C_DecryptVerifyUpdate",
+                "C_GetOperationState",
+            ]
+        );
+    }
+
+    #[test]
+    fn names_what_logs_in_writes_and_administers() {
+        let having = |effect| names(move |function| function.facts().has(effect));
+        assert_eq!(having(Effect::LogsIn), ["C_Login"]);
+        assert_eq!(having(Effect::Administers), ["C_InitPIN", "C_InitToken"]);
+        assert_eq!(
+            having(Effect::Writes),
+            [
+                "C_InitPIN",
+                "C_SetPIN",
+                "C_InitToken",
+                "C_GenerateKey",
+                "C_GenerateKeyPair",
+                "C_CreateObject",
+                "C_CopyObject",
+                "C_DestroyObject",
+                "C_SetAttributeValue",
+                "C_UnwrapKey",
+                "C_DeriveKey",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_call_gives_its_arguments_by_their_roles() {
+        let template = Template::default;
+        let call = Call::C_UnwrapKey(
+            SessionHandle(1),
+            Mechanism::default(),
+            ObjectHandle(2),
+            b"wrapped",
+            template(),
+        );
+        assert_eq!(call.session(), Some(SessionHandle(1)));
+        assert!(call.mechanism().is_some());
+        assert_eq!(call.keys().collect::<Vec<_>>(), [ObjectHandle(2)]);
+        assert_eq!(call.values().count(), 1);
+        let state =
+            Call::C_SetOperationState(SessionHandle(1), b"state", ObjectHandle(0), ObjectHandle(3));
+        assert_eq!(state.keys().collect::<Vec<_>>(), [ObjectHandle(3)]);
+        let mut pair = Call::C_GenerateKeyPair(
+            SessionHandle(1),
+            Mechanism::default(),
+            template(),
+            template(),
+        );
+        assert_eq!(pair.values_mut().len(), 2);
+        let search = Call::C_FindObjectsInit(SessionHandle(1), template());
+        assert_eq!(search.values().count(), 0);
+    }
+}
