@@ -19,6 +19,7 @@
 
 use std::collections::{HashMap, TryReserveError};
 
+use xdr::facts::{Family, Step};
 use xdr::{CkRv, Function, SessionHandle, SlotId};
 use zeroize::Zeroizing;
 
@@ -47,80 +48,20 @@ impl<T> Answer<T> {
     }
 }
 
-/// The families of operations that can be active beside each other; a set of bits.
-#[derive(Clone, Copy, PartialEq)]
-struct Families(u16);
-
-impl Families {
-    const NONE: Families = Families(0);
-    const DIGEST: Families = Families(1);
-    const SIGN: Families = Families(1 << 1);
-    const VERIFY: Families = Families(1 << 2);
-    const ENCRYPT: Families = Families(1 << 3);
-    const DECRYPT: Families = Families(1 << 4);
-    const SIGN_RECOVER: Families = Families(1 << 5);
-    const VERIFY_RECOVER: Families = Families(1 << 6);
-    const WRAP: Families = Families(1 << 7);
-    const STATE: Families = Families(1 << 8);
-
-    const fn and(self, other: Families) -> Families {
-        Families(self.0 | other.0)
-    }
-
-    fn meets(self, other: Families) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// The families whose operation the function begins, advances or ends.
-    fn of(function: Function) -> Families {
-        use Function::*;
-        match function {
-            C_DigestInit | C_Digest | C_DigestUpdate | C_DigestKey | C_DigestFinal => {
-                Families::DIGEST
-            }
-            C_SignInit | C_Sign | C_SignUpdate | C_SignFinal => Families::SIGN,
-            C_VerifyInit | C_Verify | C_VerifyUpdate | C_VerifyFinal => Families::VERIFY,
-            C_EncryptInit | C_Encrypt | C_EncryptUpdate | C_EncryptFinal => Families::ENCRYPT,
-            C_DecryptInit | C_Decrypt | C_DecryptUpdate | C_DecryptFinal => Families::DECRYPT,
-            C_SignRecoverInit | C_SignRecover => Families::SIGN_RECOVER,
-            C_VerifyRecoverInit | C_VerifyRecover => Families::VERIFY_RECOVER,
-            C_DigestEncryptUpdate => Families::DIGEST.and(Families::ENCRYPT),
-            C_DecryptDigestUpdate => Families::DECRYPT.and(Families::DIGEST),
-            C_SignEncryptUpdate => Families::SIGN.and(Families::ENCRYPT),
-            C_DecryptVerifyUpdate => Families::DECRYPT.and(Families::VERIFY),
-            C_WrapKey => Families::WRAP,
-            C_GetOperationState => Families::STATE,
-            _ => Families::NONE,
-        }
-    }
+/// Whether two functions belong to one operation, so that one cannot go ahead while the result of
+/// the other waits.
+fn meet(one: Function, other: Function) -> bool {
+    let other = other.facts();
+    one.facts()
+        .families
+        .iter()
+        .any(|family| other.is_of(*family))
 }
 
-fn is_init(function: Function) -> bool {
-    use Function::*;
-    matches!(
-        function,
-        C_DigestInit
-            | C_SignInit
-            | C_VerifyInit
-            | C_EncryptInit
-            | C_DecryptInit
-            | C_SignRecoverInit
-            | C_VerifyRecoverInit
-    )
-}
-
-/// Whether the daemon's operation goes on after the function.
-fn is_update(function: Function) -> bool {
-    use Function::*;
-    matches!(
-        function,
-        C_EncryptUpdate
-            | C_DecryptUpdate
-            | C_DigestEncryptUpdate
-            | C_DecryptDigestUpdate
-            | C_SignEncryptUpdate
-            | C_DecryptVerifyUpdate
-    )
+/// Whether the function changes nothing at the daemon: its result can be had again.
+fn is_repeatable(function: Function) -> bool {
+    let facts = function.facts();
+    facts.is_of(Family::Wrap) || facts.is_of(Family::OperationState)
 }
 
 /// A result, and the call that fetches it.
@@ -184,9 +125,9 @@ impl Sessions {
         room: Room,
     ) -> Option<Result<Answer<Zeroizing<Vec<u8>>>, CkRv>> {
         let pending = &mut self.sessions.get_mut(&session)?.pending;
-        let families = Families::of(function);
-        let meets = |waiting: &Pending| families.meets(Families::of(waiting.function));
-        if let Some(at) = pending.iter().position(meets) {
+        let facts = function.facts();
+        let waits = |waiting: &Pending| meet(function, waiting.function);
+        if let Some(at) = pending.iter().position(waits) {
             let waiting = &pending[at];
             if waiting.function == function && *waiting.input == input {
                 let size = waiting.result.len();
@@ -196,15 +137,16 @@ impl Sessions {
                     Some(_) => Answer::Whole(pending.swap_remove(at).result),
                 }));
             }
-            if !Families::of(waiting.function).meets(Families::WRAP.and(Families::STATE)) {
-                if !is_update(waiting.function) && !is_init(function) {
+            if !is_repeatable(waiting.function) {
+                let goes_on = waiting.function.facts().step == Some(Step::Update);
+                if !goes_on && facts.step != Some(Step::Init) {
                     pending.swap_remove(at);
                 }
                 return Some(Err(CkRv::OPERATION_ACTIVE));
             }
             pending.swap_remove(at);
         }
-        if families != Families::NONE {
+        if !facts.families.is_empty() {
             // The call changes the state that C_GetOperationState told.
             pending.retain(|waiting| waiting.function != Function::C_GetOperationState);
         }
@@ -223,9 +165,8 @@ impl Sessions {
         let mut known_by = Zeroizing::new(Vec::new());
         known_by.try_reserve_exact(input.len())?;
         known_by.extend_from_slice(input);
-        let families = Families::of(function);
         let pending = &mut self.sessions.entry(session).or_default().pending;
-        pending.retain(|waiting| !families.meets(Families::of(waiting.function)));
+        pending.retain(|waiting| !meet(function, waiting.function));
         pending.push(Pending {
             function,
             input: known_by,
