@@ -12,7 +12,7 @@ use cryptoki_sys::*;
 use xdr::{Attribute, CkRv, DataResult, Mechanism, Template, Ulong};
 
 use xdr::attribute_types::{is_nested, is_number};
-use xdr::parameters::check_host;
+use xdr::parameter_layouts::check_host;
 use xdr::word_size::{narrow, wide};
 
 /// What one answer may make us hold, however much a module asks for.

@@ -17,7 +17,7 @@ pub(crate) fn is_parameterless(mechanism: MechanismType) -> bool {
 /// passes: what its parameter holds is known at the daemon, if anywhere, which refuses it unless its
 /// configuration says otherwise.
 pub(crate) fn refuse_pointers(mechanism: MechanismType, parameter: &[u8]) -> Result<(), CkRv> {
-    xdr::parameters::check_host(mechanism.0, parameter, &[mechanism.0])
+    xdr::parameter_layouts::check_host(mechanism.0, parameter, &[mechanism.0])
 }
 
 #[cfg(test)]

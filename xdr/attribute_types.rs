@@ -8,13 +8,13 @@
 use crate::{Architecture, AttributeType, Call, Reply, Template, Ulong};
 use cryptoki_sys::*;
 
-use crate::parameters;
+use crate::parameter_layouts;
 use crate::word_size::{Abi, narrow};
 
 /// The call with its templates and its mechanism as this host lays them out. A call laid out as ours
 /// are is given back untouched.
 ///
-/// A parameter that [`parameters::to_host`] refuses becomes one that no module is given: the filter
+/// A parameter that [`parameter_layouts::to_host`] refuses becomes one that no module is given: the filter
 /// is to decide about the call first, as it does for clients that are laid out as we are.
 pub fn call_to_host(call: Call<'_>, client: Architecture) -> Call<'_> {
     use crate::Call::*;
@@ -23,7 +23,7 @@ pub fn call_to_host(call: Call<'_>, client: Architecture) -> Call<'_> {
         return call;
     }
     let values = |template| to_host(template, client);
-    let parameter = |mechanism| parameters::to_host_or_refusable(mechanism, client);
+    let parameter = |mechanism| parameter_layouts::to_host_or_refusable(mechanism, client);
     match call {
         C_FindObjectsInit(session, template) => C_FindObjectsInit(session, values(template)),
         C_CreateObject(session, template) => C_CreateObject(session, values(template)),
@@ -311,7 +311,7 @@ mod tests {
         let Call::C_EncryptInit(_, mechanism, _) = call_to_host(call, Architecture::BIG_32) else {
             panic!("another call");
         };
-        let refused = parameters::check_host(0x1087, &mechanism.parameter, &[]);
+        let refused = parameter_layouts::check_host(0x1087, &mechanism.parameter, &[]);
         assert_eq!(refused, Err(CkRv::MECHANISM_PARAM_INVALID));
     }
 }

@@ -13,7 +13,7 @@ pub mod codec;
 pub mod facts;
 pub mod integers;
 pub mod mechanism_names;
-pub mod parameters;
+pub mod parameter_layouts;
 pub mod record;
 pub mod rpc;
 mod rv;

@@ -1,6 +1,6 @@
 //! Names of the standard and their numbers: PKCS#11 v2.20 to v3.2, from `cryptoki-sys`.
 //!
-//! The filter's configuration names mechanisms, log lines do, and [`crate::parameters`] treats what
+//! The filter's configuration names mechanisms, log lines do, and [`crate::parameter_layouts`] treats what
 //! is named here otherwise than a vendor's. CK_RV has its names in `xdr`.
 
 use crate::word_size::wide;
