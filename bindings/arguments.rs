@@ -12,7 +12,6 @@ use cryptoki_sys::*;
 use xdr::{Attribute, CkRv, DataResult, Mechanism, Template, Ulong};
 
 use xdr::attribute_types::{is_nested, is_number};
-use xdr::parameter_layouts::check_host;
 use xdr::word_size::{narrow, wide};
 
 /// What one answer may make us hold, however much a module asks for.
@@ -35,7 +34,7 @@ pub(crate) fn pin(pin: Option<&[u8]>) -> (*mut CK_UTF8CHAR, CK_ULONG) {
     pin.map_or((null_mut(), 0), input)
 }
 
-/// A mechanism that [`check_host`] let pass, with an aligned copy of its parameter.
+/// A mechanism whose parameter holds no address of a client, with an aligned copy of it.
 ///
 /// A module that takes a short parameter for its whole structure reads zeros behind it.
 pub(crate) struct CMechanism {
@@ -46,8 +45,9 @@ pub(crate) struct CMechanism {
 
 impl CMechanism {
     pub(crate) fn new(mechanism: &Mechanism, flat: &[u64]) -> Result<CMechanism, CkRv> {
-        let bytes = &mechanism.parameter;
-        check_host(mechanism.mechanism_type.0, bytes, flat)?;
+        let number = narrow(mechanism.mechanism_type.0);
+        let is_flat = flat.iter().any(|&listed| narrow(listed) == number);
+        let bytes = mechanism.parameter.for_module(is_flat)?;
         let mut parameter = Vec::with_capacity(bytes.len().div_ceil(8) + PARAMETER_SPARE);
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
@@ -65,7 +65,7 @@ impl CMechanism {
         };
         Ok(CMechanism {
             c: CK_MECHANISM {
-                mechanism: narrow(mechanism.mechanism_type.0),
+                mechanism: number,
                 pParameter: address,
                 ulParameterLen: narrow(bytes.len() as u64),
             },

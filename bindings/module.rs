@@ -1,6 +1,6 @@
 //! A PKCS#11 module: a shared library, loaded and called through its function list.
 //!
-//! Calls come from the filter, laid out for this host (`template::call_to_host`); each becomes C
+//! Calls come from the filter, laid out for this host; each becomes C
 //! calls here and its outcome a reply, also when it fails: what a failing call carries is what the
 //! original sends. The CK_RV is the module's, unless an argument must not reach it. Whoever owns a
 //! [`Module`] answers C_SetupArch and C_LoadModule; those are not of PKCS#11.

@@ -21,13 +21,14 @@ use cryptoki_sys::{
     CK_SESSION_HANDLE, CK_SESSION_INFO, CK_SLOT_ID, CK_SLOT_INFO, CK_TOKEN_INFO, CK_TRUE, CK_ULONG,
     CK_USER_TYPE, CK_UTF8CHAR, CK_VOID_PTR,
 };
+use xdr::word_size::{narrow, wide};
 use xdr::{
     Call, CkRv, Cryptoki, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, UserType,
 };
 
 use crate::library::{Library, ask};
 use crate::settings::Environment;
-use crate::structures::{self, narrow, wide};
+use crate::structures;
 use crate::{attributes, list};
 use memory::{Place, Places, WantedAttributes};
 

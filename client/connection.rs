@@ -535,7 +535,9 @@ mod tests {
 
     fn record(xid: Xid, reply: &Reply) -> Vec<u8> {
         let mut buffer = Vec::new();
-        rpc::write_reply(xid, reply, &mut buffer).unwrap().to_vec()
+        rpc::write_reply(xid, reply, xdr::Architecture::host(), &mut buffer)
+            .unwrap()
+            .to_vec()
     }
 
     fn digest(connection: &Connection) -> Reply {

@@ -145,7 +145,10 @@ impl Module {
                 None => Reply::only(function, missing),
             },
             Call::C_WrapKey(_, mechanism, with, key) => {
-                let mut wrapped = mechanism.parameter.clone();
+                let parameter = mechanism.parameter.for_module(true);
+                let mut wrapped = parameter
+                    .expect("the client refuses addresses")
+                    .into_owned();
                 wrapped.push(with.0 as u8);
                 wrapped.push(key.0 as u8);
                 Reply::C_WrapKey(marked(&wrapped))

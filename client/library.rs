@@ -186,11 +186,13 @@ impl<R: Remote> Library<R> {
         key: ObjectHandle,
         room: Room,
     ) -> Result<Answer<Data>, CkRv> {
-        let mut input = Vec::with_capacity(24 + mechanism.parameter.len());
+        let parameter = mechanism.parameter.for_module(true)?;
+        let mut input = Vec::with_capacity(24 + parameter.len());
         for number in [mechanism.mechanism_type.0, wrapping_key.0, key.0] {
             input.extend_from_slice(&number.to_be_bytes());
         }
-        input.extend_from_slice(&mechanism.parameter);
+        input.extend_from_slice(&parameter);
+        drop(parameter);
         let call = Call::C_WrapKey(session, mechanism, wrapping_key, key);
         self.two_phase(session, call, &input, room)
     }

@@ -2,7 +2,7 @@
 //!
 //! Works on a copy: the caller's CK_MECHANISM, which the original edits, stays as it is.
 
-use xdr::{CkRv, MechanismType};
+use xdr::{Architecture, CkRv, Mechanism, MechanismType};
 
 /// The longest parameter sent, in bytes, as in the original.
 pub(crate) const LONGEST_PARAMETER: usize = 2048;
@@ -13,11 +13,16 @@ pub(crate) fn is_parameterless(mechanism: MechanismType) -> bool {
     matches!(mechanism.0, 1..=8 | 0xb | 0xc | 0x11 | 0x12 | 0x40..=0x42 | 0x46)
 }
 
-/// Refuses a parameter that holds an address of this process. A mechanism outside of the standard
-/// passes: what its parameter holds is known at the daemon, if anywhere, which refuses it unless its
-/// configuration says otherwise.
-pub(crate) fn refuse_pointers(mechanism: MechanismType, parameter: &[u8]) -> Result<(), CkRv> {
-    xdr::parameter_layouts::check_host(mechanism.0, parameter, &[mechanism.0])
+/// The mechanism with the parameter that crosses, unless it holds an address of this process. A
+/// mechanism outside of the standard passes: what its parameter holds is known at the daemon, if
+/// anywhere, which refuses it unless its configuration says otherwise.
+pub(crate) fn crossing(
+    mechanism_type: MechanismType,
+    parameter: Vec<u8>,
+) -> Result<Mechanism, CkRv> {
+    let mechanism = Mechanism::laid_out(mechanism_type, parameter, Architecture::host());
+    mechanism.parameter.for_module(true)?;
+    Ok(mechanism)
 }
 
 #[cfg(test)]
@@ -40,7 +45,9 @@ mod tests {
     #[test]
     fn parameters_with_addresses_are_refused() {
         let check = |mechanism, parameter: &[u8]| {
-            refuse_pointers(MechanismType(mechanism), parameter).map_err(|rv| rv.0)
+            crossing(MechanismType(mechanism), parameter.to_vec())
+                .map(drop)
+                .map_err(|rv| rv.0)
         };
         let word = size_of::<std::ffi::c_ulong>();
         let oaep = |pointer: u8, length: u8| {

@@ -181,7 +181,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::Ordering;
 
-    use xdr::{Call, Flags, Mechanism, MechanismType, ObjectHandle};
+    use xdr::{Architecture, Call, Flags, Mechanism, MechanismType, ObjectHandle};
 
     use super::*;
     use crate::fake::{self, Module, Scripted};
@@ -201,10 +201,11 @@ mod tests {
     }
 
     fn mechanism(parameter: &[u8]) -> Mechanism {
-        Mechanism {
-            mechanism_type: MechanismType(0x250),
-            parameter: parameter.to_vec(),
-        }
+        Mechanism::laid_out(
+            MechanismType(0x250),
+            parameter.to_vec(),
+            Architecture::host(),
+        )
     }
 
     fn init(library: &Library<Scripted>, session: SessionHandle) -> Result<(), CkRv> {

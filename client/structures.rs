@@ -4,20 +4,10 @@
 //! it sends long is cut.
 
 use cryptoki_sys::{
-    CK_INFO, CK_MECHANISM_INFO, CK_SESSION_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG, CK_VERSION,
+    CK_INFO, CK_MECHANISM_INFO, CK_SESSION_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CK_VERSION,
 };
+use xdr::word_size::narrow;
 use xdr::{Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo, Version};
-
-/// A number of the wire as a CK_ULONG, cut where that has 32 bits.
-pub(crate) fn narrow(number: u64) -> CK_ULONG {
-    number as CK_ULONG
-}
-
-/// A CK_ULONG as it travels.
-#[allow(clippy::unnecessary_cast)] // a CK_ULONG has 32 bits elsewhere
-pub(crate) fn wide(number: CK_ULONG) -> u64 {
-    number as u64
-}
 
 fn text<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
     let mut field = [b' '; SIZE];

@@ -143,7 +143,7 @@ impl Check<'_> {
         if !self.rules.guards_objects() {
             return Ok(());
         }
-        let keys = xdr::parameter_layouts::handles(mechanism).map_err(|rv| Refusal {
+        let keys = mechanism.named_keys().map_err(|rv| Refusal {
             rv,
             what: UNKNOWN_PARAMETER.into(),
             source: None,

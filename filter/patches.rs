@@ -68,7 +68,7 @@ pub(crate) fn keys_used(
         _ => return Ok(None),
     };
     if let Some(mechanism) = mechanism {
-        let named = xdr::parameter_layouts::handles(mechanism)?;
+        let named = mechanism.named_keys()?;
         keys.extend(named.into_iter().filter(|key| key.0 != 0));
     }
     Ok(Some((*session, keys)))

@@ -13,7 +13,7 @@ use socket2::Socket;
 use xdr::codec::Slices;
 use xdr::record::Records;
 use xdr::rpc::{self, Rejection, Request};
-use xdr::{Cryptoki, Function};
+use xdr::{Architecture, Cryptoki, Function};
 use zeroize::Zeroize;
 
 use crate::logging::{Severity, log};
@@ -175,13 +175,19 @@ impl Transport for Timed {
     }
 }
 
+/// What a connection's calls are for.
+pub trait Served: Cryptoki {
+    /// How the client lays out numbers and structures, as far as it told.
+    fn client(&self) -> Architecture;
+}
+
 /// Serves the client at the other end until it closes the connection.
 pub fn serve(
     transport: &mut impl Transport,
-    cryptoki: &dyn Cryptoki,
+    served: &dyn Served,
     limits: Limits,
 ) -> Result<(), ConnectionError> {
-    serve_records(transport, cryptoki, limits).map_err(|error| match error {
+    serve_records(transport, served, limits).map_err(|error| match error {
         ConnectionError::Transport(error) if error.kind() == io::ErrorKind::TimedOut => {
             ConnectionError::TooSlow(limits.record_time)
         }
@@ -191,7 +197,7 @@ pub fn serve(
 
 fn serve_records(
     transport: &mut impl Transport,
-    cryptoki: &dyn Cryptoki,
+    served: &dyn Served,
     limits: Limits,
 ) -> Result<(), ConnectionError> {
     let mut records = Records::new(limits.record_size);
@@ -199,7 +205,7 @@ fn serve_records(
     loop {
         let function = match receive(transport, &mut records, limits)? {
             None => return Ok(()),
-            Some(record) => answer(transport, record, cryptoki, &mut output)?,
+            Some(record) => answer(transport, record, served, &mut output)?,
         };
         if function.is_some_and(Function::takes_secrets) {
             records.wipe();
@@ -211,21 +217,21 @@ fn serve_records(
 fn answer(
     transport: &mut impl Transport,
     record: &[u8],
-    cryptoki: &dyn Cryptoki,
+    served: &dyn Served,
     output: &mut Vec<u8>,
 ) -> Result<Option<Function>, ConnectionError> {
     let mut rejected = |xid, rejection, output| {
         let slices = rpc::write_rejection(xid, rejection, output).map_err(io::Error::other)?;
         transport.send(slices).map_err(ConnectionError::from)
     };
-    match rpc::read_request(record) {
+    match rpc::read_request(record, served.client()) {
         Request::Unanswerable => Ok(None),
         Request::Rejected(xid, rejection) => rejected(xid, rejection, output).map(|()| None),
         Request::Call(xid, call) => {
             let function = call.function();
-            let mut reply = catch_unwind(AssertUnwindSafe(|| cryptoki.call(call)));
+            let mut reply = catch_unwind(AssertUnwindSafe(|| served.call(call)));
             if let Ok(reply) = &mut reply {
-                if let Ok(slices) = rpc::write_reply(xid, reply, output) {
+                if let Ok(slices) = rpc::write_reply(xid, reply, served.client(), output) {
                     let sent = transport.send(slices);
                     if function.hands_out_secrets() {
                         output.as_mut_slice().zeroize();
@@ -295,6 +301,12 @@ mod tests {
 
     /// Answers each call with the same bytes.
     struct Answering(&'static [u8]);
+
+    impl Served for Answering {
+        fn client(&self) -> Architecture {
+            Architecture::host()
+        }
+    }
 
     impl Cryptoki for Answering {
         fn call(&self, call: Call<'_>) -> Reply {

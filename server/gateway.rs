@@ -1,17 +1,18 @@
-//! What one connection's calls meet first: C_SetupArch and C_LoadModule, which are ours, and the
-//! translation between the client's and the host's word size and byte order.
+//! Answers C_SetupArch and C_LoadModule, and hands every other call of a connection to the filter and the
+//! module that C_LoadModule chose.
 //!
-//! Calls come from `connection`, in the client's representation; from here on everything is in the
-//! host's, so that a client's declared architecture changes nothing that the filter decides.
+//! Calls come from `connection`, decoded from the layout that C_SetupArch told: from there on
+//! everything is in the host's, so that a client's architecture changes nothing that the filter
+//! decides.
 
 use std::sync::{Arc, OnceLock};
 
 use bindings::module::{Module, ModuleOptions};
 use filter::log::Printable;
 use filter::{Filter, Rules, refusal};
-use xdr::attribute_types;
 use xdr::{Architecture, Call, CkRv, Cryptoki, Function, Reply};
 
+use crate::connection::Served;
 use crate::logging::{Severity, log};
 
 /// The state of one connection.
@@ -46,18 +47,11 @@ impl Gateway {
                 let Some(module) = self.module.get() else {
                     return refusal::no_module(function);
                 };
-                // A client that never told is taken for one of the host's kind.
-                let client = self
-                    .architecture
-                    .get()
-                    .copied()
-                    .unwrap_or(Architecture::host());
-                let call = attribute_types::call_to_host(call, client);
                 let reply = module.call(call);
                 if function == Function::C_Initialize {
                     report_failed_start(reply.rv());
                 }
-                attribute_types::reply_to_client(reply, client)
+                reply
             }
         }
     }
@@ -98,6 +92,14 @@ impl Gateway {
                 error.rv()
             }
         }
+    }
+}
+
+impl Served for Gateway {
+    /// A client that never told is taken for one of the host's kind.
+    fn client(&self) -> Architecture {
+        let told = self.architecture.get().copied();
+        told.unwrap_or(Architecture::host())
     }
 }
 

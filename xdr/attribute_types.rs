@@ -1,85 +1,21 @@
-//! Attribute values between the client's layout and ours, and whole calls made ready for a module.
+//! Knows the attributes whose values are numbers, booleans or templates, and lays numbers out anew between a
+//! client and this host.
 //!
-//! Calls come from the wire and go to the filter and the module; replies go back. The attributes
-//! whose values are CK_ULONGs are converted here, before a rule can see them. They are exactly
-//! those that the original converts (`encode_ck_attribute_arch`): its clients expect the others as
-//! the module wrote them, arrays of CK_ULONG included. Nothing here refuses an attribute.
+//! Values that are CK_ULONGs are converted while a record is decoded or written, so that no rule sees
+//! the client's layout. They are exactly those that the original converts
+//! (`encode_ck_attribute_arch`): its clients expect the others as the module wrote them, arrays of
+//! CK_ULONG included. Nothing here refuses an attribute.
 
-use crate::{Architecture, AttributeType, Call, Reply, Template, Ulong};
 use cryptoki_sys::*;
 
-use crate::parameter_layouts;
+use crate::integers::{Architecture, AttributeType, Ulong};
+use crate::wire_types::Template;
 use crate::word_size::{Abi, narrow};
 
-/// The call with its templates and its mechanism as this host lays them out. A call laid out as ours
-/// are is given back untouched.
-///
-/// A parameter that [`parameter_layouts::to_host`] refuses becomes one that no module is given: the filter
-/// is to decide about the call first, as it does for clients that are laid out as we are.
-pub fn call_to_host(call: Call<'_>, client: Architecture) -> Call<'_> {
-    use crate::Call::*;
-
-    if Abi::candidates(client) == [Abi::HOST] {
-        return call;
-    }
-    let values = |template| to_host(template, client);
-    let parameter = |mechanism| parameter_layouts::to_host_or_refusable(mechanism, client);
-    match call {
-        C_FindObjectsInit(session, template) => C_FindObjectsInit(session, values(template)),
-        C_CreateObject(session, template) => C_CreateObject(session, values(template)),
-        C_CopyObject(session, object, template) => C_CopyObject(session, object, values(template)),
-        C_GetAttributeValue(session, object, template) => {
-            C_GetAttributeValue(session, object, values(template))
-        }
-        C_SetAttributeValue(session, object, template) => {
-            C_SetAttributeValue(session, object, values(template))
-        }
-        C_GenerateKey(session, mechanism, template) => {
-            C_GenerateKey(session, parameter(mechanism), values(template))
-        }
-        C_GenerateKeyPair(session, mechanism, public, private) => C_GenerateKeyPair(
-            session,
-            parameter(mechanism),
-            values(public),
-            values(private),
-        ),
-        C_UnwrapKey(session, mechanism, key, wrapped, template) => C_UnwrapKey(
-            session,
-            parameter(mechanism),
-            key,
-            wrapped,
-            values(template),
-        ),
-        C_DeriveKey(session, mechanism, key, template) => {
-            C_DeriveKey(session, parameter(mechanism), key, values(template))
-        }
-        C_WrapKey(session, mechanism, wrapping, key) => {
-            C_WrapKey(session, parameter(mechanism), wrapping, key)
-        }
-        C_DigestInit(session, mechanism) => C_DigestInit(session, parameter(mechanism)),
-        C_SignInit(session, mechanism, key) => C_SignInit(session, parameter(mechanism), key),
-        C_VerifyInit(session, mechanism, key) => C_VerifyInit(session, parameter(mechanism), key),
-        C_EncryptInit(session, mechanism, key) => C_EncryptInit(session, parameter(mechanism), key),
-        C_DecryptInit(session, mechanism, key) => C_DecryptInit(session, parameter(mechanism), key),
-        C_SignRecoverInit(session, mechanism, key) => {
-            C_SignRecoverInit(session, parameter(mechanism), key)
-        }
-        C_VerifyRecoverInit(session, mechanism, key) => {
-            C_VerifyRecoverInit(session, parameter(mechanism), key)
-        }
-        other => other,
-    }
-}
-
-/// The reply with its template as the client lays it out.
-pub fn reply_to_client(reply: Reply, client: Architecture) -> Reply {
-    match reply {
-        Reply::C_GetAttributeValue(mut result) => {
-            result.template = to_client(result.template, client);
-            Reply::C_GetAttributeValue(result)
-        }
-        other => other,
-    }
+/// Whether a client of this architecture lays out numbers in another way than this host.
+pub(crate) fn differs(client: Architecture) -> bool {
+    let client = Abi::of_client(client);
+    client.word != Abi::HOST.word || client.little != Abi::HOST.little
 }
 
 /// The attributes of NSS: a vendor's whose numbers have the bit of an array by chance. Their values
@@ -182,8 +118,11 @@ pub fn is_number(attribute_type: AttributeType) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::record::MARK_SIZE;
+    use crate::rpc::{self, Request, Xid};
     use crate::{
-        Attribute, CkRv, Mechanism, MechanismType, ObjectHandle, SessionHandle, TemplateResult,
+        Attribute, Call, CkRv, Mechanism, MechanismType, ObjectHandle, Reply, SessionHandle,
+        TemplateResult,
     };
 
     use super::*;
@@ -273,45 +212,43 @@ mod tests {
         for (client, three) in CLIENTS {
             let ours = template(&[(0, &narrow(3).to_ne_bytes()), (3, b"gv")]);
             let theirs = || template(&[(0, three), (3, b"gv")]);
-            let salted = |word: &[u8]| Mechanism {
-                mechanism_type: MechanismType(0xd),
-                parameter: [word, word, word].concat(),
+            let pss = MechanismType(0xd);
+            let sent = || Mechanism::unread(pss, [three, three, three].concat());
+            let our_word = narrow(3).to_ne_bytes();
+            let received = || {
+                let parameter = [our_word, our_word, our_word].concat();
+                Mechanism::laid_out(pss, parameter, Architecture::host())
             };
-            let our_mechanism = salted(&narrow(3).to_ne_bytes());
-            let call = Call::C_GenerateKeyPair(session, salted(three), theirs(), theirs());
-            let expected =
-                Call::C_GenerateKeyPair(session, our_mechanism.clone(), ours.clone(), ours.clone());
-            assert!(call_to_host(call, client) == expected);
-
-            let call = Call::C_UnwrapKey(session, salted(three), ObjectHandle(9), b"key", theirs());
-            let expected = Call::C_UnwrapKey(
-                session,
-                our_mechanism,
-                ObjectHandle(9),
-                b"key",
-                ours.clone(),
+            let arrives = |call: Call<'_>, expected: Call<'_>| {
+                let mut buffer = Vec::new();
+                let record = rpc::write_call(Xid(1), &call, &mut buffer).expect("small");
+                let record = record.to_vec();
+                match rpc::read_request(&record[MARK_SIZE..], client) {
+                    Request::Call(_, call) => assert!(call == expected, "{client:?}"),
+                    other => panic!("{other:?}"),
+                }
+            };
+            arrives(
+                Call::C_GenerateKeyPair(session, sent(), theirs(), theirs()),
+                Call::C_GenerateKeyPair(session, received(), ours.clone(), ours.clone()),
             );
-            assert!(call_to_host(call, client) == expected);
+            let key = ObjectHandle(9);
+            arrives(
+                Call::C_UnwrapKey(session, sent(), key, b"key", theirs()),
+                Call::C_UnwrapKey(session, received(), key, b"key", ours.clone()),
+            );
 
-            let reply = |template| {
+            let written = |template, client| {
                 let rv = CkRv::OK;
-                Reply::C_GetAttributeValue(TemplateResult { rv, template })
+                let reply = Reply::C_GetAttributeValue(TemplateResult { rv, template });
+                let mut buffer = Vec::new();
+                let slices = rpc::write_reply(Xid(1), &reply, client, &mut buffer);
+                slices.expect("small").to_vec()
             };
-            assert!(reply_to_client(reply(ours), client) == reply(theirs()));
+            assert_eq!(
+                written(ours, client),
+                written(theirs(), Architecture::host())
+            );
         }
-    }
-
-    #[test]
-    fn refuses_an_address_of_a_client_of_another_word_size() {
-        let mechanism = Mechanism {
-            mechanism_type: MechanismType(0x1087), // CKM_AES_GCM
-            parameter: vec![0x41; 24],
-        };
-        let call = Call::C_EncryptInit(SessionHandle(1), mechanism, ObjectHandle(2));
-        let Call::C_EncryptInit(_, mechanism, _) = call_to_host(call, Architecture::BIG_32) else {
-            panic!("another call");
-        };
-        let refused = parameter_layouts::check_host(0x1087, &mechanism.parameter, &[]);
-        assert_eq!(refused, Err(CkRv::MECHANISM_PARAM_INVALID));
     }
 }

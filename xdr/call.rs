@@ -8,11 +8,11 @@ use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 use crate::integers::{
     Architecture, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
 };
+use crate::mechanism::Mechanism;
 use crate::wire_types::{
-    CallResult, DataResult, InfoResult, KeyPairResult, Mechanism, MechanismInfoResult,
-    MechanismListResult, ObjectListResult, ObjectResult, SessionInfoResult, SessionResult,
-    SizeResult, SlotInfoResult, SlotListResult, SlotResult, Template, TemplateResult,
-    TokenInfoResult,
+    CallResult, DataResult, InfoResult, KeyPairResult, MechanismInfoResult, MechanismListResult,
+    ObjectListResult, ObjectResult, SessionInfoResult, SessionResult, SizeResult, SlotInfoResult,
+    SlotListResult, SlotResult, Template, TemplateResult, TokenInfoResult,
 };
 
 /// Anything that answers PKCS#11 calls: a module, a filter in front of it, a distant server.
@@ -68,9 +68,8 @@ macro_rules! define_calls {
                 match self { $(Call::$name(..) => Function::$name),* }
             }
 
-            /// Reads the arguments of `function`: exactly these bytes.
-            pub fn read(function: Function, arguments: &'a [u8]) -> Result<Call<'a>, DecodeError> {
-                let mut input = Decoder::new(arguments);
+            /// Reads the arguments of `function`: all that is left of the record.
+            pub fn read(function: Function, mut input: Decoder<'a>) -> Result<Call<'a>, DecodeError> {
                 let call = match function {
                     $(Function::$name => Call::$name($(
                         <argument!('a, $type) as Wire<'a>>::read(&mut input)?
@@ -112,9 +111,8 @@ macro_rules! define_calls {
                 match self { $(Reply::$name(result) => result.wipe()),* }
             }
 
-            /// Reads the result of `function`: exactly these bytes.
-            pub fn read(function: Function, result: &[u8]) -> Result<Reply, DecodeError> {
-                let mut input = Decoder::new(result);
+            /// Reads the result of `function`: all that is left of the record.
+            pub fn read(function: Function, mut input: Decoder<'_>) -> Result<Reply, DecodeError> {
                 let reply = match function {
                     $(Function::$name => Reply::$name(<$reply as Wire>::read(&mut input)?)),*
                 };

@@ -10,6 +10,7 @@ use std::io::{self, IoSlice, Read, Write};
 
 use zeroize::Zeroize;
 
+use crate::integers::Architecture;
 use crate::record;
 
 /// Why bytes are not the value they should be. Says nothing of the bytes themselves.
@@ -50,12 +51,21 @@ pub trait Wire<'a>: Sized {
 /// A cursor over the bytes of one record.
 pub struct Decoder<'a> {
     rest: &'a [u8],
+    client: Architecture,
 }
 
 impl<'a> Decoder<'a> {
-    /// Starts at the first of `bytes`.
-    pub fn new(bytes: &'a [u8]) -> Decoder<'a> {
-        Decoder { rest: bytes }
+    /// Starts at the first of `bytes`, in which a client of this architecture laid out numbers.
+    pub fn new(bytes: &'a [u8], client: Architecture) -> Decoder<'a> {
+        Decoder {
+            rest: bytes,
+            client,
+        }
+    }
+
+    /// How the client lays out numbers and structures inside of byte strings.
+    pub fn client(&self) -> Architecture {
+        self.client
     }
 
     /// Checks that every byte was read.
@@ -101,6 +111,16 @@ impl<'a> Decoder<'a> {
         let value = self.take(length)?;
         self.take(padding(length))?;
         Ok(value)
+    }
+
+    /// A copy of a variable opaque.
+    pub fn opaque_copy(&mut self) -> Result<Vec<u8>, DecodeError> {
+        let received = self.opaque()?;
+        let mut copy = Vec::new();
+        let room = copy.try_reserve_exact(received.len());
+        room.map_err(|_| DecodeError::Memory)?;
+        copy.extend_from_slice(received);
+        Ok(copy)
     }
 
     /// A structure of `pkcs11_rpc.x`, read by the code xdrgen made for it.
@@ -203,11 +223,14 @@ pub struct Encoder<'b> {
     in_place: [(usize, &'b [u8]); MOST_IN_PLACE],
     used: usize,
     failed: bool,
+    client: Architecture,
 }
 
 impl<'b> Encoder<'b> {
     /// Starts a record in `buffer`, whose content is dropped and whose memory is used again.
-    pub fn new(buffer: &'b mut Vec<u8>) -> Encoder<'b> {
+    ///
+    /// Numbers inside of byte strings are laid out as a client of this architecture has them.
+    pub fn new(buffer: &'b mut Vec<u8>, client: Architecture) -> Encoder<'b> {
         buffer.clear();
         buffer.extend_from_slice(&[0; record::MARK_SIZE]);
         Encoder {
@@ -215,7 +238,18 @@ impl<'b> Encoder<'b> {
             in_place: [(0, &[]); MOST_IN_PLACE],
             used: 0,
             failed: false,
+            client,
         }
+    }
+
+    /// How the client lays out numbers and structures inside of byte strings.
+    pub fn client(&self) -> Architecture {
+        self.client
+    }
+
+    /// Gives the record up: a value in it has no form on the wire.
+    pub fn fail(&mut self) {
+        self.failed = true;
     }
 
     /// An XDR unsigned integer.
@@ -243,6 +277,18 @@ impl<'b> Encoder<'b> {
             _ => self.copy(value),
         }
         self.copy(&[0; 3][..padding(value.len())]);
+    }
+
+    /// A variable opaque that does not live as long as the record: it is copied.
+    pub fn opaque_copy(&mut self, value: &[u8]) {
+        match u32::try_from(value.len()) {
+            Ok(length) => {
+                self.word(length);
+                self.copy(value);
+                self.copy(&[0; 3][..padding(value.len())]);
+            }
+            Err(_) => self.failed = true,
+        }
     }
 
     fn copy(&mut self, bytes: &[u8]) {
@@ -451,7 +497,7 @@ mod tests {
         let values = [vec![1; 50_001], vec![2; 7], vec![3; 20_000]];
         for size in [1, 5, 3996, 16384, 1 << 20] {
             let (mut copied, mut buffer) = (Vec::new(), Vec::new());
-            let mut encoder = Encoder::new(&mut copied);
+            let mut encoder = Encoder::new(&mut copied, Architecture::host());
             values.iter().for_each(|value| encoder.opaque(value));
             let mut slices = encoder.finish().unwrap();
             let whole = slices.to_vec();
@@ -475,7 +521,11 @@ mod tests {
         let mut bytes = 50_001u32.to_be_bytes().to_vec();
         bytes.extend_from_slice(&value);
         bytes.extend_from_slice(&[0; 3]);
-        let (read, size) = unpack_opaque_flex(&mut Decoder::new(&bytes), Some(1 << 20)).unwrap();
+        let (read, size) = unpack_opaque_flex(
+            &mut Decoder::new(&bytes, Architecture::host()),
+            Some(1 << 20),
+        )
+        .unwrap();
         assert!(read == value && size == bytes.len());
     }
 }

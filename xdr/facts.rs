@@ -7,7 +7,8 @@
 
 use crate::call::{Call, Function};
 use crate::integers::{CkRv, MechanismType, ObjectHandle, SessionHandle, UserType};
-use crate::wire_types::{Mechanism, Template};
+use crate::mechanism::Mechanism;
+use crate::wire_types::Template;
 
 /// What an argument of a function is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -12,8 +12,9 @@ pub mod call;
 pub mod codec;
 pub mod facts;
 pub mod integers;
+pub mod mechanism;
 pub mod mechanism_names;
-pub mod parameter_layouts;
+mod parameter_layouts;
 pub mod record;
 pub mod rpc;
 mod rv;
@@ -26,8 +27,9 @@ pub use integers::{
     Architecture, AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId,
     State, Ulong, UserType,
 };
+pub use mechanism::{Mechanism, Parameter};
 pub use wire_types::{
-    Attribute, DataResult, Info, InfoResult, KeyPairResult, LABEL_SIZE, Mechanism, MechanismInfo,
+    Attribute, DataResult, Info, InfoResult, KeyPairResult, LABEL_SIZE, MechanismInfo,
     MechanismInfoResult, MechanismListResult, ObjectListResult, ObjectResult, SERIAL_SIZE,
     SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult,
     SlotListResult, SlotResult, Template, TemplateResult, TokenInfo, TokenInfoResult, Version,

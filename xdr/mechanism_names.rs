@@ -1,7 +1,9 @@
 //! Names of the standard and their numbers: PKCS#11 v2.20 to v3.2, from `cryptoki-sys`.
 //!
-//! The filter's configuration names mechanisms, log lines do, and [`crate::parameter_layouts`] treats what
+//! The filter's configuration names mechanisms, log lines do, and [`crate::mechanism`] treats what
 //! is named here otherwise than a vendor's. CK_RV has its names in `xdr`.
+
+use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_VENDOR_DEFINED};
 
 use crate::word_size::wide;
 
@@ -135,6 +137,11 @@ pub static MECHANISMS: &[(&str, u64)] = names! {
 pub fn name(number: u64) -> Option<&'static str> {
     let row = MECHANISMS.iter().find(|(_, value)| *value == number);
     row.map(|(name, _)| *name)
+}
+
+/// Whether the standard has this mechanism.
+pub(crate) fn is_standard(mechanism: CK_MECHANISM_TYPE) -> bool {
+    mechanism < CKM_VENDOR_DEFINED && name(wide(mechanism)).is_some()
 }
 
 /// The mechanism of this name, such as `CKM_SHA256`.

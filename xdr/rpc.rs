@@ -6,6 +6,7 @@
 
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
 use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices};
+use crate::integers::Architecture;
 
 const CALL: u32 = 0;
 const REPLY: u32 = 1;
@@ -69,21 +70,21 @@ pub enum Request<'a> {
     Unanswerable,
 }
 
-/// Reads a record as the daemon receives it.
-pub fn read_request(record: &[u8]) -> Request<'_> {
-    let mut input = Decoder::new(record);
+/// Reads a record as the daemon receives it from a client of this architecture.
+pub fn read_request(record: &[u8], client: Architecture) -> Request<'_> {
+    let mut input = Decoder::new(record, client);
     let Ok(xid) = input.word().map(Xid) else {
         return Request::Unanswerable;
     };
-    match read_call(&mut input) {
+    match read_call(input) {
         Ok(call) => Request::Call(xid, call),
         Err(rejection) => Request::Rejected(xid, rejection),
     }
 }
 
 /// The checks stand in the order in which the original makes them.
-fn read_call<'a>(input: &mut Decoder<'a>) -> Result<Call<'a>, Rejection> {
-    let header = read_call_header(input).map_err(|_| Rejection::GarbageArguments)?;
+fn read_call(mut input: Decoder<'_>) -> Result<Call<'_>, Rejection> {
+    let header = read_call_header(&mut input).map_err(|_| Rejection::GarbageArguments)?;
     let [
         message,
         rpc_version,
@@ -110,7 +111,7 @@ fn read_call<'a>(input: &mut Decoder<'a>) -> Result<Call<'a>, Rejection> {
         return Err(Rejection::ProgramMismatch);
     }
     let function = Function::from_number(procedure).ok_or(Rejection::ProcedureUnavailable)?;
-    Call::read(function, input.rest()).map_err(|_| Rejection::GarbageArguments)
+    Call::read(function, input).map_err(|_| Rejection::GarbageArguments)
 }
 
 /// Message type, RPC version, program, version, procedure, credential and verifier flavour.
@@ -135,13 +136,14 @@ fn read_auth_body(input: &mut Decoder<'_>) -> Result<(), DecodeError> {
     }
 }
 
-/// Lays out the reply to an executed call, record mark included.
+/// Lays out the reply to an executed call, record mark included, for a client of this architecture.
 pub fn write_reply<'b>(
     xid: Xid,
     reply: &'b Reply,
+    client: Architecture,
     buffer: &'b mut Vec<u8>,
 ) -> Result<Slices<'b>, EncodeError> {
-    let mut output = Encoder::new(buffer);
+    let mut output = Encoder::new(buffer, client);
     for word in [xid.0, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, 0] {
         output.word(word);
     }
@@ -155,7 +157,7 @@ pub fn write_rejection<'b>(
     rejection: Rejection,
     buffer: &'b mut Vec<u8>,
 ) -> Result<Slices<'b>, EncodeError> {
-    let mut output = Encoder::new(buffer);
+    let mut output = Encoder::new(buffer, Architecture::host());
     output.word(xid.0);
     output.word(REPLY);
     let state: &[u32] = match rejection {
@@ -174,7 +176,7 @@ pub fn write_call<'b>(
     call: &'b Call<'_>,
     buffer: &'b mut Vec<u8>,
 ) -> Result<Slices<'b>, EncodeError> {
-    let mut output = Encoder::new(buffer);
+    let mut output = Encoder::new(buffer, Architecture::host());
     let function = call.function().number();
     let none = [AUTH_NONE, 0, AUTH_NONE, 0];
     for word in [xid.0, CALL, RPC_VERSION, PROGRAM, VERSION, function]
@@ -224,15 +226,15 @@ pub fn read_reply(
     function: Function,
     record: &[u8],
 ) -> Option<Result<Reply, ReplyError>> {
-    let mut input = Decoder::new(record);
+    let mut input = Decoder::new(record, Architecture::host());
     match input.word() {
         Ok(word) if word != xid.0 => None,
-        Ok(_) => Some(read_reply_body(&mut input, function)),
+        Ok(_) => Some(read_reply_body(input, function)),
         Err(short) => Some(Err(short.into())),
     }
 }
 
-fn read_reply_body(input: &mut Decoder<'_>, function: Function) -> Result<Reply, ReplyError> {
+fn read_reply_body(mut input: Decoder<'_>, function: Function) -> Result<Reply, ReplyError> {
     if input.word()? != REPLY {
         return Err(ReplyError::Malformed(DecodeError::Trailing));
     }
@@ -240,9 +242,9 @@ fn read_reply_body(input: &mut Decoder<'_>, function: Function) -> Result<Reply,
         return Err(ReplyError::Denied(input.word()?));
     }
     input.word()?;
-    read_auth_body(input)?;
+    read_auth_body(&mut input)?;
     match input.word()? {
-        0 => Ok(Reply::read(function, input.rest())?),
+        0 => Ok(Reply::read(function, input)?),
         status => Err(ReplyError::NotExecuted(status)),
     }
 }

@@ -5,6 +5,7 @@
 
 use zeroize::Zeroize;
 
+use crate::attribute_types;
 use crate::codec::{DecodeError, Decoder, Encoder, Wire, wipe};
 use crate::integers::{
     AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, State, Ulong,
@@ -18,7 +19,7 @@ mod generated {
 }
 
 pub use generated::{
-    Attribute, DataResult, Info, InfoResult, KeyPairResult, LABEL_SIZE, Mechanism, MechanismInfo,
+    Attribute, DataResult, Info, InfoResult, KeyPairResult, LABEL_SIZE, MechanismInfo,
     MechanismInfoResult, MechanismListResult, ObjectListResult, ObjectResult, SERIAL_SIZE,
     SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult,
     SlotListResult, SlotResult, Template, TemplateResult, TokenInfo, TokenInfoResult, Version,
@@ -39,27 +40,53 @@ macro_rules! through_xdrgen {
 }
 
 through_xdrgen! {
-    Mechanism Template
     InfoResult KeyPairResult MechanismInfoResult MechanismListResult ObjectListResult ObjectResult
     SessionInfoResult SessionResult SizeResult SlotInfoResult SlotListResult SlotResult
-    TemplateResult TokenInfoResult
+    TokenInfoResult
 }
 
 /// By hand, because a long `data` is sent from where it lies.
 impl<'a> Wire<'a> for DataResult {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
         let rv = CkRv::read(input)?;
-        let received = input.opaque()?;
-        let mut data = Vec::new();
-        let room = data.try_reserve_exact(received.len());
-        room.map_err(|_| DecodeError::Memory)?;
-        data.extend_from_slice(received);
+        let data = input.opaque_copy()?;
         Ok(DataResult { rv, data })
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
         self.rv.write(output);
         output.opaque(&self.data);
+    }
+}
+
+/// By hand, because numbers in it are laid out as the client has them.
+impl<'a> Wire<'a> for Template {
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        let template = input.unpack()?;
+        Ok(attribute_types::to_host(template, input.client()))
+    }
+
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        match output.client() {
+            client if attribute_types::differs(client) => {
+                output.pack(&attribute_types::to_client(self.clone(), client));
+            }
+            _ => output.pack(self),
+        }
+    }
+}
+
+impl<'a> Wire<'a> for TemplateResult {
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        Ok(TemplateResult {
+            rv: CkRv::read(input)?,
+            template: Template::read(input)?,
+        })
+    }
+
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        self.rv.write(output);
+        self.template.write(output);
     }
 }
 

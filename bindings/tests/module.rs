@@ -70,10 +70,12 @@ fn session(number: u64) -> SessionHandle {
 }
 
 fn mechanism(mechanism_type: u64, parameter: &[u8]) -> Mechanism {
-    Mechanism {
-        mechanism_type: MechanismType(mechanism_type),
-        parameter: parameter.to_vec(),
-    }
+    let mechanism_type = MechanismType(mechanism_type);
+    Mechanism::laid_out(
+        mechanism_type,
+        parameter.to_vec(),
+        xdr::Architecture::host(),
+    )
 }
 
 fn template(attributes: &[(u64, &[u8])]) -> Template {
@@ -136,7 +138,10 @@ fn any_call(function: Function) -> Call<'static> {
     static ZEROS: [u8; 256] = [0; 256];
     let lengths = (0..ZEROS.len()).step_by(4);
     lengths
-        .filter_map(|length| Call::read(function, &ZEROS[..length]).ok())
+        .filter_map(|length| {
+            let arguments = xdr::codec::Decoder::new(&ZEROS[..length], xdr::Architecture::host());
+            Call::read(function, arguments).ok()
+        })
         .next()
         .expect("zeros are arguments")
 }

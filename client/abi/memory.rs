@@ -12,11 +12,11 @@ use cryptoki_sys::{CK_ATTRIBUTE, CK_MECHANISM, CK_ULONG, CK_UNAVAILABLE_INFORMAT
 use xdr::{Attribute, AttributeType, CkRv, Mechanism, MechanismType, Template};
 
 use xdr::attribute_types::is_nested;
+use xdr::word_size::wide;
 
 use crate::attributes::{Found, Wanted};
-use crate::mechanism::{LONGEST_PARAMETER, is_parameterless, refuse_pointers};
+use crate::mechanism::{LONGEST_PARAMETER, crossing, is_parameterless};
 use crate::pending::{Answer, Room};
-use crate::structures::wide;
 
 /// A place for one value.
 #[derive(Clone, Copy)]
@@ -179,21 +179,14 @@ pub(super) unsafe fn mechanism(mechanism: *const CK_MECHANISM) -> Result<Mechani
     let mechanism = unsafe { mechanism.read_unaligned() };
     let mechanism_type = MechanismType(wide(mechanism.mechanism));
     if is_parameterless(mechanism_type) {
-        return Ok(Mechanism {
-            mechanism_type,
-            parameter: Vec::new(),
-        });
+        return Ok(Mechanism::bare(mechanism_type));
     }
     if wide(mechanism.ulParameterLen) > LONGEST_PARAMETER as u64 {
         return Err(CkRv::MECHANISM_PARAM_INVALID);
     }
     // SAFETY: the caller's word on the parameter.
     let parameter = unsafe { copied(mechanism.pParameter, mechanism.ulParameterLen) }?;
-    refuse_pointers(mechanism_type, &parameter)?;
-    Ok(Mechanism {
-        mechanism_type,
-        parameter,
-    })
+    crossing(mechanism_type, parameter)
 }
 
 /// The caller's attributes, as they are.

@@ -132,7 +132,7 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&Call<'_>) -> Option<Act>) {
     let mut buffer = Vec::new();
     loop {
         while let Some(record) = records.next().expect("no record is over the limit") {
-            let Request::Call(xid, call) = rpc::read_request(record) else {
+            let Request::Call(xid, call) = rpc::read_request(record, Architecture::host()) else {
                 panic!("the client sends calls only");
             };
             let reply = match (answer(&call), &call) {
@@ -141,7 +141,8 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&Call<'_>) -> Option<Act>) {
                 (None, Call::C_SetupArch(_)) => Reply::C_SetupArch(Architecture::LITTLE_64),
                 (None, call) => Reply::only(call.function(), CkRv::OK),
             };
-            let reply = rpc::write_reply(xid, &reply, &mut buffer).expect("a small reply");
+            let reply = rpc::write_reply(xid, &reply, Architecture::host(), &mut buffer)
+                .expect("a small reply");
             if stream.write_all(&reply.to_vec()).is_err() {
                 return;
             }

@@ -7,8 +7,8 @@ mod support;
 
 use support::{BAD, Guarded, LABEL, SESSION, sample, template};
 use xdr::{
-    Call, CkRv, Flags, Function, Mechanism, MechanismType, ObjectHandle, Reply, SlotId, Template,
-    Ulong, UserType,
+    Architecture, Call, CkRv, Flags, Function, Mechanism, MechanismType, ObjectHandle, Reply,
+    SlotId, Template, Ulong, UserType,
 };
 
 /// One way in which a call offends a rule.
@@ -109,10 +109,7 @@ fn offending(function: Function, offences: &[Offence]) -> Call<'static> {
             () if has(Padding) => (PADDED, Vec::new()),
             () => return support::mechanism(0x220),
         };
-        Mechanism {
-            mechanism_type: MechanismType(kind),
-            parameter,
-        }
+        Mechanism::laid_out(MechanismType(kind), parameter, Architecture::host())
     };
     let label = |offence| template(&[(LABEL, if has(offence) { b"bad" } else { b"good" })]);
     let (s, slot) = (SESSION, SlotId(0));

@@ -3,7 +3,8 @@
 mod support;
 
 use support::{BAD, Fake, GOOD, Guarded, LONG, NAMELESS, NONE, SESSION, sample, template};
-use xdr::attribute_types::call_to_host;
+use xdr::record::MARK_SIZE;
+use xdr::rpc::{self, Request, Xid};
 use xdr::{
     Architecture, Call, Flags, Function, Mechanism, MechanismType, ObjectHandle, SlotId, Template,
     Ulong, UserType,
@@ -101,13 +102,12 @@ fn any_call(numbers: &mut Numbers) -> Call<'static> {
     let s = SESSION;
     let mut object = || numbers.one_of(&[GOOD, BAD, LONG, NAMELESS, NONE, ObjectHandle(0)]);
     let (first, second, third) = (object(), object(), object());
-    let mechanism = Mechanism {
-        mechanism_type: MechanismType(numbers.one_of(&MECHANISMS)),
-        parameter: match numbers.below(3) {
-            0 => (third.0 as usize).to_ne_bytes().to_vec(),
-            _ => Vec::new(),
-        },
+    let mechanism_type = MechanismType(numbers.one_of(&MECHANISMS));
+    let parameter = match numbers.below(3) {
+        0 => (third.0 as usize).to_ne_bytes().to_vec(),
+        _ => Vec::new(),
     };
+    let mechanism = Mechanism::laid_out(mechanism_type, parameter, Architecture::host());
     let (one, two) = (any_template(numbers), any_template(numbers));
     match numbers.below(16) {
         0 => C_EncryptInit(s, mechanism, first),
@@ -226,9 +226,10 @@ fn laid_out(call: &Call<'static>, client: Architecture) -> Call<'static> {
         template
     };
     let parameter = |mechanism: &Mechanism| {
-        let mut mechanism = mechanism.clone();
-        number(&mut mechanism.parameter);
-        mechanism
+        let ours = mechanism.parameter.for_module(true);
+        let mut theirs = ours.expect("no addresses").into_owned();
+        number(&mut theirs);
+        Mechanism::unread(mechanism.mechanism_type, theirs)
     };
     match call.clone() {
         C_EncryptInit(s, m, key) => C_EncryptInit(s, parameter(&m), key),
@@ -245,6 +246,21 @@ fn laid_out(call: &Call<'static>, client: Architecture) -> Call<'static> {
         C_SetAttributeValue(s, object, t) => C_SetAttributeValue(s, object, ours(&t)),
         C_GetAttributeValue(s, object, t) => C_GetAttributeValue(s, object, ours(&t)),
         other => other,
+    }
+}
+
+/// The call as a client sends it.
+fn record(call: &Call<'_>) -> Vec<u8> {
+    let mut buffer = Vec::new();
+    let record = rpc::write_call(Xid(1), call, &mut buffer).unwrap();
+    record.to_vec()
+}
+
+/// The call that arrives from a client of this architecture.
+fn received(record: &[u8], client: Architecture) -> Call<'_> {
+    match rpc::read_request(&record[MARK_SIZE..], client) {
+        Request::Call(_, call) => call,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -286,8 +302,8 @@ fn a_decision_does_not_depend_on_the_clients_architecture() {
             let expected = guarded.watch(call.clone());
             decided[usize::from(expected.0.rv().is_ok())] += 1;
             for client in clients.clone() {
-                let converted = call_to_host(laid_out(&call, client), client);
-                let same = guarded.watch(converted);
+                let record = record(&laid_out(&call, client));
+                let same = guarded.watch(received(&record, client));
                 assert!(
                     same == expected,
                     "{call:?} {client:?}: {:?} {:?}",
@@ -320,12 +336,9 @@ fn a_forbidden_mechanism_is_refused_as_such_whatever_its_parameter() {
     let guarded = Guarded::new("forbidden_mechanisms = [(m, [CKM_AES_GCM])]");
     for client in (1..=4).map(Architecture) {
         for length in 0..64 {
-            let mechanism = Mechanism {
-                mechanism_type: MechanismType(0x1087),
-                parameter: vec![0x41; length],
-            };
-            let call = Call::C_EncryptInit(SESSION, mechanism, GOOD);
-            let reply = guarded.call(call_to_host(call, client));
+            let mechanism = Mechanism::unread(MechanismType(0x1087), vec![0x41; length]);
+            let record = record(&Call::C_EncryptInit(SESSION, mechanism, GOOD));
+            let reply = guarded.call(received(&record, client));
             assert_eq!(reply.rv(), xdr::CkRv::MECHANISM_INVALID);
         }
     }

@@ -1100,10 +1100,8 @@ fn the_strict_rules_leave_a_token_of_use() {
     setup.filter = strict();
     let daemon = setup.start();
     let mut client = Client::new(&daemon);
-    let mechanism = |kind, parameter: &[u8]| Mechanism {
-        mechanism_type: MechanismType(kind),
-        parameter: parameter.to_vec(),
-    };
+    let mechanism =
+        |kind, parameter: &[u8]| Mechanism::unread(MechanismType(kind), parameter.to_vec());
     let template = |attributes: &[(u64, &[u8])]| {
         let make =
             |(kind, value): &(u64, &[u8])| Attribute::new(AttributeType(*kind), value.to_vec());

@@ -5,8 +5,8 @@
 //! are none, attributes given twice, searches left open.
 
 use xdr::{
-    Architecture, Call, Flags, Mechanism, ObjectHandle, Reply, SessionHandle, SlotId, Template,
-    Ulong, UserType,
+    Architecture, Call, Flags, Mechanism, ObjectHandle, Parameter, Reply, SessionHandle, SlotId,
+    Template, Ulong, UserType,
 };
 
 use crate::base::{self, Kind, P256};
@@ -1526,7 +1526,10 @@ pub fn describe(call: &Call<'_>) -> String {
                 "{name} s{} m{:x}({} bytes) k{}",
                 s.0,
                 m.mechanism_type.0,
-                m.parameter.len(),
+                match &m.parameter {
+                    Parameter::Unread(bytes) => bytes.len(),
+                    _ => 0,
+                },
                 k.0
             )
         }

@@ -118,10 +118,7 @@ pub fn template<V: AsRef<[u8]>>(attributes: &[(u64, V)]) -> Template {
 
 /// A mechanism and its parameter.
 pub fn mechanism(kind: u64, parameter: &[u8]) -> Mechanism {
-    Mechanism {
-        mechanism_type: MechanismType(kind),
-        parameter: parameter.to_vec(),
-    }
+    Mechanism::unread(MechanismType(kind), parameter.to_vec())
 }
 
 /// A CK_ULONG of a client of this architecture.

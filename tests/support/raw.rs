@@ -53,7 +53,7 @@ impl std::fmt::Debug for Answer {
         match self {
             Answer::Reply(reply) => {
                 let mut buffer = Vec::new();
-                let bytes = rpc::write_reply(Xid(0), reply, &mut buffer)
+                let bytes = rpc::write_reply(Xid(0), reply, xdr::Architecture::host(), &mut buffer)
                     .expect("small")
                     .to_vec();
                 write!(f, "{reply:?} {:02x?}", &bytes[28..])

@@ -3,10 +3,34 @@
 
 use std::path::{Path, PathBuf};
 
+use xdr::Architecture;
 use xdr::call::{Call, Function, Reply};
-use xdr::codec::{Decoder, Encoder, Wire};
+use xdr::codec::{Encoder, Wire};
 use xdr::record::Records;
-use xdr::rpc::{self, Request, Xid};
+use xdr::rpc::{Request, Xid};
+
+/// The same as in `xdr`, for a client of this host's architecture.
+mod rpc {
+    pub use xdr::rpc::*;
+
+    use super::*;
+
+    pub fn read_request(record: &[u8]) -> Request<'_> {
+        xdr::rpc::read_request(record, Architecture::host())
+    }
+
+    pub fn write_reply<'b>(
+        xid: Xid,
+        reply: &'b Reply,
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<xdr::codec::Slices<'b>, xdr::codec::EncodeError> {
+        xdr::rpc::write_reply(xid, reply, Architecture::host(), buffer)
+    }
+}
+
+fn decoder(bytes: &[u8]) -> xdr::codec::Decoder<'_> {
+    xdr::codec::Decoder::new(bytes, Architecture::host())
+}
 
 /// A captured record: its bytes with the mark, and the function its file is named after.
 struct Vector {
@@ -66,7 +90,7 @@ fn record(stream: &[u8]) -> Vec<u8> {
 }
 
 fn xid(record: &[u8]) -> Xid {
-    Xid(Decoder::new(record).word().expect("a record has an xid"))
+    Xid(decoder(record).word().expect("a record has an xid"))
 }
 
 #[test]
@@ -274,7 +298,12 @@ fn is_read_as_written(record: &[u8], function: Function, is_call: bool) -> bool 
         let Request::Call(xid, call) = rpc::read_request(record) else {
             return false;
         };
-        let written = rpc::write_call(xid, &call, &mut buffer).expect("small");
+        let Ok(written) = rpc::write_call(xid, &call, &mut buffer) else {
+            // An address in a parameter is known as one and never written.
+            let parameter = &call.mechanism().expect("nothing else fails").parameter;
+            assert!(parameter.for_module(true).is_err(), "{record:x?}");
+            return true;
+        };
         let written = written.to_vec();
         // A credential or verifier with a body is read and never written.
         assert!(written.len() <= record.len() + 4, "{record:x?}");
@@ -283,7 +312,7 @@ fn is_read_as_written(record: &[u8], function: Function, is_call: bool) -> bool 
         };
         assert!(again == xid && same == call, "{record:x?}");
     } else {
-        let Ok(xid) = Decoder::new(record).word().map(Xid) else {
+        let Ok(xid) = decoder(record).word().map(Xid) else {
             return false;
         };
         let Some(Ok(reply)) = rpc::read_reply(xid, function, record) else {
@@ -479,7 +508,7 @@ fn lengths_beyond_the_record_are_refused() {
         &[0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff],
     ] {
         for function in [Function::C_FindObjectsInit, Function::C_CreateObject] {
-            assert!(Call::read(function, arguments).is_err());
+            assert!(Call::read(function, decoder(arguments)).is_err());
         }
     }
 }
@@ -541,19 +570,19 @@ fn a_refused_call_carries_every_field_of_its_result() {
         let reply = Reply::only(*function, xdr::CkRv::FUNCTION_NOT_SUPPORTED);
         assert_eq!(reply.rv().0, 0x54);
         let mut buffer = Vec::new();
-        let mut output = Encoder::new(&mut buffer);
+        let mut output = Encoder::new(&mut buffer, Architecture::host());
         reply.write(&mut output);
         let written = output.finish().expect("small").to_vec();
-        let read = Reply::read(*function, &written[4..]).expect("well formed");
+        let read = Reply::read(*function, decoder(&written[4..])).expect("well formed");
         assert!(read == reply, "{function:?}");
     }
     // Versions are numbers even then: one byte each.
     let mut buffer = Vec::new();
-    let mut output = Encoder::new(&mut buffer);
+    let mut output = Encoder::new(&mut buffer, Architecture::host());
     let version = xdr::Version::default();
     output.opaque(&version.major);
     output.opaque(&version.minor);
     let bytes = output.finish().expect("small").to_vec();
-    let mut input = Decoder::new(&bytes[4..]);
+    let mut input = decoder(&bytes[4..]);
     assert_eq!(<&[u8] as Wire>::read(&mut input), Ok(&[0][..]));
 }

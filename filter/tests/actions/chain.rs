@@ -239,10 +239,12 @@ pub fn t(text: &str) -> Template {
 pub const S: SessionHandle = SessionHandle(1);
 
 pub fn mechanism(mechanism_type: u64, parameter: &[u8]) -> Mechanism {
-    Mechanism {
-        mechanism_type: MechanismType(mechanism_type),
-        parameter: parameter.to_vec(),
-    }
+    let mechanism_type = MechanismType(mechanism_type);
+    Mechanism::laid_out(
+        mechanism_type,
+        parameter.to_vec(),
+        xdr::Architecture::host(),
+    )
 }
 
 /// Any of the calls that use keys, of this key and, where two are named, another.

@@ -186,10 +186,7 @@ pub fn template(attributes: &[(u64, &[u8])]) -> Template {
 }
 
 pub fn mechanism(kind: u64) -> Mechanism {
-    Mechanism {
-        mechanism_type: MechanismType(kind),
-        parameter: Vec::new(),
-    }
+    Mechanism::bare(MechanismType(kind))
 }
 
 /// A call of each function that no rule is about, as far as that is possible.
