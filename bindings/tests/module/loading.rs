@@ -1,0 +1,60 @@
+//! Libraries that are no modules, and functions that a module does not have.
+
+use super::*;
+
+#[test]
+fn answers_as_the_original_to_a_library_it_cannot_use() {
+    for (name, flag, expected) in [
+        ("no_symbol", "-DNO_SYMBOL", CkRv::FUNCTION_FAILED),
+        ("null_list", "-DNULL_LIST", CkRv::FUNCTION_FAILED),
+        ("refuses", "-DREFUSES", CkRv::CANT_LOCK),
+    ] {
+        let loaded = Module::load(&compile(name, &[flag]), ModuleOptions::default());
+        assert_eq!(
+            loaded.err().map(|error| error.rv()),
+            Some(expected),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn opens_a_library_with_a_symbol_that_is_nowhere() {
+    let library = compile("missing_symbol", &["-DMISSING_SYMBOL", "-Wl,-z,lazy"]);
+    assert!(Module::load(&library, ModuleOptions::default()).is_ok());
+}
+
+/// Any call of the function: its arguments are as many zeros as it takes.
+fn any_call(function: Function) -> Call<'static> {
+    static ZEROS: [u8; 256] = [0; 256];
+    let lengths = (0..ZEROS.len()).step_by(4);
+    lengths
+        .filter_map(|length| {
+            let arguments = xdr::codec::Decoder::new(&ZEROS[..length], xdr::Architecture::host());
+            Call::read(function, arguments).ok()
+        })
+        .next()
+        .expect("zeros are arguments")
+}
+
+#[test]
+fn answers_every_function_that_is_not_in_the_list() {
+    let empty = compile("empty_list", &["-DEMPTY_LIST", "-w"]);
+    let empty = Module::load(&empty, ModuleOptions::default()).expect("it has a list");
+    for &function in Function::ALL {
+        let reply = empty.call(any_call(function));
+        assert_eq!(reply.function(), function);
+        assert_eq!(
+            reply.rv(),
+            CkRv::FUNCTION_NOT_SUPPORTED,
+            "{}",
+            function.name()
+        );
+    }
+}
+
+#[test]
+fn initializes_and_finalizes_without_arguments() {
+    assert_eq!(rv(Call::C_Initialize()), 0);
+    assert_eq!(rv(Call::C_Finalize()), 0);
+}
