@@ -238,11 +238,12 @@ pub(crate) fn output(
     let first = if room <= SCRATCH {
         let mut scratch = SCRATCH_ROOM.take();
         scratch.resize(SCRATCH, 0);
-        let room = &mut scratch[..room];
+        let room = scratch.get_mut(..room).unwrap_or_default();
         let told = output_into(room, &mut call);
         let told = told.map(|length| {
-            let data = room[..length].to_vec();
-            room[..length].fill(0);
+            let written = room.get_mut(..length).unwrap_or_default();
+            let data = written.to_vec();
+            written.fill(0);
             data
         });
         if told.is_err() {

@@ -77,11 +77,6 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// What has not been read yet.
-    pub fn rest(&self) -> &'a [u8] {
-        self.rest
-    }
-
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self
             .rest
@@ -170,10 +165,11 @@ pub(crate) fn unpack_opaque_flex<In: Read>(
         let step = STEP.max(start).min(length - start);
         value.try_reserve_exact(step).map_err(io::Error::from)?;
         value.resize(start + step, 0);
-        input.read_exact(&mut value[start..])?;
+        input.read_exact(value.get_mut(start..).unwrap_or_default())?;
     }
     let padding = padding(length);
-    input.read_exact(&mut [0; 3][..padding])?;
+    let mut filled = [0; 3];
+    input.read_exact(filled.get_mut(..padding).unwrap_or_default())?;
     Ok((value, 4 + length + padding))
 }
 
@@ -207,6 +203,16 @@ fn bounded_length<In: Read>(input: &mut In, bound: Option<usize>) -> xdr_codec::
 /// How many bytes fill `length` up to a multiple of four.
 const fn padding(length: usize) -> usize {
     length.wrapping_neg() % 4
+}
+
+/// The zeros that fill `length` up to a multiple of four.
+const fn fill(length: usize) -> &'static [u8] {
+    match padding(length) {
+        0 => &[],
+        1 => &[0],
+        2 => &[0; 2],
+        _ => &[0; 3],
+    }
 }
 
 /// A byte string from here on is sent from where it lies instead of being copied.
@@ -276,7 +282,7 @@ impl<'b> Encoder<'b> {
             }
             _ => self.copy(value),
         }
-        self.copy(&[0; 3][..padding(value.len())]);
+        self.copy(fill(value.len()));
     }
 
     /// A variable opaque that does not live as long as the record: it is copied.
@@ -285,7 +291,7 @@ impl<'b> Encoder<'b> {
             Ok(length) => {
                 self.word(length);
                 self.copy(value);
-                self.copy(&[0; 3][..padding(value.len())]);
+                self.copy(fill(value.len()));
             }
             Err(_) => self.failed = true,
         }
@@ -307,12 +313,13 @@ impl<'b> Encoder<'b> {
     /// Completes the record. Fails when a value exceeds its bound or the record what one fragment
     /// can carry, 2 GiB less one byte, and when there was no memory for it.
     pub fn finish(self) -> Result<Slices<'b>, EncodeError> {
-        let in_place = &self.in_place[..self.used];
+        let in_place = self.in_place.get(..self.used).unwrap_or_default();
         let length = self.copied.len() - record::MARK_SIZE
             + in_place.iter().map(|(_, value)| value.len()).sum::<usize>();
         let mark = record::mark_of_one_fragment(length).filter(|_| !self.failed);
         let mark = mark.ok_or(EncodeError)?;
-        self.copied[..record::MARK_SIZE].copy_from_slice(&mark);
+        let place = self.copied.first_chunk_mut();
+        *place.ok_or(EncodeError)? = mark;
 
         let mut slices = Slices {
             parts: [IoSlice::new(&[]); 2 * MOST_IN_PLACE + 1],
@@ -393,7 +400,7 @@ pub struct Slices<'b> {
 impl<'b> Slices<'b> {
     /// What is still to be sent; empty when all of it was.
     pub fn unsent(&self) -> &[IoSlice<'b>] {
-        &self.parts[self.sent..self.used]
+        self.parts.get(self.sent..self.used).unwrap_or_default()
     }
 
     /// Whether everything was sent.
@@ -403,7 +410,7 @@ impl<'b> Slices<'b> {
 
     /// Notes that `count` more bytes were sent.
     pub fn advance(&mut self, count: usize) {
-        let mut unsent = &mut self.parts[self.sent..self.used];
+        let mut unsent = self.parts.get_mut(self.sent..self.used).unwrap_or_default();
         let before = unsent.len();
         IoSlice::advance_slices(&mut unsent, count);
         self.sent += before - unsent.len();
@@ -420,8 +427,8 @@ impl<'b> Slices<'b> {
     pub fn piece<'a>(&'a self, size: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
         let mut parts = self.unsent().iter().filter(|part| !part.is_empty());
         let first: &[u8] = parts.next().map_or(&[], |part| part);
-        if first.len() >= size {
-            return &first[..size];
+        if let Some(piece) = first.get(..size) {
+            return piece;
         }
         let Some(second) = parts.next() else {
             return first;
@@ -429,7 +436,7 @@ impl<'b> Slices<'b> {
         buffer.clear();
         for part in [first, second].into_iter().chain(parts.map(|part| &**part)) {
             let room = size - buffer.len();
-            buffer.extend_from_slice(&part[..part.len().min(room)]);
+            buffer.extend_from_slice(part.get(..room).unwrap_or(part));
         }
         buffer
     }

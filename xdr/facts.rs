@@ -411,37 +411,40 @@ impl Function {
     }
 }
 
+/// One accessor for the arguments of one role, without a word on the other roles.
+macro_rules! only {
+    ($argument:expr, $pattern:pat => $value:expr) => {
+        if let $pattern = $argument {
+            Some($value)
+        } else {
+            None
+        }
+    };
+}
+
 impl Call<'_> {
     /// The session that the call is made in, if it is made in one.
     pub fn session(&self) -> Option<SessionHandle> {
-        self.arguments().find_map(|argument| match argument {
-            Argument::Session(session) => Some(session),
-            _ => None,
-        })
+        self.arguments()
+            .find_map(|argument| only!(argument, Argument::Session(session) => session))
     }
 
     /// The mechanism of the call's operation.
     pub fn mechanism(&self) -> Option<&Mechanism> {
-        self.arguments().find_map(|argument| match argument {
-            Argument::Mechanism(mechanism) => Some(mechanism),
-            _ => None,
-        })
+        self.arguments()
+            .find_map(|argument| only!(argument, Argument::Mechanism(mechanism) => mechanism))
     }
 
     /// The keys that the call uses, but for those in its mechanism's parameter.
     pub fn keys(&self) -> impl Iterator<Item = ObjectHandle> {
-        self.arguments().filter_map(|argument| match argument {
-            Argument::Key(key, _) => Some(key),
-            _ => None,
-        })
+        self.arguments()
+            .filter_map(|argument| only!(argument, Argument::Key(key, _) => key))
     }
 
     /// The templates with values of an object that is made or changed.
     pub fn values(&self) -> impl Iterator<Item = &Template> {
-        self.arguments().filter_map(|argument| match argument {
-            Argument::Values(template) => Some(template),
-            _ => None,
-        })
+        self.arguments()
+            .filter_map(|argument| only!(argument, Argument::Values(template) => template))
     }
 }
 

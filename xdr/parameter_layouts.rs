@@ -273,8 +273,8 @@ impl Abi {
     fn alignment(self, field: Field) -> usize {
         match field {
             Field::Bytes(_) => 1,
-            _ if self.packed => 1,
-            _ => self.size(field),
+            Field::Ulong | Field::Handle | Field::Length | Field::Pointer if self.packed => 1,
+            Field::Ulong | Field::Handle | Field::Length | Field::Pointer => self.size(field),
         }
     }
 }

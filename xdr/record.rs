@@ -116,7 +116,7 @@ impl Records {
         } else {
             self.buffer.len() - end
         };
-        Ok(&mut self.buffer[end..end + room])
+        Ok(self.buffer.get_mut(end..end + room).unwrap_or_default())
     }
 
     /// Notes that the first `count` bytes of [`Records::space`] were received.
@@ -137,7 +137,7 @@ impl Records {
 
     /// The record that was found complete last. It stays until the next [`Records::advance`].
     pub fn record(&self) -> &[u8] {
-        &self.buffer[self.payload.clone()]
+        self.buffer.get(self.payload.clone()).unwrap_or_default()
     }
 
     /// Leaves the record found last and looks for the next one: whether it is complete.
@@ -171,7 +171,8 @@ impl Records {
                 }
                 self.payload = self.raw.start..self.raw.start;
             }
-            let Some((mark, _)) = self.buffer[self.raw.clone()].split_first_chunk() else {
+            let received = self.buffer.get(self.raw.clone()).unwrap_or_default();
+            let Some((mark, _)) = received.split_first_chunk() else {
                 return Ok(false);
             };
             let mark = u32::from_be_bytes(*mark);
@@ -191,9 +192,10 @@ impl Records {
     /// Wipes the record found last: it held a PIN or a key. So are the places its fragments had before
     /// they were put together.
     pub fn wipe(&mut self) {
-        wipe(&mut self.buffer[self.payload.start..self.raw.start]);
+        let record = self.payload.start..self.raw.start;
+        wipe(self.buffer.get_mut(record).unwrap_or_default());
         if self.moved {
-            wipe(&mut self.buffer[self.raw.end..]);
+            wipe(self.buffer.get_mut(self.raw.end..).unwrap_or_default());
         }
     }
 

@@ -162,7 +162,11 @@ pub fn write_rejection<'b>(
     output.word(REPLY);
     let state: &[u32] = match rejection {
         Rejection::AuthenticationTooWeak => &[MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK],
-        _ => &[MSG_ACCEPTED, AUTH_NONE, 0],
+        Rejection::ProgramUnavailable
+        | Rejection::ProgramMismatch
+        | Rejection::ProcedureUnavailable
+        | Rejection::GarbageArguments
+        | Rejection::SystemError => &[MSG_ACCEPTED, AUTH_NONE, 0],
     };
     for word in state.iter().chain(rejection.status()) {
         output.word(*word);

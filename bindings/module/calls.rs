@@ -1,5 +1,7 @@
 //! Finds the C function for each call, and does those that have one of the common shapes.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use std::ptr::null_mut;
 
 use xdr::word_size::{narrow, wide};

@@ -47,7 +47,8 @@ impl Functions {
     /// The original takes the lower 32 bits of `present` for its flag, and one byte of them for
     /// C's.
     pub(super) fn slot_list(&self, present: Ulong, count: Ulong) -> SlotListResult {
-        let Ok(present) = CK_BBOOL::try_from(present.0 as u32) else {
+        let present = present.0 & u64::from(u32::MAX);
+        let Ok(present) = CK_BBOOL::try_from(present) else {
             return SlotListResult {
                 rv: CkRv::TOKEN_NOT_RECOGNIZED,
                 ..Default::default()
