@@ -278,6 +278,10 @@ mod tests {
         let place = std::mem::offset_of!(CK_HKDF_PARAMS, hSaltKey);
         hkdf[place..place + word(7).len()].copy_from_slice(&word(7));
         assert_eq!(named(CKM_HKDF_DERIVE, hkdf.clone()), key);
+        let mut gost = vec![0; size_of::<CK_GOSTR3410_KEY_WRAP_PARAMS>()];
+        let place = std::mem::offset_of!(CK_GOSTR3410_KEY_WRAP_PARAMS, hKey);
+        gost[place..place + word(7).len()].copy_from_slice(&word(7));
+        assert_eq!(named(CKM_GOSTR3410_KEY_WRAP, gost), key);
         // Beside an address as well: which rule refuses first does not depend on it.
         hkdf[std::mem::offset_of!(CK_HKDF_PARAMS, pSalt)] = 1;
         assert_eq!(named(CKM_HKDF_DERIVE, hkdf), key);

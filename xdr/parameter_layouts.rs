@@ -112,7 +112,7 @@ pub(crate) fn of(mechanism: CK_MECHANISM_TYPE) -> &'static [Layout] {
         CKM_SKIPJACK_PRIVATE_WRAP => &[&[L, P, L, P, L, L, L, P, P, P, P]],
         CKM_SKIPJACK_RELAYX => &[&[L, P, L, P, L, P, L, P, L, P, L, P, L, P]],
         CKM_KEA_KEY_DERIVE | CKM_KEA_DERIVE => &[&[BOOL, L, P, P, L, P]],
-        CKM_GOSTR3410_KEY_WRAP => &[&[P, L, P, L, U]],
+        CKM_GOSTR3410_KEY_WRAP => &[&[P, L, P, L, H]],
         CKM_GOSTR3410_DERIVE => &[&[U, P, L, P, L]],
 
         // MACs and digests cut to a length: CK_MAC_GENERAL_PARAMS
