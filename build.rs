@@ -1,6 +1,6 @@
 //! Compiles `xdr/pkcs11_rpc.x` for the crate `xdr`.
 //!
-//! Three files come out of it, in OUT_DIR. `types.rs` is what xdrgen makes of the structures, with
+//! It writes three files to OUT_DIR. `types.rs` is what xdrgen makes of the structures, with
 //! bounds added and decoding tied to `xdr::codec`. `integers.rs` and `procedures.rs` are data: one
 //! macro call each, with a row for each integer type and for each procedure; `xdr/integers.rs` and
 //! `xdr/call.rs` turn the rows into code.
@@ -8,8 +8,8 @@
 use std::path::Path;
 use std::{env, fs};
 
-/// A byte string without a bound of its own: what one record can hold at the most, 1 GiB. The
-/// decoder never reserves memory by a length; this only keeps a length within an `i32`.
+/// Bound for a byte string that has none in the interface: 1 GiB. The decoder allocates nothing for an
+/// announced length; the bound only keeps lengths within an `i32`.
 const BYTES_BOUND: u32 = 1 << 30;
 
 /// Elements of an array (attributes, slots, mechanisms, objects) in one record.

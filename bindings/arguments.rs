@@ -1,8 +1,8 @@
-//! What a module takes and gives, as C has it: mechanisms, templates, byte strings, outputs, lists.
+//! Builds the C arguments of a module's functions and reads its C results back.
 //!
-//! `module` makes a C call out of what is built here, and a reply out of what is left after it.
-//! Every address handed out belongs to a value that lives longer than the call, with its own length
-//! beside it; every length that a module tells is held against the room it was given.
+//! `module` makes the C call with them. Every address passed to a module belongs to a value that
+//! lives longer than the call, and its length is passed beside it. Every length that a module
+//! returns is checked against the room that it was given.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -14,29 +14,30 @@ use xdr::{Attribute, CkRv, DataResult, Mechanism, Template, Ulong};
 use xdr::attribute_types::{is_nested, is_number};
 use xdr::word_size::{narrow, wide};
 
-/// What one answer may make us hold, however much a module asks for.
+/// Upper bound on the memory for one reply, in bytes, whatever length a module asks for.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
 
-/// Slots, mechanisms or objects asked for at once.
+/// Upper bound on the slots, mechanisms or objects that a module is asked for in one call.
 const LIST_LIMIT: u64 = 1 << 16;
 
 /// Zeros behind a parameter, as 8-byte words: more than the longest structure of the standard.
 const PARAMETER_SPARE: usize = 32;
 
-/// A byte string. An empty one has an address too: null would be another question.
+/// A byte string as address and length. An empty one has an address too, because NULL has another
+/// meaning in PKCS#11.
 pub(crate) fn input(bytes: &[u8]) -> (*mut CK_BYTE, CK_ULONG) {
     let address = if bytes.is_empty() { &[0] } else { bytes };
     (address.as_ptr().cast_mut(), narrow(bytes.len() as u64))
 }
 
-/// A PIN where it lies in the call, or null for the token's own keypad. No copy is made of it.
+/// A PIN as address and length, without a copy; NULL for a token with a keypad of its own.
 pub(crate) fn pin(pin: Option<&[u8]>) -> (*mut CK_UTF8CHAR, CK_ULONG) {
     pin.map_or((null_mut(), 0), input)
 }
 
 /// A mechanism whose parameter holds no address of a client, with an aligned copy of it.
 ///
-/// A module that takes a short parameter for its whole structure reads zeros behind it.
+/// A module that reads a whole structure where the parameter is shorter finds zeros behind it.
 pub(crate) struct CMechanism {
     c: CK_MECHANISM,
     /// Where `c.pParameter` points to.
@@ -78,16 +79,16 @@ impl CMechanism {
     }
 }
 
-/// What the address of an empty attribute value is.
+/// Which address an empty attribute value gets.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Empty {
-    /// Null: the question for a length.
+    /// NULL: the call asks for the length.
     Null,
     /// An address with length 0: an empty value.
     Address,
 }
 
-/// A template whose values a module may read and write where they are.
+/// A C template that points to the values of a [`Template`], for a module to read and write.
 pub(crate) struct CTemplate<'a> {
     /// One more than `count`, so that an empty template has an address too.
     attributes: Vec<CK_ATTRIBUTE>,
@@ -96,7 +97,7 @@ pub(crate) struct CTemplate<'a> {
 }
 
 impl<'a> CTemplate<'a> {
-    /// Refuses an attribute whose value would be a template, and so full of addresses.
+    /// Refuses a template that contains another template, because that would hold addresses.
     pub(crate) fn new(template: &'a mut Template, empty: Empty) -> Result<CTemplate<'a>, CkRv> {
         if template
             .0
@@ -137,7 +138,8 @@ impl<'a> CTemplate<'a> {
         self.attributes.as_mut_ptr()
     }
 
-    /// As C_GenerateKey and C_GenerateKeyPair have an empty template since the original: null.
+    /// NULL if the template is empty. The original passes that to C_GenerateKey and
+    /// C_GenerateKeyPair, and so do we.
     pub(crate) fn as_ptr_or_null(&mut self) -> *mut CK_ATTRIBUTE {
         if self.count == 0 {
             null_mut()
@@ -151,9 +153,10 @@ impl<'a> CTemplate<'a> {
     }
 }
 
-/// C_GetAttributeValue on the template in place; `call` gets the attributes a module may see.
+/// Makes a C_GetAttributeValue call on the template in place. `call` gets every attribute except
+/// nested templates.
 ///
-/// An attribute that a failing call leaves alone goes back as it came, as from the original.
+/// An attribute that a failing call does not change is returned as it was sent, as by the original.
 pub(crate) fn attribute_values(
     template: &mut Template,
     call: impl FnOnce(*mut CK_ATTRIBUTE, CK_ULONG) -> CkRv,
@@ -188,7 +191,8 @@ pub(crate) fn attribute_values(
     rv
 }
 
-/// Cuts the value to the length the module told; for the question for a length, that many zeros.
+/// Cuts the value to the length that the module returned. If the call asked for the length, the value
+/// becomes that many zeros.
 fn take_value(attribute: &mut Attribute, length: CK_ULONG, budget: &mut usize) {
     let Ok(mut length) = usize::try_from(length) else {
         return make_unavailable(attribute);
@@ -212,25 +216,26 @@ fn take_value(attribute: &mut Attribute, length: CK_ULONG, budget: &mut usize) {
     attribute.value_len = Ulong(length as u64);
 }
 
-/// All ones in the length tells a client of ours an attribute it cannot have from an empty one. The
-/// original sends 0 and its clients take either (they look at the CK_RV too).
+/// Marks an attribute as unavailable by a length of all ones, so that our client can tell it from an
+/// empty value. The original sends 0. Its clients accept both, because they look at the CK_RV too.
 fn make_unavailable(attribute: &mut Attribute) {
     attribute.value.clear();
     attribute.value_len = Ulong::UNAVAILABLE;
 }
 
-/// Room for outputs that is kept from one call to the next, in bytes: most outputs fit, and a worker
-/// need not clear as much memory for each.
+/// Size of the output buffer that is kept from one call to the next, in bytes. Most outputs fit
+/// into it, so that a worker need not clear new memory for each call.
 const SCRATCH: usize = 20 << 10;
 
 thread_local! {
-    /// All zero but while a module writes into it, as far as the module told where it wrote.
+    /// The output buffer. Between two calls it is all zeros, as far as the module returned how much
+    /// it wrote.
     static SCRATCH_ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// An output whose length only the module knows: one call with `room` for it, and one more with
-/// what the module asks for when that is too little. The original asks first and calls then, or has
-/// room for 16384 bytes and no more.
+/// Calls for an output whose length only the module knows: once with `room` bytes and, if that is too
+/// small, again with the size that the module asks for. The original asks for the size first, or has
+/// a fixed room of 16384 bytes.
 pub(crate) fn output(
     room: usize,
     mut call: impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
@@ -268,12 +273,12 @@ pub(crate) fn output(
 
 /// Why there is no output.
 enum Failed {
-    /// The module asks for this much room, more than it had.
+    /// The room was too small; the module asks for this much.
     TooSmall(usize),
     With(CkRv),
 }
 
-/// One call with room of its own.
+/// Makes one call with a new buffer.
 fn output_of(
     room: usize,
     call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
@@ -284,7 +289,7 @@ fn output_of(
     Ok(data)
 }
 
-/// One call: how much of `room` the module says it filled.
+/// Makes one call, and returns how much of `room` the module filled.
 fn output_into(
     room: &mut [u8],
     call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
@@ -306,8 +311,8 @@ fn output_into(
     }
 }
 
-/// C_GetSlotList and C_GetMechanismList: a count of 0 is the question for the count. The list is
-/// empty or as long as the count says.
+/// Calls C_GetSlotList or C_GetMechanismList. A count of 0 asks for the number of entries. The list
+/// is empty, or as long as the returned count.
 pub(crate) fn list(
     count: Ulong,
     mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv,
@@ -334,7 +339,7 @@ pub(crate) fn list(
     }
 }
 
-/// C_FindObjects, which has the room as an argument of its own.
+/// Calls C_FindObjects, which has the room as a separate argument.
 pub(crate) fn objects(
     count: Ulong,
     call: impl FnOnce(*mut CK_ULONG, CK_ULONG, *mut CK_ULONG) -> CkRv,
@@ -347,13 +352,13 @@ pub(crate) fn objects(
     }
 }
 
-/// A list with an address, and how many entries it has room for.
+/// A list that has an address even without room, and the number of entries it has room for.
 fn room_for(count: Ulong) -> (Vec<CK_ULONG>, CK_ULONG) {
     let room = count.0.min(LIST_LIMIT);
     (vec![0; room.max(1) as usize], narrow(room))
 }
 
-/// The entries that the module told, unless it told more than there was room for.
+/// The entries that the module returned; an error if it returned more than there was room for.
 fn told(list: Vec<CK_ULONG>, number: CK_ULONG, room: CK_ULONG) -> (CkRv, Vec<u64>) {
     if number > room {
         log::error!("module: CKR_OK with {number} entries for room of {room}");

@@ -1,8 +1,8 @@
 //! Loads a PKCS#11 module: a shared library with a list of C functions.
 //!
-//! Calls come from the filter, with everything in this host's layout; `calls` finds the function for
-//! each, and `functions` makes the C call and turns its outcome into a reply. Whoever owns a [`Module`]
-//! answers C_SetupArch and C_LoadModule; those are not of PKCS#11.
+//! Calls come from the filter, with everything in this host's layout; `calls` finds the function
+//! for each, and `functions` makes the C call and turns its outcome into a reply. Whoever owns a
+//! [`Module`] answers C_SetupArch and C_LoadModule; those are not of PKCS#11.
 
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
@@ -12,7 +12,7 @@ use cryptoki_sys::{CK_C_GetFunctionList, CK_FUNCTION_LIST};
 use xdr::CkRv;
 use xdr::word_size::wide;
 
-/// What a site tells of its module.
+/// What the configuration says about a module.
 #[derive(Clone, Debug, Default)]
 pub struct ModuleOptions {
     /// Mechanisms outside of the standard whose parameters hold no pointer. Others are refused.
@@ -30,7 +30,7 @@ pub enum LoadError {
         /// What the loader says.
         source: libloading::Error,
     },
-    /// The library is no PKCS#11 module.
+    /// The library is not a PKCS#11 module.
     #[error("{path}: no C_GetFunctionList")]
     NoFunctionList {
         /// The library.
@@ -64,8 +64,8 @@ impl LoadError {
 
 /// A loaded module. It stays in memory until the process ends.
 ///
-/// C_Initialize passes no mutexes and no flags, so a module need not be ready for threads: one call
-/// at a time.
+/// C_Initialize passes no mutexes and no flags, so the module need not be ready for threads. It
+/// gets one call at a time.
 pub struct Module {
     functions: Mutex<Functions>,
 }
@@ -124,7 +124,8 @@ impl Module {
     }
 }
 
-/// Opens as the original does: at once if all symbols can be found, else as they are needed.
+/// Opens the library as the original does: resolves all symbols at once, or each at its first use if
+/// that fails.
 #[cfg(unix)]
 fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     use libloading::os::unix::{Library, RTLD_LAZY, RTLD_NOW};

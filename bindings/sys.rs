@@ -1,5 +1,5 @@
-//! The system calls that neither std nor `nix` offers as safe functions: fork, descriptors that
-//! arrive over a socket, closing everything else.
+//! Wraps the system calls that neither std nor `nix` offers as safe functions: fork, receiving
+//! descriptors over a socket, closing all other descriptors.
 //!
 //! The controller calls [`fork_child`] and [`detach`]; workers call [`receive`]. Everything else a
 //! process gives up is a safe call of `nix`, in `server::worker`.
@@ -68,8 +68,8 @@ fn close_range(first: c_uint, last: c_uint) -> io::Result<()> {
     }
 }
 
-/// Has this process's children be waited for when they end: whoever started it may have left SIGCHLD
-/// ignored, and the kernel then says nothing of them.
+/// Makes sure that the kernel reports children that end. A process that was started with SIGCHLD
+/// ignored would not hear of them.
 pub fn notice_children() -> io::Result<()> {
     // SAFETY: the default action runs no code of this process.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;

@@ -1,9 +1,9 @@
-//! C_GetAttributeValue, and which attributes may cross at all.
+//! Implements C_GetAttributeValue: sends the room for each attribute and sorts what comes back.
 //!
-//! The wire tells the daemon how much room the caller has by sending that many bytes; they are
-//! zeros here, where the original sent the caller's memory. What comes back is sorted into one
-//! [`Found`] for each attribute asked for; `abi` writes it. Semantics are those of PKCS#11 v2.20,
-//! section 11.7, as far as an original daemon lets them through.
+//! The protocol tells the room by sending that many bytes. We send zeros; the original sends the
+//! application's memory. The reply becomes one [`Found`] for each attribute asked for, which `abi`
+//! writes to the application. The semantics are those of PKCS#11 v2.20, section 11.7, as far as an
+//! original daemon supports them. Nested templates are answered here and never sent.
 
 use std::collections::TryReserveError;
 
@@ -15,7 +15,7 @@ use xdr::{
 
 use crate::pending::Room;
 
-/// Up to here, sending room as zeros is cheaper than asking for the size first.
+/// Up to this room, in bytes, sending zeros is cheaper than asking for the size first.
 const LARGEST_ROOM_SENT: usize = 64 << 10;
 
 /// An attribute the caller asks for.
@@ -126,8 +126,8 @@ fn size_query(wanted: &Wanted) -> Wanted {
     }
 }
 
-/// A large room cut to what the value needs; to a small one if that is more than there is, so that
-/// the daemon says what it says to a room too small.
+/// Reduces a large room to the size of the value. If the value does not fit, the room becomes small
+/// enough for the daemon to answer that it is too small.
 fn bounded(wanted: Wanted, size: Option<&Attribute>) -> Wanted {
     let size = size.and_then(length).unwrap_or(0);
     let room = wanted.room.map(|room| {
@@ -182,7 +182,7 @@ fn length(received: &Attribute) -> Option<usize> {
     }
 }
 
-/// What a length of 0 tells.
+/// What a length of 0 means.
 #[derive(Clone, Copy, PartialEq)]
 enum Zero {
     Empty,
@@ -190,8 +190,8 @@ enum Zero {
 }
 
 impl Zero {
-    /// An original daemon tells "unavailable" as a length of 0 beside an error, and an empty value
-    /// just so. One that tells anything as all ones tells them apart.
+    /// An original daemon sends a length of 0 both for an unavailable attribute and for an empty
+    /// value. A daemon that sends any length of all ones distinguishes them.
     fn beside(rv: CkRv, received: &[Attribute]) -> Zero {
         if rv.is_ok() || received.iter().any(|attribute| length(attribute).is_none()) {
             Zero::Empty
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!((rv, lengths(&found).as_slice()), expected);
     }
 
-    /// The rows of the table in spec/client.md 11, as an original daemon answers.
+    /// Each kind of answer of an original daemon.
     #[test]
     fn what_an_original_daemon_answers() {
         let label = received(LABEL, b"label", 5);

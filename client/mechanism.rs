@@ -1,21 +1,21 @@
-//! Which mechanism parameters cross, and which are refused here.
+//! Decides which mechanism parameters are sent to the daemon.
 //!
-//! Works on a copy: the caller's CK_MECHANISM, which the original edits, stays as it is.
+//! Works on a copy. The application's CK_MECHANISM, which the original changes, stays as it is.
 
 use xdr::{Architecture, CkRv, Mechanism, MechanismType};
 
 /// The longest parameter sent, in bytes, as in the original.
 pub(crate) const LONGEST_PARAMETER: usize = 2048;
 
-/// Whether the mechanism takes no parameter: RSA PKCS, 9796, X.509 and X9.31 with and without a
-/// hash, DSA. Applications pass garbage there; it is dropped unseen, as in the original.
+/// Whether the mechanism takes no parameter: RSA PKCS, 9796, X.509 and X9.31 with and without a hash,
+/// and DSA. Some applications pass garbage there; it is ignored, as in the original.
 pub(crate) fn is_parameterless(mechanism: MechanismType) -> bool {
     matches!(mechanism.0, 1..=8 | 0xb | 0xc | 0x11 | 0x12 | 0x40..=0x42 | 0x46)
 }
 
-/// The mechanism with the parameter that crosses, unless it holds an address of this process. A
-/// mechanism outside of the standard passes: what its parameter holds is known at the daemon, if
-/// anywhere, which refuses it unless its configuration says otherwise.
+/// The mechanism with its parameter as it is sent. Refuses a parameter that holds an address in this
+/// process. The parameter of a mechanism that is not in the standard is sent: the daemon refuses it
+/// unless its configuration (`flat_mechanisms`) says that it holds no address.
 pub(crate) fn crossing(
     mechanism_type: MechanismType,
     parameter: Vec<u8>,
@@ -29,7 +29,7 @@ pub(crate) fn crossing(
 mod tests {
     use super::*;
 
-    /// spec/client.md 8.2.
+    /// The original's client drops the parameters of exactly these mechanisms.
     #[test]
     fn the_mechanisms_without_parameter_are_the_originals() {
         let none: Vec<u64> = (0..0x2000)
@@ -41,7 +41,7 @@ mod tests {
         assert_eq!(none, listed);
     }
 
-    /// An IV, PSS parameters and a vendor's own pass; OAEP parameters as long as they show nothing.
+    /// An IV, PSS parameters and a vendor's parameter pass, and OAEP parameters without a label.
     #[test]
     fn parameters_with_addresses_are_refused() {
         let check = |mechanism, parameter: &[u8]| {

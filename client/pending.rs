@@ -1,10 +1,10 @@
-//! Results waiting to be fetched: "ask for the size, then fetch" over a wire without lengths.
+//! Implements the two-call convention (ask for the size, then fetch) over a protocol without lengths.
 //!
-//! The daemon executes at the first call and sends the whole result. When the application only
-//! asked for the size, or its buffer was too small, the result is kept here, by session, until the
-//! same call comes again: the same function, with the same input, compared by content. Until then
-//! the operation counts as active, as PKCS#11 v2.20 (section 11.2) has it, and nothing else of its
-//! family can happen in the session:
+//! The daemon executes the first call and sends the whole result. If the application only asked for
+//! the size, or its buffer was too small, the result is kept here, by session, until the same call
+//! comes again: the same function with the same input, compared by content. Until then the
+//! operation is still active (PKCS#11 v2.20, section 11.2), and other calls of its family are
+//! restricted:
 //!
 //! - another input, or another function of the family, is answered CKR_OPERATION_ACTIVE. By the
 //!   standard such an error ends a single-part operation or its last step, so the result is
@@ -14,8 +14,8 @@
 //! - C_WrapKey and C_GetOperationState change nothing at the daemon: a result that no longer fits
 //!   is dropped, and the call goes out.
 //!
-//! So there is one result at the most for each session and family. Does no I/O; every result is
-//! wiped when it goes.
+//! So there is at most one result for each session and family. Results are wiped when they are
+//! dropped. Does no I/O.
 
 use std::collections::{HashMap, TryReserveError};
 
@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 /// Room for a result: `None` asks for the size, otherwise the bytes of the caller's buffer.
 pub(crate) type Room = Option<usize>;
 
-/// What the caller of a two-phase function gets.
+/// The answer to one call of the two-call convention.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Answer<T> {
     /// It asked for the size.
@@ -38,7 +38,7 @@ pub(crate) enum Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// The same answer with another form of all of it.
+    /// Converts the whole result.
     pub fn map<U>(self, form: impl FnOnce(T) -> U) -> Answer<U> {
         match self {
             Answer::Size(size) => Answer::Size(size),
@@ -84,7 +84,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Notes a new session. Should the handle be known, whatever waited under it is of another one.
+    /// Notes a new session. Results kept under the same handle belonged to an earlier one.
     pub fn opened(&mut self, session: SessionHandle, slot: SlotId) {
         let new = Session {
             slot: Some(slot),
@@ -116,7 +116,8 @@ impl Sessions {
         }
     }
 
-    /// What a call of an operation is answered without the daemon; `None` if it is to be made.
+    /// The answer to a call of an operation if the daemon is not needed; `None` if the call must be
+    /// made.
     pub fn answer(
         &mut self,
         session: SessionHandle,
@@ -153,7 +154,8 @@ impl Sessions {
         None
     }
 
-    /// Keeps the result of a call for when it comes again, if there is memory for what it is known by.
+    /// Keeps the result of a call until the call is repeated. Fails if there is no memory for its
+    /// input.
     pub fn keep(
         &mut self,
         session: SessionHandle,
@@ -290,7 +292,7 @@ mod tests {
         assert_eq!(all, whole(Function::C_Digest, b"abc"));
     }
 
-    /// Defect: a result outlived its session.
+    /// In the original a result outlives its session.
     #[test]
     fn nothing_is_fetched_after_the_session_was_closed() {
         let (library, _) = with_module();
@@ -324,7 +326,7 @@ mod tests {
         );
     }
 
-    /// Defect: a handle that came again inherited the results of the session before.
+    /// In the original a reused handle inherits the results of the earlier session.
     #[test]
     fn a_handle_that_comes_again_inherits_nothing() {
         let mut sessions = Sessions::default();
@@ -337,7 +339,7 @@ mod tests {
         assert!(init.is_none());
     }
 
-    /// Defect: the digest of what was fed to an operation given up before.
+    /// In the original the digest of an abandoned operation is returned.
     #[test]
     fn a_final_result_that_was_not_fetched_is_not_given_for_another_operation() {
         let (library, _) = with_module();
@@ -360,7 +362,7 @@ mod tests {
         );
     }
 
-    /// Defect: content was not compared, only where it lay.
+    /// The original compares the address of the input, not its content.
     #[test]
     fn a_result_is_given_for_the_same_content_wherever_it_lies_and_for_no_other() {
         let (library, _) = with_module();
@@ -386,7 +388,7 @@ mod tests {
         );
     }
 
-    /// Defect: asking for the size of a part and going on with another part at the same place.
+    /// In the original, another part at the same address gets the result of the part before.
     #[test]
     fn a_part_waits_until_it_is_fetched() {
         let (library, _) = with_module();
@@ -432,7 +434,7 @@ mod tests {
         );
     }
 
-    /// Defect: the wrapped value of one key given for another.
+    /// In the original the wrapped value of one key is returned for another.
     #[test]
     fn a_wrapped_key_is_given_for_the_same_keys_and_mechanism_only() {
         let (library, module) = with_module();
@@ -456,7 +458,7 @@ mod tests {
         assert_eq!(wraps.count(), 1 + 2 + 2 + 2);
     }
 
-    /// Defect: the state told at the size query, after the operation had moved on.
+    /// In the original the state of the size query is returned after the operation has moved on.
     #[test]
     fn an_operation_state_is_of_the_moment_it_is_fetched() {
         let (library, _) = with_module();
@@ -472,7 +474,7 @@ mod tests {
         assert_eq!(state(Some(9)), whole(Function::C_GetOperationState, b"ab"));
     }
 
-    /// Defect: of three results the second was lost.
+    /// In the original the second of three results is lost.
     #[test]
     fn any_number_of_sessions_can_have_results_waiting() {
         let (library, _) = with_module();

@@ -1,7 +1,7 @@
-//! The information structures of PKCS#11, made of what the wire carries.
+//! Fills the C structures of C_GetInfo, C_GetSlotInfo and the like from a reply.
 //!
-//! Text fields have a fixed size in C: what the daemon sends short is padded with blanks, and what
-//! it sends long is cut.
+//! Text fields have a fixed size in C. A text that is shorter is padded with blanks, a longer one
+//! is cut.
 
 use cryptoki_sys::{
     CK_INFO, CK_MECHANISM_INFO, CK_SESSION_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CK_VERSION,

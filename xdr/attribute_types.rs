@@ -1,5 +1,5 @@
-//! Knows the attributes whose values are numbers, booleans or templates, and lays numbers out anew between a
-//! client and this host.
+//! Says which attributes have numbers, booleans or templates as values, and converts the numbers
+//! between a client's layout and this host's.
 //!
 //! Values that are CK_ULONGs are converted while a record is decoded or written, so that no rule sees
 //! the client's layout. They are exactly those that the original converts
@@ -18,12 +18,13 @@ pub(crate) fn differs(client: Architecture) -> bool {
     client.word != Abi::HOST.word || client.little != Abi::HOST.little
 }
 
-/// The attributes of NSS: a vendor's whose numbers have the bit of an array by chance. Their values
-/// are flat (the trust of a certificate, its URL).
+/// NSS's vendor attributes. Their types happen to have the bit that marks an array attribute, but
+/// their values hold no addresses (the trust of a certificate, its URL).
 const NSS_ATTRIBUTES: std::ops::RangeInclusive<CK_ATTRIBUTE_TYPE> = 0xce53_4350..=0xce53_6400;
 
-/// Whether the value of this type would be an array of CK_ATTRIBUTEs, and so full of addresses: any
-/// array but one of numbers. Such a value never leaves the client and never reaches a module.
+/// Whether values of this type are arrays of CK_ATTRIBUTE, which hold addresses: every array
+/// attribute except the arrays of numbers. Such a value never leaves the client and never reaches a
+/// module.
 pub fn is_nested(attribute_type: AttributeType) -> bool {
     let attribute_type = narrow(attribute_type.0);
     attribute_type & CKF_ARRAY_ATTRIBUTE != 0
@@ -41,8 +42,9 @@ pub fn to_client(template: Template, client: Architecture) -> Template {
     convert(template, Abi::HOST, Abi::of_client(client))
 }
 
-/// Converts each CK_ULONG that has the word's length; an empty value or one of another length is
-/// nobody's number and passes. The upper end of a number is cut off where the words are shorter.
+/// Converts each CK_ULONG that is as long as the sender's word. A value of another length is no
+/// number and stays as it is. Where the receiver's words are shorter, a number loses its upper
+/// half.
 fn convert(mut template: Template, from: Abi, to: Abi) -> Template {
     if from.word == to.word && from.little == to.little {
         return template;

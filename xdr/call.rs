@@ -1,8 +1,9 @@
-//! A PKCS#11 call and its reply as values, and the one seam they pass through.
+//! Represents each PKCS#11 call and reply as a value, and defines the trait that every layer
+//! implements.
 //!
 //! `build.rs` makes a row of each procedure in `pkcs11_rpc.x`; [`Function`], [`Call`] and [`Reply`]
-//! are made of the rows here. A layer is a `match` on the calls it cares about that hands on the
-//! rest; there is no other list of the procedures.
+//! are generated from these rows here. A layer looks at the calls it cares about and hands on the
+//! rest. There is no other list of the procedures.
 
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 use crate::integers::{
@@ -17,8 +18,8 @@ use crate::wire_types::{
 
 /// Anything that answers PKCS#11 calls: a module, a filter in front of it, a distant server.
 ///
-/// It takes `&self`, and calls may arrive from several threads at once. The reply is always of the
-/// function that was called.
+/// Calls may arrive from several threads at once. The reply always belongs to the function that was
+/// called.
 pub trait Cryptoki: Send + Sync {
     /// Executes the call. A failure of any kind is a CK_RV in the reply.
     fn call(&self, call: Call<'_>) -> Reply;

@@ -1,9 +1,9 @@
-//! XDR (RFC 4506) in and out of byte slices: exact when reading, sparing when writing.
+//! Decodes and encodes XDR (RFC 4506), without I/O.
 //!
-//! A [`Decoder`] reads the arguments or the result of one record; it reserves no memory by a length
-//! the peer told, takes no short value as whole, and [`Decoder::finish`] refuses bytes left over. An
-//! [`Encoder`] lays out one record: small things are copied behind each other, a long byte string
-//! is sent from where it lies. Neither does I/O.
+//! A [`Decoder`] reads the arguments or the result in one record. It allocates nothing before the
+//! bytes are there, whatever length the peer announced; a value that ends early is an error, and so
+//! are bytes left over ([`Decoder::finish`]). An [`Encoder`] lays out one record: short values are
+//! copied into one buffer, a long byte string is sent from the place it already has in memory.
 
 use std::collections::TryReserveError;
 use std::io::{self, IoSlice, Read, Write};
@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 use crate::integers::Architecture;
 use crate::record;
 
-/// Why bytes are not the value they should be. Says nothing of the bytes themselves.
+/// Why a value could not be decoded. Does not tell the bytes themselves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DecodeError {
     /// The record ends before the value does.
@@ -39,8 +39,8 @@ impl std::fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// A value that has a place in a record. `'a` is the record's life: a byte string read is a slice
-/// of it.
+/// A value that can be read from a record and written to one. `'a` is the record's lifetime: a byte
+/// string read is a slice of it.
 pub trait Wire<'a>: Sized {
     /// Reads the value at the decoder's place.
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError>;
@@ -150,7 +150,7 @@ impl Read for Decoder<'_> {
     }
 }
 
-/// How many bytes one step of reading a byte string asks for: what a length may reserve unchecked.
+/// Bytes read in one step of a byte string: the most that an announced length reserves in advance.
 const STEP: usize = 4096;
 
 /// Reads a variable opaque for the generated code; `bound` is its bound in bytes.
@@ -215,7 +215,7 @@ const fn fill(length: usize) -> &'static [u8] {
     }
 }
 
-/// A byte string from here on is sent from where it lies instead of being copied.
+/// A byte string of this length or more is sent from its own place instead of being copied.
 const SENT_IN_PLACE: usize = 4096;
 
 /// How many byte strings of one record can be sent in place: C_Verify has two.
@@ -253,7 +253,7 @@ impl<'b> Encoder<'b> {
         self.client
     }
 
-    /// Gives the record up: a value in it has no form on the wire.
+    /// Makes [`Encoder::finish`] fail: a value cannot be represented in the protocol.
     pub fn fail(&mut self) {
         self.failed = true;
     }
@@ -346,14 +346,16 @@ impl<'b> Encoder<'b> {
     }
 }
 
-/// Wipes what may be megabytes: at the speed of memory, where `zeroize`, which writes byte by byte,
-/// would cost as much as six copies. That the bytes are taken for used keeps the writes.
+/// Wipes a buffer that may be megabytes long. `zeroize` writes byte by byte and would cost as much
+/// as six copies; this fills at the speed of memory. `black_box` keeps the compiler from dropping
+/// the writes.
 pub fn wipe(bytes: &mut [u8]) {
     bytes.fill(0);
     std::hint::black_box(bytes);
 }
 
-/// Makes room for `more` bytes. What moves may be a PIN or a key: it is wiped where it was.
+/// Makes room for `more` bytes. The content may be a PIN or a key, so the old buffer is wiped when
+/// it moves.
 pub(crate) fn make_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
     if buffer.capacity() - buffer.len() < more {
         let mut larger = Vec::new();
@@ -393,7 +395,7 @@ pub struct Slices<'b> {
     parts: [IoSlice<'b>; 2 * MOST_IN_PLACE + 1],
     /// Parts that were sent whole.
     sent: usize,
-    /// Parts there are.
+    /// Number of parts.
     used: usize,
 }
 
@@ -422,8 +424,8 @@ impl<'b> Slices<'b> {
         self.unsent().iter().map(|part| part.len()).sum()
     }
 
-    /// The next bytes to be sent, `size` at the most, in one piece for a transport that takes no
-    /// more than one. They are put together in `buffer` only if they do not lie in one place.
+    /// The next bytes to be sent, at most `size`, as one slice, for a transport that has no vectored
+    /// write. They are copied to `buffer` only if they are not contiguous.
     pub fn piece<'a>(&'a self, size: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
         let mut parts = self.unsent().iter().filter(|part| !part.is_empty());
         let first: &[u8] = parts.next().map_or(&[], |part| part);

@@ -1,9 +1,11 @@
-//! States what is true of each PKCS#11 function, whoever asks: one row for each procedure.
+//! Lists the facts about each PKCS#11 function that other modules derive their rules from, one row
+//! each.
 //!
-//! The filter derives from here which checks a call gets, the client which operation it belongs to,
-//! both halves which calls carry secrets. A row names the arguments as `pkcs11_rpc.x` does, each with
-//! its [`Role`]; the compiler refuses a procedure without a row and a row with another number of
-//! arguments. Decides nothing itself: what a rule makes of a fact is said where the rule is.
+//! The filter derives which checks a call gets, the client which operation a call belongs to, and
+//! both halves which calls carry secrets. A row gives each argument of the procedure its [`Role`].
+//! The compiler refuses a procedure without a row, and a row whose arguments do not fit the
+//! procedure. This module decides nothing: what a rule does with a fact is written where the rule
+//! is.
 
 use crate::call::{Call, Function};
 use crate::integers::{CkRv, MechanismType, ObjectHandle, SessionHandle, UserType};
@@ -15,22 +17,22 @@ use crate::wire_types::Template;
 pub enum Role {
     /// The session that the call is made in.
     Session,
-    /// A number, a flag or a slot: nothing that a rule is about.
+    /// A number, a flag or a slot. No rule looks at it.
     Plain,
     /// A mechanism with its parameter, for an operation.
     Mechanism,
     /// The type of a mechanism that the call asks about.
     MechanismType,
-    /// An object that is read, copied, changed or destroyed. A client that may not name it is told
-    /// this CK_RV.
+    /// An object that is read, copied, changed or destroyed. A client that may not use it gets this
+    /// CK_RV.
     Object(CkRv),
-    /// A key that the call uses, likewise.
+    /// A key that the call uses. A client that may not use it gets this CK_RV.
     Key(CkRv),
-    /// The same, or 0 for none.
+    /// The same, but 0 means that there is no such key.
     KeyOrNone(CkRv),
     /// Attribute values of an object that is made or changed. They may hold a key.
     Values,
-    /// Attribute values that a search selects by.
+    /// Attribute values that objects must have to be found by a search.
     Selection,
     /// Attribute types that are asked for, each with room for its value.
     Query,
@@ -88,11 +90,11 @@ pub enum Family {
 pub enum Step {
     /// Begins it.
     Init,
-    /// Goes on with it: the operation is still active afterwards.
+    /// Continues it: the operation is still active afterwards.
     Update,
-    /// Ends it: with the last part, or with the only one.
+    /// Ends it, with the last part or with the only one.
     End,
-    /// Does all of it in one call.
+    /// Is the whole operation in one call.
     Whole,
 }
 
@@ -103,9 +105,9 @@ pub enum Effect {
     LogsIn,
     /// Makes, changes or destroys an object, a PIN or a token.
     Writes,
-    /// Is for the administrators of a token, whoever is logged in.
+    /// Administers the token, beyond what its user may do.
     Administers,
-    /// Hands out plaintext or what may be a key.
+    /// Returns plaintext, or bytes that may be a key.
     Reveals,
 }
 
@@ -114,9 +116,9 @@ pub enum Effect {
 pub struct Facts {
     /// The roles of its arguments, in the order of `pkcs11_rpc.x`.
     pub roles: &'static [Role],
-    /// The operations it takes part in; two for the functions that combine two.
+    /// The operations it belongs to; the combined functions belong to two.
     pub families: &'static [Family],
-    /// Its part in these; none without an operation.
+    /// What it does with these operations; `None` if it belongs to none.
     pub step: Option<Step>,
     /// What else it does.
     pub effects: &'static [Effect],
@@ -136,7 +138,7 @@ impl Facts {
     }
 }
 
-/// An argument of a call that a rule may be about; the others have none.
+/// An argument of a call that a rule may look at. The other roles have no variant here.
 #[derive(Clone, Copy)]
 pub enum Argument<'a> {
     /// See [`Role::Session`].
@@ -411,7 +413,7 @@ impl Function {
     }
 }
 
-/// One accessor for the arguments of one role, without a word on the other roles.
+/// The value in an argument if it has this role. Accessors for one role need no list of the others.
 macro_rules! only {
     ($argument:expr, $pattern:pat => $value:expr) => {
         if let $pattern = $argument {
@@ -471,7 +473,7 @@ mod tests {
         assert_eq!(rows, all);
     }
 
-    /// Listed by hand: what a row says is held against it.
+    /// The lists are written by hand, so that they check the table.
     #[test]
     fn secrets_go_in_and_out_where_they_should() {
         assert_eq!(

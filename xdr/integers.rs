@@ -1,7 +1,7 @@
 //! The integers of the interface: one type for each meaning a CK_ULONG has on the wire.
 //!
 //! `build.rs` makes a row of each `typedef unsigned hyper` in `pkcs11_rpc.x`. All travel as 8 bytes,
-//! big-endian; a number without a meaning to us passes unchanged.
+//! big-endian. A number that we do not know passes unchanged.
 
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 
@@ -73,11 +73,12 @@ impl Architecture {
 }
 
 impl SlotId {
-    /// What a call without a slot to tell sends: C_WaitForSlotEvent, a failed C_GetSessionInfo.
+    /// Sent where there is no slot: by C_WaitForSlotEvent without an event and a failed
+    /// C_GetSessionInfo.
     pub const NONE: SlotId = SlotId(u64::MAX);
 }
 
 impl Ulong {
-    /// CK_UNAVAILABLE_INFORMATION, as a 64-bit sender puts it.
+    /// CK_UNAVAILABLE_INFORMATION, as a 64-bit sender encodes it.
     pub const UNAVAILABLE: Ulong = Ulong(u64::MAX);
 }

@@ -1,9 +1,9 @@
-//! The wire: what a PKCS#11 call and its reply look like between client and daemon.
+//! The protocol between client and daemon: PKCS#11 calls and replies as values, and their encoding.
 //!
 //! Bytes come from and go to `server::connection` and `client::connection`; values go to and come
 //! from whatever implements [`Cryptoki`]. The interface itself is `pkcs11_rpc.x`, compiled by
-//! `build.rs`. This crate opens no socket, runs no call and needs no unsafe
-//! code; of C it knows the constants, the sizes of words and where a structure's fields lie.
+//! `build.rs`. This crate opens no socket, executes no call and has no unsafe code. It knows the
+//! constants of PKCS#11, the sizes of a client's words and the layout of its structures.
 
 #![forbid(unsafe_code)]
 #![deny(

@@ -1,13 +1,13 @@
-//! Reads a mechanism's parameter once, from the layout of the client that sent it, into values.
+//! Decodes mechanism parameters: the bytes of a client's C structure become typed values, once.
 //!
-//! Version 3 of the protocol carries a parameter as the bytes of the client's C structure. What is a
-//! pointer in it is an address of the client's process, and a module would read from there in ours.
-//! So the bytes become a [`Parameter`] as soon as they are decoded, by the table of
-//! [`parameter_layouts`](crate::parameter_layouts), and nobody behind interprets a layout again: the
-//! filter asks which keys a parameter names, the client and `bindings` lay it out for this host.
+//! Version 3 of the protocol carries a parameter as the bytes of the client's C structure. A
+//! pointer in it is an address in the client's process; a module would read from that address in
+//! ours. So the decoder turns the bytes into a [`Parameter`] at once, by the table in
+//! [`parameter_layouts`](crate::parameter_layouts). No later layer interprets a layout: the filter
+//! asks which keys a parameter names, and the client and `bindings` ask for the bytes of a C call.
 //!
-//! Only [`Mechanism::laid_out`] makes a parameter that a module may be given. Whether it makes sense
-//! is for the module to say.
+//! Only [`Mechanism::laid_out`] makes parameters that a module may get. It does not judge their
+//! values; that is left to the module.
 
 use std::borrow::Cow;
 
@@ -22,30 +22,30 @@ use crate::word_size::{Abi, narrow};
 pub struct Mechanism {
     /// Which mechanism.
     pub mechanism_type: MechanismType,
-    /// How it is to work.
+    /// Its parameter.
     pub parameter: Parameter,
 }
 
 /// The parameter of a mechanism.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub enum Parameter {
-    /// There is none: a null pointer and a length of 0.
+    /// No parameter: a null pointer and a length of 0.
     #[default]
     None,
-    /// Bytes without an address: a string such as an IV, or a structure of numbers that has another
-    /// size than the standard's, which the module is to judge.
+    /// Bytes that hold no address: a byte string such as an IV, or a structure of numbers whose
+    /// size is not the standard's, which the module will judge.
     Bytes(PlainBytes),
     /// A structure of the standard.
     Structure(Structure),
     /// The parameter of a mechanism that is not in the standard. Only the site can know whether it
     /// holds an address (`flat_mechanisms`).
     Vendor(PlainBytes),
-    /// Bytes that are not the parameter of this mechanism, such as a structure with pointers of another
-    /// size than the standard's. No module gets them.
+    /// Bytes that cannot be decoded, such as a structure with pointers whose size is not the
+    /// standard's. They never reach a module.
     Unread(Vec<u8>),
 }
 
-/// Bytes that this module has looked at and nobody else can make.
+/// Bytes that were decoded here. No other module can construct this type.
 #[derive(Clone, Eq, PartialEq)]
 pub struct PlainBytes(Vec<u8>);
 
@@ -64,7 +64,8 @@ enum Value {
     Bytes(Vec<u8>),
     /// A null pointer, or the length 0 that belongs to one.
     Null,
-    /// An address in the client's process, or the length of what lies there. Version 3 cannot carry it.
+    /// A pointer that is not null, or its length: the data lies in the client's process, and
+    /// version 3 cannot carry it.
     Elsewhere,
 }
 
@@ -77,7 +78,7 @@ impl Mechanism {
         }
     }
 
-    /// A mechanism whose parameter is sent as these bytes, whatever they are. No module is given them.
+    /// A mechanism whose parameter is sent as these bytes, unchecked. They never reach a module here.
     pub fn unread(mechanism_type: MechanismType, parameter: Vec<u8>) -> Mechanism {
         Mechanism {
             mechanism_type,
@@ -100,8 +101,9 @@ impl Mechanism {
         }
     }
 
-    /// The keys and certificates that the parameter names beside the key of the call: 0 for none. One
-    /// that cannot be read might name anything, and is CKR_MECHANISM_PARAM_INVALID.
+    /// The handles of keys and certificates in the parameter; a handle of 0 means none. If the
+    /// parameter could not be decoded and might name a key, the result is
+    /// CKR_MECHANISM_PARAM_INVALID.
     pub fn named_keys(&self) -> Result<Vec<ObjectHandle>, CkRv> {
         match &self.parameter {
             Parameter::None => Ok(Vec::new()),
@@ -117,7 +119,8 @@ impl Mechanism {
     }
 }
 
-/// The parameter that one of `clients` laid out, the first whose structure has this size.
+/// Decodes a parameter, by the first of the client's possible layouts in which the structure has
+/// this size.
 fn read(mechanism_type: MechanismType, parameter: Vec<u8>, clients: &[Abi]) -> Parameter {
     if parameter.is_empty() {
         return Parameter::None;
@@ -140,7 +143,7 @@ fn read(mechanism_type: MechanismType, parameter: Vec<u8>, clients: &[Abi]) -> P
     if known.iter().any(|layout| layouts::has_pointers(layout)) {
         return Parameter::Unread(parameter);
     }
-    // A module takes these bytes for its own structure if they have its size.
+    // If the size fits this host's structure, the module will read the bytes as that structure.
     match structure(&Abi::HOST) {
         Some(structure) => Parameter::Structure(structure),
         None => Parameter::Bytes(PlainBytes(parameter)),
@@ -165,8 +168,8 @@ impl Structure {
         Structure { layout, values }
     }
 
-    /// The structure as C lays it out: numbers are cut off where words are shorter. `None` if something
-    /// of it is elsewhere.
+    /// The bytes of the C structure. Numbers lose their upper half where words are shorter. `None`
+    /// if the structure refers to data in the client's process.
     fn lay_out(&self, abi: Abi) -> Option<Vec<u8>> {
         let mut bytes = vec![0; layouts::size(self.layout, abi)];
         for ((_, place), value) in layouts::places(self.layout, abi).zip(&self.values) {
@@ -192,11 +195,11 @@ impl Structure {
 }
 
 impl Parameter {
-    /// The bytes that a C call on this host may be given. `is_flat` says that the site, or whoever
-    /// decides later, takes a vendor's parameter for one without addresses.
+    /// The bytes for a C call on this host. `is_flat` says that a vendor's parameter may pass: the
+    /// site lists the mechanism as one without addresses, or the daemon will decide.
     ///
-    /// CKR_MECHANISM_PARAM_INVALID where a module could use bytes of a client as an address: the
-    /// parameter could not be read, a pointer in it is not null, or a length beside one is not 0.
+    /// The result is CKR_MECHANISM_PARAM_INVALID if a module could use bytes of a client as an
+    /// address: the parameter could not be decoded, a pointer is not null, or its length is not 0.
     pub fn for_module(&self, is_flat: bool) -> Result<Cow<'_, [u8]>, CkRv> {
         match self {
             Parameter::Unread(_) => None,
@@ -209,7 +212,7 @@ impl Parameter {
         .ok_or(CkRv::MECHANISM_PARAM_INVALID)
     }
 
-    /// The bytes as they travel. `None` for a structure of which something is elsewhere.
+    /// The bytes on the wire. `None` if a structure refers to data in the client's process.
     fn to_bytes(&self) -> Option<Cow<'_, [u8]>> {
         match self {
             Parameter::None => Some(Cow::Borrowed(&[])),
@@ -221,7 +224,7 @@ impl Parameter {
     }
 }
 
-/// A client writes its own layout; the daemon reads that of the client at the other end.
+/// The client writes its own layout. The daemon reads the layout of the client that it serves.
 impl<'a> Wire<'a> for Mechanism {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
         let mechanism_type = MechanismType::read(input)?;

@@ -1,7 +1,8 @@
-//! Names of the standard and their numbers: PKCS#11 v2.20 to v3.2, from `cryptoki-sys`.
+//! Maps the names of mechanisms to their numbers: those of PKCS#11 v2.20 to v3.2, from
+//! `cryptoki-sys`.
 //!
-//! The filter's configuration names mechanisms, log lines do, and [`crate::mechanism`] treats what
-//! is named here otherwise than a vendor's. CK_RV has its names in `xdr`.
+//! The filter's configuration and the log lines use these names; [`crate::mechanism`] treats every
+//! other mechanism as a vendor's. The names of CK_RV are in `rv`.
 
 use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_VENDOR_DEFINED};
 

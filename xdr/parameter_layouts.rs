@@ -1,7 +1,7 @@
-//! Lists the layout of every mechanism parameter of the standard: which fields its C structure has, and
-//! which of them are addresses, lengths and handles.
+//! Lists the layout of every mechanism parameter of the standard: which fields its C structure has,
+//! and which of them are addresses, lengths and handles.
 //!
-//! `mechanism` reads parameters by this table. What a pointer shows never arrives here.
+//! `mechanism` decodes parameters by this table. The data that a pointer refers to is not sent.
 
 use std::ops::Range;
 
@@ -14,9 +14,9 @@ use crate::word_size::Abi;
 pub(crate) enum Field {
     /// A CK_ULONG: a number, a mechanism.
     Ulong,
-    /// The handle of a key or certificate that is used as well.
+    /// The handle of a key or certificate that the mechanism uses as well.
     Handle,
-    /// A CK_ULONG that says how much a pointer of the structure shows.
+    /// A CK_ULONG that is the length of what a pointer in the structure refers to.
     Length,
     /// An address, in the client's process.
     Pointer,
@@ -31,12 +31,12 @@ const BOOL: Field = B(1);
 /// A C structure, field by field.
 pub(crate) type Layout = &'static [Field];
 
-/// The layouts that a mechanism's parameter may have, told apart by their sizes. None: the
-/// parameter is a string of bytes, such as an IV, or there is none, or the mechanism is not of the
-/// standard.
+/// The layouts that a mechanism's parameter may have, distinguished by their sizes. Without a
+/// layout the parameter is a byte string such as an IV, or there is none, or the mechanism is not
+/// in the standard.
 ///
 /// From PKCS#11 v2.20, its amendments, v2.40, v3.0, v3.1 and v3.2. A structure inside of another is
-/// written out; what a pointer shows never arrives here.
+/// written out.
 pub(crate) fn of(mechanism: CK_MECHANISM_TYPE) -> &'static [Layout] {
     match mechanism {
         // RSA

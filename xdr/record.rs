@@ -16,7 +16,7 @@ pub const MARK_SIZE: usize = 4;
 /// The bit of a mark that says that its fragment ends the record.
 const LAST: u32 = 1 << 31;
 
-/// What a buffer holds while its connection is idle, and the room a read gets at least.
+/// Size of the buffer of an idle connection, and the least room for one read.
 const SMALL: usize = 16 << 10;
 
 /// A buffer of this size or less may be kept for a while after a large record.
@@ -135,12 +135,13 @@ impl Records {
         Ok(self.advance()?.then(|| self.record()))
     }
 
-    /// The record that was found complete last. It stays until the next [`Records::advance`].
+    /// The current record, found complete by the last [`Records::advance`]. It stays until the next
+    /// one.
     pub fn record(&self) -> &[u8] {
         self.buffer.get(self.payload.clone()).unwrap_or_default()
     }
 
-    /// Leaves the record found last and looks for the next one: whether it is complete.
+    /// Drops the current record and looks for the next one. True if it is complete.
     pub fn advance(&mut self) -> Result<bool, TooLong> {
         if !self.begun {
             self.moved = false;
@@ -189,8 +190,8 @@ impl Records {
         }
     }
 
-    /// Wipes the record found last: it held a PIN or a key. So are the places its fragments had before
-    /// they were put together.
+    /// Wipes the current record, which held a PIN or a key, and the places its fragments had before
+    /// they were joined.
     pub fn wipe(&mut self) {
         let record = self.payload.start..self.raw.start;
         wipe(self.buffer.get_mut(record).unwrap_or_default());
@@ -199,8 +200,8 @@ impl Records {
         }
     }
 
-    /// Gives back, between two records, memory that only a large record needed: at once when it is
-    /// much, otherwise when the records since were small.
+    /// Frees memory, between two records, that only a large record needed: at once if it is much,
+    /// otherwise after a number of small records.
     fn shrink(&mut self) {
         if self.payload.len() > SMALL {
             self.small_records = 0;

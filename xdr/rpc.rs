@@ -1,7 +1,7 @@
 //! ONC RPC headers (RFC 5531, section 9) of calls and replies, for program 4 version 3.
 //!
-//! The daemon's side answers what the original answers to unusual calls, status for status; the
-//! client's side takes any accepted reply to its own xid. What lies behind the headers is read by
+//! The daemon's side answers unusual calls with the same statuses as the original; the client's side
+//! accepts any accepted reply to its own xid. What lies behind the headers is read by
 //! `call`.
 
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
@@ -62,7 +62,7 @@ impl Rejection {
 /// What a record asks of the daemon.
 #[derive(Debug)]
 pub enum Request<'a> {
-    /// A call of one of our procedures, whole and exact.
+    /// A complete call of one of our procedures.
     Call(Xid, Call<'a>),
     /// Something that gets a reply without being executed.
     Rejected(Xid, Rejection),

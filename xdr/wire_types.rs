@@ -1,5 +1,5 @@
-//! The structures that xdrgen makes of `pkcs11_rpc.x`, fenced off from the lints, and what they
-//! lack: reading and writing through `codec`, and values that are wiped.
+//! Includes the structures that xdrgen generates from `pkcs11_rpc.x`, and adds what they lack:
+//! reading and writing through `codec`, and wiping of values.
 
 #![allow(missing_docs)] // each field is named and explained in pkcs11_rpc.x
 
@@ -45,7 +45,7 @@ through_xdrgen! {
     TokenInfoResult
 }
 
-/// By hand, because a long `data` is sent from where it lies.
+/// Written by hand: a long `data` is sent without a copy.
 impl<'a> Wire<'a> for DataResult {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
         let rv = CkRv::read(input)?;
@@ -59,7 +59,7 @@ impl<'a> Wire<'a> for DataResult {
     }
 }
 
-/// By hand, because numbers in it are laid out as the client has them.
+/// Written by hand: numbers in the values are converted from and to the client's layout.
 impl<'a> Wire<'a> for Template {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
         let template = input.unpack()?;

@@ -1,6 +1,7 @@
-//! CK_ULONG between its 8 bytes on the wire, this host's and a client's of another word size.
+//! Converts CK_ULONG between its 8 bytes on the wire, this host's layout, and a client's with
+//! another word size.
 //!
-//! The C types themselves are those of `cryptoki-sys`. What is narrowed or widened, is so here.
+//! The C types themselves come from `cryptoki-sys`. Every narrowing and widening is done here.
 
 use crate::Architecture;
 use cryptoki_sys::CK_ULONG;

@@ -1,4 +1,4 @@
-//! Finds the C function for each call, and does those that have one of the common shapes.
+//! Maps each call to the C function of the module. Calls of a common shape are made here.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -11,8 +11,8 @@ use super::Module;
 use super::functions::FIXED_ROOM;
 use crate::arguments::{input, output};
 
-/// Room beyond the input's length, where the output grows with it: padding, tags, what a module
-/// kept of the part before.
+/// Room beyond the length of the input, where the output grows with the input: for padding, a tag,
+/// and what a module kept of the previous part.
 const GROWTH: usize = 4096;
 
 /// A session.
@@ -63,7 +63,7 @@ macro_rules! init {
     };
 }
 
-/// The reply of a call that may be refused before it gets to the module.
+/// The reply to a call that may be refused before it reaches the module.
 macro_rules! or_refused {
     ($name:ident, $result:expr) => {
         match $result {

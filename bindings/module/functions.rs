@@ -1,7 +1,7 @@
 //! Makes the C calls whose arguments or results have a shape of their own.
 //!
-//! What a failing call carries beside its CK_RV is what the original sends. The CK_RV is the module's,
-//! unless an argument must not reach it.
+//! A failing call returns the same fields beside its CK_RV as the original. The CK_RV is the
+//! module's, unless an argument must not reach the module.
 
 use std::ptr::null_mut;
 
@@ -44,8 +44,7 @@ impl Functions {
         }
     }
 
-    /// The original takes the lower 32 bits of `present` for its flag, and one byte of them for
-    /// C's.
+    /// Like the original, reads the lower 32 bits of `present` and accepts what fits into a CK_BBOOL.
     pub(super) fn slot_list(&self, present: Ulong, count: Ulong) -> SlotListResult {
         let present = present.0 & u64::from(u32::MAX);
         let Ok(present) = CK_BBOOL::try_from(present) else {
@@ -153,9 +152,9 @@ impl Functions {
         }
     }
 
-    /// The wire has no null PIN: an empty one means null on a token with a keypad of its own, and
-    /// is a mistake on another. Nothing is known of a token that does not answer; it gets what was
-    /// sent.
+    /// The protocol has no NULL PIN. An empty PIN means NULL for a token with a keypad of its own,
+    /// and is an error for any other. If the token's flags cannot be read, the PIN is passed as it
+    /// was sent.
     pub(super) fn init_token(&self, slot: SlotId, so_pin: &[u8], label: &[u8]) -> CkRv {
         let so_pin = match so_pin {
             [] => match self.has_protected_path(slot) {
@@ -214,13 +213,14 @@ impl Functions {
         rv.is_ok().then_some(flag != 0)
     }
 
-    /// The original gives an empty PIN an address, which keeps clients from a token's own keypad.
+    /// An empty PIN becomes NULL. The original passes an address, so that clients cannot use a
+    /// token's own keypad.
     pub(super) fn login(&self, session: SessionHandle, user: u64, user_pin: &[u8]) -> CkRv {
         let (user_pin, length) = pin(Some(user_pin).filter(|user_pin| !user_pin.is_empty()));
         c!(self.C_Login(narrow(session.0), narrow(user), user_pin, length))
     }
 
-    /// Neither an application's pointer nor its callback exists here.
+    /// The application's pointer and callback exist only in its own process.
     pub(super) fn open_session(&self, slot: SlotId, flags: Flags) -> SessionResult {
         let mut session = CK_INVALID_HANDLE;
         let rv = c!(self.C_OpenSession(
@@ -464,7 +464,7 @@ impl Functions {
         Ok(object_result(rv, key))
     }
 
-    /// The original runs out of memory on what is too much here, and ends the call with SYSTEM_ERR.
+    /// Refuses lengths over the limit. The original runs out of memory there and answers SYSTEM_ERR.
     pub(super) fn generate_random(&self, session: SessionHandle, length: Ulong) -> DataResult {
         let size = usize::try_from(length.0).unwrap_or(usize::MAX);
         if size > OUTPUT_LIMIT {
@@ -491,12 +491,12 @@ fn object_result(rv: CkRv, object: CK_OBJECT_HANDLE) -> ObjectResult {
     }
 }
 
-/// A handle or a size, or 0 with a call that failed.
+/// A handle or a size; 0 if the call failed.
 fn if_ok(rv: CkRv, number: CK_ULONG) -> u64 {
     if rv.is_ok() { wide(number) } else { 0 }
 }
 
-/// A token's label: what stands before the first zero byte, padded with blanks or cut.
+/// A token's label: the bytes before the first zero byte, padded with blanks or cut to 32.
 fn padded_label(label: &[u8]) -> [CK_UTF8CHAR; 32] {
     let mut padded = [b' '; 32];
     let text = label.iter().take_while(|&&byte| byte != 0);

@@ -1,9 +1,9 @@
-//! The application's pointers: looked at here, once, and turned into values and slices.
+//! Turns the application's pointers into values and slices, and writes results back through them.
 //!
-//! Null where there must be something is CKR_ARGUMENTS_BAD. That what is not null points to what
-//! PKCS#11 says, for the length of the call, is the application's word (v2.20, section 11.1); each
-//! `# Safety` below asks for that and nothing else. Nothing is assumed of alignment, and output is
-//! written when it is there, never borrowed: an application may encrypt in place.
+//! A null pointer is CKR_ARGUMENTS_BAD where PKCS#11 demands data. The application guarantees that
+//! any other pointer is valid for the length of the call (v2.20, section 11.1); each `# Safety`
+//! below asks for that and nothing else. No alignment is assumed. Output is written at the end and
+//! never borrowed, because an application may encrypt in place.
 
 use std::ffi::c_void;
 use std::slice;
@@ -18,12 +18,12 @@ use crate::attributes::{Found, Wanted};
 use crate::mechanism::{LONGEST_PARAMETER, crossing, is_parameterless};
 use crate::pending::{Answer, Room};
 
-/// A place for one value.
+/// A pointer to one value that is to be written.
 #[derive(Clone, Copy)]
 pub(super) struct Place<T>(*mut T);
 
 impl<T> Place<T> {
-    /// Checks the place before the call, so that nothing is done for a caller without one.
+    /// Checks the pointer before the call, so that nothing is executed for a caller that passes NULL.
     ///
     /// # Safety
     /// Unless null, `place` can be written as a `T` while this lives.
@@ -42,7 +42,7 @@ impl<T> Place<T> {
     }
 }
 
-/// A place for many values, with the place of their number.
+/// A pointer to a buffer for many values, and a pointer to their number.
 #[derive(Clone, Copy)]
 pub(super) struct Places<T> {
     first: *mut T,
@@ -51,7 +51,7 @@ pub(super) struct Places<T> {
 }
 
 impl<T: Copy> Places<T> {
-    /// Takes the room from `count`, unless there is no place at all: then the size is asked for.
+    /// Takes the room from `count`. If `first` is NULL, the application asks for the size.
     ///
     /// # Safety
     /// Unless null, `count` can be read and written as a CK_ULONG while this lives; unless null,
@@ -131,7 +131,7 @@ pub(super) unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG) -> Result<&'a
 /// No record carries more: the fragment length of a record mark has 31 bits.
 const LONGEST_INPUT: usize = i32::MAX as usize;
 
-/// A PIN, of which null means none whatever the length says.
+/// A PIN. NULL means that there is none, whatever the length.
 ///
 /// # Safety
 /// As [`bytes`].
@@ -153,7 +153,7 @@ pub(super) unsafe fn field<'a, const SIZE: usize>(first: *const u8) -> Result<&'
     unsafe { bytes(first, SIZE as CK_ULONG) }
 }
 
-/// A copy of the caller's bytes, of any size it may claim: failure to get memory is an answer.
+/// A copy of the application's bytes. CKR_HOST_MEMORY if there is not enough memory for it.
 ///
 /// # Safety
 /// As [`bytes`].
@@ -167,7 +167,7 @@ unsafe fn copied(first: *const c_void, length: CK_ULONG) -> Result<Vec<u8>, CkRv
     Ok(copy)
 }
 
-/// A mechanism with the parameter that crosses.
+/// A mechanism with its parameter, as it is sent.
 ///
 /// # Safety
 /// Unless null, `mechanism` can be read as a CK_MECHANISM, and its parameter as it says.
@@ -189,7 +189,7 @@ pub(super) unsafe fn mechanism(mechanism: *const CK_MECHANISM) -> Result<Mechani
     crossing(mechanism_type, parameter)
 }
 
-/// The caller's attributes, as they are.
+/// A copy of the application's CK_ATTRIBUTE structures.
 ///
 /// # Safety
 /// Unless null, `first` can be read as that many CK_ATTRIBUTE.
@@ -243,7 +243,8 @@ pub(super) unsafe fn template(
     Ok(Template(template))
 }
 
-/// The template of C_GetAttributeValue, which says what is wanted and takes what is found.
+/// The template of C_GetAttributeValue: it says which attributes are wanted and receives their
+/// values.
 pub(super) struct WantedAttributes {
     first: *mut CK_ATTRIBUTE,
     given: Vec<CK_ATTRIBUTE>,
