@@ -12,7 +12,8 @@ use filter::config::ModuleEntry;
 use filter::log::Printable;
 use filter::rules::ModuleRules;
 
-use crate::{Policy, config};
+use crate::config;
+use crate::policy::Policy;
 
 /// What `-check` found.
 pub struct Report {

@@ -19,10 +19,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use crate::Policy;
 use crate::channel::{self, ControllerEnd, Message};
 use crate::config::Service;
 use crate::logging::{Loggers, Record, Route, Severity, log};
+use crate::policy::Policy;
 use crate::sockets::{Accepted, Listener, Peer};
 use crate::throttle::{RefusalLog, Throttle};
 use crate::worker::{self, Setup};

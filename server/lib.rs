@@ -15,6 +15,8 @@ pub mod gateway;
 pub mod logging;
 pub mod netplex;
 pub mod options;
+mod pid_file;
+pub mod policy;
 pub mod sockets;
 pub mod throttle;
 pub mod tls;
@@ -23,18 +25,16 @@ pub mod worker;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use filter::Rules;
-
-use crate::config::Service;
 use crate::controller::Controller;
 use crate::logging::Loggers;
 use crate::options::{Command, Options};
+use crate::pid_file::PidFile;
+use crate::policy::{Policy, report_warnings};
 use crate::sockets::Listener;
-use crate::tls::acceptor::Acceptor;
 
 /// The exit status for everything that is wrong at start.
 const UNUSABLE: i32 = 2;
@@ -128,60 +128,12 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(result?)
 }
 
-/// What a reload takes anew: a service's rules, and what its clients are met with over TLS.
-pub struct Policy {
-    rules: Arc<Rules>,
-    tls: Option<Arc<Acceptor>>,
-    warnings: Vec<String>,
-}
-
-impl Policy {
-    /// Reads the files that the configuration, in the file `conf`, names.
-    pub fn load(service: &Service, conf: &Path) -> Result<Policy, config_file::Error> {
-        let processor = &service.processor;
-        let rules = Rules::load(&processor.filter_config, &processor.compatibility)?;
-        let mut warnings = rules.warnings.clone();
-        // Settings that are not in use have to be valid nonetheless, as in the original.
-        let tls = processor
-            .tls
-            .as_ref()
-            .map(|config| Acceptor::load(config, conf))
-            .transpose()?;
-        let tls = tls.filter(|_| processor.use_tls);
-        warnings.extend(
-            tls.iter()
-                .flat_map(|acceptor| acceptor.warnings.iter().cloned()),
-        );
-        Ok(Policy {
-            rules: Arc::new(rules),
-            tls: tls.map(Arc::new),
-            warnings,
-        })
-    }
-
-    /// Logs what is accepted but probably a mistake. A module may still come to be where it is
-    /// looked for, so that its absence ends no start.
-    pub fn report_warnings(&self) {
-        report_warnings(&self.warnings);
-        for missing in check::missing_modules(&self.rules) {
-            log::warn!("{missing}");
-        }
-    }
-}
-
 /// Creates a directory for this user only, one level deep, unless it is there.
 fn create_directory(path: &Path) -> Result<(), String> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         other => other
             .map_err(|error| format!("cannot create socket directory {}: {error}", path.display())),
-    }
-}
-
-/// Logs what a configuration file holds that is accepted but probably a mistake.
-fn report_warnings(warnings: &[String]) {
-    for warning in warnings {
-        log::warn!("{warning}");
     }
 }
 
@@ -195,47 +147,4 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
         logging::Severity::Crit,
         format_args!("internal error at {place}"),
     );
-}
-
-/// The file that tells the controller's process id; removed when dropped, if it is still ours.
-struct PidFile {
-    path: PathBuf,
-    content: String,
-}
-
-impl PidFile {
-    fn write(path: PathBuf) -> Result<PidFile, String> {
-        let content = format!("{}\n", std::process::id());
-        let mut options = std::fs::File::options();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&path);
-        match file.and_then(|mut file| file.write_all(content.as_bytes())) {
-            Ok(()) => Ok(PidFile { path, content }),
-            Err(error) => {
-                let message = format!("cannot write pid file {}: {error}", path.display());
-                // Empty when the disk is full.
-                drop(PidFile {
-                    path,
-                    content: String::new(),
-                });
-                Err(message)
-            }
-        }
-    }
-
-    fn is_ours(path: &Path, content: &str) -> bool {
-        std::fs::read_to_string(path).is_ok_and(|found| found == content)
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        if PidFile::is_ours(&self.path, &self.content) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
