@@ -1,0 +1,504 @@
+//! Decides which client gets which worker: limits, spare workers, pauses, and who has to make room.
+//!
+//! One [`Admission`] is the state of one service. The controller tells it what happened (a client came, a
+//! worker was forked, a handshake succeeded, a worker ended) and carries out what it answers. It makes no
+//! system call, and every time is an argument, so that each rule has a unit test.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// Workers that ended in a row without having had a client, after which forking pauses.
+const EARLY_ENDS: u32 = 10;
+
+/// How long accepting and forking pause after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a TLS handshake may take when all workers are busy and other clients wait.
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(250);
+
+/// Upper bound on the handshakes that are ended at once.
+const EVICTIONS_A_TURN: usize = 8;
+
+/// Names a worker for as long as it is not reaped.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkerId(pub usize);
+
+/// The limits of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Workers in all (`max_jobs_per_thread`, `max_threads`).
+    pub workers: usize,
+    /// Workers that wait for a client, forked ahead of need (`min_free_jobs_capacity`).
+    pub spare: usize,
+    /// Connections of one peer; 0 for no limit (`max_connections_per_peer`).
+    pub per_peer: usize,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum State<P> {
+    /// Waits for a client.
+    Idle,
+    /// Has a client.
+    Serving(P),
+    /// Has had a client since then; its TLS handshake has not succeeded yet.
+    ShakingHands(P, Instant),
+    /// Was ended during a handshake, to make room for another client.
+    Evicted(P),
+    /// Was told to end while idle, because its rules are out of date.
+    Retired,
+}
+
+/// What to do with a client.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Placement {
+    /// Give it to this worker.
+    Worker(WorkerId),
+    /// Fork a worker and ask again.
+    Fork,
+    /// Close it: its peer already has this many connections, which is the limit.
+    Refuse(usize),
+}
+
+/// A handshake that is to be ended.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Eviction<P> {
+    /// The worker to kill.
+    pub worker: WorkerId,
+    /// Its client.
+    pub peer: P,
+    /// How long the handshake has taken.
+    pub taken: Duration,
+}
+
+/// The workers of one service and their clients.
+#[derive(Debug)]
+pub struct Admission<P> {
+    limits: Limits,
+    workers: HashMap<WorkerId, State<P>>,
+    /// The idle workers; the one that has waited longest is the next to get a client.
+    idle: VecDeque<WorkerId>,
+    /// Connections by peer.
+    peers: HashMap<P, usize>,
+    early_ends: u32,
+    paused_until: Option<Instant>,
+}
+
+impl<P: Clone + Eq + Hash> Admission<P> {
+    /// A service without workers.
+    pub fn new(limits: Limits) -> Admission<P> {
+        Admission {
+            limits,
+            workers: HashMap::new(),
+            idle: VecDeque::new(),
+            peers: HashMap::new(),
+            early_ends: 0,
+            paused_until: None,
+        }
+    }
+
+    /// Whether every worker that the service may have is busy.
+    pub fn is_full(&self) -> bool {
+        self.workers.len() >= self.limits.workers
+    }
+
+    /// Whether a client can be served now: by an idle worker or a new one.
+    pub fn can_accept(&self, now: Instant) -> bool {
+        !self.is_paused(now) && (!self.idle.is_empty() || !self.is_full())
+    }
+
+    /// Whether a worker is to be forked ahead of need. Ends a pause that is over.
+    pub fn needs_spare(&mut self, now: Instant) -> bool {
+        if self.is_paused(now) {
+            return false;
+        }
+        self.paused_until = None;
+        self.idle.len() < self.limits.spare && !self.is_full()
+    }
+
+    /// Stops accepting and forking for a while: a fork or an accept failed.
+    pub fn pause(&mut self, now: Instant) {
+        self.paused_until = Some(now + PAUSE);
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
+    }
+
+    /// Finds a worker for a client. A worker that turns out to be dead is asked for again.
+    pub fn place(&mut self, peer: &P) -> Placement {
+        let connected = self.peers.get(peer).copied().unwrap_or(0);
+        if self.limits.per_peer > 0 && connected >= self.limits.per_peer {
+            return Placement::Refuse(connected);
+        }
+        match self.idle.pop_front() {
+            Some(worker) => Placement::Worker(worker),
+            None => Placement::Fork,
+        }
+    }
+
+    /// A worker was forked. It waits for a client.
+    pub fn forked(&mut self, worker: WorkerId) {
+        self.workers.insert(worker, State::Idle);
+        self.idle.push_back(worker);
+    }
+
+    /// A worker got its client. With TLS, `handshake` is when it got it.
+    pub fn given(&mut self, worker: WorkerId, peer: P, handshake: Option<Instant>) {
+        let Some(state) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        *self.peers.entry(peer.clone()).or_default() += 1;
+        self.early_ends = 0;
+        *state = match handshake {
+            None => State::Serving(peer),
+            Some(since) => State::ShakingHands(peer, since),
+        };
+    }
+
+    /// A worker's TLS handshake succeeded: it will not be evicted any more.
+    pub fn established(&mut self, worker: WorkerId) {
+        if let Some(state) = self.workers.get_mut(&worker) {
+            if let State::ShakingHands(peer, _) = state {
+                *state = State::Serving(peer.clone());
+            }
+        }
+    }
+
+    /// A worker was reaped. Returns whether it ended because it was told to.
+    pub fn ended(&mut self, worker: WorkerId, now: Instant) -> bool {
+        let Some(state) = self.workers.remove(&worker) else {
+            return false;
+        };
+        let is_expected = matches!(state, State::Retired | State::Evicted(_));
+        match state {
+            State::Serving(peer) | State::ShakingHands(peer, _) | State::Evicted(peer) => {
+                if let Some(connected) = self.peers.get_mut(&peer) {
+                    *connected -= 1;
+                    if *connected == 0 {
+                        self.peers.remove(&peer);
+                    }
+                }
+            }
+            State::Idle => {
+                self.idle.retain(|idle| *idle != worker);
+                self.early_ends += 1;
+                if self.early_ends >= EARLY_ENDS {
+                    self.early_ends = 0;
+                    self.pause(now);
+                }
+            }
+            State::Retired => {}
+        }
+        is_expected
+    }
+
+    /// Picks the handshakes to end while all workers are busy and clients wait, longest first, so that
+    /// peers that never finish keep nobody out. Picks none while earlier ones still have to end.
+    pub fn evict(&mut self, now: Instant) -> Vec<Eviction<P>> {
+        let mut shaking = self.handshakes();
+        shaking.retain(|(since, _)| now.saturating_duration_since(*since) >= HANDSHAKE_GRACE);
+        shaking.sort_unstable();
+        shaking.truncate(EVICTIONS_A_TURN);
+        let mut evictions = Vec::new();
+        for (since, worker) in shaking {
+            let Some(state) = self.workers.get_mut(&worker) else {
+                continue;
+            };
+            if let State::ShakingHands(peer, _) = state {
+                let peer = peer.clone();
+                *state = State::Evicted(peer.clone());
+                let taken = now.saturating_duration_since(since);
+                evictions.push(Eviction {
+                    worker,
+                    peer,
+                    taken,
+                });
+            }
+        }
+        evictions
+    }
+
+    /// Workers in a handshake and since when; none while evicted workers still have to end.
+    fn handshakes(&self) -> Vec<(Instant, WorkerId)> {
+        let mut shaking = Vec::new();
+        for (worker, state) in &self.workers {
+            match state {
+                State::ShakingHands(_, since) => shaking.push((*since, *worker)),
+                State::Evicted(_) => return Vec::new(),
+                State::Idle | State::Serving(_) | State::Retired => {}
+            }
+        }
+        shaking
+    }
+
+    /// Gives up the idle workers, whose rules are out of date. They are to be ended.
+    pub fn retire_idle(&mut self) -> Vec<WorkerId> {
+        let retired: Vec<WorkerId> = self.idle.drain(..).collect();
+        for worker in &retired {
+            self.workers.insert(*worker, State::Retired);
+        }
+        retired
+    }
+
+    /// How long nothing can happen by itself. With clients waiting (`is_awaited`): no time if one can be
+    /// served, else until the next handshake can be ended. A pause ends by itself, too.
+    pub fn next_wake(&self, now: Instant, is_awaited: bool) -> Option<Duration> {
+        if is_awaited {
+            if self.can_accept(now) {
+                return Some(Duration::ZERO);
+            }
+            if let Some((since, _)) = self.handshakes().into_iter().min() {
+                return Some((since + HANDSHAKE_GRACE).saturating_duration_since(now));
+            }
+        }
+        let until = self.paused_until?;
+        Some(until.saturating_duration_since(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        workers: 3,
+        spare: 1,
+        per_peer: 0,
+    };
+
+    fn service(limits: Limits) -> Admission<&'static str> {
+        Admission::new(limits)
+    }
+
+    /// A service whose workers 1 to 3 all shake hands, since `start` and 10 ms apart.
+    fn all_shaking(start: Instant) -> Admission<&'static str> {
+        let mut service = service(LIMITS);
+        for number in 1..=3 {
+            let worker = WorkerId(number);
+            service.forked(worker);
+            assert_eq!(service.place(&"peer"), Placement::Worker(worker));
+            let since = start + Duration::from_millis(10 * number as u64);
+            service.given(worker, "peer", Some(since));
+        }
+        service
+    }
+
+    fn millis(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn workers(evictions: &[Eviction<&str>]) -> Vec<usize> {
+        evictions.iter().map(|eviction| eviction.worker.0).collect()
+    }
+
+    #[test]
+    fn forks_spare_workers_up_to_both_limits() {
+        let now = Instant::now();
+        let mut service = service(LIMITS);
+        assert!(service.needs_spare(now));
+        service.forked(WorkerId(1));
+        assert!(!service.needs_spare(now));
+        for (number, needs_spare) in [(1, true), (2, true), (3, false)] {
+            assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(number)));
+            service.given(WorkerId(number), "peer", None);
+            assert_eq!(service.needs_spare(now), needs_spare);
+            if needs_spare {
+                service.forked(WorkerId(number + 1));
+            }
+        }
+        assert!(service.is_full());
+        assert!(!service.can_accept(now));
+    }
+
+    #[test]
+    fn forks_for_a_client_where_no_worker_is_idle() {
+        let now = Instant::now();
+        let mut service = service(Limits { spare: 0, ..LIMITS });
+        assert!(!service.needs_spare(now));
+        assert!(service.can_accept(now));
+        assert_eq!(service.place(&"peer"), Placement::Fork);
+        service.forked(WorkerId(7));
+        assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(7)));
+    }
+
+    #[test]
+    fn gives_the_worker_that_waited_longest() {
+        let mut service = service(LIMITS);
+        service.forked(WorkerId(5));
+        service.forked(WorkerId(4));
+        assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(5)));
+        assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(4)));
+    }
+
+    #[test]
+    fn counts_the_connections_of_each_peer_until_its_workers_are_reaped() {
+        let now = Instant::now();
+        let mut service = service(Limits {
+            per_peer: 1,
+            ..LIMITS
+        });
+        service.forked(WorkerId(1));
+        service.forked(WorkerId(2));
+        assert_eq!(service.place(&"one"), Placement::Worker(WorkerId(1)));
+        service.given(WorkerId(1), "one", None);
+        assert_eq!(service.place(&"one"), Placement::Refuse(1));
+        assert_eq!(service.place(&"two"), Placement::Worker(WorkerId(2)));
+        service.given(WorkerId(2), "two", Some(now));
+        assert_eq!(service.place(&"two"), Placement::Refuse(1));
+        service.ended(WorkerId(1), now);
+        assert_eq!(service.place(&"one"), Placement::Fork);
+        assert_eq!(service.place(&"two"), Placement::Refuse(1));
+    }
+
+    #[test]
+    fn pauses_after_a_failure_and_goes_on_by_itself() {
+        let now = Instant::now();
+        let mut service = service(LIMITS);
+        service.pause(now);
+        assert!(!service.can_accept(now));
+        assert!(!service.needs_spare(now));
+        assert_eq!(service.next_wake(now, false), Some(PAUSE));
+        assert_eq!(
+            service.next_wake(now + millis(400), true),
+            Some(millis(600))
+        );
+        assert!(service.needs_spare(now + PAUSE));
+        assert!(service.can_accept(now + PAUSE));
+        assert_eq!(service.next_wake(now + PAUSE, false), None);
+    }
+
+    #[test]
+    fn pauses_when_workers_keep_ending_without_a_client() {
+        let now = Instant::now();
+        let mut service = service(LIMITS);
+        let end_idle = |service: &mut Admission<_>, number| {
+            service.forked(WorkerId(number));
+            assert!(!service.ended(WorkerId(number), now));
+        };
+        for number in 1..10 {
+            end_idle(&mut service, number);
+        }
+        // One that gets a client shows that workers can start.
+        service.forked(WorkerId(20));
+        service.place(&"peer");
+        service.given(WorkerId(20), "peer", None);
+        for number in 30..39 {
+            end_idle(&mut service, number);
+        }
+        assert!(service.can_accept(now));
+        end_idle(&mut service, 40);
+        assert!(!service.can_accept(now));
+        assert!(service.can_accept(now + PAUSE));
+    }
+
+    #[test]
+    fn a_dead_idle_worker_is_not_given_to_anybody() {
+        let now = Instant::now();
+        let mut service = service(LIMITS);
+        service.forked(WorkerId(1));
+        service.forked(WorkerId(2));
+        service.ended(WorkerId(1), now);
+        assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(2)));
+    }
+
+    #[test]
+    fn ends_the_longest_handshakes_and_none_before_their_grace() {
+        let start = Instant::now();
+        let mut service = all_shaking(start);
+        assert!(service.evict(start + millis(259)).is_empty());
+        let evicted = service.evict(start + millis(270));
+        assert_eq!(workers(&evicted), [1, 2]);
+        assert_eq!(evicted[0].peer, "peer");
+        assert_eq!(evicted[0].taken, millis(260));
+    }
+
+    #[test]
+    fn ends_no_handshake_while_earlier_ones_have_to_end() {
+        let start = Instant::now();
+        let mut service = all_shaking(start);
+        let later = start + millis(1000);
+        assert_eq!(workers(&service.evict(start + millis(265))), [1]);
+        assert!(service.evict(later).is_empty());
+        assert_eq!(service.next_wake(later, true), None);
+        assert!(service.ended(WorkerId(1), later));
+        assert_eq!(workers(&service.evict(later)), [2, 3]);
+    }
+
+    #[test]
+    fn ends_eight_handshakes_at_once_at_the_most() {
+        let start = Instant::now();
+        let mut service = service(Limits {
+            workers: 20,
+            ..LIMITS
+        });
+        for number in 0..20 {
+            service.forked(WorkerId(number));
+            service.place(&"peer");
+            service.given(WorkerId(number), "peer", Some(start));
+        }
+        let evicted = service.evict(start + PAUSE);
+        assert_eq!(workers(&evicted), (0..8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn keeps_whoever_finished_its_handshake() {
+        let start = Instant::now();
+        let mut service = all_shaking(start);
+        service.established(WorkerId(1));
+        assert_eq!(workers(&service.evict(start + PAUSE)), [2, 3]);
+        // Too late for one that was ended.
+        service.established(WorkerId(2));
+        assert!(service.ended(WorkerId(2), start));
+        assert!(!service.ended(WorkerId(1), start));
+    }
+
+    #[test]
+    fn wakes_when_the_oldest_handshake_can_be_ended() {
+        let start = Instant::now();
+        let service = all_shaking(start);
+        assert_eq!(
+            service.next_wake(start + millis(60), true),
+            Some(millis(200))
+        );
+        assert_eq!(service.next_wake(start + PAUSE, true), Some(Duration::ZERO));
+        assert_eq!(service.next_wake(start, false), None);
+    }
+
+    #[test]
+    fn wakes_at_once_while_a_waiting_client_can_be_served() {
+        let now = Instant::now();
+        let mut service = service(LIMITS);
+        assert_eq!(service.next_wake(now, true), Some(Duration::ZERO));
+        service.forked(WorkerId(1));
+        assert_eq!(service.next_wake(now, true), Some(Duration::ZERO));
+        assert_eq!(service.next_wake(now, false), None);
+    }
+
+    #[test]
+    fn retired_workers_get_no_client_and_count_until_they_end() {
+        let now = Instant::now();
+        let mut service = service(Limits {
+            workers: 1,
+            ..LIMITS
+        });
+        service.forked(WorkerId(1));
+        assert_eq!(service.retire_idle(), [WorkerId(1)]);
+        assert_eq!(service.place(&"peer"), Placement::Fork);
+        assert!(!service.can_accept(now));
+        assert!(service.ended(WorkerId(1), now));
+        assert!(service.can_accept(now));
+        assert!(service.retire_idle().is_empty());
+    }
+
+    #[test]
+    fn a_worker_that_nobody_knows_changes_nothing() {
+        let now = Instant::now();
+        let mut service = service(LIMITS);
+        service.given(WorkerId(9), "peer", None);
+        service.established(WorkerId(9));
+        assert!(!service.ended(WorkerId(9), now));
+        assert_eq!(service.place(&"peer"), Placement::Fork);
+    }
+}
