@@ -444,34 +444,43 @@ impl Controller {
         }
     }
 
-    /// Reads the filter files and what TLS needs again; anything bad in a service's leaves both as
-    /// they are. Clients that are connected keep what they have.
+    /// Reads every service's filter file and TLS files again. If any of them is bad, nothing changes for
+    /// any service. Clients that are connected keep the rules they have.
     fn reload(&mut self) {
         self.reopen_logs();
-        for running in &mut self.services {
-            match Policy::load(&running.service, &self.conf) {
-                Ok(policy) => {
-                    policy.report_warnings();
-                    running.policy = policy;
-                    let name = &running.service.name;
-                    log(
-                        Severity::Notice,
-                        format_args!("{name}: filter configuration loaded"),
-                    );
-                    if running.policy.tls.is_some() {
-                        log(
-                            Severity::Notice,
-                            format_args!("{name}: TLS keys and certificates loaded"),
-                        );
-                    }
-                    for worker in running.admission.retire_idle() {
-                        self.workers.signal(worker, Signal::SIGTERM);
-                    }
-                }
-                Err(error) => log(
-                    Severity::Err,
-                    format_args!("filter rules and TLS stay as they are: {error}"),
-                ),
+        let load = |running: &Running| Policy::load(&running.service, &self.conf);
+        let (mut policies, mut faults) = (Vec::new(), Vec::new());
+        for loaded in self.services.iter().map(load) {
+            match loaded {
+                Ok(policy) => policies.push(policy),
+                Err(error) => faults.push(error),
+            }
+        }
+        for error in &faults {
+            log(
+                Severity::Err,
+                format_args!("filter rules and TLS stay as they are: {error}"),
+            );
+        }
+        if !faults.is_empty() {
+            return;
+        }
+        for (running, policy) in self.services.iter_mut().zip(policies) {
+            policy.report_warnings();
+            running.policy = policy;
+            let name = &running.service.name;
+            log(
+                Severity::Notice,
+                format_args!("{name}: filter configuration loaded"),
+            );
+            if running.policy.tls.is_some() {
+                log(
+                    Severity::Notice,
+                    format_args!("{name}: TLS keys and certificates loaded"),
+                );
+            }
+            for worker in running.admission.retire_idle() {
+                self.workers.signal(worker, Signal::SIGTERM);
             }
         }
     }

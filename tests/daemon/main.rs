@@ -533,6 +533,54 @@ fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_b
 }
 
 #[test]
+fn a_reload_that_is_bad_for_one_service_changes_nothing_for_any() {
+    let token = Token::new();
+    let second = Directory::new();
+    let rules = |alias: &str| {
+        format!(
+            "modules = [({alias}, \"{}\")]\n",
+            module("nullmodule").display()
+        )
+    };
+    let (filter, socket) = (second.join("filter.conf"), second.join("socket"));
+    std::fs::write(&filter, rules("second")).expect("a file");
+    let mut setup = setup(&token);
+    setup.services = format!(
+        "service {{ name = \"second\"; conn_limit = 1;
+           protocol {{ name = \"p\"; address {{ type = \"local\"; path = \"{}\" }} }};
+           processor {{ type = \"rpc_pkcs11\"; filter_config = \"{}\"; use_ssl = false }};
+           workload_manager {{ type = \"dynamic\"; max_jobs_per_thread = 1;
+             min_free_jobs_capacity = 1; max_free_jobs_capacity = 1; max_threads = 5 }} }};",
+        socket.display(),
+        filter.display()
+    );
+    let daemon = setup.start();
+    let first_filter = daemon.directory().join("filter.conf");
+    let first = |alias: &[u8]| Client::new(&daemon).call(Call::C_LoadModule(alias)).rv().0;
+    let reload = |expected: &str, count: usize| {
+        daemon.process().signal(Signal::SIGHUP);
+        assert!(
+            wait_until(PATIENCE, || daemon.log().matches(expected).count() == count),
+            "{}",
+            daemon.log()
+        );
+    };
+
+    // The first service's new rules are good, the second's are not.
+    std::fs::write(&first_filter, rules("renamed")).expect("a file");
+    std::fs::write(&filter, "modules = [(").expect("a file");
+    reload("stay as they are", 1);
+    assert!(!daemon.log().contains("configuration loaded"));
+    assert_eq!(first(b"null"), 0);
+    assert_eq!(first(b"renamed"), 5);
+
+    std::fs::write(&filter, rules("second")).expect("a file");
+    reload("configuration loaded", 2);
+    assert!(wait_until(PATIENCE, || first(b"renamed") == 0));
+    assert_eq!(first(b"null"), 5);
+}
+
+#[test]
 fn the_log_tells_that_a_module_did_not_start() {
     let token = Token::new();
     let daemon = Setup::new(Maker::Ours, Endpoint::Tcp, &token).start();

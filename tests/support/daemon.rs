@@ -47,6 +47,8 @@ pub struct Setup {
     pub use_ssl: bool,
     /// More lines for the `service` section.
     pub service: String,
+    /// More services, as sections of the configuration.
+    pub services: String,
     /// More options for the command line.
     pub options: Vec<String>,
     /// Most clients at a time.
@@ -67,6 +69,7 @@ impl Setup {
             processor: String::new(),
             use_ssl: false,
             service: String::new(),
+            services: String::new(),
             options: Vec::new(),
             max_threads: 50,
             environment: vec![("SOFTHSM2_CONF".into(), configuration)],
@@ -305,12 +308,14 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
       max_threads = {max_threads};
     }};
   }};
+  {services}
 }}
 "#,
         run = directory.join("run").display(),
         filter = directory.join("filter.conf").display(),
         use_ssl = setup.use_ssl,
         service = setup.service,
+        services = setup.services,
         processor = setup.processor,
         max_threads = setup.max_threads,
     )
