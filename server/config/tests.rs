@@ -1,0 +1,789 @@
+//! Tests of the configuration: texts of pkcs11proxyd.conf and what they are read as.
+
+use super::*;
+use crate::tls::{ClientAuth, Credentials, DhConfig, Suites};
+use nix::unistd::geteuid;
+
+fn check(text: &str) -> Result<Configuration, String> {
+    let file = Path::new("/etc/p.conf");
+    config_file::parse::<Root>(text.as_bytes(), &Netplex)
+        .and_then(|root| checker::check(root, file))
+        .map_err(|fault| fault.in_file(file).to_string())
+}
+
+/// A complete file in which one line of each section can be replaced, named by its beginning.
+fn with(replaced: &str, line: &str) -> Result<Configuration, String> {
+    let text = r#"netplex {
+        controller { (*in controller*) };
+        service {
+            name = "svc"; (*in service*)
+            protocol {
+                name = "p"; (*in protocol*)
+                address {
+                    type = "internet"; bind = "127.0.0.1:4444" (*in address*) } };
+            processor {
+                type = "rpc_pkcs11"; filter_config = "filter.conf"; (*in processor*) };
+            workload_manager {
+                type = "dynamic"; min_free_jobs_capacity = 1; max_free_jobs_capacity = 1;
+                max_threads = 9 (*in workload*) } } }"#;
+    assert!(text.contains(replaced), "{replaced}");
+    check(&text.replacen(replaced, line, 1))
+}
+
+fn inside(section: &str, text: &str) -> Result<Configuration, String> {
+    with(&format!("(*in {section}*)"), text)
+}
+
+fn refused(section: &str, text: &str, expected: &str) {
+    let message = inside(section, text).unwrap_err();
+    assert!(message.starts_with("/etc/p.conf:"), "{message}");
+    assert!(message.contains(expected), "{text}: {message}");
+}
+
+#[test]
+fn loads_the_sample_file_without_warnings() {
+    let file = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/etc/pkcs11proxyd.conf"
+    ));
+    let configuration = load(file).unwrap();
+    assert_eq!(configuration.warnings, [""; 0]);
+    let service = &configuration.services[0];
+    let address = Address::Internet(vec!["127.0.0.1:4444".parse().unwrap()]);
+    assert_eq!(service.protocols[0].addresses, [address]);
+    let rules = filter::Rules::load(
+        &service.processor.filter_config,
+        &service.processor.compatibility,
+    )
+    .unwrap();
+    assert_eq!(rules.warnings, [""; 0]);
+    let module = rules.module(b"softhsm").unwrap();
+    assert_eq!(module.path, Path::new("/usr/lib/softhsm/libsofthsm2.so"));
+}
+
+#[test]
+fn has_the_defaults_of_the_original() {
+    let configuration = with("", "").unwrap();
+    assert_eq!(configuration.max_level, Severity::Info);
+    assert_eq!(configuration.socket_directory, None);
+    assert_eq!(configuration.loggers.len(), 1);
+    assert_eq!(configuration.loggers[0].kind, LoggerKind::Stderr);
+    let service = &configuration.services[0];
+    assert_eq!((service.name.as_str(), &service.identity), ("svc", &None));
+    let protocol = &service.protocols[0];
+    assert_eq!(
+        (protocol.backlog, protocol.mode, protocol.owner),
+        (20, None, None)
+    );
+    assert!(protocol.reuse_address && protocol.keepalive && !protocol.nodelay);
+    let processor = &service.processor;
+    assert_eq!(processor.filter_config, Path::new("/etc/filter.conf"));
+    assert_eq!(processor.max_record_size, 67_108_864);
+    assert_eq!(processor.record_timeout, Duration::from_secs(30));
+    assert_eq!(processor.max_connections_per_peer, 0);
+    assert_eq!(processor.flat_mechanisms, [0; 0]);
+    assert_eq!(
+        service.workload,
+        Workload {
+            spare: 1,
+            max_workers: 9
+        }
+    );
+}
+
+#[test]
+fn demands_a_service_with_an_address() {
+    let none = check("netplex {\n }").unwrap_err();
+    assert_eq!(
+        none,
+        "/etc/p.conf:1: netplex: expected at least one section `service`"
+    );
+    let capital = check("netplex {\n Service { } }").unwrap_err();
+    assert_eq!(
+        capital,
+        "/etc/p.conf:2: netplex.Service: unknown option; is `service` meant?"
+    );
+    let address = r#"address {
+                    type = "internet"; bind = "127.0.0.1:4444" (*in address*) }"#;
+    let message = with(address, "").unwrap_err();
+    assert!(message.ends_with("expected at least one `protocol` with an `address`"));
+}
+
+#[test]
+fn refuses_unknown_options_in_every_section() {
+    for section in [
+        "controller",
+        "service",
+        "protocol",
+        "address",
+        "processor",
+        "workload",
+    ] {
+        let semicolon = if matches!(section, "address" | "workload") {
+            "; "
+        } else {
+            ""
+        };
+        refused(
+            section,
+            &format!("{semicolon}nonsense = 1;"),
+            "nonsense: unknown option",
+        );
+        refused(
+            section,
+            &format!("{semicolon}nonsense {{ }};"),
+            "nonsense: unknown option",
+        );
+    }
+    refused(
+        "service",
+        "conn_limt = 1;",
+        "service[0].conn_limt: unknown option; is `conn_limit`",
+    );
+}
+
+#[test]
+fn refuses_what_it_does_not_have() {
+    refused(
+        "processor",
+        "portmapper = true;",
+        "portmapper: expected false",
+    );
+    let harmless = inside("processor", "use_ssl = false; portmapper = false;").unwrap();
+    assert_eq!(harmless.warnings, [""; 0]);
+    for kind in ["container", "internal", "w32_pipe"] {
+        let message = with("\"internet\"", &format!("\"{kind}\"")).unwrap_err();
+        assert!(
+            message.contains("address[0].type: not supported"),
+            "{message}"
+        );
+    }
+}
+
+/// The sample of the original's package (spec/server.md 5.1), its comments opened.
+const TLS: &str = r#"use_ssl = true; tls {
+    algorithms = "SECURE256:+SECURE128:-VERS-TLS-ALL:+VERS-TLS1.2:-RSA:-DHE-DSS:-CAMELLIA-128-CBC:-CAMELLIA-256-CBC";
+    (*in tls*)
+    dh_params { pkcs3_file = "dhparams.pem"; bits = 2048 };
+    x509 { key { crt_file = "server.pem"; key_file = "/k" (*in key*) }; trust { crt_file = "ca.pem" } } };"#;
+
+fn tls(replaced: &str, line: &str) -> Result<Configuration, String> {
+    assert!(TLS.contains(replaced), "{replaced}");
+    inside("processor", &TLS.replacen(replaced, line, 1))
+}
+
+#[test]
+fn reads_the_tls_section() {
+    let mut read = tls("(*in tls*)", "peer_auth = \"required\"; peer_name = \"x\";").unwrap();
+    assert_eq!(read.warnings, [""; 0]);
+    let processor = read.services.remove(0).processor;
+    assert!(processor.use_tls);
+    assert_eq!(processor.handshake_timeout, Duration::from_secs(15));
+    let tls = processor.tls.unwrap();
+    let Credentials::Certificates {
+        keys,
+        trust,
+        clients,
+        ..
+    } = tls.credentials
+    else {
+        panic!()
+    };
+    assert_eq!(keys[0].certificate.value, Path::new("/etc/server.pem"));
+    assert_eq!(keys[0].key.value, Path::new("/k"));
+    assert_eq!(trust[0].value, Path::new("/etc/ca.pem"));
+    assert_eq!(clients, ClientAuth::Required);
+    assert!(matches!(tls.dh, DhConfig::File(file) if file.value == Path::new("/etc/dhparams.pem")));
+}
+
+#[test]
+fn loads_the_sample_for_a_trial_of_tls() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/tls-trial.conf");
+    let configuration = load(Path::new(file)).unwrap();
+    assert_eq!(configuration.warnings, [""; 0]);
+    assert!(configuration.services[0].processor.use_tls);
+}
+
+#[test]
+fn warns_of_a_tls_section_that_lets_nobody_in() {
+    for (replaced, line, expected) in [
+        ("", "", "peer_auth is missing: taken as required"),
+        (
+            "(*in tls*)",
+            "peer_auth = \"optional\";",
+            "peer_auth: taken as required",
+        ),
+        (
+            "(*in tls*)",
+            "peer_auth = \"none\";",
+            "peer_auth: refuses every client",
+        ),
+        ("; trust { crt_file = \"ca.pem\" }", "", "without a `trust`"),
+        (
+            "use_ssl = true;",
+            "use_ssl = false; cafile = \"x\";",
+            "cafile: has no effect without",
+        ),
+        (
+            "use_ssl = true;",
+            "use_ssl = true; cafile = \"x\";",
+            "cafile: has no effect beside",
+        ),
+        (
+            "(*in key*)",
+            "; password = \"a\"; password_file = \"b\"",
+            "password_file: has no effect beside",
+        ),
+        (
+            "SECURE256",
+            "SECURE256:+RSA",
+            "algorithms: RSA is not offered",
+        ),
+    ] {
+        let warnings = tls(replaced, line).unwrap().warnings.join("\n");
+        assert!(warnings.contains(expected), "{line}: {warnings}");
+    }
+}
+
+#[test]
+fn refuses_a_wrong_tls_section() {
+    for (replaced, line, expected) in [
+        (
+            "SECURE256:",
+            "HIGH:",
+            "tls.algorithms: expected one of NORMAL",
+        ),
+        (
+            "(*in tls*)",
+            "peer_auth = \"yes\";",
+            "peer_auth: expected none, optional or required",
+        ),
+        (
+            "(*in tls*)",
+            "nonsense = 1;",
+            "tls.nonsense: unknown option",
+        ),
+        (
+            "(*in tls*)",
+            "psk_file = \"/x\";",
+            "psk_file: expected either",
+        ),
+        (
+            "pkcs3_file = \"dhparams.pem\"; bits = 2048",
+            "",
+            "dh_params: expected `pkcs3_file`",
+        ),
+        (
+            "pkcs3_file = \"dhparams.pem\"; bits = 2048",
+            "bits = 9000",
+            "bits: expected 1024",
+        ),
+        ("key_file = \"/k\"", "", "`key_file` is missing"),
+    ] {
+        let message = tls(replaced, line).unwrap_err();
+        assert!(message.contains(expected), "{line}: {message}");
+    }
+    refused(
+        "processor",
+        "use_ssl = true;",
+        "use_ssl: expected a section `tls`",
+    );
+    refused("processor", "use_ssl = true; tls { };", "`x509` is missing");
+    refused(
+        "processor",
+        "use_ssl = true; cafile = \"x\";",
+        "`certfile` is missing",
+    );
+    refused(
+        "processor",
+        "use_ssl = true; tls { psk_file = \"x\" }; allowed_clients_cert_path = \"/x\";",
+        "psk_file: expected no `allowed_clients_cert_path`",
+    );
+    refused(
+        "processor",
+        "handshake_timeout = 0.0;",
+        "expected more than 0.0 seconds",
+    );
+}
+
+/// spec/server.md 5.5.
+#[test]
+fn reads_the_older_keys_where_there_is_no_tls_section() {
+    let keys = r#"use_ssl = true; cafile = "ca.pem"; certfile = "/c"; certkey = "/k";
+        cipher_suite = "AES256"; dh_params = "dh.pem"; ec_curve_name = "prime256v1";
+        verify_depth = 2; allowed_clients_cert_path = "allowed";"#;
+    let mut read = inside("processor", keys).unwrap();
+    assert_eq!(read.warnings, [""; 0]);
+    let tls = read.services.remove(0).processor.tls.unwrap();
+    assert_eq!(tls.allowed.unwrap(), Path::new("/etc/allowed"));
+    assert!(matches!(tls.suites, Suites::List { list, .. } if list.value == "AES256"));
+    assert!(matches!(
+        tls.credentials,
+        Credentials::Certificates {
+            depth: Some(2),
+            clients: ClientAuth::Required,
+            ..
+        }
+    ));
+    let psk = inside("processor", "use_ssl = true; tls { psk_file = \"keys\" };").unwrap();
+    let credentials = &psk.services[0].processor.tls.as_ref().unwrap().credentials;
+    assert!(matches!(credentials, Credentials::Psk(file) if file.value == Path::new("/etc/keys")));
+}
+
+#[test]
+fn warns_of_what_has_no_effect() {
+    for (section, option, expected) in [
+        (
+            "service",
+            "conn_limit = 2;",
+            "every client gets its own process",
+        ),
+        (
+            "service",
+            "conn_limit = 0;",
+            "every client gets its own process",
+        ),
+        (
+            "workload",
+            "; max_jobs_per_thread = 5",
+            "every client gets its own process",
+        ),
+        (
+            "processor",
+            "timeout = 2.0;",
+            "processor.timeout: has no effect",
+        ),
+        (
+            "processor",
+            "libnames = \"a:/b;\";",
+            "processor.libnames: has no effect",
+        ),
+        (
+            "protocol",
+            "local_chmod = \"0600\";",
+            "local_chmod: a decimal number",
+        ),
+        (
+            "controller",
+            "logging { type = \"stderr\"; format = \"${nope}\" }",
+            "no variable `nope`",
+        ),
+    ] {
+        let warnings = inside(section, option).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{option}");
+        assert!(warnings[0].starts_with("/etc/p.conf:"), "{warnings:?}");
+        assert!(warnings[0].contains(expected), "{warnings:?}");
+    }
+    assert_eq!(
+        inside("service", "conn_limit = 1;").unwrap().warnings,
+        [""; 0]
+    );
+}
+
+#[test]
+fn reads_internet_addresses() {
+    let bind = |text: &str| {
+        with("127.0.0.1:4444", text).map(|c| c.services[0].protocols[0].addresses.clone())
+    };
+    let internet = |text: &str| vec![Address::Internet(vec![text.parse().unwrap()])];
+    assert_eq!(bind("0.0.0.0:65535").unwrap(), internet("0.0.0.0:65535"));
+    assert_eq!(bind("::1:4444").unwrap(), internet("[::1]:4444"));
+    assert_eq!(bind("[::1]:4444").unwrap(), internet("[::1]:4444"));
+    assert!(matches!(&bind("localhost:1").unwrap()[0], Address::Internet(all) if !all.is_empty()));
+    for (text, expected) in [
+        ("", "expected host:port"),
+        (":4444", "expected host:port"),
+        ("localhost", "expected host:port"),
+        ("localhost:", "expected host:port"),
+        ("localhost:x", "expected host:port"),
+        ("localhost:-1", "expected host:port"),
+        ("1::2::3:4444", "expected host:port"),
+        ("[::1:4444", "expected host:port"),
+        ("[]:4444", "expected host:port"),
+        ("[127.0.0.1]:4444", "expected host:port"),
+        ("[localhost]:4444", "expected host:port"),
+        ("127.0.0.1:65536", "at most 65535"),
+        ("127.0.0.1:99999999999999999999", "at most 65535"),
+        ("name.invalid:1", "cannot be resolved"),
+    ] {
+        let message = bind(text).unwrap_err();
+        assert!(
+            message.contains("bind: ") && message.contains(expected),
+            "{text}: {message}"
+        );
+    }
+}
+
+#[test]
+fn reads_local_addresses() {
+    let address = |text: &str| {
+        let replaced = "type = \"internet\"; bind = \"127.0.0.1:4444\"";
+        with(replaced, text).map(|c| c.services[0].protocols[0].addresses[0].clone())
+    };
+    for kind in ["local", "unixdomain"] {
+        let local = address(&format!("type = \"{kind}\"; path = \"/run/s\"")).unwrap();
+        assert_eq!(local, Address::Local("/run/s".into()));
+    }
+    let file = address("type = \"socket_file\"; path = \"/run/f\"").unwrap();
+    assert_eq!(file, Address::SocketFile("/run/f".into()));
+    for (text, expected) in [
+        (
+            "type = \"local\"; path = \"s\"",
+            "path: expected an absolute path",
+        ),
+        ("type = \"local\"", "`path` is missing"),
+        ("type = \"internet\"", "`bind` is missing"),
+        (
+            "type = \"local\"; bind = \"a:1\"",
+            "bind: does not belong to type local",
+        ),
+        ("type = \"tcp\"", "type: expected internet"),
+    ] {
+        let message = address(text).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn resolves_local_paths_against_the_socket_directory() {
+    let text = r#"netplex { controller { socket_directory = "/run/d" }; service { name = "s";
+        protocol { name = "p"; address { type = "local"; path = "s.sock" } };
+        processor { type = "rpc_pkcs11"; filter_config = "/f" };
+        workload_manager { type = "constant"; jobs = 3 } } }"#;
+    let configuration = check(text).unwrap();
+    let service = &configuration.services[0];
+    assert_eq!(
+        service.protocols[0].addresses,
+        [Address::Local("/run/d/s.sock".into())]
+    );
+    assert_eq!(
+        service.workload,
+        Workload {
+            spare: 3,
+            max_workers: 3
+        }
+    );
+    assert_eq!(service.processor.filter_config, Path::new("/f"));
+}
+
+#[test]
+fn reads_modes_as_ocaml_does() {
+    for (text, mode) in [
+        ("\"0o777\"", 0o777),
+        ("\"0x1ff\"", 0o777),
+        ("\"0b1_10\"", 0o6),
+        ("\"0600\"", 600),
+        ("384", 0o600),
+    ] {
+        let configuration = inside("protocol", &format!("local_chmod = {text};")).unwrap();
+        assert_eq!(
+            configuration.services[0].protocols[0].mode,
+            Some(mode),
+            "{text}"
+        );
+    }
+    for text in [
+        "\"rw\"",
+        "\"\"",
+        "\"0o\"",
+        "\"0o+7\"",
+        "\"0o10000\"",
+        "\"0u511\"",
+        "-1",
+        "\"é\"",
+    ] {
+        refused(
+            "protocol",
+            &format!("local_chmod = {text};"),
+            "expected a mode",
+        );
+    }
+    refused("protocol", "lstn_backlog = -1;", "expected 0 or more");
+    refused(
+        "protocol",
+        "local_chmod = true;",
+        "expected an integer or a string, found a boolean",
+    );
+}
+
+#[test]
+fn reads_users_and_groups() {
+    let owner = inside("protocol", "local_chown = \"root:12\";")
+        .unwrap()
+        .services[0]
+        .protocols[0]
+        .owner;
+    assert_eq!(owner, Some((Uid::from_raw(0), Gid::from_raw(12))));
+    for text in ["root", "no such user:0", "0:no such group"] {
+        refused(
+            "protocol",
+            &format!("local_chown = \"{text}\";"),
+            "local_chown: expected",
+        );
+    }
+    refused(
+        "service",
+        "group = \"root\";",
+        "group: expected `user` beside it",
+    );
+    if geteuid().is_root() {
+        let identity = inside("service", "user = \"root\";").unwrap().services[0]
+            .identity
+            .clone();
+        assert_eq!(identity.unwrap().gid, Gid::from_raw(0));
+        refused(
+            "service",
+            "user = \"no such user\";",
+            "user: expected the name of a user",
+        );
+    } else {
+        refused(
+            "service",
+            "user = \"root\";",
+            "user: only root can change the user",
+        );
+    }
+}
+
+#[test]
+fn checks_the_workload() {
+    let dynamic = "type = \"dynamic\"; min_free_jobs_capacity = 1; max_free_jobs_capacity = 1;
+                max_threads = 9";
+    let workload = |text: &str| with(dynamic, text).map(|c| c.services[0].workload.clone());
+    let on_demand = "type = \"dynamic\"; min_free_jobs_capacity = 0;
+        max_free_jobs_capacity = 0; max_threads = 2; inactivity_timeout = 1;
+        greedy_accepts = true; recommended_jobs_per_thread = 1";
+    assert_eq!(
+        workload(on_demand).unwrap(),
+        Workload {
+            spare: 0,
+            max_workers: 2
+        }
+    );
+    let many = "type = \"dynamic\"; min_free_jobs_capacity = 5; max_free_jobs_capacity = 5;
+        max_threads = 2";
+    assert_eq!(
+        workload(many).unwrap(),
+        Workload {
+            spare: 2,
+            max_workers: 2
+        }
+    );
+    for (text, expected) in [
+        ("type = \"static\"", "type: expected dynamic or constant"),
+        ("type = \"constant\"", "`threads` is missing"),
+        (
+            "type = \"constant\"; threads = 0",
+            "threads: expected 1 or more",
+        ),
+        (
+            "type = \"constant\"; threads = 1; jobs = 1",
+            "jobs: the same as `threads`",
+        ),
+        (
+            "type = \"constant\"; max_threads = 1",
+            "max_threads: does not belong to type constant",
+        ),
+        (
+            "type = \"dynamic\"; threads = 1",
+            "threads: does not belong to type dynamic",
+        ),
+        (
+            "type = \"dynamic\"; min_free_jobs_capacity = -1",
+            "min_free_jobs_capacity: expected 0 or more",
+        ),
+        (
+            "type = \"dynamic\"; min_free_jobs_capacity = 1",
+            "`max_free_jobs_capacity` is missing",
+        ),
+        (
+            "type = \"dynamic\"; min_free_jobs_capacity = 2; max_free_jobs_capacity = 1",
+            "max_free_jobs_capacity: expected 2 or more",
+        ),
+        (
+            "type = \"dynamic\"; min_free_jobs_capacity = 1; max_free_jobs_capacity = 1",
+            "`max_threads` is missing",
+        ),
+        (
+            "type = \"dynamic\"; recommended_jobs_per_thread = 2",
+            "recommended_jobs_per_thread: expected 1 or less",
+        ),
+        (
+            "type = \"dynamic\"; max_jobs_per_thread = 0",
+            "max_jobs_per_thread: expected 1 or more",
+        ),
+    ] {
+        let message = workload(text).unwrap_err();
+        assert!(message.contains(expected), "{text}: {message}");
+    }
+}
+
+#[test]
+fn reads_the_new_parameters_of_the_processor() {
+    let text = "max_record_size = 65536; record_timeout = 0.5; max_connections_per_peer = 7;
+        flat_mechanisms = \" 0x80000001 12\"; compatibility = \"admin-login-only\";";
+    let processor = inside("processor", text).unwrap().services[0]
+        .processor
+        .clone();
+    assert_eq!(processor.max_record_size, 65536);
+    assert_eq!(processor.record_timeout, Duration::from_millis(500));
+    assert_eq!(processor.max_connections_per_peer, 7);
+    assert_eq!(processor.flat_mechanisms, [0x8000_0001, 12]);
+    let on: Vec<_> = processor
+        .compatibility
+        .effects()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(on, ["admin-login-only"]);
+    for (text, expected) in [
+        ("max_record_size = 65535;", "expected 65536 or more"),
+        (
+            "max_record_size = 1073741825;",
+            "expected 1073741824 or less",
+        ),
+        (
+            "record_timeout = 30;",
+            "expected a number with a point such as 60.0, found an integer",
+        ),
+        ("record_timeout = 0.0;", "expected more than 0.0"),
+        ("record_timeout = -1.0;", "expected more than 0.0"),
+        ("record_timeout = 1e300;", "expected more than 0.0"),
+        ("max_connections_per_peer = -1;", "expected 0 or more"),
+        ("flat_mechanisms = \"CKM_AES_CBC\";", "expected numbers"),
+        (
+            "compatibility = \"all\";",
+            "compatibility: unknown switch `all`; known here: ",
+        ),
+    ] {
+        refused("processor", text, expected);
+    }
+}
+
+#[test]
+fn types_are_exact() {
+    for (section, text, expected) in [
+        (
+            "service",
+            "startup_timeout = 60;",
+            "expected a number with a point",
+        ),
+        (
+            "service",
+            "gc_when_idle = 1;",
+            "expected a boolean, found an integer",
+        ),
+        (
+            "service",
+            "conn_limit = \"1\";",
+            "expected an integer, found a string",
+        ),
+        (
+            "processor",
+            "use_ssl = \"true\";",
+            "expected a boolean, found a string",
+        ),
+        (
+            "protocol",
+            "tcp_nodelay = 1;",
+            "expected a boolean, found an integer",
+        ),
+        (
+            "controller",
+            "max_level = 3",
+            "expected a string, found an integer",
+        ),
+        (
+            "controller",
+            "max_level = \"fatal\"",
+            "max_level: expected emerg, ",
+        ),
+    ] {
+        refused(section, text, expected);
+    }
+    assert_eq!(
+        inside("controller", "max_level = \"ALL\"")
+            .unwrap()
+            .max_level,
+        Severity::Debug
+    );
+}
+
+#[test]
+fn reads_every_type_of_logger() {
+    let loggers = |text: &str| inside("controller", text).map(|c| c.loggers);
+    let all = loggers(
+        "logging { type = \"stderr\"; component = \"svc\"; max_level = \"err\" };
+         logging { type = \"file\"; file = \"/var/log/x\"; format = \"$message\" };
+         logging { type = \"multi_file\"; directory = \"/d\";
+            file { file = \"a\"; subchannel = \"\" }; file { file = \"/b\" } };
+         logging { type = \"syslog\"; identifier = \"i\"; facility = \"LOCAL3\" }",
+    )
+    .unwrap();
+    assert_eq!(
+        (all[0].component.as_str(), all[0].max_level),
+        ("svc", Severity::Err)
+    );
+    assert_eq!(all[1].kind, LoggerKind::File("/var/log/x".into()));
+    let LoggerKind::MultiFile(files) = &all[2].kind else {
+        panic!()
+    };
+    let paths: Vec<_> = files.iter().map(|file| file.path.as_path()).collect();
+    assert_eq!(paths, [Path::new("/d/a"), Path::new("/b")]);
+    assert_eq!(files[0].subchannel, "");
+    let facility = Facility::from_name("local3").unwrap();
+    assert_eq!(
+        all[3].kind,
+        LoggerKind::Syslog {
+            identifier: "i".into(),
+            facility
+        }
+    );
+    for (text, expected) in [
+        ("", "logging[0]: `type` is missing"),
+        (
+            "type = \"null\"",
+            "type: expected stderr, file, multi_file or syslog",
+        ),
+        ("type = \"file\"", "`file` is missing"),
+        (
+            "type = \"file\"; file { file = \"a\" }",
+            "file: expected a string",
+        ),
+        ("type = \"multi_file\"", "`directory` is missing"),
+        (
+            "type = \"multi_file\"; directory = \"/d\"; file = \"x\"",
+            "file: expected sections",
+        ),
+        (
+            "type = \"stderr\"; file = \"x\"",
+            "file: does not belong to type stderr",
+        ),
+        (
+            "type = \"stderr\"; identifier = \"x\"",
+            "identifier: does not belong to type stderr",
+        ),
+        (
+            "type = \"syslog\"; facility = \"local8\"",
+            "facility: expected a syslog facility",
+        ),
+        (
+            "type = \"stderr\"; format = \"$\"",
+            "format: expected a variable",
+        ),
+        (
+            "type = \"stderr\"; max_level = \"x\"",
+            "max_level: expected emerg",
+        ),
+    ] {
+        let message = loggers(&format!("logging {{ {text} }}")).unwrap_err();
+        assert!(message.contains(expected), "{text}: {message}");
+    }
+}
+
+#[test]
+fn survives_every_prefix_of_the_sample() {
+    let text = include_bytes!("../../etc/pkcs11proxyd.conf");
+    for end in (0..text.len()).step_by(7) {
+        assert!(config_file::parse::<Root>(&text[..end], &Netplex).is_err());
+    }
+}
