@@ -1,4 +1,4 @@
-//! A PKCS#11 application that takes each refusal for the end of its plan.
+//! Drives an attack: a PKCS#11 application that stops at the first refused call.
 
 use xdr::{
     Architecture, Call, Flags, Mechanism, ObjectHandle, Reply, SessionHandle, SlotId, Ulong,
@@ -412,7 +412,8 @@ impl Client {
         }
     }
 
-    /// RFC 3394 and 5649, out of single blocks of AES. The length is tried: a filter may append to it.
+    /// RFC 3394 and 5649, out of single blocks of AES. The length is tried: a filter may append to
+    /// it.
     fn open_key_wrap(&mut self, key: ObjectHandle, blob: &[u8]) -> Trace<Vec<u8>> {
         for appended in [0, 30, 34] {
             let Some(length) = blob

@@ -1,8 +1,9 @@
-//! The published attacks on PKCS#11, each as the calls of a client, against the filter.
+//! Plays the published attacks on PKCS#11, each as the calls of a client, against the filter.
 //!
-//! `traces` and `variations` have the attacks. Each is played without rules, where it must win (so that it proves
-//! something), and under three filter files, where it must not: patch set 1 and patch set 2 as they are
-//! shipped, and `etc/filter-strict.conf`. The tables here say which do not end so, and why.
+//! `traces` and `variations` have the attacks. Each is played without rules, where it must win (so
+//! that it proves something), and under three filter files, where it must not: patch set 1 and
+//! patch set 2 as they are shipped, and `etc/filter-strict.conf`. The tables here say which do not
+//! end so, and why.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -90,7 +91,7 @@ fn impossible() -> Vec<(&'static str, &'static str)> {
     NOT_ON_SOFTHSM.iter().chain(more).copied().collect()
 }
 
-/// Attacks of attacks.md that are not among the plans, and why.
+/// Attacks of docs/attacks.md that are not among the plans, and why.
 #[allow(dead_code, reason = "for the reader")]
 const NOT_PLAYED: &[(&str, &str)] = &[
     ("R9", "nested templates: wire::nested_templates_are_refused"),

@@ -1,4 +1,5 @@
-//! What an attack meets: a token with secrets, a way to it, and the attacker's own token.
+//! Sets up what an attack needs: a token with secrets, a daemon in front of it, and the attacker's
+//! own token.
 
 use xdr::{Architecture, Call, Reply};
 

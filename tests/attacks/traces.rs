@@ -14,7 +14,7 @@ use cka::{
 
 /// One plan.
 pub struct Attack {
-    /// The row of attacks.md, and the variant.
+    /// The attack as docs/attacks.md names it, and the variant.
     pub id: &'static str,
     /// What the client says its integers look like.
     pub architecture: Architecture,

@@ -1,12 +1,13 @@
-//! What a call, a large digest, a connection and an idle client cost, beside the bare transport.
+//! Measures the cost of a call, a large digest, a connection and an idle client, compared with the
+//! bare transport.
 //!
-//! `make bench`. Everything runs on a null module, so that only the way there and back is measured. The
-//! baseline is a pair of the same process model (one forked process for each client) that exchanges
-//! messages of the same sizes over the same kind of socket, in the same run, turn by turn with our
-//! pair and, if installed, the original's. Nothing here passes or fails.
+//! `make bench`. Everything runs on a null module, so that only the way there and back is measured.
+//! The baseline is a pair of the same process model (one forked process for each client) that
+//! exchanges messages of the same sizes over the same kind of socket, in the same run, turn by turn
+//! with our pair and, if installed, the original's. Nothing here passes or fails.
 //!
-//! Over TLS the baseline is the same pair with OpenSSL on both ends, TLS 1.3 with certificates on both
-//! sides, and OpenSSL's reading ahead on, as our own halves have it.
+//! Over TLS the baseline is the same pair with OpenSSL on both ends, TLS 1.3 with certificates on
+//! both sides, and OpenSSL's reading ahead on, as our own halves have it.
 //!
 //! The program starts copies of itself: `raw-server`, `raw-client` and `client`, which take a line
 //! with a task and a count from standard input and answer with nanoseconds.

@@ -1,4 +1,4 @@
-//! Our daemon alone: hostile and unusual clients, its processes, its signals, its exit statuses.
+//! Tests our daemon alone: hostile and unusual clients, its processes, signals and exit statuses.
 //!
 //! The clients here write bytes to the socket; behind the daemon is the null module, which answers at
 //! once, or SoftHSM.

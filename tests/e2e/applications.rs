@@ -1,4 +1,4 @@
-//! Programs as they are in the field: threads, forks, a peer that dies, pkcs11-tool.
+//! Tests real programs: with threads, with forks, with a peer that dies, and pkcs11-tool.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
@@ -78,7 +78,7 @@ fn forked_children_start_anew_with_the_original_client_and_our_daemon() {
     threads(&stack(Original, Ours, Tcp), "fork");
 }
 
-/// The original's child deadlocks here (client.md D8).
+/// The original's child deadlocks here.
 #[test]
 fn a_fork_beside_a_busy_thread_leaves_our_client_usable() {
     threads(&stack(Ours, Ours, Tcp), "forkbusy");
@@ -92,7 +92,7 @@ fn our_client_survives_the_death_of_its_worker_and_recovers() {
     threads(&stack(Ours, Original, Tcp), "death");
 }
 
-/// The original ends the application (client.md 12).
+/// The original ends the application.
 #[test]
 fn our_client_answers_when_there_is_no_memory() {
     threads(&stack(Ours, Ours, Tcp), "memory");
@@ -105,7 +105,7 @@ fn no_pin_key_or_plaintext_stays_in_an_application_with_our_client() {
     threads(&stack(Ours, Original, Unix), "secrets");
 }
 
-/// What our client is measured against (client.md D5, D6); also shows that the test above can fail.
+/// What our client is measured against; also shows that the test above can fail.
 #[test]
 fn the_original_client_dies_of_sigpipe_after_its_worker() {
     let stack = stack(Original, Original, Tcp);

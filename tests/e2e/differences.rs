@@ -1,6 +1,7 @@
-//! Where a pairing may answer otherwise than SoftHSM does without a proxy.
+//! Lists where a pairing of client and daemon may answer differently from SoftHSM without a proxy.
 //!
-//! A row that does not occur with a pairing it is for fails that pairing's test: the list stays true.
+//! A row that does not occur with a pairing that it is for fails that pairing's test, so the list
+//! stays true.
 
 use super::support::script::{
     Difference,
@@ -24,22 +25,20 @@ const fn row(
     }
 }
 
-const EXACT: &str =
-    "client.md 9.4: the wire has no output length, sizes are exact and not upper bounds";
-const NO_BYTES: &str = "protocol.md 6.8: no bytes reach the module as a pointer and length 0";
-const REFUSED: &str = "client.md 8: the client refuses it before the call";
-const EMPTY_PIN: &str =
-    "protocol.md 6.5: the daemon answers for a token without a protected authentication path";
-const CACHE: &str = "client.md D19: the cache of results";
-const STORE: &str = "protocol.md 6.1: one store of found objects for all sessions and searches";
-const PARAMETER: &str = "server.md D-S21: an empty parameter reaches the module as a pointer";
-const NOT_WRAPPED: &str = "server.md D-S21: nothing was wrapped before it";
+const EXACT: &str = "the wire has no output length, sizes are exact and not upper bounds";
+const NO_BYTES: &str = "no bytes reach the module as a pointer and length 0";
+const REFUSED: &str = "the client refuses it before the call";
+const EMPTY_PIN: &str = "the daemon answers for a token without a protected authentication path";
+const CACHE: &str = "the cache of results";
+const STORE: &str = "one store of found objects for all sessions and searches";
+const PARAMETER: &str = "an empty parameter reaches the module as a pointer";
+const NOT_WRAPPED: &str = "nothing was wrapped before it";
 
 /// The rows. Client and daemon stand in this order.
 #[rustfmt::skip]
 pub const DIFFERENCES: &[Difference] = &[
     // Of the wire, or of its tables: with every pairing.
-    row("info", "C_GetFunctionList", (Any, Any), "0x0 version=2.20", "client.md 1: the list is version 2.20"),
+    row("info", "C_GetFunctionList", (Any, Any), "0x0 version=2.20", "the list is version 2.20"),
     row("encrypt", "C_Decrypt AES_CBC_PAD room=NULL", (Any, Any), "0x0 len=100", EXACT),
     row("encrypt", "C_Decrypt AES_CBC_PAD room=1", (Any, Any), "0x150 len=100", EXACT),
     row("encrypt", "C_Decrypt RSA_PKCS room=NULL", (Any, Any), "0x0 len=50", EXACT),
@@ -52,7 +51,7 @@ pub const DIFFERENCES: &[Difference] = &[
     row("digest", "C_DigestUpdate NULL", (Any, Any), "0x0", NO_BYTES),
     row("digest", "C_Digest of NULL room=32", (Any, Any), "0x0 len=32 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", NO_BYTES),
     row("sign", "C_SignUpdate NULL", (Any, Any), "0x0", NO_BYTES),
-    row("objects", "C_CopyObject no template", (Any, Any), "0x0", "client.md 8: NULL and count 0 is an empty template"),
+    row("objects", "C_CopyObject no template", (Any, Any), "0x0", "NULL and count 0 is an empty template"),
     row("arguments", "C_GetOperationState length NULL", (Any, Any), "0x7", REFUSED),
     row("rare", "C_WaitForSlotEvent reserved", (Any, Any), "0x7", REFUSED),
     row("token", "C_InitToken s1 empty PIN", (Any, Any), "0x7", EMPTY_PIN),
@@ -62,10 +61,10 @@ pub const DIFFERENCES: &[Difference] = &[
     row("token", "C_SetPIN user both NULL", (Any, Any), "0xa1", EMPTY_PIN),
 
     // The original's client, with either daemon.
-    row("initargs", "C_Initialize one callback", (Original, Any), "0x0", "client.md D9: arguments are not looked at"),
-    row("initargs", "C_Initialize three callbacks", (Original, Any), "0x0", "client.md D9: arguments are not looked at"),
-    row("initargs", "C_Initialize reserved", (Original, Any), "0x0", "client.md D9: arguments are not looked at"),
-    row("attributes", "C_GetAttributeValue room of no bytes", (Original, Any), "0x0 0x3=3:000000", "client.md 11, D16: taken for a size query, and bytes are written where there is no room"),
+    row("initargs", "C_Initialize one callback", (Original, Any), "0x0", "arguments are not looked at"),
+    row("initargs", "C_Initialize three callbacks", (Original, Any), "0x0", "arguments are not looked at"),
+    row("initargs", "C_Initialize reserved", (Original, Any), "0x0", "arguments are not looked at"),
+    row("attributes", "C_GetAttributeValue room of no bytes", (Original, Any), "0x0 0x3=3:000000", "taken for a size query, and bytes are written where there is no room"),
     row("pending", "C_DigestInit while one is pending", (Original, Any), "0x0", CACHE),
     row("pending", "C_DigestInit", (Original, Any), "0x90", CACHE),
     row("pending", "check C_Digest after the input changed never gives the first one's digest", (Original, Any), "NO", CACHE),
@@ -75,13 +74,13 @@ pub const DIFFERENCES: &[Difference] = &[
     row("pending", "C_Digest session 1 room=32", (Original, Any), "0x91", CACHE),
 
     // The original's daemon, with either client.
-    row("attributes", "C_GetAttributeValue sensitive and empty", (Any, Original), "0x11 0x11=-1 0x102=-1", "client.md D22: empty and not available look alike"),
+    row("attributes", "C_GetAttributeValue sensitive and empty", (Any, Original), "0x11 0x11=-1 0x102=-1", "empty and not available look alike"),
     row("findrest", "C_FindObjects after C_FindObjectsFinal", (Any, Original), "0x0 count=2", STORE),
     row("findrest", "C_FindObjects in a session without a search", (Any, Original), "0x0 count=7", STORE),
     row("findrest", "C_FindObjects the other seven", (Any, Original), "0x0 count=0", STORE),
     row("findrest", "C_FindObjects there", (Any, Original), "0x0 count=7", STORE),
     row("findrest", "C_FindObjects here, the rest", (Any, Original), "0x0 count=0", STORE),
-    row("login", "C_Login user NULL", (Any, Original), "0xa0", "protocol.md 6.5: an empty PIN reaches the module as a pointer"),
+    row("login", "C_Login user NULL", (Any, Original), "0xa0", "an empty PIN reaches the module as a pointer"),
     row("wrap", "C_WrapKey bad wrapping key", (Any, Original), "0x7", PARAMETER),
     row("wrapbare", "C_WrapKey AES_KEY_WRAP room=NULL", (Any, Original), "0x7", PARAMETER),
     row("wrapbare", "C_WrapKey AES_KEY_WRAP room=1", (Any, Original), "0x7", PARAMETER),
@@ -98,23 +97,23 @@ pub const DIFFERENCES: &[Difference] = &[
     row("wrapbare", "C_GetAttributeValue of the unwrapped key, AES_KEY_WRAP damaged", (Any, Original), "nothing to unwrap", NOT_WRAPPED),
     row("wrapbare", "C_GetAttributeValue of the unwrapped key, RSA_PKCS", (Any, Original), "nothing to unwrap", NOT_WRAPPED),
 
-    row("attributes", "C_GetAttributeValue sensitive and empty", (Original, Ours), "0x11 0x11=-1 0x102=-1", "client.md D22: the client takes an empty value beside an error for one that is not available"),
-    row("wrapbare", "C_WrapKey AES_KEY_WRAP another key room=96", (Original, Ours), "0x0 len=24 8cc4bfeca8a9f2f38c8b28392f1e8f4b3e5a5fd2f20bd688", "client.md D19: the cache gives the key of the size query"),
-    row("attributes", "C_GetAttributeValue bad object, sizes", (Original, Any), "0x82 0x3=-1 0x11=-1", "client.md D23: lengths change on a bad handle"),
-    row("attributes", "C_GetAttributeValue bad object, size of a class", (Original, Any), "0x82 0x0=8", "client.md D23: lengths change on a bad handle"),
+    row("attributes", "C_GetAttributeValue sensitive and empty", (Original, Ours), "0x11 0x11=-1 0x102=-1", "the client takes an empty value beside an error for one that is not available"),
+    row("wrapbare", "C_WrapKey AES_KEY_WRAP another key room=96", (Original, Ours), "0x0 len=24 8cc4bfeca8a9f2f38c8b28392f1e8f4b3e5a5fd2f20bd688", "the cache gives the key of the size query"),
+    row("attributes", "C_GetAttributeValue bad object, sizes", (Original, Any), "0x82 0x3=-1 0x11=-1", "lengths change on a bad handle"),
+    row("attributes", "C_GetAttributeValue bad object, size of a class", (Original, Any), "0x82 0x0=8", "lengths change on a bad handle"),
 
     // Our daemon, with either client.
-    row("login", "C_Login user empty", (Any, Ours), "0x7", "protocol.md 6.5: an empty PIN reaches the module as NULL, for protected authentication paths"),
+    row("login", "C_Login user empty", (Any, Ours), "0x7", "an empty PIN reaches the module as NULL, for protected authentication paths"),
 
     // Our client, with either daemon: what crashes an application with the original's.
-    row("nulls", "C_SetOperationState NULL length=4", (Ours, Any), "0x7", "client.md D26: the client refuses it before the call"),
-    row("nulls", "C_SignRecoverInit NULL", (Ours, Any), "0x7", "client.md D26: the client refuses it before the call"),
-    row("nulls", "C_VerifyRecoverInit NULL", (Ours, Any), "0x7", "client.md D26: the client refuses it before the call"),
-    row("nulls", "C_DigestInit parameter NULL length=4", (Ours, Any), "0x7", "client.md D26: the client refuses it before the call"),
-    row("nulls", "C_WaitForSlotEvent slot NULL", (Ours, Any), "0x7", "client.md D26: the client refuses it before the call"),
+    row("nulls", "C_SetOperationState NULL length=4", (Ours, Any), "0x7", "the client refuses it before the call"),
+    row("nulls", "C_SignRecoverInit NULL", (Ours, Any), "0x7", "the client refuses it before the call"),
+    row("nulls", "C_VerifyRecoverInit NULL", (Ours, Any), "0x7", "the client refuses it before the call"),
+    row("nulls", "C_DigestInit parameter NULL length=4", (Ours, Any), "0x7", "the client refuses it before the call"),
+    row("nulls", "C_WaitForSlotEvent slot NULL", (Ours, Any), "0x7", "the client refuses it before the call"),
 
     // Run with at least one of ours: pointers do not travel.
-    row("pointers", "C_EncryptInit AES_GCM", (Any, Any), "0x71", "protocol.md 6.4: a parameter that holds pointers is refused"),
-    row("pointers", "C_EncryptInit RSA_PKCS_OAEP with a label", (Any, Any), "0x71", "protocol.md 6.4: a parameter that holds pointers is refused"),
-    row("pointers", "C_DeriveKey ECDH1", (Any, Any), "0x71", "protocol.md 6.4: a parameter that holds pointers is refused"),
+    row("pointers", "C_EncryptInit AES_GCM", (Any, Any), "0x71", "a parameter that holds pointers is refused"),
+    row("pointers", "C_EncryptInit RSA_PKCS_OAEP with a label", (Any, Any), "0x71", "a parameter that holds pointers is refused"),
+    row("pointers", "C_DeriveKey ECDH1", (Any, Any), "0x71", "a parameter that holds pointers is refused"),
 ];

@@ -1,4 +1,4 @@
-//! Daemon, client library and SoftHSM together, in every pairing with the original's halves.
+//! Tests daemon, client library and SoftHSM together, in every pairing with the original's halves.
 //!
 //! `pairs` compares transcripts of a long script of calls, `applications` runs threaded and forking
 //! programs and pkcs11-tool, `modules` puts another module behind a daemon, `workers` looks at the

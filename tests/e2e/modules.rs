@@ -1,4 +1,4 @@
-//! Other modules than SoftHSM behind a daemon: what reaches them, and what one that crashes takes along.
+//! Tests other modules than SoftHSM behind a daemon: which calls reach them, and what a crash ends.
 
 use std::fs;
 use std::time::Duration;
@@ -82,7 +82,7 @@ fn a_crash_takes_only_its_client_along_with_our_pair() {
 }
 
 /// An application without a PIN, because the token has a PIN pad. The original hands the module a
-/// pointer to no bytes instead of NULL (protocol.md 6.5).
+/// pointer to no bytes instead of NULL.
 fn login_without_a_pin(maker: Maker, expected: &str) {
     let recorded = Recorded::new(maker, &[("NULLMODULE_PROTECTED", "1")]);
     let outcome = recorded.pkcs11_tool(&["--login", "--list-objects"]);

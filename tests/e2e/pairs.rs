@@ -36,11 +36,11 @@ const SECTIONS: &[&str] = &[
     // Last: it leaves another token behind.
     "token",
 ];
-/// What crashes an application with the original's client (client.md D14, D26).
+/// What crashes an application with the original's client.
 const NOT_WITH_ORIGINAL_CLIENT: &[&str] = &["slotroom", "nulls"];
-/// What ends the worker of the original's daemon (client.md 11).
+/// What ends the worker of the original's daemon.
 const NOT_WITH_ORIGINAL_DAEMON: &[&str] = &["badclass"];
-/// What ends it unless our client refuses it first (protocol.md 6.4).
+/// What ends it unless our client refuses it first.
 const NOT_WITH_BOTH_ORIGINAL: &[&str] = &["pointers"];
 
 fn sections(client: Maker, daemon: Maker) -> Vec<&'static str> {

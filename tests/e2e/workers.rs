@@ -1,4 +1,5 @@
-//! The daemon's processes: many clients, a worker that is killed, what is left at the end.
+//! Tests the daemon's processes: many clients, a worker that is killed, and that nothing is left at
+//! the end.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The token that both daemons get a copy of: keys made on it, keys brought to it, and their labels.
+//! Makes the token that both daemons get a copy of: keys made on it, imported keys, and their labels.
 //!
 //! A search for one label gives one object its handle, so that the handles are the same on both
 //! sides: a search that finds several objects numbers them in an order of SoftHSM's own.

@@ -1,4 +1,4 @@
-//! The filter files that both daemons are compared under.
+//! Lists the filter files under which both daemons are compared.
 
 use crate::support::original;
 

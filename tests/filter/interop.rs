@@ -1,4 +1,5 @@
-//! Keys wrapped through one daemon come back through the other, on copies of one token.
+//! Tests that keys wrapped through one daemon can be unwrapped through the other, on copies of one
+//! token.
 
 use xdr::{
     Architecture, Attribute, Call, Flags, ObjectHandle, Reply, SessionHandle, Template, Ulong,

@@ -1,4 +1,4 @@
-//! The differences that are allowed, each with its row of DIFFERENCES.md.
+//! Lists the allowed differences between the two filters, each with its row of DIFFERENCES.md.
 
 use xdr::{Architecture, Call, Function, Parameter, Reply, Template, Ulong};
 

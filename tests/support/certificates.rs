@@ -1,4 +1,4 @@
-//! What `make-certs.sh DIRECTORY more` makes, once for each version of the script.
+//! Makes certificates with `make-certs.sh DIRECTORY more`, once for each version of the script.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,4 +1,4 @@
-//! PKCS#11's numbers that the tests name, and how a client lays its arguments out.
+//! Names PKCS#11's constants for the tests, and builds arguments in a client's layout.
 
 #![allow(missing_docs, reason = "the standard's names")]
 

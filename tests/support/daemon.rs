@@ -1,4 +1,4 @@
-//! Daemons, the original and ours, each with a configuration of its own.
+//! Starts daemons, the original's and ours, each with a configuration of its own.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};

@@ -28,8 +28,8 @@ pub use directory::Directory;
 pub use stack::{Library, Stack};
 pub use token::Token;
 
-/// How long a fixture waits for what must happen. It is over only when something hangs: a machine with
-/// twenty tests for each core takes ten seconds to start a process or to make a key.
+/// How long a fixture waits for what must happen. It is over only when something hangs: a machine
+/// with twenty tests for each core takes ten seconds to start a process or to make a key.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// The module behind every daemon, unless a test says otherwise.

@@ -1,4 +1,4 @@
-//! What the package of the original's daemon ships.
+//! Finds the files that the package of the original's daemon ships.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Other processes: running them with a time limit, finding and ending those of a daemon.
+//! Runs other processes with a time limit, and finds and ends those of a daemon.
 
 use std::fs::{self, File};
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -553,7 +553,7 @@ static void section_info(void)
     stop();
 }
 
-/* C_GetSlotList with a list but no answer to put into it crashes the original client (client.md D14). */
+/* C_GetSlotList with a list but no answer to put into it crashes the original client. */
 static void section_slotroom(void)
 {
     CK_SLOT_ID unused[4];
@@ -903,7 +903,7 @@ static void section_find(void)
     stop();
 }
 
-/* What is left of a search that was not drained (protocol.md 6.1: the original keeps a store). */
+/* What is left of a search that was not drained (the original keeps a store). */
 static void section_findrest(void)
 {
     if (!start())
@@ -999,7 +999,7 @@ static void section_attributes(void)
     stop();
 }
 
-/* A short buffer for a translated attribute of a bad object: the original's worker exits (client.md 11). */
+/* A short buffer for a translated attribute of a bad object: the original's worker exits. */
 static void section_badclass(void)
 {
     if (!start())
@@ -1328,7 +1328,7 @@ static void section_digest(void)
     stop();
 }
 
-/* Results asked for and not fetched (client.md 9.4: what the original's cache gets wrong). */
+/* Results asked for and not fetched (what the original's cache gets wrong). */
 static void section_pending(void)
 {
     if (!start())
@@ -1402,7 +1402,7 @@ static void unwrap(const char *name, CK_SESSION_HANDLE session, CK_MECHANISM *me
     attributes(text("of the unwrapped key, %s", name), session, key, read, 1);
 }
 
-/* Wrapping mechanisms without a parameter: the original hands the module a pointer to no bytes (server.md 11.1). */
+/* Wrapping mechanisms without a parameter: the original hands the module a pointer to no bytes. */
 static void section_wrapbare(void)
 {
     CK_BYTE wrapped[512];
@@ -1419,7 +1419,7 @@ static void section_wrapbare(void)
     FETCH("C_WrapKey RSA_PKCS", hidden, p11->C_WrapKey(session, BARE(CKM_RSA_PKCS), public, key, out, &len));
     memcpy(wrapped, room, 512);
     unwrap("RSA_PKCS", session, BARE(CKM_RSA_PKCS), private, wrapped, len < 512 ? len : 0);
-    /* A size for one key, then a fetch of another: the second one's bytes (client.md 9.4). */
+    /* A size for one key, then a fetch of another: the second one's bytes. */
     CK_OBJECT_HANDLE other = hmac_key(session);
     len = 0, PLAIN("C_WrapKey AES_KEY_WRAP size only", p11->C_WrapKey(session, BARE(CKM_AES_KEY_WRAP), with, key, NULL, &len));
     INTO(96, "C_WrapKey AES_KEY_WRAP another key", hex, p11->C_WrapKey(session, BARE(CKM_AES_KEY_WRAP), with, other, out, &len));
@@ -1482,7 +1482,7 @@ static void section_derive(void)
     stop();
 }
 
-/* Mechanism parameters that hold pointers: useless on another machine (protocol.md 6.4). The original's worker crashes. */
+/* Mechanism parameters that hold pointers: useless on another machine. The original's worker crashes. */
 static void section_pointers(void)
 {
     if (!start())
@@ -1561,7 +1561,7 @@ static void section_rare(void)
     stop();
 }
 
-/* NULL where a pointer is needed, as far as the original survives it (client.md 8). */
+/* NULL where a pointer is needed, as far as the original survives it. */
 static void section_arguments(void)
 {
     if (!start())
@@ -1609,7 +1609,7 @@ static void section_arguments(void)
     stop();
 }
 
-/* The rest: each of these crashes the original in the application (client.md D26). */
+/* The rest: each of these crashes the original in the application. */
 static void section_nulls(void)
 {
     if (!start())

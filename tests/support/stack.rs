@@ -1,4 +1,4 @@
-//! An application's way to a token: a client library and the daemon it talks to, or SoftHSM itself.
+//! Connects an application to a token: through a client library and a daemon, or directly to SoftHSM.
 
 use std::fs;
 use std::path::{Path, PathBuf};

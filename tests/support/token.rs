@@ -36,8 +36,8 @@ impl Token {
         Self::around(Directory::copy_of(self.directory.path()))
     }
 
-    /// Makes its objects, PINs, serial number and slot id those of another, as [`Token::copy`] does. No
-    /// process may have it open.
+    /// Makes its objects, PINs, serial number and slot id those of another, as [`Token::copy`]
+    /// does. No process may have it open.
     pub fn restore(&self, original: &Self) {
         self.directory.restore("tokens", original.path());
     }

@@ -1,4 +1,4 @@
-//! Applications: threads and forks over TLS, and those that use OpenSSL themselves.
+//! Tests applications over TLS: with threads and forks, and ones that use OpenSSL themselves.
 
 use std::fs;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ fn threads_sign_at_once() {
     threads(Original, Ours, "threads");
 }
 
-/// The original's child ends its parent's TLS session (spec/client.md D7).
+/// The original's child ends its parent's TLS session.
 #[test]
 fn a_forked_child_leaves_its_parents_connection_alone() {
     threads(Ours, Ours, "fork");
@@ -189,8 +189,9 @@ fn the_name_of_the_library_or_the_endpoint_chooses_tls() {
     assert!(!with(Library::Ours, daemon.address()));
 }
 
-/// An application with OpenSSL that loads and unloads the library, with and without C_Finalize: nothing
-/// of ours is called afterwards, no descriptor stays, and memory does not grow without bound.
+/// An application with OpenSSL that loads and unloads the library, with and without C_Finalize:
+/// nothing of ours is called afterwards, no descriptor stays, and memory does not grow without
+/// bound.
 #[test]
 fn our_tls_library_can_be_unloaded_from_an_application_with_openssl() {
     let (daemon, _token) = daemon_with_key();

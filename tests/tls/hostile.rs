@@ -1,4 +1,4 @@
-//! Peers that do not finish their handshake: they lose their worker in the end, and keep nobody out.
+//! Tests peers that do not finish their handshake: they lose their worker and keep nobody out.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -106,7 +106,8 @@ fn two_hundred_peers_that_stop_within_the_handshake_delay_nobody() {
     );
 }
 
-/// Once a TLS record or a call has begun it has to be complete in time; between calls there is no limit.
+/// Once a TLS record or a call has begun it has to be complete in time; between calls there is no
+/// limit.
 #[test]
 fn a_client_may_idle_between_calls_but_not_within_one() {
     let (daemon, _token) = daemon("record_timeout = 0.5; handshake_timeout = 5.0;", 50);
@@ -183,7 +184,7 @@ fn connector() -> SslConnector {
     connector.build()
 }
 
-/// A call of the procedure 0; spec/protocol.md 9.
+/// A call of procedure 0, which the interface does not have.
 const NULL: &str = "80000028 11220001 00000000 00000002 00000004 00000003 00000000 00000000 00000000 00000000 00000000";
 
 fn hex(text: &str) -> Vec<u8> {

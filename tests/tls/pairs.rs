@@ -83,7 +83,8 @@ const VERSIONS: [&str; 2] = [
     "NORMAL:-VERS-ALL:+VERS-TLS1.3",
 ];
 
-/// spec/protocol.md 1.2: with the original's daemon, most of 4 to 16 KB never arrives.
+/// With the original's daemon, most replies of 4 to 16 KB never arrive: its client polls a socket
+/// whose data OpenSSL has read already.
 #[test]
 fn the_original_client_gets_replies_of_every_size_from_our_daemon() {
     for algorithms in VERSIONS {

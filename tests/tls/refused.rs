@@ -1,4 +1,5 @@
-//! Who is not served, on either side, and what is left of an attempt: nothing but a line in the log.
+//! Tests who is refused, on either side, and that a refused attempt leaves nothing but a line in
+//! the log.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -189,7 +190,7 @@ fn a_client_without_a_certificate() {
     }
 }
 
-/// spec/server.md 5.4, and beyond it: any form that holds the certificate.
+/// The directory may hold a certificate in any form. The original wants its exact PEM text.
 #[test]
 fn certificates_that_are_not_in_the_allowed_directory() {
     let allowed = Directory::new();

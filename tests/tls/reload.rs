@@ -1,4 +1,5 @@
-//! SIGHUP takes new keys, authorities and revocation lists; connected clients notice nothing.
+//! Tests that SIGHUP takes new keys, authorities and revocation lists, and that connected clients
+//! notice nothing.
 
 use std::fs;
 use std::time::Duration;

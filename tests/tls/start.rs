@@ -1,4 +1,5 @@
-//! What is wrong with keys and certificates ends the start, with status 2 and the place.
+//! Tests that faults in keys and certificates end the start, with status 2 and the place of the
+//! fault.
 
 use std::fs;
 use std::process::Command;
@@ -133,7 +134,7 @@ fn bad_files_are_named_with_their_place() {
     assert!(refused(&format!("{} *)", unused)).contains("is not the key"));
 }
 
-/// spec/server.md 5.1 and 5.5.
+/// The `tls` section of the original's sample file, and the older keys beside it.
 #[test]
 fn every_documented_way_to_name_keys_serves() {
     let token = Token::new();

@@ -1,4 +1,4 @@
-//! Daemons and clients with certificates.
+//! Starts daemons and clients with certificates.
 
 use std::path::PathBuf;
 use std::process::Command;
