@@ -3,6 +3,7 @@
 #   make                the daemon and the client library, in target/release
 #   make demo           a token, a daemon and pkcs11-tool, end to end (no root but for packages)
 #   make check          every test
+#   make deny           the dependencies: versions, licences, sources, known vulnerabilities
 #   make bench          cost of a call beside the bare transport
 #   make soak           the slow tests
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
@@ -51,7 +52,7 @@ CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
 
 LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
 
-.PHONY: all demo check bench soak fresh certs install packages demo-packages $(LIBNAMES:%=library-%)
+.PHONY: all demo check deny bench soak fresh certs install packages demo-packages $(LIBNAMES:%=library-%)
 
 all: $(LIBNAMES:%=library-%)
 	$(CLIENT_CARGO) build --release --workspace
@@ -75,6 +76,9 @@ check: packages
 	if $(CARGO) nextest --version >/dev/null 2>&1; \
 	then $(CARGO) nextest run --workspace --config-file tests/nextest.toml; \
 	else $(CARGO) test --workspace --lib --bins --tests --no-fail-fast; fi
+
+deny:
+	CARGO=$(CARGO) tests/support/deny.sh
 
 bench: packages
 	$(CARGO) bench --bench cost
