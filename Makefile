@@ -4,6 +4,7 @@
 #   make demo           a token, a daemon and pkcs11-tool, end to end (no root but for packages)
 #   make check          every test
 #   make deny           the dependencies: versions, licences, sources, known vulnerabilities
+#   make msrv           whether everything builds with the oldest Rust that Cargo.toml promises
 #   make bench          cost of a call beside the bare transport
 #   make soak           the slow tests
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
@@ -52,7 +53,7 @@ CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
 
 LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
 
-.PHONY: all demo check deny bench soak fresh certs install packages demo-packages $(LIBNAMES:%=library-%)
+.PHONY: all demo check deny msrv bench soak fresh certs install packages demo-packages $(LIBNAMES:%=library-%)
 
 all: $(LIBNAMES:%=library-%)
 	$(CLIENT_CARGO) build --release --workspace
@@ -79,6 +80,9 @@ check: packages
 
 deny:
 	CARGO=$(CARGO) tests/support/deny.sh
+
+msrv: packages
+	tests/support/msrv.sh
 
 bench: packages
 	$(CARGO) bench --bench cost
