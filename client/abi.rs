@@ -26,12 +26,13 @@ use xdr::{
     Call, CkRv, Cryptoki, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, UserType,
 };
 
+use crate::attributes;
 use crate::library::{Library, ask};
 use crate::settings::Environment;
 use crate::structures;
-use crate::{attributes, list};
 use memory::{Place, Places, WantedAttributes};
 
+mod function_list;
 pub(crate) mod libcrypto;
 mod memory;
 pub(crate) mod process;
@@ -115,7 +116,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
     guard(|| {
         // SAFETY: the contract of this module.
         let place = unsafe { Place::new(list) }?;
-        place.put((&raw const list::FUNCTION_LIST).cast_mut());
+        place.put((&raw const function_list::FUNCTION_LIST).cast_mut());
         Ok(())
     })
 }

@@ -20,7 +20,6 @@ mod connection;
 #[cfg(test)]
 mod fake;
 mod library;
-mod list;
 mod logging;
 mod mechanism;
 mod pending;
