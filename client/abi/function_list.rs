@@ -2,7 +2,12 @@
 
 use cryptoki_sys::{CK_FUNCTION_LIST, CK_VERSION};
 
-use crate::abi::*;
+use super::keys::*;
+use super::objects::*;
+use super::operations::*;
+use super::sessions::*;
+use super::slots::*;
+use super::{C_Finalize, C_GetFunctionList, C_GetInfo, C_Initialize};
 
 macro_rules! function_list {
     ($($name:ident)*) => {
@@ -14,7 +19,7 @@ macro_rules! function_list {
 }
 
 /// The one list an application ever gets. Never written to.
-pub(crate) static FUNCTION_LIST: CK_FUNCTION_LIST = function_list! {
+pub(super) static FUNCTION_LIST: CK_FUNCTION_LIST = function_list! {
     C_Initialize C_Finalize C_GetInfo C_GetFunctionList
     C_GetSlotList C_GetSlotInfo C_GetTokenInfo C_GetMechanismList C_GetMechanismInfo
     C_InitToken C_InitPIN C_SetPIN

@@ -1,0 +1,127 @@
+//! Slots, tokens and their PINs: PKCS#11 v2.20, section 11.5.
+
+use cryptoki_sys::{
+    CK_BBOOL, CK_FLAGS, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID,
+    CK_SLOT_INFO, CK_TOKEN_INFO, CK_TRUE, CK_ULONG, CK_UTF8CHAR, CK_VOID_PTR,
+};
+use xdr::{Call, CkRv, Cryptoki, Flags, MechanismType};
+
+use super::memory;
+use super::memory::{Place, Places};
+use super::{enter, numbers, session_handle, slot_id};
+use crate::library::ask;
+use crate::structures;
+use xdr::word_size::{narrow, wide};
+
+information! {
+    /// About a slot.
+    C_GetSlotInfo(slot: CK_SLOT_ID => slot_id(slot)) -> CK_SLOT_INFO
+        = |result: &xdr::SlotInfoResult| structures::slot_info(&result.info);
+    /// About a token.
+    C_GetTokenInfo(slot: CK_SLOT_ID => slot_id(slot)) -> CK_TOKEN_INFO
+        = |result: &xdr::TokenInfoResult| structures::token_info(&result.info);
+    /// About a mechanism.
+    C_GetMechanismInfo(
+        slot: CK_SLOT_ID => slot_id(slot),
+        mechanism: CK_MECHANISM_TYPE => MechanismType(wide(mechanism))
+    ) -> CK_MECHANISM_INFO
+        = |result: &xdr::MechanismInfoResult| structures::mechanism_info(&result.info);
+}
+
+/// Lists the slots.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetSlotList(
+    token_present: CK_BBOOL,
+    slots: *mut CK_SLOT_ID,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let places = unsafe { Places::new(slots, count) }?;
+        let slots = library.slots(token_present == CK_TRUE, places.room())?;
+        places.put(slots.map(|slots| numbers(slots.iter().map(|slot| slot.0))))
+    })
+}
+
+/// Lists the mechanisms of a token.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetMechanismList(
+    slot: CK_SLOT_ID,
+    mechanisms: *mut CK_MECHANISM_TYPE,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let places = unsafe { Places::new(mechanisms, count) }?;
+        let mechanisms = library.mechanisms(slot_id(slot), places.room())?;
+        places.put(mechanisms.map(|types| numbers(types.iter().map(|one| one.0))))
+    })
+}
+
+/// Initialises a token. A null PIN asks for the token's own way of entry.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_InitToken(
+    slot: CK_SLOT_ID,
+    pin: *mut CK_UTF8CHAR,
+    pin_length: CK_ULONG,
+    label: *mut CK_UTF8CHAR,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let pin = unsafe { memory::optional_bytes(pin, pin_length) }?;
+        // SAFETY: the contract of this module: a label has 32 bytes.
+        let label = unsafe { memory::field::<{ xdr::LABEL_SIZE as usize }>(label) }?;
+        library.only(Call::C_InitToken(slot_id(slot), pin, label))
+    })
+}
+
+/// Sets the user's first PIN.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_InitPIN(
+    session: CK_SESSION_HANDLE,
+    pin: *mut CK_UTF8CHAR,
+    length: CK_ULONG,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let pin = unsafe { memory::optional_bytes(pin, length) }?;
+        library.only(Call::C_InitPIN(session_handle(session), pin))
+    })
+}
+
+/// Changes a PIN.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_SetPIN(
+    session: CK_SESSION_HANDLE,
+    old: *mut CK_UTF8CHAR,
+    old_length: CK_ULONG,
+    new: *mut CK_UTF8CHAR,
+    new_length: CK_ULONG,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let old = unsafe { memory::optional_bytes(old, old_length) }?;
+        // SAFETY: the contract of this module.
+        let new = unsafe { memory::optional_bytes(new, new_length) }?;
+        library.only(Call::C_SetPIN(session_handle(session), old, new))
+    })
+}
+
+/// Waits for a slot event, or asks whether there was one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_WaitForSlotEvent(
+    flags: CK_FLAGS,
+    slot: *mut CK_SLOT_ID,
+    reserved: CK_VOID_PTR,
+) -> CK_RV {
+    enter(|library| {
+        if !reserved.is_null() {
+            return Err(CkRv::ARGUMENTS_BAD);
+        }
+        // SAFETY: the contract of this module.
+        let place = unsafe { Place::new(slot) }?;
+        let slot = library.wait_for_slot_event(Flags(wide(flags)))?;
+        place.put(narrow(slot.0));
+        Ok(())
+    })
+}
