@@ -4,12 +4,12 @@
 //! its replies back. One blocking read and one write serve a call. A record that has begun must be
 //! complete within a time limit; between two records a client may idle for ever.
 
-use std::io::{self, Read};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::socket::MsgFlags;
 use socket2::Socket;
+use transport::{Deadline, TimedSocket};
 use xdr::codec::Slices;
 use xdr::record::Records;
 use xdr::rpc::{self, Rejection, Request};
@@ -52,104 +52,50 @@ pub trait Transport {
     fn send(&mut self, slices: Slices<'_>) -> io::Result<()>;
 }
 
-/// A socket without TLS, or under it.
+/// A client's socket, without TLS or under it, and how long a record may take on it.
 pub struct Timed {
-    socket: Socket,
+    socket: TimedSocket,
     time: Duration,
-    deadline: Option<Instant>,
-    /// The limit the kernel has for reading, if it has one.
-    limit: Option<Duration>,
+    /// When the record that is being received has to be complete.
+    deadline: Option<Deadline>,
 }
-
-/// Less is no time: the kernel's limits count microseconds, and 0 of them is for ever.
-const SHORTEST: Duration = Duration::from_millis(1);
-
-/// How far that may be beyond what is left before it is set again.
-const SLACK: Duration = Duration::from_millis(100);
 
 impl Timed {
     /// A blocking socket, and how long a record may take in either direction.
-    pub fn new(socket: Socket, time: Duration) -> io::Result<Timed> {
-        socket.set_write_timeout(Some(time))?;
-        Ok(Timed {
-            socket,
+    pub fn new(socket: Socket, time: Duration) -> Timed {
+        Timed {
+            socket: TimedSocket::new(socket),
             time,
             deadline: None,
-            limit: None,
-        })
+        }
     }
 
     /// Changes how long a record may take.
-    pub fn set_time(&mut self, time: Duration) -> io::Result<()> {
+    pub fn set_time(&mut self, time: Duration) {
         self.time = time;
-        self.socket.set_write_timeout(Some(time))
     }
 
     /// Reads some bytes; none when the peer closed the connection, however it did.
     pub fn read(&mut self, space: &mut [u8], is_limited: bool) -> io::Result<usize> {
-        loop {
-            if is_limited {
-                let time = self.time;
-                let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + time);
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left < SHORTEST {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                if self.limit.is_none_or(|limit| limit > left + SLACK) {
-                    self.socket.set_read_timeout(Some(left))?;
-                    self.limit = Some(left);
-                }
-            }
-            let mut from = &self.socket;
-            match from.read(space) {
-                Ok(count) => return Ok(count),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
-                    io::ErrorKind::ConnectionReset => return Ok(0),
-                    _ => return Err(error),
-                },
-            }
+        let deadline = is_limited.then(|| {
+            let time = self.time;
+            *self.deadline.get_or_insert_with(|| Deadline::after(time))
+        });
+        match self.socket.receive(space, deadline) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
+            result => result,
         }
     }
 
     /// Takes the time limit off.
     pub fn rest(&mut self) -> io::Result<()> {
         self.deadline = None;
-        if self.limit.take().is_some() {
-            self.socket.set_read_timeout(None)?;
-        }
-        Ok(())
+        self.socket.wait_for_ever()
     }
 
     /// Sends all of `bytes`.
-    pub fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut sent = 0;
-        self.send_while(|| {
-            let flags = MsgFlags::MSG_NOSIGNAL.bits();
-            sent += self.socket.send_with_flags(&bytes[sent..], flags)?;
-            Ok(sent < bytes.len())
-        })
-    }
-
-    /// Calls `send` until it says that nothing is left.
-    fn send_while(&self, mut send: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
-        let mut deadline = None;
-        loop {
-            match send() {
-                Ok(false) => return Ok(()),
-                Ok(true) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                Err(error) => return Err(error),
-            }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + self.time);
-            if Instant::now() > deadline {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
+    pub fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.send_all(bytes, Deadline::after(self.time))
     }
 }
 
@@ -163,15 +109,8 @@ impl Transport for Timed {
     }
 
     fn send(&mut self, mut slices: Slices<'_>) -> io::Result<()> {
-        self.send_while(|| {
-            let flags = MsgFlags::MSG_NOSIGNAL.bits();
-            let count = match slices.unsent() {
-                [one] => self.socket.send_with_flags(one, flags)?,
-                parts => self.socket.send_vectored_with_flags(parts, flags)?,
-            };
-            slices.advance(count);
-            Ok(!slices.is_sent())
-        })
+        let deadline = Deadline::after(self.time);
+        self.socket.send_record(&mut slices, deadline)
     }
 }
 

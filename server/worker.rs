@@ -79,11 +79,11 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
         let _ = socket.set_tcp_nodelay(true);
     }
     match &setup.tls {
-        None => match Timed::new(socket, processor.record_timeout) {
+        None => {
+            let mut plain = Timed::new(socket, processor.record_timeout);
             // What ended it is logged, and there is nothing to close.
-            Ok(mut plain) => drop(serve_calls(setup, &mut plain, peer)),
-            Err(error) => log(Severity::Warning, format_args!("client {peer}: {error}")),
-        },
+            let _ = serve_calls(setup, &mut plain, peer);
+        }
         Some(tls) => {
             let refused = socket.try_clone();
             match tls.accept(
@@ -99,7 +99,7 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
                         format_args!("user={user} is authenticated and connected"),
                     );
                     if serve_calls(setup, &mut accepted.stream, peer).is_ok() {
-                        accepted.stream.close();
+                        accepted.stream.shutdown();
                     }
                 }
                 // A scan, or a probe of a load balancer.

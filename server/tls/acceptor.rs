@@ -18,24 +18,25 @@ use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Params, Private};
 use openssl::ssl::{
-    AlpnError, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
-    SslSessionCacheMode, SslVerifyMode, SslVersion,
+    AlpnError, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
+    SslVerifyMode, SslVersion,
 };
 use openssl::stack::Stack;
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Crl, X509Name, X509NameRef, X509Ref, X509VerifyResult};
 use socket2::Socket;
+use transport::tls::{
+    LONGEST_FILE, LONGEST_FRAGMENT, PROTOCOL, PSK_SUITES, PSK_SUITES13, Pipe, SHORT_FRAGMENT,
+    TlsStream, settle,
+};
 use zeroize::Zeroizing;
 
 use super::psk::Keys;
-use super::stream::{LONGEST_FRAGMENT, Pipe, SHORT_FRAGMENT, TlsStream, plain, reason};
+use super::stream::{Below, plain, reason};
 use super::{
     ClientAuth, Credentials, DEFAULT_DH_BITS, DhConfig, KeyConfig, Password, Suites, TlsConfig,
 };
-
-/// The protocol our client library offers by ALPN. It says that TLS records of any size are taken.
-const PROTOCOL: &[u8] = b"pkcs11-rpc/3";
 
 /// Bits of a DH group, at least, as security level 2 wants them.
 const SHORTEST_GROUP: i32 = 2048;
@@ -48,16 +49,6 @@ const DELTA: &[u8] = &[6, 3, 0x55, 0x1d, 27];
 
 /// What is never offered, whatever a list of the older keys says.
 const NEVER: &str = "!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!SRP:!RC4:!kRSA:!kDH:!kECDH:!aDSS";
-
-/// TLS 1.2 with a pre-shared key and forward secrecy.
-const PSK_SUITES: &str = "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:\
-    DHE-PSK-AES128-GCM-SHA256:ECDHE-PSK-AES256-CBC-SHA384:ECDHE-PSK-AES128-CBC-SHA256";
-
-/// TLS 1.3 with a pre-shared key: those with the hash that the key is bound to.
-const PSK_SUITES13: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
-
-/// The longest file that is read.
-const LONGEST_FILE: u64 = 16 << 20;
 
 /// Everything a handshake needs.
 pub struct Acceptor {
@@ -119,7 +110,7 @@ pub enum Refusal {
 /// A client that may go on.
 pub struct Accepted {
     /// The connection.
-    pub stream: TlsStream,
+    pub stream: TlsStream<Below>,
     /// Who it is, for the log.
     pub user: String,
 }
@@ -143,7 +134,7 @@ impl Acceptor {
         let strength = self.strength.max(ssl.security_level());
         let strength = i32::try_from(strength).unwrap_or(i32::MAX);
         ssl.param_mut().set_auth_level(strength);
-        let pipe = Pipe::new(socket, handshake_time)?;
+        let pipe = Pipe::new(Below::new(socket, handshake_time));
         let mut stream = ssl
             .accept(pipe)
             .map_err(|error| self.with_identity(refusal(error, handshake_time)))?;
@@ -161,7 +152,7 @@ impl Acceptor {
             // OpenSSL was told to let neither happen.
             _ => return Err(Refusal::Handshake("no proof of who the client is".into())),
         };
-        stream.get_mut().established(record_time)?;
+        stream.get_mut().channel.established(record_time)?;
         let ours = stream.ssl().selected_alpn_protocol() == Some(PROTOCOL);
         let fragment = if ours {
             LONGEST_FRAGMENT
@@ -196,12 +187,12 @@ impl Acceptor {
     }
 }
 
-fn refusal(error: HandshakeError<Pipe>, time: Duration) -> Refusal {
+fn refusal(error: HandshakeError<Pipe<Below>>, time: Duration) -> Refusal {
     let stream = match error {
         HandshakeError::SetupFailure(error) => return Refusal::Transport(io::Error::other(error)),
         HandshakeError::Failure(stream) | HandshakeError::WouldBlock(stream) => stream,
     };
-    if stream.get_ref().met_no_tls() {
+    if stream.get_ref().channel.met_no_tls() {
         return Refusal::NoTls;
     }
     let verified = stream.ssl().verify_result();
@@ -211,11 +202,11 @@ fn refusal(error: HandshakeError<Pipe>, time: Duration) -> Refusal {
     if stream.error().io_error().is_none() {
         return Refusal::Handshake(match stream.error().ssl_error() {
             Some(_) => reason(stream.error()),
-            None if stream.get_ref().met_nothing() => return Refusal::Silent,
+            None if stream.get_ref().channel.met_nothing() => return Refusal::Silent,
             None => "the client closed the connection".into(),
         });
     }
-    match plain(stream.into_error()) {
+    match plain(stream.into_error().into()) {
         error if error.kind() == io::ErrorKind::TimedOut => Refusal::TooSlow(time),
         error => Refusal::Handshake(error.to_string()),
     }
@@ -355,10 +346,6 @@ struct Builder<'a> {
     warnings: Vec<String>,
 }
 
-/// SSL_OP_CLEANSE_PLAINTEXT, which the crate does not name: PINs and keys that OpenSSL decrypted do not
-/// stay in its buffer.
-const CLEANSE_PLAINTEXT: SslOptions = SslOptions::from_bits_retain(1 << 1);
-
 impl Builder<'_> {
     fn warn(&mut self, place: &Place, text: String) {
         self.warnings
@@ -368,21 +355,9 @@ impl Builder<'_> {
     /// What no option changes.
     fn fixed(&mut self) -> Result<(), ErrorStack> {
         let context = &mut self.context;
-        context.set_options(
-            SslOptions::NO_RENEGOTIATION
-                | SslOptions::NO_COMPRESSION
-                | SslOptions::NO_TICKET
-                | CLEANSE_PLAINTEXT
-                | SslOptions::CIPHER_SERVER_PREFERENCE
-                // The protocol's own lengths tell whether a record was cut off.
-                | SslOptions::IGNORE_UNEXPECTED_EOF,
-        );
-        // Each client has a process of its own: no session could be found again.
-        context.set_session_cache_mode(SslSessionCacheMode::OFF);
+        settle(context);
+        context.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
         context.set_num_tickets(0)?;
-        context.set_read_ahead(true);
-        // Sends what a certificate's file holds, not what else leads to an authority of clients.
-        context.set_mode(SslMode::NO_AUTO_CHAIN);
         context.set_alpn_select_callback(|_, offered| select(offered).ok_or(AlpnError::NOACK));
         Ok(())
     }

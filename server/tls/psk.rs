@@ -1,46 +1,21 @@
-//! Pre-shared keys: the file `tls.psk_file` names, one client a line, `identity:key in hexadecimal`.
-//!
-//! Empty lines and lines that begin with `#` are passed over. Keys are never printed.
+//! Reads the pre-shared keys that `tls.psk_file` names: one client a line.
 
-use zeroize::Zeroizing;
-
-/// The longest key that OpenSSL takes, in bytes.
-const LONGEST_KEY: usize = 256;
-
-/// The shortest that is accepted: 128 bits.
-const SHORTEST_KEY: usize = 16;
-
-/// The longest identity that OpenSSL takes, in bytes.
-const LONGEST_IDENTITY: usize = 128;
+use transport::psk::{PreSharedKey, lines};
 
 /// Who may connect with which key.
-pub struct Keys(Vec<(Vec<u8>, Zeroizing<Vec<u8>>)>);
+pub struct Keys(Vec<PreSharedKey>);
 
 impl Keys {
     /// Reads the content of a file; an error names the line.
     pub fn parse(text: &[u8]) -> Result<Keys, String> {
-        let mut keys: Vec<(Vec<u8>, Zeroizing<Vec<u8>>)> = Vec::new();
-        for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
-            let line = line.trim_ascii();
-            if line.is_empty() || line.starts_with(b"#") {
-                continue;
-            }
-            let wrong = |what: &str| format!("line {}: {what}", number + 1);
-            let colon = line.iter().rposition(|byte| *byte == b':');
-            let (identity, key) =
-                line.split_at(colon.ok_or_else(|| wrong("expected identity:key"))?);
-            let key =
-                hexadecimal(&key[1..]).ok_or_else(|| wrong("expected a key in hexadecimal"))?;
-            if !(SHORTEST_KEY..=LONGEST_KEY).contains(&key.len()) {
-                return Err(wrong("expected a key of 16 to 256 bytes"));
-            }
-            if identity.is_empty() || identity.len() > LONGEST_IDENTITY {
-                return Err(wrong("expected an identity of 1 to 128 bytes"));
-            }
-            if keys.iter().any(|(known, _)| known == identity) {
+        let mut keys: Vec<PreSharedKey> = Vec::new();
+        for (number, line) in lines(text) {
+            let wrong = |what: &str| format!("line {number}: {what}");
+            let new = PreSharedKey::parse(line).map_err(wrong)?;
+            if keys.iter().any(|known| known.identity == new.identity) {
                 return Err(wrong("the identity has a key already"));
             }
-            keys.push((identity.to_vec(), key));
+            keys.push(new);
         }
         if keys.is_empty() {
             Err("holds no key".into())
@@ -51,25 +26,9 @@ impl Keys {
 
     /// The key of a client.
     pub fn find(&self, identity: &[u8]) -> Option<&[u8]> {
-        let found = self.0.iter().find(|(known, _)| known == identity);
-        found.map(|(_, key)| key.as_slice())
+        let found = self.0.iter().find(|known| known.identity == identity);
+        found.map(|known| known.key.as_slice())
     }
-}
-
-fn hexadecimal(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    if digits.len() % 2 != 0 {
-        return None;
-    }
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
-    let pairs = digits.chunks_exact(2);
-    let bytes: Option<Vec<u8>> = pairs
-        .map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?))
-        .collect();
-    bytes.map(Zeroizing::new)
 }
 
 #[cfg(test)]

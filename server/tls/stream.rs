@@ -1,49 +1,36 @@
-//! A client's TLS connection: records of the protocol in and out of TLS records.
+//! Carries records of the protocol to and from a client over TLS, within the daemon's time limits.
 //!
-//! [`super::acceptor`] makes it; [`crate::connection`] reads and writes it. One read of the socket
-//! and one write serve a call, as without TLS. OpenSSL sees a [`Pipe`], which keeps the time limits
-//! and puts TLS records that belong together into one write.
+//! [`super::acceptor`] makes the connection; [`crate::connection`] reads and writes it. The stream that
+//! OpenSSL works on is shared with the client library (`transport::tls`); here is what is the daemon's
+//! own: a client may idle between two records, but not within one.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::time::Duration;
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, SslStream};
 use socket2::Socket;
+use transport::tls::{Channel, StreamError, TlsStream};
 use xdr::codec::Slices;
 
 use crate::connection::{Timed, Transport};
 
-/// The most plaintext a TLS record holds.
-pub const LONGEST_FRAGMENT: usize = 16384;
-
-/// What the original's client can take in one TLS record: it waits for the socket although OpenSSL
-/// holds the rest, when one has over 4000 bytes (spec/protocol.md 1.2).
-pub const SHORT_FRAGMENT: usize = 3996;
-
-/// Bytes of TLS records that are collected for one write, about.
-const COLLECTED: usize = 64 << 10;
-
-/// What OpenSSL takes for the network.
-pub struct Pipe {
+/// The socket below a client's TLS.
+pub struct Below {
     socket: Timed,
     /// Whether the time limit runs although no TLS record has begun: within a handshake, or within
     /// a record of the protocol.
     is_urgent: bool,
     incoming: RecordEnds,
-    /// TLS records on their way; `None` when each is written as it comes.
-    collected: Option<Vec<u8>>,
 }
 
-impl Pipe {
+impl Below {
     /// A socket at the start of a handshake, which has this much time.
-    pub fn new(socket: Socket, handshake_time: Duration) -> io::Result<Pipe> {
-        Ok(Pipe {
-            socket: Timed::new(socket, handshake_time)?,
+    pub fn new(socket: Socket, handshake_time: Duration) -> Below {
+        Below {
+            socket: Timed::new(socket, handshake_time),
             is_urgent: true,
             incoming: RecordEnds::default(),
-            collected: None,
-        })
+        }
     }
 
     /// Whether what came first cannot be the beginning of a handshake.
@@ -60,47 +47,25 @@ impl Pipe {
     pub fn established(&mut self, record_time: Duration) -> io::Result<()> {
         self.is_urgent = false;
         self.socket.rest()?;
-        self.socket.set_time(record_time)
-    }
-
-    fn write_collected(&mut self) -> io::Result<()> {
-        if let Some(collected) = &mut self.collected {
-            self.socket.send_all(collected)?;
-            collected.clear();
-        }
+        self.socket.set_time(record_time);
         Ok(())
     }
 }
 
-impl Read for Pipe {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+impl Channel for Below {
+    fn receive(&mut self, space: &mut [u8]) -> io::Result<usize> {
         let is_limited = self.is_urgent || self.incoming.is_within();
         if !is_limited {
             // Also after a TLS record that was no part of a call, such as a key update.
             self.socket.rest()?;
         }
         let count = self.socket.read(space, is_limited)?;
-        self.incoming.follow(&space[..count]);
+        self.incoming.follow(space.get(..count).unwrap_or_default());
         Ok(count)
     }
-}
 
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.collected {
-            None => self.socket.send_all(bytes)?,
-            Some(collected) => {
-                collected.extend_from_slice(bytes);
-                if collected.len() >= COLLECTED {
-                    self.write_collected()?;
-                }
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.send_all(bytes)
     }
 }
 
@@ -133,7 +98,7 @@ impl RecordEnds {
         loop {
             let skipped = self.rest.min(bytes.len());
             self.rest -= skipped;
-            let Some((byte, after)) = bytes[skipped..].split_first() else {
+            let Some((byte, after)) = bytes.get(skipped..).and_then(<[u8]>::split_first) else {
                 return;
             };
             bytes = after;
@@ -148,65 +113,20 @@ impl RecordEnds {
     }
 }
 
-/// An established connection.
-pub struct TlsStream {
-    stream: SslStream<Pipe>,
-    fragment: usize,
-    piece: Vec<u8>,
-}
-
-impl TlsStream {
-    /// `fragment` is the most plaintext that one TLS record may carry to this client.
-    pub fn new(stream: SslStream<Pipe>, fragment: usize) -> TlsStream {
-        TlsStream {
-            stream,
-            fragment,
-            piece: Vec::new(),
-        }
-    }
-
-    /// Tells the client that nothing more comes. It may be gone already.
-    pub fn close(mut self) {
-        let _ = self.stream.shutdown();
-    }
-}
-
-impl Transport for TlsStream {
+impl Transport for TlsStream<Below> {
     fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize> {
-        self.stream.get_mut().is_urgent = is_begun;
+        self.channel_mut().is_urgent = is_begun;
         forget_errors();
-        loop {
-            match self.stream.ssl_read(space) {
-                Ok(count) => return Ok(count),
-                Err(error) => match error.code() {
-                    ErrorCode::ZERO_RETURN => return Ok(0),
-                    // The client is gone without a word.
-                    ErrorCode::SYSCALL if error.io_error().is_none() => return Ok(0),
-                    ErrorCode::WANT_READ | ErrorCode::WANT_WRITE if error.io_error().is_none() => {}
-                    _ => return Err(plain(error)),
-                },
-            }
-        }
+        self.receive(space).map_err(plain)
     }
 
     fn rest(&mut self) -> io::Result<()> {
-        self.stream.get_mut().socket.rest()
+        self.channel_mut().socket.rest()
     }
 
     fn send(&mut self, mut slices: Slices<'_>) -> io::Result<()> {
-        if slices.len() > self.fragment {
-            self.stream.get_mut().collected.get_or_insert_default();
-        }
         forget_errors();
-        while !slices.is_sent() {
-            let piece = slices.piece(self.fragment, &mut self.piece);
-            let sent = self.stream.ssl_write(piece).map_err(plain)?;
-            slices.advance(sent);
-        }
-        let pipe = self.stream.get_mut();
-        pipe.write_collected()?;
-        pipe.collected = None;
-        Ok(())
+        self.send_record(&mut slices).map_err(plain)
     }
 }
 
@@ -215,11 +135,12 @@ fn forget_errors() {
     drop(ErrorStack::get());
 }
 
-/// The transport's own error, or what OpenSSL has to say, in short.
-pub fn plain(error: openssl::ssl::Error) -> io::Error {
-    error
-        .into_io_error()
-        .unwrap_or_else(|error| io::Error::other(reason(&error)))
+/// The error of the connection below, or what OpenSSL has to say, in short.
+pub fn plain(error: StreamError) -> io::Error {
+    match error {
+        StreamError::Socket(error) => error,
+        StreamError::Tls(error) => io::Error::other(reason(&error)),
+    }
 }
 
 /// What OpenSSL has to say, without its source files and lines.
@@ -256,20 +177,20 @@ mod tests {
     fn a_client_may_idle_after_a_tls_record_that_came_in_pieces() {
         let (ours, peer) =
             Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-        let mut pipe = Pipe::new(ours, Duration::from_secs(10)).unwrap();
-        pipe.established(Duration::from_millis(50)).unwrap();
+        let mut below = Below::new(ours, Duration::from_secs(10));
+        below.established(Duration::from_millis(50)).unwrap();
         for part in [&[22, 3, 3][..], &[0, 1, 9]] {
             peer.send(part).unwrap();
-            assert_eq!(pipe.read(&mut [0; 8]).unwrap(), 3);
+            assert_eq!(below.receive(&mut [0; 8]).unwrap(), 3);
         }
         let late = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(300));
             peer.send(&[22, 3]).unwrap();
             peer
         });
-        assert_eq!(pipe.read(&mut [0; 8]).unwrap(), 2);
+        assert_eq!(below.receive(&mut [0; 8]).unwrap(), 2);
         let _peer = late.join().unwrap();
-        let error = pipe.read(&mut [0; 8]).unwrap_err();
+        let error = below.receive(&mut [0; 8]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -1,0 +1,30 @@
+//! Holds what client and daemon share of sockets and TLS, so that both halves agree on it.
+//!
+//! [`deadline`] and [`socket`] make blocking calls end in time; [`tls`] has the suites, the settings and
+//! the stream that OpenSSL works on; [`psk`] reads pre-shared keys. Who is connected, which certificates
+//! are trusted, and what a failure means belongs to each half.
+
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod deadline;
+pub mod psk;
+pub mod socket;
+pub mod tls;
+
+pub use deadline::Deadline;
+pub use socket::TimedSocket;

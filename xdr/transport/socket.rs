@@ -1,0 +1,151 @@
+//! A stream socket whose blocking calls end at a deadline.
+//!
+//! The kernel's own time limits do it (SO_RCVTIMEO, SO_SNDTIMEO). They are set anew only when they are off
+//! by more than [`SLACK`], so that a call that is answered at once costs no system call for them.
+
+use std::io::{self, IoSlice, Read};
+use std::time::Duration;
+
+use socket2::Socket;
+use xdr::codec::Slices;
+
+use crate::deadline::Deadline;
+
+/// How far the kernel's time limit may be off before it is set again.
+const SLACK: Duration = Duration::from_millis(100);
+
+/// `sendmsg` flags: no SIGPIPE. Where the flag is missing, socket2 has set SO_NOSIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: i32 = 0;
+
+/// The socket, and the limits that the kernel has for it.
+pub struct TimedSocket {
+    socket: Socket,
+    receive_limit: Option<Duration>,
+    send_limit: Option<Duration>,
+}
+
+impl TimedSocket {
+    /// A blocking socket for which the kernel has no limits.
+    pub fn new(socket: Socket) -> TimedSocket {
+        TimedSocket {
+            socket,
+            receive_limit: None,
+            send_limit: None,
+        }
+    }
+
+    /// The socket itself.
+    pub fn get_ref(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Gives the socket back.
+    pub fn into_inner(self) -> Socket {
+        self.socket
+    }
+
+    /// Receives some bytes; none when the peer closed the connection. Without a deadline it waits for
+    /// ever, but within the limit of an earlier call unless [`TimedSocket::wait_for_ever`] took that off.
+    /// [`io::ErrorKind::TimedOut`] at the deadline.
+    pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
+        loop {
+            self.limit_receiving(deadline)?;
+            let mut socket = &self.socket;
+            if let Some(result) = finished(socket.read(space)) {
+                return result;
+            }
+        }
+    }
+
+    /// Sends some bytes of these slices.
+    pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> io::Result<usize> {
+        loop {
+            self.limit_sending(deadline)?;
+            let sent = match parts {
+                [one] => self.socket.send_with_flags(one, NO_SIGNAL),
+                parts => self.socket.send_vectored_with_flags(parts, NO_SIGNAL),
+            };
+            if let Some(result) = finished(sent) {
+                return result;
+            }
+        }
+    }
+
+    /// Sends all of these bytes.
+    pub fn send_all(&mut self, mut bytes: &[u8], deadline: Deadline) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let sent = self.send(&[IoSlice::new(bytes)], deadline)?;
+            bytes = bytes.get(sent..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Sends a whole record.
+    pub fn send_record(&mut self, record: &mut Slices<'_>, deadline: Deadline) -> io::Result<()> {
+        while !record.is_sent() {
+            match self.send(record.unsent(), deadline)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => record.advance(count),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the kernel's limit for receiving off.
+    pub fn wait_for_ever(&mut self) -> io::Result<()> {
+        if self.receive_limit.take().is_some() {
+            self.socket.set_read_timeout(None)?;
+        }
+        Ok(())
+    }
+
+    /// Sets both limits now, for `connect`, which keeps to the one for sending.
+    pub fn limit_both(&mut self, time: Duration) -> io::Result<()> {
+        self.socket.set_write_timeout(Some(time))?;
+        self.socket.set_read_timeout(Some(time))?;
+        (self.receive_limit, self.send_limit) = (Some(time), Some(time));
+        Ok(())
+    }
+
+    fn limit_receiving(&mut self, deadline: Option<Deadline>) -> io::Result<()> {
+        let Some(deadline) = deadline else {
+            return Ok(());
+        };
+        let remaining = deadline.remaining()?;
+        if is_off(self.receive_limit, remaining) {
+            self.receive_limit = Some(remaining);
+            self.socket.set_read_timeout(Some(remaining))?;
+        }
+        Ok(())
+    }
+
+    fn limit_sending(&mut self, deadline: Deadline) -> io::Result<()> {
+        let remaining = deadline.remaining()?;
+        if is_off(self.send_limit, remaining) {
+            self.send_limit = Some(remaining);
+            self.socket.set_write_timeout(Some(remaining))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_off(limit: Option<Duration>, wanted: Duration) -> bool {
+    limit.is_none_or(|limit| limit.abs_diff(wanted) > SLACK)
+}
+
+/// `None` when the call was interrupted and is to be made again.
+fn finished(result: io::Result<usize>) -> Option<io::Result<usize>> {
+    match result {
+        Ok(count) => Some(Ok(count)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::Interrupted => None,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                Some(Err(io::ErrorKind::TimedOut.into()))
+            }
+            _ => Some(Err(error)),
+        },
+    }
+}
