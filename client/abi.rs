@@ -25,7 +25,8 @@ use cryptoki_sys::{
 };
 use xdr::{CkRv, Cryptoki, ObjectHandle, SessionHandle, SlotId};
 
-use crate::library::{Library, ask};
+use crate::library::Library;
+use crate::remote::ask;
 use crate::settings::Environment;
 use crate::structures;
 use memory::Place;

@@ -165,7 +165,7 @@ fn query(
         Template(request),
     )) {
         Reply::C_GetAttributeValue(TemplateResult { rv, template }) => (rv, template.0),
-        reply => (crate::library::refusal(&reply), Vec::new()),
+        reply => (crate::remote::refusal(&reply), Vec::new()),
     }
 }
 

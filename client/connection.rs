@@ -5,25 +5,23 @@
 //! the connection for good: sessions and operations lived in it, so nothing is ever reconnected
 //! behind the application's back. Touches neither signal mask nor handlers; SIGPIPE is not raised.
 
-use std::collections::TryReserveError;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, IoSlice, Read};
-use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
-use std::os::fd::IntoRawFd;
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Type};
-use xdr::codec::{DecodeError, EncodeError};
+use transport::Deadline;
+use xdr::codec::DecodeError;
 use xdr::record::{Records, TooLong};
 use xdr::rpc::{self, ReplyError, Xid};
 use xdr::{Call, CkRv, Cryptoki, Function, Reply};
 use zeroize::Zeroize;
 
-use crate::abi::process::{self, Process};
-use crate::library::Remote;
+use crate::failure::Failure;
+use crate::remote::Remote;
 use crate::settings::{Endpoint, TlsSettings};
+use crate::socket::Socket;
 use crate::tls::{Stream, TlsError};
 use crate::turns::Turns;
 
@@ -72,35 +70,6 @@ enum State {
     Lost,
     /// C_Finalize came while this call waited for its turn.
     Closed,
-}
-
-/// Why a call has no result.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("{0}")]
-    Socket(#[from] io::Error),
-    #[error("no reply in time")]
-    Timeout,
-    #[error("the daemon closed the connection")]
-    Closed,
-    #[error("{0}")]
-    Record(#[from] TooLong),
-    #[error("{0}")]
-    Memory(#[from] TryReserveError),
-    #[error("{0}")]
-    Encode(#[from] EncodeError),
-    #[error("{0}")]
-    Reply(#[from] ReplyError),
-}
-
-impl From<Failure> for io::Error {
-    fn from(failure: Failure) -> io::Error {
-        match failure {
-            Failure::Socket(error) => error,
-            Failure::Timeout => io::ErrorKind::TimedOut.into(),
-            other => io::Error::other(other),
-        }
-    }
 }
 
 impl Connection {
@@ -215,10 +184,10 @@ impl Wire {
             }
             let space = self.records.space()?;
             let received = match &mut self.transport {
-                Transport::Plain(socket) => socket.receive(space, deadline),
-                Transport::Tls(stream) => stream.receive(space, deadline),
+                Transport::Plain(socket) => socket.receive(space, deadline)?,
+                Transport::Tls(stream) => stream.receive(space, deadline)?,
             };
-            match received? {
+            match received {
                 0 => return Err(Failure::Closed),
                 count => self.records.received(count),
             }
@@ -227,17 +196,10 @@ impl Wire {
 
     fn send(&mut self, xid: Xid, call: &Call<'_>, deadline: Deadline) -> Result<(), Failure> {
         let mut record = rpc::write_call(xid, call, &mut self.sending)?;
-        let socket = match &mut self.transport {
-            Transport::Plain(socket) => socket,
-            Transport::Tls(stream) => return stream.send(&mut record, deadline),
-        };
-        while !record.is_sent() {
-            match socket.send(record.unsent(), deadline)? {
-                0 => return Err(Failure::Closed),
-                count => record.advance(count),
-            }
+        match &mut self.transport {
+            Transport::Plain(socket) => Ok(socket.send_record(&mut record, deadline)?),
+            Transport::Tls(stream) => stream.send(&mut record, deadline),
         }
-        Ok(())
     }
 
     /// The reply to `xid`, if it has come; replies to other xids are passed over.
@@ -265,202 +227,6 @@ impl Wire {
             Transport::Plain(socket) => socket.shut_down(),
             Transport::Tls(stream) => stream.close(is_sound),
         }
-    }
-}
-
-/// When an exchange has to be over.
-#[derive(Clone, Copy)]
-pub(crate) struct Deadline(Instant);
-
-impl Deadline {
-    pub fn after(timeout: Duration) -> Deadline {
-        Deadline(Instant::now() + timeout)
-    }
-
-    fn remaining(self) -> Result<Duration, Failure> {
-        self.remaining_at(Instant::now())
-    }
-
-    fn remaining_at(self, now: Instant) -> Result<Duration, Failure> {
-        let remaining = self.0.saturating_duration_since(now);
-        if remaining < SHORTEST {
-            Err(Failure::Timeout)
-        } else {
-            Ok(remaining)
-        }
-    }
-}
-
-/// Less is no time: the kernel's limits count microseconds, and 0 of them is for ever.
-const SHORTEST: Duration = Duration::from_millis(1);
-
-/// How far the kernel's time limit may be off before it is set again.
-const SLACK: Duration = Duration::from_millis(100);
-
-/// A connected stream socket whose blocking calls end at a deadline.
-pub(crate) struct Socket {
-    /// `None` only while it is dropped.
-    socket: Option<socket2::Socket>,
-    owner: Process,
-    /// The limits the kernel was given, for sending and for receiving.
-    limits: [Duration; 2],
-}
-
-impl Socket {
-    fn connect(endpoint: &Endpoint, deadline: Deadline) -> io::Result<Socket> {
-        match endpoint {
-            Endpoint::Unix(path) => {
-                let address = SockAddr::unix(path)?;
-                Socket::connect_to(Domain::UNIX, &address, deadline)
-            }
-            Endpoint::Tcp { host, port } => {
-                let mut last = io::Error::other("the name has no address");
-                for address in addresses(host, *port)? {
-                    let domain = Domain::for_address(address);
-                    match Socket::connect_to(domain, &address.into(), deadline) {
-                        Ok(socket) => return Ok(socket),
-                        Err(failure) => last = failure,
-                    }
-                }
-                Err(last)
-            }
-        }
-    }
-
-    fn connect_to(domain: Domain, address: &SockAddr, deadline: Deadline) -> io::Result<Socket> {
-        let remaining = deadline.remaining().map_err(io::Error::other)?;
-        // close-on-exec from the start
-        let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
-        let socket = Socket::owned(socket, remaining);
-        let inner = socket.inner()?;
-        inner.set_write_timeout(Some(remaining))?;
-        inner.set_read_timeout(Some(remaining))?;
-        if domain == Domain::UNIX {
-            // Waits, within the send limit, while the listener's queue is full.
-            while let Err(failure) = inner.connect(address) {
-                if failure.kind() != io::ErrorKind::Interrupted {
-                    return Err(failure);
-                }
-                let remaining = deadline.remaining().map_err(io::Error::other)?;
-                inner.set_write_timeout(Some(remaining))?;
-            }
-        } else {
-            inner.connect_timeout(address, remaining)?;
-            inner.set_tcp_nodelay(true)?;
-        }
-        Ok(socket)
-    }
-
-    fn owned(socket: socket2::Socket, limit: Duration) -> Socket {
-        process::remember(&socket);
-        Socket {
-            socket: Some(socket),
-            owner: Process::current(),
-            limits: [limit; 2],
-        }
-    }
-
-    fn inner(&self) -> io::Result<&socket2::Socket> {
-        let gone = || io::Error::from(io::ErrorKind::NotConnected);
-        self.socket.as_ref().ok_or_else(gone)
-    }
-
-    pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> Result<usize, Failure> {
-        loop {
-            self.limit(Direction::Send, deadline)?;
-            let sent = match parts {
-                [one] => self.inner()?.send_with_flags(one, NO_SIGNAL),
-                parts => self.inner()?.send_vectored_with_flags(parts, NO_SIGNAL),
-            };
-            if let Some(result) = finished(sent) {
-                return result;
-            }
-        }
-    }
-
-    pub fn receive(&mut self, space: &mut [u8], deadline: Deadline) -> Result<usize, Failure> {
-        loop {
-            self.limit(Direction::Receive, deadline)?;
-            let mut socket = self.inner()?;
-            if let Some(result) = finished(socket.read(space)) {
-                return result;
-            }
-        }
-    }
-
-    /// Makes the kernel give up at the deadline, give or take [`SLACK`]. A call that comes and goes
-    /// at once finds the limit of the one before good enough.
-    fn limit(&mut self, direction: Direction, deadline: Deadline) -> Result<(), Failure> {
-        let remaining = deadline.remaining()?;
-        let limit = &mut self.limits[direction as usize];
-        if limit.abs_diff(remaining) > SLACK {
-            *limit = remaining;
-            match direction {
-                Direction::Send => self.inner()?.set_write_timeout(Some(remaining))?,
-                Direction::Receive => self.inner()?.set_read_timeout(Some(remaining))?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether this process connected it.
-    pub fn is_ours(&self) -> bool {
-        self.owner == Process::current()
-    }
-
-    pub fn shut_down(&self) {
-        if self.is_ours() {
-            if let Ok(socket) = self.inner() {
-                // Fails when the peer was faster; the connection is over either way.
-                let _ = socket.shutdown(Shutdown::Both);
-            }
-        }
-    }
-}
-
-/// In a forked child the connection is the parent's: its descriptor was closed at the fork, the
-/// number may be another file's by now, and nothing may be sent.
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            if self.is_ours() {
-                process::forget(&socket);
-            } else {
-                let _ = socket.into_raw_fd();
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Direction {
-    Send,
-    Receive,
-}
-
-/// `sendmsg` flags: no SIGPIPE. Where the flag is missing, socket2 has set SO_NOSIGPIPE.
-#[cfg(not(target_vendor = "apple"))]
-const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
-#[cfg(target_vendor = "apple")]
-const NO_SIGNAL: i32 = 0;
-
-/// `None` when the call was interrupted and is to be made again.
-fn finished(result: io::Result<usize>) -> Option<Result<usize, Failure>> {
-    match result {
-        Ok(count) => Some(Ok(count)),
-        Err(error) => match error.kind() {
-            io::ErrorKind::Interrupted => None,
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Some(Err(Failure::Timeout)),
-            _ => Some(Err(error.into())),
-        },
-    }
-}
-
-/// Without a look at the resolver where the host is an address.
-fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    match host.parse::<IpAddr>() {
-        Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
-        Err(_) => Ok((host, port).to_socket_addrs()?.collect()),
     }
 }
 

@@ -10,7 +10,8 @@ use xdr::{
     Architecture, Call, CkRv, Cryptoki, DataResult, Function, Reply, SessionHandle, SessionResult,
 };
 
-use crate::library::{Library, Remote};
+use crate::library::Library;
+use crate::remote::Remote;
 use crate::settings::{Endpoint, Settings};
 
 type Answering = Box<dyn Fn(Call<'_>) -> Reply + Send + Sync>;

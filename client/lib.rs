@@ -17,13 +17,16 @@ use xdr::CkRv;
 pub mod abi;
 mod attributes;
 mod connection;
+mod failure;
 #[cfg(test)]
 mod fake;
 mod library;
 mod logging;
 mod mechanism;
 mod pending;
+mod remote;
 mod settings;
+mod socket;
 mod structures;
 mod tls;
 mod turns;

@@ -16,15 +16,8 @@ use zeroize::Zeroizing;
 
 use crate::connection::Connection;
 use crate::pending::{Answer, Room, Sessions};
+use crate::remote::{Remote, ask, refusal};
 use crate::settings::Settings;
-
-/// A daemon at the other end of a connection.
-pub(crate) trait Remote: Cryptoki {
-    /// Whether a call failed on the way, so that no other will succeed.
-    fn is_lost(&self) -> bool;
-    /// Ends the connection; calls still waiting are answered CKR_CRYPTOKI_NOT_INITIALIZED.
-    fn close(&self);
-}
 
 /// Why a connected daemon cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,26 +37,6 @@ const DONT_BLOCK: u64 = 1;
 
 /// The most elements a list in a reply can have: ARRAY_BOUND in build.rs.
 const MOST_ELEMENTS: u64 = 1 << 16;
-
-/// The one call whose result differs from its name in nothing but its type: asks, and takes the
-/// result if it is CKR_OK.
-macro_rules! ask {
-    ($remote:expr, $name:ident($($argument:expr),*)) => {
-        match $remote.call(xdr::Call::$name($($argument),*)) {
-            xdr::Reply::$name(result) if result.rv.is_ok() => Ok(result),
-            reply => Err($crate::library::refusal(&reply)),
-        }
-    };
-}
-pub(crate) use ask;
-
-/// The CK_RV of a reply that does not carry what was asked for.
-pub(crate) fn refusal(reply: &Reply) -> CkRv {
-    match reply.rv() {
-        CkRv::OK => CkRv::GENERAL_ERROR, // of another function: no `Cryptoki` answers that
-        rv => rv,
-    }
-}
 
 fn prologue(remote: &impl Remote, settings: &Settings) -> Result<(), StartError> {
     let host = Architecture::host();

@@ -6,54 +6,38 @@
 //! may have cleaned up already, and in a forked child they are the parent's.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
 use openssl::ssl::{
-    ErrorCode, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
-    SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
+    HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslVerifyMode, SslVersion,
 };
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509VerifyResult};
+use transport::Deadline;
+use transport::psk::{PreSharedKey, lines};
+use transport::tls::{
+    Channel, LONGEST_FILE, LONGEST_FRAGMENT, PROTOCOL, PSK_SUITES, PSK_SUITES13, Pipe,
+    SECURITY_LEVEL, StreamError, TlsStream, settle,
+};
 use xdr::codec::Slices;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::abi::libcrypto;
-use crate::connection::{Deadline, Failure, Socket};
+use crate::failure::Failure;
 use crate::settings::{Credentials, Source, TlsSettings};
-
-/// The protocol, for ALPN. The daemon takes it as a promise that TLS records of any size are read;
-/// the original's does not look at it.
-const PROTOCOL: &[u8] = b"\x0cpkcs11-rpc/3";
+use crate::socket::Socket;
 
 /// Forward secrecy always.
 const SUITES: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:\
     !aNULL:!eNULL:!PSK:!SRP:!aDSS";
 
-const PSK_SUITES: &str = "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:\
-    DHE-PSK-AES128-GCM-SHA256:ECDHE-PSK-AES256-CBC-SHA384:ECDHE-PSK-AES128-CBC-SHA256";
-
-/// Those with the hash that a pre-shared key is bound to.
-const PSK_SUITES13: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
-
-/// OpenSSL's for 112 bits: RSA 2048, SHA-224.
-const SECURITY_LEVEL: u32 = 2;
-
-/// The most plaintext a TLS record holds.
-const LONGEST_FRAGMENT: usize = 16384;
-
-/// Bytes of TLS records that are collected for one write, about.
-const COLLECTED: usize = 64 << 10;
-
 /// How long the last message may take.
 const FAREWELL: Duration = Duration::from_millis(200);
-
-/// The longest file that is read.
-const LONGEST_FILE: u64 = 16 << 20;
 
 /// Why there is no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -83,17 +67,34 @@ pub(crate) enum TlsError {
 /// A connection after the handshake.
 pub(crate) struct Stream {
     /// `None` after the end.
-    stream: Option<SslStream<Pipe>>,
-    piece: Vec<u8>,
+    stream: Option<TlsStream<Below>>,
 }
 
-/// What OpenSSL takes for the network.
-struct Pipe {
+/// The socket below TLS.
+struct Below {
     /// `None` when it was taken out because OpenSSL's objects are left behind.
     socket: Option<Socket>,
     deadline: Deadline,
-    /// TLS records on their way; `None` when each is sent as it comes.
-    collected: Option<Vec<u8>>,
+}
+
+impl Below {
+    fn socket(&mut self) -> io::Result<&mut Socket> {
+        self.socket
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Channel for Below {
+    fn receive(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        let deadline = self.deadline;
+        self.socket()?.receive(space, deadline)
+    }
+
+    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let deadline = self.deadline;
+        self.socket()?.send_all(bytes, deadline)
+    }
 }
 
 impl Stream {
@@ -119,12 +120,11 @@ impl Stream {
                 Err(_) => ssl.param_mut().set_host(name)?,
             }
         }
-        let pipe = Pipe {
+        let below = Below {
             socket: Some(socket),
             deadline,
-            collected: None,
         };
-        let stream = ssl.connect(pipe).map_err(handshake_error)?;
+        let stream = ssl.connect(Pipe::new(below)).map_err(handshake_error)?;
         let ssl = stream.ssl();
         let peer = ssl.peer_certificate();
         // With a pre-shared key: neither its name nor itself could be what is asked for.
@@ -145,40 +145,23 @@ impl Stream {
         log::debug!("{} with {suite}", ssl.version_str());
         drop(ErrorStack::get());
         Ok(Stream {
-            stream: Some(stream),
-            piece: Vec::new(),
+            stream: Some(TlsStream::new(stream, LONGEST_FRAGMENT)),
         })
     }
 
     pub fn send(&mut self, record: &mut Slices<'_>, deadline: Deadline) -> Result<(), Failure> {
         let _entered = libcrypto::enter()?;
         let stream = self.stream.as_mut().ok_or(Failure::Closed)?;
-        let pipe = stream.get_mut();
-        pipe.deadline = deadline;
-        if record.len() > LONGEST_FRAGMENT {
-            pipe.collected.get_or_insert_default();
-        }
-        let sent = send_pieces(stream, record, &mut self.piece);
-        self.piece.as_mut_slice().zeroize(); // PINs and attribute values were copied here
-        self.piece.clear();
-        sent
+        stream.channel_mut().deadline = deadline;
+        Ok(stream.send_record(record)?)
     }
 
     /// 0 when the daemon closed the connection.
     pub fn receive(&mut self, space: &mut [u8], deadline: Deadline) -> Result<usize, Failure> {
         let _entered = libcrypto::enter()?;
         let stream = self.stream.as_mut().ok_or(Failure::Closed)?;
-        stream.get_mut().deadline = deadline;
-        loop {
-            match stream.ssl_read(space) {
-                Ok(count) => return Ok(count),
-                Err(error) => match error.code() {
-                    ErrorCode::ZERO_RETURN => return Ok(0),
-                    ErrorCode::WANT_READ | ErrorCode::WANT_WRITE if error.io_error().is_none() => {}
-                    _ => return Err(failure(error)),
-                },
-            }
-        }
+        stream.channel_mut().deadline = deadline;
+        Ok(stream.receive(space)?)
     }
 
     /// The end, in the process that connected: tells the daemon, if the connection is sound and
@@ -190,16 +173,15 @@ impl Stream {
         let Ok(_entered) = libcrypto::enter() else {
             return;
         };
-        let pipe = stream.get_mut();
-        if !pipe.socket.as_ref().is_some_and(Socket::is_ours) {
+        let below = stream.channel_mut();
+        if !below.socket.as_ref().is_some_and(Socket::is_ours) {
             return;
         }
         if is_sound {
-            pipe.deadline = Deadline::after(FAREWELL);
-            // The daemon may be gone already.
-            let _ = stream.shutdown();
+            below.deadline = Deadline::after(FAREWELL);
+            stream.shutdown();
         }
-        if let Some(socket) = &stream.get_ref().socket {
+        if let Some(socket) = &stream.channel().socket {
             socket.shut_down();
         }
         self.stream = None;
@@ -210,101 +192,18 @@ impl Drop for Stream {
     fn drop(&mut self) {
         if let Some(mut stream) = self.stream.take() {
             // The socket's own drop closes the descriptor, if it is this process's.
-            drop(stream.get_mut().socket.take());
+            drop(stream.channel_mut().socket.take());
             std::mem::forget(stream);
         }
     }
 }
 
-fn send_pieces(
-    stream: &mut SslStream<Pipe>,
-    record: &mut Slices<'_>,
-    buffer: &mut Vec<u8>,
-) -> Result<(), Failure> {
-    while !record.is_sent() {
-        let piece = record.piece(LONGEST_FRAGMENT, buffer);
-        let sent = stream.ssl_write(piece).map_err(failure)?;
-        record.advance(sent);
-    }
-    let pipe = stream.get_mut();
-    pipe.send_collected()?;
-    pipe.collected = None;
-    Ok(())
-}
-
-impl Read for Pipe {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        let deadline = self.deadline;
-        Ok(self.socket()?.receive(space, deadline)?)
-    }
-}
-
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.collected {
-            None => self.send(bytes)?,
-            Some(collected) => {
-                collected.extend_from_slice(bytes);
-                if collected.len() >= COLLECTED {
-                    self.send_collected()?;
-                }
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Pipe {
-    fn socket(&mut self) -> io::Result<&mut Socket> {
-        self.socket
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let deadline = self.deadline;
-        while !bytes.is_empty() {
-            let sent = self.socket()?.send(&[io::IoSlice::new(bytes)], deadline)?;
-            bytes = &bytes[sent..];
-        }
-        Ok(())
-    }
-
-    fn send_collected(&mut self) -> io::Result<()> {
-        if let Some(collected) = self.collected.take() {
-            self.send(&collected)?;
-            self.collected = Some(collected);
-            self.collected.as_mut().into_iter().for_each(Vec::clear);
-        }
-        Ok(())
-    }
-}
-
-/// SSL_OP_CLEANSE_PLAINTEXT, which the crate does not name: keys and plaintext that OpenSSL decrypted
-/// do not stay in its buffer.
-const CLEANSE_PLAINTEXT: SslOptions = SslOptions::from_bits_retain(1 << 1);
-
 fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
     let mut context = SslContextBuilder::new(SslMethod::tls_client())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     context.set_max_proto_version(None)?;
-    context.set_options(
-        SslOptions::NO_RENEGOTIATION
-            | SslOptions::NO_COMPRESSION
-            | SslOptions::NO_TICKET
-            | CLEANSE_PLAINTEXT
-            // The protocol's own lengths tell whether a record was cut off.
-            | SslOptions::IGNORE_UNEXPECTED_EOF,
-    );
-    context.set_session_cache_mode(SslSessionCacheMode::OFF);
-    context.set_read_ahead(true);
-    // Sends what the certificate's file holds, not what else leads to the server's authority.
-    context.set_mode(SslMode::NO_AUTO_CHAIN);
-    context.set_alpn_protos(PROTOCOL)?;
+    settle(&mut context);
+    context.set_alpn_protos(&alpn())?;
     // Also with a pre-shared key: a server that shows a certificate instead is not trusted.
     context.set_verify(SslVerifyMode::PEER);
     let mut store = X509StoreBuilder::new()?;
@@ -342,7 +241,7 @@ fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
         Credentials::Psk(source) => {
             context.set_cipher_list(PSK_SUITES)?;
             context.set_ciphersuites(PSK_SUITES13)?;
-            let (identity, key) = pre_shared_key(source)?;
+            let PreSharedKey { identity, key } = pre_shared_key(source)?;
             context.set_psk_client_callback(move |_, _, identity_space, key_space| {
                 let rooms = identity_space
                     .get_mut(..=identity.len())
@@ -401,42 +300,26 @@ fn private_key(source: &Source) -> Result<PKey<openssl::pkey::Private>, TlsError
     })
 }
 
-/// One line, `identity:key in hexadecimal`.
-fn pre_shared_key(source: &Source) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), TlsError> {
-    let wrong = || {
+/// The file has one line, `identity:key in hexadecimal`.
+fn pre_shared_key(source: &Source) -> Result<PreSharedKey, TlsError> {
+    let text = read(source)?;
+    let line = lines(&text).next().map(|(_, line)| line);
+    let key = line.and_then(|line| PreSharedKey::parse(line).ok());
+    key.ok_or_else(|| {
         TlsError::Content(
             source.clone(),
             "expected one line, identity:key in hexadecimal",
         )
-    };
-    let text = read(source)?;
-    let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    let line = lines
-        .find(|line| !line.is_empty() && !line.starts_with(b"#"))
-        .ok_or_else(wrong)?;
-    let colon = line
-        .iter()
-        .rposition(|byte| *byte == b':')
-        .ok_or_else(wrong)?;
-    let (identity, digits) = (&line[..colon], &line[colon + 1..]);
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
-    let pairs = digits.chunks(2);
-    let key = pairs.map(|pair| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    });
-    let key: Vec<u8> = key.collect::<Option<_>>().ok_or_else(wrong)?;
-    if identity.is_empty() || identity.len() > 128 || !(16..=256).contains(&key.len()) {
-        return Err(wrong());
-    }
-    Ok((identity.to_vec(), Zeroizing::new(key)))
+    })
 }
 
-fn handshake_error(error: HandshakeError<Pipe>) -> TlsError {
+/// The names of protocols to be offered, each behind its length.
+fn alpn() -> Vec<u8> {
+    let length = u8::try_from(PROTOCOL.len()).unwrap_or_default();
+    [&[length], PROTOCOL].concat()
+}
+
+fn handshake_error(error: HandshakeError<Pipe<Below>>) -> TlsError {
     let stream = match error {
         HandshakeError::SetupFailure(error) => return TlsError::OpenSsl(error),
         HandshakeError::Failure(stream) | HandshakeError::WouldBlock(stream) => stream,
@@ -445,23 +328,9 @@ fn handshake_error(error: HandshakeError<Pipe>) -> TlsError {
     if verified != X509VerifyResult::OK {
         return TlsError::Server(verified.error_string());
     }
-    match failure(stream.into_error()) {
+    match Failure::from(StreamError::from(stream.into_error())) {
         Failure::Timeout => TlsError::TooSlow,
         Failure::Closed => TlsError::Handshake("the daemon closed the connection".into()),
         other => TlsError::Handshake(other.to_string()),
     }
-}
-
-/// The transport's own error, or what OpenSSL has to say, without its source files and lines.
-fn failure(error: openssl::ssl::Error) -> Failure {
-    let error = match error.into_io_error() {
-        Ok(error) if error.kind() == io::ErrorKind::TimedOut => return Failure::Timeout,
-        Ok(error) => return Failure::Socket(error),
-        Err(error) => error,
-    };
-    let Some(stack) = error.ssl_error() else {
-        return Failure::Closed;
-    };
-    let reason = stack.errors().iter().find_map(|error| error.reason());
-    Failure::Socket(io::Error::other(reason.unwrap_or("TLS failed").to_owned()))
 }

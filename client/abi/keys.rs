@@ -8,7 +8,7 @@ use xdr::Cryptoki;
 use super::memory;
 use super::memory::{Place, Places};
 use super::{enter, object_handle, session_handle};
-use crate::library::ask;
+use crate::remote::ask;
 use xdr::word_size::narrow;
 
 /// Makes a key.

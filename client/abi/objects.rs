@@ -7,7 +7,7 @@ use super::memory;
 use super::memory::{Place, WantedAttributes};
 use super::{enter, numbers, object_handle, session_handle};
 use crate::attributes;
-use crate::library::ask;
+use crate::remote::ask;
 use xdr::word_size::narrow;
 
 information! {

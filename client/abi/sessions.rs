@@ -9,7 +9,7 @@ use xdr::{Call, Cryptoki, Flags, UserType};
 use super::memory;
 use super::memory::{Place, Places};
 use super::{enter, object_handle, session_handle, slot_id};
-use crate::library::ask;
+use crate::remote::ask;
 use crate::structures;
 use xdr::word_size::{narrow, wide};
 

@@ -9,7 +9,7 @@ use xdr::{Call, CkRv, Cryptoki, Flags, MechanismType};
 use super::memory;
 use super::memory::{Place, Places};
 use super::{enter, numbers, session_handle, slot_id};
-use crate::library::ask;
+use crate::remote::ask;
 use crate::structures;
 use xdr::word_size::{narrow, wide};
 
