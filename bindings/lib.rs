@@ -1,7 +1,9 @@
-//! The module's C interface, and the system calls that std and `nix` do not offer safely.
+//! All foreign code but the application's: the module's C interface, and system and OpenSSL calls that
+//! have no safe wrapper elsewhere.
 //!
-//! Calls come from `xdr` through `filter`, laid out for this host; [`module::Module`] makes the C
-//! call and turns its outcome into a reply. [`sys`] has fork and descriptors for the daemon.
+//! For the daemon, [`module::Module`] makes C calls of a module, and [`sys`] has fork and descriptors.
+//! For the client library, [`process`] tells forked children apart, and [`openssl_context`] gives it an
+//! OpenSSL of its own. This crate and `client/abi.rs` have the only unsafe code.
 
 #![deny(
     clippy::cast_possible_truncation,
@@ -21,4 +23,6 @@
 
 mod arguments;
 pub mod module;
+pub mod openssl_context;
+pub mod process;
 pub mod sys;

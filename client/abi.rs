@@ -25,6 +25,7 @@ use cryptoki_sys::{
 };
 use xdr::{CkRv, Cryptoki, ObjectHandle, SessionHandle, SlotId};
 
+use crate::instance;
 use crate::library::Library;
 use crate::remote::ask;
 use crate::settings::Environment;
@@ -150,13 +151,12 @@ macro_rules! taking_bytes {
 
 mod function_list;
 mod keys;
-pub(crate) mod libcrypto;
 mod memory;
 mod objects;
 mod operations;
-pub(crate) mod process;
 mod sessions;
 mod slots;
+mod unload;
 
 /// Runs the body of a C function. Catches panics, so that none unwinds into the application.
 fn guard(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
@@ -170,7 +170,7 @@ fn guard(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
 
 /// Runs the body of a function that needs C_Initialize first.
 fn enter(body: impl FnOnce(&Library) -> Result<(), CkRv>) -> CK_RV {
-    guard(|| body(&*process::instance().library()?))
+    guard(|| body(&*instance().library()?))
 }
 
 fn session_handle(session: CK_SESSION_HANDLE) -> SessionHandle {
@@ -199,7 +199,7 @@ pub unsafe extern "C" fn C_Initialize(arguments: CK_VOID_PTR) -> CK_RV {
             let arguments = unsafe { arguments.read_unaligned() };
             check_arguments(&arguments)?;
         }
-        process::instance().initialize(&Environment::process())
+        instance().initialize(&Environment::process())
     })
 }
 
@@ -228,7 +228,7 @@ fn check_arguments(arguments: &CK_C_INITIALIZE_ARGS) -> Result<(), CkRv> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Finalize(reserved: CK_VOID_PTR) -> CK_RV {
     guard(|| {
-        let instance = process::instance();
+        let instance = instance();
         instance.library()?;
         if !reserved.is_null() {
             return Err(CkRv::ARGUMENTS_BAD);

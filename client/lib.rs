@@ -31,7 +31,8 @@ mod structures;
 mod tls;
 mod turns;
 
-use abi::process::Process;
+use bindings::openssl_context;
+use bindings::process::PerProcess;
 use connection::{ConnectError, Connection};
 use library::{Library, StartError};
 use settings::{Endpoint, Environment, Settings, SettingsError};
@@ -39,11 +40,18 @@ use settings::{Endpoint, Environment, Settings, SettingsError};
 /// The one thing an application has: a library that is, or is not, initialised. A forked child has
 /// one of its own, so that no lock in it was ever held by a thread that is not there.
 pub(crate) struct Instance {
-    process: Process,
     /// Held through C_Initialize and C_Finalize: of two threads, one does it.
     changing: Mutex<()>,
     /// Locked for as long as it takes to copy the `Arc`, not for a call.
     library: RwLock<Option<Arc<Library>>>,
+}
+
+/// The instance of this process and, until it has its own, of the one it was forked from.
+static INSTANCE: PerProcess<Instance> = PerProcess::new();
+
+/// The instance of this process. Waits for nothing.
+pub(crate) fn instance() -> &'static Instance {
+    INSTANCE.get(Instance::new, Instance::abandon)
 }
 
 /// Why C_Initialize fails.
@@ -67,9 +75,8 @@ impl From<&InitializeError> for CkRv {
 }
 
 impl Instance {
-    fn new(process: Process) -> Instance {
+    fn new() -> Instance {
         Instance {
-            process,
             changing: Mutex::new(()),
             library: RwLock::new(None),
         }
@@ -85,7 +92,7 @@ impl Instance {
     fn initialize(&self, environment: &Environment<'_>) -> Result<(), CkRv> {
         if self.library().is_err() && Settings::read(environment).is_ok_and(|s| s.tls.is_some()) {
             // May call C_Initialize: before any lock.
-            abi::libcrypto::prepare();
+            openssl_context::prepare();
         }
         let _changing = self.changing.lock();
         if self.library().is_ok() {

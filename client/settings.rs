@@ -4,13 +4,12 @@
 //! Read anew at each C_Initialize. Everything comes through an [`Environment`], so that the rules
 //! can be tested without touching the process's own. Opens nothing but the alias file.
 
+use bindings::process;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use crate::abi::process;
 
 /// The endpoint of a library built without `P11CLIENT_SOCKET`, as in the original.
 const DEFAULT_SOCKET: &str = "127.0.0.1:4444";

@@ -1,5 +1,6 @@
 //! Connects to the daemon, and keeps the socket apart from those of forked children.
 
+use bindings::process::{self, Process};
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::IntoRawFd;
@@ -8,7 +9,6 @@ use socket2::{Domain, SockAddr, Type};
 use transport::{Deadline, TimedSocket};
 use xdr::codec::Slices;
 
-use crate::abi::process::{self, Process};
 use crate::settings::Endpoint;
 
 /// A connected stream socket whose blocking calls end at a deadline.

@@ -1,7 +1,7 @@
 //! TLS to the daemon: what it is told and proves, the handshake, and records in TLS records.
 //!
 //! [`crate::settings`] says which files; `connection` brings a connected socket and calls. All use of
-//! OpenSSL is inside of the private library context of [`crate::abi::libcrypto`], freeing included.
+//! OpenSSL is inside of the private library context of [`bindings::openssl_context`], freeing included.
 //! Without an orderly end ([`Stream::close`]) OpenSSL's objects are left in memory: at exit OpenSSL
 //! may have cleaned up already, and in a forked child they are the parent's.
 
@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bindings::openssl_context;
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
 use openssl::ssl::{
@@ -27,7 +28,6 @@ use transport::tls::{
 use xdr::codec::Slices;
 use zeroize::Zeroizing;
 
-use crate::abi::libcrypto;
 use crate::failure::Failure;
 use crate::settings::{Credentials, Source, TlsSettings};
 use crate::socket::Socket;
@@ -104,7 +104,7 @@ impl Stream {
         settings: &TlsSettings,
         deadline: Deadline,
     ) -> Result<Stream, TlsError> {
-        let _entered = libcrypto::enter()?;
+        let _entered = openssl_context::enter()?;
         // The application's, which would be taken for ours.
         drop(ErrorStack::get());
         let context = context(settings)?;
@@ -150,7 +150,7 @@ impl Stream {
     }
 
     pub fn send(&mut self, record: &mut Slices<'_>, deadline: Deadline) -> Result<(), Failure> {
-        let _entered = libcrypto::enter()?;
+        let _entered = openssl_context::enter()?;
         let stream = self.stream.as_mut().ok_or(Failure::Closed)?;
         stream.channel_mut().deadline = deadline;
         Ok(stream.send_record(record)?)
@@ -158,7 +158,7 @@ impl Stream {
 
     /// 0 when the daemon closed the connection.
     pub fn receive(&mut self, space: &mut [u8], deadline: Deadline) -> Result<usize, Failure> {
-        let _entered = libcrypto::enter()?;
+        let _entered = openssl_context::enter()?;
         let stream = self.stream.as_mut().ok_or(Failure::Closed)?;
         stream.channel_mut().deadline = deadline;
         Ok(stream.receive(space)?)
@@ -170,7 +170,7 @@ impl Stream {
         let Some(stream) = &mut self.stream else {
             return;
         };
-        let Ok(_entered) = libcrypto::enter() else {
+        let Ok(_entered) = openssl_context::enter() else {
             return;
         };
         let below = stream.channel_mut();

@@ -1,14 +1,14 @@
-//! What belongs to this process and not to the one it was forked from.
+//! Keeps a shared library apart from the processes that are forked from its own.
 //!
-//! A child inherits the connection of its parent and locks that other threads held. It uses
-//! neither: its [`Instance`] is a fresh one, and the inherited descriptor is closed, without a byte
-//! written, by a handler that runs inside of fork (`pthread_atfork`), or, where a process came
-//! about without it (a bare `clone`), at the child's first call.
+//! A child inherits the connection of its parent, and locks that other threads held. It uses neither:
+//! its [`PerProcess`] value is a fresh one, and the inherited descriptor is closed, without a byte
+//! written, by a handler that runs inside of fork (`pthread_atfork`), or, where a process came about
+//! without it (a bare `clone`), at the child's first call.
 //!
-//! Unloading is safe: glibc's `pthread_atfork` registers the handler for this shared object, and
-//! `dlclose` removes it with the object (`__cxa_finalize`). Elsewhere no handler is registered.
-//! Nothing here or in std's part of this library keeps thread-local destructors, which would pin
-//! the object in memory; that is why the instance is an `AtomicPtr` and not an `ArcSwap`.
+//! Unloading is safe: glibc's `pthread_atfork` registers the handler for the shared object that this code
+//! is linked into, and `dlclose` removes it with the object (`__cxa_finalize`). Elsewhere no handler is
+//! registered. Nothing here keeps thread-local destructors, which would pin the object in memory; that
+//! is why the value is behind an `AtomicPtr` and not an `ArcSwap`.
 
 use std::ffi::{CStr, OsStr};
 use std::mem::MaybeUninit;
@@ -18,12 +18,10 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use crate::Instance;
-
 /// Tells a process from those it was forked from, also where process ids repeat: in another
 /// namespace, or after a wrap-around.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Process {
+pub struct Process {
     id: u32,
     forks: u32,
 }
@@ -42,7 +40,7 @@ impl Process {
 }
 
 /// The file this library was loaded from, by the name it was loaded with.
-pub(crate) fn own_path() -> Option<PathBuf> {
+pub fn own_path() -> Option<PathBuf> {
     let mut found = MaybeUninit::<libc::Dl_info>::uninit();
     let address = ptr::from_ref(&FORKS).cast();
     // SAFETY: any address may be asked for, and `found` is writable for a `Dl_info`.
@@ -60,31 +58,62 @@ pub(crate) fn own_path() -> Option<PathBuf> {
     Some(OsStr::from_bytes(name.to_bytes()).into())
 }
 
-/// The instance of this process, or one inherited, or null before the first call.
-static CURRENT: AtomicPtr<Instance> = AtomicPtr::new(ptr::null_mut());
+/// A value of which each process has one of its own, made at its first use and never freed.
+pub struct PerProcess<T> {
+    /// The value of this process, or one inherited, or null before the first use.
+    current: AtomicPtr<Held<T>>,
+}
 
-/// The instance of this process; a fresh one at its first call. Waits for nothing.
-pub(crate) fn instance() -> &'static Instance {
-    let process = Process::current();
-    loop {
-        let known = CURRENT.load(Ordering::Acquire);
-        // SAFETY: CURRENT is null or came out of `Box::into_raw` below, and an instance that was
-        // once published there is never freed.
-        let inherited = unsafe { known.as_ref() };
-        match inherited {
-            Some(instance) if instance.process == process => return instance,
-            Some(_) => close_inherited(),
-            None => {}
+struct Held<T> {
+    process: Process,
+    value: T,
+}
+
+impl<T: Send + Sync + 'static> PerProcess<T> {
+    /// No value yet.
+    #[allow(clippy::new_without_default)] // for statics
+    pub const fn new() -> PerProcess<T> {
+        PerProcess {
+            current: AtomicPtr::new(ptr::null_mut()),
         }
-        close_in_children();
-        let fresh = Box::into_raw(Box::new(Instance::new(process)));
-        let published = CURRENT.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire);
-        if published.is_err() {
-            // SAFETY: `fresh` was made above by `Box::into_raw` and nobody else has seen it.
-            drop(unsafe { Box::from_raw(fresh) });
-        } else if let Some(inherited) = inherited {
-            inherited.abandon();
+    }
+
+    /// The value of this process, made at its first use. `abandon` is called with a value that was
+    /// inherited. Waits for nothing.
+    pub fn get(&self, make: impl Fn() -> T, abandon: impl Fn(&T)) -> &'static T {
+        let process = Process::current();
+        loop {
+            let known = self.current.load(Ordering::Acquire);
+            // SAFETY: `current` is null or came out of `Box::into_raw` below, and a value that was
+            // once published there is never freed.
+            let inherited = unsafe { known.as_ref() };
+            match inherited {
+                Some(held) if held.process == process => return &held.value,
+                Some(_) => close_inherited(),
+                None => {}
+            }
+            close_in_children();
+            let value = make();
+            let fresh = Box::into_raw(Box::new(Held { process, value }));
+            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+            let published = self
+                .current
+                .compare_exchange(known, fresh, success, failure);
+            if published.is_err() {
+                // SAFETY: `fresh` was made above by `Box::into_raw` and nobody else has seen it.
+                drop(unsafe { Box::from_raw(fresh) });
+            } else if let Some(inherited) = inherited {
+                abandon(&inherited.value);
+            }
         }
+    }
+
+    /// The value of this process, if there is one.
+    pub fn existing(&self) -> Option<&'static T> {
+        let known = self.current.load(Ordering::Acquire);
+        // SAFETY: as in `get`: null, or published and never freed.
+        let held = unsafe { known.as_ref() }?;
+        (held.process == Process::current()).then_some(&held.value)
     }
 }
 
@@ -97,11 +126,11 @@ static INODE: AtomicU64 = AtomicU64::new(0);
 const NONE: u64 = u64::MAX;
 
 fn open_entry(descriptor: RawFd) -> u64 {
-    u64::from(std::process::id()) << 32 | u64::from(descriptor as u32)
+    u64::from(std::process::id()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
 }
 
 /// Has `socket` closed in children from now on.
-pub(crate) fn remember(socket: &impl AsRawFd) {
+pub fn remember(socket: &impl AsRawFd) {
     let descriptor = socket.as_raw_fd();
     INODE.store(inode(descriptor), Ordering::Relaxed);
     OPEN.store(open_entry(descriptor), Ordering::Release);
@@ -109,7 +138,7 @@ pub(crate) fn remember(socket: &impl AsRawFd) {
 
 /// Has `socket` no longer closed in children. To be called before it is closed here: its number is
 /// soon another file's.
-pub(crate) fn forget(socket: &impl AsRawFd) {
+pub fn forget(socket: &impl AsRawFd) {
     let entry = open_entry(socket.as_raw_fd());
     // Fails when a later connection has taken the place.
     let _ = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
@@ -118,7 +147,7 @@ pub(crate) fn forget(socket: &impl AsRawFd) {
 /// Closes what a process without fork handlers inherited.
 fn close_inherited() {
     let entry = OPEN.load(Ordering::Acquire);
-    if entry == NONE || (entry >> 32) as u32 == std::process::id() {
+    if entry == NONE || entry >> 32 == u64::from(std::process::id()) {
         return;
     }
     let taken = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
@@ -130,7 +159,8 @@ fn close_inherited() {
 /// Closes the descriptor of an entry taken out of [`OPEN`], if it is still the socket. Only
 /// system calls that are allowed in a signal handler.
 fn close(entry: u64) {
-    let descriptor = entry as u32 as RawFd; // the lower half, as `open_entry` put it there
+    let [.., a, b, c, d] = entry.to_be_bytes();
+    let descriptor = RawFd::from_be_bytes([a, b, c, d]); // as `open_entry` put it there
     if inode(descriptor) == INODE.load(Ordering::Relaxed) {
         // A failure leaves nothing to do.
         let _ = nix::unistd::close(descriptor);
@@ -168,22 +198,3 @@ extern "C" fn in_child() {
         close(entry);
     }
 }
-
-/// Runs at `dlclose` and at exit: an application that did not call C_Finalize leaves no descriptor
-/// behind in a process that unloads the library. Waits for no thread that is still in a call.
-#[cfg(target_os = "linux")]
-extern "C" fn at_unload() {
-    let known = CURRENT.load(Ordering::Acquire);
-    // SAFETY: as in `instance`: null, or published and never freed.
-    let instance = unsafe { known.as_ref() };
-    if let Some(instance) = instance.filter(|instance| instance.process == Process::current()) {
-        instance.abandon();
-    }
-}
-
-// SAFETY: the dynamic linker calls each pointer in .fini_array as a function without arguments,
-// which `at_unload` is; what it is passed beyond that is ignored.
-#[cfg(target_os = "linux")]
-#[used]
-#[unsafe(link_section = ".fini_array")]
-static AT_UNLOAD: extern "C" fn() = at_unload;

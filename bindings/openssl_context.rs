@@ -1,4 +1,4 @@
-//! OpenSSL apart from the application's: a library context of our own, entered by each use of it.
+//! Keeps the client library's use of OpenSSL apart from the application's, in a library context of its own.
 //!
 //! The application may use OpenSSL itself, and its openssl.cnf may load engines and providers that
 //! load this library. So every algorithm, certificate and random number of ours belongs to one
@@ -6,7 +6,7 @@
 //! providers of the application's reach it, nor do objects of ours meet callbacks of its own.
 //!
 //! Two things cannot be kept apart. OpenSSL applies the TLS defaults of that file (`ssl_conf`) to every
-//! SSL_CTX of the process; `tls` sets what must not be weakened. And the first use of libssl in a
+//! SSL_CTX of the process; the TLS settings say what must not be weakened. And the first use of libssl in a
 //! process reads that file into the application's context. [`prepare`] has that happen, as any
 //! library that links libssl does, before any lock of ours is taken. An engine that calls C_Initialize at that moment, in the
 //! middle of the application's own C_Initialize, is served; OpenSSL reads its configuration once.
@@ -21,6 +21,9 @@ use std::io;
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
+
+// Links libcrypto and libssl.
+use openssl_sys as _;
 
 /// OSSL_LIB_CTX
 type Context = c_void;
@@ -40,14 +43,14 @@ static PRIVATE: AtomicPtr<Context> = AtomicPtr::new(ptr::null_mut());
 
 /// Has OpenSSL initialise itself, and read the application's configuration if nobody had it done
 /// yet. May call back into this library: no lock may be held.
-pub(crate) fn prepare() {
+pub fn prepare() {
     // SAFETY: without settings there is nothing it could refer to. It may be called at any time
     // from any thread, also from within itself. A failure shows when a context is made.
     let _ = unsafe { OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, ptr::null()) };
 }
 
 /// The private context, for this thread, until it is dropped.
-pub(crate) struct Entered {
+pub struct Entered {
     before: *mut Context,
     /// Of one thread: not `Send`.
     _thread: PhantomData<*mut ()>,
@@ -55,7 +58,7 @@ pub(crate) struct Entered {
 
 /// Everything OpenSSL does on this thread from here on is in the private context. Objects made in
 /// it must be used and freed in it, too.
-pub(crate) fn enter() -> io::Result<Entered> {
+pub fn enter() -> io::Result<Entered> {
     let context = private()?;
     // SAFETY: the context came out of OSSL_LIB_CTX_new and is never freed once published.
     let before = unsafe { OSSL_LIB_CTX_set0_default(context) };
