@@ -148,6 +148,10 @@ fn procedure_rows(program: &str) -> String {
     format!(
         "/// The RPC program number.\npub const PROGRAM: u32 = {program};\n\
          /// The one version of the program that is spoken.\npub const VERSION: u32 = {version};\n\
+         /// Upper bound on the elements of a list in one record.\n\
+         pub const MOST_ELEMENTS: u64 = {ARRAY_BOUND};\n\
+         /// Upper bound on the length of a byte string in one record, in bytes.\n\
+         pub const LONGEST_BYTES: u64 = {BYTES_BOUND};\n\
          define_calls! {{\n{rows}}}\n"
     )
 }

@@ -9,16 +9,13 @@ use std::marker::PhantomData;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
-use xdr::{Attribute, CkRv, DataResult, Mechanism, Template, Ulong};
+use xdr::{Attribute, CkRv, DataResult, MOST_ELEMENTS, Mechanism, Template, Ulong};
 
 use xdr::attribute_types::{is_nested, is_number};
 use xdr::word_size::{narrow, wide};
 
 /// Upper bound on the memory for one reply, in bytes, whatever length a module asks for.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
-
-/// Upper bound on the slots, mechanisms or objects that a module is asked for in one call.
-const LIST_LIMIT: u64 = 1 << 16;
 
 /// Zeros behind a parameter, as 8-byte words: more than the longest structure of the standard.
 const PARAMETER_SPARE: usize = 32;
@@ -354,7 +351,7 @@ pub(crate) fn objects(
 
 /// A list that has an address even without room, and the number of entries it has room for.
 fn room_for(count: Ulong) -> (Vec<CK_ULONG>, CK_ULONG) {
-    let room = count.0.min(LIST_LIMIT);
+    let room = count.0.min(MOST_ELEMENTS);
     (vec![0; room.max(1) as usize], narrow(room))
 }
 

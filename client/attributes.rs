@@ -9,8 +9,8 @@ use std::collections::TryReserveError;
 
 use xdr::attribute_types::is_nested;
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
-    TemplateResult,
+    Attribute, AttributeType, Call, CkRv, Cryptoki, LONGEST_BYTES, ObjectHandle, Reply,
+    SessionHandle, Template, TemplateResult,
 };
 
 use crate::pending::Room;
@@ -169,14 +169,11 @@ fn query(
     }
 }
 
-/// No reply carries a longer value.
-const LONGEST_VALUE: u64 = 1 << 30;
-
 /// The length the daemon tells; `None` for "unavailable". A size query is answered with that many
 /// zeros by the original; others may leave them out.
 fn length(received: &Attribute) -> Option<usize> {
     match (received.value.len(), received.value_len.0) {
-        (0, told) if told > LONGEST_VALUE => None,
+        (0, told) if told > LONGEST_BYTES => None,
         (0, told) => usize::try_from(told).ok(),
         (length, _) => Some(length),
     }
@@ -363,7 +360,7 @@ mod tests {
         );
         check((CkRv::OK, &[promised]), &[(LABEL, None)], (CkRv::OK, &[4]));
         // Nor is one that no value has, where CKR_OK says that there is one.
-        for told in [u64::MAX, i64::MAX as u64, LONGEST_VALUE + 1] {
+        for told in [u64::MAX, i64::MAX as u64, LONGEST_BYTES + 1] {
             let absurd = received(LABEL, b"", told);
             for room in [None, Some(5)] {
                 let answer = (CkRv::OK, from_ref(&absurd));

@@ -104,7 +104,8 @@ impl Connection {
 /// Tells connections apart in a capture; nothing depends on it being unpredictable.
 fn first_xid() -> u32 {
     let random = std::hash::RandomState::new().build_hasher().finish();
-    random as u32 // the low half is as good as any
+    let [a, b, c, d, ..] = random.to_ne_bytes(); // any half is as good as the other
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 impl Cryptoki for Connection {

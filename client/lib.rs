@@ -8,6 +8,21 @@
 //! for it, starts no thread and leaves signals alone.
 
 #![deny(unsafe_code)]
+#![deny(
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::unwrap_used
+    )
+)]
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 

@@ -9,8 +9,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, DataResult, Flags, Mechanism, MechanismListResult,
-    MechanismType, ObjectHandle, Reply, SessionHandle, SlotId, SlotListResult, Ulong,
+    Architecture, Call, CkRv, Cryptoki, DataResult, Flags, MOST_ELEMENTS, Mechanism,
+    MechanismListResult, MechanismType, ObjectHandle, Reply, SessionHandle, SlotId, SlotListResult,
+    Ulong,
 };
 use zeroize::Zeroizing;
 
@@ -34,9 +35,6 @@ pub(crate) enum StartError {
 
 /// CKF_DONT_BLOCK of C_WaitForSlotEvent.
 const DONT_BLOCK: u64 = 1;
-
-/// The most elements a list in a reply can have: ARRAY_BOUND in build.rs.
-const MOST_ELEMENTS: u64 = 1 << 16;
 
 fn prologue(remote: &impl Remote, settings: &Settings) -> Result<(), StartError> {
     let host = Architecture::host();

@@ -128,8 +128,8 @@ impl Sessions {
         let pending = &mut self.sessions.get_mut(&session)?.pending;
         let facts = function.facts();
         let waits = |waiting: &Pending| meet(function, waiting.function);
-        if let Some(at) = pending.iter().position(waits) {
-            let waiting = &pending[at];
+        let mut numbered = pending.iter().enumerate();
+        if let Some((at, waiting)) = numbered.find(|(_, waiting)| waits(waiting)) {
             if waiting.function == function && *waiting.input == input {
                 let size = waiting.result.len();
                 return Some(Ok(match room {

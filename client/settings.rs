@@ -342,7 +342,8 @@ fn alias(environment: &Environment<'_>) -> Result<Vec<u8>, SettingsError> {
 /// reads none or a negative one; a number that does not fit is the largest there is.
 fn leading_number(text: &[u8]) -> Option<u64> {
     let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
-    let text = &text[text.iter().take_while(|byte| blank(byte)).count()..];
+    let blanks = text.iter().take_while(|byte| blank(byte)).count();
+    let text = text.get(blanks..).unwrap_or_default();
     let text = text.strip_prefix(b"+").unwrap_or(text);
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(None, |number: Option<u64>, digit| {

@@ -245,10 +245,11 @@ fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
             context.set_psk_client_callback(move |_, _, identity_space, key_space| {
                 let rooms = identity_space
                     .get_mut(..=identity.len())
+                    .and_then(<[u8]>::split_last_mut)
                     .zip(key_space.get_mut(..key.len()));
-                Ok(rooms.map_or(0, |(identity_room, key_room)| {
-                    identity_room[..identity.len()].copy_from_slice(&identity);
-                    identity_room[identity.len()] = 0;
+                Ok(rooms.map_or(0, |((end, identity_room), key_room)| {
+                    identity_room.copy_from_slice(&identity);
+                    *end = 0;
                     key_room.copy_from_slice(&key);
                     key.len()
                 }))

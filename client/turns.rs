@@ -35,10 +35,16 @@ impl Turns {
         let own = numbers.next;
         numbers.next = own.wrapping_add(1);
         while numbers.present != own {
-            let waiting = self.queues[own % QUEUES].wait(numbers);
+            let waiting = self.queue(own).wait(numbers);
             numbers = waiting.unwrap_or_else(PoisonError::into_inner);
         }
         Turn(self)
+    }
+
+    /// Where the thread of this number waits.
+    #[expect(clippy::indexing_slicing, reason = "a remainder of QUEUES is below it")]
+    fn queue(&self, number: usize) -> &Condvar {
+        &self.queues[number % QUEUES]
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
@@ -51,7 +57,7 @@ impl Drop for Turn<'_> {
         let mut numbers = self.0.numbers();
         numbers.present = numbers.present.wrapping_add(1);
         if numbers.present != numbers.next {
-            self.0.queues[numbers.present % QUEUES].notify_all();
+            self.0.queue(numbers.present).notify_all();
         }
     }
 }

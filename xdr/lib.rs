@@ -38,7 +38,7 @@ mod rv;
 mod wire_types;
 pub mod word_size;
 
-pub use call::{Call, Cryptoki, Function, PROGRAM, Reply, VERSION};
+pub use call::{Call, Cryptoki, Function, LONGEST_BYTES, MOST_ELEMENTS, PROGRAM, Reply, VERSION};
 pub use codec::DecodeError;
 pub use integers::{
     Architecture, AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId,

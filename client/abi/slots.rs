@@ -13,6 +13,9 @@ use crate::remote::ask;
 use crate::structures;
 use xdr::word_size::{narrow, wide};
 
+/// Bytes of a token's label.
+const LABEL_SIZE: usize = 32;
+
 information! {
     /// About a slot.
     C_GetSlotInfo(slot: CK_SLOT_ID => slot_id(slot)) -> CK_SLOT_INFO
@@ -70,7 +73,7 @@ pub unsafe extern "C" fn C_InitToken(
         // SAFETY: the contract of this module.
         let pin = unsafe { memory::optional_bytes(pin, pin_length) }?;
         // SAFETY: the contract of this module: a label has 32 bytes.
-        let label = unsafe { memory::field::<{ xdr::LABEL_SIZE as usize }>(label) }?;
+        let label = unsafe { memory::field::<LABEL_SIZE>(label) }?;
         library.only(Call::C_InitToken(slot_id(slot), pin, label))
     })
 }
