@@ -1,11 +1,14 @@
-//! The typed configuration of the daemon, made out of pkcs11proxyd.conf.
+//! Reads pkcs11proxyd.conf, the daemon's configuration, and checks it.
 //!
-//! [`load`] reads and checks everything that can be checked without opening a socket or log file:
-//! types, ranges, users, host names. An option that this version does not enforce is refused, never
-//! ignored. The result goes to the controller and to [`crate::loggers`].
+//! [`load`] checks everything that can be checked without opening a socket or log file: types, ranges,
+//! users, host names. An option that this version does not enforce is refused, never ignored. The
+//! settings of TLS and of loggers are types of [`crate::tls`] and [`crate::logging`], which do not
+//! depend on this module.
 
 mod checker;
 mod sections;
+mod tls;
+mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf, absolute};
@@ -20,7 +23,6 @@ use crate::logging::line_format::LineFormat;
 use crate::logging::outputs::Facility;
 use crate::netplex::Netplex;
 use crate::tls::TlsConfig;
-pub(crate) use checker::{path, required};
 use sections::Root;
 
 /// What pkcs11proxyd.conf says.

@@ -1,6 +1,6 @@
-//! The sections of pkcs11proxyd.conf as they are written: which parameters there are, and their types.
+//! Lists the sections of pkcs11proxyd.conf, and the parameters of each with their types.
 //!
-//! [`crate::netplex`] reads them; `checker` says what they mean.
+//! [`crate::netplex`] reads them; `checker` interprets them.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use config_file::{At, Float};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-use crate::tls::TlsSection;
+use super::tls::TlsSection;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,10 +1,8 @@
 //! Tests of the configuration: texts of pkcs11proxyd.conf and what they are read as.
 
 use super::*;
-use crate::tls::{ClientAuth, Credentials, DhConfig, Suites};
-use nix::unistd::geteuid;
 
-fn check(text: &str) -> Result<Configuration, String> {
+pub(in crate::config) fn check(text: &str) -> Result<Configuration, String> {
     let file = Path::new("/etc/p.conf");
     config_file::parse::<Root>(text.as_bytes(), &Netplex)
         .and_then(|root| checker::check(root, file))
@@ -12,7 +10,7 @@ fn check(text: &str) -> Result<Configuration, String> {
 }
 
 /// A complete file in which one line of each section can be replaced, named by its beginning.
-fn with(replaced: &str, line: &str) -> Result<Configuration, String> {
+pub(in crate::config) fn with(replaced: &str, line: &str) -> Result<Configuration, String> {
     let text = r#"netplex {
         controller { (*in controller*) };
         service {
@@ -30,11 +28,11 @@ fn with(replaced: &str, line: &str) -> Result<Configuration, String> {
     check(&text.replacen(replaced, line, 1))
 }
 
-fn inside(section: &str, text: &str) -> Result<Configuration, String> {
+pub(in crate::config) fn inside(section: &str, text: &str) -> Result<Configuration, String> {
     with(&format!("(*in {section}*)"), text)
 }
 
-fn refused(section: &str, text: &str, expected: &str) {
+pub(in crate::config) fn refused(section: &str, text: &str, expected: &str) {
     let message = inside(section, text).unwrap_err();
     assert!(message.starts_with("/etc/p.conf:"), "{message}");
     assert!(message.contains(expected), "{text}: {message}");
@@ -160,176 +158,6 @@ fn refuses_what_it_does_not_have() {
     }
 }
 
-/// The sample of the original's package (spec/server.md 5.1), its comments opened.
-const TLS: &str = r#"use_ssl = true; tls {
-    algorithms = "SECURE256:+SECURE128:-VERS-TLS-ALL:+VERS-TLS1.2:-RSA:-DHE-DSS:-CAMELLIA-128-CBC:-CAMELLIA-256-CBC";
-    (*in tls*)
-    dh_params { pkcs3_file = "dhparams.pem"; bits = 2048 };
-    x509 { key { crt_file = "server.pem"; key_file = "/k" (*in key*) }; trust { crt_file = "ca.pem" } } };"#;
-
-fn tls(replaced: &str, line: &str) -> Result<Configuration, String> {
-    assert!(TLS.contains(replaced), "{replaced}");
-    inside("processor", &TLS.replacen(replaced, line, 1))
-}
-
-#[test]
-fn reads_the_tls_section() {
-    let mut read = tls("(*in tls*)", "peer_auth = \"required\"; peer_name = \"x\";").unwrap();
-    assert_eq!(read.warnings, [""; 0]);
-    let processor = read.services.remove(0).processor;
-    assert!(processor.use_tls);
-    assert_eq!(processor.handshake_timeout, Duration::from_secs(15));
-    let tls = processor.tls.unwrap();
-    let Credentials::Certificates {
-        keys,
-        trust,
-        clients,
-        ..
-    } = tls.credentials
-    else {
-        panic!()
-    };
-    assert_eq!(keys[0].certificate.value, Path::new("/etc/server.pem"));
-    assert_eq!(keys[0].key.value, Path::new("/k"));
-    assert_eq!(trust[0].value, Path::new("/etc/ca.pem"));
-    assert_eq!(clients, ClientAuth::Required);
-    assert!(matches!(tls.dh, DhConfig::File(file) if file.value == Path::new("/etc/dhparams.pem")));
-}
-
-#[test]
-fn loads_the_sample_for_a_trial_of_tls() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/tls-trial.conf");
-    let configuration = load(Path::new(file)).unwrap();
-    assert_eq!(configuration.warnings, [""; 0]);
-    assert!(configuration.services[0].processor.use_tls);
-}
-
-#[test]
-fn warns_of_a_tls_section_that_lets_nobody_in() {
-    for (replaced, line, expected) in [
-        ("", "", "peer_auth is missing: taken as required"),
-        (
-            "(*in tls*)",
-            "peer_auth = \"optional\";",
-            "peer_auth: taken as required",
-        ),
-        (
-            "(*in tls*)",
-            "peer_auth = \"none\";",
-            "peer_auth: refuses every client",
-        ),
-        ("; trust { crt_file = \"ca.pem\" }", "", "without a `trust`"),
-        (
-            "use_ssl = true;",
-            "use_ssl = false; cafile = \"x\";",
-            "cafile: has no effect without",
-        ),
-        (
-            "use_ssl = true;",
-            "use_ssl = true; cafile = \"x\";",
-            "cafile: has no effect beside",
-        ),
-        (
-            "(*in key*)",
-            "; password = \"a\"; password_file = \"b\"",
-            "password_file: has no effect beside",
-        ),
-        (
-            "SECURE256",
-            "SECURE256:+RSA",
-            "algorithms: RSA is not offered",
-        ),
-    ] {
-        let warnings = tls(replaced, line).unwrap().warnings.join("\n");
-        assert!(warnings.contains(expected), "{line}: {warnings}");
-    }
-}
-
-#[test]
-fn refuses_a_wrong_tls_section() {
-    for (replaced, line, expected) in [
-        (
-            "SECURE256:",
-            "HIGH:",
-            "tls.algorithms: expected one of NORMAL",
-        ),
-        (
-            "(*in tls*)",
-            "peer_auth = \"yes\";",
-            "peer_auth: expected none, optional or required",
-        ),
-        (
-            "(*in tls*)",
-            "nonsense = 1;",
-            "tls.nonsense: unknown option",
-        ),
-        (
-            "(*in tls*)",
-            "psk_file = \"/x\";",
-            "psk_file: expected either",
-        ),
-        (
-            "pkcs3_file = \"dhparams.pem\"; bits = 2048",
-            "",
-            "dh_params: expected `pkcs3_file`",
-        ),
-        (
-            "pkcs3_file = \"dhparams.pem\"; bits = 2048",
-            "bits = 9000",
-            "bits: expected 1024",
-        ),
-        ("key_file = \"/k\"", "", "`key_file` is missing"),
-    ] {
-        let message = tls(replaced, line).unwrap_err();
-        assert!(message.contains(expected), "{line}: {message}");
-    }
-    refused(
-        "processor",
-        "use_ssl = true;",
-        "use_ssl: expected a section `tls`",
-    );
-    refused("processor", "use_ssl = true; tls { };", "`x509` is missing");
-    refused(
-        "processor",
-        "use_ssl = true; cafile = \"x\";",
-        "`certfile` is missing",
-    );
-    refused(
-        "processor",
-        "use_ssl = true; tls { psk_file = \"x\" }; allowed_clients_cert_path = \"/x\";",
-        "psk_file: expected no `allowed_clients_cert_path`",
-    );
-    refused(
-        "processor",
-        "handshake_timeout = 0.0;",
-        "expected more than 0.0 seconds",
-    );
-}
-
-/// spec/server.md 5.5.
-#[test]
-fn reads_the_older_keys_where_there_is_no_tls_section() {
-    let keys = r#"use_ssl = true; cafile = "ca.pem"; certfile = "/c"; certkey = "/k";
-        cipher_suite = "AES256"; dh_params = "dh.pem"; ec_curve_name = "prime256v1";
-        verify_depth = 2; allowed_clients_cert_path = "allowed";"#;
-    let mut read = inside("processor", keys).unwrap();
-    assert_eq!(read.warnings, [""; 0]);
-    let tls = read.services.remove(0).processor.tls.unwrap();
-    assert_eq!(tls.allowed.unwrap(), Path::new("/etc/allowed"));
-    assert!(matches!(tls.suites, Suites::List { list, .. } if list.value == "AES256"));
-    assert!(matches!(
-        tls.credentials,
-        Credentials::Certificates {
-            depth: Some(2),
-            clients: ClientAuth::Required,
-            ..
-        }
-    ));
-    let psk = inside("processor", "use_ssl = true; tls { psk_file = \"keys\" };").unwrap();
-    let credentials = &psk.services[0].processor.tls.as_ref().unwrap().credentials;
-    assert!(matches!(credentials, Credentials::Psk(file) if file.value == Path::new("/etc/keys")));
-}
-
 #[test]
 fn warns_of_what_has_no_effect() {
     for (section, option, expected) in [
@@ -378,171 +206,6 @@ fn warns_of_what_has_no_effect() {
         inside("service", "conn_limit = 1;").unwrap().warnings,
         [""; 0]
     );
-}
-
-#[test]
-fn reads_internet_addresses() {
-    let bind = |text: &str| {
-        with("127.0.0.1:4444", text).map(|c| c.services[0].protocols[0].addresses.clone())
-    };
-    let internet = |text: &str| vec![Address::Internet(vec![text.parse().unwrap()])];
-    assert_eq!(bind("0.0.0.0:65535").unwrap(), internet("0.0.0.0:65535"));
-    assert_eq!(bind("::1:4444").unwrap(), internet("[::1]:4444"));
-    assert_eq!(bind("[::1]:4444").unwrap(), internet("[::1]:4444"));
-    assert!(matches!(&bind("localhost:1").unwrap()[0], Address::Internet(all) if !all.is_empty()));
-    for (text, expected) in [
-        ("", "expected host:port"),
-        (":4444", "expected host:port"),
-        ("localhost", "expected host:port"),
-        ("localhost:", "expected host:port"),
-        ("localhost:x", "expected host:port"),
-        ("localhost:-1", "expected host:port"),
-        ("1::2::3:4444", "expected host:port"),
-        ("[::1:4444", "expected host:port"),
-        ("[]:4444", "expected host:port"),
-        ("[127.0.0.1]:4444", "expected host:port"),
-        ("[localhost]:4444", "expected host:port"),
-        ("127.0.0.1:65536", "at most 65535"),
-        ("127.0.0.1:99999999999999999999", "at most 65535"),
-        ("name.invalid:1", "cannot be resolved"),
-    ] {
-        let message = bind(text).unwrap_err();
-        assert!(
-            message.contains("bind: ") && message.contains(expected),
-            "{text}: {message}"
-        );
-    }
-}
-
-#[test]
-fn reads_local_addresses() {
-    let address = |text: &str| {
-        let replaced = "type = \"internet\"; bind = \"127.0.0.1:4444\"";
-        with(replaced, text).map(|c| c.services[0].protocols[0].addresses[0].clone())
-    };
-    for kind in ["local", "unixdomain"] {
-        let local = address(&format!("type = \"{kind}\"; path = \"/run/s\"")).unwrap();
-        assert_eq!(local, Address::Local("/run/s".into()));
-    }
-    let file = address("type = \"socket_file\"; path = \"/run/f\"").unwrap();
-    assert_eq!(file, Address::SocketFile("/run/f".into()));
-    for (text, expected) in [
-        (
-            "type = \"local\"; path = \"s\"",
-            "path: expected an absolute path",
-        ),
-        ("type = \"local\"", "`path` is missing"),
-        ("type = \"internet\"", "`bind` is missing"),
-        (
-            "type = \"local\"; bind = \"a:1\"",
-            "bind: does not belong to type local",
-        ),
-        ("type = \"tcp\"", "type: expected internet"),
-    ] {
-        let message = address(text).unwrap_err();
-        assert!(message.contains(expected), "{message}");
-    }
-}
-
-#[test]
-fn resolves_local_paths_against_the_socket_directory() {
-    let text = r#"netplex { controller { socket_directory = "/run/d" }; service { name = "s";
-        protocol { name = "p"; address { type = "local"; path = "s.sock" } };
-        processor { type = "rpc_pkcs11"; filter_config = "/f" };
-        workload_manager { type = "constant"; jobs = 3 } } }"#;
-    let configuration = check(text).unwrap();
-    let service = &configuration.services[0];
-    assert_eq!(
-        service.protocols[0].addresses,
-        [Address::Local("/run/d/s.sock".into())]
-    );
-    assert_eq!(
-        service.workload,
-        Workload {
-            spare: 3,
-            max_workers: 3
-        }
-    );
-    assert_eq!(service.processor.filter_config, Path::new("/f"));
-}
-
-#[test]
-fn reads_modes_as_ocaml_does() {
-    for (text, mode) in [
-        ("\"0o777\"", 0o777),
-        ("\"0x1ff\"", 0o777),
-        ("\"0b1_10\"", 0o6),
-        ("\"0600\"", 600),
-        ("384", 0o600),
-    ] {
-        let configuration = inside("protocol", &format!("local_chmod = {text};")).unwrap();
-        assert_eq!(
-            configuration.services[0].protocols[0].mode,
-            Some(mode),
-            "{text}"
-        );
-    }
-    for text in [
-        "\"rw\"",
-        "\"\"",
-        "\"0o\"",
-        "\"0o+7\"",
-        "\"0o10000\"",
-        "\"0u511\"",
-        "-1",
-        "\"é\"",
-    ] {
-        refused(
-            "protocol",
-            &format!("local_chmod = {text};"),
-            "expected a mode",
-        );
-    }
-    refused("protocol", "lstn_backlog = -1;", "expected 0 or more");
-    refused(
-        "protocol",
-        "local_chmod = true;",
-        "expected an integer or a string, found a boolean",
-    );
-}
-
-#[test]
-fn reads_users_and_groups() {
-    let owner = inside("protocol", "local_chown = \"root:12\";")
-        .unwrap()
-        .services[0]
-        .protocols[0]
-        .owner;
-    assert_eq!(owner, Some((Uid::from_raw(0), Gid::from_raw(12))));
-    for text in ["root", "no such user:0", "0:no such group"] {
-        refused(
-            "protocol",
-            &format!("local_chown = \"{text}\";"),
-            "local_chown: expected",
-        );
-    }
-    refused(
-        "service",
-        "group = \"root\";",
-        "group: expected `user` beside it",
-    );
-    if geteuid().is_root() {
-        let identity = inside("service", "user = \"root\";").unwrap().services[0]
-            .identity
-            .clone();
-        assert_eq!(identity.unwrap().gid, Gid::from_raw(0));
-        refused(
-            "service",
-            "user = \"no such user\";",
-            "user: expected the name of a user",
-        );
-    } else {
-        refused(
-            "service",
-            "user = \"root\";",
-            "user: only root can change the user",
-        );
-    }
 }
 
 #[test]
