@@ -14,13 +14,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
-use config_file::{Error, Place};
+use config_file::Error;
 use filter::Compatibility;
 use nix::unistd::{Gid, Uid};
 
 use crate::logging::Severity;
-use crate::logging::line_format::LineFormat;
-use crate::logging::outputs::Facility;
+use crate::logging::settings::LoggerConfig;
 use crate::netplex::Netplex;
 use crate::tls::TlsConfig;
 use sections::Root;
@@ -41,57 +40,6 @@ pub struct Configuration {
     pub services: Vec<Service>,
     /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
-}
-
-/// One `logging` section.
-#[derive(Clone, Debug)]
-pub struct LoggerConfig {
-    /// `type` and what belongs to it.
-    pub kind: LoggerKind,
-    /// `format`: what a line looks like; syslog has its own.
-    /// Default `[${timestamp}] [${component}] [${level}] ${message}`.
-    pub format: LineFormat,
-    /// `component`: whose messages are taken; `*` stands for anything. Default `*`.
-    pub component: String,
-    /// `subchannel`: likewise; `""` is for messages without one. Default `*`.
-    pub subchannel: String,
-    /// `max_level`: the least grave severity taken. Default `all`.
-    pub max_level: Severity,
-    /// Where the section stands.
-    pub place: Place,
-}
-
-/// The types of loggers.
-#[derive(Clone, Debug, PartialEq)]
-pub enum LoggerKind {
-    /// Standard error.
-    Stderr,
-    /// `file`: one file, relative to the directory the daemon was started in.
-    File(PathBuf),
-    /// Several files, each with a selection of its own.
-    MultiFile(Vec<LogFileConfig>),
-    /// The system logger.
-    Syslog {
-        /// `identifier`: put in front of each message. Default "", nothing.
-        identifier: String,
-        /// `facility`. Default `user`.
-        facility: Facility,
-    },
-}
-
-/// One `file` section of a logger of type `multi_file`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogFileConfig {
-    /// `file`: relative to the logger's `directory`.
-    pub path: PathBuf,
-    /// `format`. Default that of the logger.
-    pub format: LineFormat,
-    /// `component`. Default `*`.
-    pub component: String,
-    /// `subchannel`. Default `*`.
-    pub subchannel: String,
-    /// `max_level`. Default `all`.
-    pub max_level: Severity,
 }
 
 /// One `service` section.

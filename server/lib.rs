@@ -79,11 +79,15 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     for service in &configuration.services {
         policies.push(Policy::load(service, &configuration.file)?);
     }
-    let loggers = Arc::new(Loggers::open(&configuration)?);
+    let loggers = Arc::new(Loggers::open(
+        &configuration.file,
+        configuration.max_level,
+        &configuration.loggers,
+    )?);
     logging::install(
         loggers.clone(),
         logging::CONTROLLER,
-        logging::DebugSelection::of(options),
+        options.debug_selection(),
     );
     std::panic::set_hook(Box::new(report_panic));
     if let Some(directory) = &configuration.socket_directory {

@@ -1,13 +1,17 @@
-//! Log records, and the way they take: from `log`'s macros and [`log`] to one [`Route`].
+//! Sends log messages, from `log`'s macros and [`log()`], to the process's one [`Route`].
 //!
 //! In the controller the route is [`Loggers`], which writes; in a worker it is the channel to the
 //! controller. Debug and trace messages take neither: those selected by `-debug` go straight to
 //! standard error. No PIN, key or payload may be in any of them.
 
 pub mod line_format;
+mod log_file;
 pub mod outputs;
+mod record;
+pub mod settings;
+mod stderr;
+mod syslog;
 
-use crate::options::Options;
 use jiff::Zoned;
 use log::{Level, LevelFilter, Log};
 use std::fmt;
@@ -15,90 +19,10 @@ use std::io::Write;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 pub use outputs::Loggers;
+pub use record::{Record, Route, Severity};
 
 /// The component of the controller's messages; a worker's is the name of its service.
 pub const CONTROLLER: &str = "netplex.controller";
-
-/// How grave a message is, as in syslog: the smaller, the graver.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-#[allow(missing_docs, reason = "syslog's names")]
-pub enum Severity {
-    Emerg,
-    Alert,
-    Crit,
-    Err,
-    Warning,
-    Notice,
-    Info,
-    Debug,
-}
-
-impl Severity {
-    /// All of them, by their codes.
-    pub const ALL: [Severity; 8] = [
-        Severity::Emerg,
-        Severity::Alert,
-        Severity::Crit,
-        Severity::Err,
-        Severity::Warning,
-        Severity::Notice,
-        Severity::Info,
-        Severity::Debug,
-    ];
-
-    /// The lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Severity::Emerg => "emerg",
-            Severity::Alert => "alert",
-            Severity::Crit => "crit",
-            Severity::Err => "err",
-            Severity::Warning => "warning",
-            Severity::Notice => "notice",
-            Severity::Info => "info",
-            Severity::Debug => "debug",
-        }
-    }
-
-    /// The severity of this name, in any case; `all` is `debug`.
-    pub fn from_name(name: &str) -> Option<Severity> {
-        if name.eq_ignore_ascii_case("all") {
-            return Some(Severity::Debug);
-        }
-        Severity::ALL
-            .into_iter()
-            .find(|severity| severity.name().eq_ignore_ascii_case(name))
-    }
-
-    /// What syslog calls it, 0 to 7.
-    pub const fn code(self) -> u8 {
-        self as u8
-    }
-}
-
-/// A message on its way.
-#[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
-    /// How grave it is.
-    pub severity: Severity,
-    /// Who sends it: `netplex.controller`, or the name of a service.
-    pub component: &'a str,
-    /// A part of the component, mostly "".
-    pub subchannel: &'a str,
-    /// The text, unescaped.
-    pub message: &'a str,
-}
-
-/// Where records go.
-pub trait Route: Send + Sync {
-    /// Takes one record. It must not log.
-    fn record(&self, record: &Record<'_>);
-
-    /// The least grave severity that anybody wants; what is beyond it is not even formatted.
-    fn max_level(&self) -> Severity {
-        Severity::Debug
-    }
-}
 
 /// Whose debug messages go to standard error.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -110,17 +34,6 @@ pub enum DebugSelection {
     Modules(Vec<String>),
     /// Everybody's.
     All,
-}
-
-impl DebugSelection {
-    /// What the command line selects.
-    pub fn of(options: &Options) -> DebugSelection {
-        match (options.debug_all, options.debug.as_slice()) {
-            (true, _) => DebugSelection::All,
-            (false, []) => DebugSelection::None,
-            (false, modules) => DebugSelection::Modules(modules.to_vec()),
-        }
-    }
 }
 
 /// What `-debug-list` prints, one name a line.
@@ -390,19 +303,5 @@ mod tests {
         assert!(!enabled(&select("Uq_engines"), "server::worker"));
         assert!(enabled(&debug_logger(DebugSelection::All).unwrap(), "any"));
         assert!(debug_logger(DebugSelection::None).is_none());
-    }
-
-    #[test]
-    fn knows_the_names_of_severities() {
-        assert_eq!(Severity::from_name("ERR"), Some(Severity::Err));
-        assert_eq!(Severity::from_name("all"), Some(Severity::Debug));
-        assert_eq!(Severity::from_name("error"), None);
-        assert!(
-            Severity::ALL
-                .iter()
-                .zip(0..)
-                .all(|(severity, code)| severity.code() == code)
-        );
-        assert!(Severity::Emerg < Severity::Debug);
     }
 }

@@ -1,4 +1,4 @@
-//! The command line, in the original's spelling: one dash, the argument in the next word.
+//! Reads the command line, in the original's spelling: one dash, the argument in the next word.
 //!
 //! Words come from `main`, a [`Command`] goes back. Nothing is opened or checked here.
 
@@ -6,6 +6,8 @@ use getopts::{Matches, ParsingStyle};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
+
+use crate::logging::DebugSelection;
 
 /// What the user asks for.
 #[derive(Debug, PartialEq)]
@@ -38,6 +40,17 @@ pub struct Options {
     pub debug_all: bool,
     /// `-daemonize-param`: for a hook that no build has yet, so only an empty one is accepted.
     pub daemonize_param: Option<String>,
+}
+
+impl Options {
+    /// Whose debug messages `-debug` and `-debug-all` select.
+    pub fn debug_selection(&self) -> DebugSelection {
+        match (self.debug_all, self.debug.as_slice()) {
+            (true, _) => DebugSelection::All,
+            (false, []) => DebugSelection::None,
+            (false, modules) => DebugSelection::Modules(modules.to_vec()),
+        }
+    }
 }
 
 /// Why a command line is refused. Displayed with the usage, for standard error; exit status 2.

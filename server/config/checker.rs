@@ -12,7 +12,8 @@ use super::sections::*;
 use super::tls::{self, LegacyKeys, TlsSection};
 use super::values::*;
 use super::*;
-use crate::logging::line_format;
+use crate::logging::line_format::{self, LineFormat};
+use crate::logging::settings::{Facility, LogFileConfig, LoggerConfig, LoggerKind, Selection};
 
 /// Checks the sections of `file`.
 pub(super) fn check(root: Root, file: &Path) -> Result<Configuration, Fault> {
@@ -56,9 +57,7 @@ impl Checker<'_> {
             loggers.push(LoggerConfig {
                 kind: LoggerKind::Stderr,
                 format: default_format(&place)?,
-                component: "*".into(),
-                subchannel: "*".into(),
-                max_level: Severity::Debug,
+                selection: selection(None, None, None)?,
                 place,
             });
         }
@@ -141,9 +140,7 @@ impl Checker<'_> {
                             Some(own) => self.format(own)?,
                             None => format.clone(),
                         },
-                        component: file.component.unwrap_or_else(|| "*".into()),
-                        subchannel: file.subchannel.unwrap_or_else(|| "*".into()),
-                        max_level: level(file.max_level, Severity::Debug)?,
+                        selection: selection(file.component, file.subchannel, file.max_level)?,
                     });
                 }
                 LoggerKind::MultiFile(files)
@@ -161,9 +158,7 @@ impl Checker<'_> {
         Ok(LoggerConfig {
             kind,
             format,
-            component: section.component.unwrap_or_else(|| "*".into()),
-            subchannel: section.subchannel.unwrap_or_else(|| "*".into()),
-            max_level: level(section.max_level, Severity::Debug)?,
+            selection: selection(section.component, section.subchannel, section.max_level)?,
             place,
         })
     }
@@ -450,4 +445,17 @@ impl Checker<'_> {
             max_workers,
         })
     }
+}
+
+/// Which records a logger or a file takes.
+fn selection(
+    component: Option<String>,
+    subchannel: Option<String>,
+    max_level: Option<At<String>>,
+) -> Result<Selection, Fault> {
+    Ok(Selection {
+        component: component.unwrap_or_else(|| "*".into()),
+        subchannel: subchannel.unwrap_or_else(|| "*".into()),
+        max_level: level(max_level, Severity::Debug)?,
+    })
 }

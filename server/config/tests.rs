@@ -1,6 +1,7 @@
 //! Tests of the configuration: texts of pkcs11proxyd.conf and what they are read as.
 
 use super::*;
+use crate::logging::settings::{Facility, LoggerKind};
 
 pub(in crate::config) fn check(text: &str) -> Result<Configuration, String> {
     let file = Path::new("/etc/p.conf");
@@ -383,7 +384,10 @@ fn reads_every_type_of_logger() {
     )
     .unwrap();
     assert_eq!(
-        (all[0].component.as_str(), all[0].max_level),
+        (
+            all[0].selection.component.as_str(),
+            all[0].selection.max_level
+        ),
         ("svc", Severity::Err)
     );
     assert_eq!(all[1].kind, LoggerKind::File("/var/log/x".into()));
@@ -392,7 +396,7 @@ fn reads_every_type_of_logger() {
     };
     let paths: Vec<_> = files.iter().map(|file| file.path.as_path()).collect();
     assert_eq!(paths, [Path::new("/d/a"), Path::new("/b")]);
-    assert_eq!(files[0].subchannel, "");
+    assert_eq!(files[0].selection.subchannel, "");
     let facility = Facility::from_name("local3").unwrap();
     assert_eq!(
         all[3].kind,

@@ -1,9 +1,9 @@
-//! The `format` of a logger: one line made of fixed text and variables.
+//! Renders log lines: the `format` of a logger, made of fixed text and variables.
 //!
 //! Formats come from `server::config`, which refuses what cannot be a variable: the original
 //! accepts such a format and then loses every line. `logging::outputs` renders them.
 
-use crate::logging::Record;
+use super::record::Record;
 use jiff::Zoned;
 use jiff::fmt::strtime::BrokenDownTime;
 use std::borrow::Cow;

@@ -1,0 +1,137 @@
+//! Writes lines to standard error without ever waiting long for whoever reads it.
+//!
+//! A pipe or terminal whose reader has stopped loses lines, which are counted and told of later.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Writes to standard error. That is the last resort: there is nowhere to report a failure to.
+pub(super) fn to_stderr(line: &str) {
+    static LOST: AtomicU64 = AtomicU64::new(0);
+    static TERMINAL: OnceLock<Option<File>> = OnceLock::new();
+    match TERMINAL.get_or_init(|| reopened_terminal(&io::stderr())) {
+        Some(terminal) => write_patiently(&mut &*terminal, line, &LOST),
+        None => write_patiently(&mut io::stderr(), line, &LOST),
+    }
+}
+
+/// A terminal once more, for this process alone. It has room for a line when it has room for a byte,
+/// as far as poll knows, so that only a non-blocking write does not wait.
+fn reopened_terminal(of: &(impl AsFd + IsTerminal)) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", of.as_fd().as_raw_fd());
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut options = OpenOptions::new();
+    let options = options.write(true).custom_flags(flags.bits());
+    of.is_terminal().then(|| options.open(path).ok()).flatten()
+}
+
+/// How long a line waits for a reader that is behind; the next ones not at all until it went on.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What a pipe takes without blocking when it takes anything (PIPE_BUF).
+const PIECE: usize = 4096;
+
+/// Writes a line where a reader may have stopped reading, and where others write too, so that it
+/// cannot be made non-blocking. What finds no room is dropped and counted.
+fn write_patiently(to: &mut (impl AsFd + Write), line: &str, lost: &AtomicU64) {
+    let mut before = lost.load(Ordering::Relaxed);
+    let (note, patience) = match before {
+        0 => (String::new(), PATIENCE),
+        _ => (
+            format!("{before} lines were lost here: nobody read them\n"),
+            Duration::ZERO,
+        ),
+    };
+    let until = Instant::now() + patience;
+    for text in [&note, line] {
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            let has_room = {
+                let mut room = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+                let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+                poll(&mut room, left) != Ok(0)
+            };
+            let written = match has_room {
+                true => to.write(&rest[..rest.len().min(PIECE)]),
+                false => Err(io::ErrorKind::WouldBlock.into()),
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    lost.store(before + 1, Ordering::Relaxed);
+                    return;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            }
+        }
+        before = 0; // told now
+    }
+    lost.store(0, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a pipe holds; its reader does not wait.
+    fn content(mut reader: &File) -> String {
+        let mut bytes = Vec::new();
+        let _ = io::Read::read_to_end(&mut reader, &mut bytes);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_reader_who_stops_reading_loses_lines_and_stops_nobody() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        nix::fcntl::fcntl(&reader, nix::fcntl::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let (reader, mut writer) = (File::from(reader), File::from(writer));
+        let lost = AtomicU64::new(0);
+        let line = format!("{}\n", "x".repeat(2 * PIECE));
+        for _ in 0..1000 {
+            write_patiently(&mut writer, &line, &lost);
+        }
+        let count = lost.load(Ordering::Relaxed);
+        assert!((900..1000).contains(&count), "{count}");
+        let mut start = [0; PIECE];
+        io::Read::read_exact(&mut &reader, &mut start).unwrap();
+        assert!(line.as_bytes().starts_with(&start));
+        // Room for that many were lost, not for a line more.
+        write_patiently(&mut writer, &line, &lost);
+        assert_eq!(lost.load(Ordering::Relaxed), 1);
+        let told = format!("{count} lines were lost here: nobody read them\n");
+        assert!(content(&reader).contains(&told));
+        write_patiently(&mut writer, "next\n", &lost);
+        let expected = "1 lines were lost here: nobody read them\nnext\n";
+        assert_eq!(content(&reader), expected);
+        drop(reader);
+        write_patiently(&mut writer, "for nobody\n", &lost);
+        assert_eq!(lost.load(Ordering::Relaxed), 0);
+    }
+
+    /// There poll has room for a byte, and a write waits until the whole line has some.
+    #[test]
+    fn a_terminal_that_nobody_reads_loses_lines_and_stops_nobody() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let (reader, writer) = (File::from(terminal.master), File::from(terminal.slave));
+        let mut reopened = reopened_terminal(&writer).unwrap();
+        let lost = AtomicU64::new(0);
+        for length in (1..1000).cycle().take(2000) {
+            write_patiently(&mut reopened, &format!("{:>length$}\n", "x"), &lost);
+        }
+        let count = lost.load(Ordering::Relaxed);
+        assert!((1000..2000).contains(&count), "{count}");
+        nix::fcntl::fcntl(&reader, nix::fcntl::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        assert!(content(&reader).starts_with("x\r\n x\r\n"));
+        assert!(reopened_terminal(&File::open("/dev/null").unwrap()).is_none());
+    }
+}
