@@ -6,7 +6,7 @@ fn parsed(text: &str) -> Priority {
     Priority::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-/// spec/server.md 5.2, and `gnutls-cli --list` of GnuTLS 3.7.9.
+/// The string of the original's pkcs11proxyd.conf; `gnutls-cli --list` of GnuTLS 3.7.9 tells what it is.
 #[test]
 fn the_shipped_string_means_what_gnutls_makes_of_it() {
     let shipped = parsed(
