@@ -1,19 +1,18 @@
-//! `-check`: reads both configuration files and what TLS needs, looks at the modules they name, and tells what the
-//! rules come to. Opens no socket, runs no code of a module and starts nothing.
+//! `-check`: reads the configuration as a start would, and reports the rules that apply to each module.
+//!
+//! Reads both configuration files and what TLS needs, and sees whether the modules can be read. Opens no
+//! socket, runs no code of a module and starts nothing.
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use filter::Rules;
 use filter::config::ModuleEntry;
 use filter::log::Printable;
 use filter::rules::ModuleRules;
 
 use crate::config;
-use crate::policy::Policy;
+use crate::policy::{Policy, missing_modules};
 
 /// What `-check` found.
 pub struct Report {
@@ -59,28 +58,4 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
         text: report,
         faults,
     })
-}
-
-/// The modules of `rules` that cannot be loaded, as far as can be told without running them:
-/// `file:line: option: what was expected`.
-pub(crate) fn missing_modules(rules: &Rules) -> impl Iterator<Item = String> {
-    rules.modules.iter().filter_map(|entry| {
-        let ModuleEntry { path, line, .. } = entry;
-        let fault = readable(path).err()?;
-        let (file, path) = (rules.file.display(), path.display());
-        Some(format!("{file}:{line}: modules: {path}: {fault}"))
-    })
-}
-
-/// A name without a slash is looked for by the loader, in places of its own.
-fn readable(module: &Path) -> Result<(), String> {
-    if !module.as_os_str().as_bytes().contains(&b'/') {
-        return Ok(());
-    }
-    let unreadable = |error| format!("cannot be read: {error}");
-    // Asked first, since to open a pipe would wait for its writer.
-    if !fs::metadata(module).map_err(unreadable)?.is_file() {
-        return Err("expected the file of a library".to_owned());
-    }
-    File::open(module).map_err(unreadable).map(drop)
 }

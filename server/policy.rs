@@ -2,12 +2,14 @@
 //!
 //! The controller loads it at start and at SIGHUP, as root; workers inherit it when they are forked.
 
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use filter::Rules;
+use filter::config::ModuleEntry;
 
-use crate::check;
 use crate::config::Service;
 use crate::tls::acceptor::Acceptor;
 
@@ -17,7 +19,7 @@ pub struct Policy {
     pub rules: Arc<Rules>,
     /// The TLS acceptor; none without TLS.
     pub tls: Option<Arc<Acceptor>>,
-    /// What is accepted but probably a mistake.
+    /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
 }
 
@@ -45,19 +47,43 @@ impl Policy {
         })
     }
 
-    /// Logs what is accepted but probably a mistake. A module may still come to be where it is
-    /// looked for, so that its absence ends no start.
+    /// Logs what is accepted but probably a mistake. A missing module is one of these: it may be
+    /// installed later.
     pub fn report_warnings(&self) {
         report_warnings(&self.warnings);
-        for missing in check::missing_modules(&self.rules) {
+        for missing in missing_modules(&self.rules) {
             log::warn!("{missing}");
         }
     }
 }
 
-/// Logs what a configuration file holds that is accepted but probably a mistake.
+/// Logs the warnings about a configuration file.
 pub fn report_warnings(warnings: &[String]) {
     for warning in warnings {
         log::warn!("{warning}");
     }
+}
+
+/// The modules of `rules` that cannot be loaded, as far as can be told without running them:
+/// `file:line: option: what was expected`.
+pub fn missing_modules(rules: &Rules) -> impl Iterator<Item = String> {
+    rules.modules.iter().filter_map(|entry| {
+        let ModuleEntry { path, line, .. } = entry;
+        let fault = readable(path).err()?;
+        let (file, path) = (rules.file.display(), path.display());
+        Some(format!("{file}:{line}: modules: {path}: {fault}"))
+    })
+}
+
+/// A name without a slash is looked for by the loader, in places of its own.
+fn readable(module: &Path) -> Result<(), String> {
+    if !module.as_os_str().as_bytes().contains(&b'/') {
+        return Ok(());
+    }
+    let unreadable = |error| format!("cannot be read: {error}");
+    // Asked first, since to open a pipe would wait for its writer.
+    if !fs::metadata(module).map_err(unreadable)?.is_file() {
+        return Err("expected the file of a library".to_owned());
+    }
+    File::open(module).map_err(unreadable).map(drop)
 }
