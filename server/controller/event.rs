@@ -10,6 +10,9 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::admission::WorkerId;
 
+/// Upper bound on the events that are taken from the kernel at once.
+const CAPACITY: usize = 256;
+
 /// Something that wakes the controller.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Source {
@@ -29,6 +32,7 @@ pub enum Source {
 /// The sources that are being watched, edge-triggered: each event is reported once.
 pub struct Watch {
     poll: Poll,
+    events: Events,
     sources: HashMap<Token, Source>,
     tokens: HashMap<Source, Token>,
     next: usize,
@@ -39,6 +43,7 @@ impl Watch {
     pub fn new() -> io::Result<Watch> {
         Ok(Watch {
             poll: Poll::new()?,
+            events: Events::with_capacity(CAPACITY),
             sources: HashMap::new(),
             tokens: HashMap::new(),
             next: 0,
@@ -77,20 +82,38 @@ impl Watch {
         }
     }
 
-    /// Waits for events, at most this long. A signal handler may end the wait early.
-    pub fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        match self.poll.poll(events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                events.clear();
-                Ok(())
-            }
-            other => other,
+    /// Waits at most this long for sources that have something to read. A signal handler may end the
+    /// wait early.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<Source>> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Vec::new()),
+            other => other?,
         }
-    }
-
-    /// The sources of these events. One that was removed meanwhile has none.
-    pub fn sources(&self, events: &Events) -> Vec<Source> {
         let source = |event: &mio::event::Event| self.sources.get(&event.token()).copied();
-        events.iter().filter_map(source).collect()
+        Ok(self.events.iter().filter_map(source).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn reports_a_source_once_for_what_arrives_and_again_when_asked() {
+        let mut watch = Watch::new().unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let source = Source::Worker(WorkerId(7));
+        watch.add(source, &reader).unwrap();
+        let soon = Some(Duration::from_millis(1));
+        assert_eq!(watch.wait(soon).unwrap(), []);
+        writer.write_all(b"x").unwrap();
+        assert_eq!(watch.wait(None).unwrap(), [source]);
+        assert_eq!(watch.wait(soon).unwrap(), []);
+        watch.again(source, &reader).unwrap();
+        assert_eq!(watch.wait(None).unwrap(), [source]);
+        watch.remove(source, &reader);
+        writer.write_all(b"x").unwrap();
+        assert_eq!(watch.wait(soon).unwrap(), []);
     }
 }

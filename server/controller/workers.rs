@@ -1,8 +1,12 @@
-//! Forks workers, holds their channels, and reaps them.
+//! Forks workers, hands them clients, reads their messages, and reaps them.
+//!
+//! `admission` decides which worker gets which client; [`crate::worker`] is what runs in a worker. Waits
+//! for no worker.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -11,17 +15,33 @@ use nix::unistd::Pid;
 
 use super::admission::WorkerId;
 use super::event::{Source, Watch};
-use crate::channel::{self, ControllerEnd};
+use crate::channel::{self, ControllerEnd, Message};
+use crate::logging::{Severity, log};
+use crate::sockets::Accepted;
 use crate::worker::{self, Setup};
 
-/// A worker process that is not reaped yet.
-pub struct Worker {
-    /// Its process id.
-    pub pid: Pid,
+/// Messages read from one worker before the others have their turn.
+const MESSAGES_A_TURN: usize = 64;
+
+/// Upper bound on the messages read from a worker that has ended; more than its channel can hold. A
+/// process that its module left behind may go on writing.
+const LAST_MESSAGES: usize = 64 * MESSAGES_A_TURN;
+
+/// A worker process that is not removed yet.
+struct Worker {
+    pid: Pid,
     /// What it says, and where its client is handed over.
-    pub channel: ControllerEnd,
+    channel: ControllerEnd,
     /// Its service, by position.
-    pub service: usize,
+    service: usize,
+    /// Its client, for the log; empty without one.
+    client: String,
+}
+
+/// A worker that was reaped.
+pub struct Reaped {
+    /// Its process id, which may be another's by now.
+    pub pid: Pid,
     /// Its client, for the log; empty without one.
     pub client: String,
 }
@@ -62,24 +82,56 @@ impl Workers {
         Ok(id)
     }
 
-    /// The worker, unless it was reaped.
-    pub fn get(&self, id: WorkerId) -> Option<&Worker> {
-        self.workers.get(&id)
+    /// The service of a worker, by position.
+    pub fn service(&self, id: WorkerId) -> Option<usize> {
+        self.workers.get(&id).map(|worker| worker.service)
     }
 
-    /// The same, to be changed.
-    pub fn get_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
-        self.workers.get_mut(&id)
+    /// Hands a client to a worker; an error when the worker is gone.
+    pub fn hand_over(&mut self, id: WorkerId, client: &Accepted) -> io::Result<()> {
+        let worker = self.workers.get_mut(&id);
+        let worker = worker.ok_or(io::ErrorKind::NotConnected)?;
+        let channel = &worker.channel;
+        channel.hand_over(client.socket.as_fd(), &client.name)?;
+        worker.client.clone_from(&client.name);
+        Ok(())
+    }
+
+    /// Reads a batch of a worker's messages. If more may wait, its event comes again.
+    pub fn receive(&self, id: WorkerId, watch: &Watch, take: impl FnMut(Message)) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        if worker.receive(MESSAGES_A_TURN, take) {
+            return;
+        }
+        if let Err(error) = watch.again(Source::Worker(id), &worker.channel) {
+            log(
+                Severity::Err,
+                format_args!("cannot watch worker {}: {error}", worker.pid),
+            );
+        }
+    }
+
+    /// Reads the last messages of a worker that was reaped, and forgets it.
+    pub fn remove(
+        &mut self,
+        id: WorkerId,
+        watch: &mut Watch,
+        take: impl FnMut(Message),
+    ) -> Option<Reaped> {
+        let worker = self.workers.remove(&id)?;
+        worker.receive(LAST_MESSAGES, take);
+        watch.remove(Source::Worker(id), &worker.channel);
+        Some(Reaped {
+            pid: worker.pid,
+            client: worker.client,
+        })
     }
 
     /// Whether every worker was reaped.
     pub fn is_empty(&self) -> bool {
         self.workers.is_empty()
-    }
-
-    /// Forgets a worker that was reaped.
-    pub fn remove(&mut self, id: WorkerId) -> Option<Worker> {
-        self.workers.remove(&id)
     }
 
     /// Sends a signal to a worker.
@@ -127,6 +179,20 @@ impl Workers {
                 return Ok(Some((id, end)));
             }
         }
+    }
+}
+
+impl Worker {
+    /// Reads at most this many messages; whether those were all.
+    fn receive(&self, most: usize, mut take: impl FnMut(Message)) -> bool {
+        for _ in 0..most {
+            match self.channel.next_message() {
+                Ok(Some(message)) => take(message),
+                // With an error the worker is gone: SIGCHLD tells more.
+                Ok(None) | Err(_) => return true,
+            }
+        }
+        false
     }
 }
 

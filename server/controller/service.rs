@@ -1,0 +1,303 @@
+//! Serves the clients of one service: accepts them, hands each to a worker, and starts workers ahead
+//! of need.
+//!
+//! Carries out what `admission` and `queue` decide, and logs it. Clients come from the service's listeners; their
+//! sockets go to workers, unread.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::getpid;
+
+use super::admission::{Admission, Limits, Placement, WorkerId};
+use super::event::{Source, Watch};
+use super::queue::{Next, Queue};
+use super::workers::{End, Reaped, Workers};
+use crate::channel::Message;
+use crate::config::Service;
+use crate::logging::{Loggers, Record, Route, Severity, log};
+use crate::policy::Policy;
+use crate::sockets::{Accepted, Listener, Peer};
+use crate::throttle::{RefusalLog, Throttle};
+use crate::worker::{self, Setup};
+
+/// Connections accepted for a service before everything else has its turn.
+const ACCEPTS_A_TURN: usize = 64;
+
+/// What all services use.
+pub struct Shared {
+    /// The workers of all services.
+    pub workers: Workers,
+    /// What wakes the controller.
+    pub watch: Watch,
+    /// Where log records go.
+    pub loggers: Arc<Loggers>,
+    /// Whether workers log calls (`-debug-pkcs11`).
+    pub trace: bool,
+}
+
+/// A service as it runs.
+pub struct RunningService {
+    /// Its position among the services.
+    position: usize,
+    /// The `service` section.
+    pub settings: Service,
+    policy: Policy,
+    /// By the numbers that `queue` knows them by.
+    listeners: Vec<Listener>,
+    queue: Queue<Accepted>,
+    admission: Admission<Peer>,
+    full_warning: Throttle,
+    peer_warning: Throttle,
+    refusals: RefusalLog,
+}
+
+impl RunningService {
+    /// Watches the listeners; no worker is forked yet.
+    pub fn new(
+        position: usize,
+        settings: Service,
+        policy: Policy,
+        listeners: Vec<Listener>,
+        watch: &mut Watch,
+    ) -> io::Result<RunningService> {
+        for (listener, socket) in listeners.iter().enumerate() {
+            let service = position;
+            watch.add(Source::Listener { service, listener }, socket)?;
+        }
+        let limits = Limits {
+            workers: settings.workload.max_workers,
+            spare: settings.workload.spare,
+            per_peer: settings.processor.max_connections_per_peer,
+        };
+        Ok(RunningService {
+            position,
+            settings,
+            policy,
+            queue: Queue::new(listeners.len()),
+            listeners,
+            admission: Admission::new(limits),
+            full_warning: Throttle::default(),
+            peer_warning: Throttle::default(),
+            refusals: RefusalLog::default(),
+        })
+    }
+
+    /// Connections may be waiting at the listener of this number.
+    pub fn listener_is_ready(&mut self, number: usize) {
+        self.queue.listener_is_ready(number);
+    }
+
+    /// How long the controller may sleep for this service's sake.
+    pub fn next_wake(&self, now: Instant) -> Option<Duration> {
+        self.admission.next_wake(now, self.queue.is_awaited())
+    }
+
+    /// Accepts and serves the clients that can be served now. At the limit of workers the others wait in
+    /// the kernel's queue.
+    pub fn accept(&mut self, shared: &mut Shared) {
+        for _ in 0..ACCEPTS_A_TURN {
+            if !self.queue.is_awaited() {
+                return;
+            }
+            if !self.admission.can_accept(Instant::now()) {
+                return self.make_room(shared);
+            }
+            match self.next_client() {
+                Ok(Some(client)) => self.admit(client, shared),
+                Ok(None) => {}
+                Err(error) => {
+                    log(Severity::Crit, format_args!("cannot accept: {error}"));
+                    return self.admission.pause(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// The next client; `None` if there was none at the listener whose turn it was.
+    fn next_client(&mut self) -> io::Result<Option<Accepted>> {
+        let number = match self.queue.take_next() {
+            Some(Next::Held(client)) => return Ok(Some(client)),
+            Some(Next::Listener(number)) => number,
+            None => return Ok(None),
+        };
+        let Some(listener) = self.listeners.get(number) else {
+            return Ok(None);
+        };
+        match listener.accept() {
+            Ok(client) => Ok(Some(client)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    self.queue.listener_is_empty(number);
+                    Ok(None)
+                }
+                io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Clients wait and cannot be served: ends handshakes that take too long, and warns when all workers
+    /// are busy. The places become free with SIGCHLD.
+    fn make_room(&mut self, shared: &Shared) {
+        let now = Instant::now();
+        for eviction in self.admission.evict(now) {
+            shared.workers.signal(eviction.worker, Signal::SIGKILL);
+            let message = format!(
+                "client {}: TLS handshake ended after {:.1} s: all workers are busy and others wait",
+                eviction.peer,
+                eviction.taken.as_secs_f32()
+            );
+            self.log_refusal(Severity::Warning, &message, &shared.loggers);
+        }
+        if self.admission.is_full() && self.full_warning.passes(now) {
+            let limit = self.settings.workload.max_workers;
+            let name = &self.settings.name;
+            log(
+                Severity::Alert,
+                format_args!("{name}: all {limit} workers are busy, clients wait"),
+            );
+        }
+    }
+
+    /// Hands a client to an idle worker, or to a new one. While none can be forked, which pauses
+    /// accepting too, the client waits.
+    fn admit(&mut self, client: Accepted, shared: &mut Shared) {
+        loop {
+            let worker = match self.admission.place(&client.peer) {
+                Placement::Worker(worker) => worker,
+                Placement::Fork => match self.fork(shared) {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        self.fork_failed(&error);
+                        return self.queue.hold(client);
+                    }
+                },
+                Placement::Refuse(connected) => return self.refuse(&client, connected),
+            };
+            // A worker that died meanwhile: SIGCHLD is on its way, try another.
+            if shared.workers.hand_over(worker, &client).is_ok() {
+                let handshake = self.policy.tls.as_ref().map(|_| Instant::now());
+                return self.admission.given(worker, client.peer, handshake);
+            }
+        }
+    }
+
+    fn refuse(&mut self, client: &Accepted, connected: usize) {
+        if self.peer_warning.passes(Instant::now()) {
+            let name = &client.name;
+            log(
+                Severity::Warning,
+                format_args!("client {name} refused: has {connected} connections"),
+            );
+        }
+    }
+
+    /// Forks until the configured number of workers waits for clients.
+    pub fn fill(&mut self, shared: &mut Shared) {
+        while self.admission.needs_spare(Instant::now()) {
+            if let Err(error) = self.fork(shared) {
+                return self.fork_failed(&error);
+            }
+        }
+    }
+
+    fn fork_failed(&mut self, error: &io::Error) {
+        log(
+            Severity::Crit,
+            format_args!("cannot start a worker: {error}"),
+        );
+        self.admission.pause(Instant::now());
+    }
+
+    fn fork(&mut self, shared: &mut Shared) -> io::Result<()> {
+        let setup = Setup {
+            service: &self.settings,
+            rules: self.policy.rules.clone(),
+            tls: self.policy.tls.clone(),
+            trace: shared.trace,
+            controller: getpid(),
+        };
+        let Shared { workers, watch, .. } = shared;
+        let worker = workers.fork(watch, self.position, &setup)?;
+        self.admission.forked(worker);
+        Ok(())
+    }
+
+    /// Takes a message of one of the service's workers.
+    pub fn take_message(&mut self, worker: WorkerId, message: &Message, loggers: &Loggers) {
+        match message {
+            Message::Log(record) => loggers.record(&record.for_component(&self.settings.name)),
+            Message::Refusal(record) => {
+                let record = record.for_component("");
+                self.log_refusal(record.severity, record.message, loggers);
+            }
+            Message::Established => self.admission.established(worker),
+        }
+    }
+
+    fn log_refusal(&mut self, severity: Severity, message: &str, loggers: &Loggers) {
+        let (passes, left_out) = self.refusals.passes(Instant::now());
+        let log = |severity, message: &str| {
+            loggers.record(&Record {
+                severity,
+                component: &self.settings.name,
+                subchannel: "",
+                message,
+            });
+        };
+        if let Some(left_out) = left_out {
+            log(
+                Severity::Warning,
+                &format!("{left_out} clients more were refused before"),
+            );
+        }
+        if passes {
+            log(severity, message);
+        }
+    }
+
+    /// One of the service's workers was reaped: frees its place, and logs an unexpected end.
+    pub fn worker_ended(&mut self, worker: WorkerId, end: End, reaped: &Reaped) {
+        let is_expected = self.admission.ended(worker, Instant::now());
+        if !is_expected && end != End::Exit(worker::DONE) {
+            let (pid, name) = (reaped.pid, &self.settings.name);
+            let client = match reaped.client.as_str() {
+                "" => String::new(),
+                client => format!("; its client was {client}"),
+            };
+            log(
+                Severity::Alert,
+                format_args!("Process {pid} for service {name} terminated {end}{client}"),
+            );
+        }
+    }
+
+    /// Applies another policy to new clients. Those that are connected keep theirs.
+    pub fn replace_policy(&mut self, policy: Policy, workers: &Workers) {
+        policy.report_warnings();
+        self.policy = policy;
+        let name = &self.settings.name;
+        log(
+            Severity::Notice,
+            format_args!("{name}: filter configuration loaded"),
+        );
+        if self.policy.tls.is_some() {
+            log(
+                Severity::Notice,
+                format_args!("{name}: TLS keys and certificates loaded"),
+            );
+        }
+        for worker in self.admission.retire_idle() {
+            workers.signal(worker, Signal::SIGTERM);
+        }
+    }
+
+    /// Closes the listeners, which removes their files, and the connection of a client that is held.
+    pub fn stop_listening(&mut self) {
+        self.listeners.clear();
+        self.queue.release();
+    }
+}

@@ -1,0 +1,72 @@
+//! Turns signals into requests to the controller.
+//!
+//! Signals are blocked and read from a descriptor (signalfd), so that no handler interrupts anything.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// What a signal asks of the controller.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Request {
+    /// SIGTERM, SIGINT, SIGQUIT: end everything.
+    Stop,
+    /// SIGCHLD: a process that was started ended.
+    Reap,
+    /// SIGHUP: load rules, keys and certificates anew.
+    Reload,
+    /// SIGUSR1: open the log files anew.
+    ReopenLogs,
+}
+
+/// The signals that are taken.
+const SIGNALS: [(Signal, Request); 6] = [
+    (Signal::SIGTERM, Request::Stop),
+    (Signal::SIGINT, Request::Stop),
+    (Signal::SIGQUIT, Request::Stop),
+    (Signal::SIGCHLD, Request::Reap),
+    (Signal::SIGHUP, Request::Reload),
+    (Signal::SIGUSR1, Request::ReopenLogs),
+];
+
+fn all() -> SigSet {
+    SIGNALS.into_iter().map(|(signal, _)| signal).collect()
+}
+
+/// Keeps signals until the controller takes them, so that one that comes during the start ends what
+/// was started: to be called before there are sockets and a pid file.
+pub fn hold_signals() -> io::Result<()> {
+    bindings::sys::notice_children()?;
+    Ok(all().thread_block()?)
+}
+
+/// Where signals are read from.
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Takes the signals that [`hold_signals`] holds.
+    pub fn new() -> io::Result<Signals> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Signals(SignalFd::with_flags(&all(), flags)?))
+    }
+
+    /// The next request, without waiting.
+    pub fn next_request(&self) -> io::Result<Option<Request>> {
+        while let Some(taken) = self.0.read_signal()? {
+            let number = i32::try_from(taken.ssi_signo);
+            let known = |(signal, _): &&(Signal, Request)| number == Ok(*signal as i32);
+            if let Some((_, request)) = SIGNALS.iter().find(known) {
+                return Ok(Some(*request));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
