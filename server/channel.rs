@@ -23,6 +23,12 @@ const RECORD_SIZE: usize = 4096;
 /// Bytes of the text that tells a worker who its client is, at the most.
 const PEER_SIZE: usize = 256;
 
+/// The bytes of a text, at most so many.
+fn start(text: &str, most: usize) -> &[u8] {
+    let bytes = text.as_bytes();
+    bytes.get(..most).unwrap_or(bytes)
+}
+
 /// Makes a channel: the controller's end, then the worker's.
 pub fn pair() -> io::Result<(ControllerEnd, WorkerEnd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
@@ -42,8 +48,7 @@ pub struct ControllerEnd(OwnedFd);
 impl ControllerEnd {
     /// Hands the client's socket to the worker; nothing more can be sent to it afterwards.
     pub fn hand_over(&self, client: BorrowedFd<'_>, peer: &str) -> io::Result<()> {
-        let peer = peer.as_bytes();
-        bindings::sys::send(self.0.as_fd(), &peer[..peer.len().min(PEER_SIZE)], client)?;
+        bindings::sys::send(self.0.as_fd(), start(peer, PEER_SIZE), client)?;
         Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
     }
 
@@ -55,7 +60,8 @@ impl ControllerEnd {
             match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
-                    if let Some(message) = Message::read(&buffer[..length]) {
+                    let received = buffer.get(..length).unwrap_or_default();
+                    if let Some(message) = Message::read(received) {
                         return Ok(Some(message));
                     }
                 }
@@ -146,10 +152,8 @@ impl WorkerEnd {
         let mut peer = [0; PEER_SIZE];
         let received = bindings::sys::receive(self.socket.as_fd(), &mut peer)?;
         Ok(received.map(|(length, socket)| {
-            (
-                socket,
-                String::from_utf8_lossy(&peer[..length]).into_owned(),
-            )
+            let peer = peer.get(..length).unwrap_or_default();
+            (socket, String::from_utf8_lossy(peer).into_owned())
         }))
     }
 
@@ -167,13 +171,13 @@ impl WorkerEnd {
 
     fn send(&self, kind: u8, severity: Severity, subchannel: &str, message: &str) -> bool {
         let mut bytes = Vec::with_capacity(RECORD_SIZE);
-        let subchannel = &subchannel.as_bytes()[..subchannel.len().min(255)];
+        let subchannel = start(subchannel, usize::from(u8::MAX));
         bytes.push(kind);
         bytes.push(severity as u8);
         bytes.push(u8::try_from(subchannel.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(subchannel);
         let room = RECORD_SIZE - bytes.len();
-        bytes.extend_from_slice(&message.as_bytes()[..message.len().min(room)]);
+        bytes.extend_from_slice(start(message, room));
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         send(self.socket.as_raw_fd(), &bytes, flags).is_ok()
     }

@@ -61,7 +61,7 @@ fn write_patiently(to: &mut (impl AsFd + Write), line: &str, lost: &AtomicU64) {
                 poll(&mut room, left) != Ok(0)
             };
             let written = match has_room {
-                true => to.write(&rest[..rest.len().min(PIECE)]),
+                true => to.write(rest.get(..PIECE).unwrap_or(rest)),
                 false => Err(io::ErrorKind::WouldBlock.into()),
             };
             match written {

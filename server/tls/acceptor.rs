@@ -649,7 +649,8 @@ fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<X509Name>, Fault> {
     let refused = |error: ErrorStack| about(file, &shortened(&error));
     let mut issuers = Vec::new();
     for (start, _) in text.match_indices(BEGIN) {
-        let list = X509Crl::from_pem(&text.as_bytes()[start..]).map_err(refused)?;
+        let pem = text.get(start..).unwrap_or_default();
+        let list = X509Crl::from_pem(pem.as_bytes()).map_err(refused)?;
         let der = list.to_der().map_err(refused)?;
         if der.windows(DELTA.len()).any(|window| window == DELTA) {
             return Err(about(file, "holds a delta list: expected whole ones"));
