@@ -1,10 +1,9 @@
-//! The one-way channel from a worker to the controller, and what the controller sends the worker:
-//! the client's socket, once.
+//! Carries log messages from a worker to the controller, and the client's socket, once, to the worker.
 //!
-//! A Unix socket pair that keeps message boundaries. From the worker come log records in a fixed
-//! shape, and one message that its client's TLS handshake succeeded; the controller believes
-//! nothing of them but their text, and its logger escapes that.
-//! A worker never waits for the controller: a record that finds no room is counted and dropped.
+//! A channel is a Unix socket pair that keeps message boundaries. The worker sends log records of a
+//! fixed form, and one message when its client's TLS handshake has succeeded. The controller uses only
+//! the text of a record, and its logger escapes that. A worker never waits for the controller: a record
+//! for which the channel has no room is dropped and counted.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -17,13 +16,13 @@ use nix::sys::socket::{
 
 use crate::logging::{Record, Route, Severity};
 
-/// Bytes of a log record at the most; a longer message is cut.
+/// Upper bound on the bytes of a log record. A longer message is cut off.
 const RECORD_SIZE: usize = 4096;
 
-/// Bytes of the text that tells a worker who its client is, at the most.
+/// Upper bound on the bytes of the client's name.
 const PEER_SIZE: usize = 256;
 
-/// The bytes of a text, at most so many.
+/// The first bytes of a text, at most this many.
 fn start(text: &str, most: usize) -> &[u8] {
     let bytes = text.as_bytes();
     bytes.get(..most).unwrap_or(bytes)
@@ -46,14 +45,14 @@ pub fn pair() -> io::Result<(ControllerEnd, WorkerEnd)> {
 pub struct ControllerEnd(OwnedFd);
 
 impl ControllerEnd {
-    /// Hands the client's socket to the worker; nothing more can be sent to it afterwards.
+    /// Sends the worker its client's socket and name. Nothing more can be sent to it afterwards.
     pub fn hand_over(&self, client: BorrowedFd<'_>, peer: &str) -> io::Result<()> {
         bindings::sys::send(self.0.as_fd(), start(peer, PEER_SIZE), client)?;
         Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
     }
 
-    /// The next message, without waiting; `Ok(None)` when there is none now. An error means that
-    /// the worker is gone.
+    /// Reads the next message, without waiting; `Ok(None)` if there is none now. An error means that the
+    /// worker has ended.
     pub fn next_message(&self) -> io::Result<Option<Message>> {
         let mut buffer = [0; RECORD_SIZE];
         loop {
@@ -79,13 +78,14 @@ impl AsFd for ControllerEnd {
     }
 }
 
-/// What a worker has to say. Its first byte says which of these it is.
+/// A message from a worker. Its first byte says which of these it is.
 pub enum Message {
     /// A log record.
     Log(WorkerRecord),
-    /// A log record that says why the client was refused: one that peers can provoke at will.
+    /// A log record about a refused client. Clients can cause these at will, so that their rate is
+    /// limited.
     Refusal(WorkerRecord),
-    /// The client is who it has to be.
+    /// The client's TLS handshake succeeded.
     Established,
 }
 
@@ -105,7 +105,7 @@ impl Message {
     }
 }
 
-/// A log record as it came from a worker: severity, length of the subchannel, subchannel, message.
+/// A log record from a worker. On the channel: severity, length of the subchannel, subchannel, message.
 pub struct WorkerRecord {
     severity: Severity,
     subchannel: String,
@@ -123,7 +123,7 @@ impl WorkerRecord {
         })
     }
 
-    /// The record as the loggers take it; the component is the worker's service.
+    /// The record for the loggers, with the name of the worker's service as component.
     pub fn for_component<'a>(&'a self, component: &'a str) -> Record<'a> {
         let WorkerRecord {
             severity,
@@ -139,15 +139,16 @@ impl WorkerRecord {
     }
 }
 
-/// The worker's end; where its log goes.
+/// The worker's end. A worker's log records go there.
 pub struct WorkerEnd {
     socket: OwnedFd,
-    /// Records that found no room since the last one that did.
+    /// The number of records dropped since the last one that was sent.
     lost: AtomicU32,
 }
 
 impl WorkerEnd {
-    /// Waits for the client: its socket and who it is. `None` when the controller wants no more.
+    /// Waits for the client, and returns its socket and name. `None` if the controller has closed the
+    /// channel.
     pub fn client(&self) -> io::Result<Option<(OwnedFd, String)>> {
         let mut peer = [0; PEER_SIZE];
         let received = bindings::sys::receive(self.socket.as_fd(), &mut peer)?;
@@ -159,12 +160,12 @@ impl WorkerEnd {
 
     /// Tells the controller that the client's handshake succeeded.
     pub fn established(&self) {
-        // Lost with a full channel, which only costs this worker its place when all are taken.
+        // If the channel is full the message is lost: then the worker may be evicted when all are busy.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let _ = send(self.socket.as_raw_fd(), &[ESTABLISHED], flags);
     }
 
-    /// Logs why the client is refused, as far as the controller has not heard enough of it.
+    /// Logs why the client is refused. The controller limits the rate of such messages.
     pub fn refused(&self, severity: Severity, message: &str) {
         self.send(REFUSAL, severity, "", message);
     }

@@ -1,8 +1,8 @@
-//! The daemon: puts a filtered PKCS#11 module behind sockets, one process for each client.
+//! Runs the daemon, which serves a PKCS#11 module through a filter, with one process for each client.
 //!
-//! [`run`] is the start-up in order: options, configuration, rules, loggers, sockets, detaching, then
-//! the controller until it is stopped. Whatever is wrong with options, files or addresses ends it
-//! before it detaches, with status 2.
+//! [`run`] starts it, in this order: options, configuration, rules, loggers, sockets, detaching, then the
+//! controller until it is stopped. Bad options, files or addresses end the daemon before it detaches,
+//! with status 2.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -82,7 +82,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     }
 }
 
-/// Prints what was asked for; a closed output is nobody's loss.
+/// Prints a text that the user asked for. It is no error if the output is closed.
 fn print(text: &str) -> i32 {
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
     0
@@ -147,7 +147,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(result?)
 }
 
-/// Creates a directory for this user only, one level deep, unless it is there.
+/// Creates a directory that only this user can enter, unless it exists. Its parent has to exist.
 fn create_directory(path: &Path) -> Result<(), String> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -156,7 +156,7 @@ fn create_directory(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Tells where, not what: a message might hold what the code was working on.
+/// Logs where a panic happened. Its message is left out, as it may contain the data at hand.
 fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let place = panic
         .location()

@@ -1,8 +1,8 @@
-//! The syntax of pkcs11proxyd.conf, that of Ocamlnet's Netplex, as a [`config::Format`].
+//! Parses pkcs11proxyd.conf, which has the syntax of Ocamlnet's Netplex, as a [`config::Format`].
 //!
-//! Text of the file (see [`config_file`]) comes in, values with their lines go out to
-//! `server::config`. Which sections may repeat is not the syntax's business: each becomes a list,
-//! and a struct is content with a list of one.
+//! The text of the file comes in (see [`config_file`]); values with their line numbers go out to
+//! `server::config`. The parser does not know which sections may repeat: it makes a list of each, and a
+//! struct can be read from a list of one.
 
 use config::{Format, Map, Value, ValueKind};
 use config_file::tokenizer::{Lexer, Token};
@@ -15,11 +15,11 @@ pub struct Netplex;
 
 const KEYWORDS: &[&str] = &["{", "}", "=", ";"];
 
-/// Sections in sections: the deepest known one, in `tls`, is the fifth.
+/// Upper bound on the nesting of sections. The deepest known one, in `tls`, is the fifth.
 const DEEPEST: usize = 32;
 
 impl Format for Netplex {
-    /// One item, the root, and then nothing but semicolons.
+    /// Parses the root item, behind which there may only be semicolons.
     fn parse(
         &self,
         _uri: Option<&String>,
@@ -55,7 +55,7 @@ impl Parser<'_> {
         })
     }
 
-    /// A parameter or a section that begins with `token`, put into `items`.
+    /// Parses a parameter or section that begins with `token`, and adds it to `items`.
     fn item(
         &mut self,
         token: Token,
@@ -121,8 +121,8 @@ impl Parser<'_> {
         Ok(value_at(name_line, kind))
     }
 
-    /// The items of a section whose `{` is consumed: one semicolon between two, and one or none
-    /// behind the last.
+    /// Parses the items of a section, after its `{`. There is one semicolon between two items, and one
+    /// or none after the last.
     fn section(&mut self, start: u32, depth: usize) -> Result<Map<String, Value>, Fault> {
         if depth > DEEPEST {
             return Err(Fault::in_line(start, "too many sections in sections"));

@@ -16,7 +16,7 @@ pub enum Command {
     Help(String),
     /// Print the names `-debug` knows, one a line, and exit with 0.
     DebugList,
-    /// Check this configuration and what it names, print what it comes to, and exit.
+    /// Check this configuration and the files it names, print the rules of each module, and exit.
     Check(PathBuf),
     /// Serve.
     Run(Options),

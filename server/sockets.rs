@@ -1,6 +1,7 @@
-//! Listening sockets: bound before the daemon detaches, removed when it stops.
+//! Binds the listening sockets, accepts connections, and removes the sockets' files at the end.
 //!
-//! Addresses come from the configuration; the controller accepts. Nothing is read here.
+//! Addresses come from the configuration, and are bound before the daemon detaches; connections go to
+//! the controller. Reads nothing from a connection.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -15,7 +16,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Address, Protocol};
 
-/// Why an address cannot be listened at.
+/// An address that the daemon cannot listen at.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {address}: {cause}")]
 pub struct BindError {
@@ -23,7 +24,7 @@ pub struct BindError {
     cause: io::Error,
 }
 
-/// Who is at the other end, as far as the kernel tells: what limits go by and logs say.
+/// Who is at the other end, as the kernel reports it. Limits count connections by it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Peer {
     /// A TCP client's address.
@@ -45,9 +46,9 @@ impl fmt::Display for Peer {
 pub struct Accepted {
     /// The client's socket, blocking.
     pub socket: OwnedFd,
-    /// What limits go by.
+    /// Who is at the other end.
     pub peer: Peer,
-    /// What the log says: `127.0.0.1:34567`, or `uid 1000, pid 4711`.
+    /// The peer's name in the log: `127.0.0.1:34567`, or `uid 1000, pid 4711`.
     pub name: String,
 }
 
@@ -57,7 +58,7 @@ pub struct Listener {
     file: Option<SocketFile>,
 }
 
-/// The file that belongs to a socket, as long as it is the same file.
+/// The file that belongs to a socket. The inode tells whether it is still the same file.
 struct SocketFile {
     path: PathBuf,
     inode: u64,
@@ -89,7 +90,7 @@ impl Listener {
         Ok(listeners)
     }
 
-    /// The next connection, without waiting for one.
+    /// Accepts the next connection, without waiting for one.
     pub fn accept(&self) -> io::Result<Accepted> {
         let (socket, address) = self.socket.accept()?;
         let (peer, name) = match address.as_socket() {
@@ -139,8 +140,8 @@ impl SocketFile {
         })
     }
 
-    /// Removes the file unless another has taken its place. Failing is no matter: the next start
-    /// replaces a socket nobody listens at.
+    /// Removes the file, unless another has taken its place. A failure is harmless: the next start
+    /// replaces a socket that nobody listens at.
     fn remove(&self) {
         if self
             .path
@@ -188,7 +189,7 @@ fn local(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     Ok(listener)
 }
 
-/// Removes a socket that nobody listens at. Anything else at the path is left and refused.
+/// Removes a socket that nobody listens at. Anything else at the path stays, and is an error.
 fn remove_stale_socket(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -208,10 +209,11 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The first line of a file that tells a port.
+/// The first line of such a file.
 const SOCKET_FILE: &str = "socket_file\n";
 
-/// Loopback TCP on a free port; the file, for its owner only, tells the port.
+/// Listens at a free TCP port of the loopback interface, and writes the port to a file that only its
+/// owner can read.
 fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     let mut listener = internet(&SocketAddr::from(([127, 0, 0, 1], 0)), protocol)?;
     let port = listener

@@ -1,13 +1,14 @@
-//! How often the controller logs what peers can provoke at will.
+//! Limits how often the controller logs events that clients can cause at will.
 //!
-//! It keeps one of each for a service, and asks before it logs. Keeps counts, not messages.
+//! The controller has one of each type for a service, and asks before it logs. Keeps counts, not
+//! messages.
 
 use std::time::{Duration, Instant};
 
-/// A warning is logged at most this often.
+/// The interval in which one warning, or a few refusals, are logged.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Refusals that are logged in [`INTERVAL`].
+/// Upper bound on the refusals logged in an [`INTERVAL`].
 const REFUSALS_LOGGED: u32 = 20;
 
 /// Lets one message through in an interval.
@@ -15,7 +16,7 @@ const REFUSALS_LOGGED: u32 = 20;
 pub struct Throttle(Option<Instant>);
 
 impl Throttle {
-    /// Whether this one is logged.
+    /// Whether to log this message.
     pub fn passes(&mut self, now: Instant) -> bool {
         let passes = is_over(self.0, now);
         if passes {
@@ -25,7 +26,7 @@ impl Throttle {
     }
 }
 
-/// Lets the first few refusals of an interval into the log, and tells how many it left out.
+/// Lets the first few refusals of an interval through, and counts the others.
 #[derive(Default)]
 pub struct RefusalLog {
     since: Option<Instant>,
@@ -34,7 +35,8 @@ pub struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// Whether this one is logged; and how many were not before it, if that has not been told.
+    /// Whether to log this refusal; and the number of earlier ones that were not logged, if it is to be
+    /// logged now.
     pub fn passes(&mut self, now: Instant) -> (bool, Option<u64>) {
         if is_over(self.since, now) {
             let left_out = self.left_out;
@@ -55,7 +57,7 @@ impl RefusalLog {
     }
 }
 
-/// Whether an interval that began then, if one did, is over.
+/// Whether no interval is running.
 fn is_over(since: Option<Instant>, now: Instant) -> bool {
     since.is_none_or(|since| now.duration_since(since) >= INTERVAL)
 }

@@ -1,9 +1,9 @@
-//! A worker: waits for one client, serves it, exits.
+//! Runs a worker process: it gives up its privileges, waits for one client, serves it, and exits.
 //!
-//! The controller forks it ahead of need. What it gives up, in this order: descriptors (by
-//! `bindings::sys::fork_child`), outliving the controller, its process group, its signal mask, core dumps,
-//! groups and user, gaining privileges by exec. PKCS#11 login state belongs to a process, so a
-//! process never serves a second client. A TLS handshake comes after all this.
+//! The controller forks it ahead of need. The worker gives up, in this order: open descriptors (in
+//! `bindings::sys::fork_child`), outliving the controller, the controller's process group and signal
+//! mask, core dumps, its groups and user, gaining privileges by exec. A TLS handshake comes after all
+//! this. A worker never serves a second client, as PKCS#11 login state belongs to the process.
 
 use std::ffi::CString;
 use std::io::Read;
@@ -27,31 +27,31 @@ use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
 use crate::tls::acceptor::{Acceptor, Refusal};
 
-/// The exit status of a worker that did what it was there for. Not 0: a module may call `exit(0)`
+/// The exit status of a worker that ends as intended. It is not 0, since a module may call `exit(0)`
 /// within a call.
 pub const DONE: i32 = 100;
 
-/// The exit status of a worker that could not give up what it must not have.
+/// The exit status of a worker that could not give up its privileges.
 const NOT_CONFINED: i32 = 71;
 
-/// How long a refused client has to read why.
+/// How long the connection of a refused client stays open, so that the client can read the reason.
 const LEAVE_TIME: Duration = Duration::from_millis(200);
 
-/// What a worker takes along from the controller.
+/// What a worker inherits from the controller.
 pub struct Setup<'a> {
     /// The service its client belongs to.
     pub service: &'a Service,
-    /// The rules as of the fork.
+    /// The filter rules at the time of the fork.
     pub rules: Arc<Rules>,
-    /// What clients are met with over TLS, as of the fork; none without it.
+    /// The TLS acceptor at the time of the fork; `None` without TLS.
     pub tls: Option<Arc<Acceptor>>,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
-    /// The controller; a worker that has another parent has lost it.
+    /// The controller's process id. If a worker has another parent, the controller has ended.
     pub controller: Pid,
 }
 
-/// The worker's life, from the fork to its exit status.
+/// Runs the worker; returns its exit status.
 pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     let channel = Arc::new(channel);
     logging::switch(channel.clone(), &setup.service.name);
@@ -122,8 +122,8 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     }
 }
 
-/// Lets a refused client read why: closing with its bytes unread would reset the connection, and a
-/// client with TLS 1.3 has sent its first call before it can learn anything.
+/// Lets a refused client read the alert that gives the reason. Closing a connection with unread bytes
+/// resets it, and a client with TLS 1.3 has sent its first call by then.
 fn take_leave(socket: &Socket) {
     let end = Instant::now() + LEAVE_TIME;
     // A client that left already has nothing to read.
@@ -133,7 +133,7 @@ fn take_leave(socket: &Socket) {
     while Instant::now() < end && from.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
 }
 
-/// Serves the client until it leaves; an error, which is logged, when it is cut off.
+/// Serves the client until it leaves. Returns an error, which is logged, if it is cut off.
 fn serve_calls(
     setup: &Setup<'_>,
     transport: &mut impl Transport,
@@ -185,8 +185,8 @@ fn die_with(controller: Pid) -> Result<(), Errno> {
     }
 }
 
-/// Takes the configured user, group and that user's supplementary groups; none of root's are left
-/// (the original keeps them: DIFFERENCES.md).
+/// Switches to the configured user and group, and to that user's supplementary groups. None of root's
+/// groups remain; the original keeps them (DIFFERENCES.md).
 fn become_user(identity: &Identity) -> Result<(), Errno> {
     let Identity { user, uid, gid } = identity;
     setgroups(&[])?;

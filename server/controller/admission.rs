@@ -27,7 +27,7 @@ pub struct WorkerId(pub usize);
 /// The limits of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Workers in all (`max_jobs_per_thread`, `max_threads`).
+    /// All workers, busy or not (`max_threads`).
     pub workers: usize,
     /// Workers that wait for a client, forked ahead of need (`min_free_jobs_capacity`).
     pub spare: usize,

@@ -1,4 +1,6 @@
-//! Names what the controller's event loop watches, so that no other part handles bare mio tokens.
+//! Watches descriptors for the controller's event loop, and names the sources that have become ready.
+//!
+//! No other part of the controller handles mio's tokens.
 
 use std::collections::HashMap;
 use std::io;

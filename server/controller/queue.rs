@@ -1,7 +1,7 @@
-//! Keeps whose turn it is among the clients that wait: one that was accepted already, or a listener's.
+//! Decides which waiting client is next: a client that is held, or one of the listener whose turn it is.
 //!
-//! One [`Queue`] is that of one service. Knows listeners by their numbers and calls none, so that its
-//! rules have unit tests. Whether anybody can be served is decided in `admission`.
+//! There is one [`Queue`] for each service. It knows listeners by their numbers and makes no system call,
+//! so that each rule has a unit test. `admission` decides whether a client can be served at all.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,7 @@
-//! Serves the clients of one service: accepts them, hands each to a worker, and starts workers ahead
-//! of need.
+//! Accepts the clients of one service, hands each to a worker, and forks workers ahead of need.
 //!
-//! Carries out what `admission` and `queue` decide, and logs it. Clients come from the service's listeners; their
-//! sockets go to workers, unread.
+//! Carries out what `admission` and `queue` decide, and logs it. Clients come from the service's
+//! listeners; their sockets go to workers, unread.
 
 use std::io;
 use std::sync::Arc;
