@@ -12,6 +12,7 @@ use filter::config::ModuleEntry;
 
 use crate::config::Service;
 use crate::tls::acceptor::Acceptor;
+use crate::tls::builder;
 
 /// A service's rules, and its TLS keys and certificates.
 pub struct Policy {
@@ -33,7 +34,7 @@ impl Policy {
         let tls = processor
             .tls
             .as_ref()
-            .map(|config| Acceptor::load(config, conf))
+            .map(|config| builder::load(config, conf))
             .transpose()?;
         let tls = tls.filter(|_| processor.use_tls);
         warnings.extend(

@@ -5,6 +5,7 @@
 //! records are in [`stream`], GnuTLS priority strings in [`priority`]. Depends on nothing in `config`.
 
 pub mod acceptor;
+pub mod builder;
 pub mod priority;
 pub mod psk;
 pub mod stream;

@@ -1,77 +1,47 @@
-//! What a service's clients are met with: keys, authorities and suites, and the handshake.
+//! Shakes hands with a client, and decides whether it is served.
 //!
-//! The controller loads it, as the user who starts the daemon, at start and at each reload;
-//! workers inherit it and shake hands in [`Acceptor::accept`]. Reads the files that the settings
-//! name, and the directory of allowed certificates for each client.
+//! The controller loads an [`Acceptor`] as the user who starts the daemon, at start and at each reload;
+//! `builder` makes it from the files that the settings name. Workers inherit it and shake hands in
+//! [`Acceptor::accept`], which also looks into the directory of allowed certificates.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use config_file::{At, Error, Fault, Place};
-use openssl::bn::BigNum;
-use openssl::dh::Dh;
-use openssl::error::ErrorStack;
 use openssl::nid::Nid;
-use openssl::pkey::{Id, PKey, Params, Private};
-use openssl::ssl::{
-    AlpnError, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
-    SslVerifyMode, SslVersion,
-};
-use openssl::stack::Stack;
-use openssl::x509::store::{X509Lookup, X509StoreBuilder};
-use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509Crl, X509Name, X509NameRef, X509Ref, X509VerifyResult};
+use openssl::ssl::{HandshakeError, Ssl, SslContext};
+use openssl::x509::{X509, X509NameRef, X509Ref, X509VerifyResult};
 use socket2::Socket;
-use transport::tls::{
-    LONGEST_FILE, LONGEST_FRAGMENT, PROTOCOL, PSK_SUITES, PSK_SUITES13, Pipe, SHORT_FRAGMENT,
-    TlsStream, settle,
-};
+use transport::tls::{LONGEST_FILE, LONGEST_FRAGMENT, PROTOCOL, Pipe, SHORT_FRAGMENT, TlsStream};
 use zeroize::Zeroizing;
 
-use super::psk::Keys;
+use super::ClientAuth;
 use super::stream::{Below, plain, reason};
-use super::{
-    ClientAuth, Credentials, DEFAULT_DH_BITS, DhConfig, KeyConfig, Password, Suites, TlsConfig,
-};
-
-/// Bits of a DH group, at least, as security level 2 wants them.
-const SHORTEST_GROUP: i32 = 2048;
-
-/// OpenSSL's X509_V_ERR_UNABLE_TO_GET_CRL.
-const NO_CRL: i32 = 3;
-
-/// The object identifier, in DER, of the extension that makes a revocation list a delta list.
-const DELTA: &[u8] = &[6, 3, 0x55, 0x1d, 27];
-
-/// What is never offered, whatever a list of the older keys says.
-const NEVER: &str = "!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!SRP:!RC4:!kRSA:!kDH:!kECDH:!aDSS";
 
 /// Everything a handshake needs.
 pub struct Acceptor {
-    context: SslContext,
-    clients: ClientAuth,
+    pub(super) context: SslContext,
+    pub(super) clients: ClientAuth,
     /// How strong their certificates have to be: an OpenSSL security level.
-    strength: u32,
+    pub(super) strength: u32,
     /// Who the client said it is when it was asked for a key; none where it needs a certificate.
-    identity: Option<Identity>,
-    allowed: Option<PathBuf>,
+    pub(super) identity: Option<Identity>,
+    pub(super) allowed: Option<PathBuf>,
     /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
 }
 
 /// An identity that goes with a pre-shared key: of this process's one client, as OpenSSL keeps it with
 /// TLS 1.2 only.
-type Identity = Arc<Mutex<Option<PskClient>>>;
+pub(super) type Identity = Arc<Mutex<Option<PskClient>>>;
 
 /// What a client that was asked for a pre-shared key said.
 #[derive(Clone)]
-struct PskClient {
-    name: String,
-    is_known: bool,
+pub(super) struct PskClient {
+    pub(super) name: String,
+    pub(super) is_known: bool,
 }
 
 /// Why a client is not served.
@@ -116,11 +86,6 @@ pub struct Accepted {
 }
 
 impl Acceptor {
-    /// Reads and checks what `config`, from the file `conf`, names.
-    pub fn load(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Error> {
-        build(config, conf).map_err(|fault| fault.in_file(conf))
-    }
-
     /// The handshake, and whether the client is allowed.
     pub fn accept(
         &self,
@@ -241,7 +206,7 @@ fn allow(directory: &Path, certificate: &X509Ref) -> Result<(), Refusal> {
 }
 
 /// A subject as the original logs it, so that no two look the same: `c=FR,o=Org\2c Ltd,cn=client`.
-fn written(name: &X509NameRef) -> String {
+pub(super) fn written(name: &X509NameRef) -> String {
     let parts = name.entries().map(|entry| {
         let object = entry.object();
         let key = match object.nid() {
@@ -271,347 +236,8 @@ fn written(name: &X509NameRef) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
-fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
-    let mut builder = Builder {
-        context: SslContextBuilder::new(SslMethod::tls_server()).map_err(at(&config.place))?,
-        conf,
-        warnings: Vec::new(),
-    };
-    builder.fixed().map_err(at(&config.place))?;
-    builder.suites(config)?;
-    builder.dh(&config.dh, &config.place)?;
-    let mut auth = ClientAuth::Required;
-    let mut identity = None;
-    match &config.credentials {
-        Credentials::Certificates {
-            keys,
-            trust,
-            revoke,
-            depth,
-            clients,
-        } => {
-            auth = *clients;
-            let mut kinds = Vec::new();
-            for key in keys {
-                builder.key(key, &mut kinds)?;
-            }
-            builder.clients(trust, revoke)?;
-            if let Some(depth) = depth {
-                builder.context.set_verify_depth(*depth);
-            }
-        }
-        Credentials::Psk(file) => {
-            builder.psk(file, identity.insert(Identity::default()).clone())?
-        }
-    }
-    let allowed = config.allowed.clone();
-    if let Some(directory) = &allowed {
-        if let Err(error) = fs::read_dir(directory) {
-            let text = format!(
-                "allowed_clients_cert_path {} cannot be read, and every client is refused: {error}",
-                directory.display()
-            );
-            builder.warn(&config.place, text);
-        }
-    }
-    let (context, warnings) = (builder.context.build(), builder.warnings);
-    let strength = match &config.suites {
-        Suites::Priority(priority) => priority.strength,
-        // The list may say itself.
-        Suites::List { .. } => 0,
-    };
-    Ok(Acceptor {
-        context,
-        clients: auth,
-        strength,
-        identity,
-        allowed,
-        warnings,
-    })
-}
-
-/// An error of OpenSSL at a place of the configuration file.
-fn at(place: &Place) -> impl Fn(ErrorStack) -> Fault + '_ {
-    |error| place.fault(shortened(&error))
-}
-
-fn shortened(error: &ErrorStack) -> String {
-    let reason = error.errors().iter().find_map(|error| error.reason());
-    reason.map_or_else(|| error.to_string(), str::to_owned)
-}
-
-struct Builder<'a> {
-    context: SslContextBuilder,
-    conf: &'a Path,
-    warnings: Vec<String>,
-}
-
-impl Builder<'_> {
-    fn warn(&mut self, place: &Place, text: String) {
-        self.warnings
-            .push(place.fault(text).in_file(self.conf).to_string());
-    }
-
-    /// What no option changes.
-    fn fixed(&mut self) -> Result<(), ErrorStack> {
-        let context = &mut self.context;
-        settle(context);
-        context.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
-        context.set_num_tickets(0)?;
-        context.set_alpn_select_callback(|_, offered| select(offered).ok_or(AlpnError::NOACK));
-        Ok(())
-    }
-
-    fn suites(&mut self, config: &TlsConfig) -> Result<(), Fault> {
-        let context = &mut self.context;
-        let is_psk = matches!(config.credentials, Credentials::Psk(_));
-        let (least, most) = match &config.suites {
-            Suites::Priority(priority) => {
-                let suites12 = if is_psk {
-                    PSK_SUITES
-                } else {
-                    &priority.suites12
-                };
-                let suites13 = if is_psk {
-                    PSK_SUITES13
-                } else {
-                    &priority.suites13
-                };
-                if priority.tls12 {
-                    context
-                        .set_cipher_list(suites12)
-                        .map_err(at(&config.place))?;
-                }
-                if priority.tls13 {
-                    context
-                        .set_ciphersuites(suites13)
-                        .map_err(at(&config.place))?;
-                }
-                if !priority.groups.is_empty() {
-                    context
-                        .set_groups_list(&priority.groups)
-                        .map_err(at(&config.place))?;
-                }
-                if let Some(signatures) = &priority.signatures {
-                    context
-                        .set_sigalgs_list(signatures)
-                        .map_err(at(&config.place))?;
-                }
-                let least = if priority.tls12 {
-                    SslVersion::TLS1_2
-                } else {
-                    SslVersion::TLS1_3
-                };
-                let most = if priority.tls13 {
-                    SslVersion::TLS1_3
-                } else {
-                    SslVersion::TLS1_2
-                };
-                (least, most)
-            }
-            Suites::List { list, curve } => {
-                // As in the original, a list without anything to choose from is HIGH.
-                let chooses = |item: &str| !item.trim().is_empty() && !item.starts_with(['!', '-']);
-                let high = if list.value.split([':', ',', ' ']).any(chooses) {
-                    ""
-                } else {
-                    "HIGH:"
-                };
-                let suites = format!("{high}{}:{NEVER}", list.value);
-                context.set_cipher_list(&suites).map_err(at(&list.place))?;
-                if let Some(curve) = curve {
-                    let unknown = |_| curve.fault("expected a curve such as prime256v1");
-                    context.set_groups_list(&curve.value).map_err(unknown)?;
-                }
-                (SslVersion::TLS1_2, SslVersion::TLS1_2)
-            }
-        };
-        context
-            .set_min_proto_version(Some(least))
-            .map_err(at(&config.place))?;
-        context
-            .set_max_proto_version(Some(most))
-            .map_err(at(&config.place))
-    }
-
-    fn dh(&mut self, dh: &DhConfig, place: &Place) -> Result<(), Fault> {
-        match dh {
-            DhConfig::Bits(bits) => {
-                let group = built_in_group(*bits).map_err(at(place))?;
-                self.context.set_tmp_dh(&group).map_err(at(place))
-            }
-            DhConfig::File(file) => {
-                let bytes = content(file)?;
-                let group = Dh::params_from_pem(&bytes)
-                    .map_err(|_| about(file, "holds no DH parameters in PEM"))?;
-                if group.prime_p().num_bits() < SHORTEST_GROUP {
-                    let text = format!("{}: too short, replaced", file.value.display());
-                    self.warn(&file.place, text);
-                    return self.dh(&DhConfig::Bits(DEFAULT_DH_BITS), place);
-                }
-                let refused = |error| about(file, &shortened(&error));
-                self.context.set_tmp_dh(&group).map_err(refused)
-            }
-        }
-    }
-
-    /// One certificate with its chain and key.
-    fn key(&mut self, key: &KeyConfig, kinds: &mut Vec<Id>) -> Result<(), Fault> {
-        let file = &key.certificate;
-        let chain = certificates(file)?;
-        let Some(leaf) = chain.first() else {
-            return Err(about(file, "holds no certificate"));
-        };
-        let private = private_key(key)?;
-        let public = leaf.public_key().map_err(at(&file.place))?;
-        if !private.public_eq(&public) {
-            return Err(about(&key.key, "is not the key of the certificate"));
-        }
-        if kinds.contains(&private.id()) {
-            let text = "has no effect: there is a key of this kind before it";
-            self.warn(&file.place, text.into());
-            return Ok(());
-        }
-        kinds.push(private.id());
-        let now = openssl::asn1::Asn1Time::days_from_now(0).map_err(at(&file.place))?;
-        if leaf.not_after() < now {
-            let text = format!("{}: the certificate has expired", file.value.display());
-            self.warn(&file.place, text);
-        }
-        let refused = |error| about(file, &shortened(&error));
-        self.context
-            .set_certificate_chain_file(&file.value)
-            .map_err(refused)?;
-        self.context.set_private_key(&private).map_err(refused)
-    }
-
-    /// Whose certificates clients may have.
-    fn clients(&mut self, trust: &[At<PathBuf>], revoke: &[At<PathBuf>]) -> Result<(), Fault> {
-        let mut store = X509StoreBuilder::new().map_err(about_nothing)?;
-        let mut names = Stack::new().map_err(about_nothing)?;
-        let mut flags = X509VerifyFlags::PARTIAL_CHAIN;
-        if !revoke.is_empty() {
-            // Without the last, a list that is no whole one would be taken for one.
-            flags |= X509VerifyFlags::CRL_CHECK
-                | X509VerifyFlags::CRL_CHECK_ALL
-                | X509VerifyFlags::EXTENDED_CRL_SUPPORT;
-        }
-        // As in GnuTLS, any of these ends a chain, also one that is not its own issuer's.
-        store.set_flags(flags).map_err(about_nothing)?;
-        let mut without_list = Vec::new();
-        for file in trust {
-            let refused = |error: ErrorStack| about(file, &shortened(&error));
-            let certificates = certificates(file)?;
-            if certificates.is_empty() {
-                return Err(about(file, "holds no certificate"));
-            }
-            for certificate in certificates {
-                let name = certificate.subject_name().to_owned().map_err(refused)?;
-                without_list.push((file, name.to_owned().map_err(refused)?));
-                names.push(name).map_err(refused)?;
-                store.add_cert(certificate).map_err(refused)?;
-            }
-        }
-        let lookup = store
-            .add_lookup(X509Lookup::file())
-            .map_err(about_nothing)?;
-        let mut issuers = Vec::new();
-        for file in revoke {
-            issuers.extend(issuers_of_lists(file)?);
-            let name = file
-                .value
-                .to_str()
-                .ok_or_else(|| about(file, "is no text"))?;
-            let refused = |error| about(file, &shortened(&error));
-            lookup
-                .load_crl_file(name, openssl::ssl::SslFiletype::PEM)
-                .map_err(refused)?;
-        }
-        without_list.retain(|(_, name)| !revoke.is_empty() && !contains(&issuers, name));
-        for (file, name) in without_list {
-            let text = format!("{} has no revocation list in any crl_file", written(&name));
-            self.warn(&file.place, text);
-        }
-        self.context.set_cert_store(store.build());
-        self.context.set_client_ca_list(names);
-        let mode = SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT;
-        // Lists count where there are any, as in GnuTLS: an authority without one was warned about.
-        // One that has lists, of which none is for this certificate, vouches for nothing.
-        self.context
-            .set_verify_callback(mode, move |verified, context| {
-                let has_no_list = !verified
-                    && context.error().as_raw() == NO_CRL
-                    && context
-                        .current_cert()
-                        .is_some_and(|certificate| !contains(&issuers, certificate.issuer_name()));
-                if has_no_list {
-                    context.set_error(X509VerifyResult::OK);
-                }
-                verified || has_no_list
-            });
-        Ok(())
-    }
-
-    fn psk(&mut self, file: &At<PathBuf>, client: Identity) -> Result<(), Fault> {
-        let keys = Keys::parse(&content(file)?).map_err(|error| about(file, &error))?;
-        if fs::metadata(&file.value).is_ok_and(|metadata| metadata.mode() & 0o077 != 0) {
-            let text = format!("{}: can be read by others", file.value.display());
-            self.warn(&file.place, text);
-        }
-        self.context
-            .set_psk_server_callback(move |_, identity, space| {
-                let key = identity.and_then(|identity| keys.find(identity));
-                if let (Ok(mut client), Some(identity)) = (client.lock(), identity) {
-                    *client = Some(PskClient {
-                        name: String::from_utf8_lossy(identity).into_owned(),
-                        is_known: key.is_some(),
-                    });
-                }
-                Ok(key
-                    .and_then(|key| {
-                        space.get_mut(..key.len())?.copy_from_slice(key);
-                        Some(key.len())
-                    })
-                    .unwrap_or(0))
-            });
-        Ok(())
-    }
-}
-
-/// Our protocol, if the client offers it.
-fn select(mut offered: &[u8]) -> Option<&[u8]> {
-    while let Some((length, rest)) = offered.split_first() {
-        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-        if name == PROTOCOL {
-            return Some(name);
-        }
-        offered = rest;
-    }
-    None
-}
-
-/// The smallest group of RFC 3526 with as many bits.
-fn built_in_group(bits: i64) -> Result<Dh<Params>, ErrorStack> {
-    let prime = match bits {
-        ..=2048 => BigNum::get_rfc3526_prime_2048(),
-        2049..=3072 => BigNum::get_rfc3526_prime_3072(),
-        3073..=4096 => BigNum::get_rfc3526_prime_4096(),
-        4097..=6144 => BigNum::get_rfc3526_prime_6144(),
-        _ => BigNum::get_rfc3526_prime_8192(),
-    };
-    Dh::from_pqg(prime?, None, BigNum::from_u32(2)?)
-}
-
-fn about(file: &At<PathBuf>, what: &str) -> Fault {
-    file.fault(format!("{}: {what}", file.value.display()))
-}
-
-/// Out of memory, or the like.
-fn about_nothing(error: ErrorStack) -> Fault {
-    Fault::in_line(1, shortened(&error))
-}
-
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// The content of a file.
+pub(super) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     use std::io::Read as _;
     let mut bytes = Zeroizing::new(Vec::new());
     // Opening anything else might wait.
@@ -621,79 +247,6 @@ fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = fs::File::open(path)?;
     file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-fn content(file: &At<PathBuf>) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    read(&file.value).map_err(|error| about(file, &format!("cannot be read: {error}")))
-}
-
-fn certificates(file: &At<PathBuf>) -> Result<Vec<X509>, Fault> {
-    X509::stack_from_pem(&content(file)?).map_err(|error| {
-        about(
-            file,
-            &format!("is no certificate in PEM: {}", shortened(&error)),
-        )
-    })
-}
-
-/// Whether one of the names is the same, however it is encoded.
-fn contains(names: &[X509Name], wanted: &X509NameRef) -> bool {
-    let is_same = |name: &X509Name| name.try_cmp(wanted).is_ok_and(|order| order.is_eq());
-    names.iter().any(is_same)
-}
-
-fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<X509Name>, Fault> {
-    const BEGIN: &str = "-----BEGIN X509 CRL-----";
-    let bytes = content(file)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let refused = |error: ErrorStack| about(file, &shortened(&error));
-    let mut issuers = Vec::new();
-    for (start, _) in text.match_indices(BEGIN) {
-        let pem = text.get(start..).unwrap_or_default();
-        let list = X509Crl::from_pem(pem.as_bytes()).map_err(refused)?;
-        let der = list.to_der().map_err(refused)?;
-        if der.windows(DELTA.len()).any(|window| window == DELTA) {
-            return Err(about(file, "holds a delta list: expected whole ones"));
-        }
-        issuers.push(list.issuer_name().to_owned().map_err(refused)?);
-    }
-    if issuers.is_empty() {
-        Err(about(file, "holds no revocation list in PEM"))
-    } else {
-        Ok(issuers)
-    }
-}
-
-/// Never asks for a password at the terminal.
-fn private_key(key: &KeyConfig) -> Result<PKey<Private>, Fault> {
-    let file = &key.key;
-    let bytes = content(file)?;
-    let password = match &key.password {
-        None => None,
-        Some(Password::Text(text)) => Some(Zeroizing::new(text.as_bytes().to_vec())),
-        Some(Password::File(file)) => {
-            let line = content(file)?;
-            let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            Some(Zeroizing::new(
-                line.strip_suffix(b"\r").unwrap_or(line).to_vec(),
-            ))
-        }
-    };
-    let mut asked = false;
-    let read = PKey::private_key_from_pem_callback(&bytes, |space| {
-        asked = true;
-        let password = password.as_ref().ok_or_else(ErrorStack::get)?;
-        space
-            .get_mut(..password.len())
-            .ok_or_else(ErrorStack::get)?
-            .copy_from_slice(password);
-        Ok(password.len())
-    });
-    read.map_err(|_| match (asked, &password) {
-        (false, _) => about(file, "is no private key in PEM"),
-        (true, None) => about(file, "is encrypted: expected `password` or `password_file`"),
-        (true, Some(_)) => about(file, "cannot be decrypted with this password"),
-    })
 }
 
 #[cfg(test)]
