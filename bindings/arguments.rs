@@ -301,7 +301,9 @@ fn output_into(
         }
         CkRv::OK | CkRv::BUFFER_TOO_SMALL => {
             let room = room.len();
-            log::error!("module: {rv} with a length of {length} for room of {room}");
+            log::error!(
+                "the module returned {rv} with length {length}, but the buffer has {room} bytes"
+            );
             Err(Failed::With(CkRv::GENERAL_ERROR))
         }
         _ => Err(Failed::With(rv)),
@@ -358,7 +360,9 @@ fn room_for(count: Ulong) -> (Vec<CK_ULONG>, CK_ULONG) {
 /// The entries that the module returned; an error if it returned more than there was room for.
 fn told(list: Vec<CK_ULONG>, number: CK_ULONG, room: CK_ULONG) -> (CkRv, Vec<u64>) {
     if number > room {
-        log::error!("module: CKR_OK with {number} entries for room of {room}");
+        log::error!(
+            "the module returned CKR_OK with {number} entries, but the list has room for {room}"
+        );
         return (CkRv::GENERAL_ERROR, Vec::new());
     }
     let entries = list.into_iter().zip(0..number);

@@ -37,7 +37,7 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// C_GetFunctionList failed.
-    #[error("{path}: C_GetFunctionList answers {rv}")]
+    #[error("{path}: C_GetFunctionList returned {rv}")]
     Refused {
         /// The library.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum LoadError {
         rv: CkRv,
     },
     /// C_GetFunctionList succeeded and gave no list.
-    #[error("{path}: C_GetFunctionList gives no list")]
+    #[error("{path}: C_GetFunctionList returned no list")]
     NullList {
         /// The library.
         path: PathBuf,

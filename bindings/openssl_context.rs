@@ -75,7 +75,7 @@ fn private() -> io::Result<*mut Context> {
     }
     let fresh = OSSL_LIB_CTX_new();
     if fresh.is_null() {
-        return Err(io::Error::other("OpenSSL makes no library context"));
+        return Err(io::Error::other("OpenSSL cannot create a library context"));
     }
     match PRIVATE.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Ok(fresh),

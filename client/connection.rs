@@ -149,7 +149,7 @@ impl Cryptoki for Connection {
             Function::C_SetupArch | Function::C_LoadModule => log::Level::Error,
             _ => log::Level::Warn,
         };
-        log::log!(level, "{}: {failure}; answering {rv}", function.name());
+        log::log!(level, "{}: {failure}; returning {rv}", function.name());
         Reply::only(function, rv)
     }
 }

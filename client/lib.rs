@@ -122,7 +122,7 @@ impl Instance {
             }
             Err(error) => {
                 let rv = CkRv::from(&error);
-                log::error!("C_Initialize: {error}; answering {rv}");
+                log::error!("C_Initialize: {error}; returning {rv}");
                 Err(rv)
             }
         }

@@ -23,7 +23,7 @@ use crate::settings::Settings;
 /// Why a connected daemon cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    #[error("the connection ended at the first call")]
+    #[error("the connection was lost during the first call")]
     Lost,
     #[error("C_SetupArch: the daemon answered {0:?}")]
     Architecture(Architecture),

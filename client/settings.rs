@@ -1,5 +1,5 @@
 //! Where the daemon is, which module to ask it for, how long to wait, and whether and with what to
-//! speak TLS: environment variables, the alias file, the library's name and what was compiled in.
+//! speak TLS: environment variables, the alias file, the library's name and the compiled-in value.
 //!
 //! Read anew at each C_Initialize. Everything comes through an [`Environment`], so that the rules
 //! can be tested without touching the process's own. Opens nothing but the alias file.
@@ -133,7 +133,7 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Source::File(path) => path.display().fmt(f),
-            Source::BuiltIn(_) => f.write_str("what was compiled in"),
+            Source::BuiltIn(_) => f.write_str("the compiled-in value"),
         }
     }
 }
@@ -165,19 +165,21 @@ pub(crate) enum SettingsError {
     Endpoint(String),
     #[error("endpoint {0:?}: expected a port between 1 and 65535")]
     Port(String),
-    #[error("endpoint {0:?}: a socket path has {LONGEST_SOCKET_PATH} bytes at the most")]
+    #[error("endpoint {0:?}: a socket path may have at most {LONGEST_SOCKET_PATH} bytes")]
     SocketPath(PathBuf),
     #[error("TLS: neither {0} nor PKCS11PROXY_PSK_FILE is set")]
     TlsFile(&'static str),
-    #[error("PKCS11PROXY_VERIFY_NAME: expected a host name, an address, or endpoint for a host")]
+    #[error(
+        "PKCS11PROXY_VERIFY_NAME: expected a host name, an address, or the word endpoint (with a TCP endpoint)"
+    )]
     VerifyName,
-    #[error("no module: neither PKCS11PROXY_LIBNAME nor HOME is set")]
+    #[error("which module to load is unknown: neither PKCS11PROXY_LIBNAME nor HOME is set")]
     Home,
-    #[error("no module: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
+    #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
     AliasFile(PathBuf, io::Error),
-    #[error("no module: PKCS11PROXY_LIBNAME is not set, and {0} is empty")]
+    #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0} is empty")]
     AliasFileEmpty(PathBuf),
-    #[error("no module: {0}: the first line exceeds {LONGEST_ALIAS} bytes")]
+    #[error("{0}: the module name in the first line is longer than {LONGEST_ALIAS} bytes")]
     AliasTooLong(PathBuf),
 }
 

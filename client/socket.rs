@@ -27,7 +27,7 @@ impl Socket {
                 Socket::connect_to(Domain::UNIX, &address, deadline)
             }
             Endpoint::Tcp { host, port } => {
-                let mut last = io::Error::other("the name has no address");
+                let mut last = io::Error::other("the name resolves to no address");
                 for address in addresses(host, *port)? {
                     let domain = Domain::for_address(address);
                     match Socket::connect_to(domain, &address.into(), deadline) {

@@ -48,13 +48,13 @@ pub(crate) enum TlsError {
     Content(Source, &'static str),
     #[error("{0}: {1}")]
     Refused(Source, ErrorStack),
-    #[error("{0} is not the key of the certificate {1}")]
+    #[error("{0} does not belong to the certificate {1}")]
     Mismatch(Source, Source),
     #[error("the server's certificate: {0}")]
     Server(&'static str),
-    #[error("the server's certificate is none of those in {0}")]
+    #[error("the server's certificate is not in {0}")]
     NotPinned(Source),
-    #[error("TLS handshake not complete in time")]
+    #[error("the TLS handshake took too long")]
     TooSlow,
     #[error("TLS handshake: {0}")]
     Handshake(String),
@@ -129,7 +129,7 @@ impl Stream {
         let peer = ssl.peer_certificate();
         // With a pre-shared key: neither its name nor itself could be what is asked for.
         if peer.is_none() && (settings.name.is_some() || settings.pinned.is_some()) {
-            return Err(TlsError::Server("there is none"));
+            return Err(TlsError::Server("the server sent no certificate"));
         }
         if let (Some(source), Some(peer)) = (&settings.pinned, peer) {
             let peer = peer.to_der()?;
@@ -278,7 +278,7 @@ fn certificates(source: &Source) -> Result<Vec<X509>, TlsError> {
     if found.is_empty() {
         return Err(TlsError::Content(
             source.clone(),
-            "holds no certificate in PEM",
+            "contains no certificate in PEM",
         ));
     }
     Ok(found)
@@ -295,7 +295,7 @@ fn private_key(source: &Source) -> Result<PKey<openssl::pkey::Private>, TlsError
         let what = if asked {
             "is encrypted"
         } else {
-            "holds no private key in PEM"
+            "contains no private key in PEM"
         };
         TlsError::Content(source.clone(), what)
     })

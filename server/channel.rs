@@ -194,7 +194,7 @@ impl Route for WorkerEnd {
     fn record(&self, record: &Record<'_>) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let message = format!("{lost} log messages were lost: the log is too slow");
+            let message = format!("{lost} log messages were dropped because the log is too slow");
             if !self.send(LOG, Severity::Warning, "", &message) {
                 self.lost.fetch_add(lost, Ordering::Relaxed);
             }

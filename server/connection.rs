@@ -31,10 +31,10 @@ pub struct Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// The record limit.
-    #[error("a record over the limit of {0} bytes was announced")]
+    #[error("the client announced a record longer than the limit of {0} bytes")]
     TooLong(usize),
     /// The time limit, in either direction.
-    #[error("a record was not complete within {} s", .0.as_secs_f32())]
+    #[error("a record did not arrive completely within {} s", .0.as_secs_f32())]
     TooSlow(Duration),
     /// The transport.
     #[error("{0}")]

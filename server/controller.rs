@@ -189,7 +189,9 @@ impl Controller {
                 Ok(policy) => policies.push(policy),
                 Err(error) => log(
                     Severity::Err,
-                    format_args!("filter rules and TLS stay as they are: {error}"),
+                    format_args!(
+                        "reload failed, the old filter rules and TLS keys stay in force: {error}"
+                    ),
                 ),
             }
         }

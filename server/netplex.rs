@@ -125,7 +125,7 @@ impl Parser<'_> {
     /// or none after the last.
     fn section(&mut self, start: u32, depth: usize) -> Result<Map<String, Value>, Fault> {
         if depth > DEEPEST {
-            return Err(Fault::in_line(start, "too many sections in sections"));
+            return Err(Fault::in_line(start, "sections are nested too deeply"));
         }
         let mut items = Map::new();
         loop {
@@ -348,7 +348,7 @@ mod tests {
         assert!(
             read(&"netplex {".repeat(100_000))
                 .unwrap_err()
-                .contains("too many sections")
+                .contains("nested too deeply")
         );
     }
 }

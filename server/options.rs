@@ -127,12 +127,12 @@ fn known_options() -> getopts::Options {
         .optflagmulti(
             "",
             "debug-pkcs11",
-            "Log the begin and the end of each PKCS#11 call",
+            "Log the name and the result of each PKCS#11 call",
         )
         .optmulti(
             "",
             "debug",
-            "Write a module's debug messages to standard error",
+            "Write debug messages of this part of the program to standard error",
             "MODULE",
         )
         .optflagmulti(
@@ -143,12 +143,12 @@ fn known_options() -> getopts::Options {
         .optflagmulti(
             "",
             "debug-list",
-            "List the modules that have debug messages",
+            "List the parts of the program that have debug messages",
         )
         .optmulti(
             "",
             "daemonize-param",
-            "Parameter of the daemonize hook, if built in",
+            "Parameter of the daemonize hook; must be empty",
             "STRING",
         )
         .optflagmulti("", "help", "Print this text");

@@ -84,7 +84,7 @@ fn readable(module: &Path) -> Result<(), String> {
     let unreadable = |error| format!("cannot be read: {error}");
     // Asked first, since to open a pipe would wait for its writer.
     if !fs::metadata(module).map_err(unreadable)?.is_file() {
-        return Err("expected the file of a library".to_owned());
+        return Err("expected a library file".to_owned());
     }
     File::open(module).map_err(unreadable).map(drop)
 }

@@ -195,7 +195,7 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::other("the path exists and is no socket"));
+            return Err(io::Error::other("the path exists and is not a socket"));
         }
         Ok(_) => {}
     }
@@ -205,7 +205,7 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
         }
-        _ => Err(io::Error::other("another process listens there")),
+        _ => Err(io::Error::other("another process listens on it")),
     }
 }
 
@@ -226,7 +226,11 @@ fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
         Err(error) => return Err(error),
         // Only a file: a pipe would be waited for.
         Ok(found) if found.is_file() && tells_a_port(path)? => {}
-        Ok(_) => return Err(io::Error::other("the path exists and tells no port")),
+        Ok(_) => {
+            return Err(io::Error::other(
+                "the file exists and does not contain a port",
+            ));
+        }
     }
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}", std::process::id()));

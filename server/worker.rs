@@ -67,7 +67,10 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     match channel.client() {
         Ok(Some((socket, peer))) => serve(setup, &channel, socket.into(), &peer),
         Ok(None) => {}
-        Err(error) => log(Severity::Err, format_args!("worker got no client: {error}")),
+        Err(error) => log(
+            Severity::Err,
+            format_args!("worker did not receive a client: {error}"),
+        ),
     }
     DONE
 }

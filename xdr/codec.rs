@@ -30,7 +30,7 @@ impl std::fmt::Display for DecodeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             DecodeError::Short => "record ends within a value",
-            DecodeError::TooLong => "length over the bound of its type",
+            DecodeError::TooLong => "length above the limit of its type",
             DecodeError::Trailing => "bytes left after the last value",
             DecodeError::Memory => "no memory for the value",
         })

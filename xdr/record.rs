@@ -39,7 +39,7 @@ pub struct TooLong;
 
 impl std::fmt::Display for TooLong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("record over the size limit")
+        f.write_str("record longer than the limit")
     }
 }
 

@@ -166,7 +166,7 @@ impl Checker<'_> {
     fn format(&mut self, format: At<String>) -> Result<LineFormat, Fault> {
         let template = LineFormat::parse(&format.value).map_err(|error| format.fault(error))?;
         for name in template.unknown() {
-            let message = format!("there is no variable `{}`", line_format::escape(name));
+            let message = format!("unknown variable `{}`", line_format::escape(name));
             self.warn(&format.place, &message);
         }
         Ok(template)
@@ -183,10 +183,7 @@ impl Checker<'_> {
         } = section;
         if let Some(limit) = section.conn_limit {
             if limit.value != 1 {
-                self.warn(
-                    &limit.place,
-                    "taken as 1: every client gets its own process anyway",
-                );
+                self.warn(&limit.place, "has no effect: each worker serves one client");
             }
         }
         let identity = identity(section.user, section.group)?;
@@ -318,7 +315,7 @@ impl Checker<'_> {
         if in_use.is_none() || section.is_some() {
             let reason = match in_use {
                 None => "has no effect without use_ssl = true",
-                Some(_) => "has no effect beside the section tls",
+                Some(_) => "has no effect, because there is a section `tls`",
             };
             for place in legacy.places() {
                 self.warn(place, reason);
@@ -362,10 +359,7 @@ impl Checker<'_> {
         } = section;
         let jobs = section.max_jobs_per_thread;
         if let Some(jobs) = jobs.as_ref().filter(|jobs| jobs.value != 1) {
-            self.warn(
-                &jobs.place,
-                "taken as 1: every client gets its own process anyway",
-            );
+            self.warn(&jobs.place, "has no effect: each worker serves one client");
         }
         let jobs = within(jobs, 1, 1, MOST)?;
         let allowed: &[&str] = match section.r#type.value.as_str() {
@@ -412,7 +406,9 @@ impl Checker<'_> {
         )?;
         if section.r#type.value == "constant" {
             let threads = match (section.threads, section.jobs) {
-                (Some(_), Some(jobs)) => return Err(jobs.fault("the same as `threads`")),
+                (Some(_), Some(jobs)) => {
+                    return Err(jobs.fault("means the same as `threads`, which is also given"));
+                }
                 (threads, jobs) => required(threads.or(jobs), "threads", &place)?,
             };
             let threads = size(within(Some(threads), 1, 1, MOST)?);

@@ -165,17 +165,17 @@ fn warns_of_what_has_no_effect() {
         (
             "service",
             "conn_limit = 2;",
-            "every client gets its own process",
+            "each worker serves one client",
         ),
         (
             "service",
             "conn_limit = 0;",
-            "every client gets its own process",
+            "each worker serves one client",
         ),
         (
             "workload",
             "; max_jobs_per_thread = 5",
-            "every client gets its own process",
+            "each worker serves one client",
         ),
         (
             "processor",
@@ -195,7 +195,7 @@ fn warns_of_what_has_no_effect() {
         (
             "controller",
             "logging { type = \"stderr\"; format = \"${nope}\" }",
-            "no variable `nope`",
+            "unknown variable `nope`",
         ),
     ] {
         let warnings = inside(section, option).unwrap().warnings;
@@ -242,15 +242,15 @@ fn checks_the_workload() {
         ),
         (
             "type = \"constant\"; threads = 1; jobs = 1",
-            "jobs: the same as `threads`",
+            "jobs: means the same as `threads`, which is also given",
         ),
         (
             "type = \"constant\"; max_threads = 1",
-            "max_threads: does not belong to type constant",
+            "max_threads: is not a parameter of type constant",
         ),
         (
             "type = \"dynamic\"; threads = 1",
-            "threads: does not belong to type dynamic",
+            "threads: is not a parameter of type dynamic",
         ),
         (
             "type = \"dynamic\"; min_free_jobs_capacity = -1",
@@ -423,11 +423,11 @@ fn reads_every_type_of_logger() {
         ),
         (
             "type = \"stderr\"; file = \"x\"",
-            "file: does not belong to type stderr",
+            "file: is not a parameter of type stderr",
         ),
         (
             "type = \"stderr\"; identifier = \"x\"",
-            "identifier: does not belong to type stderr",
+            "identifier: is not a parameter of type stderr",
         ),
         (
             "type = \"syslog\"; facility = \"local8\"",

@@ -14,7 +14,7 @@ use crate::tls::{
     ClientAuth, Credentials, DEFAULT_DH_BITS, DhConfig, KeyConfig, Password, Suites, TlsConfig,
 };
 
-const UNUSED_FILE: &str = "has no effect beside `password`";
+const UNUSED_FILE: &str = "has no effect, because `password` is given";
 
 /// The largest group there is.
 const MOST_DH_BITS: i64 = 8192;
@@ -127,19 +127,19 @@ pub(super) fn of_section(
     };
     let credentials = match (section.psk_file, section.x509) {
         (Some(file), Some(_)) => {
-            return Err(file.fault("expected either `psk_file` or `x509`, in one service"));
+            return Err(file.fault("expected `psk_file` or `x509`, not both"));
         }
         (Some(file), None) if allowed.is_some() => {
-            return Err(file.fault("expected no `allowed_clients_cert_path` in the service"));
+            return Err(file.fault("cannot be combined with `allowed_clients_cert_path`"));
         }
         (Some(file), None) => {
             if let Some(at) = &section.peer_auth {
-                let text = "has no effect: both sides prove that they know the key";
+                let text = "has no effect with `psk_file`";
                 warnings.push((at.place.clone(), text.into()));
             }
             Credentials::Psk(located(&file, base)?)
         }
-        (None, None) => return Err(place.fault("`x509` is missing, or `psk_file`")),
+        (None, None) => return Err(place.fault("expected `x509` or `psk_file`")),
         (None, Some(x509)) => {
             let clients = clients(section.peer_auth, &place, warnings)?;
             certificates(x509, clients, base, warnings)?
@@ -162,7 +162,7 @@ pub(super) fn of_legacy_keys(
     base: &Path,
 ) -> Result<TlsConfig, Fault> {
     if keys.places().next().is_none() {
-        return Err(use_ssl.fault("expected a section `tls` beside it"));
+        return Err(use_ssl.fault("expected a section `tls` as well"));
     }
     let file = |at, name| located(&required(at, name, use_ssl)?, base);
     let key = KeyConfig {
@@ -230,8 +230,7 @@ fn clients(
     warnings: &mut Vec<Warning>,
 ) -> Result<ClientAuth, Fault> {
     let Some(at) = peer_auth else {
-        let text =
-            "peer_auth is missing: taken as required, where the original refuses every client";
+        let text = "peer_auth is missing: using `required` (Caml Crush refuses every client)";
         warnings.push((section.clone(), text.into()));
         return Ok(ClientAuth::Required);
     };
@@ -239,12 +238,12 @@ fn clients(
         "required" => Ok(ClientAuth::Required),
         "optional" => {
             let text =
-                "taken as required: as in the original, clients without a certificate are refused";
+                "means `required`: clients without a certificate are refused, as by Caml Crush";
             warnings.push((at.place, text.into()));
             Ok(ClientAuth::Required)
         }
         "none" => {
-            let text = "refuses every client, as in the original; is required meant?";
+            let text = "refuses every client, as Caml Crush does; did you mean `required`?";
             warnings.push((at.place, text.into()));
             Ok(ClientAuth::NobodyConnects)
         }
@@ -265,11 +264,14 @@ fn certificates(
     if section.key.is_empty() {
         warnings.push((
             place.clone(),
-            "without a `key` no client can connect".into(),
+            "no `key` is given, so no client can connect".into(),
         ));
     }
     if section.trust.is_empty() {
-        warnings.push((place, "without a `trust` no client can connect".into()));
+        warnings.push((
+            place,
+            "no `trust` is given, so no client can connect".into(),
+        ));
     }
     let mut keys = Vec::new();
     for At { value: key, .. } in section.key {

@@ -41,7 +41,7 @@ pub(super) fn only(
 ) -> Result<(), Fault> {
     for (name, place) in given {
         if let Some(place) = place.filter(|_| !allowed.contains(name)) {
-            return Err(place.fault(format!("does not belong to type {}", r#type.value)));
+            return Err(place.fault(format!("is not a parameter of type {}", r#type.value)));
         }
     }
     Ok(())
@@ -83,7 +83,7 @@ pub(super) fn path(at: &At<String>, base: Option<&Path>) -> Result<PathBuf, Faul
         return Err(at.fault("expected a path"));
     }
     let joined = base.map_or_else(|| PathBuf::from(&at.value), |base| base.join(&at.value));
-    absolute(joined).map_err(|error| at.fault(format!("not a usable path: {error}")))
+    absolute(joined).map_err(|error| at.fault(format!("invalid path: {error}")))
 }
 
 pub(super) fn identity(
@@ -92,12 +92,14 @@ pub(super) fn identity(
 ) -> Result<Option<Identity>, Fault> {
     let Some(user) = user else {
         return match group {
-            Some(group) => Err(group.fault("expected `user` beside it")),
+            Some(group) => Err(group.fault("expected `user` as well")),
             None => Ok(None),
         };
     };
     if !geteuid().is_root() {
-        return Err(user.fault("only root can change the user; the daemon is started by another"));
+        return Err(
+            user.fault("only root can change the user, and the daemon was not started by root")
+        );
     }
     let account = match User::from_name(&user.value) {
         Ok(Some(account)) => account,
@@ -197,7 +199,7 @@ fn internet(bind: &At<String>) -> Result<Vec<SocketAddr>, Fault> {
         }
     }
     if addresses.is_empty() {
-        Err(bind.fault("has no address"))
+        Err(bind.fault("resolves to no address"))
     } else {
         Ok(addresses)
     }

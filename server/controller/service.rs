@@ -145,7 +145,7 @@ impl RunningService {
         for eviction in self.admission.evict(now) {
             shared.workers.signal(eviction.worker, Signal::SIGKILL);
             let message = format!(
-                "client {}: TLS handshake ended after {:.1} s: all workers are busy and others wait",
+                "client {}: ended in its TLS handshake after {:.1} s, because all workers are busy and other clients wait",
                 eviction.peer,
                 eviction.taken.as_secs_f32()
             );
@@ -156,7 +156,7 @@ impl RunningService {
             let name = &self.settings.name;
             log(
                 Severity::Alert,
-                format_args!("{name}: all {limit} workers are busy, clients wait"),
+                format_args!("{name}: all {limit} workers are busy; clients have to wait"),
             );
         }
     }
@@ -189,7 +189,7 @@ impl RunningService {
             let name = &client.name;
             log(
                 Severity::Warning,
-                format_args!("client {name} refused: has {connected} connections"),
+                format_args!("client {name} refused: it already has {connected} connections"),
             );
         }
     }
@@ -250,7 +250,7 @@ impl RunningService {
         if let Some(left_out) = left_out {
             log(
                 Severity::Warning,
-                &format!("{left_out} clients more were refused before"),
+                &format!("{left_out} more refused clients were not logged"),
             );
         }
         if passes {

@@ -77,7 +77,7 @@ impl LineFormat {
                 // A format that cannot be rendered now never can.
                 BrokenDownTime::from(&Zoned::now())
                     .to_string(format)
-                    .map_err(|error| format!("not a format for a time: {error}"))?;
+                    .map_err(|error| format!("invalid time format: {error}"))?;
                 Piece::Time(format.to_owned())
             }
             ("component", _) => Piece::Component,
@@ -165,7 +165,7 @@ fn variable(text: &str) -> Result<(&str, &str), String> {
     };
     text.get(1..)
         .and_then(|text| text.split_once(closing))
-        .ok_or_else(|| format!("a variable without its `{closing}`"))
+        .ok_or_else(|| format!("a variable without a closing `{closing}`"))
 }
 
 #[cfg(test)]

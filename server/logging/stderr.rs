@@ -46,7 +46,7 @@ fn write_patiently(to: &mut (impl AsFd + Write), line: &str, lost: &AtomicU64) {
     let (note, patience) = match before {
         0 => (String::new(), PATIENCE),
         _ => (
-            format!("{before} lines were lost here: nobody read them\n"),
+            format!("{before} lines were dropped here because they were not read\n"),
             Duration::ZERO,
         ),
     };
@@ -108,10 +108,10 @@ mod tests {
         // Room for that many were lost, not for a line more.
         write_patiently(&mut writer, &line, &lost);
         assert_eq!(lost.load(Ordering::Relaxed), 1);
-        let told = format!("{count} lines were lost here: nobody read them\n");
+        let told = format!("{count} lines were dropped here because they were not read\n");
         assert!(content(&reader).contains(&told));
         write_patiently(&mut writer, "next\n", &lost);
-        let expected = "1 lines were lost here: nobody read them\nnext\n";
+        let expected = "1 lines were dropped here because they were not read\nnext\n";
         assert_eq!(content(&reader), expected);
         drop(reader);
         write_patiently(&mut writer, "for nobody\n", &lost);

@@ -48,13 +48,13 @@ pub(super) struct PskClient {
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The handshake's time limit.
-    #[error("TLS handshake not complete within {} s", .0.as_secs_f32())]
+    #[error("the TLS handshake took longer than {} s", .0.as_secs_f32())]
     TooSlow(Duration),
     /// The client left without a byte.
-    #[error("the client left before the TLS handshake")]
+    #[error("the client disconnected before the TLS handshake")]
     Silent,
     /// The client sent something else.
-    #[error("speaks no TLS")]
+    #[error("the client does not use TLS")]
     NoTls,
     /// OpenSSL, or the transport.
     #[error("TLS handshake failed: {0}")]
@@ -115,7 +115,7 @@ impl Acceptor {
             }
             (None, Some(_)) => self.psk_client().map_or_else(String::new, |psk| psk.name),
             // OpenSSL was told to let neither happen.
-            _ => return Err(Refusal::Handshake("no proof of who the client is".into())),
+            _ => return Err(Refusal::Handshake("the client did not authenticate".into())),
         };
         stream.get_mut().channel.established(record_time)?;
         let ours = stream.ssl().selected_alpn_protocol() == Some(PROTOCOL);
@@ -242,7 +242,7 @@ pub(super) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
     // Opening anything else might wait.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("is no file"));
+        return Err(io::Error::other("is not a regular file"));
     }
     let file = fs::File::open(path)?;
     file.take(LONGEST_FILE).read_to_end(&mut bytes)?;

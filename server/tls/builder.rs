@@ -83,7 +83,7 @@ fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
     if let Some(directory) = &allowed {
         if let Err(error) = fs::read_dir(directory) {
             let text = format!(
-                "allowed_clients_cert_path {} cannot be read, and every client is refused: {error}",
+                "allowed_clients_cert_path {} cannot be read, so every client is refused: {error}",
                 directory.display()
             );
             builder.warn(&config.place, text);
@@ -218,9 +218,12 @@ impl Builder<'_> {
             DhConfig::File(file) => {
                 let bytes = content(file)?;
                 let group = Dh::params_from_pem(&bytes)
-                    .map_err(|_| about(file, "holds no DH parameters in PEM"))?;
+                    .map_err(|_| about(file, "contains no DH parameters in PEM"))?;
                 if group.prime_p().num_bits() < SHORTEST_GROUP {
-                    let text = format!("{}: too short, replaced", file.value.display());
+                    let text = format!(
+                        "{}: the group is too short and is replaced by one of RFC 3526",
+                        file.value.display()
+                    );
                     self.warn(&file.place, text);
                     return self.dh(&DhConfig::Bits(DEFAULT_DH_BITS), place);
                 }
@@ -235,15 +238,15 @@ impl Builder<'_> {
         let file = &key.certificate;
         let chain = certificates(file)?;
         let Some(leaf) = chain.first() else {
-            return Err(about(file, "holds no certificate"));
+            return Err(about(file, "contains no certificate"));
         };
         let private = private_key(key)?;
         let public = leaf.public_key().map_err(at(&file.place))?;
         if !private.public_eq(&public) {
-            return Err(about(&key.key, "is not the key of the certificate"));
+            return Err(about(&key.key, "does not belong to the certificate"));
         }
         if kinds.contains(&private.id()) {
-            let text = "has no effect: there is a key of this kind before it";
+            let text = "has no effect: a key of this kind was given before";
             self.warn(&file.place, text.into());
             return Ok(());
         }
@@ -278,7 +281,7 @@ impl Builder<'_> {
             let refused = |error: ErrorStack| about(file, &shortened(&error));
             let certificates = certificates(file)?;
             if certificates.is_empty() {
-                return Err(about(file, "holds no certificate"));
+                return Err(about(file, "contains no certificate"));
             }
             for certificate in certificates {
                 let name = certificate.subject_name().to_owned().map_err(refused)?;
@@ -296,7 +299,7 @@ impl Builder<'_> {
             let name = file
                 .value
                 .to_str()
-                .ok_or_else(|| about(file, "is no text"))?;
+                .ok_or_else(|| about(file, "is not UTF-8"))?;
             let refused = |error| about(file, &shortened(&error));
             lookup
                 .load_crl_file(name, openssl::ssl::SslFiletype::PEM)
@@ -304,7 +307,10 @@ impl Builder<'_> {
         }
         without_list.retain(|(_, name)| !revoke.is_empty() && !contains(&issuers, name));
         for (file, name) in without_list {
-            let text = format!("{} has no revocation list in any crl_file", written(&name));
+            let text = format!(
+                "{} has no revocation list in any crl_file; its certificates are not checked for revocation",
+                written(&name)
+            );
             self.warn(&file.place, text);
         }
         self.context.set_cert_store(store.build());
@@ -330,7 +336,7 @@ impl Builder<'_> {
     fn psk(&mut self, file: &At<PathBuf>, client: Identity) -> Result<(), Fault> {
         let keys = Keys::parse(&content(file)?).map_err(|error| about(file, &error))?;
         if fs::metadata(&file.value).is_ok_and(|metadata| metadata.mode() & 0o077 != 0) {
-            let text = format!("{}: can be read by others", file.value.display());
+            let text = format!("{}: other users can read this file", file.value.display());
             self.warn(&file.place, text);
         }
         self.context
@@ -394,7 +400,7 @@ fn certificates(file: &At<PathBuf>) -> Result<Vec<X509>, Fault> {
     X509::stack_from_pem(&content(file)?).map_err(|error| {
         about(
             file,
-            &format!("is no certificate in PEM: {}", shortened(&error)),
+            &format!("is not a certificate in PEM: {}", shortened(&error)),
         )
     })
 }
@@ -416,12 +422,15 @@ fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<X509Name>, Fault> {
         let list = X509Crl::from_pem(pem.as_bytes()).map_err(refused)?;
         let der = list.to_der().map_err(refused)?;
         if der.windows(DELTA.len()).any(|window| window == DELTA) {
-            return Err(about(file, "holds a delta list: expected whole ones"));
+            return Err(about(
+                file,
+                "contains a delta list; expected complete lists",
+            ));
         }
         issuers.push(list.issuer_name().to_owned().map_err(refused)?);
     }
     if issuers.is_empty() {
-        Err(about(file, "holds no revocation list in PEM"))
+        Err(about(file, "contains no revocation list in PEM"))
     } else {
         Ok(issuers)
     }
@@ -453,7 +462,7 @@ fn private_key(key: &KeyConfig) -> Result<PKey<Private>, Fault> {
         Ok(password.len())
     });
     read.map_err(|_| match (asked, &password) {
-        (false, _) => about(file, "is no private key in PEM"),
+        (false, _) => about(file, "is not a private key in PEM"),
         (true, None) => about(file, "is encrypted: expected `password` or `password_file`"),
         (true, Some(_)) => about(file, "cannot be decrypted with this password"),
     })

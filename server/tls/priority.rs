@@ -154,7 +154,7 @@ impl State {
     }
 
     fn modify(&mut self, token: &str) -> Result<(), String> {
-        let unknown = || Err(format!("`{token}` is nothing that GnuTLS 3.7 knows"));
+        let unknown = || Err(format!("`{token}` is unknown to GnuTLS 3.7"));
         if let Some(option) = token.strip_prefix('%') {
             if REFUSED.contains(&option) {
                 self.warnings.push(format!(
@@ -169,7 +169,7 @@ impl State {
             } else if option == "FORCE_ETM" {
                 self.without_cbc = true;
                 self.warnings
-                    .push("%FORCE_ETM leaves out all CBC suites".into());
+                    .push("%FORCE_ETM excludes all CBC suites".into());
             } else if !NO_EFFECT.contains(&option) {
                 return unknown();
             }
@@ -192,7 +192,7 @@ impl State {
             Known::Yes => Ok(()),
             Known::NotOffered => {
                 self.warnings
-                    .push(format!("{name} is not offered: it is out of use"));
+                    .push(format!("{name} is not offered, because it is obsolete"));
                 Ok(())
             }
             Known::No => unknown(),

@@ -13,12 +13,12 @@ impl Keys {
             let wrong = |what: &str| format!("line {number}: {what}");
             let new = PreSharedKey::parse(line).map_err(wrong)?;
             if keys.iter().any(|known| known.identity == new.identity) {
-                return Err(wrong("the identity has a key already"));
+                return Err(wrong("the identity already has a key"));
             }
             keys.push(new);
         }
         if keys.is_empty() {
-            Err("holds no key".into())
+            Err("contains no key".into())
         } else {
             Ok(Keys(keys))
         }
@@ -53,8 +53,11 @@ mod tests {
             ("web:001".into(), "line 1: expected a key in hex"),
             ("web:0011".into(), "line 1: expected a key of 16"),
             (format!(":{key}"), "line 1: expected an identity"),
-            (format!("a:{key}\na:{key}"), "line 2: the identity has"),
-            ("# none".into(), "holds no key"),
+            (
+                format!("a:{key}\na:{key}"),
+                "line 2: the identity already has",
+            ),
+            ("# none".into(), "contains no key"),
         ] {
             let message = Keys::parse(text.as_bytes()).err().unwrap();
             assert!(message.contains(expected), "{text}: {message}");

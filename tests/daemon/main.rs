@@ -165,7 +165,7 @@ fn records_over_the_limit_end_the_connection_at_their_mark() {
     assert!(client.is_closed_within(Duration::from_secs(5)));
     assert!(wait_until(Duration::from_secs(5), || daemon
         .log()
-        .contains("over the limit of 100000")));
+        .contains("longer than the limit of 100000")));
     assert!(Client::ready(&daemon).call(Call::C_GetInfo()).rv().is_ok());
 }
 
@@ -495,7 +495,7 @@ fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_b
     daemon.process().signal(Signal::SIGHUP);
     assert!(wait_until(Duration::from_secs(5), || daemon
         .log()
-        .contains("stay as they are")));
+        .contains("stay in force")));
     assert!(daemon.log().contains("filter.conf:"), "{}", daemon.log());
     assert_eq!(load(b"null"), 0);
 
@@ -569,7 +569,7 @@ fn a_reload_that_is_bad_for_one_service_changes_nothing_for_any() {
     // The first service's new rules are good, the second's are not.
     std::fs::write(&first_filter, rules("renamed")).expect("a file");
     std::fs::write(&filter, "modules = [(").expect("a file");
-    reload("stay as they are", 1);
+    reload("stay in force", 1);
     assert!(!daemon.log().contains("configuration loaded"));
     assert_eq!(first(b"null"), 0);
     assert_eq!(first(b"renamed"), 5);
@@ -1088,7 +1088,7 @@ service s: filter.conf
         (
             "modules = [(a, \"/tmp/\")]",
             "",
-            "filter.conf:1: modules: /tmp/: expected the file",
+            "filter.conf:1: modules: /tmp/: expected a library file",
         ),
         (
             "modules = [(a, b)]\nx = 1",

@@ -229,7 +229,7 @@ fn certificates_that_are_not_in_the_allowed_directory() {
     fs::remove_dir_all(allowed.path()).expect("ours");
     refuses_as_not_allowed(&daemon);
     let warning = format!(
-        "allowed_clients_cert_path {} cannot be read, and every client is refused",
+        "allowed_clients_cert_path {} cannot be read, so every client is refused",
         allowed.path().display()
     );
     assert!(!daemon.log().contains(&warning));
@@ -304,7 +304,7 @@ fn our_client_refuses_servers_that_do_not_verify() {
     client_refuses(
         daemon,
         &[("PKCS11PROXY_SERVER_CERTS_FILE", &other)],
-        "the server's certificate is none of those in",
+        "the server's certificate is not in",
     );
     client_refuses(
         daemon,
@@ -404,18 +404,18 @@ fn our_client_says_what_is_wrong_with_its_own_files() {
         (
             "PKCS11PROXY_CERT_FILE",
             "/dev/null",
-            "/dev/null: holds no certificate",
+            "/dev/null: contains no certificate",
         ),
         (
             "PKCS11PROXY_PRIVKEY_FILE",
             "/dev/null",
-            "holds no private key",
+            "contains no private key",
         ),
         ("PKCS11PROXY_PRIVKEY_FILE", &encrypted, "is encrypted"),
         (
             "PKCS11PROXY_PRIVKEY_FILE",
             &other,
-            "is not the key of the certificate",
+            "does not belong to the certificate",
         ),
         (
             "PKCS11PROXY_SERVER_CERTS_FILE",
@@ -448,7 +448,11 @@ fn plain_clients_at_a_tls_port_and_the_other_way_round() {
         "{}",
         outcome.stderr
     );
-    assert!(daemon.log().contains("speaks no TLS"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("the client does not use TLS"),
+        "{}",
+        daemon.log()
+    );
     calms_down(daemon, descriptors);
 
     let token = Token::new();
@@ -505,7 +509,7 @@ fn a_pre_shared_key_instead_of_certificates() {
                 ("PKCS11PROXY_PSK_FILE", &psk),
                 ("PKCS11PROXY_VERIFY_NAME", "localhost"),
             ],
-            "the server's certificate: there is none",
+            "the server's certificate: the server sent no certificate",
         );
         for cause in [
             "failed: identity trial: TLS: ",

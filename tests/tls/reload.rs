@@ -72,11 +72,11 @@ fn reload_takes_new_files_under_load() {
 
     // A key that does not belong to the certificate: everything stays.
     put("server.key", "server.key");
-    reload(&daemon, "server.key: is not the key of the certificate");
+    reload(&daemon, "server.key: does not belong to the certificate");
     assert!(
         daemon
             .log()
-            .contains("filter rules and TLS stay as they are")
+            .contains("the old filter rules and TLS keys stay in force")
     );
     serves(&daemon, "client", &pin_new);
     put("server.key", "server-ec.key");

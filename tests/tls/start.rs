@@ -65,7 +65,7 @@ fn bad_files_are_named_with_their_place() {
         (
             x509(&key("server.key", "server.key", ""), ""),
             5,
-            "server.key: holds no certificate",
+            "server.key: contains no certificate",
         ),
         (
             x509(&key("server.pem", "none.key", ""), ""),
@@ -75,12 +75,12 @@ fn bad_files_are_named_with_their_place() {
         (
             x509(&key("server.pem", "ca.pem", ""), ""),
             6,
-            "ca.pem: is no private key in PEM",
+            "ca.pem: is not a private key in PEM",
         ),
         (
             x509(&key("server.pem", "client.key", ""), ""),
             6,
-            "is not the key of the certificate",
+            "does not belong to the certificate",
         ),
         (
             x509(&key("server.pem", encrypted, ""), ""),
@@ -100,12 +100,12 @@ fn bad_files_are_named_with_their_place() {
         (
             x509(&good, &format!("revoke {{ crl_file = \"{ca}\" }}")),
             7,
-            "holds no revocation list",
+            "contains no revocation list",
         ),
         (
             x509(&good, &format!("revoke {{ crl_file = \"{delta}\" }}")),
             7,
-            "crl-delta.pem: holds a delta list",
+            "crl-delta.pem: contains a delta list",
         ),
         (
             "tls { algorithms = \"HIGH\"; x509 { } };".into(),
@@ -119,7 +119,7 @@ fn bad_files_are_named_with_their_place() {
                 &x509(&good, "")[6..]
             ),
             4,
-            "holds no DH",
+            "contains no DH",
         ),
     ] {
         let said = refused(&processor);
@@ -131,7 +131,7 @@ fn bad_files_are_named_with_their_place() {
     }
     // A section that is not in use has to be valid, too.
     let unused = x509(&key("server.pem", "client.key", ""), "") + "(*";
-    assert!(refused(&format!("{} *)", unused)).contains("is not the key"));
+    assert!(refused(&format!("{} *)", unused)).contains("does not belong to"));
 }
 
 /// The `tls` section of the original's sample file, and the older keys beside it.
@@ -175,7 +175,9 @@ fn every_documented_way_to_name_keys_serves() {
         setup.processor = processor;
         let daemon = setup.start();
         serves(&daemon, "client", &[]);
-        let is_told = daemon.log().contains("dh-short.pem: too short, replaced");
+        let is_told = daemon
+            .log()
+            .contains("dh-short.pem: the group is too short and is replaced");
         assert_eq!(is_told, is_short, "{}", daemon.log());
     }
 }

@@ -54,18 +54,22 @@ fn loads_the_sample_for_a_trial_of_tls() {
 #[test]
 fn warns_of_a_tls_section_that_lets_nobody_in() {
     for (replaced, line, expected) in [
-        ("", "", "peer_auth is missing: taken as required"),
+        ("", "", "peer_auth is missing: using `required`"),
         (
             "(*in tls*)",
             "peer_auth = \"optional\";",
-            "peer_auth: taken as required",
+            "peer_auth: means `required`",
         ),
         (
             "(*in tls*)",
             "peer_auth = \"none\";",
             "peer_auth: refuses every client",
         ),
-        ("; trust { crt_file = \"ca.pem\" }", "", "without a `trust`"),
+        (
+            "; trust { crt_file = \"ca.pem\" }",
+            "",
+            "no `trust` is given",
+        ),
         (
             "use_ssl = true;",
             "use_ssl = false; cafile = \"x\";",
@@ -74,12 +78,12 @@ fn warns_of_a_tls_section_that_lets_nobody_in() {
         (
             "use_ssl = true;",
             "use_ssl = true; cafile = \"x\";",
-            "cafile: has no effect beside",
+            "cafile: has no effect, because",
         ),
         (
             "(*in key*)",
             "; password = \"a\"; password_file = \"b\"",
-            "password_file: has no effect beside",
+            "password_file: has no effect, because",
         ),
         (
             "SECURE256",
@@ -113,7 +117,7 @@ fn refuses_a_wrong_tls_section() {
         (
             "(*in tls*)",
             "psk_file = \"/x\";",
-            "psk_file: expected either",
+            "psk_file: expected `psk_file` or `x509`",
         ),
         (
             "pkcs3_file = \"dhparams.pem\"; bits = 2048",
@@ -135,7 +139,11 @@ fn refuses_a_wrong_tls_section() {
         "use_ssl = true;",
         "use_ssl: expected a section `tls`",
     );
-    refused("processor", "use_ssl = true; tls { };", "`x509` is missing");
+    refused(
+        "processor",
+        "use_ssl = true; tls { };",
+        "expected `x509` or `psk_file`",
+    );
     refused(
         "processor",
         "use_ssl = true; cafile = \"x\";",
@@ -144,7 +152,7 @@ fn refuses_a_wrong_tls_section() {
     refused(
         "processor",
         "use_ssl = true; tls { psk_file = \"x\" }; allowed_clients_cert_path = \"/x\";",
-        "psk_file: expected no `allowed_clients_cert_path`",
+        "psk_file: cannot be combined with",
     );
     refused(
         "processor",

@@ -59,7 +59,7 @@ fn reads_local_addresses() {
         ("type = \"internet\"", "`bind` is missing"),
         (
             "type = \"local\"; bind = \"a:1\"",
-            "bind: does not belong to type local",
+            "bind: is not a parameter of type local",
         ),
         ("type = \"tcp\"", "type: expected internet"),
     ] {
@@ -148,7 +148,7 @@ fn reads_users_and_groups() {
     refused(
         "service",
         "group = \"root\";",
-        "group: expected `user` beside it",
+        "group: expected `user` as well",
     );
     if geteuid().is_root() {
         let identity = inside("service", "user = \"root\";").unwrap().services[0]
