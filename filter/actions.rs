@@ -42,7 +42,7 @@ use Function::*;
 use crate::attributes::{Attributes, CallCache};
 use crate::compatibility::Compatibility;
 use crate::patches::*;
-use crate::{log, refusal};
+use crate::{log, replies};
 
 pub use crate::patches::wrapping_format_patch::WrappingKey;
 
@@ -98,7 +98,7 @@ impl Context<'_> {
         self.log(format_args!(
             "{name}: refused with {rv} for alias '{module}': {reason}"
         ));
-        Verdict::Decide(refusal::refuse(function, rv))
+        Verdict::Decide(replies::refuse(function, rv))
     }
 
     /// Logs at debug level 1.
@@ -138,22 +138,22 @@ pub const ACTIONS: &[Row] = &[
     Row {
         name: "identity",
         functions: None,
-        make: || Box::new(hooks::Identity),
+        make: || Box::new(example_hooks::Identity),
     },
     Row {
         name: "c_Initialize_hook",
         functions: None,
-        make: || Box::new(hooks::InitializeHook),
+        make: || Box::new(example_hooks::InitializeHook),
     },
     Row {
         name: "c_Login_hook",
         functions: Some(&[C_Login]),
-        make: || Box::new(hooks::LoginHook),
+        make: || Box::new(example_hooks::LoginHook),
     },
     Row {
         name: "do_segregate_usage",
         functions: None,
-        make: || Box::new(hooks::SegregateUsage),
+        make: || Box::new(example_hooks::SegregateUsage),
     },
     Row {
         name: "non_local_objects_patch",

@@ -12,10 +12,10 @@ use xdr::{
     ObjectHandle, Reply, SessionHandle, Template, UserType,
 };
 
+use crate::config::Operation;
 use crate::log::{self, Printable};
+use crate::module_rules::{AllowList, ModuleRules, Source, Step};
 use crate::patches::UNKNOWN_PARAMETER;
-use crate::rules::{AllowList, ModuleRules, Source, Step};
-use crate::values::Operation;
 
 /// CKA_LABEL.
 const LABEL: AttributeType = AttributeType(0x3);

@@ -1,19 +1,20 @@
 //! The typed rules, made out of filter.conf.
 //!
-//! `server` loads them once at start and at reload; [`crate::rules`] works out what they come to for
+//! `server` loads them once at start and at reload; [`crate::module_rules`] works out what they come to for
 //! the module a client asks for, and the worker asks [`Rules::module`] which library that is. A file
 //! that is not understood completely is refused: a rule that is written must hold.
+
+mod option_types;
+pub mod syntax;
 
 use crate::actions::{Row, WrappingKey};
 use crate::compatibility::{Compatibility, Switch};
 use crate::log;
 use crate::regexp::Regexp;
-use crate::syntax::FilterSyntax;
-use crate::values::{
-    ActionName, Choice, FunctionName, MechanismName, Operation, PaddingKind, Pattern, Text,
-};
 use config::{Format, Map, Value};
 use config_file::{At, Error, Fault, Place};
+pub use option_types::Operation;
+use option_types::{ActionName, Choice, FunctionName, MechanismName, PaddingKind, Pattern, Text};
 use serde::Deserialize;
 use serde::de::Error as _;
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use syntax::FilterSyntax;
 use xdr::{Function, MechanismType};
 
 /// What filter.conf says.

@@ -20,13 +20,11 @@ mod checks;
 pub mod compatibility;
 pub mod config;
 pub mod log;
+pub mod module_rules;
 pub mod patches;
-pub mod refusal;
 pub mod regexp;
-pub mod rules;
+pub mod replies;
 mod search;
-pub mod syntax;
-mod values;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,13 +38,13 @@ use xdr::{
 use crate::actions::{Context, Verdict};
 use crate::attributes::CallCache;
 use crate::checks::{Check, Refusal};
+use crate::module_rules::{ModuleRules, Step};
 use crate::patches::sensitive_leak_patch::names_a_value;
-use crate::rules::{ModuleRules, Step};
 use crate::search::Searches;
 
 pub use compatibility::Compatibility;
+pub use config::Operation;
 pub use config::{ModuleEntry, Rules};
-pub use values::Operation;
 
 /// CKF_RW_SESSION.
 const READ_WRITE: u64 = 0x2;
@@ -124,7 +122,7 @@ impl Engine {
         self.filter(call, &check, &context)
             .unwrap_or_else(|refusal| {
                 check.report(&refusal);
-                refusal::refuse(check.function, refusal.rv)
+                replies::refuse(check.function, refusal.rv)
             })
     }
 
@@ -184,7 +182,7 @@ impl Engine {
                 }
                 Verdict::Decide(_) => {
                     log::error(format_args!("action '{name}' answers for another function"));
-                    return Some(refusal::refuse(check.function, CkRv::GENERAL_ERROR));
+                    return Some(replies::refuse(check.function, CkRv::GENERAL_ERROR));
                 }
             }
         }
@@ -454,7 +452,7 @@ fn arguments(call: &Call<'_>, check: &Check<'_>) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::actions::Action;
-    use crate::rules::Source;
+    use crate::module_rules::Source;
     use std::path::Path;
     use std::sync::Mutex;
     use xdr::{Attribute, AttributeType, Template};

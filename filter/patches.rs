@@ -1,12 +1,12 @@
 //! The actions that filter.conf can name, one file for each patch of the original and of its name,
 //! and `strong_wrapping_keys`, which the original does not have.
 //!
-//! `hooks` holds those that protect nothing. A file states its tables, then which calls they are
+//! `example_hooks` holds those that protect nothing. A file states its tables, then which calls they are
 //! held against; `actions` has the names. What two of them share is here.
 
 pub mod conflicting_attributes_patch;
+pub mod example_hooks;
 pub mod existing_sensitive_keys_patch;
-pub mod hooks;
 pub mod non_local_objects_patch;
 pub mod sanitize_creation_templates_patch;
 pub mod secure_templates_patch;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use filter::config::ModuleEntry;
 use filter::log::Printable;
-use filter::rules::ModuleRules;
+use filter::module_rules::ModuleRules;
 
 use crate::config;
 use crate::policy::{Policy, missing_modules};

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use bindings::module::{Module, ModuleOptions};
 use filter::log::Printable;
-use filter::{Filter, Rules, refusal};
+use filter::{Filter, Rules, replies};
 use xdr::{Architecture, Call, CkRv, Cryptoki, Function, Reply};
 
 use crate::connection::Served;
@@ -45,7 +45,7 @@ impl Gateway {
             Call::C_LoadModule(alias) => Reply::C_LoadModule(self.load(alias)),
             call => {
                 let Some(module) = self.module.get() else {
-                    return refusal::no_module(function);
+                    return replies::no_module(function);
                 };
                 let reply = module.call(call);
                 if function == Function::C_Initialize {

@@ -1,6 +1,6 @@
 //! The tokenizer both configuration files share: OCaml's Genlex, with a keyword set of the caller's.
 //!
-//! Bytes of a file come in, tokens with their lines go out to `filter::syntax` (filter.conf) and
+//! Bytes of a file come in, tokens with their lines go out to `filter::config::syntax` (filter.conf) and
 //! `server::netplex` (pkcs11proxyd.conf). Nothing is guessed: where Genlex stops silently, at an
 //! unclosed comment or string, this one fails with the line where it began.
 

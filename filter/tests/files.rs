@@ -5,7 +5,7 @@ mod original;
 
 use std::path::{Path, PathBuf};
 
-use filter::rules::ModuleRules;
+use filter::module_rules::ModuleRules;
 use filter::{Compatibility, Rules};
 
 /// No sample's key.

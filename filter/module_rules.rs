@@ -17,10 +17,10 @@ use xdr::{Function, MechanismType};
 
 use crate::actions::Action;
 use crate::compatibility::Switch;
+use crate::config::Operation;
 use crate::config::{Chain, Lined, Rule, Rules};
 use crate::log::{self, Printable};
 use crate::regexp::Regexp;
-use crate::values::Operation;
 
 /// Where in filter.conf a decision comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]

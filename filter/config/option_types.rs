@@ -215,7 +215,7 @@ mod tests {
 
     /// The names that the original takes with an upper-case C, and their numbers in hexadecimal:
     /// PKCS#11 v2.20 with its amendments.
-    const ORIGINAL: &str = include_str!("tests/mechanisms.txt");
+    const ORIGINAL: &str = include_str!("../tests/mechanisms.txt");
 
     #[test]
     fn knows_the_mechanisms_of_the_original_in_both_spellings() {
