@@ -1,0 +1,191 @@
+//! Describes what is wrong in a configuration file, and where: the file, the line and the option.
+//!
+//! The deserializer and the checks that follow it make a [`Fault`], which knows line and option.
+//! [`load`](crate::load) and its callers add the file, which makes an [`Error`] for the user. serde's
+//! own errors become faults here, in the words of a file instead of Rust's. No message shows a value:
+//! it may be a key.
+
+use crate::tokenizer;
+use serde::de;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Where a value stands: its line, and the path of its option such as
+/// `netplex.service[0].protocol[0].name`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Place {
+    /// Line in the file, from 1.
+    pub line: u32,
+    /// Path of the option.
+    pub option: String,
+}
+
+impl Place {
+    /// Something wrong with the value that stands here.
+    pub fn fault(&self, message: impl Into<String>) -> Fault {
+        Fault {
+            place: Some(self.clone()),
+            message: message.into(),
+        }
+    }
+}
+
+/// What is wrong, and where in its file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    place: Option<Place>,
+    message: String,
+}
+
+impl Fault {
+    /// A fault of the syntax, before any option is known.
+    pub fn in_line(line: u32, message: impl Into<String>) -> Fault {
+        Place {
+            line,
+            option: String::new(),
+        }
+        .fault(message)
+    }
+
+    /// The complete error, once the file is known.
+    pub fn in_file(self, file: &Path) -> Error {
+        Error {
+            file: file.to_path_buf(),
+            fault: self,
+        }
+    }
+
+    pub(crate) fn or_at(mut self, place: &Place) -> Fault {
+        self.place.get_or_insert_with(|| place.clone());
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Place { line, option }) = &self.place {
+            write!(f, "{line}: ")?;
+            if !option.is_empty() {
+                write!(f, "{option}: ")?;
+            }
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<tokenizer::Error> for Fault {
+    fn from(error: tokenizer::Error) -> Fault {
+        Fault::in_line(error.line, error.message)
+    }
+}
+
+/// A configuration error or warning: `file:line: option: what was expected`.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub struct Error {
+    file: PathBuf,
+    fault: Fault,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = if self.fault.place.is_none() { " " } else { "" };
+        write!(f, "{}:{space}{}", self.file.display(), self.fault)
+    }
+}
+
+impl Error {
+    /// An error of the file as a whole.
+    pub fn of_file(file: &Path, message: impl Into<String>) -> Error {
+        Fault {
+            place: None,
+            message: message.into(),
+        }
+        .in_file(file)
+    }
+}
+
+impl de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Fault {
+            place: None,
+            message: message.to_string(),
+        }
+    }
+
+    /// Says the types and not the values: one of them may be a key.
+    fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        let found = match found {
+            de::Unexpected::Bool(_) => "a boolean",
+            de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) => "an integer",
+            de::Unexpected::Float(_) => "a number with a point",
+            de::Unexpected::Char(_) | de::Unexpected::Str(_) => "a string",
+            de::Unexpected::Bytes(_) => "a string that is not UTF-8",
+            de::Unexpected::Map => "a section or tuple",
+            de::Unexpected::Seq => "a list or section",
+            _ => "something else",
+        };
+        de::Error::custom(format!("expected {}, found {found}", in_words(expected)))
+    }
+
+    fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        match found {
+            de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) => {
+                de::Error::custom("an integer out of range")
+            }
+            other => de::Error::invalid_type(other, expected),
+        }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        de::Error::custom(format!("`{field}` is missing"))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let alike = expected.iter().find(|known| {
+            known.eq_ignore_ascii_case(field) || field.len() > 3 && distance(field, known) <= 2
+        });
+        let longer: Vec<_> = expected
+            .iter()
+            .filter(|known| known.starts_with(field))
+            .collect();
+        de::Error::custom(match (alike, longer.as_slice()) {
+            (Some(known), _) => format!("unknown option; is `{known}` meant?"),
+            (None, [known]) => format!("unknown option; is `{known}` meant?"),
+            (None, [first, second, ..]) => {
+                format!("unknown option; is `{first}` or `{second}` meant?")
+            }
+            (None, []) if expected.is_empty() => "unknown option; none is known here".into(),
+            (None, []) => format!("unknown option; known here: {}", expected.join(", ")),
+        })
+    }
+}
+
+/// Serde names Rust's types; a file has others.
+pub(crate) fn in_words(expected: &dyn de::Expected) -> String {
+    match expected.to_string().as_str() {
+        "i64" | "i32" | "u64" | "u32" | "u16" | "usize" => "an integer".into(),
+        "a sequence" => "a list".into(),
+        other => other.into(),
+    }
+}
+
+/// How many bytes to insert, delete or replace to make `b` of `a`.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut next = vec![i + 1];
+        for ((y, diagonal), above) in b.bytes().zip(&row).zip(row.iter().skip(1)) {
+            let left = next.last().copied().unwrap_or(0);
+            next.push(
+                (diagonal + usize::from(x != y))
+                    .min(above + 1)
+                    .min(left + 1),
+            );
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
