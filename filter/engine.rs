@@ -1,0 +1,427 @@
+//! Passes each call of a client through the rules: in front of the module, in a fixed order.
+//!
+//! The order is the same for every function: the template is converted to its canonical form
+//! (`canonical_template`), the actions of the pre chain run, forbidden functions are refused, the
+//! arguments are checked (`checks`), the actions of the post chain run, and the module is called. If
+//! no rule applies to the module of a connection, its calls go straight to the module.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use xdr::{
+    Call, CkRv, Cryptoki, Flags, Function, MechanismListResult, ObjectHandle, ObjectListResult,
+    Reply, SessionHandle, SlotId, Ulong,
+};
+
+use crate::actions::{Context, Verdict};
+use crate::attributes::CallCache;
+use crate::checks::{Check, Refusal};
+use crate::module_rules::{ModuleRules, Step};
+use crate::patches::sensitive_leak_patch::names_a_value;
+use crate::search::Searches;
+use crate::{ModuleEntry, Operation, Rules, canonical_template, checks, log, replies};
+/// CKF_RW_SESSION.
+const READ_WRITE: u64 = 0x2;
+
+/// The rules of one connection in front of the module it loaded.
+pub struct Filter<N> {
+    next: N,
+    /// What applies to the module; none if nothing does.
+    engine: Option<Engine>,
+}
+
+impl<N: Cryptoki> Filter<N> {
+    /// Puts the rules in front of `next`, which the client asked for as `requested`.
+    pub fn new(rules: &Arc<Rules>, requested: &[u8], entry: &ModuleEntry, next: N) -> Filter<N> {
+        let (name, path) = (log::Printable(requested), entry.path.display());
+        log::debug(
+            1,
+            rules.debug,
+            format_args!("Aliasing requested '{name}' -> '{path}'"),
+        );
+        let applying = ModuleRules::new(rules, requested);
+        let engine = (!applying.is_empty()).then(|| Engine {
+            settings: rules.clone(),
+            module: requested.to_vec(),
+            rules: applying,
+            segregation: AtomicBool::new(false),
+            searches: Searches::default(),
+        });
+        Filter { next, engine }
+    }
+}
+
+impl<N: Cryptoki> Cryptoki for Filter<N> {
+    fn call(&self, call: Call<'_>) -> Reply {
+        match &self.engine {
+            Some(engine) => engine.call(call, &self.next),
+            None => self.next.call(call),
+        }
+    }
+}
+
+/// The rules for one module and the state of one connection.
+struct Engine {
+    settings: Arc<Rules>,
+    module: Vec<u8>,
+    rules: ModuleRules,
+    /// Key usage is segregated (SEG): an action switches it on.
+    segregation: AtomicBool,
+    searches: Searches,
+}
+
+impl Engine {
+    fn call(&self, call: Call<'_>, backend: &dyn Cryptoki) -> Reply {
+        let check = Check {
+            rules: &self.rules,
+            module: &self.module,
+            debug: self.settings.debug,
+            backend,
+            function: call.function(),
+        };
+        let cache = CallCache::default();
+        let context = Context {
+            backend,
+            module: &self.module,
+            segregation: &self.segregation,
+            wrapping_key: self
+                .settings
+                .wrapping_format_key
+                .as_ref()
+                .map(|key| &*key.0),
+            compatibility: &self.settings.compatibility,
+            debug: self.settings.debug,
+            cache: &cache,
+        };
+        self.filter(call, &check, &context)
+            .unwrap_or_else(|refusal| {
+                check.report(&refusal);
+                replies::refuse(check.function, refusal.rv)
+            })
+    }
+
+    /// The reply of an action or of the module, unless a check refuses the call.
+    fn filter(
+        &self,
+        call: Call<'_>,
+        check: &Check<'_>,
+        context: &Context<'_>,
+    ) -> Result<Reply, Refusal> {
+        let call = match canonical_template::normalise(call) {
+            Ok(call) => call,
+            Err(rv) => {
+                check.function()?;
+                let what = "a template with a malformed or repeated attribute".to_owned();
+                return Err(Refusal {
+                    rv,
+                    what,
+                    source: None,
+                });
+            }
+        };
+        if let Some(reply) = self.act(&self.rules.pre, &call, check, context) {
+            return Ok(reply);
+        }
+        check.function()?;
+        arguments(&call, check)?;
+        let call = match call {
+            Call::C_OpenSession(slot, flags) if check.read_only() => {
+                Call::C_OpenSession(slot, Flags(flags.0 & !READ_WRITE))
+            }
+            other => other,
+        };
+        if let Some(reply) = self.act(&self.rules.post, &call, check, context) {
+            return Ok(reply);
+        }
+        Ok(self.execute(call, check, context))
+    }
+
+    /// Runs a chain: the reply of the first action that decides.
+    fn act(
+        &self,
+        chains: &BTreeMap<Function, Vec<Step>>,
+        call: &Call<'_>,
+        check: &Check<'_>,
+        context: &Context<'_>,
+    ) -> Option<Reply> {
+        let steps = chains.get(&check.function)?;
+        for step in steps {
+            let name = step.name;
+            check.log(1, format_args!("action '{name}' runs"));
+            match step.action.judge(call, context) {
+                Verdict::Continue => {}
+                Verdict::Decide(reply) if reply.function() == check.function => {
+                    check.decided(step, reply.rv());
+                    return Some(reply);
+                }
+                Verdict::Decide(_) => {
+                    log::error(format_args!("action '{name}' answers for another function"));
+                    return Some(replies::refuse(check.function, CkRv::GENERAL_ERROR));
+                }
+            }
+        }
+        None
+    }
+
+    /// The call itself, with what it changes of the searches.
+    fn execute(&self, call: Call<'_>, check: &Check<'_>, context: &Context<'_>) -> Reply {
+        let backend = check.backend;
+        match call {
+            Call::C_GetMechanismList(slot, count) if !self.rules.mechanisms.is_empty() => {
+                Reply::C_GetMechanismList(self.mechanisms(slot, count, check))
+            }
+            Call::C_FindObjects(session, count)
+                if self.watches_searches() || self.searches.has(session) =>
+            {
+                Reply::C_FindObjects(self.find(session, count, check, context))
+            }
+            Call::C_FindObjectsInit(session, ref template) => {
+                let mut readers = self.rules.steps(Function::C_GetAttributeValue);
+                let by_value = names_a_value(template) && readers.next().is_some();
+                let reply = backend.call(call);
+                match reply.rv().is_ok() {
+                    true if by_value || self.watches_searches() => {
+                        self.searches.begin(session, by_value);
+                    }
+                    true => self.searches.end(session),
+                    false => {}
+                }
+                reply
+            }
+            Call::C_FindObjectsFinal(session) | Call::C_CloseSession(session) => {
+                let final_call = check.function == Function::C_FindObjectsFinal;
+                let reply = backend.call(call);
+                if final_call || reply.rv().is_ok() {
+                    self.searches.end(session);
+                }
+                reply
+            }
+            Call::C_CloseAllSessions(_) => {
+                let reply = backend.call(call);
+                if reply.rv().is_ok() {
+                    // Those of other slots go on.
+                    self.searches
+                        .retain(|session| session_state(backend, session).is_ok());
+                }
+                reply
+            }
+            Call::C_Finalize() => {
+                let reply = backend.call(call);
+                if reply.rv().is_ok() {
+                    self.searches.retain(|_| false);
+                }
+                reply
+            }
+            call => backend.call(call),
+        }
+    }
+
+    /// Whether something decides about each object that is found.
+    fn watches_searches(&self) -> bool {
+        let mut searchers = self.rules.steps(Function::C_FindObjects);
+        self.rules.guards_objects() || searchers.next().is_some()
+    }
+
+    /// C_FindObjects: what the search of this session found and the client may see.
+    fn find(
+        &self,
+        session: SessionHandle,
+        count: Ulong,
+        check: &Check<'_>,
+        context: &Context<'_>,
+    ) -> ObjectListResult {
+        let backend = check.backend;
+        let fetch = |count| match backend.call(Call::C_FindObjects(session, Ulong(count))) {
+            Reply::C_FindObjects(found) if found.rv.is_ok() => Ok(found.objects),
+            other if other.rv().is_ok() => Err(CkRv::GENERAL_ERROR),
+            other => Err(other.rv()),
+        };
+        let hides = |object: ObjectHandle, by_value: bool| {
+            match check.object(session, object, CkRv::OBJECT_HANDLE_INVALID) {
+                Ok(()) => {}
+                Err(refusal) if checks::concerns_the_session(refusal.rv) => return Err(refusal.rv),
+                Err(refusal) => {
+                    check.report(&refusal);
+                    return Ok(true);
+                }
+            }
+            let readers = self.rules.steps(Function::C_GetAttributeValue);
+            let readers = readers.filter(|_| by_value);
+            let mut steps = self.rules.steps(Function::C_FindObjects).chain(readers);
+            Ok(steps.any(|step| step.action.hides(session, object, context)))
+        };
+        let found = self.searches.next(session, count.0, fetch, hides);
+        // Without a search, an invalid session is told first, as a module does.
+        let found = found.unwrap_or_else(|| {
+            session_state(backend, session).and(Err(CkRv::OPERATION_NOT_INITIALIZED))
+        });
+        match found {
+            Ok(objects) => ObjectListResult {
+                rv: CkRv::OK,
+                count: Ulong(objects.len() as u64),
+                objects,
+            },
+            Err(rv) => ObjectListResult {
+                rv,
+                ..Default::default()
+            },
+        }
+    }
+
+    /// C_GetMechanismList: the module's without those that are forbidden, in its order. The number
+    /// told and the room needed are those of the filtered list.
+    fn mechanisms(&self, slot: SlotId, count: Ulong, check: &Check<'_>) -> MechanismListResult {
+        let ask = |count| match check.backend.call(Call::C_GetMechanismList(slot, count)) {
+            Reply::C_GetMechanismList(list) => list,
+            other => MechanismListResult {
+                rv: other.rv(),
+                ..Default::default()
+            },
+        };
+        let size = ask(Ulong(0));
+        let list = ask(if size.rv.is_ok() { size.count } else { count });
+        if !list.rv.is_ok() {
+            return MechanismListResult {
+                rv: list.rv,
+                mechanisms: Vec::new(),
+                count,
+            };
+        }
+        let shown = |mechanisms: &[xdr::MechanismType]| {
+            mechanisms
+                .iter()
+                .copied()
+                .map(log::mechanism)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        let log = |text: &str, mechanisms: &[xdr::MechanismType]| {
+            if self.settings.debug >= 1 {
+                let list = shown(mechanisms);
+                log::debug(
+                    1,
+                    self.settings.debug,
+                    format_args!("mechanisms {text}: {list}"),
+                );
+            }
+        };
+        log("before filtering", &list.mechanisms);
+        let mut mechanisms = list.mechanisms;
+        mechanisms.retain(|mechanism| self.rules.forbids(*mechanism).is_none());
+        log("after filtering", &mechanisms);
+        let number = Ulong(mechanisms.len() as u64);
+        match (number.0 > count.0, count.0) {
+            (false, _) => MechanismListResult {
+                rv: list.rv,
+                mechanisms,
+                count: number,
+            },
+            (true, 0) => MechanismListResult {
+                rv: CkRv::OK,
+                mechanisms: Vec::new(),
+                count: number,
+            },
+            (true, _) => {
+                let rv = CkRv::BUFFER_TOO_SMALL;
+                MechanismListResult {
+                    rv,
+                    mechanisms: Vec::new(),
+                    count: number,
+                }
+            }
+        }
+    }
+}
+
+/// What the module says of a session.
+fn session_state(backend: &dyn Cryptoki, session: SessionHandle) -> Result<(), CkRv> {
+    match backend.call(Call::C_GetSessionInfo(session)).rv() {
+        CkRv::OK => Ok(()),
+        rv => Err(rv),
+    }
+}
+
+/// The checks of each function, in the order in which they are made; the first that refuses decides.
+fn arguments(call: &Call<'_>, check: &Check<'_>) -> Result<(), Refusal> {
+    use Operation::{Decrypt, Encrypt, Sign, Unwrap, Wrap};
+    use xdr::Call::*;
+
+    const INVALID: CkRv = CkRv::OBJECT_HANDLE_INVALID;
+    match call {
+        C_GetMechanismInfo(_, mechanism) => check.mechanism(*mechanism),
+        C_InitToken(..) | C_InitPIN(..) => check.administration(),
+        C_Login(_, user, _) => check.user(*user),
+        C_SetOperationState(session, _, encryption, authentication) => {
+            let mut named = [encryption, authentication]
+                .into_iter()
+                .filter(|key| key.0 != 0);
+            named.try_for_each(|key| check.object(*session, *key, INVALID))
+        }
+
+        C_CreateObject(_, template) => check.template(template),
+        C_CopyObject(session, object, template)
+        | C_SetAttributeValue(session, object, template) => {
+            check.object(*session, *object, INVALID)?;
+            check.template(template)
+        }
+        C_DestroyObject(session, object)
+        | C_GetObjectSize(session, object)
+        | C_GetAttributeValue(session, object, _)
+        | C_DigestKey(session, object) => check.object(*session, *object, INVALID),
+
+        C_EncryptInit(session, mechanism, key) => {
+            check.object(*session, *key, INVALID)?;
+            check.use_of(*session, mechanism)?;
+            check.padding(Encrypt, mechanism)
+        }
+        C_DecryptInit(session, mechanism, key) => {
+            check.object(*session, *key, INVALID)?;
+            check.use_of(*session, mechanism)?;
+            check.padding(Decrypt, mechanism)
+        }
+        C_SignInit(session, mechanism, key) => {
+            check.object(*session, *key, INVALID)?;
+            check.use_of(*session, mechanism)?;
+            check.padding(Sign, mechanism)
+        }
+        C_SignRecoverInit(session, mechanism, key)
+        | C_VerifyInit(session, mechanism, key)
+        | C_VerifyRecoverInit(session, mechanism, key) => {
+            check.object(*session, *key, INVALID)?;
+            check.use_of(*session, mechanism)
+        }
+        C_DigestInit(session, mechanism) => check.use_of(*session, mechanism),
+
+        C_GenerateKey(session, mechanism, template) => {
+            check.use_of(*session, mechanism)?;
+            check.template(template)
+        }
+        C_GenerateKeyPair(session, mechanism, public, private) => {
+            check.use_of(*session, mechanism)?;
+            check.template(public)?;
+            check.template(private)
+        }
+        C_WrapKey(session, mechanism, wrapping, key) => {
+            check.object(*session, *wrapping, CkRv::WRAPPING_KEY_HANDLE_INVALID)?;
+            check.object(*session, *key, INVALID)?;
+            check.use_of(*session, mechanism)?;
+            check.padding(Wrap, mechanism)
+        }
+        C_UnwrapKey(session, mechanism, unwrapping, _, template) => {
+            check.object(*session, *unwrapping, CkRv::UNWRAPPING_KEY_HANDLE_INVALID)?;
+            check.use_of(*session, mechanism)?;
+            check.padding(Unwrap, mechanism)?;
+            check.template(template)
+        }
+        C_DeriveKey(session, mechanism, base, template) => {
+            check.object(*session, *base, INVALID)?;
+            check.use_of(*session, mechanism)?;
+            check.template(template)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
