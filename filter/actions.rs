@@ -39,8 +39,8 @@ use xdr::{Call, CkRv, Cryptoki, Function, ObjectHandle, Reply, SessionHandle};
 
 use Function::*;
 
-use crate::attributes::{Attributes, CallCache};
 use crate::compatibility::Compatibility;
+use crate::object_reader::ObjectReader;
 use crate::patches::*;
 use crate::{log, replies};
 
@@ -70,22 +70,11 @@ pub struct Context<'a> {
     pub compatibility: &'a Compatibility,
     /// The option `debug`, for `filter::log`.
     pub debug: u8,
-    /// What this call's actions have read so far.
-    pub cache: &'a CallCache,
+    /// Reads the module's objects.
+    pub objects: &'a ObjectReader<'a>,
 }
 
 impl Context<'_> {
-    /// What rules look at, of an object. The module is called once, whichever actions ask.
-    pub fn attributes(
-        &self,
-        session: SessionHandle,
-        object: ObjectHandle,
-    ) -> Result<Attributes, CkRv> {
-        self.cache.get_or_read(session, object, || {
-            Attributes::read(self.backend, session, object)
-        })
-    }
-
     /// Whether keys have one usage only.
     pub fn is_segregated(&self) -> bool {
         self.segregation.load(Ordering::Relaxed)

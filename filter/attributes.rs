@@ -1,19 +1,14 @@
-//! The attributes that rules are about, of an object and of a client's template, in one shape.
+//! Represents the attributes that rules are about, of an object and of a client's template alike.
 //!
-//! An object's are read from the module in one call; a template's come from the call. Both become
-//! [`Attributes`]: the class, and for each boolean which values occur. Nothing is kept from one
-//! client's call to the next. Which combinations are refused, and how, is said in `patches`.
+//! `object_reader` reads an object's from the module; a template's come from the call. Both become
+//! [`Attributes`]: the class, and for each boolean the values that occur. Which combinations are
+//! refused, and how, is decided in `patches`.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::ffi::c_ulong;
 
 use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};
-use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
-    Ulong,
-};
+use xdr::{AttributeType, CkRv, Template};
 
 /// CKA_CLASS.
 pub const CLASS: AttributeType = AttributeType(wide(CKA_CLASS));
@@ -207,44 +202,8 @@ impl Attributes {
         Ok(found)
     }
 
-    /// Those of an object, in one call of the module.
-    ///
-    /// What an object does not have is absent. A module that stops at the first such attribute, or
-    /// has another size for a value than the standard, is asked again for what it left open.
-    pub fn read(
-        backend: &dyn Cryptoki,
-        session: SessionHandle,
-        object: ObjectHandle,
-    ) -> Result<Attributes, CkRv> {
-        let ask = |template| ask(backend, session, object, template);
-        let types =
-            || std::iter::once(CLASS).chain(Boolean::ALL.iter().map(|b| b.attribute_type()));
-        let (rv, answers) = ask(Template(types().map(question).collect()))?;
-        if !matches!(
-            rv,
-            CkRv::OK | CkRv::ATTRIBUTE_TYPE_INVALID | CkRv::BUFFER_TOO_SMALL
-        ) {
-            return Err(rv);
-        }
-        let mut found = Attributes::default();
-        // Every object has a class: without it, this module says nothing of any attribute.
-        let all_open = answers.0.first().is_none_or(|class| class.value.is_empty());
-        for answer in &answers.0 {
-            match answered(rv, answer) {
-                Answer::Value(value) if !all_open => found.take(answer.attribute_type, value)?,
-                Answer::Absent if !all_open => {}
-                _ => {
-                    if let Some(answer) = ask_alone(&ask, answer.attribute_type)? {
-                        found.take(answer.attribute_type, &answer.value)?;
-                    }
-                }
-            }
-        }
-        Ok(found)
-    }
-
     /// Adds what an object has; of a boolean, any byte that is not zero makes it true.
-    fn take(&mut self, attribute_type: AttributeType, value: &[u8]) -> Result<(), CkRv> {
+    pub(crate) fn add(&mut self, attribute_type: AttributeType, value: &[u8]) -> Result<(), CkRv> {
         match Boolean::of(attribute_type) {
             Some(boolean) => self
                 .booleans
@@ -252,150 +211,5 @@ impl Attributes {
             None => self.class = Some(Class::from_value(value).ok_or(CkRv::GENERAL_ERROR)?),
         }
         Ok(())
-    }
-}
-
-/// Fills the room of a question, to tell what a module wrote from what it left alone.
-const UNWRITTEN: u8 = 0xa5;
-
-/// A question with room for the value that the standard has for this type.
-fn question(attribute_type: AttributeType) -> Attribute {
-    let room = if attribute_type == CLASS {
-        size_of::<c_ulong>()
-    } else {
-        1
-    };
-    Attribute::new(attribute_type, vec![UNWRITTEN; room])
-}
-
-/// C_GetAttributeValue, held to answering what it was asked.
-fn ask(
-    backend: &dyn Cryptoki,
-    session: SessionHandle,
-    object: ObjectHandle,
-    template: Template,
-) -> Result<(CkRv, Template), CkRv> {
-    let asked: Vec<_> = template
-        .0
-        .iter()
-        .map(|asked| asked.attribute_type)
-        .collect();
-    let reply = backend.call(Call::C_GetAttributeValue(session, object, template));
-    let Reply::C_GetAttributeValue(result) = reply else {
-        return Err(CkRv::GENERAL_ERROR);
-    };
-    let answers = result.template.0.iter().map(|answer| answer.attribute_type);
-    let is_complete = answers.eq(asked);
-    match result.rv {
-        CkRv::OK | CkRv::ATTRIBUTE_TYPE_INVALID | CkRv::BUFFER_TOO_SMALL if !is_complete => {
-            Err(CkRv::GENERAL_ERROR)
-        }
-        rv => Ok((rv, result.template)),
-    }
-}
-
-/// What a module said of one attribute of several.
-enum Answer<'a> {
-    Value(&'a [u8]),
-    Absent,
-    Open,
-}
-
-fn answered(rv: CkRv, answer: &Attribute) -> Answer<'_> {
-    let is_unavailable = answer.value_len == Ulong::UNAVAILABLE || answer.value.is_empty();
-    match rv {
-        CkRv::ATTRIBUTE_TYPE_INVALID if is_unavailable => Answer::Absent,
-        _ if is_unavailable || answer.value.iter().all(|byte| *byte == UNWRITTEN) => Answer::Open,
-        _ => Answer::Value(&answer.value),
-    }
-}
-
-/// The value of one attribute that rules seldom look at; `None` if the object does not have it, or if
-/// it needs more than `room` bytes.
-pub fn value(
-    backend: &dyn Cryptoki,
-    session: SessionHandle,
-    object: ObjectHandle,
-    attribute_type: AttributeType,
-    room: usize,
-) -> Result<Option<Vec<u8>>, CkRv> {
-    let question = Template(vec![Attribute::new(attribute_type, vec![0; room])]);
-    let (rv, mut answers) = ask(backend, session, object, question)?;
-    match rv {
-        CkRv::OK => Ok(answers
-            .0
-            .pop()
-            .map(|mut answer| std::mem::take(&mut answer.value))),
-        CkRv::ATTRIBUTE_TYPE_INVALID | CkRv::BUFFER_TOO_SMALL => Ok(None),
-        rv => Err(rv),
-    }
-}
-
-/// The longest boolean or class of a module that has its own idea of them.
-const LONGEST: usize = 64;
-
-/// One attribute by itself; `None` if the object does not have it.
-fn ask_alone(
-    ask: &impl Fn(Template) -> Result<(CkRv, Template), CkRv>,
-    attribute_type: AttributeType,
-) -> Result<Option<Attribute>, CkRv> {
-    let alone = |question: Attribute| {
-        let (rv, mut answers) = ask(Template(vec![question]))?;
-        match (rv, answers.0.pop()) {
-            (CkRv::OK, Some(answer)) => Ok(Some(answer).filter(|a| !a.value.is_empty())),
-            (CkRv::ATTRIBUTE_TYPE_INVALID, _) => Ok(None),
-            (CkRv::OK, None) => Err(CkRv::GENERAL_ERROR),
-            (rv, _) => Err(rv),
-        }
-    };
-    match alone(question(attribute_type)) {
-        Err(CkRv::BUFFER_TOO_SMALL) => {}
-        answer => return answer,
-    }
-    // The question for the length.
-    match alone(Attribute::new(attribute_type, Vec::new()))? {
-        Some(answer) if answer.value.len() > LONGEST => Err(CkRv::GENERAL_ERROR),
-        Some(answer) => alone(answer),
-        None => Ok(None),
-    }
-}
-
-/// What one call of a client has read of its objects, shared by the actions on that call. It is
-/// made for the call and dropped with it.
-#[derive(Default)]
-pub struct CallCache(RefCell<VecDeque<Read>>);
-
-struct Read {
-    session: SessionHandle,
-    object: ObjectHandle,
-    attributes: Result<Attributes, CkRv>,
-}
-
-impl CallCache {
-    /// No call names more objects; of those that C_FindObjects goes through, the last stay.
-    const LIMIT: usize = 2;
-
-    /// What was read of the object, or `read` now.
-    pub fn get_or_read(
-        &self,
-        session: SessionHandle,
-        object: ObjectHandle,
-        read: impl FnOnce() -> Result<Attributes, CkRv>,
-    ) -> Result<Attributes, CkRv> {
-        let is_it = |known: &&Read| known.session == session && known.object == object;
-        if let Some(known) = self.0.borrow().iter().find(is_it) {
-            return known.attributes;
-        }
-        let attributes = read();
-        let mut known = self.0.borrow_mut();
-        if known.len() == CallCache::LIMIT {
-            known.pop_front();
-        }
-        known.push_back(Read {
-            session,
-            object,
-            attributes,
-        });
-        attributes
     }
 }

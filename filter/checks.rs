@@ -8,13 +8,14 @@ use std::fmt;
 
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, Function, Mechanism, MechanismType,
-    ObjectHandle, Reply, SessionHandle, Template, UserType,
+    AttributeType, CkRv, Function, Mechanism, MechanismType, ObjectHandle, SessionHandle, Template,
+    UserType,
 };
 
 use crate::config::Operation;
 use crate::log::{self, Printable};
 use crate::module_rules::{AllowList, ModuleRules, Source, Step};
+use crate::object_reader::ObjectReader;
 use crate::patches::UNKNOWN_PARAMETER;
 
 /// CKA_LABEL.
@@ -24,10 +25,6 @@ const ID: AttributeType = AttributeType(0x102);
 
 /// The security officer, and the user of a single operation.
 const ADMINISTRATORS: [u64; 2] = [0, 2];
-
-/// Room for a label or identifier at the first try, and at the second. What is longer than that is
-/// no label of anything, and its object is not shown.
-const ROOM: [usize; 2] = [256, 1 << 16];
 
 /// Why a call is refused.
 pub(crate) struct Refusal {
@@ -47,8 +44,8 @@ pub(crate) struct Check<'a> {
     pub(crate) module: &'a [u8],
     /// The configured level.
     pub(crate) debug: u8,
-    /// The module.
-    pub(crate) backend: &'a dyn Cryptoki,
+    /// Reads the module's objects.
+    pub(crate) objects: &'a ObjectReader<'a>,
     /// What is called.
     pub(crate) function: Function,
 }
@@ -126,7 +123,8 @@ impl Check<'_> {
         let source = wanted.first().map(|(_, list)| list.source);
         let types: Vec<AttributeType> = wanted.iter().map(|(kind, _)| *kind).collect();
         let values = self
-            .read(session, object, &types)
+            .objects
+            .values(session, object, &types)
             .map_err(|told| unreadable(told, source))?;
         for ((kind, list), value) in wanted.into_iter().zip(&values.0) {
             self.value(kind, &value.value, list, rv)?;
@@ -176,47 +174,6 @@ impl Check<'_> {
         }
         self.log(level, format_args!("{what} is allowed"));
         Ok(())
-    }
-
-    /// These attributes of an object, all of them and in this order. One call to the module, and one
-    /// more for a value that is long.
-    fn read(
-        &self,
-        session: SessionHandle,
-        object: ObjectHandle,
-        types: &[AttributeType],
-    ) -> Result<Template, CkRv> {
-        let mut told = CkRv::GENERAL_ERROR;
-        for room in ROOM {
-            let with_room = |kind: &AttributeType| Attribute::new(*kind, vec![0; room]);
-            let template = Template(types.iter().map(with_room).collect());
-            let call = Call::C_GetAttributeValue(session, object, template);
-            let Reply::C_GetAttributeValue(result) = self.backend.call(call) else {
-                return Err(CkRv::GENERAL_ERROR);
-            };
-            told = result.rv;
-            if told.is_ok() {
-                let told = result
-                    .template
-                    .0
-                    .iter()
-                    .map(|attribute| attribute.attribute_type);
-                let whole =
-                    |attribute: &Attribute| attribute.value_len.0 == attribute.value.len() as u64;
-                // A module may also say OK and that an attribute is not available.
-                let complete =
-                    told.eq(types.iter().copied()) && result.template.0.iter().all(whole);
-                return if complete {
-                    Ok(result.template)
-                } else {
-                    Err(CkRv::ATTRIBUTE_TYPE_INVALID)
-                };
-            }
-            if told != CkRv::BUFFER_TOO_SMALL {
-                break;
-            }
-        }
-        Err(told)
     }
 
     /// Labels and identifiers in a template that the client supplies.

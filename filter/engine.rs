@@ -15,9 +15,9 @@ use xdr::{
 };
 
 use crate::actions::{Context, Verdict};
-use crate::attributes::CallCache;
 use crate::checks::{Check, Refusal};
 use crate::module_rules::{ModuleRules, Step};
+use crate::object_reader::ObjectReader;
 use crate::patches::sensitive_leak_patch::names_a_value;
 use crate::search::Searches;
 use crate::{ModuleEntry, Operation, Rules, canonical_template, checks, log, replies};
@@ -73,14 +73,14 @@ struct Engine {
 
 impl Engine {
     fn call(&self, call: Call<'_>, backend: &dyn Cryptoki) -> Reply {
+        let objects = ObjectReader::new(backend);
         let check = Check {
             rules: &self.rules,
             module: &self.module,
             debug: self.settings.debug,
-            backend,
+            objects: &objects,
             function: call.function(),
         };
-        let cache = CallCache::default();
         let context = Context {
             backend,
             module: &self.module,
@@ -92,7 +92,7 @@ impl Engine {
                 .map(|key| &*key.0),
             compatibility: &self.settings.compatibility,
             debug: self.settings.debug,
-            cache: &cache,
+            objects: &objects,
         };
         self.filter(call, &check, &context)
             .unwrap_or_else(|refusal| {
@@ -166,10 +166,10 @@ impl Engine {
 
     /// The call itself, with what it changes of the searches.
     fn execute(&self, call: Call<'_>, check: &Check<'_>, context: &Context<'_>) -> Reply {
-        let backend = check.backend;
+        let backend = context.backend;
         match call {
             Call::C_GetMechanismList(slot, count) if !self.rules.mechanisms.is_empty() => {
-                Reply::C_GetMechanismList(self.mechanisms(slot, count, check))
+                Reply::C_GetMechanismList(self.mechanisms(slot, count, context))
             }
             Call::C_FindObjects(session, count)
                 if self.watches_searches() || self.searches.has(session) =>
@@ -231,7 +231,7 @@ impl Engine {
         check: &Check<'_>,
         context: &Context<'_>,
     ) -> ObjectListResult {
-        let backend = check.backend;
+        let backend = context.backend;
         let fetch = |count| match backend.call(Call::C_FindObjects(session, Ulong(count))) {
             Reply::C_FindObjects(found) if found.rv.is_ok() => Ok(found.objects),
             other if other.rv().is_ok() => Err(CkRv::GENERAL_ERROR),
@@ -271,8 +271,8 @@ impl Engine {
 
     /// C_GetMechanismList: the module's without those that are forbidden, in its order. The number
     /// told and the room needed are those of the filtered list.
-    fn mechanisms(&self, slot: SlotId, count: Ulong, check: &Check<'_>) -> MechanismListResult {
-        let ask = |count| match check.backend.call(Call::C_GetMechanismList(slot, count)) {
+    fn mechanisms(&self, slot: SlotId, count: Ulong, context: &Context<'_>) -> MechanismListResult {
+        let ask = |count| match context.backend.call(Call::C_GetMechanismList(slot, count)) {
             Reply::C_GetMechanismList(list) => list,
             other => MechanismListResult {
                 rv: other.rv(),

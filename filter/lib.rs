@@ -18,6 +18,7 @@ pub mod config;
 mod engine;
 pub mod log;
 pub mod module_rules;
+pub mod object_reader;
 pub mod patches;
 pub mod regexp;
 pub mod replies;

@@ -110,7 +110,7 @@ fn changed(
     object: ObjectHandle,
     template: &Template,
 ) -> Verdict {
-    let old = match context.attributes(session, object) {
+    let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
         Err(rv) => return refuse_unreadable(call, context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
     };
@@ -159,7 +159,7 @@ impl Action for OnExistingObjects {
             Err(rv) => return context.refuse(call, rv, format_args!("{UNKNOWN_PARAMETER}")),
         };
         for key in keys {
-            let attributes = match context.attributes(session, key) {
+            let attributes = match context.objects.attributes(session, key) {
                 Ok(attributes) => attributes,
                 Err(rv) => {
                     return refuse_unreadable(call, context, rv, CkRv::OBJECT_HANDLE_INVALID);
@@ -177,7 +177,7 @@ impl Action for OnExistingObjects {
     }
 
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
-        let attributes = context.attributes(session, object);
+        let attributes = context.objects.attributes(session, object);
         attributes.is_err()
             || attributes.is_ok_and(|it| conflict(it.booleans, context.is_segregated()).is_some())
     }

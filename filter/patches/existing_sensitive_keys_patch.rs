@@ -43,7 +43,7 @@ impl Action for Escrow {
             Err(rv) => return context.refuse(call, rv, format_args!("{UNKNOWN_PARAMETER}")),
         };
         for key in keys {
-            match context.attributes(session, key) {
+            match context.objects.attributes(session, key) {
                 Ok(attributes) if self.blocks(attributes) => {
                     return context.refuse(
                         call,
@@ -61,7 +61,7 @@ impl Action for Escrow {
     }
 
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
-        let attributes = context.attributes(session, object);
+        let attributes = context.objects.attributes(session, object);
         attributes.is_err() || attributes.is_ok_and(|it| self.blocks(it))
     }
 }

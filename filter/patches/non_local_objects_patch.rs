@@ -54,7 +54,7 @@ fn changed(
     object: ObjectHandle,
     template: &Template,
 ) -> Verdict {
-    let old = match context.attributes(session, object) {
+    let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
         Err(rv) => return refuse_unreadable(call, context, rv, CkRv::GENERAL_ERROR),
     };

@@ -136,7 +136,7 @@ fn copied(
     object: ObjectHandle,
     template: &Template,
 ) -> Result<Verdict, CkRv> {
-    let old = match context.attributes(session, object) {
+    let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
         Err(rv) => return Ok(refuse_unreadable(call, context, rv, CkRv::GENERAL_ERROR)),
     };
@@ -169,7 +169,7 @@ fn changed(
     object: ObjectHandle,
     template: &Template,
 ) -> Result<Verdict, CkRv> {
-    let old = match context.attributes(session, object) {
+    let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
         Err(rv) => return Ok(refuse_unreadable(call, context, rv, CkRv::GENERAL_ERROR)),
     };

@@ -79,7 +79,10 @@ impl Action for SensitiveLeak {
 
     /// In a search by a value: what it finds would tell that the value was guessed.
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
-        context.attributes(session, object).map_or(true, is_kept)
+        context
+            .objects
+            .attributes(session, object)
+            .map_or(true, is_kept)
     }
 }
 
@@ -90,7 +93,7 @@ fn read(
     object: ObjectHandle,
     template: &Template,
 ) -> Verdict {
-    let attributes = match context.attributes(session, object) {
+    let attributes = match context.objects.attributes(session, object) {
         Ok(attributes) => attributes,
         // The template goes back as it came, as with any call that fails.
         Err(rv) => {
@@ -109,11 +112,8 @@ fn read(
     let (rv, others) = if others.is_empty() {
         (CkRv::OK, others)
     } else {
-        let asked = Call::C_GetAttributeValue(session, object, Template(others));
-        match context.backend.call(asked) {
-            Reply::C_GetAttributeValue(result) => (result.rv, result.template.0),
-            _ => (CkRv::GENERAL_ERROR, Vec::new()),
-        }
+        let told = context.objects.query(session, object, Template(others));
+        (told.rv, told.template.0)
     };
     if others.len() + values.len() != template.0.len() {
         return context.refuse(
@@ -162,7 +162,7 @@ fn written(
     object: ObjectHandle,
     template: &Template,
 ) -> Verdict {
-    let attributes = match context.attributes(session, object) {
+    let attributes = match context.objects.attributes(session, object) {
         Ok(attributes) => attributes,
         Err(rv) => return refuse_unreadable(call, context, rv, CkRv::ATTRIBUTE_READ_ONLY),
     };

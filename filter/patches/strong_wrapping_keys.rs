@@ -8,7 +8,6 @@ use xdr::word_size::{narrow, wide};
 use xdr::{AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
 
 use crate::actions::{Action, Context, Verdict};
-use crate::attributes::value;
 use crate::patches::refuse_unreadable;
 
 /// Bits of an RSA modulus at the least: 112 bits of strength (NIST SP 800-57 part 1, 5.6.1).
@@ -48,7 +47,7 @@ fn is_strong(
 ) -> Result<bool, CkRv> {
     let read = |kind, room| {
         let kind = AttributeType(wide(kind));
-        value(context.backend, session, key, kind, room)
+        context.objects.value(session, key, kind, room)
     };
     let number = |kind| {
         let value = read(kind, size_of::<CK_ULONG>())?;

@@ -196,7 +196,7 @@ fn wrap(
         }
         _ => return context.refuse(call, CkRv::GENERAL_ERROR, format_args!("not an answer")),
     };
-    let attributes = match context.attributes(session, wrapped) {
+    let attributes = match context.objects.attributes(session, wrapped) {
         Ok(attributes) => attributes,
         Err(rv) => return refuse_unreadable(call, context, rv, CkRv::KEY_NOT_WRAPPABLE),
     };

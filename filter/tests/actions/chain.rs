@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use filter::Compatibility;
 use filter::actions::{Action, Context, Verdict, WrappingKey, row};
-use filter::attributes::{Boolean, CallCache};
+use filter::attributes::Boolean;
+use filter::object_reader::ObjectReader;
 use xdr::Function::*;
 use xdr::{
     Attribute, AttributeType, Call, CkRv, Cryptoki, Function, Mechanism, MechanismType,
@@ -144,7 +145,8 @@ impl<'a> Chain<'a> {
 
 impl Cryptoki for Chain<'_> {
     fn call(&self, call: Call<'_>) -> Reply {
-        let (function, cache) = (call.function(), CallCache::default());
+        let function = call.function();
+        let objects = ObjectReader::new(self.backend);
         let context = Context {
             backend: self.backend,
             module: b"softhsm",
@@ -152,7 +154,7 @@ impl Cryptoki for Chain<'_> {
             wrapping_key: self.key.as_ref(),
             compatibility: &self.compatibility,
             debug: 3,
-            cache: &cache,
+            objects: &objects,
         };
         let attached = || self.actions.iter().filter(|(it, _)| *it == function);
         for (_, action) in attached() {

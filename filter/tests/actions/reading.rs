@@ -1,6 +1,7 @@
 //! What is read of objects and taken from templates, whatever a module or a client does.
 
-use filter::attributes::{Attributes, Boolean, CallCache, Class};
+use filter::attributes::{Attributes, Boolean, Class};
+use filter::object_reader::ObjectReader;
 use xdr::{CkRv, Function, ObjectHandle, SessionHandle};
 
 use crate::chain::{S, t};
@@ -25,7 +26,7 @@ fn expected() -> Attributes {
 fn reads_an_object_in_one_call() {
     let token = Token::new();
     let key = token.put(KEY);
-    assert_eq!(Attributes::read(&token, S, key), Ok(expected()));
+    assert_eq!(ObjectReader::new(&token).attributes(S, key), Ok(expected()));
     assert_eq!(token.calls(), [Function::C_GetAttributeValue]);
 }
 
@@ -40,7 +41,7 @@ fn asks_again_for_what_a_module_left_open() {
         let token = Token::new();
         let key = token.put(KEY);
         token.reads(how);
-        assert_eq!(Attributes::read(&token, S, key), Ok(expected()));
+        assert_eq!(ObjectReader::new(&token).attributes(S, key), Ok(expected()));
         assert!(token.calls().len() > 1);
     }
 }
@@ -49,7 +50,10 @@ fn asks_again_for_what_a_module_left_open() {
 fn gives_the_errors_of_the_module() {
     let token = Token::new();
     let key = token.put(KEY);
-    let read = |session, object| Attributes::read(&token, session, object).err();
+    let read = |session, object| {
+        let reader = ObjectReader::new(&token);
+        reader.attributes(session, object).err()
+    };
     assert_eq!(read(S, ObjectHandle(7)), Some(CkRv::OBJECT_HANDLE_INVALID));
     assert_eq!(
         read(SessionHandle(2), key),
@@ -71,8 +75,8 @@ fn gives_the_errors_of_the_module() {
 fn shares_what_was_read_within_a_call_only() {
     let token = Token::new();
     let keys = [token.put(KEY), token.put("CLASS=#2"), token.put("CLASS=#3")];
-    let cache = CallCache::default();
-    let get = |key| cache.get_or_read(S, key, || Attributes::read(&token, S, key));
+    let reader = ObjectReader::new(&token);
+    let get = |key| reader.attributes(S, key);
     for key in keys {
         let first = get(key);
         assert_eq!(get(key), first);
@@ -82,8 +86,7 @@ fn shares_what_was_read_within_a_call_only() {
     assert_eq!(get(ObjectHandle(7)), get(ObjectHandle(7)));
     assert_eq!(token.calls().len(), 1);
     let other = SessionHandle(2);
-    let read = cache.get_or_read(other, keys[2], || Attributes::read(&token, other, keys[2]));
-    assert!(read.is_err());
+    assert!(reader.attributes(other, keys[2]).is_err());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use filter::Compatibility;
 use filter::actions::{ACTIONS, Context, Verdict};
-use filter::attributes::CallCache;
+use filter::object_reader::ObjectReader;
 use xdr::Function::*;
 use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply, Ulong};
 
@@ -301,7 +301,8 @@ fn takes_odd_booleans_for_true() {
 #[test]
 fn continues_where_it_has_nothing_to_say() {
     let token = Token::new();
-    let (segregation, cache) = (AtomicBool::new(false), CallCache::default());
+    let segregation = AtomicBool::new(false);
+    let objects = ObjectReader::new(&token);
     let compatibility = Compatibility::default();
     let context = Context {
         backend: &token,
@@ -310,7 +311,7 @@ fn continues_where_it_has_nothing_to_say() {
         wrapping_key: None,
         compatibility: &compatibility,
         debug: 0,
-        cache: &cache,
+        objects: &objects,
     };
     for row in ACTIONS {
         let action = (row.make)();
