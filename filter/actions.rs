@@ -17,7 +17,7 @@
 //!     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
 //!         match call {
 //!             Call::C_GenerateRandom(_, length) if length.0 > 64 => {
-//!                 context.refuse(call, CkRv::ARGUMENTS_BAD, format_args!("more than 64 bytes"))
+//!                 context.refuse(CkRv::ARGUMENTS_BAD, format_args!("more than 64 bytes"))
 //!             }
 //!             _ => Verdict::Continue,
 //!         }
@@ -32,18 +32,13 @@
 //! # assert_eq!(ROW.name, "short_random");
 //! ```
 
-use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use xdr::{Call, CkRv, Cryptoki, Function, ObjectHandle, Reply, SessionHandle};
+use xdr::{Call, Function, ObjectHandle, Reply, SessionHandle};
 
 use Function::*;
 
-use crate::compatibility::Compatibility;
-use crate::object_reader::ObjectReader;
 use crate::patches::*;
-use crate::{log, replies};
 
+pub use crate::context::Context;
 pub use crate::patches::wrapping_format_patch::WrappingKey;
 
 /// What an action says of a call.
@@ -54,46 +49,6 @@ pub enum Verdict {
     Continue,
     /// This is the answer, and nothing else is done.
     Decide(Reply),
-}
-
-/// What an action may use: made for one call.
-pub struct Context<'a> {
-    /// The module, not filtered again.
-    pub backend: &'a dyn Cryptoki,
-    /// The name that the client asked for.
-    pub module: &'a [u8],
-    /// Whether keys have one usage only, for the rest of the connection.
-    pub segregation: &'a AtomicBool,
-    /// The option `wrapping_format_key`.
-    pub wrapping_key: Option<&'a WrappingKey>,
-    /// Points in which the original's behaviour is wanted.
-    pub compatibility: &'a Compatibility,
-    /// The option `debug`, for `filter::log`.
-    pub debug: u8,
-    /// Reads the module's objects.
-    pub objects: &'a ObjectReader<'a>,
-}
-
-impl Context<'_> {
-    /// Whether keys have one usage only.
-    pub fn is_segregated(&self) -> bool {
-        self.segregation.load(Ordering::Relaxed)
-    }
-
-    /// Refuses the call with this CK_RV and says why at debug level 1.
-    pub fn refuse(&self, call: &Call<'_>, rv: CkRv, reason: fmt::Arguments<'_>) -> Verdict {
-        let function = call.function();
-        let (name, module) = (function.name(), log::Printable(self.module));
-        self.log(format_args!(
-            "{name}: refused with {rv} for alias '{module}': {reason}"
-        ));
-        Verdict::Decide(replies::refuse(function, rv))
-    }
-
-    /// Logs at debug level 1.
-    pub fn log(&self, text: fmt::Arguments<'_>) {
-        log::debug(1, self.debug, text);
-    }
 }
 
 /// What filter.conf can attach to a function.

@@ -14,13 +14,14 @@ use xdr::{
     Reply, SessionHandle, SlotId, Ulong,
 };
 
-use crate::actions::{Context, Verdict};
-use crate::checks::{Check, Refusal};
+use crate::actions::Verdict;
+use crate::checks::Refusal;
+use crate::context::Context;
 use crate::module_rules::{ModuleRules, Step};
 use crate::object_reader::ObjectReader;
 use crate::patches::sensitive_leak_patch::names_a_value;
 use crate::search::Searches;
-use crate::{ModuleEntry, Operation, Rules, canonical_template, checks, log, replies};
+use crate::{ModuleEntry, Rules, canonical_template, checks, log, replies};
 /// CKF_RW_SESSION.
 const READ_WRITE: u64 = 0x2;
 
@@ -73,45 +74,30 @@ struct Engine {
 
 impl Engine {
     fn call(&self, call: Call<'_>, backend: &dyn Cryptoki) -> Reply {
-        let objects = ObjectReader::new(backend);
-        let check = Check {
-            rules: &self.rules,
-            module: &self.module,
-            debug: self.settings.debug,
-            objects: &objects,
-            function: call.function(),
-        };
+        let key = self.settings.wrapping_format_key.as_ref();
         let context = Context {
             backend,
+            objects: ObjectReader::new(backend),
+            function: call.function(),
             module: &self.module,
+            rules: &self.rules,
             segregation: &self.segregation,
-            wrapping_key: self
-                .settings
-                .wrapping_format_key
-                .as_ref()
-                .map(|key| &*key.0),
+            wrapping_key: key.map(|key| &*key.0),
             compatibility: &self.settings.compatibility,
             debug: self.settings.debug,
-            objects: &objects,
         };
-        self.filter(call, &check, &context)
-            .unwrap_or_else(|refusal| {
-                check.report(&refusal);
-                replies::refuse(check.function, refusal.rv)
-            })
+        self.filter(call, &context).unwrap_or_else(|refusal| {
+            refusal.log(&context);
+            replies::refused(context.function, refusal.rv)
+        })
     }
 
     /// The reply of an action or of the module, unless a check refuses the call.
-    fn filter(
-        &self,
-        call: Call<'_>,
-        check: &Check<'_>,
-        context: &Context<'_>,
-    ) -> Result<Reply, Refusal> {
+    fn filter(&self, call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refusal> {
         let call = match canonical_template::normalise(call) {
             Ok(call) => call,
             Err(rv) => {
-                check.function()?;
+                checks::check_function(context)?;
                 let what = "a template with a malformed or repeated attribute".to_owned();
                 return Err(Refusal {
                     rv,
@@ -120,21 +106,21 @@ impl Engine {
                 });
             }
         };
-        if let Some(reply) = self.act(&self.rules.pre, &call, check, context) {
+        if let Some(reply) = self.act(&self.rules.pre, &call, context) {
             return Ok(reply);
         }
-        check.function()?;
-        arguments(&call, check)?;
+        checks::check_function(context)?;
+        checks::check_arguments(&call, context)?;
         let call = match call {
-            Call::C_OpenSession(slot, flags) if check.read_only() => {
+            Call::C_OpenSession(slot, flags) if checks::is_read_only(context) => {
                 Call::C_OpenSession(slot, Flags(flags.0 & !READ_WRITE))
             }
             other => other,
         };
-        if let Some(reply) = self.act(&self.rules.post, &call, check, context) {
+        if let Some(reply) = self.act(&self.rules.post, &call, context) {
             return Ok(reply);
         }
-        Ok(self.execute(call, check, context))
+        Ok(self.execute(call, context))
     }
 
     /// Runs a chain: the reply of the first action that decides.
@@ -142,22 +128,22 @@ impl Engine {
         &self,
         chains: &BTreeMap<Function, Vec<Step>>,
         call: &Call<'_>,
-        check: &Check<'_>,
         context: &Context<'_>,
     ) -> Option<Reply> {
-        let steps = chains.get(&check.function)?;
+        let steps = chains.get(&context.function)?;
         for step in steps {
             let name = step.name;
-            check.log(1, format_args!("action '{name}' runs"));
+            context.log_call(1, format_args!("action '{name}' runs"));
             match step.action.judge(call, context) {
                 Verdict::Continue => {}
-                Verdict::Decide(reply) if reply.function() == check.function => {
-                    check.decided(step, reply.rv());
+                Verdict::Decide(reply) if reply.function() == context.function => {
+                    let rv = reply.rv();
+                    context.log_rule(step.source, format_args!("action '{name}' answers {rv}"));
                     return Some(reply);
                 }
                 Verdict::Decide(_) => {
                     log::error(format_args!("action '{name}' answers for another function"));
-                    return Some(replies::refuse(check.function, CkRv::GENERAL_ERROR));
+                    return Some(replies::refused(context.function, CkRv::GENERAL_ERROR));
                 }
             }
         }
@@ -165,7 +151,7 @@ impl Engine {
     }
 
     /// The call itself, with what it changes of the searches.
-    fn execute(&self, call: Call<'_>, check: &Check<'_>, context: &Context<'_>) -> Reply {
+    fn execute(&self, call: Call<'_>, context: &Context<'_>) -> Reply {
         let backend = context.backend;
         match call {
             Call::C_GetMechanismList(slot, count) if !self.rules.mechanisms.is_empty() => {
@@ -174,7 +160,7 @@ impl Engine {
             Call::C_FindObjects(session, count)
                 if self.watches_searches() || self.searches.has(session) =>
             {
-                Reply::C_FindObjects(self.find(session, count, check, context))
+                Reply::C_FindObjects(self.find(session, count, context))
             }
             Call::C_FindObjectsInit(session, ref template) => {
                 let mut readers = self.rules.steps(Function::C_GetAttributeValue);
@@ -190,7 +176,7 @@ impl Engine {
                 reply
             }
             Call::C_FindObjectsFinal(session) | Call::C_CloseSession(session) => {
-                let final_call = check.function == Function::C_FindObjectsFinal;
+                let final_call = context.function == Function::C_FindObjectsFinal;
                 let reply = backend.call(call);
                 if final_call || reply.rv().is_ok() {
                     self.searches.end(session);
@@ -228,7 +214,6 @@ impl Engine {
         &self,
         session: SessionHandle,
         count: Ulong,
-        check: &Check<'_>,
         context: &Context<'_>,
     ) -> ObjectListResult {
         let backend = context.backend;
@@ -238,11 +223,11 @@ impl Engine {
             other => Err(other.rv()),
         };
         let hides = |object: ObjectHandle, by_value: bool| {
-            match check.object(session, object, CkRv::OBJECT_HANDLE_INVALID) {
+            match checks::check_object(context, session, object, CkRv::OBJECT_HANDLE_INVALID) {
                 Ok(()) => {}
                 Err(refusal) if checks::concerns_the_session(refusal.rv) => return Err(refusal.rv),
                 Err(refusal) => {
-                    check.report(&refusal);
+                    refusal.log(context);
                     return Ok(true);
                 }
             }
@@ -339,87 +324,6 @@ fn session_state(backend: &dyn Cryptoki, session: SessionHandle) -> Result<(), C
     match backend.call(Call::C_GetSessionInfo(session)).rv() {
         CkRv::OK => Ok(()),
         rv => Err(rv),
-    }
-}
-
-/// The checks of each function, in the order in which they are made; the first that refuses decides.
-fn arguments(call: &Call<'_>, check: &Check<'_>) -> Result<(), Refusal> {
-    use Operation::{Decrypt, Encrypt, Sign, Unwrap, Wrap};
-    use xdr::Call::*;
-
-    const INVALID: CkRv = CkRv::OBJECT_HANDLE_INVALID;
-    match call {
-        C_GetMechanismInfo(_, mechanism) => check.mechanism(*mechanism),
-        C_InitToken(..) | C_InitPIN(..) => check.administration(),
-        C_Login(_, user, _) => check.user(*user),
-        C_SetOperationState(session, _, encryption, authentication) => {
-            let mut named = [encryption, authentication]
-                .into_iter()
-                .filter(|key| key.0 != 0);
-            named.try_for_each(|key| check.object(*session, *key, INVALID))
-        }
-
-        C_CreateObject(_, template) => check.template(template),
-        C_CopyObject(session, object, template)
-        | C_SetAttributeValue(session, object, template) => {
-            check.object(*session, *object, INVALID)?;
-            check.template(template)
-        }
-        C_DestroyObject(session, object)
-        | C_GetObjectSize(session, object)
-        | C_GetAttributeValue(session, object, _)
-        | C_DigestKey(session, object) => check.object(*session, *object, INVALID),
-
-        C_EncryptInit(session, mechanism, key) => {
-            check.object(*session, *key, INVALID)?;
-            check.use_of(*session, mechanism)?;
-            check.padding(Encrypt, mechanism)
-        }
-        C_DecryptInit(session, mechanism, key) => {
-            check.object(*session, *key, INVALID)?;
-            check.use_of(*session, mechanism)?;
-            check.padding(Decrypt, mechanism)
-        }
-        C_SignInit(session, mechanism, key) => {
-            check.object(*session, *key, INVALID)?;
-            check.use_of(*session, mechanism)?;
-            check.padding(Sign, mechanism)
-        }
-        C_SignRecoverInit(session, mechanism, key)
-        | C_VerifyInit(session, mechanism, key)
-        | C_VerifyRecoverInit(session, mechanism, key) => {
-            check.object(*session, *key, INVALID)?;
-            check.use_of(*session, mechanism)
-        }
-        C_DigestInit(session, mechanism) => check.use_of(*session, mechanism),
-
-        C_GenerateKey(session, mechanism, template) => {
-            check.use_of(*session, mechanism)?;
-            check.template(template)
-        }
-        C_GenerateKeyPair(session, mechanism, public, private) => {
-            check.use_of(*session, mechanism)?;
-            check.template(public)?;
-            check.template(private)
-        }
-        C_WrapKey(session, mechanism, wrapping, key) => {
-            check.object(*session, *wrapping, CkRv::WRAPPING_KEY_HANDLE_INVALID)?;
-            check.object(*session, *key, INVALID)?;
-            check.use_of(*session, mechanism)?;
-            check.padding(Wrap, mechanism)
-        }
-        C_UnwrapKey(session, mechanism, unwrapping, _, template) => {
-            check.object(*session, *unwrapping, CkRv::UNWRAPPING_KEY_HANDLE_INVALID)?;
-            check.use_of(*session, mechanism)?;
-            check.padding(Unwrap, mechanism)?;
-            check.template(template)
-        }
-        C_DeriveKey(session, mechanism, base, template) => {
-            check.object(*session, *base, INVALID)?;
-            check.use_of(*session, mechanism)?;
-            check.template(template)
-        }
-        _ => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ mod canonical_template;
 mod checks;
 pub mod compatibility;
 pub mod config;
+mod context;
 mod engine;
 pub mod log;
 pub mod module_rules;

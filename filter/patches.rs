@@ -98,14 +98,8 @@ pub(crate) fn unreadable(rv: CkRv, policy: CkRv) -> CkRv {
 }
 
 /// Refuses a call on an object whose attributes cannot be read.
-pub(crate) fn refuse_unreadable(
-    call: &Call<'_>,
-    context: &Context<'_>,
-    rv: CkRv,
-    policy: CkRv,
-) -> Verdict {
+pub(crate) fn refuse_unreadable(context: &Context<'_>, rv: CkRv, policy: CkRv) -> Verdict {
     context.refuse(
-        call,
         unreadable(rv, policy),
         format_args!("the module answers {rv} to the object's attributes"),
     )

@@ -1,12 +1,12 @@
-//! What a call answers that was refused, or made before a module is loaded: function by function,
-//! every field of the result beside the CK_RV.
+//! Builds the replies to calls that do not reach a module: every field beside the CK_RV, for each
+//! function.
 
 use xdr::{CkRv, Function, Reply, SlotId, Ulong};
 
-/// The reply of a call that does not reach the module. Numbers are 0, byte strings and arrays empty
-/// and versions 0.0 (the original sends the digits 0x30: DIFFERENCES.md), but for three numbers
-/// that say "none" with all bits set.
-pub fn refuse(function: Function, rv: CkRv) -> Reply {
+/// The reply to a call that was refused. Numbers are 0, byte strings and arrays are empty, and versions
+/// are 0.0 (the original sends the digits 0x30: DIFFERENCES.md). In three numbers all bits are set,
+/// which means "none".
+pub fn refused(function: Function, rv: CkRv) -> Reply {
     let mut reply = Reply::only(function, rv);
     match &mut reply {
         Reply::C_GetSessionInfo(result) => result.info.slot_id = SlotId::NONE,
@@ -17,9 +17,10 @@ pub fn refuse(function: Function, rv: CkRv) -> Reply {
     reply
 }
 
-/// The reply of a call made before C_LoadModule: C_Initialize fails, the others are not initialised.
+/// The reply to a call made before C_LoadModule: C_Initialize fails, and for all others the library is
+/// not initialized.
 pub fn no_module(function: Function) -> Reply {
-    refuse(
+    refused(
         function,
         match function {
             Function::C_Initialize => CkRv::GENERAL_ERROR,
@@ -35,7 +36,7 @@ mod tests {
     #[test]
     fn says_none_where_the_original_does() {
         let rv = CkRv::FUNCTION_NOT_SUPPORTED;
-        let Reply::C_GetSessionInfo(session) = refuse(Function::C_GetSessionInfo, rv) else {
+        let Reply::C_GetSessionInfo(session) = refused(Function::C_GetSessionInfo, rv) else {
             panic!("another function's reply");
         };
         assert_eq!((session.rv, session.info.slot_id.0), (rv, u64::MAX));

@@ -76,7 +76,7 @@ impl Action for ConflictingAttributes {
             }
             Call::C_CopyObject(session, object, template)
             | Call::C_SetAttributeValue(session, object, template) => {
-                changed(call, context, *session, *object, template)
+                changed(context, *session, *object, template)
             }
             _ => Verdict::Continue,
         }
@@ -92,19 +92,18 @@ fn new(call: &Call<'_>, context: &Context<'_>, templates: &[&Template]) -> Verdi
     for template in templates {
         match Attributes::of_template(template) {
             Ok(new) => booleans = booleans.together_with(new.booleans),
-            Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
+            Err(rv) => return context.refuse(rv, format_args!("an unsound template")),
         }
     }
     if is_derived && booleans.has((Boolean::Wrap, T)) {
         let reason = format_args!("a derived key wraps, and may be derived again to decrypt");
-        return context.refuse(call, CkRv::ATTRIBUTE_VALUE_INVALID, reason);
+        return context.refuse(CkRv::ATTRIBUTE_VALUE_INVALID, reason);
     }
-    refuse_conflict(call, context, booleans)
+    refuse_conflict(context, booleans)
 }
 
 /// What the object or its copy would have. The original looks at a copy's template alone.
 fn changed(
-    call: &Call<'_>,
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
@@ -112,11 +111,11 @@ fn changed(
 ) -> Verdict {
     let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
-        Err(rv) => return refuse_unreadable(call, context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
+        Err(rv) => return refuse_unreadable(context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
     };
     let new = match Attributes::of_template(template) {
         Ok(new) => new,
-        Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
+        Err(rv) => return context.refuse(rv, format_args!("an unsound template")),
     };
     let more = if context.is_segregated() {
         FROM_THE_BEGINNING_SEGREGATED
@@ -129,18 +128,16 @@ fn changed(
         old.class.is_none_or(Class::is_key) && !context.compatibility.has(Switch::RolesSetLater);
     if let Some(role) = given.filter(|_| are_held) {
         return context.refuse(
-            call,
             CkRv::ATTRIBUTE_VALUE_INVALID,
             format_args!("{} for a key that was made without", Shown(role)),
         );
     }
-    refuse_conflict(call, context, old.booleans.overridden_by(new.booleans))
+    refuse_conflict(context, old.booleans.overridden_by(new.booleans))
 }
 
-fn refuse_conflict(call: &Call<'_>, context: &Context<'_>, booleans: Booleans) -> Verdict {
+fn refuse_conflict(context: &Context<'_>, booleans: Booleans) -> Verdict {
     match conflict(booleans, context.is_segregated()) {
         Some((one, other)) => context.refuse(
-            call,
             CkRv::ATTRIBUTE_VALUE_INVALID,
             format_args!("{} conflicts with {}", Shown(one), Shown(other)),
         ),
@@ -156,18 +153,17 @@ impl Action for OnExistingObjects {
         let (session, keys) = match keys_used(call) {
             Ok(Some(used)) => used,
             Ok(None) => return Verdict::Continue,
-            Err(rv) => return context.refuse(call, rv, format_args!("{UNKNOWN_PARAMETER}")),
+            Err(rv) => return context.refuse(rv, format_args!("{UNKNOWN_PARAMETER}")),
         };
         for key in keys {
             let attributes = match context.objects.attributes(session, key) {
                 Ok(attributes) => attributes,
                 Err(rv) => {
-                    return refuse_unreadable(call, context, rv, CkRv::OBJECT_HANDLE_INVALID);
+                    return refuse_unreadable(context, rv, CkRv::OBJECT_HANDLE_INVALID);
                 }
             };
             if let Some((one, other)) = conflict(attributes.booleans, context.is_segregated()) {
                 return context.refuse(
-                    call,
                     CkRv::OBJECT_HANDLE_INVALID,
                     format_args!("the key has {} and {}", Shown(one), Shown(other)),
                 );

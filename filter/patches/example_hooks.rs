@@ -37,11 +37,9 @@ impl Action for LoginHook {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         match call {
             Call::C_Login(_, _, b"1234") => Verdict::Continue,
-            Call::C_Login(..) => context.refuse(
-                call,
-                CkRv::PIN_LOCKED,
-                format_args!("not the example's PIN"),
-            ),
+            Call::C_Login(..) => {
+                context.refuse(CkRv::PIN_LOCKED, format_args!("not the example's PIN"))
+            }
             _ => Verdict::Continue,
         }
     }

@@ -40,20 +40,19 @@ impl Action for Escrow {
         let (session, keys) = match keys_used(call) {
             Ok(Some(used)) => used,
             Ok(None) => return Verdict::Continue,
-            Err(rv) => return context.refuse(call, rv, format_args!("{UNKNOWN_PARAMETER}")),
+            Err(rv) => return context.refuse(rv, format_args!("{UNKNOWN_PARAMETER}")),
         };
         for key in keys {
             match context.objects.attributes(session, key) {
                 Ok(attributes) if self.blocks(attributes) => {
                     return context.refuse(
-                        call,
                         CkRv::OBJECT_HANDLE_INVALID,
                         format_args!("the key is sensitive and was not always"),
                     );
                 }
                 Ok(_) => {}
                 Err(rv) => {
-                    return refuse_unreadable(call, context, rv, CkRv::OBJECT_HANDLE_INVALID);
+                    return refuse_unreadable(context, rv, CkRv::OBJECT_HANDLE_INVALID);
                 }
             }
         }

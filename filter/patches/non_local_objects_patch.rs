@@ -25,30 +25,29 @@ pub struct NonLocalObjects;
 impl Action for NonLocalObjects {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         match call {
-            Call::C_CreateObject(_, template) => created(call, context, template),
+            Call::C_CreateObject(_, template) => created(context, template),
             Call::C_CopyObject(session, object, template)
             | Call::C_SetAttributeValue(session, object, template) => {
-                changed(call, context, *session, *object, template)
+                changed(context, *session, *object, template)
             }
             _ => Verdict::Continue,
         }
     }
 }
 
-fn created(call: &Call<'_>, context: &Context<'_>, template: &Template) -> Verdict {
+fn created(context: &Context<'_>, template: &Template) -> Verdict {
     let new = match Attributes::of_template(template) {
         Ok(new) => new,
-        Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
+        Err(rv) => return context.refuse(rv, format_args!("an unsound template")),
     };
     if new.class.is_some_and(Class::is_key) {
-        refuse_dangerous(call, context, new, template)
+        refuse_dangerous(context, new, template)
     } else {
         Verdict::Continue
     }
 }
 
 fn changed(
-    call: &Call<'_>,
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
@@ -56,11 +55,11 @@ fn changed(
 ) -> Verdict {
     let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
-        Err(rv) => return refuse_unreadable(call, context, rv, CkRv::GENERAL_ERROR),
+        Err(rv) => return refuse_unreadable(context, rv, CkRv::GENERAL_ERROR),
     };
     let new = match Attributes::of_template(template) {
         Ok(new) => new,
-        Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
+        Err(rv) => return context.refuse(rv, format_args!("an unsound template")),
     };
     if !(old.class.is_none_or(Class::is_key) || new.class.is_some_and(Class::is_key)) {
         return Verdict::Continue;
@@ -69,14 +68,14 @@ fn changed(
     let is_local = old.booleans.has((Boolean::Local, true));
     let is_dangerous = |key: Booleans| DANGEROUS.into_iter().any(|it| key.has(it));
     if !is_local {
-        if let refused @ Verdict::Decide(_) = refuse_dangerous(call, context, new, template) {
+        if let refused @ Verdict::Decide(_) = refuse_dangerous(context, new, template) {
             return refused;
         }
     }
     // A local key with a value of the client's is from outside as well, and may wrap already.
     if brings_a_key(template) && is_dangerous(old.booleans.overridden_by(new.booleans)) {
         let reason = format_args!("another value for a key that wraps, unwraps or is local");
-        return context.refuse(call, CkRv::ATTRIBUTE_READ_ONLY, reason);
+        return context.refuse(CkRv::ATTRIBUTE_READ_ONLY, reason);
     }
     Verdict::Continue
 }
@@ -98,15 +97,9 @@ fn brings_a_key(template: &Template) -> bool {
     kinds.any(|kind| is_value(kind) || PUBLIC.contains(&narrow(kind.0)))
 }
 
-fn refuse_dangerous(
-    call: &Call<'_>,
-    context: &Context<'_>,
-    new: Attributes,
-    template: &Template,
-) -> Verdict {
+fn refuse_dangerous(context: &Context<'_>, new: Attributes, template: &Template) -> Verdict {
     if let Some(setting) = DANGEROUS.into_iter().find(|it| new.booleans.has(*it)) {
         return context.refuse(
-            call,
             CkRv::TEMPLATE_INCONSISTENT,
             format_args!("{} for a key that is not local", Shown(setting)),
         );
@@ -116,7 +109,7 @@ fn refuse_dangerous(
     };
     if template.0.iter().any(is_claim) {
         let reason = format_args!("a claim of where a key is from that is not local");
-        return context.refuse(call, CkRv::ATTRIBUTE_READ_ONLY, reason);
+        return context.refuse(CkRv::ATTRIBUTE_READ_ONLY, reason);
     }
     Verdict::Continue
 }

@@ -71,7 +71,7 @@ impl Action for SanitizeCreationTemplates {
         match sanitized(call) {
             Ok(Some(sanitized)) => Verdict::Decide(context.backend.call(sanitized)),
             Ok(None) => Verdict::Continue,
-            Err(rv) => context.refuse(call, rv, format_args!("no class, or an unsound template")),
+            Err(rv) => context.refuse(rv, format_args!("no class, or an unsound template")),
         }
     }
 }

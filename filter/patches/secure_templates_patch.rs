@@ -81,7 +81,7 @@ impl Action for SecureTemplates {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         match judge(call, context) {
             Ok(verdict) => verdict,
-            Err(rv) => context.refuse(call, rv, format_args!("an unsound template")),
+            Err(rv) => context.refuse(rv, format_args!("an unsound template")),
         }
     }
 }
@@ -91,46 +91,45 @@ fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<Verdict, CkRv> {
     Ok(match call {
         Call::C_GenerateKey(_, _, template) => {
             let new = Attributes::of_template(template)?.booleans;
-            allow(is_secure(new, BY_GENERATION, segregated), call, context)
+            allow(is_secure(new, BY_GENERATION, segregated), context)
         }
         Call::C_GenerateKeyPair(_, _, public, private) => {
             let public = Attributes::of_template(public)?.booleans;
             let new = public.together_with(Attributes::of_template(private)?.booleans);
-            allow(is_secure(new, BY_GENERATION, segregated), call, context)
+            allow(is_secure(new, BY_GENERATION, segregated), context)
         }
         Call::C_UnwrapKey(_, _, _, _, template) | Call::C_DeriveKey(_, _, _, template) => {
             let new = Attributes::of_template(template)?.booleans;
-            allow(is_secure(new, BY_IMPORT, segregated), call, context)
+            allow(is_secure(new, BY_IMPORT, segregated), context)
         }
         Call::C_CreateObject(_, template) => {
             let new = Attributes::of_template(template)?;
             let is_key = new.class.is_some_and(Class::is_key);
             let is_secure = is_secure(new.booleans, BY_IMPORT, segregated);
-            allow(!is_key || is_secure, call, context)
+            allow(!is_key || is_secure, context)
         }
         Call::C_CopyObject(session, object, template) => {
-            copied(call, context, *session, *object, template)?
+            copied(context, *session, *object, template)?
         }
         Call::C_SetAttributeValue(session, object, template) => {
-            changed(call, context, *session, *object, template)?
+            changed(context, *session, *object, template)?
         }
         _ => Verdict::Continue,
     })
 }
 
-fn allow(is_allowed: bool, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+fn allow(is_allowed: bool, context: &Context<'_>) -> Verdict {
     if is_allowed {
         return Verdict::Continue;
     }
     let reason = format_args!("no secure template");
-    context.refuse(call, CkRv::TEMPLATE_INCONSISTENT, reason)
+    context.refuse(CkRv::TEMPLATE_INCONSISTENT, reason)
 }
 
 /// The template is held against those for imports, as in the original, and what is copied and what
 /// the copy would be against those of keys: the original looks at neither. Out of a key with two
 /// roles come no two keys with one each; that it was not sensitive, the copy can mend.
 fn copied(
-    call: &Call<'_>,
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
@@ -138,7 +137,7 @@ fn copied(
 ) -> Result<Verdict, CkRv> {
     let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
-        Err(rv) => return Ok(refuse_unreadable(call, context, rv, CkRv::GENERAL_ERROR)),
+        Err(rv) => return Ok(refuse_unreadable(context, rv, CkRv::GENERAL_ERROR)),
     };
     if !old.class.is_none_or(Class::is_key) {
         return Ok(Verdict::Continue);
@@ -150,7 +149,7 @@ fn copied(
     let roles = KEPT.iter().chain(KEPT_SEGREGATED);
     let kept = roles.flat_map(|boolean| [(*boolean, true), (*boolean, false)]);
     if segregated && taken_away(kept, old.booleans, new).is_some() {
-        return Ok(allow(false, call, context));
+        return Ok(allow(false, context));
     }
     let source = old
         .booleans
@@ -159,11 +158,10 @@ fn copied(
         && [source, copy]
             .into_iter()
             .all(|key| is_secure(key, BY_GENERATION, segregated));
-    Ok(allow(is_allowed, call, context))
+    Ok(allow(is_allowed, context))
 }
 
 fn changed(
-    call: &Call<'_>,
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
@@ -171,7 +169,7 @@ fn changed(
 ) -> Result<Verdict, CkRv> {
     let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
-        Err(rv) => return Ok(refuse_unreadable(call, context, rv, CkRv::GENERAL_ERROR)),
+        Err(rv) => return Ok(refuse_unreadable(context, rv, CkRv::GENERAL_ERROR)),
     };
     if !old.class.is_none_or(Class::is_key) {
         return Ok(Verdict::Continue);
@@ -186,7 +184,6 @@ fn changed(
     let both = kept.flat_map(|boolean| [(*boolean, true), (*boolean, false)]);
     Ok(match taken_away(both, old.booleans, new) {
         Some(setting) => context.refuse(
-            call,
             CkRv::ATTRIBUTE_READ_ONLY,
             format_args!("{} stays", Shown(setting)),
         ),

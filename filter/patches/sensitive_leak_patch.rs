@@ -68,10 +68,10 @@ impl Action for SensitiveLeak {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         match call {
             Call::C_GetAttributeValue(session, object, template) => {
-                read(call, context, *session, *object, template)
+                read(context, *session, *object, template)
             }
             Call::C_SetAttributeValue(session, object, template) => {
-                written(call, context, *session, *object, template)
+                written(context, *session, *object, template)
             }
             _ => Verdict::Continue,
         }
@@ -87,7 +87,6 @@ impl Action for SensitiveLeak {
 }
 
 fn read(
-    call: &Call<'_>,
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
@@ -116,11 +115,7 @@ fn read(
         (told.rv, told.template.0)
     };
     if others.len() + values.len() != template.0.len() {
-        return context.refuse(
-            call,
-            CkRv::GENERAL_ERROR,
-            format_args!("the module lost some"),
-        );
+        return context.refuse(CkRv::GENERAL_ERROR, format_args!("the module lost some"));
     }
     let rv = match rv {
         CkRv::OK
@@ -138,7 +133,7 @@ fn read(
         }
     };
     let answers = template.0.iter().filter_map(answer).collect();
-    let name = call.function().name();
+    let name = context.function.name();
     context.log(format_args!("{name}: the value of a key is kept, {rv}"));
     with(rv, Template(answers))
 }
@@ -156,7 +151,6 @@ fn with(rv: CkRv, template: Template) -> Verdict {
 }
 
 fn written(
-    call: &Call<'_>,
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
@@ -164,11 +158,11 @@ fn written(
 ) -> Verdict {
     let attributes = match context.objects.attributes(session, object) {
         Ok(attributes) => attributes,
-        Err(rv) => return refuse_unreadable(call, context, rv, CkRv::ATTRIBUTE_READ_ONLY),
+        Err(rv) => return refuse_unreadable(context, rv, CkRv::ATTRIBUTE_READ_ONLY),
     };
     if names_a_value(template) && is_kept(attributes) {
         let reason = format_args!("the value of a key");
-        return context.refuse(call, CkRv::ATTRIBUTE_READ_ONLY, reason);
+        return context.refuse(CkRv::ATTRIBUTE_READ_ONLY, reason);
     }
     let named = |it: &&Boolean| {
         let attribute_type = it.attribute_type();
@@ -179,7 +173,6 @@ fn written(
     };
     match PROVENANCE.iter().find(named) {
         Some(boolean) => context.refuse(
-            call,
             CkRv::ATTRIBUTE_READ_ONLY,
             format_args!("{} is the token's to say", boolean.name()),
         ),

@@ -47,7 +47,7 @@ impl Action for StickyAttributes {
         match call {
             Call::C_CopyObject(session, object, template)
             | Call::C_SetAttributeValue(session, object, template) => {
-                changed(call, context, *session, *object, template)
+                changed(context, *session, *object, template)
             }
             _ => Verdict::Continue,
         }
@@ -55,7 +55,6 @@ impl Action for StickyAttributes {
 }
 
 fn changed(
-    call: &Call<'_>,
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
@@ -63,11 +62,11 @@ fn changed(
 ) -> Verdict {
     let old = match context.objects.attributes(session, object) {
         Ok(old) => old,
-        Err(rv) => return refuse_unreadable(call, context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
+        Err(rv) => return refuse_unreadable(context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
     };
     let new = match Attributes::of_template(template) {
         Ok(new) => new,
-        Err(rv) => return context.refuse(call, rv, format_args!("an unsound template")),
+        Err(rv) => return context.refuse(rv, format_args!("an unsound template")),
     };
     let more = if context.is_segregated() {
         STICKY_SEGREGATED
@@ -77,7 +76,6 @@ fn changed(
     let settings = STICKY.iter().chain(more).copied();
     match taken_away(settings, old.booleans, new.booleans) {
         Some(setting) => context.refuse(
-            call,
             CkRv::ATTRIBUTE_VALUE_INVALID,
             format_args!("{} stays", Shown(setting)),
         ),

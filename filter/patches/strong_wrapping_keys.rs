@@ -30,11 +30,10 @@ impl Action for StrongWrappingKeys {
         match is_strong(context, *session, *wrapping) {
             Ok(true) => Verdict::Continue,
             Ok(false) => context.refuse(
-                call,
                 CkRv::WRAPPING_KEY_SIZE_RANGE,
                 format_args!("the wrapping key has less than 112 bits of strength"),
             ),
-            Err(rv) => refuse_unreadable(call, context, rv, CkRv::WRAPPING_KEY_SIZE_RANGE),
+            Err(rv) => refuse_unreadable(context, rv, CkRv::WRAPPING_KEY_SIZE_RANGE),
         }
     }
 }

@@ -151,13 +151,13 @@ impl Action for WrappingFormat {
         let key = match (call, context.wrapping_key) {
             (Call::C_WrapKey(..) | Call::C_UnwrapKey(..), Some(key)) => key,
             (Call::C_WrapKey(..) | Call::C_UnwrapKey(..), None) => {
-                return context.refuse(call, CkRv::GENERAL_ERROR, format_args!("no key"));
+                return context.refuse(CkRv::GENERAL_ERROR, format_args!("no key"));
             }
             _ => return Verdict::Continue,
         };
         match call {
             Call::C_WrapKey(session, mechanism, wrapping, wrapped) => {
-                wrap(call, context, key, *session, mechanism, *wrapping, *wrapped)
+                wrap(context, key, *session, mechanism, *wrapping, *wrapped)
             }
             Call::C_UnwrapKey(session, mechanism, unwrapping, blob, template) => {
                 match unwrap(
@@ -170,7 +170,7 @@ impl Action for WrappingFormat {
                     template,
                 ) {
                     Ok(reply) => Verdict::Decide(reply),
-                    Err((rv, reason)) => context.refuse(call, rv, format_args!("{reason}")),
+                    Err((rv, reason)) => context.refuse(rv, format_args!("{reason}")),
                 }
             }
             _ => Verdict::Continue,
@@ -179,7 +179,6 @@ impl Action for WrappingFormat {
 }
 
 fn wrap(
-    call: &Call<'_>,
     context: &Context<'_>,
     key: &WrappingKey,
     session: SessionHandle,
@@ -192,17 +191,17 @@ fn wrap(
     let mut result = match context.backend.call(asked) {
         Reply::C_WrapKey(result) if result.rv.is_ok() => result,
         Reply::C_WrapKey(result) => {
-            return context.refuse(call, result.rv, format_args!("by the token"));
+            return context.refuse(result.rv, format_args!("by the token"));
         }
-        _ => return context.refuse(call, CkRv::GENERAL_ERROR, format_args!("not an answer")),
+        _ => return context.refuse(CkRv::GENERAL_ERROR, format_args!("not an answer")),
     };
     let attributes = match context.objects.attributes(session, wrapped) {
         Ok(attributes) => attributes,
-        Err(rv) => return refuse_unreadable(call, context, rv, CkRv::KEY_NOT_WRAPPABLE),
+        Err(rv) => return refuse_unreadable(context, rv, CkRv::KEY_NOT_WRAPPABLE),
     };
     let Some(encoded) = encode(attributes, context.is_segregated()) else {
         let reason = format_args!("a class that the format has no place for");
-        return context.refuse(call, CkRv::KEY_NOT_WRAPPABLE, reason);
+        return context.refuse(CkRv::KEY_NOT_WRAPPABLE, reason);
     };
     result.data.extend_from_slice(&encoded);
     key.seal(&mut result.data);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use filter::Compatibility;
 use filter::actions::{Action, Context, Verdict, WrappingKey, row};
 use filter::attributes::Boolean;
+use filter::module_rules::ModuleRules;
 use filter::object_reader::ObjectReader;
 use xdr::Function::*;
 use xdr::{
@@ -146,7 +147,7 @@ impl<'a> Chain<'a> {
 impl Cryptoki for Chain<'_> {
     fn call(&self, call: Call<'_>) -> Reply {
         let function = call.function();
-        let objects = ObjectReader::new(self.backend);
+        let rules = ModuleRules::default();
         let context = Context {
             backend: self.backend,
             module: b"softhsm",
@@ -154,7 +155,9 @@ impl Cryptoki for Chain<'_> {
             wrapping_key: self.key.as_ref(),
             compatibility: &self.compatibility,
             debug: 3,
-            objects: &objects,
+            objects: ObjectReader::new(self.backend),
+            function,
+            rules: &rules,
         };
         let attached = || self.actions.iter().filter(|(it, _)| *it == function);
         for (_, action) in attached() {

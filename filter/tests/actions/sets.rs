@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use filter::Compatibility;
 use filter::actions::{ACTIONS, Context, Verdict};
+use filter::module_rules::ModuleRules;
 use filter::object_reader::ObjectReader;
 use xdr::Function::*;
 use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply, Ulong};
@@ -302,7 +303,7 @@ fn takes_odd_booleans_for_true() {
 fn continues_where_it_has_nothing_to_say() {
     let token = Token::new();
     let segregation = AtomicBool::new(false);
-    let objects = ObjectReader::new(&token);
+    let rules = ModuleRules::default();
     let compatibility = Compatibility::default();
     let context = Context {
         backend: &token,
@@ -311,7 +312,9 @@ fn continues_where_it_has_nothing_to_say() {
         wrapping_key: None,
         compatibility: &compatibility,
         debug: 0,
-        objects: &objects,
+        objects: ObjectReader::new(&token),
+        function: C_GenerateRandom,
+        rules: &rules,
     };
     for row in ACTIONS {
         let action = (row.make)();
