@@ -18,6 +18,7 @@ pub mod config;
 mod context;
 mod engine;
 pub mod log;
+mod mechanism_list;
 pub mod module_rules;
 pub mod object_reader;
 pub mod patches;

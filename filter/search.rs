@@ -1,23 +1,31 @@
-//! Object searches, one for each session: what C_FindObjects found and the client did not get yet.
+//! Keeps the object searches of a connection: which objects each has found that the client has not
+//! got yet.
 //!
-//! A search begins with a successful C_FindObjectsInit and ends with C_FindObjectsFinal or its
-//! session; without one there is nothing to find. Handles come from the module in batches, in its
-//! order, and are looked at one by one when the client is to get them, so that a filtered one never
-//! is. The original has one list for all sessions of a client, which survives the search.
+//! A search begins with a successful C_FindObjectsInit and ends with C_FindObjectsFinal or with its
+//! session. Handles come from the module in batches, in its order. Each is checked right before the
+//! client gets it, by the rules for objects and by the actions that watch the search. Searches that
+//! nothing watches are left to the module. The original has one list for all sessions of a client,
+//! which outlives the search.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xdr::word_size::{narrow, wide};
-use xdr::{CkRv, ObjectHandle, SessionHandle};
+use xdr::{
+    Call, CkRv, Cryptoki, Function, ObjectHandle, ObjectListResult, Reply, SessionHandle, Ulong,
+};
+
+use crate::checks;
+use crate::context::Context;
+use crate::patches::sensitive_leak_patch::names_a_value;
 
 /// Handles asked of the module at once.
 const BATCH: u64 = 256;
 
-/// Handles given to the client at once: what an array of the interface holds.
+/// Upper bound on the handles that the client gets at once: the length of an array on the wire.
 const MOST: u64 = 1 << 16;
 
-/// Handles in one search; a module that tells more never comes to an end.
+/// Upper bound on the handles in one search, against a module that never ends it.
 const LONGEST: usize = 1 << 22;
 
 /// The searches of one connection.
@@ -27,9 +35,9 @@ pub(crate) struct Searches(Mutex<HashMap<u64, Arc<Mutex<Search>>>>);
 /// One search.
 #[derive(Default)]
 pub(crate) struct Search {
-    /// From the module, to be looked at.
+    /// Handles from the module, not checked yet.
     pending: VecDeque<ObjectHandle>,
-    /// Looked at, for the client.
+    /// Checked handles, for the client.
     ready: VecDeque<ObjectHandle>,
     fetched: usize,
     exhausted: bool,
@@ -42,13 +50,108 @@ fn key(session: SessionHandle) -> u64 {
     wide(narrow(session.0))
 }
 
-/// What a thread that panicked left behind is still a list of handles.
+/// Locks; a list of handles is still valid after another thread has panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Searches {
-    /// A new search in this session, in place of an earlier one.
+    /// Lets the module execute a call, and keeps track of the searches that it begins, continues or
+    /// ends.
+    pub(crate) fn execute(&self, call: Call<'_>, context: &Context<'_>) -> Reply {
+        let backend = context.backend;
+        match call {
+            Call::C_FindObjects(session, count)
+                if watches_every_search(context) || self.has(session) =>
+            {
+                Reply::C_FindObjects(self.find(session, count, context))
+            }
+            Call::C_FindObjectsInit(session, ref template) => {
+                let mut readers = context.rules.steps(Function::C_GetAttributeValue);
+                let by_value = names_a_value(template) && readers.next().is_some();
+                let reply = backend.call(call);
+                match reply.rv().is_ok() {
+                    true if by_value || watches_every_search(context) => {
+                        self.begin(session, by_value);
+                    }
+                    true => self.end(session),
+                    false => {}
+                }
+                reply
+            }
+            Call::C_FindObjectsFinal(session) | Call::C_CloseSession(session) => {
+                let final_call = context.function == Function::C_FindObjectsFinal;
+                let reply = backend.call(call);
+                if final_call || reply.rv().is_ok() {
+                    self.end(session);
+                }
+                reply
+            }
+            Call::C_CloseAllSessions(_) => {
+                let reply = backend.call(call);
+                if reply.rv().is_ok() {
+                    // The sessions of other slots, and their searches, go on.
+                    self.retain(|session| session_state(backend, session).is_ok());
+                }
+                reply
+            }
+            Call::C_Finalize() => {
+                let reply = backend.call(call);
+                if reply.rv().is_ok() {
+                    self.retain(|_| false);
+                }
+                reply
+            }
+            call => backend.call(call),
+        }
+    }
+
+    /// Answers C_FindObjects with the objects that the client may see.
+    fn find(
+        &self,
+        session: SessionHandle,
+        count: Ulong,
+        context: &Context<'_>,
+    ) -> ObjectListResult {
+        let backend = context.backend;
+        let fetch = |count| match backend.call(Call::C_FindObjects(session, Ulong(count))) {
+            Reply::C_FindObjects(found) if found.rv.is_ok() => Ok(found.objects),
+            other if other.rv().is_ok() => Err(CkRv::GENERAL_ERROR),
+            other => Err(other.rv()),
+        };
+        let hides = |object: ObjectHandle, by_value: bool| {
+            match checks::check_object(context, session, object, CkRv::OBJECT_HANDLE_INVALID) {
+                Ok(()) => {}
+                Err(refusal) if checks::concerns_the_session(refusal.rv) => return Err(refusal.rv),
+                Err(refusal) => {
+                    refusal.log(context);
+                    return Ok(true);
+                }
+            }
+            let readers = context.rules.steps(Function::C_GetAttributeValue);
+            let readers = readers.filter(|_| by_value);
+            let mut steps = context.rules.steps(Function::C_FindObjects).chain(readers);
+            Ok(steps.any(|step| step.action.hides(session, object, context)))
+        };
+        let found = self.next(session, count.0, fetch, hides);
+        // Without a search, an invalid session is told first, as a module does.
+        let found = found.unwrap_or_else(|| {
+            session_state(backend, session).and(Err(CkRv::OPERATION_NOT_INITIALIZED))
+        });
+        match found {
+            Ok(objects) => ObjectListResult {
+                rv: CkRv::OK,
+                count: Ulong(objects.len() as u64),
+                objects,
+            },
+            Err(rv) => ObjectListResult {
+                rv,
+                ..Default::default()
+            },
+        }
+    }
+
+    /// Begins a search in this session, in place of an earlier one.
     pub(crate) fn begin(&self, session: SessionHandle, by_value: bool) {
         let search = Search {
             by_value,
@@ -62,12 +165,12 @@ impl Searches {
         lock(&self.0).contains_key(&key(session))
     }
 
-    /// No search in this session any more.
+    /// Ends the search in this session.
     pub(crate) fn end(&self, session: SessionHandle) {
         lock(&self.0).remove(&key(session));
     }
 
-    /// No search in any session that `keep` does not want.
+    /// Ends the searches in all sessions for which `keep` is false.
     pub(crate) fn retain(&self, keep: impl Fn(SessionHandle) -> bool) {
         let sessions: Vec<u64> = lock(&self.0).keys().copied().collect();
         for session in sessions.into_iter().map(SessionHandle) {
@@ -77,9 +180,9 @@ impl Searches {
         }
     }
 
-    /// The next `count` handles of a session's search: from `fetch` what the module finds, up to so
-    /// many, without what `hides`, which learns whether the search is by a value. `None` without a
-    /// search.
+    /// The next `count` handles of a session's search; `None` without a search. `fetch` asks the module
+    /// for up to so many handles. Those for which `hides` is true are left out; it learns whether the
+    /// search is by a value.
     pub(crate) fn next(
         &self,
         session: SessionHandle,
@@ -92,6 +195,20 @@ impl Searches {
         let by_value = search.by_value;
         let hides = |object| hides(object, by_value);
         Some(search.next(count.min(MOST) as usize, fetch, hides))
+    }
+}
+
+/// Whether something decides about each object that is found.
+fn watches_every_search(context: &Context<'_>) -> bool {
+    let mut searchers = context.rules.steps(Function::C_FindObjects);
+    context.rules.guards_objects() || searchers.next().is_some()
+}
+
+/// What the module says of a session.
+fn session_state(backend: &dyn Cryptoki, session: SessionHandle) -> Result<(), CkRv> {
+    match backend.call(Call::C_GetSessionInfo(session)).rv() {
+        CkRv::OK => Ok(()),
+        rv => Err(rv),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::actions::Action;
 use crate::module_rules::Source;
 use std::path::Path;
 use std::sync::Mutex;
-use xdr::{Attribute, AttributeType, Template};
+use xdr::{Attribute, AttributeType, ObjectHandle, SessionHandle, SlotId, Template, Ulong};
 
 const SESSION: SessionHandle = SessionHandle(1);
 
