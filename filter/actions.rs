@@ -32,7 +32,7 @@
 //! # assert_eq!(ROW.name, "short_random");
 //! ```
 
-use xdr::{Call, Function, ObjectHandle, Reply, SessionHandle};
+use xdr::{Call, Function, ObjectHandle, Reply, SessionHandle, Template};
 
 use Function::*;
 
@@ -59,8 +59,14 @@ pub trait Action: Send + Sync {
         Verdict::Continue
     }
 
-    /// Whether a found object is to be kept from the client: of an action at C_FindObjects in every
-    /// search, of one at C_GetAttributeValue in a search by the value of a key.
+    /// Whether the action, attached to `function`, watches a search with this template. By default,
+    /// one that is attached to C_FindObjects watches every search.
+    fn watches(&self, function: Function, template: &Template) -> bool {
+        let _ = template;
+        function == C_FindObjects
+    }
+
+    /// Whether to keep an object from the client that was found by a search which the action watches.
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
         let _ = (session, object, context);
         false

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use xdr::word_size::{narrow, wide};
 use xdr::{Function, MechanismType};
@@ -72,7 +73,7 @@ pub struct Step {
     /// Its name.
     pub name: &'static str,
     /// What it does.
-    pub action: Box<dyn Action>,
+    pub action: Arc<dyn Action>,
     /// Where it is configured.
     pub source: Source,
 }
@@ -175,12 +176,10 @@ impl ModuleRules {
         self.labels.is_some() || self.ids.is_some()
     }
 
-    /// The actions at a function.
-    pub fn steps(&self, function: Function) -> impl Iterator<Item = &Step> {
-        let chains = [&self.pre, &self.post].into_iter();
-        chains
-            .filter_map(move |chain| chain.get(&function))
-            .flatten()
+    /// Every action, with the function that it is attached to.
+    pub fn steps(&self) -> impl Iterator<Item = (Function, &Step)> {
+        let chains = self.pre.iter().chain(&self.post);
+        chains.flat_map(|(function, steps)| steps.iter().map(|step| (*function, step)))
     }
 }
 
@@ -279,7 +278,7 @@ fn chains(
         if *function != Function::C_LoadModule {
             let step = Step {
                 name: row.name,
-                action: (row.make)(),
+                action: (row.make)().into(),
                 source,
             };
             chains.entry(*function).or_default().push(step);

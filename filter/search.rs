@@ -15,9 +15,9 @@ use xdr::{
     Call, CkRv, Cryptoki, Function, ObjectHandle, ObjectListResult, Reply, SessionHandle, Ulong,
 };
 
+use crate::actions::Action;
 use crate::checks;
 use crate::context::Context;
-use crate::patches::sensitive_leak_patch::names_a_value;
 
 /// Handles asked of the module at once.
 const BATCH: u64 = 256;
@@ -32,6 +32,9 @@ const LONGEST: usize = 1 << 22;
 #[derive(Default)]
 pub(crate) struct Searches(Mutex<HashMap<u64, Arc<Mutex<Search>>>>);
 
+/// The actions that watch a search.
+type Watchers = Vec<Arc<dyn Action>>;
+
 /// One search.
 #[derive(Default)]
 pub(crate) struct Search {
@@ -41,8 +44,8 @@ pub(crate) struct Search {
     ready: VecDeque<ObjectHandle>,
     fetched: usize,
     exhausted: bool,
-    /// It looks for the value of a key.
-    by_value: bool,
+    /// The actions that decide which objects the client may see.
+    watchers: Watchers,
 }
 
 /// A session as the module knows it.
@@ -67,12 +70,13 @@ impl Searches {
                 Reply::C_FindObjects(self.find(session, count, context))
             }
             Call::C_FindObjectsInit(session, ref template) => {
-                let mut readers = context.rules.steps(Function::C_GetAttributeValue);
-                let by_value = names_a_value(template) && readers.next().is_some();
+                let watching = context.rules.steps();
+                let watching = watching.filter(|(at, step)| step.action.watches(*at, template));
+                let watchers: Watchers = watching.map(|(_, step)| step.action.clone()).collect();
                 let reply = backend.call(call);
                 match reply.rv().is_ok() {
-                    true if by_value || watches_every_search(context) => {
-                        self.begin(session, by_value);
+                    true if !watchers.is_empty() || watches_every_search(context) => {
+                        self.begin(session, watchers);
                     }
                     true => self.end(session),
                     false => {}
@@ -119,7 +123,7 @@ impl Searches {
             other if other.rv().is_ok() => Err(CkRv::GENERAL_ERROR),
             other => Err(other.rv()),
         };
-        let hides = |object: ObjectHandle, by_value: bool| {
+        let hides = |object: ObjectHandle, watchers: &Watchers| {
             match checks::check_object(context, session, object, CkRv::OBJECT_HANDLE_INVALID) {
                 Ok(()) => {}
                 Err(refusal) if checks::concerns_the_session(refusal.rv) => return Err(refusal.rv),
@@ -128,10 +132,8 @@ impl Searches {
                     return Ok(true);
                 }
             }
-            let readers = context.rules.steps(Function::C_GetAttributeValue);
-            let readers = readers.filter(|_| by_value);
-            let mut steps = context.rules.steps(Function::C_FindObjects).chain(readers);
-            Ok(steps.any(|step| step.action.hides(session, object, context)))
+            let mut watchers = watchers.iter();
+            Ok(watchers.any(|action| action.hides(session, object, context)))
         };
         let found = self.next(session, count.0, fetch, hides);
         // Without a search, an invalid session is told first, as a module does.
@@ -152,9 +154,9 @@ impl Searches {
     }
 
     /// Begins a search in this session, in place of an earlier one.
-    pub(crate) fn begin(&self, session: SessionHandle, by_value: bool) {
+    pub(crate) fn begin(&self, session: SessionHandle, watchers: Watchers) {
         let search = Search {
-            by_value,
+            watchers,
             ..Search::default()
         };
         lock(&self.0).insert(key(session), Arc::new(Mutex::new(search)));
@@ -181,27 +183,27 @@ impl Searches {
     }
 
     /// The next `count` handles of a session's search; `None` without a search. `fetch` asks the module
-    /// for up to so many handles. Those for which `hides` is true are left out; it learns whether the
-    /// search is by a value.
+    /// for up to so many handles. Those for which `hides` is true are left out; it gets the actions
+    /// that watch the search.
     pub(crate) fn next(
         &self,
         session: SessionHandle,
         count: u64,
         fetch: impl FnMut(u64) -> Result<Vec<ObjectHandle>, CkRv>,
-        mut hides: impl FnMut(ObjectHandle, bool) -> Result<bool, CkRv>,
+        mut hides: impl FnMut(ObjectHandle, &Watchers) -> Result<bool, CkRv>,
     ) -> Option<Result<Vec<ObjectHandle>, CkRv>> {
         let search = lock(&self.0).get(&key(session)).cloned()?;
         let mut search = lock(&search);
-        let by_value = search.by_value;
-        let hides = |object| hides(object, by_value);
+        let watchers = search.watchers.clone();
+        let hides = |object| hides(object, &watchers);
         Some(search.next(count.min(MOST) as usize, fetch, hides))
     }
 }
 
 /// Whether something decides about each object that is found.
 fn watches_every_search(context: &Context<'_>) -> bool {
-    let mut searchers = context.rules.steps(Function::C_FindObjects);
-    context.rules.guards_objects() || searchers.next().is_some()
+    let mut steps = context.rules.steps();
+    context.rules.guards_objects() || steps.any(|(at, _)| at == Function::C_FindObjects)
 }
 
 /// What the module says of a session.
@@ -275,9 +277,9 @@ mod tests {
     #[test]
     fn gives_what_is_not_hidden_in_the_modules_order() {
         let searches = Searches::default();
-        searches.begin(SESSION, false);
+        searches.begin(SESSION, Vec::new());
         let mut fetch = module(1000);
-        let even = |object: ObjectHandle, _| Ok(object.0 % 2 == 0);
+        let even = |object: ObjectHandle, _: &Watchers| Ok(object.0 % 2 == 0);
         assert_eq!(numbers(searches.next(SESSION, 0, &mut fetch, even)), [0; 0]);
         assert_eq!(numbers(searches.next(SESSION, 1, &mut fetch, even)), [1]);
         assert_eq!(numbers(searches.next(SESSION, 2, &mut fetch, even)), [3, 5]);
@@ -291,13 +293,13 @@ mod tests {
         let searches = Searches::default();
         let find = |session| searches.next(session, 9, module(3), |_, _| Ok(false));
         assert!(find(SESSION).is_none());
-        searches.begin(SESSION, false);
+        searches.begin(SESSION, Vec::new());
         assert!(find(SessionHandle(8)).is_none());
         assert_eq!(numbers(find(SESSION)), [1, 2, 3]);
         searches.end(SESSION);
         assert!(find(SESSION).is_none());
-        searches.begin(SESSION, false);
-        searches.begin(SessionHandle(8), false);
+        searches.begin(SESSION, Vec::new());
+        searches.begin(SessionHandle(8), Vec::new());
         searches.retain(|session| session == SESSION);
         assert!(find(SessionHandle(8)).is_none() && find(SESSION).is_some());
     }
@@ -305,10 +307,10 @@ mod tests {
     #[test]
     fn loses_nothing_and_shows_nothing_unseen_when_a_look_fails() {
         let searches = Searches::default();
-        searches.begin(SESSION, false);
+        searches.begin(SESSION, Vec::new());
         let mut fetch = module(4);
         let fails = Cell::new(true);
-        let look = |object: ObjectHandle, _| match object.0 {
+        let look = |object: ObjectHandle, _: &Watchers| match object.0 {
             3 if fails.get() => Err(CkRv::DEVICE_ERROR),
             object => Ok(object == 4),
         };
@@ -324,7 +326,7 @@ mod tests {
     #[test]
     fn ends_a_search_that_never_ends() {
         let searches = Searches::default();
-        searches.begin(SESSION, false);
+        searches.begin(SESSION, Vec::new());
         let forever = |count| Ok(vec![ObjectHandle(1); count as usize]);
         let found = searches.next(SESSION, 1, forever, |_, _| Ok(true));
         assert_eq!(found, Some(Err(CkRv::GENERAL_ERROR)));

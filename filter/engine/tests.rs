@@ -4,6 +4,7 @@ use super::*;
 use crate::Compatibility;
 use crate::actions::Action;
 use crate::module_rules::Source;
+use crate::patches::sensitive_leak_patch::names_a_value;
 use std::path::Path;
 use std::sync::Mutex;
 use xdr::{Attribute, AttributeType, ObjectHandle, SessionHandle, SlotId, Template, Ulong};
@@ -55,6 +56,11 @@ impl Action for Decides {
         self.by.map_or(Verdict::Continue, refused)
     }
 
+    fn watches(&self, function: Function, template: &Template) -> bool {
+        let is_read = function == Function::C_GetAttributeValue;
+        function == Function::C_FindObjects || is_read && names_a_value(template)
+    }
+
     fn hides(&self, _: SessionHandle, object: ObjectHandle, _: &Context<'_>) -> bool {
         object.0 == self.hides
     }
@@ -85,7 +91,7 @@ fn filter(
                 line: 1,
             };
             let trace = trace.clone();
-            let action = Box::new(Decides {
+            let action = Arc::new(Decides {
                 name,
                 by: *by,
                 hides,

@@ -4,7 +4,7 @@
 use cryptoki_sys::*;
 use xdr::word_size::narrow;
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, ObjectHandle, Reply, SessionHandle, Template,
+    Attribute, AttributeType, Call, CkRv, Function, ObjectHandle, Reply, SessionHandle, Template,
     TemplateResult, Ulong,
 };
 
@@ -77,7 +77,11 @@ impl Action for SensitiveLeak {
         }
     }
 
-    /// In a search by a value: what it finds would tell that the value was guessed.
+    /// A search by the value of a key that finds the key would tell that the value was guessed.
+    fn watches(&self, function: Function, template: &Template) -> bool {
+        function == Function::C_GetAttributeValue && names_a_value(template)
+    }
+
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
         context
             .objects
