@@ -38,6 +38,22 @@ use Function::*;
 
 use crate::patches::*;
 
+/// The functions that use a key which is there already, and C_FindObjects.
+const KEY_USES: &[Function] = &[
+    C_EncryptInit,
+    C_DecryptInit,
+    C_SignInit,
+    C_SignRecoverInit,
+    C_VerifyInit,
+    C_VerifyRecoverInit,
+    C_DigestKey,
+    C_DeriveKey,
+    C_WrapKey,
+    C_UnwrapKey,
+    C_SetOperationState,
+    C_FindObjects,
+];
+
 pub use crate::context::Context;
 pub use crate::patches::wrapping_format_patch::WrappingKey;
 
@@ -103,7 +119,7 @@ pub const ACTIONS: &[Row] = &[
     Row {
         name: "do_segregate_usage",
         functions: None,
-        make: || Box::new(example_hooks::SegregateUsage),
+        make: || Box::new(do_segregate_usage::SegregateUsage),
     },
     Row {
         name: "non_local_objects_patch",

@@ -1,10 +1,12 @@
-//! The actions that filter.conf can name, one file for each patch of the original and of its name,
+//! The actions that filter.conf can name: one file for each patch of the original, under its name,
 //! and `strong_wrapping_keys`, which the original does not have.
 //!
-//! `example_hooks` holds those that protect nothing. A file states its tables, then which calls they are
-//! held against; `actions` has the names. What two of them share is here.
+//! A file states its tables, then what they are held against; `actions` has the names. Here is what
+//! the actions share: how they refuse a call, which keys a call uses, and what it makes or changes.
+//! Both come from the arguments' roles in `xdr::facts`, not from a list of functions.
 
 pub mod conflicting_attributes_patch;
+pub mod do_segregate_usage;
 pub mod example_hooks;
 pub mod existing_sensitive_keys_patch;
 pub mod non_local_objects_patch;
@@ -15,66 +17,52 @@ pub mod sticky_attributes_patch;
 pub mod strong_wrapping_keys;
 pub mod wrapping_format_patch;
 
-use xdr::{Call, CkRv, Function, Mechanism, ObjectHandle, SessionHandle};
+use xdr::facts::Argument;
+use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
 
 use crate::actions::{Context, Verdict};
-use crate::attributes::Setting;
+use crate::attributes::{Attributes, Booleans, Class, Setting};
 
-/// The functions that use a key which is there already.
-///
-/// C_SetOperationState is ours: the original lets any key be named there.
-pub(crate) const KEY_USES: &[Function] = &[
-    Function::C_EncryptInit,
-    Function::C_DecryptInit,
-    Function::C_SignInit,
-    Function::C_SignRecoverInit,
-    Function::C_VerifyInit,
-    Function::C_VerifyRecoverInit,
-    Function::C_DigestKey,
-    Function::C_DeriveKey,
-    Function::C_WrapKey,
-    Function::C_UnwrapKey,
-    Function::C_SetOperationState,
-    Function::C_FindObjects,
-];
-
-/// Why a call is refused whose keys are not to be told.
+/// Why a call is refused whose mechanism may name keys that cannot be told.
 pub(crate) const UNKNOWN_PARAMETER: &str =
     "a parameter that may name keys and is not the standard's";
 
-/// The keys that a call of [`KEY_USES`] names, in its mechanism's parameter too; C_FindObjects names
-/// none. A parameter that might name any is refused with its CK_RV.
-pub(crate) fn keys_used(
-    call: &Call<'_>,
-) -> Result<Option<(SessionHandle, Vec<ObjectHandle>)>, CkRv> {
-    let (session, mechanism, mut keys): (_, Option<&Mechanism>, _) = match call {
-        Call::C_EncryptInit(session, mechanism, key)
-        | Call::C_DecryptInit(session, mechanism, key)
-        | Call::C_SignInit(session, mechanism, key)
-        | Call::C_SignRecoverInit(session, mechanism, key)
-        | Call::C_VerifyInit(session, mechanism, key)
-        | Call::C_VerifyRecoverInit(session, mechanism, key)
-        | Call::C_UnwrapKey(session, mechanism, key, ..)
-        | Call::C_DeriveKey(session, mechanism, key, _) => (session, Some(mechanism), vec![*key]),
-        Call::C_DigestKey(session, key) => (session, None, vec![*key]),
-        Call::C_WrapKey(session, mechanism, wrapping, wrapped) => {
-            (session, Some(mechanism), vec![*wrapping, *wrapped])
-        }
-        Call::C_SetOperationState(session, _, encryption, authentication) => {
-            // No handle: the operation has no such key.
-            let keys = [*encryption, *authentication].into_iter();
-            (session, None, keys.filter(|key| key.0 != 0).collect())
-        }
-        _ => return Ok(None),
-    };
-    if let Some(mechanism) = mechanism {
-        let named = mechanism.named_keys()?;
-        keys.extend(named.into_iter().filter(|key| key.0 != 0));
-    }
-    Ok(Some((*session, keys)))
+/// Why an action refuses a call.
+pub(crate) struct Refused {
+    rv: CkRv,
+    reason: String,
 }
 
-/// The CK_RV for an object whose attributes cannot be read: what the module said of the session,
+impl Refused {
+    /// Refuses with this CK_RV; the reason is for the log.
+    pub(crate) fn new(rv: CkRv, reason: impl Into<String>) -> Refused {
+        Refused {
+            rv,
+            reason: reason.into(),
+        }
+    }
+
+    /// Refuses a call on an object whose attributes cannot be read.
+    pub(crate) fn unreadable(rv: CkRv, policy: CkRv) -> Refused {
+        let reason = format!("the module answers {rv} to the object's attributes");
+        Refused::new(unreadable(rv, policy), reason)
+    }
+
+    /// Refuses an unsound template.
+    pub(crate) fn unsound(rv: CkRv) -> Refused {
+        Refused::new(rv, "an unsound template")
+    }
+
+    /// The verdict of an action that continues unless it refuses.
+    pub(crate) fn verdict(result: Result<(), Refused>, context: &Context<'_>) -> Verdict {
+        match result {
+            Ok(()) => Verdict::Continue,
+            Err(Refused { rv, reason }) => context.refuse(rv, format_args!("{reason}")),
+        }
+    }
+}
+
+/// The CK_RV for an object whose attributes cannot be read: the module's, if it is about the session,
 /// the handle, the device or the library, else the `policy` of the action.
 pub(crate) fn unreadable(rv: CkRv, policy: CkRv) -> CkRv {
     match rv {
@@ -97,12 +85,103 @@ pub(crate) fn unreadable(rv: CkRv, policy: CkRv) -> CkRv {
     }
 }
 
-/// Refuses a call on an object whose attributes cannot be read.
-pub(crate) fn refuse_unreadable(context: &Context<'_>, rv: CkRv, policy: CkRv) -> Verdict {
-    context.refuse(
-        unreadable(rv, policy),
-        format_args!("the module answers {rv} to the object's attributes"),
-    )
+/// Judges each existing key that the call uses, those in its mechanism's parameter too. A parameter
+/// that might name keys unseen is refused.
+pub(crate) fn judge_keys(
+    call: &Call<'_>,
+    context: &Context<'_>,
+    judge: impl Fn(Attributes) -> Result<(), Refused>,
+) -> Result<(), Refused> {
+    let mut keys: Vec<ObjectHandle> = call.keys().collect();
+    if let Some(mechanism) = call.mechanism() {
+        let named = mechanism.named_keys();
+        let named = named.map_err(|rv| Refused::new(rv, UNKNOWN_PARAMETER))?;
+        keys.extend(named.into_iter().filter(|key| key.0 != 0));
+    }
+    let session = call.session().unwrap_or_default();
+    for key in keys {
+        let attributes = context.objects.attributes(session, key);
+        judge(attributes.map_err(|rv| Refused::unreadable(rv, CkRv::OBJECT_HANDLE_INVALID))?)?;
+    }
+    Ok(())
+}
+
+/// What a call does with the values in its templates.
+pub(crate) enum Written {
+    /// It has no such template.
+    Nothing,
+    /// It makes an object of each template.
+    New(Vec<Attributes>),
+    /// It changes an object, or makes a changed copy of it.
+    Change(Change),
+}
+
+/// The attributes of an object that a call changes or copies.
+pub(crate) struct Change {
+    /// What the object has.
+    pub(crate) old: Attributes,
+    /// What the template says.
+    pub(crate) new: Attributes,
+}
+
+impl Written {
+    /// Reads the templates, and the object if there is one. If its attributes cannot be read, the call
+    /// is refused with the `policy` of the action.
+    pub(crate) fn by(
+        call: &Call<'_>,
+        context: &Context<'_>,
+        policy: CkRv,
+    ) -> Result<Written, Refused> {
+        if call.values().next().is_none() {
+            return Ok(Written::Nothing);
+        }
+        let old = match object(call) {
+            Some((session, object)) => {
+                let old = context.objects.attributes(session, object);
+                Some(old.map_err(|rv| Refused::unreadable(rv, policy))?)
+            }
+            None => None,
+        };
+        let templates = call.values().map(Attributes::of_template);
+        let new: Vec<Attributes> = templates
+            .collect::<Result<_, _>>()
+            .map_err(Refused::unsound)?;
+        match (old, new.as_slice()) {
+            (None, _) => Ok(Written::New(new)),
+            (Some(old), [new]) => Ok(Written::Change(Change { old, new: *new })),
+            // No function has an object and two templates.
+            (Some(_), _) => Err(Refused::unsound(CkRv::TEMPLATE_INCONSISTENT)),
+        }
+    }
+}
+
+impl Change {
+    /// Whether the object is a key. One without a class is taken for one.
+    pub(crate) fn is_of_key(&self) -> bool {
+        self.old.class.is_none_or(Class::is_key)
+    }
+
+    /// The booleans of the object or the copy afterwards.
+    pub(crate) fn result(&self) -> Booleans {
+        self.old.booleans.overridden_by(self.new.booleans)
+    }
+}
+
+/// Whether a call changes an object or copies it.
+pub(crate) fn changes_object(call: &Call<'_>) -> bool {
+    object(call).is_some() && call.values().next().is_some()
+}
+
+/// The object that a call reads or changes, and its session.
+fn object(call: &Call<'_>) -> Option<(SessionHandle, ObjectHandle)> {
+    let object = call.arguments().find_map(|argument| {
+        if let Argument::Object(object, _) = argument {
+            Some(object)
+        } else {
+            None
+        }
+    });
+    call.session().zip(object)
 }
 
 /// A setting as a log line shows it.

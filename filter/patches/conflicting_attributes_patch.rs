@@ -1,12 +1,13 @@
 //! `conflicting_attributes_patch`: no key gets two roles that together give keys away;
 //! `conflicting_attributes_patch_on_existing_objects`: one that has them is not used.
 
-use xdr::{Call, CkRv, ObjectHandle, SessionHandle, Template};
+use xdr::facts::Family;
+use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
 
 use crate::actions::{Action, Context, Verdict};
-use crate::attributes::{Attributes, Boolean, Booleans, Class, Setting};
+use crate::attributes::{Attributes, Boolean, Booleans, Setting};
 use crate::compatibility::Switch;
-use crate::patches::{Shown, UNKNOWN_PARAMETER, keys_used, refuse_unreadable};
+use crate::patches::{Change, Refused, Shown, Written, judge_keys};
 
 const T: bool = true;
 const F: bool = false;
@@ -61,120 +62,91 @@ fn conflict(booleans: Booleans, is_segregated: bool) -> Option<(Setting, Setting
     rows.find(|(one, other)| booleans.has(*one) && booleans.has(*other))
 }
 
-/// What is made or changed.
+/// `conflicting_attributes_patch`.
 pub struct ConflictingAttributes;
 
 impl Action for ConflictingAttributes {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        match call {
-            Call::C_CreateObject(_, template)
-            | Call::C_GenerateKey(_, _, template)
-            | Call::C_UnwrapKey(_, _, _, _, template)
-            | Call::C_DeriveKey(_, _, _, template) => new(call, context, &[template]),
-            Call::C_GenerateKeyPair(_, _, public, private) => {
-                new(call, context, &[public, private])
-            }
-            Call::C_CopyObject(session, object, template)
-            | Call::C_SetAttributeValue(session, object, template) => {
-                changed(context, *session, *object, template)
-            }
-            _ => Verdict::Continue,
-        }
+        Refused::verdict(judge(call, context), context)
     }
 }
 
-/// The templates alone, as one: of a key pair, one key may not do what undoes the other's work.
-fn new(call: &Call<'_>, context: &Context<'_>, templates: &[&Template]) -> Verdict {
-    let mut booleans = Booleans::default();
-    // The same derivation again gives the same key.
-    let is_derived = matches!(call, Call::C_DeriveKey(..))
-        && !context.compatibility.has(Switch::DerivedKeysWrap);
-    for template in templates {
-        match Attributes::of_template(template) {
-            Ok(new) => booleans = booleans.together_with(new.booleans),
-            Err(rv) => return context.refuse(rv, format_args!("an unsound template")),
+/// The original looks at a copy's template alone.
+fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
+    let booleans = match Written::by(call, context, CkRv::ATTRIBUTE_VALUE_INVALID)? {
+        Written::Nothing => return Ok(()),
+        Written::New(made) => of_new(call, context, &made)?,
+        Written::Change(change) => {
+            refuse_new_role(&change, context)?;
+            change.result()
         }
+    };
+    match conflict(booleans, context.is_segregated()) {
+        Some((one, other)) => Err(Refused::new(
+            CkRv::ATTRIBUTE_VALUE_INVALID,
+            format!("{} conflicts with {}", Shown(one), Shown(other)),
+        )),
+        None => Ok(()),
     }
-    if is_derived && booleans.has((Boolean::Wrap, T)) {
-        let reason = format_args!("a derived key wraps, and may be derived again to decrypt");
-        return context.refuse(CkRv::ATTRIBUTE_VALUE_INVALID, reason);
-    }
-    refuse_conflict(context, booleans)
 }
 
-/// What the object or its copy would have. The original looks at a copy's template alone.
-fn changed(
+/// What the templates say together: of a key pair, one key must not undo the other's work.
+fn of_new(
+    call: &Call<'_>,
     context: &Context<'_>,
-    session: SessionHandle,
-    object: ObjectHandle,
-    template: &Template,
-) -> Verdict {
-    let old = match context.objects.attributes(session, object) {
-        Ok(old) => old,
-        Err(rv) => return refuse_unreadable(context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
-    };
-    let new = match Attributes::of_template(template) {
-        Ok(new) => new,
-        Err(rv) => return context.refuse(rv, format_args!("an unsound template")),
-    };
+    made: &[Attributes],
+) -> Result<Booleans, Refused> {
+    let booleans = made.iter().fold(Booleans::default(), |all, new| {
+        all.together_with(new.booleans)
+    });
+    // The same derivation again gives the same key.
+    let is_derived = call.function().facts().is_of(Family::Derive)
+        && !context.compatibility.has(Switch::DerivedKeysWrap);
+    if is_derived && booleans.has((Boolean::Wrap, T)) {
+        let reason = "a derived key wraps, and may be derived again to decrypt";
+        return Err(Refused::new(CkRv::ATTRIBUTE_VALUE_INVALID, reason));
+    }
+    Ok(booleans)
+}
+
+/// Refuses to give a key a role that it was made without.
+fn refuse_new_role(change: &Change, context: &Context<'_>) -> Result<(), Refused> {
     let more = if context.is_segregated() {
         FROM_THE_BEGINNING_SEGREGATED
     } else {
         &[]
     };
+    let (old, new) = (change.old.booleans, change.new.booleans);
     let mut roles = FROM_THE_BEGINNING.iter().chain(more).map(|role| (*role, T));
-    let given = roles.find(|role| new.booleans.has(*role) && !old.booleans.has(*role));
-    let are_held =
-        old.class.is_none_or(Class::is_key) && !context.compatibility.has(Switch::RolesSetLater);
-    if let Some(role) = given.filter(|_| are_held) {
-        return context.refuse(
+    let given = roles.find(|role| new.has(*role) && !old.has(*role));
+    let are_held = change.is_of_key() && !context.compatibility.has(Switch::RolesSetLater);
+    match given.filter(|_| are_held) {
+        Some(role) => Err(Refused::new(
             CkRv::ATTRIBUTE_VALUE_INVALID,
-            format_args!("{} for a key that was made without", Shown(role)),
-        );
-    }
-    refuse_conflict(context, old.booleans.overridden_by(new.booleans))
-}
-
-fn refuse_conflict(context: &Context<'_>, booleans: Booleans) -> Verdict {
-    match conflict(booleans, context.is_segregated()) {
-        Some((one, other)) => context.refuse(
-            CkRv::ATTRIBUTE_VALUE_INVALID,
-            format_args!("{} conflicts with {}", Shown(one), Shown(other)),
-        ),
-        None => Verdict::Continue,
+            format!("{} for a key that was made without", Shown(role)),
+        )),
+        None => Ok(()),
     }
 }
 
-/// What was there before, or was made by other ways.
+/// `conflicting_attributes_patch_on_existing_objects`.
 pub struct OnExistingObjects;
 
 impl Action for OnExistingObjects {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        let (session, keys) = match keys_used(call) {
-            Ok(Some(used)) => used,
-            Ok(None) => return Verdict::Continue,
-            Err(rv) => return context.refuse(rv, format_args!("{UNKNOWN_PARAMETER}")),
+        let judge = |key: Attributes| match conflict(key.booleans, context.is_segregated()) {
+            Some((one, other)) => Err(Refused::new(
+                CkRv::OBJECT_HANDLE_INVALID,
+                format!("the key has {} and {}", Shown(one), Shown(other)),
+            )),
+            None => Ok(()),
         };
-        for key in keys {
-            let attributes = match context.objects.attributes(session, key) {
-                Ok(attributes) => attributes,
-                Err(rv) => {
-                    return refuse_unreadable(context, rv, CkRv::OBJECT_HANDLE_INVALID);
-                }
-            };
-            if let Some((one, other)) = conflict(attributes.booleans, context.is_segregated()) {
-                return context.refuse(
-                    CkRv::OBJECT_HANDLE_INVALID,
-                    format_args!("the key has {} and {}", Shown(one), Shown(other)),
-                );
-            }
-        }
-        Verdict::Continue
+        Refused::verdict(judge_keys(call, context, judge), context)
     }
 
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
+        let conflicts = |it: Attributes| conflict(it.booleans, context.is_segregated()).is_some();
         let attributes = context.objects.attributes(session, object);
-        attributes.is_err()
-            || attributes.is_ok_and(|it| conflict(it.booleans, context.is_segregated()).is_some())
+        attributes.map_or(true, conflicts)
     }
 }

@@ -1,6 +1,5 @@
-//! Actions that protect nothing by themselves: examples, and the switch for segregated key usage.
-
-use std::sync::atomic::Ordering;
+//! The examples of the original: two that write a log line, and one that checks a PIN. They protect
+//! nothing.
 
 use xdr::{Call, CkRv};
 
@@ -36,26 +35,10 @@ pub struct LoginHook;
 impl Action for LoginHook {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         match call {
-            Call::C_Login(_, _, b"1234") => Verdict::Continue,
-            Call::C_Login(..) => {
+            Call::C_Login(_, _, pin) if *pin != b"1234" => {
                 context.refuse(CkRv::PIN_LOCKED, format_args!("not the example's PIN"))
             }
             _ => Verdict::Continue,
         }
-    }
-}
-
-/// `do_segregate_usage`: from this call to the end of the connection, a key that encrypts does not
-/// sign, and one that wraps does not encrypt.
-pub struct SegregateUsage;
-
-impl Action for SegregateUsage {
-    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        context.segregation.store(true, Ordering::Relaxed);
-        let name = call.function().name();
-        context.log(format_args!(
-            "do_segregate_usage: {name}: key usage is segregated"
-        ));
-        Verdict::Continue
     }
 }

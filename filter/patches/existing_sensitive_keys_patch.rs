@@ -5,7 +5,7 @@ use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean};
-use crate::patches::{UNKNOWN_PARAMETER, keys_used, refuse_unreadable};
+use crate::patches::{Refused, judge_keys};
 
 /// Which of these keys may be used. None that the token made: there is no reason for it to have
 /// been readable.
@@ -37,30 +37,18 @@ impl Escrow {
 
 impl Action for Escrow {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        let (session, keys) = match keys_used(call) {
-            Ok(Some(used)) => used,
-            Ok(None) => return Verdict::Continue,
-            Err(rv) => return context.refuse(rv, format_args!("{UNKNOWN_PARAMETER}")),
+        let judge = |key| match self.blocks(key) {
+            true => Err(Refused::new(
+                CkRv::OBJECT_HANDLE_INVALID,
+                "the key is sensitive and was not always",
+            )),
+            false => Ok(()),
         };
-        for key in keys {
-            match context.objects.attributes(session, key) {
-                Ok(attributes) if self.blocks(attributes) => {
-                    return context.refuse(
-                        CkRv::OBJECT_HANDLE_INVALID,
-                        format_args!("the key is sensitive and was not always"),
-                    );
-                }
-                Ok(_) => {}
-                Err(rv) => {
-                    return refuse_unreadable(context, rv, CkRv::OBJECT_HANDLE_INVALID);
-                }
-            }
-        }
-        Verdict::Continue
+        Refused::verdict(judge_keys(call, context, judge), context)
     }
 
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
         let attributes = context.objects.attributes(session, object);
-        attributes.is_err() || attributes.is_ok_and(|it| self.blocks(it))
+        attributes.map_or(true, |it| self.blocks(it))
     }
 }

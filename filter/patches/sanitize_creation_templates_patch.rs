@@ -3,10 +3,12 @@
 //!
 //! The action makes the call itself, with the completed template, and so is the last of its list.
 
+use xdr::facts::Family;
 use xdr::{Attribute, Call, CkRv, Template};
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Class, Setting, is_same};
+use crate::patches::changes_object;
 
 const T: bool = true;
 const F: bool = false;
@@ -43,24 +45,23 @@ const PUBLIC_KEY: &[Setting] = &[
     (Boolean::Derive, F),
 ];
 
-/// The template with what it does not say of an object of this class, behind what it says.
-pub(crate) fn completed(template: &Template, class: Class) -> Template {
+/// Adds what a template does not say of an object of this class, behind what it says.
+pub(crate) fn complete(template: &mut Template, class: Class) {
     let defaults = match class {
         Class::SECRET_KEY => SECRET_KEY,
         Class::PRIVATE_KEY => PRIVATE_KEY,
         Class::PUBLIC_KEY => PUBLIC_KEY,
         _ => &[],
     };
-    let mut completed = template.clone();
+    let said = template.0.len();
     for (boolean, value) in defaults {
         let attribute_type = boolean.attribute_type();
         let is_said = |said: &Attribute| is_same(said.attribute_type, attribute_type);
-        if !template.0.iter().any(is_said) {
+        if !template.0.iter().take(said).any(is_said) {
             let value = vec![u8::from(*value)];
-            completed.0.push(Attribute::new(attribute_type, value));
+            template.0.push(Attribute::new(attribute_type, value));
         }
     }
-    completed
 }
 
 /// The action. C_CopyObject, which the original's configuration lists, copies what there is.
@@ -68,44 +69,32 @@ pub struct SanitizeCreationTemplates;
 
 impl Action for SanitizeCreationTemplates {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        match sanitized(call) {
-            Ok(Some(sanitized)) => Verdict::Decide(context.backend.call(sanitized)),
-            Ok(None) => Verdict::Continue,
+        if changes_object(call) || call.values().next().is_none() {
+            return Verdict::Continue;
+        }
+        match sanitized(call.clone()) {
+            Ok(sanitized) => Verdict::Decide(context.backend.call(sanitized)),
             Err(rv) => context.refuse(rv, format_args!("no class, or an unsound template")),
         }
     }
 }
 
-fn sanitized<'a>(call: &Call<'a>) -> Result<Option<Call<'a>>, CkRv> {
-    let by_its_class = |template: &Template| match Attributes::of_template(template)?.class {
-        Some(class) => Ok(completed(template, class)),
-        None => Err(CkRv::TEMPLATE_INCOMPLETE),
-    };
-    Ok(Some(match call {
-        Call::C_CreateObject(session, template) => {
-            Call::C_CreateObject(*session, by_its_class(template)?)
+/// The call with complete templates. Generation gives the class of what it makes; everywhere else the
+/// template does.
+fn sanitized(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
+    let is_generated = call.function().facts().is_of(Family::Generate);
+    match (is_generated, call.values_mut().as_mut_slice()) {
+        (true, [secret]) => complete(secret, Class::SECRET_KEY),
+        (true, [public, private]) => {
+            complete(public, Class::PUBLIC_KEY);
+            complete(private, Class::PRIVATE_KEY);
         }
-        Call::C_UnwrapKey(session, mechanism, key, wrapped, template) => Call::C_UnwrapKey(
-            *session,
-            mechanism.clone(),
-            *key,
-            wrapped,
-            by_its_class(template)?,
-        ),
-        Call::C_DeriveKey(session, mechanism, key, template) => {
-            let template = by_its_class(template)?;
-            Call::C_DeriveKey(*session, mechanism.clone(), *key, template)
+        (_, templates) => {
+            for template in templates {
+                let class = Attributes::of_template(template)?.class;
+                complete(template, class.ok_or(CkRv::TEMPLATE_INCOMPLETE)?);
+            }
         }
-        Call::C_GenerateKey(session, mechanism, template) => {
-            let template = completed(template, Class::SECRET_KEY);
-            Call::C_GenerateKey(*session, mechanism.clone(), template)
-        }
-        Call::C_GenerateKeyPair(session, mechanism, public, private) => Call::C_GenerateKeyPair(
-            *session,
-            mechanism.clone(),
-            completed(public, Class::PUBLIC_KEY),
-            completed(private, Class::PRIVATE_KEY),
-        ),
-        _ => return Ok(None),
-    }))
+    }
+    Ok(call)
 }

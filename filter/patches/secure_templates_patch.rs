@@ -1,12 +1,13 @@
 //! `secure_templates_patch`: new keys have one of the few sets of roles that are safe together, and
 //! keep it.
 
-use xdr::{Call, CkRv, ObjectHandle, SessionHandle, Template};
+use xdr::facts::{Facts, Family};
+use xdr::{Call, CkRv, Function};
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Booleans, Class, Setting};
 use crate::patches::sticky_attributes_patch::taken_away;
-use crate::patches::{Shown, refuse_unreadable};
+use crate::patches::{Change, Refused, Shown, Written};
 
 const T: bool = true;
 const F: bool = false;
@@ -79,114 +80,76 @@ pub struct SecureTemplates;
 
 impl Action for SecureTemplates {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        match judge(call, context) {
-            Ok(verdict) => verdict,
-            Err(rv) => context.refuse(rv, format_args!("an unsound template")),
-        }
+        Refused::verdict(judge(call, context), context)
     }
 }
 
-fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<Verdict, CkRv> {
+fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
     let segregated = context.is_segregated();
-    Ok(match call {
-        Call::C_GenerateKey(_, _, template) => {
-            let new = Attributes::of_template(template)?.booleans;
-            allow(is_secure(new, BY_GENERATION, segregated), context)
+    match Written::by(call, context, CkRv::GENERAL_ERROR)? {
+        Written::Nothing => Ok(()),
+        Written::New(made) => allow(are_secure(&made, call.function().facts(), segregated)),
+        Written::Change(change) if !change.is_of_key() => Ok(()),
+        Written::Change(change) if call.function() == Function::C_CopyObject => {
+            allow(is_secure_copy(&change, segregated))
         }
-        Call::C_GenerateKeyPair(_, _, public, private) => {
-            let public = Attributes::of_template(public)?.booleans;
-            let new = public.together_with(Attributes::of_template(private)?.booleans);
-            allow(is_secure(new, BY_GENERATION, segregated), context)
-        }
-        Call::C_UnwrapKey(_, _, _, _, template) | Call::C_DeriveKey(_, _, _, template) => {
-            let new = Attributes::of_template(template)?.booleans;
-            allow(is_secure(new, BY_IMPORT, segregated), context)
-        }
-        Call::C_CreateObject(_, template) => {
-            let new = Attributes::of_template(template)?;
-            let is_key = new.class.is_some_and(Class::is_key);
-            let is_secure = is_secure(new.booleans, BY_IMPORT, segregated);
-            allow(!is_key || is_secure, context)
-        }
-        Call::C_CopyObject(session, object, template) => {
-            copied(context, *session, *object, template)?
-        }
-        Call::C_SetAttributeValue(session, object, template) => {
-            changed(context, *session, *object, template)?
-        }
-        _ => Verdict::Continue,
-    })
+        Written::Change(change) => refuse_change(&change, segregated),
+    }
 }
 
-fn allow(is_allowed: bool, context: &Context<'_>) -> Verdict {
-    if is_allowed {
-        return Verdict::Continue;
+fn allow(is_allowed: bool) -> Result<(), Refused> {
+    match is_allowed {
+        true => Ok(()),
+        false => Err(Refused::new(
+            CkRv::TEMPLATE_INCONSISTENT,
+            "no secure template",
+        )),
     }
-    let reason = format_args!("no secure template");
-    context.refuse(CkRv::TEMPLATE_INCONSISTENT, reason)
+}
+
+/// Whether new objects have secure templates. Those of a pair count as one.
+fn are_secure(made: &[Attributes], function: &Facts, segregated: bool) -> bool {
+    let booleans = made.iter().fold(Booleans::default(), |all, new| {
+        all.together_with(new.booleans)
+    });
+    if function.is_of(Family::Generate) {
+        return is_secure(booleans, BY_GENERATION, segregated);
+    }
+    // C_CreateObject also makes objects that are no keys.
+    let are_keys = !function.families.is_empty()
+        || made.iter().any(|new| new.class.is_some_and(Class::is_key));
+    !are_keys || is_secure(booleans, BY_IMPORT, segregated)
 }
 
 /// The template is held against those for imports, as in the original, and what is copied and what
 /// the copy would be against those of keys: the original looks at neither. Out of a key with two
 /// roles come no two keys with one each; that it was not sensitive, the copy can mend.
-fn copied(
-    context: &Context<'_>,
-    session: SessionHandle,
-    object: ObjectHandle,
-    template: &Template,
-) -> Result<Verdict, CkRv> {
-    let old = match context.objects.attributes(session, object) {
-        Ok(old) => old,
-        Err(rv) => return Ok(refuse_unreadable(context, rv, CkRv::GENERAL_ERROR)),
-    };
-    if !old.class.is_none_or(Class::is_key) {
-        return Ok(Verdict::Continue);
-    }
-    let new = Attributes::of_template(template)?.booleans;
-    let copy = old.booleans.overridden_by(new);
-    let segregated = context.is_segregated();
+fn is_secure_copy(change: &Change, segregated: bool) -> bool {
+    let (old, new) = (change.old.booleans, change.new.booleans);
     // A key without roles is copied to keys with one each no more than a key with two.
-    let roles = KEPT.iter().chain(KEPT_SEGREGATED);
-    let kept = roles.flat_map(|boolean| [(*boolean, true), (*boolean, false)]);
-    if segregated && taken_away(kept, old.booleans, new).is_some() {
-        return Ok(allow(false, context));
+    let roles = both_values(KEPT.iter().chain(KEPT_SEGREGATED));
+    if segregated && taken_away(roles, old, new).is_some() {
+        return false;
     }
-    let source = old
-        .booleans
-        .overridden_by([SENSITIVE].into_iter().collect());
-    let is_allowed = is_secure(new, BY_IMPORT, segregated)
-        && [source, copy]
+    let source = old.overridden_by([SENSITIVE].into_iter().collect());
+    is_secure(new, BY_IMPORT, segregated)
+        && [source, change.result()]
             .into_iter()
-            .all(|key| is_secure(key, BY_GENERATION, segregated));
-    Ok(allow(is_allowed, context))
+            .all(|key| is_secure(key, BY_GENERATION, segregated))
 }
 
-fn changed(
-    context: &Context<'_>,
-    session: SessionHandle,
-    object: ObjectHandle,
-    template: &Template,
-) -> Result<Verdict, CkRv> {
-    let old = match context.objects.attributes(session, object) {
-        Ok(old) => old,
-        Err(rv) => return Ok(refuse_unreadable(context, rv, CkRv::GENERAL_ERROR)),
-    };
-    if !old.class.is_none_or(Class::is_key) {
-        return Ok(Verdict::Continue);
-    }
-    let new = Attributes::of_template(template)?.booleans;
-    let more = if context.is_segregated() {
-        KEPT_SEGREGATED
-    } else {
-        &[]
-    };
-    let kept = KEPT.iter().chain(more);
-    let both = kept.flat_map(|boolean| [(*boolean, true), (*boolean, false)]);
-    Ok(match taken_away(both, old.booleans, new) {
-        Some(setting) => context.refuse(
+fn refuse_change(change: &Change, segregated: bool) -> Result<(), Refused> {
+    let more = if segregated { KEPT_SEGREGATED } else { &[] };
+    let kept = both_values(KEPT.iter().chain(more));
+    match taken_away(kept, change.old.booleans, change.new.booleans) {
+        Some(setting) => Err(Refused::new(
             CkRv::ATTRIBUTE_READ_ONLY,
-            format_args!("{} stays", Shown(setting)),
-        ),
-        None => Verdict::Continue,
-    })
+            format!("{} stays", Shown(setting)),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn both_values<'a>(booleans: impl Iterator<Item = &'a Boolean>) -> impl Iterator<Item = Setting> {
+    booleans.flat_map(|boolean| [(*boolean, T), (*boolean, F)])
 }

@@ -10,7 +10,7 @@ use xdr::{
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Class, is_same};
-use crate::patches::{refuse_unreadable, unreadable};
+use crate::patches::{Refused, unreadable};
 
 /// What gives a key away. The original has the first seven, and looks for the first in all keys but
 /// RSA private ones and for the others in those only.
@@ -66,14 +66,13 @@ pub struct SensitiveLeak;
 
 impl Action for SensitiveLeak {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        match call {
-            Call::C_GetAttributeValue(session, object, template) => {
-                read(context, *session, *object, template)
-            }
-            Call::C_SetAttributeValue(session, object, template) => {
-                written(context, *session, *object, template)
-            }
-            _ => Verdict::Continue,
+        if let Call::C_GetAttributeValue(session, object, template) = call {
+            read(context, *session, *object, template)
+        } else if let Call::C_SetAttributeValue(session, object, template) = call {
+            let result = judge_written(context, *session, *object, template);
+            Refused::verdict(result, context)
+        } else {
+            Verdict::Continue
         }
     }
 
@@ -154,32 +153,28 @@ fn with(rv: CkRv, template: Template) -> Verdict {
     Verdict::Decide(Reply::C_GetAttributeValue(TemplateResult { rv, template }))
 }
 
-fn written(
+fn judge_written(
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
     template: &Template,
-) -> Verdict {
-    let attributes = match context.objects.attributes(session, object) {
-        Ok(attributes) => attributes,
-        Err(rv) => return refuse_unreadable(context, rv, CkRv::ATTRIBUTE_READ_ONLY),
-    };
+) -> Result<(), Refused> {
+    let attributes = context.objects.attributes(session, object);
+    let attributes = attributes.map_err(|rv| Refused::unreadable(rv, CkRv::ATTRIBUTE_READ_ONLY))?;
     if names_a_value(template) && is_kept(attributes) {
-        let reason = format_args!("the value of a key");
-        return context.refuse(CkRv::ATTRIBUTE_READ_ONLY, reason);
+        let reason = "the value of a key";
+        return Err(Refused::new(CkRv::ATTRIBUTE_READ_ONLY, reason));
     }
-    let named = |it: &&Boolean| {
+    let is_named = |it: &&Boolean| {
         let attribute_type = it.attribute_type();
-        template
-            .0
-            .iter()
-            .any(|said| is_same(said.attribute_type, attribute_type))
+        let mut said = template.0.iter().map(|said| said.attribute_type);
+        said.any(|said| is_same(said, attribute_type))
     };
-    match PROVENANCE.iter().find(named) {
-        Some(boolean) => context.refuse(
+    match PROVENANCE.iter().find(is_named) {
+        Some(boolean) => Err(Refused::new(
             CkRv::ATTRIBUTE_READ_ONLY,
-            format_args!("{} is the token's to say", boolean.name()),
-        ),
-        None => Verdict::Continue,
+            format!("{} is the token's to say", boolean.name()),
+        )),
+        None => Ok(()),
     }
 }

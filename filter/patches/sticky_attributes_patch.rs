@@ -1,10 +1,10 @@
 //! `sticky_attributes_patch`: what an object is and does, or may not do, stays so, also in a copy.
 
-use xdr::{Call, CkRv, ObjectHandle, SessionHandle, Template};
+use xdr::{Call, CkRv};
 
 use crate::actions::{Action, Context, Verdict};
-use crate::attributes::{Attributes, Boolean, Booleans, Setting};
-use crate::patches::{Shown, refuse_unreadable};
+use crate::attributes::{Boolean, Booleans, Setting};
+use crate::patches::{Refused, Shown, Written};
 
 const T: bool = true;
 const F: bool = false;
@@ -44,29 +44,14 @@ pub struct StickyAttributes;
 
 impl Action for StickyAttributes {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        match call {
-            Call::C_CopyObject(session, object, template)
-            | Call::C_SetAttributeValue(session, object, template) => {
-                changed(context, *session, *object, template)
-            }
-            _ => Verdict::Continue,
-        }
+        Refused::verdict(judge(call, context), context)
     }
 }
 
-fn changed(
-    context: &Context<'_>,
-    session: SessionHandle,
-    object: ObjectHandle,
-    template: &Template,
-) -> Verdict {
-    let old = match context.objects.attributes(session, object) {
-        Ok(old) => old,
-        Err(rv) => return refuse_unreadable(context, rv, CkRv::ATTRIBUTE_VALUE_INVALID),
-    };
-    let new = match Attributes::of_template(template) {
-        Ok(new) => new,
-        Err(rv) => return context.refuse(rv, format_args!("an unsound template")),
+fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
+    let change = match Written::by(call, context, CkRv::ATTRIBUTE_VALUE_INVALID)? {
+        Written::Change(change) => change,
+        Written::Nothing | Written::New(_) => return Ok(()),
     };
     let more = if context.is_segregated() {
         STICKY_SEGREGATED
@@ -74,11 +59,11 @@ fn changed(
         &[]
     };
     let settings = STICKY.iter().chain(more).copied();
-    match taken_away(settings, old.booleans, new.booleans) {
-        Some(setting) => context.refuse(
+    match taken_away(settings, change.old.booleans, change.new.booleans) {
+        Some(setting) => Err(Refused::new(
             CkRv::ATTRIBUTE_VALUE_INVALID,
-            format_args!("{} stays", Shown(setting)),
-        ),
-        None => Verdict::Continue,
+            format!("{} stays", Shown(setting)),
+        )),
+        None => Ok(()),
     }
 }

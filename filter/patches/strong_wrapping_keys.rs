@@ -8,7 +8,7 @@ use xdr::word_size::{narrow, wide};
 use xdr::{AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
 
 use crate::actions::{Action, Context, Verdict};
-use crate::patches::refuse_unreadable;
+use crate::patches::Refused;
 
 /// Bits of an RSA modulus at the least: 112 bits of strength (NIST SP 800-57 part 1, 5.6.1).
 const MODULUS_BITS: usize = 2048;
@@ -27,14 +27,18 @@ impl Action for StrongWrappingKeys {
         let Call::C_WrapKey(session, _, wrapping, _) = call else {
             return Verdict::Continue;
         };
-        match is_strong(context, *session, *wrapping) {
-            Ok(true) => Verdict::Continue,
-            Ok(false) => context.refuse(
-                CkRv::WRAPPING_KEY_SIZE_RANGE,
-                format_args!("the wrapping key has less than 112 bits of strength"),
-            ),
-            Err(rv) => refuse_unreadable(context, rv, CkRv::WRAPPING_KEY_SIZE_RANGE),
-        }
+        Refused::verdict(judge(context, *session, *wrapping), context)
+    }
+}
+
+fn judge(context: &Context<'_>, session: SessionHandle, key: ObjectHandle) -> Result<(), Refused> {
+    let policy = CkRv::WRAPPING_KEY_SIZE_RANGE;
+    match is_strong(context, session, key).map_err(|rv| Refused::unreadable(rv, policy))? {
+        true => Ok(()),
+        false => Err(Refused::new(
+            policy,
+            "the wrapping key has less than 112 bits of strength",
+        )),
     }
 }
 

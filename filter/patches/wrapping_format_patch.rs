@@ -11,13 +11,13 @@
 
 use aes::Aes128;
 use cmac::{Cmac, KeyInit, Mac};
-use xdr::{AttributeType, Call, CkRv, Mechanism, ObjectHandle, Reply, SessionHandle, Template};
+use xdr::{AttributeType, Call, CkRv, ObjectHandle, Reply, Template};
 use zeroize::Zeroize;
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Class, is_same};
-use crate::patches::refuse_unreadable;
-use crate::patches::sanitize_creation_templates_patch::completed;
+use crate::patches::Refused;
+use crate::patches::sanitize_creation_templates_patch::complete;
 
 /// The booleans that a wrapped key carries, in this order.
 const BOUND: &[Boolean] = &[
@@ -148,93 +148,68 @@ pub struct WrappingFormat;
 
 impl Action for WrappingFormat {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        let key = match (call, context.wrapping_key) {
-            (Call::C_WrapKey(..) | Call::C_UnwrapKey(..), Some(key)) => key,
-            (Call::C_WrapKey(..) | Call::C_UnwrapKey(..), None) => {
-                return context.refuse(CkRv::GENERAL_ERROR, format_args!("no key"));
-            }
-            _ => return Verdict::Continue,
+        let result = if let Call::C_WrapKey(_, _, _, wrapped) = call {
+            wrap(call, context, *wrapped)
+        } else if let Call::C_UnwrapKey(..) = call {
+            unwrap(call.clone(), context)
+        } else {
+            return Verdict::Continue;
         };
-        match call {
-            Call::C_WrapKey(session, mechanism, wrapping, wrapped) => {
-                wrap(context, key, *session, mechanism, *wrapping, *wrapped)
-            }
-            Call::C_UnwrapKey(session, mechanism, unwrapping, blob, template) => {
-                match unwrap(
-                    context,
-                    key,
-                    *session,
-                    mechanism,
-                    *unwrapping,
-                    blob,
-                    template,
-                ) {
-                    Ok(reply) => Verdict::Decide(reply),
-                    Err((rv, reason)) => context.refuse(rv, format_args!("{reason}")),
-                }
-            }
-            _ => Verdict::Continue,
+        match result {
+            Ok(reply) => Verdict::Decide(reply),
+            Err(refused) => Refused::verdict(Err(refused), context),
         }
     }
 }
 
-fn wrap(
-    context: &Context<'_>,
-    key: &WrappingKey,
-    session: SessionHandle,
-    mechanism: &Mechanism,
-    wrapping: ObjectHandle,
-    wrapped: ObjectHandle,
-) -> Verdict {
+fn key<'a>(context: &Context<'a>) -> Result<&'a WrappingKey, Refused> {
+    context
+        .wrapping_key
+        .ok_or_else(|| Refused::new(CkRv::GENERAL_ERROR, "no key"))
+}
+
+fn wrap(call: &Call<'_>, context: &Context<'_>, wrapped: ObjectHandle) -> Result<Reply, Refused> {
+    let key = key(context)?;
     // First, so that a bad handle or key has the token's own answer.
-    let asked = Call::C_WrapKey(session, mechanism.clone(), wrapping, wrapped);
-    let mut result = match context.backend.call(asked) {
-        Reply::C_WrapKey(result) if result.rv.is_ok() => result,
-        Reply::C_WrapKey(result) => {
-            return context.refuse(result.rv, format_args!("by the token"));
-        }
-        _ => return context.refuse(CkRv::GENERAL_ERROR, format_args!("not an answer")),
+    let Reply::C_WrapKey(mut result) = context.backend.call(call.clone()) else {
+        return Err(Refused::new(CkRv::GENERAL_ERROR, "not an answer"));
     };
-    let attributes = match context.objects.attributes(session, wrapped) {
-        Ok(attributes) => attributes,
-        Err(rv) => return refuse_unreadable(context, rv, CkRv::KEY_NOT_WRAPPABLE),
-    };
-    let Some(encoded) = encode(attributes, context.is_segregated()) else {
-        let reason = format_args!("a class that the format has no place for");
-        return context.refuse(CkRv::KEY_NOT_WRAPPABLE, reason);
-    };
+    if !result.rv.is_ok() {
+        return Err(Refused::new(result.rv, "by the token"));
+    }
+    let session = call.session().unwrap_or_default();
+    let attributes = context.objects.attributes(session, wrapped);
+    let attributes = attributes.map_err(|rv| Refused::unreadable(rv, CkRv::KEY_NOT_WRAPPABLE))?;
+    let encoded = encode(attributes, context.is_segregated()).ok_or_else(|| {
+        let reason = "a class that the format has no place for";
+        Refused::new(CkRv::KEY_NOT_WRAPPABLE, reason)
+    })?;
     result.data.extend_from_slice(&encoded);
     key.seal(&mut result.data);
-    Verdict::Decide(Reply::C_WrapKey(result))
+    Ok(Reply::C_WrapKey(result))
 }
 
-fn unwrap(
-    context: &Context<'_>,
-    key: &WrappingKey,
-    session: SessionHandle,
-    mechanism: &Mechanism,
-    unwrapping: ObjectHandle,
-    blob: &[u8],
-    template: &Template,
-) -> Result<Reply, (CkRv, &'static str)> {
+fn unwrap(mut call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refused> {
+    let key = key(context)?;
+    let Call::C_UnwrapKey(_, _, _, blob, template) = &mut call else {
+        return Err(Refused::new(CkRv::GENERAL_ERROR, "another call"));
+    };
     let is_segregated = context.is_segregated();
     let encoded = CLASS_FIELD + bound(is_segregated).count();
-    let sealed = key.unseal(blob);
-    let sealed = sealed.ok_or((CkRv::FUNCTION_FAILED, "a wrong MAC"))?;
+    let failed = |reason| Refused::new(CkRv::FUNCTION_FAILED, reason);
+    let sealed = key.unseal(blob).ok_or_else(|| failed("a wrong MAC"))?;
     let parts = (sealed.len().checked_sub(encoded)).and_then(|it| sealed.split_at_checked(it));
-    let (wrapped, encoded) = parts.ok_or((CkRv::FUNCTION_FAILED, "too short"))?;
-    match agrees(template, encoded, is_segregated) {
-        Ok(true) => {}
-        Ok(false) => return Err((CkRv::TEMPLATE_INCONSISTENT, "not what was wrapped")),
-        Err(rv) => return Err((rv, "an unsound template")),
+    let (wrapped, encoded) = parts.ok_or_else(|| failed("too short"))?;
+    if !agrees(template, encoded, is_segregated).map_err(Refused::unsound)? {
+        let reason = "not what was wrapped";
+        return Err(Refused::new(CkRv::TEMPLATE_INCONSISTENT, reason));
     }
     let class = Attributes::of_template(template)
-        .map_err(|rv| (rv, "an unsound template"))?
+        .map_err(Refused::unsound)?
         .class;
-    let class = class.ok_or((CkRv::FUNCTION_FAILED, "no class"))?;
-    let template = completed(template, class);
-    let asked = Call::C_UnwrapKey(session, mechanism.clone(), unwrapping, wrapped, template);
-    Ok(context.backend.call(asked))
+    complete(template, class.ok_or_else(|| failed("no class"))?);
+    *blob = wrapped;
+    Ok(context.backend.call(call))
 }
 
 #[cfg(test)]

@@ -1,0 +1,22 @@
+//! `do_segregate_usage`: from the first call to the end of the connection, each key has one usage. One
+//! that encrypts does not sign, and one that wraps does not encrypt.
+
+use std::sync::atomic::Ordering;
+
+use xdr::Call;
+
+use crate::actions::{Action, Context, Verdict};
+
+/// The action. Others ask [`Context::is_segregated`].
+pub struct SegregateUsage;
+
+impl Action for SegregateUsage {
+    fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
+        context.segregation.store(true, Ordering::Relaxed);
+        let name = call.function().name();
+        context.log(format_args!(
+            "do_segregate_usage: {name}: key usage is segregated"
+        ));
+        Verdict::Continue
+    }
+}
