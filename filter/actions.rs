@@ -26,33 +26,18 @@
 //!
 //! const ROW: Row = Row {
 //!     name: "short_random",
-//!     functions: Some(&[Function::C_GenerateRandom]),
+//!     fits: |function| function == Function::C_GenerateRandom,
 //!     make: || Box::new(ShortRandom),
 //! };
 //! # assert_eq!(ROW.name, "short_random");
 //! ```
 
+use xdr::facts::Role;
 use xdr::{Call, Function, ObjectHandle, Reply, SessionHandle, Template};
 
 use Function::*;
 
 use crate::patches::*;
-
-/// The functions that use a key which is there already, and C_FindObjects.
-const KEY_USES: &[Function] = &[
-    C_EncryptInit,
-    C_DecryptInit,
-    C_SignInit,
-    C_SignRecoverInit,
-    C_VerifyInit,
-    C_VerifyRecoverInit,
-    C_DigestKey,
-    C_DeriveKey,
-    C_WrapKey,
-    C_UnwrapKey,
-    C_SetOperationState,
-    C_FindObjects,
-];
 
 pub use crate::context::Context;
 pub use crate::patches::wrapping_format_patch::WrappingKey;
@@ -93,116 +78,109 @@ pub trait Action: Send + Sync {
 pub struct Row {
     /// Its name there.
     pub name: &'static str,
-    /// The functions it may be attached to; any, if `None`.
-    pub functions: Option<&'static [Function]>,
+    /// Whether it may be attached to this function.
+    pub fits: fn(Function) -> bool,
     /// Makes one.
     pub make: fn() -> Box<dyn Action>,
+}
+
+/// Whether a function makes or changes objects by the values in a template.
+fn takes_values(function: Function) -> bool {
+    function.facts().roles.contains(&Role::Values)
+}
+
+/// Whether a function reads, copies, changes or destroys an object.
+fn takes_object(function: Function) -> bool {
+    let mut roles = function.facts().roles.iter();
+    roles.any(|role| matches!(role, Role::Object(_)))
 }
 
 /// Every action: the original's in the order of its documentation, then ours.
 pub const ACTIONS: &[Row] = &[
     Row {
         name: "identity",
-        functions: None,
+        fits: |_| true,
         make: || Box::new(example_hooks::Identity),
     },
     Row {
         name: "c_Initialize_hook",
-        functions: None,
+        fits: |_| true,
         make: || Box::new(example_hooks::InitializeHook),
     },
     Row {
         name: "c_Login_hook",
-        functions: Some(&[C_Login]),
+        fits: |function| function == C_Login,
         make: || Box::new(example_hooks::LoginHook),
     },
     Row {
         name: "do_segregate_usage",
-        functions: None,
+        fits: |_| true,
         make: || Box::new(do_segregate_usage::SegregateUsage),
     },
     Row {
         name: "non_local_objects_patch",
-        functions: Some(&[C_CreateObject, C_CopyObject, C_SetAttributeValue]),
+        fits: |function| {
+            matches!(
+                function,
+                C_CreateObject | C_CopyObject | C_SetAttributeValue
+            )
+        },
         make: || Box::new(non_local_objects_patch::NonLocalObjects),
     },
     Row {
         name: "prevent_sensitive_leak_patch",
-        functions: Some(&[C_GetAttributeValue, C_SetAttributeValue]),
+        fits: |function| matches!(function, C_GetAttributeValue | C_SetAttributeValue),
         make: || Box::new(sensitive_leak_patch::SensitiveLeak),
     },
     Row {
         name: "conflicting_attributes_patch",
-        functions: Some(&[
-            C_CreateObject,
-            C_CopyObject,
-            C_SetAttributeValue,
-            C_GenerateKey,
-            C_GenerateKeyPair,
-            C_UnwrapKey,
-            C_DeriveKey,
-        ]),
+        fits: takes_values,
         make: || Box::new(conflicting_attributes_patch::ConflictingAttributes),
     },
     Row {
         name: "conflicting_attributes_patch_on_existing_objects",
-        functions: Some(KEY_USES),
+        fits: |function| function.uses_keys() || function == C_FindObjects,
         make: || Box::new(conflicting_attributes_patch::OnExistingObjects),
     },
     Row {
         name: "dangerous_sensitive_keys_paranoid",
-        functions: Some(KEY_USES),
+        fits: |function| function.uses_keys() || function == C_FindObjects,
         make: || Box::new(existing_sensitive_keys_patch::Escrow::Nothing),
     },
     Row {
         name: "dangerous_sensitive_keys_escrow_encrypt",
-        functions: Some(KEY_USES),
+        fits: |function| function.uses_keys() || function == C_FindObjects,
         make: || Box::new(existing_sensitive_keys_patch::Escrow::EncryptionKeys),
     },
     Row {
         name: "dangerous_sensitive_keys_escrow_all",
-        functions: Some(KEY_USES),
+        fits: |function| function.uses_keys() || function == C_FindObjects,
         make: || Box::new(existing_sensitive_keys_patch::Escrow::AllKeys),
     },
     Row {
         name: "sticky_attributes_patch",
-        functions: Some(&[C_CopyObject, C_SetAttributeValue]),
+        fits: |function| takes_values(function) && takes_object(function),
         make: || Box::new(sticky_attributes_patch::StickyAttributes),
     },
     Row {
         name: "wrapping_format_patch",
-        functions: Some(&[C_WrapKey, C_UnwrapKey]),
+        fits: |function| matches!(function, C_WrapKey | C_UnwrapKey),
         make: || Box::new(wrapping_format_patch::WrappingFormat),
     },
     Row {
         name: "secure_templates_patch",
-        functions: Some(&[
-            C_CreateObject,
-            C_CopyObject,
-            C_SetAttributeValue,
-            C_GenerateKey,
-            C_GenerateKeyPair,
-            C_UnwrapKey,
-            C_DeriveKey,
-        ]),
+        fits: takes_values,
         make: || Box::new(secure_templates_patch::SecureTemplates),
     },
     Row {
         name: "sanitize_creation_templates_patch",
         // C_CopyObject is listed in the original's configuration and keeps all it has.
-        functions: Some(&[
-            C_CreateObject,
-            C_CopyObject,
-            C_GenerateKey,
-            C_GenerateKeyPair,
-            C_UnwrapKey,
-            C_DeriveKey,
-        ]),
+        fits: |function| takes_values(function) && function != C_SetAttributeValue,
         make: || Box::new(sanitize_creation_templates_patch::SanitizeCreationTemplates),
     },
     Row {
         name: "strong_wrapping_keys",
-        functions: Some(&[C_WrapKey]),
+        fits: |function| function == C_WrapKey,
         make: || Box::new(strong_wrapping_keys::StrongWrappingKeys),
     },
 ];
@@ -225,5 +203,59 @@ mod tests {
             assert_eq!(same.count(), 1, "{}", known.name);
         }
         assert!(row("Identity").is_none());
+    }
+
+    /// Written by hand, so that it checks what the rows derive from the facts of the functions.
+    #[test]
+    fn each_action_fits_these_functions() {
+        let changes = vec![C_CopyObject, C_SetAttributeValue];
+        let made = [
+            C_CreateObject,
+            C_GenerateKey,
+            C_GenerateKeyPair,
+            C_UnwrapKey,
+            C_DeriveKey,
+        ];
+        let uses = vec![
+            C_EncryptInit,
+            C_DecryptInit,
+            C_SignInit,
+            C_SignRecoverInit,
+            C_VerifyInit,
+            C_VerifyRecoverInit,
+            C_DigestKey,
+            C_DeriveKey,
+            C_WrapKey,
+            C_UnwrapKey,
+            C_SetOperationState,
+            C_FindObjects,
+        ];
+        let written = [made.as_slice(), &changes].concat();
+        for known in ACTIONS {
+            let mut expected = match known.name {
+                "identity" | "c_Initialize_hook" | "do_segregate_usage" => Function::ALL.to_vec(),
+                "c_Login_hook" => vec![C_Login],
+                "non_local_objects_patch" => {
+                    vec![C_CreateObject, C_CopyObject, C_SetAttributeValue]
+                }
+                "prevent_sensitive_leak_patch" => vec![C_GetAttributeValue, C_SetAttributeValue],
+                "conflicting_attributes_patch" | "secure_templates_patch" => written.clone(),
+                "conflicting_attributes_patch_on_existing_objects"
+                | "dangerous_sensitive_keys_paranoid"
+                | "dangerous_sensitive_keys_escrow_encrypt"
+                | "dangerous_sensitive_keys_escrow_all" => uses.clone(),
+                "sticky_attributes_patch" => changes.clone(),
+                "wrapping_format_patch" => vec![C_WrapKey, C_UnwrapKey],
+                // C_CopyObject is listed in the original's configuration and keeps all it has.
+                "sanitize_creation_templates_patch" => [made.as_slice(), &[C_CopyObject]].concat(),
+                "strong_wrapping_keys" => vec![C_WrapKey],
+                other => panic!("{other}"),
+            };
+            expected.sort();
+            let all = Function::ALL.iter().copied();
+            let mut fits: Vec<Function> = all.filter(|it| (known.fits)(*it)).collect();
+            fits.sort();
+            assert_eq!(fits, expected, "{}", known.name);
+        }
     }
 }

@@ -1,33 +1,22 @@
-//! Templates that clients supply, brought into the one form that rules and modules read alike.
+//! Converts templates to a canonical form, so that rules and modules interpret them identically.
 //!
-//! A rule that looks for TRUE must not be passed by what the module takes for TRUE too, nor by a
-//! second attribute of the same type. So before any check, in calls that make or change objects: a
-//! boolean becomes 0 or 1 and has one byte, a number has this host's length, no type occurs twice.
+//! A rule that looks for TRUE must also see what the module takes for TRUE, and no second attribute
+//! of the same type. So before any check, in every template of values for an object that is made or
+//! changed, a boolean becomes one byte of 0 or 1, a number must have the length of this host's
+//! CK_ULONG, and no type may occur twice.
 //!
-//! The templates of C_FindObjectsInit and C_GetAttributeValue are not looked at: the first selects
-//! among objects that are all checked afterwards, and its values may match or not, as the module
-//! likes; the second holds types and room, and no value.
+//! The templates of C_FindObjectsInit and C_GetAttributeValue stay as they are. The first selects
+//! among objects that are all checked afterwards, and its values match or not, as the module likes.
+//! The second holds types and room, but no values.
 
 use std::collections::BTreeSet;
 
 use xdr::attribute_types::{is_boolean, is_number};
 use xdr::{Call, CkRv, Template};
 
-/// The call with its templates in that form, or why they have none.
+/// Converts the templates of a call to canonical form; the error is the CK_RV for one that has none.
 pub(crate) fn normalise(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
-    match &mut call {
-        Call::C_CreateObject(_, template)
-        | Call::C_CopyObject(_, _, template)
-        | Call::C_SetAttributeValue(_, _, template)
-        | Call::C_GenerateKey(_, _, template)
-        | Call::C_UnwrapKey(_, _, _, _, template)
-        | Call::C_DeriveKey(_, _, _, template) => one(template)?,
-        Call::C_GenerateKeyPair(_, _, public, private) => {
-            one(public)?;
-            one(private)?;
-        }
-        _ => {}
-    }
+    call.values_mut().into_iter().try_for_each(one)?;
     Ok(call)
 }
 

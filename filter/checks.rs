@@ -4,6 +4,7 @@
 //! knows the rule it comes from. The attributes that a rule is about are read from the module at
 //! every use, so that a changed label counts at once.
 
+use xdr::facts::{Argument, Effect};
 use xdr::word_size::{narrow, wide};
 use xdr::{
     AttributeType, Call, CkRv, Mechanism, MechanismType, ObjectHandle, SessionHandle, Template,
@@ -57,95 +58,35 @@ pub(crate) fn check_function(context: &Context<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// The checks of each function, in the order in which they are made; the first that refuses decides.
+/// Checks the arguments of a call by their roles. The order is the same for every function: who
+/// calls, objects and keys, the mechanism, templates. The first check that refuses decides.
 pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusal> {
-    use Operation::{Decrypt, Encrypt, Sign, Unwrap, Wrap};
-    use xdr::Call::*;
-
-    const INVALID: CkRv = CkRv::OBJECT_HANDLE_INVALID;
-    match call {
-        C_GetMechanismInfo(_, mechanism) => check_mechanism(context, *mechanism),
-        C_InitToken(..) | C_InitPIN(..) => check_administration(context),
-        C_Login(_, user, _) => check_user(context, *user),
-        C_SetOperationState(session, _, encryption, authentication) => {
-            let mut named = [encryption, authentication]
-                .into_iter()
-                .filter(|key| key.0 != 0);
-            named.try_for_each(|key| check_object(context, *session, *key, INVALID))
-        }
-
-        C_CreateObject(_, template) => check_template(context, template),
-        C_CopyObject(session, object, template)
-        | C_SetAttributeValue(session, object, template) => {
-            check_object(context, *session, *object, INVALID)?;
-            check_template(context, template)
-        }
-        C_DestroyObject(session, object)
-        | C_GetObjectSize(session, object)
-        | C_GetAttributeValue(session, object, _)
-        | C_DigestKey(session, object) => check_object(context, *session, *object, INVALID),
-
-        C_EncryptInit(session, mechanism, key) => {
-            check_object(context, *session, *key, INVALID)?;
-            check_use_of(context, *session, mechanism)?;
-            check_padding(context, Encrypt, mechanism)
-        }
-        C_DecryptInit(session, mechanism, key) => {
-            check_object(context, *session, *key, INVALID)?;
-            check_use_of(context, *session, mechanism)?;
-            check_padding(context, Decrypt, mechanism)
-        }
-        C_SignInit(session, mechanism, key) => {
-            check_object(context, *session, *key, INVALID)?;
-            check_use_of(context, *session, mechanism)?;
-            check_padding(context, Sign, mechanism)
-        }
-        C_SignRecoverInit(session, mechanism, key)
-        | C_VerifyInit(session, mechanism, key)
-        | C_VerifyRecoverInit(session, mechanism, key) => {
-            check_object(context, *session, *key, INVALID)?;
-            check_use_of(context, *session, mechanism)
-        }
-        C_DigestInit(session, mechanism) => check_use_of(context, *session, mechanism),
-
-        C_GenerateKey(session, mechanism, template) => {
-            check_use_of(context, *session, mechanism)?;
-            check_template(context, template)
-        }
-        C_GenerateKeyPair(session, mechanism, public, private) => {
-            check_use_of(context, *session, mechanism)?;
-            check_template(context, public)?;
-            check_template(context, private)
-        }
-        C_WrapKey(session, mechanism, wrapping, key) => {
-            check_object(
-                context,
-                *session,
-                *wrapping,
-                CkRv::WRAPPING_KEY_HANDLE_INVALID,
-            )?;
-            check_object(context, *session, *key, INVALID)?;
-            check_use_of(context, *session, mechanism)?;
-            check_padding(context, Wrap, mechanism)
-        }
-        C_UnwrapKey(session, mechanism, unwrapping, _, template) => {
-            check_object(
-                context,
-                *session,
-                *unwrapping,
-                CkRv::UNWRAPPING_KEY_HANDLE_INVALID,
-            )?;
-            check_use_of(context, *session, mechanism)?;
-            check_padding(context, Unwrap, mechanism)?;
-            check_template(context, template)
-        }
-        C_DeriveKey(session, mechanism, base, template) => {
-            check_object(context, *session, *base, INVALID)?;
-            check_use_of(context, *session, mechanism)?;
-            check_template(context, template)
-        }
-        _ => Ok(()),
+    let facts = call.function().facts();
+    if facts.has(Effect::Administers) {
+        check_administration(context)?;
     }
+    let session = call.session().unwrap_or_default();
+    for argument in call.arguments() {
+        match argument {
+            Argument::User(user) => check_user(context, user)?,
+            Argument::MechanismType(mechanism) => check_mechanism(context, mechanism)?,
+            Argument::Object(object, rv) | Argument::Key(object, rv) => {
+                check_object(context, session, object, rv)?;
+            }
+            // Checked below, after all objects.
+            Argument::Mechanism(_) | Argument::Values(_) => {}
+            // What a search finds is checked object by object; a query has no values.
+            Argument::Session(_) | Argument::Selection(_) | Argument::Query(_) => {}
+        }
+    }
+    if let Some(mechanism) = call.mechanism() {
+        check_mechanism(context, mechanism.mechanism_type)?;
+        check_parameter(context, session, mechanism)?;
+        let mut operations = facts.families.iter().copied().filter_map(Operation::of);
+        operations.try_for_each(|operation| check_padding(context, operation, mechanism))?;
+    }
+    call.values()
+        .try_for_each(|template| check_template(context, template))
 }
 
 /// An object that the client names: `rv` if it may not.
@@ -243,16 +184,6 @@ fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refu
         }
     }
     Ok(())
-}
-
-/// A mechanism that is to be used, and the keys in its parameter.
-fn check_use_of(
-    context: &Context<'_>,
-    session: SessionHandle,
-    mechanism: &Mechanism,
-) -> Result<(), Refusal> {
-    check_mechanism(context, mechanism.mechanism_type)?;
-    check_parameter(context, session, mechanism)
 }
 
 /// A mechanism.

@@ -104,9 +104,10 @@ impl ModuleRules {
             name,
         ));
         functions.remove(&Function::C_LoadModule);
-        for (combined, parts) in COMBINED {
-            let forbidden = parts.iter().find_map(|part| functions.get(part).copied());
-            if let Some(source) = forbidden {
+        // A function that does the work of two others is forbidden with either.
+        for combined in Function::ALL {
+            let mut parts = combined.facts().parts.iter();
+            if let Some(source) = parts.find_map(|part| functions.get(part).copied()) {
                 functions.entry(*combined).or_insert(source);
             }
         }
@@ -182,26 +183,6 @@ impl ModuleRules {
         chains.flat_map(|(function, steps)| steps.iter().map(|step| (*function, step)))
     }
 }
-
-/// Functions that do what two others do: forbidden with either.
-const COMBINED: &[(Function, [Function; 2])] = &[
-    (
-        Function::C_DigestEncryptUpdate,
-        [Function::C_DigestUpdate, Function::C_EncryptUpdate],
-    ),
-    (
-        Function::C_DecryptDigestUpdate,
-        [Function::C_DecryptUpdate, Function::C_DigestUpdate],
-    ),
-    (
-        Function::C_SignEncryptUpdate,
-        [Function::C_SignUpdate, Function::C_EncryptUpdate],
-    ),
-    (
-        Function::C_DecryptVerifyUpdate,
-        [Function::C_DecryptUpdate, Function::C_VerifyUpdate],
-    ),
-];
 
 /// A mechanism as the module will see it: on a host of 4-byte words the upper half is cut off.
 pub fn canonical(mechanism: MechanismType) -> u64 {

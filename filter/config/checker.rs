@@ -239,10 +239,7 @@ impl<'a> Checker<'a> {
             let row = action.value.0;
             if function == Function::C_LoadModule {
                 self.warn(place.fault("never runs: no rule applies before a module is loaded"));
-            } else if !row
-                .functions
-                .is_none_or(|functions| functions.contains(&function))
-            {
+            } else if !(row.fits)(function) {
                 let message = format!("`{}` does not know {}", row.name, function.name());
                 let fault = action.fault(message);
                 if !unfit_is_a_warning {

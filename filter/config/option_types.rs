@@ -9,6 +9,7 @@ use config_file::{At, Bytes, Place};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use std::fmt;
+use xdr::facts::Family;
 use xdr::mechanism_names;
 use xdr::{Function, MechanismType};
 
@@ -166,6 +167,25 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// The kind of operation that functions of this family do, if the option knows it.
+    pub(crate) fn of(family: Family) -> Option<Operation> {
+        match family {
+            Family::Wrap => Some(Operation::Wrap),
+            Family::Unwrap => Some(Operation::Unwrap),
+            Family::Encrypt => Some(Operation::Encrypt),
+            Family::Sign => Some(Operation::Sign),
+            Family::Decrypt => Some(Operation::Decrypt),
+            Family::Digest
+            | Family::SignRecover
+            | Family::Verify
+            | Family::VerifyRecover
+            | Family::Search
+            | Family::Derive
+            | Family::Generate
+            | Family::OperationState => None,
+        }
+    }
+
     /// What the file calls it.
     pub const fn name(self) -> &'static str {
         match self {
