@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use xdr::{Call, CkRv, Cryptoki, Flags, Function, Reply};
+use xdr::{Call, CkRv, Cryptoki, Function, Reply};
 
 use crate::actions::Verdict;
 use crate::checks::Refusal;
@@ -91,7 +91,7 @@ impl Engine {
 
     /// The reply of an action or of the module, unless a check refuses the call.
     fn filter(&self, call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refusal> {
-        let call = match canonical_template::normalise(call) {
+        let mut call = match canonical_template::normalise(call) {
             Ok(call) => call,
             Err(rv) => {
                 checks::check_function(context)?;
@@ -108,12 +108,11 @@ impl Engine {
         }
         checks::check_function(context)?;
         checks::check_arguments(&call, context)?;
-        let call = match call {
-            Call::C_OpenSession(slot, flags) if checks::is_read_only(context) => {
-                Call::C_OpenSession(slot, Flags(flags.0 & !READ_WRITE))
+        if let Call::C_OpenSession(_, flags) = &mut call {
+            if checks::is_read_only(context) {
+                flags.0 &= !READ_WRITE;
             }
-            other => other,
-        };
+        }
         if let Some(reply) = self.act(&self.rules.post, &call, context) {
             return Ok(reply);
         }
@@ -149,12 +148,13 @@ impl Engine {
 
     /// Lets the module execute the call.
     fn execute(&self, call: Call<'_>, context: &Context<'_>) -> Reply {
-        match call {
-            Call::C_GetMechanismList(slot, count) if !context.rules.mechanisms.is_empty() => {
-                Reply::C_GetMechanismList(mechanism_list::without_forbidden(slot, count, context))
+        if let Call::C_GetMechanismList(slot, count) = call {
+            if !context.rules.mechanisms.is_empty() {
+                let list = mechanism_list::without_forbidden(slot, count, context);
+                return Reply::C_GetMechanismList(list);
             }
-            call => self.searches.execute(call, context),
         }
+        self.searches.execute(call, context)
     }
 }
 

@@ -12,12 +12,17 @@ pub(crate) fn without_forbidden(
     count: Ulong,
     context: &Context<'_>,
 ) -> MechanismListResult {
-    let ask = |count| match context.backend.call(Call::C_GetMechanismList(slot, count)) {
-        Reply::C_GetMechanismList(list) => list,
-        other => MechanismListResult {
-            rv: other.rv(),
-            ..Default::default()
-        },
+    let ask = |count| {
+        let reply = context.backend.call(Call::C_GetMechanismList(slot, count));
+        let rv = reply.rv();
+        if let Reply::C_GetMechanismList(list) = reply {
+            list
+        } else {
+            MechanismListResult {
+                rv,
+                ..Default::default()
+            }
+        }
     };
     let size = ask(Ulong(0));
     let list = ask(if size.rv.is_ok() { size.count } else { count });

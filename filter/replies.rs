@@ -8,11 +8,12 @@ use xdr::{CkRv, Function, Reply, SlotId, Ulong};
 /// which means "none".
 pub fn refused(function: Function, rv: CkRv) -> Reply {
     let mut reply = Reply::only(function, rv);
-    match &mut reply {
-        Reply::C_GetSessionInfo(result) => result.info.slot_id = SlotId::NONE,
-        Reply::C_WaitForSlotEvent(result) => result.slot_id = SlotId::NONE,
-        Reply::C_GetObjectSize(result) => result.size = Ulong::UNAVAILABLE,
-        _ => {}
+    if let Reply::C_GetSessionInfo(result) = &mut reply {
+        result.info.slot_id = SlotId::NONE;
+    } else if let Reply::C_WaitForSlotEvent(result) = &mut reply {
+        result.slot_id = SlotId::NONE;
+    } else if let Reply::C_GetObjectSize(result) = &mut reply {
+        result.size = Ulong::UNAVAILABLE;
     }
     reply
 }
@@ -20,13 +21,12 @@ pub fn refused(function: Function, rv: CkRv) -> Reply {
 /// The reply to a call made before C_LoadModule: C_Initialize fails, and for all others the library is
 /// not initialized.
 pub fn no_module(function: Function) -> Reply {
-    refused(
-        function,
-        match function {
-            Function::C_Initialize => CkRv::GENERAL_ERROR,
-            _ => CkRv::CRYPTOKI_NOT_INITIALIZED,
-        },
-    )
+    let rv = if function == Function::C_Initialize {
+        CkRv::GENERAL_ERROR
+    } else {
+        CkRv::CRYPTOKI_NOT_INITIALIZED
+    };
+    refused(function, rv)
 }
 
 #[cfg(test)]

@@ -63,6 +63,10 @@ impl Searches {
     /// ends.
     pub(crate) fn execute(&self, call: Call<'_>, context: &Context<'_>) -> Reply {
         let backend = context.backend;
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "other calls have no part in searches: a test compares with xdr::facts"
+        )]
         match call {
             Call::C_FindObjects(session, count)
                 if watches_every_search(context) || self.has(session) =>
@@ -118,10 +122,17 @@ impl Searches {
         context: &Context<'_>,
     ) -> ObjectListResult {
         let backend = context.backend;
-        let fetch = |count| match backend.call(Call::C_FindObjects(session, Ulong(count))) {
-            Reply::C_FindObjects(found) if found.rv.is_ok() => Ok(found.objects),
-            other if other.rv().is_ok() => Err(CkRv::GENERAL_ERROR),
-            other => Err(other.rv()),
+        let fetch = |count| {
+            let reply = backend.call(Call::C_FindObjects(session, Ulong(count)));
+            match reply.rv() {
+                CkRv::OK => {}
+                rv => return Err(rv),
+            }
+            if let Reply::C_FindObjects(found) = reply {
+                Ok(found.objects)
+            } else {
+                Err(CkRv::GENERAL_ERROR)
+            }
         };
         let hides = |object: ObjectHandle, watchers: &Watchers| {
             match checks::check_object(context, session, object, CkRv::OBJECT_HANDLE_INVALID) {
@@ -251,6 +262,7 @@ impl Search {
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use xdr::facts::Family;
 
     const SESSION: SessionHandle = SessionHandle(7);
 
@@ -272,6 +284,21 @@ mod tests {
             .into_iter()
             .map(|object| object.0)
             .collect()
+    }
+
+    /// `execute` handles each of these.
+    #[test]
+    fn no_other_function_belongs_to_searches() {
+        let all = Function::ALL.iter().copied();
+        let mut found: Vec<&str> = all
+            .filter(|function| function.facts().is_of(Family::Search))
+            .map(Function::name)
+            .collect();
+        found.sort();
+        assert_eq!(
+            found,
+            ["C_FindObjects", "C_FindObjectsFinal", "C_FindObjectsInit"]
+        );
     }
 
     #[test]

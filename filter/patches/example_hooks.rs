@@ -34,11 +34,11 @@ pub struct LoginHook;
 
 impl Action for LoginHook {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        match call {
-            Call::C_Login(_, _, pin) if *pin != b"1234" => {
-                context.refuse(CkRv::PIN_LOCKED, format_args!("not the example's PIN"))
+        if let Call::C_Login(_, _, pin) = call {
+            if *pin != b"1234" {
+                return context.refuse(CkRv::PIN_LOCKED, format_args!("not the example's PIN"));
             }
-            _ => Verdict::Continue,
         }
+        Verdict::Continue
     }
 }

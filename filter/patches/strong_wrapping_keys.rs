@@ -71,10 +71,11 @@ fn is_strong(
 
 /// The length of a big number, most significant byte first.
 fn bits(number: &[u8]) -> usize {
-    let zeros = number.iter().take_while(|byte| **byte == 0).count();
-    let significant = &number[zeros..];
-    let first = significant.first().map_or(0, |byte| byte.leading_zeros());
-    8 * significant.len() - first as usize
+    let mut significant = number.iter().skip_while(|byte| **byte == 0);
+    let first = significant
+        .next()
+        .map_or(0, |byte| 8 - byte.leading_zeros() as usize);
+    first + 8 * significant.count()
 }
 
 #[cfg(test)]
