@@ -1,8 +1,8 @@
-//! Actions: what filter.conf can attach to a PKCS#11 function, before or after the other checks.
+//! Defines actions, which filter.conf attaches to PKCS#11 functions, and lists them in a table.
 //!
-//! The filter builds a [`Context`] for each call and runs the configured actions one after the
-//! other; the first that decides ends the call. [`ACTIONS`] is the table that the configuration
-//! finds names in; each action is in `patches`.
+//! The engine builds a [`Context`] for each call and runs the actions at its function one after the
+//! other, before or after the checks. The first that decides ends the call. The configuration finds
+//! the names in [`ACTIONS`]; the actions themselves are in `patches`.
 //!
 //! A new action is a type in a file of its own and a row of the table:
 //!
@@ -42,19 +42,19 @@ use crate::patches::*;
 pub use crate::context::Context;
 pub use crate::patches::wrapping_format_patch::WrappingKey;
 
-/// What an action says of a call.
+/// The decision of an action about a call.
 #[allow(clippy::large_enum_variant)] // it lives on the stack, as a Reply does everywhere
 #[derive(Debug)]
 pub enum Verdict {
-    /// The next action, check or the module has its say.
+    /// The next action or check decides, or the call goes to the module.
     Continue,
-    /// This is the answer, and nothing else is done.
+    /// This is the reply; nothing else is done.
     Decide(Reply),
 }
 
-/// What filter.conf can attach to a function.
+/// A rule in code that filter.conf attaches to a function.
 pub trait Action: Send + Sync {
-    /// Looks at a call; the default continues.
+    /// Judges a call, which has its templates in canonical form. The default continues.
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         let _ = (call, context);
         Verdict::Continue

@@ -13,7 +13,8 @@ use xdr::{AttributeType, CkRv, Template};
 /// CKA_CLASS.
 pub const CLASS: AttributeType = AttributeType(wide(CKA_CLASS));
 
-/// Whether a module takes the two for the same attribute: a host of 4-byte words has the lower half.
+/// Whether the two are the same attribute to a module. A host of 4-byte words sees the lower half
+/// only.
 pub fn is_same(one: AttributeType, other: AttributeType) -> bool {
     narrow(one.0) == narrow(other.0)
 }
@@ -72,11 +73,11 @@ impl Boolean {
     }
 }
 
-/// A boolean and what it is: an entry of a rule's table.
+/// A boolean and its value: an entry of a rule's table.
 pub type Setting = (Boolean, bool);
 
-/// Which booleans occur, and with which values. Absent is neither true nor false, and two templates
-/// taken together may be both.
+/// Which booleans occur, and with which values. An absent one is neither true nor false; in two
+/// templates together, one may be both.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Booleans {
     yes: u32,
@@ -95,7 +96,7 @@ impl Booleans {
         (self.yes | self.no) & boolean.bit() != 0
     }
 
-    /// All that occurs in either: the two templates of a key pair.
+    /// What occurs in either, for the two templates of a key pair.
     pub fn together_with(self, other: Booleans) -> Booleans {
         Booleans {
             yes: self.yes | other.yes,
@@ -140,8 +141,8 @@ impl Class {
     /// CKO_SECRET_KEY.
     pub const SECRET_KEY: Class = Class(wide(CKO_SECRET_KEY));
 
-    /// Whether this is a class of keys. One that the standard does not say is none, such as a
-    /// vendor's, is taken for one; the original knows the three above only.
+    /// Whether this is a class of keys. So is every class that the standard does not define, such as a
+    /// vendor's. The original knows the three above only.
     pub fn is_key(self) -> bool {
         const NO_KEYS: [CK_OBJECT_CLASS; 8] = [
             CKO_DATA,
@@ -162,7 +163,7 @@ impl Class {
     }
 }
 
-/// What rules look at.
+/// The attributes that rules look at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Attributes {
     /// CKA_CLASS.
@@ -172,10 +173,10 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Those of a client's template.
+    /// Reads a client's template.
     ///
-    /// The filter has made every template sound before a rule sees it; what is still unsound here
-    /// is refused, so that no rule judges another value than the module takes.
+    /// Every template is in canonical form before a rule sees it. One that is not is refused here, so
+    /// that no rule judges another value than the module takes.
     pub fn of_template(template: &Template) -> Result<Attributes, CkRv> {
         let mut found = Attributes::default();
         for attribute in &template.0 {
@@ -202,7 +203,7 @@ impl Attributes {
         Ok(found)
     }
 
-    /// Adds what an object has; of a boolean, any byte that is not zero makes it true.
+    /// Adds the value of an object's attribute. A boolean is true if any of its bytes is not zero.
     pub(crate) fn add(&mut self, attribute_type: AttributeType, value: &[u8]) -> Result<(), CkRv> {
         match Boolean::of(attribute_type) {
             Some(boolean) => self

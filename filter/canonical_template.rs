@@ -15,7 +15,7 @@ use xdr::attribute_types::{is_boolean, is_number};
 use xdr::{Call, CkRv, Template};
 
 /// Converts the templates of a call to canonical form; the error is the CK_RV for one that has none.
-pub(crate) fn normalise(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
+pub(crate) fn canonical(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
     call.values_mut().into_iter().try_for_each(one)?;
     Ok(call)
 }
@@ -55,7 +55,7 @@ mod tests {
         let make =
             |(kind, value): &(u64, &[u8])| Attribute::new(AttributeType(*kind), value.to_vec());
         let template = Template(attributes.iter().map(make).collect());
-        match normalise(Call::C_CreateObject(SessionHandle(1), template))? {
+        match canonical(Call::C_CreateObject(SessionHandle(1), template))? {
             Call::C_CreateObject(_, template) => Ok(template
                 .0
                 .iter()

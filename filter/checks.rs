@@ -1,7 +1,7 @@
-//! The checks of single arguments: objects, mechanisms, templates, users.
+//! Checks a call against the rules for functions, objects, mechanisms, templates and users.
 //!
-//! `lib` says which of them a function has, and in which order; each answers with a [`Refusal`] that
-//! knows the rule it comes from. The attributes that a rule is about are read from the module at
+//! Which arguments a function has, and in which role, comes from `xdr::facts`. A check that fails
+//! gives a [`Refusal`], which knows the rule. Labels and identifiers are read from the module at
 //! every use, so that a changed label counts at once.
 
 use xdr::facts::{Argument, Effect};
@@ -31,7 +31,7 @@ pub(crate) struct Refusal {
     pub(crate) rv: CkRv,
     /// What is refused, such as `label 'x'`.
     pub(crate) what: String,
-    /// The rule; none for a refusal that no rule asks for.
+    /// The rule, if the refusal follows from one.
     pub(crate) source: Option<Source>,
 }
 
@@ -46,7 +46,7 @@ impl Refusal {
     }
 }
 
-/// The function as a whole.
+/// Refuses a forbidden function.
 pub(crate) fn check_function(context: &Context<'_>) -> Result<(), Refusal> {
     match context.rules.functions.get(&context.function) {
         Some(source) => Err(refusal(
@@ -89,7 +89,7 @@ pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<
         .try_for_each(|template| check_template(context, template))
 }
 
-/// An object that the client names: `rv` if it may not.
+/// Refuses, with this CK_RV, an object whose label or identifier is not allowed.
 pub(crate) fn check_object(
     context: &Context<'_>,
     session: SessionHandle,
@@ -121,7 +121,7 @@ pub(crate) fn check_object(
     Ok(())
 }
 
-/// The keys that a mechanism's parameter names, beside the key of the call.
+/// Checks the keys that a mechanism's parameter names.
 fn check_parameter(
     context: &Context<'_>,
     session: SessionHandle,
@@ -139,7 +139,7 @@ fn check_parameter(
     named.try_for_each(|key| check_object(context, session, key, CkRv::OBJECT_HANDLE_INVALID))
 }
 
-/// A value of CKA_LABEL or CKA_ID against what is allowed.
+/// Refuses a value of CKA_LABEL or CKA_ID that is not allowed.
 fn check_value(
     context: &Context<'_>,
     kind: AttributeType,
@@ -165,7 +165,7 @@ fn check_value(
     Ok(())
 }
 
-/// Labels and identifiers in a template that the client supplies.
+/// Checks the labels and identifiers in a template of the client.
 fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refusal> {
     for (kind, list) in [(LABEL, &context.rules.labels), (ID, &context.rules.ids)] {
         let Some(list) = list else { continue };
@@ -186,7 +186,7 @@ fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refu
     Ok(())
 }
 
-/// A mechanism.
+/// Refuses a forbidden mechanism.
 fn check_mechanism(context: &Context<'_>, mechanism: MechanismType) -> Result<(), Refusal> {
     let what = || format!("mechanism '{}'", log::mechanism(mechanism));
     match context.rules.forbids(mechanism) {
@@ -199,7 +199,7 @@ fn check_mechanism(context: &Context<'_>, mechanism: MechanismType) -> Result<()
     }
 }
 
-/// A mechanism with a padding oracle.
+/// Refuses a mechanism with a padding oracle for this kind of operation.
 fn check_padding(
     context: &Context<'_>,
     operation: Operation,
@@ -218,7 +218,7 @@ fn check_padding(
     Ok(())
 }
 
-/// Who logs in.
+/// Refuses the login of an administrator.
 fn check_user(context: &Context<'_>, user: UserType) -> Result<(), Refusal> {
     match context.rules.no_admin {
         Some(source) if ADMINISTRATORS.contains(&wide(narrow(user.0))) => {
@@ -233,7 +233,7 @@ fn check_user(context: &Context<'_>, user: UserType) -> Result<(), Refusal> {
     }
 }
 
-/// Administration by other means than C_Login.
+/// Refuses administration by other functions than C_Login.
 fn check_administration(context: &Context<'_>) -> Result<(), Refusal> {
     match context.rules.no_admin {
         Some(source) if !context.rules.admin_is_login_only => Err(refusal(
@@ -245,7 +245,7 @@ fn check_administration(context: &Context<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a session is to be read-only.
+/// Whether sessions must be read-only; logs the rule.
 pub(crate) fn is_read_only(context: &Context<'_>) -> bool {
     match context.rules.read_only {
         Some(source) => {
@@ -264,7 +264,8 @@ fn refusal(rv: CkRv, what: String, source: Source) -> Refusal {
     }
 }
 
-/// What a module says of the session or the token, whatever the object: the client may know.
+/// Whether a CK_RV of the module is about the session or the token and not about the object. It tells
+/// the client nothing about an object that it may not use.
 pub(crate) fn concerns_the_session(rv: CkRv) -> bool {
     [
         CkRv::HOST_MEMORY,

@@ -1,7 +1,7 @@
-//! Named switches that bring single points of the original's behaviour back.
+//! Defines the switches that bring back single points of the original's behaviour.
 //!
-//! The parameter `compatibility` of pkcs11proxyd.conf names them, separated by blanks; all are off by
-//! default, and the daemon logs those that are on. Each is a row of DIFFERENCES.md.
+//! The parameter `compatibility` of pkcs11proxyd.conf names them, separated by blanks. All are off by
+//! default; the daemon logs those that are on. Each is a row of DIFFERENCES.md.
 
 use thiserror::Error;
 

@@ -25,7 +25,7 @@ const READ_WRITE: u64 = 0x2;
 /// The rules of one connection in front of the module it loaded.
 pub struct Filter<N> {
     next: N,
-    /// What applies to the module; none if nothing does.
+    /// The rules for the module, if there are any.
     engine: Option<Engine>,
 }
 
@@ -89,9 +89,9 @@ impl Engine {
         })
     }
 
-    /// The reply of an action or of the module, unless a check refuses the call.
+    /// Returns the reply of an action or of the module, unless a check refuses the call.
     fn filter(&self, call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refusal> {
-        let mut call = match canonical_template::normalise(call) {
+        let mut call = match canonical_template::canonical(call) {
             Ok(call) => call,
             Err(rv) => {
                 checks::check_function(context)?;
@@ -119,7 +119,7 @@ impl Engine {
         Ok(self.execute(call, context))
     }
 
-    /// Runs a chain: the reply of the first action that decides.
+    /// Runs a chain and returns the reply of the first action that decides.
     fn act(
         &self,
         chains: &BTreeMap<Function, Vec<Step>>,

@@ -1,7 +1,7 @@
-//! The filter's log lines: its prefix, its levels 0 to 3, no control characters.
+//! Writes the filter's log lines: its prefix, its levels 0 to 3, no control characters.
 //!
-//! Lines go to the `log` crate under the target `filter`, which the daemon's logger gives the
-//! subchannel of `log_subchannel`.
+//! Lines go to the `log` crate under the target `filter`. The daemon's logger writes that target to
+//! the subchannel of `log_subchannel`.
 
 use std::fmt::{self, Write as _};
 use xdr::MechanismType;
@@ -10,7 +10,7 @@ use xdr::mechanism_names;
 /// The target of every line.
 pub const TARGET: &str = "filter";
 
-/// Logs at one of the filter's own levels, 0 to 3; `configured` is the option `debug`.
+/// Logs at a level from 0 to 3, if the option `debug`, here `configured`, is at least that.
 pub fn debug(level: u8, configured: u8, text: fmt::Arguments<'_>) {
     if level <= configured {
         let pid = std::process::id();

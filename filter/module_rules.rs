@@ -1,12 +1,12 @@
-//! What the rules of filter.conf come to for one module.
+//! Picks the rules that apply to one module.
 //!
-//! [`ModuleRules::new`] picks, once for each connection, what applies to the name that the client
-//! asked for; from then on a decision is a look into a table, and knows the line it comes from.
-//! `checks` decides by it, `-check` prints it.
+//! [`ModuleRules::new`] does it once for each connection, for the name that the client asked for.
+//! After that a decision is a look into a table, which also has the line of the rule. `checks` decides
+//! by these tables, and `pkcs11proxyd -check` prints them.
 //!
-//! A rule that restricts applies where its pattern matches or the original would say so; what
-//! loosens (a `no` that keeps later rules off, a pattern in a list of what is allowed) has to match
-//! strictly.
+//! A rule that restricts applies if its pattern matches in either reading, ours or the original's. A
+//! rule that loosens must match in ours: a `no` that keeps later rules off, or a pattern in a list of
+//! what is allowed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -49,11 +49,11 @@ pub struct ModuleRules {
     pub read_only: Option<Source>,
     /// No administration.
     pub no_admin: Option<Source>,
-    /// Administration is more than C_Login.
+    /// Only C_Login counts as administration.
     pub admin_is_login_only: bool,
     /// Operations without mechanisms that have a padding oracle.
     pub padding: BTreeMap<Operation, Source>,
-    /// Those mechanisms are the original's only.
+    /// The list of those mechanisms is the original's.
     pub original_padding_list: bool,
     /// Actions before all checks.
     pub pre: BTreeMap<Function, Vec<Step>>,
@@ -61,7 +61,7 @@ pub struct ModuleRules {
     pub post: BTreeMap<Function, Vec<Step>>,
 }
 
-/// What may be used: whatever matches one of the patterns.
+/// Allows what matches one of the patterns.
 pub struct AllowList {
     patterns: Vec<Regexp>,
     /// The first rule that applies.
@@ -86,7 +86,7 @@ impl AllowList {
 }
 
 impl ModuleRules {
-    /// What applies to the module that a client asked for by this name.
+    /// The rules for the module that a client asked for by this name.
     pub fn new(rules: &Rules, name: &[u8]) -> ModuleRules {
         let mut padding = BTreeMap::new();
         for (kinds, source) in members(
@@ -135,7 +135,7 @@ impl ModuleRules {
         }
     }
 
-    /// Nothing applies: every call passes as it is.
+    /// Whether no rule applies, so that every call passes as it is.
     pub fn is_empty(&self) -> bool {
         let ModuleRules {
             functions,
@@ -208,7 +208,7 @@ fn members<'a, T>(
     })
 }
 
-/// Each with the first line that has it.
+/// Each member with the first line that has it.
 fn first<'a, T: Copy + Ord + 'a>(
     members: impl DoubleEndedIterator<Item = (&'a T, Source)>,
 ) -> BTreeMap<T, Source> {
@@ -218,8 +218,8 @@ fn first<'a, T: Copy + Ord + 'a>(
         .collect()
 }
 
-/// What is allowed is in any of the rules that apply (4.1 and 6.1 of the original's behaviour); if
-/// some do and all are empty, nothing is.
+/// Allows what any of the rules that apply allows, as the original does. If rules apply and all are
+/// empty, nothing is allowed.
 fn allow_list(
     option: &'static str,
     rules: &[Rule<Vec<Lined<Regexp>>>],
@@ -236,7 +236,7 @@ fn allow_list(
     })
 }
 
-/// The first rule that applies decides.
+/// The line of a switch that is on: the first rule that applies decides.
 fn switched_on(option: &'static str, rules: &[Rule<bool>], name: &[u8]) -> Option<Source> {
     let applies = |rule: &&Rule<bool>| match rule.value {
         true => rule.alias.applies(name),
@@ -268,8 +268,9 @@ fn chains(
     chains
 }
 
-/// Whether a mechanism tells by its failures how a padding looks, or has none that resists: what
-/// `remove_padding_oracles` is about. The original's list, and what it leaves out of each family.
+/// Whether `remove_padding_oracles` is about this mechanism: its failures tell how the padding looks,
+/// or it has no padding that resists. The list is the original's, and what that leaves out of each
+/// family.
 fn has_padding_oracle(mechanism: MechanismType, original_list: bool) -> bool {
     use cryptoki_sys::*;
 
@@ -309,7 +310,7 @@ fn has_padding_oracle(mechanism: MechanismType, original_list: bool) -> bool {
     }
 }
 
-/// What applies, a line each: for `pkcs11proxyd -check`.
+/// The rules, a line each, for `pkcs11proxyd -check`.
 impl fmt::Display for ModuleRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {

@@ -1,9 +1,9 @@
-//! The actions that filter.conf can name: one file for each patch of the original, under its name,
-//! and `strong_wrapping_keys`, which the original does not have.
+//! Implements the actions that filter.conf can name: one file for each patch of the original, under
+//! its name, and `strong_wrapping_keys`, which the original does not have.
 //!
-//! A file states its tables, then what they are held against; `actions` has the names. Here is what
-//! the actions share: how they refuse a call, which keys a call uses, and what it makes or changes.
-//! Both come from the arguments' roles in `xdr::facts`, not from a list of functions.
+//! A file begins with its tables, then says which calls are judged by them; `actions` has the names.
+//! This file has what the actions share: how they refuse a call, which keys a call uses, and which
+//! objects it makes or changes. The latter two come from the arguments' roles in `xdr::facts`.
 
 pub mod conflicting_attributes_patch;
 pub mod do_segregate_usage;
@@ -23,7 +23,7 @@ use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
 use crate::actions::{Context, Verdict};
 use crate::attributes::{Attributes, Booleans, Class, Setting};
 
-/// Why a call is refused whose mechanism may name keys that cannot be told.
+/// Why a call is refused whose mechanism may name keys that the filter cannot see.
 pub(crate) const UNKNOWN_PARAMETER: &str =
     "a parameter that may name keys and is not the standard's";
 

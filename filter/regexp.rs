@@ -1,12 +1,13 @@
-//! The patterns of filter.conf: the dialect of OCaml's Str library, matched by the regex crate.
+//! Translates the patterns of filter.conf, which are in the dialect of OCaml's Str library, for the
+//! regex crate.
 //!
 //! A pattern comes from `filter::config` as bytes; module names, labels and identifiers are matched
-//! against it. The original appends `$` to the text of the pattern and anchors it at the start only,
-//! so that an ungrouped alternation matches prefixes and `$` matches before any newline. Here the
-//! whole subject must match. [`Regexp::applies`] adds the original's reading, for rules that forbid:
-//! those must not apply to less than they did.
+//! against it. The original appends `$` to the text of the pattern and anchors it at the start only.
+//! So an ungrouped alternation matches prefixes there, and `$` matches before any newline. Here the
+//! whole subject must match. [`Regexp::applies`] adds the original's reading, for rules that forbid,
+//! so that they forbid no less than they did.
 //!
-//! Back references are refused, as is a trailing backslash, which in the original quotes the `$`.
+//! Back references are refused, and so is a trailing backslash, which in the original quotes the `$`.
 
 use regex::bytes::{Regex, RegexBuilder};
 use std::fmt::Write;

@@ -1,7 +1,8 @@
-//! What a single value in filter.conf may be: texts, patterns, switches, and names out of tables.
+//! Declares the types of single values in filter.conf: texts, patterns, switches, and names from a
+//! table.
 //!
-//! `config` declares its options with these types; serde fills them from what `source` hands over.
-//! A value that cannot be taken literally is refused here, where its place is known.
+//! `options` uses them, and serde fills them in from what `config_file` hands over. A value that is
+//! not of its type is refused here, where its line is known.
 
 use crate::actions::{self, Row};
 use crate::regexp::Regexp;
@@ -39,7 +40,7 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// A pattern, compiled as soon as it is read.
+/// A pattern, compiled when it is read.
 pub(crate) struct Pattern {
     pub(crate) regexp: Regexp,
     pub(crate) text: Vec<u8>,
@@ -127,7 +128,7 @@ fn mechanism(text: &str) -> Option<u64> {
     mechanism_names::by_name(name.as_deref().unwrap_or(text))
 }
 
-/// A name out of a table.
+/// Reads a name and finds it in a table.
 fn named<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     what: &str,
@@ -162,7 +163,7 @@ pub enum Operation {
     Encrypt,
     /// C_SignInit.
     Sign,
-    /// C_DecryptInit, which the original never checks: not among `all`, which are the four above.
+    /// C_DecryptInit. The original never checks it, so `all` means the four above.
     Decrypt,
 }
 
@@ -198,7 +199,7 @@ impl Operation {
     }
 }
 
-/// One or, for `all`, several of `remove_padding_oracles`' kinds of operation.
+/// A kind of operation of `remove_padding_oracles`; `all` means several.
 pub(crate) struct PaddingKind(pub(crate) &'static [Operation]);
 
 impl<'de> Deserialize<'de> for PaddingKind {

@@ -1,9 +1,9 @@
-//! The syntax of filter.conf, that of OCaml's config-file library, as a [`config::Format`].
+//! Parses filter.conf, which has the syntax of OCaml's config-file library, as a [`config::Format`].
 //!
-//! Text of the file (see [`config_file`]) comes in, values with their lines go out to
-//! `filter::config`. The original stops reading, silently and successfully, at the first token that
-//! cannot begin an entry, and ignores what follows; of a key given twice it takes the first. Both
-//! are errors here: an option that is written but does not apply must not go unseen.
+//! The text of the file comes from [`config_file`]; values with their lines go to `options`. The
+//! original stops at the first token that cannot begin an entry, without an error, and ignores the
+//! rest; if a key is given twice, it takes the first. Both are errors here, so that every option that
+//! is written also applies.
 
 use config::{Format, Map, Value, ValueKind};
 use config_file::tokenizer::{Lexer, Token};
@@ -180,7 +180,7 @@ mod tests {
             let message = sample(&format!("a = x\n{stray}\nb = [y]")).unwrap_err();
             assert!(message.starts_with("2: "), "{stray}: {message}");
         }
-        // F-SY-4: `debug` becomes the value, then `=` stands where an option should.
+        // `debug` becomes the value, then `=` stands where an option should.
         assert!(sample("a = debug = 3").unwrap_err().contains("found `=`"));
     }
 

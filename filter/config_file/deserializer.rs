@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 /// The name under which [`At`](crate::At) asks for the place of a value.
 pub(crate) const AT: &str = "config_file::At";
 
-/// A value on its way into serde.
+/// A value that serde reads, and its place.
 pub(crate) struct Node {
     value: Value,
     place: Place,
@@ -40,7 +40,7 @@ impl Node {
         }
     }
 
-    /// Sections may repeat, so the daemon's syntax has them in lists; a lone one may stand for itself.
+    /// Unwraps a list of one section. The daemon's syntax has sections in lists, since they may repeat.
     fn only_section(mut self) -> Result<Node, Fault> {
         let sections = match &mut self.value.kind {
             ValueKind::Array(sections) if sections.iter().all(is_table) => sections,
@@ -125,7 +125,7 @@ impl<'de> Deserializer<'de> for Node {
         }
     }
 
-    /// Only a tuple of exactly `length` members will do.
+    /// Accepts a tuple of exactly `length` members and nothing else.
     fn deserialize_tuple<V: Visitor<'de>>(
         mut self,
         length: usize,
@@ -147,7 +147,7 @@ impl<'de> Deserializer<'de> for Node {
         }
     }
 
-    /// A section, its fields in the order in which the struct declares them; unknown ones first.
+    /// Gives the fields of a section in the order in which the struct declares them, unknown ones first.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -170,7 +170,7 @@ impl<'de> Deserializer<'de> for Node {
         }
     }
 
-    /// Only [`At`] asks for a tuple struct: line and option, then the value itself.
+    /// Gives [`At`](crate::At), the only tuple struct, its line, its option and then the value itself.
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -279,7 +279,7 @@ impl<'de> de::MapAccess<'de> for Entries {
     }
 }
 
-/// What [`At`] is made of: its line, its option, its value.
+/// The parts of [`At`](crate::At): its line, its option, its value.
 struct Parts {
     next: u8,
     node: Option<Node>,

@@ -1,7 +1,7 @@
 //! Describes what is wrong in a configuration file, and where: the file, the line and the option.
 //!
 //! The deserializer and the checks that follow it make a [`Fault`], which knows line and option.
-//! [`load`](crate::load) and its callers add the file, which makes an [`Error`] for the user. serde's
+//! [`load`](crate::load) and its callers add the file, which makes an [`struct@Error`] for the user. serde's
 //! own errors become faults here, in the words of a file instead of Rust's. No message shows a value:
 //! it may be a key.
 
@@ -22,7 +22,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Something wrong with the value that stands here.
+    /// A fault of the value that stands here.
     pub fn fault(&self, message: impl Into<String>) -> Fault {
         Fault {
             place: Some(self.clone()),
@@ -31,7 +31,7 @@ impl Place {
     }
 }
 
-/// What is wrong, and where in its file.
+/// A fault in a file: what is wrong, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
     place: Option<Place>,
@@ -115,7 +115,7 @@ impl de::Error for Fault {
         }
     }
 
-    /// Says the types and not the values: one of them may be a key.
+    /// Names the types and not the values, since a value may be a key.
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
         let found = match found {
             de::Unexpected::Bool(_) => "a boolean",
@@ -163,7 +163,7 @@ impl de::Error for Fault {
     }
 }
 
-/// Serde names Rust's types; a file has others.
+/// Translates the names of Rust's types, which serde uses, into the words of a file.
 pub(crate) fn in_words(expected: &dyn de::Expected) -> String {
     match expected.to_string().as_str() {
         "i64" | "i32" | "u64" | "u32" | "u16" | "usize" => "an integer".into(),
@@ -172,7 +172,7 @@ pub(crate) fn in_words(expected: &dyn de::Expected) -> String {
     }
 }
 
-/// How many bytes to insert, delete or replace to make `b` of `a`.
+/// The edit distance: how many bytes to insert, delete or replace to turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

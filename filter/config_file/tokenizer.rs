@@ -1,8 +1,8 @@
-//! The tokenizer both configuration files share: OCaml's Genlex, with a keyword set of the caller's.
+//! Cuts a configuration file into tokens, as OCaml's Genlex does, with a keyword set of the caller's.
 //!
-//! Bytes of a file come in, tokens with their lines go out to `filter::config::syntax` (filter.conf) and
-//! `server::netplex` (pkcs11proxyd.conf). Nothing is guessed: where Genlex stops silently, at an
-//! unclosed comment or string, this one fails with the line where it began.
+//! The bytes of a file come in; tokens with their lines go to `filter::config::syntax` (filter.conf)
+//! and `server::netplex` (pkcs11proxyd.conf). Where Genlex stops without an error, at an unclosed
+//! comment or string, this tokenizer fails with the line where it began.
 
 use thiserror::Error;
 

@@ -20,7 +20,7 @@ pub struct At<T> {
 }
 
 impl<T> At<T> {
-    /// Something wrong with this value.
+    /// A fault of this value.
     pub fn fault(&self, message: impl Into<String>) -> Fault {
         self.place.fault(message)
     }

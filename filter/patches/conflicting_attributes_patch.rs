@@ -1,5 +1,6 @@
-//! `conflicting_attributes_patch`: no key gets two roles that together give keys away;
-//! `conflicting_attributes_patch_on_existing_objects`: one that has them is not used.
+//! `conflicting_attributes_patch`: refuses to give a key two roles that together give keys away.
+//!
+//! `conflicting_attributes_patch_on_existing_objects` refuses to use a key that has them already.
 
 use xdr::facts::Family;
 use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
@@ -12,7 +13,7 @@ use crate::patches::{Change, Refused, Shown, Written, judge_keys};
 const T: bool = true;
 const F: bool = false;
 
-/// What no key may be at once.
+/// Settings that no key may have at once.
 pub const CONFLICTS: &[(Setting, Setting)] = &[
     ((Boolean::Wrap, T), (Boolean::Decrypt, T)),
     ((Boolean::Unwrap, T), (Boolean::Encrypt, T)),
@@ -23,7 +24,7 @@ pub const CONFLICTS: &[(Setting, Setting)] = &[
     ((Boolean::Wrap, T), (Boolean::AlwaysSensitive, F)),
 ];
 
-/// And neither, where key usage is segregated.
+/// And these, where key usage is segregated.
 pub const CONFLICTS_SEGREGATED: &[(Setting, Setting)] = &[
     ((Boolean::Encrypt, T), (Boolean::Sign, T)),
     ((Boolean::Encrypt, T), (Boolean::SignRecover, T)),
@@ -37,8 +38,8 @@ pub const CONFLICTS_SEGREGATED: &[(Setting, Setting)] = &[
     ((Boolean::Decrypt, T), (Boolean::Unwrap, T)),
 ];
 
-/// What a key is given when it is made or never. A copy, the other half of a pair or a key that was
-/// wrapped before may have the role that conflicts, and is not seen when the role is set.
+/// Roles that a key is given when it is made or never. A copy, the other half of a pair or a key that
+/// was wrapped before may have the conflicting role, and is not seen when the role is set.
 const FROM_THE_BEGINNING: &[Boolean] = &[Boolean::Wrap, Boolean::Decrypt];
 
 /// And these, where key usage is segregated.
@@ -71,7 +72,8 @@ impl Action for ConflictingAttributes {
     }
 }
 
-/// The original looks at a copy's template alone.
+/// Judges what is made, and what a change or copy results in. The original looks at a copy's template
+/// alone.
 fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
     let booleans = match Written::by(call, context, CkRv::ATTRIBUTE_VALUE_INVALID)? {
         Written::Nothing => return Ok(()),

@@ -1,5 +1,6 @@
-//! `dangerous_sensitive_keys_*`: a sensitive key that was not always so has been known outside, and
-//! is used for what the site's key escrow needs or for nothing.
+//! `dangerous_sensitive_keys_*`: restricts keys that are sensitive but were not always so
+//! (CKA_ALWAYS_SENSITIVE is false): somebody may know them. They may be used for key escrow, or not at
+//! all.
 
 use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
 
@@ -7,8 +8,8 @@ use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean};
 use crate::patches::{Refused, judge_keys};
 
-/// Which of these keys may be used. None that the token made: there is no reason for it to have
-/// been readable.
+/// Which of these keys may be used. Keys that the token made never may: they had no reason to be
+/// readable.
 #[derive(Clone, Copy)]
 pub enum Escrow {
     /// `dangerous_sensitive_keys_paranoid`

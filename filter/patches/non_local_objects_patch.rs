@@ -1,4 +1,4 @@
-//! `non_local_objects_patch`: a key whose value came from outside neither wraps nor unwraps.
+//! `non_local_objects_patch`: lets no key wrap or unwrap whose value came from outside the token.
 
 use cryptoki_sys::*;
 use xdr::word_size::narrow;
@@ -9,14 +9,14 @@ use crate::attributes::{Attributes, Boolean, Class, Setting};
 use crate::patches::sensitive_leak_patch::is_value;
 use crate::patches::{Change, Refused, Shown, Written};
 
-/// What a key from outside may not be given.
+/// Settings that a key from outside may not have.
 const DANGEROUS: [Setting; 3] = [
     (Boolean::Unwrap, true),
     (Boolean::Wrap, true),
     (Boolean::Local, true),
 ];
 
-/// What a key from outside may not claim; a token says these itself, or its officer does.
+/// What a key from outside may not claim: the token sets these, or its security officer does.
 const CLAIMS: [CK_ATTRIBUTE_TYPE; 3] = [CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_TRUSTED];
 
 /// The action.
@@ -43,11 +43,11 @@ fn judge_change(change: &Change, call: &Call<'_>) -> Result<(), Refused> {
     if !(change.is_of_key() || change.new.class.is_some_and(Class::is_key)) {
         return Ok(());
     }
-    // A key that does not say where it is from is from outside; the original takes it for no key.
+    // A key without CKA_LOCAL is from outside; the original takes it for no key.
     if !change.old.booleans.has((Boolean::Local, true)) {
         refuse_dangerous(&change.new, call)?;
     }
-    // A local key with a value of the client's is from outside as well, and may wrap already.
+    // With a value of the client's, a local key is from outside as well, and it may wrap already.
     let key = change.result();
     if brings_a_key(call) && DANGEROUS.into_iter().any(|it| key.has(it)) {
         let reason = "another value for a key that wraps, unwraps or is local";

@@ -1,7 +1,7 @@
-//! `sanitize_creation_templates_patch`: what a client does not say of a new key is said for it, so
-//! that no module's own defaults apply.
+//! `sanitize_creation_templates_patch`: completes the templates of new keys with safe values, so that
+//! no module's own defaults apply.
 //!
-//! The action makes the call itself, with the completed template, and so is the last of its list.
+//! The action calls the module itself, with the complete templates. So it is the last of its chain.
 
 use xdr::facts::Family;
 use xdr::{Attribute, Call, CkRv, Template};

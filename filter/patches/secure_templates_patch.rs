@@ -1,5 +1,5 @@
-//! `secure_templates_patch`: new keys have one of the few sets of roles that are safe together, and
-//! keep it.
+//! `secure_templates_patch`: allows new keys only a few sets of roles that are safe together, and lets
+//! no key change its roles.
 
 use xdr::facts::{Facts, Family};
 use xdr::{Call, CkRv, Function};
@@ -58,7 +58,7 @@ fn is_secure(booleans: Booleans, (all, segregated): (Secure, Secure), is_segrega
 const BY_GENERATION: (Secure, Secure) = (GENERATED, GENERATED_SEGREGATED);
 const BY_IMPORT: (Secure, Secure) = (IMPORT, IMPORT_SEGREGATED);
 
-/// What an existing key keeps, be it true or false.
+/// Attributes that an existing key keeps, be they true or false.
 const KEPT: &[Boolean] = &[
     Boolean::Wrap,
     Boolean::Unwrap,
@@ -67,7 +67,7 @@ const KEPT: &[Boolean] = &[
     Boolean::Sensitive,
 ];
 
-/// And this, where key usage is segregated.
+/// And these, where key usage is segregated.
 const KEPT_SEGREGATED: &[Boolean] = &[
     Boolean::Sign,
     Boolean::Verify,
@@ -121,12 +121,12 @@ fn are_secure(made: &[Attributes], function: &Facts, segregated: bool) -> bool {
     !are_keys || is_secure(booleans, BY_IMPORT, segregated)
 }
 
-/// The template is held against those for imports, as in the original, and what is copied and what
-/// the copy would be against those of keys: the original looks at neither. Out of a key with two
-/// roles come no two keys with one each; that it was not sensitive, the copy can mend.
+/// Whether a copy is secure. Its template must be secure for an import, as in the original. In
+/// addition, the source and the result must be secure for a key, so that a key with two roles does not
+/// become two keys with one each. A source that is not sensitive is fine if the copy is.
 fn is_secure_copy(change: &Change, segregated: bool) -> bool {
     let (old, new) = (change.old.booleans, change.new.booleans);
-    // A key without roles is copied to keys with one each no more than a key with two.
+    // Nor may a key without roles become two keys with one each.
     let roles = both_values(KEPT.iter().chain(KEPT_SEGREGATED));
     if segregated && taken_away(roles, old, new).is_some() {
         return false;

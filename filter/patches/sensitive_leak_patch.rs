@@ -1,5 +1,5 @@
-//! `prevent_sensitive_leak_patch`: values of keys are not read, and what says where a key is from is
-//! not written.
+//! `prevent_sensitive_leak_patch`: lets nobody read the values of keys, or write attributes that say
+//! where a key is from.
 
 use cryptoki_sys::*;
 use xdr::word_size::narrow;
@@ -12,8 +12,8 @@ use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Class, is_same};
 use crate::patches::{Refused, unreadable};
 
-/// What gives a key away. The original has the first seven, and looks for the first in all keys but
-/// RSA private ones and for the others in those only.
+/// Attributes that give a key away. The original has the first seven; it looks for the first in all
+/// keys but RSA private ones, and for the others in those only.
 const VALUES: [CK_ATTRIBUTE_TYPE; 15] = [
     CKA_VALUE,
     CKA_PRIVATE_EXPONENT,
@@ -32,7 +32,7 @@ const VALUES: [CK_ATTRIBUTE_TYPE; 15] = [
     CKA_X2RATCHET_RK,
 ];
 
-/// What only the token knows. The original lets CKA_LOCAL be set.
+/// Attributes that only the token may set. The original lets a client set CKA_LOCAL.
 const PROVENANCE: [Boolean; 3] = [
     Boolean::AlwaysSensitive,
     Boolean::NeverExtractable,
@@ -49,9 +49,9 @@ pub(crate) fn names_a_value(template: &Template) -> bool {
     template.0.iter().any(|it| is_value(it.attribute_type))
 }
 
-/// Whether an object's values are kept: each that is sensitive or not extractable, each that is
-/// extractable (the original's mistake, which sites have as their policy), and so each that has
-/// either attribute; and each that should have them.
+/// Whether an object's values are kept from the client: if the object has CKA_SENSITIVE or
+/// CKA_EXTRACTABLE, whatever they are, or is of a class that should have them. That an extractable key
+/// is kept as well was a mistake of the original, but sites rely on it.
 fn is_kept(object: Attributes) -> bool {
     let has_either = object.booleans.mentions(Boolean::Sensitive)
         || object.booleans.mentions(Boolean::Extractable);

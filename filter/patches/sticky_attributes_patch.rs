@@ -1,4 +1,4 @@
-//! `sticky_attributes_patch`: what an object is and does, or may not do, stays so, also in a copy.
+//! `sticky_attributes_patch`: keeps certain attributes of an object as they are, also in a copy.
 
 use xdr::{Call, CkRv};
 
@@ -9,7 +9,7 @@ use crate::patches::{Refused, Shown, Written};
 const T: bool = true;
 const F: bool = false;
 
-/// What does not change once it is so.
+/// Settings that do not change any more.
 pub const STICKY: &[Setting] = &[
     (Boolean::Wrap, T),
     (Boolean::Unwrap, T),
@@ -21,7 +21,7 @@ pub const STICKY: &[Setting] = &[
     (Boolean::NeverExtractable, T),
 ];
 
-/// And neither, where key usage is segregated.
+/// And these, where key usage is segregated.
 pub const STICKY_SEGREGATED: &[Setting] = &[
     (Boolean::Sign, T),
     (Boolean::Verify, T),

@@ -1,7 +1,8 @@
-//! `strong_wrapping_keys`: no key is wrapped by one that can be found out.
+//! `strong_wrapping_keys`: refuses to wrap a key with one that is too weak.
 //!
-//! Not of the original. A client that may make wrapping keys could make one of 512 bits of RSA, or of
-//! DES, wrap with it what it may not read, and open the result elsewhere.
+//! The original has no such action. Without it, a client that may make wrapping keys could make an RSA
+//! key of 512 bits, or a DES key, wrap with it a key that it may not read, and open the result
+//! elsewhere.
 
 use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};
@@ -10,10 +11,10 @@ use xdr::{AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
 use crate::actions::{Action, Context, Verdict};
 use crate::patches::Refused;
 
-/// Bits of an RSA modulus at the least: 112 bits of strength (NIST SP 800-57 part 1, 5.6.1).
+/// Lower bound on the bits of an RSA modulus: 112 bits of strength (NIST SP 800-57 part 1, 5.6.1).
 const MODULUS_BITS: usize = 2048;
 
-/// Bytes of a secret key at the least: the same strength.
+/// Lower bound on the bytes of a secret key, for the same strength.
 const SECRET_BYTES: u64 = 14;
 
 /// Room for a modulus: 16384 bits and a zero before them.
@@ -42,7 +43,7 @@ fn judge(context: &Context<'_>, session: SessionHandle, key: ObjectHandle) -> Re
     }
 }
 
-/// Whether a key is of a type and size that nobody finds out. One that does not say is not.
+/// Whether a key is of a strong type and size. One that does not tell them is not strong.
 fn is_strong(
     context: &Context<'_>,
     session: SessionHandle,
@@ -62,7 +63,7 @@ fn is_strong(
     };
     Ok(match narrow(kind) {
         CKK_RSA => read(CKA_MODULUS, LONGEST_MODULUS)?.is_some_and(|it| bits(&it) >= MODULUS_BITS),
-        // Never shorter, and need not tell their length.
+        // These are never shorter, and need not have CKA_VALUE_LEN.
         CKK_AES | CKK_DES3 => true,
         CKK_DES | CKK_DES2 | CKK_CDMF => false,
         _ => number(CKA_VALUE_LEN)?.is_some_and(|length| length >= SECRET_BYTES),

@@ -1,13 +1,12 @@
-//! `wrapping_format_patch`: a wrapped key carries what it may be used for, under a MAC, and unwraps
+//! `wrapping_format_patch`: binds the attributes of a wrapped key to it by a MAC, so that it unwraps
 //! as nothing else.
 //!
 //! ```text
 //! what the token wrapped | CLASS, 4 bytes | a byte for each boolean | AES-128-CMAC of all before
 //! ```
 //!
-//! The format is the original's, and with it that some of the booleans are there
-//! only where key usage is segregated. Both calls are made here, so nothing behind this in the list
-//! sees them.
+//! The format is the original's, in which some of the booleans occur only where key usage is
+//! segregated. The action calls the module itself, so no later action of the chain sees the call.
 
 use aes::Aes128;
 use cmac::{Cmac, KeyInit, Mac};
@@ -41,7 +40,7 @@ const BOUND_SEGREGATED: &[Boolean] = &[
     Boolean::VerifyRecover,
 ];
 
-/// What stands for an attribute that a key does not have, in each byte of its field.
+/// Each byte of the field of an attribute that the key does not have.
 const ABSENT: u8 = 0xff;
 
 const MAC: usize = 16;
@@ -52,7 +51,7 @@ fn bound(is_segregated: bool) -> impl Iterator<Item = Boolean> {
     BOUND.iter().chain(more).copied()
 }
 
-/// The site's key for the MAC. It is wiped when it is dropped, and never shown.
+/// The site's key for the MAC. It is wiped when it is dropped, and no log line shows it.
 pub struct WrappingKey([u8; 16]);
 
 impl Drop for WrappingKey {
@@ -83,13 +82,13 @@ impl WrappingKey {
         mac
     }
 
-    /// Appends the MAC of what is there.
+    /// Appends the MAC of the blob.
     fn seal(&self, blob: &mut Vec<u8>) {
         let mac = self.mac(blob).finalize().into_bytes();
         blob.extend_from_slice(&mac);
     }
 
-    /// What stands before the MAC, if that is right. Takes the same time for any wrong one.
+    /// The bytes before the MAC, if the MAC is right. Every wrong one takes the same time.
     fn unseal<'a>(&self, blob: &'a [u8]) -> Option<&'a [u8]> {
         let (sealed, mac) = blob.split_at_checked(blob.len().checked_sub(MAC)?)?;
         self.mac(sealed).verify_slice(mac).ok()?;
@@ -97,7 +96,7 @@ impl WrappingKey {
     }
 }
 
-/// What a wrapped key carries of its attributes; `None` for a class that has no place in the format.
+/// Encodes the attributes of a wrapped key; `None` if the format has no place for its class.
 fn encode(attributes: Attributes, is_segregated: bool) -> Option<Vec<u8>> {
     let class = match attributes.class {
         None => [ABSENT; CLASS_FIELD],
@@ -119,8 +118,8 @@ fn encode(attributes: Attributes, is_segregated: bool) -> Option<Vec<u8>> {
     Some(encoded)
 }
 
-/// Whether the client asks for nothing else than the wrapped key was. Any byte but 0 and 1 says as
-/// little as an absent one; the client's are compared as they are.
+/// Whether the template asks for nothing but what the wrapped key had. Any byte but 0 and 1 counts as
+/// absent; the bytes in the template are compared as they are.
 fn agrees(template: &Template, encoded: &[u8], is_segregated: bool) -> Result<bool, CkRv> {
     let Some((class, booleans)) = encoded.split_at_checked(CLASS_FIELD) else {
         return Ok(false);
@@ -170,7 +169,7 @@ fn key<'a>(context: &Context<'a>) -> Result<&'a WrappingKey, Refused> {
 
 fn wrap(call: &Call<'_>, context: &Context<'_>, wrapped: ObjectHandle) -> Result<Reply, Refused> {
     let key = key(context)?;
-    // First, so that a bad handle or key has the token's own answer.
+    // First, so that the token itself answers to a bad handle or key.
     let Reply::C_WrapKey(mut result) = context.backend.call(call.clone()) else {
         return Err(Refused::new(CkRv::GENERAL_ERROR, "not an answer"));
     };

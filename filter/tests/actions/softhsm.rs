@@ -72,7 +72,7 @@ fn log_in(hsm: &Module) {
     ok(Call::C_Login(S, UserType(1), b"1234"));
 }
 
-/// V1 to V3, with the keys that they were captured with.
+/// Wraps the keys with which these results were captured from the original.
 fn wraps_as_the_original(hsm: &Module) {
     let create = |text: &str| {
         let text = format!("CLASS=#4 TOKEN=F ENCRYPT=T DECRYPT=T WRAP=T UNWRAP=T {text}");
@@ -143,7 +143,7 @@ fn rsa_key() -> Vec<Vec<u8>> {
     integers
 }
 
-/// V5
+/// Unwraps a key that the original wrapped.
 fn unwraps_what_the_original_wrapped(hsm: &Module) {
     let mut template = t("CLASS=#3 KEY_TYPE=#0 TOKEN=F UNWRAP=T");
     let types = (0x120..=0x128).filter(|it| *it != 0x121); // without CKA_MODULUS_BITS

@@ -21,7 +21,7 @@ const RSA: &str = "CLASS=#3 SENSITIVE=T EXTRACTABLE=T ALWAYS_SENSITIVE=T NEVER_E
 const AES_WRAPPED: &str = "69c4e0d86a7b0430d8cdb78070b4c55a";
 const GENERIC_WRAPPED: &str = "0a940bb5416ef045f1c39458c653ea5a3cf456b4ca488aa383c79c98b34797cb";
 
-/// V1 to V4: the key, what the token gives, whether key usage is segregated, what is added.
+/// Captured: the key, what the token gives, whether key usage is segregated, what is added.
 #[test]
 fn adds_what_the_original_adds() {
     for (key, wrapped, segregated, added) in [
@@ -123,7 +123,7 @@ fn does_nothing_without_a_key() {
     assert!(token.calls().is_empty());
 }
 
-// V5
+// Captured from the original as well.
 
 pub const OAEP_BLOB: &str = "
     3e46d817db80abf8b60d0be1732072b0bfbb841e44ad47f6e7759b279deb43419844e21533f418a226ef719195956006
