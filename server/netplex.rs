@@ -6,7 +6,7 @@
 
 use config::{Format, Map, Value, ValueKind};
 use config_file::tokenizer::{Lexer, Token};
-use config_file::{Fault, line_of, narrow, value_at, widen};
+use config_file::{Fault, latin1_bytes, latin1_text, line_of, value_at};
 use std::error::Error;
 
 /// Reads pkcs11proxyd.conf.
@@ -25,7 +25,7 @@ impl Format for Netplex {
         _uri: Option<&String>,
         text: &str,
     ) -> Result<Map<String, Value>, Box<dyn Error + Send + Sync>> {
-        let input = narrow(text).ok_or("a character that is no byte")?;
+        let input = latin1_bytes(text).ok_or("a character that is no byte")?;
         let mut parser = Parser {
             lexer: Lexer::new(&input, KEYWORDS),
         };
@@ -69,7 +69,7 @@ impl Parser<'_> {
             return Err(Fault::in_line(line, message));
         };
         let shown = String::from_utf8_lossy(&name).into_owned();
-        let key = widen(&name);
+        let key = latin1_text(&name);
         let next = format!("`=` or `{{` after `{shown}`");
         match self.expect(&next)? {
             (Token::Keyword("="), _) => {
@@ -107,7 +107,7 @@ impl Parser<'_> {
         let kind = match token {
             Token::Integer(value) => ValueKind::I64(value),
             Token::Float(value) => ValueKind::Float(value),
-            Token::Text(text) => ValueKind::String(widen(&text)),
+            Token::Text(text) => ValueKind::String(latin1_text(&text)),
             Token::Word(word) if word == b"true" => ValueKind::Boolean(true),
             Token::Word(word) if word == b"false" => ValueKind::Boolean(false),
             other => {

@@ -7,7 +7,7 @@
 
 use config::{Format, Map, Value, ValueKind};
 use config_file::tokenizer::{Lexer, Token};
-use config_file::{Fault, TUPLE, line_of, narrow, value_at, widen};
+use config_file::{Fault, TUPLE, latin1_bytes, latin1_text, line_of, value_at};
 use std::error::Error;
 
 /// Reads filter.conf.
@@ -23,7 +23,7 @@ impl FilterSyntax {
     /// Lines and characters of backslashes in quotes that the original drops without a word. In a
     /// pattern, `"web\.x"` lets any character pass where a point is meant.
     pub(crate) fn dropped_escapes(text: &str) -> Vec<(u32, u8)> {
-        let input = narrow(text).unwrap_or_default();
+        let input = latin1_bytes(text).unwrap_or_default();
         let mut lexer = Lexer::new(&input, KEYWORDS);
         while let Ok(Some(_)) = lexer.next() {}
         lexer.dropped_escapes().to_vec()
@@ -36,7 +36,7 @@ impl Format for FilterSyntax {
         _uri: Option<&String>,
         text: &str,
     ) -> Result<Map<String, Value>, Box<dyn Error + Send + Sync>> {
-        let input = narrow(text).ok_or("a character that is no byte")?;
+        let input = latin1_bytes(text).ok_or("a character that is no byte")?;
         let mut parser = Parser {
             lexer: Lexer::new(&input, KEYWORDS),
         };
@@ -78,7 +78,7 @@ impl Parser<'_> {
             }
             let value = self.value(depth, line)?;
             let value = Value::new(Some(&line.to_string()), value.kind);
-            if let Some(first) = entries.insert(widen(&key), value) {
+            if let Some(first) = entries.insert(latin1_text(&key), value) {
                 let first = line_of(&first);
                 let message = format!("{shown}: given again; the first one is in line {first}");
                 return Err(Fault::in_line(line, message));
@@ -101,8 +101,8 @@ impl Parser<'_> {
             return Err(Fault::in_line(line, "too many lists in lists"));
         }
         let kind = match token {
-            Token::Word(text) | Token::Text(text) => ValueKind::String(widen(&text)),
-            Token::Char(byte) => ValueKind::String(widen(&[byte])),
+            Token::Word(text) | Token::Text(text) => ValueKind::String(latin1_text(&text)),
+            Token::Char(byte) => ValueKind::String(latin1_text(&[byte])),
             Token::Integer(value) => ValueKind::I64(value),
             Token::Float(value) => ValueKind::Float(value),
             Token::Keyword("[") => ValueKind::Array(self.elements(line, depth + 1)?),

@@ -5,7 +5,7 @@
 //! filled in the order of its fields, and every [`Fault`] has the line and the option at fault.
 
 use crate::fault::{Fault, Place, in_words};
-use crate::{TUPLE, line_of, narrow};
+use crate::{TUPLE, latin1_bytes, line_of};
 use config::{Map, Value, ValueKind};
 use serde::de::{self, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
@@ -93,7 +93,7 @@ impl<'de> Deserializer<'de> for Node {
             ValueKind::U64(value) => visitor.visit_u64(value),
             ValueKind::U128(value) => visitor.visit_u128(value),
             ValueKind::Float(value) => visitor.visit_f64(value),
-            ValueKind::String(text) => match narrow(&text).map(String::from_utf8) {
+            ValueKind::String(text) => match latin1_bytes(&text).map(String::from_utf8) {
                 Some(Ok(text)) => visitor.visit_string(text),
                 Some(Err(bytes)) => visitor.visit_byte_buf(bytes.into_bytes()),
                 None => visitor.visit_string(text),
@@ -241,7 +241,7 @@ impl Entries {
     }
 
     fn option(&self, key: &str) -> String {
-        let key = narrow(key).map_or_else(
+        let key = latin1_bytes(key).map_or_else(
             || key.to_owned(),
             |bytes| String::from_utf8_lossy(&bytes).escape_debug().to_string(),
         );

@@ -5,9 +5,9 @@
 //! serde. A [`Fault`] names the line and the option at fault; [`At`] keeps both with a value, for the
 //! checks that follow. What the options mean is decided by the callers: the daemon and the filter.
 //!
-//! `config` takes text, but the original reads bytes. So [`widen`] turns each byte into the character
-//! of its number (Latin-1), and [`narrow`] turns it back. A field of type `String` then demands
-//! UTF-8; one of type [`Bytes`] takes any bytes.
+//! `config` takes text, but the original reads bytes. So [`latin1_text`] turns each byte into the
+//! character of its number (Latin-1), and [`latin1_bytes`] turns it back. A field of type `String`
+//! then demands UTF-8; one of type [`Bytes`] takes any bytes.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -71,23 +71,22 @@ pub fn load<T: DeserializeOwned>(file: &Path, format: &impl Format) -> Result<T,
 
 /// As [`load`], for the bytes of a file.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], format: &impl Format) -> Result<T, Fault> {
-    let table =
-        format
-            .parse(None, &widen(bytes))
-            .map_err(|error| match error.downcast::<Fault>() {
-                Ok(fault) => *fault,
-                Err(other) => Fault::custom(other),
-            })?;
+    let table = format.parse(None, &latin1_text(bytes)).map_err(|error| {
+        match error.downcast::<Fault>() {
+            Ok(fault) => *fault,
+            Err(other) => Fault::custom(other),
+        }
+    })?;
     T::deserialize(Node::root(table))
 }
 
-/// Each byte as the character of its number.
-pub fn widen(bytes: &[u8]) -> String {
+/// Turns each byte into the character of its number.
+pub fn latin1_text(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
-/// The bytes of a text made by [`widen`]; characters beyond Latin-1 give `None`.
-pub fn narrow(text: &str) -> Option<Vec<u8>> {
+/// Turns a text made by [`latin1_text`] back into bytes; `None` if it has a character beyond Latin-1.
+pub fn latin1_bytes(text: &str) -> Option<Vec<u8>> {
     text.chars()
         .map(|character| u8::try_from(u32::from(character)).ok())
         .collect()
@@ -232,17 +231,17 @@ mod tests {
 
     #[test]
     fn carries_any_byte() {
-        let raw = sample("raw", value_at(1, widen(b"\x00\xff\xc3\xa9")))
+        let raw = sample("raw", value_at(1, latin1_text(b"\x00\xff\xc3\xa9")))
             .unwrap()
             .raw
             .unwrap();
         assert_eq!(raw.0, b"\x00\xff\xc3\xa9");
-        let name = sample("name", value_at(1, widen("\u{e9}".as_bytes())))
+        let name = sample("name", value_at(1, latin1_text("\u{e9}".as_bytes())))
             .unwrap()
             .name
             .unwrap();
         assert_eq!(name, "\u{e9}");
-        let refused = sample("name", value_at(1, widen(b"\xff"))).unwrap_err();
+        let refused = sample("name", value_at(1, latin1_text(b"\xff"))).unwrap_err();
         assert_eq!(
             refused,
             "1: name: expected a string, found a string that is not UTF-8"
