@@ -101,7 +101,7 @@ pub(crate) fn check_object(
     }
     let unreadable = |told: CkRv, source: Option<Source>| Refusal {
         rv: if concerns_the_session(told) { told } else { rv },
-        what: format!("an object whose attributes cannot be read ({told})"),
+        what: format!("the object's attributes cannot be read ({told})"),
         source,
     };
     let lists = [(LABEL, &context.rules.labels), (ID, &context.rules.ids)];
@@ -208,12 +208,12 @@ fn check_padding(
     let mechanism = mechanism.mechanism_type;
     let kind = operation.name();
     if let Some(source) = context.rules.forbids_padding(operation, mechanism) {
-        let what = format!("padding of '{}' to {kind}", log::mechanism(mechanism));
+        let what = format!("padding of '{}' for {kind}", log::mechanism(mechanism));
         return Err(refusal(CkRv::MECHANISM_INVALID, what, source));
     }
     match context.rules.padding.contains_key(&operation) {
-        true => context.log_call(1, format_args!("padding removal is active to {kind}")),
-        false => context.log_call(2, format_args!("padding removal is not active to {kind}")),
+        true => context.log_call(1, format_args!("padding oracles are refused for {kind}")),
+        false => context.log_call(2, format_args!("padding oracles are allowed for {kind}")),
     }
     Ok(())
 }

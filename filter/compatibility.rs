@@ -27,34 +27,34 @@ pub const SWITCHES: &[(Switch, &str, &str)] = &[
     (
         Switch::UnknownOptions,
         "unknown-options",
-        "filter.conf: an unknown option is a warning and no error",
+        "filter.conf: an unknown option is a warning, not an error",
     ),
     (
         Switch::UnfitActions,
         "unfit-actions",
-        "filter.conf: an action at a function where it does nothing is a warning and no error",
+        "filter.conf: an action on a function where it has no effect is a warning, not an error",
     ),
     (
         Switch::AdminLoginOnly,
         "admin-login-only",
-        "forbid_admin_operations lets C_InitToken and C_InitPIN pass",
+        "forbid_admin_operations allows C_InitToken and C_InitPIN",
     ),
     (
         Switch::OriginalPaddingList,
         "original-padding-list",
-        "remove_padding_oracles lets SHA224_RSA_PKCS and the CBC_PAD of CAMELLIA, ARIA, SEED, \
-         BLOWFISH and TWOFISH pass, among others",
+        "remove_padding_oracles allows SHA224_RSA_PKCS and the CBC_PAD mechanisms of CAMELLIA, \
+         ARIA, SEED, BLOWFISH and TWOFISH, among others",
     ),
     (
         Switch::RolesSetLater,
         "roles-set-later",
-        "conflicting_attributes_patch lets WRAP and DECRYPT be switched on in a key that was made \
-         without, and any usage where usage is segregated",
+        "conflicting_attributes_patch allows WRAP and DECRYPT to be switched on in a key that was \
+         made without them, and any usage where usage is segregated",
     ),
     (
         Switch::DerivedKeysWrap,
         "derived-keys-wrap",
-        "conflicting_attributes_patch lets derived keys wrap",
+        "conflicting_attributes_patch allows derived keys to wrap",
     ),
 ];
 
@@ -64,7 +64,7 @@ pub struct Compatibility(Vec<Switch>);
 
 /// A name that is not in [`SWITCHES`].
 #[derive(Debug, Error, PartialEq)]
-#[error("unknown switch `{}`; known here: {}", .0.escape_debug(), names())]
+#[error("unknown switch `{}`; the switches are {}", .0.escape_debug(), names())]
 pub struct UnknownSwitch(String);
 
 fn names() -> String {
@@ -113,6 +113,8 @@ mod tests {
         let error = Compatibility::parse("unfit-action")
             .unwrap_err()
             .to_string();
-        assert!(error.starts_with("unknown switch `unfit-action`; known here: unknown-options, "));
+        assert!(
+            error.starts_with("unknown switch `unfit-action`; the switches are unknown-options, ")
+        );
     }
 }

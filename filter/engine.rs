@@ -134,11 +134,13 @@ impl Engine {
                 Verdict::Continue => {}
                 Verdict::Decide(reply) if reply.function() == context.function => {
                     let rv = reply.rv();
-                    context.log_rule(step.source, format_args!("action '{name}' answers {rv}"));
+                    context.log_rule(step.source, format_args!("action '{name}' returned {rv}"));
                     return Some(reply);
                 }
                 Verdict::Decide(_) => {
-                    log::error(format_args!("action '{name}' answers for another function"));
+                    log::error(format_args!(
+                        "action '{name}' returned the reply of another function"
+                    ));
                     return Some(replies::refused(context.function, CkRv::GENERAL_ERROR));
                 }
             }

@@ -314,7 +314,7 @@ fn has_padding_oracle(mechanism: MechanismType, original_list: bool) -> bool {
 impl fmt::Display for ModuleRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
-            return writeln!(f, "    no rule: every call passes");
+            return writeln!(f, "    no rule: all calls pass");
         }
         let mut line = |source: &Source, text: &str| {
             let Source { option, line } = source;
@@ -357,7 +357,10 @@ impl fmt::Display for ModuleRules {
         for (operation, source) in &self.padding {
             line(
                 source,
-                &format!("no mechanism with a padding oracle to {}", operation.name()),
+                &format!(
+                    "mechanisms with a padding oracle are refused for {}",
+                    operation.name()
+                ),
             )?;
         }
         for chain in [&self.pre, &self.post] {

@@ -25,7 +25,7 @@ use crate::attributes::{Attributes, Booleans, Class, Setting};
 
 /// Why a call is refused whose mechanism may name keys that the filter cannot see.
 pub(crate) const UNKNOWN_PARAMETER: &str =
-    "a parameter that may name keys and is not the standard's";
+    "a parameter that may name keys and does not have the standard's size";
 
 /// Why an action refuses a call.
 pub(crate) struct Refused {
@@ -44,13 +44,13 @@ impl Refused {
 
     /// Refuses a call on an object whose attributes cannot be read.
     pub(crate) fn unreadable(rv: CkRv, policy: CkRv) -> Refused {
-        let reason = format!("the module answers {rv} to the object's attributes");
+        let reason = format!("reading the object's attributes failed with {rv}");
         Refused::new(unreadable(rv, policy), reason)
     }
 
-    /// Refuses an unsound template.
+    /// Refuses malformed or repeated attributes in the template.
     pub(crate) fn unsound(rv: CkRv) -> Refused {
-        Refused::new(rv, "an unsound template")
+        Refused::new(rv, "malformed or repeated attributes in the template")
     }
 
     /// The verdict of an action that continues unless it refuses.

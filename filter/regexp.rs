@@ -47,7 +47,7 @@ pub enum Error {
     OpenEnd,
     #[error("a set `[` without its `]`")]
     OpenSet,
-    #[error("too large a pattern")]
+    #[error("the pattern is too large")]
     Large,
 }
 
@@ -129,20 +129,20 @@ impl Translation {
         let mut warnings = Vec::new();
         if self.top_level_alternation {
             warnings.push(
-                "an alternation without a group; in the original all but its last branch match \
-                 prefixes, here each must match the whole name",
+                "an alternation without a group: in Caml Crush, all alternatives but the last also \
+                 match longer names; here each must match the whole name",
             );
         }
         if self.literal_grouping {
             warnings.push(
-                "`|`, `(` and `)` stand for themselves; for alternation and groups write \
+                "`|`, `(` and `)` match themselves; alternatives and groups are written \
                  \\\\|, \\\\( and \\\\) with two backslashes",
             );
         }
         if self.foreign {
             warnings.push(
-                "a backslash before a letter or digit and counts in braces stand for these \
-                 characters themselves; for digits write [0-9], and repeat what is to be repeated",
+                "`\\d` and the like, and counts in braces, match these characters literally; for a \
+                 digit write [0-9], for a count repeat the pattern",
             );
         }
         warnings

@@ -25,7 +25,7 @@ impl Format for Netplex {
         _uri: Option<&String>,
         text: &str,
     ) -> Result<Map<String, Value>, Box<dyn Error + Send + Sync>> {
-        let input = latin1_bytes(text).ok_or("a character that is no byte")?;
+        let input = latin1_bytes(text).ok_or("a character above 255")?;
         let mut parser = Parser {
             lexer: Lexer::new(&input, KEYWORDS),
         };
@@ -151,16 +151,13 @@ impl Parser<'_> {
     fn inside(&mut self, start: u32) -> Result<(Token, u32), Fault> {
         self.lexer
             .next()?
-            .ok_or_else(|| Fault::in_line(start, "a section without its end"))
+            .ok_or_else(|| Fault::in_line(start, "a section without its closing `}`"))
     }
 }
 
 fn again(name: &str, line: u32, first: &Value) -> Fault {
     let first = line_of(first);
-    Fault::in_line(
-        line,
-        format!("{name}: given again; the first one is in line {first}"),
-    )
+    Fault::in_line(line, format!("{name}: already given in line {first}"))
 }
 
 #[cfg(test)]
@@ -256,10 +253,10 @@ mod tests {
                 "netplex { };\n}",
                 "2: expected the end of the file, found `}`",
             ),
-            ("\nnetplex {\n", "2: a section without its end"),
+            ("\nnetplex {\n", "2: a section without its closing `}`"),
             (
                 "\nNetplex { }",
-                "2: Netplex: unknown option; is `netplex` meant?",
+                "2: Netplex: unknown option; did you mean `netplex`?",
             ),
             (
                 "netplex = 1",
@@ -290,19 +287,16 @@ mod tests {
         for (text, expected) in [
             (
                 "number = 1;\nnumber = 2",
-                "3: number: given again; the first one is in line 2",
+                "3: number: already given in line 2",
             ),
             (
                 "number = 1;\nnumber { }",
-                "3: number: given again; the first one is in line 2",
+                "3: number: already given in line 2",
             ),
-            (
-                "one { };\none = 1",
-                "3: one: given again; the first one is in line 2",
-            ),
+            ("one { };\none = 1", "3: one: already given in line 2"),
             (
                 "one { name = \"\" };\none { name = \"\" }",
-                "3: netplex.one: given again; the first one is in line 2",
+                "3: netplex.one: already given in line 2",
             ),
         ] {
             assert_eq!(inside(text).unwrap_err(), expected);
@@ -314,7 +308,7 @@ mod tests {
         for (text, expected) in [
             (
                 "many { name = \"\" };\nmany { nmae = \"\" }",
-                "3: netplex.many[1].nmae: unknown option; is `name` meant?",
+                "3: netplex.many[1].nmae: unknown option; did you mean `name`?",
             ),
             (
                 "many { name = \"\" };\nmany {\n }",

@@ -50,14 +50,14 @@ impl<'a> Checker<'a> {
     ) -> Result<Rules, Fault> {
         let log_subchannel = match options.log_subchannel {
             Some(At { value, place }) => {
-                String::from_utf8(value.0).map_err(|_| place.fault("expected a string of UTF-8"))?
+                String::from_utf8(value.0).map_err(|_| place.fault("expected text in UTF-8"))?
             }
             None => String::new(),
         };
         let level = options.debug.as_ref().map_or(0, |at| at.value);
         let debug = u8::try_from(level.clamp(0, 3)).unwrap_or(3);
         if let Some(at) = options.debug.filter(|at| at.value > 3) {
-            self.warn(at.fault("expected 3 or less, taken as 3"));
+            self.warn(at.fault("expected 3 or less; using 3"));
         }
         let modules = self.modules(options.modules)?;
         let forbidden_mechanisms =
@@ -135,7 +135,7 @@ impl<'a> Checker<'a> {
             self.warn_of(&alias);
             if let Some(earlier) = modules.iter().find(|entry| entry.alias_text == alias.text) {
                 let line = earlier.line;
-                self.warn(place.fault(format!("never used: line {line} has the same alias")));
+                self.warn(place.fault(format!("never used: line {line} has the same module name")));
             }
             if path.value.0.is_empty() || path.value.0.contains(&0) {
                 return Err(path.fault("expected the path of a PKCS#11 library"));
@@ -169,7 +169,7 @@ impl<'a> Checker<'a> {
                 .any(|entry| alias.regexp.applies(&entry.alias_text))
             {
                 let message = format!(
-                    "expected a pattern that matches an alias of `modules`; `{}` matches none",
+                    "expected a pattern that matches a name in `modules`; `{}` matches none",
                     log::Printable(&alias.text)
                 );
                 return Err(alias.place.fault(message));
@@ -207,7 +207,7 @@ impl<'a> Checker<'a> {
             .filter(|pattern| pattern.regexp.has_capital())
         {
             self.warn(pattern.place.fault(
-                "a capital letter matches no identifier: they are in lower-case hexadecimal",
+                "identifiers are compared in lower-case hexadecimal, so a capital letter matches nothing",
             ));
         }
         self.patterns(patterns)
@@ -240,7 +240,7 @@ impl<'a> Checker<'a> {
             if function == Function::C_LoadModule {
                 self.warn(place.fault("never runs: no rule applies before a module is loaded"));
             } else if !(row.fits)(function) {
-                let message = format!("`{}` does not know {}", row.name, function.name());
+                let message = format!("action `{}` has no effect on {}", row.name, function.name());
                 let fault = action.fault(message);
                 if !unfit_is_a_warning {
                     return Err(fault);
@@ -279,7 +279,9 @@ impl<'a> Checker<'a> {
                 let text = std::str::from_utf8(&key.value.0).unwrap_or("");
                 let secret = WrappingKey::from_hex(text).ok_or_else(|| key.fault(EXPECTED))?;
                 if text.eq_ignore_ascii_case(SAMPLE_KEY) {
-                    self.warn(key.fault("is the example of the documentation, which is no secret"));
+                    self.warn(
+                        key.fault("is the example key of the documentation, which everybody knows"),
+                    );
                 }
                 Ok(Some(Secret(Arc::new(secret))))
             }

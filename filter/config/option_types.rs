@@ -54,7 +54,7 @@ impl<'de> Deserialize<'de> for Pattern {
             place,
         } = At::deserialize(deserializer)?;
         let regexp = Regexp::new(&text)
-            .map_err(|error| de::Error::custom(format!("not a usable pattern: {error}")))?;
+            .map_err(|error| de::Error::custom(format!("invalid pattern: {error}")))?;
         Ok(Pattern {
             regexp,
             text,

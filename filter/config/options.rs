@@ -95,7 +95,7 @@ impl Format for Reader {
         {
             let byte = byte.escape_ascii();
             let message =
-                format!("`\\{byte}` in quotes is `{byte}` alone; backslashes are written twice");
+                format!("`\\{byte}` in quotes means `{byte}`; to write a backslash, double it");
             self.remarks
                 .borrow_mut()
                 .push(Fault::in_line(line, message));

@@ -36,7 +36,7 @@ impl Format for FilterSyntax {
         _uri: Option<&String>,
         text: &str,
     ) -> Result<Map<String, Value>, Box<dyn Error + Send + Sync>> {
-        let input = latin1_bytes(text).ok_or("a character that is no byte")?;
+        let input = latin1_bytes(text).ok_or("a character above 255")?;
         let mut parser = Parser {
             lexer: Lexer::new(&input, KEYWORDS),
         };
@@ -57,7 +57,7 @@ impl Parser<'_> {
                 (Some((Token::Word(key) | Token::Text(key), line)), _) => (key, line),
                 (Some((Token::Keyword("}"), _)), Some(_)) | (None, None) => return Ok(entries),
                 (None, Some(line)) => {
-                    return Err(Fault::in_line(line, "a section without its end"));
+                    return Err(Fault::in_line(line, "a section without its closing `}`"));
                 }
                 (Some((other, line)), _) => {
                     let found = other.describe();
@@ -80,7 +80,7 @@ impl Parser<'_> {
             let value = Value::new(Some(&line.to_string()), value.kind);
             if let Some(first) = entries.insert(latin1_text(&key), value) {
                 let first = line_of(&first);
-                let message = format!("{shown}: given again; the first one is in line {first}");
+                let message = format!("{shown}: already given in line {first}");
                 return Err(Fault::in_line(line, message));
             }
         }
@@ -98,7 +98,7 @@ impl Parser<'_> {
 
     fn value_from(&mut self, token: Token, line: u32, depth: usize) -> Result<Value, Fault> {
         if depth > DEEPEST {
-            return Err(Fault::in_line(line, "too many lists in lists"));
+            return Err(Fault::in_line(line, "lists are nested too deeply"));
         }
         let kind = match token {
             Token::Word(text) | Token::Text(text) => ValueKind::String(latin1_text(&text)),
@@ -130,7 +130,12 @@ impl Parser<'_> {
                 Some((Token::Keyword("]" | ")"), _)) => return Ok(elements),
                 Some((Token::Keyword("," | ";"), _)) => {}
                 Some((token, line)) => elements.push(self.value_from(token, line, depth)?),
-                None => return Err(Fault::in_line(start, "a list or tuple without its end")),
+                None => {
+                    return Err(Fault::in_line(
+                        start,
+                        "a list or tuple without its closing bracket",
+                    ));
+                }
             }
         }
     }
@@ -207,13 +212,13 @@ mod tests {
     #[test]
     fn names_both_lines_of_an_option_given_twice() {
         let message = sample("a = x\n\na = y").unwrap_err();
-        assert_eq!(message, "3: a: given again; the first one is in line 1");
+        assert_eq!(message, "3: a: already given in line 1");
     }
 
     #[test]
     fn bounds_the_nesting() {
         let message = sample(&format!("a = {}", "[".repeat(100_000))).unwrap_err();
-        assert_eq!(message, "1: too many lists in lists");
+        assert_eq!(message, "1: lists are nested too deeply");
         assert!(sample(&"a={".repeat(100_000)).is_err());
     }
 

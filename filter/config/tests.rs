@@ -58,7 +58,7 @@ fn takes_the_first_of_two_entries_for_a_name() {
     let rules = rules("modules = [(a, \"/1\"), (\"a.*\", \"/2\"),\n(a, \"/3\")]").unwrap();
     assert_eq!(rules.module(b"a").unwrap().path, Path::new("/1"));
     assert_eq!(rules.module(b"ab").unwrap().path, Path::new("/2"));
-    let warning = "filter.conf:2: modules[2]: never used: line 1 has the same alias";
+    let warning = "filter.conf:2: modules[2]: never used: line 1 has the same module name";
     assert_eq!(rules.warnings, [warning]);
 }
 
@@ -67,7 +67,7 @@ fn warns_of_patterns_that_cannot_mean_what_they_say() {
     let told = |option: &str| warnings(option).join("\n");
     assert_eq!(
         told("\nallowed_labels = [(softhsm,\n[\"web\\.x\"])]"),
-        "filter.conf:4: `\\.` in quotes is `.` alone; backslashes are written twice"
+        "filter.conf:4: `\\.` in quotes means `.`; to write a backslash, double it"
     );
     assert_eq!(
         told("allowed_labels = [(softhsm, [\"web\\\\.x\", \"\\\"\"])]"),
@@ -75,8 +75,8 @@ fn warns_of_patterns_that_cannot_mean_what_they_say() {
     );
     assert_eq!(
         told("allowed_ids = [(softhsm, [\"0a.*\", \"0A.*\"])]"),
-        "filter.conf:2: allowed_ids[0][1][1]: a capital letter matches no identifier: they \
-         are in lower-case hexadecimal"
+        "filter.conf:2: allowed_ids[0][1][1]: identifiers are compared in \
+         lower-case hexadecimal, so a capital letter matches nothing"
     );
     assert_eq!(told("allowed_ids = [(softhsm, [\"[0-9A-Fa-f]+\"])]"), "");
 }
@@ -114,7 +114,7 @@ fn demands_modules() {
         ),
         (
             "modules = [(a, 1.5)]",
-            "1: modules[0][1]: expected a string, found a number with a point",
+            "1: modules[0][1]: expected a string, found a number with a decimal point",
         ),
         (
             "modules = [(a, \"\")]",
@@ -122,7 +122,7 @@ fn demands_modules() {
         ),
         (
             "modules = [(\"a\\\\\", b)]",
-            "1: modules[0][0]: not a usable pattern: a backslash at the end; to match a backslash, write four",
+            "1: modules[0][0]: invalid pattern: a backslash at the end; to match a backslash, write four",
         ),
     ] {
         assert_eq!(rules(text).unwrap_err(), format!("filter.conf:{expected}"));
@@ -153,7 +153,7 @@ fn wants_the_pattern_of_every_rule_to_match_an_alias() {
         "filter_actions_post = [(x, [])]",
     ] {
         let option = rule.split(' ').next().unwrap();
-        let expected = "expected a pattern that matches an alias of `modules`; `x` matches none";
+        let expected = "expected a pattern that matches a name in `modules`; `x` matches none";
         assert_eq!(
             refusal(rule),
             format!("filter.conf:2: {option}[0][0]: {expected}")
@@ -193,8 +193,7 @@ fn wants_a_key_exactly_where_the_wrapping_format_is_used() {
 #[test]
 fn refuses_an_action_where_it_does_nothing() {
     let rule = "filter_actions_pre = [(\".*\", [(C_Logout, c_Login_hook)])]";
-    let expected =
-        "filter.conf:2: filter_actions_pre[0][1][0][1]: `c_Login_hook` does not know C_Logout";
+    let expected = "filter.conf:2: filter_actions_pre[0][1][0][1]: action `c_Login_hook` has no effect on C_Logout";
     assert_eq!(refusal(rule), expected);
     let lenient = with(&format!("{MODULES}{rule}"), "unfit-actions").unwrap();
     assert_eq!(lenient.warnings, [expected]);
@@ -222,7 +221,7 @@ fn can_be_told_to_ignore_unknown_options() {
     let mut warnings = with(&text, "unknown-options").unwrap().warnings;
     warnings.sort();
     let expected =
-        "filter.conf:2: log_subchanel: ignored: unknown option; is `log_subchannel` meant?";
+        "filter.conf:2: log_subchanel: ignored: unknown option; did you mean `log_subchannel`?";
     assert_eq!((warnings.len(), warnings[1].as_str()), (3, expected));
 }
 
@@ -260,7 +259,7 @@ fn checks_the_types_of_rules() {
         ),
         (
             "allowed_labels = [(a, [\"[\"])]",
-            "allowed_labels[0][1][0]: not a usable pattern: a set `[` without its `]`",
+            "allowed_labels[0][1][0]: invalid pattern: a set `[` without its `]`",
         ),
         (
             "forbidden_functions = [(a, [C_Foo])]",
@@ -290,9 +289,9 @@ fn checks_the_types_of_rules() {
 #[test]
 fn refuses_unknown_options_with_a_hint() {
     let message = refusal("log_subchanel = x");
-    assert!(message.contains("2: log_subchanel: unknown option; is `log_subchannel` meant?"));
+    assert!(message.contains("2: log_subchanel: unknown option; did you mean `log_subchannel`?"));
     let message = refusal("filter_actions = []");
-    assert!(message.contains("is `filter_actions_pre` or `filter_actions_post` meant?"));
+    assert!(message.contains("did you mean `filter_actions_pre` or `filter_actions_post`?"));
 }
 
 #[test]

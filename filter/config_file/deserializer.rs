@@ -54,7 +54,7 @@ impl Node {
                     line: line_of(&last),
                     ..self.place
                 };
-                Err(place.fault(format!("given again; the first one is in line {first}")))
+                Err(place.fault(format!("already given in line {first}")))
             }
             (None, _) => Err(self.place.fault("expected a section")),
         }
@@ -63,7 +63,7 @@ impl Node {
     fn refuse<T>(self, expected: &dyn de::Expected) -> Result<T, Fault> {
         let found = match &self.value.kind {
             ValueKind::Boolean(_) => "a boolean",
-            ValueKind::Float(_) => "a number with a point",
+            ValueKind::Float(_) => "a number with a decimal point",
             ValueKind::String(_) => "a string",
             ValueKind::Table(table) if table.contains_key(TUPLE) => "a tuple",
             ValueKind::Table(_) => "a section",

@@ -120,7 +120,7 @@ impl de::Error for Fault {
         let found = match found {
             de::Unexpected::Bool(_) => "a boolean",
             de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) => "an integer",
-            de::Unexpected::Float(_) => "a number with a point",
+            de::Unexpected::Float(_) => "a number with a decimal point",
             de::Unexpected::Char(_) | de::Unexpected::Str(_) => "a string",
             de::Unexpected::Bytes(_) => "a string that is not UTF-8",
             de::Unexpected::Map => "a section or tuple",
@@ -152,13 +152,16 @@ impl de::Error for Fault {
             .filter(|known| known.starts_with(field))
             .collect();
         de::Error::custom(match (alike, longer.as_slice()) {
-            (Some(known), _) => format!("unknown option; is `{known}` meant?"),
-            (None, [known]) => format!("unknown option; is `{known}` meant?"),
+            (Some(known), _) => format!("unknown option; did you mean `{known}`?"),
+            (None, [known]) => format!("unknown option; did you mean `{known}`?"),
             (None, [first, second, ..]) => {
-                format!("unknown option; is `{first}` or `{second}` meant?")
+                format!("unknown option; did you mean `{first}` or `{second}`?")
             }
-            (None, []) if expected.is_empty() => "unknown option; none is known here".into(),
-            (None, []) => format!("unknown option; known here: {}", expected.join(", ")),
+            (None, []) if expected.is_empty() => "unknown option; no option is allowed here".into(),
+            (None, []) => format!(
+                "unknown option; the options here are {}",
+                expected.join(", ")
+            ),
         })
     }
 }

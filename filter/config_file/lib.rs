@@ -182,12 +182,12 @@ mod tests {
             (
                 "number",
                 value_at(3, 1.0),
-                "3: number: expected an integer, found a number with a point",
+                "3: number: expected an integer, found a number with a decimal point",
             ),
             (
                 "real",
                 value_at(4, 1_i64),
-                "4: real: expected a number with a point such as 60.0, found an integer",
+                "4: real: expected a number with a decimal point such as 60.0, found an integer",
             ),
             (
                 "name",
@@ -251,12 +251,12 @@ mod tests {
     #[test]
     fn names_the_line_of_an_unknown_option_and_what_may_be_meant() {
         for (key, hint) in [
-            ("log_subchanel", "is `log_subchannel` meant?"),
-            ("Name", "is `name` meant?"),
-            ("log", "is `log_subchannel` meant?"),
+            ("log_subchanel", "did you mean `log_subchannel`?"),
+            ("Name", "did you mean `name`?"),
+            ("log", "did you mean `log_subchannel`?"),
             (
                 "elsewhere",
-                "known here: switch, number, real, name, raw, couple, log_subchannel",
+                "the options here are switch, number, real, name, raw, couple, log_subchannel",
             ),
         ] {
             let message = sample(key, value_at(4, 1_i64)).unwrap_err();

@@ -32,7 +32,7 @@ impl Token {
             Token::Text(_) => "a string".into(),
             Token::Char(_) => "a character".into(),
             Token::Integer(_) => "an integer".into(),
-            Token::Float(_) => "a number with a point".into(),
+            Token::Float(_) => "a number with a decimal point".into(),
         }
     }
 }
@@ -228,7 +228,7 @@ impl<'a> Lexer<'a> {
                 None => {
                     return Err(Error {
                         line,
-                        message: "a string without its end".into(),
+                        message: "a string without a closing quote".into(),
                     });
                 }
             }
@@ -245,7 +245,7 @@ impl<'a> Lexer<'a> {
             (Some(byte), Some(b'\'')) => Ok(byte),
             _ => Err(Error {
                 line,
-                message: "a character literal without its end".into(),
+                message: "a character literal without a closing quote".into(),
             }),
         }
     }
@@ -278,7 +278,7 @@ impl<'a> Lexer<'a> {
             }
             None => Err(Error {
                 line,
-                message: "a string without its end".into(),
+                message: "a string without a closing quote".into(),
             }),
         }
     }
@@ -313,7 +313,7 @@ impl<'a> Lexer<'a> {
                 None => {
                     return Err(Error {
                         line,
-                        message: "a comment without its end".into(),
+                        message: "a comment without its closing `*)`".into(),
                     });
                 }
             }

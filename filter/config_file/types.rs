@@ -1,5 +1,5 @@
 //! Types for single values of a configuration file: one that keeps its place, a string of any bytes,
-//! and a number with a point.
+//! and a number with a decimal point.
 //!
 //! The two configurations declare their options with them; `deserializer` fills them in.
 
@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for Float {
         impl Visitor<'_> for FloatVisitor {
             type Value = Float;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number with a point such as 60.0")
+                f.write_str("a number with a decimal point such as 60.0")
             }
             fn visit_f64<E: de::Error>(self, value: f64) -> Result<Float, E> {
                 Ok(Float(value))

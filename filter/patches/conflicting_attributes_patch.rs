@@ -105,7 +105,7 @@ fn of_new(
     let is_derived = call.function().facts().is_of(Family::Derive)
         && !context.compatibility.has(Switch::DerivedKeysWrap);
     if is_derived && booleans.has((Boolean::Wrap, T)) {
-        let reason = "a derived key wraps, and may be derived again to decrypt";
+        let reason = "WRAP for a derived key, which could be derived again with DECRYPT";
         return Err(Refused::new(CkRv::ATTRIBUTE_VALUE_INVALID, reason));
     }
     Ok(booleans)
@@ -125,7 +125,10 @@ fn refuse_new_role(change: &Change, context: &Context<'_>) -> Result<(), Refused
     match given.filter(|_| are_held) {
         Some(role) => Err(Refused::new(
             CkRv::ATTRIBUTE_VALUE_INVALID,
-            format!("{} for a key that was made without", Shown(role)),
+            format!(
+                "{} switched on in a key that was made without it",
+                Shown(role)
+            ),
         )),
         None => Ok(()),
     }

@@ -36,7 +36,10 @@ impl Action for LoginHook {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         if let Call::C_Login(_, _, pin) = call {
             if *pin != b"1234" {
-                return context.refuse(CkRv::PIN_LOCKED, format_args!("not the example's PIN"));
+                return context.refuse(
+                    CkRv::PIN_LOCKED,
+                    format_args!("the PIN is not that of the example"),
+                );
             }
         }
         Verdict::Continue

@@ -41,7 +41,7 @@ impl Action for Escrow {
         let judge = |key| match self.blocks(key) {
             true => Err(Refused::new(
                 CkRv::OBJECT_HANDLE_INVALID,
-                "the key is sensitive and was not always",
+                "the key is sensitive now, but was not always",
             )),
             false => Ok(()),
         };

@@ -50,7 +50,7 @@ fn judge_change(change: &Change, call: &Call<'_>) -> Result<(), Refused> {
     // With a value of the client's, a local key is from outside as well, and it may wrap already.
     let key = change.result();
     if brings_a_key(call) && DANGEROUS.into_iter().any(|it| key.has(it)) {
-        let reason = "another value for a key that wraps, unwraps or is local";
+        let reason = "a new value for a key that wraps, unwraps or was made on the token";
         return Err(Refused::new(CkRv::ATTRIBUTE_READ_ONLY, reason));
     }
     Ok(())
@@ -82,14 +82,17 @@ fn refuse_dangerous(new: &Attributes, call: &Call<'_>) -> Result<(), Refused> {
     if let Some(setting) = DANGEROUS.into_iter().find(|it| new.booleans.has(*it)) {
         return Err(Refused::new(
             CkRv::TEMPLATE_INCONSISTENT,
-            format!("{} for a key that is not local", Shown(setting)),
+            format!(
+                "{} for a key that was not made on the token",
+                Shown(setting)
+            ),
         ));
     }
     let is_claim = |said: &Attribute| {
         CLAIMS.contains(&narrow(said.attribute_type.0)) && said.value.iter().any(|it| *it != 0)
     };
     if said(call).any(is_claim) {
-        let reason = "a claim of where a key is from that is not local";
+        let reason = "ALWAYS_SENSITIVE, NEVER_EXTRACTABLE or TRUSTED claimed for a key that was not made on the token";
         return Err(Refused::new(CkRv::ATTRIBUTE_READ_ONLY, reason));
     }
     Ok(())

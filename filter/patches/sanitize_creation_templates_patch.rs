@@ -74,7 +74,10 @@ impl Action for SanitizeCreationTemplates {
         }
         match sanitized(call.clone()) {
             Ok(sanitized) => Verdict::Decide(context.backend.call(sanitized)),
-            Err(rv) => context.refuse(rv, format_args!("no class, or an unsound template")),
+            Err(rv) => context.refuse(
+                rv,
+                format_args!("no CKA_CLASS, or malformed or repeated attributes in the template"),
+            ),
         }
     }
 }

@@ -102,7 +102,7 @@ fn allow(is_allowed: bool) -> Result<(), Refused> {
         true => Ok(()),
         false => Err(Refused::new(
             CkRv::TEMPLATE_INCONSISTENT,
-            "no secure template",
+            "the template matches no secure template",
         )),
     }
 }
@@ -144,7 +144,7 @@ fn refuse_change(change: &Change, segregated: bool) -> Result<(), Refused> {
     match taken_away(kept, change.old.booleans, change.new.booleans) {
         Some(setting) => Err(Refused::new(
             CkRv::ATTRIBUTE_READ_ONLY,
-            format!("{} stays", Shown(setting)),
+            format!("{} cannot be changed", Shown(setting)),
         )),
         None => Ok(()),
     }

@@ -118,7 +118,10 @@ fn read(
         (told.rv, told.template.0)
     };
     if others.len() + values.len() != template.0.len() {
-        return context.refuse(CkRv::GENERAL_ERROR, format_args!("the module lost some"));
+        return context.refuse(
+            CkRv::GENERAL_ERROR,
+            format_args!("the module returned fewer attributes than were asked for"),
+        );
     }
     let rv = match rv {
         CkRv::OK
@@ -137,7 +140,7 @@ fn read(
     };
     let answers = template.0.iter().filter_map(answer).collect();
     let name = context.function.name();
-    context.log(format_args!("{name}: the value of a key is kept, {rv}"));
+    context.log(format_args!("{name}: the value of a key is withheld, {rv}"));
     with(rv, Template(answers))
 }
 
@@ -162,7 +165,7 @@ fn judge_written(
     let attributes = context.objects.attributes(session, object);
     let attributes = attributes.map_err(|rv| Refused::unreadable(rv, CkRv::ATTRIBUTE_READ_ONLY))?;
     if names_a_value(template) && is_kept(attributes) {
-        let reason = "the value of a key";
+        let reason = "a new value of a key";
         return Err(Refused::new(CkRv::ATTRIBUTE_READ_ONLY, reason));
     }
     let is_named = |it: &&Boolean| {
@@ -173,7 +176,7 @@ fn judge_written(
     match PROVENANCE.iter().find(is_named) {
         Some(boolean) => Err(Refused::new(
             CkRv::ATTRIBUTE_READ_ONLY,
-            format!("{} is the token's to say", boolean.name()),
+            format!("{} is set by the token only", boolean.name()),
         )),
         None => Ok(()),
     }

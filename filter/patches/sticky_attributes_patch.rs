@@ -62,7 +62,7 @@ fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
     match taken_away(settings, change.old.booleans, change.new.booleans) {
         Some(setting) => Err(Refused::new(
             CkRv::ATTRIBUTE_VALUE_INVALID,
-            format!("{} stays", Shown(setting)),
+            format!("{} cannot be changed", Shown(setting)),
         )),
         None => Ok(()),
     }

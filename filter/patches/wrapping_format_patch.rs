@@ -164,23 +164,26 @@ impl Action for WrappingFormat {
 fn key<'a>(context: &Context<'a>) -> Result<&'a WrappingKey, Refused> {
     context
         .wrapping_key
-        .ok_or_else(|| Refused::new(CkRv::GENERAL_ERROR, "no key"))
+        .ok_or_else(|| Refused::new(CkRv::GENERAL_ERROR, "wrapping_format_key is not set"))
 }
 
 fn wrap(call: &Call<'_>, context: &Context<'_>, wrapped: ObjectHandle) -> Result<Reply, Refused> {
     let key = key(context)?;
     // First, so that the token itself answers to a bad handle or key.
     let Reply::C_WrapKey(mut result) = context.backend.call(call.clone()) else {
-        return Err(Refused::new(CkRv::GENERAL_ERROR, "not an answer"));
+        return Err(Refused::new(
+            CkRv::GENERAL_ERROR,
+            "the module returned the reply of another function",
+        ));
     };
     if !result.rv.is_ok() {
-        return Err(Refused::new(result.rv, "by the token"));
+        return Err(Refused::new(result.rv, "C_WrapKey of the module failed"));
     }
     let session = call.session().unwrap_or_default();
     let attributes = context.objects.attributes(session, wrapped);
     let attributes = attributes.map_err(|rv| Refused::unreadable(rv, CkRv::KEY_NOT_WRAPPABLE))?;
     let encoded = encode(attributes, context.is_segregated()).ok_or_else(|| {
-        let reason = "a class that the format has no place for";
+        let reason = "the format cannot store this CKA_CLASS";
         Refused::new(CkRv::KEY_NOT_WRAPPABLE, reason)
     })?;
     result.data.extend_from_slice(&encoded);
@@ -196,17 +199,20 @@ fn unwrap(mut call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refused> {
     let is_segregated = context.is_segregated();
     let encoded = CLASS_FIELD + bound(is_segregated).count();
     let failed = |reason| Refused::new(CkRv::FUNCTION_FAILED, reason);
-    let sealed = key.unseal(blob).ok_or_else(|| failed("a wrong MAC"))?;
+    let sealed = key.unseal(blob).ok_or_else(|| failed("the MAC is wrong"))?;
     let parts = (sealed.len().checked_sub(encoded)).and_then(|it| sealed.split_at_checked(it));
-    let (wrapped, encoded) = parts.ok_or_else(|| failed("too short"))?;
+    let (wrapped, encoded) = parts.ok_or_else(|| failed("the wrapped key is too short"))?;
     if !agrees(template, encoded, is_segregated).map_err(Refused::unsound)? {
-        let reason = "not what was wrapped";
+        let reason = "the template differs from the attributes of the wrapped key";
         return Err(Refused::new(CkRv::TEMPLATE_INCONSISTENT, reason));
     }
     let class = Attributes::of_template(template)
         .map_err(Refused::unsound)?
         .class;
-    complete(template, class.ok_or_else(|| failed("no class"))?);
+    complete(
+        template,
+        class.ok_or_else(|| failed("no CKA_CLASS in the template"))?,
+    );
     *blob = wrapped;
     Ok(context.backend.call(call))
 }

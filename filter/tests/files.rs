@@ -136,10 +136,10 @@ fn a_file_in_the_style_of_the_originals_documentation_loads() {
     assert_eq!((softhsm.pre.len(), other.pre.len()), (3, 2));
     // The documentation also has two names that no version knows.
     for (obsolete, hint) in [
-        ("log_subchanel = x", "is `log_subchannel` meant?"),
+        ("log_subchanel = x", "did you mean `log_subchannel`?"),
         (
             "filter_actions = []",
-            "is `filter_actions_pre` or `filter_actions_post` meant?",
+            "did you mean `filter_actions_pre` or `filter_actions_post`?",
         ),
     ] {
         let text = format!("modules = [(m, n)] {obsolete}");
@@ -163,13 +163,13 @@ fn the_rules_of_a_module_can_be_read() {
     f:6: allowed_ids: no object can be used
     f:6: enforce_ro_sessions: sessions are read-only
     f:7: forbid_admin_operations: C_Login as SO or context-specific, C_InitToken, C_InitPIN are refused
-    f:7: remove_padding_oracles: no mechanism with a padding oracle to wrap
+    f:7: remove_padding_oracles: mechanisms with a padding oracle are refused for wrap
     f:8: filter_actions_pre: C_Login runs identity
 ";
     assert_eq!(ModuleRules::new(&rules, b"m").to_string(), expected);
     assert_eq!(
         ModuleRules::new(&rules, b"x").to_string(),
-        "    no rule: every call passes\n"
+        "    no rule: all calls pass\n"
     );
 }
 

@@ -100,7 +100,7 @@ fn demands_a_service_with_an_address() {
     let capital = check("netplex {\n Service { } }").unwrap_err();
     assert_eq!(
         capital,
-        "/etc/p.conf:2: netplex.Service: unknown option; is `service` meant?"
+        "/etc/p.conf:2: netplex.Service: unknown option; did you mean `service`?"
     );
     let address = r#"address {
                     type = "internet"; bind = "127.0.0.1:4444" (*in address*) }"#;
@@ -137,7 +137,7 @@ fn refuses_unknown_options_in_every_section() {
     refused(
         "service",
         "conn_limt = 1;",
-        "service[0].conn_limt: unknown option; is `conn_limit`",
+        "service[0].conn_limt: unknown option; did you mean `conn_limit`",
     );
 }
 
@@ -307,7 +307,7 @@ fn reads_the_new_parameters_of_the_processor() {
         ),
         (
             "record_timeout = 30;",
-            "expected a number with a point such as 60.0, found an integer",
+            "expected a number with a decimal point such as 60.0, found an integer",
         ),
         ("record_timeout = 0.0;", "expected more than 0.0"),
         ("record_timeout = -1.0;", "expected more than 0.0"),
@@ -316,7 +316,7 @@ fn reads_the_new_parameters_of_the_processor() {
         ("flat_mechanisms = \"CKM_AES_CBC\";", "expected numbers"),
         (
             "compatibility = \"all\";",
-            "compatibility: unknown switch `all`; known here: ",
+            "compatibility: unknown switch `all`; the switches are ",
         ),
     ] {
         refused("processor", text, expected);
@@ -329,7 +329,7 @@ fn types_are_exact() {
         (
             "service",
             "startup_timeout = 60;",
-            "expected a number with a point",
+            "expected a number with a decimal point",
         ),
         (
             "service",

@@ -426,17 +426,16 @@ fn workers_run_as_the_configured_user() {
         .expect("groups")
         .expect("daemon");
     for worker in daemon.workers() {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", worker.pid)).expect("status");
-        let ids = |name: &str| -> Vec<u32> {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(name))
-                .expect(name);
-            line.split_whitespace()
-                .filter_map(|id| id.parse().ok())
-                .collect()
+        let ids_now = |name: &str| -> Vec<u32> {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid));
+            let status = status.expect("status");
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let ids = line.expect(name).split_whitespace();
+            ids.filter_map(|id| id.parse().ok()).collect()
         };
+        // One that was forked just now is root's until it is confined.
+        wait_until(PATIENCE, || !ids_now("Uid:").contains(&0));
+        let ids = ids_now;
         assert_eq!(ids("Uid:"), [user.uid.as_raw(); 4]);
         assert_eq!(ids("Gid:"), [group.gid.as_raw(); 4]);
         assert!(!ids("Groups:").contains(&0), "root's groups are kept");
@@ -1064,13 +1063,13 @@ fn check_tells_what_applies_to_each_module_and_starts_nothing() {
     let filter = format!("{modules}\nforbidden_functions = [(a, [C_Sign])]\ndebug = 7");
     let (status, output, errors) = checked(&filter, "compatibility = \"admin-login-only\"");
     let expected = format!(
-        "warning: filter.conf:3: debug: expected 3 or less, taken as 3
+        "warning: filter.conf:3: debug: expected 3 or less; using 3
 service s: filter.conf
-  compatibility admin-login-only: forbid_admin_operations lets C_InitToken and C_InitPIN pass
+  compatibility admin-login-only: forbid_admin_operations allows C_InitToken and C_InitPIN
   filter.conf:1: modules: 'a' -> '{0}'
     filter.conf:2: forbidden_functions: C_Sign is refused
   filter.conf:1: modules: 'b' -> '{0}'
-    no rule: every call passes
+    no rule: all calls pass
 ",
         null.display()
     );
