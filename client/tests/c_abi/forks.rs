@@ -1,0 +1,114 @@
+//! Forked children: they use neither the connection of their parent nor its locks.
+
+use std::net::TcpListener;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use cryptoki_sys::*;
+use xdr::Call;
+
+use crate::daemon::Daemon;
+use crate::harness::{Borrowed, NOT_INITIALIZED, get_info, in_child, initialized, run, sockets};
+
+/// A child that merely exits: the original's would end the TLS session of its parent.
+#[test]
+fn a_child_that_never_calls_keeps_nothing_and_sends_nothing() {
+    let daemon = Daemon::start(|_| None);
+    run("fork_unused", &daemon);
+    assert_eq!(daemon.connections(), 1);
+}
+
+pub fn fork_unused() {
+    let loaded = initialized();
+    assert_eq!(sockets(), 1);
+    in_child(|| assert_eq!(sockets(), 0));
+    assert_eq!(get_info(&loaded), CKR_OK);
+    // Exits in the usual way, with the library's destructors.
+    // SAFETY: the child runs exit and nothing else.
+    let process = unsafe { libc::fork() };
+    if process == 0 {
+        // SAFETY: no other thread is in need of what exit tears down.
+        unsafe { libc::exit(0) };
+    }
+    // SAFETY: null is allowed for the status.
+    assert_eq!(unsafe { libc::waitpid(process, null_mut(), 0) }, process);
+    assert_eq!(get_info(&loaded), CKR_OK);
+    assert_eq!(sockets(), 1);
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+    assert_eq!(sockets(), 0);
+    // A file that got the number of the connection is none of the handler's business.
+    let _files = [
+        TcpListener::bind("127.0.0.1:0"),
+        TcpListener::bind("127.0.0.1:0"),
+    ];
+    in_child(|| assert_eq!(sockets(), 2));
+}
+
+#[test]
+fn a_child_that_calls_has_to_initialize_and_leaves_the_parent_alone() {
+    let daemon = Daemon::start(|_| None);
+    run("fork_used", &daemon);
+    assert_eq!(daemon.connections(), 3);
+}
+
+pub fn fork_used() {
+    let loaded = initialized();
+    in_child(|| {
+        assert_eq!(get_info(&loaded), NOT_INITIALIZED);
+        assert_eq!(call!(loaded.C_Finalize(null_mut())), NOT_INITIALIZED);
+        assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+        assert_eq!(get_info(&loaded), CKR_OK);
+        assert_eq!(sockets(), 1);
+        in_child(|| {
+            assert_eq!(sockets(), 0);
+            assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+            assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+        });
+        assert_eq!(get_info(&loaded), CKR_OK);
+    });
+    assert_eq!(get_info(&loaded), CKR_OK);
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+}
+
+/// Other threads are inside of calls at the fork, and hold the connection's lock.
+#[test]
+fn a_child_of_a_busy_process_does_not_hang() {
+    let daemon = Daemon::start(|call| {
+        if let Call::C_GetInfo() = call {
+            thread::sleep(Duration::from_millis(30));
+        }
+        None
+    });
+    run("fork_while_busy", &daemon);
+}
+
+pub fn fork_while_busy() {
+    let loaded = initialized();
+    let stop = AtomicBool::new(false);
+    let list = loaded.list as usize;
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let loaded = Borrowed {
+                    list: list as *const CK_FUNCTION_LIST,
+                };
+                let mut info = CK_INFO::default();
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(call!(loaded.C_GetInfo(&mut info)), CKR_OK);
+                }
+            });
+        }
+        for _ in 0..50 {
+            in_child(|| {
+                assert_eq!(sockets(), 0);
+                assert_eq!(call!(loaded.C_CloseSession(1)), NOT_INITIALIZED);
+                assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+                assert_eq!(call!(loaded.C_CloseSession(1)), CKR_OK);
+            });
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(get_info(&loaded), CKR_OK);
+}

@@ -1,0 +1,196 @@
+//! From C_Initialize to C_Finalize, or to a dead daemon, or to unloading; with several threads.
+
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use cryptoki_sys::*;
+use xdr::{Call, CkRv, Reply, SlotId, SlotResult};
+
+use crate::daemon::{Act, Daemon};
+use crate::harness::{
+    Borrowed, LOG, Loaded, NOT_INITIALIZED, get_info, in_child, initialized, run, run_at, sockets,
+};
+
+/// The original answers -1, or dies of SIGPIPE, and never connects again.
+#[test]
+fn a_dead_daemon_is_an_error_that_initialising_again_cures() {
+    let daemon = Daemon::start(|call| match call {
+        Call::C_GetInfo() => Some(Act::HangUp),
+        _ => None,
+    });
+    run("daemon_dies", &daemon);
+    assert_eq!(daemon.connections(), 2);
+}
+
+pub fn daemon_dies() {
+    let loaded = initialized();
+    for _ in 0..3 {
+        assert_eq!(get_info(&loaded), CKR_DEVICE_ERROR);
+        assert_eq!(call!(loaded.C_CloseSession(1)), CKR_DEVICE_ERROR);
+    }
+    assert_eq!(
+        call!(loaded.C_Initialize(null_mut())),
+        CKR_CRYPTOKI_ALREADY_INITIALIZED
+    );
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+    assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+    assert_eq!(call!(loaded.C_CloseSession(1)), CKR_OK);
+}
+
+#[test]
+fn unloading_disconnects_and_loading_again_starts_anew() {
+    let daemon = Daemon::start(|_| None);
+    run("unload", &daemon);
+    assert_eq!(daemon.connections(), 3);
+    daemon.wait_for_ended(3);
+}
+
+pub fn unload() {
+    for _ in 0..3 {
+        let loaded = initialized();
+        assert_eq!(get_info(&loaded), CKR_OK);
+        loaded.library.close().expect("the library unloads");
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("proc is there");
+        assert!(!maps.contains("libp11client"), "something pins the library");
+        assert_eq!(sockets(), 0);
+        in_child(|| {}); // the fork handler went with the library
+    }
+}
+
+#[test]
+fn of_two_threads_one_initializes() {
+    let daemon = Daemon::start(|_| None);
+    run("initialize_twice", &daemon);
+    assert_eq!(daemon.connections(), 20);
+}
+
+pub fn initialize_twice() {
+    let loaded = Loaded::new();
+    let list = loaded.list as usize;
+    for _ in 0..20 {
+        let barrier = Barrier::new(4);
+        let mut answers = thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let loaded = Borrowed {
+                            list: list as *const CK_FUNCTION_LIST,
+                        };
+                        barrier.wait();
+                        call!(loaded.C_Initialize(null_mut()))
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no thread panics"))
+                .collect::<Vec<_>>()
+        });
+        answers.sort_unstable();
+        assert_eq!(answers[0], CKR_OK);
+        assert_eq!(answers[1..], [CKR_CRYPTOKI_ALREADY_INITIALIZED; 3]);
+        assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+    }
+}
+
+#[test]
+fn finalizing_under_load_neither_hangs_nor_crashes() {
+    let daemon = Daemon::start(|_| None);
+    run("finalize_while_busy", &daemon);
+    daemon.wait_for_ended(20);
+}
+
+pub fn finalize_while_busy() {
+    let loaded = Loaded::new();
+    let list = loaded.list as usize;
+    for _ in 0..20 {
+        assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let loaded = Borrowed {
+                        list: list as *const CK_FUNCTION_LIST,
+                    };
+                    loop {
+                        match call!(loaded.C_CloseSession(1)) {
+                            CKR_OK => {}
+                            NOT_INITIALIZED => return,
+                            other => panic!("{other:#x}"),
+                        }
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(10));
+            assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+        });
+    }
+}
+
+/// After one C_Finalize like that, every later wait of the original's ends at once.
+#[test]
+fn finalizing_wakes_who_waits_for_a_slot_event_and_waiting_works_again() {
+    let polls = Arc::new(AtomicUsize::new(0));
+    let daemon = Daemon::start(move |call| match call {
+        Call::C_WaitForSlotEvent(_) => {
+            let poll = polls.fetch_add(1, Ordering::SeqCst);
+            let event = SlotResult {
+                rv: if poll < 40 { CkRv::NO_EVENT } else { CkRv::OK },
+                slot_id: if poll < 40 { SlotId::NONE } else { SlotId(5) },
+            };
+            Some(Act::Answer(Box::new(Reply::C_WaitForSlotEvent(event))))
+        }
+        _ => None,
+    });
+    run("finalize_while_waiting", &daemon);
+}
+
+pub fn finalize_while_waiting() {
+    let loaded = initialized();
+    let mut slot = 99;
+    assert_eq!(
+        call!(loaded.C_WaitForSlotEvent(CKF_DONT_BLOCK, &mut slot, null_mut())),
+        CKR_NO_EVENT
+    );
+    assert_eq!(slot, 99);
+    let list = loaded.list as usize;
+    thread::scope(|scope| {
+        let waiter = scope.spawn(move || {
+            let loaded = Borrowed {
+                list: list as *const CK_FUNCTION_LIST,
+            };
+            let mut slot = 99;
+            let rv = call!(loaded.C_WaitForSlotEvent(0, &mut slot, null_mut()));
+            (rv, slot)
+        });
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(get_info(&loaded), CKR_OK); // others can call in between
+        assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+        assert_eq!(waiter.join().expect("no panic"), (NOT_INITIALIZED, 99));
+    });
+    assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+    assert_eq!(
+        call!(loaded.C_WaitForSlotEvent(0, &mut slot, null_mut())),
+        CKR_OK
+    );
+    assert_eq!(slot, 5);
+}
+
+#[test]
+fn a_failed_c_initialize_says_why_only_if_asked() {
+    run_at("cannot_connect", "127.0.0.1:1", &[]);
+    run_at("cannot_connect", "tls:127.0.0.1:1", &[]);
+    run_at("cannot_connect", "", &[]);
+    run_at("cannot_connect", "127.0.0.1:1", &[(LOG, "error")]);
+}
+
+pub fn cannot_connect() {
+    let loaded = Loaded::new();
+    for _ in 0..2 {
+        assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_DEVICE_ERROR);
+        assert_eq!(get_info(&loaded), NOT_INITIALIZED);
+    }
+    assert_eq!(sockets(), 0);
+}
