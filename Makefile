@@ -7,6 +7,7 @@
 #   make msrv           whether everything builds with the oldest Rust that Cargo.toml promises
 #   make bench          cost of a call beside the bare transport
 #   make soak           the slow tests
+#   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR
@@ -53,7 +54,7 @@ CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
 
 LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
 
-.PHONY: all demo check deny msrv bench soak fresh certs install packages demo-packages $(LIBNAMES:%=library-%)
+.PHONY: all demo check deny msrv bench soak vectors fresh certs install packages demo-packages $(LIBNAMES:%=library-%)
 
 all: $(LIBNAMES:%=library-%)
 	$(CLIENT_CARGO) build --release --workspace
@@ -89,6 +90,10 @@ bench: packages
 
 soak: packages
 	$(CARGO) test --release --workspace -- --ignored --test-threads=1
+
+vectors: packages
+	VECTORS=$(CURDIR)/tests/wire/vectors \
+	  $(CARGO) test --test wire capture_every_function -- --ignored
 
 fresh:
 	tests/fresh-system.sh bookworm

@@ -1,5 +1,12 @@
-//! The wire format against bytes that came from the original: 24 calls with their replies, the
-//! RPC-level exchanges, and what becomes of them when they are cut or changed.
+//! Compares the wire format with bytes captured from the original: a call and a reply of every function,
+//! and exchanges at the level of RPC. Also cuts and changes them.
+//!
+//! `vectors/README.md` says where the bytes come from; `capture` captures them again.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod capture;
 
 use std::path::{Path, PathBuf};
 
@@ -72,7 +79,6 @@ fn vectors() -> Vec<Vector> {
             file,
         });
     }
-    assert_eq!(found.len(), 48);
     found
 }
 
@@ -93,49 +99,59 @@ fn xid(record: &[u8]) -> Xid {
     Xid(decoder(record).word().expect("a record has an xid"))
 }
 
+/// The call is read as what it is, and written again byte for byte.
+fn check_call(vector: &Vector) {
+    let file = vector.file.display();
+    let record = record(&vector.bytes);
+    let Request::Call(xid, call) = rpc::read_request(&record) else {
+        panic!("{file}: not read as a call");
+    };
+    assert_eq!(call.function(), vector.function, "{file}");
+    let mut buffer = Vec::new();
+    let written = rpc::write_call(xid, &call, &mut buffer).expect("small");
+    assert!(
+        written.to_vec() == vector.bytes,
+        "{file}: written differently"
+    );
+}
+
+/// The reply is read as what it is, and written again byte for byte.
+fn check_reply(vector: &Vector) {
+    let file = vector.file.display();
+    let record = record(&vector.bytes);
+    let xid = xid(&record);
+    let reply = rpc::read_reply(xid, vector.function, &record).expect("its own xid");
+    let reply = reply.unwrap_or_else(|error| panic!("{file}: {error}"));
+    let mut buffer = Vec::new();
+    let written = rpc::write_reply(xid, &reply, &mut buffer).expect("small");
+    assert!(
+        written.to_vec() == vector.bytes,
+        "{file}: written differently"
+    );
+    let other = Xid(xid.0.wrapping_add(1));
+    assert!(rpc::read_reply(other, vector.function, &record).is_none());
+}
+
 #[test]
 fn captured_calls_are_read_and_written_byte_for_byte() {
-    for vector in vectors().iter().filter(|vector| vector.is_call) {
-        let record = record(&vector.bytes);
-        let Request::Call(xid, call) = rpc::read_request(&record) else {
-            panic!("{}: not read as a call", vector.file.display());
-        };
-        assert_eq!(
-            call.function(),
-            vector.function,
-            "{}",
-            vector.file.display()
-        );
-        let mut buffer = Vec::new();
-        let written = rpc::write_call(xid, &call, &mut buffer)
-            .expect("small")
-            .to_vec();
-        assert!(
-            written == vector.bytes,
-            "{}: written differently",
-            vector.file.display()
-        );
-    }
+    let vectors = vectors();
+    vectors.iter().filter(|v| v.is_call).for_each(check_call);
 }
 
 #[test]
 fn captured_replies_are_read_and_written_byte_for_byte() {
-    for vector in vectors().iter().filter(|vector| !vector.is_call) {
-        let record = record(&vector.bytes);
-        let xid = xid(&record);
-        let reply = rpc::read_reply(xid, vector.function, &record).expect("its own xid");
-        let reply = reply.unwrap_or_else(|error| panic!("{}: {error}", vector.file.display()));
-        let mut buffer = Vec::new();
-        let written = rpc::write_reply(xid, &reply, &mut buffer)
-            .expect("small")
-            .to_vec();
-        assert!(
-            written == vector.bytes,
-            "{}: written differently",
-            vector.file.display()
-        );
-        let other = Xid(xid.0.wrapping_add(1));
-        assert!(rpc::read_reply(other, vector.function, &record).is_none());
+    let vectors = vectors();
+    vectors.iter().filter(|v| !v.is_call).for_each(check_reply);
+}
+
+#[test]
+fn every_function_has_a_captured_call_and_reply() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/vectors");
+    for function in Function::ALL {
+        for kind in ["call", "reply"] {
+            let file = folder.join(format!("{}.{kind}.hex", function.name()));
+            assert!(file.exists(), "{} is missing", file.display());
+        }
     }
 }
 
