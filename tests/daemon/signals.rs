@@ -1,0 +1,159 @@
+//! Signals: the end of the daemon, the reload of its files, and a signal during the start.
+
+use crate::*;
+
+#[test]
+fn sigterm_and_sigint_stop_everything_and_leave_nothing() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let token = Token::new();
+        let mut setup = Setup::new(Maker::Ours, Endpoint::Unix, &token);
+        setup.modules = vec![("null".into(), module("nullmodule"))];
+        let mut daemon = setup.start();
+        let socket = daemon.directory().join("socket");
+        // Written after the socket is there: in the foreground nobody is told when all is ready.
+        let pid = format!("{}\n", daemon.process().pid);
+        let file = daemon.directory().join("pid");
+        assert!(wait_until(Duration::from_secs(5), || {
+            std::fs::read_to_string(&file).is_ok_and(|text| text == pid)
+        }));
+        let mut client = UnixStream::connect(&socket).expect("the daemon accepts");
+        let workers = daemon.workers();
+        daemon.process().signal(signal);
+        let status = daemon.wait().expect("it ends");
+        assert_eq!(status.code(), Some(0), "{signal}");
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
+        assert!(!workers.iter().any(|worker| worker.is_alive()));
+        assert!(!socket.exists() && !file.exists());
+    }
+}
+
+#[test]
+fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_bad() {
+    let token = Token::new();
+    let daemon = setup(&token).start();
+    let filter = daemon.directory().join("filter.conf");
+    let null = module("nullmodule");
+    let mut old = Client::ready(&daemon);
+    let load = |alias: &[u8]| Client::new(&daemon).call(Call::C_LoadModule(alias)).rv().0;
+
+    std::fs::write(&filter, "modules = [(\"other\", \"\"\n").expect("a file");
+    daemon.process().signal(Signal::SIGHUP);
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains("stay in force")));
+    assert!(daemon.log().contains("filter.conf:"), "{}", daemon.log());
+    assert_eq!(load(b"null"), 0);
+
+    // Nobody would ever write into this pipe.
+    std::fs::remove_file(&filter).expect("a file");
+    nix::unistd::mkfifo(&filter, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    daemon.process().signal(Signal::SIGHUP);
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains("filter.conf: expected a file")));
+    assert_eq!(load(b"null"), 0);
+    std::fs::remove_file(&filter).expect("a pipe");
+
+    std::fs::write(
+        &filter,
+        format!(
+            "modules = [(\"other\", \"{}\"),\n(\"gone\", \"/nonexistent.so\")]\n",
+            null.display()
+        ),
+    )
+    .expect("a file");
+    daemon.process().signal(Signal::SIGHUP);
+    assert!(wait_until(Duration::from_secs(5), || daemon
+        .log()
+        .contains("configuration loaded")));
+    let missing = "filter.conf:2: modules: /nonexistent.so: cannot be read: ";
+    assert!(daemon.log().contains(missing), "{}", daemon.log());
+    assert!(wait_until(Duration::from_secs(5), || load(b"other") == 0));
+    assert_eq!(load(b"null"), 5);
+    assert!(
+        old.call(Call::C_GetInfo()).rv().is_ok(),
+        "a connected client was cut off"
+    );
+    assert!(daemon.process().is_alive());
+}
+
+#[test]
+fn a_reload_that_is_bad_for_one_service_changes_nothing_for_any() {
+    let token = Token::new();
+    let second = Directory::new();
+    let rules = |alias: &str| {
+        format!(
+            "modules = [({alias}, \"{}\")]\n",
+            module("nullmodule").display()
+        )
+    };
+    let (filter, socket) = (second.join("filter.conf"), second.join("socket"));
+    std::fs::write(&filter, rules("second")).expect("a file");
+    let mut setup = setup(&token);
+    setup.services = format!(
+        "service {{ name = \"second\"; conn_limit = 1;
+           protocol {{ name = \"p\"; address {{ type = \"local\"; path = \"{}\" }} }};
+           processor {{ type = \"rpc_pkcs11\"; filter_config = \"{}\"; use_ssl = false }};
+           workload_manager {{ type = \"dynamic\"; max_jobs_per_thread = 1;
+             min_free_jobs_capacity = 1; max_free_jobs_capacity = 1; max_threads = 5 }} }};",
+        socket.display(),
+        filter.display()
+    );
+    let daemon = setup.start();
+    let first_filter = daemon.directory().join("filter.conf");
+    let first = |alias: &[u8]| Client::new(&daemon).call(Call::C_LoadModule(alias)).rv().0;
+    let reload = |expected: &str, count: usize| {
+        daemon.process().signal(Signal::SIGHUP);
+        assert!(
+            wait_until(PATIENCE, || daemon.log().matches(expected).count() == count),
+            "{}",
+            daemon.log()
+        );
+    };
+
+    // The first service's new rules are good, the second's are not.
+    std::fs::write(&first_filter, rules("renamed")).expect("a file");
+    std::fs::write(&filter, "modules = [(").expect("a file");
+    reload("stay in force", 1);
+    assert!(!daemon.log().contains("configuration loaded"));
+    assert_eq!(first(b"null"), 0);
+    assert_eq!(first(b"renamed"), 5);
+
+    std::fs::write(&filter, rules("second")).expect("a file");
+    reload("configuration loaded", 2);
+    assert!(wait_until(PATIENCE, || first(b"renamed") == 0));
+    assert_eq!(first(b"null"), 5);
+}
+
+/// A pid file that is a pipe keeps the daemon in its start as long as nobody reads it.
+#[test]
+fn a_signal_during_the_start_leaves_nothing_either() {
+    let directory = with_rules();
+    let (socket, pid_file) = (directory.join("s"), directory.join("pid"));
+    let address = format!("type = \"local\"; path = \"{}\"", socket.display());
+    let conf = directory.join("d.conf");
+    std::fs::write(&conf, configuration(&address, "")).expect("a file");
+    nix::unistd::mkfifo(&pid_file, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+    command
+        .arg("-fg")
+        .arg("-conf")
+        .arg(&conf)
+        .arg("-pid")
+        .arg(&pid_file);
+    let daemon = Running::start(command);
+    assert!(wait_until(Duration::from_secs(5), || socket.exists()));
+    Process::of(daemon.pid())
+        .expect("it waits")
+        .signal(Signal::SIGTERM);
+    let mut options = std::fs::File::options();
+    options.read(true).write(true);
+    options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
+    let pipe = options.open(&pid_file).expect("a pipe");
+    std::fs::remove_file(&pid_file).expect("removed");
+    let is_stopped = wait_until(Duration::from_secs(5), || !socket.exists());
+    drop(pipe);
+    let outcome = daemon.finish(Duration::from_secs(10));
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+    assert!(is_stopped);
+}

@@ -1,0 +1,189 @@
+//! The start: what ends it, and what it does with files that are there already.
+
+use crate::*;
+
+/// Where nothing can be written any more.
+#[test]
+fn a_pid_file_that_cannot_be_written_ends_the_start_and_is_not_left_empty() {
+    let directory = with_rules();
+    let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+    let pid_file = directory.join("pid");
+    std::fs::write(directory.join("d.conf"), conf).expect("a file");
+    for mode in ["", " -fg"] {
+        let mut command = Command::new("sh");
+        // No file may grow: as on a full disk.
+        let script = format!(
+            "ulimit -f 0; trap '' XFSZ; exec timeout 20 {} -conf d.conf -pid pid{mode}",
+            env!("CARGO_BIN_EXE_pkcs11proxyd")
+        );
+        command.arg("-c").arg(script).current_dir(directory.path());
+        // Its output goes through pipes: it can write no file.
+        let output = command.output().expect("a shell");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("cannot write pid file"), "{text}");
+        assert!(!pid_file.exists());
+    }
+}
+
+#[test]
+fn what_is_wrong_at_start_ends_it_with_status_2_in_daemon_mode_too() {
+    let directory = Directory::new();
+    let null = module("nullmodule");
+    let good = format!("modules = [(\"null\", \"{}\")]\n", null.display());
+    std::fs::write(directory.join("filter.conf"), &good).expect("a file");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = format!(
+        "type = \"internet\"; bind = \"{}\"",
+        taken.local_addr().expect("bound")
+    );
+    let free = "type = \"internet\"; bind = \"127.0.0.1:0\"";
+    for (conf, expected) in [
+        (configuration(&taken, ""), "cannot listen"),
+        (
+            configuration("type = \"local\"; path = \"/nonexistent/s\"", ""),
+            "cannot listen",
+        ),
+        (configuration(free, "use_ssl = maybe"), "d.conf:2"),
+        (configuration(free, "max_record_size = 3"), "d.conf:2: "),
+        (configuration(free, "no_such_option = 3"), "no_such_option"),
+        ("netplex { }".into(), "d.conf:1"),
+        (
+            configuration(free, "").replacen("{ ", "{\n controller { max_level = \"loud\" }; ", 1),
+            "d.conf:2",
+        ),
+    ] {
+        for more in [&[][..], &["-fg"]] {
+            let output = refused(&directory, &conf, more);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{conf}: {text}");
+            assert!(text.contains(expected), "{conf}: {text}");
+        }
+    }
+    std::fs::write(
+        directory.join("filter.conf"),
+        "modules = [\n(\"null\" \"x\"]]]\n",
+    )
+    .expect("a file");
+    let output = refused(&directory, &configuration(free, ""), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("filter.conf:2"));
+}
+
+#[test]
+fn a_socket_somebody_listens_at_is_not_taken_and_a_stale_one_is_replaced() {
+    let directory = Directory::new();
+    let null = module("nullmodule");
+    std::fs::write(
+        directory.join("filter.conf"),
+        format!("modules = [(\"null\", \"{}\")]\n", null.display()),
+    )
+    .expect("a file");
+    let path = directory.join("s");
+    let conf = configuration(
+        &format!("type = \"local\"; path = \"{}\"", path.display()),
+        "",
+    );
+
+    std::fs::write(&path, "precious").expect("a file");
+    assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
+    assert_eq!(
+        std::fs::read_to_string(&path).expect("still there"),
+        "precious"
+    );
+    std::fs::remove_file(&path).expect("removed");
+
+    let listener = UnixListener::bind(&path).expect("bound");
+    assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
+    drop(listener);
+
+    // Detached this time: the launcher returns when clients are accepted.
+    let pid_file = directory.join("pid");
+    let output = refused(
+        &directory,
+        &conf,
+        &["-pid", &pid_file.display().to_string()],
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(path.metadata().expect("a socket").file_type().is_socket());
+    drop(UnixStream::connect(&path).expect("it listens when the launcher has returned"));
+    let pid = std::fs::read_to_string(&pid_file).expect("a pid file");
+    let daemon =
+        support::processes::Process::of(pid.trim().parse().expect("a number")).expect("runs");
+    daemon.signal(Signal::SIGTERM);
+    assert!(wait_until(Duration::from_secs(5), || !path.exists()
+        && !pid_file.exists()));
+}
+
+#[test]
+fn a_file_that_tells_the_port_replaces_only_its_like() {
+    let directory = with_rules();
+    let path = directory.join("port");
+    let address = format!("type = \"socket_file\"; path = \"{}\"", path.display());
+    let conf = configuration(&address, "");
+    std::fs::write(&path, "precious").expect("a file");
+    assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
+    let kept = std::fs::read_to_string(&path).expect("still there");
+    assert_eq!(kept, "precious");
+    std::fs::remove_file(&path).expect("a file");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    assert_eq!(refused(&directory, &conf, &[]).status.code(), Some(2));
+    std::fs::remove_file(&path).expect("still there");
+
+    std::fs::write(&path, "socket_file\n1\n").expect("a file");
+    let pid_file = directory.join("pid");
+    let output = refused(
+        &directory,
+        &conf,
+        &["-pid", &pid_file.display().to_string()],
+    );
+    assert_eq!(output.status.code(), Some(0));
+    let pid = std::fs::read_to_string(&pid_file).expect("a pid file");
+    let daemon = Process::of(pid.trim().parse().expect("a number")).expect("runs");
+    let told = std::fs::read_to_string(&path).expect("a file");
+    let port = told.strip_prefix("socket_file\n").expect("its first line");
+    let port: u16 = port.trim().parse().expect("a port");
+    drop(TcpStream::connect(("127.0.0.1", port)).expect("it listens there"));
+    let mode = path.metadata().expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    daemon.signal(Signal::SIGTERM);
+    assert!(wait_until(Duration::from_secs(5), || !path.exists()));
+    assert!(wait_until(Duration::from_secs(5), || !daemon.is_alive()));
+    let left = std::fs::read_dir(directory.path()).expect("a directory");
+    assert_eq!(left.count(), 2, "d.conf and filter.conf");
+}
+
+#[test]
+fn options_say_what_is_wrong_with_them() {
+    let daemon = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+        command.args(arguments);
+        run(command, Duration::from_secs(10))
+    };
+    for arguments in [&["-help"][..], &["--help"], &["-debug-list"]] {
+        let outcome = daemon(arguments);
+        assert_eq!(
+            (outcome.status.code(), outcome.stderr.as_str()),
+            (Some(0), "")
+        );
+        assert!(!outcome.stdout.is_empty());
+    }
+    for arguments in [
+        &["-bogus"][..],
+        &["stray"],
+        &["-conf"],
+        &["-conf", "/nonexistent"],
+    ] {
+        let outcome = daemon(arguments);
+        assert_eq!(
+            (outcome.status.code(), outcome.stdout.as_str()),
+            (Some(2), "")
+        );
+        assert!(!outcome.stderr.is_empty());
+    }
+}
