@@ -14,6 +14,7 @@ mod configurations;
 
 mod client;
 mod hidden;
+mod plans;
 mod scene;
 mod traces;
 mod variations;

@@ -4,11 +4,10 @@
 use xdr::{Architecture, Call, ObjectHandle, Reply};
 
 use crate::client::{Attributes, How, on, over};
+use crate::plans::{derive, encrypt_at_home, minimal, public_key, s7};
 use crate::scene::{KNOWN, PEER};
 use crate::support::cryptoki::{cka, ckk, ckm, cko, dh_group, mechanism, rsa_parts, template};
-use crate::traces::{
-    Attack, derive, encrypt_at_home, from, minimal, off, plan, public_key, s7, with,
-};
+use crate::traces::{Attack, from, off, plan, with};
 
 use cka::{
     DECRYPT, DERIVE, ENCRYPT, EXTRACTABLE, SENSITIVE, SIGN, TOKEN, UNWRAP, VALUE, VALUE_LEN,
