@@ -10,6 +10,8 @@
  * Output buffers are filled with a pattern first; a line ends in `TOUCHED` if a call wrote into a
  * buffer it called too small, or beyond the capacity it was given.
  *
+ * The file is one list of sections, SECTIONS at its end names them; only the helpers at its head are shared.
+ *
  * Expects the token "e2e" with the PINs below and a free slot. Compares nothing: tests/e2e does.
  */
 #define _GNU_SOURCE
