@@ -100,11 +100,12 @@ impl Watch {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn reports_a_source_once_for_what_arrives_and_again_when_asked() {
         let mut watch = Watch::new().unwrap();
-        let (reader, mut writer) = io::pipe().unwrap();
+        let (reader, mut writer) = UnixStream::pair().unwrap();
         let source = Source::Worker(WorkerId(7));
         watch.add(source, &reader).unwrap();
         let soon = Some(Duration::from_millis(1));
