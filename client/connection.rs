@@ -1,9 +1,9 @@
-//! The connection to the daemon: one socket, one call at a time, each call within its deadline.
+//! Makes calls to the daemon over one socket: one call at a time, each within its deadline.
 //!
-//! Calls come from `library`, as values; records go out in one `sendmsg` and come back in one
-//! `recv` in the common case, with or without TLS. Any failure after which call and reply could get out of step ends
-//! the connection for good: sessions and operations lived in it, so nothing is ever reconnected
-//! behind the application's back. Touches neither signal mask nor handlers; SIGPIPE is not raised.
+//! Calls come from `library`, as values. A record goes out in one `sendmsg` and usually comes back in
+//! one `recv`, with or without TLS. A failure after which call and reply could get out of step ends
+//! the connection for good. Its sessions and operations end with it, so nothing reconnects without the
+//! application's knowledge. Signal mask and handlers stay as they are; SIGPIPE is not raised.
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;

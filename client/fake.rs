@@ -1,5 +1,5 @@
-//! For tests: a daemon that is a closure, and one that executes operations as the real one does,
-//! whole and at once.
+//! Stands in for the daemon in unit tests: once as a closure, once as a daemon that executes
+//! operations itself.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -1,11 +1,11 @@
-//! `libp11client.so`: the PKCS#11 library that applications load. It carries each call to
-//! `pkcs11proxyd` and brings back what the module there answers.
+//! Implements `libp11client.so`, the PKCS#11 library that applications load: it sends each call to
+//! `pkcs11proxyd` and returns what the module there answers.
 //!
-//! Calls come in through [`abi`], where the application's pointers end; `library` gives them what
-//! PKCS#11 promises and the wire does not (two-call lengths, lists, attributes, waiting), and
-//! `connection` carries them, over `tls` where that is wanted. Loading the library does nothing: it connects in C_Initialize and
-//! disconnects in C_Finalize. It never ends the process, never prints unless `PKCS11PROXY_LOG` asks
-//! for it, starts no thread and leaves signals alone.
+//! Calls arrive in [`abi`], and no pointer of the application goes further. `library` does what
+//! PKCS#11 promises and the protocol leaves to the client: sizes, lists, attributes, waiting.
+//! `connection` sends them, over `tls` where that is asked for. Loading the library does nothing: it
+//! connects in C_Initialize and disconnects in C_Finalize. It never ends the process, prints only if
+//! `PKCS11PROXY_LOG` asks for it, starts no thread and leaves signals alone.
 
 #![deny(unsafe_code)]
 #![deny(

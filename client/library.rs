@@ -1,9 +1,9 @@
-//! What stands between the C functions and the connection: everything PKCS#11 promises an
-//! application that the wire leaves to the client.
+//! Does for the application what PKCS#11 promises and the protocol leaves to the client: states,
+//! sizes and lists, attributes, and waiting for slot events.
 //!
-//! `abi` brings calls with their pointers already turned into slices and takes values back; calls
-//! that need nothing but carrying go straight to the [`Remote`]. No lock is held while a call is
-//! on its way but the connection's own.
+//! `abi` calls it with slices in place of the application's pointers, and gets values back. Calls
+//! that need nothing of this go straight to the [`Remote`]. While a call is on its way, only the
+//! connection's lock is held.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -417,7 +417,7 @@ mod tests {
         answer.map(|answer| answer.map(|slots| slots.len()))
     }
 
-    /// spec/client.md 8.1, with the observations of C_GetMechanismList.
+    /// As the original's library was observed to answer C_GetSlotList and C_GetMechanismList.
     #[test]
     fn lists_keep_to_the_room_there_is() {
         let too_small = CkRv::BUFFER_TOO_SMALL;

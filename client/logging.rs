@@ -1,5 +1,4 @@
-//! Messages for whoever looks into a failure: off unless `PKCS11PROXY_LOG` names a level, and then
-//! on stderr.
+//! Logs on standard error, if `PKCS11PROXY_LOG` names a level.
 //!
 //! Each message is one write without a lock. A logger that locks (env_logger locks std's stderr)
 //! can be locked by another thread at the moment of a fork, and its first message would hang the

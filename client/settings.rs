@@ -1,8 +1,10 @@
-//! Where the daemon is, which module to ask it for, how long to wait, and whether and with what to
-//! speak TLS: environment variables, the alias file, the library's name and the compiled-in value.
+//! Reads the library's settings: where the daemon is, which module to ask for, how long to wait, and
+//! which files TLS needs.
 //!
-//! Read anew at each C_Initialize. Everything comes through an [`Environment`], so that the rules
-//! can be tested without touching the process's own. Opens nothing but the alias file.
+//! They come from environment variables, the file with the alias, the name of the library's file and
+//! the values that are compiled in, and are read again at each C_Initialize. Everything comes through
+//! an [`Environment`], so that tests need not touch that of the process. Only the file with the alias
+//! is opened.
 
 use bindings::process;
 use std::ffi::{OsStr, OsString};

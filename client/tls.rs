@@ -1,9 +1,9 @@
-//! TLS to the daemon: what it is told and proves, the handshake, and records in TLS records.
+//! Speaks TLS to the daemon: loads keys and certificates, shakes hands, and carries the protocol's records.
 //!
-//! [`crate::settings`] says which files; `connection` brings a connected socket and calls. All use of
-//! OpenSSL is inside of the private library context of [`bindings::openssl_context`], freeing included.
-//! Without an orderly end ([`Stream::close`]) OpenSSL's objects are left in memory: at exit OpenSSL
-//! may have cleaned up already, and in a forked child they are the parent's.
+//! [`crate::settings`] names the files, and `connection` brings a connected socket and the calls. OpenSSL is
+//! used only inside the private library context of [`bindings::openssl_context`], for freeing too. Unless
+//! [`Stream::close`] is called, OpenSSL's objects stay in memory: at exit OpenSSL may have cleaned up
+//! already, and in a forked child they belong to the parent.
 
 use std::fs::File;
 use std::io::{self, Read};

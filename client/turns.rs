@@ -1,4 +1,4 @@
-//! Taking turns in the order of arrival.
+//! Gives threads their turns in the order of their arrival.
 //!
 //! A plain mutex lets the thread that has just finished take it again before the one it woke up is
 //! running: of several threads that call without a pause, one would have the connection for

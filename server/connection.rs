@@ -1,8 +1,8 @@
-//! One client's connection: read a record, decode the call, have it answered, write the reply.
+//! Serves the connection of one client: reads a record, decodes the call, has it answered, writes the reply.
 //!
-//! Bytes come from a [`Transport`], the worker's socket or TLS on it; calls go to a [`Cryptoki`] and
-//! its replies back. One blocking read and one write serve a call. A record that has begun must be
-//! complete within a time limit; between two records a client may idle for ever.
+//! Bytes come from a [`Transport`], which is the worker's socket or TLS on it. Calls go to a
+//! [`Cryptoki`], and its replies go back. One blocking read and one write serve a call. A record that
+//! has begun must be complete within a time limit. Between two records a client may be idle for ever.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

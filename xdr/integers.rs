@@ -1,4 +1,4 @@
-//! The integers of the interface: one type for each meaning a CK_ULONG has on the wire.
+//! Defines the integers of the interface: one type for each meaning that a CK_ULONG has on the wire.
 //!
 //! `build.rs` makes a row of each `typedef unsigned hyper` in `pkcs11_rpc.x`. All travel as 8 bytes,
 //! big-endian. A number that we do not know passes unchanged.

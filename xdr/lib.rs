@@ -1,4 +1,4 @@
-//! The protocol between client and daemon: PKCS#11 calls and replies as values, and their encoding.
+//! Defines the protocol between client and daemon: PKCS#11 calls and replies as values, and their encoding.
 //!
 //! Bytes come from and go to `server::connection` and `client::connection`; values go to and come
 //! from whatever implements [`Cryptoki`]. The interface itself is `pkcs11_rpc.x`, compiled by

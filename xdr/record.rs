@@ -1,4 +1,4 @@
-//! Record marking (RFC 5531, section 11): cuts a byte stream into complete RPC records.
+//! Cuts a byte stream into complete RPC records (record marking, RFC 5531, section 11).
 //!
 //! The connections of both halves read straight into [`Records::space`]; a record of one fragment
 //! is used where it was received. A record over the limit is refused when its length is read,

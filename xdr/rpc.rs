@@ -1,8 +1,7 @@
-//! ONC RPC headers (RFC 5531, section 9) of calls and replies, for program 4 version 3.
+//! Reads and writes the ONC RPC headers (RFC 5531, section 9) of calls and replies, for program 4 version 3.
 //!
 //! The daemon's side answers unusual calls with the same statuses as the original; the client's side
-//! accepts any accepted reply to its own xid. What lies behind the headers is read by
-//! `call`.
+//! accepts any accepted reply to its own xid. `call` reads what follows the headers.
 
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
 use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices};

@@ -1,5 +1,6 @@
-//! CK_RV, the return value of a PKCS#11 function: every code of the standard and its name, in one
-//! table. A code that is not in it, a vendor's for instance, passes unchanged and prints as hex.
+//! Lists the return values of PKCS#11 functions (CK_RV) with their names, in one table.
+//!
+//! A code that is not in it, such as a vendor's, passes unchanged and is printed in hexadecimal.
 
 use crate::integers::CkRv;
 

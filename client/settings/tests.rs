@@ -194,7 +194,8 @@ fn tls_needs_three_files_or_a_shared_key() {
     }
 }
 
-/// spec/client.md 4.2.
+/// Leading digits count, what follows is ignored, and 25 s hold for everything else, as observed of the
+/// original's library.
 #[test]
 fn timeouts_are_read_as_the_original_reads_them() {
     let seconds = |text: &str| with("PKCS11PROXY_RPC_TIMEOUT", text).unwrap().timeout;
@@ -216,7 +217,7 @@ fn timeouts_are_read_as_the_original_reads_them() {
     assert_eq!(seconds("100000000"), Duration::from_secs(100_000_000));
 }
 
-/// spec/client.md 5: a variable that is set wins even if empty, then the build, then the file.
+/// As with the original's library: a variable that is set wins even if empty, then the build, then the file.
 #[test]
 fn the_alias_has_its_precedence() {
     let home = ("HOME", "/home/u");

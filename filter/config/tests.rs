@@ -1,4 +1,4 @@
-//! Which files are accepted, which are refused, and with which messages.
+//! Tests which filter files are accepted, which are refused, and with which messages.
 
 use super::options::OPTIONS;
 use super::*;

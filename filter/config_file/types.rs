@@ -1,4 +1,4 @@
-//! Types for single values of a configuration file: one that keeps its place, a string of any bytes,
+//! Defines types for single values of a configuration file: one that keeps its place, a string of any bytes,
 //! and a number with a decimal point.
 //!
 //! The two configurations declare their options with them; `deserializer` fills them in.

@@ -1,4 +1,4 @@
-//! A point in time at which a blocking call has to be over.
+//! Represents the point in time at which a blocking call has to be over.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A stream socket whose blocking calls end at a deadline.
+//! Wraps a stream socket so that its blocking calls end at a deadline.
 //!
 //! The kernel's own time limits do it (SO_RCVTIMEO, SO_SNDTIMEO). They are set anew only when they are off
 //! by more than [`SLACK`], so that a call that is answered at once costs no system call for them.

@@ -1,4 +1,4 @@
-//! The parts of TLS that both halves have in common: names, suites, settings, and the stream that OpenSSL
+//! Holds the parts of TLS that both halves share: names, suites, settings, and the stream that OpenSSL
 //! works on.
 //!
 //! One read of the socket and one write serve a call, as without TLS: OpenSSL reads ahead, and the TLS
