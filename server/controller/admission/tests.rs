@@ -1,0 +1,243 @@
+//! Tests each rule of admission without a process or a socket.
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    workers: 3,
+    spare: 1,
+    per_peer: 0,
+};
+
+fn service(limits: Limits) -> Admission<&'static str> {
+    Admission::new(limits)
+}
+
+/// A service whose workers 1 to 3 all shake hands, since `start` and 10 ms apart.
+fn all_shaking(start: Instant) -> Admission<&'static str> {
+    let mut service = service(LIMITS);
+    for number in 1..=3 {
+        let worker = WorkerId(number);
+        service.forked(worker);
+        assert_eq!(service.place(&"peer"), Placement::Worker(worker));
+        let since = start + Duration::from_millis(10 * number as u64);
+        service.given(worker, "peer", Some(since));
+    }
+    service
+}
+
+fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+fn workers(evictions: &[Eviction<&str>]) -> Vec<usize> {
+    evictions.iter().map(|eviction| eviction.worker.0).collect()
+}
+
+#[test]
+fn forks_spare_workers_up_to_both_limits() {
+    let now = Instant::now();
+    let mut service = service(LIMITS);
+    assert!(service.needs_spare(now));
+    service.forked(WorkerId(1));
+    assert!(!service.needs_spare(now));
+    for (number, needs_spare) in [(1, true), (2, true), (3, false)] {
+        assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(number)));
+        service.given(WorkerId(number), "peer", None);
+        assert_eq!(service.needs_spare(now), needs_spare);
+        if needs_spare {
+            service.forked(WorkerId(number + 1));
+        }
+    }
+    assert!(service.is_full());
+    assert!(!service.can_accept(now));
+}
+
+#[test]
+fn forks_for_a_client_where_no_worker_is_idle() {
+    let now = Instant::now();
+    let mut service = service(Limits { spare: 0, ..LIMITS });
+    assert!(!service.needs_spare(now));
+    assert!(service.can_accept(now));
+    assert_eq!(service.place(&"peer"), Placement::Fork);
+    service.forked(WorkerId(7));
+    assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(7)));
+}
+
+#[test]
+fn gives_the_worker_that_waited_longest() {
+    let mut service = service(LIMITS);
+    service.forked(WorkerId(5));
+    service.forked(WorkerId(4));
+    assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(5)));
+    assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(4)));
+}
+
+#[test]
+fn counts_the_connections_of_each_peer_until_its_workers_are_reaped() {
+    let now = Instant::now();
+    let mut service = service(Limits {
+        per_peer: 1,
+        ..LIMITS
+    });
+    service.forked(WorkerId(1));
+    service.forked(WorkerId(2));
+    assert_eq!(service.place(&"one"), Placement::Worker(WorkerId(1)));
+    service.given(WorkerId(1), "one", None);
+    assert_eq!(service.place(&"one"), Placement::Refuse(1));
+    assert_eq!(service.place(&"two"), Placement::Worker(WorkerId(2)));
+    service.given(WorkerId(2), "two", Some(now));
+    assert_eq!(service.place(&"two"), Placement::Refuse(1));
+    service.ended(WorkerId(1), now);
+    assert_eq!(service.place(&"one"), Placement::Fork);
+    assert_eq!(service.place(&"two"), Placement::Refuse(1));
+}
+
+#[test]
+fn pauses_after_a_failure_and_goes_on_by_itself() {
+    let now = Instant::now();
+    let mut service = service(LIMITS);
+    service.pause(now);
+    assert!(!service.can_accept(now));
+    assert!(!service.needs_spare(now));
+    assert_eq!(service.next_wake(now, false), Some(PAUSE));
+    assert_eq!(
+        service.next_wake(now + millis(400), true),
+        Some(millis(600))
+    );
+    assert!(service.needs_spare(now + PAUSE));
+    assert!(service.can_accept(now + PAUSE));
+    assert_eq!(service.next_wake(now + PAUSE, false), None);
+}
+
+#[test]
+fn pauses_when_workers_keep_ending_without_a_client() {
+    let now = Instant::now();
+    let mut service = service(LIMITS);
+    let end_idle = |service: &mut Admission<_>, number| {
+        service.forked(WorkerId(number));
+        assert!(!service.ended(WorkerId(number), now));
+    };
+    for number in 1..10 {
+        end_idle(&mut service, number);
+    }
+    // One that gets a client shows that workers can start.
+    service.forked(WorkerId(20));
+    service.place(&"peer");
+    service.given(WorkerId(20), "peer", None);
+    for number in 30..39 {
+        end_idle(&mut service, number);
+    }
+    assert!(service.can_accept(now));
+    end_idle(&mut service, 40);
+    assert!(!service.can_accept(now));
+    assert!(service.can_accept(now + PAUSE));
+}
+
+#[test]
+fn a_dead_idle_worker_is_not_given_to_anybody() {
+    let now = Instant::now();
+    let mut service = service(LIMITS);
+    service.forked(WorkerId(1));
+    service.forked(WorkerId(2));
+    service.ended(WorkerId(1), now);
+    assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(2)));
+}
+
+#[test]
+fn ends_the_longest_handshakes_and_none_before_their_grace() {
+    let start = Instant::now();
+    let mut service = all_shaking(start);
+    assert!(service.evict(start + millis(259)).is_empty());
+    let evicted = service.evict(start + millis(270));
+    assert_eq!(workers(&evicted), [1, 2]);
+    assert_eq!(evicted[0].peer, "peer");
+    assert_eq!(evicted[0].taken, millis(260));
+}
+
+#[test]
+fn ends_no_handshake_while_earlier_ones_have_to_end() {
+    let start = Instant::now();
+    let mut service = all_shaking(start);
+    let later = start + millis(1000);
+    assert_eq!(workers(&service.evict(start + millis(265))), [1]);
+    assert!(service.evict(later).is_empty());
+    assert_eq!(service.next_wake(later, true), None);
+    assert!(service.ended(WorkerId(1), later));
+    assert_eq!(workers(&service.evict(later)), [2, 3]);
+}
+
+#[test]
+fn ends_eight_handshakes_at_once_at_the_most() {
+    let start = Instant::now();
+    let mut service = service(Limits {
+        workers: 20,
+        ..LIMITS
+    });
+    for number in 0..20 {
+        service.forked(WorkerId(number));
+        service.place(&"peer");
+        service.given(WorkerId(number), "peer", Some(start));
+    }
+    let evicted = service.evict(start + PAUSE);
+    assert_eq!(workers(&evicted), (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn keeps_whoever_finished_its_handshake() {
+    let start = Instant::now();
+    let mut service = all_shaking(start);
+    service.established(WorkerId(1));
+    assert_eq!(workers(&service.evict(start + PAUSE)), [2, 3]);
+    // Too late for one that was ended.
+    service.established(WorkerId(2));
+    assert!(service.ended(WorkerId(2), start));
+    assert!(!service.ended(WorkerId(1), start));
+}
+
+#[test]
+fn wakes_when_the_oldest_handshake_can_be_ended() {
+    let start = Instant::now();
+    let service = all_shaking(start);
+    assert_eq!(
+        service.next_wake(start + millis(60), true),
+        Some(millis(200))
+    );
+    assert_eq!(service.next_wake(start + PAUSE, true), Some(Duration::ZERO));
+    assert_eq!(service.next_wake(start, false), None);
+}
+
+#[test]
+fn wakes_at_once_while_a_waiting_client_can_be_served() {
+    let now = Instant::now();
+    let mut service = service(LIMITS);
+    assert_eq!(service.next_wake(now, true), Some(Duration::ZERO));
+    service.forked(WorkerId(1));
+    assert_eq!(service.next_wake(now, true), Some(Duration::ZERO));
+    assert_eq!(service.next_wake(now, false), None);
+}
+
+#[test]
+fn retired_workers_get_no_client_and_count_until_they_end() {
+    let now = Instant::now();
+    let mut service = service(Limits {
+        workers: 1,
+        ..LIMITS
+    });
+    service.forked(WorkerId(1));
+    assert_eq!(service.retire_idle(), [WorkerId(1)]);
+    assert_eq!(service.place(&"peer"), Placement::Fork);
+    assert!(!service.can_accept(now));
+    assert!(service.ended(WorkerId(1), now));
+    assert!(service.can_accept(now));
+    assert!(service.retire_idle().is_empty());
+}
+
+#[test]
+fn a_worker_that_nobody_knows_changes_nothing() {
+    let now = Instant::now();
+    let mut service = service(LIMITS);
+    service.given(WorkerId(9), "peer", None);
+    service.established(WorkerId(9));
+    assert!(!service.ended(WorkerId(9), now));
+    assert_eq!(service.place(&"peer"), Placement::Fork);
+}
