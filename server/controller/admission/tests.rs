@@ -64,6 +64,22 @@ fn forks_for_a_client_where_no_worker_is_idle() {
 }
 
 #[test]
+fn accepts_as_long_as_a_worker_is_idle_though_no_more_may_be_forked() {
+    let now = Instant::now();
+    let mut service = service(Limits {
+        workers: 1,
+        ..LIMITS
+    });
+    service.forked(WorkerId(1));
+    assert!(service.is_full());
+    assert!(service.can_accept(now));
+    assert_eq!(service.next_wake(now, true), Some(Duration::ZERO));
+    assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(1)));
+    service.given(WorkerId(1), "peer", None);
+    assert!(!service.can_accept(now));
+}
+
+#[test]
 fn gives_the_worker_that_waited_longest() {
     let mut service = service(LIMITS);
     service.forked(WorkerId(5));
@@ -90,6 +106,37 @@ fn counts_the_connections_of_each_peer_until_its_workers_are_reaped() {
     service.ended(WorkerId(1), now);
     assert_eq!(service.place(&"one"), Placement::Fork);
     assert_eq!(service.place(&"two"), Placement::Refuse(1));
+}
+
+#[test]
+fn gives_a_connection_back_to_its_peer_however_far_it_came() {
+    let start = Instant::now();
+    let mut service = service(Limits {
+        workers: 4,
+        per_peer: 4,
+        ..LIMITS
+    });
+    // 1 serves, 2 has finished its handshake, 3 is evicted, 4 still shakes hands.
+    for number in 1..=4 {
+        let worker = WorkerId(number);
+        service.forked(worker);
+        assert_eq!(service.place(&"peer"), Placement::Worker(worker));
+        let since = start + millis(number as u64);
+        service.given(worker, "peer", (number > 1).then_some(since));
+    }
+    service.established(WorkerId(2));
+    let evicted = service.evict(start + HANDSHAKE_GRACE + millis(3));
+    assert_eq!(workers(&evicted), [3]);
+    assert_eq!(service.place(&"peer"), Placement::Refuse(4));
+
+    service.limits.per_peer = 1;
+    for (number, left) in [(3, 3), (1, 2), (4, 1)] {
+        service.ended(WorkerId(number), start);
+        assert_eq!(service.place(&"peer"), Placement::Refuse(left));
+    }
+    service.ended(WorkerId(2), start);
+    assert_eq!(service.place(&"peer"), Placement::Fork);
+    assert!(service.peers.is_empty(), "a peer that is gone is kept");
 }
 
 #[test]
@@ -134,6 +181,42 @@ fn pauses_when_workers_keep_ending_without_a_client() {
 }
 
 #[test]
+fn pauses_again_only_after_as_many_early_ends() {
+    let now = Instant::now();
+    let mut service = service(LIMITS);
+    for number in 0..EARLY_ENDS as usize {
+        service.forked(WorkerId(number));
+        service.ended(WorkerId(number), now);
+    }
+    assert!(!service.can_accept(now));
+    let later = now + PAUSE;
+    service.forked(WorkerId(50));
+    service.ended(WorkerId(50), later);
+    assert!(service.can_accept(later));
+}
+
+#[test]
+fn does_not_pause_for_workers_that_had_a_client_or_were_retired() {
+    let now = Instant::now();
+    let mut service = service(LIMITS);
+    // They get their clients before any of them ends: a client would start the count anew.
+    for number in 0..20 {
+        service.forked(WorkerId(number));
+        service.place(&"peer");
+        service.given(WorkerId(number), "peer", None);
+    }
+    for number in 0..20 {
+        service.ended(WorkerId(number), now);
+    }
+    for number in 20..40 {
+        service.forked(WorkerId(number));
+        assert_eq!(service.retire_idle(), [WorkerId(number)]);
+        service.ended(WorkerId(number), now);
+    }
+    assert!(service.can_accept(now));
+}
+
+#[test]
 fn a_dead_idle_worker_is_not_given_to_anybody() {
     let now = Instant::now();
     let mut service = service(LIMITS);
@@ -164,6 +247,19 @@ fn ends_no_handshake_while_earlier_ones_have_to_end() {
     assert_eq!(service.next_wake(later, true), None);
     assert!(service.ended(WorkerId(1), later));
     assert_eq!(workers(&service.evict(later)), [2, 3]);
+}
+
+#[test]
+fn ends_handshakes_also_while_a_retired_worker_has_to_end() {
+    let start = Instant::now();
+    let mut service = all_shaking(start);
+    service.ended(WorkerId(3), start);
+    service.forked(WorkerId(4));
+    assert_eq!(service.retire_idle(), [WorkerId(4)]);
+    assert!(service.is_full());
+    let later = start + PAUSE;
+    assert_eq!(service.next_wake(later, true), Some(Duration::ZERO));
+    assert_eq!(workers(&service.evict(later)), [1, 2]);
 }
 
 #[test]
