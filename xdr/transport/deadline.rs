@@ -7,14 +7,21 @@ use std::time::{Duration, Instant};
 /// them for no limit.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// What [`Deadline::after`] makes of other times, so that a call is tried at least once, and the clock has a
+/// number for the end.
+const ALLOWED: (Duration, Duration) = (
+    Duration::from_millis(10),
+    Duration::from_secs(100 * 365 * 24 * 3600),
+);
+
 /// When something has to be over.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// This long from now.
+    /// This long from now; at least 10 ms, at most 100 years.
     pub fn after(time: Duration) -> Deadline {
-        Deadline(Instant::now() + time)
+        Deadline(Instant::now() + time.clamp(ALLOWED.0, ALLOWED.1))
     }
 
     /// How much time is left; [`io::ErrorKind::TimedOut`] when it is less than a millisecond.
@@ -35,6 +42,14 @@ impl Deadline {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `record_timeout` and `handshake_timeout` may be any number above 0.
+    #[test]
+    fn extreme_times_leave_some_time_and_overflow_nothing() {
+        for time in [Duration::from_nanos(1), Duration::MAX] {
+            assert!(Deadline::after(time).remaining().is_ok(), "{time:?}");
+        }
+    }
 
     #[test]
     fn less_than_a_millisecond_is_no_time() {

@@ -1,7 +1,9 @@
 //! Wraps a stream socket so that its blocking calls end at a deadline.
 //!
 //! The kernel's own time limits do it (SO_RCVTIMEO, SO_SNDTIMEO). They are set anew only when they are off
-//! by more than [`SLACK`], so that a call that is answered at once costs no system call for them.
+//! by more than [`SLACK`], so that a call that is answered at once costs no system call for them. So a call
+//! ends up to [`SLACK`] late, and never early. On a Unix socket the kernel applies the limit for sending to
+//! each part of a long message, so a peer who reads slowly, but reads, can draw one `send` out.
 
 use std::io::{self, IoSlice, Read};
 use std::time::Duration;
@@ -54,7 +56,7 @@ impl TimedSocket {
         loop {
             self.limit_receiving(deadline)?;
             let mut socket = &self.socket;
-            if let Some(result) = finished(socket.read(space)) {
+            if let Some(result) = finished(socket.read(space), deadline) {
                 return result;
             }
         }
@@ -68,7 +70,7 @@ impl TimedSocket {
                 [one] => self.socket.send_with_flags(one, NO_SIGNAL),
                 parts => self.socket.send_vectored_with_flags(parts, NO_SIGNAL),
             };
-            if let Some(result) = finished(sent) {
+            if let Some(result) = finished(sent, Some(deadline)) {
                 return result;
             }
         }
@@ -136,16 +138,53 @@ fn is_off(limit: Option<Duration>, wanted: Duration) -> bool {
     limit.is_none_or(|limit| limit.abs_diff(wanted) > SLACK)
 }
 
-/// `None` when the call was interrupted and is to be made again.
-fn finished(result: io::Result<usize>) -> Option<io::Result<usize>> {
+/// `None` when the call is to be made again: it was interrupted, or the kernel's limit, which is that of an
+/// earlier call, ended it before the deadline.
+fn finished(result: io::Result<usize>, deadline: Option<Deadline>) -> Option<io::Result<usize>> {
     match result {
         Ok(count) => Some(Ok(count)),
         Err(error) => match error.kind() {
             io::ErrorKind::Interrupted => None,
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                Some(Err(io::ErrorKind::TimedOut.into()))
+                let is_early = deadline.is_some_and(|deadline| deadline.remaining().is_ok());
+                (!is_early).then(|| Err(io::ErrorKind::TimedOut.into()))
             }
             _ => Some(Err(error)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A limit that an earlier call left, and that is close enough not to be set anew.
+    const EARLIER: Duration = Duration::from_millis(30);
+    const TIME: Duration = Duration::from_millis(120);
+
+    #[test]
+    fn no_call_ends_before_its_deadline() {
+        let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let mut socket = TimedSocket::new(near);
+        let mut space = [0; 64];
+        for is_receiving in [true, false] {
+            socket.limit_both(EARLIER).unwrap();
+            let start = Instant::now();
+            let deadline = Deadline::after(TIME);
+            let error = loop {
+                let result = match is_receiving {
+                    true => socket.receive(&mut space, Some(deadline)),
+                    false => socket.send(&[IoSlice::new(&space)], deadline),
+                };
+                if let Err(error) = result {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(start.elapsed() >= TIME - Duration::from_millis(1));
+        }
+        drop(far);
     }
 }
