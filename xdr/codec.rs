@@ -436,6 +436,8 @@ impl<'b> Slices<'b> {
             return first;
         };
         buffer.clear();
+        // at once: a buffer that moves would leave a copy behind
+        buffer.reserve_exact(size.min(self.len()));
         for part in [first, second].into_iter().chain(parts.map(|part| &**part)) {
             let room = size - buffer.len();
             buffer.extend_from_slice(part.get(..room).unwrap_or(part));

@@ -208,7 +208,8 @@ impl<C: Channel> TlsStream<C> {
             self.stream.get_mut().collect();
         }
         let sent = self.send_pieces(record);
-        // PINs, keys and plaintext were copied here.
+        // PINs, keys and plaintext were copied here; what an earlier piece left lies behind a shorter last one.
+        self.piece.resize(self.piece.capacity(), 0);
         wipe(&mut self.piece);
         self.piece.clear();
         sent
