@@ -43,9 +43,9 @@ pub(crate) struct CMechanism {
 
 impl CMechanism {
     pub(crate) fn new(mechanism: &Mechanism, flat: &[u64]) -> Result<CMechanism, CkRv> {
-        let number = narrow(mechanism.mechanism_type.0);
+        let number = narrow(mechanism.mechanism_type().0);
         let is_flat = flat.iter().any(|&listed| narrow(listed) == number);
-        let bytes = mechanism.parameter.for_module(is_flat)?;
+        let bytes = mechanism.parameter().for_module(is_flat)?;
         let mut parameter = Vec::with_capacity(bytes.len().div_ceil(8) + PARAMETER_SPARE);
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];

@@ -146,7 +146,7 @@ impl Module {
                 None => Reply::only(function, missing),
             },
             Call::C_WrapKey(_, mechanism, with, key) => {
-                let parameter = mechanism.parameter.for_module(true);
+                let parameter = mechanism.parameter().for_module(true);
                 let mut wrapped = parameter
                     .expect("the client refuses addresses")
                     .into_owned();

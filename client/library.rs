@@ -157,9 +157,9 @@ impl<R: Remote> Library<R> {
         key: ObjectHandle,
         room: Room,
     ) -> Result<Answer<Data>, CkRv> {
-        let parameter = mechanism.parameter.for_module(true)?;
+        let parameter = mechanism.parameter().for_module(true)?;
         let mut input = Vec::with_capacity(24 + parameter.len());
-        for number in [mechanism.mechanism_type.0, wrapping_key.0, key.0] {
+        for number in [mechanism.mechanism_type().0, wrapping_key.0, key.0] {
             input.extend_from_slice(&number.to_be_bytes());
         }
         input.extend_from_slice(&parameter);

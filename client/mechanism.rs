@@ -21,7 +21,7 @@ pub(crate) fn crossing(
     parameter: Vec<u8>,
 ) -> Result<Mechanism, CkRv> {
     let mechanism = Mechanism::laid_out(mechanism_type, parameter, Architecture::host());
-    mechanism.parameter.for_module(true)?;
+    mechanism.parameter().for_module(true)?;
     Ok(mechanism)
 }
 

@@ -80,7 +80,7 @@ pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<
         }
     }
     if let Some(mechanism) = call.mechanism() {
-        check_mechanism(context, mechanism.mechanism_type)?;
+        check_mechanism(context, mechanism.mechanism_type())?;
         check_parameter(context, session, mechanism)?;
         let mut operations = facts.families.iter().copied().filter_map(Operation::of);
         operations.try_for_each(|operation| check_padding(context, operation, mechanism))?;
@@ -205,7 +205,7 @@ fn check_padding(
     operation: Operation,
     mechanism: &Mechanism,
 ) -> Result<(), Refusal> {
-    let mechanism = mechanism.mechanism_type;
+    let mechanism = mechanism.mechanism_type();
     let kind = operation.name();
     if let Some(source) = context.rules.forbids_padding(operation, mechanism) {
         let what = format!("padding of '{}' for {kind}", log::mechanism(mechanism));

@@ -17,13 +17,12 @@ use crate::mechanism_names;
 use crate::parameter_layouts::{self as layouts, Field, Layout};
 use crate::word_size::{Abi, narrow};
 
-/// A mechanism and its parameter: CK_MECHANISM.
+/// A mechanism and its parameter: CK_MECHANISM. The two cannot be changed alone, because the type says
+/// whether the bytes of the parameter can contain an address.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Mechanism {
-    /// Which mechanism.
-    pub mechanism_type: MechanismType,
-    /// Its parameter.
-    pub parameter: Parameter,
+    mechanism_type: MechanismType,
+    parameter: Parameter,
 }
 
 /// The parameter of a mechanism.
@@ -99,6 +98,16 @@ impl Mechanism {
             mechanism_type,
             parameter: read(mechanism_type, parameter, Abi::candidates(client)),
         }
+    }
+
+    /// Which mechanism.
+    pub fn mechanism_type(&self) -> MechanismType {
+        self.mechanism_type
+    }
+
+    /// Its parameter.
+    pub fn parameter(&self) -> &Parameter {
+        &self.parameter
     }
 
     /// The handles of keys and certificates in the parameter; a handle of 0 means none. If the

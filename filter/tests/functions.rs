@@ -181,7 +181,7 @@ fn offending(function: Function, offences: &[Offence]) -> Call<'static> {
     let label = |offence| template(&[(LABEL, if has(offence) { b"bad" } else { b"good" })]);
     let (s, slot) = (SESSION, SlotId(0));
     match sample(function) {
-        C_GetMechanismInfo(..) => C_GetMechanismInfo(slot, mechanism().mechanism_type),
+        C_GetMechanismInfo(..) => C_GetMechanismInfo(slot, mechanism().mechanism_type()),
         C_SetOperationState(..) => C_SetOperationState(s, b"", object(Object), object(Second)),
         C_Login(..) => C_Login(s, UserType(if has(User) { 0 } else { 1 }), b"pin"),
         C_CreateObject(..) => C_CreateObject(s, label(Label)),

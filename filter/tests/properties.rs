@@ -124,7 +124,7 @@ fn any_call(numbers: &mut Numbers) -> Call<'static> {
         11 => C_Login(s, UserType(numbers.below(4) as u64), b"pin"),
         12 => C_SetOperationState(s, b"", first, second),
         13 => C_OpenSession(SlotId(0), Flags(6)),
-        14 => C_GetMechanismInfo(SlotId(0), mechanism.mechanism_type),
+        14 => C_GetMechanismInfo(SlotId(0), mechanism.mechanism_type()),
         _ => sample(numbers.one_of(Function::ALL)),
     }
 }
@@ -226,10 +226,10 @@ fn laid_out(call: &Call<'static>, client: Architecture) -> Call<'static> {
         template
     };
     let parameter = |mechanism: &Mechanism| {
-        let ours = mechanism.parameter.for_module(true);
+        let ours = mechanism.parameter().for_module(true);
         let mut theirs = ours.expect("no addresses").into_owned();
         number(&mut theirs);
-        Mechanism::unread(mechanism.mechanism_type, theirs)
+        Mechanism::unread(mechanism.mechanism_type(), theirs)
     };
     match call.clone() {
         C_EncryptInit(s, m, key) => C_EncryptInit(s, parameter(&m), key),

@@ -76,7 +76,7 @@ fn addresses_are_refused() {
             .expect("a key");
         let session = client.session;
         for made in with_addresses(architecture) {
-            let kind = made.mechanism_type.0;
+            let kind = made.mechanism_type().0;
             let empty = template::<&[u8]>(&[]);
             let calls = [
                 Call::C_EncryptInit(session, made.clone(), key),

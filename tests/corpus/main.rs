@@ -216,7 +216,7 @@ fn requests() {
             Request::Call(_, call) => {
                 let mut outcome = call.function().name().to_owned();
                 if let Some(mechanism) = call.mechanism() {
-                    let parameter = match mechanism.parameter.for_module(false) {
+                    let parameter = match mechanism.parameter().for_module(false) {
                         Ok(bytes) => format!("parameter of {} bytes", bytes.len()),
                         Err(rv) => rv.to_string(),
                     };

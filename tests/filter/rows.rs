@@ -203,7 +203,7 @@ pub const ROWS: &[Row] = &[
             else {
                 return false;
             };
-            mechanism.parameter == Parameter::None && case.rvs().0 == 7
+            *mechanism.parameter() == Parameter::None && case.rvs().0 == 7
         },
     },
     // A search that was not begun, or is over, finds nothing.
@@ -401,7 +401,7 @@ pub const ROWS: &[Row] = &[
         goes_on: false,
         applies: |case| match case.call {
             Call::C_SignInit(_, mechanism, _) => {
-                mechanism.mechanism_type.0 == ckm::SHA224_RSA_PKCS && case.rvs().1 == 0x70
+                mechanism.mechanism_type().0 == ckm::SHA224_RSA_PKCS && case.rvs().1 == 0x70
             }
             _ => false,
         },

@@ -50,7 +50,7 @@ fn is_read_as_written(record: &[u8], function: Function, is_call: bool) -> bool 
         };
         let Ok(written) = rpc::write_call(xid, &call, &mut buffer) else {
             // An address in a parameter is known as one and never written.
-            let parameter = &call.mechanism().expect("nothing else fails").parameter;
+            let parameter = call.mechanism().expect("nothing else fails").parameter();
             assert!(parameter.for_module(true).is_err(), "{record:x?}");
             return true;
         };

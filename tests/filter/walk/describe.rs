@@ -33,14 +33,14 @@ pub(super) fn describe(call: &Call<'_>) -> String {
         Call::C_GenerateKey(s, m, t) => format!(
             "{name} s{} m{:x} {}",
             s.0,
-            m.mechanism_type.0,
+            m.mechanism_type().0,
             attributes(t)
         ),
         Call::C_GenerateKeyPair(s, m, public, private) => {
             format!(
                 "{name} s{} m{:x} {} / {}",
                 s.0,
-                m.mechanism_type.0,
+                m.mechanism_type().0,
                 attributes(public),
                 attributes(private)
             )
@@ -49,7 +49,7 @@ pub(super) fn describe(call: &Call<'_>) -> String {
             format!(
                 "{name} s{} m{:x} k{} {} bytes {}",
                 s.0,
-                m.mechanism_type.0,
+                m.mechanism_type().0,
                 k.0,
                 blob.len(),
                 attributes(t)
@@ -58,13 +58,16 @@ pub(super) fn describe(call: &Call<'_>) -> String {
         Call::C_DeriveKey(s, m, k, t) => format!(
             "{name} s{} m{:x} k{} {}",
             s.0,
-            m.mechanism_type.0,
+            m.mechanism_type().0,
             k.0,
             attributes(t)
         ),
         Call::C_WrapKey(s, m, w, k) => format!(
             "{name} s{} m{:x} w{} k{}",
-            s.0, m.mechanism_type.0, w.0, k.0
+            s.0,
+            m.mechanism_type().0,
+            w.0,
+            k.0
         ),
         Call::C_EncryptInit(s, m, k)
         | Call::C_DecryptInit(s, m, k)
@@ -75,8 +78,8 @@ pub(super) fn describe(call: &Call<'_>) -> String {
             format!(
                 "{name} s{} m{:x}({} bytes) k{}",
                 s.0,
-                m.mechanism_type.0,
-                match &m.parameter {
+                m.mechanism_type().0,
+                match m.parameter() {
                     Parameter::Unread(bytes) => bytes.len(),
                     _ => 0,
                 },

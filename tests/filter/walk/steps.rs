@@ -254,7 +254,7 @@ impl Walk<'_> {
         });
         let (cipher, random) = self.cipher_for(key.kind);
         // Raw RSA wants a number smaller than the modulus.
-        let data = if random || cipher.mechanism_type.0 != ckm::RSA_X_509 {
+        let data = if random || cipher.mechanism_type().0 != ckm::RSA_X_509 {
             vec![3; 32]
         } else {
             vec![3; 128]
