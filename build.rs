@@ -1,10 +1,13 @@
-//! Compiles `xdr/pkcs11_rpc.x` for the crate `xdr`.
+//! Compiles the interfaces of both versions, `xdr/pkcs11_rpc_v4.x` and `xdr/pkcs11_rpc.x`, for the crate `xdr`.
 //!
-//! It writes three files to OUT_DIR. `types.rs` is what xdrgen makes of the structures, with
-//! bounds added and decoding tied to `xdr::codec`. `integers.rs` and `procedures.rs` are data: one
-//! macro call each, with a row for each integer type and for each procedure; `xdr/integers.rs` and
-//! `xdr/call.rs` turn the rows into code.
+//! Version 4 is what the crate is made of; version 3 is a projection of it. What is written to OUT_DIR is
+//! mostly data: one macro call each, with a row for each integer type, for each structure whose members all have
+//! types with a name, and for each procedure. The rows of version 3's procedures have the types of version 4
+//! beside their own. Structures with arrays and byte strings go through xdrgen, with bounds added and decoding tied
+//! to `xdr::codec`. Unions, enumerations and other typedefs are written by hand in the crate, and a test compares them
+//! with what xdrgen makes of them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::{env, fs};
 
@@ -15,24 +18,104 @@ const BYTES_BOUND: u32 = 1 << 30;
 /// Elements of an array (attributes, slots, mechanisms, objects) in one record.
 const ARRAY_BOUND: u32 = 1 << 16;
 
+/// Structures that are written by hand: those that contain each other, and those that are not what they send.
+const BY_HAND: [(&str, &str); 5] = [
+    ("pkcs11_rpc_v4.x", "Attribute"),
+    ("pkcs11_rpc_v4.x", "Wanted"),
+    ("pkcs11_rpc_v4.x", "Answer"),
+    ("pkcs11_rpc_v4.x", "Hello"),
+    ("pkcs11_rpc.x", "Mechanism"),
+];
+
 fn main() {
-    let interface = Path::new("pkcs11_rpc.x");
-    println!("cargo::rerun-if-changed={}", interface.display());
     println!("cargo::rerun-if-changed=../build.rs");
-    let text = fs::read_to_string(interface).expect("xdr/pkcs11_rpc.x is readable");
+    let current = Interface::read("pkcs11_rpc_v4.x");
+    let former = Interface::read("pkcs11_rpc.x");
     let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     let write = |name: &str, content: String| {
         fs::write(Path::new(&out).join(name), content).expect("OUT_DIR is writable");
     };
 
-    let text = without_comments(&text);
-    let (declarations, program) = text
-        .split_once("program ")
-        .expect("the interface ends with a program block");
-    let (integers, structures) = split_integers(declarations);
-    write("types.rs", types(&structures));
-    write("integers.rs", integer_rows(&integers));
-    write("procedures.rs", procedure_rows(program));
+    write("integers.rs", integer_rows(&current, &former));
+    write("types.rs", types(&current, |_| true));
+    write("structures.rs", structure_rows(&current, |_| true));
+    write("procedures.rs", procedure_rows(&current));
+    // What version 3 declares in the same words is the same type.
+    let differs = |structure: &Declaration| !current.declarations.contains(structure);
+    write("types3.rs", types(&former, differs));
+    write("structures3.rs", structure_rows(&former, differs));
+    write("procedures3.rs", former_procedure_rows(&former, &current));
+}
+
+/// One declaration of an interface.
+#[derive(PartialEq)]
+enum Declaration {
+    /// `typedef unsigned hyper NAME`.
+    Integer(String),
+    /// `const NAME = NUMBER`.
+    Constant(String),
+    /// `struct NAME { TYPE NAME; ... }`: the name, and each member as type and name.
+    Structure(String, Vec<(String, String)>),
+}
+
+/// `REPLY NAME(ARGUMENTS) = NUMBER`.
+struct Procedure {
+    name: String,
+    number: u32,
+    arguments: Vec<String>,
+    reply: String,
+}
+
+/// What a `.x` file says, as far as it becomes code.
+struct Interface {
+    file: &'static str,
+    declarations: Vec<Declaration>,
+    procedures: Vec<Procedure>,
+    program: u32,
+    version: u32,
+}
+
+impl Interface {
+    fn read(file: &'static str) -> Interface {
+        println!("cargo::rerun-if-changed={file}");
+        let text = fs::read_to_string(file).expect("the interface is readable");
+        let text = without_comments(&text);
+        let (declarations, program) = text
+            .split_once("program ")
+            .expect("the interface ends with a program block");
+        let (_, body) = program.split_once('{').expect("a program has a body");
+        let (_, body) = body.split_once('{').expect("a version has a body");
+        let (procedures, closing) = body.split_once('}').expect("a version is closed");
+        Interface {
+            file,
+            declarations: statements(declarations)
+                .filter_map(|text| declaration(file, text))
+                .collect(),
+            procedures: statements(procedures).map(procedure).collect(),
+            version: number_after_equals(closing.split(';').next().unwrap_or_default()),
+            program: number_after_equals(closing.split('}').nth(1).unwrap_or_default()),
+        }
+    }
+
+    fn integers(&self) -> impl Iterator<Item = &str> {
+        self.declarations
+            .iter()
+            .filter_map(|declaration| match declaration {
+                Declaration::Integer(name) => Some(name.as_str()),
+                _ => None,
+            })
+    }
+
+    fn structures(&self) -> impl Iterator<Item = (&Declaration, &str, &[(String, String)])> {
+        self.declarations
+            .iter()
+            .filter_map(|declaration| match declaration {
+                Declaration::Structure(name, members) => {
+                    Some((declaration, name.as_str(), members.as_slice()))
+                }
+                _ => None,
+            })
+    }
 }
 
 fn without_comments(text: &str) -> String {
@@ -45,40 +128,135 @@ fn without_comments(text: &str) -> String {
     kept + rest
 }
 
-/// Takes the `typedef unsigned hyper NAME;` lines out of the declarations.
-fn split_integers(declarations: &str) -> (Vec<String>, String) {
-    let mut names = Vec::new();
-    let mut others = String::new();
-    for line in declarations.lines() {
-        match line.trim().strip_prefix("typedef unsigned hyper ") {
-            Some(name) => names.push(name.trim().trim_end_matches(';').to_owned()),
-            None => others.push_str(&(bounded(line) + "\n")),
+/// What stands before each semicolon that is in no braces, with single blanks.
+fn statements(text: &str) -> impl Iterator<Item = String> {
+    let mut depth = 0;
+    let mut found = vec![String::new()];
+    for character in text.chars() {
+        match character {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ';' if depth == 0 => {
+                found.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        found.last_mut().expect("there is one").push(character);
+    }
+    let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    found.into_iter().map(words).filter(|text| !text.is_empty())
+}
+
+/// `None` for what is written by hand.
+fn declaration(interface: &str, text: String) -> Option<Declaration> {
+    if let Some(name) = text.strip_prefix("typedef unsigned hyper ") {
+        return Some(Declaration::Integer(name.to_owned()));
+    }
+    if text.starts_with("const ") {
+        return Some(Declaration::Constant(text));
+    }
+    let (name, members) = text.strip_prefix("struct ")?.split_once(" {")?;
+    if BY_HAND.contains(&(interface, name)) {
+        return None;
+    }
+    let members = members.trim_end_matches('}').split(';').map(str::trim);
+    let members = members.filter(|member| !member.is_empty()).map(|member| {
+        let (kind, name) = member.rsplit_once(' ').expect("a member has a type");
+        (kind.to_owned(), name.to_owned())
+    });
+    Some(Declaration::Structure(name.to_owned(), members.collect()))
+}
+
+fn procedure(text: String) -> Procedure {
+    let (declaration, number) = text.rsplit_once('=').expect("a procedure has a number");
+    let (head, arguments) = declaration
+        .split_once('(')
+        .expect("a procedure has arguments");
+    let (reply, name) = head.split_once(' ').expect("a procedure has a type");
+    let arguments = arguments.trim().trim_end_matches(')').split(',');
+    Procedure {
+        name: name.trim().to_owned(),
+        number: number.trim().parse().expect("a decimal number"),
+        arguments: arguments
+            .map(str::trim)
+            .filter(|argument| *argument != "void")
+            .map(str::to_owned)
+            .collect(),
+        reply: reply.to_owned(),
+    }
+}
+
+fn number_after_equals(text: &str) -> u32 {
+    let digits = text.split_once('=').expect("a number follows").1;
+    digits
+        .trim()
+        .trim_end_matches(';')
+        .trim()
+        .parse()
+        .expect("a decimal number")
+}
+
+fn is_simple((_, name): &(String, String)) -> bool {
+    !name.contains(['<', '['])
+}
+
+fn integer_rows(current: &Interface, former: &Interface) -> String {
+    let names: BTreeMap<&str, ()> = current
+        .integers()
+        .chain(former.integers())
+        .map(|name| (name, ()))
+        .collect();
+    let rows: String = names.keys().map(|name| format!("    {name};\n")).collect();
+    format!("define_integers! {{\n{rows}}}\n")
+}
+
+/// A row for each structure whose members are all of types with a name.
+fn structure_rows(interface: &Interface, wanted: impl Fn(&Declaration) -> bool) -> String {
+    let mut rows = String::new();
+    for (declaration, name, members) in interface.structures() {
+        if members.iter().all(is_simple) && wanted(declaration) {
+            let members: Vec<String> = members
+                .iter()
+                .map(|(kind, name)| format!("{name}: {kind}"))
+                .collect();
+            rows.push_str(&format!("    {name} {{ {} }}\n", members.join(", ")));
         }
     }
-    (names, others)
+    format!("define_structures! {{\n{rows}}}\n")
 }
 
 /// Gives each `<>` its bound: byte strings by their length, arrays by their elements.
-fn bounded(line: &str) -> String {
-    line.split_inclusive(';')
-        .map(|declaration| {
-            let bound = if declaration.contains("opaque") {
-                BYTES_BOUND
-            } else {
-                ARRAY_BOUND
-            };
-            declaration.replace("<>", &format!("<{bound}>"))
-        })
-        .collect()
+fn bounded((kind, name): &(String, String)) -> String {
+    let bound = if kind == "opaque" {
+        BYTES_BOUND
+    } else {
+        ARRAY_BOUND
+    };
+    format!("{kind} {};\n", name.replace("<>", &format!("<{bound}>")))
 }
 
-/// Runs xdrgen, then changes three things in what it wrote: no derived `Debug` (it would print
-/// PINs), the traits the crate needs, and lengths read by `codec`, which reserves nothing ahead of
-/// the bytes and takes no short value as whole.
-fn types(structures: &str) -> String {
+/// Runs xdrgen on the structures with arrays, then changes three things in what it wrote: no derived
+/// `Debug` (it would print PINs), the traits the crate needs, and lengths read by `codec`, which reserves
+/// nothing ahead of the bytes and takes no short value as whole.
+fn types(interface: &Interface, wanted: impl Fn(&Declaration) -> bool) -> String {
+    let mut text = String::new();
+    for declaration in &interface.declarations {
+        match declaration {
+            Declaration::Integer(_) => {}
+            // Both versions need the bounds of their own structures.
+            Declaration::Constant(constant) => text.push_str(&format!("{constant};\n")),
+            Declaration::Structure(name, members) => {
+                if !members.iter().all(is_simple) && wanted(declaration) {
+                    let members: String = members.iter().map(bounded).collect();
+                    text.push_str(&format!("struct {name} {{\n{members}}};\n"));
+                }
+            }
+        }
+    }
     let mut generated = Vec::new();
-    xdrgen::generate("pkcs11_rpc.x", structures.as_bytes(), &mut generated)
-        .expect("xdrgen takes the declarations of pkcs11_rpc.x");
+    xdrgen::generate(interface.file, text.as_bytes(), &mut generated)
+        .expect("xdrgen takes the structures of the interface");
     let generated = String::from_utf8(generated).expect("xdrgen writes UTF-8");
     let mut types = String::new();
     for line in generated.lines() {
@@ -97,57 +275,35 @@ fn types(structures: &str) -> String {
     }
     for function in ["unpack_opaque_flex", "unpack_flex"] {
         let theirs = format!("xdr_codec :: {function}");
-        assert!(types.contains(&theirs), "xdrgen no longer calls {theirs}");
         types = types.replace(&theirs, &format!("crate :: codec :: {function}"));
     }
     types
 }
 
-fn integer_rows(names: &[String]) -> String {
-    assert!(!names.is_empty(), "the interface has integer types");
-    let rows: String = names.iter().map(|name| format!("    {name};\n")).collect();
-    format!("define_integers! {{\n{rows}}}\n")
+fn named_arguments(types: &[String]) -> String {
+    let arguments: Vec<String> = types
+        .iter()
+        .enumerate()
+        .map(|(position, kind)| format!("a{position}: {kind}"))
+        .collect();
+    arguments.join(", ")
 }
 
-/// `REPLY C_Name(TYPE, TYPE) = NUMBER;` becomes `C_Name = NUMBER (a0: TYPE, a1: TYPE) -> REPLY;`.
-fn procedure_rows(program: &str) -> String {
-    let (_, body) = program.split_once('{').expect("a program has a body");
-    let (_, body) = body.split_once('{').expect("a version has a body");
-    let (procedures, closing) = body.split_once('}').expect("a version is closed");
-    let version = number_after_equals(closing.split(';').next().unwrap_or_default());
-    let program = number_after_equals(closing.split('}').nth(1).unwrap_or_default());
-
-    let mut rows = String::new();
-    for line in procedures
-        .split(';')
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-    {
-        let (declaration, number) = line.rsplit_once('=').expect("a procedure has a number");
-        let (head, arguments) = declaration
-            .split_once('(')
-            .expect("a procedure has arguments");
-        let (reply, name) = head
-            .split_once(char::is_whitespace)
-            .expect("a procedure has a type");
-        let arguments: Vec<String> = arguments
-            .trim()
-            .trim_end_matches(')')
-            .split(',')
-            .map(str::trim)
-            .filter(|argument| *argument != "void")
-            .enumerate()
-            .map(|(position, argument)| format!("a{position}: {argument}"))
-            .collect();
-        let (name, number) = (name.trim(), number.trim());
-        let arguments = arguments.join(", ");
-        rows.push_str(&format!(
-            "    {name} = {number} ({arguments}) -> {reply};\n"
-        ));
-    }
+/// `C_Name = NUMBER (a0: TYPE, a1: TYPE) -> REPLY;`.
+fn procedure_rows(interface: &Interface) -> String {
+    let rows: String = interface
+        .procedures
+        .iter()
+        .map(|procedure| {
+            let arguments = named_arguments(&procedure.arguments);
+            let (name, number, reply) = (&procedure.name, procedure.number, &procedure.reply);
+            format!("    {name} = {number} ({arguments}) -> {reply};\n")
+        })
+        .collect();
+    let (program, version) = (interface.program, interface.version);
     format!(
         "/// The RPC program number.\npub const PROGRAM: u32 = {program};\n\
-         /// The one version of the program that is spoken.\npub const VERSION: u32 = {version};\n\
+         /// The newest version of the program that is spoken.\npub const VERSION: u32 = {version};\n\
          /// Upper bound on the elements of a list in one record.\n\
          pub const MOST_ELEMENTS: u64 = {ARRAY_BOUND};\n\
          /// Upper bound on the length of a byte string in one record, in bytes.\n\
@@ -156,12 +312,40 @@ fn procedure_rows(program: &str) -> String {
     )
 }
 
-fn number_after_equals(text: &str) -> u32 {
-    let digits = text.split_once('=').expect("a number follows").1;
-    digits
-        .trim()
-        .trim_end_matches(';')
-        .trim()
-        .parse()
-        .expect("a decimal number")
+/// The rows of the older version, with the types of the newer one beside their own and the arguments that
+/// only the newer one has: `C_Name (a0: TYPE => TYPE, ...) + (a1: TYPE) -> REPLY => REPLY;`.
+fn former_procedure_rows(former: &Interface, current: &Interface) -> String {
+    let mut rows = String::new();
+    for procedure in &former.procedures {
+        let newer = current
+            .procedures
+            .iter()
+            .find(|newer| newer.name == procedure.name);
+        let newer = newer.expect("version 4 has every procedure of version 3");
+        assert_eq!(procedure.number, newer.number, "{}", procedure.name);
+        let known = procedure.arguments.len();
+        let arguments: Vec<String> = procedure
+            .arguments
+            .iter()
+            .zip(&newer.arguments)
+            .enumerate()
+            .map(|(position, (older, newer))| format!("a{position}: {older} => {newer}"))
+            .collect();
+        let added: Vec<String> = (known..newer.arguments.len())
+            .map(|position| format!("a{position}"))
+            .collect();
+        rows.push_str(&format!(
+            "    {} ({}) + ({}) -> {} => {};\n",
+            procedure.name,
+            arguments.join(", "),
+            added.join(", "),
+            procedure.reply,
+            newer.reply
+        ));
+    }
+    let version = former.version;
+    format!(
+        "/// The version of the program that the original speaks.\npub const VERSION: u32 = {version};\n\
+         define_former_calls! {{\n{rows}}}\n"
+    )
 }

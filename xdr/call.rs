@@ -1,19 +1,21 @@
 //! Represents each PKCS#11 call and reply as a value, and defines the trait that every layer
 //! implements.
 //!
-//! `build.rs` makes a row of each procedure in `pkcs11_rpc.x`; [`Function`], [`Call`] and [`Reply`]
+//! `build.rs` makes a row of each procedure in `pkcs11_rpc_v4.x`; [`Function`], [`Call`] and [`Reply`]
 //! are generated from these rows here. A layer looks at the calls it cares about and hands on the
 //! rest. There is no other list of the procedures.
 
+use crate::buffers::{Input, Room};
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 use crate::integers::{
-    Architecture, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
+    CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
 };
-use crate::mechanism::Mechanism;
 use crate::wire_types::{
-    CallResult, DataResult, InfoResult, KeyPairResult, MechanismInfoResult, MechanismListResult,
-    ObjectListResult, ObjectResult, SessionInfoResult, SessionResult, SizeResult, SlotInfoResult,
-    SlotListResult, SlotResult, Template, TemplateResult, TokenInfoResult,
+    AsyncResult, AttributesResult, CallResult, EncapsulateResult, FlagsResult, Hello, HelloResult,
+    InfoResult, KeyPairResult, KeyResult, MechanismInfoResult, MechanismListResult,
+    MechanismOutputResult, MechanismPointer, MechanismResult, MessageParameter, ObjectListResult,
+    ObjectResult, OutputResult, QueryPointer, SessionInfoResult, SessionResult, SizeResult,
+    SlotInfoResult, SlotListResult, SlotResult, TemplatePointer, TokenInfoResult,
 };
 
 /// Anything that answers PKCS#11 calls: a module, a filter in front of it, a distant server.
@@ -25,10 +27,13 @@ pub trait Cryptoki: Send + Sync {
     fn call(&self, call: Call<'_>) -> Reply;
 }
 
-/// The Rust type of an argument: byte strings are slices of the record or of the caller's buffer.
+/// The Rust type of an argument: byte strings are parts of the record or of the caller's buffer.
 macro_rules! argument {
     ($life:lifetime, Bytes) => {
         &$life[u8]
+    };
+    ($life:lifetime, Input) => {
+        Input<$life>
     };
     ($life:lifetime, $type:ident) => {
         $type
@@ -58,7 +63,7 @@ macro_rules! define_calls {
             }
         }
 
-        /// A call with its arguments, in the order of `pkcs11_rpc.x`.
+        /// A call with its arguments, in the order of `pkcs11_rpc_v4.x`.
         #[allow(non_camel_case_types, missing_docs)] // the standard's names
         #[derive(Clone, PartialEq)]
         pub enum Call<'a> { $($name($(argument!('a, $type)),*)),* }
@@ -69,8 +74,9 @@ macro_rules! define_calls {
                 match self { $(Call::$name(..) => Function::$name),* }
             }
 
-            /// Reads the arguments of `function`: all that is left of the record.
+            /// Reads the arguments of `function`, as version 4 has them: all that is left of the record.
             pub fn read(function: Function, mut input: Decoder<'a>) -> Result<Call<'a>, DecodeError> {
+                input.set_parameter_use(function.parameter_use());
                 let call = match function {
                     $(Function::$name => Call::$name($(
                         <argument!('a, $type) as Wire<'a>>::read(&mut input)?
@@ -79,7 +85,7 @@ macro_rules! define_calls {
                 input.finish().map(|()| call)
             }
 
-            /// Appends the arguments.
+            /// Appends the arguments, as version 4 has them.
             pub fn write<'b>(&'b self, output: &mut Encoder<'b>) where 'a: 'b {
                 match self { $(Call::$name($($argument),*) => { $($argument.write(output);)* }),* }
             }
@@ -102,7 +108,7 @@ macro_rules! define_calls {
                 match self { $(Reply::$name(..) => Function::$name),* }
             }
 
-            /// The CK_RV. For C_SetupArch, the architecture's code.
+            /// The CK_RV.
             pub fn rv(&self) -> CkRv {
                 match self { $(Reply::$name(result) => result.rv()),* }
             }
@@ -112,7 +118,7 @@ macro_rules! define_calls {
                 match self { $(Reply::$name(result) => result.wipe()),* }
             }
 
-            /// Reads the result of `function`: all that is left of the record.
+            /// Reads the result of `function`, as version 4 has it: all that is left of the record.
             pub fn read(function: Function, mut input: Decoder<'_>) -> Result<Reply, DecodeError> {
                 let reply = match function {
                     $(Function::$name => Reply::$name(<$reply as Wire>::read(&mut input)?)),*
@@ -120,7 +126,7 @@ macro_rules! define_calls {
                 input.finish().map(|()| reply)
             }
 
-            /// Appends the result.
+            /// Appends the result, as version 4 has it.
             pub fn write<'b>(&'b self, output: &mut Encoder<'b>) {
                 match self { $(Reply::$name(result) => Wire::write(result, output)),* }
             }

@@ -10,7 +10,9 @@ use std::io::{self, IoSlice, Read, Write};
 
 use zeroize::Zeroize;
 
+use crate::call::MOST_ELEMENTS;
 use crate::integers::Architecture;
+use crate::mechanism::Use;
 use crate::record;
 
 /// Why a value could not be decoded. Does not tell the bytes themselves.
@@ -24,6 +26,12 @@ pub enum DecodeError {
     Trailing,
     /// There is no memory for the value.
     Memory,
+    /// A union is of a kind that it does not have, or that does not fit beside the other values.
+    Kind,
+    /// A value contains others, more levels deep than is allowed.
+    TooDeep,
+    /// A number does not fit into this host's CK_ULONG.
+    Range,
 }
 
 impl std::fmt::Display for DecodeError {
@@ -33,6 +41,9 @@ impl std::fmt::Display for DecodeError {
             DecodeError::TooLong => "length above the limit of its type",
             DecodeError::Trailing => "bytes left after the last value",
             DecodeError::Memory => "no memory for the value",
+            DecodeError::Kind => "kind of value that does not fit here",
+            DecodeError::TooDeep => "values nested too deeply",
+            DecodeError::Range => "number too large for this host",
         })
     }
 }
@@ -52,6 +63,7 @@ pub trait Wire<'a>: Sized {
 pub struct Decoder<'a> {
     rest: &'a [u8],
     client: Architecture,
+    parameter_use: Use,
 }
 
 impl<'a> Decoder<'a> {
@@ -60,7 +72,18 @@ impl<'a> Decoder<'a> {
         Decoder {
             rest: bytes,
             client,
+            parameter_use: Use::Operation,
         }
+    }
+
+    /// Notes what the mechanism parameters of a call are for, which decides about their structure.
+    pub(crate) fn set_parameter_use(&mut self, parameter_use: Use) {
+        self.parameter_use = parameter_use;
+    }
+
+    /// What mechanism parameters are for.
+    pub(crate) fn parameter_use(&self) -> Use {
+        self.parameter_use
     }
 
     /// How the client lays out numbers and structures inside of byte strings.
@@ -70,6 +93,11 @@ impl<'a> Decoder<'a> {
 
     /// Checks that every byte was read.
     pub fn finish(self) -> Result<(), DecodeError> {
+        self.end()
+    }
+
+    /// Checks that every byte was read.
+    pub(crate) fn end(&self) -> Result<(), DecodeError> {
         if self.rest.is_empty() {
             Ok(())
         } else {
@@ -118,20 +146,30 @@ impl<'a> Decoder<'a> {
         Ok(copy)
     }
 
-    /// A structure of `pkcs11_rpc.x`, read by the code xdrgen made for it.
+    /// An array of structures, read by the code xdrgen made for them; `bound` is its bound in elements.
+    pub(crate) fn unpack_array<T: xdr_codec::Unpack<Self>>(
+        &mut self,
+        bound: Option<usize>,
+    ) -> Result<Vec<T>, DecodeError> {
+        unpacked(unpack_flex(self, bound))
+    }
+
+    /// A structure of an interface, read by the code xdrgen made for it.
     pub(crate) fn unpack<T: xdr_codec::Unpack<Self>>(&mut self) -> Result<T, DecodeError> {
-        match T::unpack(self) {
-            Ok((value, _)) => Ok(value),
-            Err(xdr_codec::Error(xdr_codec::ErrorKind::InvalidLen(_), _)) => {
-                Err(DecodeError::TooLong)
-            }
-            Err(xdr_codec::Error(xdr_codec::ErrorKind::IOError(cause), _))
-                if cause.kind() == io::ErrorKind::OutOfMemory =>
-            {
-                Err(DecodeError::Memory)
-            }
-            Err(_) => Err(DecodeError::Short),
+        unpacked(T::unpack(self))
+    }
+}
+
+fn unpacked<T>(unpacked: xdr_codec::Result<(T, usize)>) -> Result<T, DecodeError> {
+    match unpacked {
+        Ok((value, _)) => Ok(value),
+        Err(xdr_codec::Error(xdr_codec::ErrorKind::InvalidLen(_), _)) => Err(DecodeError::TooLong),
+        Err(xdr_codec::Error(xdr_codec::ErrorKind::IOError(cause), _))
+            if cause.kind() == io::ErrorKind::OutOfMemory =>
+        {
+            Err(DecodeError::Memory)
         }
+        Err(_) => Err(DecodeError::Short),
     }
 }
 
@@ -305,7 +343,16 @@ impl<'b> Encoder<'b> {
         }
     }
 
-    /// A structure of `pkcs11_rpc.x`, written by the code xdrgen made for it.
+    /// An array of structures, written by the code xdrgen made for them.
+    pub(crate) fn pack_array<T: xdr_codec::Pack<Self>>(&mut self, values: &[T]) {
+        match u32::try_from(values.len()) {
+            Ok(count) if u64::from(count) <= MOST_ELEMENTS => self.word(count),
+            _ => self.fail(),
+        }
+        values.iter().for_each(|value| self.pack(value));
+    }
+
+    /// A structure of an interface, written by the code xdrgen made for it.
     pub(crate) fn pack<T: xdr_codec::Pack<Self>>(&mut self, value: &T) {
         self.failed |= value.pack(self).is_err();
     }

@@ -7,10 +7,12 @@
 //! procedure. This module decides nothing: what a rule does with a fact is written where the rule
 //! is.
 
+use crate::buffers::{Input, Room};
 use crate::call::{Call, Function};
 use crate::integers::{CkRv, MechanismType, ObjectHandle, SessionHandle, UserType};
-use crate::mechanism::Mechanism;
-use crate::wire_types::Template;
+use crate::mechanism::{Mechanism, Use};
+use crate::templates::{Query, Template};
+use crate::wire_types::{MechanismPointer, QueryPointer, TemplatePointer};
 
 /// What an argument of a function is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +23,8 @@ pub enum Role {
     Plain,
     /// A mechanism with its parameter, for an operation.
     Mechanism,
+    /// The parameter of one message, with the mechanism of the messages.
+    MessageParameter,
     /// The type of a mechanism that the call asks about.
     MechanismType,
     /// An object that is read, copied, changed or destroyed. A client that may not use it gets this
@@ -42,8 +46,12 @@ pub enum Role {
     Pin,
     /// Bytes that are or may hold plaintext, a key or a seed.
     Secret,
-    /// Other bytes: a ciphertext, a signature, what is digested or signed, a name.
+    /// Other bytes: a ciphertext, a signature, what is digested or signed.
     Data,
+    /// Bytes that are never NULL: the name of a module or of a function.
+    Name,
+    /// The room for what the call returns.
+    Room,
 }
 
 impl Role {
@@ -54,6 +62,7 @@ impl Role {
             Role::Session
             | Role::Plain
             | Role::Mechanism
+            | Role::MessageParameter
             | Role::MechanismType
             | Role::Object(_)
             | Role::Key(_)
@@ -61,7 +70,9 @@ impl Role {
             | Role::Selection
             | Role::Query
             | Role::User
-            | Role::Data => false,
+            | Role::Data
+            | Role::Name
+            | Role::Room => false,
         }
     }
 }
@@ -124,6 +135,8 @@ pub struct Facts {
     pub effects: &'static [Effect],
     /// The two functions that it does the work of in one call (PKCS#11 v2.20, section 11.13).
     pub parts: &'static [Function],
+    /// The function of PKCS#11 v2.20 whose rules count for it too. A rule about that one is about both.
+    pub relative: Option<Function>,
 }
 
 impl Facts {
@@ -143,7 +156,7 @@ impl Facts {
 pub enum Argument<'a> {
     /// See [`Role::Session`].
     Session(SessionHandle),
-    /// See [`Role::Mechanism`].
+    /// See [`Role::Mechanism`] and [`Role::MessageParameter`].
     Mechanism(&'a Mechanism),
     /// See [`Role::MechanismType`].
     MechanismType(MechanismType),
@@ -156,13 +169,13 @@ pub enum Argument<'a> {
     /// See [`Role::Selection`].
     Selection(&'a Template),
     /// See [`Role::Query`].
-    Query(&'a Template),
+    Query(&'a Query),
     /// See [`Role::User`].
     User(UserType),
 }
 
 /// No function has more arguments.
-const MOST_ARGUMENTS: usize = 5;
+const MOST_ARGUMENTS: usize = 6;
 
 macro_rules! role {
     ($role:ident) => {
@@ -193,32 +206,47 @@ macro_rules! argument {
     ($value:ident: User) => {
         Some(Argument::User(*$value))
     };
-    ($value:ident: Mechanism) => {
+    ($value:ident: Mechanism) => {{
+        let mechanism: &MechanismPointer = $value;
+        mechanism.as_ref().map(Argument::Mechanism)
+    }};
+    ($value:ident: MessageParameter) => {
         Some(Argument::Mechanism($value))
     };
-    ($value:ident: Values) => {
-        Some(Argument::Values($value))
-    };
-    ($value:ident: Selection) => {
-        Some(Argument::Selection($value))
-    };
-    ($value:ident: Query) => {
-        Some(Argument::Query($value))
-    };
+    ($value:ident: Values) => {{
+        let template: &TemplatePointer = $value;
+        template.as_ref().map(Argument::Values)
+    }};
+    ($value:ident: Selection) => {{
+        let template: &TemplatePointer = $value;
+        template.as_ref().map(Argument::Selection)
+    }};
+    ($value:ident: Query) => {{
+        let query: &QueryPointer = $value;
+        query.as_ref().map(Argument::Query)
+    }};
     ($value:ident: Plain) => {{
         let _ = $value;
         None
     }};
+    ($value:ident: Name) => {{
+        let _: &&[u8] = $value;
+        None
+    }};
+    ($value:ident: Room) => {{
+        let _: &Room = $value;
+        None
+    }};
     // Pin, Secret, Data
     ($value:ident: $bytes:ident) => {{
-        let _: &[u8] = $value;
+        let _: &Input<'_> = $value;
         None
     }};
 }
 
 macro_rules! values_of {
     ($found:ident, $value:ident: Values) => {
-        $found.push($value);
+        $found.extend($value);
     };
     ($found:ident, $value:ident: $role:ident $($refusal:ident)?) => {
         let _ = $value;
@@ -230,6 +258,7 @@ macro_rules! define_facts {
         $name:ident($($argument:ident: $role:ident $(($refusal:ident))?),*)
         $([$step:ident of $($family:ident),+])?
         $(does [$($part:ident),+])?
+        $(like $relative:ident)?
         $(: $($effect:ident),+)?;
     )*) => {
         impl Function {
@@ -242,6 +271,7 @@ macro_rules! define_facts {
                         step: define_facts!(@step $($step)?),
                         effects: &[$($(Effect::$effect),+)?],
                         parts: &[$($(Function::$part),+)?],
+                        relative: define_facts!(@relative $($relative)?),
                     }
                 ),*}
             }
@@ -280,35 +310,37 @@ macro_rules! define_facts {
     };
     (@step) => { None };
     (@step $step:ident) => { Some(Step::$step) };
+    (@relative) => { None };
+    (@relative $relative:ident) => { Some(Function::$relative) };
 }
 
 define_facts! {
     // The connection
-    C_SetupArch(architecture: Plain);
-    C_LoadModule(alias: Data);
+    C_SetupArch(hello: Plain);
+    C_LoadModule(alias: Name);
 
     // General purpose
-    C_Initialize();
+    C_Initialize(flags: Plain);
     C_Finalize();
     C_GetInfo();
 
     // Slots and tokens
-    C_GetSlotList(present: Plain, count: Plain);
+    C_GetSlotList(present: Plain, room: Room);
     C_GetSlotInfo(slot: Plain);
     C_GetTokenInfo(slot: Plain);
     C_WaitForSlotEvent(flags: Plain);
-    C_GetMechanismList(slot: Plain, count: Plain);
+    C_GetMechanismList(slot: Plain, room: Room);
     C_GetMechanismInfo(slot: Plain, mechanism: MechanismType);
     C_InitToken(slot: Plain, pin: Pin, label: Data): Writes, Administers;
     C_InitPIN(session: Session, pin: Pin): Writes, Administers;
     C_SetPIN(session: Session, old: Pin, new: Pin): Writes;
 
     // Sessions
-    C_OpenSession(slot: Plain, flags: Plain);
+    C_OpenSession(slot: Plain, flags: Plain, notify: Plain);
     C_CloseSession(session: Session);
     C_CloseAllSessions(slot: Plain);
     C_GetSessionInfo(session: Session);
-    C_GetOperationState(session: Session) [Whole of OperationState]: Reveals;
+    C_GetOperationState(session: Session, room: Room) [Whole of OperationState]: Reveals;
     C_SetOperationState(session: Session, state: Secret,
         encryption: KeyOrNone(OBJECT_HANDLE_INVALID),
         authentication: KeyOrNone(OBJECT_HANDLE_INVALID));
@@ -327,37 +359,37 @@ define_facts! {
     C_SetAttributeValue(session: Session, object: Object(OBJECT_HANDLE_INVALID), template: Values):
         Writes;
     C_FindObjectsInit(session: Session, template: Selection) [Init of Search];
-    C_FindObjects(session: Session, count: Plain) [Update of Search];
+    C_FindObjects(session: Session, room: Room) [Update of Search];
     C_FindObjectsFinal(session: Session) [End of Search];
 
     // Encryption and decryption
     C_EncryptInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of Encrypt];
-    C_Encrypt(session: Session, data: Secret) [End of Encrypt];
-    C_EncryptUpdate(session: Session, part: Secret) [Update of Encrypt];
-    C_EncryptFinal(session: Session) [End of Encrypt];
+    C_Encrypt(session: Session, data: Secret, room: Room) [End of Encrypt];
+    C_EncryptUpdate(session: Session, part: Secret, room: Room) [Update of Encrypt];
+    C_EncryptFinal(session: Session, room: Room) [End of Encrypt];
     C_DecryptInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of Decrypt];
-    C_Decrypt(session: Session, data: Data) [End of Decrypt]: Reveals;
-    C_DecryptUpdate(session: Session, part: Data) [Update of Decrypt]: Reveals;
-    C_DecryptFinal(session: Session) [End of Decrypt]: Reveals;
+    C_Decrypt(session: Session, data: Data, room: Room) [End of Decrypt]: Reveals;
+    C_DecryptUpdate(session: Session, part: Data, room: Room) [Update of Decrypt]: Reveals;
+    C_DecryptFinal(session: Session, room: Room) [End of Decrypt]: Reveals;
 
     // Digests
     C_DigestInit(session: Session, mechanism: Mechanism) [Init of Digest];
-    C_Digest(session: Session, data: Data) [End of Digest];
+    C_Digest(session: Session, data: Data, room: Room) [End of Digest];
     C_DigestUpdate(session: Session, part: Data) [Update of Digest];
     C_DigestKey(session: Session, key: Key(OBJECT_HANDLE_INVALID)) [Update of Digest];
-    C_DigestFinal(session: Session) [End of Digest];
+    C_DigestFinal(session: Session, room: Room) [End of Digest];
 
     // Signatures
     C_SignInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of Sign];
-    C_Sign(session: Session, data: Data) [End of Sign];
+    C_Sign(session: Session, data: Data, room: Room) [End of Sign];
     C_SignUpdate(session: Session, part: Data) [Update of Sign];
-    C_SignFinal(session: Session) [End of Sign];
+    C_SignFinal(session: Session, room: Room) [End of Sign];
     C_SignRecoverInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of SignRecover];
-    C_SignRecover(session: Session, data: Data) [End of SignRecover];
+    C_SignRecover(session: Session, data: Data, room: Room) [End of SignRecover];
     C_VerifyInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of Verify];
     C_Verify(session: Session, data: Data, signature: Data) [End of Verify];
@@ -365,16 +397,16 @@ define_facts! {
     C_VerifyFinal(session: Session, signature: Data) [End of Verify];
     C_VerifyRecoverInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of VerifyRecover];
-    C_VerifyRecover(session: Session, signature: Data) [End of VerifyRecover]: Reveals;
+    C_VerifyRecover(session: Session, signature: Data, room: Room) [End of VerifyRecover]: Reveals;
 
     // Two operations at once
-    C_DigestEncryptUpdate(session: Session, part: Secret) [Update of Digest, Encrypt]
+    C_DigestEncryptUpdate(session: Session, part: Secret, room: Room) [Update of Digest, Encrypt]
         does [C_DigestUpdate, C_EncryptUpdate];
-    C_DecryptDigestUpdate(session: Session, part: Data) [Update of Decrypt, Digest]
+    C_DecryptDigestUpdate(session: Session, part: Data, room: Room) [Update of Decrypt, Digest]
         does [C_DecryptUpdate, C_DigestUpdate]: Reveals;
-    C_SignEncryptUpdate(session: Session, part: Secret) [Update of Sign, Encrypt]
+    C_SignEncryptUpdate(session: Session, part: Secret, room: Room) [Update of Sign, Encrypt]
         does [C_SignUpdate, C_EncryptUpdate];
-    C_DecryptVerifyUpdate(session: Session, part: Data) [Update of Decrypt, Verify]
+    C_DecryptVerifyUpdate(session: Session, part: Data, room: Room) [Update of Decrypt, Verify]
         does [C_DecryptUpdate, C_VerifyUpdate]: Reveals;
 
     // Keys
@@ -383,7 +415,7 @@ define_facts! {
     C_GenerateKeyPair(session: Session, mechanism: Mechanism, public: Values, private: Values)
         [Whole of Generate]: Writes;
     C_WrapKey(session: Session, mechanism: Mechanism, wrapping: Key(WRAPPING_KEY_HANDLE_INVALID),
-        key: Key(OBJECT_HANDLE_INVALID)) [Whole of Wrap];
+        key: Key(OBJECT_HANDLE_INVALID), room: Room) [Whole of Wrap];
     C_UnwrapKey(session: Session, mechanism: Mechanism,
         unwrapping: Key(UNWRAPPING_KEY_HANDLE_INVALID), wrapped: Data, template: Values)
         [Whole of Unwrap]: Writes;
@@ -392,7 +424,68 @@ define_facts! {
 
     // Random numbers
     C_SeedRandom(session: Session, seed: Secret);
-    C_GenerateRandom(session: Session, length: Plain): Reveals;
+    C_GenerateRandom(session: Session, room: Room): Reveals;
+
+    // PKCS#11 v3.0
+    C_LoginUser(session: Session, user: User, pin: Pin, name: Data) like C_Login: LogsIn;
+    C_SessionCancel(session: Session, flags: Plain) like C_CancelFunction;
+    C_MessageEncryptInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of Encrypt] like C_EncryptInit;
+    C_EncryptMessage(session: Session, parameter: MessageParameter, associated: Data,
+        plaintext: Secret, room: Room) [Update of Encrypt] like C_Encrypt;
+    C_EncryptMessageBegin(session: Session, parameter: MessageParameter, associated: Data)
+        [Update of Encrypt] like C_EncryptUpdate;
+    C_EncryptMessageNext(session: Session, parameter: MessageParameter, part: Secret, room: Room,
+        flags: Plain) [Update of Encrypt] like C_EncryptUpdate;
+    C_MessageEncryptFinal(session: Session) [End of Encrypt] like C_EncryptFinal;
+    C_MessageDecryptInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of Decrypt] like C_DecryptInit;
+    C_DecryptMessage(session: Session, parameter: MessageParameter, associated: Data,
+        ciphertext: Data, room: Room) [Update of Decrypt] like C_Decrypt: Reveals;
+    C_DecryptMessageBegin(session: Session, parameter: MessageParameter, associated: Data)
+        [Update of Decrypt] like C_DecryptUpdate;
+    C_DecryptMessageNext(session: Session, parameter: MessageParameter, part: Data, room: Room,
+        flags: Plain) [Update of Decrypt] like C_DecryptUpdate: Reveals;
+    C_MessageDecryptFinal(session: Session) [End of Decrypt] like C_DecryptFinal;
+    C_MessageSignInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of Sign] like C_SignInit;
+    C_SignMessage(session: Session, parameter: MessageParameter, data: Data, room: Room)
+        [Update of Sign] like C_Sign;
+    C_SignMessageBegin(session: Session, parameter: MessageParameter)
+        [Update of Sign] like C_SignUpdate;
+    C_SignMessageNext(session: Session, parameter: MessageParameter, part: Data, room: Room)
+        [Update of Sign] like C_SignUpdate;
+    C_MessageSignFinal(session: Session) [End of Sign] like C_SignFinal;
+    C_MessageVerifyInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+        [Init of Verify] like C_VerifyInit;
+    C_VerifyMessage(session: Session, parameter: MessageParameter, data: Data, signature: Data)
+        [Update of Verify] like C_Verify;
+    C_VerifyMessageBegin(session: Session, parameter: MessageParameter)
+        [Update of Verify] like C_VerifyUpdate;
+    C_VerifyMessageNext(session: Session, parameter: MessageParameter, part: Data, signature: Data)
+        [Update of Verify] like C_VerifyUpdate;
+    C_MessageVerifyFinal(session: Session) [End of Verify] like C_VerifyFinal;
+
+    // PKCS#11 v3.2
+    C_EncapsulateKey(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID),
+        template: Values, room: Room) [Whole of Derive] like C_DeriveKey: Writes;
+    C_DecapsulateKey(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID),
+        template: Values, ciphertext: Data) [Whole of Derive] like C_DeriveKey: Writes;
+    C_VerifySignatureInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID),
+        signature: Data) [Init of Verify] like C_VerifyInit;
+    C_VerifySignature(session: Session, data: Data) [End of Verify] like C_Verify;
+    C_VerifySignatureUpdate(session: Session, part: Data) [Update of Verify] like C_VerifyUpdate;
+    C_VerifySignatureFinal(session: Session) [End of Verify] like C_VerifyFinal;
+    C_GetSessionValidationFlags(session: Session, kind: Plain) like C_GetSessionInfo;
+    C_AsyncComplete(session: Session, function: Name) like C_GetFunctionStatus: Reveals;
+    C_AsyncGetID(session: Session, function: Name) like C_GetFunctionStatus;
+    C_AsyncJoin(session: Session, function: Name, id: Plain, room: Room) like C_GetFunctionStatus;
+    C_WrapKeyAuthenticated(session: Session, mechanism: Mechanism,
+        wrapping: Key(WRAPPING_KEY_HANDLE_INVALID), key: Key(OBJECT_HANDLE_INVALID),
+        associated: Data, room: Room) [Whole of Wrap] like C_WrapKey;
+    C_UnwrapKeyAuthenticated(session: Session, mechanism: Mechanism,
+        unwrapping: Key(UNWRAPPING_KEY_HANDLE_INVALID), wrapped: Data, template: Values,
+        associated: Data) [Whole of Unwrap] like C_UnwrapKey: Writes;
 }
 
 impl Function {
@@ -404,6 +497,26 @@ impl Function {
     /// Whether its result is, or may hold, plaintext or a key.
     pub fn hands_out_secrets(self) -> bool {
         self.facts().has(Effect::Reveals)
+    }
+
+    /// What the mechanism parameters of its calls are for.
+    pub fn parameter_use(self) -> Use {
+        match self {
+            Function::C_MessageEncryptInit
+            | Function::C_MessageDecryptInit
+            | Function::C_MessageSignInit
+            | Function::C_MessageVerifyInit => Use::Message,
+            Function::C_WrapKeyAuthenticated | Function::C_UnwrapKeyAuthenticated => {
+                Use::AuthenticatedWrap
+            }
+            function if function.facts().roles.contains(&Role::MessageParameter) => Use::Message,
+            _ => Use::Operation,
+        }
+    }
+
+    /// The function whose rules count for it: an older relative, or itself.
+    pub fn older(self) -> Function {
+        self.facts().relative.unwrap_or(self)
     }
 
     /// Whether it uses a key that is there already.

@@ -25,6 +25,7 @@
 )]
 
 pub mod attribute_types;
+mod buffers;
 pub mod call;
 pub mod codec;
 pub mod facts;
@@ -35,19 +36,27 @@ mod parameter_layouts;
 pub mod record;
 pub mod rpc;
 mod rv;
+mod templates;
+pub mod version3;
 mod wire_types;
 pub mod word_size;
 
+pub use buffers::{Input, Room};
 pub use call::{Call, Cryptoki, Function, LONGEST_BYTES, MOST_ELEMENTS, PROGRAM, Reply, VERSION};
 pub use codec::DecodeError;
 pub use integers::{
     Architecture, AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId,
     State, Ulong, UserType,
 };
-pub use mechanism::{Mechanism, Parameter};
+pub use mechanism::{Mechanism, Parameter, Use, Written};
+pub use templates::{
+    Answer, Answers, Attribute, Found, Query, Template, Value, Wanted, WantedRoom,
+};
 pub use wire_types::{
-    Attribute, DataResult, Info, InfoResult, KeyPairResult, LABEL_SIZE, MechanismInfo,
-    MechanismInfoResult, MechanismListResult, ObjectListResult, ObjectResult, SERIAL_SIZE,
+    AsyncResult, AttributesResult, DEEPEST_NESTING, EncapsulateResult, FlagsResult, Hello,
+    HelloResult, Info, InfoResult, KeyPairResult, KeyResult, LABEL_SIZE, MechanismInfo,
+    MechanismInfoResult, MechanismListResult, MechanismOutputResult, MechanismPointer,
+    MechanismResult, ObjectListResult, ObjectResult, OutputResult, QueryPointer, SERIAL_SIZE,
     SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult,
-    SlotListResult, SlotResult, Template, TemplateResult, TokenInfo, TokenInfoResult, Version,
+    SlotListResult, SlotResult, TemplatePointer, TokenInfo, TokenInfoResult, Version,
 };

@@ -222,7 +222,7 @@ impl Parameter {
     }
 
     /// The bytes on the wire. `None` if a structure refers to data in the client's process.
-    fn to_bytes(&self) -> Option<Cow<'_, [u8]>> {
+    pub(crate) fn to_bytes(&self) -> Option<Cow<'_, [u8]>> {
         match self {
             Parameter::None => Some(Cow::Borrowed(&[])),
             Parameter::Bytes(PlainBytes(bytes))
@@ -233,15 +233,44 @@ impl Parameter {
     }
 }
 
-/// The client writes its own layout. The daemon reads the layout of the client that it serves.
+/// What a mechanism's parameter is for, which decides about its structure.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Use {
+    /// An operation, or a key that is made.
+    #[default]
+    Operation,
+    /// Messages: C_MessageEncryptInit, C_EncryptMessage and their kin.
+    Message,
+    /// C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated.
+    AuthenticatedWrap,
+}
+
+/// What a module wrote into a mechanism's parameter.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub struct Written(Vec<Vec<u8>>);
+
+impl<'a> Wire<'a> for Written {
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        match input.word()? {
+            0 => Ok(Written::default()),
+            _ => Err(DecodeError::Kind),
+        }
+    }
+
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        output.word(0);
+    }
+}
+
 impl<'a> Wire<'a> for Mechanism {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
         let mechanism_type = MechanismType::read(input)?;
+        let _ = input.parameter_use();
         let parameter = input.opaque_copy()?;
         Ok(Mechanism::laid_out(
             mechanism_type,
             parameter,
-            input.client(),
+            Architecture::host(),
         ))
     }
 

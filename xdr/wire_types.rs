@@ -1,15 +1,14 @@
-//! Includes the structures that xdrgen generates from `pkcs11_rpc.x`, and adds what they lack:
-//! reading and writing through `codec`, and wiping of values.
+//! Includes the structures that are generated from `pkcs11_rpc_v4.x`, and adds what they lack: reading and writing
+//! through `codec`, and wiping of values.
 
-#![allow(missing_docs)] // each field is named and explained in pkcs11_rpc.x
+#![allow(missing_docs)] // each field is named and explained in pkcs11_rpc_v4.x
 
-use zeroize::Zeroize;
-
-use crate::attribute_types;
 use crate::codec::{DecodeError, Decoder, Encoder, Wire, wipe};
 use crate::integers::{
-    AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, State, Ulong,
+    Architecture, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, State, Ulong,
 };
+use crate::mechanism::{Mechanism, Written};
+use crate::templates::{Answers, Query, Template};
 
 #[allow(clippy::all, clippy::pedantic, unused)]
 #[rustfmt::skip]
@@ -19,11 +18,76 @@ mod generated {
 }
 
 pub use generated::{
-    Attribute, DataResult, Info, InfoResult, KeyPairResult, LABEL_SIZE, MechanismInfo,
-    MechanismInfoResult, MechanismListResult, ObjectListResult, ObjectResult, SERIAL_SIZE,
-    SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult,
-    SlotListResult, SlotResult, Template, TemplateResult, TokenInfo, TokenInfoResult, Version,
+    Info, LABEL_SIZE, MechanismListResult, ObjectListResult, SERIAL_SIZE, SlotInfo, SlotListResult,
+    TokenInfo, Version,
 };
+
+/// Templates in templates, and structures in mechanism parameters: this many levels at the most.
+pub const DEEPEST_NESTING: u32 = generated::DEEPEST_NESTING as u32;
+
+/// A handle that a module may have left as it was.
+pub type ObjectPointer = Option<ObjectHandle>;
+/// A template, or NULL.
+pub type TemplatePointer = Option<Template>;
+/// A question for attributes, or NULL.
+pub type QueryPointer = Option<Query>;
+/// A mechanism, or NULL.
+pub type MechanismPointer = Option<Mechanism>;
+/// Bytes of a result.
+pub type Data = Vec<u8>;
+/// The parameter of one message, with the mechanism of the messages.
+pub type MessageParameter = Mechanism;
+
+/// What each side tells of itself in C_SetupArch.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub struct Hello {
+    /// How it lays out numbers: version 3 only, not on the wire of version 4.
+    pub architecture: Architecture,
+    /// The longest record that it takes, in bytes.
+    pub longest_record: Ulong,
+    /// How many calls it makes or serves at a time.
+    pub parallel_calls: Ulong,
+    /// What it can do: `FEATURE_*` of `pkcs11_rpc_v4.x`.
+    pub features: Flags,
+}
+
+impl<'a> Wire<'a> for Hello {
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        Ok(Hello {
+            architecture: Architecture::host(),
+            longest_record: Ulong::read(input)?,
+            parallel_calls: Ulong::read(input)?,
+            features: Flags::read(input)?,
+        })
+    }
+
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        self.longest_record.write(output);
+        self.parallel_calls.write(output);
+        self.features.write(output);
+    }
+}
+
+/// Structures whose members all have types with a name.
+macro_rules! define_structures {
+    ($($name:ident { $($member:ident: $type:ident),* })*) => {$(
+        #[derive(Clone, Default, Eq, PartialEq)]
+        pub struct $name { $(pub $member: $type),* }
+
+        impl<'a> Wire<'a> for $name {
+            fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+                Ok($name { $($member: <$type as Wire>::read(input)?),* })
+            }
+
+            fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+                $(Wire::write(&self.$member, output);)*
+            }
+        }
+    )*};
+}
+pub(crate) use define_structures;
+
+include!(concat!(env!("OUT_DIR"), "/structures.rs"));
 
 macro_rules! through_xdrgen {
     ($($name:ident)*) => {$(
@@ -40,53 +104,49 @@ macro_rules! through_xdrgen {
 }
 
 through_xdrgen! {
-    InfoResult KeyPairResult MechanismInfoResult MechanismListResult ObjectListResult ObjectResult
-    SessionInfoResult SessionResult SizeResult SlotInfoResult SlotListResult SlotResult
-    TokenInfoResult
+    Info MechanismListResult ObjectListResult SlotInfo SlotListResult TokenInfo
 }
 
-/// Written by hand: a long `data` is sent without a copy.
-impl<'a> Wire<'a> for DataResult {
+/// A long value is sent without a copy.
+impl<'a> Wire<'a> for Data {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        let rv = CkRv::read(input)?;
-        let data = input.opaque_copy()?;
-        Ok(DataResult { rv, data })
+        input.opaque_copy()
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
-        self.rv.write(output);
-        output.opaque(&self.data);
+        output.opaque(self);
     }
 }
 
-/// Written by hand: numbers in the values are converted from and to the client's layout.
-impl<'a> Wire<'a> for Template {
+/// XDR's optional data: a boolean, and the value if there is one.
+impl<'a, T: Wire<'a>> Wire<'a> for Option<T> {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        let template = input.unpack()?;
-        Ok(attribute_types::to_host(template, input.client()))
+        match input.word()? {
+            0 => Ok(None),
+            1 => T::read(input).map(Some),
+            _ => Err(DecodeError::Kind),
+        }
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
-        match output.client() {
-            client if attribute_types::differs(client) => {
-                output.pack(&attribute_types::to_client(self.clone(), client));
-            }
-            _ => output.pack(self),
+        output.word(u32::from(self.is_some()));
+        if let Some(value) = self {
+            value.write(output);
         }
     }
 }
 
-impl<'a> Wire<'a> for TemplateResult {
+impl<'a> Wire<'a> for bool {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        Ok(TemplateResult {
-            rv: CkRv::read(input)?,
-            template: Template::read(input)?,
-        })
+        match input.word()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Kind),
+        }
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
-        self.rv.write(output);
-        self.template.write(output);
+        output.word(u32::from(*self));
     }
 }
 
@@ -110,20 +170,9 @@ impl CallResult for CkRv {
     }
 }
 
-/// C_SetupArch answers an architecture where others answer a CK_RV.
-impl CallResult for crate::integers::Architecture {
-    fn rv(&self) -> CkRv {
-        CkRv(self.0)
-    }
-
-    fn only(rv: CkRv) -> Self {
-        crate::integers::Architecture(rv.0)
-    }
-}
-
 macro_rules! call_results {
-    ($($name:ident)*) => {$(
-        impl CallResult for $name {
+    ($($name:ident $(($data:ident))?)*) => {$(
+        impl $crate::wire_types::CallResult for $name {
             fn rv(&self) -> CkRv {
                 self.rv
             }
@@ -131,31 +180,20 @@ macro_rules! call_results {
             fn only(rv: CkRv) -> Self {
                 $name { rv, ..Default::default() }
             }
+
+            $(fn wipe(&mut self) {
+                wipe(&mut self.$data);
+            })?
         }
     )*};
 }
-
-impl CallResult for DataResult {
-    fn rv(&self) -> CkRv {
-        self.rv
-    }
-
-    fn only(rv: CkRv) -> Self {
-        DataResult {
-            rv,
-            data: Vec::new(),
-        }
-    }
-
-    fn wipe(&mut self) {
-        wipe(&mut self.data);
-    }
-}
+pub(crate) use call_results;
 
 call_results! {
-    InfoResult KeyPairResult MechanismInfoResult MechanismListResult ObjectListResult
-    ObjectResult SessionInfoResult SessionResult SizeResult SlotInfoResult SlotListResult SlotResult
-    TemplateResult TokenInfoResult
+    AsyncResult(data) AttributesResult EncapsulateResult(data) FlagsResult HelloResult InfoResult
+    KeyPairResult KeyResult MechanismInfoResult MechanismListResult MechanismOutputResult(data)
+    MechanismResult ObjectListResult ObjectResult OutputResult(data) SessionInfoResult
+    SessionResult SizeResult SlotInfoResult SlotListResult SlotResult TokenInfoResult
 }
 
 /// Version 0.0: each number travels as a byte string of exactly one byte.
@@ -182,24 +220,5 @@ impl Version {
     /// The minor number; 0 when the peer sent none.
     pub fn minor(&self) -> u8 {
         self.minor.first().copied().unwrap_or(0)
-    }
-}
-
-impl Attribute {
-    /// An attribute with this value; `value_len` says its length.
-    pub fn new(attribute_type: AttributeType, value: Vec<u8>) -> Attribute {
-        let value_len = Ulong(value.len() as u64);
-        Attribute {
-            attribute_type,
-            value,
-            value_len,
-        }
-    }
-}
-
-/// A value may be key material.
-impl Drop for Attribute {
-    fn drop(&mut self) {
-        self.value.zeroize();
     }
 }

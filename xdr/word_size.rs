@@ -89,6 +89,14 @@ impl Abi {
         }
     }
 
+    /// The number these bytes are, as [`wide`] has it: all ones stay all ones.
+    pub fn read_wide(self, bytes: &[u8]) -> u64 {
+        match bytes.iter().all(|byte| *byte == u8::MAX) {
+            true => u64::MAX,
+            false => self.read(bytes),
+        }
+    }
+
     /// Fills the bytes with the number; what has no room of it is its upper end.
     pub fn write(self, number: u64, bytes: &mut [u8]) {
         bytes.fill(0);

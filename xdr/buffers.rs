@@ -1,0 +1,175 @@
+//! Represents the buffers of a C call: what is passed in, and the room for what comes back.
+//!
+//! `client::abi` makes them of the application's pointers and lengths, `bindings` turns them into arguments of
+//! the module. Both know NULL from empty. No address is in them.
+
+use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+
+/// An input: a pointer and a length in C.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub enum Input<'a> {
+    /// NULL, with the length that was passed beside it.
+    Null {
+        /// Normally 0.
+        length: u64,
+    },
+    /// NULL, or an empty byte string: version 3 cannot tell them apart where it matters, in PINs. Not on the
+    /// wire of version 4.
+    NullOrEmpty,
+    /// Bytes, of the record or of the caller's buffer.
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Input<'a> {
+    /// NULL without a length.
+    pub const NULL: Input<'static> = Input::Null { length: 0 };
+
+    /// The bytes; none where there is no buffer.
+    pub fn bytes(self) -> &'a [u8] {
+        match self {
+            Input::Bytes(bytes) => bytes,
+            Input::Null { .. } | Input::NullOrEmpty => &[],
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Input<'a> {
+    fn from(bytes: &'a [u8]) -> Input<'a> {
+        Input::Bytes(bytes)
+    }
+}
+
+impl<'a, const SIZE: usize> From<&'a [u8; SIZE]> for Input<'a> {
+    fn from(bytes: &'a [u8; SIZE]) -> Input<'a> {
+        Input::Bytes(bytes)
+    }
+}
+
+impl<'a> Wire<'a> for Input<'a> {
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        match input.word()? {
+            0 => Ok(Input::Null {
+                length: input.hyper()?,
+            }),
+            1 => Ok(Input::Bytes(input.opaque()?)),
+            _ => Err(DecodeError::Kind),
+        }
+    }
+
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        match self {
+            Input::Null { length } => {
+                output.word(0);
+                output.hyper(*length);
+            }
+            Input::NullOrEmpty => output.fail(),
+            Input::Bytes(bytes) => {
+                output.word(1);
+                output.opaque(bytes);
+            }
+        }
+    }
+}
+
+/// The room for an output: a pointer to a buffer and a pointer to its length in C.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Room {
+    /// As much as it takes: version 3 does not tell. Not on the wire of version 4.
+    #[default]
+    Unbounded,
+    /// The pointer to the length is NULL.
+    NoLength,
+    /// The buffer is NULL, so that the call asks for the length.
+    Null {
+        /// What the length was before the call.
+        length: u64,
+    },
+    /// A buffer for this many elements: bytes, slots, mechanisms or objects.
+    Buffer(u64),
+}
+
+impl Room {
+    /// The question for the length.
+    pub const QUESTION: Room = Room::Null { length: 0 };
+}
+
+impl<'a> Wire<'a> for Room {
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        match input.word()? {
+            0 => Ok(Room::NoLength),
+            1 => Ok(Room::Null {
+                length: input.hyper()?,
+            }),
+            2 => Ok(Room::Buffer(input.hyper()?)),
+            _ => Err(DecodeError::Kind),
+        }
+    }
+
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        match self {
+            Room::Unbounded => output.fail(),
+            Room::NoLength => output.word(0),
+            Room::Null { length } => {
+                output.word(1);
+                output.hyper(*length);
+            }
+            Room::Buffer(room) => {
+                output.word(2);
+                output.hyper(*room);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::integers::Architecture;
+    use crate::record::MARK_SIZE;
+
+    fn encoded<'b>(value: &'b impl Wire<'b>) -> Option<Vec<u8>> {
+        let mut buffer = Vec::new();
+        let mut encoder = Encoder::new(&mut buffer, Architecture::host());
+        value.write(&mut encoder);
+        Some(encoder.finish().ok()?.to_vec().split_off(MARK_SIZE))
+    }
+
+    #[test]
+    fn null_and_empty_differ_on_the_wire() {
+        let null = encoded(&Input::Null { length: 5 });
+        assert_eq!(null, Some(vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]));
+        let empty = encoded(&Input::Bytes(&[]));
+        assert_eq!(empty, Some(vec![0, 0, 0, 1, 0, 0, 0, 0]));
+        let some = encoded(&Input::Bytes(b"ab"));
+        let bytes = vec![0, 0, 0, 1, 0, 0, 0, 2, b'a', b'b', 0, 0];
+        assert!(
+            Input::read(&mut Decoder::new(&bytes, Architecture::host())) == Ok(Input::Bytes(b"ab"))
+        );
+        assert_eq!(some, Some(bytes));
+        let room = encoded(&Room::Buffer(3));
+        assert_eq!(room, Some(vec![0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]));
+        assert_eq!(encoded(&Room::NoLength), Some(vec![0; 4]));
+    }
+
+    #[test]
+    fn what_only_version_3_has_is_not_sent() {
+        assert!(encoded(&Input::NullOrEmpty).is_none());
+        assert!(encoded(&Room::Unbounded).is_none());
+    }
+
+    #[test]
+    fn other_kinds_are_refused() {
+        for kind in [2, u32::MAX] {
+            let bytes = [&kind.to_be_bytes()[..], &[0; 8]].concat();
+            assert!(
+                Input::read(&mut Decoder::new(&bytes, Architecture::host()))
+                    == Err(DecodeError::Kind)
+            );
+        }
+        let bytes = [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(
+            Room::read(&mut Decoder::new(&bytes, Architecture::host())),
+            Err(DecodeError::Kind)
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! Projects version 3 of the protocol, which the original speaks, onto the calls and replies of version 4.
+//!
+//! A call of version 3 is read with its own types, which `build.rs` makes of `pkcs11_rpc.x`, and becomes a
+//! [`crate::Call`]; a [`crate::Reply`] becomes one of version 3 and is written. So no layer behind `rpc` knows by
+//! which version a call came. The client goes the other way. `projection` has a rule for each pair of types; which
+//! procedure has which types follows from the two interfaces.
+
+mod attributes;
+mod projection;
+mod wire_types;
+
+use crate::call::Function;
+use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::integers::{
+    Architecture, Count, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
+};
+use crate::wire_types::{
+    CallResult, InfoResult, MechanismInfoResult, MechanismListResult, ObjectListResult,
+    SessionInfoResult, SessionResult, SizeResult, SlotInfoResult, SlotListResult, SlotResult,
+    TokenInfoResult,
+};
+use crate::{Call as CurrentCall, CkRv, Reply as CurrentReply};
+
+pub use wire_types::{
+    Attribute, DataResult, KeyPairResult, Mechanism, ObjectResult, Template, TemplateResult,
+};
+
+use projection::{Added, Current, Former};
+
+/// The Rust type of an argument: byte strings are parts of the record or of the caller's buffer.
+macro_rules! argument {
+    ($life:lifetime, Bytes) => {
+        &$life[u8]
+    };
+    ($life:lifetime, Pin) => {
+        wire_types::Pin<$life>
+    };
+    ($life:lifetime, $type:ident) => {
+        $type
+    };
+}
+
+macro_rules! define_former_calls {
+    ($(
+        $name:ident ($($argument:ident: $type:ident => $current:ident),*) + ($($added:ident),*)
+            -> $reply:ident => $current_reply:ident;
+    )*) => {
+        /// A call with its arguments, in the order of `pkcs11_rpc.x`.
+        #[allow(non_camel_case_types, missing_docs)] // the standard's names
+        #[derive(Clone, PartialEq)]
+        pub enum Call<'a> { $($name($(argument!('a, $type)),*)),* }
+
+        impl<'a> Call<'a> {
+            /// Which procedure is called.
+            pub fn function(&self) -> Function {
+                match self { $(Call::$name(..) => Function::$name),* }
+            }
+
+            /// Reads the arguments of `function`: all that is left of the record. `None` if version 3 has no such
+            /// procedure.
+            pub fn read(
+                function: Function,
+                mut input: Decoder<'a>,
+            ) -> Option<Result<Call<'a>, DecodeError>> {
+                let input = &mut input;
+                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+                let mut read = move || {
+                    let call = match function {
+                        $(Function::$name => Call::$name($(
+                            <argument!('a, $type) as Wire<'a>>::read(input)?
+                        ),*),)*
+                        _ => return Ok(None),
+                    };
+                    input.end().map(|()| Some(call))
+                };
+                read().transpose()
+            }
+
+            /// Appends the arguments.
+            pub fn write<'b>(&'b self, output: &mut Encoder<'b>) where 'a: 'b {
+                match self { $(Call::$name($($argument),*) => { $($argument.write(output);)* }),* }
+            }
+
+            /// What the call is in version 4.
+            pub fn into_current(self) -> CurrentCall<'a> {
+                let call = match self {$(
+                    Call::$name($($argument),*) => {
+                        $(let $added = Added::added();)*
+                        CurrentCall::$name($(Current::current($argument),)* $($added),*)
+                    }
+                ),*};
+                projection::settle(call)
+            }
+
+            /// The call as version 3 says it; `None` if version 3 cannot say it.
+            #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+            pub fn of(call: &CurrentCall<'a>) -> Option<Call<'a>> {
+                match call {
+                    $(CurrentCall::$name($($argument,)* $($added),*) => {
+                        $(let _ = $added;)*
+                        Some(Call::$name($(Former::former($argument)?),*))
+                    })*
+                    _ => None,
+                }
+            }
+        }
+
+        /// What a call answers, for each procedure.
+        #[allow(non_camel_case_types, missing_docs)] // the standard's names
+        #[derive(Clone, PartialEq)]
+        pub enum Reply { $($name($reply)),* }
+
+        impl Reply {
+            /// Which procedure this is a reply to.
+            pub fn function(&self) -> Function {
+                match self { $(Reply::$name(..) => Function::$name),* }
+            }
+
+            /// The CK_RV. For C_SetupArch, the architecture's code.
+            pub fn rv(&self) -> CkRv {
+                match self { $(Reply::$name(result) => result.rv()),* }
+            }
+
+            /// A reply to `function` with this CK_RV and nothing else: numbers are 0, byte strings
+            /// and arrays empty, versions 0.0. `None` if version 3 has no such procedure.
+            pub fn only(function: Function, rv: CkRv) -> Option<Reply> {
+                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+                match function {
+                    $(Function::$name => Some(Reply::$name(CallResult::only(rv))),)*
+                    _ => None,
+                }
+            }
+
+            /// Wipes the bytes it carries; attribute values are wiped when they are dropped.
+            pub fn wipe(&mut self) {
+                match self { $(Reply::$name(result) => result.wipe()),* }
+            }
+
+            /// Reads the result of `function`: all that is left of the record. `None` if version 3 has no such
+            /// procedure.
+            pub fn read(
+                function: Function,
+                mut input: Decoder<'_>,
+            ) -> Option<Result<Reply, DecodeError>> {
+                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+                let reply = match function {
+                    $(Function::$name => <$reply as Wire>::read(&mut input).map(Reply::$name),)*
+                    _ => return None,
+                };
+                Some(reply.and_then(|reply| input.end().map(|()| reply)))
+            }
+
+            /// Appends the result.
+            pub fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+                match self { $(Reply::$name(result) => Wire::write(result, output)),* }
+            }
+
+            /// What the reply is in version 4.
+            pub fn into_current(self) -> CurrentReply {
+                match self {$(
+                    Reply::$name(result) => CurrentReply::$name(Current::current(result))
+                ),*}
+            }
+
+            /// The reply as version 3 says it; `None` to a procedure that version 3 does not have.
+            #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+            pub fn of(reply: CurrentReply) -> Option<Reply> {
+                match reply {
+                    $(CurrentReply::$name(result) => {
+                        Some(Reply::$name(projection::former_result(result)))
+                    })*
+                    _ => None,
+                }
+            }
+        }
+
+        /// The procedures that version 3 has, in the order of their numbers.
+        pub const FUNCTIONS: &[Function] = &[$(Function::$name),*];
+    };
+}
+
+include!(concat!(env!("OUT_DIR"), "/procedures3.rs"));
+
+/// Names the function only: arguments may be PINs and keys.
+impl std::fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.function().name())
+    }
+}
+
+/// Names the function and its CK_RV only.
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} -> {}", self.function().name(), self.rv())
+    }
+}

@@ -1,0 +1,507 @@
+//! Says what each type of version 3 is in version 4, and the other way round.
+//!
+//! Where version 3 has less, the value says so: an input that may be NULL or empty, room without a bound. Where it
+//! cannot say what version 4 says, there is no value of version 3. Odd ways of the original that its clients see,
+//! such as the zeros for a length that was asked for, are made here and nowhere else.
+
+use super::wire_types::{
+    Attribute, DataResult, KeyPairResult, Mechanism, ObjectResult, Pin, Template, TemplateResult,
+};
+use crate::attribute_types::{is_nested, is_number};
+use crate::buffers::{Input, Room};
+use crate::integers::{
+    Architecture, Count, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
+};
+use crate::templates::{Answer, Answers, Found, Query, Value, Wanted, WantedRoom};
+use crate::wire_types::{
+    AttributesResult, Hello, HelloResult, KeyResult, MechanismOutputResult, MechanismPointer,
+    MechanismResult, OutputResult, QueryPointer, TemplatePointer,
+};
+use crate::word_size::Abi;
+use crate::{Call, CkRv, wire_types};
+
+/// What a value of version 3 is in version 4.
+pub(super) trait Current<T> {
+    fn current(self) -> T;
+}
+
+/// What a value of version 4 is in version 3; `None` if version 3 cannot say it.
+pub(super) trait Former<T> {
+    fn former(&self) -> Option<T>;
+}
+
+/// What a result of version 4 is in version 3.
+pub(super) trait FormerResult<T> {
+    fn former(self) -> T;
+}
+
+pub(super) fn former_result<T>(result: impl FormerResult<T>) -> T {
+    result.former()
+}
+
+/// An argument that version 3 does not have.
+pub(super) trait Added {
+    fn added() -> Self;
+}
+
+impl Added for Room {
+    fn added() -> Room {
+        Room::Unbounded
+    }
+}
+
+impl Added for Flags {
+    fn added() -> Flags {
+        Flags::default()
+    }
+}
+
+impl Added for bool {
+    fn added() -> bool {
+        false
+    }
+}
+
+/// What is the same in both versions.
+macro_rules! same {
+    ($($type:ty)*) => {$(
+        impl Current<$type> for $type {
+            fn current(self) -> $type {
+                self
+            }
+        }
+
+        impl Former<$type> for $type {
+            fn former(&self) -> Option<$type> {
+                Some(self.clone())
+            }
+        }
+
+        impl FormerResult<$type> for $type {
+            fn former(self) -> $type {
+                self
+            }
+        }
+    )*};
+}
+
+same! {
+    CkRv Flags MechanismType ObjectHandle SessionHandle SlotId Ulong UserType
+    wire_types::InfoResult wire_types::MechanismInfoResult wire_types::MechanismListResult
+    wire_types::ObjectListResult wire_types::SessionInfoResult wire_types::SessionResult
+    wire_types::SizeResult wire_types::SlotInfoResult wire_types::SlotListResult
+    wire_types::SlotResult wire_types::TokenInfoResult
+}
+
+/// What a call of version 3 means beyond its single arguments.
+pub(super) fn settle(mut call: Call<'_>) -> Call<'_> {
+    if let Call::C_GenerateKey(_, _, template) = &mut call {
+        null_if_empty(template);
+    } else if let Call::C_GenerateKeyPair(_, _, public, private) = &mut call {
+        null_if_empty(public);
+        null_if_empty(private);
+    } else if let Call::C_SetAttributeValue(_, _, Some(template)) = &mut call {
+        for attribute in &mut template.0 {
+            if attribute.bytes().is_empty() && attribute.nested().is_none() {
+                attribute.value = Value::Null { length: 0 };
+            }
+        }
+    }
+    call
+}
+
+/// The original passes NULL to C_GenerateKey and C_GenerateKeyPair where a template is empty, and elsewhere not.
+fn null_if_empty(template: &mut TemplatePointer) {
+    if template
+        .as_ref()
+        .is_some_and(|template| template.0.is_empty())
+    {
+        *template = None;
+    }
+}
+
+impl Current<Hello> for Architecture {
+    fn current(self) -> Hello {
+        Hello {
+            architecture: self,
+            ..Default::default()
+        }
+    }
+}
+
+impl Former<Architecture> for Hello {
+    fn former(&self) -> Option<Architecture> {
+        Some(self.architecture)
+    }
+}
+
+impl Current<HelloResult> for Architecture {
+    fn current(self) -> HelloResult {
+        HelloResult {
+            rv: CkRv::OK,
+            hello: self.current(),
+        }
+    }
+}
+
+/// The answer is the architecture, or a code that is none.
+impl FormerResult<Architecture> for HelloResult {
+    fn former(self) -> Architecture {
+        match self.hello.architecture {
+            Architecture(0) => Architecture(self.rv.0),
+            architecture => architecture,
+        }
+    }
+}
+
+impl<'a> Current<&'a [u8]> for &'a [u8] {
+    fn current(self) -> &'a [u8] {
+        self
+    }
+}
+
+impl<'a> Former<&'a [u8]> for &'a [u8] {
+    fn former(&self) -> Option<&'a [u8]> {
+        Some(self)
+    }
+}
+
+impl<'a> Current<Input<'a>> for &'a [u8] {
+    fn current(self) -> Input<'a> {
+        Input::Bytes(self)
+    }
+}
+
+impl<'a> Former<&'a [u8]> for Input<'a> {
+    fn former(&self) -> Option<&'a [u8]> {
+        match self {
+            Input::Null { length } if *length != 0 => None,
+            input => Some(input.bytes()),
+        }
+    }
+}
+
+impl<'a> Current<Input<'a>> for Pin<'a> {
+    fn current(self) -> Input<'a> {
+        match self.0 {
+            [] => Input::NullOrEmpty,
+            pin => Input::Bytes(pin),
+        }
+    }
+}
+
+/// A PIN that is NULL is none, whatever the length.
+impl<'a> Former<Pin<'a>> for Input<'a> {
+    fn former(&self) -> Option<Pin<'a>> {
+        Some(Pin(self.bytes()))
+    }
+}
+
+impl Current<Room> for Count {
+    fn current(self) -> Room {
+        match self.0 {
+            0 => Room::QUESTION,
+            room => Room::Buffer(room),
+        }
+    }
+}
+
+/// A list without room is asked for like the number of its elements.
+impl Former<Count> for Room {
+    fn former(&self) -> Option<Count> {
+        match self {
+            Room::Null { .. } => Some(Count(0)),
+            Room::Buffer(room) => Some(Count(*room)),
+            Room::Unbounded | Room::NoLength => None,
+        }
+    }
+}
+
+impl Current<Room> for Ulong {
+    fn current(self) -> Room {
+        Room::Buffer(self.0)
+    }
+}
+
+impl Former<Ulong> for Room {
+    fn former(&self) -> Option<Ulong> {
+        match self {
+            Room::Buffer(room) => Some(Ulong(*room)),
+            Room::Null { .. } | Room::Unbounded | Room::NoLength => None,
+        }
+    }
+}
+
+impl Current<MechanismPointer> for Mechanism {
+    fn current(self) -> MechanismPointer {
+        Some(self.0)
+    }
+}
+
+impl Former<Mechanism> for MechanismPointer {
+    fn former(&self) -> Option<Mechanism> {
+        self.clone().map(Mechanism)
+    }
+}
+
+impl Current<TemplatePointer> for Template {
+    fn current(self) -> TemplatePointer {
+        let attributes = self.0.into_iter().map(|mut attribute| {
+            let value = std::mem::take(&mut attribute.value);
+            crate::Attribute::new(attribute.attribute_type, value)
+        });
+        Some(crate::Template(attributes.collect()))
+    }
+}
+
+impl Former<Template> for TemplatePointer {
+    fn former(&self) -> Option<Template> {
+        let Some(template) = self else {
+            return Some(Template::default());
+        };
+        let attributes = template.0.iter().map(|attribute| match &attribute.value {
+            Value::Template(_) => None,
+            Value::Bytes(_) | Value::Null { .. } => Some(Attribute::new(
+                attribute.attribute_type,
+                attribute.bytes().to_vec(),
+            )),
+        });
+        attributes.collect::<Option<_>>().map(Template)
+    }
+}
+
+/// An empty value asks for the length. Another one is the buffer, with what it holds.
+impl Current<QueryPointer> for Template {
+    fn current(self) -> QueryPointer {
+        let wanted = self.0.into_iter().map(|mut attribute| {
+            let content = std::mem::take(&mut attribute.value);
+            let room = match content.len() {
+                0 => WantedRoom::Null { length: 0 },
+                room => WantedRoom::Buffer {
+                    room: room as u64,
+                    content: Some(content),
+                },
+            };
+            Wanted {
+                attribute_type: attribute.attribute_type,
+                room,
+            }
+        });
+        Some(Query(wanted.collect()))
+    }
+}
+
+impl Former<Template> for QueryPointer {
+    fn former(&self) -> Option<Template> {
+        let query = self.as_ref()?;
+        let attributes = query.0.iter().map(|wanted| {
+            let content = match &wanted.room {
+                WantedRoom::Null { .. } => Vec::new(),
+                WantedRoom::Buffer { room, content } => match content {
+                    Some(content) => content.clone(),
+                    None => {
+                        let room = usize::try_from(*room).ok()?;
+                        let mut zeros = Vec::new();
+                        zeros.try_reserve_exact(room).ok()?;
+                        zeros.resize(room, 0);
+                        zeros
+                    }
+                },
+                WantedRoom::Template(_) => return None,
+            };
+            Some(Attribute::new(wanted.attribute_type, content))
+        });
+        attributes.collect::<Option<_>>().map(Template)
+    }
+}
+
+/// The most that zeros for lengths may take in one reply, in bytes.
+const MOST_ZEROS: u64 = 64 << 20;
+
+/// An attribute that is not available has a length of all ones, so that our client can tell it from an empty
+/// value. The original sends 0. Its clients accept both, because they look at the CK_RV too. A length is
+/// answered with that many zeros; the length of a number is a word even where the call failed.
+impl FormerResult<TemplateResult> for AttributesResult {
+    fn former(self) -> TemplateResult {
+        let mut zeros = MOST_ZEROS;
+        let attributes = self.answers.0.into_iter().map(|mut answer| {
+            let unavailable = || (Vec::new(), Ulong::UNAVAILABLE);
+            let (value, value_len) = match &mut answer.found {
+                Found::Bytes(bytes) => {
+                    let bytes = std::mem::take(bytes);
+                    let length = bytes.len() as u64;
+                    (bytes, Ulong(length))
+                }
+                Found::Length(length) => {
+                    let length = match *length {
+                        0 if is_number(answer.attribute_type) => Abi::HOST.word as u64,
+                        length => length,
+                    };
+                    match usize::try_from(length) {
+                        Ok(size) if length <= zeros => {
+                            zeros -= length;
+                            (vec![0; size], Ulong(length))
+                        }
+                        _ => unavailable(),
+                    }
+                }
+                Found::Untouched
+                | Found::Unavailable
+                | Found::TemplateLength(_)
+                | Found::Template(_) => unavailable(),
+            };
+            Attribute {
+                attribute_type: answer.attribute_type,
+                value,
+                value_len,
+            }
+        });
+        TemplateResult {
+            rv: self.rv,
+            template: Template(attributes.collect()),
+        }
+    }
+}
+
+/// What a daemon of version 3 answered, as it stands: what a length of 0 means beside an error is for the client.
+impl Current<AttributesResult> for TemplateResult {
+    fn current(self) -> AttributesResult {
+        let answers = self.template.0.into_iter().map(|mut attribute| {
+            let value = std::mem::take(&mut attribute.value);
+            let found = match attribute.value_len {
+                Ulong::UNAVAILABLE if value.is_empty() => Found::Unavailable,
+                _ if is_nested(attribute.attribute_type) => Found::Unavailable,
+                _ => Found::Bytes(value),
+            };
+            Answer {
+                attribute_type: attribute.attribute_type,
+                found,
+            }
+        });
+        AttributesResult {
+            rv: self.rv,
+            answers: Answers(answers.collect()),
+        }
+    }
+}
+
+impl Current<MechanismResult> for CkRv {
+    fn current(self) -> MechanismResult {
+        MechanismResult {
+            rv: self,
+            ..Default::default()
+        }
+    }
+}
+
+impl FormerResult<CkRv> for MechanismResult {
+    fn former(self) -> CkRv {
+        self.rv
+    }
+}
+
+impl Current<OutputResult> for DataResult {
+    fn current(self) -> OutputResult {
+        OutputResult {
+            rv: self.rv,
+            length: Ulong(self.data.len() as u64),
+            data: self.data,
+        }
+    }
+}
+
+impl FormerResult<DataResult> for OutputResult {
+    fn former(self) -> DataResult {
+        DataResult {
+            rv: self.rv,
+            data: self.data,
+        }
+    }
+}
+
+impl Current<MechanismOutputResult> for DataResult {
+    fn current(self) -> MechanismOutputResult {
+        MechanismOutputResult {
+            rv: self.rv,
+            length: Ulong(self.data.len() as u64),
+            data: self.data,
+            ..Default::default()
+        }
+    }
+}
+
+impl FormerResult<DataResult> for MechanismOutputResult {
+    fn former(self) -> DataResult {
+        DataResult {
+            rv: self.rv,
+            data: self.data,
+        }
+    }
+}
+
+/// A handle of version 3: one that a failed call left alone is 0.
+fn handle(rv: CkRv, object: Option<ObjectHandle>) -> ObjectHandle {
+    object.filter(|_| rv.is_ok()).unwrap_or_default()
+}
+
+fn pointer(rv: CkRv, object: ObjectHandle) -> Option<ObjectHandle> {
+    rv.is_ok().then_some(object)
+}
+
+impl Current<wire_types::ObjectResult> for ObjectResult {
+    fn current(self) -> wire_types::ObjectResult {
+        wire_types::ObjectResult {
+            rv: self.rv,
+            object: pointer(self.rv, self.object),
+        }
+    }
+}
+
+impl FormerResult<ObjectResult> for wire_types::ObjectResult {
+    fn former(self) -> ObjectResult {
+        ObjectResult {
+            rv: self.rv,
+            object: handle(self.rv, self.object),
+        }
+    }
+}
+
+impl Current<KeyResult> for ObjectResult {
+    fn current(self) -> KeyResult {
+        KeyResult {
+            rv: self.rv,
+            object: pointer(self.rv, self.object),
+            ..Default::default()
+        }
+    }
+}
+
+impl FormerResult<ObjectResult> for KeyResult {
+    fn former(self) -> ObjectResult {
+        ObjectResult {
+            rv: self.rv,
+            object: handle(self.rv, self.object),
+        }
+    }
+}
+
+impl Current<wire_types::KeyPairResult> for KeyPairResult {
+    fn current(self) -> wire_types::KeyPairResult {
+        wire_types::KeyPairResult {
+            rv: self.rv,
+            public_key: pointer(self.rv, self.public_key),
+            private_key: pointer(self.rv, self.private_key),
+            ..Default::default()
+        }
+    }
+}
+
+impl FormerResult<KeyPairResult> for wire_types::KeyPairResult {
+    fn former(self) -> KeyPairResult {
+        KeyPairResult {
+            rv: self.rv,
+            public_key: handle(self.rv, self.public_key),
+            private_key: handle(self.rv, self.private_key),
+        }
+    }
+}
