@@ -14,7 +14,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
-use config_file::Error;
+use bindings::module::ModuleOptions;
+use config_file::{Error, Place};
 use filter::Compatibility;
 use nix::unistd::{Gid, Uid};
 
@@ -125,6 +126,42 @@ pub struct Processor {
     /// `compatibility`: names of switches, separated by blanks, that bring single points of the
     /// original's behaviour back. Default "", none.
     pub compatibility: Compatibility,
+    /// `protocol`: the newest version of the protocol that is spoken, 3 or 4. Default 4.
+    pub protocol: u32,
+    /// `max_parallel_calls`: how many calls of one client are executed at a time, from 1 to 256.
+    /// Default 16.
+    pub max_parallel_calls: usize,
+    /// `module`, repeatable: what single modules need.
+    pub modules: Vec<ModuleSettings>,
+}
+
+/// One `module` section.
+#[derive(Clone, Debug)]
+pub struct ModuleSettings {
+    /// `alias`: the name by which clients ask for the module.
+    pub alias: String,
+    /// Where the alias stands, for messages.
+    pub place: Place,
+    /// `init_args`: what C_Initialize passes to the module in pReserved. Default none.
+    pub init_args: Option<String>,
+    /// `flat_mechanisms`: as in `processor`, for this module, and added to those. Default "", none.
+    pub flat_mechanisms: Vec<u64>,
+}
+
+impl Processor {
+    /// The settings for the module that a client asks for by this name.
+    pub fn module(&self, alias: &[u8]) -> ModuleOptions {
+        let mut options = ModuleOptions {
+            flat_mechanisms: self.flat_mechanisms.clone(),
+            init_args: None,
+        };
+        let mut sections = self.modules.iter();
+        if let Some(section) = sections.find(|section| section.alias.as_bytes() == alias) {
+            options.flat_mechanisms.extend(&section.flat_mechanisms);
+            options.init_args.clone_from(&section.init_args);
+        }
+        options
+    }
 }
 
 /// The `workload_manager` section. Each client has a worker process of its own, whatever

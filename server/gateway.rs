@@ -1,47 +1,59 @@
 //! Answers C_SetupArch and C_LoadModule, and hands every other call of a connection to the filter and the
 //! module that C_LoadModule chose.
 //!
-//! Calls come from `connection`, decoded from the layout that C_SetupArch told: from there on
-//! everything is in the host's, so that a client's architecture changes nothing that the filter
-//! decides.
+//! Calls come from `connection`, decoded: from there on everything is in the host's layout, so that neither a
+//! client's architecture nor the version of the protocol changes what the filter decides.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use bindings::module::{Module, ModuleOptions};
+use bindings::module::Module;
 use filter::log::Printable;
 use filter::{Filter, Rules, replies};
-use xdr::{Architecture, Call, CkRv, Cryptoki, Function, Reply};
+use xdr::rpc::{Peer, Version};
+use xdr::{Architecture, Call, CkRv, Cryptoki, Flags, Function, Hello, HelloResult, Reply, Ulong};
 
+use crate::config::Processor;
 use crate::connection::Served;
 use crate::logging::{Severity, log};
 
 /// The state of one connection.
 pub struct Gateway {
     rules: Arc<Rules>,
-    options: ModuleOptions,
+    processor: Processor,
     /// Whether to log two lines for each call (`-debug-pkcs11`).
     trace: bool,
-    architecture: OnceLock<Architecture>,
+    client: OnceLock<Client>,
     module: OnceLock<Filter<Module>>,
+    /// Held while a module is loaded: of two calls in parallel, one does it.
+    loading: Mutex<()>,
+}
+
+/// What C_SetupArch told.
+#[derive(Clone, Copy)]
+enum Client {
+    /// In version 3: how the client lays out numbers.
+    Former(Architecture),
+    /// In version 4.
+    Current,
 }
 
 impl Gateway {
     /// A connection on which nothing was called yet.
-    pub fn new(rules: Arc<Rules>, options: ModuleOptions, trace: bool) -> Gateway {
-        let (architecture, module) = (OnceLock::new(), OnceLock::new());
+    pub fn new(rules: Arc<Rules>, processor: Processor, trace: bool) -> Gateway {
         Gateway {
             rules,
-            options,
+            processor,
             trace,
-            architecture,
-            module,
+            client: OnceLock::new(),
+            module: OnceLock::new(),
+            loading: Mutex::new(()),
         }
     }
 
     fn answer(&self, call: Call<'_>) -> Reply {
         let function = call.function();
         match call {
-            Call::C_SetupArch(code) => Reply::C_SetupArch(self.setup(code)),
+            Call::C_SetupArch(hello) => Reply::C_SetupArch(self.setup(&hello)),
             Call::C_LoadModule(alias) => Reply::C_LoadModule(self.load(alias)),
             call => {
                 let Some(module) = self.module.get() else {
@@ -56,18 +68,51 @@ impl Gateway {
         }
     }
 
-    /// C_SetupArch: 1 to 4 once, answered with the host's own code. Only the low 32 bits count, as
-    /// in the original.
-    fn setup(&self, code: Architecture) -> Architecture {
-        if self.architecture.get().is_some() {
+    /// C_SetupArch, once. From then on the connection stays with its version.
+    fn setup(&self, hello: &Hello) -> HelloResult {
+        match hello.architecture {
+            Some(code) => HelloResult {
+                rv: CkRv::OK,
+                hello: Hello {
+                    architecture: Some(self.setup_former(code)),
+                    ..Default::default()
+                },
+            },
+            None => self.setup_current(),
+        }
+    }
+
+    fn setup_current(&self) -> HelloResult {
+        if self.client.set(Client::Current).is_err() {
+            return HelloResult {
+                rv: CkRv::FUNCTION_FAILED,
+                ..Default::default()
+            };
+        }
+        HelloResult {
+            rv: CkRv::OK,
+            hello: Hello {
+                architecture: None,
+                longest_record: Ulong(self.processor.max_record_size as u64),
+                parallel_calls: Ulong(self.processor.max_parallel_calls as u64),
+                features: Flags(0),
+            },
+        }
+    }
+
+    /// Version 3: 1 to 4, answered with the host's own code. Only the low 32 bits count, as in the original.
+    fn setup_former(&self, code: Architecture) -> Architecture {
+        let code = Architecture(code.0 & u64::from(u32::MAX));
+        if self.client.get().is_some() {
             return Architecture::ALREADY_SET;
         }
-        let code = Architecture(code.0 & u64::from(u32::MAX));
         if !(Architecture::LITTLE_64..=Architecture::BIG_32).contains(&code) {
             return Architecture::UNSUPPORTED;
         }
-        let _ = self.architecture.set(code);
-        Architecture::host()
+        match self.client.set(Client::Former(code)) {
+            Ok(()) => Architecture::host(),
+            Err(_) => Architecture::ALREADY_SET,
+        }
     }
 
     /// C_LoadModule: the alias is looked up before anything else, also when a module is loaded.
@@ -77,10 +122,11 @@ impl Gateway {
             filter::log::error(format_args!("module '{requested}' is not configured"));
             return CkRv::GENERAL_ERROR;
         };
+        let _loading = self.loading.lock();
         if self.module.get().is_some() {
             return CkRv(u64::MAX);
         }
-        match Module::load(&entry.path, self.options.clone()) {
+        match Module::load(&entry.path, self.processor.module(alias)) {
             Ok(module) => {
                 let _ = self
                     .module
@@ -96,10 +142,23 @@ impl Gateway {
 }
 
 impl Served for Gateway {
-    /// A client that never told is taken for one of the host's kind.
-    fn client(&self) -> Architecture {
-        let told = self.architecture.get().copied();
-        told.unwrap_or(Architecture::host())
+    /// A client that has not told is taken for one of the host's kind.
+    fn peer(&self) -> Peer {
+        let former = Version::Three.number();
+        match self.client.get().copied() {
+            None => Peer {
+                architecture: Architecture::host(),
+                versions: former..=self.processor.protocol,
+            },
+            Some(Client::Former(architecture)) => Peer {
+                architecture,
+                versions: former..=former,
+            },
+            Some(Client::Current) => Peer {
+                architecture: Architecture::host(),
+                versions: Version::Four.number()..=Version::Four.number(),
+            },
+        }
     }
 }
 

@@ -29,6 +29,12 @@ impl Policy {
     pub fn load(service: &Service, conf: &Path) -> Result<Policy, config_file::Error> {
         let processor = &service.processor;
         let rules = Rules::load(&processor.filter_config, &processor.compatibility)?;
+        for module in &processor.modules {
+            if rules.module(module.alias.as_bytes()).is_none() {
+                let text = format!("{} has no module of this name", rules.file.display());
+                return Err(module.place.fault(text).in_file(conf));
+            }
+        }
         let mut warnings = rules.warnings.clone();
         // Settings that are not in use have to be valid nonetheless, as in the original.
         let tls = processor

@@ -41,8 +41,8 @@ pub type MessageParameter = Mechanism;
 /// What each side tells of itself in C_SetupArch.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Hello {
-    /// How it lays out numbers: version 3 only, not on the wire of version 4.
-    pub architecture: Architecture,
+    /// How it lays out numbers, or a code that says why not: in version 3, and nothing else there.
+    pub architecture: Option<Architecture>,
     /// The longest record that it takes, in bytes.
     pub longest_record: Ulong,
     /// How many calls it makes or serves at a time.
@@ -54,7 +54,7 @@ pub struct Hello {
 impl<'a> Wire<'a> for Hello {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
         Ok(Hello {
-            architecture: Architecture::host(),
+            architecture: None,
             longest_record: Ulong::read(input)?,
             parallel_calls: Ulong::read(input)?,
             features: Flags::read(input)?,

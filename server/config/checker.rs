@@ -299,6 +299,12 @@ impl Checker<'_> {
                 .map_or(Ok(Compatibility::default()), |at| {
                     Compatibility::parse(&at.value).map_err(|error| at.fault(error.to_string()))
                 })?,
+            protocol: match within(section.protocol, 4, 3, 4)? {
+                3 => 3,
+                _ => 4,
+            },
+            max_parallel_calls: size(within(section.max_parallel_calls, 16, 1, 256)?),
+            modules: modules(section.module)?,
         })
     }
 
@@ -441,6 +447,32 @@ impl Checker<'_> {
             max_workers,
         })
     }
+}
+
+/// What single modules need; no module has two sections.
+fn modules(sections: Vec<At<ModuleSection>>) -> Result<Vec<ModuleSettings>, Fault> {
+    let mut modules: Vec<ModuleSettings> = Vec::new();
+    for At { value: section, .. } in sections {
+        let alias = section.alias;
+        if let Some(earlier) = modules.iter().find(|earlier| earlier.alias == alias.value) {
+            let message = format!("already has a section, in line {}", earlier.place.line);
+            return Err(alias.fault(message));
+        }
+        if let Some(at) = section
+            .init_args
+            .as_ref()
+            .filter(|at| at.value.contains('\0'))
+        {
+            return Err(at.fault("expected a string without a zero byte"));
+        }
+        modules.push(ModuleSettings {
+            place: alias.place,
+            alias: alias.value,
+            init_args: section.init_args.map(|at| at.value),
+            flat_mechanisms: section.flat_mechanisms.map_or(Ok(Vec::new()), mechanisms)?,
+        });
+    }
+    Ok(modules)
 }
 
 /// Which records a logger or a file takes.

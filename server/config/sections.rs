@@ -134,6 +134,18 @@ pub(super) struct ProcessorSection {
     pub(super) max_connections_per_peer: Option<At<i64>>,
     pub(super) flat_mechanisms: Option<At<String>>,
     pub(super) compatibility: Option<At<String>>,
+    pub(super) protocol: Option<At<i64>>,
+    pub(super) max_parallel_calls: Option<At<i64>>,
+    #[serde(default)]
+    pub(super) module: Vec<At<ModuleSection>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModuleSection {
+    pub(super) alias: At<String>,
+    pub(super) init_args: Option<At<String>>,
+    pub(super) flat_mechanisms: Option<At<String>>,
 }
 
 #[derive(Deserialize)]

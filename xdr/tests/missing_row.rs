@@ -6,6 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+/// Copies the files of the crate, without its tests and without the crate below it.
+fn copy_sources(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(path, target).unwrap();
+        } else if !path.join("Cargo.toml").exists() && entry.file_name() != "tests" {
+            copy_sources(&path, &target);
+        }
+    }
+}
+
 /// A copy of the crate as a workspace of its own.
 struct Copy(PathBuf);
 
@@ -19,12 +33,7 @@ impl Copy {
         for file in ["build.rs", "Cargo.lock"] {
             fs::copy(project.join(file), copy.join(file)).unwrap();
         }
-        for file in fs::read_dir(crate_root).unwrap() {
-            let file = file.unwrap();
-            if file.file_type().unwrap().is_file() {
-                fs::copy(file.path(), copy.join("xdr").join(file.file_name())).unwrap();
-            }
-        }
+        copy_sources(crate_root, &copy.join("xdr"));
         // What the crate inherits from the workspace, without the other members.
         let manifest = fs::read_to_string(project.join("Cargo.toml")).unwrap();
         let (_, package) = manifest.split_once("[workspace.package]").unwrap();
@@ -67,13 +76,13 @@ impl Copy {
 #[test]
 fn a_procedure_without_a_row_does_not_compile() {
     const LAST: &str = "CkRv                C_LoadModule(Bytes) = 70;";
-    const NEW: &str = "CkRv C_Unheard(SessionHandle, Bytes) = 71;";
+    const NEW: &str = "CkRv C_Unheard(SessionHandle, Input) = 71;";
     const ROW: &str = "    C_SeedRandom(session: Session, seed: Secret);";
 
     let copy = Copy::new();
     assert_eq!(copy.check(), Ok(()));
 
-    copy.replace("pkcs11_rpc.x", LAST, &format!("{LAST}\n        {NEW}"));
+    copy.replace("pkcs11_rpc_v4.x", LAST, &format!("{LAST}\n        {NEW}"));
     let refused = copy.check().unwrap_err();
     assert!(
         refused.contains("Function::C_Unheard` not covered"),

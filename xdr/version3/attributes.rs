@@ -51,6 +51,7 @@ mod tests {
     use crate::{AttributeType, CkRv, MechanismType, ObjectHandle, SessionHandle};
 
     use super::*;
+    use crate::word_size::narrow;
 
     /// Each client architecture with the number 3 in its layout.
     const CLIENTS: [(Architecture, &[u8]); 4] = [
@@ -146,10 +147,16 @@ mod tests {
             };
             let arrives = |call: Call<'_>, expected: Call<'_>| {
                 let mut buffer = Vec::new();
-                let record = rpc::write_call(Xid(1), &call, &mut buffer).expect("small");
+                let record = rpc::write_call(Xid(1), &call, false, &mut buffer).expect("small");
                 let record = record.to_vec();
-                match rpc::read_request(&record[MARK_SIZE..], client) {
-                    Request::Call(_, call) => assert!(call == expected, "{client:?}"),
+                let peer = rpc::Peer {
+                    architecture: client,
+                    versions: 3..=3,
+                };
+                match rpc::read_request(&record[MARK_SIZE..], &peer) {
+                    Request::Call(incoming) => {
+                        assert!(incoming.call == expected.into_current(), "{client:?}");
+                    }
                     other => panic!("{other:?}"),
                 }
             };
@@ -166,6 +173,7 @@ mod tests {
             let written = |template, client| {
                 let rv = CkRv::OK;
                 let reply = Reply::C_GetAttributeValue(TemplateResult { rv, template });
+                let reply = rpc::Outgoing::Three(reply);
                 let mut buffer = Vec::new();
                 let slices = rpc::write_reply(Xid(1), &reply, client, &mut buffer);
                 slices.expect("small").to_vec()

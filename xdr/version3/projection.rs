@@ -123,7 +123,7 @@ fn null_if_empty(template: &mut TemplatePointer) {
 impl Current<Hello> for Architecture {
     fn current(self) -> Hello {
         Hello {
-            architecture: self,
+            architecture: Some(self),
             ..Default::default()
         }
     }
@@ -131,7 +131,7 @@ impl Current<Hello> for Architecture {
 
 impl Former<Architecture> for Hello {
     fn former(&self) -> Option<Architecture> {
-        Some(self.architecture)
+        Some(self.architecture.unwrap_or(Architecture::host()))
     }
 }
 
@@ -147,10 +147,8 @@ impl Current<HelloResult> for Architecture {
 /// The answer is the architecture, or a code that is none.
 impl FormerResult<Architecture> for HelloResult {
     fn former(self) -> Architecture {
-        match self.hello.architecture {
-            Architecture(0) => Architecture(self.rv.0),
-            architecture => architecture,
-        }
+        let code = self.hello.architecture;
+        code.unwrap_or(Architecture(self.rv.0))
     }
 }
 
