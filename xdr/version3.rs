@@ -32,9 +32,6 @@ macro_rules! argument {
     ($life:lifetime, Bytes) => {
         &$life[u8]
     };
-    ($life:lifetime, Pin) => {
-        wire_types::Pin<$life>
-    };
     ($life:lifetime, $type:ident) => {
         $type
     };

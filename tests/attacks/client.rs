@@ -1,9 +1,7 @@
 //! Drives an attack: a PKCS#11 application that stops at the first refused call.
 
-use xdr::{
-    Architecture, Call, Flags, Mechanism, ObjectHandle, Reply, SessionHandle, SlotId, Ulong,
-    UserType,
-};
+use xdr::version3::{Call, Mechanism, Reply};
+use xdr::{Architecture, Flags, ObjectHandle, SessionHandle, SlotId, Ulong, UserType};
 
 use crate::support::cryptoki::{cka, ckk, ckm, cko, mechanism, oaep_of, template, word};
 use crate::support::raw::{Answer, Connection};

@@ -1,7 +1,8 @@
 //! Objects that rules about labels and identifiers hide: no call tells them from objects that are not
 //! there, and none brings what is hidden among what is allowed.
 
-use xdr::{Architecture, Call, ObjectHandle, SessionHandle};
+use xdr::version3::Call;
+use xdr::{Architecture, ObjectHandle, SessionHandle};
 
 use crate::client::{Client, on};
 use crate::scene::Base;

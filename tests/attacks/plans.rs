@@ -1,6 +1,6 @@
 //! Plans that several attacks share, and parts of plans.
 
-use xdr::Call;
+use xdr::version3::Call;
 
 use crate::client::{Attributes, How, Trace, on};
 use crate::scene::{KNOWN, Scene};

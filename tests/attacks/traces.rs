@@ -1,7 +1,8 @@
 //! The attacks. Each is a plan that ends at the first refusal, and is won when the attacker holds the
 //! value of a key, or what else the row says. One table, and how a row of it is written.
 
-use xdr::{Architecture, Call, Reply, UserType};
+use xdr::version3::{Call, Reply};
+use xdr::{Architecture, UserType};
 
 use crate::client::{Attributes, How, Trace, on, over};
 use crate::plans::{

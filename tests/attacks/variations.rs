@@ -1,7 +1,8 @@
 //! More plans of the families in `traces`, in none of their sources: one key in several objects, each
 //! with one role; keys that come back; searches that tell a secret by yes or no.
 
-use xdr::{Architecture, Call, ObjectHandle, Reply};
+use xdr::version3::{Call, Reply};
+use xdr::{Architecture, ObjectHandle};
 
 use crate::client::{Attributes, How, on, over};
 use crate::plans::{derive, encrypt_at_home, minimal, public_key, s7};

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::FileTypeExt;
 
-use xdr::{Architecture, Call, Mechanism, ObjectHandle};
+use xdr::version3::{Call, Mechanism};
+use xdr::{Architecture, ObjectHandle};
 
 use crate::client::{Client, on, over};
 use crate::configurations::patch_set_1;

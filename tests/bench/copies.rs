@@ -12,7 +12,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use openssl::ssl::{Ssl, SslContext, SslFiletype, SslMethod, SslStream, SslVerifyMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 use xdr::rpc::{self, Xid};
-use xdr::{Architecture, Call, CkRv, Cryptoki, Flags, Function, Reply, SessionHandle, SlotId};
+use xdr::version3::{Call, Reply};
+use xdr::{Architecture, CkRv, Cryptoki, Flags, Function, SessionHandle, SlotId};
 
 use super::support::certificates::certificate;
 use super::{DIGEST, Exchange, MEBIBYTE, Outcome, PROLOGUE, SIGN};
@@ -285,10 +286,10 @@ impl Tasks for LibraryClient {
             Call::C_OpenSession(SlotId(0), Flags(6)),
             Call::C_Finalize(),
         ] {
-            let request = rpc::write_call(Xid(1), &call, &mut request)?.to_vec();
+            let request = rpc::write_call(Xid(1), &call, false, &mut request)?.to_vec();
             socket.write_all(&request)?;
             let count = socket.read(&mut received)?;
-            let reply = rpc::read_reply(Xid(1), call.function(), &received[4..count]);
+            let reply = rpc::read_reply::<Call<'_>>(Xid(1), call.function(), &received[4..count]);
             let reply = reply.ok_or("another call's reply")??;
             if !reply.rv().is_ok() && call.function() != Function::C_SetupArch {
                 return Err(format!("{reply:?}").into());

@@ -13,8 +13,10 @@ use filter::{Compatibility, Filter, Rules};
 use server::tls::priority::Priority;
 use server::tls::psk::Keys;
 use xdr::record::Records;
-use xdr::rpc::{self, Request, Xid};
-use xdr::{Architecture, Attribute, Call, CkRv, Cryptoki, Function, Reply};
+use xdr::rpc::{self, Peer, Request, Xid};
+use xdr::{
+    Answer, Architecture, Call, CkRv, Cryptoki, Found, Function, Reply, Wanted, version3,
+};
 
 /// An input, and what its file says about it.
 struct Case {
@@ -204,16 +206,25 @@ fn architecture(case: &Case) -> Architecture {
     code.map_or(Architecture::host(), Architecture)
 }
 
+/// A daemon's view of the client: its architecture, and the note `version`, by default 3.
+fn peer(case: &Case) -> Peer {
+    let version = case.note("version").map_or(3, |version| version.parse().expect("a number"));
+    Peer {
+        architecture: architecture(case),
+        versions: 3..=version,
+    }
+}
+
 /// A message to the daemon, without its record mark.
 #[test]
 fn requests() {
     replay(
         "requests",
         &Comments::Hexadecimal,
-        |case, input| match rpc::read_request(input, architecture(case)) {
+        |case, input| match rpc::read_request(input, &peer(case)) {
             Request::Unanswerable => "unanswerable".into(),
             Request::Rejected(_, rejection) => format!("{rejection:?}"),
-            Request::Call(_, call) => {
+            Request::Call(rpc::Incoming { call, .. }) => {
                 let mut outcome = call.function().name().to_owned();
                 if let Some(mechanism) = call.mechanism() {
                     let parameter = match mechanism.parameter().for_module(false) {
@@ -239,9 +250,16 @@ fn replies() {
     replay("replies", &Comments::Hexadecimal, |case, input| {
         let name = case.note("function").expect("a function");
         let function = Function::from_name(name).expect("a function of the interface");
-        match rpc::read_reply(Xid(1), function, input) {
+        let version = case.note("version").unwrap_or("3");
+        let read = match version {
+            "4" => rpc::read_reply::<Call<'_>>(Xid(1), function, input)
+                .map(|reply| reply.map(|reply| reply.rv())),
+            _ => rpc::read_reply::<version3::Call<'_>>(Xid(1), function, input)
+                .map(|reply| reply.map(|reply| reply.rv())),
+        };
+        match read {
             None => "of another call".into(),
-            Some(Ok(reply)) => reply.rv().to_string(),
+            Some(Ok(rv)) => rv.to_string(),
             Some(Err(error)) => error.to_string(),
         }
     });
@@ -253,13 +271,17 @@ struct Module;
 impl Cryptoki for Module {
     fn call(&self, call: Call<'_>) -> Reply {
         let mut reply = Reply::only(call.function(), CkRv::OK);
-        if let (Call::C_GetAttributeValue(_, object, asked), Reply::C_GetAttributeValue(told)) =
-            (&call, &mut reply)
+        if let (
+            Call::C_GetAttributeValue(_, object, Some(asked)),
+            Reply::C_GetAttributeValue(told),
+        ) = (&call, &mut reply)
         {
             let label = if object.0 == 7 { "hidden" } else { "shown" };
-            let value =
-                |asked: &Attribute| Attribute::new(asked.attribute_type, label.as_bytes().to_vec());
-            told.template.0 = asked.0.iter().map(value).collect();
+            let answer = |asked: &Wanted| Answer {
+                attribute_type: asked.attribute_type,
+                found: Found::Bytes(label.as_bytes().to_vec()),
+            };
+            told.answers.0 = asked.0.iter().map(answer).collect();
         }
         reply
     }
@@ -276,8 +298,8 @@ fn filtered_calls() {
         let rules = Rules::parse(rules.as_bytes(), Path::new("filter.conf"), &none);
         let rules = Arc::new(rules.expect("the rules are sound"));
         let filter = Filter::new(&rules, b"m", &rules.modules[0], Module);
-        match rpc::read_request(input, architecture(case)) {
-            Request::Call(_, call) => {
+        match rpc::read_request(input, &peer(case)) {
+            Request::Call(rpc::Incoming { call, .. }) => {
                 let reply = filter.call(call);
                 format!("{} {}", reply.function().name(), reply.rv())
             }

@@ -26,7 +26,8 @@ use support::compile::module;
 use support::processes::{Process, Running, run, wait_until};
 use support::{Daemon, Directory, Endpoint, Maker, PATIENCE, Setup, Token};
 use xdr::rpc::{self, Xid};
-use xdr::{Architecture, Call, Flags, Reply, SessionHandle, SlotId};
+use xdr::version3::{Call, Reply};
+use xdr::{Architecture, Flags, SessionHandle, SlotId};
 
 const SESSION: SessionHandle = SessionHandle(1);
 
@@ -72,7 +73,7 @@ impl Client {
 
     fn reply(&mut self, call: &Call<'_>) -> Reply {
         let record = self.record().expect("a reply");
-        rpc::read_reply(Xid(7), call.function(), &record)
+        rpc::read_reply::<Call<'_>>(Xid(7), call.function(), &record)
             .expect("its xid")
             .expect("a result")
     }
@@ -97,7 +98,7 @@ impl Client {
 }
 
 fn encoded(call: &Call<'_>) -> Vec<u8> {
-    rpc::write_call(Xid(7), call, &mut Vec::new())
+    rpc::write_call(Xid(7), call, false, &mut Vec::new())
         .expect("small")
         .to_vec()
 }

@@ -89,7 +89,8 @@ fn strict() -> String {
 
 #[test]
 fn the_strict_rules_leave_a_token_of_use() {
-    use xdr::{Attribute, AttributeType, Mechanism, MechanismType, ObjectHandle, Template};
+    use xdr::version3::{Attribute, Mechanism, Template};
+    use xdr::{AttributeType, MechanismType, ObjectHandle};
 
     let token = Token::new();
     let mut setup = Setup::new(Maker::Ours, Endpoint::Tcp, &token);

@@ -14,10 +14,8 @@ mod rules;
 mod sets;
 
 use support::raw::{self, Answer, Both};
-use xdr::{
-    Architecture, Attribute, AttributeType, Call, Flags, Function, Mechanism, MechanismType,
-    ObjectHandle, Reply, SessionHandle, SlotId, Template, Ulong, UserType,
-};
+use xdr::version3::{Attribute, Call, Mechanism, Reply, Template};
+use xdr::{Architecture, AttributeType, Flags, Function, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType};
 
 const CLASS: u64 = 0x000;
 const TOKEN: u64 = 0x001;

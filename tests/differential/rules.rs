@@ -1,8 +1,7 @@
 //! The rules of filter.conf, each alone: the same calls to both daemons, the same replies.
 
-use xdr::{
-    Call, CkRv, Flags, MechanismType, ObjectHandle, Reply, SessionHandle, SlotId, Ulong, UserType,
-};
+use xdr::version3::{Call, Reply};
+use xdr::{CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType};
 
 use crate::raw::Both;
 use crate::*;
@@ -237,7 +236,7 @@ impl Client {
         }
     }
 
-    fn attributes(&mut self) -> xdr::Template {
+    fn attributes(&mut self) -> xdr::version3::Template {
         let labels: [&[u8]; 5] = [b"good", b"goods", b"bad", b"", b"x"];
         let label = self.numbers.one_of(&labels);
         let id = self.numbers.one_of(&[&[0x0a, 0xff][..], &[1], &[]]);

@@ -5,7 +5,8 @@
 //! end of the worker), copies (the original does not look at what is copied), roles that are given
 //! later, and the lengths of values that are kept from the client.
 
-use xdr::{Call, Flags, ObjectHandle, Reply, Ulong, UserType};
+use xdr::version3::{Call, Reply};
+use xdr::{Flags, ObjectHandle, Ulong, UserType};
 
 use crate::raw::Both;
 use crate::rules::Numbers;
@@ -47,7 +48,7 @@ fn debians(set: usize) -> String {
 }
 
 /// Some attributes with values of 0 or 1, each once, and sometimes a label.
-fn roles(numbers: &mut Numbers) -> xdr::Template {
+fn roles(numbers: &mut Numbers) -> xdr::version3::Template {
     let mut chosen: Vec<(u64, &[u8])> = Vec::new();
     for _ in 0..numbers.below(4) {
         let kind = numbers.one_of(&SENSITIVE_AND_ROLES);
@@ -71,7 +72,7 @@ fn alike(both: &mut Both, call: Call<'_>) -> Reply {
 }
 
 /// Without the roles that ours does not give to a key later, or to a derived one (D-119, D-120).
-fn known_roles(mut roles: xdr::Template) -> xdr::Template {
+fn known_roles(mut roles: xdr::version3::Template) -> xdr::version3::Template {
     roles.0.retain(|role| {
         let is_late = [WRAP, DECRYPT].contains(&role.attribute_type.0);
         !is_late || role.value == [0]

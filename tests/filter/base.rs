@@ -3,7 +3,8 @@
 //! A search for one label gives one object its handle, so that the handles are the same on both
 //! sides: a search that finds several objects numbers them in an order of SoftHSM's own.
 
-use xdr::{Architecture, Call, Flags, Reply, SessionHandle, Ulong, UserType};
+use xdr::version3::{Call, Reply};
+use xdr::{Architecture, Flags, SessionHandle, Ulong, UserType};
 
 use crate::support::cryptoki::{
     cka, ckk, ckm, cko, dh_group, long, mechanism, rsa_parts, template,

@@ -1,10 +1,8 @@
 //! Tests that keys wrapped through one daemon can be unwrapped through the other, on copies of one
 //! token.
 
-use xdr::{
-    Architecture, Attribute, Call, Flags, ObjectHandle, Reply, SessionHandle, Template, Ulong,
-    UserType,
-};
+use xdr::version3::{Attribute, Call, Reply, Template};
+use xdr::{Architecture, Flags, ObjectHandle, SessionHandle, Ulong, UserType};
 
 use crate::base;
 use crate::configurations::patch_set_1;
@@ -52,7 +50,7 @@ impl Side {
         found.objects[0]
     }
 
-    fn wrap(&mut self, how: xdr::Mechanism, wrapping: &str, key: &str) -> Vec<u8> {
+    fn wrap(&mut self, how: xdr::version3::Mechanism, wrapping: &str, key: &str) -> Vec<u8> {
         let (wrapping, key) = (self.find(wrapping), self.find(key));
         let Reply::C_WrapKey(result) = self.call(Call::C_WrapKey(SESSION, how, wrapping, key))
         else {

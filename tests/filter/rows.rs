@@ -1,6 +1,7 @@
 //! Lists the allowed differences between the two filters, each with its row of DIFFERENCES.md.
 
-use xdr::{Architecture, Call, Function, Parameter, Reply, Template, Ulong};
+use xdr::version3::{Call, Reply, Template};
+use xdr::{Architecture, Function, Parameter, Ulong};
 
 use crate::base;
 use crate::support::cryptoki::{cka, ckm, word};

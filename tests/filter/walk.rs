@@ -13,7 +13,8 @@ mod material;
 mod situations;
 mod steps;
 
-use xdr::{Architecture, Call, ObjectHandle, Reply, SessionHandle, SlotId, Ulong};
+use xdr::version3::{Call, Reply};
+use xdr::{Architecture, ObjectHandle, SessionHandle, SlotId, Ulong};
 
 use crate::base::{self, Kind};
 use crate::configurations::Configuration;

@@ -2,7 +2,8 @@
 
 #![allow(missing_docs, reason = "the standard's names")]
 
-use xdr::{Architecture, Attribute, AttributeType, Mechanism, MechanismType, Template};
+use xdr::version3::{Attribute, Mechanism, Template};
+use xdr::{Architecture, AttributeType, MechanismType};
 
 pub mod cka {
     pub const CLASS: u64 = 0x000;

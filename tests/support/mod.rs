@@ -18,6 +18,7 @@ pub mod directory;
 pub mod original;
 pub mod processes;
 pub mod raw;
+pub mod version3;
 pub mod script;
 pub mod stack;
 pub mod token;

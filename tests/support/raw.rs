@@ -7,10 +7,11 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use xdr::rpc::{self, Xid};
-use xdr::{Call, CkRv, Function, Reply, SlotId, Ulong};
+use xdr::rpc::Xid;
+use xdr::version3::{Call, Reply};
+use xdr::{CkRv, Function, SlotId, Ulong};
 
-use super::{Daemon, Endpoint, Maker, PATIENCE, Setup, Token};
+use super::{version3, Daemon, Endpoint, Maker, PATIENCE, Setup, Token};
 
 /// What came back for a request.
 #[allow(clippy::large_enum_variant, reason = "there are two of them")]
@@ -52,10 +53,8 @@ impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Answer::Reply(reply) => {
-                let mut buffer = Vec::new();
-                let bytes = rpc::write_reply(Xid(0), reply, xdr::Architecture::host(), &mut buffer)
-                    .expect("small")
-                    .to_vec();
+                let bytes = version3::write_reply(Xid(0), reply, xdr::Architecture::host())
+                    .expect("small");
                 write!(f, "{reply:?} {:02x?}", &bytes[28..])
             }
             Answer::Status(bytes) => write!(f, "status {bytes:02x?}"),
@@ -116,7 +115,7 @@ impl Connection {
         self.xid += 1;
         let (function, xid) = (call.function(), Xid(self.xid));
         let mut buffer = Vec::new();
-        let request = rpc::write_call(xid, &call, &mut buffer)
+        let request = version3::write_call(xid, &call, &mut buffer)
             .expect("small")
             .to_vec();
         // A peer that has gone tells when it is read from.
@@ -162,7 +161,7 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Answer::Nothing,
             Err(_) => return Answer::Closed,
         };
-        match function.and_then(|function| rpc::read_reply(xid, function, &record)) {
+        match function.and_then(|function| version3::read_reply(xid, function, &record)) {
             Some(Ok(reply)) => Answer::Reply(reply),
             Some(Err(rpc::ReplyError::Malformed(error))) => panic!("{error}: {record:02x?}"),
             _ if record[8..12] == [0; 4] => Answer::Status(record[20..].to_vec()),

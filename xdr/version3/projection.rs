@@ -5,7 +5,7 @@
 //! such as the zeros for a length that was asked for, are made here and nowhere else.
 
 use super::wire_types::{
-    Attribute, DataResult, KeyPairResult, Mechanism, ObjectResult, Pin, Template, TemplateResult,
+    Attribute, DataResult, KeyPairResult, Mechanism, ObjectResult, Template, TemplateResult,
 };
 use crate::attribute_types::{is_nested, is_number};
 use crate::buffers::{Input, Room};
@@ -106,8 +106,23 @@ pub(super) fn settle(mut call: Call<'_>) -> Call<'_> {
                 attribute.value = Value::Null { length: 0 };
             }
         }
+    } else if let Call::C_Login(_, _, pin)
+    | Call::C_InitPIN(_, pin)
+    | Call::C_InitToken(_, pin, _) = &mut call
+    {
+        unclear_if_empty(pin);
+    } else if let Call::C_SetPIN(_, old, new) = &mut call {
+        unclear_if_empty(old);
+        unclear_if_empty(new);
     }
     call
+}
+
+/// An empty PIN may be none at all.
+fn unclear_if_empty(pin: &mut Input<'_>) {
+    if pin.bytes().is_empty() {
+        *pin = Input::NullOrEmpty;
+    }
 }
 
 /// The original passes NULL to C_GenerateKey and C_GenerateKeyPair where a template is empty, and elsewhere not.
@@ -176,22 +191,6 @@ impl<'a> Former<&'a [u8]> for Input<'a> {
             Input::Null { length } if *length != 0 => None,
             input => Some(input.bytes()),
         }
-    }
-}
-
-impl<'a> Current<Input<'a>> for Pin<'a> {
-    fn current(self) -> Input<'a> {
-        match self.0 {
-            [] => Input::NullOrEmpty,
-            pin => Input::Bytes(pin),
-        }
-    }
-}
-
-/// A PIN that is NULL is none, whatever the length.
-impl<'a> Former<Pin<'a>> for Input<'a> {
-    fn former(&self) -> Option<Pin<'a>> {
-        Some(Pin(self.bytes()))
     }
 }
 

@@ -36,32 +36,6 @@ impl CallResult for Architecture {
     }
 }
 
-/// A PIN: version 3 does not tell NULL from empty.
-#[derive(Clone, Copy, Eq, PartialEq)]
-pub struct Pin<'a>(pub &'a [u8]);
-
-impl<'a, const SIZE: usize> From<&'a [u8; SIZE]> for Pin<'a> {
-    fn from(pin: &'a [u8; SIZE]) -> Pin<'a> {
-        Pin(pin)
-    }
-}
-
-impl<'a> From<&'a [u8]> for Pin<'a> {
-    fn from(pin: &'a [u8]) -> Pin<'a> {
-        Pin(pin)
-    }
-}
-
-impl<'a> Wire<'a> for Pin<'a> {
-    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        input.opaque().map(Pin)
-    }
-
-    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
-        output.opaque(self.0);
-    }
-}
-
 /// A mechanism, whose parameter travels as the bytes of the client's C structure.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Mechanism(pub crate::Mechanism);

@@ -1,12 +1,13 @@
 //! Writes a call as text for a report.
 
-use xdr::{Call, Parameter, Template};
+use xdr::version3::{Call, Template};
+use xdr::Parameter;
 
 /// A call for the eye.
 pub(super) fn describe(call: &Call<'_>) -> String {
     let name = call.function().name();
     let attributes = |template: &Template| -> String {
-        let one = |attribute: &xdr::Attribute| {
+        let one = |attribute: &xdr::version3::Attribute| {
             let value: String = attribute
                 .value
                 .iter()
@@ -92,7 +93,7 @@ pub(super) fn describe(call: &Call<'_>) -> String {
 
 fn arguments(call: &Call<'_>) -> String {
     let mut buffer = Vec::new();
-    let bytes = xdr::rpc::write_call(xdr::rpc::Xid(0), call, &mut buffer)
+    let bytes = xdr::rpc::write_call(xdr::rpc::Xid(0), call, false, &mut buffer)
         .expect("small")
         .to_vec();
     bytes[44..]

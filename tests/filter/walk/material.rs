@@ -1,6 +1,7 @@
 //! Chooses what the calls of a walk are made of: sessions, objects, attributes and their values.
 
-use xdr::{Reply, SessionHandle};
+use xdr::version3::Reply;
+use xdr::SessionHandle;
 
 use super::{Attributes, NO_OBJECT, Object, Walk};
 use crate::base::Kind;

@@ -2,7 +2,8 @@
 //!
 //! Each is an episode of its own, with the client's architecture and the calls.
 
-use xdr::{Architecture, Call, ObjectHandle, SessionHandle, SlotId, Ulong};
+use xdr::version3::Call;
+use xdr::{Architecture, ObjectHandle, SessionHandle, SlotId, Ulong};
 
 use super::{NO_OBJECT, Walk};
 use crate::base::{self, Kind};

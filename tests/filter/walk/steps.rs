@@ -1,6 +1,7 @@
 //! The steps of a walk: each makes one call, or the calls of one operation, with chosen arguments.
 
-use xdr::{Architecture, Call, Flags, Mechanism, Reply, SessionHandle, SlotId, Ulong, UserType};
+use xdr::version3::{Call, Mechanism, Reply};
+use xdr::{Architecture, Flags, SessionHandle, SlotId, Ulong, UserType};
 
 use super::{
     Attributes, Compare, Object, Walk,
