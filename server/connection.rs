@@ -1,19 +1,20 @@
-//! Serves the connection of one client: reads a record, decodes the call, has it answered, writes the reply.
+//! Receives the records of one client, has their calls answered, and sends the replies.
 //!
-//! Bytes come from a [`Transport`], which is the worker's socket or TLS on it. Calls go to a
-//! [`Cryptoki`], and its replies go back. One blocking read and one write serve a call. A record that
-//! has begun must be complete within a time limit. Between two records a client may be idle for ever.
+//! Bytes come from an [`Incoming`] and go to an [`Outgoing`], the halves of the worker's socket or of TLS on it. Calls
+//! go to a [`Served`]. [`crate::parallel`] says which thread does what, and when. One blocking read and one write
+//! serve a call. A record that has begun must be complete within a time limit. Between two records a client may be
+//! idle for ever.
 
+use std::collections::TryReserveError;
 use std::io;
+use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use socket2::Socket;
-use transport::{Deadline, TimedSocket};
 use xdr::codec::Slices;
 use xdr::record::Records;
-use xdr::rpc::{self, Rejection, Request};
-use xdr::{Architecture, Cryptoki, Function};
+use xdr::rpc::{self, Peer, Rejection, Request};
+use xdr::{Cryptoki, Function};
 use zeroize::Zeroize;
 
 use crate::logging::{Severity, log};
@@ -25,6 +26,8 @@ pub struct Limits {
     pub record_size: usize,
     /// How long a record may take from its first byte to its last, and a reply to be taken.
     pub record_time: Duration,
+    /// Calls that are executed at a time, at the most.
+    pub parallel_calls: usize,
 }
 
 /// Why a connection ended without the client closing it.
@@ -41,216 +44,187 @@ pub enum ConnectionError {
     Transport(#[from] io::Error),
 }
 
-/// A client's stream of bytes. Time limits show as [`io::ErrorKind::TimedOut`].
-pub trait Transport {
+impl ConnectionError {
+    /// Names the time limit where the transport says that it was exceeded.
+    fn limited(self, limits: Limits) -> ConnectionError {
+        match self {
+            ConnectionError::Transport(error) if error.kind() == io::ErrorKind::TimedOut => {
+                ConnectionError::TooSlow(limits.record_time)
+            }
+            error => error,
+        }
+    }
+}
+
+/// The bytes that come from a client. Time limits show as [`io::ErrorKind::TimedOut`].
+pub trait Incoming: Send {
     /// Reads some bytes; none when the client closed the connection. Within a record the time limit
     /// runs from the first call that says so.
     fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize>;
     /// The record is complete: the client may idle again.
     fn rest(&mut self) -> io::Result<()>;
+}
+
+/// The bytes that go to a client.
+pub trait Outgoing: Send {
     /// Sends a whole record.
     fn send(&mut self, slices: Slices<'_>) -> io::Result<()>;
-}
-
-/// A client's socket, without TLS or under it, and how long a record may take on it.
-pub struct Timed {
-    socket: TimedSocket,
-    time: Duration,
-    /// When the record that is being received has to be complete.
-    deadline: Option<Deadline>,
-}
-
-impl Timed {
-    /// A blocking socket, and how long a record may take in either direction.
-    pub fn new(socket: Socket, time: Duration) -> Timed {
-        Timed {
-            socket: TimedSocket::new(socket),
-            time,
-            deadline: None,
-        }
-    }
-
-    /// Changes how long a record may take.
-    pub fn set_time(&mut self, time: Duration) {
-        self.time = time;
-    }
-
-    /// Reads some bytes; none when the peer closed the connection, however it did.
-    pub fn read(&mut self, space: &mut [u8], is_limited: bool) -> io::Result<usize> {
-        let deadline = is_limited.then(|| {
-            let time = self.time;
-            *self.deadline.get_or_insert_with(|| Deadline::after(time))
-        });
-        match self.socket.receive(space, deadline) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
-            result => result,
-        }
-    }
-
-    /// Takes the time limit off.
-    pub fn rest(&mut self) -> io::Result<()> {
-        self.deadline = None;
-        self.socket.wait_for_ever()
-    }
-
-    /// Sends all of `bytes`.
-    pub fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.socket.send_all(bytes, Deadline::after(self.time))
-    }
-}
-
-impl Transport for Timed {
-    fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize> {
-        Timed::read(self, space, is_begun)
-    }
-
-    fn rest(&mut self) -> io::Result<()> {
-        Timed::rest(self)
-    }
-
-    fn send(&mut self, mut slices: Slices<'_>) -> io::Result<()> {
-        let deadline = Deadline::after(self.time);
-        self.socket.send_record(&mut slices, deadline)
-    }
+    /// Ends the connection in both directions, so that whoever reads from it finds out.
+    fn shut_down(&mut self);
 }
 
 /// What a connection's calls are for.
 pub trait Served: Cryptoki {
-    /// How the client lays out numbers and structures, as far as it told.
-    fn client(&self) -> Architecture;
+    /// What is known of the client.
+    fn peer(&self) -> Peer;
 }
 
-/// Serves the client at the other end until it closes the connection.
-pub fn serve(
-    transport: &mut impl Transport,
-    served: &dyn Served,
+/// Receives records.
+pub struct Reader<I> {
+    incoming: I,
+    records: Records,
     limits: Limits,
-) -> Result<(), ConnectionError> {
-    serve_records(transport, served, limits).map_err(|error| match error {
-        ConnectionError::Transport(error) if error.kind() == io::ErrorKind::TimedOut => {
-            ConnectionError::TooSlow(limits.record_time)
-        }
-        error => error,
-    })
 }
 
-fn serve_records(
-    transport: &mut impl Transport,
-    served: &dyn Served,
-    limits: Limits,
-) -> Result<(), ConnectionError> {
-    let mut records = Records::new(limits.record_size);
-    let mut output = Vec::new();
-    loop {
-        let function = match receive(transport, &mut records, limits)? {
-            None => return Ok(()),
-            Some(record) => answer(transport, record, served, &mut output)?,
-        };
-        if function.is_some_and(Function::takes_secrets) {
-            records.wipe();
+impl<I: Incoming> Reader<I> {
+    /// A connection on which nothing came yet.
+    pub fn new(incoming: I, limits: Limits) -> Reader<I> {
+        Reader {
+            incoming,
+            records: Records::new(limits.record_size),
+            limits,
         }
     }
-}
 
-/// Answers one record; tells which procedure was called.
-fn answer(
-    transport: &mut impl Transport,
-    record: &[u8],
-    served: &dyn Served,
-    output: &mut Vec<u8>,
-) -> Result<Option<Function>, ConnectionError> {
-    let mut rejected = |xid, rejection, output| {
-        let slices = rpc::write_rejection(xid, rejection, output).map_err(io::Error::other)?;
-        transport.send(slices).map_err(ConnectionError::from)
-    };
-    match rpc::read_request(record, served.client()) {
-        Request::Unanswerable => Ok(None),
-        Request::Rejected(xid, rejection) => rejected(xid, rejection, output).map(|()| None),
-        Request::Call(xid, call) => {
-            let function = call.function();
-            let mut reply = catch_unwind(AssertUnwindSafe(|| served.call(call)));
-            if let Ok(reply) = &mut reply {
-                if let Ok(slices) = rpc::write_reply(xid, reply, served.client(), output) {
-                    let sent = transport.send(slices);
-                    if function.hands_out_secrets() {
-                        output.as_mut_slice().zeroize();
-                        reply.wipe();
-                    }
-                    return sent.map(|()| Some(function)).map_err(ConnectionError::from);
-                }
+    /// The next record; `None` when the client closed the connection.
+    pub fn next(&mut self) -> Result<Option<&[u8]>, ConnectionError> {
+        match self.receive() {
+            Ok(true) => Ok(Some(self.records.record())),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error.limited(self.limits)),
+        }
+    }
+
+    fn receive(&mut self) -> Result<bool, ConnectionError> {
+        loop {
+            match self.records.advance() {
+                Err(_) => return Err(ConnectionError::TooLong(self.limits.record_size)),
+                Ok(true) => break,
+                Ok(false) => {}
             }
-            log(
-                Severity::Crit,
-                format_args!("{}: internal error", function.name()),
-            );
-            rejected(xid, Rejection::SystemError, output).map(|()| Some(function))
+            let is_begun = self.records.is_begun();
+            if !is_begun {
+                // What had begun may have been an empty record.
+                self.incoming.rest()?;
+            }
+            let space = self.records.space().map_err(io::Error::from)?;
+            match self.incoming.read(space, is_begun)? {
+                0 => return Ok(false),
+                count => self.records.received(count),
+            }
         }
+        self.incoming.rest()?;
+        Ok(true)
+    }
+
+    /// Takes the record that came last, and wipes it here.
+    pub fn take(&mut self) -> Result<Vec<u8>, ConnectionError> {
+        let taken: Result<_, TryReserveError> = self.records.take(true);
+        Ok(taken.map_err(io::Error::from)?)
+    }
+
+    /// Wipes the record that came last.
+    pub fn wipe(&mut self) {
+        self.records.wipe();
     }
 }
 
-/// The next record; `None` when the client closed the connection.
-fn receive<'r>(
-    transport: &mut impl Transport,
-    records: &'r mut Records,
-    limits: Limits,
-) -> Result<Option<&'r [u8]>, ConnectionError> {
-    loop {
-        match records.advance() {
-            Err(_) => return Err(ConnectionError::TooLong(limits.record_size)),
-            Ok(true) => break,
-            Ok(false) => {}
-        }
-        let is_begun = records.is_begun();
-        if !is_begun {
-            // What had begun may have been an empty record.
-            transport.rest()?;
-        }
-        match transport.read(records.space().map_err(io::Error::from)?, is_begun)? {
-            0 => return Ok(None),
-            count => records.received(count),
-        }
+/// Answers calls, with a buffer that is used again.
+#[derive(Default)]
+pub struct Answering {
+    output: Vec<u8>,
+}
+
+impl Answering {
+    /// Answers one record; tells which procedure was called. Asks for the way to the client when the reply is
+    /// ready.
+    pub fn answer<W: DerefMut<Target: Outgoing>>(
+        &mut self,
+        record: &[u8],
+        served: &dyn Served,
+        writer: impl FnOnce() -> W,
+    ) -> Result<Option<Function>, ConnectionError> {
+        let peer = served.peer();
+        let output = &mut self.output;
+        let (xid, rejection, function) = match rpc::read_request(record, &peer) {
+            Request::Unanswerable => return Ok(None),
+            Request::Rejected(xid, rejection) => (xid, rejection, None),
+            Request::Call(incoming) => {
+                let (xid, version) = (incoming.xid, incoming.version);
+                let function = incoming.call.function();
+                let reply = catch_unwind(AssertUnwindSafe(|| served.call(incoming.call)));
+                let reply = reply.ok().and_then(|reply| rpc::Outgoing::new(reply, version));
+                if let Some(mut reply) = reply {
+                    // Asked again: C_SetupArch has just told.
+                    let client = served.peer().architecture;
+                    if let Ok(slices) = rpc::write_reply(xid, &reply, client, output) {
+                        let sent = writer().send(slices);
+                        if function.hands_out_secrets() {
+                            output.as_mut_slice().zeroize();
+                            reply.wipe();
+                        }
+                        return sent.map(|()| Some(function)).map_err(ConnectionError::from);
+                    }
+                }
+                log(
+                    Severity::Crit,
+                    format_args!("{}: internal error", function.name()),
+                );
+                (xid, Rejection::SystemError, Some(function))
+            }
+        };
+        let slices = rpc::write_rejection(xid, rejection, output).map_err(io::Error::other)?;
+        writer().send(slices)?;
+        Ok(function)
     }
-    transport.rest()?;
-    Ok(Some(records.record()))
 }
 
 #[cfg(test)]
 mod tests {
-    use xdr::{Call, CkRv, DataResult, Reply, SessionHandle};
+    use xdr::rpc::Xid;
+    use xdr::{Architecture, Call, CkRv, Input, OutputResult, Reply, Room, SessionHandle, Ulong};
 
     use super::*;
 
     /// Takes what is sent.
     struct Sent(Vec<u8>);
 
-    impl Transport for Sent {
-        fn read(&mut self, _: &mut [u8], _: bool) -> io::Result<usize> {
-            Ok(0)
-        }
-
-        fn rest(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-
+    impl Outgoing for Sent {
         fn send(&mut self, slices: Slices<'_>) -> io::Result<()> {
             self.0 = slices.to_vec();
             Ok(())
         }
+
+        fn shut_down(&mut self) {}
     }
 
     /// Answers each call with the same bytes.
-    struct Answering(&'static [u8]);
+    struct Always(&'static [u8]);
 
-    impl Served for Answering {
-        fn client(&self) -> Architecture {
-            Architecture::host()
+    impl Served for Always {
+        fn peer(&self) -> Peer {
+            Peer {
+                architecture: Architecture::host(),
+                versions: 3..=4,
+            }
         }
     }
 
-    impl Cryptoki for Answering {
+    impl Cryptoki for Always {
         fn call(&self, call: Call<'_>) -> Reply {
-            let result = DataResult {
+            let result = OutputResult {
                 rv: CkRv::OK,
+                length: Ulong(self.0.len() as u64),
                 data: self.0.to_vec(),
             };
             match call {
@@ -264,18 +238,20 @@ mod tests {
     fn plaintext_does_not_stay_in_the_buffer_of_replies() {
         let bytes = b"sixteen bytes...";
         let holds = |buffer: &[u8]| buffer.windows(bytes.len()).any(|part| part == bytes);
-        let session = SessionHandle(1);
+        let (session, room) = (SessionHandle(1), Room::Buffer(99));
         for (call, stays) in [
-            (Call::C_Decrypt(session, b"ciphertext"), false),
-            (Call::C_Sign(session, b"data"), true),
+            (Call::C_Decrypt(session, Input::Bytes(b"ciphertext"), room), false),
+            (Call::C_Sign(session, Input::Bytes(b"data"), room), true),
         ] {
-            let (mut record, mut output, mut sent) = (Vec::new(), Vec::new(), Sent(Vec::new()));
-            let record = rpc::write_call(rpc::Xid(1), &call, &mut record);
+            let (mut record, mut sent) = (Vec::new(), Sent(Vec::new()));
+            let record = rpc::write_call(Xid(1), &call, false, &mut record);
             let record = record.unwrap().to_vec();
             let payload = &record[xdr::record::MARK_SIZE..];
-            answer(&mut sent, payload, &Answering(bytes), &mut output).unwrap();
+            let mut answering = Answering::default();
+            let answered = answering.answer(payload, &Always(bytes), || &mut sent);
+            assert!(answered.is_ok_and(|function| function == Some(call.function())));
             assert!(holds(&sent.0));
-            assert_eq!(holds(&output), stays);
+            assert_eq!(holds(&answering.output), stays);
         }
     }
 }

@@ -30,6 +30,7 @@ pub mod gateway;
 pub mod logging;
 pub mod netplex;
 pub mod options;
+pub mod parallel;
 mod pid_file;
 pub mod policy;
 pub mod sockets;

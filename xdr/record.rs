@@ -190,6 +190,18 @@ impl Records {
         }
     }
 
+    /// Takes a copy of the current record, found complete by the last [`Records::advance`], and wipes the record
+    /// here if `wiped` says so, so that others can be received while it is in use.
+    pub fn take(&mut self, wiped: bool) -> Result<Vec<u8>, TryReserveError> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(self.payload.len())?;
+        copy.extend_from_slice(self.record());
+        if wiped {
+            self.wipe();
+        }
+        Ok(copy)
+    }
+
     /// Wipes the current record, which held a PIN or a key, and the places its fragments had before
     /// they were joined.
     pub fn wipe(&mut self) {

@@ -133,6 +133,27 @@ pub fn read_request<'a>(record: &'a [u8], peer: &Peer) -> Request<'a> {
     }
 }
 
+/// Whether a record is a call of version 4 that other calls may overtake, by its flags or because it waits for
+/// something to happen. Reads no more of it than that takes.
+pub fn is_overtaken(record: &[u8]) -> bool {
+    let mut input = Decoder::new(record, Architecture::host());
+    let mut is_overtaken = || {
+        input.word()?;
+        let [.., version, procedure, _, _] = read_call_header(&mut input)?;
+        if version != Version::Four.number() {
+            return Ok(false);
+        }
+        let flags = input.word()?;
+        let waits = procedure == Function::C_WaitForSlotEvent.number()
+            && input.hyper()? & DONT_BLOCK == 0;
+        Ok::<bool, DecodeError>(flags & CALL_OVERLAPS != 0 || waits)
+    };
+    is_overtaken().unwrap_or(false)
+}
+
+/// CKF_DONT_BLOCK of C_WaitForSlotEvent.
+const DONT_BLOCK: u64 = 1;
+
 /// The checks stand in the order in which the original makes them.
 fn read_call<'a>(xid: Xid, mut input: Decoder<'a>, peer: &Peer) -> Result<Incoming<'a>, Rejection> {
     let header = read_call_header(&mut input).map_err(|_| Rejection::GarbageArguments)?;

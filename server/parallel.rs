@@ -1,0 +1,294 @@
+//! Executes the calls of one client, one after the other or several at a time.
+//!
+//! One thread reads a record. If the client has said that its calls overlap, the thread lets another one read
+//! before it executes the call; there are at most `max_parallel_calls` threads, and none is started before it is
+//! needed. Otherwise the same thread reads, executes and answers, and pays for none of this. Calls of one
+//! session are executed in the order in which they came. A C_WaitForSlotEvent that waits has a thread of its own.
+//!
+//! Records come from and replies go to the halves of a connection ([`crate::connection`]). When the client has left,
+//! calls that are being executed are waited for, so that a module is not interrupted in the middle of one.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use xdr::codec::wipe;
+use xdr::rpc::{self, Request};
+use xdr::{Call, Function, SessionHandle};
+
+use crate::connection::{
+    Answering, ConnectionError, Incoming, Limits, Outgoing, Reader, Served,
+};
+use crate::logging::{Severity, log};
+
+/// Waiting calls of C_WaitForSlotEvent at a time, at the most.
+const MOST_WAITING: usize = 64;
+
+/// The stack of a thread that executes calls, in bytes: what a module may expect of a thread.
+const STACK: usize = 8 << 20;
+
+/// What the threads of a connection share.
+struct Connection<I, O> {
+    served: Arc<dyn Served>,
+    limits: Limits,
+    reader: Mutex<Reader<I>>,
+    writer: Mutex<O>,
+    sessions: Sessions,
+    /// Threads that wait for the reader, the one that has it included.
+    idle: AtomicUsize,
+    threads: AtomicUsize,
+    waiting: AtomicUsize,
+    /// Calls that are being executed by threads that do not hold the reader.
+    executing: AtomicUsize,
+    /// Set when nothing more is read.
+    is_over: AtomicBool,
+    /// Why nothing more is read.
+    end: Mutex<Option<Result<(), ConnectionError>>>,
+    ended: Condvar,
+}
+
+/// Locks what stays sound if a thread panics.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves the client at the other end until it closes the connection.
+pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
+    incoming: I,
+    outgoing: O,
+    served: Arc<dyn Served>,
+    limits: Limits,
+) -> Result<(), ConnectionError> {
+    let connection = Arc::new(Connection {
+        served,
+        limits,
+        reader: Mutex::new(Reader::new(incoming, limits)),
+        writer: Mutex::new(outgoing),
+        sessions: Sessions::default(),
+        idle: AtomicUsize::new(0),
+        threads: AtomicUsize::new(1),
+        waiting: AtomicUsize::new(0),
+        executing: AtomicUsize::new(0),
+        is_over: AtomicBool::new(false),
+        end: Mutex::default(),
+        ended: Condvar::new(),
+    });
+    connection.run();
+    let mut end = lock(&connection.end);
+    while end.is_none() || connection.executing.load(Ordering::SeqCst) > 0 {
+        let waited = connection.ended.wait(end);
+        end = waited.unwrap_or_else(PoisonError::into_inner);
+    }
+    end.take().unwrap_or(Ok(()))
+}
+
+impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
+    /// What each thread does: it reads when it is its turn, and executes what it has read.
+    fn run(self: &Arc<Self>) {
+        let mut answering = Answering::default();
+        loop {
+            self.idle.fetch_add(1, Ordering::SeqCst);
+            let reader = lock(&self.reader);
+            self.idle.fetch_sub(1, Ordering::SeqCst);
+            if self.is_over.load(Ordering::SeqCst) {
+                return;
+            }
+            match self.lead(reader, &mut answering) {
+                Ok(Some(overtaken)) => self.execute_overtaken(overtaken, &mut answering),
+                Ok(None) => return self.end(Ok(())),
+                Err(error) => return self.end(Err(error)),
+            }
+        }
+    }
+
+    /// Reads records and executes them until one comes that others may overtake; `None` when the client has
+    /// closed the connection.
+    fn lead(
+        self: &Arc<Self>,
+        mut reader: MutexGuard<'_, Reader<I>>,
+        answering: &mut Answering,
+    ) -> Result<Option<Overtaken>, ConnectionError> {
+        while let Some(record) = reader.next()? {
+            let is_overtaken = rpc::is_overtaken(record) || self.executing.load(Ordering::SeqCst) > 0;
+            if !is_overtaken {
+                let function = answering.answer(record, &*self.served, || lock(&self.writer))?;
+                if function.is_some_and(Function::takes_secrets) {
+                    reader.wipe();
+                }
+                continue;
+            }
+            let record = reader.take()?;
+            let turn = match rpc::read_request(&record, &self.served.peer()) {
+                Request::Call(incoming) if waits(&incoming.call) => {
+                    self.wait_apart(record);
+                    continue;
+                }
+                Request::Call(incoming) => self.sessions.enter(&incoming.call),
+                Request::Rejected(..) | Request::Unanswerable => None,
+            };
+            self.executing.fetch_add(1, Ordering::SeqCst);
+            drop(reader);
+            self.let_another_read();
+            return Ok(Some(Overtaken { record, turn }));
+        }
+        Ok(None)
+    }
+
+    /// Sees to it that a thread reads, as far as there may be one.
+    fn let_another_read(self: &Arc<Self>) {
+        if self.idle.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        let most = self.limits.parallel_calls;
+        let more = |threads| (threads < most).then_some(threads + 1);
+        let added = self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        if added.is_ok() && !self.spawn(|connection| connection.run()) {
+            self.threads.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) + Send + 'static) -> bool {
+        let connection = self.clone();
+        let thread = thread::Builder::new().stack_size(STACK);
+        let started = thread.spawn(move || work(connection));
+        if let Err(error) = &started {
+            log(
+                Severity::Warning,
+                format_args!("no thread for another call: {error}"),
+            );
+        }
+        started.is_ok()
+    }
+
+    fn execute_overtaken(&self, overtaken: Overtaken, answering: &mut Answering) {
+        let Overtaken { mut record, turn } = overtaken;
+        if let Some(turn) = &turn {
+            self.sessions.wait(turn);
+        }
+        let answered = answering.answer(&record, &*self.served, || lock(&self.writer));
+        if let Some(turn) = turn {
+            self.sessions.leave(turn);
+        }
+        wipe(&mut record);
+        if let Err(error) = answered {
+            self.fail(error);
+        }
+        self.executing.fetch_sub(1, Ordering::SeqCst);
+        if self.is_over.load(Ordering::SeqCst) {
+            // Under the lock, so that who waits for the last call cannot miss it.
+            let _end = lock(&self.end);
+            self.ended.notify_all();
+        }
+    }
+
+    /// Executes a C_WaitForSlotEvent that waits, in a thread of its own that nobody waits for.
+    fn wait_apart(self: &Arc<Self>, record: Vec<u8>) {
+        let more = |waiting| (waiting < MOST_WAITING).then_some(waiting + 1);
+        let added = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        let wait = |connection: Arc<Self>| {
+            let mut answering = Answering::default();
+            // If it fails, the reader will find out.
+            let _ = answering.answer(&record, &*connection.served, || lock(&connection.writer));
+            connection.waiting.fetch_sub(1, Ordering::SeqCst);
+        };
+        if added.is_err() || !self.spawn(wait) {
+            log(
+                Severity::Warning,
+                format_args!("C_WaitForSlotEvent: too many calls wait already"),
+            );
+        }
+    }
+
+    /// Ends the connection because a reply cannot be sent: the thread that reads finds out.
+    fn fail(&self, error: ConnectionError) {
+        self.note_end(Err(error));
+        lock(&self.writer).shut_down();
+    }
+
+    /// Ends the connection: nothing more is read.
+    fn end(&self, end: Result<(), ConnectionError>) {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.note_end(end);
+        self.ended.notify_all();
+    }
+
+    /// The first reason counts.
+    fn note_end(&self, end: Result<(), ConnectionError>) {
+        lock(&self.end).get_or_insert(end);
+    }
+}
+
+/// A call that others may overtake, with its place among those of its session.
+struct Overtaken {
+    record: Vec<u8>,
+    turn: Option<Turn>,
+}
+
+/// Whether this call blocks until something happens.
+fn waits(call: &Call<'_>) -> bool {
+    const DONT_BLOCK: u64 = 1;
+    matches!(call, Call::C_WaitForSlotEvent(flags) if flags.0 & DONT_BLOCK == 0)
+}
+
+/// Keeps the calls of each session in the order in which they came.
+#[derive(Default)]
+struct Sessions {
+    queues: Mutex<HashMap<SessionHandle, VecDeque<u64>>>,
+    next: Mutex<u64>,
+    moved: Condvar,
+}
+
+/// A place among the calls of a session.
+struct Turn {
+    session: SessionHandle,
+    number: u64,
+}
+
+impl Sessions {
+    /// Takes a place behind the calls of the session that are not over. `None` if the call is made in no
+    /// session, or does not wait for others of its session.
+    fn enter(&self, call: &Call<'_>) -> Option<Turn> {
+        if matches!(
+            call.function(),
+            Function::C_SessionCancel | Function::C_CancelFunction
+        ) {
+            return None;
+        }
+        let session = call.session()?;
+        let number = {
+            let mut next = lock(&self.next);
+            *next += 1;
+            *next
+        };
+        lock(&self.queues).entry(session).or_default().push_back(number);
+        Some(Turn { session, number })
+    }
+
+    /// Waits until the calls that came before are over.
+    fn wait(&self, turn: &Turn) {
+        let mut queues = lock(&self.queues);
+        let is_first = |queues: &HashMap<SessionHandle, VecDeque<u64>>| {
+            let first = queues.get(&turn.session).and_then(VecDeque::front);
+            first.is_none_or(|first| *first == turn.number)
+        };
+        while !is_first(&queues) {
+            let waited = self.moved.wait(queues);
+            queues = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The call is over.
+    fn leave(&self, turn: Turn) {
+        let mut queues = lock(&self.queues);
+        let is_empty = queues.get_mut(&turn.session).is_some_and(|queue| {
+            queue.retain(|number| *number != turn.number);
+            queue.is_empty()
+        });
+        if is_empty {
+            queues.remove(&turn.session);
+        } else {
+            self.moved.notify_all();
+        }
+    }
+}
