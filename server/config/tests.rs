@@ -81,6 +81,8 @@ fn has_the_defaults_of_the_original() {
     assert_eq!(processor.record_timeout, Duration::from_secs(30));
     assert_eq!(processor.max_connections_per_peer, 0);
     assert_eq!(processor.flat_mechanisms, [0; 0]);
+    assert_eq!((processor.protocol, processor.max_parallel_calls), (4, 16));
+    assert!(processor.modules.is_empty());
     assert_eq!(
         service.workload,
         Workload {
@@ -313,6 +315,21 @@ fn reads_the_new_parameters_of_the_processor() {
         ("record_timeout = -1.0;", "expected more than 0.0"),
         ("record_timeout = 1e300;", "expected more than 0.0"),
         ("max_connections_per_peer = -1;", "expected 0 or more"),
+        ("protocol = 2;", "expected 3 or more"),
+        ("protocol = 5;", "expected 4 or less"),
+        ("max_parallel_calls = 0;", "expected 1 or more"),
+        ("max_parallel_calls = 257;", "expected 256 or less"),
+        ("module { }", "alias"),
+        ("module { alias = 3; }", "expected a string"),
+        ("module { alias = \"a\"; flat = \"1\"; }", "flat"),
+        (
+            "module { alias = \"a\"; flat_mechanisms = \"x\"; }",
+            "expected numbers",
+        ),
+        (
+            "module { alias = \"a\"; } module { alias = \"a\"; }",
+            "already has a section, in line ",
+        ),
         ("flat_mechanisms = \"CKM_AES_CBC\";", "expected numbers"),
         (
             "compatibility = \"all\";",
@@ -320,6 +337,23 @@ fn reads_the_new_parameters_of_the_processor() {
         ),
     ] {
         refused("processor", text, expected);
+    }
+}
+
+#[test]
+fn a_module_section_is_for_its_module_alone() {
+    let text = "flat_mechanisms = \"1\"; protocol = 3; max_parallel_calls = 64;
+        module { alias = \"nss\"; init_args = \"configdir='sql:/db'\"; flat_mechanisms = \"2\"; }
+        module { alias = \"other\"; }";
+    let configuration = inside("processor", text).unwrap();
+    let processor = &configuration.services[0].processor;
+    assert_eq!((processor.protocol, processor.max_parallel_calls), (3, 64));
+    let nss = processor.module(b"nss");
+    assert_eq!(nss.flat_mechanisms, [1, 2]);
+    assert_eq!(nss.init_args.as_deref(), Some("configdir='sql:/db'"));
+    for other in ["other", "NSS", "ns", ""] {
+        let options = processor.module(other.as_bytes());
+        assert_eq!((options.flat_mechanisms, options.init_args), (vec![1], None));
     }
 }
 
