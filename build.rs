@@ -19,11 +19,13 @@ const BYTES_BOUND: u32 = 1 << 30;
 const ARRAY_BOUND: u32 = 1 << 16;
 
 /// Structures that are written by hand: those that contain each other, and those that are not what they send.
-const BY_HAND: [(&str, &str); 5] = [
+const BY_HAND: [(&str, &str); 7] = [
     ("pkcs11_rpc_v4.x", "Attribute"),
     ("pkcs11_rpc_v4.x", "Wanted"),
     ("pkcs11_rpc_v4.x", "Answer"),
     ("pkcs11_rpc_v4.x", "Hello"),
+    ("pkcs11_rpc_v4.x", "Mechanism"),
+    ("pkcs11_rpc_v4.x", "Written"),
     ("pkcs11_rpc.x", "Mechanism"),
 ];
 
@@ -37,6 +39,7 @@ fn main() {
     };
 
     write("integers.rs", integer_rows(&current, &former));
+    write("specification.rs", specification(&current));
     write("types.rs", types(&current, |_| true));
     write("structures.rs", structure_rows(&current, |_| true));
     write("procedures.rs", procedure_rows(&current));
@@ -69,6 +72,8 @@ struct Procedure {
 /// What a `.x` file says, as far as it becomes code.
 struct Interface {
     file: &'static str,
+    /// All before the program block, without comments.
+    text: String,
     declarations: Vec<Declaration>,
     procedures: Vec<Procedure>,
     program: u32,
@@ -88,6 +93,7 @@ impl Interface {
         let (procedures, closing) = body.split_once('}').expect("a version is closed");
         Interface {
             file,
+            text: declarations.to_owned(),
             declarations: statements(declarations)
                 .filter_map(|text| declaration(file, text))
                 .collect(),
@@ -278,6 +284,25 @@ fn types(interface: &Interface, wanted: impl Fn(&Declaration) -> bool) -> String
         types = types.replace(&theirs, &format!("crate :: codec :: {function}"));
     }
     types
+}
+
+/// What xdrgen makes of all types, unions and recursive structures included. The crate has types of its own;
+/// its tests compare them with these.
+fn specification(interface: &Interface) -> String {
+    let mut text = String::new();
+    for line in interface.text.lines() {
+        let bound = if line.contains("opaque") {
+            BYTES_BOUND
+        } else {
+            ARRAY_BOUND
+        };
+        text.push_str(&line.replace("<>", &format!("<{bound}>")));
+        text.push('\n');
+    }
+    let mut generated = Vec::new();
+    xdrgen::generate(interface.file, text.as_bytes(), &mut generated)
+        .expect("xdrgen takes the types of the interface");
+    String::from_utf8(generated).expect("xdrgen writes UTF-8")
 }
 
 fn named_arguments(types: &[String]) -> String {

@@ -163,7 +163,9 @@ impl Answering {
                 let (xid, version) = (incoming.xid, incoming.version);
                 let function = incoming.call.function();
                 let reply = catch_unwind(AssertUnwindSafe(|| served.call(incoming.call)));
-                let reply = reply.ok().and_then(|reply| rpc::Outgoing::new(reply, version));
+                let reply = reply
+                    .ok()
+                    .and_then(|reply| rpc::Outgoing::new(reply, version));
                 if let Some(mut reply) = reply {
                     // Asked again: C_SetupArch has just told.
                     let client = served.peer().architecture;
@@ -240,7 +242,10 @@ mod tests {
         let holds = |buffer: &[u8]| buffer.windows(bytes.len()).any(|part| part == bytes);
         let (session, room) = (SessionHandle(1), Room::Buffer(99));
         for (call, stays) in [
-            (Call::C_Decrypt(session, Input::Bytes(b"ciphertext"), room), false),
+            (
+                Call::C_Decrypt(session, Input::Bytes(b"ciphertext"), room),
+                false,
+            ),
             (Call::C_Sign(session, Input::Bytes(b"data"), room), true),
         ] {
             let (mut record, mut sent) = (Vec::new(), Sent(Vec::new()));

@@ -17,9 +17,7 @@ use xdr::codec::wipe;
 use xdr::rpc::{self, Request};
 use xdr::{Call, Function, SessionHandle};
 
-use crate::connection::{
-    Answering, ConnectionError, Incoming, Limits, Outgoing, Reader, Served,
-};
+use crate::connection::{Answering, ConnectionError, Incoming, Limits, Outgoing, Reader, Served};
 use crate::logging::{Severity, log};
 
 /// Waiting calls of C_WaitForSlotEvent at a time, at the most.
@@ -110,7 +108,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         answering: &mut Answering,
     ) -> Result<Option<Overtaken>, ConnectionError> {
         while let Some(record) = reader.next()? {
-            let is_overtaken = rpc::is_overtaken(record) || self.executing.load(Ordering::SeqCst) > 0;
+            let is_overtaken =
+                rpc::is_overtaken(record) || self.executing.load(Ordering::SeqCst) > 0;
             if !is_overtaken {
                 let function = answering.answer(record, &*self.served, || lock(&self.writer))?;
                 if function.is_some_and(Function::takes_secrets) {
@@ -142,7 +141,9 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         }
         let most = self.limits.parallel_calls;
         let more = |threads| (threads < most).then_some(threads + 1);
-        let added = self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        let added = self
+            .threads
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
         if added.is_ok() && !self.spawn(|connection| connection.run()) {
             self.threads.fetch_sub(1, Ordering::SeqCst);
         }
@@ -185,7 +186,9 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     /// Executes a C_WaitForSlotEvent that waits, in a thread of its own that nobody waits for.
     fn wait_apart(self: &Arc<Self>, record: Vec<u8>) {
         let more = |waiting| (waiting < MOST_WAITING).then_some(waiting + 1);
-        let added = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        let added = self
+            .waiting
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
         let wait = |connection: Arc<Self>| {
             let mut answering = Answering::default();
             // If it fails, the reader will find out.
@@ -261,7 +264,10 @@ impl Sessions {
             *next += 1;
             *next
         };
-        lock(&self.queues).entry(session).or_default().push_back(number);
+        lock(&self.queues)
+            .entry(session)
+            .or_default()
+            .push_back(number);
         Some(Turn { session, number })
     }
 

@@ -144,8 +144,8 @@ pub fn is_overtaken(record: &[u8]) -> bool {
             return Ok(false);
         }
         let flags = input.word()?;
-        let waits = procedure == Function::C_WaitForSlotEvent.number()
-            && input.hyper()? & DONT_BLOCK == 0;
+        let waits =
+            procedure == Function::C_WaitForSlotEvent.number() && input.hyper()? & DONT_BLOCK == 0;
         Ok::<bool, DecodeError>(flags & CALL_OVERLAPS != 0 || waits)
     };
     is_overtaken().unwrap_or(false)

@@ -353,7 +353,10 @@ fn a_module_section_is_for_its_module_alone() {
     assert_eq!(nss.init_args.as_deref(), Some("configdir='sql:/db'"));
     for other in ["other", "NSS", "ns", ""] {
         let options = processor.module(other.as_bytes());
-        assert_eq!((options.flat_mechanisms, options.init_args), (vec![1], None));
+        assert_eq!(
+            (options.flat_mechanisms, options.init_args),
+            (vec![1], None)
+        );
     }
 }
 

@@ -1,8 +1,8 @@
 //! Sets up what an attack needs: a token with secrets, a daemon in front of it, and the attacker's
 //! own token.
 
-use xdr::version3::{Call, Reply};
 use xdr::Architecture;
+use xdr::version3::{Call, Reply};
 
 use crate::client::{Attributes, Client, How, Trace, on};
 use crate::support::cryptoki::{cka, ckk, ckm, cko, dh_group, mechanism, template};

@@ -14,9 +14,7 @@ use server::tls::priority::Priority;
 use server::tls::psk::Keys;
 use xdr::record::Records;
 use xdr::rpc::{self, Peer, Request, Xid};
-use xdr::{
-    Answer, Architecture, Call, CkRv, Cryptoki, Found, Function, Reply, Wanted, version3,
-};
+use xdr::{Answer, Architecture, Call, CkRv, Cryptoki, Found, Function, Reply, Wanted, version3};
 
 /// An input, and what its file says about it.
 struct Case {
@@ -208,7 +206,9 @@ fn architecture(case: &Case) -> Architecture {
 
 /// A daemon's view of the client: its architecture, and the note `version`, by default 3.
 fn peer(case: &Case) -> Peer {
-    let version = case.note("version").map_or(3, |version| version.parse().expect("a number"));
+    let version = case
+        .note("version")
+        .map_or(3, |version| version.parse().expect("a number"));
     Peer {
         architecture: architecture(case),
         versions: 3..=version,

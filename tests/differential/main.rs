@@ -15,7 +15,10 @@ mod sets;
 
 use support::raw::{self, Answer, Both};
 use xdr::version3::{Attribute, Call, Mechanism, Reply, Template};
-use xdr::{Architecture, AttributeType, Flags, Function, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType};
+use xdr::{
+    Architecture, AttributeType, Flags, Function, MechanismType, ObjectHandle, SessionHandle,
+    SlotId, Ulong, UserType,
+};
 
 const CLASS: u64 = 0x000;
 const TOKEN: u64 = 0x001;

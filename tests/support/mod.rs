@@ -18,10 +18,10 @@ pub mod directory;
 pub mod original;
 pub mod processes;
 pub mod raw;
-pub mod version3;
 pub mod script;
 pub mod stack;
 pub mod token;
+pub mod version3;
 
 pub use certificates::certificates;
 pub use daemon::{Daemon, Endpoint, Maker, Setup};

@@ -11,7 +11,7 @@ use xdr::rpc::Xid;
 use xdr::version3::{Call, Reply};
 use xdr::{CkRv, Function, SlotId, Ulong};
 
-use super::{version3, Daemon, Endpoint, Maker, PATIENCE, Setup, Token};
+use super::{Daemon, Endpoint, Maker, PATIENCE, Setup, Token, version3};
 
 /// What came back for a request.
 #[allow(clippy::large_enum_variant, reason = "there are two of them")]
@@ -53,8 +53,8 @@ impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Answer::Reply(reply) => {
-                let bytes = version3::write_reply(Xid(0), reply, xdr::Architecture::host())
-                    .expect("small");
+                let bytes =
+                    version3::write_reply(Xid(0), reply, xdr::Architecture::host()).expect("small");
                 write!(f, "{reply:?} {:02x?}", &bytes[28..])
             }
             Answer::Status(bytes) => write!(f, "status {bytes:02x?}"),

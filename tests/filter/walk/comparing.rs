@@ -1,7 +1,7 @@
 //! Makes a call to both daemons and compares the replies, with the rows of differences that are allowed.
 
-use xdr::version3::{Call, Reply};
 use xdr::Ulong;
+use xdr::version3::{Call, Reply};
 
 use super::{Compare, Unexpected, Walk, describe::describe, short};
 use crate::rows::{self, Case, ROWS, Row};

@@ -1,7 +1,7 @@
 //! Writes a call as text for a report.
 
-use xdr::version3::{Call, Template};
 use xdr::Parameter;
+use xdr::version3::{Call, Template};
 
 /// A call for the eye.
 pub(super) fn describe(call: &Call<'_>) -> String {

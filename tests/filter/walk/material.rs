@@ -1,7 +1,7 @@
 //! Chooses what the calls of a walk are made of: sessions, objects, attributes and their values.
 
-use xdr::version3::Reply;
 use xdr::SessionHandle;
+use xdr::version3::Reply;
 
 use super::{Attributes, NO_OBJECT, Object, Walk};
 use crate::base::Kind;
