@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use filter::replies;
 use xdr::codec::wipe;
-use xdr::rpc::{self, Request};
-use xdr::{Call, Function, SessionHandle};
+use xdr::rpc::{self, Peer, Request};
+use xdr::{Call, CkRv, Cryptoki, Function, Reply, SessionHandle};
 
 use crate::connection::{Answering, ConnectionError, Incoming, Limits, Outgoing, Reader, Served};
 use crate::logging::{Severity, log};
@@ -120,7 +121,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             let record = reader.take()?;
             let turn = match rpc::read_request(&record, &self.served.peer()) {
                 Request::Call(incoming) if waits(&incoming.call) => {
-                    self.wait_apart(record);
+                    drop(incoming);
+                    self.wait_apart(record, answering)?;
                     continue;
                 }
                 Request::Call(incoming) => self.sessions.enter(&incoming.call),
@@ -183,24 +185,32 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         }
     }
 
-    /// Executes a C_WaitForSlotEvent that waits, in a thread of its own that nobody waits for.
-    fn wait_apart(self: &Arc<Self>, record: Vec<u8>) {
+    /// Executes a C_WaitForSlotEvent that waits, in a thread of its own that nobody waits for. If there are too many
+    /// of them, it is refused.
+    fn wait_apart(
+        self: &Arc<Self>,
+        record: Vec<u8>,
+        answering: &mut Answering,
+    ) -> Result<(), ConnectionError> {
         let more = |waiting| (waiting < MOST_WAITING).then_some(waiting + 1);
-        let added = self
-            .waiting
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
-        let wait = |connection: Arc<Self>| {
-            let mut answering = Answering::default();
-            // If it fails, the reader will find out.
-            let _ = answering.answer(&record, &*connection.served, || lock(&connection.writer));
-            connection.waiting.fetch_sub(1, Ordering::SeqCst);
-        };
-        if added.is_err() || !self.spawn(wait) {
-            log(
-                Severity::Warning,
-                format_args!("C_WaitForSlotEvent: too many calls wait already"),
-            );
+        let added = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        if added.is_ok() {
+            let record = record.clone();
+            let started = self.spawn(move |connection| {
+                let mut answering = Answering::default();
+                let writer = || lock(&connection.writer);
+                // If it fails, the thread that reads finds out.
+                let _ = answering.answer(&record, &*connection.served, writer);
+                connection.waiting.fetch_sub(1, Ordering::SeqCst);
+            });
+            if started {
+                return Ok(());
+            }
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
+        let refused = Refusing(&*self.served, CkRv::HOST_MEMORY);
+        answering.answer(&record, &refused, || lock(&self.writer))?;
+        Ok(())
     }
 
     /// Ends the connection because a reply cannot be sent: the thread that reads finds out.
@@ -226,6 +236,21 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
 struct Overtaken {
     record: Vec<u8>,
     turn: Option<Turn>,
+}
+
+/// Answers every call with this CK_RV.
+struct Refusing<'a>(&'a dyn Served, CkRv);
+
+impl Cryptoki for Refusing<'_> {
+    fn call(&self, call: Call<'_>) -> Reply {
+        replies::refused(call.function(), self.1)
+    }
+}
+
+impl Served for Refusing<'_> {
+    fn peer(&self) -> Peer {
+        self.0.peer()
+    }
 }
 
 /// Whether this call blocks until something happens.
@@ -298,3 +323,6 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use xdr::codec::Slices;
+use xdr::record::MARK_SIZE;
+use xdr::rpc::{Peer, Xid};
+use xdr::{Architecture, CkRv, Cryptoki, Flags, Input, Reply, Room};
+
+use super::*;
+
+/// Longer than anything here takes, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes from a channel; the end when its sender is dropped.
+struct FromChannel {
+    channel: Receiver<Vec<u8>>,
+    rest: Vec<u8>,
+}
+
+impl Incoming for FromChannel {
+    fn read(&mut self, space: &mut [u8], _: bool) -> io::Result<usize> {
+        if self.rest.is_empty() {
+            match self.channel.recv() {
+                Ok(bytes) => self.rest = bytes,
+                Err(_) => return Ok(0),
+            }
+        }
+        let count = self.rest.len().min(space.len());
+        space[..count].copy_from_slice(&self.rest[..count]);
+        self.rest.drain(..count);
+        Ok(count)
+    }
+
+    fn rest(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Tells the xid of each reply.
+struct ToChannel(Sender<u32>);
+
+impl Outgoing for ToChannel {
+    fn send(&mut self, slices: Slices<'_>) -> io::Result<()> {
+        let record = slices.to_vec();
+        let xid = rpc::xid_of(&record[MARK_SIZE..]).map_err(io::Error::other)?;
+        self.0.send(xid.0).map_err(io::Error::other)
+    }
+
+    fn shut_down(&mut self) {}
+}
+
+/// C_Sign takes as long as its data says, in milliseconds; it fails if two run in one session. A
+/// C_WaitForSlotEvent waits until something is sent.
+struct Module {
+    running: Mutex<Vec<SessionHandle>>,
+    most: AtomicUsize,
+    event: Mutex<Receiver<()>>,
+    order: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Cryptoki for Module {
+    fn call(&self, call: Call<'_>) -> Reply {
+        match call {
+            Call::C_Sign(session, input, _) => {
+                let is_alone = {
+                    let mut running = lock(&self.running);
+                    let is_alone = !running.contains(&session);
+                    running.push(session);
+                    self.most.fetch_max(running.len(), Ordering::SeqCst);
+                    is_alone
+                };
+                lock(&self.order).push(input.bytes().to_vec());
+                let millis = input.bytes().first().copied().unwrap_or_default();
+                thread::sleep(Duration::from_millis(millis.into()));
+                let mut running = lock(&self.running);
+                let place = running.iter().position(|it| *it == session).unwrap();
+                running.remove(place);
+                assert!(is_alone, "two calls of one session at a time");
+                Reply::only(Function::C_Sign, CkRv::OK)
+            }
+            Call::C_WaitForSlotEvent(_) => {
+                let _ = lock(&self.event).recv();
+                Reply::only(Function::C_WaitForSlotEvent, CkRv::OK)
+            }
+            call => Reply::only(call.function(), CkRv::OK),
+        }
+    }
+}
+
+impl Served for Module {
+    fn peer(&self) -> Peer {
+        Peer {
+            architecture: Architecture::host(),
+            versions: 3..=4,
+        }
+    }
+}
+
+/// A client of a connection that is served in a thread.
+struct Client {
+    calls: Option<Sender<Vec<u8>>>,
+    replies: Receiver<u32>,
+    event: Sender<()>,
+    module: Arc<Module>,
+    served: Option<thread::JoinHandle<Result<(), ConnectionError>>>,
+}
+
+impl Client {
+    fn new(parallel_calls: usize) -> Client {
+        let ((calls, channel), (sent, replies)) = (self::channel(), self::channel());
+        let (event, events) = self::channel();
+        let module = Arc::new(Module {
+            running: Mutex::default(),
+            most: AtomicUsize::new(0),
+            event: Mutex::new(events),
+            order: Mutex::default(),
+        });
+        let limits = Limits {
+            record_size: 1 << 20,
+            record_time: PATIENCE,
+            parallel_calls,
+        };
+        let served = module.clone();
+        let incoming = FromChannel {
+            channel,
+            rest: Vec::new(),
+        };
+        let served = thread::spawn(move || serve(incoming, ToChannel(sent), served, limits));
+        Client {
+            calls: Some(calls),
+            replies,
+            event,
+            module,
+            served: Some(served),
+        }
+    }
+
+    fn send(&self, xid: u32, call: &Call<'_>, overlaps: bool) {
+        let mut buffer = Vec::new();
+        let record = rpc::write_call(Xid(xid), call, overlaps, &mut buffer);
+        let record = record.unwrap().to_vec();
+        self.calls.as_ref().unwrap().send(record).unwrap();
+    }
+
+    fn sign(&self, xid: u32, session: u64, millis: u8, overlaps: bool) {
+        let data = [millis, xid as u8];
+        let (session, room) = (SessionHandle(session), Room::Buffer(64));
+        self.send(xid, &Call::C_Sign(session, Input::Bytes(&data), room), overlaps);
+    }
+
+    fn replies(&self, count: usize) -> Vec<u32> {
+        let next = |_| self.replies.recv_timeout(PATIENCE).expect("a reply");
+        (0..count).map(next).collect()
+    }
+
+    /// Leaves; what serving the connection came to.
+    fn leave(mut self) -> Result<(), ConnectionError> {
+        self.calls = None;
+        let served = self.served.take().unwrap();
+        let start = Instant::now();
+        while !served.is_finished() {
+            assert!(start.elapsed() < PATIENCE, "the connection does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
+        served.join().unwrap()
+    }
+
+    fn most_at_once(&self) -> usize {
+        self.module.most.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn calls_that_do_not_overlap_are_executed_by_one_thread() {
+    let client = Client::new(16);
+    for xid in 0..20 {
+        client.sign(xid, xid.into(), 0, false);
+    }
+    assert_eq!(client.replies(20), (0..20).collect::<Vec<_>>());
+    assert_eq!(client.most_at_once(), 1);
+    assert!(client.leave().is_ok());
+}
+
+#[test]
+fn a_slow_call_delays_no_other_session() {
+    let client = Client::new(2);
+    client.sign(1, 1, 250, true);
+    for xid in 2..12 {
+        client.sign(xid, xid.into(), 0, true);
+    }
+    assert_eq!(client.replies(10), (2..12).collect::<Vec<_>>());
+    assert_eq!(client.replies(1), [1]);
+    assert!(client.leave().is_ok());
+}
+
+#[test]
+fn no_more_calls_than_allowed_are_executed_at_a_time() {
+    for parallel_calls in [1, 3] {
+        let client = Client::new(parallel_calls);
+        for xid in 0..12 {
+            client.sign(xid, xid.into(), 20, true);
+        }
+        let mut replies = client.replies(12);
+        replies.sort();
+        assert_eq!(replies, (0..12).collect::<Vec<_>>());
+        assert_eq!(client.most_at_once(), parallel_calls);
+        assert!(client.leave().is_ok());
+    }
+}
+
+#[test]
+fn calls_of_one_session_keep_their_order() {
+    let client = Client::new(8);
+    for xid in 0..40 {
+        client.sign(xid, 1, 1, true);
+    }
+    assert_eq!(client.replies(40), (0..40).collect::<Vec<_>>());
+    let order: Vec<u8> = lock(&client.module.order).iter().map(|data| data[1]).collect();
+    assert_eq!(order, (0..40).collect::<Vec<_>>());
+    assert!(client.leave().is_ok());
+}
+
+/// A client that breaks its word on overlapping calls.
+#[test]
+fn a_call_that_claims_to_be_alone_waits_for_its_session() {
+    let client = Client::new(8);
+    client.sign(1, 1, 100, true);
+    client.sign(2, 1, 0, false);
+    assert_eq!(client.replies(2), [1, 2]);
+    assert!(client.leave().is_ok());
+}
+
+#[test]
+fn waiting_for_a_slot_event_occupies_nothing() {
+    let client = Client::new(1);
+    client.send(1, &Call::C_WaitForSlotEvent(Flags(0)), false);
+    for xid in 2..6 {
+        client.sign(xid, 1, 0, false);
+    }
+    assert_eq!(client.replies(4), [2, 3, 4, 5]);
+    client.event.send(()).unwrap();
+    assert_eq!(client.replies(1), [1]);
+    // Nor does it keep a connection that its client has left.
+    client.send(7, &Call::C_WaitForSlotEvent(Flags(0)), false);
+    assert!(client.leave().is_ok());
+}
+
+#[test]
+fn calls_in_progress_are_waited_for_when_the_client_leaves() {
+    let client = Client::new(4);
+    client.sign(1, 1, 200, true);
+    client.sign(2, 2, 200, true);
+    client.sign(3, 3, 0, true);
+    assert_eq!(client.replies(1), [3]);
+    let module = client.module.clone();
+    assert!(client.leave().is_ok());
+    assert!(lock(&module.running).is_empty());
+}
+
+#[test]
+fn waiting_calls_are_bounded() {
+    let client = Client::new(1);
+    for xid in 0..2 * MOST_WAITING as u32 {
+        client.send(xid, &Call::C_WaitForSlotEvent(Flags(0)), false);
+    }
+    // Those over the bound are answered that there is no memory for them.
+    assert_eq!(client.replies(MOST_WAITING).len(), MOST_WAITING);
+    client.sign(9999, 1, 0, false);
+    assert_eq!(client.replies(1), [9999]);
+    assert!(client.leave().is_ok());
+}
