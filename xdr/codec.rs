@@ -24,6 +24,8 @@ pub enum DecodeError {
     Trailing,
     /// There is no memory for the value.
     Memory,
+    /// The value is not one of its type.
+    Invalid,
 }
 
 impl std::fmt::Display for DecodeError {
@@ -33,6 +35,7 @@ impl std::fmt::Display for DecodeError {
             DecodeError::TooLong => "length above the limit of its type",
             DecodeError::Trailing => "bytes left after the last value",
             DecodeError::Memory => "no memory for the value",
+            DecodeError::Invalid => "not a value of its type",
         })
     }
 }

@@ -31,7 +31,6 @@ pub mod facts;
 pub mod integers;
 pub mod mechanism;
 pub mod mechanism_names;
-mod parameter_layouts;
 pub mod record;
 pub mod rpc;
 mod rv;
@@ -44,7 +43,7 @@ pub use integers::{
     Architecture, AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId,
     State, Ulong, UserType,
 };
-pub use mechanism::{Mechanism, Parameter};
+pub use mechanism::{Mechanism, Parameter, Use, Written, parameters};
 pub use wire_types::{
     Attribute, DataResult, Info, InfoResult, KeyPairResult, LABEL_SIZE, MechanismInfo,
     MechanismInfoResult, MechanismListResult, ObjectListResult, ObjectResult, SERIAL_SIZE,
