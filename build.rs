@@ -8,8 +8,13 @@
 //! with what xdrgen makes of them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::path::Path;
 use std::{env, fs};
+
+#[allow(dead_code)] // what reads a vendor's table uses the rest
+#[path = "xdr/mechanism/notation.rs"]
+mod notation;
 
 /// Bound for a byte string that has none in the interface: 1 GiB. The decoder allocates nothing for an
 /// announced length; the bound only keeps lengths within an `i32`.
@@ -25,7 +30,7 @@ const BY_HAND: [(&str, &str); 7] = [
     ("pkcs11_rpc_v4.x", "Answer"),
     ("pkcs11_rpc_v4.x", "Hello"),
     ("pkcs11_rpc_v4.x", "Mechanism"),
-    ("pkcs11_rpc_v4.x", "Written"),
+    ("pkcs11_rpc_v4.x", "ParameterStructure"),
     ("pkcs11_rpc.x", "Mechanism"),
 ];
 
@@ -40,6 +45,7 @@ fn main() {
 
     write("integers.rs", integer_rows(&current, &former));
     write("specification.rs", specification(&current));
+    write("parameters.rs", parameter_table());
     write("types.rs", types(&current, |_| true));
     write("structures.rs", structure_rows(&current, |_| true));
     write("procedures.rs", procedure_rows(&current));
@@ -122,6 +128,58 @@ impl Interface {
                 _ => None,
             })
     }
+}
+
+/// Turns the table of mechanism parameters into one static for each structure, and a function that
+/// maps a mechanism and its use to structures.
+fn parameter_table() -> String {
+    let table = "mechanism_parameters.toml";
+    println!("cargo::rerun-if-changed={table}");
+    println!("cargo::rerun-if-changed=mechanism/notation.rs");
+    println!("cargo::rerun-if-changed=mechanism/notation");
+    let text = fs::read_to_string(table).expect("xdr/mechanism_parameters.toml is readable");
+    let rows = notation::parse(&text, &[])
+        .unwrap_or_else(|mistake| panic!("xdr/{table}:{}: {}", mistake.line, mistake.message));
+
+    let mut source = String::new();
+    let mut names = Vec::new();
+    let mut takers: Vec<(notation::Use, &str, Vec<&str>)> = Vec::new();
+    for row in &rows {
+        let name = row.layout.name;
+        names.push(format!("&{name}"));
+        writeln!(source, "static {name}: Layout = {:?};", row.layout).expect("a string grows");
+        for (line, usage, mechanism) in &row.mechanisms {
+            let notation::Name::Standard(mechanism) = mechanism else {
+                panic!("xdr/{table}:{line}: expected the name of a mechanism");
+            };
+            match takers
+                .iter_mut()
+                .find(|(other_use, other, _)| (other_use, *other) == (usage, mechanism))
+            {
+                Some((_, _, structures)) => structures.push(name),
+                None => takers.push((*usage, mechanism, vec![name])),
+            }
+        }
+    }
+    let names = names.join(", ");
+    writeln!(source, "static STRUCTURES: &[&Layout] = &[{names}];").expect("a string grows");
+    let mut arms = String::new();
+    for (usage, mechanism, structures) in &takers {
+        let list = format!("{}_OF_{}", usage.key().to_uppercase(), mechanism);
+        let structures: Vec<String> = structures.iter().map(|name| format!("&{name}")).collect();
+        let structures = structures.join(", ");
+        writeln!(source, "static {list}: &[&Layout] = &[{structures}];").expect("a string grows");
+        writeln!(
+            arms,
+            "        (cryptoki_sys::{mechanism}, Use::{usage:?}) => {list},"
+        )
+        .expect("a string grows");
+    }
+    source
+        + "fn built_in(mechanism: CK_MECHANISM_TYPE, usage: Use) -> &'static [&'static Layout] {\n"
+        + "    match (mechanism, usage) {\n"
+        + &arms
+        + "        _ => &[],\n    }\n}\n"
 }
 
 fn without_comments(text: &str) -> String {

@@ -9,16 +9,14 @@ use std::marker::PhantomData;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
-use xdr::{Attribute, CkRv, DataResult, MOST_ELEMENTS, Mechanism, Template, Ulong};
+use xdr::mechanism::Assembly;
+use xdr::{Attribute, CkRv, DataResult, MOST_ELEMENTS, Mechanism, Template, Ulong, Use, Written};
 
 use xdr::attribute_types::{is_nested, is_number};
 use xdr::word_size::{narrow, wide};
 
 /// Upper bound on the memory for one reply, in bytes, whatever length a module asks for.
 pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
-
-/// Zeros behind a parameter, as 8-byte words: more than the longest structure of the standard.
-const PARAMETER_SPARE: usize = 32;
 
 /// A byte string as address and length. An empty one has an address too, because NULL has another
 /// meaning in PKCS#11.
@@ -32,47 +30,51 @@ pub(crate) fn pin(pin: Option<&[u8]>) -> (*mut CK_UTF8CHAR, CK_ULONG) {
     pin.map_or((null_mut(), 0), input)
 }
 
-/// A mechanism whose parameter holds no address of a client, with an aligned copy of it.
-///
-/// A module that reads a whole structure where the parameter is shorter finds zeros behind it.
+/// A mechanism whose parameter holds no address of a client: its pointers refer to memory that it owns.
 pub(crate) struct CMechanism {
     c: CK_MECHANISM,
-    /// Where `c.pParameter` points to.
-    _parameter: Vec<u64>,
+    /// What `c.pParameter` points to, and everything that is reached from there.
+    assembly: Assembly,
 }
 
 impl CMechanism {
-    pub(crate) fn new(mechanism: &Mechanism, flat: &[u64]) -> Result<CMechanism, CkRv> {
+    /// Builds the mechanism for a function of this use. `flat` are the vendors' mechanisms whose
+    /// parameters hold no address, as the site says.
+    pub(crate) fn new(mechanism: &Mechanism, usage: Use, flat: &[u64]) -> Result<CMechanism, CkRv> {
         let number = narrow(mechanism.mechanism_type().0);
         let is_flat = flat.iter().any(|&listed| narrow(listed) == number);
-        let bytes = mechanism.parameter().for_module(is_flat)?;
-        let mut parameter = Vec::with_capacity(bytes.len().div_ceil(8) + PARAMETER_SPARE);
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            for (byte, value) in word.iter_mut().zip(chunk) {
-                *byte = *value;
-            }
-            parameter.push(u64::from_ne_bytes(word));
+        let mut assembly = mechanism.assemble(usage, is_flat)?;
+        let addresses = assembly.addresses();
+        for place in assembly.pointers() {
+            let block = addresses.get(place.block).ok_or(CkRv::GENERAL_ERROR)?;
+            let target = addresses.get(place.target).ok_or(CkRv::GENERAL_ERROR)?;
+            // SAFETY: the offset is that of a pointer in a structure, and the assembly made the block
+            // at least as large as its structures, so the result is within the same allocation.
+            let pointer = unsafe { block.byte_add(place.offset) };
+            // SAFETY: the whole pointer lies in the block, as above; `addresses` may be written
+            // through, and no reference to the block exists. The write is unaligned. `target` is
+            // the address of a block of the same assembly, so it stays valid as long as this one.
+            unsafe { pointer.cast::<*mut u64>().write_unaligned(*target) };
         }
-        parameter.resize(parameter.len() + PARAMETER_SPARE, 0);
-        // The original gives an empty parameter an address, and modules refuse that.
-        let address = if bytes.is_empty() {
-            null_mut()
-        } else {
-            parameter.as_mut_ptr().cast()
-        };
+        let root = assembly.root().and_then(|root| addresses.get(root));
         Ok(CMechanism {
             c: CK_MECHANISM {
                 mechanism: number,
-                pParameter: address,
-                ulParameterLen: narrow(bytes.len() as u64),
+                pParameter: root.map_or(null_mut(), |root| root.cast()),
+                ulParameterLen: narrow(assembly.length()),
             },
-            _parameter: parameter,
+            assembly,
         })
     }
 
     pub(crate) fn as_ptr(&mut self) -> *mut CK_MECHANISM {
         &raw mut self.c
+    }
+
+    /// What the module wrote through pointers of the parameter.
+    #[allow(dead_code)] // version 3 has no place for it
+    pub(crate) fn written(&self) -> Written {
+        self.assembly.written()
     }
 }
 

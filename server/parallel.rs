@@ -193,7 +193,9 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         answering: &mut Answering,
     ) -> Result<(), ConnectionError> {
         let more = |waiting| (waiting < MOST_WAITING).then_some(waiting + 1);
-        let added = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
+        let added = self
+            .waiting
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
         if added.is_ok() {
             let record = record.clone();
             let started = self.spawn(move |connection| {

@@ -76,7 +76,6 @@ macro_rules! define_calls {
 
             /// Reads the arguments of `function`, as version 4 has them: all that is left of the record.
             pub fn read(function: Function, mut input: Decoder<'a>) -> Result<Call<'a>, DecodeError> {
-                input.set_parameter_use(function.parameter_use());
                 let call = match function {
                     $(Function::$name => Call::$name($(
                         <argument!('a, $type) as Wire<'a>>::read(&mut input)?

@@ -12,7 +12,6 @@ use zeroize::Zeroize;
 
 use crate::call::MOST_ELEMENTS;
 use crate::integers::Architecture;
-use crate::mechanism::Use;
 use crate::record;
 
 /// Why a value could not be decoded. Does not tell the bytes themselves.
@@ -32,6 +31,8 @@ pub enum DecodeError {
     TooDeep,
     /// A number does not fit into this host's CK_ULONG.
     Range,
+    /// The value is not one of its type.
+    Invalid,
 }
 
 impl std::fmt::Display for DecodeError {
@@ -44,6 +45,7 @@ impl std::fmt::Display for DecodeError {
             DecodeError::Kind => "kind of value that does not fit here",
             DecodeError::TooDeep => "values nested too deeply",
             DecodeError::Range => "number too large for this host",
+            DecodeError::Invalid => "not a value of its type",
         })
     }
 }
@@ -63,7 +65,6 @@ pub trait Wire<'a>: Sized {
 pub struct Decoder<'a> {
     rest: &'a [u8],
     client: Architecture,
-    parameter_use: Use,
 }
 
 impl<'a> Decoder<'a> {
@@ -72,18 +73,7 @@ impl<'a> Decoder<'a> {
         Decoder {
             rest: bytes,
             client,
-            parameter_use: Use::Operation,
         }
-    }
-
-    /// Notes what the mechanism parameters of a call are for, which decides about their structure.
-    pub(crate) fn set_parameter_use(&mut self, parameter_use: Use) {
-        self.parameter_use = parameter_use;
-    }
-
-    /// What mechanism parameters are for.
-    pub(crate) fn parameter_use(&self) -> Use {
-        self.parameter_use
     }
 
     /// How the client lays out numbers and structures inside of byte strings.

@@ -32,7 +32,6 @@ pub mod facts;
 pub mod integers;
 pub mod mechanism;
 pub mod mechanism_names;
-mod parameter_layouts;
 pub mod record;
 pub mod rpc;
 mod rv;
@@ -48,7 +47,7 @@ pub use integers::{
     Architecture, AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId,
     State, Ulong, UserType,
 };
-pub use mechanism::{Mechanism, Parameter, Use, Written};
+pub use mechanism::{Mechanism, Parameter, Use, Written, parameters};
 pub use templates::{
     Answer, Answers, Attribute, Found, Query, Template, Value, Wanted, WantedRoom,
 };

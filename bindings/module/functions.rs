@@ -12,7 +12,7 @@ use xdr::{
     MechanismInfoResult, MechanismListResult, MechanismType, ObjectHandle, ObjectListResult,
     ObjectResult, SessionHandle, SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotId,
     SlotInfo, SlotInfoResult, SlotListResult, SlotResult, State, Template, TemplateResult,
-    TokenInfo, TokenInfoResult, Ulong, Version,
+    TokenInfo, TokenInfoResult, Ulong, Use, Version,
 };
 
 use super::Functions;
@@ -26,7 +26,7 @@ pub(super) const FIXED_ROOM: usize = 16384;
 
 impl Functions {
     pub(super) fn mechanism(&self, mechanism: &Mechanism) -> Result<CMechanism, CkRv> {
-        CMechanism::new(mechanism, &self.flat_mechanisms)
+        CMechanism::new(mechanism, Use::Operation, &self.flat_mechanisms)
     }
 
     pub(super) fn info(&self) -> InfoResult {

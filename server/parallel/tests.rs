@@ -146,7 +146,11 @@ impl Client {
     fn sign(&self, xid: u32, session: u64, millis: u8, overlaps: bool) {
         let data = [millis, xid as u8];
         let (session, room) = (SessionHandle(session), Room::Buffer(64));
-        self.send(xid, &Call::C_Sign(session, Input::Bytes(&data), room), overlaps);
+        self.send(
+            xid,
+            &Call::C_Sign(session, Input::Bytes(&data), room),
+            overlaps,
+        );
     }
 
     fn replies(&self, count: usize) -> Vec<u32> {
@@ -216,7 +220,10 @@ fn calls_of_one_session_keep_their_order() {
         client.sign(xid, 1, 1, true);
     }
     assert_eq!(client.replies(40), (0..40).collect::<Vec<_>>());
-    let order: Vec<u8> = lock(&client.module.order).iter().map(|data| data[1]).collect();
+    let order: Vec<u8> = lock(&client.module.order)
+        .iter()
+        .map(|data| data[1])
+        .collect();
     assert_eq!(order, (0..40).collect::<Vec<_>>());
     assert!(client.leave().is_ok());
 }

@@ -204,7 +204,7 @@ pub const ROWS: &[Row] = &[
             else {
                 return false;
             };
-            *mechanism.parameter() == Parameter::None && case.rvs().0 == 7
+            matches!(mechanism.parameter(), Parameter::None { .. }) && case.rvs().0 == 7
         },
     },
     // A search that was not begun, or is over, finds nothing.

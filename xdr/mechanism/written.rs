@@ -1,0 +1,119 @@
+//! Carries what a module wrote through the pointers of a mechanism parameter back to the application.
+
+use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::integers::{CkRv, ObjectHandle};
+use crate::word_size::{Abi, narrow, wide};
+
+use super::LONGEST_PARAMETER;
+use super::memory::{OutputKind, OutputPlace};
+use super::structure::Secret;
+
+/// What a module wrote, in the order of the table: for each field that the module writes, depth first.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub struct Written {
+    values: Vec<WrittenValue>,
+}
+
+#[derive(Clone, Eq, PartialEq)]
+pub(super) enum WrittenValue {
+    Number(u64),
+    Bytes(Secret),
+}
+
+impl Written {
+    pub(super) fn new(values: Vec<WrittenValue>) -> Written {
+        Written { values }
+    }
+
+    /// Whether the parameter has nothing that a module writes, or the call failed.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Every number that the module wrote: handles of keys, and lengths.
+    pub fn numbers(&self) -> impl Iterator<Item = ObjectHandle> {
+        self.values.iter().filter_map(|value| match value {
+            WrittenValue::Number(number) => Some(ObjectHandle(*number)),
+            WrittenValue::Bytes(_) => None,
+        })
+    }
+
+    /// The address and the new bytes of each place. Nothing is longer than its place.
+    ///
+    /// CKR_GENERAL_ERROR if the values are not those of these places, or a handle does not fit into a
+    /// CK_ULONG. Without values, as of a call that failed, nothing is to be copied.
+    pub fn for_places(&self, places: &[OutputPlace]) -> Result<Vec<(usize, Secret)>, CkRv> {
+        if self.values.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.values.len() != places.len() {
+            return Err(CkRv::GENERAL_ERROR);
+        }
+        let copy = |(place, value): (&OutputPlace, &WrittenValue)| {
+            let bytes = match (place.kind, value) {
+                (OutputKind::Bytes, WrittenValue::Bytes(bytes)) => bytes.clone(),
+                (OutputKind::Number, WrittenValue::Number(number))
+                    if wide(narrow(*number)) == *number =>
+                {
+                    let mut bytes = vec![0; Abi::HOST.word];
+                    Abi::HOST.write(*number, &mut bytes);
+                    bytes.into()
+                }
+                _ => return Err(CkRv::GENERAL_ERROR),
+            };
+            match bytes.len() <= place.length {
+                true => Ok((place.address, bytes)),
+                false => Err(CkRv::GENERAL_ERROR),
+            }
+        };
+        places.iter().zip(&self.values).map(copy).collect()
+    }
+}
+
+impl<'a> Wire<'a> for Written {
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        match u32::try_from(self.values.len()) {
+            Ok(count) => output.word(count),
+            Err(_) => output.fail(),
+        }
+        for value in &self.values {
+            match value {
+                WrittenValue::Number(number) => {
+                    output.word(NUMBER);
+                    output.hyper(*number);
+                }
+                WrittenValue::Bytes(bytes) => {
+                    output.word(BYTES);
+                    output.opaque(bytes);
+                }
+            }
+        }
+    }
+
+    /// The values are bounded like the parameter that they belong to.
+    fn read(input: &mut Decoder<'a>) -> Result<Written, DecodeError> {
+        let count = input.word()?;
+        let mut left = LONGEST_PARAMETER;
+        let mut values = Vec::new();
+        for _ in 0..count {
+            let value = match input.word()? {
+                NUMBER => WrittenValue::Number(input.hyper()?),
+                BYTES => WrittenValue::Bytes(input.opaque()?.to_vec().into()),
+                _ => return Err(DecodeError::Invalid),
+            };
+            let length = match &value {
+                WrittenValue::Number(_) => Abi::HOST.word,
+                WrittenValue::Bytes(bytes) => bytes.len(),
+            };
+            left = left
+                .checked_sub(length.max(1))
+                .ok_or(DecodeError::TooLong)?;
+            values.push(value);
+        }
+        Ok(Written { values })
+    }
+}
+
+/// The arms of the union `WrittenValue`.
+const NUMBER: u32 = 0;
+const BYTES: u32 = 1;
