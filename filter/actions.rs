@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use filter::actions::{Action, Context, Row, Verdict};
-//! use xdr::{Call, CkRv, Function};
+//! use xdr::{Call, CkRv, Function, Room};
 //!
 //! /// Refuses random numbers of more than 64 bytes.
 //! struct ShortRandom;
@@ -16,7 +16,7 @@
 //! impl Action for ShortRandom {
 //!     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
 //!         match call {
-//!             Call::C_GenerateRandom(_, length) if length.0 > 64 => {
+//!             Call::C_GenerateRandom(_, Room::Buffer(length)) if *length > 64 => {
 //!                 context.refuse(CkRv::ARGUMENTS_BAD, format_args!("more than 64 bytes"))
 //!             }
 //!             _ => Verdict::Continue,
@@ -85,12 +85,12 @@ pub struct Row {
 }
 
 /// Whether a function makes or changes objects by the values in a template.
-fn takes_values(function: Function) -> bool {
+pub(crate) fn takes_values(function: Function) -> bool {
     function.facts().roles.contains(&Role::Values)
 }
 
 /// Whether a function reads, copies, changes or destroys an object.
-fn takes_object(function: Function) -> bool {
+pub(crate) fn takes_object(function: Function) -> bool {
     let mut roles = function.facts().roles.iter();
     roles.any(|role| matches!(role, Role::Object(_)))
 }
@@ -109,7 +109,7 @@ pub const ACTIONS: &[Row] = &[
     },
     Row {
         name: "c_Login_hook",
-        fits: |function| function == C_Login,
+        fits: |function| function.older() == C_Login,
         make: || Box::new(example_hooks::LoginHook),
     },
     Row {
@@ -120,16 +120,14 @@ pub const ACTIONS: &[Row] = &[
     Row {
         name: "non_local_objects_patch",
         fits: |function| {
-            matches!(
-                function,
-                C_CreateObject | C_CopyObject | C_SetAttributeValue
-            )
+            let older = function.older();
+            matches!(older, C_CreateObject | C_CopyObject | C_SetAttributeValue)
         },
         make: || Box::new(non_local_objects_patch::NonLocalObjects),
     },
     Row {
         name: "prevent_sensitive_leak_patch",
-        fits: |function| matches!(function, C_GetAttributeValue | C_SetAttributeValue),
+        fits: |function| matches!(function.older(), C_GetAttributeValue | C_SetAttributeValue),
         make: || Box::new(sensitive_leak_patch::SensitiveLeak),
     },
     Row {
@@ -164,7 +162,7 @@ pub const ACTIONS: &[Row] = &[
     },
     Row {
         name: "wrapping_format_patch",
-        fits: |function| matches!(function, C_WrapKey | C_UnwrapKey),
+        fits: |function| matches!(function.older(), C_WrapKey | C_UnwrapKey),
         make: || Box::new(wrapping_format_patch::WrappingFormat),
     },
     Row {
@@ -180,7 +178,7 @@ pub const ACTIONS: &[Row] = &[
     },
     Row {
         name: "strong_wrapping_keys",
-        fits: |function| function == C_WrapKey,
+        fits: |function| function.older() == C_WrapKey,
         make: || Box::new(strong_wrapping_keys::StrongWrappingKeys),
     },
 ];
@@ -215,6 +213,9 @@ mod tests {
             C_GenerateKeyPair,
             C_UnwrapKey,
             C_DeriveKey,
+            C_EncapsulateKey,
+            C_DecapsulateKey,
+            C_UnwrapKeyAuthenticated,
         ];
         let uses = vec![
             C_EncryptInit,
@@ -229,12 +230,21 @@ mod tests {
             C_UnwrapKey,
             C_SetOperationState,
             C_FindObjects,
+            C_MessageEncryptInit,
+            C_MessageDecryptInit,
+            C_MessageSignInit,
+            C_MessageVerifyInit,
+            C_EncapsulateKey,
+            C_DecapsulateKey,
+            C_VerifySignatureInit,
+            C_WrapKeyAuthenticated,
+            C_UnwrapKeyAuthenticated,
         ];
         let written = [made.as_slice(), &changes].concat();
         for known in ACTIONS {
             let mut expected = match known.name {
                 "identity" | "c_Initialize_hook" | "do_segregate_usage" => Function::ALL.to_vec(),
-                "c_Login_hook" => vec![C_Login],
+                "c_Login_hook" => vec![C_Login, C_LoginUser],
                 "non_local_objects_patch" => {
                     vec![C_CreateObject, C_CopyObject, C_SetAttributeValue]
                 }
@@ -245,10 +255,15 @@ mod tests {
                 | "dangerous_sensitive_keys_escrow_encrypt"
                 | "dangerous_sensitive_keys_escrow_all" => uses.clone(),
                 "sticky_attributes_patch" => changes.clone(),
-                "wrapping_format_patch" => vec![C_WrapKey, C_UnwrapKey],
+                "wrapping_format_patch" => vec![
+                    C_WrapKey,
+                    C_UnwrapKey,
+                    C_WrapKeyAuthenticated,
+                    C_UnwrapKeyAuthenticated,
+                ],
                 // C_CopyObject is listed in the original's configuration and keeps all it has.
                 "sanitize_creation_templates_patch" => [made.as_slice(), &[C_CopyObject]].concat(),
-                "strong_wrapping_keys" => vec![C_WrapKey],
+                "strong_wrapping_keys" => vec![C_WrapKey, C_WrapKeyAuthenticated],
                 other => panic!("{other}"),
             };
             expected.sort();

@@ -182,16 +182,16 @@ impl Attributes {
         for attribute in &template.0 {
             if is_same(attribute.attribute_type, CLASS) {
                 // An empty one counts as missing.
-                if attribute.value.is_empty() {
+                if attribute.bytes().is_empty() {
                     continue;
                 }
-                let class = Class::from_value(&attribute.value);
+                let class = Class::from_value(attribute.bytes());
                 let class = class.ok_or(CkRv::ATTRIBUTE_VALUE_INVALID)?;
                 if found.class.replace(class).is_some() {
                     return Err(CkRv::TEMPLATE_INCONSISTENT);
                 }
             } else if let Some(boolean) = Boolean::of(attribute.attribute_type) {
-                let [value] = attribute.value[..] else {
+                let [value] = *attribute.bytes() else {
                     return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
                 };
                 if found.booleans.mentions(boolean) {

@@ -2,8 +2,8 @@
 //!
 //! A rule that looks for TRUE must also see what the module takes for TRUE, and no second attribute
 //! of the same type. So before any check, in every template of values for an object that is made or
-//! changed, a boolean becomes one byte of 0 or 1, a number must have the length of this host's
-//! CK_ULONG, and no type may occur twice.
+//! changed, and in the templates inside it, a boolean becomes one byte of 0 or 1, a number must have
+//! the length of this host's CK_ULONG, and no type may occur twice.
 //!
 //! The templates of C_FindObjectsInit and C_GetAttributeValue stay as they are. The first selects
 //! among objects that are all checked afterwards, and its values match or not, as the module likes.
@@ -12,34 +12,49 @@
 use std::collections::BTreeSet;
 
 use xdr::attribute_types::{is_boolean, is_number};
-use xdr::{Call, CkRv, Template};
+use xdr::word_size::{Abi, narrow};
+use xdr::{Attribute, Call, CkRv, Template, Value};
 
 /// Converts the templates of a call to canonical form; the error is the CK_RV for one that has none.
 pub(crate) fn canonical(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
-    call.values_mut().into_iter().try_for_each(one)?;
+    let mut templates = call.values_mut().into_iter().flatten();
+    templates.try_for_each(one)?;
     Ok(call)
 }
 
+/// How deep templates nest is bounded where they are decoded.
 fn one(template: &mut Template) -> Result<(), CkRv> {
     let mut types = BTreeSet::new();
     for attribute in &mut template.0 {
-        if !types.insert(xdr::word_size::narrow(attribute.attribute_type.0)) {
+        if !types.insert(narrow(attribute.attribute_type.0)) {
             return Err(CkRv::TEMPLATE_INCONSISTENT);
         }
-        if is_boolean(attribute.attribute_type) {
-            let [byte] = attribute.value.as_mut_slice() else {
+        value(attribute)?;
+    }
+    Ok(())
+}
+
+fn value(attribute: &mut Attribute) -> Result<(), CkRv> {
+    let is_boolean = is_boolean(attribute.attribute_type);
+    let is_number = is_number(attribute.attribute_type);
+    match &mut attribute.value {
+        Value::Template(template) => one(template),
+        Value::Bytes(bytes) if is_boolean => {
+            let [byte] = bytes.as_mut_slice() else {
                 return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
             };
             *byte = u8::from(*byte != 0);
+            Ok(())
         }
-        let length = attribute.value.len();
-        let word = xdr::word_size::Abi::HOST.word;
         // An empty number is none: what needs it says so.
-        if is_number(attribute.attribute_type) && length != 0 && length != word {
-            return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
+        Value::Bytes(bytes) if is_number && ![0, Abi::HOST.word].contains(&bytes.len()) => {
+            Err(CkRv::ATTRIBUTE_VALUE_INVALID)
         }
+        Value::Null { length } if is_boolean || is_number && *length != 0 => {
+            Err(CkRv::ATTRIBUTE_VALUE_INVALID)
+        }
+        Value::Bytes(_) | Value::Null { .. } => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -55,11 +70,11 @@ mod tests {
         let make =
             |(kind, value): &(u64, &[u8])| Attribute::new(AttributeType(*kind), value.to_vec());
         let template = Template(attributes.iter().map(make).collect());
-        match canonical(Call::C_CreateObject(SessionHandle(1), template))? {
-            Call::C_CreateObject(_, template) => Ok(template
+        match canonical(Call::C_CreateObject(SessionHandle(1), Some(template)))? {
+            Call::C_CreateObject(_, Some(template)) => Ok(template
                 .0
                 .iter()
-                .map(|attribute| attribute.value.clone())
+                .map(|attribute| attribute.bytes().to_vec())
                 .collect()),
             _ => panic!("another call"),
         }

@@ -115,8 +115,8 @@ pub(crate) fn check_object(
         .objects
         .values(session, object, &types)
         .map_err(|told| unreadable(told, source))?;
-    for ((kind, list), value) in wanted.into_iter().zip(&values.0) {
-        check_value(context, kind, &value.value, list, rv)?;
+    for ((kind, list), value) in wanted.into_iter().zip(values) {
+        check_value(context, kind, &value, list, rv)?;
     }
     Ok(())
 }
@@ -177,7 +177,7 @@ fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refu
             check_value(
                 context,
                 kind,
-                &attribute.value,
+                attribute.bytes(),
                 list,
                 CkRv::ATTRIBUTE_VALUE_INVALID,
             )?;

@@ -108,7 +108,7 @@ impl Engine {
         }
         checks::check_function(context)?;
         checks::check_arguments(&call, context)?;
-        if let Call::C_OpenSession(_, flags) = &mut call {
+        if let Call::C_OpenSession(_, flags, _) = &mut call {
             if checks::is_read_only(context) {
                 flags.0 &= !READ_WRITE;
             }
@@ -150,9 +150,9 @@ impl Engine {
 
     /// Lets the module execute the call.
     fn execute(&self, call: Call<'_>, context: &Context<'_>) -> Reply {
-        if let Call::C_GetMechanismList(slot, count) = call {
+        if let Call::C_GetMechanismList(slot, room) = call {
             if !context.rules.mechanisms.is_empty() {
-                let list = mechanism_list::without_forbidden(slot, count, context);
+                let list = mechanism_list::without_forbidden(slot, room, context);
                 return Reply::C_GetMechanismList(list);
             }
         }

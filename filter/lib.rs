@@ -41,6 +41,7 @@ pub mod object_reader;
 pub mod patches;
 pub mod regexp;
 pub mod replies;
+mod room;
 mod search;
 
 pub use compatibility::Compatibility;

@@ -1,19 +1,20 @@
 //! Answers C_GetMechanismList without the mechanisms that are forbidden.
 
-use xdr::{Call, CkRv, MechanismListResult, MechanismType, Reply, SlotId, Ulong};
+use xdr::{Call, CkRv, MechanismListResult, MechanismType, Reply, Room, SlotId};
 
 use crate::context::Context;
 use crate::log;
+use crate::room::{length_before, within};
 
 /// The answer to C_GetMechanismList: the module's list without the forbidden mechanisms, in the
 /// module's order. The number of mechanisms and the room that is needed are those of this list.
 pub(crate) fn without_forbidden(
     slot: SlotId,
-    count: Ulong,
+    room: Room,
     context: &Context<'_>,
 ) -> MechanismListResult {
-    let ask = |count| {
-        let reply = context.backend.call(Call::C_GetMechanismList(slot, count));
+    let ask = |room| {
+        let reply = context.backend.call(Call::C_GetMechanismList(slot, room));
         let rv = reply.rv();
         if let Reply::C_GetMechanismList(list) = reply {
             list
@@ -24,13 +25,20 @@ pub(crate) fn without_forbidden(
             }
         }
     };
-    let size = ask(Ulong(0));
-    let list = ask(if size.rv.is_ok() { size.count } else { count });
-    if !list.rv.is_ok() {
+    // Of the room that the client has, the module says what is wrong with it.
+    let size = match room {
+        Room::NoLength => ask(room),
+        Room::Null { .. } | Room::Buffer(_) | Room::Unbounded => ask(Room::QUESTION),
+    };
+    let list = match size.rv {
+        CkRv::OK if room != Room::NoLength => ask(Room::Buffer(size.count.0)),
+        _ => ask(room),
+    };
+    if !list.rv.is_ok() || room == Room::NoLength {
         return MechanismListResult {
             rv: list.rv,
             mechanisms: Vec::new(),
-            count,
+            count: length_before(room),
         };
     }
     let log = |text: &str, mechanisms: &[MechanismType]| {
@@ -43,18 +51,10 @@ pub(crate) fn without_forbidden(
     log("before filtering", &mechanisms);
     mechanisms.retain(|mechanism| context.rules.forbids(*mechanism).is_none());
     log("after filtering", &mechanisms);
-    let number = mechanisms.len() as u64;
-    let rv = match count.0 {
-        room if room >= number => list.rv,
-        0 => CkRv::OK,
-        _ => CkRv::BUFFER_TOO_SMALL,
-    };
-    if number > count.0 {
-        mechanisms.clear();
-    }
+    let (rv, count, mechanisms) = within(room, mechanisms);
     MechanismListResult {
         rv,
         mechanisms,
-        count: Ulong(number),
+        count,
     }
 }

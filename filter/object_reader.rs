@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::ffi::c_ulong;
 
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle, Template,
-    TemplateResult, Ulong,
+    Answer, Answers, AttributeType, AttributesResult, Call, CkRv, Cryptoki, Found, ObjectHandle,
+    Query, Reply, SessionHandle, Wanted, WantedRoom,
 };
 
 use crate::attributes::{Attributes, Boolean, CLASS};
@@ -87,13 +87,14 @@ impl<'a> ObjectReader<'a> {
         attribute_type: AttributeType,
         room: usize,
     ) -> Result<Option<Vec<u8>>, CkRv> {
-        let question = Template(vec![Attribute::new(attribute_type, vec![0; room])]);
-        let (rv, mut answers) = self.ask(session, object, question)?;
+        let question = Query(vec![Wanted::value(attribute_type, room)]);
+        let (rv, answers) = self.ask(session, object, question)?;
         match rv {
             CkRv::OK => Ok(answers
                 .0
-                .pop()
-                .map(|mut answer| std::mem::take(&mut answer.value))),
+                .first()
+                .and_then(Answer::bytes)
+                .map(<[u8]>::to_vec)),
             CkRv::ATTRIBUTE_TYPE_INVALID | CkRv::BUFFER_TOO_SMALL => Ok(None),
             rv => Err(rv),
         }
@@ -106,23 +107,19 @@ impl<'a> ObjectReader<'a> {
         session: SessionHandle,
         object: ObjectHandle,
         types: &[AttributeType],
-    ) -> Result<Template, CkRv> {
+    ) -> Result<Vec<Vec<u8>>, CkRv> {
         let mut told = CkRv::GENERAL_ERROR;
         for room in ROOM {
-            let with_room = |kind: &AttributeType| Attribute::new(*kind, vec![0; room]);
-            let question = Template(types.iter().map(with_room).collect());
-            let TemplateResult { rv, template } = self.query(session, object, question);
+            let with_room = |kind: &AttributeType| Wanted::value(*kind, room);
+            let question = Query(types.iter().map(with_room).collect());
+            let AttributesResult { rv, answers } = self.query(session, object, question);
             if rv.is_ok() {
-                let answered = template.0.iter().map(|answer| answer.attribute_type);
+                let answered = answers.0.iter().map(|answer| answer.attribute_type);
+                let is_complete = answered.eq(types.iter().copied());
                 // A module may answer CKR_OK and still say that an attribute is not available.
-                let is_whole = |answer: &Attribute| {
-                    u64::try_from(answer.value.len()).is_ok_and(|it| it == answer.value_len.0)
-                };
-                let is_complete =
-                    answered.eq(types.iter().copied()) && template.0.iter().all(is_whole);
-                return is_complete
-                    .then_some(template)
-                    .ok_or(CkRv::ATTRIBUTE_TYPE_INVALID);
+                let values = answers.0.iter().map(|it| it.bytes().map(<[u8]>::to_vec));
+                let values = values.collect::<Option<_>>().filter(|_| is_complete);
+                return values.ok_or(CkRv::ATTRIBUTE_TYPE_INVALID);
             }
             told = rv;
             if told != CkRv::BUFFER_TOO_SMALL {
@@ -137,15 +134,15 @@ impl<'a> ObjectReader<'a> {
         &self,
         session: SessionHandle,
         object: ObjectHandle,
-        question: Template,
-    ) -> TemplateResult {
-        let call = Call::C_GetAttributeValue(session, object, question);
+        question: Query,
+    ) -> AttributesResult {
+        let call = Call::C_GetAttributeValue(session, object, Some(question));
         if let Reply::C_GetAttributeValue(result) = self.backend.call(call) {
             result
         } else {
-            TemplateResult {
+            AttributesResult {
                 rv: CkRv::GENERAL_ERROR,
-                template: Template::default(),
+                answers: Answers::default(),
             }
         }
     }
@@ -155,16 +152,16 @@ impl<'a> ObjectReader<'a> {
         &self,
         session: SessionHandle,
         object: ObjectHandle,
-        question: Template,
-    ) -> Result<(CkRv, Template), CkRv> {
+        question: Query,
+    ) -> Result<(CkRv, Answers), CkRv> {
         let asked: Vec<_> = question.0.iter().map(|it| it.attribute_type).collect();
-        let TemplateResult { rv, template } = self.query(session, object, question);
-        let is_complete = template.0.iter().map(|it| it.attribute_type).eq(asked);
+        let AttributesResult { rv, answers } = self.query(session, object, question);
+        let is_complete = answers.0.iter().map(|it| it.attribute_type).eq(asked);
         match rv {
             CkRv::OK | CkRv::ATTRIBUTE_TYPE_INVALID | CkRv::BUFFER_TOO_SMALL if !is_complete => {
                 Err(CkRv::GENERAL_ERROR)
             }
-            rv => Ok((rv, template)),
+            rv => Ok((rv, answers)),
         }
     }
 
@@ -175,7 +172,7 @@ impl<'a> ObjectReader<'a> {
     ) -> Result<Attributes, CkRv> {
         let types = Boolean::ALL.iter().map(|boolean| boolean.attribute_type());
         let questions = std::iter::once(CLASS).chain(types).map(question);
-        let (rv, answers) = self.ask(session, object, Template(questions.collect()))?;
+        let (rv, answers) = self.ask(session, object, Query(questions.collect()))?;
         if !matches!(
             rv,
             CkRv::OK | CkRv::ATTRIBUTE_TYPE_INVALID | CkRv::BUFFER_TOO_SMALL
@@ -184,14 +181,17 @@ impl<'a> ObjectReader<'a> {
         }
         let mut found = Attributes::default();
         // Every object has a class: without it, this module says nothing of any attribute.
-        let all_open = answers.0.first().is_none_or(|class| class.value.is_empty());
+        let all_open = answers
+            .0
+            .first()
+            .is_none_or(|class| written(class).is_none());
         for answer in &answers.0 {
-            match Answer::of(rv, answer) {
-                Answer::Value(value) if !all_open => found.add(answer.attribute_type, value)?,
-                Answer::Absent if !all_open => {}
-                Answer::Value(_) | Answer::Absent | Answer::Open => {
-                    if let Some(answer) = self.ask_alone(session, object, answer.attribute_type)? {
-                        found.add(answer.attribute_type, &answer.value)?;
+            match Said::of(rv, answer) {
+                Said::Value(value) if !all_open => found.add(answer.attribute_type, value)?,
+                Said::Absent if !all_open => {}
+                Said::Value(_) | Said::Absent | Said::Open => {
+                    if let Some(value) = self.ask_alone(session, object, answer.attribute_type)? {
+                        found.add(answer.attribute_type, &value)?;
                     }
                 }
             }
@@ -205,56 +205,88 @@ impl<'a> ObjectReader<'a> {
         session: SessionHandle,
         object: ObjectHandle,
         attribute_type: AttributeType,
-    ) -> Result<Option<Attribute>, CkRv> {
-        let alone = |question: Attribute| {
-            let (rv, mut answers) = self.ask(session, object, Template(vec![question]))?;
+    ) -> Result<Option<Vec<u8>>, CkRv> {
+        let alone = |question: Wanted| {
+            let (rv, mut answers) = self.ask(session, object, Query(vec![question]))?;
             match (rv, answers.0.pop()) {
-                (CkRv::OK, Some(answer)) => Ok(Some(answer).filter(|a| !a.value.is_empty())),
+                (CkRv::OK, Some(answer)) if answer.found != Found::Untouched => Ok(Some(answer)),
                 (CkRv::ATTRIBUTE_TYPE_INVALID, _) => Ok(None),
-                (CkRv::OK, None) => Err(CkRv::GENERAL_ERROR),
+                (CkRv::OK, _) => Err(CkRv::GENERAL_ERROR),
                 (rv, _) => Err(rv),
             }
         };
-        match alone(question(attribute_type)) {
+        let value = |question: Wanted| {
+            let answer = alone(question)?;
+            Ok(answer.as_ref().and_then(written).map(<[u8]>::to_vec))
+        };
+        match value(question(attribute_type)) {
             Err(CkRv::BUFFER_TOO_SMALL) => {}
-            answer => return answer,
+            value => return value,
         }
-        // The question for the length.
-        match alone(Attribute::new(attribute_type, Vec::new()))? {
-            Some(answer) if answer.value.len() > LONGEST => Err(CkRv::GENERAL_ERROR),
-            Some(answer) => alone(answer),
+        let length = match alone(Wanted::length(attribute_type))? {
+            Some(answer) => length(&answer),
+            None => None,
+        };
+        match length {
+            Some(length) if length > LONGEST => Err(CkRv::GENERAL_ERROR),
+            Some(length) => value(with_room(attribute_type, length)),
             None => Ok(None),
         }
     }
 }
 
 /// A question with room for a value of the standard's length.
-fn question(attribute_type: AttributeType) -> Attribute {
+fn question(attribute_type: AttributeType) -> Wanted {
     let room = if attribute_type == CLASS {
         size_of::<c_ulong>()
     } else {
         1
     };
-    Attribute::new(attribute_type, vec![UNWRITTEN; room])
+    with_room(attribute_type, room)
+}
+
+/// A question with a buffer of this size, whose content tells whether the module wrote into it.
+fn with_room(attribute_type: AttributeType, room: usize) -> Wanted {
+    Wanted {
+        attribute_type,
+        room: WantedRoom::Buffer {
+            room: room as u64,
+            content: Some(vec![UNWRITTEN; room]),
+        },
+    }
+}
+
+/// The value, if there is one that is not empty.
+fn written(answer: &Answer) -> Option<&[u8]> {
+    answer.bytes().filter(|value| !value.is_empty())
+}
+
+/// The length of a value, by the answer to a question for it.
+fn length(answer: &Answer) -> Option<usize> {
+    let length = if let Found::Length(length) = answer.found {
+        usize::try_from(length).unwrap_or(usize::MAX)
+    } else {
+        answer.bytes()?.len()
+    };
+    Some(length).filter(|length| *length > 0)
 }
 
 /// What a module said of one attribute of several.
-enum Answer<'a> {
+enum Said<'a> {
     Value(&'a [u8]),
     Absent,
     /// The module did not answer for this attribute.
     Open,
 }
 
-impl Answer<'_> {
-    fn of(rv: CkRv, answer: &Attribute) -> Answer<'_> {
-        let is_unavailable = answer.value_len == Ulong::UNAVAILABLE || answer.value.is_empty();
-        match rv {
-            CkRv::ATTRIBUTE_TYPE_INVALID if is_unavailable => Answer::Absent,
-            _ if is_unavailable || answer.value.iter().all(|byte| *byte == UNWRITTEN) => {
-                Answer::Open
-            }
-            _ => Answer::Value(&answer.value),
+impl Said<'_> {
+    fn of(rv: CkRv, answer: &Answer) -> Said<'_> {
+        match written(answer) {
+            // The room as it was before the call.
+            _ if answer.found == Found::Untouched => Said::Open,
+            None if rv == CkRv::ATTRIBUTE_TYPE_INVALID => Said::Absent,
+            Some(value) if value.iter().any(|byte| *byte != UNWRITTEN) => Said::Value(value),
+            Some(_) | None => Said::Open,
         }
     }
 }

@@ -17,8 +17,8 @@ pub mod sticky_attributes_patch;
 pub mod strong_wrapping_keys;
 pub mod wrapping_format_patch;
 
-use xdr::facts::Argument;
-use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
+use xdr::facts::{Argument, Role};
+use xdr::{Call, CkRv, Function, ObjectHandle, SessionHandle};
 
 use crate::actions::{Context, Verdict};
 use crate::attributes::{Attributes, Booleans, Class, Setting};
@@ -132,7 +132,8 @@ impl Written {
         context: &Context<'_>,
         policy: CkRv,
     ) -> Result<Written, Refused> {
-        if call.values().next().is_none() {
+        let templates = templates_of(call.function());
+        if templates == 0 {
             return Ok(Written::Nothing);
         }
         let old = match object(call) {
@@ -142,10 +143,11 @@ impl Written {
             }
             None => None,
         };
-        let templates = call.values().map(Attributes::of_template);
-        let new: Vec<Attributes> = templates
-            .collect::<Result<_, _>>()
-            .map_err(Refused::unsound)?;
+        let new = call.values().map(Attributes::of_template);
+        let new: Result<Vec<Attributes>, CkRv> = new.collect();
+        let mut new = new.map_err(Refused::unsound)?;
+        // A template that is NULL says nothing.
+        new.resize(templates, Attributes::default());
         match (old, new.as_slice()) {
             (None, _) => Ok(Written::New(new)),
             (Some(old), [new]) => Ok(Written::Change(Change { old, new: *new })),
@@ -167,9 +169,10 @@ impl Change {
     }
 }
 
-/// Whether a call changes an object or copies it.
-pub(crate) fn changes_object(call: &Call<'_>) -> bool {
-    object(call).is_some() && call.values().next().is_some()
+/// How many templates with values a function takes.
+fn templates_of(function: Function) -> usize {
+    let roles = function.facts().roles.iter();
+    roles.filter(|role| **role == Role::Values).count()
 }
 
 /// The object that a call reads or changes, and its session.

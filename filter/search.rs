@@ -1,8 +1,8 @@
 //! Keeps the object searches of a connection: which objects each has found that the client has not
 //! got yet.
 //!
-//! A search begins with a successful C_FindObjectsInit and ends with C_FindObjectsFinal or with its
-//! session. Handles come from the module in batches, in its order. Each is checked right before the
+//! A search begins with a successful C_FindObjectsInit and ends with C_FindObjectsFinal, with
+//! C_SessionCancel or with its session. Handles come from the module in batches, in its order. Each is checked right before the
 //! client gets it, by the rules for objects and by the actions that watch the search. Searches that
 //! nothing watches are left to the module. The original has one list for all sessions of a client,
 //! which outlives the search.
@@ -12,12 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    Call, CkRv, Cryptoki, Function, ObjectHandle, ObjectListResult, Reply, SessionHandle, Ulong,
+    Call, CkRv, Cryptoki, Function, ObjectHandle, ObjectListResult, Reply, Room, SessionHandle,
+    Template, Ulong,
 };
 
 use crate::actions::Action;
 use crate::checks;
 use crate::context::Context;
+
+/// CKF_FIND_OBJECTS, in the flags of C_SessionCancel.
+const FIND_OBJECTS: u64 = wide(cryptoki_sys::CKF_FIND_OBJECTS);
 
 /// Handles asked of the module at once.
 const BATCH: u64 = 256;
@@ -68,14 +72,16 @@ impl Searches {
             reason = "other calls have no part in searches: a test compares with xdr::facts"
         )]
         match call {
-            Call::C_FindObjects(session, count)
+            Call::C_FindObjects(session, room)
                 if watches_every_search(context) || self.has(session) =>
             {
-                Reply::C_FindObjects(self.find(session, count, context))
+                Reply::C_FindObjects(self.find(session, room, context))
             }
             Call::C_FindObjectsInit(session, ref template) => {
+                let nothing = Template::default();
+                let wanted = template.as_ref().unwrap_or(&nothing);
                 let watching = context.rules.steps();
-                let watching = watching.filter(|(at, step)| step.action.watches(*at, template));
+                let watching = watching.filter(|(at, step)| step.action.watches(*at, wanted));
                 let watchers: Watchers = watching.map(|(_, step)| step.action.clone()).collect();
                 let reply = backend.call(call);
                 match reply.rv().is_ok() {
@@ -91,6 +97,13 @@ impl Searches {
                 let final_call = context.function == Function::C_FindObjectsFinal;
                 let reply = backend.call(call);
                 if final_call || reply.rv().is_ok() {
+                    self.end(session);
+                }
+                reply
+            }
+            Call::C_SessionCancel(session, flags) => {
+                let reply = backend.call(call);
+                if reply.rv().is_ok() && flags.0 & FIND_OBJECTS != 0 {
                     self.end(session);
                 }
                 reply
@@ -115,15 +128,15 @@ impl Searches {
     }
 
     /// Answers C_FindObjects with the objects that the client may see.
-    fn find(
-        &self,
-        session: SessionHandle,
-        count: Ulong,
-        context: &Context<'_>,
-    ) -> ObjectListResult {
+    fn find(&self, session: SessionHandle, room: Room, context: &Context<'_>) -> ObjectListResult {
         let backend = context.backend;
+        let count = match room {
+            Room::Buffer(count) => Ok(count),
+            Room::Unbounded => Ok(MOST),
+            Room::Null { .. } | Room::NoLength => Err(CkRv::ARGUMENTS_BAD),
+        };
         let fetch = |count| {
-            let reply = backend.call(Call::C_FindObjects(session, Ulong(count)));
+            let reply = backend.call(Call::C_FindObjects(session, Room::Buffer(count)));
             match reply.rv() {
                 CkRv::OK => {}
                 rv => return Err(rv),
@@ -146,7 +159,10 @@ impl Searches {
             let mut watchers = watchers.iter();
             Ok(watchers.any(|action| action.hides(session, object, context)))
         };
-        let found = self.next(session, count.0, fetch, hides);
+        let found = match count {
+            Err(rv) if self.has(session) => Some(Err(rv)),
+            count => self.next(session, count.unwrap_or(0), fetch, hides),
+        };
         // Without a search, an invalid session is told first, as a module does.
         let found = found.unwrap_or_else(|| {
             session_state(backend, session).and(Err(CkRv::OPERATION_NOT_INITIALIZED))

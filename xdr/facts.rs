@@ -246,7 +246,7 @@ macro_rules! argument {
 
 macro_rules! values_of {
     ($found:ident, $value:ident: Values) => {
-        $found.extend($value);
+        $found.push($value);
     };
     ($found:ident, $value:ident: $role:ident $($refusal:ident)?) => {
         let _ = $value;
@@ -293,9 +293,10 @@ macro_rules! define_facts {
                 arguments.into_iter().flatten()
             }
 
-            /// The templates with values of an object that is made or changed, to be rewritten.
-            pub fn values_mut(&mut self) -> Vec<&mut Template> {
-                let mut found: Vec<&mut Template> = Vec::new();
+            /// The templates with values of an object that is made or changed, to be rewritten; also those that are
+            /// NULL.
+            pub fn values_mut(&mut self) -> Vec<&mut TemplatePointer> {
+                let mut found: Vec<&mut TemplatePointer> = Vec::new();
                 match self {$(
                     Call::$name($($argument),*) => {
                         $(values_of!(found, $argument: $role $($refusal)?);)*

@@ -7,7 +7,7 @@ use crate::module_rules::Source;
 use crate::patches::sensitive_leak_patch::names_a_value;
 use std::path::Path;
 use std::sync::Mutex;
-use xdr::{Attribute, AttributeType, ObjectHandle, SessionHandle, SlotId, Template, Ulong};
+use xdr::{Attribute, AttributeType, ObjectHandle, Room, SessionHandle, SlotId, Template};
 
 const SESSION: SessionHandle = SessionHandle(1);
 
@@ -140,8 +140,8 @@ fn actions_run_once_for_every_function_and_before_the_module() {
     let call = |function| match function {
         Function::C_GetSlotInfo => Call::C_GetSlotInfo(SlotId(0)),
         Function::C_GetTokenInfo => Call::C_GetTokenInfo(SlotId(0)),
-        Function::C_FindObjectsInit => Call::C_FindObjectsInit(SESSION, Template::default()),
-        _ => Call::C_GetMechanismList(SlotId(0), Ulong(0)),
+        Function::C_FindObjectsInit => Call::C_FindObjectsInit(SESSION, Some(Template::default())),
+        _ => Call::C_GetMechanismList(SlotId(0), Room::QUESTION),
     };
     for function in [
         Function::C_GetSlotInfo,
@@ -174,10 +174,10 @@ fn finds_no_key_by_its_value() {
     let (filter, _) = filter(reads, "", &[("a", None)], &[("b", None)]);
     for (kind, expected) in [(0x11, vec![1, 3]), (0x124, vec![]), (0x3, vec![])] {
         let wanted = Template(vec![Attribute::new(AttributeType(kind), vec![7])]);
-        filter.call(Call::C_FindObjectsInit(SESSION, wanted));
+        filter.call(Call::C_FindObjectsInit(SESSION, Some(wanted)));
         let engine = filter.engine.as_ref().unwrap();
         assert_eq!(engine.searches.has(SESSION), kind != 0x3);
-        let reply = filter.call(Call::C_FindObjects(SESSION, Ulong(9)));
+        let reply = filter.call(Call::C_FindObjects(SESSION, Room::Buffer(9)));
         let Reply::C_FindObjects(found) = reply else {
             panic!("another reply");
         };
@@ -189,8 +189,9 @@ fn finds_no_key_by_its_value() {
 #[test]
 fn actions_of_both_chains_hide_what_a_search_finds() {
     let (filter, _) = filter(Function::C_FindObjects, "", &[("a", None)], &[("b", None)]);
-    filter.call(Call::C_FindObjectsInit(SESSION, Template::default()));
-    let Reply::C_FindObjects(found) = filter.call(Call::C_FindObjects(SESSION, Ulong(9))) else {
+    filter.call(Call::C_FindObjectsInit(SESSION, Some(Template::default())));
+    let Reply::C_FindObjects(found) = filter.call(Call::C_FindObjects(SESSION, Room::Buffer(9)))
+    else {
         panic!("another reply");
     };
     assert_eq!(found.objects, [ObjectHandle(1), ObjectHandle(3)]);

@@ -34,8 +34,8 @@ pub struct LoginHook;
 
 impl Action for LoginHook {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        if let Call::C_Login(_, _, pin) = call {
-            if *pin != b"1234" {
+        if let Call::C_Login(_, _, pin) | Call::C_LoginUser(_, _, pin, _) = call {
+            if pin.bytes() != b"1234" {
                 return context.refuse(
                     CkRv::PIN_LOCKED,
                     format_args!("the PIN is not that of the example"),

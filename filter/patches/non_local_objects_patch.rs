@@ -89,7 +89,7 @@ fn refuse_dangerous(new: &Attributes, call: &Call<'_>) -> Result<(), Refused> {
         ));
     }
     let is_claim = |said: &Attribute| {
-        CLAIMS.contains(&narrow(said.attribute_type.0)) && said.value.iter().any(|it| *it != 0)
+        CLAIMS.contains(&narrow(said.attribute_type.0)) && said.bytes().iter().any(|it| *it != 0)
     };
     if said(call).any(is_claim) {
         let reason = "ALWAYS_SENSITIVE, NEVER_EXTRACTABLE or TRUSTED claimed for a key that was not made on the token";

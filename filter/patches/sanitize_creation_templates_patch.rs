@@ -6,9 +6,8 @@
 use xdr::facts::Family;
 use xdr::{Attribute, Call, CkRv, Template};
 
-use crate::actions::{Action, Context, Verdict};
+use crate::actions::{Action, Context, Verdict, takes_object, takes_values};
 use crate::attributes::{Attributes, Boolean, Class, Setting, is_same};
-use crate::patches::changes_object;
 
 const T: bool = true;
 const F: bool = false;
@@ -69,7 +68,8 @@ pub struct SanitizeCreationTemplates;
 
 impl Action for SanitizeCreationTemplates {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        if changes_object(call) || call.values().next().is_none() {
+        let function = call.function();
+        if takes_object(function) || !takes_values(function) {
             return Verdict::Continue;
         }
         match sanitized(call.clone()) {
@@ -86,7 +86,13 @@ impl Action for SanitizeCreationTemplates {
 /// template does.
 fn sanitized(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
     let is_generated = call.function().facts().is_of(Family::Generate);
-    match (is_generated, call.values_mut().as_mut_slice()) {
+    let mut templates = call.values_mut();
+    // NULL says nothing, and is completed like an empty template.
+    let mut templates: Vec<&mut Template> = templates
+        .iter_mut()
+        .map(|template| template.get_or_insert_default())
+        .collect();
+    match (is_generated, templates.as_mut_slice()) {
         (true, [secret]) => complete(secret, Class::SECRET_KEY),
         (true, [public, private]) => {
             complete(public, Class::PUBLIC_KEY);

@@ -4,8 +4,8 @@
 use cryptoki_sys::*;
 use xdr::word_size::narrow;
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Function, ObjectHandle, Reply, SessionHandle, Template,
-    TemplateResult, Ulong,
+    Answer, Answers, AttributeType, AttributesResult, Call, CkRv, Found, Function, ObjectHandle,
+    Query, Reply, SessionHandle, Template, Wanted, WantedRoom,
 };
 
 use crate::actions::{Action, Context, Verdict};
@@ -44,9 +44,20 @@ pub(crate) fn is_value(attribute_type: AttributeType) -> bool {
     VALUES.contains(&narrow(attribute_type.0))
 }
 
-/// Whether a template has or asks for such an attribute.
+/// Whether a template has such an attribute, or one inside it has.
 pub(crate) fn names_a_value(template: &Template) -> bool {
-    template.0.iter().any(|it| is_value(it.attribute_type))
+    let mut attributes = template.0.iter();
+    attributes.any(|it| is_value(it.attribute_type) || it.nested().is_some_and(names_a_value))
+}
+
+/// Whether such an attribute is asked for, be it inside an array of attributes.
+fn asks_for_a_value(wanted: &Wanted) -> bool {
+    let is_inside = if let WantedRoom::Template(inside) = &wanted.room {
+        inside.0.iter().any(asks_for_a_value)
+    } else {
+        false
+    };
+    is_inside || is_value(wanted.attribute_type)
 }
 
 /// Whether an object's values are kept from the client: if the object has CKA_SENSITIVE or
@@ -66,9 +77,9 @@ pub struct SensitiveLeak;
 
 impl Action for SensitiveLeak {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        if let Call::C_GetAttributeValue(session, object, template) = call {
-            read(context, *session, *object, template)
-        } else if let Call::C_SetAttributeValue(session, object, template) = call {
+        if let Call::C_GetAttributeValue(session, object, Some(query)) = call {
+            read(context, *session, *object, query)
+        } else if let Call::C_SetAttributeValue(session, object, Some(template)) = call {
             let result = judge_written(context, *session, *object, template);
             Refused::verdict(result, context)
         } else {
@@ -93,31 +104,29 @@ fn read(
     context: &Context<'_>,
     session: SessionHandle,
     object: ObjectHandle,
-    template: &Template,
+    query: &Query,
 ) -> Verdict {
     let attributes = match context.objects.attributes(session, object) {
         Ok(attributes) => attributes,
-        // The template goes back as it came, as with any call that fails.
+        // The attributes go back as they came, as with any call that fails.
         Err(rv) => {
-            return with(
-                unreadable(rv, CkRv::ATTRIBUTE_VALUE_INVALID),
-                template.clone(),
-            );
+            let rv = unreadable(rv, CkRv::ATTRIBUTE_VALUE_INVALID);
+            return with(rv, query.0.iter().map(as_it_came).collect());
         }
     };
-    if !names_a_value(template) || !is_kept(attributes) {
+    if !query.0.iter().any(asks_for_a_value) || !is_kept(attributes) {
         return Verdict::Continue;
     }
-    let (values, others): (Vec<_>, Vec<_>) = (template.0.iter())
-        .cloned()
-        .partition(|it| is_value(it.attribute_type));
+    let others = query.0.iter().filter(|wanted| !asks_for_a_value(wanted));
+    let others: Vec<Wanted> = others.cloned().collect();
+    let count = others.len();
     let (rv, others) = if others.is_empty() {
-        (CkRv::OK, others)
+        (CkRv::OK, Vec::new())
     } else {
-        let told = context.objects.query(session, object, Template(others));
-        (told.rv, told.template.0)
+        let told = context.objects.query(session, object, Query(others));
+        (told.rv, told.answers.0)
     };
-    if others.len() + values.len() != template.0.len() {
+    if others.len() != count {
         return context.refuse(
             CkRv::GENERAL_ERROR,
             format_args!("the module returned fewer attributes than were asked for"),
@@ -131,29 +140,45 @@ fn read(
         other => other,
     };
     let mut others = others.into_iter();
-    let answer = |asked: &Attribute| {
-        if is_value(asked.attribute_type) {
-            Some(unavailable(asked.attribute_type))
+    let answer = |wanted: &Wanted| {
+        if asks_for_a_value(wanted) {
+            Some(unavailable(wanted.attribute_type))
         } else {
             others.next()
         }
     };
-    let answers = template.0.iter().filter_map(answer).collect();
+    let answers = query.0.iter().filter_map(answer).collect();
     let name = context.function.name();
     context.log(format_args!("{name}: the value of a key is withheld, {rv}"));
-    with(rv, Template(answers))
+    with(rv, answers)
 }
 
-fn unavailable(attribute_type: AttributeType) -> Attribute {
-    Attribute {
+fn unavailable(attribute_type: AttributeType) -> Answer {
+    Answer {
         attribute_type,
-        value: Vec::new(),
-        value_len: Ulong::UNAVAILABLE,
+        found: Found::Unavailable,
     }
 }
 
-fn with(rv: CkRv, template: Template) -> Verdict {
-    Verdict::Decide(Reply::C_GetAttributeValue(TemplateResult { rv, template }))
+/// The answer for an attribute that is left as it was.
+fn as_it_came(wanted: &Wanted) -> Answer {
+    let found = match &wanted.room {
+        WantedRoom::Buffer {
+            content: Some(content),
+            ..
+        } => Found::Bytes(content.clone()),
+        WantedRoom::Null { length } => Found::Length(*length),
+        WantedRoom::Buffer { content: None, .. } | WantedRoom::Template(_) => Found::Untouched,
+    };
+    Answer {
+        attribute_type: wanted.attribute_type,
+        found,
+    }
+}
+
+fn with(rv: CkRv, answers: Vec<Answer>) -> Verdict {
+    let answers = Answers(answers);
+    Verdict::Decide(Reply::C_GetAttributeValue(AttributesResult { rv, answers }))
 }
 
 fn judge_written(

@@ -5,6 +5,7 @@
 //! elsewhere.
 
 use cryptoki_sys::*;
+use xdr::facts::Family;
 use xdr::word_size::{narrow, wide};
 use xdr::{AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
 
@@ -25,10 +26,14 @@ pub struct StrongWrappingKeys;
 
 impl Action for StrongWrappingKeys {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        let Call::C_WrapKey(session, _, wrapping, _) = call else {
-            return Verdict::Continue;
-        };
-        Refused::verdict(judge(context, *session, *wrapping), context)
+        let wraps = call.function().facts().is_of(Family::Wrap);
+        // The wrapping key is the first of the two.
+        match call.session().zip(call.keys().next()) {
+            Some((session, wrapping)) if wraps => {
+                Refused::verdict(judge(context, session, wrapping), context)
+            }
+            _ => Verdict::Continue,
+        }
     }
 }
 

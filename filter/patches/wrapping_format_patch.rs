@@ -10,13 +10,14 @@
 
 use aes::Aes128;
 use cmac::{Cmac, KeyInit, Mac};
-use xdr::{AttributeType, Call, CkRv, ObjectHandle, Reply, Template};
+use xdr::{AttributeType, Call, CkRv, Input, ObjectHandle, Reply, Room, Template, Written};
 use zeroize::Zeroize;
 
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Class, is_same};
 use crate::patches::Refused;
 use crate::patches::sanitize_creation_templates_patch::complete;
+use crate::room::within;
 
 /// The booleans that a wrapped key carries, in this order.
 const BOUND: &[Boolean] = &[
@@ -138,7 +139,7 @@ fn agrees(template: &Template, encoded: &[u8], is_segregated: bool) -> Result<bo
     let mut fields = bound(is_segregated).zip(booleans);
     Ok(fields.all(|(boolean, field)| {
         let wanted = said(boolean.attribute_type());
-        *field > 1 || wanted.is_none_or(|wanted| wanted.value == [*field])
+        *field > 1 || wanted.is_none_or(|wanted| wanted.bytes() == [*field])
     }))
 }
 
@@ -147,12 +148,31 @@ pub struct WrappingFormat;
 
 impl Action for WrappingFormat {
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        let result = if let Call::C_WrapKey(_, _, _, wrapped) = call {
-            wrap(call, context, *wrapped)
-        } else if let Call::C_UnwrapKey(..) = call {
-            unwrap(call.clone(), context)
-        } else {
-            return Verdict::Continue;
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "other calls neither wrap nor unwrap: a test compares with the facts"
+        )]
+        let result = match call.clone() {
+            Call::C_WrapKey(session, mechanism, wrapping, key, room) => {
+                let whole = Call::C_WrapKey(session, mechanism, wrapping, key, Room::Unbounded);
+                wrap(whole, context, key, room)
+            }
+            Call::C_WrapKeyAuthenticated(session, mechanism, wrapping, key, data, room) => {
+                let room_for_all = Room::Unbounded;
+                let whole = Call::C_WrapKeyAuthenticated(
+                    session,
+                    mechanism,
+                    wrapping,
+                    key,
+                    data,
+                    room_for_all,
+                );
+                wrap(whole, context, key, room)
+            }
+            call @ (Call::C_UnwrapKey(..) | Call::C_UnwrapKeyAuthenticated(..)) => {
+                unwrap(call, context)
+            }
+            _ => return Verdict::Continue,
         };
         match result {
             Ok(reply) => Verdict::Decide(reply),
@@ -167,39 +187,59 @@ fn key<'a>(context: &Context<'a>) -> Result<&'a WrappingKey, Refused> {
         .ok_or_else(|| Refused::new(CkRv::GENERAL_ERROR, "wrapping_format_key is not set"))
 }
 
-fn wrap(call: &Call<'_>, context: &Context<'_>, wrapped: ObjectHandle) -> Result<Reply, Refused> {
+/// Wraps a key by a call that has room for everything, and answers by the room of the client. Wrapping changes nothing
+/// on the token, so that a question for the length can wrap as well.
+fn wrap(
+    call: Call<'_>,
+    context: &Context<'_>,
+    wrapped: ObjectHandle,
+    room: Room,
+) -> Result<Reply, Refused> {
     let key = key(context)?;
+    let session = call.session().unwrap_or_default();
     // First, so that the token itself answers to a bad handle or key.
-    let Reply::C_WrapKey(mut result) = context.backend.call(call.clone()) else {
+    let mut reply = context.backend.call(call);
+    let (Reply::C_WrapKey(result) | Reply::C_WrapKeyAuthenticated(result)) = &mut reply else {
         return Err(Refused::new(
             CkRv::GENERAL_ERROR,
             "the module returned the reply of another function",
         ));
     };
     if !result.rv.is_ok() {
-        return Err(Refused::new(result.rv, "C_WrapKey of the module failed"));
+        let reason = "wrapping by the module failed";
+        return Err(Refused::new(result.rv, reason));
     }
-    let session = call.session().unwrap_or_default();
     let attributes = context.objects.attributes(session, wrapped);
     let attributes = attributes.map_err(|rv| Refused::unreadable(rv, CkRv::KEY_NOT_WRAPPABLE))?;
     let encoded = encode(attributes, context.is_segregated()).ok_or_else(|| {
         let reason = "the format cannot store this CKA_CLASS";
         Refused::new(CkRv::KEY_NOT_WRAPPABLE, reason)
     })?;
-    result.data.extend_from_slice(&encoded);
-    key.seal(&mut result.data);
-    Ok(Reply::C_WrapKey(result))
+    let mut blob = std::mem::take(&mut result.data);
+    blob.extend_from_slice(&encoded);
+    key.seal(&mut blob);
+    (result.rv, result.length, result.data) = within(room, blob);
+    if result.data.is_empty() {
+        // What the module wrote belongs to a wrapped key that the client does not get.
+        result.written = Written::default();
+    }
+    Ok(reply)
 }
 
 fn unwrap(mut call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refused> {
     let key = key(context)?;
-    let Call::C_UnwrapKey(_, _, _, blob, template) = &mut call else {
+    let (Call::C_UnwrapKey(_, _, _, blob, template)
+    | Call::C_UnwrapKeyAuthenticated(_, _, _, blob, template, _)) = &mut call
+    else {
         return Err(Refused::new(CkRv::GENERAL_ERROR, "another call"));
     };
+    let template = template.get_or_insert_default();
     let is_segregated = context.is_segregated();
     let encoded = CLASS_FIELD + bound(is_segregated).count();
     let failed = |reason| Refused::new(CkRv::FUNCTION_FAILED, reason);
-    let sealed = key.unseal(blob).ok_or_else(|| failed("the MAC is wrong"))?;
+    let sealed = key
+        .unseal(blob.bytes())
+        .ok_or_else(|| failed("the MAC is wrong"))?;
     let parts = (sealed.len().checked_sub(encoded)).and_then(|it| sealed.split_at_checked(it));
     let (wrapped, encoded) = parts.ok_or_else(|| failed("the wrapped key is too short"))?;
     if !agrees(template, encoded, is_segregated).map_err(Refused::unsound)? {
@@ -213,7 +253,7 @@ fn unwrap(mut call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refused> {
         template,
         class.ok_or_else(|| failed("no CKA_CLASS in the template"))?,
     );
-    *blob = wrapped;
+    *blob = Input::Bytes(wrapped);
     Ok(context.backend.call(call))
 }
 
