@@ -11,6 +11,7 @@ use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use transport::{Closer, Deadline, Halves};
 use xdr::codec::Slices;
 use xdr::record::Records;
 use xdr::rpc::{self, Peer, Rejection, Request};
@@ -62,7 +63,7 @@ pub trait Incoming: Send {
     /// runs from the first call that says so.
     fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize>;
     /// The record is complete: the client may idle again.
-    fn rest(&mut self) -> io::Result<()>;
+    fn rest(&mut self);
 }
 
 /// The bytes that go to a client.
@@ -71,6 +72,70 @@ pub trait Outgoing: Send {
     fn send(&mut self, slices: Slices<'_>) -> io::Result<()>;
     /// Ends the connection in both directions, so that whoever reads from it finds out.
     fn shut_down(&mut self);
+}
+
+/// The half of a connection from a client, and how long a record may take on it.
+pub struct TimedReceiver {
+    receiver: transport::Receiver,
+    time: Duration,
+    /// When the record that is being received has to be complete.
+    deadline: Option<Deadline>,
+}
+
+/// The half of a connection to a client, and how long a reply may take on it.
+pub struct TimedSender {
+    sender: transport::Sender,
+    closer: Closer,
+    time: Duration,
+}
+
+/// The halves of a connection on which a record may take this long in either direction.
+pub fn timed(halves: Halves, time: Duration) -> (TimedReceiver, TimedSender) {
+    let Halves {
+        mut receiver,
+        sender,
+        closer,
+    } = halves;
+    receiver.limit_tls_records(time);
+    let receiver = TimedReceiver {
+        receiver,
+        time,
+        deadline: None,
+    };
+    let sender = TimedSender {
+        sender,
+        closer,
+        time,
+    };
+    (receiver, sender)
+}
+
+impl Incoming for TimedReceiver {
+    fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize> {
+        let deadline = is_begun.then(|| {
+            let time = self.time;
+            *self.deadline.get_or_insert_with(|| Deadline::after(time))
+        });
+        match self.receiver.receive(space, deadline) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
+            result => result,
+        }
+    }
+
+    fn rest(&mut self) {
+        self.deadline = None;
+    }
+}
+
+impl Outgoing for TimedSender {
+    fn send(&mut self, mut slices: Slices<'_>) -> io::Result<()> {
+        self.sender
+            .send_record(&mut slices, Deadline::after(self.time))
+    }
+
+    fn shut_down(&mut self) {
+        self.closer.shut_down();
+    }
 }
 
 /// What a connection's calls are for.
@@ -115,7 +180,7 @@ impl<I: Incoming> Reader<I> {
             let is_begun = self.records.is_begun();
             if !is_begun {
                 // What had begun may have been an empty record.
-                self.incoming.rest()?;
+                self.incoming.rest();
             }
             let space = self.records.space().map_err(io::Error::from)?;
             match self.incoming.read(space, is_begun)? {
@@ -123,7 +188,7 @@ impl<I: Incoming> Reader<I> {
                 count => self.records.received(count),
             }
         }
-        self.incoming.rest()?;
+        self.incoming.rest();
         Ok(true)
     }
 

@@ -40,7 +40,7 @@ impl Policy {
         let tls = processor
             .tls
             .as_ref()
-            .map(|config| builder::load(config, conf))
+            .map(|config| builder::load(config, processor.protocol, conf))
             .transpose()?;
         let tls = tls.filter(|_| processor.use_tls);
         warnings.extend(

@@ -2,13 +2,12 @@
 //!
 //! `config` makes them out of pkcs11proxyd.conf. They name files, with their places in the
 //! configuration file; [`acceptor`] reads those at start and at each reload, and shakes hands. TLS
-//! records are in [`stream`], GnuTLS priority strings in [`priority`]. Depends on nothing in `config`.
+//! GnuTLS priority strings are in [`priority`]. Depends on nothing in `config`.
 
 pub mod acceptor;
 pub mod builder;
 pub mod priority;
 pub mod psk;
-pub mod stream;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -11,7 +11,6 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bindings::module::ModuleOptions;
 use filter::Rules;
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -19,12 +18,14 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getppid, initgroups, setgroups, setpgid, setresgid, setresuid};
 use socket2::{Domain, Socket};
+use transport::{Deadline, Halves, TimedSocket};
 
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
-use crate::connection::{self, ConnectionError, Limits, Timed, Transport};
+use crate::connection::{self, ConnectionError, Limits};
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
+use crate::parallel;
 use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that ends as intended. It is not 0, since a module may call `exit(0)`
@@ -83,26 +84,23 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     }
     match &setup.tls {
         None => {
-            let mut plain = Timed::new(socket, processor.record_timeout);
+            let plain = Halves::plain(TimedSocket::new(socket));
             // What ended it is logged, and there is nothing to close.
-            let _ = serve_calls(setup, &mut plain, peer);
+            let _ = serve_calls(setup, plain, peer);
         }
         Some(tls) => {
             let refused = socket.try_clone();
-            match tls.accept(
-                socket,
-                processor.handshake_timeout,
-                processor.record_timeout,
-            ) {
-                Ok(mut accepted) => {
+            match tls.accept(socket, processor.handshake_timeout) {
+                Ok(accepted) => {
                     channel.established();
                     let user = &accepted.user;
                     log(
                         Severity::Info,
                         format_args!("user={user} is authenticated and connected"),
                     );
-                    if serve_calls(setup, &mut accepted.stream, peer).is_ok() {
-                        accepted.stream.shutdown();
+                    let closer = accepted.halves.closer.clone();
+                    if serve_calls(setup, accepted.halves, peer).is_ok() {
+                        closer.farewell(Deadline::after(processor.record_timeout));
                     }
                 }
                 // A scan, or a probe of a load balancer.
@@ -137,21 +135,17 @@ fn take_leave(socket: &Socket) {
 }
 
 /// Serves the client until it leaves. Returns an error, which is logged, if it is cut off.
-fn serve_calls(
-    setup: &Setup<'_>,
-    transport: &mut impl Transport,
-    peer: &str,
-) -> Result<(), ConnectionError> {
+fn serve_calls(setup: &Setup<'_>, halves: Halves, peer: &str) -> Result<(), ConnectionError> {
     let processor = &setup.service.processor;
     let limits = Limits {
         record_size: processor.max_record_size,
         record_time: processor.record_timeout,
+        parallel_calls: processor.max_parallel_calls,
     };
-    let options = ModuleOptions {
-        flat_mechanisms: processor.flat_mechanisms.clone(),
-    };
-    let gateway = Gateway::new(setup.rules.clone(), options, setup.trace);
-    let result = connection::serve(transport, &gateway, limits);
+    let gateway = Gateway::new(setup.rules.clone(), processor.clone(), setup.trace);
+    let gateway = Arc::new(gateway);
+    let (incoming, outgoing) = connection::timed(halves, processor.record_timeout);
+    let result = parallel::serve(incoming, outgoing, gateway.clone(), limits);
     if let Err(error) = &result {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
     }

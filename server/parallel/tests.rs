@@ -32,9 +32,7 @@ impl Incoming for FromChannel {
         Ok(count)
     }
 
-    fn rest(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    fn rest(&mut self) {}
 }
 
 /// Tells the xid of each reply.

@@ -14,11 +14,13 @@ use openssl::nid::Nid;
 use openssl::ssl::{HandshakeError, Ssl, SslContext};
 use openssl::x509::{X509, X509NameRef, X509Ref, X509VerifyResult};
 use socket2::Socket;
-use transport::tls::{LONGEST_FILE, LONGEST_FRAGMENT, PROTOCOL, Pipe, SHORT_FRAGMENT, TlsStream};
+use transport::tls::{
+    LONGEST_FILE, LONGEST_FRAGMENT, Pipe, SHORT_FRAGMENT, default_context, into_io_error, reason,
+};
+use transport::{Deadline, Halves, TimedSocket};
 use zeroize::Zeroizing;
 
 use super::ClientAuth;
-use super::stream::{Below, plain, reason};
 
 /// Everything a handshake needs.
 pub struct Acceptor {
@@ -80,27 +82,23 @@ pub enum Refusal {
 /// A client that may go on.
 pub struct Accepted {
     /// The connection.
-    pub stream: TlsStream<Below>,
+    pub halves: Halves,
     /// Who it is, for the log.
     pub user: String,
 }
 
 impl Acceptor {
     /// The handshake, and whether the client is allowed.
-    pub fn accept(
-        &self,
-        socket: Socket,
-        handshake_time: Duration,
-        record_time: Duration,
-    ) -> Result<Accepted, Refusal> {
+    pub fn accept(&self, socket: Socket, handshake_time: Duration) -> Result<Accepted, Refusal> {
         let mut ssl = Ssl::new(&self.context).map_err(io::Error::other)?;
         // Of the client's certificate, not of the server's, as in GnuTLS. The system's openssl.cnf
         // may ask for more, not for less.
         let strength = self.strength.max(ssl.security_level());
         let strength = i32::try_from(strength).unwrap_or(i32::MAX);
         ssl.param_mut().set_auth_level(strength);
-        let pipe = Pipe::new(Below::new(socket, handshake_time));
-        let mut stream = ssl
+        let deadline = Deadline::after(handshake_time);
+        let pipe = Pipe::new(TimedSocket::new(socket), deadline);
+        let stream = ssl
             .accept(pipe)
             .map_err(|error| self.with_identity(refusal(error, handshake_time)))?;
         if self.clients == ClientAuth::NobodyConnects {
@@ -117,15 +115,13 @@ impl Acceptor {
             // OpenSSL was told to let neither happen.
             _ => return Err(Refusal::Handshake("the client did not authenticate".into())),
         };
-        stream.get_mut().channel.established(record_time)?;
-        let ours = stream.ssl().selected_alpn_protocol() == Some(PROTOCOL);
-        let fragment = if ours {
-            LONGEST_FRAGMENT
-        } else {
-            SHORT_FRAGMENT
+        // The original's client offers no protocol.
+        let fragment = match stream.ssl().selected_alpn_protocol() {
+            Some(_) => LONGEST_FRAGMENT,
+            None => SHORT_FRAGMENT,
         };
         Ok(Accepted {
-            stream: TlsStream::new(stream, fragment),
+            halves: Halves::tls(stream, fragment, default_context)?,
             user,
         })
     }
@@ -152,12 +148,12 @@ impl Acceptor {
     }
 }
 
-fn refusal(error: HandshakeError<Pipe<Below>>, time: Duration) -> Refusal {
+fn refusal(error: HandshakeError<Pipe>, time: Duration) -> Refusal {
     let stream = match error {
         HandshakeError::SetupFailure(error) => return Refusal::Transport(io::Error::other(error)),
         HandshakeError::Failure(stream) | HandshakeError::WouldBlock(stream) => stream,
     };
-    if stream.get_ref().channel.met_no_tls() {
+    if stream.get_ref().met_no_tls() {
         return Refusal::NoTls;
     }
     let verified = stream.ssl().verify_result();
@@ -166,12 +162,15 @@ fn refusal(error: HandshakeError<Pipe<Below>>, time: Duration) -> Refusal {
     }
     if stream.error().io_error().is_none() {
         return Refusal::Handshake(match stream.error().ssl_error() {
-            Some(_) => reason(stream.error()),
-            None if stream.get_ref().channel.met_nothing() => return Refusal::Silent,
+            Some(_) => match reason(stream.error()) {
+                Some(reason) => format!("TLS: {reason}"),
+                None => stream.error().to_string(),
+            },
+            None if stream.get_ref().met_nothing() => return Refusal::Silent,
             None => "the client closed the connection".into(),
         });
     }
-    match plain(stream.into_error().into()) {
+    match into_io_error(stream.into_error()) {
         error if error.kind() == io::ErrorKind::TimedOut => Refusal::TooSlow(time),
         error => Refusal::Handshake(error.to_string()),
     }

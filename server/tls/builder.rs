@@ -20,7 +20,7 @@ use openssl::stack::Stack;
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Crl, X509Name, X509NameRef, X509VerifyResult};
-use transport::tls::{PROTOCOL, PSK_SUITES, PSK_SUITES13, settle};
+use transport::tls::{PROTOCOL3, PROTOCOLS, PSK_SUITES, PSK_SUITES13, select, settle};
 use zeroize::Zeroizing;
 
 use super::acceptor::{Acceptor, Identity, PskClient, read, written};
@@ -42,17 +42,17 @@ const DELTA: &[u8] = &[6, 3, 0x55, 0x1d, 27];
 const NEVER: &str = "!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!SRP:!RC4:!kRSA:!kDH:!kECDH:!aDSS";
 
 /// Reads what the settings of the configuration file `conf` name, and makes the acceptor.
-pub fn load(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Error> {
-    build(config, conf).map_err(|fault| fault.in_file(conf))
+pub fn load(config: &TlsConfig, protocol: u32, conf: &Path) -> Result<Acceptor, Error> {
+    build(config, protocol, conf).map_err(|fault| fault.in_file(conf))
 }
 
-fn build(config: &TlsConfig, conf: &Path) -> Result<Acceptor, Fault> {
+fn build(config: &TlsConfig, protocol: u32, conf: &Path) -> Result<Acceptor, Fault> {
     let mut builder = Builder {
         context: SslContextBuilder::new(SslMethod::tls_server()).map_err(at(&config.place))?,
         conf,
         warnings: Vec::new(),
     };
-    builder.fixed().map_err(at(&config.place))?;
+    builder.fixed(protocol).map_err(at(&config.place))?;
     builder.suites(config)?;
     builder.dh(&config.dh, &config.place)?;
     let mut auth = ClientAuth::Required;
@@ -128,12 +128,17 @@ impl Builder<'_> {
     }
 
     /// What no option changes.
-    fn fixed(&mut self) -> Result<(), ErrorStack> {
+    fn fixed(&mut self, protocol: u32) -> Result<(), ErrorStack> {
         let context = &mut self.context;
         settle(context);
         context.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
         context.set_num_tickets(0)?;
-        context.set_alpn_select_callback(|_, offered| select(offered).ok_or(AlpnError::NOACK));
+        let spoken: &[&[u8]] = match protocol {
+            3 => &[PROTOCOL3],
+            _ => &PROTOCOLS,
+        };
+        context
+            .set_alpn_select_callback(|_, offered| select(offered, spoken).ok_or(AlpnError::NOACK));
         Ok(())
     }
 
@@ -357,18 +362,6 @@ impl Builder<'_> {
             });
         Ok(())
     }
-}
-
-/// Our protocol, if the client offers it.
-fn select(mut offered: &[u8]) -> Option<&[u8]> {
-    while let Some((length, rest)) = offered.split_first() {
-        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-        if name == PROTOCOL {
-            return Some(name);
-        }
-        offered = rest;
-    }
-    None
 }
 
 /// The smallest group of RFC 3526 with as many bits.
