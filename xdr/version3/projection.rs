@@ -373,6 +373,8 @@ impl Current<AttributesResult> for TemplateResult {
             let found = match attribute.value_len {
                 Ulong::UNAVAILABLE if value.is_empty() => Found::Unavailable,
                 _ if is_nested(attribute.attribute_type) => Found::Unavailable,
+                // Some daemons leave out the zeros for a length.
+                Ulong(told) if value.is_empty() && told != 0 => Found::Length(told),
                 _ => Found::Bytes(value),
             };
             Answer {
