@@ -20,18 +20,19 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cryptoki_sys::{
-    CK_C_INITIALIZE_ARGS, CK_FUNCTION_LIST, CK_INFO, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
-    CK_SLOT_ID, CK_ULONG, CK_VOID_PTR,
+    CK_BYTE, CK_C_INITIALIZE_ARGS, CK_FUNCTION_LIST, CK_INFO, CK_OBJECT_HANDLE, CK_RV,
+    CK_SESSION_HANDLE, CK_SLOT_ID, CK_VOID_PTR, CKF_OS_LOCKING_OK,
 };
-use xdr::{CkRv, Cryptoki, ObjectHandle, SessionHandle, SlotId};
+use xdr::word_size::{narrow, wide};
+use xdr::{CkRv, Function, ObjectHandle, SessionHandle, SlotId, Ulong};
+use zeroize::Zeroize;
 
 use crate::instance;
 use crate::library::Library;
-use crate::remote::ask;
+use crate::remote::{ask, result};
 use crate::settings::Environment;
 use crate::structures;
-use memory::Place;
-use xdr::word_size::{narrow, wide};
+use memory::{Place, Places};
 
 /// Functions that fill one structure: their arguments, and the function that makes the structure.
 macro_rules! information {
@@ -43,8 +44,9 @@ macro_rules! information {
             enter(|library| {
                 // SAFETY: the contract of this module.
                 let place = unsafe { Place::new(place) }?;
-                let result = ask!(library, $name($($value),*))?;
-                place.put($make(&result));
+                let answer = ask!(library, $name($($value),*))?;
+                result(answer.rv)?;
+                place.put($make(&answer));
                 Ok(())
             })
         }
@@ -76,7 +78,7 @@ macro_rules! beginning_with_key {
                 // SAFETY: the contract of this module.
                 let mechanism = unsafe { memory::mechanism(mechanism) }?;
                 let (session, key) = (session_handle(session), object_handle(key));
-                library.operate(session, Call::$name(session, mechanism, key))
+                library.only(Call::$name(session, mechanism, key))
             })
         }
     )*};
@@ -96,13 +98,11 @@ macro_rules! bytes_to_bytes {
         ) -> CK_RV {
             enter(|library| {
                 // SAFETY: the contract of this module.
-                let places = unsafe { Places::new(output, output_length) }?;
+                let places = unsafe { Places::new(output, output_length) };
                 // SAFETY: the contract of this module; output is written when it is no longer used.
-                let input = unsafe { memory::bytes(input, input_length) }?;
-                let session = session_handle(session);
-                let call = Call::$name(session, input);
-                let answer = library.two_phase(session, call, input, places.room())?;
-                places.put(answer)
+                let input = unsafe { memory::input(input, input_length) }?;
+                let answer = ask!(library, $name(session_handle(session), input, places.room()))?;
+                put_bytes(places, Function::$name, answer.rv, answer.length, answer.data)
             })
         }
     )*};
@@ -120,10 +120,9 @@ macro_rules! to_bytes {
         ) -> CK_RV {
             enter(|library| {
                 // SAFETY: the contract of this module.
-                let places = unsafe { Places::new(output, output_length) }?;
-                let session = session_handle(session);
-                let call = Call::$name(session);
-                places.put(library.two_phase(session, call, &[], places.room())?)
+                let places = unsafe { Places::new(output, output_length) };
+                let answer = ask!(library, $name(session_handle(session), places.room()))?;
+                put_bytes(places, Function::$name, answer.rv, answer.length, answer.data)
             })
         }
     )*};
@@ -141,9 +140,8 @@ macro_rules! taking_bytes {
         ) -> CK_RV {
             enter(|library| {
                 // SAFETY: the contract of this module.
-                let input = unsafe { memory::bytes(input, length) }?;
-                let session = session_handle(session);
-                library.operate(session, Call::$name(session, input))
+                let input = unsafe { memory::input(input, length) }?;
+                library.only(Call::$name(session_handle(session), input))
             })
         }
     )*};
@@ -185,8 +183,19 @@ fn slot_id(slot: CK_SLOT_ID) -> SlotId {
     SlotId(wide(slot))
 }
 
-fn numbers(numbers: impl Iterator<Item = u64>) -> Vec<CK_ULONG> {
-    numbers.map(narrow).collect()
+/// Writes the bytes of a reply, and wipes them if they may be secret.
+fn put_bytes(
+    places: Places<CK_BYTE>,
+    function: Function,
+    rv: CkRv,
+    length: Ulong,
+    mut data: Vec<u8>,
+) -> Result<(), CkRv> {
+    let written = places.put(rv, length.0, &data);
+    if function.hands_out_secrets() {
+        data.zeroize();
+    }
+    written
 }
 
 /// Initialises the library: connects, and initialises the module behind the daemon.
@@ -194,34 +203,35 @@ fn numbers(numbers: impl Iterator<Item = u64>) -> Vec<CK_ULONG> {
 pub unsafe extern "C" fn C_Initialize(arguments: CK_VOID_PTR) -> CK_RV {
     guard(|| {
         let arguments = arguments.cast::<CK_C_INITIALIZE_ARGS>();
-        if !arguments.is_null() {
+        let threads = if arguments.is_null() {
+            false
+        } else {
             // SAFETY: not null, so a CK_C_INITIALIZE_ARGS by the contract of this module.
             let arguments = unsafe { arguments.read_unaligned() };
-            check_arguments(&arguments)?;
-        }
-        instance().initialize(&Environment::process())
+            allows_threads(&arguments)?
+        };
+        instance().initialize(&Environment::process(), threads)
     })
 }
 
-/// Refuses some mutex functions without the others, and a pReserved that is not null.
+/// Whether the application may call from several threads. Refuses some mutex functions without the others, and a
+/// pReserved that is not null.
 ///
 /// This library uses the system's locks whatever the flags say: it never calls the application's
 /// mutex functions, and it starts no thread.
-fn check_arguments(arguments: &CK_C_INITIALIZE_ARGS) -> Result<(), CkRv> {
+fn allows_threads(arguments: &CK_C_INITIALIZE_ARGS) -> Result<bool, CkRv> {
     let mutex_functions = [
         arguments.CreateMutex.is_some(),
         arguments.DestroyMutex.is_some(),
         arguments.LockMutex.is_some(),
         arguments.UnlockMutex.is_some(),
     ];
-    let alike = mutex_functions
-        .iter()
-        .all(|given| *given == mutex_functions[0]);
-    if alike && arguments.pReserved.is_null() {
-        Ok(())
-    } else {
-        Err(CkRv::ARGUMENTS_BAD)
+    let any = mutex_functions.contains(&true);
+    let all = !mutex_functions.contains(&false);
+    if any != all || !arguments.pReserved.is_null() {
+        return Err(CkRv::ARGUMENTS_BAD);
     }
+    Ok(all || arguments.flags & CKF_OS_LOCKING_OK != 0)
 }
 
 /// Finalises the module and disconnects.
@@ -250,5 +260,5 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
 
 information! {
     /// Which module answers, and its version.
-    C_GetInfo() -> CK_INFO = |result: &xdr::InfoResult| structures::info(&result.info);
+    C_GetInfo() -> CK_INFO = |answer: &xdr::InfoResult| structures::info(&answer.info);
 }

@@ -14,8 +14,8 @@ use std::time::Duration;
 use transport::Deadline;
 use xdr::codec::DecodeError;
 use xdr::record::{Records, TooLong};
-use xdr::rpc::{self, ReplyError, Xid};
-use xdr::{Call, CkRv, Cryptoki, Function, Reply};
+use xdr::rpc::{self, Asking, ReplyError, Xid};
+use xdr::{Call, CkRv, Function, Hello, HelloResult, Reply, version3};
 use zeroize::Zeroize;
 
 use crate::failure::Failure;
@@ -108,21 +108,38 @@ fn first_xid() -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
-impl Cryptoki for Connection {
-    fn call(&self, call: Call<'_>) -> Reply {
+/// A reply of either version that carries a CK_RV alone.
+trait Only: Sized {
+    fn only_rv(function: Function, rv: CkRv) -> Self;
+}
+
+impl Only for Reply {
+    fn only_rv(function: Function, rv: CkRv) -> Reply {
+        Reply::only(function, rv)
+    }
+}
+
+impl Only for version3::Reply {
+    fn only_rv(function: Function, rv: CkRv) -> version3::Reply {
+        version3::Reply::only(function, rv).unwrap_or(version3::Reply::C_Finalize(rv))
+    }
+}
+
+impl Connection {
+    fn make<C: Asking<Reply: Only>>(&self, call: &C) -> C::Reply {
         let function = call.function();
         let _turn = self.turns.take();
         // A panic in the middle of a call leaves the stream at an unknown place.
         let Ok(mut wire) = self.wire.lock() else {
             self.lost.store(true, Ordering::Release);
-            return Reply::only(function, CkRv::DEVICE_ERROR);
+            return C::Reply::only_rv(function, CkRv::DEVICE_ERROR);
         };
         match wire.state {
             State::Open => {}
-            State::Lost => return Reply::only(function, CkRv::DEVICE_ERROR),
-            State::Closed => return Reply::only(function, CkRv::CRYPTOKI_NOT_INITIALIZED),
+            State::Lost => return C::Reply::only_rv(function, CkRv::DEVICE_ERROR),
+            State::Closed => return C::Reply::only_rv(function, CkRv::CRYPTOKI_NOT_INITIALIZED),
         }
-        let failure = match wire.exchange(&call) {
+        let failure = match wire.exchange(call) {
             Ok(reply) => return reply,
             Err(failure) => failure,
         };
@@ -150,11 +167,37 @@ impl Cryptoki for Connection {
             _ => log::Level::Warn,
         };
         log::log!(level, "{}: {failure}; returning {rv}", function.name());
-        Reply::only(function, rv)
+        C::Reply::only_rv(function, rv)
     }
 }
 
 impl Remote for Connection {
+    fn negotiate(&self, hello: Hello) -> Result<Option<HelloResult>, CkRv> {
+        let reply = {
+            let _turn = self.turns.take();
+            let mut wire = self.wire.lock().map_err(|_| CkRv::DEVICE_ERROR)?;
+            wire.exchange(&Call::C_SetupArch(hello))
+        };
+        match reply {
+            Ok(Reply::C_SetupArch(result)) => Ok(Some(result)),
+            Ok(_) => Err(CkRv::GENERAL_ERROR),
+            Err(Failure::Reply(ReplyError::NotExecuted(2))) => Ok(None),
+            Err(failure) => {
+                log::error!("C_SetupArch: {failure}");
+                self.lost.store(true, Ordering::Release);
+                Err(CkRv::DEVICE_ERROR)
+            }
+        }
+    }
+
+    fn call(&self, call: Call<'_>) -> Reply {
+        self.make(&call)
+    }
+
+    fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply {
+        self.make(&call)
+    }
+
     fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
     }
@@ -168,7 +211,7 @@ impl Remote for Connection {
 }
 
 impl Wire {
-    fn exchange(&mut self, call: &Call<'_>) -> Result<Reply, Failure> {
+    fn exchange<C: Asking>(&mut self, call: &C) -> Result<C::Reply, Failure> {
         let deadline = Deadline::after(self.timeout);
         let function = call.function();
         let xid = Xid(self.next_xid);
@@ -180,7 +223,7 @@ impl Wire {
         self.sending.shrink_to(LARGEST_KEPT);
         sent?;
         loop {
-            if let Some(reply) = self.received_reply(xid, function)? {
+            if let Some(reply) = self.received_reply::<C>(xid, function)? {
                 return reply.map_err(Failure::from);
             }
             let space = self.records.space()?;
@@ -195,8 +238,8 @@ impl Wire {
         }
     }
 
-    fn send(&mut self, xid: Xid, call: &Call<'_>, deadline: Deadline) -> Result<(), Failure> {
-        let mut record = rpc::write_call(xid, call, &mut self.sending)?;
+    fn send<C: Asking>(&mut self, xid: Xid, call: &C, deadline: Deadline) -> Result<(), Failure> {
+        let mut record = rpc::write_call(xid, call, false, &mut self.sending)?;
         match &mut self.transport {
             Transport::Plain(socket) => Ok(socket.send_record(&mut record, deadline)?),
             Transport::Tls(stream) => stream.send(&mut record, deadline),
@@ -204,13 +247,13 @@ impl Wire {
     }
 
     /// The reply to `xid`, if it has come; replies to other xids are passed over.
-    fn received_reply(
+    fn received_reply<C: Asking>(
         &mut self,
         xid: Xid,
         function: Function,
-    ) -> Result<Option<Result<Reply, ReplyError>>, TooLong> {
+    ) -> Result<Option<Result<C::Reply, ReplyError>>, TooLong> {
         while let Some(record) = self.records.next()? {
-            if let Some(reply) = rpc::read_reply(xid, function, record) {
+            if let Some(reply) = rpc::read_reply::<C>(xid, function, record) {
                 if function.hands_out_secrets() {
                     self.records.wipe();
                 }

@@ -2,44 +2,79 @@
 //! operations itself.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use xdr::rpc::Version;
+use xdr::version3::{self, DataResult};
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, DataResult, Function, Reply, SessionHandle, SessionResult,
+    Architecture, Call, CkRv, Function, Hello, HelloResult, Reply, SessionHandle, SessionResult,
 };
 
 use crate::library::Library;
+use crate::notifications::Notifications;
 use crate::remote::Remote;
 use crate::settings::{Endpoint, Settings};
 
 type Answering = Box<dyn Fn(Call<'_>) -> Reply + Send + Sync>;
+type AnsweringVersion3 = Box<dyn Fn(version3::Call<'_>) -> version3::Reply + Send + Sync>;
 
-/// A daemon that answers what a closure says.
+/// A daemon of one version that answers what a closure says.
 pub(crate) struct Scripted {
-    answer: Answering,
+    version4: Option<Answering>,
+    version3: Option<AnsweringVersion3>,
     pub lost: AtomicBool,
     pub closed: AtomicBool,
 }
 
 impl Scripted {
-    pub fn new(answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static) -> Scripted {
+    /// A daemon of version 4, which answers what the closure says to everything.
+    pub fn version4(answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static) -> Scripted {
         Scripted {
-            answer: Box::new(answer),
+            version4: Some(Box::new(answer)),
+            version3: None,
+            lost: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// A daemon of version 3, which answers what the closure says to everything.
+    pub fn version3(
+        answer: impl Fn(version3::Call<'_>) -> version3::Reply + Send + Sync + 'static,
+    ) -> Scripted {
+        Scripted {
+            version4: None,
+            version3: Some(Box::new(answer)),
             lost: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
 }
 
-impl Cryptoki for Scripted {
-    fn call(&self, call: Call<'_>) -> Reply {
-        (self.answer)(call)
-    }
-}
-
 impl Remote for Scripted {
+    fn negotiate(&self, hello: Hello) -> Result<Option<HelloResult>, CkRv> {
+        match self
+            .version4
+            .as_ref()
+            .map(|answer| answer(Call::C_SetupArch(hello)))
+        {
+            Some(Reply::C_SetupArch(result)) => Ok(Some(result)),
+            Some(reply) => Err(reply.rv()),
+            None => Ok(None),
+        }
+    }
+
+    fn call(&self, call: Call<'_>) -> Reply {
+        let answer = self.version4.as_ref();
+        answer.expect("version 3 has been agreed on")(call)
+    }
+
+    fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply {
+        let answer = self.version3.as_ref();
+        answer.expect("version 4 has been agreed on")(call)
+    }
+
     fn is_lost(&self) -> bool {
         self.lost.load(Ordering::SeqCst)
     }
@@ -49,30 +84,60 @@ impl Remote for Scripted {
     }
 }
 
-pub(crate) fn settings() -> Settings {
+pub(crate) fn settings(protocol: Option<Version>) -> Settings {
     Settings {
         tls: None,
         endpoint: Endpoint::Unix("/nowhere".into()),
         alias: b"fake".to_vec(),
+        protocol,
         timeout: Duration::from_secs(1),
         slot_event_period: Duration::from_millis(1),
     }
 }
 
-/// A library that talks to what the closure says, past C_Initialize.
-pub(crate) fn library(
-    answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static,
-) -> Library<Scripted> {
-    let remote = Scripted::new(move |call| match call {
-        Call::C_SetupArch(_) => Reply::C_SetupArch(Architecture::LITTLE_64),
-        Call::C_LoadModule(_) => Reply::C_LoadModule(CkRv::OK),
-        Call::C_Initialize() => Reply::C_Initialize(CkRv::OK),
-        call => answer(call),
-    });
-    match Library::start(remote, &settings()) {
+/// A library that has done C_Initialize with this daemon.
+pub(crate) fn started(remote: Scripted, settings: &Settings) -> Library<Scripted> {
+    match Library::start(remote, settings, true, Arc::new(Notifications::default())) {
         Ok(library) => library,
         Err(error) => unreachable!("every step was answered, yet {error}"),
     }
+}
+
+/// A library that talks in version 4 to what the closure says, past C_Initialize.
+pub(crate) fn library(
+    answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static,
+) -> Library<Scripted> {
+    let remote = Scripted::version4(move |call| match call {
+        Call::C_SetupArch(_) | Call::C_LoadModule(_) | Call::C_Initialize(_) => {
+            Reply::only(call.function(), CkRv::OK)
+        }
+        call => answer(call),
+    });
+    started(remote, &settings(None))
+}
+
+/// What a daemon of version 3 answers with this CK_RV and nothing else.
+pub(crate) fn only(function: Function, rv: CkRv) -> version3::Reply {
+    version3::Reply::only(function, rv).expect("version 3 has it")
+}
+
+/// What a closure says, past C_Initialize in version 3.
+pub(crate) fn version3(
+    answer: impl Fn(version3::Call<'_>) -> version3::Reply + Send + Sync + 'static,
+) -> Scripted {
+    Scripted::version3(move |call| match call {
+        version3::Call::C_SetupArch(_) => version3::Reply::C_SetupArch(Architecture::LITTLE_64),
+        version3::Call::C_LoadModule(_) => version3::Reply::C_LoadModule(CkRv::OK),
+        version3::Call::C_Initialize() => version3::Reply::C_Initialize(CkRv::OK),
+        call => answer(call),
+    })
+}
+
+/// A library that talks in version 3 to what the closure says, past C_Initialize.
+pub(crate) fn library_of_version3(
+    answer: impl Fn(version3::Call<'_>) -> version3::Reply + Send + Sync + 'static,
+) -> Library<Scripted> {
+    started(version3(answer), &settings(None))
 }
 
 /// Operations of sessions as a daemon has them: a result is given once, whole, and ends the
@@ -96,7 +161,8 @@ impl Module {
         self.state.lock().unwrap().calls.clone()
     }
 
-    pub fn call(&self, call: Call<'_>) -> Reply {
+    pub fn call(&self, call: version3::Call<'_>) -> version3::Reply {
+        use version3::{Call, Reply};
         let function = call.function();
         let state = &mut *self.state.lock().unwrap();
         state.calls.push(function);
@@ -127,23 +193,23 @@ impl Module {
             },
             Call::C_DigestFinal(session) => match state.digests.remove(&session) {
                 Some(fed) => Reply::C_DigestFinal(marked(&fed)),
-                None => Reply::only(function, missing),
+                None => only(function, missing),
             },
             Call::C_Digest(session, input) => match state.digests.remove(&session) {
                 Some(_) => Reply::C_Digest(marked(input)),
-                None => Reply::only(function, missing),
+                None => only(function, missing),
             },
             Call::C_DigestEncryptUpdate(session, part) => match state.digests.get_mut(&session) {
                 Some(fed) => {
                     fed.extend_from_slice(part);
                     Reply::C_DigestEncryptUpdate(marked(part))
                 }
-                None => Reply::only(function, missing),
+                None => only(function, missing),
             },
             Call::C_EncryptUpdate(_, part) => Reply::C_EncryptUpdate(marked(part)),
             Call::C_GetOperationState(session) => match state.digests.get(&session) {
                 Some(fed) => Reply::C_GetOperationState(marked(fed)),
-                None => Reply::only(function, missing),
+                None => only(function, missing),
             },
             Call::C_WrapKey(_, mechanism, with, key) => {
                 let parameter = mechanism.parameter().for_module(true);
@@ -158,7 +224,7 @@ impl Module {
                 state.digests.remove(&session);
                 Reply::C_CloseSession(CkRv::OK)
             }
-            call => Reply::only(call.function(), CkRv::OK),
+            call => only(call.function(), CkRv::OK),
         }
     }
 }

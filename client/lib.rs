@@ -30,7 +30,6 @@ use xdr::CkRv;
 
 #[allow(unsafe_code)]
 pub mod abi;
-mod attributes;
 mod connection;
 mod failure;
 #[cfg(test)]
@@ -38,18 +37,21 @@ mod fake;
 mod library;
 mod logging;
 mod mechanism;
-mod pending;
+mod notifications;
 mod remote;
+mod sessions;
 mod settings;
 mod socket;
 mod structures;
 mod tls;
 mod turns;
+mod version3;
 
 use bindings::openssl_context;
 use bindings::process::PerProcess;
 use connection::{ConnectError, Connection};
 use library::{Library, StartError};
+use notifications::Notifications;
 use settings::{Endpoint, Environment, Settings, SettingsError};
 
 /// The one thing an application has: a library that is, or is not, initialised. A forked child has
@@ -103,8 +105,8 @@ impl Instance {
         library.clone().ok_or(CkRv::CRYPTOKI_NOT_INITIALIZED)
     }
 
-    /// C_Initialize, its arguments checked.
-    fn initialize(&self, environment: &Environment<'_>) -> Result<(), CkRv> {
+    /// C_Initialize, its arguments checked. `threads`: whether the application may call from several threads.
+    fn initialize(&self, environment: &Environment<'_>, threads: bool) -> Result<(), CkRv> {
         if self.library().is_err() && Settings::read(environment).is_ok_and(|s| s.tls.is_some()) {
             // May call C_Initialize: before any lock.
             openssl_context::prepare();
@@ -115,7 +117,7 @@ impl Instance {
         }
         let level = (environment.variable)("PKCS11PROXY_LOG");
         logging::set_level(level.as_ref().and_then(|level| level.to_str()));
-        match start(environment) {
+        match start(environment, threads) {
             Ok(library) => {
                 self.replace(Some(Arc::new(library)));
                 Ok(())
@@ -151,14 +153,19 @@ impl Instance {
     }
 }
 
-fn start(environment: &Environment<'_>) -> Result<Library, InitializeError> {
+fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, InitializeError> {
     let settings = Settings::read(environment)?;
     let connection =
         match Connection::open(&settings.endpoint, settings.tls.as_ref(), settings.timeout) {
             Ok(connection) => connection,
             Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
         };
-    let library = Library::start(connection, &settings)?;
-    log::info!("connected to {}", settings.endpoint);
+    let notifications = Arc::new(Notifications::default());
+    let library = Library::start(connection, &settings, threads, notifications)?;
+    let version = library.version().number();
+    log::info!(
+        "connected to {}, version {version} of the protocol",
+        settings.endpoint
+    );
     Ok(library)
 }

@@ -1,20 +1,26 @@
 //! Defines what the library needs of the daemon at the other end, and how it asks.
 
-use xdr::{CkRv, Cryptoki, Reply};
+use xdr::{Call, CkRv, Hello, HelloResult, Reply, version3};
 
 /// A daemon at the other end of a connection.
-pub(crate) trait Remote: Cryptoki {
+pub(crate) trait Remote: Send + Sync {
+    /// Makes the first call in version 4. `None` if the daemon speaks version 3 only; the connection goes on.
+    fn negotiate(&self, hello: Hello) -> Result<Option<HelloResult>, CkRv>;
+    /// Makes a call in version 4. A failure of any kind is a CK_RV in the reply.
+    fn call(&self, call: Call<'_>) -> Reply;
+    /// Makes a call in version 3.
+    fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply;
     /// Whether a call failed on the way, so that no other will succeed.
     fn is_lost(&self) -> bool;
     /// Ends the connection; calls still waiting are answered CKR_CRYPTOKI_NOT_INITIALIZED.
     fn close(&self);
 }
 
-/// Sends a call. Returns its result if the CK_RV is CKR_OK, the CK_RV otherwise.
+/// Sends a call. Returns its result, whatever the CK_RV in it is.
 macro_rules! ask {
-    ($remote:expr, $name:ident($($argument:expr),*)) => {
-        match $remote.call(xdr::Call::$name($($argument),*)) {
-            xdr::Reply::$name(result) if result.rv.is_ok() => Ok(result),
+    ($library:expr, $name:ident($($argument:expr),* $(,)?)) => {
+        match xdr::Cryptoki::call($library, xdr::Call::$name($($argument),*)) {
+            xdr::Reply::$name(result) => Ok(result),
             reply => Err($crate::remote::refusal(&reply)),
         }
     };
@@ -27,4 +33,9 @@ pub(crate) fn refusal(reply: &Reply) -> CkRv {
         CkRv::OK => CkRv::GENERAL_ERROR, // of another function: no `Cryptoki` answers that
         rv => rv,
     }
+}
+
+/// What a CK_RV is as a result.
+pub(crate) fn result(rv: CkRv) -> Result<(), CkRv> {
+    if rv.is_ok() { Ok(()) } else { Err(rv) }
 }

@@ -13,6 +13,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use xdr::rpc::Version;
+
 /// The endpoint of a library built without `P11CLIENT_SOCKET`, as in the original.
 const DEFAULT_SOCKET: &str = "127.0.0.1:4444";
 
@@ -93,6 +95,8 @@ pub(crate) struct Settings {
     pub tls: Option<TlsSettings>,
     /// The name of the module in the daemon's configuration, sent as it is.
     pub alias: Vec<u8>,
+    /// The version of the protocol; `None` is the newest that the daemon speaks.
+    pub protocol: Option<Version>,
     /// How long connecting may take, and each call.
     pub timeout: Duration,
     /// The pause between two polls of a blocking C_WaitForSlotEvent.
@@ -175,6 +179,8 @@ pub(crate) enum SettingsError {
         "PKCS11PROXY_VERIFY_NAME: expected a host name, an address, or the word endpoint (with a TCP endpoint)"
     )]
     VerifyName,
+    #[error("PKCS11PROXY_PROTOCOL: expected 3 or 4, not {0:?}")]
+    Protocol(OsString),
     #[error("which module to load is unknown: neither PKCS11PROXY_LIBNAME nor HOME is set")]
     Home,
     #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
@@ -207,6 +213,7 @@ impl Settings {
             endpoint,
             tls,
             alias: alias(environment)?,
+            protocol: protocol(environment)?,
             timeout: number("PKCS11PROXY_RPC_TIMEOUT")
                 .filter(|seconds| (1..=LONGEST_TIMEOUT_SECONDS).contains(seconds))
                 .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
@@ -214,6 +221,17 @@ impl Settings {
                 .filter(|milliseconds| (1..=3_600_000).contains(milliseconds))
                 .map_or(DEFAULT_SLOT_EVENT_PERIOD, Duration::from_millis),
         })
+    }
+}
+
+fn protocol(environment: &Environment<'_>) -> Result<Option<Version>, SettingsError> {
+    let Some(written) = (environment.variable)("PKCS11PROXY_PROTOCOL") else {
+        return Ok(None);
+    };
+    match written.as_bytes() {
+        b"3" => Ok(Some(Version::Three)),
+        b"4" => Ok(Some(Version::Four)),
+        _ => Err(SettingsError::Protocol(written)),
     }
 }
 

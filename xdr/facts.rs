@@ -253,6 +253,16 @@ macro_rules! values_of {
     };
 }
 
+macro_rules! room_of {
+    ($value:ident: Room) => {
+        Some(*$value)
+    };
+    ($value:ident: $role:ident $($refusal:ident)?) => {{
+        let _ = $value;
+        None
+    }};
+}
+
 macro_rules! define_facts {
     ($(
         $name:ident($($argument:ident: $role:ident $(($refusal:ident))?),*)
@@ -303,6 +313,17 @@ macro_rules! define_facts {
                     }
                 ),*}
                 found
+            }
+
+            /// The room for what the call returns, if it returns bytes or a list.
+            pub fn room(&self) -> Option<Room> {
+                match self {$(
+                    Call::$name($($argument),*) => {
+                        let room: Option<Room> = None;
+                        $(let room = room.or(room_of!($argument: $role $($refusal)?));)*
+                        room
+                    }
+                ),*}
             }
         }
 

@@ -89,15 +89,15 @@ macro_rules! define_former_calls {
                 projection::settle(call)
             }
 
-            /// The call as version 3 says it; `None` if version 3 cannot say it.
+            /// The call as version 3 says it. If version 3 cannot say it, the CK_RV that the client answers.
             #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
-            pub fn of(call: &CurrentCall<'a>) -> Option<Call<'a>> {
-                match call {
+            pub fn of(call: &CurrentCall<'a>) -> Result<Call<'a>, CkRv> {
+                match &*projection::unsettle(call) {
                     $(CurrentCall::$name($($argument,)* $($added),*) => {
                         $(let _ = $added;)*
-                        Some(Call::$name($(Former::former($argument)?),*))
+                        Ok(Call::$name($(Former::former($argument)?),*))
                     })*
-                    _ => None,
+                    _ => Err(CkRv::FUNCTION_NOT_SUPPORTED),
                 }
             }
         }

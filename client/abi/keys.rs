@@ -3,13 +3,12 @@
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
 };
-use xdr::Cryptoki;
+use xdr::Function;
 
 use super::memory;
 use super::memory::{Place, Places};
-use super::{enter, object_handle, session_handle};
-use crate::remote::ask;
-use xdr::word_size::narrow;
+use super::{enter, object_handle, put_bytes, session_handle};
+use crate::remote::{ask, result};
 
 /// Makes a key.
 #[unsafe(no_mangle)]
@@ -29,8 +28,8 @@ pub unsafe extern "C" fn C_GenerateKey(
         let template = unsafe { memory::template(template, count) }?;
         let session = session_handle(session);
         let made = ask!(library, C_GenerateKey(session, mechanism, template))?;
-        place.put(narrow(made.object.0));
-        Ok(())
+        place.put_handle(made.object);
+        result(made.rv)
     })
 }
 
@@ -62,9 +61,9 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
             library,
             C_GenerateKeyPair(session, mechanism, public, private)
         )?;
-        public_place.put(narrow(made.public_key.0));
-        private_place.put(narrow(made.private_key.0));
-        Ok(())
+        public_place.put_handle(made.public_key);
+        private_place.put_handle(made.private_key);
+        result(made.rv)
     })
 }
 
@@ -80,12 +79,22 @@ pub unsafe extern "C" fn C_WrapKey(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let places = unsafe { Places::new(wrapped, wrapped_length) }?;
+        let places = unsafe { Places::new(wrapped, wrapped_length) };
         // SAFETY: the contract of this module.
         let mechanism = unsafe { memory::mechanism(mechanism) }?;
         let session = session_handle(session);
-        let keys = (object_handle(wrapping_key), object_handle(key));
-        places.put(library.wrap_key(session, mechanism, keys.0, keys.1, places.room())?)
+        let (with, key) = (object_handle(wrapping_key), object_handle(key));
+        let answer = ask!(
+            library,
+            C_WrapKey(session, mechanism, with, key, places.room())
+        )?;
+        put_bytes(
+            places,
+            Function::C_WrapKey,
+            answer.rv,
+            answer.length,
+            answer.data,
+        )
     })
 }
 
@@ -107,7 +116,7 @@ pub unsafe extern "C" fn C_UnwrapKey(
         // SAFETY: the contract of this module.
         let mechanism = unsafe { memory::mechanism(mechanism) }?;
         // SAFETY: the contract of this module.
-        let wrapped = unsafe { memory::bytes(wrapped, wrapped_length) }?;
+        let wrapped = unsafe { memory::input(wrapped, wrapped_length) }?;
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let (session, with) = (session_handle(session), object_handle(unwrapping_key));
@@ -115,8 +124,8 @@ pub unsafe extern "C" fn C_UnwrapKey(
             library,
             C_UnwrapKey(session, mechanism, with, wrapped, template)
         )?;
-        place.put(narrow(made.object.0));
-        Ok(())
+        place.put_handle(made.object);
+        result(made.rv)
     })
 }
 
@@ -139,7 +148,7 @@ pub unsafe extern "C" fn C_DeriveKey(
         let template = unsafe { memory::template(template, count) }?;
         let (session, base) = (session_handle(session), object_handle(base_key));
         let made = ask!(library, C_DeriveKey(session, mechanism, base, template))?;
-        place.put(narrow(made.object.0));
-        Ok(())
+        place.put_handle(made.object);
+        result(made.rv)
     })
 }

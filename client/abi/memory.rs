@@ -1,22 +1,25 @@
 //! Turns the application's pointers into values and slices, and writes results back through them.
 //!
-//! A null pointer is CKR_ARGUMENTS_BAD where PKCS#11 demands data. The application guarantees that
-//! any other pointer is valid for the length of the call (v2.20, section 11.1); each `# Safety`
-//! below asks for that and nothing else. No alignment is assumed. Output is written at the end and
-//! never borrowed, because an application may encrypt in place.
+//! The application guarantees that a pointer that is not null is valid for the length of the call (PKCS#11 v2.20,
+//! section 11.1); each `# Safety` below asks for that and nothing else. No alignment is assumed. Output is written at
+//! the end and never borrowed, because an application may encrypt in place. What a daemon answers is compared with
+//! what it was asked before a byte of it is written.
 
 use std::ffi::c_void;
 use std::slice;
 
-use cryptoki_sys::{CK_ATTRIBUTE, CK_MECHANISM, CK_ULONG, CK_UNAVAILABLE_INFORMATION};
-use xdr::{Attribute, AttributeType, CkRv, Mechanism, MechanismType, Template};
+use cryptoki_sys::{CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_ULONG};
+use xdr::word_size::{narrow, wide};
+use xdr::{
+    CkRv, Input, LONGEST_BYTES, MOST_ELEMENTS, Mechanism, MechanismType, ObjectHandle, Room,
+};
 
-use xdr::attribute_types::is_nested;
-use xdr::word_size::wide;
-
-use crate::attributes::{Found, Wanted};
 use crate::mechanism::{LONGEST_PARAMETER, crossing, is_parameterless};
-use crate::pending::{Answer, Room};
+use crate::remote::result;
+
+mod templates;
+
+pub(super) use templates::{WantedAttributes, template};
 
 /// A pointer to one value that is to be written.
 #[derive(Clone, Copy)]
@@ -42,35 +45,52 @@ impl<T> Place<T> {
     }
 }
 
+impl Place<CK_OBJECT_HANDLE> {
+    /// Writes the handle if the module wrote one.
+    pub fn put_handle(self, object: Option<ObjectHandle>) {
+        if let Some(object) = object {
+            self.put(narrow(object.0));
+        }
+    }
+}
+
 /// A pointer to a buffer for many values, and a pointer to their number.
 #[derive(Clone, Copy)]
 pub(super) struct Places<T> {
     first: *mut T,
+    count: *mut CK_ULONG,
     room: Room,
-    count: Place<CK_ULONG>,
 }
 
 impl<T: Copy> Places<T> {
-    /// Takes the room from `count`. If `first` is NULL, the application asks for the size.
+    /// Takes the room from `count`.
     ///
     /// # Safety
     /// Unless null, `count` can be read and written as a CK_ULONG while this lives; unless null,
     /// `first` can be written as that many `T`.
-    pub unsafe fn new(first: *mut T, count: *mut CK_ULONG) -> Result<Places<T>, CkRv> {
-        // SAFETY: the caller's word on `count`.
-        let place = unsafe { Place::new(count) }?;
-        let room = if first.is_null() {
-            None
-        } else {
-            // SAFETY: not null, so readable by the caller's word.
-            let room = unsafe { count.read_unaligned() };
-            Some(usize::try_from(room).unwrap_or(usize::MAX))
+    pub unsafe fn new(first: *mut T, count: *mut CK_ULONG) -> Places<T> {
+        if count.is_null() {
+            let room = Room::NoLength;
+            return Places { first, count, room };
+        }
+        // SAFETY: not null, so readable by the caller's word.
+        let length = unsafe { count.read_unaligned() };
+        // SAFETY: the caller's word.
+        unsafe { Places::with_room(first, length, count) }
+    }
+
+    /// Of a function that takes the room as a number.
+    ///
+    /// # Safety
+    /// Unless null, `first` can be written as `room` values of `T` while this lives, and `count` as a CK_ULONG.
+    pub unsafe fn with_room(first: *mut T, room: CK_ULONG, count: *mut CK_ULONG) -> Places<T> {
+        let length = wide(room);
+        let room = match (first.is_null(), count.is_null()) {
+            (_, true) => Room::NoLength,
+            (true, false) => Room::Null { length },
+            (false, false) => Room::Buffer(length),
         };
-        Ok(Places {
-            first,
-            room,
-            count: place,
-        })
+        Places { first, count, room }
     }
 
     /// How many values there is room for.
@@ -78,24 +98,47 @@ impl<T: Copy> Places<T> {
         self.room
     }
 
-    /// Writes an answer, as the two-call convention has it (v2.20, section 11.2).
-    pub fn put(self, answer: Answer<impl AsRef<[T]>>) -> Result<(), CkRv> {
-        let (count, result) = match answer {
-            Answer::Size(size) => (size, Ok(())),
-            Answer::TooSmall(size) => (size, Err(CkRv::BUFFER_TOO_SMALL)),
-            Answer::Whole(values) => {
-                let values = values.as_ref();
-                if self.room.is_none_or(|room| room < values.len()) {
-                    return Err(CkRv::GENERAL_ERROR); // no `Answer` is made like that
-                }
-                // SAFETY: there is room for this many values, by the check above and the word of
-                // whoever made this; they were just received, so they lie elsewhere.
-                unsafe { copy(values, self.first) };
-                (values.len(), Ok(()))
-            }
+    /// Writes the number and the values that a reply carries. CKR_DEVICE_ERROR if they are not what was asked for;
+    /// nothing is written then. A failed call whose number is 0 leaves the application's number as it is: with such
+    /// replies, calls are refused before a module sees them.
+    pub fn put(self, rv: CkRv, told: u64, values: &[T]) -> Result<(), CkRv> {
+        let sent = values.len() as u64;
+        let is_sound = match self.room {
+            Room::Buffer(room) if rv.is_ok() => sent == told && sent <= room,
+            Room::Buffer(room) => sent <= room,
+            Room::NoLength | Room::Null { .. } | Room::Unbounded => sent == 0,
         };
-        self.count.put(count as CK_ULONG);
-        result
+        if !is_sound || wide(narrow(told)) != told {
+            return Err(CkRv::DEVICE_ERROR);
+        }
+        if !values.is_empty() {
+            // SAFETY: there is room for this many values, by the check above and the word of
+            // whoever made this; they were just received, so they lie elsewhere.
+            unsafe { copy(values, self.first) };
+        }
+        let is_told = rv.is_ok() || rv == CkRv::BUFFER_TOO_SMALL || told != 0;
+        if is_told && !self.count.is_null() {
+            // SAFETY: not null, so writable by the word of whoever made this.
+            unsafe { self.count.write_unaligned(narrow(told)) };
+        }
+        result(rv)
+    }
+}
+
+impl Places<CK_ULONG> {
+    /// Writes a list of numbers.
+    pub fn put_list(
+        self,
+        rv: CkRv,
+        told: u64,
+        list: impl Iterator<Item = u64>,
+    ) -> Result<(), CkRv> {
+        let has_count = rv.is_ok() || rv == CkRv::BUFFER_TOO_SMALL;
+        if has_count && told > MOST_ELEMENTS {
+            return Err(CkRv::DEVICE_ERROR); // no list is that long, and applications multiply it
+        }
+        let list: Vec<CK_ULONG> = list.map(narrow).collect();
+        self.put(rv, told, &list)
     }
 }
 
@@ -109,48 +152,40 @@ pub(super) unsafe fn copy<T: Copy>(values: &[T], to: *mut T) {
     unsafe { to.copy_from_nonoverlapping(from, size_of_val(values)) };
 }
 
-/// A byte string. Null is one without bytes.
+/// A byte string for the module.
 ///
 /// # Safety
 /// Unless null, `first` can be read as that many bytes, unchanged, for as long as `'a`.
-pub(super) unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG) -> Result<&'a [u8], CkRv> {
-    let length = usize::try_from(length).map_err(|_| CkRv::HOST_MEMORY)?;
-    if length == 0 {
-        return Ok(&[]);
-    }
+pub(super) unsafe fn input<'a>(first: *const CK_BYTE, length: CK_ULONG) -> Result<Input<'a>, CkRv> {
     if first.is_null() {
-        return Err(CkRv::ARGUMENTS_BAD);
+        let length = wide(length);
+        return Ok(Input::Null { length });
     }
-    if length > LONGEST_INPUT {
-        return Err(CkRv::HOST_MEMORY);
-    }
-    // SAFETY: not null, not longer than an object can be, and readable by the caller's word.
-    Ok(unsafe { slice::from_raw_parts(first, length) })
-}
-
-/// No record carries more: the fragment length of a record mark has 31 bits.
-const LONGEST_INPUT: usize = i32::MAX as usize;
-
-/// A PIN. NULL means that there is none, whatever the length.
-///
-/// # Safety
-/// As [`bytes`].
-pub(super) unsafe fn optional_bytes<'a>(
-    first: *const u8,
-    length: CK_ULONG,
-) -> Result<&'a [u8], CkRv> {
-    let length = if first.is_null() { 0 } else { length };
-    // SAFETY: the caller's word.
-    unsafe { bytes(first, length) }
+    // SAFETY: the caller's word, and not null.
+    unsafe { bytes(first, length) }.map(Input::Bytes)
 }
 
 /// The `SIZE` bytes of a text field.
 ///
 /// # Safety
-/// As [`bytes`].
-pub(super) unsafe fn field<'a, const SIZE: usize>(first: *const u8) -> Result<&'a [u8], CkRv> {
+/// As [`input`].
+pub(super) unsafe fn field<'a, const SIZE: usize>(
+    first: *const CK_BYTE,
+) -> Result<Input<'a>, CkRv> {
     // SAFETY: the caller's word.
-    unsafe { bytes(first, SIZE as CK_ULONG) }
+    unsafe { input(first, SIZE as CK_ULONG) }
+}
+
+/// A byte string. CKR_DATA_LEN_RANGE if no record can carry it.
+///
+/// # Safety
+/// `first` is not null, and can be read as that many bytes, unchanged, for as long as `'a`.
+unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG) -> Result<&'a [u8], CkRv> {
+    let length = usize::try_from(length).ok();
+    let length = length.filter(|length| *length as u64 <= LONGEST_BYTES);
+    let length = length.ok_or(CkRv::DATA_LEN_RANGE)?;
+    // SAFETY: not null, not longer than an object can be, and readable by the caller's word.
+    Ok(unsafe { slice::from_raw_parts(first, length) })
 }
 
 /// A copy of the application's bytes. CKR_HOST_MEMORY if there is not enough memory for it.
@@ -167,144 +202,44 @@ unsafe fn copied(first: *const c_void, length: CK_ULONG) -> Result<Vec<u8>, CkRv
     Ok(copy)
 }
 
-/// A mechanism with its parameter, as it is sent.
+/// A mechanism with its parameter, as it is sent. `None` if it is NULL.
 ///
 /// # Safety
 /// Unless null, `mechanism` can be read as a CK_MECHANISM, and its parameter as it says.
-pub(super) unsafe fn mechanism(mechanism: *const CK_MECHANISM) -> Result<Mechanism, CkRv> {
+pub(super) unsafe fn mechanism(mechanism: *const CK_MECHANISM) -> Result<Option<Mechanism>, CkRv> {
     if mechanism.is_null() {
-        return Err(CkRv::ARGUMENTS_BAD);
+        return Ok(None);
     }
     // SAFETY: not null, so readable by the caller's word.
     let mechanism = unsafe { mechanism.read_unaligned() };
     let mechanism_type = MechanismType(wide(mechanism.mechanism));
+    let (parameter, length) = (mechanism.pParameter, mechanism.ulParameterLen);
+    // SAFETY: the caller's word.
+    unsafe { with_parameter(mechanism_type, parameter, length) }.map(Some)
+}
+
+/// A mechanism with a parameter.
+///
+/// # Safety
+/// Unless null, `parameter` can be read as that many bytes.
+unsafe fn with_parameter(
+    mechanism_type: MechanismType,
+    parameter: *const c_void,
+    length: CK_ULONG,
+) -> Result<Mechanism, CkRv> {
     if is_parameterless(mechanism_type) {
         return Ok(Mechanism::bare(mechanism_type));
     }
-    if wide(mechanism.ulParameterLen) > LONGEST_PARAMETER as u64 {
+    if wide(length) > LONGEST_PARAMETER as u64 {
         return Err(CkRv::MECHANISM_PARAM_INVALID);
     }
-    // SAFETY: the caller's word on the parameter.
-    let parameter = unsafe { copied(mechanism.pParameter, mechanism.ulParameterLen) }?;
-    crossing(mechanism_type, parameter)
-}
-
-/// A copy of the application's CK_ATTRIBUTE structures.
-///
-/// # Safety
-/// Unless null, `first` can be read as that many CK_ATTRIBUTE.
-unsafe fn attributes(
-    first: *const CK_ATTRIBUTE,
-    count: CK_ULONG,
-) -> Result<Vec<CK_ATTRIBUTE>, CkRv> {
-    let count = usize::try_from(count).map_err(|_| CkRv::ARGUMENTS_BAD)?;
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    if first.is_null() || count > MOST_ATTRIBUTES {
+    if parameter.is_null() && length != 0 {
         return Err(CkRv::ARGUMENTS_BAD);
     }
-    let read = |index| {
-        let attribute = first.wrapping_add(index);
-        // SAFETY: one of the `count` attributes that can be read by the caller's word.
-        unsafe { attribute.read_unaligned() }
-    };
-    Ok((0..count).map(read).collect())
-}
-
-/// No template has more: there are not that many attributes.
-const MOST_ATTRIBUTES: usize = 1 << 16;
-
-/// A template whose values go to the daemon.
-///
-/// # Safety
-/// Unless null, `first` can be read as that many CK_ATTRIBUTE, and each value as it says.
-pub(super) unsafe fn template(
-    first: *const CK_ATTRIBUTE,
-    count: CK_ULONG,
-) -> Result<Template, CkRv> {
-    // SAFETY: the caller's word.
-    let given = unsafe { attributes(first, count) }?;
-    let mut template = Vec::with_capacity(given.len());
-    for attribute in given {
-        let attribute_type = AttributeType(wide(attribute.type_));
-        let no_value =
-            attribute.pValue.is_null() || attribute.ulValueLen == CK_UNAVAILABLE_INFORMATION;
-        let value = if no_value {
-            Vec::new()
-        } else if is_nested(attribute_type) {
-            return Err(CkRv::ATTRIBUTE_TYPE_INVALID);
-        } else {
-            // SAFETY: the caller's word on the value.
-            unsafe { copied(attribute.pValue, attribute.ulValueLen) }?
-        };
-        template.push(Attribute::new(attribute_type, value));
+    if parameter.is_null() {
+        return Ok(Mechanism::bare(mechanism_type));
     }
-    Ok(Template(template))
-}
-
-/// The template of C_GetAttributeValue: it says which attributes are wanted and receives their
-/// values.
-pub(super) struct WantedAttributes {
-    first: *mut CK_ATTRIBUTE,
-    given: Vec<CK_ATTRIBUTE>,
-}
-
-impl WantedAttributes {
-    /// Reads what is wanted. Unlike elsewhere, there must be a template even without attributes.
-    ///
-    /// # Safety
-    /// Unless null, `first` can be read and written as that many CK_ATTRIBUTE while this lives, and
-    /// each value that is not null can be written as the attribute says.
-    pub unsafe fn new(first: *mut CK_ATTRIBUTE, count: CK_ULONG) -> Result<Self, CkRv> {
-        if first.is_null() {
-            return Err(CkRv::ARGUMENTS_BAD);
-        }
-        // SAFETY: the caller's word.
-        let given = unsafe { attributes(first, count) }?;
-        Ok(WantedAttributes { first, given })
-    }
-
-    /// What is wanted. A length of CK_UNAVAILABLE_INFORMATION is no room: the size is told.
-    pub fn wanted(&self) -> Vec<Wanted> {
-        let wanted = |attribute: &CK_ATTRIBUTE| {
-            let (value, length) = (attribute.pValue, attribute.ulValueLen);
-            let has_room = !value.is_null() && length != CK_UNAVAILABLE_INFORMATION;
-            Wanted {
-                attribute_type: AttributeType(wide(attribute.type_)),
-                room: has_room.then(|| usize::try_from(length).unwrap_or(usize::MAX)),
-            }
-        };
-        self.given.iter().map(wanted).collect()
-    }
-
-    /// Writes what was found, in the order of what was wanted. Types stay as they are.
-    pub fn put(self, found: &[Found]) -> Result<(), CkRv> {
-        for (index, (given, found)) in self.given.iter().zip(found).enumerate() {
-            let length = match found {
-                Found::Untouched => continue,
-                Found::Unavailable => CK_UNAVAILABLE_INFORMATION,
-                Found::Size(size) => *size as CK_ULONG,
-                Found::Value(attribute) => {
-                    let length = attribute.value.len() as CK_ULONG;
-                    if given.pValue.is_null() || given.ulValueLen < length {
-                        return Err(CkRv::GENERAL_ERROR); // no `Found` is made like that
-                    }
-                    // SAFETY: there is a place with this much room, by the check above and the word
-                    // of whoever made this; the value was just received, so it lies elsewhere.
-                    unsafe { copy(&attribute.value, given.pValue.cast()) };
-                    length
-                }
-            };
-            let place = self.first.wrapping_add(index);
-            let changed = CK_ATTRIBUTE {
-                ulValueLen: length,
-                ..*given
-            };
-            // SAFETY: one of the attributes that were read, and can be written by the word of
-            // whoever made this.
-            unsafe { place.write_unaligned(changed) };
-        }
-        Ok(())
-    }
+    // SAFETY: not null, and the caller's word on the parameter.
+    let parameter = unsafe { copied(parameter, length) }?;
+    crossing(mechanism_type, parameter)
 }

@@ -1,21 +1,20 @@
 //! Objects, their attributes, and searches: PKCS#11 v2.20, section 11.7.
 
 use cryptoki_sys::{CK_ATTRIBUTE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG};
-use xdr::{Call, CkRv, Cryptoki};
+use xdr::Call;
+use xdr::word_size::narrow;
 
 use super::memory;
-use super::memory::{Place, WantedAttributes};
-use super::{enter, numbers, object_handle, session_handle};
-use crate::attributes;
-use crate::remote::ask;
-use xdr::word_size::narrow;
+use super::memory::{Place, Places, WantedAttributes};
+use super::{enter, object_handle, session_handle};
+use crate::remote::{ask, result};
 
 information! {
     /// The size of an object.
     C_GetObjectSize(
         session: CK_SESSION_HANDLE => session_handle(session),
         object: CK_OBJECT_HANDLE => object_handle(object)
-    ) -> CK_ULONG = |result: &xdr::SizeResult| narrow(result.size.0);
+    ) -> CK_ULONG = |answer: &xdr::SizeResult| narrow(answer.size.0);
 }
 
 /// Makes an object.
@@ -32,8 +31,8 @@ pub unsafe extern "C" fn C_CreateObject(
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let made = ask!(library, C_CreateObject(session_handle(session), template))?;
-        place.put(narrow(made.object.0));
-        Ok(())
+        place.put_handle(made.object);
+        result(made.rv)
     })
 }
 
@@ -53,8 +52,8 @@ pub unsafe extern "C" fn C_CopyObject(
         let template = unsafe { memory::template(template, count) }?;
         let (session, object) = (session_handle(session), object_handle(object));
         let made = ask!(library, C_CopyObject(session, object, template))?;
-        place.put(narrow(made.object.0));
-        Ok(())
+        place.put_handle(made.object);
+        result(made.rv)
     })
 }
 
@@ -80,11 +79,14 @@ pub unsafe extern "C" fn C_GetAttributeValue(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let template = unsafe { WantedAttributes::new(template, count) }?;
+        let wanted = unsafe { WantedAttributes::new(template, count) }?;
+        let query = wanted.as_ref().map(WantedAttributes::query);
         let (session, object) = (session_handle(session), object_handle(object));
-        let (rv, found) = attributes::values(library, session, object, &template.wanted());
-        template.put(&found)?;
-        if rv.is_ok() { Ok(()) } else { Err(rv) }
+        let found = ask!(library, C_GetAttributeValue(session, object, query))?;
+        match wanted {
+            Some(wanted) => wanted.put(found.rv, &found.answers),
+            None => result(found.rv),
+        }
     })
 }
 
@@ -97,9 +99,6 @@ pub unsafe extern "C" fn C_SetAttributeValue(
     count: CK_ULONG,
 ) -> CK_RV {
     enter(|library| {
-        if template.is_null() {
-            return Err(CkRv::ARGUMENTS_BAD);
-        }
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let (session, object) = (session_handle(session), object_handle(object));
@@ -121,7 +120,7 @@ pub unsafe extern "C" fn C_FindObjectsInit(
     })
 }
 
-/// Goes on with a search. The places are checked first: what the module found is found once.
+/// Goes on with a search.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_FindObjects(
     session: CK_SESSION_HANDLE,
@@ -131,17 +130,13 @@ pub unsafe extern "C" fn C_FindObjects(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let count = unsafe { Place::new(count) }?;
-        if objects.is_null() {
-            return Err(CkRv::ARGUMENTS_BAD);
-        }
-        let room = usize::try_from(most).unwrap_or(usize::MAX);
-        let found = library.find_objects(session_handle(session), room)?;
-        let found = numbers(found.iter().map(|object| object.0));
-        // SAFETY: `find_objects` gives no more than there is room for by the contract.
-        unsafe { memory::copy(&found, objects) };
-        count.put(found.len() as CK_ULONG);
-        Ok(())
+        let places = unsafe { Places::with_room(objects, most, count) };
+        let found = ask!(
+            library,
+            C_FindObjects(session_handle(session), places.room())
+        )?;
+        let objects = found.objects.iter().map(|object| object.0);
+        places.put_list(found.rv, found.count.0, objects)
     })
 }
 

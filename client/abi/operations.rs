@@ -1,11 +1,14 @@
 //! Encryption, digests, signatures and random numbers: PKCS#11 v2.20, sections 11.8 to 11.13 and 11.15.
 
 use cryptoki_sys::{CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG};
-use xdr::{Call, CkRv};
+use xdr::word_size::wide;
+use xdr::{Call, CkRv, Function, Room};
+use zeroize::Zeroizing;
 
 use super::memory;
 use super::memory::Places;
-use super::{enter, object_handle, session_handle};
+use super::{enter, object_handle, put_bytes, session_handle};
+use crate::remote::{ask, result};
 
 beginning_with_key! {
     /// Begins to encrypt.
@@ -32,7 +35,7 @@ pub unsafe extern "C" fn C_DigestInit(
         // SAFETY: the contract of this module.
         let mechanism = unsafe { memory::mechanism(mechanism) }?;
         let session = session_handle(session);
-        library.operate(session, Call::C_DigestInit(session, mechanism))
+        library.only(Call::C_DigestInit(session, mechanism))
     })
 }
 
@@ -92,7 +95,7 @@ taking_bytes! {
 pub unsafe extern "C" fn C_DigestKey(session: CK_SESSION_HANDLE, key: CK_OBJECT_HANDLE) -> CK_RV {
     enter(|library| {
         let session = session_handle(session);
-        library.operate(session, Call::C_DigestKey(session, object_handle(key)))
+        library.only(Call::C_DigestKey(session, object_handle(key)))
     })
 }
 
@@ -107,11 +110,11 @@ pub unsafe extern "C" fn C_Verify(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let data = unsafe { memory::bytes(data, data_length) }?;
+        let data = unsafe { memory::input(data, data_length) }?;
         // SAFETY: the contract of this module.
-        let signature = unsafe { memory::bytes(signature, signature_length) }?;
+        let signature = unsafe { memory::input(signature, signature_length) }?;
         let session = session_handle(session);
-        library.operate(session, Call::C_Verify(session, data, signature))
+        library.only(Call::C_Verify(session, data, signature))
     })
 }
 
@@ -123,12 +126,20 @@ pub unsafe extern "C" fn C_GenerateRandom(
     length: CK_ULONG,
 ) -> CK_RV {
     enter(|library| {
-        if random.is_null() {
-            return Err(CkRv::ARGUMENTS_BAD);
+        let size = wide(length);
+        let room = if random.is_null() {
+            Room::Null { length: size }
+        } else {
+            Room::Buffer(size)
+        };
+        let answer = ask!(library, C_GenerateRandom(session_handle(session), room))?;
+        result(answer.rv)?;
+        let bytes = Zeroizing::new(answer.data);
+        let is_written = !random.is_null();
+        if bytes.len() as u64 != if is_written { size } else { 0 } {
+            return Err(CkRv::DEVICE_ERROR);
         }
-        let size = usize::try_from(length).map_err(|_| CkRv::HOST_MEMORY)?;
-        let bytes = library.random(session_handle(session), size)?;
-        // SAFETY: `random` gives exactly as many bytes as there is room for by the contract.
+        // SAFETY: exactly as many bytes as there is room for by the contract; none at NULL.
         unsafe { memory::copy(&bytes, random) };
         Ok(())
     })

@@ -4,52 +4,77 @@ use cryptoki_sys::{
     CK_BYTE, CK_FLAGS, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO,
     CK_SLOT_ID, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR, CK_VOID_PTR,
 };
-use xdr::{Call, Cryptoki, Flags, UserType};
+use std::sync::Arc;
+
+use xdr::word_size::{narrow, wide};
+use xdr::{Call, CkRv, Flags, Function, UserType};
 
 use super::memory;
 use super::memory::{Place, Places};
-use super::{enter, object_handle, session_handle, slot_id};
-use crate::remote::ask;
+use super::{enter, object_handle, put_bytes, session_handle, slot_id};
+use crate::notifications::Callback;
+use crate::remote::{ask, result};
 use crate::structures;
-use xdr::word_size::{narrow, wide};
 
 information! {
     /// About a session.
     C_GetSessionInfo(session: CK_SESSION_HANDLE => session_handle(session)) -> CK_SESSION_INFO
-        = |result: &xdr::SessionInfoResult| structures::session_info(&result.info);
+        = |answer: &xdr::SessionInfoResult| structures::session_info(&answer.info);
 }
 
-/// Opens a session. Notifications do not cross: `application` and `notify` are not used.
+/// Opens a session. The callback is called with `application`, in a thread that has a call in progress.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_OpenSession(
     slot: CK_SLOT_ID,
     flags: CK_FLAGS,
-    _application: CK_VOID_PTR,
-    _notify: CK_NOTIFY,
+    application: CK_VOID_PTR,
+    notify: CK_NOTIFY,
     session: *mut CK_SESSION_HANDLE,
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
         let place = unsafe { Place::new(session) }?;
-        let session = library.open_session(slot_id(slot), Flags(wide(flags)))?;
+        let callback = callback(notify, application);
+        let session = library.open_session(slot_id(slot), Flags(wide(flags)), callback)?;
         place.put(narrow(session.0));
         Ok(())
     })
 }
 
+/// What the application passes to its callback. It is never looked at here.
+struct Application(CK_VOID_PTR);
+
+// SAFETY: this library does nothing with the pointer but hand it back, in whichever thread a notification comes;
+// PKCS#11 (v2.20, section 11.17) asks the application to expect that.
+unsafe impl Send for Application {}
+
+// SAFETY: as above.
+unsafe impl Sync for Application {}
+
+fn callback(notify: CK_NOTIFY, application: CK_VOID_PTR) -> Option<Callback> {
+    let notify = notify?;
+    let application = Application(application);
+    Some(Arc::new(move |session, event| {
+        let Application(application) = &application;
+        // SAFETY: the application passed the function to be called like this, for as long as its session lives.
+        let rv = unsafe { notify(narrow(session.0), narrow(event), *application) };
+        CkRv(wide(rv))
+    }))
+}
+
 /// Closes a session.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
-    enter(|library| library.close_session(session_handle(session)))
+    enter(|library| library.only(Call::C_CloseSession(session_handle(session))))
 }
 
 /// Closes the sessions with a token.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
-    enter(|library| library.close_all_sessions(slot_id(slot)))
+    enter(|library| library.only(Call::C_CloseAllSessions(slot_id(slot))))
 }
 
-/// Logs in. A null PIN without length asks for the token's own way of entry.
+/// Logs in. A null PIN asks for the token's own way of entry.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Login(
     session: CK_SESSION_HANDLE,
@@ -59,7 +84,7 @@ pub unsafe extern "C" fn C_Login(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::bytes(pin, length) }?;
+        let pin = unsafe { memory::input(pin, length) }?;
         let user = UserType(wide(user));
         library.only(Call::C_Login(session_handle(session), user, pin))
     })
@@ -90,13 +115,13 @@ pub unsafe extern "C" fn C_SetOperationState(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let state = unsafe { memory::bytes(state, length) }?;
+        let state = unsafe { memory::input(state, length) }?;
         let session = session_handle(session);
         let keys = (
             object_handle(encryption_key),
             object_handle(authentication_key),
         );
         let call = Call::C_SetOperationState(session, state, keys.0, keys.1);
-        library.set_operation_state(session, call)
+        library.only(call)
     })
 }

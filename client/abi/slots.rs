@@ -2,16 +2,16 @@
 
 use cryptoki_sys::{
     CK_BBOOL, CK_FLAGS, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID,
-    CK_SLOT_INFO, CK_TOKEN_INFO, CK_TRUE, CK_ULONG, CK_UTF8CHAR, CK_VOID_PTR,
+    CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG, CK_UTF8CHAR, CK_VOID_PTR,
 };
-use xdr::{Call, CkRv, Cryptoki, Flags, MechanismType};
+use xdr::word_size::{narrow, wide};
+use xdr::{Call, CkRv, Flags, MechanismType, Ulong};
 
 use super::memory;
 use super::memory::{Place, Places};
-use super::{enter, numbers, session_handle, slot_id};
-use crate::remote::ask;
+use super::{enter, session_handle, slot_id};
+use crate::remote::{ask, result};
 use crate::structures;
-use xdr::word_size::{narrow, wide};
 
 /// Bytes of a token's label.
 const LABEL_SIZE: usize = 32;
@@ -19,16 +19,16 @@ const LABEL_SIZE: usize = 32;
 information! {
     /// About a slot.
     C_GetSlotInfo(slot: CK_SLOT_ID => slot_id(slot)) -> CK_SLOT_INFO
-        = |result: &xdr::SlotInfoResult| structures::slot_info(&result.info);
+        = |answer: &xdr::SlotInfoResult| structures::slot_info(&answer.info);
     /// About a token.
     C_GetTokenInfo(slot: CK_SLOT_ID => slot_id(slot)) -> CK_TOKEN_INFO
-        = |result: &xdr::TokenInfoResult| structures::token_info(&result.info);
+        = |answer: &xdr::TokenInfoResult| structures::token_info(&answer.info);
     /// About a mechanism.
     C_GetMechanismInfo(
         slot: CK_SLOT_ID => slot_id(slot),
         mechanism: CK_MECHANISM_TYPE => MechanismType(wide(mechanism))
     ) -> CK_MECHANISM_INFO
-        = |result: &xdr::MechanismInfoResult| structures::mechanism_info(&result.info);
+        = |answer: &xdr::MechanismInfoResult| structures::mechanism_info(&answer.info);
 }
 
 /// Lists the slots.
@@ -40,9 +40,11 @@ pub unsafe extern "C" fn C_GetSlotList(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let places = unsafe { Places::new(slots, count) }?;
-        let slots = library.slots(token_present == CK_TRUE, places.room())?;
-        places.put(slots.map(|slots| numbers(slots.iter().map(|slot| slot.0))))
+        let places = unsafe { Places::new(slots, count) };
+        let present = Ulong(token_present.into());
+        let answer = ask!(library, C_GetSlotList(present, places.room()))?;
+        let slots = answer.slots.iter().map(|slot| slot.0);
+        places.put_list(answer.rv, answer.count.0, slots)
     })
 }
 
@@ -55,9 +57,10 @@ pub unsafe extern "C" fn C_GetMechanismList(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let places = unsafe { Places::new(mechanisms, count) }?;
-        let mechanisms = library.mechanisms(slot_id(slot), places.room())?;
-        places.put(mechanisms.map(|types| numbers(types.iter().map(|one| one.0))))
+        let places = unsafe { Places::new(mechanisms, count) };
+        let answer = ask!(library, C_GetMechanismList(slot_id(slot), places.room()))?;
+        let mechanisms = answer.mechanisms.iter().map(|mechanism| mechanism.0);
+        places.put_list(answer.rv, answer.count.0, mechanisms)
     })
 }
 
@@ -71,7 +74,7 @@ pub unsafe extern "C" fn C_InitToken(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::optional_bytes(pin, pin_length) }?;
+        let pin = unsafe { memory::input(pin, pin_length) }?;
         // SAFETY: the contract of this module: a label has 32 bytes.
         let label = unsafe { memory::field::<LABEL_SIZE>(label) }?;
         library.only(Call::C_InitToken(slot_id(slot), pin, label))
@@ -87,7 +90,7 @@ pub unsafe extern "C" fn C_InitPIN(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::optional_bytes(pin, length) }?;
+        let pin = unsafe { memory::input(pin, length) }?;
         library.only(Call::C_InitPIN(session_handle(session), pin))
     })
 }
@@ -103,9 +106,9 @@ pub unsafe extern "C" fn C_SetPIN(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let old = unsafe { memory::optional_bytes(old, old_length) }?;
+        let old = unsafe { memory::input(old, old_length) }?;
         // SAFETY: the contract of this module.
-        let new = unsafe { memory::optional_bytes(new, new_length) }?;
+        let new = unsafe { memory::input(new, new_length) }?;
         library.only(Call::C_SetPIN(session_handle(session), old, new))
     })
 }
@@ -123,8 +126,9 @@ pub unsafe extern "C" fn C_WaitForSlotEvent(
         }
         // SAFETY: the contract of this module.
         let place = unsafe { Place::new(slot) }?;
-        let slot = library.wait_for_slot_event(Flags(wide(flags)))?;
-        place.put(narrow(slot.0));
+        let event = ask!(library, C_WaitForSlotEvent(Flags(wide(flags))))?;
+        result(event.rv)?;
+        place.put(narrow(event.slot_id.0));
         Ok(())
     })
 }

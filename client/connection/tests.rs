@@ -8,7 +8,9 @@ use std::sync::atomic::AtomicU32;
 use std::thread;
 use std::time::Instant;
 
-use xdr::{DataResult, SessionHandle};
+use xdr::SessionHandle;
+use xdr::rpc::Outgoing;
+use xdr::version3::{Call, DataResult, Reply};
 
 use super::*;
 
@@ -70,13 +72,18 @@ fn digest_of(data: &[u8]) -> Reply {
 
 fn record(xid: Xid, reply: &Reply) -> Vec<u8> {
     let mut buffer = Vec::new();
-    rpc::write_reply(xid, reply, xdr::Architecture::host(), &mut buffer)
-        .unwrap()
-        .to_vec()
+    rpc::write_reply(
+        xid,
+        &Outgoing::Three(reply.clone()),
+        xdr::Architecture::host(),
+        &mut buffer,
+    )
+    .unwrap()
+    .to_vec()
 }
 
 fn digest(connection: &Connection) -> Reply {
-    connection.call(Call::C_Digest(SessionHandle(1), b"data"))
+    connection.call_version3(Call::C_Digest(SessionHandle(1), b"data"))
 }
 
 /// One call against a server that answers with what `answer` writes, then waits for more.
@@ -140,7 +147,7 @@ fn carries_large_data_both_ways() {
     });
     let connection = Connection::open(&path.endpoint(), None, LONG).unwrap();
     for _ in 0..3 {
-        let reply = connection.call(Call::C_Digest(SessionHandle(1), &large));
+        let reply = connection.call_version3(Call::C_Digest(SessionHandle(1), &large));
         assert!(reply == digest_of(&large));
     }
 }
@@ -252,7 +259,7 @@ fn a_daemon_that_does_not_read_is_given_up_in_time() {
     let connection = Connection::open(&path.endpoint(), None, Duration::from_millis(300)).unwrap();
     let large = vec![0; 8 << 20];
     let started = Instant::now();
-    let reply = connection.call(Call::C_Digest(SessionHandle(1), &large));
+    let reply = connection.call_version3(Call::C_Digest(SessionHandle(1), &large));
     assert_eq!(reply.rv(), CkRv::DEVICE_ERROR);
     assert!(started.elapsed() < LONG / 2);
 }

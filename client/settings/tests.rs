@@ -266,3 +266,15 @@ fn the_alias_file_gives_its_first_line() {
         "{told}"
     );
 }
+
+#[test]
+fn the_version_of_the_protocol_can_be_demanded() {
+    let protocol = |text| with("PKCS11PROXY_PROTOCOL", text).map(|settings| settings.protocol);
+    assert_eq!(with("UNRELATED", "1").unwrap().protocol, None);
+    assert_eq!(protocol("3").unwrap(), Some(Version::Three));
+    assert_eq!(protocol("4").unwrap(), Some(Version::Four));
+    for text in ["", "5", "2", "03", "3 ", "four"] {
+        let refused = protocol(text);
+        assert!(matches!(refused, Err(SettingsError::Protocol(_))), "{text}");
+    }
+}

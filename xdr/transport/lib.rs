@@ -1,8 +1,9 @@
 //! Holds what client and daemon share of sockets and TLS, so that both halves agree on it.
 //!
-//! [`deadline`] and [`socket`] make blocking calls end in time; [`tls`] has the suites, the settings and
-//! the stream that OpenSSL works on; [`psk`] reads pre-shared keys. Who is connected, which certificates
-//! are trusted, and what a failure means belongs to each half.
+//! [`halves`] carries records of the protocol to and from the peer, over a socket or TLS on it; [`deadline`] and
+//! [`socket`] make blocking calls end in time; [`tls`] has the suites, the settings and the handshake's stream;
+//! [`psk`] reads pre-shared keys. Who is connected, which certificates are trusted, and what a failure means
+//! belongs to client and daemon.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -22,9 +23,11 @@
 )]
 
 pub mod deadline;
+pub mod halves;
 pub mod psk;
 pub mod socket;
 pub mod tls;
 
 pub use deadline::Deadline;
+pub use halves::{Closer, Receiver, Sender};
 pub use socket::TimedSocket;

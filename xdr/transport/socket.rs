@@ -1,11 +1,14 @@
-//! Wraps a stream socket so that its blocking calls end at a deadline.
+//! Makes the blocking calls of a stream socket end at a deadline, for each direction by itself.
 //!
-//! The kernel's own time limits do it (SO_RCVTIMEO, SO_SNDTIMEO). They are set anew only when they are off
-//! by more than [`SLACK`], so that a call that is answered at once costs no system call for them. So a call
-//! ends up to [`SLACK`] late, and never early. On a Unix socket the kernel applies the limit for sending to
-//! each part of a long message, so a peer who reads slowly, but reads, can draw one `send` out.
+//! [`Incoming`] and [`Outgoing`] are the two directions of one socket, which two threads can use at the same
+//! time; [`TimedSocket`] has both. The kernel's own time limits do it (SO_RCVTIMEO, SO_SNDTIMEO). They are set
+//! anew only when they are off by more than [`SLACK`], so that a call that is answered at once costs no system
+//! call for them. So a call ends up to [`SLACK`] late, and never early. On a Unix socket the kernel applies the
+//! limit for sending to each part of a long message, so a peer who reads slowly, but reads, can draw one `send`
+//! out.
 
 use std::io::{self, IoSlice, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::Socket;
@@ -22,56 +25,76 @@ const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: i32 = 0;
 
-/// The socket, and the limits that the kernel has for it.
-pub struct TimedSocket {
-    socket: Socket,
-    receive_limit: Option<Duration>,
-    send_limit: Option<Duration>,
+/// The direction from the peer.
+pub struct Incoming {
+    socket: Arc<Socket>,
+    /// What the kernel has; no other value of this type is made for the socket.
+    limit: Option<Duration>,
 }
 
-impl TimedSocket {
-    /// A blocking socket for which the kernel has no limits.
-    pub fn new(socket: Socket) -> TimedSocket {
-        TimedSocket {
-            socket,
-            receive_limit: None,
-            send_limit: None,
-        }
-    }
+/// The direction to the peer.
+pub struct Outgoing {
+    socket: Arc<Socket>,
+    limit: Option<Duration>,
+}
 
-    /// The socket itself.
-    pub fn get_ref(&self) -> &Socket {
-        &self.socket
-    }
+/// A socket with both directions.
+pub struct TimedSocket {
+    incoming: Incoming,
+    outgoing: Outgoing,
+}
 
-    /// Gives the socket back.
-    pub fn into_inner(self) -> Socket {
-        self.socket
-    }
-
-    /// Receives some bytes; none when the peer closed the connection. Without a deadline it waits for
-    /// ever, but within the limit of an earlier call unless [`TimedSocket::wait_for_ever`] took that off.
+impl Incoming {
+    /// Receives some bytes; none when the peer closed the connection. Without a deadline it waits for ever.
     /// [`io::ErrorKind::TimedOut`] at the deadline.
     pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
         loop {
-            self.limit_receiving(deadline)?;
-            let mut socket = &self.socket;
+            if let Some(deadline) = deadline {
+                let remaining = deadline.remaining()?;
+                if is_off(self.limit, remaining) {
+                    self.limit = Some(remaining);
+                    self.socket.set_read_timeout(Some(remaining))?;
+                }
+            }
+            let mut socket = &*self.socket;
             if let Some(result) = finished(socket.read(space), deadline) {
                 return result;
             }
+            // The limit of an earlier call is taken off only when it got in the way.
+            if deadline.is_none() && self.limit.take().is_some() {
+                self.socket.set_read_timeout(None)?;
+            }
         }
     }
+}
 
+impl Outgoing {
     /// Sends some bytes of these slices.
     pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> io::Result<usize> {
         loop {
-            self.limit_sending(deadline)?;
+            let remaining = deadline.remaining()?;
+            if is_off(self.limit, remaining) {
+                self.limit = Some(remaining);
+                self.socket.set_write_timeout(Some(remaining))?;
+            }
             let sent = match parts {
                 [one] => self.socket.send_with_flags(one, NO_SIGNAL),
                 parts => self.socket.send_vectored_with_flags(parts, NO_SIGNAL),
             };
             if let Some(result) = finished(sent, Some(deadline)) {
                 return result;
+            }
+        }
+    }
+
+    /// Sends as many of these bytes as the kernel takes at once.
+    pub fn send_at_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let flags = NO_SIGNAL | libc::MSG_DONTWAIT;
+            match self.socket.send_with_flags(bytes, flags) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                result => return result,
             }
         }
     }
@@ -95,41 +118,50 @@ impl TimedSocket {
         }
         Ok(())
     }
+}
 
-    /// Takes the kernel's limit for receiving off.
-    pub fn wait_for_ever(&mut self) -> io::Result<()> {
-        if self.receive_limit.take().is_some() {
-            self.socket.set_read_timeout(None)?;
+impl TimedSocket {
+    /// A blocking socket for which the kernel has no limits.
+    pub fn new(socket: Socket) -> TimedSocket {
+        let socket = Arc::new(socket);
+        TimedSocket {
+            incoming: Incoming {
+                socket: socket.clone(),
+                limit: None,
+            },
+            outgoing: Outgoing {
+                socket,
+                limit: None,
+            },
         }
-        Ok(())
+    }
+
+    /// The socket itself, which closes with its last user.
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.incoming.socket
+    }
+
+    /// The direction from the peer.
+    pub fn incoming(&mut self) -> &mut Incoming {
+        &mut self.incoming
+    }
+
+    /// The direction to the peer.
+    pub fn outgoing(&mut self) -> &mut Outgoing {
+        &mut self.outgoing
+    }
+
+    /// Both directions, each by itself.
+    pub fn split(self) -> (Incoming, Outgoing) {
+        (self.incoming, self.outgoing)
     }
 
     /// Sets both limits now, for `connect`, which keeps to the one for sending.
     pub fn limit_both(&mut self, time: Duration) -> io::Result<()> {
-        self.socket.set_write_timeout(Some(time))?;
-        self.socket.set_read_timeout(Some(time))?;
-        (self.receive_limit, self.send_limit) = (Some(time), Some(time));
-        Ok(())
-    }
-
-    fn limit_receiving(&mut self, deadline: Option<Deadline>) -> io::Result<()> {
-        let Some(deadline) = deadline else {
-            return Ok(());
-        };
-        let remaining = deadline.remaining()?;
-        if is_off(self.receive_limit, remaining) {
-            self.receive_limit = Some(remaining);
-            self.socket.set_read_timeout(Some(remaining))?;
-        }
-        Ok(())
-    }
-
-    fn limit_sending(&mut self, deadline: Deadline) -> io::Result<()> {
-        let remaining = deadline.remaining()?;
-        if is_off(self.send_limit, remaining) {
-            self.send_limit = Some(remaining);
-            self.socket.set_write_timeout(Some(remaining))?;
-        }
+        let socket = self.socket();
+        socket.set_write_timeout(Some(time))?;
+        socket.set_read_timeout(Some(time))?;
+        (self.incoming.limit, self.outgoing.limit) = (Some(time), Some(time));
         Ok(())
     }
 }
@@ -139,14 +171,14 @@ fn is_off(limit: Option<Duration>, wanted: Duration) -> bool {
 }
 
 /// `None` when the call is to be made again: it was interrupted, or the kernel's limit, which is that of an
-/// earlier call, ended it before the deadline.
+/// earlier call, ended it before the deadline or without one.
 fn finished(result: io::Result<usize>, deadline: Option<Deadline>) -> Option<io::Result<usize>> {
     match result {
         Ok(count) => Some(Ok(count)),
         Err(error) => match error.kind() {
             io::ErrorKind::Interrupted => None,
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                let is_early = deadline.is_some_and(|deadline| deadline.remaining().is_ok());
+                let is_early = deadline.is_none_or(|deadline| deadline.remaining().is_ok());
                 (!is_early).then(|| Err(io::ErrorKind::TimedOut.into()))
             }
             _ => Some(Err(error)),
@@ -175,8 +207,8 @@ mod tests {
             let deadline = Deadline::after(TIME);
             let error = loop {
                 let result = match is_receiving {
-                    true => socket.receive(&mut space, Some(deadline)),
-                    false => socket.send(&[IoSlice::new(&space)], deadline),
+                    true => socket.incoming().receive(&mut space, Some(deadline)),
+                    false => socket.outgoing().send(&[IoSlice::new(&space)], deadline),
                 };
                 if let Err(error) = result {
                     break error;
@@ -186,5 +218,19 @@ mod tests {
             assert!(start.elapsed() >= TIME - Duration::from_millis(1));
         }
         drop(far);
+    }
+
+    #[test]
+    fn without_a_deadline_the_limit_of_an_earlier_call_ends_nothing() {
+        let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let mut socket = TimedSocket::new(near);
+        socket.limit_both(EARLIER).unwrap();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(4 * EARLIER);
+            far.send(b"late").unwrap();
+        });
+        let mut space = [0; 64];
+        assert_eq!(socket.incoming().receive(&mut space, None).unwrap(), 4);
+        late.join().unwrap();
     }
 }

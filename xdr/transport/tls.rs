@@ -1,20 +1,25 @@
-//! Holds the parts of TLS that both halves share: names, suites, settings, and the stream that OpenSSL
-//! works on.
+//! Holds the parts of TLS that client and daemon share: names, suites, settings, and the connection.
 //!
-//! One read of the socket and one write serve a call, as without TLS: OpenSSL reads ahead, and the TLS
-//! records of one message are collected for one write.
+//! OpenSSL works on memory of ours ([`Pipe`]) once the handshake is over, and [`crate::halves`] carries the
+//! bytes. One read of the socket and one write serve a call, as without TLS.
 
-use std::io::{self, Read, Write};
+pub(crate) mod halves;
+mod pipe;
 
-use openssl::ssl::{
-    Error, ErrorCode, SslContextBuilder, SslMode, SslOptions, SslRef, SslSessionCacheMode,
-    SslStream,
-};
-use xdr::codec::{Slices, wipe};
+use std::io;
 
-/// The protocol's name for ALPN (RFC 7301). The client offers it and thereby says that it reads TLS
-/// records of any size; the daemon selects it. The original's halves know no ALPN.
-pub const PROTOCOL: &[u8] = b"pkcs11-rpc/3";
+use openssl::ssl::{Error, SslContextBuilder, SslMode, SslOptions, SslSessionCacheMode};
+
+pub use halves::{Surroundings, default_context};
+pub use pipe::Pipe;
+
+/// The names of the protocol's versions for ALPN (RFC 7301), newest first. The client offers those that it
+/// may speak, and thereby says that it reads TLS records of any size; the daemon selects the newest that it may
+/// speak. The original's halves know no ALPN.
+pub const PROTOCOLS: [&[u8]; 2] = [b"pkcs11-rpc/4", PROTOCOL3];
+
+/// The name of version 3.
+pub const PROTOCOL3: &[u8] = b"pkcs11-rpc/3";
 
 /// Suites of TLS 1.2 with a pre-shared key and forward secrecy, for `SSL_CTX_set_cipher_list`.
 pub const PSK_SUITES: &str = "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:\
@@ -36,9 +41,6 @@ pub const SHORT_FRAGMENT: usize = 3996;
 /// The longest file of keys, certificates or revocation lists that is read, in bytes.
 pub const LONGEST_FILE: u64 = 16 << 20;
 
-/// How many bytes of TLS records are collected for one write, about.
-const COLLECTED: usize = 64 << 10;
-
 /// SSL_OP_CLEANSE_PLAINTEXT, which the crate does not name: PINs, keys and plaintext that OpenSSL
 /// decrypted do not stay in its buffers.
 const CLEANSE_PLAINTEXT: SslOptions = SslOptions::from_bits_retain(1 << 1);
@@ -55,172 +57,72 @@ pub fn settle(context: &mut SslContextBuilder) {
     );
     // Each connection has a process of its own at the daemon: no session could be found again.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
-    context.set_read_ahead(true);
+    // Pipe does: what OpenSSL holds would not be seen from outside.
+    context.set_read_ahead(false);
     // Sends what a certificate's file holds, not what else leads to a trusted authority.
     context.set_mode(SslMode::NO_AUTO_CHAIN);
 }
 
-/// A connection below TLS, with the time limits of its half.
-pub trait Channel {
-    /// Receives some bytes of TLS records; none when the peer closed the connection.
-    fn receive(&mut self, space: &mut [u8]) -> io::Result<usize>;
-    /// Sends all of these bytes.
-    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()>;
-}
-
-/// What OpenSSL takes for the network.
-pub struct Pipe<C> {
-    /// What is below.
-    pub channel: C,
-    /// TLS records on their way; `None` when each is written as it comes.
-    collected: Option<Vec<u8>>,
-}
-
-impl<C: Channel> Pipe<C> {
-    /// Writes each TLS record as it comes, as a handshake needs it.
-    pub fn new(channel: C) -> Pipe<C> {
-        Pipe {
-            channel,
-            collected: None,
-        }
-    }
-
-    fn collect(&mut self) {
-        self.collected.get_or_insert_default();
-    }
-
-    /// Writes what was collected, and collects no more.
-    fn write_through(&mut self) -> io::Result<()> {
-        match self.collected.take() {
-            Some(collected) => self.channel.send_all(&collected),
-            None => Ok(()),
-        }
-    }
-}
-
-impl<C: Channel> Read for Pipe<C> {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.channel.receive(space)
-    }
-}
-
-impl<C: Channel> Write for Pipe<C> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.collected {
-            None => self.channel.send_all(bytes)?,
-            Some(collected) => {
-                collected.extend_from_slice(bytes);
-                if collected.len() >= COLLECTED {
-                    self.channel.send_all(collected)?;
-                    collected.clear();
-                }
+/// Which of the protocols that a client offers is spoken, `spoken` being in the order of preference.
+/// `offered` is what ALPN carries: each name behind its length.
+pub fn select<'o>(offered: &'o [u8], spoken: &[&[u8]]) -> Option<&'o [u8]> {
+    let find = |wanted: &&[u8]| {
+        let mut rest = offered;
+        while let Some((length, behind)) = rest.split_first() {
+            let (name, behind) = behind.split_at_checked(usize::from(*length))?;
+            if name == *wanted {
+                return Some(name);
             }
+            rest = behind;
         }
-        Ok(bytes.len())
-    }
+        None
+    };
+    spoken.iter().find_map(find)
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+/// What ALPN carries of these protocols: each name behind its length.
+pub fn offer(protocols: &[&[u8]]) -> Vec<u8> {
+    let named = |name: &&[u8]| {
+        let length = u8::try_from(name.len()).unwrap_or_default();
+        [&[length], *name].concat()
+    };
+    protocols.iter().flat_map(named).collect()
+}
+
+/// What OpenSSL has to say, without its source files and lines; `None` when it says nothing.
+pub fn reason(error: &Error) -> Option<&'static str> {
+    let errors = error.ssl_error()?.errors();
+    errors.iter().find_map(|error| error.reason())
+}
+
+/// The error of the connection below, or what OpenSSL has to say, in short.
+pub fn into_io_error(error: Error) -> io::Error {
+    match error.into_io_error() {
+        Ok(error) => error,
+        Err(error) => match reason(&error) {
+            Some(reason) => io::Error::other(format!("TLS: {reason}")),
+            None if error.ssl_error().is_some() => io::Error::other("TLS failed"),
+            None => io::ErrorKind::UnexpectedEof.into(),
+        },
     }
 }
 
-/// Why a TLS connection failed.
-#[derive(Debug)]
-pub enum StreamError {
-    /// The connection below.
-    Socket(io::Error),
-    /// TLS itself, or a peer that closed the connection without an end of TLS.
-    Tls(Error),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl From<Error> for StreamError {
-    fn from(error: Error) -> StreamError {
-        match error.into_io_error() {
-            Ok(error) => StreamError::Socket(error),
-            Err(error) => StreamError::Tls(error),
-        }
-    }
-}
-
-impl From<io::Error> for StreamError {
-    fn from(error: io::Error) -> StreamError {
-        StreamError::Socket(error)
-    }
-}
-
-/// An established TLS connection that carries records of the protocol.
-pub struct TlsStream<C> {
-    stream: SslStream<Pipe<C>>,
-    fragment: usize,
-    piece: Vec<u8>,
-}
-
-impl<C: Channel> TlsStream<C> {
-    /// After the handshake. `fragment` is the most plaintext that one TLS record may carry to this
-    /// peer, in bytes.
-    pub fn new(stream: SslStream<Pipe<C>>, fragment: usize) -> TlsStream<C> {
-        TlsStream {
-            stream,
-            fragment,
-            piece: Vec::new(),
-        }
-    }
-
-    /// What TLS knows of the connection.
-    pub fn ssl(&self) -> &SslRef {
-        self.stream.ssl()
-    }
-
-    /// What is below.
-    pub fn channel(&self) -> &C {
-        &self.stream.get_ref().channel
-    }
-
-    /// The same, to be changed.
-    pub fn channel_mut(&mut self) -> &mut C {
-        &mut self.stream.get_mut().channel
-    }
-
-    /// Tells the peer that nothing more comes. It may be gone already.
-    pub fn shutdown(&mut self) {
-        let _ = self.stream.shutdown();
-    }
-
-    /// Receives some plaintext; none when the peer closed the connection, with or without an end of
-    /// TLS.
-    pub fn receive(&mut self, space: &mut [u8]) -> Result<usize, StreamError> {
-        loop {
-            match self.stream.ssl_read(space) {
-                Ok(count) => return Ok(count),
-                Err(error) => match error.code() {
-                    ErrorCode::ZERO_RETURN => return Ok(0),
-                    ErrorCode::SYSCALL if error.io_error().is_none() => return Ok(0),
-                    ErrorCode::WANT_READ | ErrorCode::WANT_WRITE if error.io_error().is_none() => {}
-                    _ => return Err(error.into()),
-                },
-            }
-        }
-    }
-
-    /// Sends a whole record of the protocol.
-    pub fn send_record(&mut self, record: &mut Slices<'_>) -> Result<(), StreamError> {
-        if record.len() > self.fragment {
-            self.stream.get_mut().collect();
-        }
-        let sent = self.send_pieces(record);
-        // PINs, keys and plaintext were copied here; what an earlier piece left lies behind a shorter last one.
-        self.piece.resize(self.piece.capacity(), 0);
-        wipe(&mut self.piece);
-        self.piece.clear();
-        sent
-    }
-
-    fn send_pieces(&mut self, record: &mut Slices<'_>) -> Result<(), StreamError> {
-        while !record.is_sent() {
-            let piece = record.piece(self.fragment, &mut self.piece);
-            let sent = self.stream.ssl_write(piece)?;
-            record.advance(sent);
-        }
-        Ok(self.stream.get_mut().write_through()?)
+    #[test]
+    fn the_daemon_selects_the_newest_protocol_that_both_speak() {
+        let [four, three] = PROTOCOLS;
+        let all = offer(&[b"h2", three, four]);
+        assert_eq!(all, b"\x02h2\x0cpkcs11-rpc/3\x0cpkcs11-rpc/4");
+        assert_eq!(select(&all, &PROTOCOLS), Some(four));
+        assert_eq!(select(&all, &[PROTOCOL3]), Some(three));
+        assert_eq!(select(&offer(&[three]), &PROTOCOLS), Some(three));
+        assert_eq!(select(&offer(&[b"h2"]), &PROTOCOLS), None);
+        // Cut off within a name, and a name that is only the beginning of one.
+        assert_eq!(select(&all[..all.len() - 1], &[four]), None);
+        assert_eq!(select(b"\x0bpkcs11-rpc/", &PROTOCOLS), None);
+        assert_eq!(select(b"", &PROTOCOLS), None);
     }
 }

@@ -4,6 +4,8 @@
 //! cannot say what version 4 says, there is no value of version 3. Odd ways of the original that its clients see,
 //! such as the zeros for a length that was asked for, are made here and nowhere else.
 
+use std::borrow::Cow;
+
 use super::wire_types::{
     Attribute, DataResult, KeyPairResult, Mechanism, ObjectResult, Template, TemplateResult,
 };
@@ -25,9 +27,9 @@ pub(super) trait Current<T> {
     fn current(self) -> T;
 }
 
-/// What a value of version 4 is in version 3; `None` if version 3 cannot say it.
+/// What a value of version 4 is in version 3. If version 3 cannot say it, what the client answers in its place.
 pub(super) trait Former<T> {
-    fn former(&self) -> Option<T>;
+    fn former(&self) -> Result<T, CkRv>;
 }
 
 /// What a result of version 4 is in version 3.
@@ -72,8 +74,8 @@ macro_rules! same {
         }
 
         impl Former<$type> for $type {
-            fn former(&self) -> Option<$type> {
-                Some(self.clone())
+            fn former(&self) -> Result<$type, CkRv> {
+                Ok(self.clone())
             }
         }
 
@@ -118,6 +120,30 @@ pub(super) fn settle(mut call: Call<'_>) -> Call<'_> {
     call
 }
 
+/// A call as version 3 would have it: a PIN that is NULL is none, whatever its length.
+pub(super) fn unsettle<'c, 'a>(call: &'c Call<'a>) -> Cow<'c, Call<'a>> {
+    let mut adapted = Cow::Borrowed(call);
+    let has_length = |pin: &Input<'_>| matches!(pin, Input::Null { length } if *length != 0);
+    if let Call::C_InitPIN(_, pin) | Call::C_InitToken(_, pin, _) = call {
+        if has_length(pin) {
+            if let Call::C_InitPIN(_, pin) | Call::C_InitToken(_, pin, _) = adapted.to_mut() {
+                *pin = Input::NULL;
+            }
+        }
+    } else if let Call::C_SetPIN(_, old, new) = call {
+        if has_length(old) || has_length(new) {
+            if let Call::C_SetPIN(_, old, new) = adapted.to_mut() {
+                for pin in [old, new] {
+                    if has_length(pin) {
+                        *pin = Input::NULL;
+                    }
+                }
+            }
+        }
+    }
+    adapted
+}
+
 /// An empty PIN may be none at all.
 fn unclear_if_empty(pin: &mut Input<'_>) {
     if pin.bytes().is_empty() {
@@ -145,8 +171,8 @@ impl Current<Hello> for Architecture {
 }
 
 impl Former<Architecture> for Hello {
-    fn former(&self) -> Option<Architecture> {
-        Some(self.architecture.unwrap_or(Architecture::host()))
+    fn former(&self) -> Result<Architecture, CkRv> {
+        Ok(self.architecture.unwrap_or(Architecture::host()))
     }
 }
 
@@ -174,8 +200,8 @@ impl<'a> Current<&'a [u8]> for &'a [u8] {
 }
 
 impl<'a> Former<&'a [u8]> for &'a [u8] {
-    fn former(&self) -> Option<&'a [u8]> {
-        Some(self)
+    fn former(&self) -> Result<&'a [u8], CkRv> {
+        Ok(self)
     }
 }
 
@@ -186,10 +212,10 @@ impl<'a> Current<Input<'a>> for &'a [u8] {
 }
 
 impl<'a> Former<&'a [u8]> for Input<'a> {
-    fn former(&self) -> Option<&'a [u8]> {
+    fn former(&self) -> Result<&'a [u8], CkRv> {
         match self {
-            Input::Null { length } if *length != 0 => None,
-            input => Some(input.bytes()),
+            Input::Null { length } if *length != 0 => Err(CkRv::ARGUMENTS_BAD),
+            input => Ok(input.bytes()),
         }
     }
 }
@@ -205,11 +231,11 @@ impl Current<Room> for Count {
 
 /// A list without room is asked for like the number of its elements.
 impl Former<Count> for Room {
-    fn former(&self) -> Option<Count> {
+    fn former(&self) -> Result<Count, CkRv> {
         match self {
-            Room::Null { .. } => Some(Count(0)),
-            Room::Buffer(room) => Some(Count(*room)),
-            Room::Unbounded | Room::NoLength => None,
+            Room::Null { .. } => Ok(Count(0)),
+            Room::Buffer(room) => Ok(Count(*room)),
+            Room::Unbounded | Room::NoLength => Err(CkRv::ARGUMENTS_BAD),
         }
     }
 }
@@ -221,10 +247,10 @@ impl Current<Room> for Ulong {
 }
 
 impl Former<Ulong> for Room {
-    fn former(&self) -> Option<Ulong> {
+    fn former(&self) -> Result<Ulong, CkRv> {
         match self {
-            Room::Buffer(room) => Some(Ulong(*room)),
-            Room::Null { .. } | Room::Unbounded | Room::NoLength => None,
+            Room::Buffer(room) => Ok(Ulong(*room)),
+            Room::Null { .. } | Room::Unbounded | Room::NoLength => Err(CkRv::ARGUMENTS_BAD),
         }
     }
 }
@@ -236,8 +262,8 @@ impl Current<MechanismPointer> for Mechanism {
 }
 
 impl Former<Mechanism> for MechanismPointer {
-    fn former(&self) -> Option<Mechanism> {
-        self.clone().map(Mechanism)
+    fn former(&self) -> Result<Mechanism, CkRv> {
+        self.clone().map(Mechanism).ok_or(CkRv::ARGUMENTS_BAD)
     }
 }
 
@@ -252,18 +278,18 @@ impl Current<TemplatePointer> for Template {
 }
 
 impl Former<Template> for TemplatePointer {
-    fn former(&self) -> Option<Template> {
+    fn former(&self) -> Result<Template, CkRv> {
         let Some(template) = self else {
-            return Some(Template::default());
+            return Ok(Template::default());
         };
         let attributes = template.0.iter().map(|attribute| match &attribute.value {
-            Value::Template(_) => None,
-            Value::Bytes(_) | Value::Null { .. } => Some(Attribute::new(
+            Value::Template(_) => Err(CkRv::ATTRIBUTE_TYPE_INVALID),
+            Value::Bytes(_) | Value::Null { .. } => Ok(Attribute::new(
                 attribute.attribute_type,
                 attribute.bytes().to_vec(),
             )),
         });
-        attributes.collect::<Option<_>>().map(Template)
+        attributes.collect::<Result<_, _>>().map(Template)
     }
 }
 
@@ -289,26 +315,28 @@ impl Current<QueryPointer> for Template {
 }
 
 impl Former<Template> for QueryPointer {
-    fn former(&self) -> Option<Template> {
-        let query = self.as_ref()?;
+    fn former(&self) -> Result<Template, CkRv> {
+        let query = self.as_ref().ok_or(CkRv::ARGUMENTS_BAD)?;
         let attributes = query.0.iter().map(|wanted| {
             let content = match &wanted.room {
                 WantedRoom::Null { .. } => Vec::new(),
                 WantedRoom::Buffer { room, content } => match content {
                     Some(content) => content.clone(),
                     None => {
-                        let room = usize::try_from(*room).ok()?;
+                        let room = usize::try_from(*room).map_err(|_| CkRv::HOST_MEMORY)?;
                         let mut zeros = Vec::new();
-                        zeros.try_reserve_exact(room).ok()?;
+                        zeros
+                            .try_reserve_exact(room)
+                            .map_err(|_| CkRv::HOST_MEMORY)?;
                         zeros.resize(room, 0);
                         zeros
                     }
                 },
-                WantedRoom::Template(_) => return None,
+                WantedRoom::Template(_) => return Err(CkRv::ATTRIBUTE_TYPE_INVALID),
             };
-            Some(Attribute::new(wanted.attribute_type, content))
+            Ok(Attribute::new(wanted.attribute_type, content))
         });
-        attributes.collect::<Option<_>>().map(Template)
+        attributes.collect::<Result<_, _>>().map(Template)
     }
 }
 
@@ -368,6 +396,8 @@ impl Current<AttributesResult> for TemplateResult {
             let found = match attribute.value_len {
                 Ulong::UNAVAILABLE if value.is_empty() => Found::Unavailable,
                 _ if is_nested(attribute.attribute_type) => Found::Unavailable,
+                // Some daemons leave out the zeros for a length.
+                Ulong(told) if value.is_empty() && told != 0 => Found::Length(told),
                 _ => Found::Bytes(value),
             };
             Answer {

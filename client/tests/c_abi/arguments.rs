@@ -46,7 +46,7 @@ pub fn before_initialize() {
 fn bad_arguments_are_refused_before_any_call() {
     let busy = Arc::new(AtomicUsize::new(0));
     let calls = busy.clone();
-    let daemon = Daemon::start(move |_| {
+    let daemon = Daemon::of_version3(move |_| {
         calls.fetch_add(1, Ordering::SeqCst);
         None
     });
@@ -102,10 +102,11 @@ pub fn arguments() {
         pParameter: (&raw mut oaep).cast(),
         ulParameterLen: size_of::<CK_RSA_PKCS_OAEP_PARAMS>() as CK_ULONG,
     };
+    let mut inner = CK_ATTRIBUTE::default();
     let mut nested = CK_ATTRIBUTE {
         type_: CKA_WRAP_TEMPLATE,
-        pValue: byte.cast(),
-        ulValueLen: 1,
+        pValue: (&raw mut inner).cast(),
+        ulValueLen: size_of::<CK_ATTRIBUTE>() as CK_ULONG,
     };
     let mut fine = CK_MECHANISM {
         mechanism: CKM_SHA256,
@@ -178,7 +179,7 @@ pub fn arguments() {
     );
     assert_eq!(
         call!(loaded.C_Encrypt(1, byte, CK_ULONG::MAX, byte, number)),
-        CKR_HOST_MEMORY
+        CKR_DATA_LEN_RANGE
     );
 
     // Null where it means nothing there, and garbage that is dropped unseen.

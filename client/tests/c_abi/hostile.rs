@@ -3,9 +3,10 @@
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
+use xdr::version3::{Attribute, DataResult, Reply, Template, TemplateResult};
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, DataResult, InfoResult, ObjectHandle, ObjectListResult,
-    Reply, SessionHandle, SessionResult, SlotId, SlotListResult, Template, TemplateResult, Ulong,
+    AttributeType, Call, CkRv, InfoResult, ObjectHandle, ObjectListResult, SessionHandle,
+    SessionResult, SlotId, SlotListResult, Ulong,
 };
 
 use crate::daemon::{Act, Daemon};
@@ -14,9 +15,9 @@ use crate::harness::{initialized, run};
 /// Nothing is written beyond what the caller has, whatever counts and lengths the daemon sends.
 #[test]
 fn a_hostile_daemon_writes_nowhere_it_should_not() {
-    let daemon = Daemon::start(|call| {
+    let daemon = Daemon::of_version3(|call| {
         let ok = CkRv::OK;
-        Some(Act::Answer(Box::new(match call {
+        Some(Act::AnswerVersion3(Box::new(match call {
             Call::C_GetSlotList(..) => Reply::C_GetSlotList(SlotListResult {
                 rv: ok,
                 slots: vec![SlotId(7); 5],

@@ -133,7 +133,7 @@ pub fn finalize_while_busy() {
 #[test]
 fn finalizing_wakes_who_waits_for_a_slot_event_and_waiting_works_again() {
     let polls = Arc::new(AtomicUsize::new(0));
-    let daemon = Daemon::start(move |call| match call {
+    let daemon = Daemon::of_version3(move |call| match call {
         Call::C_WaitForSlotEvent(_) => {
             let poll = polls.fetch_add(1, Ordering::SeqCst);
             let event = SlotResult {

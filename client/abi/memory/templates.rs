@@ -1,0 +1,294 @@
+//! Turns arrays of CK_ATTRIBUTE into templates and questions, and writes the answers of C_GetAttributeValue.
+//!
+//! The value of an array attribute such as CKA_WRAP_TEMPLATE is an array of CK_ATTRIBUTE itself, whose length C counts
+//! in bytes. How deep arrays nest and how many attributes there are in all is bounded.
+
+use cryptoki_sys::{CK_ATTRIBUTE, CK_ULONG, CK_UNAVAILABLE_INFORMATION};
+use xdr::attribute_types::is_nested;
+use xdr::word_size::{narrow, wide};
+use xdr::{
+    Answer, Answers, Attribute, AttributeType, CkRv, DEEPEST_NESTING, Found, LONGEST_BYTES,
+    MOST_ELEMENTS, Query, Template, Value, Wanted, WantedRoom,
+};
+
+use super::{copied, copy};
+
+/// Bytes of a CK_ATTRIBUTE.
+const ATTRIBUTE_SIZE: u64 = size_of::<CK_ATTRIBUTE>() as u64;
+
+/// What may still be read of a template.
+struct Bounds {
+    /// Attributes, at all depths together: no template has more.
+    left: u64,
+    /// Arrays in arrays.
+    depth: u32,
+}
+
+impl Bounds {
+    fn new() -> Bounds {
+        Bounds {
+            left: MOST_ELEMENTS,
+            depth: 0,
+        }
+    }
+
+    /// Reads an array of CK_ATTRIBUTE structures, one level deeper, with what `each` makes of each of them.
+    ///
+    /// # Safety
+    /// `first` is not null and can be read as that many CK_ATTRIBUTE.
+    unsafe fn read<T>(
+        &mut self,
+        first: *const CK_ATTRIBUTE,
+        count: u64,
+        mut each: impl FnMut(&mut Bounds, CK_ATTRIBUTE) -> Result<T, CkRv>,
+    ) -> Result<Vec<T>, CkRv> {
+        if self.depth == DEEPEST_NESTING {
+            return Err(CkRv::DATA_LEN_RANGE);
+        }
+        self.left = self.left.checked_sub(count).ok_or(CkRv::ARGUMENTS_BAD)?;
+        let count = usize::try_from(count).map_err(|_| CkRv::ARGUMENTS_BAD)?;
+        self.depth += 1;
+        let attributes = (0..count).map(|index| {
+            let attribute = first.wrapping_add(index);
+            // SAFETY: one of the `count` attributes that can be read by the caller's word.
+            let attribute = unsafe { attribute.read_unaligned() };
+            each(self, attribute)
+        });
+        let attributes = attributes.collect();
+        self.depth -= 1;
+        attributes
+    }
+}
+
+fn attribute_type(attribute: &CK_ATTRIBUTE) -> AttributeType {
+    AttributeType(wide(attribute.type_))
+}
+
+/// Whether there is a value, or room for one. A length that is not available goes without.
+fn has_value(attribute: &CK_ATTRIBUTE) -> bool {
+    !attribute.pValue.is_null() && attribute.ulValueLen != CK_UNAVAILABLE_INFORMATION
+}
+
+/// A template whose values go to the module; `None` if it is NULL.
+///
+/// # Safety
+/// Unless null, `first` can be read as that many CK_ATTRIBUTE, and each value as it says.
+pub(in crate::abi) unsafe fn template(
+    first: *const CK_ATTRIBUTE,
+    count: CK_ULONG,
+) -> Result<Option<Template>, CkRv> {
+    if first.is_null() {
+        return match count {
+            0 => Ok(None),
+            _ => Err(CkRv::ARGUMENTS_BAD),
+        };
+    }
+    // SAFETY: not null, and the caller's word.
+    unsafe { values(&mut Bounds::new(), first, wide(count)) }.map(Some)
+}
+
+/// # Safety
+/// As [`template`]; `first` is not null.
+unsafe fn values(
+    bounds: &mut Bounds,
+    first: *const CK_ATTRIBUTE,
+    count: u64,
+) -> Result<Template, CkRv> {
+    let each = |bounds: &mut Bounds, attribute: CK_ATTRIBUTE| {
+        let length = wide(attribute.ulValueLen);
+        let value = if !has_value(&attribute) {
+            Value::Null { length }
+        } else if is_nested(attribute_type(&attribute)) {
+            if length % ATTRIBUTE_SIZE != 0 {
+                return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
+            }
+            let nested = attribute.pValue.cast_const().cast();
+            // SAFETY: not null, and the caller's word on the value.
+            Value::Template(unsafe { values(bounds, nested, length / ATTRIBUTE_SIZE) }?)
+        } else if length > LONGEST_BYTES {
+            // There is no such value.
+            return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
+        } else {
+            // SAFETY: not null, and the caller's word on the value.
+            Value::Bytes(unsafe { copied(attribute.pValue, attribute.ulValueLen) }?)
+        };
+        Ok(Attribute {
+            attribute_type: attribute_type(&attribute),
+            value,
+        })
+    };
+    // SAFETY: the caller's word.
+    unsafe { bounds.read(first, count, each) }.map(Template)
+}
+
+/// The template of C_GetAttributeValue: it says which attributes are wanted and receives their
+/// values.
+pub(in crate::abi) struct WantedAttributes {
+    first: *mut CK_ATTRIBUTE,
+    given: Vec<Given>,
+}
+
+struct Given {
+    attribute: CK_ATTRIBUTE,
+    /// The array that is its value.
+    nested: Option<WantedAttributes>,
+}
+
+impl WantedAttributes {
+    /// Reads what is wanted; `None` if the template is NULL.
+    ///
+    /// # Safety
+    /// Unless null, `first` can be read and written as that many CK_ATTRIBUTE while this lives, and
+    /// each value that is not null can be written as the attribute says; one that is an array of CK_ATTRIBUTE can be
+    /// read and written likewise.
+    pub unsafe fn new(first: *mut CK_ATTRIBUTE, count: CK_ULONG) -> Result<Option<Self>, CkRv> {
+        if first.is_null() {
+            return match count {
+                0 => Ok(None),
+                _ => Err(CkRv::ARGUMENTS_BAD),
+            };
+        }
+        // SAFETY: not null, and the caller's word.
+        unsafe { WantedAttributes::read(&mut Bounds::new(), first, wide(count)) }.map(Some)
+    }
+
+    /// # Safety
+    /// As [`WantedAttributes::new`]; `first` is not null.
+    unsafe fn read(
+        bounds: &mut Bounds,
+        first: *mut CK_ATTRIBUTE,
+        count: u64,
+    ) -> Result<Self, CkRv> {
+        let each = |bounds: &mut Bounds, attribute: CK_ATTRIBUTE| {
+            let is_array = has_value(&attribute) && is_nested(attribute_type(&attribute));
+            let nested = is_array.then(|| {
+                let count = wide(attribute.ulValueLen) / ATTRIBUTE_SIZE;
+                // SAFETY: not null, and the caller's word on the value.
+                unsafe { WantedAttributes::read(bounds, attribute.pValue.cast(), count) }
+            });
+            let nested = nested.transpose()?;
+            Ok(Given { attribute, nested })
+        };
+        // SAFETY: the caller's word.
+        let given = unsafe { bounds.read(first, count, each) }?;
+        Ok(WantedAttributes { first, given })
+    }
+
+    /// What is wanted.
+    pub fn query(&self) -> Query {
+        let wanted = |given: &Given| Wanted {
+            attribute_type: attribute_type(&given.attribute),
+            room: match (&given.nested, wide(given.attribute.ulValueLen)) {
+                (Some(nested), _) => WantedRoom::Template(nested.query()),
+                (None, room) if has_value(&given.attribute) => WantedRoom::Buffer {
+                    room,
+                    content: None,
+                },
+                (None, length) => WantedRoom::Null { length },
+            },
+        };
+        Query(self.given.iter().map(wanted).collect())
+    }
+
+    /// Writes what was found, in the order of what was wanted. CKR_DEVICE_ERROR if the answers are not to what was
+    /// asked; nothing is written then.
+    pub fn put(&self, rv: CkRv, answers: &Answers) -> Result<(), CkRv> {
+        let mut rv = rv;
+        if answers.0.is_empty() && !rv.is_ok() {
+            return Err(rv); // refused before a module saw it
+        }
+        if self.given.len() != answers.0.len() {
+            return Err(CkRv::DEVICE_ERROR);
+        }
+        for (given, answer) in self.given.iter().zip(&answers.0) {
+            if answer.attribute_type != attribute_type(&given.attribute) {
+                return Err(CkRv::DEVICE_ERROR);
+            }
+            given.check(rv, &answer.found)?;
+        }
+        self.write(&answers.0);
+        if rv.is_ok()
+            && answers
+                .0
+                .iter()
+                .any(|answer| answer.found == Found::Unavailable)
+        {
+            // The application would take the -1 for a length.
+            rv = CkRv::ATTRIBUTE_TYPE_INVALID;
+        }
+        crate::remote::result(rv)
+    }
+
+    /// Writes checked answers.
+    fn write(&self, answers: &[Answer]) {
+        for (index, (given, answer)) in self.given.iter().zip(answers).enumerate() {
+            let length = match &answer.found {
+                Found::Untouched => continue,
+                Found::Unavailable => CK_UNAVAILABLE_INFORMATION,
+                Found::Length(length) => narrow(*length),
+                Found::TemplateLength(count) => narrow(count.saturating_mul(ATTRIBUTE_SIZE)),
+                Found::Bytes(value) => {
+                    // SAFETY: `check` has seen that there is room for this many bytes by the word of whoever made
+                    // this; the value was just received, so it lies elsewhere.
+                    unsafe { copy(value, given.attribute.pValue.cast()) };
+                    narrow(value.len() as u64)
+                }
+                Found::Template(answers) => {
+                    if let Some(nested) = &given.nested {
+                        nested.write(&answers.0);
+                    }
+                    narrow(answers.0.len() as u64 * ATTRIBUTE_SIZE)
+                }
+            };
+            let changed = CK_ATTRIBUTE {
+                // In an array the module says which attributes there are; elsewhere it is what was asked for.
+                type_: narrow(answer.attribute_type.0),
+                ulValueLen: length,
+                ..given.attribute
+            };
+            let place = self.first.wrapping_add(index);
+            // SAFETY: one of the attributes that were read, and can be written by the word of
+            // whoever made this.
+            unsafe { place.write_unaligned(changed) };
+        }
+    }
+}
+
+impl Given {
+    /// Whether an answer is one to this question, beside this CK_RV.
+    fn check(&self, rv: CkRv, found: &Found) -> Result<(), CkRv> {
+        let room = match &self.nested {
+            None if has_value(&self.attribute) => Some(wide(self.attribute.ulValueLen)),
+            _ => None,
+        };
+        let has_room = room.is_some() || self.nested.is_some();
+        let is_sound = match found {
+            Found::Untouched | Found::Unavailable => true,
+            // With CKR_OK, what has room is written.
+            Found::Length(length) | Found::TemplateLength(length) if rv.is_ok() && *length != 0 => {
+                !has_room && *length <= LONGEST_BYTES
+            }
+            Found::Length(length) => wide(narrow(*length)) == *length,
+            Found::TemplateLength(count) => {
+                let length = count.checked_mul(ATTRIBUTE_SIZE);
+                length.is_some_and(|length| wide(narrow(length)) == length)
+            }
+            Found::Bytes(value) => room.is_some_and(|room| value.len() as u64 <= room),
+            Found::Template(answers) => {
+                let nested = self.nested.as_ref().ok_or(CkRv::DEVICE_ERROR)?;
+                if answers.0.len() > nested.given.len() {
+                    return Err(CkRv::DEVICE_ERROR);
+                }
+                for (given, answer) in nested.given.iter().zip(&answers.0) {
+                    given.check(rv, &answer.found)?;
+                }
+                true
+            }
+        };
+        if is_sound {
+            Ok(())
+        } else {
+            Err(CkRv::DEVICE_ERROR)
+        }
+    }
+}

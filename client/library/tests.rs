@@ -1,0 +1,182 @@
+//! From C_Initialize to C_Finalize in both versions, against daemons that answer well or not.
+
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use xdr::{HelloResult, Mechanism, SessionResult, version3};
+
+use super::*;
+use crate::fake::{self, Scripted, only};
+
+fn start_with(
+    remote: Scripted,
+    protocol: Option<Version>,
+) -> Result<Library<Scripted>, StartError> {
+    let settings = fake::settings(protocol);
+    Library::start(remote, &settings, true, Arc::default())
+}
+
+#[test]
+fn starts_in_the_order_of_version_3_and_stops_at_the_first_refusal() {
+    let start = |architecture, loaded, initialized| {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let seen = calls.clone();
+        let remote = Scripted::version3(move |call| {
+            seen.lock().unwrap().push(call.function().name());
+            use version3::{Call, Reply};
+            match call {
+                Call::C_SetupArch(_) => Reply::C_SetupArch(Architecture(architecture)),
+                Call::C_LoadModule(alias) => {
+                    assert_eq!(alias, b"fake");
+                    Reply::C_LoadModule(loaded)
+                }
+                call => only(call.function(), initialized),
+            }
+        });
+        let started = start_with(remote, None);
+        let calls = calls.lock().unwrap().clone();
+        (started.err().map(|error| error.to_string()), calls)
+    };
+    let all = ["C_SetupArch", "C_LoadModule", "C_Initialize"];
+    assert_eq!(start(4, CkRv::OK, CkRv::OK), (None, all.to_vec()));
+    for answer in [0, 5, u64::MAX] {
+        let (error, calls) = start(answer, CkRv::OK, CkRv::OK);
+        assert!(error.is_some() && calls == all[..1]);
+    }
+    let (error, calls) = start(1, CkRv::GENERAL_ERROR, CkRv::OK);
+    assert!(error.unwrap().contains("GENERAL_ERROR") && calls == all[..2]);
+    let (error, calls) = start(1, CkRv::OK, CkRv::FUNCTION_FAILED);
+    assert!(error.unwrap().contains("FUNCTION_FAILED") && calls == all);
+}
+
+/// A daemon of version 4 that answers these CK_RVs to the first three calls, and which calls it got.
+fn daemon(rvs: [CkRv; 3]) -> (Scripted, Arc<Mutex<Vec<Function>>>) {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    let remote = Scripted::version4(move |call| {
+        seen.lock().unwrap().push(call.function());
+        match &call {
+            Call::C_SetupArch(hello) => {
+                assert_eq!(hello.features, Flags(1));
+                let hello = Hello::default();
+                Reply::C_SetupArch(HelloResult { rv: rvs[0], hello })
+            }
+            Call::C_LoadModule(alias) => {
+                assert_eq!(*alias, b"fake");
+                Reply::C_LoadModule(rvs[1])
+            }
+            Call::C_Initialize(flags) => {
+                assert_eq!(*flags, Flags(2));
+                Reply::C_Initialize(rvs[2])
+            }
+            call => Reply::only(call.function(), CkRv::OK),
+        }
+    });
+    (remote, calls)
+}
+
+#[test]
+fn starts_in_the_order_of_version_4_and_stops_at_the_first_refusal() {
+    let start = |rvs| {
+        let (remote, calls) = daemon(rvs);
+        let started = start_with(remote, None);
+        let version = started.as_ref().ok().map(Library::version);
+        let calls = calls.lock().unwrap().len();
+        (version, started.err().map(|error| error.to_string()), calls)
+    };
+    let (ok, failed) = (CkRv::OK, CkRv::FUNCTION_FAILED);
+    assert_eq!(start([ok; 3]), (Some(Version::Four), None, 3));
+    for (rvs, calls) in [
+        ([failed, ok, ok], 1),
+        ([ok, failed, ok], 2),
+        ([ok, ok, failed], 3),
+    ] {
+        let (version, error, made) = start(rvs);
+        assert_eq!((version, made), (None, calls));
+        assert!(error.unwrap().contains("FUNCTION_FAILED"));
+    }
+}
+
+#[test]
+fn a_version_can_be_demanded() {
+    let of_version3 = || fake::version3(|call| only(call.function(), CkRv::OK));
+    let (remote, calls) = daemon([CkRv::OK; 3]);
+    let started = start_with(remote, Some(Version::Four));
+    assert_eq!(
+        started.ok().map(|library| library.version()),
+        Some(Version::Four)
+    );
+    assert_eq!(calls.lock().unwrap().first(), Some(&Function::C_SetupArch));
+    for protocol in [None, Some(Version::Three)] {
+        let started = start_with(of_version3(), protocol);
+        assert_eq!(
+            started.ok().map(|library| library.version()),
+            Some(Version::Three)
+        );
+    }
+    let refused = start_with(of_version3(), Some(Version::Four));
+    assert!(matches!(refused, Err(StartError::Version)));
+}
+
+#[test]
+fn finalising_closes_the_connection_whatever_the_module_says() {
+    let finish = |rv, lost| {
+        let library = fake::library(move |call| Reply::only(call.function(), rv));
+        library.remote().lost.store(lost, Ordering::SeqCst);
+        let result = library.finish();
+        assert!(library.remote().closed.load(Ordering::SeqCst));
+        result
+    };
+    assert_eq!(finish(CkRv::OK, false), Ok(()));
+    assert_eq!(
+        finish(CkRv::FUNCTION_FAILED, false),
+        Err(CkRv::FUNCTION_FAILED)
+    );
+    assert_eq!(finish(CkRv::DEVICE_ERROR, true), Ok(()));
+}
+
+#[test]
+fn a_message_has_the_mechanism_that_its_operation_began_with() {
+    let mechanism = |number| Some(Mechanism::bare(MechanismType(number)));
+    let library = fake::library(|call| match call {
+        Call::C_OpenSession(..) => Reply::C_OpenSession(SessionResult {
+            rv: CkRv::OK,
+            session: SessionHandle(7),
+        }),
+        Call::C_MessageSignInit(..) => Reply::only(call.function(), CkRv::KEY_HANDLE_INVALID),
+        call => Reply::only(call.function(), CkRv::OK),
+    });
+    let (slot, key) = (SlotId(1), xdr::ObjectHandle(3));
+    let session = library.open_session(slot, Flags(4), None).unwrap();
+    let of = |function| library.message_mechanism(session, function);
+    let begin = |call| library.only(call).is_ok();
+    assert_eq!(of(Function::C_EncryptMessage), NO_MECHANISM);
+    assert!(begin(Call::C_MessageEncryptInit(
+        session,
+        mechanism(5),
+        key
+    )));
+    assert!(begin(Call::C_MessageDecryptInit(
+        session,
+        mechanism(6),
+        key
+    )));
+    assert!(!begin(Call::C_MessageSignInit(session, mechanism(8), key)));
+    // Another operation than that of messages.
+    assert!(begin(Call::C_EncryptInit(session, mechanism(9), key)));
+    for function in [Function::C_EncryptMessage, Function::C_EncryptMessageNext] {
+        assert_eq!(of(function), MechanismType(5));
+    }
+    assert_eq!(of(Function::C_DecryptMessageBegin), MechanismType(6));
+    assert_eq!(of(Function::C_SignMessage), NO_MECHANISM);
+    let other = library.message_mechanism(SessionHandle(8), Function::C_EncryptMessage);
+    assert_eq!(other, NO_MECHANISM);
+    assert!(begin(Call::C_MessageEncryptInit(
+        session,
+        mechanism(7),
+        key
+    )));
+    assert_eq!(of(Function::C_EncryptMessage), MechanismType(7));
+    assert!(begin(Call::C_CloseSession(session)));
+    assert_eq!(of(Function::C_EncryptMessage), NO_MECHANISM);
+}

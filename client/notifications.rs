@@ -1,0 +1,73 @@
+//! Keeps the callbacks of C_OpenSession and calls them.
+//!
+//! `abi` makes a [`Callback`] of the application's function. The connection delivers what the daemon tells of a
+//! session, in the thread whose call is in progress, as a module in this process would.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use xdr::{CkRv, SessionHandle, SlotId};
+
+use crate::sessions::{Closing, Sessions};
+
+/// The application's function with what it wants to be called with: takes the session and the event
+/// (CK_NOTIFICATION).
+pub(crate) type Callback = Arc<dyn Fn(SessionHandle, u64) -> CkRv + Send + Sync>;
+
+/// The callbacks of the application's sessions.
+#[derive(Default)]
+pub(crate) struct Notifications {
+    callbacks: Mutex<Sessions<Callback>>,
+}
+
+impl Notifications {
+    /// Notes the callback of a new session.
+    pub fn opened(&self, session: SessionHandle, slot: SlotId, callback: Callback) {
+        self.callbacks().opened(session, slot, callback);
+    }
+
+    /// Forgets the sessions that a call has closed, by its answer.
+    pub fn closed(&self, closing: Closing, rv: CkRv) {
+        self.callbacks().closed(closing, rv);
+    }
+
+    /// Forgets everything: the connection is gone.
+    pub fn clear(&self) {
+        self.callbacks().clear();
+    }
+
+    /// Calls the callback of a session in this thread. No lock is held meanwhile, so that it may call this library.
+    /// CKR_OK where there is no callback.
+    pub fn deliver(&self, session: SessionHandle, event: u64) -> CkRv {
+        let callback = self.callbacks().get(session).cloned();
+        callback.map_or(CkRv::OK, |callback| callback(session, event))
+    }
+
+    fn callbacks(&self) -> MutexGuard<'_, Sessions<Callback>> {
+        self.callbacks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callback_of_the_session_answers() {
+        let notifications = Arc::new(Notifications::default());
+        let inner = notifications.clone();
+        let slot = SlotId(1);
+        let surrender: Callback = Arc::new(move |session, event| {
+            // No lock is held.
+            assert_eq!(inner.deliver(SessionHandle(9), 0), CkRv::OK);
+            assert_eq!((session, event), (SessionHandle(2), 0));
+            CkRv::CANCEL
+        });
+        notifications.opened(SessionHandle(2), slot, surrender);
+        assert_eq!(notifications.deliver(SessionHandle(2), 0), CkRv::CANCEL);
+        assert_eq!(notifications.deliver(SessionHandle(3), 0), CkRv::OK);
+        notifications.closed(Closing::Slot(slot), CkRv::OK);
+        assert_eq!(notifications.deliver(SessionHandle(2), 0), CkRv::OK);
+    }
+}

@@ -1,0 +1,170 @@
+//! Answers C_GetAttributeValue over version 3: tells the room for each attribute and sorts what comes back.
+//!
+//! Version 3 tells the room by sending that many bytes. We send zeros; the original sends the application's memory.
+//! The reply becomes one [`Answer`] for each attribute asked for. The semantics are those of PKCS#11 v2.20,
+//! section 11.7, as far as an original daemon supports them. Nested templates are answered here and never sent.
+
+use xdr::attribute_types::is_nested;
+use xdr::{
+    Answer, Answers, AttributesResult, CkRv, Found, LONGEST_BYTES, Query, Reply, Wanted, WantedRoom,
+};
+
+use crate::remote::refusal;
+
+/// Up to this room, in bytes, sending zeros is cheaper than asking for the size first.
+const LARGEST_ROOM_SENT: u64 = 64 << 10;
+
+/// Asks for attributes of an object. The answers are in the order of `query`; without answers, the application's
+/// template stays as it is.
+pub(super) fn values(
+    ask: impl Fn(Query) -> Result<Reply, CkRv>,
+    query: &Query,
+) -> Result<AttributesResult, CkRv> {
+    let ask = |wanted| match ask(Query(wanted))? {
+        Reply::C_GetAttributeValue(result) if answers_template(result.rv) => {
+            Ok((result.rv, result.answers.0))
+        }
+        reply => Err(refusal(&reply)),
+    };
+    let wanted = query.0.iter();
+    let sent: Vec<Wanted> = wanted
+        .filter(|wanted| !is_nested(wanted.attribute_type))
+        .map(|wanted| with_room(wanted, room(wanted)))
+        .collect();
+    let count = sent.len();
+    let (mut rv, values) = if sent.iter().any(|wanted| is_large(room(wanted))) {
+        // Sizes first: the room a caller claims may be most of its address space.
+        let sizes = sent.iter().map(|wanted| with_room(wanted, None)).collect();
+        let (_, found) = ask(sizes)?;
+        let mut found = found.iter();
+        let exact = sent
+            .iter()
+            .map(|wanted| with_room(wanted, bounded(room(wanted), found.next())))
+            .collect();
+        ask(exact)?
+    } else {
+        ask(sent)?
+    };
+    if rv.is_ok() && values.len() < count {
+        // The rest would pass for values.
+        return Err(CkRv::DEVICE_ERROR);
+    }
+
+    let zero = Zero::beside(rv, &values);
+    let mut values = values.into_iter();
+    let answers = query.0.iter().map(|wanted| {
+        let (found, verdict) = if is_nested(wanted.attribute_type) {
+            (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID)
+        } else {
+            match values.next() {
+                Some(value) => sort(value, room(wanted), zero),
+                None => (Found::Unavailable, CkRv::OK),
+            }
+        };
+        if rv.is_ok() {
+            rv = verdict;
+        }
+        Answer {
+            attribute_type: wanted.attribute_type,
+            found,
+        }
+    });
+    let answers = Answers(answers.collect());
+    Ok(AttributesResult { rv, answers })
+}
+
+/// The CK_RVs with which C_GetAttributeValue still answers the other attributes.
+fn answers_template(rv: CkRv) -> bool {
+    [
+        CkRv::OK,
+        CkRv::ATTRIBUTE_SENSITIVE,
+        CkRv::ATTRIBUTE_TYPE_INVALID,
+        CkRv::BUFFER_TOO_SMALL,
+    ]
+    .contains(&rv)
+}
+
+/// The bytes of the caller's buffer; `None` asks for the size.
+fn room(wanted: &Wanted) -> Option<u64> {
+    match wanted.room {
+        WantedRoom::Buffer { room, .. } => Some(room),
+        WantedRoom::Null { .. } | WantedRoom::Template(_) => None,
+    }
+}
+
+fn with_room(wanted: &Wanted, room: Option<u64>) -> Wanted {
+    let content = None;
+    Wanted {
+        attribute_type: wanted.attribute_type,
+        room: match room {
+            Some(room) => WantedRoom::Buffer { room, content },
+            None => WantedRoom::Null { length: 0 },
+        },
+    }
+}
+
+fn is_large(room: Option<u64>) -> bool {
+    room.is_some_and(|room| room > LARGEST_ROOM_SENT)
+}
+
+/// Reduces a large room to the size of the value. If the value does not fit, the room becomes small
+/// enough for the daemon to answer that it is too small.
+fn bounded(room: Option<u64>, size: Option<&Answer>) -> Option<u64> {
+    let size = size.and_then(length).unwrap_or(0);
+    room.map(|room| {
+        if !is_large(Some(room)) {
+            room
+        } else if size <= room {
+            size.max(1)
+        } else {
+            LARGEST_ROOM_SENT
+        }
+    })
+}
+
+/// The length the daemon tells; `None` for "unavailable". A size query is answered with that many
+/// zeros by the original; others may leave them out.
+fn length(received: &Answer) -> Option<u64> {
+    match &received.found {
+        Found::Bytes(bytes) => Some(bytes.len() as u64),
+        Found::Length(told) => Some(*told).filter(|told| *told <= LONGEST_BYTES),
+        _ => None,
+    }
+}
+
+/// What a length of 0 means.
+#[derive(Clone, Copy, PartialEq)]
+enum Zero {
+    Empty,
+    Unavailable,
+}
+
+impl Zero {
+    /// An original daemon sends a length of 0 both for an unavailable attribute and for an empty
+    /// value. A daemon that sends any length of all ones distinguishes them.
+    fn beside(rv: CkRv, received: &[Answer]) -> Zero {
+        if rv.is_ok() || received.iter().any(|answer| length(answer).is_none()) {
+            Zero::Empty
+        } else {
+            Zero::Unavailable
+        }
+    }
+}
+
+/// What a received attribute means to the caller, and the CK_RV if the daemon's was CKR_OK.
+fn sort(received: Answer, room: Option<u64>, zero: Zero) -> (Found, CkRv) {
+    match (length(&received), room) {
+        // Beside CKR_OK an application would take the -1 for a length.
+        (None, _) => (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID),
+        (Some(0), _) if zero == Zero::Unavailable => (Found::Unavailable, CkRv::OK),
+        (Some(size), None) => (Found::Length(size), CkRv::OK),
+        (Some(size), Some(room)) if size > room => (Found::Unavailable, CkRv::BUFFER_TOO_SMALL),
+        (Some(_), Some(_)) => match received.found {
+            Found::Bytes(_) => (received.found, CkRv::OK),
+            _ => (Found::Unavailable, CkRv::DEVICE_ERROR),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Implements the two-call convention (ask for the size, then fetch) over a protocol without lengths.
+//!
+//! The daemon executes the first call and sends the whole result. If the application only asked for
+//! the size, or its buffer was too small, the result is kept here, by session, until the same call
+//! comes again: the same function with the same input, compared by content. Until then the
+//! operation is still active (PKCS#11 v2.20, section 11.2), and other calls of its family are
+//! restricted:
+//!
+//! - another input, or another function of the family, is answered CKR_OPERATION_ACTIVE. By the
+//!   standard such an error ends a single-part operation or its last step, so the result is
+//!   dropped then, and the session is free again. A result of C_EncryptUpdate and its like stays:
+//!   the daemon's operation has moved on, and dropping a part would leave a hole;
+//! - the family's Init is answered CKR_OPERATION_ACTIVE and drops nothing;
+//! - C_WrapKey and C_GetOperationState change nothing at the daemon: a result that no longer fits
+//!   is dropped, and the call goes out.
+//!
+//! So there is at most one result for each session and family. Results are wiped when they are
+//! dropped. Does no I/O.
+
+use std::collections::TryReserveError;
+
+use xdr::facts::{Family, Step};
+use xdr::{CkRv, Function, SessionHandle, SlotId};
+use zeroize::Zeroizing;
+
+use crate::sessions::{Closing, Sessions};
+
+/// The answer to one call of the two-call convention.
+pub(super) enum Answer {
+    /// It asked for the size.
+    Size(u64),
+    /// Its buffer is smaller than this size: CKR_BUFFER_TOO_SMALL.
+    TooSmall(u64),
+    /// All of it fits.
+    Whole(Zeroizing<Vec<u8>>),
+}
+
+impl Answer {
+    /// The answer to a call without enough room for this size.
+    pub fn of(size: u64, room: Option<u64>) -> Answer {
+        match room {
+            None => Answer::Size(size),
+            Some(_) => Answer::TooSmall(size),
+        }
+    }
+
+    /// The size of the result.
+    pub fn size(&self) -> u64 {
+        match self {
+            Answer::Size(size) | Answer::TooSmall(size) => *size,
+            Answer::Whole(whole) => whole.len() as u64,
+        }
+    }
+}
+
+/// Whether two functions belong to one operation, so that one cannot go ahead while the result of
+/// the other waits.
+fn meet(one: Function, other: Function) -> bool {
+    let other = other.facts();
+    one.facts()
+        .families
+        .iter()
+        .any(|family| other.is_of(*family))
+}
+
+/// Whether the function changes nothing at the daemon: its result can be had again.
+fn is_repeatable(function: Function) -> bool {
+    let facts = function.facts();
+    facts.is_of(Family::Wrap) || facts.is_of(Family::OperationState)
+}
+
+/// A result, and the call that fetches it.
+struct Waiting {
+    function: Function,
+    input: Zeroizing<Vec<u8>>,
+    result: Zeroizing<Vec<u8>>,
+}
+
+/// The results that wait in the sessions of this application.
+#[derive(Default)]
+pub(super) struct Pending {
+    sessions: Sessions<Vec<Waiting>>,
+}
+
+impl Pending {
+    /// Notes a new session. Results kept under the same handle belonged to an earlier one.
+    pub fn opened(&mut self, session: SessionHandle, slot: SlotId) {
+        self.sessions.opened(session, slot, Vec::new());
+    }
+
+    /// Drops the results of the sessions that a call has closed, by its answer.
+    pub fn closed(&mut self, closing: Closing, rv: CkRv) {
+        self.sessions.closed(closing, rv);
+    }
+
+    /// Drops everything: the connection is gone.
+    pub fn clear(&mut self) {
+        self.sessions.clear();
+    }
+
+    /// Drops the results of a session whose operations were replaced (C_SetOperationState).
+    pub fn replaced(&mut self, session: SessionHandle) {
+        if let Some(waiting) = self.sessions.get_mut(session) {
+            waiting.clear();
+        }
+    }
+
+    /// The answer to a call of an operation if the daemon is not needed; `None` if the call must be
+    /// made. `room`: the bytes of the caller's buffer; `None` asks for the size.
+    pub fn answer(
+        &mut self,
+        session: SessionHandle,
+        function: Function,
+        input: &[u8],
+        room: Option<u64>,
+    ) -> Option<Result<Answer, CkRv>> {
+        let pending = self.sessions.get_mut(session)?;
+        let facts = function.facts();
+        let waits = |waiting: &Waiting| meet(function, waiting.function);
+        let mut numbered = pending.iter().enumerate();
+        if let Some((at, waiting)) = numbered.find(|(_, waiting)| waits(waiting)) {
+            if waiting.function == function && *waiting.input == input {
+                let size = waiting.result.len() as u64;
+                return Some(Ok(if room.is_some_and(|room| room >= size) {
+                    Answer::Whole(pending.swap_remove(at).result)
+                } else {
+                    Answer::of(size, room)
+                }));
+            }
+            if !is_repeatable(waiting.function) {
+                let goes_on = waiting.function.facts().step == Some(Step::Update);
+                if !goes_on && facts.step != Some(Step::Init) {
+                    pending.swap_remove(at);
+                }
+                return Some(Err(CkRv::OPERATION_ACTIVE));
+            }
+            pending.swap_remove(at);
+        }
+        if !facts.families.is_empty() {
+            // The call changes the state that C_GetOperationState told.
+            pending.retain(|waiting| waiting.function != Function::C_GetOperationState);
+        }
+        None
+    }
+
+    /// Keeps the result of a call until the call is repeated. Fails if there is no memory for its
+    /// input.
+    pub fn keep(
+        &mut self,
+        session: SessionHandle,
+        function: Function,
+        input: &[u8],
+        data: Vec<u8>,
+    ) -> Result<(), TryReserveError> {
+        let result = Zeroizing::new(data);
+        let mut known_by = Zeroizing::new(Vec::new());
+        known_by.try_reserve_exact(input.len())?;
+        known_by.extend_from_slice(input);
+        let pending = self.sessions.entry(session);
+        pending.retain(|waiting| !meet(function, waiting.function));
+        pending.push(Waiting {
+            function,
+            input: known_by,
+            result,
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! Carries records of the protocol to and from a peer: a connection in two halves that two threads can use at the
+//! same time.
+//!
+//! A connection is a plain socket or TLS on one. The halves of a socket share nothing but the socket; how TLS has
+//! halves says `tls::halves`. A thread that is blocked in either half is woken by [`Closer::shut_down`]. What the
+//! records say is not looked at here.
+
+use std::io;
+use std::mem;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openssl::ssl::SslStream;
+use socket2::Socket;
+use xdr::codec::Slices;
+
+use crate::deadline::Deadline;
+use crate::socket::{Incoming, Outgoing, TimedSocket};
+use crate::tls::Pipe;
+use crate::tls::halves::{Shared, Surroundings, TlsReceiver, TlsSender, split};
+
+/// The half from the peer.
+pub struct Receiver(Receiving);
+
+enum Receiving {
+    Plain(Incoming),
+    Tls(Box<TlsReceiver>),
+}
+
+/// The half to the peer.
+pub struct Sender(Sending);
+
+enum Sending {
+    Plain(Outgoing),
+    Tls(TlsSender),
+}
+
+/// Ends the connection, from any thread.
+#[derive(Clone)]
+pub struct Closer {
+    socket: Arc<Socket>,
+    tls: Option<Arc<Shared>>,
+}
+
+/// A connection in its parts.
+pub struct Halves {
+    /// The half from the peer.
+    pub receiver: Receiver,
+    /// The half to the peer.
+    pub sender: Sender,
+    /// What ends both.
+    pub closer: Closer,
+}
+
+impl Halves {
+    /// A connection without TLS.
+    pub fn plain(socket: TimedSocket) -> Halves {
+        let closer = Closer {
+            socket: socket.socket().clone(),
+            tls: None,
+        };
+        let (incoming, outgoing) = socket.split();
+        Halves {
+            receiver: Receiver(Receiving::Plain(incoming)),
+            sender: Sender(Sending::Plain(outgoing)),
+            closer,
+        }
+    }
+
+    /// A connection after its TLS handshake. `fragment` is the most plaintext that one TLS record may carry to
+    /// this peer, in bytes.
+    pub fn tls(
+        stream: SslStream<Pipe>,
+        fragment: usize,
+        surroundings: Surroundings,
+    ) -> io::Result<Halves> {
+        let socket = stream.get_ref().socket().cloned();
+        let parts = socket.zip(split(stream, fragment, surroundings));
+        let (socket, (receiver, sender, shared)) = parts.ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Halves {
+            receiver: Receiver(Receiving::Tls(Box::new(receiver))),
+            sender: Sender(Sending::Tls(sender)),
+            closer: Closer {
+                socket,
+                tls: Some(shared),
+            },
+        })
+    }
+}
+
+impl Receiver {
+    /// Receives some bytes; none when the peer closed the connection, with TLS also without an end of TLS, and
+    /// after [`Closer::shut_down`]. Without a deadline it waits for ever. [`io::ErrorKind::TimedOut`] at the
+    /// deadline.
+    pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
+        match &mut self.0 {
+            Receiving::Plain(socket) => socket.receive(space, deadline),
+            Receiving::Tls(stream) => stream.receive(space, deadline),
+        }
+    }
+
+    /// From here on, a TLS record has this much time from its first byte to its last where no deadline is given:
+    /// the peer may idle between two TLS records, but not within one.
+    pub fn limit_tls_records(&mut self, time: Duration) {
+        match &mut self.0 {
+            Receiving::Plain(_) => {}
+            Receiving::Tls(stream) => stream.limit_records(time),
+        }
+    }
+}
+
+impl Sender {
+    /// Sends a whole record of the protocol.
+    pub fn send_record(&mut self, record: &mut Slices<'_>, deadline: Deadline) -> io::Result<()> {
+        match &mut self.0 {
+            Sending::Plain(socket) => socket.send_record(record, deadline),
+            Sending::Tls(stream) => stream.send_record(record, deadline),
+        }
+    }
+}
+
+impl Closer {
+    /// The socket of the connection.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Tells the peer that nothing more comes (TLS only). Gives up at the deadline, and at once if a thread is in
+    /// [`Sender::send_record`].
+    pub fn farewell(&self, deadline: Deadline) {
+        if let Some(tls) = &self.tls {
+            tls.farewell(deadline);
+        }
+    }
+
+    /// Ends both directions of the socket. Threads that wait for it return; the descriptor stays open until the
+    /// last part of the connection is dropped.
+    pub fn shut_down(&self) {
+        // Fails when the peer was faster; the connection is over either way.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Frees what OpenSSL holds. Both halves fail from then on.
+    pub fn free(&self) {
+        if let Some(tls) = &self.tls {
+            tls.free();
+        }
+    }
+
+    /// Has OpenSSL's objects stay in memory when the last part of the connection is dropped, unless they were
+    /// freed before.
+    pub fn leave_tls_behind(&self) {
+        if let Some(tls) = self.tls.as_ref().filter(|tls| tls.may_hold_objects()) {
+            mem::forget(tls.clone());
+        }
+    }
+
+    /// Has the descriptor stay open when the last part of the connection is dropped.
+    pub fn leave_socket_behind(&self) {
+        mem::forget(self.socket.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests;

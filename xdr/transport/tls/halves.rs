@@ -1,0 +1,384 @@
+//! Splits an established TLS connection into a half that receives and a half that sends.
+//!
+//! OpenSSL's object has no halves: one thread at a time may use it, for reading or writing. So OpenSSL works on
+//! memory ([`Pipe`]), and its lock is held only while it encrypts or decrypts. The receiver waits for the socket
+//! without the lock, then has OpenSSL decrypt everything that came. The sender has OpenSSL encrypt, and sends
+//! what was written without that lock. A second lock keeps what is sent in the order in which it was encrypted.
+//!
+//! Reading may have something to send, too: an alert, the answer to a key update. The receiver never waits for
+//! the socket because of it. It sends what the socket takes at once, and leaves the rest to the next sender.
+
+use std::io;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{ErrorCode, SslStream};
+use xdr::codec::{Slices, wipe};
+
+use super::into_io_error;
+use super::pipe::{Pipe, RECEIVED, RecordEnds};
+use crate::deadline::Deadline;
+use crate::socket::{Incoming, Outgoing};
+
+/// Runs something that uses OpenSSL where its objects belong: in the library context of their owner.
+pub type Surroundings = fn(&mut dyn FnMut()) -> io::Result<()>;
+
+/// The [`Surroundings`] of objects that belong to OpenSSL's default context.
+pub fn default_context(work: &mut dyn FnMut()) -> io::Result<()> {
+    work();
+    Ok(())
+}
+
+/// How many bytes of TLS records are collected for one write, about.
+const COLLECTED: usize = 64 << 10;
+
+/// What the halves have in common.
+pub(crate) struct Shared {
+    /// `None` after the end. Held while OpenSSL works, never while a thread waits for the socket.
+    stream: Mutex<Option<SslStream<Pipe>>>,
+    /// Held by whoever sends. Taken before `stream`.
+    sending: Mutex<Sending>,
+    surroundings: Surroundings,
+}
+
+/// TLS records on their way into the socket.
+struct Sending {
+    socket: Outgoing,
+    records: Vec<u8>,
+    /// How many bytes of them were sent.
+    sent: usize,
+}
+
+impl Sending {
+    /// Appends what OpenSSL wrote, in the order in which it did.
+    fn take(&mut self, written: &mut Vec<u8>) {
+        if self.sent == self.records.len() {
+            self.records.clear();
+            self.sent = 0;
+        }
+        match self.records.is_empty() {
+            true => mem::swap(&mut self.records, written),
+            false => self.records.append(written),
+        }
+    }
+
+    fn unsent(&self) -> &[u8] {
+        self.records.get(self.sent..).unwrap_or_default()
+    }
+
+    fn send_all(&mut self, deadline: Deadline) -> io::Result<()> {
+        while !self.unsent().is_empty() {
+            let records = self.records.get(self.sent..).unwrap_or_default();
+            self.sent += self.socket.send(&[io::IoSlice::new(records)], deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what the socket takes without waiting; tells whether that was everything.
+    fn send_at_once(&mut self) -> io::Result<bool> {
+        while !self.unsent().is_empty() {
+            let records = self.records.get(self.sent..).unwrap_or_default();
+            match self.socket.send_at_once(records)? {
+                0 => return Ok(false),
+                count => self.sent += count,
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Uses OpenSSL's object, if the connection was not ended.
+    fn with<R>(&self, work: impl FnOnce(&mut SslStream<Pipe>) -> R) -> io::Result<R> {
+        let mut stream = locked(&self.stream);
+        let stream = stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let mut work = Some(work);
+        let mut result = None;
+        (self.surroundings)(&mut || {
+            // What others left for this thread would be taken for the connection's.
+            drop(ErrorStack::get());
+            result = work.take().map(|work| work(stream));
+        })?;
+        result.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Sends what reading left to be sent, unless another thread is sending: that one does it when it is done.
+    /// (What was written before `try_lock` fails is seen by the thread that holds the lock, as it looks
+    /// here afterwards.)
+    fn send_what_is_left(&self) -> io::Result<()> {
+        while self.has_written() {
+            let Ok(mut sending) = self.sending.try_lock() else {
+                break;
+            };
+            if let Some(stream) = &mut *locked(&self.stream) {
+                sending.take(stream.get_mut().written());
+            }
+            if !sending.send_at_once()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_written(&self) -> bool {
+        let mut stream = locked(&self.stream);
+        stream
+            .as_mut()
+            .is_some_and(|stream| !stream.get_mut().written().is_empty())
+    }
+
+    /// Tells the peer that nothing more comes, if it can be done by the deadline and nobody is sending.
+    pub(crate) fn farewell(&self, deadline: Deadline) {
+        let Ok(mut sending) = self.sending.try_lock() else {
+            return;
+        };
+        let said = self.with(|stream| {
+            // The peer's own is not waited for.
+            let _ = stream.shutdown();
+            sending.take(stream.get_mut().written());
+        });
+        if said.is_ok() {
+            // The peer may be gone already.
+            let _ = sending.send_all(deadline);
+        }
+    }
+
+    /// Whether OpenSSL's objects are still there. Waits for nobody: they are if it cannot be told.
+    pub(crate) fn may_hold_objects(&self) -> bool {
+        self.stream
+            .try_lock()
+            .map_or(true, |stream| stream.is_some())
+    }
+
+    /// Frees OpenSSL's objects. Both halves fail from then on.
+    pub(crate) fn free(&self) {
+        let mut stream = locked(&self.stream).take();
+        // Without its surroundings it is rather left in memory.
+        let freed = (self.surroundings)(&mut || drop(stream.take()));
+        if freed.is_err() {
+            mem::forget(stream);
+        }
+    }
+}
+
+/// The half that receives.
+pub(crate) struct TlsReceiver {
+    shared: Arc<Shared>,
+    socket: Incoming,
+    /// Where bytes are received, unless OpenSSL has it.
+    buffer: Vec<u8>,
+    /// Whether OpenSSL may have plaintext that was not read.
+    may_hold_more: bool,
+    /// What came after the last plaintext.
+    failure: Option<io::Error>,
+    ends: RecordEnds,
+    /// How long a TLS record may take, once it has begun.
+    record_time: Option<Duration>,
+    record_deadline: Option<Deadline>,
+}
+
+/// What OpenSSL made of the bytes that it was given.
+struct Decrypted {
+    count: usize,
+    is_end: bool,
+    may_hold_more: bool,
+    failure: Option<io::Error>,
+    /// For the next bytes, if all are taken.
+    buffer: Option<Vec<u8>>,
+    has_to_send: bool,
+}
+
+impl TlsReceiver {
+    pub(crate) fn limit_records(&mut self, time: Duration) {
+        self.record_time = Some(time);
+    }
+
+    pub(crate) fn receive(
+        &mut self,
+        space: &mut [u8],
+        deadline: Option<Deadline>,
+    ) -> io::Result<usize> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let mut received = None;
+        loop {
+            if self.may_hold_more || received.is_some() {
+                let shared = &self.shared;
+                let decrypted = shared.with(|stream| decrypt(stream, received.take(), space))?;
+                self.may_hold_more = decrypted.may_hold_more;
+                if let Some(buffer) = decrypted.buffer {
+                    self.buffer = buffer;
+                }
+                if decrypted.has_to_send {
+                    // A connection that cannot send any more may still have bytes to be received.
+                    let _ = shared.send_what_is_left();
+                }
+                match (decrypted.count, decrypted.failure) {
+                    (0, Some(failure)) => return Err(failure),
+                    (0, None) if decrypted.is_end => return Ok(0),
+                    (0, None) => {}
+                    (count, failure) => {
+                        self.failure = failure;
+                        return Ok(count);
+                    }
+                }
+            }
+            let limit = deadline.or_else(|| self.record_limit());
+            self.buffer.resize(RECEIVED, 0);
+            let count = self.socket.receive(&mut self.buffer, limit)?;
+            if count == 0 {
+                return Ok(0);
+            }
+            self.ends
+                .follow(self.buffer.get(..count).unwrap_or_default());
+            received = Some((mem::take(&mut self.buffer), count));
+        }
+    }
+
+    /// When the TLS record that has begun must be complete.
+    fn record_limit(&mut self) -> Option<Deadline> {
+        if !self.ends.is_within() {
+            self.record_deadline = None;
+            return None;
+        }
+        let time = self.record_time?;
+        Some(
+            *self
+                .record_deadline
+                .get_or_insert_with(|| Deadline::after(time)),
+        )
+    }
+}
+
+/// Fills the space with plaintext, as far as there is any.
+fn decrypt(
+    stream: &mut SslStream<Pipe>,
+    received: Option<(Vec<u8>, usize)>,
+    space: &mut [u8],
+) -> Decrypted {
+    if let Some((buffer, count)) = received {
+        stream.get_mut().put(buffer, count);
+    }
+    let (mut count, mut is_end, mut failure) = (0, false, None);
+    let mut may_hold_more = true;
+    while let Some(rest) = space.get_mut(count..).filter(|rest| !rest.is_empty()) {
+        match stream.ssl_read(rest) {
+            Ok(size) => count += size,
+            // Every byte was taken, or something that is no plaintext came before the rest.
+            Err(error) if error.code() == ErrorCode::WANT_READ => {}
+            Err(error) if error.code() == ErrorCode::ZERO_RETURN => is_end = true,
+            Err(error) => failure = Some(into_io_error(error)),
+        }
+        if is_end || failure.is_some() {
+            break;
+        }
+        may_hold_more = !stream.get_ref().is_drained() || stream.ssl().pending() > 0;
+        if !may_hold_more {
+            break;
+        }
+    }
+    let pipe = stream.get_mut();
+    Decrypted {
+        count,
+        is_end,
+        may_hold_more,
+        failure,
+        buffer: pipe.empty_buffer(),
+        has_to_send: !pipe.written().is_empty(),
+    }
+}
+
+/// The half that sends.
+pub(crate) struct TlsSender {
+    shared: Arc<Shared>,
+    /// The most plaintext of one TLS record, in bytes.
+    fragment: usize,
+    piece: Vec<u8>,
+}
+
+impl TlsSender {
+    pub(crate) fn send_record(
+        &mut self,
+        record: &mut Slices<'_>,
+        deadline: Deadline,
+    ) -> io::Result<()> {
+        let sent = self.send_pieces(record, deadline);
+        // PINs, keys and plaintext were copied here; what an earlier piece left lies behind a shorter last one.
+        self.piece.resize(self.piece.capacity(), 0);
+        wipe(&mut self.piece);
+        self.piece.clear();
+        sent?;
+        self.shared.send_what_is_left()
+    }
+
+    fn send_pieces(&mut self, record: &mut Slices<'_>, deadline: Deadline) -> io::Result<()> {
+        let mut sending = locked(&self.shared.sending);
+        while !record.is_sent() {
+            self.shared.with(|stream| {
+                let encrypted = encrypt(stream, record, self.fragment, &mut self.piece);
+                sending.take(stream.get_mut().written());
+                encrypted
+            })??;
+            sending.send_all(deadline)?;
+        }
+        Ok(())
+    }
+}
+
+/// Encrypts the next pieces of a record, as many as are sent with one write.
+fn encrypt(
+    stream: &mut SslStream<Pipe>,
+    record: &mut Slices<'_>,
+    fragment: usize,
+    piece: &mut Vec<u8>,
+) -> io::Result<()> {
+    while !record.is_sent() && stream.get_mut().written().len() < COLLECTED {
+        let size = stream
+            .ssl_write(record.piece(fragment, piece))
+            .map_err(into_io_error)?;
+        record.advance(size);
+    }
+    Ok(())
+}
+
+/// Splits a connection after its handshake. `fragment` is the most plaintext that one TLS record may carry to
+/// this peer, in bytes. `None` if it was split before.
+pub(crate) fn split(
+    mut stream: SslStream<Pipe>,
+    fragment: usize,
+    surroundings: Surroundings,
+) -> Option<(TlsReceiver, TlsSender, Arc<Shared>)> {
+    let (incoming, outgoing, ends) = stream.get_mut().become_memory()?;
+    let shared = Arc::new(Shared {
+        stream: Mutex::new(Some(stream)),
+        sending: Mutex::new(Sending {
+            socket: outgoing,
+            records: Vec::new(),
+            sent: 0,
+        }),
+        surroundings,
+    });
+    let receiver = TlsReceiver {
+        shared: shared.clone(),
+        socket: incoming,
+        buffer: Vec::new(),
+        may_hold_more: true,
+        failure: None,
+        ends,
+        record_time: None,
+        record_deadline: None,
+    };
+    let sender = TlsSender {
+        shared: shared.clone(),
+        fragment,
+        piece: Vec::new(),
+    };
+    Some((receiver, sender, shared))
+}
