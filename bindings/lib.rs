@@ -24,5 +24,7 @@
 mod arguments;
 pub mod module;
 pub mod openssl_context;
+mod outputs;
 pub mod process;
 pub mod sys;
+mod templates;

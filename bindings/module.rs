@@ -1,22 +1,27 @@
 //! Loads a PKCS#11 module: a shared library with a list of C functions.
 //!
 //! Calls come from the filter, with everything in this host's layout; `calls` finds the function
-//! for each, and `functions` makes the C call and turns its outcome into a reply. Whoever owns a
-//! [`Module`] answers C_SetupArch and C_LoadModule; those are not of PKCS#11.
+//! for each, and `functions` and `messages` make the C call and turn its outcome into a reply. Whoever
+//! owns a [`Module`] answers C_SetupArch and C_LoadModule; those are not of PKCS#11.
 
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::ptr::null_mut;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cryptoki_sys::{CK_C_GetFunctionList, CK_FUNCTION_LIST};
-use xdr::CkRv;
-use xdr::word_size::wide;
+use cryptoki_sys::CK_FUNCTION_LIST_3_2;
+use xdr::{Call, CkRv, Cryptoki, Reply};
+
+use messages::Sessions;
+use turns::Turns;
+
+pub use crate::outputs::reuse;
 
 /// What the configuration says about a module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ModuleOptions {
     /// Mechanisms outside of the standard whose parameters hold no pointer. Others are refused.
     pub flat_mechanisms: Vec<u64>,
+    /// A string for the module: `pReserved` of C_Initialize. Without it, the pointer is null.
+    pub init_args: Option<String>,
 }
 
 /// Why a module cannot be used.
@@ -50,6 +55,12 @@ pub enum LoadError {
         /// The library.
         path: PathBuf,
     },
+    /// The string for the module is none of C.
+    #[error("{path}: init_args has a zero byte")]
+    InitArgs {
+        /// The library.
+        path: PathBuf,
+    },
 }
 
 impl LoadError {
@@ -64,63 +75,60 @@ impl LoadError {
 
 /// A loaded module. It stays in memory until the process ends.
 ///
-/// C_Initialize passes no mutexes and no flags, so the module need not be ready for threads. It
-/// gets one call at a time.
+/// It gets calls in parallel if the application's C_Initialize allowed threads and the module took them;
+/// otherwise one call at a time.
 pub struct Module {
-    functions: Mutex<Functions>,
+    turns: Turns,
+    functions: Functions,
 }
 
-/// The module's functions, reached by one thread at a time.
+/// The module's functions. Whoever calls them has a turn.
 struct Functions {
-    list: CK_FUNCTION_LIST,
+    list: CK_FUNCTION_LIST_3_2,
     flat_mechanisms: Vec<u64>,
+    init_args: Option<CString>,
+    sessions: Sessions,
 }
 
 impl Module {
-    /// Opens the library and takes its function list. Runs the library's constructors, and nothing
+    /// Opens the library and takes its newest function list. Runs the library's constructors, and nothing
     /// else of the module.
     pub fn load(path: &Path, options: ModuleOptions) -> Result<Module, LoadError> {
         let named = || path.to_path_buf();
+        let init_args = options.init_args.map(CString::new).transpose();
+        let init_args = init_args.map_err(|_| LoadError::InitArgs { path: named() })?;
         let library = open(path).map_err(|source| LoadError::Open {
             path: named(),
             source,
         })?;
-        // SAFETY: the type is the prototype that PKCS#11 gives the symbol; a library that breaks
-        // the standard is a broken module, which the administrator who named it answers for. An
-        // optional function pointer may be null.
-        let symbol = unsafe { library.get::<CK_C_GetFunctionList>(b"C_GetFunctionList\0") };
-        let Some(function) = symbol.ok().and_then(|symbol| *symbol) else {
-            return Err(LoadError::NoFunctionList { path: named() });
-        };
-        let mut list = null_mut();
-        // SAFETY: `library` is open, and `list` is a variable to be written by the module.
-        let rv = CkRv(wide(unsafe { function(&raw mut list) }));
-        if !rv.is_ok() {
-            return Err(LoadError::Refused { path: named(), rv });
-        }
-        if list.is_null() {
-            return Err(LoadError::NullList { path: named() });
-        }
-        // SAFETY: with CKR_OK a module gives the address of its list, of this type since v2.01, and
-        // keeps it for as long as it is loaded. No alignment is assumed: Windows packs it.
-        let list = unsafe { list.read_unaligned() };
+        let list = interfaces::function_list(&library, path)?;
         // Never unloaded: the functions in the list, threads of the module and its handlers at exit
         // are code of the library.
         std::mem::forget(library);
         let functions = Functions {
             list,
             flat_mechanisms: options.flat_mechanisms,
+            init_args,
+            sessions: Sessions::default(),
         };
         Ok(Module {
-            functions: Mutex::new(functions),
+            turns: Turns::new(),
+            functions,
         })
     }
+}
 
-    fn functions(&self) -> MutexGuard<'_, Functions> {
-        // What a panicking thread leaves is the list, which nobody changes.
-        self.functions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+impl Cryptoki for Module {
+    fn call(&self, call: Call<'_>) -> Reply {
+        match call {
+            Call::C_Initialize(flags) => Reply::C_Initialize(self.initialize(flags)),
+            Call::C_Finalize() => Reply::C_Finalize(self.finalize()),
+            Call::C_WaitForSlotEvent(flags) => Reply::C_WaitForSlotEvent(self.slot_event(flags)),
+            call => {
+                let _turn = self.turns.turn();
+                self.functions.call(call)
+            }
+        }
     }
 }
 
@@ -152,10 +160,12 @@ macro_rules! c {
         match $functions.list.$name {
             // SAFETY: the address is of the list of a module that is never unloaded, its type is
             // the standard's. An argument that is an address is null where PKCS#11 allows it, or
-            // comes of a variable or of `arguments`: of memory that outlives the call, whose own
-            // length is the argument beside it. Bytes of a client are never an address:
-            // `CMechanism` and `CTemplate` see to that. `Functions` is locked, so no other call is
-            // running.
+            // comes of a variable or of `arguments`, `templates` and `outputs`: of memory that outlives the
+            // call, whose own length is the argument beside it. Where PKCS#11 does not allow null, it is null
+            // only because the client said so; a module that does not check it ends with an access to
+            // address 0. Bytes of a client are never an address: `CMechanism`, `CTemplate` and
+            // `messages` see to that. The caller has a turn, so no other call is running, or the module
+            // takes calls in parallel.
             Some(function) => CkRv(wide(unsafe { function($($argument),*) })),
             None => CkRv::FUNCTION_NOT_SUPPORTED,
         }
@@ -164,6 +174,11 @@ macro_rules! c {
 
 mod calls;
 mod functions;
+mod initialize;
+mod interfaces;
+mod messages;
+pub mod notify;
+mod turns;
 
 #[cfg(test)]
 mod tests {

@@ -117,6 +117,11 @@ macro_rules! define_calls {
                 match self { $(Reply::$name(result) => result.wipe()),* }
             }
 
+            /// Takes the bytes it carries, so that their memory can be used again.
+            pub fn take_data(&mut self) -> Vec<u8> {
+                match self { $(Reply::$name(result) => result.take_data()),* }
+            }
+
             /// Reads the result of `function`, as version 4 has it: all that is left of the record.
             pub fn read(function: Function, mut input: Decoder<'_>) -> Result<Reply, DecodeError> {
                 let reply = match function {

@@ -258,6 +258,14 @@ impl Outgoing {
             Outgoing::Four(reply) => reply.wipe(),
         }
     }
+
+    /// Takes the bytes it carries, so that their memory can be used again.
+    pub fn take_data(&mut self) -> Vec<u8> {
+        match self {
+            Outgoing::Three(reply) => reply.take_data(),
+            Outgoing::Four(reply) => reply.take_data(),
+        }
+    }
 }
 
 /// Lays out the reply to an executed call, record mark included, for a client of this architecture.

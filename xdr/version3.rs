@@ -133,6 +133,11 @@ macro_rules! define_former_calls {
                 match self { $(Reply::$name(result) => result.wipe()),* }
             }
 
+            /// Takes the bytes it carries, so that their memory can be used again.
+            pub fn take_data(&mut self) -> Vec<u8> {
+                match self { $(Reply::$name(result) => result.take_data()),* }
+            }
+
             /// Reads the result of `function`: all that is left of the record. `None` if version 3 has no such
             /// procedure.
             pub fn read(

@@ -158,6 +158,10 @@ pub(crate) trait CallResult {
     fn only(rv: CkRv) -> Self;
     /// Wipes the bytes it carries, if it is of bytes.
     fn wipe(&mut self) {}
+    /// Takes the bytes it carries.
+    fn take_data(&mut self) -> Data {
+        Data::new()
+    }
 }
 
 impl CallResult for CkRv {
@@ -183,6 +187,10 @@ macro_rules! call_results {
 
             $(fn wipe(&mut self) {
                 wipe(&mut self.$data);
+            }
+
+            fn take_data(&mut self) -> Vec<u8> {
+                std::mem::take(&mut self.$data)
             })?
         }
     )*};

@@ -2,17 +2,19 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-use std::ptr::null_mut;
-
 use xdr::word_size::{narrow, wide};
-use xdr::{Call, CkRv, Cryptoki, Function, Reply};
+use xdr::{
+    Call, CkRv, Flags, FlagsResult, Function, MechanismOutputResult, MechanismResult, Reply,
+};
 
-use super::Module;
+use super::Functions;
 use super::functions::FIXED_ROOM;
-use crate::arguments::{input, output};
+use super::messages::Direction;
+use crate::arguments::input;
+use crate::outputs::output;
 
-/// Room beyond the length of the input, where the output grows with the input: for padding, a tag,
-/// and what a module kept of the previous part.
+/// Room beyond the length of the input, where the output grows with the input and the client does not tell
+/// its room: for padding, a tag, and what a module kept of the previous part.
 const GROWTH: usize = 4096;
 
 /// A session.
@@ -32,34 +34,129 @@ macro_rules! session_bytes {
 
 /// A session to bytes.
 macro_rules! session_to_bytes {
-    ($functions:ident.$name:ident($session:ident)) => {
-        Reply::$name(output(FIXED_ROOM, |data, length| {
-            c!($functions.$name(narrow($session.0), data, length))
-        }))
+    ($functions:ident.$name:ident($session:ident, $room:ident)) => {
+        Reply::$name(output(
+            Function::$name,
+            $room,
+            FIXED_ROOM,
+            |data, length| c!($functions.$name(narrow($session.0), data, length)),
+        ))
     };
 }
 
-/// A session and bytes to bytes, with the room there is for them.
+/// A session and bytes to bytes. `$usual` is the room if the client does not tell it.
 macro_rules! session_bytes_to_bytes {
-    ($functions:ident.$name:ident($session:ident, $bytes:ident), $room:expr) => {{
+    ($functions:ident.$name:ident($session:ident, $bytes:ident, $room:ident), $usual:expr) => {{
+        let usual = $usual;
         let (bytes, bytes_length) = input($bytes);
-        Reply::$name(output($room, |data, length| {
+        Reply::$name(output(Function::$name, $room, usual, |data, length| {
             c!($functions.$name(narrow($session.0), bytes, bytes_length, data, length))
         }))
     }};
 }
 
+/// The room for an output that grows with the input.
+macro_rules! grown {
+    ($bytes:ident) => {
+        $bytes.bytes().len() + GROWTH
+    };
+}
+
 /// The Init of an operation with a key.
 macro_rules! init {
     ($functions:ident.$name:ident($session:ident, $mechanism:ident, $key:ident)) => {
-        match $functions.mechanism(&$mechanism) {
-            Ok(mut mechanism) => Reply::$name(c!($functions.$name(
-                narrow($session.0),
-                mechanism.as_ptr(),
-                narrow($key.0)
-            ))),
-            Err(rv) => Reply::$name(rv),
+        match $functions.mechanism(&$mechanism, Function::$name.parameter_use()) {
+            Ok(mut mechanism) => {
+                let rv =
+                    c!($functions.$name(narrow($session.0), mechanism.as_ptr(), narrow($key.0)));
+                let written = mechanism.written();
+                Reply::$name(MechanismResult { rv, written })
+            }
+            Err(rv) => Reply::only(Function::$name, rv),
         }
+    };
+}
+
+/// The Init of an operation on messages.
+macro_rules! message_init {
+    ($functions:ident.$name:ident($session:ident, $mechanism:ident, $key:ident), $direction:ident) => {
+        or_refused!(
+            $name,
+            $functions.message_init(Direction::$direction, $session, &$mechanism, |mechanism| {
+                c!($functions.$name(narrow($session.0), mechanism, narrow($key.0)))
+            })
+        )
+    };
+}
+
+/// A message, or a part of one, without an output: the C arguments behind the parameter.
+macro_rules! message {
+    (
+        $functions:ident.$name:ident($session:ident, $parameter:ident $(, $argument:expr)*),
+        $direction:ident
+    ) => {
+        if $functions.list.$name.is_none() {
+            Reply::only(Function::$name, CkRv::FUNCTION_NOT_SUPPORTED)
+        } else {
+            let called = $functions.message(
+                Direction::$direction,
+                $session,
+                &$parameter,
+                |address, length| {
+                    c!($functions.$name(narrow($session.0), address, length $(, $argument)*))
+                },
+            );
+            or_refused!($name, called.map(|(rv, written)| MechanismResult { rv, written }))
+        }
+    };
+}
+
+/// A message, or a part of one, with an output: the C arguments between the parameter and the output, and
+/// those behind the output.
+macro_rules! message_to_bytes {
+    (
+        $functions:ident.$name:ident($session:ident, $parameter:ident, $room:ident, $usual:expr),
+        $direction:ident, [$($before:expr),*], [$($behind:expr),*]
+    ) => {
+        if $functions.list.$name.is_none() {
+            Reply::only(Function::$name, CkRv::FUNCTION_NOT_SUPPORTED)
+        } else {
+            let called = $functions.message(
+                Direction::$direction,
+                $session,
+                &$parameter,
+                |address, size| {
+                    output(Function::$name, $room, $usual, |data, length| {
+                        c!($functions.$name(
+                            narrow($session.0),
+                            address,
+                            size,
+                            $($before,)*
+                            data,
+                            length
+                            $(, $behind)*
+                        ))
+                    })
+                },
+            );
+            or_refused!($name, called.map(|(output, written)| MechanismOutputResult {
+                rv: output.rv,
+                length: output.length,
+                data: output.data,
+                written,
+            }))
+        }
+    };
+}
+
+/// The Final of an operation on messages.
+macro_rules! message_final {
+    ($functions:ident.$name:ident($session:ident), $direction:ident) => {
+        Reply::$name(
+            $functions.message_final(Direction::$direction, $session, || {
+                c!($functions.$name(narrow($session.0)))
+            }),
+        )
     };
 }
 
@@ -73,31 +170,29 @@ macro_rules! or_refused {
     };
 }
 
-impl Cryptoki for Module {
-    fn call(&self, call: Call<'_>) -> Reply {
-        let f = self.functions();
+impl Functions {
+    /// Makes the call. The caller has a turn.
+    pub(super) fn call(&self, call: Call<'_>) -> Reply {
+        let f = self;
         match call {
-            // The worker's, not the module's.
-            Call::C_SetupArch(_) | Call::C_LoadModule(_) => {
+            // The worker's, not the module's; and those that `Module` makes itself.
+            Call::C_SetupArch(_)
+            | Call::C_LoadModule(_)
+            | Call::C_Initialize(_)
+            | Call::C_Finalize()
+            | Call::C_WaitForSlotEvent(_) => {
                 Reply::only(call.function(), CkRv::FUNCTION_NOT_SUPPORTED)
             }
 
             // General purpose
-            Call::C_Initialize() => Reply::C_Initialize(c!(f.C_Initialize(null_mut()))),
-            Call::C_Finalize() => Reply::C_Finalize(c!(f.C_Finalize(null_mut()))),
             Call::C_GetInfo() => Reply::C_GetInfo(f.info()),
 
             // Slots and tokens
-            Call::C_GetSlotList(present, count) => {
-                Reply::C_GetSlotList(f.slot_list(present, count))
-            }
+            Call::C_GetSlotList(present, room) => Reply::C_GetSlotList(f.slot_list(present, room)),
             Call::C_GetSlotInfo(slot) => Reply::C_GetSlotInfo(f.slot_info(slot)),
             Call::C_GetTokenInfo(slot) => Reply::C_GetTokenInfo(f.token_info(slot)),
-            Call::C_WaitForSlotEvent(flags) => {
-                Reply::C_WaitForSlotEvent(f.wait_for_slot_event(flags))
-            }
-            Call::C_GetMechanismList(slot, count) => {
-                Reply::C_GetMechanismList(f.mechanism_list(slot, count))
+            Call::C_GetMechanismList(slot, room) => {
+                Reply::C_GetMechanismList(f.mechanism_list(slot, room))
             }
             Call::C_GetMechanismInfo(slot, mechanism) => {
                 Reply::C_GetMechanismInfo(f.mechanism_info(slot, mechanism))
@@ -109,25 +204,56 @@ impl Cryptoki for Module {
             Call::C_SetPIN(session, old, new) => Reply::C_SetPIN(f.set_pin(session, old, new)),
 
             // Sessions
-            Call::C_OpenSession(slot, flags) => Reply::C_OpenSession(f.open_session(slot, flags)),
-            Call::C_CloseSession(s) => session!(f.C_CloseSession(s)),
-            Call::C_CloseAllSessions(slot) => session!(f.C_CloseAllSessions(slot)),
+            Call::C_OpenSession(slot, flags, notify) => {
+                Reply::C_OpenSession(f.open_session(slot, flags, notify))
+            }
+            Call::C_CloseSession(session) => Reply::C_CloseSession(f.close_session(session)),
+            Call::C_CloseAllSessions(slot) => Reply::C_CloseAllSessions(f.close_all_sessions(slot)),
             Call::C_GetSessionInfo(session) => Reply::C_GetSessionInfo(f.session_info(session)),
-            Call::C_GetOperationState(s) => session_to_bytes!(f.C_GetOperationState(s)),
+            Call::C_GetOperationState(s, room) => {
+                session_to_bytes!(f.C_GetOperationState(s, room))
+            }
             Call::C_SetOperationState(session, state, encryption, authentication) => {
                 let (state, length) = input(state);
-                Reply::C_SetOperationState(c!(f.C_SetOperationState(
+                Reply::C_SetOperationState(f.restoring(session, || {
+                    c!(f.C_SetOperationState(
+                        narrow(session.0),
+                        state,
+                        length,
+                        narrow(encryption.0),
+                        narrow(authentication.0)
+                    ))
+                }))
+            }
+            Call::C_Login(session, user, pin) => Reply::C_Login(f.login(session, user, pin)),
+            Call::C_LoginUser(session, user, pin, name) => {
+                let (pin, pin_length) = input(pin);
+                let (name, name_length) = input(name);
+                Reply::C_LoginUser(c!(f.C_LoginUser(
                     narrow(session.0),
-                    state,
-                    length,
-                    narrow(encryption.0),
-                    narrow(authentication.0)
+                    narrow(user.0),
+                    pin,
+                    pin_length,
+                    name,
+                    name_length
                 )))
             }
-            Call::C_Login(session, user, pin) => Reply::C_Login(f.login(session, user.0, pin)),
             Call::C_Logout(s) => session!(f.C_Logout(s)),
             Call::C_GetFunctionStatus(s) => session!(f.C_GetFunctionStatus(s)),
             Call::C_CancelFunction(s) => session!(f.C_CancelFunction(s)),
+            Call::C_SessionCancel(session, flags) => {
+                Reply::C_SessionCancel(f.session_cancel(session, flags))
+            }
+            Call::C_GetSessionValidationFlags(session, kind) => {
+                let mut flags = 0;
+                let rv = c!(f.C_GetSessionValidationFlags(
+                    narrow(session.0),
+                    narrow(kind.0),
+                    &raw mut flags
+                ));
+                let flags = Flags(if rv.is_ok() { wide(flags) } else { 0 });
+                Reply::C_GetSessionValidationFlags(FlagsResult { rv, flags })
+            }
 
             // Objects
             Call::C_CreateObject(session, template) => {
@@ -142,8 +268,8 @@ impl Cryptoki for Module {
             Call::C_GetObjectSize(session, object) => {
                 Reply::C_GetObjectSize(f.object_size(session, object))
             }
-            Call::C_GetAttributeValue(session, object, template) => {
-                Reply::C_GetAttributeValue(f.attribute_value(session, object, template))
+            Call::C_GetAttributeValue(session, object, query) => {
+                Reply::C_GetAttributeValue(f.attribute_value(session, object, query))
             }
             Call::C_SetAttributeValue(session, object, template) => {
                 or_refused!(
@@ -154,53 +280,54 @@ impl Cryptoki for Module {
             Call::C_FindObjectsInit(session, template) => {
                 or_refused!(C_FindObjectsInit, f.find_objects_init(session, template))
             }
-            Call::C_FindObjects(session, count) => {
-                Reply::C_FindObjects(f.find_objects(session, count))
+            Call::C_FindObjects(session, room) => {
+                Reply::C_FindObjects(f.find_objects(session, room))
             }
             Call::C_FindObjectsFinal(s) => session!(f.C_FindObjectsFinal(s)),
 
             // Encryption and decryption
             Call::C_EncryptInit(s, mechanism, key) => init!(f.C_EncryptInit(s, mechanism, key)),
-            Call::C_Encrypt(s, data) => {
-                session_bytes_to_bytes!(f.C_Encrypt(s, data), data.len() + GROWTH)
+            Call::C_Encrypt(s, data, room) => {
+                session_bytes_to_bytes!(f.C_Encrypt(s, data, room), grown!(data))
             }
-            Call::C_EncryptUpdate(s, part) => {
-                session_bytes_to_bytes!(f.C_EncryptUpdate(s, part), part.len() + GROWTH)
+            Call::C_EncryptUpdate(s, part, room) => {
+                session_bytes_to_bytes!(f.C_EncryptUpdate(s, part, room), grown!(part))
             }
-            Call::C_EncryptFinal(s) => session_to_bytes!(f.C_EncryptFinal(s)),
+            Call::C_EncryptFinal(s, room) => session_to_bytes!(f.C_EncryptFinal(s, room)),
             Call::C_DecryptInit(s, mechanism, key) => init!(f.C_DecryptInit(s, mechanism, key)),
-            Call::C_Decrypt(s, data) => {
-                session_bytes_to_bytes!(f.C_Decrypt(s, data), data.len() + GROWTH)
+            Call::C_Decrypt(s, data, room) => {
+                session_bytes_to_bytes!(f.C_Decrypt(s, data, room), grown!(data))
             }
-            Call::C_DecryptUpdate(s, part) => {
-                session_bytes_to_bytes!(f.C_DecryptUpdate(s, part), part.len() + GROWTH)
+            Call::C_DecryptUpdate(s, part, room) => {
+                session_bytes_to_bytes!(f.C_DecryptUpdate(s, part, room), grown!(part))
             }
-            Call::C_DecryptFinal(s) => session_to_bytes!(f.C_DecryptFinal(s)),
+            Call::C_DecryptFinal(s, room) => session_to_bytes!(f.C_DecryptFinal(s, room)),
 
             // Digests
             Call::C_DigestInit(session, mechanism) => {
-                Reply::C_DigestInit(match f.mechanism(&mechanism) {
-                    Ok(mut mechanism) => c!(f.C_DigestInit(narrow(session.0), mechanism.as_ptr())),
-                    Err(rv) => rv,
-                })
+                or_refused!(C_DigestInit, f.digest_init(session, mechanism))
             }
-            Call::C_Digest(s, data) => session_bytes_to_bytes!(f.C_Digest(s, data), FIXED_ROOM),
+            Call::C_Digest(s, data, room) => {
+                session_bytes_to_bytes!(f.C_Digest(s, data, room), FIXED_ROOM)
+            }
             Call::C_DigestUpdate(s, part) => session_bytes!(f.C_DigestUpdate(s, part)),
             Call::C_DigestKey(session, key) => {
                 Reply::C_DigestKey(c!(f.C_DigestKey(narrow(session.0), narrow(key.0))))
             }
-            Call::C_DigestFinal(s) => session_to_bytes!(f.C_DigestFinal(s)),
+            Call::C_DigestFinal(s, room) => session_to_bytes!(f.C_DigestFinal(s, room)),
 
             // Signatures
             Call::C_SignInit(s, mechanism, key) => init!(f.C_SignInit(s, mechanism, key)),
-            Call::C_Sign(s, data) => session_bytes_to_bytes!(f.C_Sign(s, data), FIXED_ROOM),
+            Call::C_Sign(s, data, room) => {
+                session_bytes_to_bytes!(f.C_Sign(s, data, room), FIXED_ROOM)
+            }
             Call::C_SignUpdate(s, part) => session_bytes!(f.C_SignUpdate(s, part)),
-            Call::C_SignFinal(s) => session_to_bytes!(f.C_SignFinal(s)),
+            Call::C_SignFinal(s, room) => session_to_bytes!(f.C_SignFinal(s, room)),
             Call::C_SignRecoverInit(s, mechanism, key) => {
                 init!(f.C_SignRecoverInit(s, mechanism, key))
             }
-            Call::C_SignRecover(s, data) => {
-                session_bytes_to_bytes!(f.C_SignRecover(s, data), FIXED_ROOM)
+            Call::C_SignRecover(s, data, room) => {
+                session_bytes_to_bytes!(f.C_SignRecover(s, data, room), FIXED_ROOM)
             }
             Call::C_VerifyInit(s, mechanism, key) => init!(f.C_VerifyInit(s, mechanism, key)),
             Call::C_Verify(session, data, signature) => {
@@ -219,23 +346,153 @@ impl Cryptoki for Module {
             Call::C_VerifyRecoverInit(s, mechanism, key) => {
                 init!(f.C_VerifyRecoverInit(s, mechanism, key))
             }
-            Call::C_VerifyRecover(s, signature) => {
-                session_bytes_to_bytes!(f.C_VerifyRecover(s, signature), signature.len() + GROWTH)
+            Call::C_VerifyRecover(s, signature, room) => {
+                session_bytes_to_bytes!(f.C_VerifyRecover(s, signature, room), grown!(signature))
             }
+            Call::C_VerifySignatureInit(session, mechanism, key, signature) => or_refused!(
+                C_VerifySignatureInit,
+                f.verify_signature_init(session, mechanism, key, signature)
+            ),
+            Call::C_VerifySignature(s, data) => session_bytes!(f.C_VerifySignature(s, data)),
+            Call::C_VerifySignatureUpdate(s, part) => {
+                session_bytes!(f.C_VerifySignatureUpdate(s, part))
+            }
+            Call::C_VerifySignatureFinal(s) => session!(f.C_VerifySignatureFinal(s)),
 
             // Two operations at once
-            Call::C_DigestEncryptUpdate(s, part) => {
-                session_bytes_to_bytes!(f.C_DigestEncryptUpdate(s, part), part.len() + GROWTH)
+            Call::C_DigestEncryptUpdate(s, part, room) => {
+                session_bytes_to_bytes!(f.C_DigestEncryptUpdate(s, part, room), grown!(part))
             }
-            Call::C_DecryptDigestUpdate(s, part) => {
-                session_bytes_to_bytes!(f.C_DecryptDigestUpdate(s, part), part.len() + GROWTH)
+            Call::C_DecryptDigestUpdate(s, part, room) => {
+                session_bytes_to_bytes!(f.C_DecryptDigestUpdate(s, part, room), grown!(part))
             }
-            Call::C_SignEncryptUpdate(s, part) => {
-                session_bytes_to_bytes!(f.C_SignEncryptUpdate(s, part), part.len() + GROWTH)
+            Call::C_SignEncryptUpdate(s, part, room) => {
+                session_bytes_to_bytes!(f.C_SignEncryptUpdate(s, part, room), grown!(part))
             }
-            Call::C_DecryptVerifyUpdate(s, part) => {
-                session_bytes_to_bytes!(f.C_DecryptVerifyUpdate(s, part), part.len() + GROWTH)
+            Call::C_DecryptVerifyUpdate(s, part, room) => {
+                session_bytes_to_bytes!(f.C_DecryptVerifyUpdate(s, part, room), grown!(part))
             }
+
+            // Messages
+            Call::C_MessageEncryptInit(s, mechanism, key) => {
+                message_init!(f.C_MessageEncryptInit(s, mechanism, key), Encrypt)
+            }
+            Call::C_EncryptMessage(s, parameter, associated, plaintext, room) => {
+                let usual = grown!(plaintext);
+                let (associated, associated_length) = input(associated);
+                let (plaintext, plaintext_length) = input(plaintext);
+                message_to_bytes!(
+                    f.C_EncryptMessage(s, parameter, room, usual),
+                    Encrypt,
+                    [associated, associated_length, plaintext, plaintext_length],
+                    []
+                )
+            }
+            Call::C_EncryptMessageBegin(s, parameter, associated) => {
+                let (associated, length) = input(associated);
+                message!(
+                    f.C_EncryptMessageBegin(s, parameter, associated, length),
+                    Encrypt
+                )
+            }
+            Call::C_EncryptMessageNext(s, parameter, part, room, flags) => {
+                let usual = grown!(part);
+                let (part, part_length) = input(part);
+                message_to_bytes!(
+                    f.C_EncryptMessageNext(s, parameter, room, usual),
+                    Encrypt,
+                    [part, part_length],
+                    [narrow(flags.0)]
+                )
+            }
+            Call::C_MessageEncryptFinal(s) => message_final!(f.C_MessageEncryptFinal(s), Encrypt),
+            Call::C_MessageDecryptInit(s, mechanism, key) => {
+                message_init!(f.C_MessageDecryptInit(s, mechanism, key), Decrypt)
+            }
+            Call::C_DecryptMessage(s, parameter, associated, ciphertext, room) => {
+                let usual = grown!(ciphertext);
+                let (associated, associated_length) = input(associated);
+                let (ciphertext, ciphertext_length) = input(ciphertext);
+                message_to_bytes!(
+                    f.C_DecryptMessage(s, parameter, room, usual),
+                    Decrypt,
+                    [associated, associated_length, ciphertext, ciphertext_length],
+                    []
+                )
+            }
+            Call::C_DecryptMessageBegin(s, parameter, associated) => {
+                let (associated, length) = input(associated);
+                message!(
+                    f.C_DecryptMessageBegin(s, parameter, associated, length),
+                    Decrypt
+                )
+            }
+            Call::C_DecryptMessageNext(s, parameter, part, room, flags) => {
+                let usual = grown!(part);
+                let (part, part_length) = input(part);
+                message_to_bytes!(
+                    f.C_DecryptMessageNext(s, parameter, room, usual),
+                    Decrypt,
+                    [part, part_length],
+                    [narrow(flags.0)]
+                )
+            }
+            Call::C_MessageDecryptFinal(s) => message_final!(f.C_MessageDecryptFinal(s), Decrypt),
+            Call::C_MessageSignInit(s, mechanism, key) => {
+                message_init!(f.C_MessageSignInit(s, mechanism, key), Sign)
+            }
+            Call::C_SignMessage(s, parameter, data, room) => {
+                let (data, data_length) = input(data);
+                message_to_bytes!(
+                    f.C_SignMessage(s, parameter, room, FIXED_ROOM),
+                    Sign,
+                    [data, data_length],
+                    []
+                )
+            }
+            Call::C_SignMessageBegin(s, parameter) => {
+                message!(f.C_SignMessageBegin(s, parameter), Sign)
+            }
+            Call::C_SignMessageNext(s, parameter, part, room) => {
+                let (part, part_length) = input(part);
+                message_to_bytes!(
+                    f.C_SignMessageNext(s, parameter, room, FIXED_ROOM),
+                    Sign,
+                    [part, part_length],
+                    []
+                )
+            }
+            Call::C_MessageSignFinal(s) => message_final!(f.C_MessageSignFinal(s), Sign),
+            Call::C_MessageVerifyInit(s, mechanism, key) => {
+                message_init!(f.C_MessageVerifyInit(s, mechanism, key), Verify)
+            }
+            Call::C_VerifyMessage(s, parameter, data, signature) => {
+                let (data, data_length) = input(data);
+                let (signature, signature_length) = input(signature);
+                message!(
+                    f.C_VerifyMessage(s, parameter, data, data_length, signature, signature_length),
+                    Verify
+                )
+            }
+            Call::C_VerifyMessageBegin(s, parameter) => {
+                message!(f.C_VerifyMessageBegin(s, parameter), Verify)
+            }
+            Call::C_VerifyMessageNext(s, parameter, part, signature) => {
+                let (part, part_length) = input(part);
+                let (signature, signature_length) = input(signature);
+                message!(
+                    f.C_VerifyMessageNext(
+                        s,
+                        parameter,
+                        part,
+                        part_length,
+                        signature,
+                        signature_length
+                    ),
+                    Verify
+                )
+            }
+            Call::C_MessageVerifyFinal(s) => message_final!(f.C_MessageVerifyFinal(s), Verify),
 
             // Keys
             Call::C_GenerateKey(session, mechanism, template) => {
@@ -247,8 +504,11 @@ impl Cryptoki for Module {
                     f.generate_key_pair(session, mechanism, public, private)
                 )
             }
-            Call::C_WrapKey(session, mechanism, wrapping, key) => {
-                or_refused!(C_WrapKey, f.wrap_key(session, mechanism, wrapping, key))
+            Call::C_WrapKey(session, mechanism, wrapping, key, room) => {
+                or_refused!(
+                    C_WrapKey,
+                    f.wrap_key(session, mechanism, wrapping, key, room)
+                )
             }
             Call::C_UnwrapKey(session, mechanism, key, wrapped, template) => {
                 or_refused!(
@@ -259,11 +519,55 @@ impl Cryptoki for Module {
             Call::C_DeriveKey(session, mechanism, key, template) => {
                 or_refused!(C_DeriveKey, f.derive_key(session, mechanism, key, template))
             }
+            Call::C_EncapsulateKey(session, mechanism, key, template, room) => {
+                or_refused!(
+                    C_EncapsulateKey,
+                    f.encapsulate_key(session, mechanism, key, template, room)
+                )
+            }
+            Call::C_DecapsulateKey(session, mechanism, key, template, ciphertext) => {
+                or_refused!(
+                    C_DecapsulateKey,
+                    f.decapsulate_key(session, mechanism, key, template, ciphertext)
+                )
+            }
+            Call::C_WrapKeyAuthenticated(session, mechanism, wrapping, key, associated, room) => {
+                or_refused!(
+                    C_WrapKeyAuthenticated,
+                    f.wrap_key_authenticated(session, mechanism, wrapping, key, associated, room)
+                )
+            }
+            Call::C_UnwrapKeyAuthenticated(
+                session,
+                mechanism,
+                key,
+                wrapped,
+                template,
+                associated,
+            ) => {
+                or_refused!(
+                    C_UnwrapKeyAuthenticated,
+                    f.unwrap_key_authenticated(
+                        session, mechanism, key, wrapped, template, associated
+                    )
+                )
+            }
+
+            // Asynchronous sessions, which no client has
+            Call::C_AsyncComplete(session, function) => {
+                or_refused!(C_AsyncComplete, f.async_complete(session, function))
+            }
+            Call::C_AsyncGetID(session, function) => {
+                or_refused!(C_AsyncGetID, f.async_id(session, function))
+            }
+            Call::C_AsyncJoin(session, function, id, _) => {
+                or_refused!(C_AsyncJoin, f.async_join(session, function, id))
+            }
 
             // Random numbers
             Call::C_SeedRandom(s, seed) => session_bytes!(f.C_SeedRandom(s, seed)),
-            Call::C_GenerateRandom(session, length) => {
-                Reply::C_GenerateRandom(f.generate_random(session, length))
+            Call::C_GenerateRandom(session, room) => {
+                Reply::C_GenerateRandom(f.generate_random(session, room))
             }
         }
     }

@@ -3,30 +3,36 @@
 //! A failing call returns the same fields beside its CK_RV as the original. The CK_RV is the
 //! module's, unless an argument must not reach the module.
 
+use std::ffi::CString;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    CkRv, DataResult, Flags, Info, InfoResult, KeyPairResult, Mechanism, MechanismInfo,
-    MechanismInfoResult, MechanismListResult, MechanismType, ObjectHandle, ObjectListResult,
-    ObjectResult, SessionHandle, SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotId,
-    SlotInfo, SlotInfoResult, SlotListResult, SlotResult, State, Template, TemplateResult,
-    TokenInfo, TokenInfoResult, Ulong, Use, Version,
+    AsyncResult, AttributesResult, CkRv, EncapsulateResult, Flags, Function, Info, InfoResult,
+    Input, KeyPairResult, KeyResult, MechanismInfo, MechanismInfoResult, MechanismListResult,
+    MechanismOutputResult, MechanismPointer, MechanismResult, MechanismType, ObjectHandle,
+    ObjectListResult, ObjectResult, OutputResult, QueryPointer, Room, SessionHandle, SessionInfo,
+    SessionInfoResult, SessionResult, SizeResult, SlotId, SlotInfo, SlotInfoResult, SlotListResult,
+    State, TemplatePointer, TokenInfo, TokenInfoResult, Ulong, Use, UserType, Version,
 };
 
-use super::Functions;
-use crate::arguments::{
-    CMechanism, CTemplate, Empty, OUTPUT_LIMIT, attribute_values, input, list, objects, output, pin,
-};
+use super::{Functions, notify};
+use crate::arguments::{CMechanism, Handle, input};
+use crate::outputs::{OUTPUT_LIMIT, list, objects, output};
+use crate::templates::{CTemplate, attribute_values};
 
 /// Room for an output that does not grow with the input: a digest, a signature, a wrapped key. The
 /// original has this much and no more.
 pub(super) const FIXED_ROOM: usize = 16384;
 
 impl Functions {
-    pub(super) fn mechanism(&self, mechanism: &Mechanism) -> Result<CMechanism, CkRv> {
-        CMechanism::new(mechanism, Use::Operation, &self.flat_mechanisms)
+    pub(super) fn mechanism(
+        &self,
+        mechanism: &MechanismPointer,
+        usage: Use,
+    ) -> Result<CMechanism, CkRv> {
+        CMechanism::new(mechanism, usage, &self.flat_mechanisms)
     }
 
     pub(super) fn info(&self) -> InfoResult {
@@ -45,7 +51,7 @@ impl Functions {
     }
 
     /// Like the original, reads the lower 32 bits of `present` and accepts what fits into a CK_BBOOL.
-    pub(super) fn slot_list(&self, present: Ulong, count: Ulong) -> SlotListResult {
+    pub(super) fn slot_list(&self, present: Ulong, room: Room) -> SlotListResult {
         let present = present.0 & u64::from(u32::MAX);
         let Ok(present) = CK_BBOOL::try_from(present) else {
             return SlotListResult {
@@ -53,13 +59,13 @@ impl Functions {
                 ..Default::default()
             };
         };
-        let (rv, slots, count) = list(count, |slots, count| {
+        let list = list(room, |slots, count| {
             c!(self.C_GetSlotList(present, slots, count))
         });
         SlotListResult {
-            rv,
-            slots: slots.into_iter().map(SlotId).collect(),
-            count,
+            rv: list.rv,
+            slots: list.entries.into_iter().map(SlotId).collect(),
+            count: list.count,
         }
     }
 
@@ -113,25 +119,14 @@ impl Functions {
         }
     }
 
-    pub(super) fn wait_for_slot_event(&self, flags: Flags) -> SlotResult {
-        let mut slot = narrow(SlotId::NONE.0);
-        let rv = c!(self.C_WaitForSlotEvent(narrow(flags.0), &raw mut slot, null_mut()));
-        let slot_id = if rv.is_ok() {
-            SlotId(wide(slot))
-        } else {
-            SlotId::NONE
-        };
-        SlotResult { rv, slot_id }
-    }
-
-    pub(super) fn mechanism_list(&self, slot: SlotId, count: Ulong) -> MechanismListResult {
-        let (rv, mechanisms, count) = list(count, |mechanisms, count| {
+    pub(super) fn mechanism_list(&self, slot: SlotId, room: Room) -> MechanismListResult {
+        let list = list(room, |mechanisms, count| {
             c!(self.C_GetMechanismList(narrow(slot.0), mechanisms, count))
         });
         MechanismListResult {
-            rv,
-            mechanisms: mechanisms.into_iter().map(MechanismType).collect(),
-            count,
+            rv: list.rv,
+            mechanisms: list.entries.into_iter().map(MechanismType).collect(),
+            count: list.count,
         }
     }
 
@@ -152,49 +147,55 @@ impl Functions {
         }
     }
 
-    /// The protocol has no NULL PIN. An empty PIN means NULL for a token with a keypad of its own,
+    /// Version 3 has no NULL PIN. An empty PIN means NULL for a token with a keypad of its own,
     /// and is an error for any other. If the token's flags cannot be read, the PIN is passed as it
-    /// was sent.
-    pub(super) fn init_token(&self, slot: SlotId, so_pin: &[u8], label: &[u8]) -> CkRv {
+    /// was sent. A label that is not NULL has 32 bytes for the module.
+    pub(super) fn init_token(&self, slot: SlotId, so_pin: Input<'_>, label: Input<'_>) -> CkRv {
         let so_pin = match so_pin {
-            [] => match self.has_protected_path(slot) {
-                Some(true) => None,
+            Input::NullOrEmpty => match self.has_protected_path(slot) {
+                Some(true) => Input::NULL,
                 Some(false) => return CkRv::ARGUMENTS_BAD,
-                None => Some(so_pin),
+                None => so_pin,
             },
-            _ => Some(so_pin),
+            so_pin => so_pin,
         };
-        let (so_pin, length) = pin(so_pin);
-        let mut label = padded_label(label);
-        c!(self.C_InitToken(narrow(slot.0), so_pin, length, label.as_mut_ptr()))
+        let (so_pin, length) = input(so_pin);
+        let mut padded = padded_label(label.bytes());
+        let label = match label {
+            Input::Null { .. } => null_mut(),
+            Input::NullOrEmpty | Input::Bytes(_) => padded.as_mut_ptr(),
+        };
+        c!(self.C_InitToken(narrow(slot.0), so_pin, length, label))
     }
 
-    /// An empty PIN as in `init_token`; the original answers another CK_RV here.
-    pub(super) fn init_pin(&self, session: SessionHandle, new: &[u8]) -> CkRv {
+    /// An empty PIN of version 3 as in `init_token`; the original answers another CK_RV here.
+    pub(super) fn init_pin(&self, session: SessionHandle, new: Input<'_>) -> CkRv {
         let new = match new {
-            [] => match self.session_has_protected_path(session) {
-                Some(true) => None,
+            Input::NullOrEmpty => match self.session_has_protected_path(session) {
+                Some(true) => Input::NULL,
                 Some(false) => return CkRv::PIN_INVALID,
-                None => Some(new),
+                None => new,
             },
-            _ => Some(new),
+            new => new,
         };
-        let (new, length) = pin(new);
+        let (new, length) = input(new);
         c!(self.C_InitPIN(narrow(session.0), new, length))
     }
 
     /// As `init_pin`, when both are empty; one empty PIN goes to the module as it is.
-    pub(super) fn set_pin(&self, session: SessionHandle, old: &[u8], new: &[u8]) -> CkRv {
+    pub(super) fn set_pin(&self, session: SessionHandle, old: Input<'_>, new: Input<'_>) -> CkRv {
         let (old, new) = match (old, new) {
-            ([], []) => match self.session_has_protected_path(session) {
-                Some(true) => (None, None),
-                Some(false) => return CkRv::PIN_INVALID,
-                None => (Some(old), Some(new)),
-            },
-            _ => (Some(old), Some(new)),
+            (Input::NullOrEmpty, Input::NullOrEmpty) => {
+                match self.session_has_protected_path(session) {
+                    Some(true) => (Input::NULL, Input::NULL),
+                    Some(false) => return CkRv::PIN_INVALID,
+                    None => (old, new),
+                }
+            }
+            pins => pins,
         };
-        let (old, old_length) = pin(old);
-        let (new, new_length) = pin(new);
+        let (old, old_length) = input(old);
+        let (new, new_length) = input(new);
         c!(self.C_SetPIN(narrow(session.0), old, old_length, new, new_length))
     }
 
@@ -213,27 +214,65 @@ impl Functions {
         rv.is_ok().then_some(flag != 0)
     }
 
-    /// An empty PIN becomes NULL. The original passes an address, so that clients cannot use a
-    /// token's own keypad.
-    pub(super) fn login(&self, session: SessionHandle, user: u64, user_pin: &[u8]) -> CkRv {
-        let (user_pin, length) = pin(Some(user_pin).filter(|user_pin| !user_pin.is_empty()));
-        c!(self.C_Login(narrow(session.0), narrow(user), user_pin, length))
+    /// An empty PIN of version 3 becomes NULL. The original passes an address, so that clients cannot use
+    /// a token's own keypad.
+    pub(super) fn login(
+        &self,
+        session: SessionHandle,
+        user: UserType,
+        user_pin: Input<'_>,
+    ) -> CkRv {
+        let (user_pin, length) = input(match user_pin {
+            Input::NullOrEmpty => Input::NULL,
+            user_pin => user_pin,
+        });
+        c!(self.C_Login(narrow(session.0), narrow(user.0), user_pin, length))
     }
 
-    /// The application's pointer and callback exist only in its own process.
-    pub(super) fn open_session(&self, slot: SlotId, flags: Flags) -> SessionResult {
+    /// The application's pointer and callback exist only in its own process; `notify` says whether there is a
+    /// callback. No session is asynchronous, because a module writes to the buffers of such a session
+    /// after the call. A module older than 3.2 does not know the flag.
+    pub(super) fn open_session(&self, slot: SlotId, flags: Flags, notify: bool) -> SessionResult {
+        let version = self.list.version;
+        let knows_async = (version.major, version.minor) >= (3, 2);
+        if knows_async && narrow(flags.0) & CKF_ASYNC_SESSION != 0 {
+            return SessionResult {
+                rv: CkRv::SESSION_ASYNC_NOT_SUPPORTED,
+                ..Default::default()
+            };
+        }
+        let (application, callback) = notify::callback(notify);
         let mut session = CK_INVALID_HANDLE;
         let rv = c!(self.C_OpenSession(
             narrow(slot.0),
             narrow(flags.0),
-            null_mut(),
-            None,
+            application,
+            callback,
             &raw mut session
         ));
-        SessionResult {
-            rv,
-            session: SessionHandle(if_ok(rv, session)),
+        let session = SessionHandle(if_ok(rv, session));
+        if rv.is_ok() {
+            self.sessions.opened(session, slot);
         }
+        SessionResult { rv, session }
+    }
+
+    pub(super) fn close_session(&self, session: SessionHandle) -> CkRv {
+        let closing = self.sessions.those(|handle, _| handle == session);
+        let rv = c!(self.C_CloseSession(narrow(session.0)));
+        if rv.is_ok() {
+            self.sessions.closed(closing);
+        }
+        rv
+    }
+
+    pub(super) fn close_all_sessions(&self, slot: SlotId) -> CkRv {
+        let closing = self.sessions.those(|_, of| of == slot);
+        let rv = c!(self.C_CloseAllSessions(narrow(slot.0)));
+        if rv.is_ok() {
+            self.sessions.closed(closing);
+        }
+        rv
     }
 
     pub(super) fn session_info(&self, session: SessionHandle) -> SessionInfoResult {
@@ -260,35 +299,37 @@ impl Functions {
     pub(super) fn create_object(
         &self,
         session: SessionHandle,
-        mut template: Template,
+        mut template: TemplatePointer,
     ) -> Result<ObjectResult, CkRv> {
-        let mut template = CTemplate::new(&mut template, Empty::Address)?;
-        let mut object = CK_INVALID_HANDLE;
+        let mut template = CTemplate::new(&mut template)?;
+        let mut object = Handle::new();
         let rv = c!(self.C_CreateObject(
             narrow(session.0),
             template.as_ptr(),
             template.count(),
-            &raw mut object
+            object.as_ptr()
         ));
-        Ok(object_result(rv, object))
+        let object = object.written(rv);
+        Ok(ObjectResult { rv, object })
     }
 
     pub(super) fn copy_object(
         &self,
         session: SessionHandle,
         object: ObjectHandle,
-        mut template: Template,
+        mut template: TemplatePointer,
     ) -> Result<ObjectResult, CkRv> {
-        let mut template = CTemplate::new(&mut template, Empty::Address)?;
-        let mut copy = CK_INVALID_HANDLE;
+        let mut template = CTemplate::new(&mut template)?;
+        let mut copy = Handle::new();
         let rv = c!(self.C_CopyObject(
             narrow(session.0),
             narrow(object.0),
             template.as_ptr(),
             template.count(),
-            &raw mut copy
+            copy.as_ptr()
         ));
-        Ok(object_result(rv, copy))
+        let object = copy.written(rv);
+        Ok(ObjectResult { rv, object })
     }
 
     pub(super) fn object_size(&self, session: SessionHandle, object: ObjectHandle) -> SizeResult {
@@ -304,21 +345,20 @@ impl Functions {
         &self,
         session: SessionHandle,
         object: ObjectHandle,
-        mut template: Template,
-    ) -> TemplateResult {
-        let rv = attribute_values(&mut template, |attributes, count| {
+        query: QueryPointer,
+    ) -> AttributesResult {
+        attribute_values(query, |attributes, count| {
             c!(self.C_GetAttributeValue(narrow(session.0), narrow(object.0), attributes, count))
-        });
-        TemplateResult { rv, template }
+        })
     }
 
     pub(super) fn set_attribute_value(
         &self,
         session: SessionHandle,
         object: ObjectHandle,
-        mut template: Template,
+        mut template: TemplatePointer,
     ) -> Result<CkRv, CkRv> {
-        let mut template = CTemplate::new(&mut template, Empty::Null)?;
+        let mut template = CTemplate::new(&mut template)?;
         Ok(c!(self.C_SetAttributeValue(
             narrow(session.0),
             narrow(object.0),
@@ -330,9 +370,9 @@ impl Functions {
     pub(super) fn find_objects_init(
         &self,
         session: SessionHandle,
-        mut template: Template,
+        mut template: TemplatePointer,
     ) -> Result<CkRv, CkRv> {
-        let mut template = CTemplate::new(&mut template, Empty::Address)?;
+        let mut template = CTemplate::new(&mut template)?;
         Ok(c!(self.C_FindObjectsInit(
             narrow(session.0),
             template.as_ptr(),
@@ -340,73 +380,106 @@ impl Functions {
         )))
     }
 
-    pub(super) fn find_objects(&self, session: SessionHandle, count: Ulong) -> ObjectListResult {
-        let (rv, objects) = objects(count, |objects, room, number| {
+    pub(super) fn find_objects(&self, session: SessionHandle, room: Room) -> ObjectListResult {
+        let list = objects(room, |objects, room, number| {
             c!(self.C_FindObjects(narrow(session.0), objects, room, number))
         });
         ObjectListResult {
-            rv,
-            count: Ulong(objects.len() as u64),
-            objects: objects.into_iter().map(ObjectHandle).collect(),
+            rv: list.rv,
+            objects: list.entries.into_iter().map(ObjectHandle).collect(),
+            count: list.count,
         }
+    }
+
+    pub(super) fn digest_init(
+        &self,
+        session: SessionHandle,
+        mechanism: MechanismPointer,
+    ) -> Result<MechanismResult, CkRv> {
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let rv = c!(self.C_DigestInit(narrow(session.0), mechanism.as_ptr()));
+        let written = mechanism.written();
+        Ok(MechanismResult { rv, written })
+    }
+
+    pub(super) fn verify_signature_init(
+        &self,
+        session: SessionHandle,
+        mechanism: MechanismPointer,
+        key: ObjectHandle,
+        signature: Input<'_>,
+    ) -> Result<MechanismResult, CkRv> {
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let (signature, length) = input(signature);
+        let rv = c!(self.C_VerifySignatureInit(
+            narrow(session.0),
+            mechanism.as_ptr(),
+            narrow(key.0),
+            signature,
+            length
+        ));
+        let written = mechanism.written();
+        Ok(MechanismResult { rv, written })
     }
 
     pub(super) fn generate_key(
         &self,
         session: SessionHandle,
-        mechanism: Mechanism,
-        mut template: Template,
-    ) -> Result<ObjectResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism)?;
-        let mut template = CTemplate::new(&mut template, Empty::Address)?;
-        let mut key = CK_INVALID_HANDLE;
+        mechanism: MechanismPointer,
+        mut template: TemplatePointer,
+    ) -> Result<KeyResult, CkRv> {
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let mut template = CTemplate::new(&mut template)?;
+        let mut key = Handle::new();
         let rv = c!(self.C_GenerateKey(
             narrow(session.0),
             mechanism.as_ptr(),
-            template.as_ptr_or_null(),
+            template.as_ptr(),
             template.count(),
-            &raw mut key
+            key.as_ptr()
         ));
-        Ok(object_result(rv, key))
+        Ok(key_result(rv, &key, &mechanism))
     }
 
     pub(super) fn generate_key_pair(
         &self,
         session: SessionHandle,
-        mechanism: Mechanism,
-        mut public: Template,
-        mut private: Template,
+        mechanism: MechanismPointer,
+        mut public: TemplatePointer,
+        mut private: TemplatePointer,
     ) -> Result<KeyPairResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism)?;
-        let mut public = CTemplate::new(&mut public, Empty::Address)?;
-        let mut private = CTemplate::new(&mut private, Empty::Address)?;
-        let (mut public_key, mut private_key) = (CK_INVALID_HANDLE, CK_INVALID_HANDLE);
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let mut public = CTemplate::new(&mut public)?;
+        let mut private = CTemplate::new(&mut private)?;
+        let (mut public_key, mut private_key) = (Handle::new(), Handle::new());
         let rv = c!(self.C_GenerateKeyPair(
             narrow(session.0),
             mechanism.as_ptr(),
-            public.as_ptr_or_null(),
+            public.as_ptr(),
             public.count(),
-            private.as_ptr_or_null(),
+            private.as_ptr(),
             private.count(),
-            &raw mut public_key,
-            &raw mut private_key
+            public_key.as_ptr(),
+            private_key.as_ptr()
         ));
         Ok(KeyPairResult {
             rv,
-            public_key: ObjectHandle(if_ok(rv, public_key)),
-            private_key: ObjectHandle(if_ok(rv, private_key)),
+            public_key: public_key.written(rv),
+            private_key: private_key.written(rv),
+            written: mechanism.written(),
         })
     }
 
     pub(super) fn wrap_key(
         &self,
         session: SessionHandle,
-        mechanism: Mechanism,
+        mechanism: MechanismPointer,
         wrapping: ObjectHandle,
         key: ObjectHandle,
-    ) -> Result<DataResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism)?;
-        Ok(output(FIXED_ROOM, |data, length| {
+        room: Room,
+    ) -> Result<MechanismOutputResult, CkRv> {
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let output = output(Function::C_WrapKey, room, FIXED_ROOM, |data, length| {
             c!(self.C_WrapKey(
                 narrow(session.0),
                 mechanism.as_ptr(),
@@ -415,21 +488,49 @@ impl Functions {
                 data,
                 length
             ))
-        }))
+        });
+        Ok(mechanism_output_result(output, &mechanism))
+    }
+
+    pub(super) fn wrap_key_authenticated(
+        &self,
+        session: SessionHandle,
+        mechanism: MechanismPointer,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+        associated: Input<'_>,
+        room: Room,
+    ) -> Result<MechanismOutputResult, CkRv> {
+        let function = Function::C_WrapKeyAuthenticated;
+        let mut mechanism = self.mechanism(&mechanism, function.parameter_use())?;
+        let (associated, associated_length) = input(associated);
+        let output = output(function, room, FIXED_ROOM, |data, length| {
+            c!(self.C_WrapKeyAuthenticated(
+                narrow(session.0),
+                mechanism.as_ptr(),
+                narrow(wrapping.0),
+                narrow(key.0),
+                associated,
+                associated_length,
+                data,
+                length
+            ))
+        });
+        Ok(mechanism_output_result(output, &mechanism))
     }
 
     pub(super) fn unwrap_key(
         &self,
         session: SessionHandle,
-        mechanism: Mechanism,
+        mechanism: MechanismPointer,
         unwrapping: ObjectHandle,
-        wrapped: &[u8],
-        mut template: Template,
-    ) -> Result<ObjectResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism)?;
-        let mut template = CTemplate::new(&mut template, Empty::Address)?;
+        wrapped: Input<'_>,
+        mut template: TemplatePointer,
+    ) -> Result<KeyResult, CkRv> {
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let mut template = CTemplate::new(&mut template)?;
         let (wrapped, length) = input(wrapped);
-        let mut key = CK_INVALID_HANDLE;
+        let mut key = Handle::new();
         let rv = c!(self.C_UnwrapKey(
             narrow(session.0),
             mechanism.as_ptr(),
@@ -438,45 +539,215 @@ impl Functions {
             length,
             template.as_ptr(),
             template.count(),
-            &raw mut key
+            key.as_ptr()
         ));
-        Ok(object_result(rv, key))
+        Ok(key_result(rv, &key, &mechanism))
+    }
+
+    pub(super) fn unwrap_key_authenticated(
+        &self,
+        session: SessionHandle,
+        mechanism: MechanismPointer,
+        unwrapping: ObjectHandle,
+        wrapped: Input<'_>,
+        mut template: TemplatePointer,
+        associated: Input<'_>,
+    ) -> Result<KeyResult, CkRv> {
+        let usage = Function::C_UnwrapKeyAuthenticated.parameter_use();
+        let mut mechanism = self.mechanism(&mechanism, usage)?;
+        let mut template = CTemplate::new(&mut template)?;
+        let (wrapped, length) = input(wrapped);
+        let (associated, associated_length) = input(associated);
+        let mut key = Handle::new();
+        let rv = c!(self.C_UnwrapKeyAuthenticated(
+            narrow(session.0),
+            mechanism.as_ptr(),
+            narrow(unwrapping.0),
+            wrapped,
+            length,
+            template.as_ptr(),
+            template.count(),
+            associated,
+            associated_length,
+            key.as_ptr()
+        ));
+        Ok(key_result(rv, &key, &mechanism))
     }
 
     pub(super) fn derive_key(
         &self,
         session: SessionHandle,
-        mechanism: Mechanism,
+        mechanism: MechanismPointer,
         base: ObjectHandle,
-        mut template: Template,
-    ) -> Result<ObjectResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism)?;
-        let mut template = CTemplate::new(&mut template, Empty::Address)?;
-        let mut key = CK_INVALID_HANDLE;
+        mut template: TemplatePointer,
+    ) -> Result<KeyResult, CkRv> {
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let mut template = CTemplate::new(&mut template)?;
+        let mut key = Handle::new();
         let rv = c!(self.C_DeriveKey(
             narrow(session.0),
             mechanism.as_ptr(),
             narrow(base.0),
             template.as_ptr(),
             template.count(),
-            &raw mut key
+            key.as_ptr()
         ));
-        Ok(object_result(rv, key))
+        Ok(key_result(rv, &key, &mechanism))
+    }
+
+    pub(super) fn encapsulate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: MechanismPointer,
+        public_key: ObjectHandle,
+        mut template: TemplatePointer,
+        room: Room,
+    ) -> Result<EncapsulateResult, CkRv> {
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let mut template = CTemplate::new(&mut template)?;
+        let mut key = Handle::new();
+        let output = output(
+            Function::C_EncapsulateKey,
+            room,
+            FIXED_ROOM,
+            |data, length| {
+                c!(self.C_EncapsulateKey(
+                    narrow(session.0),
+                    mechanism.as_ptr(),
+                    narrow(public_key.0),
+                    template.as_ptr(),
+                    template.count(),
+                    data,
+                    length,
+                    key.as_ptr()
+                ))
+            },
+        );
+        Ok(EncapsulateResult {
+            rv: output.rv,
+            length: output.length,
+            data: output.data,
+            object: key.written(output.rv),
+            written: mechanism.written(),
+        })
+    }
+
+    pub(super) fn decapsulate_key(
+        &self,
+        session: SessionHandle,
+        mechanism: MechanismPointer,
+        private_key: ObjectHandle,
+        mut template: TemplatePointer,
+        ciphertext: Input<'_>,
+    ) -> Result<KeyResult, CkRv> {
+        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let mut template = CTemplate::new(&mut template)?;
+        let (ciphertext, length) = input(ciphertext);
+        let mut key = Handle::new();
+        let rv = c!(self.C_DecapsulateKey(
+            narrow(session.0),
+            mechanism.as_ptr(),
+            narrow(private_key.0),
+            template.as_ptr(),
+            template.count(),
+            ciphertext,
+            length,
+            key.as_ptr()
+        ));
+        Ok(key_result(rv, &key, &mechanism))
+    }
+
+    /// Asks for the result of a call of an asynchronous session. There are no such sessions, so a module
+    /// answers an error. One that points to a result anyway has it in memory of its own that nothing is
+    /// known about, and it is not read.
+    pub(super) fn async_complete(
+        &self,
+        session: SessionHandle,
+        function: &[u8],
+    ) -> Result<AsyncResult, CkRv> {
+        let function = text(function)?;
+        let mut data = CK_ASYNC_DATA::default();
+        let rv = c!(self.C_AsyncComplete(
+            narrow(session.0),
+            function.as_ptr().cast_mut().cast(),
+            &raw mut data
+        ));
+        if rv.is_ok() && !data.pValue.is_null() {
+            log::error!("C_AsyncComplete returned a buffer of the module: refused");
+            return Err(CkRv::GENERAL_ERROR);
+        }
+        Ok(AsyncResult {
+            rv,
+            length: Ulong(if_ok(rv, data.ulValue)),
+            data: Vec::new(),
+            object: ObjectHandle(if_ok(rv, data.hObject)),
+            additional_object: ObjectHandle(if_ok(rv, data.hAdditionalObject)),
+        })
+    }
+
+    pub(super) fn async_id(
+        &self,
+        session: SessionHandle,
+        function: &[u8],
+    ) -> Result<SizeResult, CkRv> {
+        let function = text(function)?;
+        let mut id = 0;
+        let rv = c!(self.C_AsyncGetID(
+            narrow(session.0),
+            function.as_ptr().cast_mut().cast(),
+            &raw mut id
+        ));
+        let size = Ulong(if_ok(rv, id));
+        Ok(SizeResult { rv, size })
+    }
+
+    /// Passes no buffer: a module would write to it after the call.
+    pub(super) fn async_join(
+        &self,
+        session: SessionHandle,
+        function: &[u8],
+        id: Ulong,
+    ) -> Result<CkRv, CkRv> {
+        let function = text(function)?;
+        Ok(c!(self.C_AsyncJoin(
+            narrow(session.0),
+            function.as_ptr().cast_mut().cast(),
+            narrow(id.0),
+            null_mut(),
+            0
+        )))
     }
 
     /// Refuses lengths over the limit. The original runs out of memory there and answers SYSTEM_ERR.
-    pub(super) fn generate_random(&self, session: SessionHandle, length: Ulong) -> DataResult {
-        let size = usize::try_from(length.0).unwrap_or(usize::MAX);
+    pub(super) fn generate_random(&self, session: SessionHandle, room: Room) -> OutputResult {
+        let length = match room {
+            Room::Buffer(length) => length,
+            Room::Null { length } => {
+                let rv = c!(self.C_GenerateRandom(narrow(session.0), null_mut(), narrow(length)));
+                return OutputResult {
+                    rv,
+                    length: Ulong(length),
+                    data: Vec::new(),
+                };
+            }
+            // C_GenerateRandom has no pointer to a length.
+            Room::NoLength | Room::Unbounded => u64::MAX,
+        };
+        let size = usize::try_from(length).unwrap_or(usize::MAX);
         if size > OUTPUT_LIMIT {
-            return DataResult {
+            return OutputResult {
                 rv: CkRv::ARGUMENTS_BAD,
                 ..Default::default()
             };
         }
         let mut data = vec![0; size.max(1)];
-        let rv = c!(self.C_GenerateRandom(narrow(session.0), data.as_mut_ptr(), narrow(length.0)));
+        let rv = c!(self.C_GenerateRandom(narrow(session.0), data.as_mut_ptr(), narrow(length)));
         data.truncate(if rv.is_ok() { size } else { 0 });
-        DataResult { rv, data }
+        OutputResult {
+            rv,
+            length: Ulong(length),
+            data,
+        }
     }
 }
 
@@ -484,11 +755,26 @@ fn version(version: CK_VERSION) -> Version {
     Version::new(version.major, version.minor)
 }
 
-fn object_result(rv: CkRv, object: CK_OBJECT_HANDLE) -> ObjectResult {
-    ObjectResult {
+fn key_result(rv: CkRv, key: &Handle, mechanism: &CMechanism) -> KeyResult {
+    KeyResult {
         rv,
-        object: ObjectHandle(if_ok(rv, object)),
+        object: key.written(rv),
+        written: mechanism.written(),
     }
+}
+
+fn mechanism_output_result(output: OutputResult, mechanism: &CMechanism) -> MechanismOutputResult {
+    MechanismOutputResult {
+        rv: output.rv,
+        length: output.length,
+        data: output.data,
+        written: mechanism.written(),
+    }
+}
+
+/// A string of C. No name of a function has a zero byte in it.
+fn text(bytes: &[u8]) -> Result<CString, CkRv> {
+    CString::new(bytes).map_err(|_| CkRv::ARGUMENTS_BAD)
 }
 
 /// A handle or a size; 0 if the call failed.
@@ -496,11 +782,10 @@ fn if_ok(rv: CkRv, number: CK_ULONG) -> u64 {
     if rv.is_ok() { wide(number) } else { 0 }
 }
 
-/// A token's label: the bytes before the first zero byte, padded with blanks or cut to 32.
+/// A token's label, padded with blanks or cut to 32 bytes.
 fn padded_label(label: &[u8]) -> [CK_UTF8CHAR; 32] {
     let mut padded = [b' '; 32];
-    let text = label.iter().take_while(|&&byte| byte != 0);
-    for (byte, value) in padded.iter_mut().zip(text) {
+    for (byte, value) in padded.iter_mut().zip(label) {
         *byte = *value;
     }
     padded
@@ -511,9 +796,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pads_a_label_with_blanks_and_cuts_it_at_a_zero_byte() {
+    fn pads_a_label_with_blanks_and_cuts_it() {
         assert_eq!(&padded_label(b"gateway")[..9], b"gateway  ");
-        assert_eq!(padded_label(b"gate\0way"), padded_label(b"gate"));
+        assert_eq!(&padded_label(b"gate\0way")[..9], b"gate\0way ");
         assert_eq!(padded_label(&[b'x'; 40]), [b'x'; 32]);
         assert_eq!(padded_label(b""), [b' '; 32]);
     }

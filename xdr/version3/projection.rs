@@ -17,7 +17,7 @@ use crate::integers::{
 use crate::templates::{Answer, Answers, Found, Query, Value, Wanted, WantedRoom};
 use crate::wire_types::{
     AttributesResult, Hello, HelloResult, KeyResult, MechanismOutputResult, MechanismPointer,
-    MechanismResult, OutputResult, QueryPointer, TemplatePointer,
+    MechanismResult, ObjectListResult, OutputResult, QueryPointer, TemplatePointer,
 };
 use crate::word_size::Abi;
 use crate::{Call, CkRv, wire_types};
@@ -90,9 +90,24 @@ macro_rules! same {
 same! {
     CkRv Flags MechanismType ObjectHandle SessionHandle SlotId Ulong UserType
     wire_types::InfoResult wire_types::MechanismInfoResult wire_types::MechanismListResult
-    wire_types::ObjectListResult wire_types::SessionInfoResult wire_types::SessionResult
-    wire_types::SizeResult wire_types::SlotInfoResult wire_types::SlotListResult
+    wire_types::SessionInfoResult wire_types::SessionResult wire_types::SizeResult wire_types::SlotInfoResult wire_types::SlotListResult
     wire_types::SlotResult wire_types::TokenInfoResult
+}
+
+impl Current<ObjectListResult> for ObjectListResult {
+    fn current(self) -> ObjectListResult {
+        self
+    }
+}
+
+/// The count is that of the objects.
+impl FormerResult<ObjectListResult> for ObjectListResult {
+    fn former(self) -> ObjectListResult {
+        ObjectListResult {
+            count: Ulong(self.objects.len() as u64),
+            ..self
+        }
+    }
 }
 
 /// What a call of version 3 means beyond its single arguments.
@@ -108,11 +123,11 @@ pub(super) fn settle(mut call: Call<'_>) -> Call<'_> {
                 attribute.value = Value::Null { length: 0 };
             }
         }
-    } else if let Call::C_Login(_, _, pin)
-    | Call::C_InitPIN(_, pin)
-    | Call::C_InitToken(_, pin, _) = &mut call
-    {
+    } else if let Call::C_Login(_, _, pin) | Call::C_InitPIN(_, pin) = &mut call {
         unclear_if_empty(pin);
+    } else if let Call::C_InitToken(_, pin, label) = &mut call {
+        unclear_if_empty(pin);
+        end_at_zero(label);
     } else if let Call::C_SetPIN(_, old, new) = &mut call {
         unclear_if_empty(old);
         unclear_if_empty(new);
@@ -148,6 +163,14 @@ pub(super) fn unsettle<'c, 'a>(call: &'c Call<'a>) -> Cow<'c, Call<'a>> {
 fn unclear_if_empty(pin: &mut Input<'_>) {
     if pin.bytes().is_empty() {
         *pin = Input::NullOrEmpty;
+    }
+}
+
+/// A token's label is a string of C for the original.
+fn end_at_zero(label: &mut Input<'_>) {
+    if let Input::Bytes(bytes) = label {
+        let end = bytes.iter().position(|byte| *byte == 0);
+        *bytes = end.and_then(|end| bytes.get(..end)).unwrap_or(bytes);
     }
 }
 
@@ -345,35 +368,42 @@ const MOST_ZEROS: u64 = 64 << 20;
 
 /// An attribute that is not available has a length of all ones, so that our client can tell it from an empty
 /// value. The original sends 0. Its clients accept both, because they look at the CK_RV too. A length is
-/// answered with that many zeros; the length of a number is a word even where the call failed.
+/// answered with that many zeros, one that the module left alone with none; the length of a number is a word
+/// even where the call failed. Of arrays of attributes, version 3 can say that they are empty.
 impl FormerResult<TemplateResult> for AttributesResult {
     fn former(self) -> TemplateResult {
+        let mut rv = self.rv;
         let mut zeros = MOST_ZEROS;
         let attributes = self.answers.0.into_iter().map(|mut answer| {
             let unavailable = || (Vec::new(), Ulong::UNAVAILABLE);
+            let mut asked = |length| {
+                let length = match length {
+                    0 if is_number(answer.attribute_type) => Abi::HOST.word as u64,
+                    length => length,
+                };
+                match usize::try_from(length) {
+                    Ok(size) if length <= zeros => {
+                        zeros -= length;
+                        (vec![0; size], Ulong(length))
+                    }
+                    _ => unavailable(),
+                }
+            };
             let (value, value_len) = match &mut answer.found {
                 Found::Bytes(bytes) => {
                     let bytes = std::mem::take(bytes);
                     let length = bytes.len() as u64;
                     (bytes, Ulong(length))
                 }
-                Found::Length(length) => {
-                    let length = match *length {
-                        0 if is_number(answer.attribute_type) => Abi::HOST.word as u64,
-                        length => length,
-                    };
-                    match usize::try_from(length) {
-                        Ok(size) if length <= zeros => {
-                            zeros -= length;
-                            (vec![0; size], Ulong(length))
-                        }
-                        _ => unavailable(),
+                Found::Length(length) => asked(*length),
+                Found::Untouched | Found::TemplateLength(0) => asked(0),
+                Found::Unavailable => unavailable(),
+                Found::TemplateLength(_) | Found::Template(_) => {
+                    if rv.is_ok() {
+                        rv = CkRv::ATTRIBUTE_TYPE_INVALID;
                     }
+                    unavailable()
                 }
-                Found::Untouched
-                | Found::Unavailable
-                | Found::TemplateLength(_)
-                | Found::Template(_) => unavailable(),
             };
             Attribute {
                 attribute_type: answer.attribute_type,
@@ -381,10 +411,8 @@ impl FormerResult<TemplateResult> for AttributesResult {
                 value_len,
             }
         });
-        TemplateResult {
-            rv: self.rv,
-            template: Template(attributes.collect()),
-        }
+        let template = Template(attributes.collect());
+        TemplateResult { rv, template }
     }
 }
 

@@ -1,0 +1,139 @@
+//! Asks a library for the list of its PKCS#11 functions: the newest one that it has.
+//!
+//! C_GetInterface is asked for the versions that we know, newest first, and C_GetFunctionList if it has
+//! none of them. Lists of all versions begin alike, so an older list becomes the newest one without
+//! its last functions. A module that answers oddly is asked on: with CKR_OK and no interface, with
+//! another name, with another version than asked for.
+
+use std::ffi::c_void;
+use std::mem::offset_of;
+use std::path::Path;
+use std::ptr::null_mut;
+
+use cryptoki_sys::*;
+use xdr::CkRv;
+use xdr::word_size::wide;
+
+use super::LoadError;
+
+/// The name of the interfaces of the standard.
+const NAME: &[u8] = b"PKCS 11\0";
+
+/// The versions that a module is asked for.
+const VERSIONS: [CK_VERSION; 3] = [
+    CK_VERSION { major: 3, minor: 2 },
+    CK_VERSION { major: 3, minor: 1 },
+    CK_VERSION { major: 3, minor: 0 },
+];
+
+// `copied` relies on it.
+const _: () = {
+    assert!(
+        offset_of!(CK_FUNCTION_LIST, C_WaitForSlotEvent)
+            == offset_of!(CK_FUNCTION_LIST_3_2, C_WaitForSlotEvent)
+    );
+    assert!(
+        offset_of!(CK_FUNCTION_LIST_3_0, C_MessageVerifyFinal)
+            == offset_of!(CK_FUNCTION_LIST_3_2, C_MessageVerifyFinal)
+    );
+    assert!(size_of::<CK_FUNCTION_LIST>() < size_of::<CK_FUNCTION_LIST_3_0>());
+    assert!(size_of::<CK_FUNCTION_LIST_3_0>() < size_of::<CK_FUNCTION_LIST_3_2>());
+};
+
+/// The newest list of functions. Functions that the module's list does not have are absent.
+pub(super) fn function_list(
+    library: &libloading::Library,
+    path: &Path,
+) -> Result<CK_FUNCTION_LIST_3_2, LoadError> {
+    match newest_interface(library) {
+        Some(list) => Ok(list),
+        None => oldest_list(library, path),
+    }
+}
+
+/// What C_GetInterface has, of version 3.0 or newer.
+fn newest_interface(library: &libloading::Library) -> Option<CK_FUNCTION_LIST_3_2> {
+    // SAFETY: the type is the prototype that PKCS#11 gives the symbol; a library that breaks
+    // the standard is a broken module, which the administrator who named it answers for. An
+    // optional function pointer may be null.
+    let symbol = unsafe { library.get::<CK_C_GetInterface>(b"C_GetInterface\0") };
+    let function = symbol.ok().and_then(|symbol| *symbol)?;
+    VERSIONS.into_iter().find_map(|mut version| {
+        let mut name = *b"PKCS 11\0";
+        let mut interface = null_mut();
+        // SAFETY: `library` is open. The name ends with a zero byte; the name, the version and
+        // `interface` are variables that outlive the call.
+        let rv = unsafe { function(name.as_mut_ptr(), &raw mut version, &raw mut interface, 0) };
+        if !CkRv(wide(rv)).is_ok() || interface.is_null() {
+            return None;
+        }
+        // SAFETY: with CKR_OK a module gives the address of a CK_INTERFACE, which it keeps for as long as it
+        // is loaded. No alignment is assumed: Windows packs it.
+        let interface = unsafe { interface.read_unaligned() };
+        let list = interface.pFunctionList;
+        if list.is_null() || !has_our_name(interface.pInterfaceName) {
+            return None;
+        }
+        // SAFETY: an interface with this name points to a list of functions, which begins with its version.
+        let version = unsafe { list.cast::<CK_VERSION>().read_unaligned() };
+        let size = match (version.major, version.minor) {
+            (3, 0 | 1) => size_of::<CK_FUNCTION_LIST_3_0>(),
+            (3, 2..) => size_of::<CK_FUNCTION_LIST_3_2>(),
+            _ => return None,
+        };
+        // SAFETY: the version of the list says that it has this type.
+        Some(unsafe { copied(list, size) })
+    })
+}
+
+/// Whether the name of an interface is that of the standard's.
+fn has_our_name(name: *const CK_UTF8CHAR) -> bool {
+    !name.is_null()
+        && (0..).zip(NAME).all(|(position, expected)| {
+            let byte = name.wrapping_add(position);
+            // SAFETY: a name ends with a zero byte, which is the first one that differs or the last one that
+            // is read.
+            let byte = unsafe { byte.read() };
+            byte == *expected
+        })
+}
+
+/// What C_GetFunctionList has.
+fn oldest_list(
+    library: &libloading::Library,
+    path: &Path,
+) -> Result<CK_FUNCTION_LIST_3_2, LoadError> {
+    let named = || path.to_path_buf();
+    // SAFETY: as for C_GetInterface.
+    let symbol = unsafe { library.get::<CK_C_GetFunctionList>(b"C_GetFunctionList\0") };
+    let Some(function) = symbol.ok().and_then(|symbol| *symbol) else {
+        return Err(LoadError::NoFunctionList { path: named() });
+    };
+    let mut list = null_mut();
+    // SAFETY: `library` is open, and `list` is a variable to be written by the module.
+    let rv = CkRv(wide(unsafe { function(&raw mut list) }));
+    if !rv.is_ok() {
+        return Err(LoadError::Refused { path: named(), rv });
+    }
+    if list.is_null() {
+        return Err(LoadError::NullList { path: named() });
+    }
+    // SAFETY: with CKR_OK a module gives the address of its list, of this type since v2.01.
+    Ok(unsafe { copied(list.cast(), size_of::<CK_FUNCTION_LIST>()) })
+}
+
+/// A copy of the module's list, the first `size` bytes of it. No alignment is assumed: Windows packs lists.
+///
+/// # Safety
+///
+/// `list` is the address of a list of functions, of a type that has at least `size` bytes.
+unsafe fn copied(list: *const c_void, size: usize) -> CK_FUNCTION_LIST_3_2 {
+    let mut newest = CK_FUNCTION_LIST_3_2::default();
+    let size = size.min(size_of::<CK_FUNCTION_LIST_3_2>());
+    let place = (&raw mut newest).cast::<u8>();
+    // SAFETY: the caller vouches for `size` bytes to read, and `newest` has as many. Lists begin alike (checked
+    // above), so the copy is a version and optional function pointers of the types that `newest` has there;
+    // the rest of it stays null.
+    unsafe { std::ptr::copy_nonoverlapping(list.cast::<u8>(), place, size) };
+    newest
+}

@@ -1,0 +1,390 @@
+//! Makes the room for what a module writes: bytes, and lists of numbers.
+//!
+//! `module` makes the C call. Every length that a module returns is checked against the room that it was
+//! given. How much room a call gets is said by its [`Room`]; only version 3 leaves it to us.
+//!
+//! Large buffers are kept from call to call, because new memory is slow: for 1 MiB the kernel clears and
+//! maps 256 pages, which takes as long as a cipher needs for the data. A buffer that was handed out
+//! comes back through [`reuse`].
+
+use std::alloc::{Layout, alloc_zeroed};
+use std::cell::Cell;
+use std::ptr::null_mut;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cryptoki_sys::*;
+use xdr::codec::wipe;
+use xdr::word_size::{narrow, wide};
+use xdr::{CkRv, Function, LONGEST_BYTES, MOST_ELEMENTS, OutputResult, Room, Ulong};
+
+/// Upper bound on the memory for one reply of which the client does not tell the size, in bytes, whatever
+/// length a module asks for; and on the memory for attribute values and random numbers.
+pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// Upper bound on the room that a call gets, in bytes, whatever the client says it has: more than that fits
+/// into no reply. New memory costs nothing until the module writes to it.
+const MOST_ROOM: u64 = LONGEST_BYTES;
+
+/// Size of the buffer for small outputs, in bytes. Each thread keeps one.
+const SCRATCH: usize = 20 << 10;
+
+/// Upper bound on the large buffers that this process keeps, in bytes of all of them together.
+const KEPT: usize = 8 << 20;
+
+/// From this size on, the allocator gives memory back to the kernel when it is freed (the upper bound of
+/// glibc's M_MMAP_THRESHOLD). Wiping it first would only make the kernel provide pages that were never used.
+const ALWAYS_MAPPED: usize = 32 << 20;
+
+thread_local! {
+    /// The buffer for small outputs. Between two calls it is all zeros, as far as the module returned how
+    /// much it wrote.
+    static SCRATCH_ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Large buffers for the next calls. They hold zeros, or outputs that this process's client has got.
+static KEPT_BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// Keeps the memory of an output for the next calls. The bytes have gone to the client of this process, or
+/// are wiped: a module that claims to have written what it did not write would send them again.
+pub fn reuse(buffer: Vec<u8>) {
+    let capacity = buffer.capacity();
+    if !(SCRATCH..=KEPT).contains(&capacity) {
+        return;
+    }
+    let mut kept = kept_buffers();
+    let mut size: usize = kept.iter().map(Vec::capacity).sum();
+    while size + capacity > KEPT && !kept.is_empty() {
+        size -= kept.remove(0).capacity();
+    }
+    kept.push(buffer);
+}
+
+fn kept_buffers() -> MutexGuard<'static, Vec<Vec<u8>>> {
+    KEPT_BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A buffer of at least `size` bytes, more than 0. `None` if there is no memory.
+fn large_buffer(size: usize) -> Option<Vec<u8>> {
+    let mut kept = kept_buffers();
+    let fitting = (0_usize..).zip(kept.iter().map(Vec::capacity));
+    let fitting = fitting.filter(|(_, capacity)| *capacity >= size);
+    let smallest = fitting.min_by_key(|(_, capacity)| *capacity);
+    let found = smallest.map(|(position, _)| kept.remove(position));
+    drop(kept);
+    match found {
+        Some(mut buffer) => {
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            Some(buffer)
+        }
+        None => zeros(size),
+    }
+}
+
+/// New memory, more than 0 bytes. `None` if there is none.
+fn zeros(size: usize) -> Option<Vec<u8>> {
+    let layout = Layout::array::<u8>(size).ok()?;
+    // SAFETY: the layout has a size that is not 0, because `size` is not.
+    let memory = unsafe { alloc_zeroed(layout) };
+    if memory.is_null() {
+        return None;
+    }
+    // SAFETY: the global allocator made this memory with the layout of `size` bytes, which are zeros.
+    // Nothing else refers to it.
+    Some(unsafe { Vec::from_raw_parts(memory, size, size) })
+}
+
+/// What one call left.
+struct Output {
+    rv: CkRv,
+    /// The length as the module left it.
+    length: CK_ULONG,
+    /// What it wrote, with CKR_OK.
+    data: Vec<u8>,
+}
+
+/// Calls for bytes with the room that the client has. `function` says whether the bytes are secret.
+///
+/// Without a bound on the room, in version 3, it calls once with `usual` bytes and, if that is too small,
+/// again with the size that the module asks for. The original asks for the size first, or has a fixed room
+/// of 16384 bytes.
+pub(crate) fn output(
+    function: Function,
+    room: Room,
+    usual: usize,
+    mut call: impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> OutputResult {
+    let mut length = Ulong::default();
+    let Output { rv, data, .. } = match room {
+        Room::NoLength => failed(call(null_mut(), null_mut())),
+        Room::Null { length: passed } => {
+            let mut left = narrow(passed);
+            let rv = call(null_mut(), &raw mut left);
+            length = Ulong(told(left, passed));
+            failed(rv)
+        }
+        Room::Buffer(passed) => {
+            let room = usize::try_from(passed.min(MOST_ROOM)).unwrap_or(usize::MAX);
+            let output = output_into(function, room, &mut call);
+            // What the module leaves alone goes back as it was passed, whatever room it had.
+            length = match output.length == narrow(room as u64) {
+                true => Ulong(passed),
+                false => Ulong(wide(output.length)),
+            };
+            output
+        }
+        Room::Unbounded => {
+            let output = unbounded_output(function, usual, &mut call);
+            length = Ulong(output.data.len() as u64);
+            output
+        }
+    };
+    OutputResult { rv, length, data }
+}
+
+/// A length or count that was `passed` and that the module may have changed.
+fn told(left: CK_ULONG, passed: u64) -> u64 {
+    if left == narrow(passed) {
+        passed
+    } else {
+        wide(left)
+    }
+}
+
+fn failed(rv: CkRv) -> Output {
+    Output {
+        rv,
+        length: 0,
+        data: Vec::new(),
+    }
+}
+
+fn unbounded_output(
+    function: Function,
+    usual: usize,
+    call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> Output {
+    let first = output_into(function, usual, call);
+    if first.rv != CkRv::BUFFER_TOO_SMALL {
+        return first;
+    }
+    let asked = usize::try_from(first.length).unwrap_or(usize::MAX);
+    if asked <= usual || asked > OUTPUT_LIMIT {
+        log_lie(CkRv::BUFFER_TOO_SMALL, first.length, usual);
+        return failed(CkRv::GENERAL_ERROR);
+    }
+    match output_into(function, asked, call) {
+        second if second.rv == CkRv::BUFFER_TOO_SMALL => {
+            log_lie(CkRv::BUFFER_TOO_SMALL, second.length, asked);
+            failed(CkRv::GENERAL_ERROR)
+        }
+        second => second,
+    }
+}
+
+fn log_lie(rv: CkRv, length: CK_ULONG, room: usize) {
+    log::error!("the module returned {rv} with length {length}, but the buffer has {room} bytes");
+}
+
+/// Makes one call with a buffer of `room` bytes.
+fn output_into(
+    function: Function,
+    room: usize,
+    call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> Output {
+    match room {
+        ..=SCRATCH => small_output(room, call),
+        _ => large_output(function.hands_out_secrets(), room, call),
+    }
+}
+
+/// Copies a small output out of the thread's buffer.
+fn small_output(room: usize, call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv) -> Output {
+    let mut scratch = SCRATCH_ROOM.take();
+    scratch.resize(SCRATCH, 0);
+    let place = scratch.get_mut(..room).unwrap_or_default();
+    let (mut output, written) = call_with(place, call);
+    match written {
+        Some(length) => {
+            let written = place.get_mut(..length).unwrap_or_default();
+            output.data = written.to_vec();
+            wipe(written);
+        }
+        None => wipe(place),
+    }
+    SCRATCH_ROOM.set(scratch);
+    output
+}
+
+/// Hands out the large buffer itself, or a copy if the output is much shorter.
+///
+/// A buffer that is kept is wiped where a failing call or a copied output left something. One that is
+/// handed out goes to the client; [`reuse`] says what must be wiped of it. So an encryption costs no write to
+/// memory beside the module's own.
+fn large_output(
+    is_secret: bool,
+    room: usize,
+    call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> Output {
+    let Some(mut buffer) = large_buffer(room) else {
+        return failed(CkRv::HOST_MEMORY);
+    };
+    let place = buffer.get_mut(..room).unwrap_or_default();
+    let (mut output, written) = call_with(place, call);
+    let is_returned = room >= ALWAYS_MAPPED;
+    match written {
+        Some(length) if length >= room / 2 => {
+            // Behind plaintext there may be its padding.
+            if is_secret && !is_returned {
+                wipe(buffer.get_mut(length..room).unwrap_or_default());
+            }
+            buffer.truncate(length);
+            output.data = buffer;
+        }
+        Some(length) => {
+            output.data = place.get(..length).unwrap_or_default().to_vec();
+            let used = if is_secret { room } else { length };
+            if !is_returned {
+                wipe(buffer.get_mut(..used).unwrap_or_default());
+            }
+            reuse(buffer);
+        }
+        None => {
+            if !is_returned {
+                wipe(buffer.get_mut(..room).unwrap_or_default());
+            }
+            reuse(buffer);
+        }
+    }
+    output
+}
+
+/// Makes one call, and tells how much of `room` the module filled, if it succeeded.
+fn call_with(
+    room: &mut [u8],
+    call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> (Output, Option<usize>) {
+    let mut length = narrow(room.len() as u64);
+    let rv = call(room.as_mut_ptr(), &raw mut length);
+    let mut output = Output {
+        rv,
+        length,
+        data: Vec::new(),
+    };
+    if !rv.is_ok() {
+        return (output, None);
+    }
+    match usize::try_from(length) {
+        Ok(written) if written <= room.len() => (output, Some(written)),
+        _ => {
+            log_lie(rv, length, room.len());
+            output.rv = CkRv::GENERAL_ERROR;
+            (output, None)
+        }
+    }
+}
+
+/// A list that a module wrote.
+pub(crate) struct List {
+    pub(crate) rv: CkRv,
+    /// The entries, with CKR_OK.
+    pub(crate) entries: Vec<u64>,
+    /// The number of entries as the module left it.
+    pub(crate) count: Ulong,
+}
+
+/// Calls C_GetSlotList or C_GetMechanismList: `call` gets the list and the pointer to its length.
+pub(crate) fn list(room: Room, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv) -> List {
+    match room {
+        Room::NoLength => List {
+            rv: call(null_mut(), null_mut()),
+            entries: Vec::new(),
+            count: Ulong(0),
+        },
+        Room::Null { length } => {
+            let mut number = narrow(length);
+            let rv = call(null_mut(), &raw mut number);
+            List {
+                rv,
+                entries: Vec::new(),
+                count: Ulong(told(number, length)),
+            }
+        }
+        Room::Buffer(passed) => {
+            filled_list(passed, passed, |entries, _, number| call(entries, number))
+        }
+        Room::Unbounded => match list(Room::QUESTION, &mut call) {
+            number if number.rv.is_ok() => list(Room::Buffer(number.count.0), call),
+            failed => failed,
+        },
+    }
+}
+
+/// Calls C_FindObjects, which has the room as an argument of its own.
+pub(crate) fn objects(
+    room: Room,
+    call: impl FnOnce(*mut CK_ULONG, CK_ULONG, *mut CK_ULONG) -> CkRv,
+) -> List {
+    match room {
+        Room::NoLength => List {
+            rv: call(null_mut(), 0, null_mut()),
+            entries: Vec::new(),
+            count: Ulong(0),
+        },
+        Room::Null { length } => {
+            let mut number = 0;
+            let rv = call(null_mut(), narrow(length), &raw mut number);
+            List {
+                rv,
+                entries: Vec::new(),
+                count: Ulong(wide(number)),
+            }
+        }
+        Room::Buffer(passed) => filled_list(passed, 0, call),
+        Room::Unbounded => filled_list(MOST_ELEMENTS, 0, call),
+    }
+}
+
+/// Calls with room for `passed` entries, or for as many as a reply can have. `call` gets the list, which has
+/// an address even without room, the room, and the place for the number of entries, which holds `before`.
+fn filled_list(
+    passed: u64,
+    before: u64,
+    call: impl FnOnce(*mut CK_ULONG, CK_ULONG, *mut CK_ULONG) -> CkRv,
+) -> List {
+    let room = passed.min(MOST_ELEMENTS);
+    let mut list = vec![0; room.max(1) as usize];
+    let room = narrow(room);
+    let mut number = narrow(before).min(room);
+    let unchanged = number;
+    let rv = call(list.as_mut_ptr(), room, &raw mut number);
+    if rv.is_ok() && number > room {
+        log::error!(
+            "the module returned CKR_OK with {number} entries, but the list has room for {room}"
+        );
+        return List {
+            rv: CkRv::GENERAL_ERROR,
+            entries: Vec::new(),
+            count: Ulong(0),
+        };
+    }
+    if rv.is_ok() {
+        let entries = list.into_iter().zip(0..number);
+        return List {
+            rv,
+            entries: entries.map(|(entry, _)| wide(entry)).collect(),
+            count: Ulong(wide(number)),
+        };
+    }
+    // What the module leaves alone goes back as it was passed.
+    let count = match number == unchanged {
+        true => before,
+        false => wide(number),
+    };
+    List {
+        rv,
+        entries: Vec::new(),
+        count: Ulong(count),
+    }
+}
