@@ -11,7 +11,8 @@ use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use transport::{Closer, Deadline, Halves};
+use transport::Deadline;
+use transport::halves::{Closer, Halves, Receiver, Sender};
 use xdr::codec::Slices;
 use xdr::record::Records;
 use xdr::rpc::{self, Peer, Rejection, Request};
@@ -76,7 +77,7 @@ pub trait Outgoing: Send {
 
 /// The half of a connection from a client, and how long a record may take on it.
 pub struct TimedReceiver {
-    receiver: transport::Receiver,
+    receiver: Receiver,
     time: Duration,
     /// When the record that is being received has to be complete.
     deadline: Option<Deadline>,
@@ -84,7 +85,7 @@ pub struct TimedReceiver {
 
 /// The half of a connection to a client, and how long a reply may take on it.
 pub struct TimedSender {
-    sender: transport::Sender,
+    sender: Sender,
     closer: Closer,
     time: Duration,
 }

@@ -18,7 +18,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getppid, initgroups, setgroups, setpgid, setresgid, setresuid};
 use socket2::{Domain, Socket};
-use transport::{Deadline, Halves, TimedSocket};
+use transport::halves::Halves;
+use transport::{Deadline, TimedSocket};
 
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};

@@ -14,10 +14,11 @@ use openssl::nid::Nid;
 use openssl::ssl::{HandshakeError, Ssl, SslContext};
 use openssl::x509::{X509, X509NameRef, X509Ref, X509VerifyResult};
 use socket2::Socket;
+use transport::halves::Halves;
 use transport::tls::{
     LONGEST_FILE, LONGEST_FRAGMENT, Pipe, SHORT_FRAGMENT, default_context, into_io_error, reason,
 };
-use transport::{Deadline, Halves, TimedSocket};
+use transport::{Deadline, TimedSocket};
 use zeroize::Zeroizing;
 
 use super::ClientAuth;
