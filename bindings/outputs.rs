@@ -295,7 +295,10 @@ pub(crate) struct List {
 }
 
 /// Calls C_GetSlotList or C_GetMechanismList: `call` gets the list and the pointer to its length.
-pub(crate) fn list(room: Room, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv) -> List {
+pub(crate) fn list(
+    room: Room,
+    call: &mut dyn FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv,
+) -> List {
     match room {
         Room::NoLength => List {
             rv: call(null_mut(), null_mut()),
@@ -314,7 +317,7 @@ pub(crate) fn list(room: Room, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG
         Room::Buffer(passed) => {
             filled_list(passed, passed, |entries, _, number| call(entries, number))
         }
-        Room::Unbounded => match list(Room::QUESTION, &mut call) {
+        Room::Unbounded => match list(Room::QUESTION, call) {
             number if number.rv.is_ok() => list(Room::Buffer(number.count.0), call),
             failed => failed,
         },

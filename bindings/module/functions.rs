@@ -59,7 +59,7 @@ impl Functions {
                 ..Default::default()
             };
         };
-        let list = list(room, |slots, count| {
+        let list = list(room, &mut |slots, count| {
             c!(self.C_GetSlotList(present, slots, count))
         });
         SlotListResult {
@@ -120,7 +120,7 @@ impl Functions {
     }
 
     pub(super) fn mechanism_list(&self, slot: SlotId, room: Room) -> MechanismListResult {
-        let list = list(room, |mechanisms, count| {
+        let list = list(room, &mut |mechanisms, count| {
             c!(self.C_GetMechanismList(narrow(slot.0), mechanisms, count))
         });
         MechanismListResult {
