@@ -7,8 +7,8 @@
 use xdr::facts::{Argument, Effect};
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    AttributeType, Call, CkRv, Mechanism, MechanismType, ObjectHandle, SessionHandle, Template,
-    UserType,
+    AttributeType, Call, CkRv, Function, Mechanism, MechanismType, ObjectHandle, SessionHandle,
+    Template, UserType,
 };
 
 use crate::config::Operation;
@@ -82,11 +82,25 @@ pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<
     if let Some(mechanism) = call.mechanism() {
         check_mechanism(context, mechanism.mechanism_type())?;
         check_parameter(context, session, mechanism)?;
-        let mut operations = facts.families.iter().copied().filter_map(Operation::of);
+        let mut operations = operations(call.function());
         operations.try_for_each(|operation| check_padding(context, operation, mechanism))?;
     }
     call.values()
         .try_for_each(|template| check_template(context, template))
+}
+
+/// The operations of a function that `remove_padding_oracles` is about. Encapsulating a key wraps it, and
+/// decapsulating unwraps it: an RSA padding fails in the same way.
+fn operations(function: Function) -> impl Iterator<Item = Operation> {
+    let of_a_key = if function == Function::C_EncapsulateKey {
+        Some(Operation::Wrap)
+    } else if function == Function::C_DecapsulateKey {
+        Some(Operation::Unwrap)
+    } else {
+        None
+    };
+    let families = function.facts().families.iter().copied();
+    families.filter_map(Operation::of).chain(of_a_key)
 }
 
 /// Refuses, with this CK_RV, an object whose label or identifier is not allowed.

@@ -4,6 +4,9 @@
 //! After that a decision is a look into a table, which also has the line of the rule. `checks` decides
 //! by these tables, and `pkcs11proxyd -check` prints them.
 //!
+//! A rule about a function is also about the newer functions that do the same (`xdr::facts`), such as
+//! C_MessageEncryptInit for C_EncryptInit. A rule that names a newer function is about that one only.
+//!
 //! A rule that restricts applies if its pattern matches in either reading, ours or the original's. A
 //! rule that loosens must match in ours: a `no` that keeps later rules off, or a pattern in a list of
 //! what is allowed.
@@ -109,6 +112,11 @@ impl ModuleRules {
             let mut parts = combined.facts().parts.iter();
             if let Some(source) = parts.find_map(|part| functions.get(part).copied()) {
                 functions.entry(*combined).or_insert(source);
+            }
+        }
+        for newer in Function::ALL {
+            if let Some(source) = functions.get(&newer.older()).copied() {
+                functions.entry(*newer).or_insert(source);
             }
         }
         let mechanisms = members("forbidden_mechanisms", &rules.forbidden_mechanisms, name);
@@ -249,6 +257,8 @@ fn switched_on(option: &'static str, rules: &[Rule<bool>], name: &[u8]) -> Optio
     })
 }
 
+/// The actions of each function, in the order of the file. Those of an older function are also run for the newer
+/// functions that do the same, but no action twice.
 fn chains(
     option: &'static str,
     rules: &[Rule<Chain>],
@@ -256,13 +266,20 @@ fn chains(
 ) -> BTreeMap<Function, Vec<Step>> {
     let mut chains: BTreeMap<Function, Vec<Step>> = BTreeMap::new();
     for ((function, row), source) in members(option, rules, name) {
-        if *function != Function::C_LoadModule {
-            let step = Step {
+        if *function == Function::C_LoadModule {
+            continue;
+        }
+        let counts_for = |newer: &&Function| *newer == function || newer.older() == *function;
+        for it in Function::ALL.iter().filter(counts_for) {
+            let chain = chains.entry(*it).or_default();
+            if it.older() != *it && chain.iter().any(|step| step.name == row.name) {
+                continue;
+            }
+            chain.push(Step {
                 name: row.name,
                 action: (row.make)().into(),
                 source,
-            };
-            chains.entry(*function).or_default().push(step);
+            });
         }
     }
     chains
@@ -351,7 +368,7 @@ impl fmt::Display for ModuleRules {
             };
             line(
                 source,
-                &format!("C_Login as SO or context-specific{more} are refused"),
+                &format!("C_Login and C_LoginUser as SO or context-specific{more} are refused"),
             )?;
         }
         for (operation, source) in &self.padding {
@@ -400,9 +417,9 @@ mod tests {
         let applying = ModuleRules::new(&rules, b"ax");
         assert_eq!(
             (applying.functions.len(), applying.mechanisms.len()),
-            (1, 1)
+            (2, 1) // C_Sign and C_SignMessage
         );
-        assert_eq!((applying.padding.len(), applying.pre.len()), (4, 1));
+        assert_eq!((applying.padding.len(), applying.pre.len()), (4, 2));
         assert!(applying.no_admin.is_some() && applying.read_only.is_some());
         assert!(!applying.labels.unwrap().allows(b"x"));
         let ids = applying.ids.unwrap();

@@ -133,7 +133,7 @@ fn a_file_in_the_style_of_the_originals_documentation_loads() {
     assert!(!other.labels.as_ref().unwrap().allows(b"pretty"));
     assert!(softhsm.read_only.is_none() && other.read_only.is_some());
     assert_eq!((softhsm.padding.len(), other.padding.len()), (4, 3));
-    assert_eq!((softhsm.pre.len(), other.pre.len()), (3, 2));
+    assert_eq!((softhsm.pre.len(), other.pre.len()), (4, 3));
     // The documentation also has two names that no version knows.
     for (obsolete, hint) in [
         ("log_subchanel = x", "did you mean `log_subchannel`?"),
@@ -157,14 +157,16 @@ fn the_rules_of_a_module_can_be_read() {
                 filter_actions_pre = [(m, [(C_Login, identity)])]";
     let rules = parse(text, "").unwrap();
     let expected = "    f:3: forbidden_functions: C_Sign is refused
+    f:3: forbidden_functions: C_SignMessage is refused
     f:4: forbidden_mechanisms: cKM_RSA_X_509 is refused
     f:4: forbidden_mechanisms: cKM_UNKNOWN! (0x80000001) is refused
     f:5: allowed_labels: objects need CKA_LABEL to match 'a\\x0ab'
     f:6: allowed_ids: no object can be used
     f:6: enforce_ro_sessions: sessions are read-only
-    f:7: forbid_admin_operations: C_Login as SO or context-specific, C_InitToken, C_InitPIN are refused
+    f:7: forbid_admin_operations: C_Login and C_LoginUser as SO or context-specific, C_InitToken, C_InitPIN are refused
     f:7: remove_padding_oracles: mechanisms with a padding oracle are refused for wrap
     f:8: filter_actions_pre: C_Login runs identity
+    f:8: filter_actions_pre: C_LoginUser runs identity
 ";
     assert_eq!(ModuleRules::new(&rules, b"m").to_string(), expected);
     assert_eq!(

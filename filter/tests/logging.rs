@@ -5,7 +5,7 @@ mod support;
 use std::sync::Mutex;
 
 use support::{BAD, Fake, GOOD, Guarded, SESSION, template};
-use xdr::{Call, Function, MechanismType, SlotId, UserType};
+use xdr::{Call, Function, MechanismType, Room, SlotId, UserType};
 
 struct Lines(Mutex<Vec<String>>);
 
@@ -52,9 +52,9 @@ fn says_what_it_does_and_which_line_of_the_file_it_comes_from() {
 
     let quiet = at(0);
     for call in [
-        Call::C_Sign(SESSION, b"data"),
+        Call::C_Sign(SESSION, b"data".into(), Room::QUESTION),
         Call::C_DestroyObject(SESSION, BAD),
-        Call::C_Login(SESSION, UserType(0), b"secret"),
+        Call::C_Login(SESSION, UserType(0), b"secret".into()),
     ] {
         assert_eq!(logged(&quiet, call), [""; 0]);
     }
@@ -67,7 +67,7 @@ fn says_what_it_does_and_which_line_of_the_file_it_comes_from() {
     );
     for (call, text, source) in [
         (
-            Call::C_Sign(SESSION, b"secret"),
+            Call::C_Sign(SESSION, b"secret".into(), Room::QUESTION),
             "C_Sign: the function is FILTERED with CKR_FUNCTION_NOT_SUPPORTED",
             "filter.conf:6: forbidden_functions",
         ),
@@ -90,7 +90,7 @@ fn says_what_it_does_and_which_line_of_the_file_it_comes_from() {
             "filter.conf:5: forbidden_mechanisms",
         ),
         (
-            Call::C_Login(SESSION, UserType(0), b"secret"),
+            Call::C_Login(SESSION, UserType(0), b"secret".into()),
             "C_Login: login of user type 0 is FILTERED with CKR_USER_TYPE_INVALID",
             "filter.conf:6: forbid_admin_operations",
         ),

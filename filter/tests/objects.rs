@@ -4,11 +4,11 @@
 mod support;
 
 use support::{
-    BAD, Fake, GOOD, Guarded, LONG, NAMELESS, NO_SESSION, NONE, SESSION, sample, template,
+    BAD, Fake, GOOD, Guarded, LONG, NAMELESS, NO_SESSION, NONE, SESSION, query, sample, template,
 };
 use xdr::{
-    Call, CkRv, Function, MechanismListResult, ObjectHandle, Reply, SessionHandle, SlotId,
-    Template, Ulong,
+    Call, CkRv, Function, MechanismListResult, ObjectHandle, Query, Reply, Room, SessionHandle,
+    SlotId, Template,
 };
 
 const LABELS: &str = "allowed_labels = [(\".*\", [\"good.*\"])]";
@@ -90,10 +90,16 @@ fn an_invalid_session_is_told_as_such() {
     let guarded = Guarded::new(LABELS);
     for call in [
         Call::C_DestroyObject(NO_SESSION, GOOD),
-        Call::C_GetAttributeValue(NO_SESSION, GOOD, Template::default()),
+        Call::C_GetAttributeValue(NO_SESSION, GOOD, Some(Query::default())),
         Call::C_EncryptInit(NO_SESSION, support::mechanism(1), GOOD),
-        Call::C_WrapKey(NO_SESSION, support::mechanism(1), GOOD, GOOD),
-        Call::C_FindObjects(NO_SESSION, Ulong(1)),
+        Call::C_WrapKey(
+            NO_SESSION,
+            support::mechanism(1),
+            GOOD,
+            GOOD,
+            Room::QUESTION,
+        ),
+        Call::C_FindObjects(NO_SESSION, Room::Buffer(1)),
     ] {
         let (reply, _) = guarded.watch(call);
         assert_eq!(reply.rv(), CkRv::SESSION_HANDLE_INVALID, "{reply:?}");
@@ -104,7 +110,7 @@ fn an_invalid_session_is_told_as_such() {
 fn whether_a_hidden_object_exists_cannot_be_asked() {
     let guarded = Guarded::new(LABELS);
     let ask = |object| {
-        let wanted = template(&[(0x11, &[0; 16]), (0x8000_0000, &[])]);
+        let wanted = query(&[(0x11, 16), (0x8000_0000, 0)]);
         guarded.watch(Call::C_GetAttributeValue(SESSION, object, wanted))
     };
     let none = ask(NONE);
@@ -135,7 +141,7 @@ fn module(found: &[ObjectHandle]) -> Fake {
 }
 
 fn find(guarded: &Guarded, session: SessionHandle, count: u64) -> Result<Vec<u64>, CkRv> {
-    match guarded.call(Call::C_FindObjects(session, Ulong(count))) {
+    match guarded.call(Call::C_FindObjects(session, Room::Buffer(count))) {
         Reply::C_FindObjects(found) if found.rv.is_ok() => {
             assert_eq!(found.count.0, found.objects.len() as u64);
             Ok(found.objects.iter().map(|object| object.0).collect())
@@ -185,7 +191,7 @@ fn a_search_ends_with_its_session() {
     // Those of another slot's sessions go on.
     let guarded = Guarded::with(LABELS, "", module(&[GOOD, GOOD]));
     for session in [SESSION, NO_SESSION] {
-        guarded.call(Call::C_FindObjectsInit(session, Template::default()));
+        guarded.call(Call::C_FindObjectsInit(session, Some(Template::default())));
     }
     guarded.call(Call::C_CloseAllSessions(SlotId(0)));
     assert_eq!(find(&guarded, SESSION, 1), Ok(vec![GOOD.0]));
@@ -201,12 +207,17 @@ fn a_search_without_rules_for_objects_is_the_modules_own() {
     let guarded = Guarded::with(rule, "", module(&[BAD]));
     assert_eq!(find(&guarded, SESSION, 5), Ok(vec![BAD.0]));
     assert!(
-        guarded.module.calls.lock().unwrap().as_slice() == [Call::C_FindObjects(SESSION, Ulong(5))]
+        guarded.module.calls.lock().unwrap().as_slice()
+            == [Call::C_FindObjects(SESSION, Room::Buffer(5))]
     );
 }
 
 fn mechanisms(guarded: &Guarded, count: u64) -> (CkRv, Vec<u64>, u64) {
-    match guarded.call(Call::C_GetMechanismList(SlotId(0), Ulong(count))) {
+    let room = match count {
+        0 => Room::QUESTION,
+        count => Room::Buffer(count),
+    };
+    match guarded.call(Call::C_GetMechanismList(SlotId(0), room)) {
         Reply::C_GetMechanismList(MechanismListResult {
             rv,
             mechanisms,
@@ -277,7 +288,7 @@ fn templates_are_put_into_their_one_form_only_where_rules_apply() {
         // What selects, and what only asks, passes as it is.
         for call in [
             Call::C_FindObjectsInit(SESSION, template.clone()),
-            Call::C_GetAttributeValue(SESSION, GOOD, template.clone()),
+            Call::C_GetAttributeValue(SESSION, GOOD, query(&[(WRAP, 1), (WRAP, 1)])),
         ] {
             ruled.call(call.clone());
             assert!(ruled.module.calls.lock().unwrap().last() == Some(&call));

@@ -2,17 +2,28 @@
 
 use xdr::{Call, ObjectHandle};
 
-use crate::chain::{S, mechanism, t};
+use crate::chain::{ALL, S, mechanism, t};
 
 /// A call of each function that makes a key from one template.
-pub fn creations(template: &str) -> [Call<'static>; 4] {
+pub fn creations(template: &str) -> [Call<'static>; 7] {
     let m = || mechanism(0x1080, &[]);
     let template = || t(template);
+    let data = b"associated".into();
     [
         Call::C_CreateObject(S, template()),
         Call::C_GenerateKey(S, m(), template()),
-        Call::C_UnwrapKey(S, m(), ObjectHandle(1), b"wrapped", template()),
+        Call::C_UnwrapKey(S, m(), ObjectHandle(1), b"wrapped".into(), template()),
         Call::C_DeriveKey(S, m(), ObjectHandle(1), template()),
+        Call::C_EncapsulateKey(S, m(), ObjectHandle(1), template(), ALL),
+        Call::C_DecapsulateKey(S, m(), ObjectHandle(1), template(), b"ciphertext".into()),
+        Call::C_UnwrapKeyAuthenticated(
+            S,
+            m(),
+            ObjectHandle(1),
+            b"wrapped".into(),
+            template(),
+            data,
+        ),
     ]
 }
 

@@ -9,8 +9,8 @@ use filter::module_rules::ModuleRules;
 use filter::object_reader::ObjectReader;
 use xdr::Function::*;
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, Function, Mechanism, MechanismType,
-    ObjectHandle, Reply, SessionHandle, Template, Ulong,
+    Attribute, AttributeType, Call, CkRv, Cryptoki, Found, Function, Mechanism, MechanismType,
+    ObjectHandle, Query, Reply, Room, SessionHandle, Template, Ulong, Wanted,
 };
 
 pub const KEY: &str = "00112233445566778899aabbccddeeff";
@@ -236,7 +236,12 @@ fn value(text: &str) -> Vec<u8> {
 }
 
 /// A template of this text.
-pub fn t(text: &str) -> Template {
+pub fn t(text: &str) -> Option<Template> {
+    Some(attributes(text))
+}
+
+/// The attributes of this text.
+pub fn attributes(text: &str) -> Template {
     let attribute = |part: &str| {
         let (name, text) = part.split_once('=').expect("name=value");
         Attribute::new(number(name), value(text))
@@ -245,14 +250,28 @@ pub fn t(text: &str) -> Template {
 }
 
 pub const S: SessionHandle = SessionHandle(1);
+/// Room for whatever comes.
+pub const ALL: Room = Room::Unbounded;
+/// Room for a few handles.
+pub const SOME: Room = Room::Buffer(9);
 
-pub fn mechanism(mechanism_type: u64, parameter: &[u8]) -> Mechanism {
+pub fn mechanism(mechanism_type: u64, parameter: &[u8]) -> Option<Mechanism> {
     let mechanism_type = MechanismType(mechanism_type);
-    Mechanism::laid_out(
+    let host = xdr::Architecture::host();
+    Some(Mechanism::laid_out(
         mechanism_type,
         parameter.to_vec(),
-        xdr::Architecture::host(),
-    )
+        host,
+    ))
+}
+
+/// What is asked for by these names: the lengths where there is no room, else the values.
+pub fn query(names: &[&str], room: usize) -> Option<Query> {
+    let wanted = |name: &&str| match room {
+        0 => Wanted::length(number(name)),
+        room => Wanted::value(number(name), room),
+    };
+    Some(Query(names.iter().map(wanted).collect()))
 }
 
 /// Any of the calls that use keys, of this key and, where two are named, another.
@@ -267,9 +286,9 @@ pub fn use_of(function: Function, key: ObjectHandle, other: ObjectHandle) -> Cal
         C_VerifyRecoverInit => Call::C_VerifyRecoverInit(S, m(), key),
         C_DigestKey => Call::C_DigestKey(S, key),
         C_DeriveKey => Call::C_DeriveKey(S, m(), key, t("CLASS=#4")),
-        C_WrapKey => Call::C_WrapKey(S, m(), key, other),
-        C_UnwrapKey => Call::C_UnwrapKey(S, m(), key, b"wrapped", t("CLASS=#4")),
-        C_SetOperationState => Call::C_SetOperationState(S, b"state", key, other),
+        C_WrapKey => Call::C_WrapKey(S, m(), key, other, ALL),
+        C_UnwrapKey => Call::C_UnwrapKey(S, m(), key, b"wrapped".into(), t("CLASS=#4")),
+        C_SetOperationState => Call::C_SetOperationState(S, b"state".into(), key, other),
         _ => panic!("{}", function.name()),
     }
 }
@@ -277,12 +296,17 @@ pub fn use_of(function: Function, key: ObjectHandle, other: ObjectHandle) -> Cal
 /// The handle of a call that made one.
 pub fn made(reply: Reply) -> ObjectHandle {
     assert_eq!(reply.rv(), CkRv::OK, "{reply:?}");
+    handle(reply).expect("a handle")
+}
+
+fn handle(reply: Reply) -> Option<ObjectHandle> {
     match reply {
-        Reply::C_CreateObject(made)
-        | Reply::C_CopyObject(made)
-        | Reply::C_GenerateKey(made)
+        Reply::C_CreateObject(made) | Reply::C_CopyObject(made) => made.object,
+        Reply::C_GenerateKey(made)
         | Reply::C_UnwrapKey(made)
-        | Reply::C_DeriveKey(made) => made.object,
+        | Reply::C_DeriveKey(made)
+        | Reply::C_DecapsulateKey(made)
+        | Reply::C_UnwrapKeyAuthenticated(made) => made.object,
         other => panic!("{other:?}"),
     }
 }
@@ -294,12 +318,20 @@ pub fn read(
     object: ObjectHandle,
     name: &str,
 ) -> Option<Vec<u8>> {
-    let mut asked = t(&format!("{name}="));
-    for _ in 0..2 {
-        match of.call(Call::C_GetAttributeValue(session, object, asked)) {
-            Reply::C_GetAttributeValue(result) if result.rv.is_ok() => asked = result.template,
-            _ => return None,
-        }
+    let ask = |room| match of.call(Call::C_GetAttributeValue(
+        session,
+        object,
+        query(&[name], room),
+    )) {
+        Reply::C_GetAttributeValue(mut result) if result.rv.is_ok() => result.answers.0.pop(),
+        _ => None,
+    };
+    let length = match ask(0)?.found {
+        Found::Length(length) => usize::try_from(length).expect("a short value"),
+        _ => return None,
+    };
+    if length == 0 {
+        return Some(Vec::new());
     }
-    asked.0.pop().map(|attribute| attribute.value.clone())
+    Some(ask(length)?.bytes()?.to_vec())
 }

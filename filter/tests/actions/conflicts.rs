@@ -1,9 +1,10 @@
 //! Attributes that conflict with each other, and those that stay as they are.
 
+use xdr::facts::Family;
 use xdr::{Call, CkRv};
 
 use crate::calls::{CHANGES, creations, other, pair, set};
-use crate::chain::{Chain, S, everywhere, mechanism, t};
+use crate::chain::{Chain, S, attributes, everywhere, mechanism, t};
 use crate::token::Token;
 
 /// Rows of the table: the two settings, and whether only where key usage is segregated.
@@ -38,10 +39,9 @@ fn refuses_conflicting_attributes_in_what_is_made() {
             let judged = |call: Call<'_>, refused: bool| {
                 let function = call.function();
                 // A derived key never wraps.
-                let derives = match &call {
-                    Call::C_DeriveKey(_, _, _, template) => template.0.contains(&t("WRAP=T").0[0]),
-                    _ => false,
-                };
+                let wraps = &attributes("WRAP=T").0[0];
+                let derives = call.function().facts().is_of(Family::Derive)
+                    && call.values().any(|template| template.0.contains(wraps));
                 let refused = refused || derives;
                 token.calls();
                 let rv = chain.rv(call);

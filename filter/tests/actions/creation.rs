@@ -141,7 +141,7 @@ fn gives_the_errors_of_the_module_and_else_its_own() {
             panic!("another function's reply");
         };
         assert_eq!(reply.rv, CkRv::SESSION_HANDLE_INVALID);
-        assert_eq!(reply.object, ObjectHandle(0));
+        assert_eq!(reply.object, None);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use xdr::Function::*;
-use xdr::{Call, CkRv, Function, UserType};
+use xdr::{Call, CkRv, Flags, Function, UserType};
 
 use crate::chain::{Chain, S, everywhere};
 use crate::token::Token;
@@ -19,7 +19,7 @@ fn lets_pass_what_an_action_is_not_about() {
         let chain = Chain::new(&token, &vec![(function, action)]);
         let call = match function {
             C_Finalize => Call::C_Finalize(),
-            _ => Call::C_Initialize(),
+            _ => Call::C_Initialize(Flags(0)),
         };
         assert_eq!(chain.rv(call), CkRv::OK);
         assert_eq!(token.calls(), [function]);
@@ -32,7 +32,7 @@ fn lets_pass_what_an_action_is_not_about() {
 fn lets_nobody_in_but_with_the_pin_of_the_example() {
     let token = Token::new();
     let chain = Chain::new(&token, &everywhere("c_Login_hook"));
-    let login = |pin| chain.rv(Call::C_Login(S, UserType(1), pin));
+    let login = |pin: &[u8]| chain.rv(Call::C_Login(S, UserType(1), pin.into()));
     assert_eq!(login(b"1234"), CkRv::OK);
     assert_eq!(token.calls(), [C_Login]);
     for pin in [&b""[..], b"123", b"12345", b"0000"] {

@@ -1,9 +1,9 @@
 //! What is done with keys that are there already.
 
 use xdr::Function::*;
-use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply, Ulong};
+use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply};
 
-use crate::chain::{Chain, KEY_USES, S, everywhere, mechanism, t, use_of};
+use crate::chain::{ALL, Chain, KEY_USES, S, SOME, everywhere, mechanism, t, use_of};
 use crate::token::{Reads, Token};
 
 const CONFLICTING: &str = "conflicting_attributes_patch_on_existing_objects";
@@ -14,7 +14,7 @@ const MODES: [&str; 3] = [
 ];
 
 fn found(chain: &Chain<'_>) -> Vec<ObjectHandle> {
-    match chain.call(Call::C_FindObjects(S, Ulong(9))) {
+    match chain.call(Call::C_FindObjects(S, SOME)) {
         Reply::C_FindObjects(found) => found.objects,
         other => panic!("{other:?}"),
     }
@@ -37,7 +37,7 @@ fn is_blocked(token: &Token, chain: &Chain<'_>, key: ObjectHandle) -> bool {
         assert!(reads.len() <= 3);
         match reply {
             Reply::C_WrapKey(reply) if is_blocked => assert!(reply.data.is_empty()),
-            Reply::C_DeriveKey(reply) if is_blocked => assert_eq!(reply.object.0, 0),
+            Reply::C_DeriveKey(reply) if is_blocked => assert_eq!(reply.object, None),
             _ => {}
         }
         answers.push(is_blocked);
@@ -210,7 +210,7 @@ fn wraps_with_strong_keys_only() {
     ] {
         let wrapping = token.put(key);
         token.calls();
-        let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapping, wrapped);
+        let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapping, wrapped, ALL);
         assert_eq!(chain.rv(call), rv, "{key}");
         let reads = token.calls();
         let count = reads
@@ -223,14 +223,14 @@ fn wraps_with_strong_keys_only() {
         S,
         mechanism(0x2109, &[]),
         token.put(&modulus(64)),
-        &[1],
+        (&[1]).into(),
         t(""),
     );
     assert_ne!(chain.rv(unwrap), weak);
     token.reads(Reads::Not(CkRv::SESSION_HANDLE_INVALID));
-    let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapped, wrapped);
+    let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapped, wrapped, ALL);
     assert_eq!(chain.rv(call), CkRv::SESSION_HANDLE_INVALID);
     token.reads(Reads::Not(CkRv::ATTRIBUTE_SENSITIVE));
-    let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapped, wrapped);
+    let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapped, wrapped, ALL);
     assert_eq!(chain.rv(call), weak);
 }

@@ -1,8 +1,11 @@
 //! Values of keys are not read, and what says where a key is from is not written.
 
-use xdr::{Call, CkRv, Cryptoki, Function, ObjectHandle, Reply, SessionHandle, Template, Ulong};
+use xdr::{
+    Answers, Attribute, Call, CkRv, Cryptoki, Found, Function, ObjectHandle, Query, Reply,
+    SessionHandle, Wanted, WantedRoom,
+};
 
-use crate::chain::{Chain, S, everywhere, number, t};
+use crate::chain::{Chain, S, attributes, everywhere, number, query, t};
 use crate::token::{Reads, Token};
 
 const LEAK: &str = "prevent_sensitive_leak_patch";
@@ -17,21 +20,26 @@ const VALUES: [&str; 6] = [
 const RSA: &str = "CLASS=#3 KEY_TYPE=#0 LABEL=key ID=0x0102 MODULUS=0x99 PRIVATE_EXPONENT=0x05 \
     PRIME_1=0x07 PRIME_2=0x0b EXPONENT_1=0x0d EXPONENT_2=0x11 COEFFICIENT=0x13";
 
-fn get(of: &dyn Cryptoki, object: ObjectHandle, asked: Template) -> (CkRv, Template) {
+fn get(of: &dyn Cryptoki, object: ObjectHandle, asked: Option<Query>) -> (CkRv, Answers) {
     match of.call(Call::C_GetAttributeValue(S, object, asked)) {
-        Reply::C_GetAttributeValue(result) => (result.rv, result.template),
+        Reply::C_GetAttributeValue(result) => (result.rv, result.answers),
         other => panic!("{other:?}"),
     }
 }
 
-/// What is asked for by these names, with this much room for each.
-fn asked(names: &[&str], room: usize) -> Template {
-    let mut template = Template::default();
-    for name in names {
-        let value = "0x".to_owned() + &"ee".repeat(room);
-        template.0.extend(t(&format!("{name}={value}")).0);
-    }
-    template
+/// What a client of version 3 asks for: an empty value asks for the length, another one is the buffer.
+fn asked(text: &str) -> Option<Query> {
+    let wanted = |attribute: &Attribute| Wanted {
+        attribute_type: attribute.attribute_type,
+        room: match attribute.bytes() {
+            [] => WantedRoom::Null { length: 0 },
+            content => WantedRoom::Buffer {
+                room: content.len() as u64,
+                content: Some(content.to_vec()),
+            },
+        },
+    };
+    Some(Query(attributes(text).0.iter().map(wanted).collect()))
 }
 
 /// The values are unavailable, each under its own type; the rest is as the token has it. The
@@ -56,18 +64,15 @@ fn keeps_values_wherever_they_are_asked_for() {
     for order in orders {
         for room in [0, 8] {
             token.calls();
-            let (rv, answered) = get(&chain, key, asked(&order, room));
+            let (rv, answered) = get(&chain, key, query(&order, room));
             assert_eq!(rv, CkRv::ATTRIBUTE_SENSITIVE, "{order:?}");
             assert!(token.calls().len() <= 2);
-            let (_, direct) = get(&token, key, asked(&order, room));
+            let (_, direct) = get(&token, key, query(&order, room));
             assert_eq!(answered.0.len(), order.len());
             for ((name, answer), direct) in order.iter().zip(&answered.0).zip(&direct.0) {
                 assert!(answer.attribute_type == number(name));
                 if *name == "VALUE" || VALUES.contains(name) {
-                    assert_eq!(
-                        (answer.value_len, answer.value.len()),
-                        (Ulong::UNAVAILABLE, 0)
-                    );
+                    assert!(answer.found == Found::Unavailable);
                 } else {
                     assert!(answer == direct, "{order:?}: {name}");
                 }
@@ -75,7 +80,7 @@ fn keeps_values_wherever_they_are_asked_for() {
         }
     }
     // What is not a value is asked of the token as it is.
-    let rest = asked(&["LABEL", "MODULUS", "CLASS"], 8);
+    let rest = query(&["LABEL", "MODULUS", "CLASS"], 8);
     let direct = get(&token, key, rest.clone());
     assert!(get(&chain, key, rest) == direct);
     assert_eq!(direct.0, CkRv::OK);
@@ -89,15 +94,20 @@ fn gives_the_errors_of_the_module() {
     let key = token.put("CLASS=#4 SENSITIVE=T LABEL=key");
     // An attribute it does not have, one that needs more room.
     for rest in ["MODULUS=", "LABEL=x"] {
-        let (rv, template) = get(&chain, key, t(&format!("VALUE= {rest}")));
+        let (rv, answers) = get(&chain, key, asked(&format!("VALUE= {rest}")));
         assert_eq!(rv, CkRv::ATTRIBUTE_SENSITIVE);
-        assert_eq!(template.0[1].value_len, Ulong::UNAVAILABLE);
+        assert!(answers.0[1].found == Found::Unavailable);
     }
-    // The template goes back as it came.
-    let echoed = t("VALUE= LABEL=abc");
-    let (rv, template) = get(&chain, ObjectHandle(7), echoed.clone());
+    // The attributes go back as they came.
+    let echoed = asked("VALUE= LABEL=abc");
+    let (rv, answers) = get(&chain, ObjectHandle(7), echoed.clone());
     assert_eq!(rv, CkRv::OBJECT_HANDLE_INVALID);
-    assert!(template == echoed);
+    let said: Vec<_> = answers.0.iter().map(|it| it.attribute_type).collect();
+    assert_eq!(said, [number("VALUE"), number("LABEL")]);
+    assert!(answers.0[0].found == Found::Length(0));
+    assert!(answers.0[1].found == Found::Bytes(b"abc".to_vec()));
+    let (_, answers) = get(&chain, ObjectHandle(7), query(&["LABEL"], 3));
+    assert!(answers.0[0].found == Found::Untouched);
     for (rv, expected) in [
         (CkRv::DEVICE_ERROR, CkRv::DEVICE_ERROR),
         (CkRv::KEY_HANDLE_INVALID, CkRv::KEY_HANDLE_INVALID),
@@ -135,14 +145,14 @@ fn keeps_the_value_of_every_key() {
     ] {
         let object_handle = token.put(&format!("{object} VALUE=0x0102 SEED=0x03"));
         for name in ["VALUE", "SEED"] {
-            let (rv, template) = get(&chain, object_handle, asked(&[name], 8));
+            let (rv, answers) = get(&chain, object_handle, query(&[name], 8));
             let said = if object.contains("SENSITIVE=T") || is_kept {
                 CkRv::ATTRIBUTE_SENSITIVE
             } else {
                 CkRv::OK
             };
             assert_eq!(rv, said, "{object}");
-            assert_eq!(template.0[0].value.is_empty(), is_kept, "{object}");
+            assert_eq!(answers.0[0].bytes().is_none(), is_kept, "{object}");
         }
         let set = |text| chain.rv(Call::C_SetAttributeValue(S, object_handle, t(text)));
         let expected = if is_kept {

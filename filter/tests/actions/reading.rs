@@ -4,7 +4,7 @@ use filter::attributes::{Attributes, Boolean, Class};
 use filter::object_reader::ObjectReader;
 use xdr::{CkRv, Function, ObjectHandle, SessionHandle};
 
-use crate::chain::{S, t};
+use crate::chain::{S, attributes};
 use crate::token::{Reads, Token};
 
 const KEY: &str = "CLASS=#4 SENSITIVE=T EXTRACTABLE=F ENCRYPT=T WRAP=F LOCAL=0x02 PRIVATE=";
@@ -91,7 +91,7 @@ fn shares_what_was_read_within_a_call_only() {
 
 #[test]
 fn takes_a_sound_template_only() {
-    let of = |text| Attributes::of_template(&t(text));
+    let of = |text| Attributes::of_template(&attributes(text));
     assert_eq!(
         of("CLASS=#4 SENSITIVE=T EXTRACTABLE=F ENCRYPT=0xff WRAP=F LOCAL=T LABEL=x"),
         Ok(expected())

@@ -8,10 +8,11 @@ use filter::actions::{ACTIONS, Context, Verdict};
 use filter::module_rules::ModuleRules;
 use filter::object_reader::ObjectReader;
 use xdr::Function::*;
-use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply, Ulong};
+use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply, Room};
 
 use crate::chain::{
-    Chain, KEY_USES, S, made, mechanism, patch_set_1, patch_set_2, read, t, use_of,
+    ALL, Chain, KEY_USES, S, SOME, made, mechanism, patch_set_1, patch_set_2, query, read, t,
+    use_of,
 };
 use crate::token::{Reads, Token};
 
@@ -47,7 +48,7 @@ fn generate_pair(public: &str, private: &str) -> Call<'static> {
 fn encrypts(set: &Chain<'_>, key: ObjectHandle) -> CkRv {
     let rv = set.rv(Call::C_EncryptInit(S, mechanism(0x1082, &[0; 16]), key));
     if rv.is_ok() {
-        assert_eq!(set.rv(Call::C_Encrypt(S, &[0; 16])), OK);
+        assert_eq!(set.rv(Call::C_Encrypt(S, (&[0; 16]).into(), ALL)), OK);
     }
     rv
 }
@@ -106,7 +107,7 @@ pub fn gives_the_original_outcomes(token: &dyn Cryptoki) {
     assert_eq!(encrypts(&two, unusable), UNUSABLE);
     both(create("SENSITIVE=F EXTRACTABLE=T"), OK, INCONSISTENT);
     let key = made(one.call(create("SENSITIVE=F EXTRACTABLE=T")));
-    let value = Call::C_GetAttributeValue(S, key, t("VALUE="));
+    let value = Call::C_GetAttributeValue(S, key, query(&["VALUE"], 0));
     assert_eq!(one.rv(value), CkRv::ATTRIBUTE_SENSITIVE);
     both(
         Call::C_CreateObject(S, t("CLASS=#0 TOKEN=F LABEL=x")),
@@ -127,7 +128,7 @@ pub fn gives_the_original_outcomes(token: &dyn Cryptoki) {
         let key = made(set.call(generate(was)));
         let wrap = |mechanism_type, parameter: &[u8]| {
             let m = mechanism(mechanism_type, parameter);
-            match set.call(Call::C_WrapKey(S, m, wrapping, key)) {
+            match set.call(Call::C_WrapKey(S, m, wrapping, key, ALL)) {
                 Reply::C_WrapKey(reply) if reply.rv.is_ok() => reply.data,
                 other => panic!("{other:?}"),
             }
@@ -140,7 +141,7 @@ pub fn gives_the_original_outcomes(token: &dyn Cryptoki) {
                 S,
                 mechanism(0x2109, &[]),
                 wrapping,
-                &blob,
+                blob.as_slice().into(),
                 template,
             ))
         };
@@ -201,11 +202,11 @@ fn calls_the_module_at_most_four_times() {
         let template = t("CLASS=#4");
         let m = mechanism(0x1082, &[0; 16]);
         calls.extend([
-            Call::C_UnwrapKey(S, m, key, &wrapped.data, template),
+            Call::C_UnwrapKey(S, m, key, wrapped.data.as_slice().into(), template),
             Call::C_CopyObject(S, key, t("LABEL=x")),
             Call::C_SetAttributeValue(S, key, t("LABEL=x")),
-            Call::C_GetAttributeValue(S, key, t("LABEL= VALUE=")),
-            Call::C_GetAttributeValue(S, key, t("LABEL=")),
+            Call::C_GetAttributeValue(S, key, query(&["LABEL", "VALUE"], 0)),
+            Call::C_GetAttributeValue(S, key, query(&["LABEL"], 0)),
             create(""),
             generate(""),
             generate_pair("", ""),
@@ -223,8 +224,8 @@ fn calls_the_module_at_most_four_times() {
         }
         // One for each object found, and one that finds them.
         token.calls();
-        chain.call(Call::C_FindObjects(S, Ulong(9)));
-        let objects = match token.call(Call::C_FindObjects(S, Ulong(9))) {
+        chain.call(Call::C_FindObjects(S, SOME));
+        let objects = match token.call(Call::C_FindObjects(S, SOME)) {
             Reply::C_FindObjects(found) => found.objects.len(),
             other => panic!("{other:?}"),
         };
@@ -251,7 +252,7 @@ fn lets_nothing_pass_that_it_cannot_judge() {
             calls.extend([
                 Call::C_CopyObject(S, key, t("LABEL=x")),
                 Call::C_SetAttributeValue(S, key, t("LABEL=x")),
-                Call::C_GetAttributeValue(S, key, t("LABEL=")),
+                Call::C_GetAttributeValue(S, key, query(&["LABEL"], 0)),
             ]);
             for call in calls {
                 token.calls();
@@ -260,7 +261,7 @@ fn lets_nothing_pass_that_it_cannot_judge() {
                 let all_reads = token.calls().iter().all(|it| *it == C_GetAttributeValue);
                 assert!(all_reads, "{function:?}");
             }
-            let Reply::C_FindObjects(found) = chain.call(Call::C_FindObjects(S, Ulong(9))) else {
+            let Reply::C_FindObjects(found) = chain.call(Call::C_FindObjects(S, SOME)) else {
                 panic!("another function's reply");
             };
             assert!(found.objects.is_empty());
@@ -318,7 +319,7 @@ fn continues_where_it_has_nothing_to_say() {
     };
     for row in ACTIONS {
         let action = (row.make)();
-        let verdict = action.judge(&Call::C_GenerateRandom(S, Ulong(8)), &context);
+        let verdict = action.judge(&Call::C_GenerateRandom(S, Room::Buffer(8)), &context);
         assert!(matches!(verdict, Verdict::Continue), "{}", row.name);
         assert!(token.calls().is_empty());
     }

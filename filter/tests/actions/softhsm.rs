@@ -6,10 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use bindings::module::{Module, ModuleOptions};
-use xdr::{Attribute, AttributeType, Call, CkRv, Cryptoki, Flags, Reply, Ulong, UserType};
+use xdr::{
+    Attribute, AttributeType, Call, CkRv, Cryptoki, Flags, Found, Reply, Room, Ulong, UserType,
+};
 
 use crate::chain::{
-    Chain, S, everywhere, hex, made, mechanism, number, patch_set_1, patch_set_2, read, t,
+    ALL, Chain, S, attributes, everywhere, hex, made, mechanism, number, patch_set_1, patch_set_2,
+    query, read, t,
 };
 use crate::wrapping::{OAEP_BLOB, OAEP_BLOB_SEGREGATED};
 
@@ -56,20 +59,24 @@ fn log_in(hsm: &Module) {
         assert_eq!(reply.rv(), CkRv::OK, "{reply:?}");
         reply
     };
-    let slot = || match ok(Call::C_GetSlotList(Ulong(1), Ulong(9))) {
+    let slot = || match ok(Call::C_GetSlotList(Ulong(1), Room::Buffer(9))) {
         Reply::C_GetSlotList(result) => result.slots[0],
         other => panic!("{other:?}"),
     };
-    ok(Call::C_Initialize());
-    ok(Call::C_InitToken(slot(), b"12345678", b"actions"));
-    match ok(Call::C_OpenSession(slot(), Flags(6))) {
+    ok(Call::C_Initialize(Flags(0)));
+    ok(Call::C_InitToken(
+        slot(),
+        b"12345678".into(),
+        b"actions".into(),
+    ));
+    match ok(Call::C_OpenSession(slot(), Flags(6), false)) {
         Reply::C_OpenSession(result) => assert_eq!(result.session, S),
         other => panic!("{other:?}"),
     }
-    ok(Call::C_Login(S, UserType(0), b"12345678"));
-    ok(Call::C_InitPIN(S, b"1234"));
+    ok(Call::C_Login(S, UserType(0), b"12345678".into()));
+    ok(Call::C_InitPIN(S, b"1234".into()));
     ok(Call::C_Logout(S));
-    ok(Call::C_Login(S, UserType(1), b"1234"));
+    ok(Call::C_Login(S, UserType(1), b"1234".into()));
 }
 
 /// Wraps the keys with which these results were captured from the original.
@@ -116,7 +123,7 @@ fn wraps_as_the_original(hsm: &Module) {
         ),
     ] {
         let chain = Chain::new(hsm, &everywhere("wrapping_format_patch")).segregated(segregated);
-        let call = Call::C_WrapKey(S, mechanism(0x1082, &[0; 16]), wrapping, key);
+        let call = Call::C_WrapKey(S, mechanism(0x1082, &[0; 16]), wrapping, key, ALL);
         match chain.call(call) {
             Reply::C_WrapKey(reply) => assert_eq!(reply.data, hex(&format!("{wrapped}{added}"))),
             other => panic!("{other:?}"),
@@ -145,21 +152,27 @@ fn rsa_key() -> Vec<Vec<u8>> {
 
 /// Unwraps a key that the original wrapped.
 fn unwraps_what_the_original_wrapped(hsm: &Module) {
-    let mut template = t("CLASS=#3 KEY_TYPE=#0 TOKEN=F UNWRAP=T");
+    let mut template = attributes("CLASS=#3 KEY_TYPE=#0 TOKEN=F UNWRAP=T");
     let types = (0x120..=0x128).filter(|it| *it != 0x121); // without CKA_MODULUS_BITS
     for (attribute_type, integer) in types.zip(rsa_key().into_iter().skip(1)) {
         template
             .0
             .push(Attribute::new(AttributeType(attribute_type), integer));
     }
-    let rsa = made(hsm.call(Call::C_CreateObject(S, template)));
+    let rsa = made(hsm.call(Call::C_CreateObject(S, Some(template))));
     let oaep = [0x220_u64, 1, 1, 0, 0].map(u64::to_ne_bytes).concat();
     for (segregated, blob) in [(false, OAEP_BLOB), (true, OAEP_BLOB_SEGREGATED)] {
         let chain = Chain::new(hsm, &everywhere("wrapping_format_patch")).segregated(segregated);
         let unwrap = |template: &str| {
             let template = t(&format!("CLASS=#4 KEY_TYPE=#31 TOKEN=F {template}"));
             let m = mechanism(9, &oaep);
-            chain.call(Call::C_UnwrapKey(S, m, rsa, &hex(blob), template))
+            chain.call(Call::C_UnwrapKey(
+                S,
+                m,
+                rsa,
+                hex(blob).as_slice().into(),
+                template,
+            ))
         };
         let key = made(unwrap(""));
         for (name, value) in [
@@ -179,7 +192,7 @@ fn unwraps_what_the_original_wrapped(hsm: &Module) {
             .call(Call::C_EncryptInit(S, mechanism(0x1081, &[]), key))
             .rv();
         assert_eq!(rv, CkRv::OK);
-        match hsm.call(Call::C_Encrypt(S, &[0; 16])) {
+        match hsm.call(Call::C_Encrypt(S, (&[0; 16]).into(), ALL)) {
             Reply::C_Encrypt(reply) => {
                 assert_eq!(reply.data, hex("fde4fbae4a09e020eff722969f83832b"));
             }
@@ -196,6 +209,10 @@ fn keeps_the_values_of_keys(hsm: &Module) {
     let Reply::C_GenerateKeyPair(pair) = hsm.call(pair) else {
         panic!("another function's reply");
     };
+    let (public, private) = (
+        pair.public_key.expect("it is made"),
+        pair.private_key.expect("it is made"),
+    );
     let values = [
         "PRIVATE_EXPONENT",
         "PRIME_1",
@@ -207,22 +224,22 @@ fn keeps_the_values_of_keys(hsm: &Module) {
     for set in [patch_set_1(), patch_set_2()] {
         let chain = Chain::new(hsm, &set);
         for value in values {
-            assert!(read(hsm, S, pair.private_key, value).is_some(), "{value}");
-            let room = "0x".to_owned() + &"ee".repeat(200);
-            let asked = t(&format!("LABEL={room} {value}={room} MODULUS={room}"));
-            let call = Call::C_GetAttributeValue(S, pair.private_key, asked);
+            assert!(read(hsm, S, private, value).is_some(), "{value}");
+            let asked = query(&["LABEL", value, "MODULUS"], 200);
+            let call = Call::C_GetAttributeValue(S, private, asked);
             let Reply::C_GetAttributeValue(reply) = chain.call(call) else {
                 panic!("another function's reply");
             };
             assert_eq!(reply.rv, CkRv::ATTRIBUTE_SENSITIVE);
-            let [label, kept, modulus] = &reply.template.0[..] else {
+            let [label, kept, modulus] = &reply.answers.0[..] else {
                 panic!("three were asked for");
             };
-            assert_eq!((&label.value[..], modulus.value.len()), (&b"key"[..], 128));
+            assert_eq!(label.bytes(), Some(&b"key"[..]));
+            assert_eq!(modulus.bytes().map(<[u8]>::len), Some(128));
             assert_eq!(kept.attribute_type, number(value));
-            assert_eq!((kept.value_len, kept.value.len()), (Ulong::UNAVAILABLE, 0));
+            assert!(kept.found == Found::Unavailable);
         }
-        assert!(read(&chain, S, pair.public_key, "MODULUS").is_some());
+        assert!(read(&chain, S, public, "MODULUS").is_some());
         let data = made(hsm.call(Call::C_CreateObject(S, t("CLASS=#0 TOKEN=F VALUE=data"))));
         assert_eq!(read(&chain, S, data, "VALUE"), Some(b"data".to_vec()));
     }

@@ -187,20 +187,14 @@ fn changes_no_role_of_a_key() {
 
 /// Keeps the templates of a call.
 #[derive(Default)]
-struct Recorder(Mutex<Vec<Template>>);
+struct Recorder(Mutex<Vec<Option<Template>>>);
 
 impl Cryptoki for Recorder {
     fn call(&self, call: Call<'_>) -> Reply {
         let function = call.function();
-        *self.0.lock().expect("no panic") = match call {
-            Call::C_CreateObject(_, template)
-            | Call::C_CopyObject(_, _, template)
-            | Call::C_GenerateKey(_, _, template)
-            | Call::C_UnwrapKey(_, _, _, _, template)
-            | Call::C_DeriveKey(_, _, _, template) => vec![template],
-            Call::C_GenerateKeyPair(_, _, public, private) => vec![public, private],
-            _ => Vec::new(),
-        };
+        let mut call = call;
+        let templates = call.values_mut().into_iter().map(|it| it.take());
+        *self.0.lock().expect("no panic") = templates.collect();
         Reply::only(function, CkRv::HOST_MEMORY)
     }
 }

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use xdr::{
-    Attribute, Call, CkRv, Cryptoki, DataResult, Function, KeyPairResult, ObjectHandle,
-    ObjectListResult, ObjectResult, Reply, SessionHandle, Template, TemplateResult, Ulong,
+    Answer, Answers, Attribute, AttributesResult, Call, CkRv, Cryptoki, EncapsulateResult, Found,
+    Function, KeyPairResult, KeyResult, MechanismOutputResult, ObjectHandle, ObjectListResult,
+    ObjectResult, Query, Reply, Room, SessionHandle, Template, Ulong, Wanted, WantedRoom,
 };
 
-use crate::chain::{number, t};
+use crate::chain::{attributes, number};
 
 /// How a module reads attributes.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -63,7 +64,7 @@ impl Token {
 
     /// An object with exactly these attributes, made behind the proxy's back.
     pub fn put(&self, text: &str) -> ObjectHandle {
-        self.add(values(&t(text)))
+        self.add(values(&attributes(text)))
     }
 
     fn add(&self, values: Values) -> ObjectHandle {
@@ -76,7 +77,7 @@ impl Token {
     /// What an object has, whoever may read it.
     pub fn has(&self, object: ObjectHandle, text: &str) {
         let state = self.state.lock().expect("no panic");
-        for (name, value) in values(&t(text)) {
+        for (name, value) in values(&attributes(text)) {
             let found = state.objects[&object.0].get(&name);
             assert_eq!(found, Some(&value), "{name:#x} of {text}");
         }
@@ -107,8 +108,14 @@ impl Token {
     }
 
     /// An object of a template, with the token's defaults.
-    fn make(&self, template: &Template, class: Option<u64>, is_local: bool) -> Result<u64, CkRv> {
-        let given = values(template);
+    fn make(
+        &self,
+        template: &Option<Template>,
+        class: Option<u64>,
+        is_local: bool,
+    ) -> Result<u64, CkRv> {
+        let nothing = Template::default();
+        let given = values(template.as_ref().unwrap_or(&nothing));
         if PROVENANCE
             .iter()
             .any(|name| given.contains_key(&number(name).0))
@@ -125,10 +132,10 @@ impl Token {
             Some(_) => "",
             None => return Err(CkRv::TEMPLATE_INCOMPLETE),
         };
-        let mut object = values(&t(defaults));
+        let mut object = values(&attributes(defaults));
         object.extend(given);
         let class = u64::from(class.unwrap_or_default());
-        object.extend(values(&t(&format!("CLASS=#{class}"))));
+        object.extend(values(&attributes(&format!("CLASS=#{class}"))));
         if defaults.is_empty() {
             return Ok(self.add(object).0);
         }
@@ -146,14 +153,13 @@ impl Token {
         Ok(self.add(object).0)
     }
 
-    fn read(&self, object: ObjectHandle, mut template: Template) -> TemplateResult {
+    fn read(&self, object: ObjectHandle, query: &Query) -> AttributesResult {
         let how = *self.reads.lock().expect("no panic");
         if let Reads::Not(rv) = how {
-            return TemplateResult { rv, template };
+            return untouched(rv, query);
         }
         let Some(mut object) = self.find(object) else {
-            let rv = CkRv::OBJECT_HANDLE_INVALID;
-            return TemplateResult { rv, template };
+            return untouched(CkRv::OBJECT_HANDLE_INVALID, query);
         };
         if how == Reads::LongBooleans {
             let long = |value: &mut Vec<u8>| {
@@ -164,43 +170,71 @@ impl Token {
             object.values_mut().for_each(long);
         }
         let is_sensitive = object.get(&0x103) == Some(&vec![1]);
-        let mut rv = CkRv::OK;
-        for attribute in &mut template.0 {
-            let problem = match object.get(&attribute.attribute_type.0) {
-                Some(_) if is_sensitive && attribute.attribute_type.0 == 0x11 => {
+        let AttributesResult {
+            mut rv,
+            mut answers,
+        } = untouched(CkRv::OK, query);
+        for (wanted, answer) in query.0.iter().zip(&mut answers.0) {
+            let problem = match (object.get(&wanted.attribute_type.0), &wanted.room) {
+                (Some(_), _) if is_sensitive && wanted.attribute_type.0 == 0x11 => {
                     CkRv::ATTRIBUTE_SENSITIVE
                 }
-                Some(value) if attribute.value.is_empty() => {
-                    *attribute = Attribute::new(attribute.attribute_type, vec![0; value.len()]);
+                (Some(value), WantedRoom::Null { .. }) => {
+                    answer.found = Found::Length(value.len() as u64);
                     continue;
                 }
-                Some(value) if value.len() <= attribute.value.len() => {
-                    *attribute = Attribute::new(attribute.attribute_type, value.clone());
+                (Some(value), WantedRoom::Buffer { room, .. }) if value.len() as u64 <= *room => {
+                    answer.found = Found::Bytes(value.clone());
                     continue;
                 }
-                Some(_) => CkRv::BUFFER_TOO_SMALL,
-                None => CkRv::ATTRIBUTE_TYPE_INVALID,
+                (Some(_), _) => CkRv::BUFFER_TOO_SMALL,
+                (None, _) => CkRv::ATTRIBUTE_TYPE_INVALID,
             };
             rv = problem;
             if how == Reads::UpToTheFirstMissing {
                 break;
             }
-            attribute.value.clear();
-            attribute.value_len = Ulong::UNAVAILABLE;
+            answer.found = Found::Unavailable;
         }
         if how == Reads::AllOrNothing && rv != CkRv::OK {
-            for attribute in &mut template.0 {
-                attribute.value.clear();
-                attribute.value_len = Ulong::UNAVAILABLE;
+            for answer in &mut answers.0 {
+                answer.found = Found::Unavailable;
             }
         }
         if how == Reads::OneTooFew {
-            template.0.pop();
+            answers.0.pop();
         }
-        TemplateResult { rv, template }
+        AttributesResult { rv, answers }
     }
 
-    fn change(&self, object: ObjectHandle, template: &Template) -> CkRv {
+    fn wrap(&self, wrapping: ObjectHandle, key: ObjectHandle, room: Room) -> MechanismOutputResult {
+        let wrapped = self.state.lock().expect("no panic").wrapped.clone();
+        let length = wrapped.len() as u64;
+        let (rv, length, data) = match (self.find(wrapping), self.find(key)) {
+            (None, _) => (CkRv::WRAPPING_KEY_HANDLE_INVALID, 0, Vec::new()),
+            (_, None) => (CkRv::KEY_HANDLE_INVALID, 0, Vec::new()),
+            (_, Some(key)) if key.get(&0x162) == Some(&vec![0]) => {
+                (CkRv::KEY_UNEXTRACTABLE, 0, Vec::new())
+            }
+            _ => match room {
+                Room::NoLength => (CkRv::ARGUMENTS_BAD, 0, Vec::new()),
+                Room::Null { .. } => (CkRv::OK, length, Vec::new()),
+                Room::Buffer(room) if room < length => (CkRv::BUFFER_TOO_SMALL, length, Vec::new()),
+                Room::Buffer(_) | Room::Unbounded => (CkRv::OK, length, wrapped),
+            },
+        };
+        MechanismOutputResult {
+            rv,
+            length: Ulong(length),
+            data,
+            ..Default::default()
+        }
+    }
+
+    fn change(&self, object: ObjectHandle, template: &Option<Template>) -> CkRv {
+        let Some(template) = template else {
+            return CkRv::ARGUMENTS_BAD;
+        };
         let mut state = self.state.lock().expect("no panic");
         match state.objects.get_mut(&object.0) {
             Some(object) => {
@@ -213,20 +247,42 @@ impl Token {
 }
 
 fn values(template: &Template) -> Values {
-    let value = |it: &Attribute| (it.attribute_type.0, it.value.clone());
+    let value = |it: &Attribute| (it.attribute_type.0, it.bytes().to_vec());
     template.0.iter().map(value).collect()
+}
+
+/// The question as it came, as a version 3 daemon's module leaves it.
+fn untouched(rv: CkRv, query: &Query) -> AttributesResult {
+    let answer = |wanted: &Wanted| Answer {
+        attribute_type: wanted.attribute_type,
+        found: match &wanted.room {
+            WantedRoom::Buffer {
+                content: Some(content),
+                ..
+            } => Found::Bytes(content.clone()),
+            _ => Found::Untouched,
+        },
+    };
+    let answers = Answers(query.0.iter().map(answer).collect());
+    AttributesResult { rv, answers }
 }
 
 fn object(made: Result<u64, CkRv>) -> ObjectResult {
     match made {
         Ok(object) => ObjectResult {
             rv: CkRv::OK,
-            object: ObjectHandle(object),
+            object: Some(ObjectHandle(object)),
         },
-        Err(rv) => ObjectResult {
-            rv,
-            object: ObjectHandle(0),
-        },
+        Err(rv) => ObjectResult { rv, object: None },
+    }
+}
+
+fn key(made: Result<u64, CkRv>) -> KeyResult {
+    let ObjectResult { rv, object } = object(made);
+    KeyResult {
+        rv,
+        object,
+        ..Default::default()
     }
 }
 
@@ -244,15 +300,15 @@ impl Cryptoki for Token {
         let function = call.function();
         self.state.lock().expect("no panic").calls.push(function);
         if session_of(&call).is_some_and(|session| session.0 != 1) {
-            if let Call::C_GetAttributeValue(_, _, template) = call {
-                let rv = CkRv::SESSION_HANDLE_INVALID;
-                return Reply::C_GetAttributeValue(TemplateResult { rv, template });
+            if let Call::C_GetAttributeValue(_, _, Some(query)) = call {
+                let answer = untouched(CkRv::SESSION_HANDLE_INVALID, &query);
+                return Reply::C_GetAttributeValue(answer);
             }
             return Reply::only(function, CkRv::SESSION_HANDLE_INVALID);
         }
         match call {
-            Call::C_GetAttributeValue(_, object, template) => {
-                Reply::C_GetAttributeValue(self.read(object, template))
+            Call::C_GetAttributeValue(_, object, query) => {
+                Reply::C_GetAttributeValue(self.read(object, &query.unwrap_or_default()))
             }
             Call::C_SetAttributeValue(_, object, template) => {
                 Reply::C_SetAttributeValue(self.change(object, &template))
@@ -261,49 +317,61 @@ impl Cryptoki for Token {
                 Reply::C_CreateObject(object(self.make(&template, None, false)))
             }
             Call::C_GenerateKey(_, _, template) => {
-                Reply::C_GenerateKey(object(self.make(&template, Some(4), true)))
+                Reply::C_GenerateKey(key(self.make(&template, Some(4), true)))
             }
             Call::C_GenerateKeyPair(_, _, public, private) => {
                 let made = |template, class| {
-                    ObjectHandle(self.make(template, Some(class), true).unwrap_or_default())
+                    let made = self.make(template, Some(class), true);
+                    made.ok().map(ObjectHandle)
                 };
                 Reply::C_GenerateKeyPair(KeyPairResult {
                     rv: CkRv::OK,
                     public_key: made(&public, 2),
                     private_key: made(&private, 3),
+                    ..Default::default()
                 })
             }
             Call::C_CopyObject(_, source, template) => {
                 Reply::C_CopyObject(match self.find(source) {
                     Some(mut copy) => {
-                        copy.extend(values(&template));
+                        copy.extend(values(&template.unwrap_or_default()));
                         object(Ok(self.add(copy).0))
                     }
                     None => object(Err(CkRv::OBJECT_HANDLE_INVALID)),
                 })
             }
             Call::C_DeriveKey(_, _, _, template) => {
-                Reply::C_DeriveKey(object(self.make(&template, None, false)))
+                Reply::C_DeriveKey(key(self.make(&template, None, false)))
+            }
+            Call::C_DecapsulateKey(_, _, _, template, _) => {
+                Reply::C_DecapsulateKey(key(self.make(&template, None, false)))
+            }
+            Call::C_EncapsulateKey(_, _, _, template, _) => {
+                let KeyResult {
+                    rv,
+                    object,
+                    written,
+                } = key(self.make(&template, None, false));
+                Reply::C_EncapsulateKey(EncapsulateResult {
+                    rv,
+                    object,
+                    written,
+                    ..Default::default()
+                })
             }
             Call::C_UnwrapKey(_, _, _, wrapped, template) => {
-                self.state.lock().expect("no panic").unwrapped = wrapped.to_vec();
-                Reply::C_UnwrapKey(object(self.make(&template, None, false)))
+                self.state.lock().expect("no panic").unwrapped = wrapped.bytes().to_vec();
+                Reply::C_UnwrapKey(key(self.make(&template, None, false)))
             }
-            Call::C_WrapKey(_, _, wrapping, key) => {
-                let failed = |rv| Reply::only(Function::C_WrapKey, rv);
-                if self.find(wrapping).is_none() {
-                    return failed(CkRv::WRAPPING_KEY_HANDLE_INVALID);
-                }
-                match self.find(key) {
-                    None => failed(CkRv::KEY_HANDLE_INVALID),
-                    Some(key) if key.get(&0x162) == Some(&vec![0]) => {
-                        failed(CkRv::KEY_UNEXTRACTABLE)
-                    }
-                    Some(_) => Reply::C_WrapKey(DataResult {
-                        rv: CkRv::OK,
-                        data: self.state.lock().expect("no panic").wrapped.clone(),
-                    }),
-                }
+            Call::C_UnwrapKeyAuthenticated(_, _, _, wrapped, template, _) => {
+                self.state.lock().expect("no panic").unwrapped = wrapped.bytes().to_vec();
+                Reply::C_UnwrapKeyAuthenticated(key(self.make(&template, None, false)))
+            }
+            Call::C_WrapKey(_, _, wrapping, key, room) => {
+                Reply::C_WrapKey(self.wrap(wrapping, key, room))
+            }
+            Call::C_WrapKeyAuthenticated(_, _, wrapping, key, _, room) => {
+                Reply::C_WrapKeyAuthenticated(self.wrap(wrapping, key, room))
             }
             Call::C_FindObjects(..) => {
                 let state = self.state.lock().expect("no panic");

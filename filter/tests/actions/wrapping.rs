@@ -5,7 +5,7 @@ use cmac::{Cmac, KeyInit, Mac};
 use xdr::Function::*;
 use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply};
 
-use crate::chain::{Chain, KEY, S, everywhere, hex, mechanism, t};
+use crate::chain::{ALL, Chain, KEY, S, everywhere, hex, mechanism, t};
 use crate::token::{Reads, Token};
 
 const WRAPPING: &str = "wrapping_format_patch";
@@ -56,7 +56,7 @@ fn adds_what_the_original_adds() {
         let chain = Chain::new(&token, &everywhere(WRAPPING)).segregated(segregated);
         let (wrapping, key) = (token.put("CLASS=#4"), token.put(key));
         token.wraps_as(&hex(wrapped));
-        let call = Call::C_WrapKey(S, mechanism(0x1082, &[0; 16]), wrapping, key);
+        let call = Call::C_WrapKey(S, mechanism(0x1082, &[0; 16]), wrapping, key, ALL);
         let Reply::C_WrapKey(reply) = chain.call(call) else {
             panic!("another function's reply");
         };
@@ -85,7 +85,7 @@ fn has_the_answers_of_the_token_for_what_it_does_not_wrap() {
     let fixed = token.put("CLASS=#4 EXTRACTABLE=F");
     let none = ObjectHandle(7);
     let wrap = |wrapping, key| {
-        let call = Call::C_WrapKey(S, mechanism(0x1082, &[0; 16]), wrapping, key);
+        let call = Call::C_WrapKey(S, mechanism(0x1082, &[0; 16]), wrapping, key, ALL);
         match chain.call(call) {
             Reply::C_WrapKey(reply) => {
                 assert!(reply.data.is_empty());
@@ -115,10 +115,10 @@ fn does_nothing_without_a_key() {
     let key = token.put(AES);
     let m = || mechanism(0x1082, &[0; 16]);
     assert_eq!(
-        chain.rv(Call::C_WrapKey(S, m(), key, key)),
+        chain.rv(Call::C_WrapKey(S, m(), key, key, ALL)),
         CkRv::GENERAL_ERROR
     );
-    let unwrap = Call::C_UnwrapKey(S, m(), key, b"wrapped", t(BASE));
+    let unwrap = Call::C_UnwrapKey(S, m(), key, b"wrapped".into(), t(BASE));
     assert_eq!(chain.rv(unwrap), CkRv::GENERAL_ERROR);
     assert!(token.calls().is_empty());
 }
@@ -140,11 +140,17 @@ pub const OAEP_BLOB_SEGREGATED: &str = "
 const BASE: &str = "CLASS=#4 KEY_TYPE=#31 TOKEN=F";
 
 fn unwrap(chain: &Chain<'_>, blob: &[u8], template: &str) -> Result<ObjectHandle, CkRv> {
-    let call = Call::C_UnwrapKey(S, mechanism(9, &[]), ObjectHandle(100), blob, t(template));
+    let call = Call::C_UnwrapKey(
+        S,
+        mechanism(9, &[]),
+        ObjectHandle(100),
+        blob.into(),
+        t(template),
+    );
     match chain.call(call) {
-        Reply::C_UnwrapKey(reply) if reply.rv.is_ok() => Ok(reply.object),
+        Reply::C_UnwrapKey(reply) if reply.rv.is_ok() => Ok(reply.object.expect("a handle")),
         Reply::C_UnwrapKey(reply) => {
-            assert_eq!(reply.object, ObjectHandle(0));
+            assert_eq!(reply.object, None);
             Err(reply.rv)
         }
         other => panic!("{other:?}"),

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use filter::{Compatibility, Filter, Rules};
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, Function, Mechanism, MechanismType,
-    ObjectHandle, Reply, SessionHandle, Template, Ulong,
+    Answer, Answers, Attribute, AttributeType, Call, CkRv, Cryptoki, Found, Function, Input,
+    Mechanism, MechanismType, ObjectHandle, Query, Reply, Room, SessionHandle, Template, Ulong,
+    Wanted, WantedRoom,
 };
 
 pub const LABEL: u64 = 0x3;
@@ -49,38 +50,46 @@ impl Fake {
             .collect()
     }
 
-    fn attributes(&self, object: ObjectHandle, template: &mut Template) -> CkRv {
+    fn attributes(&self, object: ObjectHandle, query: &Query) -> (CkRv, Answers) {
+        let answers = |found: &mut dyn FnMut(&Wanted) -> Found| {
+            let answer = |wanted: &Wanted| Answer {
+                attribute_type: wanted.attribute_type,
+                found: found(wanted),
+            };
+            Answers(query.0.iter().map(answer).collect())
+        };
         let long = [b"good".as_slice(), &[b'x'; 1000]].concat();
         let (label, id): (&[u8], &[u8]) = match object {
             GOOD => (b"good", &[0x0a, 0xff]),
             BAD => (b"bad", &[0]),
             LONG => (&long, &[0x0a, 0xff]),
             NAMELESS => {
-                for attribute in &mut template.0 {
-                    attribute.value.clear();
-                    attribute.value_len = Ulong::UNAVAILABLE;
-                }
-                return CkRv::ATTRIBUTE_TYPE_INVALID;
+                let none = answers(&mut |_| Found::Unavailable);
+                return (CkRv::ATTRIBUTE_TYPE_INVALID, none);
             }
-            _ => return CkRv::OBJECT_HANDLE_INVALID,
+            _ => {
+                let untouched = answers(&mut |_| Found::Untouched);
+                return (CkRv::OBJECT_HANDLE_INVALID, untouched);
+            }
         };
         let mut rv = CkRv::OK;
-        for attribute in &mut template.0 {
-            let value = if attribute.attribute_type.0 == LABEL {
-                label
-            } else {
-                id
+        let answers = answers(&mut |wanted| {
+            let value = match wanted.attribute_type.0 {
+                LABEL => label,
+                _ => id,
             };
-            if attribute.value.len() < value.len() {
-                rv = CkRv::BUFFER_TOO_SMALL;
-                attribute.value.clear();
-                attribute.value_len = Ulong::UNAVAILABLE;
-            } else {
-                attribute.value = value.to_vec();
-                attribute.value_len = Ulong(value.len() as u64);
+            match wanted.room {
+                WantedRoom::Null { .. } => Found::Length(value.len() as u64),
+                WantedRoom::Buffer { room, .. } if room >= value.len() as u64 => {
+                    Found::Bytes(value.to_vec())
+                }
+                _ => {
+                    rv = CkRv::BUFFER_TOO_SMALL;
+                    Found::Unavailable
+                }
             }
-        }
-        rv
+        });
+        (rv, answers)
     }
 }
 
@@ -88,9 +97,9 @@ impl Fake {
 fn owned(call: &Call<'_>) -> Call<'static> {
     match call {
         Call::C_CreateObject(s, template) => Call::C_CreateObject(*s, template.clone()),
-        Call::C_OpenSession(slot, flags) => Call::C_OpenSession(*slot, *flags),
-        Call::C_GetAttributeValue(s, object, template) => {
-            Call::C_GetAttributeValue(*s, *object, template.clone())
+        Call::C_OpenSession(slot, flags, notify) => Call::C_OpenSession(*slot, *flags, *notify),
+        Call::C_GetAttributeValue(s, object, query) => {
+            Call::C_GetAttributeValue(*s, *object, query.clone())
         }
         Call::C_FindObjectsInit(s, template) => Call::C_FindObjectsInit(*s, template.clone()),
         Call::C_FindObjects(s, count) => Call::C_FindObjects(*s, *count),
@@ -105,30 +114,34 @@ impl Cryptoki for Fake {
         match (&mut reply, call) {
             (
                 Reply::C_GetAttributeValue(result),
-                Call::C_GetAttributeValue(session, object, template),
+                Call::C_GetAttributeValue(session, object, query),
             ) => {
-                result.template = template;
-                result.rv = match session {
-                    NO_SESSION => CkRv::SESSION_HANDLE_INVALID,
-                    _ => self.attributes(object, &mut result.template),
-                };
+                if session == NO_SESSION {
+                    result.rv = CkRv::SESSION_HANDLE_INVALID;
+                } else {
+                    let query = query.unwrap_or_default();
+                    (result.rv, result.answers) = self.attributes(object, &query);
+                }
             }
             (Reply::C_GetSessionInfo(result), Call::C_GetSessionInfo(NO_SESSION)) => {
                 result.rv = CkRv::SESSION_HANDLE_INVALID;
             }
-            (Reply::C_FindObjects(result), Call::C_FindObjects(_, count)) => {
+            (Reply::C_FindObjects(result), Call::C_FindObjects(_, Room::Buffer(room))) => {
                 let mut found = self.found.lock().unwrap();
-                let count = found.len().min(count.0 as usize);
+                let count = found.len().min(room as usize);
                 result.objects = found.drain(..count).collect();
                 result.count = Ulong(count as u64);
             }
-            (Reply::C_GetMechanismList(result), Call::C_GetMechanismList(_, count)) => {
+            (Reply::C_GetMechanismList(result), Call::C_GetMechanismList(_, room)) => {
                 result.count = Ulong(self.mechanisms.len() as u64);
-                if count.0 >= result.count.0 {
-                    result.mechanisms =
-                        self.mechanisms.iter().copied().map(MechanismType).collect();
-                } else if count.0 > 0 {
-                    result.rv = CkRv::BUFFER_TOO_SMALL;
+                match room {
+                    Room::Buffer(room) if room >= result.count.0 => {
+                        result.mechanisms =
+                            self.mechanisms.iter().copied().map(MechanismType).collect();
+                    }
+                    Room::Buffer(_) => result.rv = CkRv::BUFFER_TOO_SMALL,
+                    Room::Null { .. } => {}
+                    Room::NoLength | Room::Unbounded => result.rv = CkRv::ARGUMENTS_BAD,
                 }
             }
             _ => {}
@@ -180,49 +193,78 @@ impl Guarded {
     }
 }
 
-pub fn template(attributes: &[(u64, &[u8])]) -> Template {
+pub fn template(attributes: &[(u64, &[u8])]) -> Option<Template> {
     let make = |(kind, value): &(u64, &[u8])| Attribute::new(AttributeType(*kind), value.to_vec());
-    Template(attributes.iter().map(make).collect())
+    Some(Template(attributes.iter().map(make).collect()))
 }
 
-pub fn mechanism(kind: u64) -> Mechanism {
-    Mechanism::bare(MechanismType(kind))
+/// What is asked for, each with this much room.
+pub fn query(wanted: &[(u64, usize)]) -> Option<Query> {
+    let make = |(kind, room): &(u64, usize)| Wanted::value(AttributeType(*kind), *room);
+    Some(Query(wanted.iter().map(make).collect()))
+}
+
+pub fn mechanism(kind: u64) -> Option<Mechanism> {
+    Some(Mechanism::bare(MechanismType(kind)))
 }
 
 /// A call of each function that no rule is about, as far as that is possible.
 pub fn sample(function: Function) -> Call<'static> {
-    use xdr::{Architecture, Flags, SlotId, UserType};
+    use xdr::{Flags, Hello, SlotId, UserType};
 
-    let (s, slot, t) = (SESSION, SlotId(0), Template::default);
+    let (s, slot) = (SESSION, SlotId(0));
+    let t = || Some(Template::default());
+    let (q, r) = (Some(Query::default()), Room::Buffer(64));
+    let (data, pin): (Input<'static>, Input<'static>) = (b"".into(), b"pin".into());
     // CKM_SHA_1: no rule of these tests forbids it.
     let m = || mechanism(0x220);
+    let p = || Mechanism::bare(MechanismType(0x220));
+    let none = ObjectHandle(0);
     macro_rules! calls {
         ($($name:ident($($argument:expr),*))*) => {
             match function { $(Function::$name => Call::$name($($argument),*)),* }
         };
     }
     calls! {
-        C_SetupArch(Architecture::host()) C_LoadModule(b"m") C_Initialize() C_Finalize() C_GetInfo()
-        C_GetSlotList(Ulong(0), Ulong(0)) C_GetSlotInfo(slot) C_GetTokenInfo(slot)
-        C_WaitForSlotEvent(Flags(1)) C_GetMechanismList(slot, Ulong(0))
-        C_GetMechanismInfo(slot, MechanismType(0x220)) C_InitToken(slot, b"pin", b"label")
-        C_InitPIN(s, b"pin") C_SetPIN(s, b"old", b"new") C_OpenSession(slot, Flags(4))
-        C_CloseSession(s) C_CloseAllSessions(slot) C_GetSessionInfo(s) C_GetOperationState(s)
-        C_SetOperationState(s, b"state", ObjectHandle(0), ObjectHandle(0))
-        C_Login(s, UserType(1), b"pin") C_Logout(s) C_CreateObject(s, t()) C_CopyObject(s, GOOD, t())
-        C_DestroyObject(s, GOOD) C_GetObjectSize(s, GOOD) C_GetAttributeValue(s, GOOD, t())
-        C_SetAttributeValue(s, GOOD, t()) C_FindObjectsInit(s, t()) C_FindObjects(s, Ulong(1))
-        C_FindObjectsFinal(s) C_EncryptInit(s, m(), GOOD) C_Encrypt(s, b"") C_EncryptUpdate(s, b"")
-        C_EncryptFinal(s) C_DecryptInit(s, m(), GOOD) C_Decrypt(s, b"") C_DecryptUpdate(s, b"")
-        C_DecryptFinal(s) C_DigestInit(s, m()) C_Digest(s, b"") C_DigestUpdate(s, b"")
-        C_DigestKey(s, GOOD) C_DigestFinal(s) C_SignInit(s, m(), GOOD) C_Sign(s, b"")
-        C_SignUpdate(s, b"") C_SignFinal(s) C_SignRecoverInit(s, m(), GOOD) C_SignRecover(s, b"")
-        C_VerifyInit(s, m(), GOOD) C_Verify(s, b"", b"") C_VerifyUpdate(s, b"")
-        C_VerifyFinal(s, b"") C_VerifyRecoverInit(s, m(), GOOD) C_VerifyRecover(s, b"")
-        C_DigestEncryptUpdate(s, b"") C_DecryptDigestUpdate(s, b"") C_SignEncryptUpdate(s, b"")
-        C_DecryptVerifyUpdate(s, b"") C_GenerateKey(s, m(), t()) C_GenerateKeyPair(s, m(), t(), t())
-        C_WrapKey(s, m(), GOOD, GOOD) C_UnwrapKey(s, m(), GOOD, b"", t()) C_DeriveKey(s, m(), GOOD, t())
-        C_SeedRandom(s, b"") C_GenerateRandom(s, Ulong(1)) C_GetFunctionStatus(s)
-        C_CancelFunction(s)
+        C_SetupArch(Hello::default()) C_LoadModule(b"m") C_Initialize(Flags(0)) C_Finalize()
+        C_GetInfo() C_GetSlotList(Ulong(0), Room::QUESTION) C_GetSlotInfo(slot)
+        C_GetTokenInfo(slot) C_WaitForSlotEvent(Flags(1)) C_GetMechanismList(slot, Room::QUESTION)
+        C_GetMechanismInfo(slot, MechanismType(0x220)) C_InitToken(slot, pin, b"label".into())
+        C_InitPIN(s, pin) C_SetPIN(s, pin, pin) C_OpenSession(slot, Flags(4), false)
+        C_CloseSession(s) C_CloseAllSessions(slot) C_GetSessionInfo(s) C_GetOperationState(s, r)
+        C_SetOperationState(s, b"state".into(), none, none) C_Login(s, UserType(1), pin)
+        C_Logout(s) C_CreateObject(s, t()) C_CopyObject(s, GOOD, t()) C_DestroyObject(s, GOOD)
+        C_GetObjectSize(s, GOOD) C_GetAttributeValue(s, GOOD, q) C_SetAttributeValue(s, GOOD, t())
+        C_FindObjectsInit(s, t()) C_FindObjects(s, Room::Buffer(1)) C_FindObjectsFinal(s)
+        C_EncryptInit(s, m(), GOOD) C_Encrypt(s, data, r) C_EncryptUpdate(s, data, r)
+        C_EncryptFinal(s, r) C_DecryptInit(s, m(), GOOD) C_Decrypt(s, data, r)
+        C_DecryptUpdate(s, data, r) C_DecryptFinal(s, r) C_DigestInit(s, m()) C_Digest(s, data, r)
+        C_DigestUpdate(s, data) C_DigestKey(s, GOOD) C_DigestFinal(s, r) C_SignInit(s, m(), GOOD)
+        C_Sign(s, data, r) C_SignUpdate(s, data) C_SignFinal(s, r) C_SignRecoverInit(s, m(), GOOD)
+        C_SignRecover(s, data, r) C_VerifyInit(s, m(), GOOD) C_Verify(s, data, data)
+        C_VerifyUpdate(s, data) C_VerifyFinal(s, data) C_VerifyRecoverInit(s, m(), GOOD)
+        C_VerifyRecover(s, data, r) C_DigestEncryptUpdate(s, data, r)
+        C_DecryptDigestUpdate(s, data, r) C_SignEncryptUpdate(s, data, r)
+        C_DecryptVerifyUpdate(s, data, r) C_GenerateKey(s, m(), t())
+        C_GenerateKeyPair(s, m(), t(), t()) C_WrapKey(s, m(), GOOD, GOOD, r)
+        C_UnwrapKey(s, m(), GOOD, data, t()) C_DeriveKey(s, m(), GOOD, t()) C_SeedRandom(s, data)
+        C_GenerateRandom(s, Room::Buffer(1)) C_GetFunctionStatus(s) C_CancelFunction(s)
+        C_LoginUser(s, UserType(1), pin, b"name".into()) C_SessionCancel(s, Flags(0x100))
+        C_MessageEncryptInit(s, m(), GOOD) C_EncryptMessage(s, p(), data, data, r)
+        C_EncryptMessageBegin(s, p(), data) C_EncryptMessageNext(s, p(), data, r, Flags(0))
+        C_MessageEncryptFinal(s) C_MessageDecryptInit(s, m(), GOOD)
+        C_DecryptMessage(s, p(), data, data, r) C_DecryptMessageBegin(s, p(), data)
+        C_DecryptMessageNext(s, p(), data, r, Flags(0)) C_MessageDecryptFinal(s)
+        C_MessageSignInit(s, m(), GOOD) C_SignMessage(s, p(), data, r) C_SignMessageBegin(s, p())
+        C_SignMessageNext(s, p(), data, r) C_MessageSignFinal(s) C_MessageVerifyInit(s, m(), GOOD)
+        C_VerifyMessage(s, p(), data, data) C_VerifyMessageBegin(s, p())
+        C_VerifyMessageNext(s, p(), data, data) C_MessageVerifyFinal(s)
+        C_EncapsulateKey(s, m(), GOOD, t(), r) C_DecapsulateKey(s, m(), GOOD, t(), data)
+        C_VerifySignatureInit(s, m(), GOOD, data) C_VerifySignature(s, data)
+        C_VerifySignatureUpdate(s, data) C_VerifySignatureFinal(s)
+        C_GetSessionValidationFlags(s, Ulong(1)) C_AsyncComplete(s, b"C_Sign")
+        C_AsyncGetID(s, b"C_Sign") C_AsyncJoin(s, b"C_Sign", Ulong(1), r)
+        C_WrapKeyAuthenticated(s, m(), GOOD, GOOD, data, r)
+        C_UnwrapKeyAuthenticated(s, m(), GOOD, data, t(), data)
     }
 }
