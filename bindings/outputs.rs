@@ -295,10 +295,7 @@ pub(crate) struct List {
 }
 
 /// Calls C_GetSlotList or C_GetMechanismList: `call` gets the list and the pointer to its length.
-pub(crate) fn list(
-    room: Room,
-    call: &mut dyn FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv,
-) -> List {
+pub(crate) fn list(room: Room, call: &mut dyn FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv) -> List {
     match room {
         Room::NoLength => List {
             rv: call(null_mut(), null_mut()),

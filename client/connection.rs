@@ -1,57 +1,81 @@
-//! Makes calls to the daemon over one socket: one call at a time, each within its deadline.
+//! Makes calls to the daemon over one connection: several at a time, each within its deadline.
 //!
-//! Calls come from `library`, as values. A record goes out in one `sendmsg` and usually comes back in
-//! one `recv`, with or without TLS. A failure after which call and reply could get out of step ends
-//! the connection for good. Its sessions and operations end with it, so nothing reconnects without the
-//! application's knowledge. Signal mask and handlers stay as they are; SIGPIPE is not raised.
+//! Calls come from `library`, as values. A record goes out in one `sendmsg` and usually comes back in one `recv`, with
+//! or without TLS. There is no thread of its own: of the threads that wait for replies, one reads for all
+//! (`exchange` says which), and hands each reply to its owner. A single thread writes, reads and finds its own
+//! reply, and waits for nobody.
+//!
+//! Calls of one session go out one after the other, and so do all calls of version 3. A failure after which calls and
+//! replies could get out of step ends the connection for good; so does a call that is not answered in time. Its
+//! sessions and operations end with it, so nothing reconnects without the application's knowledge. Signal mask and
+//! handlers stay as they are; SIGPIPE is not raised.
+
+mod exchange;
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use transport::Deadline;
-use xdr::codec::DecodeError;
-use xdr::record::{Records, TooLong};
-use xdr::rpc::{self, Asking, ReplyError, Xid};
+use transport::halves::{Closer, Halves, Receiver, Sender};
+use transport::tls::{PROTOCOL3, PROTOCOLS};
+use xdr::codec::wipe;
+use xdr::facts::Family;
+use xdr::record::{MARK_SIZE, Records};
+use xdr::rpc::{self, Asking, ReplyError, Version, Xid};
 use xdr::{Call, CkRv, Function, Hello, HelloResult, Reply, version3};
 use zeroize::Zeroize;
 
 use crate::failure::Failure;
 use crate::remote::Remote;
 use crate::settings::{Endpoint, TlsSettings};
-use crate::socket::Socket;
-use crate::tls::{Stream, TlsError};
-use crate::turns::Turns;
+use crate::socket::{self, Registered};
+use crate::tls::{self, TlsError};
+
+use exchange::{Exchange, Next, Order, Stopped, Ticket};
 
 /// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
-const LONGEST_REPLY: usize = 1 << 30;
+pub(crate) const LONGEST_REPLY: usize = 1 << 30;
 
 /// What the buffer of calls keeps of its memory from one call to the next, in bytes.
 const LARGEST_KEPT: usize = 64 << 10;
 
+/// How long the last message may take.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// The accept status of a call of another version of the program (RFC 5531, section 9).
+const PROG_MISMATCH: u32 = 2;
+
+/// CKF_DONT_BLOCK of C_WaitForSlotEvent.
+const DONT_BLOCK: u64 = 1;
+
+/// CKF_OS_LOCKING_OK of C_Initialize.
+const OS_LOCKING_OK: u64 = 2;
+
 /// A connected daemon.
 pub(crate) struct Connection {
-    turns: Turns,
-    /// Locked by whose turn it is.
-    wire: Mutex<Wire>,
-    lost: AtomicBool,
-}
-
-/// What one call at a time has for itself.
-struct Wire {
-    transport: Transport,
-    records: Records,
-    sending: Vec<u8>,
-    next_xid: u32,
+    /// Dropped first, before the descriptor is closed.
+    registered: Registered,
+    closer: Closer,
+    sending: Mutex<Sending>,
+    exchange: Exchange<Receiving>,
     timeout: Duration,
-    state: State,
+    /// The longest call that the daemon takes, in bytes.
+    longest_call: AtomicU64,
 }
 
-enum Transport {
-    Plain(Socket),
-    Tls(Stream),
+/// The way to the daemon, and the buffer for what goes there.
+struct Sending {
+    sender: Sender,
+    buffer: Vec<u8>,
+}
+
+/// The way from the daemon. Whoever reads has it.
+struct Receiving {
+    receiver: Receiver,
+    records: Records,
 }
 
 /// Why there is no connection.
@@ -63,40 +87,48 @@ pub(crate) enum ConnectError {
     Tls(#[from] TlsError),
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    Open,
-    /// A call failed on the way; only C_Finalize and C_Initialize help.
-    Lost,
-    /// C_Finalize came while this call waited for its turn.
-    Closed,
-}
-
 impl Connection {
     /// Connects within `timeout`, which is then the time each call has, the TLS handshake included. The time that
-    /// resolving a name takes is the resolver's.
+    /// resolving a name takes is the resolver's. Over TLS, offers the protocol that is spoken; `None` is either
+    /// version.
     pub fn open(
         endpoint: &Endpoint,
         tls: Option<&TlsSettings>,
+        protocol: Option<Version>,
         timeout: Duration,
     ) -> Result<Connection, ConnectError> {
         let deadline = Deadline::after(timeout);
-        let socket = Socket::connect(endpoint, deadline)?;
-        let transport = match tls {
-            None => Transport::Plain(socket),
-            Some(tls) => Transport::Tls(Stream::connect(socket, tls, deadline)?),
+        let (socket, registered) = socket::connect(endpoint, deadline)?;
+        let Halves {
+            receiver,
+            sender,
+            closer,
+        } = match tls {
+            None => Halves::plain(socket),
+            Some(tls) => {
+                let offered: &[&[u8]] = match protocol {
+                    None | Some(Version::Four) => &PROTOCOLS,
+                    Some(Version::Three) => &[PROTOCOL3],
+                };
+                tls::connect(socket, tls, offered, deadline)?
+            }
         };
         Ok(Connection {
-            turns: Turns::default(),
-            wire: Mutex::new(Wire {
-                transport,
-                records: Records::new(LONGEST_REPLY),
-                sending: Vec::new(),
-                next_xid: first_xid(),
-                timeout,
-                state: State::Open,
+            registered,
+            closer,
+            sending: Mutex::new(Sending {
+                sender,
+                buffer: Vec::new(),
             }),
-            lost: AtomicBool::new(false),
+            exchange: Exchange::new(
+                first_xid(),
+                Receiving {
+                    receiver,
+                    records: Records::new(LONGEST_REPLY),
+                },
+            ),
+            timeout,
+            longest_call: AtomicU64::new(u64::MAX),
         })
     }
 }
@@ -125,151 +157,228 @@ impl Only for version3::Reply {
     }
 }
 
+/// How a call is made.
+#[derive(Clone, Copy)]
+struct Manner {
+    order: Order,
+    /// None if the call waits for something to happen.
+    timeout: Option<Duration>,
+    /// Whether the daemon is to expect other calls meanwhile, although there are none yet.
+    is_slow: bool,
+}
+
 impl Connection {
-    fn make<C: Asking<Reply: Only>>(&self, call: &C) -> C::Reply {
+    fn manner(&self, call: &Call<'_>) -> Manner {
         let function = call.function();
-        let _turn = self.turns.take();
-        // A panic in the middle of a call leaves the stream at an unknown place.
-        let Ok(mut wire) = self.wire.lock() else {
-            self.lost.store(true, Ordering::Release);
-            return C::Reply::only_rv(function, CkRv::DEVICE_ERROR);
+        let order = match call {
+            Call::C_SessionCancel(..) | Call::C_CancelFunction(_) => Order::Free,
+            Call::C_WaitForSlotEvent(flags) if flags.0 & DONT_BLOCK == 0 => Order::Waiting,
+            call => call.session().map_or(Order::Free, |it| Order::Of(it.0)),
         };
-        match wire.state {
-            State::Open => {}
-            State::Lost => return C::Reply::only_rv(function, CkRv::DEVICE_ERROR),
-            State::Closed => return C::Reply::only_rv(function, CkRv::CRYPTOKI_NOT_INITIALIZED),
+        Manner {
+            order,
+            timeout: (order != Order::Waiting).then_some(self.timeout),
+            is_slow: function.facts().is_of(Family::Generate),
         }
-        let failure = match wire.exchange(call) {
+    }
+
+    /// Makes a call. A failure of any kind is a CK_RV in the reply.
+    fn make<C: Asking<Reply: Only>>(&self, call: &C, manner: Manner) -> C::Reply {
+        let function = call.function();
+        let failure = match self.ask(call, manner) {
             Ok(reply) => return reply,
             Err(failure) => failure,
         };
-        let rv = match &failure {
-            // Nothing was sent.
-            Failure::Encode(_) => CkRv::HOST_MEMORY,
-            // The daemon is well and executed nothing; the connection stays, as in the original.
-            Failure::Reply(ReplyError::NotExecuted(_) | ReplyError::Denied(_)) => {
-                CkRv::FUNCTION_FAILED
-            }
-            // The reply is here, but there is no room for what it carries.
-            Failure::Reply(ReplyError::Malformed(DecodeError::Memory)) => CkRv::HOST_MEMORY,
-            _ => {
-                wire.end(State::Lost);
-                self.lost.store(true, Ordering::Release);
-                match failure {
-                    Failure::Memory(_) => CkRv::HOST_MEMORY,
-                    _ => CkRv::DEVICE_ERROR,
-                }
-            }
-        };
+        let rv = failure.rv();
         // Why C_Initialize fails is said at the same level as that it does.
         let level = match function {
             Function::C_SetupArch | Function::C_LoadModule => log::Level::Error,
             _ => log::Level::Warn,
         };
-        log::log!(level, "{}: {failure}; returning {rv}", function.name());
+        match failure {
+            // Said when it happened.
+            Failure::Lost | Failure::Finalized => {}
+            failure => log::log!(level, "{}: {failure}; returning {rv}", function.name()),
+        }
         C::Reply::only_rv(function, rv)
     }
+
+    /// Makes a call, and ends the connection if call and reply could get out of step.
+    fn ask<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
+        let asked = self.exchange(call, manner);
+        if asked.as_ref().is_err_and(Failure::is_fatal) {
+            self.end(Stopped::Lost);
+        }
+        asked
+    }
+
+    fn exchange<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
+        let ticket = self.exchange.enter(manner.order)?;
+        let deadline = manner.timeout.map(Deadline::after);
+        let (xid, function) = (Xid(ticket.xid()), call.function());
+        let overlaps = ticket.begin(manner.is_slow)?;
+        self.send(xid, call, overlaps, deadline)?;
+        loop {
+            match ticket.next(deadline)? {
+                Next::Reply(mut record) => {
+                    let reply = rpc::read_reply::<C>(xid, function, &record);
+                    wipe(&mut record);
+                    return Ok(reply.ok_or(Failure::Lost)??);
+                }
+                Next::Read(mut receiving) => {
+                    let reply = self.read::<C>(&mut receiving, &ticket, function, deadline)?;
+                    if function.hands_out_secrets() {
+                        receiving.records.wipe();
+                    }
+                    ticket.give_back(receiving);
+                    return Ok(reply?);
+                }
+            }
+        }
+    }
+
+    /// Reads for all, until the reply to this call has come.
+    fn read<C: Asking>(
+        &self,
+        receiving: &mut Receiving,
+        ticket: &Ticket<'_, Receiving>,
+        function: Function,
+        deadline: Option<Deadline>,
+    ) -> Result<Result<C::Reply, ReplyError>, Failure> {
+        let Receiving { receiver, records } = receiving;
+        loop {
+            while let Some(record) = records.next()? {
+                if let Some(reply) = rpc::read_reply::<C>(Xid(ticket.xid()), function, record) {
+                    return Ok(reply);
+                }
+                let other = rpc::xid_of(record).map_err(ReplyError::from)?;
+                ticket.hand_over(other.0, record)?;
+                records.wipe();
+            }
+            match receiver.receive(records.space()?, deadline)? {
+                0 => return Err(self.failure_at_end()),
+                count => records.received(count),
+            }
+        }
+    }
+
+    /// Why nothing more came: another thread may have ended the connection.
+    fn failure_at_end(&self) -> Failure {
+        match self.exchange.stopped() {
+            Some(stopped) => stopped.into(),
+            None => Failure::Closed,
+        }
+    }
+
+    fn send<C: Asking>(
+        &self,
+        xid: Xid,
+        call: &C,
+        overlaps: bool,
+        deadline: Option<Deadline>,
+    ) -> Result<(), Failure> {
+        let mut sending = locked(&self.sending);
+        let Sending { sender, buffer } = &mut *sending;
+        let longest = self.longest_call.load(Ordering::Relaxed);
+        let sent = match rpc::write_call(xid, call, overlaps, buffer) {
+            Err(error) => Err(Failure::from(error)),
+            Ok(record) if (record.len() - MARK_SIZE) as u64 > longest => Err(Failure::TooLong),
+            Ok(mut record) => {
+                let deadline = deadline.unwrap_or_else(|| Deadline::after(self.timeout));
+                sender
+                    .send_record(&mut record, deadline)
+                    .map_err(Failure::from)
+            }
+        };
+        buffer.as_mut_slice().zeroize(); // PINs and attribute values were copied here
+        buffer.clear();
+        buffer.shrink_to(LARGEST_KEPT);
+        sent
+    }
+
+    /// Ends the connection for the daemon at once, and wakes every thread that waits for a reply. The descriptor
+    /// goes with the last user. In a forked child it does nothing.
+    fn end(&self, why: Stopped) {
+        if !self.registered.is_ours() {
+            return;
+        }
+        let was_sound = self.exchange.stop(why);
+        if was_sound && why == Stopped::Closed {
+            self.closer.farewell(Deadline::after(FAREWELL));
+        }
+        self.closer.shut_down();
+        self.closer.free();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Remote for Connection {
     fn negotiate(&self, hello: Hello) -> Result<Option<HelloResult>, CkRv> {
-        let reply = {
-            let _turn = self.turns.take();
-            let mut wire = self.wire.lock().map_err(|_| CkRv::DEVICE_ERROR)?;
-            wire.exchange(&Call::C_SetupArch(hello))
+        let call = Call::C_SetupArch(hello);
+        let manner = Manner {
+            order: Order::Alone,
+            timeout: Some(self.timeout),
+            is_slow: false,
         };
-        match reply {
-            Ok(Reply::C_SetupArch(result)) => Ok(Some(result)),
-            Ok(_) => Err(CkRv::GENERAL_ERROR),
-            Err(Failure::Reply(ReplyError::NotExecuted(2))) => Ok(None),
-            Err(failure) => {
-                log::error!("C_SetupArch: {failure}");
-                self.lost.store(true, Ordering::Release);
-                Err(CkRv::DEVICE_ERROR)
+        let failure = match self.ask(&call, manner) {
+            Ok(Reply::C_SetupArch(result)) => {
+                let hello = &result.hello;
+                if result.rv.is_ok() {
+                    self.longest_call
+                        .store(hello.longest_record.0, Ordering::Relaxed);
+                    self.exchange.allow(hello.parallel_calls.0);
+                }
+                return Ok(Some(result));
             }
-        }
+            Ok(_) => return Err(CkRv::GENERAL_ERROR),
+            Err(Failure::Reply(ReplyError::NotExecuted(PROG_MISMATCH))) => return Ok(None),
+            Err(failure) => failure,
+        };
+        log::error!("C_SetupArch: {failure}");
+        Err(failure.rv())
     }
 
     fn call(&self, call: Call<'_>) -> Reply {
-        self.make(&call)
+        if let Call::C_Initialize(flags) = &call {
+            self.exchange.set_threads(flags.0 & OS_LOCKING_OK != 0);
+        }
+        self.make(&call, self.manner(&call))
     }
 
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply {
-        self.make(&call)
+        let manner = Manner {
+            order: Order::Alone,
+            timeout: Some(self.timeout),
+            is_slow: false,
+        };
+        self.make(&call, manner)
     }
 
     fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
+        self.exchange.stopped() == Some(Stopped::Lost)
     }
 
     fn close(&self) {
-        let _turn = self.turns.take();
-        let wire = self.wire.lock();
-        wire.unwrap_or_else(|poisoned| poisoned.into_inner())
-            .end(State::Closed);
+        self.end(Stopped::Closed);
     }
 }
 
-impl Wire {
-    fn exchange<C: Asking>(&mut self, call: &C) -> Result<C::Reply, Failure> {
-        let deadline = Deadline::after(self.timeout);
-        let function = call.function();
-        let xid = Xid(self.next_xid);
-        self.next_xid = self.next_xid.wrapping_add(1);
-
-        let sent = self.send(xid, call, deadline);
-        self.sending.as_mut_slice().zeroize(); // PINs and attribute values were copied here
-        self.sending.clear();
-        self.sending.shrink_to(LARGEST_KEPT);
-        sent?;
-        loop {
-            if let Some(reply) = self.received_reply::<C>(xid, function)? {
-                return reply.map_err(Failure::from);
-            }
-            let space = self.records.space()?;
-            let received = match &mut self.transport {
-                Transport::Plain(socket) => socket.receive(space, deadline)?,
-                Transport::Tls(stream) => stream.receive(space, deadline)?,
-            };
-            match received {
-                0 => return Err(Failure::Closed),
-                count => self.records.received(count),
-            }
-        }
+/// At exit OpenSSL may have cleaned up already, and in a forked child its objects belong to the parent: without
+/// [`Remote::close`] they stay in memory.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.closer.leave_tls_behind();
     }
+}
 
-    fn send<C: Asking>(&mut self, xid: Xid, call: &C, deadline: Deadline) -> Result<(), Failure> {
-        let mut record = rpc::write_call(xid, call, false, &mut self.sending)?;
-        match &mut self.transport {
-            Transport::Plain(socket) => Ok(socket.send_record(&mut record, deadline)?),
-            Transport::Tls(stream) => stream.send(&mut record, deadline),
-        }
-    }
-
-    /// The reply to `xid`, if it has come; replies to other xids are passed over.
-    fn received_reply<C: Asking>(
-        &mut self,
-        xid: Xid,
-        function: Function,
-    ) -> Result<Option<Result<C::Reply, ReplyError>>, TooLong> {
-        while let Some(record) = self.records.next()? {
-            if let Some(reply) = rpc::read_reply::<C>(xid, function, record) {
-                if function.hands_out_secrets() {
-                    self.records.wipe();
-                }
-                return Ok(Some(reply));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Ends the connection for the daemon at once; the descriptor goes with the last user.
-    fn end(&mut self, state: State) {
-        let is_sound = self.state == State::Open && state == State::Closed;
-        self.state = state;
-        match &mut self.transport {
-            Transport::Plain(socket) => socket.shut_down(),
-            Transport::Tls(stream) => stream.close(is_sound),
+impl From<Stopped> for Failure {
+    fn from(stopped: Stopped) -> Failure {
+        match stopped {
+            Stopped::Lost => Failure::Lost,
+            Stopped::Closed => Failure::Finalized,
         }
     }
 }

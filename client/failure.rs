@@ -3,8 +3,8 @@
 use std::collections::TryReserveError;
 use std::io;
 
-use transport::tls::StreamError;
-use xdr::codec::EncodeError;
+use xdr::CkRv;
+use xdr::codec::{DecodeError, EncodeError};
 use xdr::record::TooLong;
 use xdr::rpc::ReplyError;
 
@@ -23,31 +23,69 @@ pub(crate) enum Failure {
     Memory(#[from] TryReserveError),
     #[error("{0}")]
     Encode(#[from] EncodeError),
+    #[error("the call is longer than the daemon takes")]
+    TooLong,
     #[error("{0}")]
     Reply(#[from] ReplyError),
+    #[error("the connection was lost earlier")]
+    Lost,
+    #[error("C_Finalize was called")]
+    Finalized,
+}
+
+impl Failure {
+    /// What the application is told.
+    pub fn rv(&self) -> CkRv {
+        match self {
+            // Nothing was sent.
+            Failure::Encode(_) => CkRv::HOST_MEMORY,
+            Failure::TooLong => CkRv::DATA_LEN_RANGE,
+            // The daemon is well and executed nothing; the connection stays, as in the original.
+            Failure::Reply(ReplyError::NotExecuted(_) | ReplyError::Denied(_)) => {
+                CkRv::FUNCTION_FAILED
+            }
+            // The reply is here, but there is no room for what it carries.
+            Failure::Reply(ReplyError::Malformed(DecodeError::Memory)) | Failure::Memory(_) => {
+                CkRv::HOST_MEMORY
+            }
+            Failure::Finalized => CkRv::CRYPTOKI_NOT_INITIALIZED,
+            Failure::Socket(_)
+            | Failure::Timeout
+            | Failure::Closed
+            | Failure::Record(_)
+            | Failure::Reply(ReplyError::Malformed(_))
+            | Failure::Lost => CkRv::DEVICE_ERROR,
+        }
+    }
+
+    /// Whether calls and replies could get out of step, so that the connection is of no more use.
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            Failure::Encode(_)
+            | Failure::TooLong
+            | Failure::Reply(
+                ReplyError::NotExecuted(_)
+                | ReplyError::Denied(_)
+                | ReplyError::Malformed(DecodeError::Memory),
+            )
+            | Failure::Finalized => false,
+            Failure::Socket(_)
+            | Failure::Timeout
+            | Failure::Closed
+            | Failure::Record(_)
+            | Failure::Memory(_)
+            | Failure::Reply(ReplyError::Malformed(_))
+            | Failure::Lost => true,
+        }
+    }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::TimedOut => Failure::Timeout,
-            io::ErrorKind::WriteZero => Failure::Closed,
+            io::ErrorKind::WriteZero | io::ErrorKind::UnexpectedEof => Failure::Closed,
             _ => Failure::Socket(error),
         }
-    }
-}
-
-/// What OpenSSL has to say is told without its source files and lines.
-impl From<StreamError> for Failure {
-    fn from(error: StreamError) -> Failure {
-        let error = match error {
-            StreamError::Socket(error) => return error.into(),
-            StreamError::Tls(error) => error,
-        };
-        let Some(stack) = error.ssl_error() else {
-            return Failure::Closed;
-        };
-        let reason = stack.errors().iter().find_map(|error| error.reason());
-        Failure::Socket(io::Error::other(reason.unwrap_or("TLS failed").to_owned()))
     }
 }

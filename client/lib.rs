@@ -44,7 +44,6 @@ mod settings;
 mod socket;
 mod structures;
 mod tls;
-mod turns;
 mod version3;
 
 use bindings::openssl_context;
@@ -155,11 +154,15 @@ impl Instance {
 
 fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, InitializeError> {
     let settings = Settings::read(environment)?;
-    let connection =
-        match Connection::open(&settings.endpoint, settings.tls.as_ref(), settings.timeout) {
-            Ok(connection) => connection,
-            Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
-        };
+    let connection = match Connection::open(
+        &settings.endpoint,
+        settings.tls.as_ref(),
+        settings.protocol,
+        settings.timeout,
+    ) {
+        Ok(connection) => connection,
+        Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
+    };
     let notifications = Arc::new(Notifications::default());
     let library = Library::start(connection, &settings, threads, notifications)?;
     let version = library.version().number();

@@ -1,14 +1,12 @@
-//! Speaks TLS to the daemon: loads keys and certificates, shakes hands, and carries the protocol's records.
+//! Speaks TLS to the daemon: loads keys and certificates, and shakes hands.
 //!
-//! [`crate::settings`] names the files, and `connection` brings a connected socket and the calls. OpenSSL is
-//! used only inside the private library context of [`bindings::openssl_context`], for freeing too. Unless
-//! [`Stream::close`] is called, OpenSSL's objects stay in memory: at exit OpenSSL may have cleaned up
-//! already, and in a forked child they belong to the parent.
+//! [`crate::settings`] names the files, and `connection` brings a connected socket and uses the halves of the
+//! connection. OpenSSL is used only inside the private library context of [`bindings::openssl_context`], for
+//! freeing too.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use bindings::openssl_context;
 use openssl::error::ErrorStack;
@@ -19,25 +17,21 @@ use openssl::ssl::{
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509VerifyResult};
-use transport::Deadline;
+use transport::halves::Halves;
 use transport::psk::{PreSharedKey, lines};
 use transport::tls::{
-    Channel, LONGEST_FILE, LONGEST_FRAGMENT, PROTOCOL, PSK_SUITES, PSK_SUITES13, Pipe,
-    SECURITY_LEVEL, StreamError, TlsStream, settle,
+    LONGEST_FILE, LONGEST_FRAGMENT, PSK_SUITES, PSK_SUITES13, Pipe, SECURITY_LEVEL, into_io_error,
+    offer, settle,
 };
-use xdr::codec::Slices;
+use transport::{Deadline, TimedSocket};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 use crate::settings::{Credentials, Source, TlsSettings};
-use crate::socket::Socket;
 
 /// Forward secrecy always.
 const SUITES: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:\
     !aNULL:!eNULL:!PSK:!SRP:!aDSS";
-
-/// How long the last message may take.
-const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Why there is no TLS connection.
 #[derive(Debug, thiserror::Error)]
@@ -64,146 +58,66 @@ pub(crate) enum TlsError {
     Transport(#[from] io::Error),
 }
 
-/// A connection after the handshake.
-pub(crate) struct Stream {
-    /// `None` after the end.
-    stream: Option<TlsStream<Below>>,
+/// Uses OpenSSL's objects in the private context, where they were made.
+fn in_our_context(work: &mut dyn FnMut()) -> io::Result<()> {
+    let _entered = openssl_context::enter()?;
+    work();
+    Ok(())
 }
 
-/// The socket below TLS.
-struct Below {
-    /// `None` when it was taken out because OpenSSL's objects are left behind.
-    socket: Option<Socket>,
+/// Shakes hands on a connected socket; both sides have proved who they are afterwards. `protocols` are offered.
+pub(crate) fn connect(
+    socket: TimedSocket,
+    settings: &TlsSettings,
+    protocols: &[&[u8]],
     deadline: Deadline,
+) -> Result<Halves, TlsError> {
+    let _entered = openssl_context::enter()?;
+    // The application's, which would be taken for ours.
+    drop(ErrorStack::get());
+    let context = context(settings, protocols)?;
+    let mut ssl = Ssl::new(&context)?;
+    // TLS defaults of the application's openssl.cnf reach it, too: not to weaken it.
+    let level = ssl.security_level().max(SECURITY_LEVEL);
+    ssl.set_security_level(level);
+    if let Some(name) = &settings.name {
+        ssl.param_mut()
+            .set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
+        match name.parse::<IpAddr>() {
+            Ok(address) => ssl.param_mut().set_ip(address)?,
+            Err(_) => ssl.param_mut().set_host(name)?,
+        }
+    }
+    let pipe = Pipe::new(socket, deadline);
+    let stream = ssl.connect(pipe).map_err(handshake_error)?;
+    let ssl = stream.ssl();
+    let peer = ssl.peer_certificate();
+    // With a pre-shared key: neither its name nor itself could be what is asked for.
+    if peer.is_none() && (settings.name.is_some() || settings.pinned.is_some()) {
+        return Err(TlsError::Server("the server sent no certificate"));
+    }
+    if let (Some(source), Some(peer)) = (&settings.pinned, peer) {
+        let peer = peer.to_der()?;
+        let known = certificates(source)?;
+        if !known
+            .iter()
+            .any(|known| known.to_der().is_ok_and(|der| der == peer))
+        {
+            return Err(TlsError::NotPinned(source.clone()));
+        }
+    }
+    let suite = ssl.current_cipher().map_or("", |suite| suite.name());
+    log::debug!("{} with {suite}", ssl.version_str());
+    drop(ErrorStack::get());
+    Ok(Halves::tls(stream, LONGEST_FRAGMENT, in_our_context)?)
 }
 
-impl Below {
-    fn socket(&mut self) -> io::Result<&mut Socket> {
-        self.socket
-            .as_mut()
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-impl Channel for Below {
-    fn receive(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        let deadline = self.deadline;
-        self.socket()?.receive(space, deadline)
-    }
-
-    fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let deadline = self.deadline;
-        self.socket()?.send_all(bytes, deadline)
-    }
-}
-
-impl Stream {
-    /// Shakes hands on a connected socket; both sides have proved who they are afterwards.
-    pub fn connect(
-        socket: Socket,
-        settings: &TlsSettings,
-        deadline: Deadline,
-    ) -> Result<Stream, TlsError> {
-        let _entered = openssl_context::enter()?;
-        // The application's, which would be taken for ours.
-        drop(ErrorStack::get());
-        let context = context(settings)?;
-        let mut ssl = Ssl::new(&context)?;
-        // TLS defaults of the application's openssl.cnf reach it, too: not to weaken it.
-        let level = ssl.security_level().max(SECURITY_LEVEL);
-        ssl.set_security_level(level);
-        if let Some(name) = &settings.name {
-            ssl.param_mut()
-                .set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
-            match name.parse::<IpAddr>() {
-                Ok(address) => ssl.param_mut().set_ip(address)?,
-                Err(_) => ssl.param_mut().set_host(name)?,
-            }
-        }
-        let below = Below {
-            socket: Some(socket),
-            deadline,
-        };
-        let stream = ssl.connect(Pipe::new(below)).map_err(handshake_error)?;
-        let ssl = stream.ssl();
-        let peer = ssl.peer_certificate();
-        // With a pre-shared key: neither its name nor itself could be what is asked for.
-        if peer.is_none() && (settings.name.is_some() || settings.pinned.is_some()) {
-            return Err(TlsError::Server("the server sent no certificate"));
-        }
-        if let (Some(source), Some(peer)) = (&settings.pinned, peer) {
-            let peer = peer.to_der()?;
-            let known = certificates(source)?;
-            if !known
-                .iter()
-                .any(|known| known.to_der().is_ok_and(|der| der == peer))
-            {
-                return Err(TlsError::NotPinned(source.clone()));
-            }
-        }
-        let suite = ssl.current_cipher().map_or("", |suite| suite.name());
-        log::debug!("{} with {suite}", ssl.version_str());
-        drop(ErrorStack::get());
-        Ok(Stream {
-            stream: Some(TlsStream::new(stream, LONGEST_FRAGMENT)),
-        })
-    }
-
-    pub fn send(&mut self, record: &mut Slices<'_>, deadline: Deadline) -> Result<(), Failure> {
-        let _entered = openssl_context::enter()?;
-        let stream = self.stream.as_mut().ok_or(Failure::Closed)?;
-        stream.channel_mut().deadline = deadline;
-        Ok(stream.send_record(record)?)
-    }
-
-    /// 0 when the daemon closed the connection.
-    pub fn receive(&mut self, space: &mut [u8], deadline: Deadline) -> Result<usize, Failure> {
-        let _entered = openssl_context::enter()?;
-        let stream = self.stream.as_mut().ok_or(Failure::Closed)?;
-        stream.channel_mut().deadline = deadline;
-        Ok(stream.receive(space)?)
-    }
-
-    /// The end, in the process that connected: tells the daemon, if the connection is sound and
-    /// there is room for it, and frees what OpenSSL holds. In another process it does nothing.
-    pub fn close(&mut self, is_sound: bool) {
-        let Some(stream) = &mut self.stream else {
-            return;
-        };
-        let Ok(_entered) = openssl_context::enter() else {
-            return;
-        };
-        let below = stream.channel_mut();
-        if !below.socket.as_ref().is_some_and(Socket::is_ours) {
-            return;
-        }
-        if is_sound {
-            below.deadline = Deadline::after(FAREWELL);
-            stream.shutdown();
-        }
-        if let Some(socket) = &stream.channel().socket {
-            socket.shut_down();
-        }
-        self.stream = None;
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if let Some(mut stream) = self.stream.take() {
-            // The socket's own drop closes the descriptor, if it is this process's.
-            drop(stream.channel_mut().socket.take());
-            std::mem::forget(stream);
-        }
-    }
-}
-
-fn context(settings: &TlsSettings) -> Result<SslContext, TlsError> {
+fn context(settings: &TlsSettings, protocols: &[&[u8]]) -> Result<SslContext, TlsError> {
     let mut context = SslContextBuilder::new(SslMethod::tls_client())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     context.set_max_proto_version(None)?;
     settle(&mut context);
-    context.set_alpn_protos(&alpn())?;
+    context.set_alpn_protos(&offer(protocols))?;
     // Also with a pre-shared key: a server that shows a certificate instead is not trusted.
     context.set_verify(SslVerifyMode::PEER);
     let mut store = X509StoreBuilder::new()?;
@@ -314,13 +228,7 @@ fn pre_shared_key(source: &Source) -> Result<PreSharedKey, TlsError> {
     })
 }
 
-/// The names of protocols to be offered, each behind its length.
-fn alpn() -> Vec<u8> {
-    let length = u8::try_from(PROTOCOL.len()).unwrap_or_default();
-    [&[length], PROTOCOL].concat()
-}
-
-fn handshake_error(error: HandshakeError<Pipe<Below>>) -> TlsError {
+fn handshake_error(error: HandshakeError<Pipe>) -> TlsError {
     let stream = match error {
         HandshakeError::SetupFailure(error) => return TlsError::OpenSsl(error),
         HandshakeError::Failure(stream) | HandshakeError::WouldBlock(stream) => stream,
@@ -329,7 +237,7 @@ fn handshake_error(error: HandshakeError<Pipe<Below>>) -> TlsError {
     if verified != X509VerifyResult::OK {
         return TlsError::Server(verified.error_string());
     }
-    match Failure::from(StreamError::from(stream.into_error())) {
+    match Failure::from(into_io_error(stream.into_error())) {
         Failure::Timeout => TlsError::TooSlow,
         Failure::Closed => TlsError::Handshake("the daemon closed the connection".into()),
         other => TlsError::Handshake(other.to_string()),
