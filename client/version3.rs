@@ -89,7 +89,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn refuse_nulls(call: &Call<'_>) -> Result<(), CkRv> {
     use xdr::Input;
     let is_bad = match call {
-        Call::C_Login(_, _, Input::Null { length }) => *length != 0,
         Call::C_InitToken(_, _, Input::Null { .. }) => true,
         Call::C_SetAttributeValue(_, _, template) => template.is_none(),
         call => call.room() == Some(Room::NoLength),
