@@ -20,6 +20,7 @@ use xdr::{
 };
 
 use crate::library::StartError;
+use crate::mechanism::check_version3;
 use crate::remote::{Remote, refusal};
 use crate::sessions::Closing;
 use pending::{Answer, Pending};
@@ -179,6 +180,7 @@ impl<R: Remote> Asking<'_, R> {
     /// Makes a call that may belong to an operation, and keeps a result for which there is no room.
     fn operate(&self, call: &Call<'_>) -> Result<Reply, CkRv> {
         let function = call.function();
+        call.mechanism().map(check_version3).transpose()?;
         let sent = version3::Call::of(call)?;
         let input = identity(&sent)?;
         let session = call.session().unwrap_or_default();
