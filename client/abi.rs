@@ -1,13 +1,14 @@
-//! Exports the 68 functions of PKCS#11 v2.20, and nothing else.
+//! Exports the functions of PKCS#11 v3.2, and nothing else.
 //!
 //! Each function turns the application's pointers into slices and values with the help of
 //! `memory`, sends a call through the `Library` and writes the result. Pointers go no further
-//! than this folder. The functions stand in one file for each section of the standard (`slots`,
-//! `sessions`, `objects`, `operations`, `keys`); this file has what they share, the general
-//! functions of section 11.4, and one macro for each shape of arguments that several functions have.
+//! than this folder. The functions stand in one file for each section of the standard (`interfaces`, `slots`,
+//! `sessions`, `objects`, `operations`, `messages`, `keys`, `asynchronous`); this file has what they share, the general
+//! functions of section 5.4, and one macro for each shape of arguments that several functions have.
 //!
-//! Every function first asks whether the library is initialised, then checks its arguments, then
-//! calls. It writes outputs on CKR_OK only, apart from lengths, for which the standard says more.
+//! Every function first asks whether the library is initialised, then turns its arguments into a call, then
+//! calls, then writes what the reply carries. The module judges the arguments, NULL pointers included. Only where a
+//! single value is written, such as a handle, NULL is refused here.
 //!
 //! All functions have one contract, PKCS#11's own (v2.20, section 11): a pointer that is not null
 //! points to what its type and length say, for the length of the call. The SAFETY comments below
@@ -20,8 +21,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cryptoki_sys::{
-    CK_BYTE, CK_C_INITIALIZE_ARGS, CK_FUNCTION_LIST, CK_INFO, CK_OBJECT_HANDLE, CK_RV,
-    CK_SESSION_HANDLE, CK_SLOT_ID, CK_VOID_PTR, CKF_OS_LOCKING_OK,
+    CK_BYTE, CK_C_INITIALIZE_ARGS, CK_INFO, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID,
+    CK_VOID_PTR, CKF_OS_LOCKING_OK,
 };
 use xdr::word_size::{narrow, wide};
 use xdr::{CkRv, Function, ObjectHandle, SessionHandle, SlotId, Ulong};
@@ -76,9 +77,12 @@ macro_rules! beginning_with_key {
         ) -> CK_RV {
             enter(|library| {
                 // SAFETY: the contract of this module.
-                let mechanism = unsafe { memory::mechanism(mechanism) }?;
+                let read = unsafe { memory::mechanism(mechanism, Function::$name) };
+                let (mechanism, parameter) = read?;
                 let (session, key) = (session_handle(session), object_handle(key));
-                library.only(Call::$name(session, mechanism, key))
+                let answer = ask!(library, $name(session, mechanism, key))?;
+                parameter.put(&answer.written)?;
+                result(answer.rv)
             })
         }
     )*};
@@ -147,9 +151,12 @@ macro_rules! taking_bytes {
     )*};
 }
 
+mod asynchronous;
 mod function_list;
+mod interfaces;
 mod keys;
 mod memory;
+mod messages;
 mod objects;
 mod operations;
 mod sessions;
@@ -244,17 +251,6 @@ pub unsafe extern "C" fn C_Finalize(reserved: CK_VOID_PTR) -> CK_RV {
             return Err(CkRv::ARGUMENTS_BAD);
         }
         instance.finalize()
-    })
-}
-
-/// Hands out the one function list. Needs no connection and no C_Initialize.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
-    guard(|| {
-        // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(list) }?;
-        place.put((&raw const function_list::FUNCTION_LIST).cast_mut());
-        Ok(())
     })
 }
 

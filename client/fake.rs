@@ -15,7 +15,7 @@ use xdr::{
 use crate::library::Library;
 use crate::notifications::Notifications;
 use crate::remote::Remote;
-use crate::settings::{Endpoint, Settings};
+use crate::settings::{Endpoint, Interface, Settings};
 
 type Answering = Box<dyn Fn(Call<'_>) -> Reply + Send + Sync>;
 type AnsweringVersion3 = Box<dyn Fn(version3::Call<'_>) -> version3::Reply + Send + Sync>;
@@ -90,6 +90,7 @@ pub(crate) fn settings(protocol: Option<Version>) -> Settings {
         endpoint: Endpoint::Unix("/nowhere".into()),
         alias: b"fake".to_vec(),
         protocol,
+        interface: Interface::default(),
         timeout: Duration::from_secs(1),
         slot_event_period: Duration::from_millis(1),
     }

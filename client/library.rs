@@ -66,7 +66,7 @@ type Messages = Vec<(Family, MechanismType)>;
 
 /// The mechanism type of a message where C_Message*Init was not called. No mechanism has this number, so the
 /// module answers what it answers then.
-const NO_MECHANISM: MechanismType = MechanismType(u64::MAX);
+pub(crate) const NO_MECHANISM: MechanismType = MechanismType(u64::MAX);
 
 impl<R: Remote> Library<R> {
     /// Makes the module at the other end ready. The caller has connected. `threads`: whether the application may

@@ -1,32 +1,41 @@
-//! Decides which mechanism parameters are sent to the daemon.
+//! Decides which mechanism parameters are looked at, and which go to a daemon of version 3.
 //!
-//! Works on a copy. The application's CK_MECHANISM, which the original changes, stays as it is.
+//! The application's CK_MECHANISM, which the original changes, stays as it is.
 
-use xdr::{Architecture, CkRv, Mechanism, MechanismType};
+use xdr::{CkRv, Mechanism, MechanismType, Parameter};
 
-/// The longest parameter sent, in bytes, as in the original.
-pub(crate) const LONGEST_PARAMETER: usize = 2048;
+/// The longest parameter that is sent in version 3, in bytes, as in the original.
+const LONGEST_PARAMETER: usize = 2048;
 
 /// Whether the mechanism takes no parameter: RSA PKCS, 9796, X.509 and X9.31 with and without a hash,
-/// and DSA. Some applications pass garbage there; it is ignored, as in the original.
+/// and DSA. Some applications pass garbage there; it is not looked at, as in the original.
 pub(crate) fn is_parameterless(mechanism: MechanismType) -> bool {
     matches!(mechanism.0, 1..=8 | 0xb | 0xc | 0x11 | 0x12 | 0x40..=0x42 | 0x46)
 }
 
-/// The mechanism with its parameter as it is sent. Refuses a parameter that holds an address in this
-/// process. The parameter of a mechanism that is not in the standard is sent: the daemon refuses it
+/// Refuses what version 3 does not carry: a parameter that holds an address in this process, one that is too long, and
+/// NULL with a length. The parameter of a mechanism that is not in the standard is sent: the daemon refuses it
 /// unless its configuration (`flat_mechanisms`) says that it holds no address.
-pub(crate) fn crossing(
-    mechanism_type: MechanismType,
-    parameter: Vec<u8>,
-) -> Result<Mechanism, CkRv> {
-    let mechanism = Mechanism::laid_out(mechanism_type, parameter, Architecture::host());
-    mechanism.parameter().for_module(true)?;
-    Ok(mechanism)
+pub(crate) fn check_version3(mechanism: &Mechanism) -> Result<(), CkRv> {
+    if is_parameterless(mechanism.mechanism_type()) {
+        return Ok(()); // goes without
+    }
+    let length = match mechanism.parameter() {
+        Parameter::None { length } => *length,
+        parameter => parameter.for_module(true)?.len() as u64,
+    };
+    match (mechanism.parameter(), length) {
+        (_, length) if length > LONGEST_PARAMETER as u64 => Err(CkRv::MECHANISM_PARAM_INVALID),
+        (Parameter::None { .. }, 1..) => Err(CkRv::ARGUMENTS_BAD),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use xdr::Use;
+    use xdr::mechanism::Memory;
+
     use super::*;
 
     /// The original's client drops the parameters of exactly these mechanisms.
@@ -41,12 +50,29 @@ mod tests {
         assert_eq!(none, listed);
     }
 
+    /// A parameter at an address of its own; everything else is zeros.
+    struct At<'a>(&'a [u8]);
+
+    const ADDRESS: usize = 0x1000;
+
+    impl Memory for At<'_> {
+        fn read(&self, address: usize, length: usize) -> Result<Vec<u8>, CkRv> {
+            match address {
+                ADDRESS => Ok(self.0[..length].to_vec()),
+                _ => Ok(vec![0; length]),
+            }
+        }
+    }
+
     /// An IV, PSS parameters and a vendor's parameter pass, and OAEP parameters without a label.
     #[test]
     fn parameters_with_addresses_are_refused() {
         let check = |mechanism, parameter: &[u8]| {
-            crossing(MechanismType(mechanism), parameter.to_vec())
-                .map(drop)
+            let (address, length) = (ADDRESS, parameter.len());
+            let memory = At(parameter);
+            let mechanism = MechanismType(mechanism);
+            Mechanism::from_memory(mechanism, address, length, Use::Operation, &memory)
+                .and_then(|(mechanism, _)| check_version3(&mechanism))
                 .map_err(|rv| rv.0)
         };
         let word = size_of::<std::ffi::c_ulong>();
@@ -59,9 +85,24 @@ mod tests {
         assert_eq!(check(0x1082, &[1; 16]), Ok(())); // CKM_AES_CBC
         assert_eq!(check(0xd, &vec![1; 3 * word]), Ok(())); // CKM_RSA_PKCS_PSS
         assert_eq!(check(0x8000_1234, &[1; 24]), Ok(()));
+        assert_eq!(check(0x8000_1234, &[1; 2048]), Ok(()));
+        assert_eq!(check(0x8000_1234, &[1; 2049]), Err(0x71));
         assert_eq!(check(9, &oaep(0, 0)), Ok(())); // CKM_RSA_PKCS_OAEP
         for parameter in [oaep(1, 1), oaep(1, 0), oaep(0, 1), vec![0; 7]] {
             assert_eq!(check(9, &parameter), Err(0x71));
         }
+    }
+
+    #[test]
+    fn null_with_a_length_is_a_bad_argument() {
+        let check = |mechanism, length| {
+            let mechanism = MechanismType(mechanism);
+            let read = Mechanism::from_memory(mechanism, 0, length, Use::Operation, &At(&[]));
+            read.and_then(|(mechanism, _)| check_version3(&mechanism))
+        };
+        assert_eq!(check(0x1082, 0), Ok(()));
+        assert_eq!(check(0x1082, 16), Err(CkRv::ARGUMENTS_BAD));
+        assert_eq!(check(0x1082, 2049), Err(CkRv::MECHANISM_PARAM_INVALID));
+        assert_eq!(check(1, 99), Ok(())); // CKM_RSA_PKCS
     }
 }

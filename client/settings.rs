@@ -97,6 +97,8 @@ pub(crate) struct Settings {
     pub alias: Vec<u8>,
     /// The version of the protocol; `None` is the newest that the daemon speaks.
     pub protocol: Option<Version>,
+    /// The newest version of PKCS#11 that is offered.
+    pub interface: Interface,
     /// How long connecting may take, and each call.
     pub timeout: Duration,
     /// The pause between two polls of a blocking C_WaitForSlotEvent.
@@ -181,6 +183,8 @@ pub(crate) enum SettingsError {
     VerifyName,
     #[error("PKCS11PROXY_PROTOCOL: expected 3 or 4, not {0:?}")]
     Protocol(OsString),
+    #[error("PKCS11PROXY_INTERFACE: expected 3.2, 3.0 or 2.40, not {0:?}")]
+    Interface(OsString),
     #[error("which module to load is unknown: neither PKCS11PROXY_LIBNAME nor HOME is set")]
     Home,
     #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
@@ -214,6 +218,7 @@ impl Settings {
             tls,
             alias: alias(environment)?,
             protocol: protocol(environment)?,
+            interface: Interface::read(environment)?,
             timeout: number("PKCS11PROXY_RPC_TIMEOUT")
                 .filter(|seconds| (1..=LONGEST_TIMEOUT_SECONDS).contains(seconds))
                 .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
@@ -221,6 +226,36 @@ impl Settings {
                 .filter(|milliseconds| (1..=3_600_000).contains(milliseconds))
                 .map_or(DEFAULT_SLOT_EVENT_PERIOD, Duration::from_millis),
         })
+    }
+}
+
+/// A version of PKCS#11: a CK_VERSION.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Interface {
+    pub major: u8,
+    pub minor: u8,
+}
+
+/// The newest there is.
+impl Default for Interface {
+    fn default() -> Interface {
+        Interface { major: 3, minor: 2 }
+    }
+}
+
+impl Interface {
+    /// The newest version that applications are offered. Also read before C_Initialize.
+    pub fn read(environment: &Environment<'_>) -> Result<Interface, SettingsError> {
+        let Some(written) = (environment.variable)("PKCS11PROXY_INTERFACE") else {
+            return Ok(Interface::default());
+        };
+        let (major, minor) = match written.as_bytes() {
+            b"3.2" => (3, 2),
+            b"3.0" => (3, 0),
+            b"2.40" => (2, 40),
+            _ => return Err(SettingsError::Interface(written)),
+        };
+        Ok(Interface { major, minor })
     }
 }
 

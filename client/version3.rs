@@ -20,6 +20,7 @@ use xdr::{
 };
 
 use crate::library::StartError;
+use crate::mechanism::check_version3;
 use crate::remote::{Remote, refusal};
 use crate::sessions::Closing;
 use pending::{Answer, Pending};
@@ -89,7 +90,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn refuse_nulls(call: &Call<'_>) -> Result<(), CkRv> {
     use xdr::Input;
     let is_bad = match call {
-        Call::C_Login(_, _, Input::Null { length }) => *length != 0,
         Call::C_InitToken(_, _, Input::Null { .. }) => true,
         Call::C_SetAttributeValue(_, _, template) => template.is_none(),
         call => call.room() == Some(Room::NoLength),
@@ -180,6 +180,7 @@ impl<R: Remote> Asking<'_, R> {
     /// Makes a call that may belong to an operation, and keeps a result for which there is no room.
     fn operate(&self, call: &Call<'_>) -> Result<Reply, CkRv> {
         let function = call.function();
+        call.mechanism().map(check_version3).transpose()?;
         let sent = version3::Call::of(call)?;
         let input = identity(&sent)?;
         let session = call.session().unwrap_or_default();

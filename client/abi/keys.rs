@@ -1,4 +1,4 @@
-//! Keys made, wrapped, unwrapped and derived: PKCS#11 v2.20, section 11.14.
+//! Keys made, wrapped, unwrapped, derived and encapsulated: PKCS#11 v3.0, section 5.18.
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
@@ -23,11 +23,13 @@ pub unsafe extern "C" fn C_GenerateKey(
         // SAFETY: the contract of this module.
         let place = unsafe { Place::new(key) }?;
         // SAFETY: the contract of this module.
-        let mechanism = unsafe { memory::mechanism(mechanism) }?;
+        let read = unsafe { memory::mechanism(mechanism, Function::C_GenerateKey) };
+        let (mechanism, parameter) = read?;
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let session = session_handle(session);
         let made = ask!(library, C_GenerateKey(session, mechanism, template))?;
+        parameter.put(&made.written)?;
         place.put_handle(made.object);
         result(made.rv)
     })
@@ -51,7 +53,8 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
         // SAFETY: the contract of this module.
         let private_place = unsafe { Place::new(private_key) }?;
         // SAFETY: the contract of this module.
-        let mechanism = unsafe { memory::mechanism(mechanism) }?;
+        let read = unsafe { memory::mechanism(mechanism, Function::C_GenerateKeyPair) };
+        let (mechanism, parameter) = read?;
         // SAFETY: the contract of this module.
         let public = unsafe { memory::template(public_template, public_count) }?;
         // SAFETY: the contract of this module.
@@ -61,6 +64,7 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
             library,
             C_GenerateKeyPair(session, mechanism, public, private)
         )?;
+        parameter.put(&made.written)?;
         public_place.put_handle(made.public_key);
         private_place.put_handle(made.private_key);
         result(made.rv)
@@ -81,13 +85,15 @@ pub unsafe extern "C" fn C_WrapKey(
         // SAFETY: the contract of this module.
         let places = unsafe { Places::new(wrapped, wrapped_length) };
         // SAFETY: the contract of this module.
-        let mechanism = unsafe { memory::mechanism(mechanism) }?;
+        let read = unsafe { memory::mechanism(mechanism, Function::C_WrapKey) };
+        let (mechanism, parameter) = read?;
         let session = session_handle(session);
         let (with, key) = (object_handle(wrapping_key), object_handle(key));
         let answer = ask!(
             library,
             C_WrapKey(session, mechanism, with, key, places.room())
         )?;
+        parameter.put(&answer.written)?;
         put_bytes(
             places,
             Function::C_WrapKey,
@@ -114,7 +120,8 @@ pub unsafe extern "C" fn C_UnwrapKey(
         // SAFETY: the contract of this module.
         let place = unsafe { Place::new(key) }?;
         // SAFETY: the contract of this module.
-        let mechanism = unsafe { memory::mechanism(mechanism) }?;
+        let read = unsafe { memory::mechanism(mechanism, Function::C_UnwrapKey) };
+        let (mechanism, parameter) = read?;
         // SAFETY: the contract of this module.
         let wrapped = unsafe { memory::input(wrapped, wrapped_length) }?;
         // SAFETY: the contract of this module.
@@ -124,6 +131,7 @@ pub unsafe extern "C" fn C_UnwrapKey(
             library,
             C_UnwrapKey(session, mechanism, with, wrapped, template)
         )?;
+        parameter.put(&made.written)?;
         place.put_handle(made.object);
         result(made.rv)
     })
@@ -143,11 +151,152 @@ pub unsafe extern "C" fn C_DeriveKey(
         // SAFETY: the contract of this module.
         let place = unsafe { Place::new(key) }?;
         // SAFETY: the contract of this module.
-        let mechanism = unsafe { memory::mechanism(mechanism) }?;
+        let read = unsafe { memory::mechanism(mechanism, Function::C_DeriveKey) };
+        let (mechanism, parameter) = read?;
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let (session, base) = (session_handle(session), object_handle(base_key));
         let made = ask!(library, C_DeriveKey(session, mechanism, base, template))?;
+        parameter.put(&made.written)?;
+        place.put_handle(made.object);
+        result(made.rv)
+    })
+}
+
+/// Makes a key and encapsulates it for the owner of a public key.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_EncapsulateKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    public_key: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    ciphertext: *mut CK_BYTE,
+    ciphertext_length: *mut CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let place = unsafe { Place::new(key) }?;
+        // SAFETY: the contract of this module.
+        let places = unsafe { Places::new(ciphertext, ciphertext_length) };
+        // SAFETY: the contract of this module.
+        let read = unsafe { memory::mechanism(mechanism, Function::C_EncapsulateKey) };
+        let (mechanism, parameter) = read?;
+        // SAFETY: the contract of this module.
+        let template = unsafe { memory::template(template, count) }?;
+        let (session, with) = (session_handle(session), object_handle(public_key));
+        let made = ask!(
+            library,
+            C_EncapsulateKey(session, mechanism, with, template, places.room())
+        )?;
+        parameter.put(&made.written)?;
+        let function = Function::C_EncapsulateKey;
+        let written = put_bytes(places, function, made.rv, made.length, made.data);
+        if written.is_ok() || !made.rv.is_ok() {
+            place.put_handle(made.object);
+        }
+        written
+    })
+}
+
+/// Gets the key that was encapsulated for the owner of a private key.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_DecapsulateKey(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    private_key: CK_OBJECT_HANDLE,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    ciphertext: *mut CK_BYTE,
+    ciphertext_length: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let place = unsafe { Place::new(key) }?;
+        // SAFETY: the contract of this module.
+        let read = unsafe { memory::mechanism(mechanism, Function::C_DecapsulateKey) };
+        let (mechanism, parameter) = read?;
+        // SAFETY: the contract of this module.
+        let template = unsafe { memory::template(template, count) }?;
+        // SAFETY: the contract of this module.
+        let ciphertext = unsafe { memory::input(ciphertext, ciphertext_length) }?;
+        let (session, with) = (session_handle(session), object_handle(private_key));
+        let made = ask!(
+            library,
+            C_DecapsulateKey(session, mechanism, with, template, ciphertext)
+        )?;
+        parameter.put(&made.written)?;
+        place.put_handle(made.object);
+        result(made.rv)
+    })
+}
+
+/// Encrypts a key for transport, and authenticates data with it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_WrapKeyAuthenticated(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    wrapping_key: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    associated: *mut CK_BYTE,
+    associated_length: CK_ULONG,
+    wrapped: *mut CK_BYTE,
+    wrapped_length: *mut CK_ULONG,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let places = unsafe { Places::new(wrapped, wrapped_length) };
+        // SAFETY: the contract of this module.
+        let read = unsafe { memory::mechanism(mechanism, Function::C_WrapKeyAuthenticated) };
+        let (mechanism, parameter) = read?;
+        // SAFETY: the contract of this module.
+        let associated = unsafe { memory::input(associated, associated_length) }?;
+        let session = session_handle(session);
+        let (with, key) = (object_handle(wrapping_key), object_handle(key));
+        let answer = ask!(
+            library,
+            C_WrapKeyAuthenticated(session, mechanism, with, key, associated, places.room())
+        )?;
+        parameter.put(&answer.written)?;
+        let function = Function::C_WrapKeyAuthenticated;
+        put_bytes(places, function, answer.rv, answer.length, answer.data)
+    })
+}
+
+/// Decrypts a key into the token, if the data that it came with is authentic.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    unwrapping_key: CK_OBJECT_HANDLE,
+    wrapped: *mut CK_BYTE,
+    wrapped_length: CK_ULONG,
+    template: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    associated: *mut CK_BYTE,
+    associated_length: CK_ULONG,
+    key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let place = unsafe { Place::new(key) }?;
+        // SAFETY: the contract of this module.
+        let read = unsafe { memory::mechanism(mechanism, Function::C_UnwrapKeyAuthenticated) };
+        let (mechanism, parameter) = read?;
+        // SAFETY: the contract of this module.
+        let wrapped = unsafe { memory::input(wrapped, wrapped_length) }?;
+        // SAFETY: the contract of this module.
+        let template = unsafe { memory::template(template, count) }?;
+        // SAFETY: the contract of this module.
+        let associated = unsafe { memory::input(associated, associated_length) }?;
+        let (session, with) = (session_handle(session), object_handle(unwrapping_key));
+        let made = ask!(
+            library,
+            C_UnwrapKeyAuthenticated(session, mechanism, with, wrapped, template, associated)
+        )?;
+        parameter.put(&made.written)?;
         place.put_handle(made.object);
         result(made.rv)
     })

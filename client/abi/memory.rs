@@ -8,17 +8,16 @@
 use std::ffi::c_void;
 use std::slice;
 
-use cryptoki_sys::{CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_ULONG};
+use cryptoki_sys::{CK_BYTE, CK_OBJECT_HANDLE, CK_ULONG, CK_UTF8CHAR};
 use xdr::word_size::{narrow, wide};
-use xdr::{
-    CkRv, Input, LONGEST_BYTES, MOST_ELEMENTS, Mechanism, MechanismType, ObjectHandle, Room,
-};
+use xdr::{CkRv, Input, LONGEST_BYTES, MOST_ELEMENTS, ObjectHandle, Room};
 
-use crate::mechanism::{LONGEST_PARAMETER, crossing, is_parameterless};
 use crate::remote::result;
 
+mod mechanisms;
 mod templates;
 
+pub(super) use mechanisms::{mechanism, message_parameter};
 pub(super) use templates::{WantedAttributes, template};
 
 /// A pointer to one value that is to be written.
@@ -176,6 +175,27 @@ pub(super) unsafe fn field<'a, const SIZE: usize>(
     unsafe { input(first, SIZE as CK_ULONG) }
 }
 
+/// The bytes of the name of a function, without the zero that ends it.
+///
+/// # Safety
+/// Unless null, `first` can be read, unchanged for as long as `'a`, up to a zero.
+pub(super) unsafe fn name<'a>(first: *const CK_UTF8CHAR) -> Result<&'a [u8], CkRv> {
+    if first.is_null() {
+        return Err(CkRv::ARGUMENTS_BAD);
+    }
+    let is_end = |index: &usize| {
+        // SAFETY: no byte before this one was the zero, so it can be read by the caller's word.
+        unsafe { first.wrapping_add(*index).read() == 0 }
+    };
+    let length = (0..LONGEST_NAME).find(is_end);
+    let length = length.ok_or(CkRv::ARGUMENTS_BAD)?;
+    // SAFETY: these bytes were just read, and stay unchanged by the caller's word.
+    Ok(unsafe { slice::from_raw_parts(first, length) })
+}
+
+/// No function's name has more bytes.
+const LONGEST_NAME: usize = 64;
+
 /// A byte string. CKR_DATA_LEN_RANGE if no record can carry it.
 ///
 /// # Safety
@@ -200,46 +220,4 @@ unsafe fn copied(first: *const c_void, length: CK_ULONG) -> Result<Vec<u8>, CkRv
         .map_err(|_| CkRv::HOST_MEMORY)?;
     copy.extend_from_slice(from);
     Ok(copy)
-}
-
-/// A mechanism with its parameter, as it is sent. `None` if it is NULL.
-///
-/// # Safety
-/// Unless null, `mechanism` can be read as a CK_MECHANISM, and its parameter as it says.
-pub(super) unsafe fn mechanism(mechanism: *const CK_MECHANISM) -> Result<Option<Mechanism>, CkRv> {
-    if mechanism.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: not null, so readable by the caller's word.
-    let mechanism = unsafe { mechanism.read_unaligned() };
-    let mechanism_type = MechanismType(wide(mechanism.mechanism));
-    let (parameter, length) = (mechanism.pParameter, mechanism.ulParameterLen);
-    // SAFETY: the caller's word.
-    unsafe { with_parameter(mechanism_type, parameter, length) }.map(Some)
-}
-
-/// A mechanism with a parameter.
-///
-/// # Safety
-/// Unless null, `parameter` can be read as that many bytes.
-unsafe fn with_parameter(
-    mechanism_type: MechanismType,
-    parameter: *const c_void,
-    length: CK_ULONG,
-) -> Result<Mechanism, CkRv> {
-    if is_parameterless(mechanism_type) {
-        return Ok(Mechanism::bare(mechanism_type));
-    }
-    if wide(length) > LONGEST_PARAMETER as u64 {
-        return Err(CkRv::MECHANISM_PARAM_INVALID);
-    }
-    if parameter.is_null() && length != 0 {
-        return Err(CkRv::ARGUMENTS_BAD);
-    }
-    if parameter.is_null() {
-        return Ok(Mechanism::bare(mechanism_type));
-    }
-    // SAFETY: not null, and the caller's word on the parameter.
-    let parameter = unsafe { copied(parameter, length) }?;
-    crossing(mechanism_type, parameter)
 }

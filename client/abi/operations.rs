@@ -1,4 +1,4 @@
-//! Encryption, digests, signatures and random numbers: PKCS#11 v2.20, sections 11.8 to 11.13 and 11.15.
+//! Encryption, digests, signatures and random numbers: PKCS#11 v3.0, sections 5.8, 5.10, 5.12, 5.13, 5.15, 5.17 and 5.19.
 
 use cryptoki_sys::{CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG};
 use xdr::word_size::wide;
@@ -33,9 +33,11 @@ pub unsafe extern "C" fn C_DigestInit(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let mechanism = unsafe { memory::mechanism(mechanism) }?;
-        let session = session_handle(session);
-        library.only(Call::C_DigestInit(session, mechanism))
+        let read = unsafe { memory::mechanism(mechanism, Function::C_DigestInit) };
+        let (mechanism, parameter) = read?;
+        let answer = ask!(library, C_DigestInit(session_handle(session), mechanism))?;
+        parameter.put(&answer.written)?;
+        result(answer.rv)
     })
 }
 
@@ -86,8 +88,42 @@ taking_bytes! {
     C_VerifyUpdate;
     /// Verifies the signature of all parts.
     C_VerifyFinal;
+    /// Verifies the signature that the operation began with.
+    C_VerifySignature;
+    /// Verifies a part, by the signature that the operation began with.
+    C_VerifySignatureUpdate;
     /// Adds to the token's randomness.
     C_SeedRandom;
+}
+
+of_session! {
+    /// Verifies the signature that the operation began with, of all parts.
+    C_VerifySignatureFinal;
+}
+
+/// Begins to verify, with the signature.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_VerifySignatureInit(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+    signature: *mut CK_BYTE,
+    signature_length: CK_ULONG,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let read = unsafe { memory::mechanism(mechanism, Function::C_VerifySignatureInit) };
+        let (mechanism, parameter) = read?;
+        // SAFETY: the contract of this module.
+        let signature = unsafe { memory::input(signature, signature_length) }?;
+        let (session, key) = (session_handle(session), object_handle(key));
+        let answer = ask!(
+            library,
+            C_VerifySignatureInit(session, mechanism, key, signature)
+        )?;
+        parameter.put(&answer.written)?;
+        result(answer.rv)
+    })
 }
 
 /// Digests a key.

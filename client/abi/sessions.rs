@@ -1,13 +1,13 @@
-//! Sessions and logging in: PKCS#11 v2.20, section 11.6, and the obsolete functions of 11.16.
+//! Sessions and logging in: PKCS#11 v3.0, section 5.6, and the obsolete functions of 5.20.
 
 use cryptoki_sys::{
     CK_BYTE, CK_FLAGS, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO,
-    CK_SLOT_ID, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR, CK_VOID_PTR,
+    CK_SESSION_VALIDATION_FLAGS_TYPE, CK_SLOT_ID, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR, CK_VOID_PTR,
 };
 use std::sync::Arc;
 
 use xdr::word_size::{narrow, wide};
-use xdr::{Call, CkRv, Flags, Function, UserType};
+use xdr::{Call, CkRv, Flags, Function, Ulong, UserType};
 
 use super::memory;
 use super::memory::{Place, Places};
@@ -20,6 +20,11 @@ information! {
     /// About a session.
     C_GetSessionInfo(session: CK_SESSION_HANDLE => session_handle(session)) -> CK_SESSION_INFO
         = |answer: &xdr::SessionInfoResult| structures::session_info(&answer.info);
+    /// Which validations hold for what was done in a session.
+    C_GetSessionValidationFlags(
+        session: CK_SESSION_HANDLE => session_handle(session),
+        kind: CK_SESSION_VALIDATION_FLAGS_TYPE => Ulong(wide(kind))
+    ) -> CK_FLAGS = |answer: &xdr::FlagsResult| narrow(answer.flags.0);
 }
 
 /// Opens a session. The callback is called with `application`, in a thread that has a call in progress.
@@ -87,6 +92,35 @@ pub unsafe extern "C" fn C_Login(
         let pin = unsafe { memory::input(pin, length) }?;
         let user = UserType(wide(user));
         library.only(Call::C_Login(session_handle(session), user, pin))
+    })
+}
+
+/// Logs in a user by name. A null PIN asks for the token's own way of entry.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_LoginUser(
+    session: CK_SESSION_HANDLE,
+    user: CK_USER_TYPE,
+    pin: *mut CK_UTF8CHAR,
+    pin_length: CK_ULONG,
+    name: *mut CK_UTF8CHAR,
+    name_length: CK_ULONG,
+) -> CK_RV {
+    enter(|library| {
+        // SAFETY: the contract of this module.
+        let pin = unsafe { memory::input(pin, pin_length) }?;
+        // SAFETY: the contract of this module.
+        let name = unsafe { memory::input(name, name_length) }?;
+        let (session, user) = (session_handle(session), UserType(wide(user)));
+        library.only(Call::C_LoginUser(session, user, pin, name))
+    })
+}
+
+/// Ends operations of a session.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_SessionCancel(session: CK_SESSION_HANDLE, flags: CK_FLAGS) -> CK_RV {
+    enter(|library| {
+        let (session, flags) = (session_handle(session), Flags(wide(flags)));
+        library.only(Call::C_SessionCancel(session, flags))
     })
 }
 

@@ -278,3 +278,20 @@ fn the_version_of_the_protocol_can_be_demanded() {
         assert!(matches!(refused, Err(SettingsError::Protocol(_))), "{text}");
     }
 }
+
+#[test]
+fn newer_versions_of_pkcs11_can_be_kept_from_applications() {
+    let interface = |text| with("PKCS11PROXY_INTERFACE", text).map(|settings| settings.interface);
+    let version = |major, minor| Interface { major, minor };
+    assert_eq!(with("UNRELATED", "1").unwrap().interface, version(3, 2));
+    assert_eq!(interface("3.2").unwrap(), version(3, 2));
+    assert_eq!(interface("3.0").unwrap(), version(3, 0));
+    assert_eq!(interface("2.40").unwrap(), version(2, 40));
+    for text in ["", "3", "3.1", "2.20", "3.2 "] {
+        let refused = interface(text);
+        assert!(
+            matches!(refused, Err(SettingsError::Interface(_))),
+            "{text}"
+        );
+    }
+}

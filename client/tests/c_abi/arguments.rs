@@ -21,7 +21,7 @@ pub fn before_initialize() {
     let loaded = Loaded::new();
     // SAFETY: as in `Loaded::new`.
     let version = unsafe { (*loaded.list).version };
-    assert_eq!((version.major, version.minor), (2, 20));
+    assert_eq!((version.major, version.minor), (2, 40));
     assert_eq!(
         call!(loaded.C_GetFunctionList(null_mut())),
         CKR_ARGUMENTS_BAD
@@ -85,9 +85,10 @@ pub fn arguments() {
         ulParameterLen: 16,
     };
     let without_parameter = &raw mut aes;
+    let mut parameter = [0u8; 2049];
     let mut long = CK_MECHANISM {
         mechanism: CKM_AES_CBC,
-        pParameter: byte.cast(),
+        pParameter: parameter.as_mut_ptr().cast(),
         ulParameterLen: 2049,
     };
     let mut oaep = CK_RSA_PKCS_OAEP_PARAMS {

@@ -134,7 +134,7 @@ fn fine(call: &Call<'_>) -> Reply {
         Call::C_SetupArch(_) => Reply::C_SetupArch(HelloResult {
             rv: CkRv::OK,
             hello: Hello {
-                architecture: Architecture::LITTLE_64,
+                architecture: Some(Architecture::LITTLE_64),
                 longest_record: Ulong(1 << 20),
                 parallel_calls: Ulong(1),
                 ..Default::default()

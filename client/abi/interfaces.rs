@@ -1,0 +1,116 @@
+//! C_GetFunctionList, C_GetInterfaceList and C_GetInterface: which functions there are (PKCS#11 v3.0, section 5.4).
+//!
+//! They answer before C_Initialize, and so without a daemon. Whether the module has a function is told by the function:
+//! CKR_FUNCTION_NOT_SUPPORTED. `PKCS11PROXY_INTERFACE` keeps applications from newer versions.
+
+use std::ffi::{CStr, c_void};
+
+use cryptoki_sys::{
+    CK_FLAGS, CK_FUNCTION_LIST, CK_INTERFACE, CK_RV, CK_ULONG, CK_UTF8CHAR, CK_VERSION,
+};
+use xdr::CkRv;
+
+use super::function_list::{LIST_2_40, LIST_3_0, LIST_3_2, V2_40, V3_0, V3_2};
+use super::guard;
+use super::memory::{Place, Places};
+use crate::settings::{Environment, Interface};
+
+/// The name of the interfaces of the standard.
+const NAME: &CStr = c"PKCS 11";
+
+/// The interfaces with the versions of their lists, newest first.
+struct Interfaces([(CK_VERSION, CK_INTERFACE); 3]);
+
+// SAFETY: the pointers are to constants of this library, which nobody writes to.
+unsafe impl Sync for Interfaces {}
+
+/// A forked child has to initialise anew, so none of them is fork tolerant (CKF_INTERFACE_FORK_SAFE).
+const NO_FLAGS: CK_FLAGS = 0;
+
+static INTERFACES: Interfaces = Interfaces([
+    (V3_2, interface((&raw const LIST_3_2).cast())),
+    (V3_0, interface((&raw const LIST_3_0).cast())),
+    (V2_40, interface((&raw const LIST_2_40).cast())),
+]);
+
+const fn interface(list: *const c_void) -> CK_INTERFACE {
+    CK_INTERFACE {
+        pInterfaceName: NAME.as_ptr().cast_mut().cast(),
+        pFunctionList: list.cast_mut(),
+        flags: NO_FLAGS,
+    }
+}
+
+/// The interfaces that this process may have.
+fn offered() -> impl Iterator<Item = &'static (CK_VERSION, CK_INTERFACE)> {
+    // A setting that is wrong is reported by C_Initialize.
+    let newest = Interface::read(&Environment::process()).unwrap_or_default();
+    let newest = (newest.major, newest.minor);
+    let may_have = move |(version, _): &&(CK_VERSION, _)| (version.major, version.minor) <= newest;
+    INTERFACES.0.iter().filter(may_have)
+}
+
+/// Hands out the function list of PKCS#11 2.40, as every version of the standard asks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
+    guard(|| {
+        // SAFETY: the contract of this module.
+        let place = unsafe { Place::new(list) }?;
+        place.put((&raw const LIST_2_40).cast_mut());
+        Ok(())
+    })
+}
+
+/// Lists the interfaces, newest first.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetInterfaceList(
+    interfaces: *mut CK_INTERFACE,
+    count: *mut CK_ULONG,
+) -> CK_RV {
+    guard(|| {
+        if count.is_null() {
+            return Err(CkRv::ARGUMENTS_BAD);
+        }
+        // SAFETY: the contract of this module.
+        let places = unsafe { Places::new(interfaces, count) };
+        let list: Vec<CK_INTERFACE> = offered().map(|(_, interface)| *interface).collect();
+        let told = list.len() as u64;
+        match places.room() {
+            xdr::Room::Buffer(room) if room < told => places.put(CkRv::BUFFER_TOO_SMALL, told, &[]),
+            xdr::Room::Buffer(_) => places.put(CkRv::OK, told, &list),
+            _ => places.put(CkRv::OK, told, &[]),
+        }
+    })
+}
+
+/// Hands out the newest interface of this name, version and flags; what is NULL or 0 may be any.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetInterface(
+    name: *mut CK_UTF8CHAR,
+    version: *mut CK_VERSION,
+    interface: *mut *mut CK_INTERFACE,
+    flags: CK_FLAGS,
+) -> CK_RV {
+    guard(|| {
+        // SAFETY: the contract of this module.
+        let place = unsafe { Place::new(interface) }?;
+        let is_ours = name.is_null() || {
+            // SAFETY: not null, so a string that ends with a zero by the contract of this module.
+            let name = unsafe { CStr::from_ptr(name.cast()) };
+            name == NAME
+        };
+        let wanted = (!version.is_null()).then(|| {
+            // SAFETY: not null, so a CK_VERSION by the contract of this module.
+            let version = unsafe { version.read_unaligned() };
+            (version.major, version.minor)
+        });
+        let fits = |(version, interface): &&(CK_VERSION, CK_INTERFACE)| {
+            is_ours
+                && wanted.is_none_or(|wanted| wanted == (version.major, version.minor))
+                && interface.flags & flags == flags
+        };
+        let (_, found) = offered().find(fits).ok_or(CkRv::FUNCTION_FAILED)?;
+        place.put((&raw const *found).cast_mut());
+        Ok(())
+    })
+}

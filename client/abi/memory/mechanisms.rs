@@ -1,0 +1,116 @@
+//! Reads mechanisms with their parameters from the application's memory, and writes what the module wrote into them.
+//!
+//! `xdr` knows the structures: it says what is to be read, and where a module writes. Here is only the memory.
+
+use std::ffi::c_void;
+use std::ptr;
+
+use cryptoki_sys::{CK_MECHANISM, CK_ULONG};
+use xdr::mechanism::{Memory, OutputPlace};
+use xdr::word_size::wide;
+use xdr::{CkRv, Function, Mechanism, MechanismType, SessionHandle, Use, Written};
+
+use super::{copied, copy};
+use crate::library::{Library, NO_MECHANISM};
+use crate::mechanism::is_parameterless;
+
+/// The memory of the application, for the length of one call.
+struct Application(());
+
+impl Application {
+    /// # Safety
+    /// While this lives, what is read of it is what pointers of the application refer to, and can be read as far as
+    /// the structures that hold the pointers say.
+    unsafe fn new() -> Application {
+        Application(())
+    }
+}
+
+impl Memory for Application {
+    fn read(&self, address: usize, length: usize) -> Result<Vec<u8>, CkRv> {
+        let first: *const c_void = ptr::with_exposed_provenance(address);
+        // SAFETY: `address` is not null, and whoever made this has vouched for the rest.
+        unsafe { copied(first, length as CK_ULONG) }
+    }
+}
+
+/// Where a module writes into the parameter of a mechanism.
+pub(in crate::abi) struct ParameterPlaces(Vec<OutputPlace>);
+
+impl ParameterPlaces {
+    const NONE: ParameterPlaces = ParameterPlaces(Vec::new());
+
+    /// Writes what the module wrote. CKR_DEVICE_ERROR if it does not fit the parameter; nothing is written then.
+    pub fn put(&self, written: &Written) -> Result<(), CkRv> {
+        let changes = written.for_places(&self.0);
+        for (address, bytes) in changes.map_err(|_| CkRv::DEVICE_ERROR)? {
+            let place: *mut u8 = ptr::with_exposed_provenance_mut(address);
+            // SAFETY: one of the places that were found in the application's parameter, and no longer than that; the
+            // application says by its parameter that it can be written.
+            unsafe { copy(&bytes, place) };
+        }
+        Ok(())
+    }
+}
+
+/// A mechanism with its parameter for a call of `function`, and where the module writes into it. `None` if it is NULL.
+///
+/// # Safety
+/// Unless null, `mechanism` can be read as a CK_MECHANISM until the places are written, its parameter as it says, and
+/// what pointers in the parameter refer to can be read and written as PKCS#11 says.
+pub(in crate::abi) unsafe fn mechanism(
+    mechanism: *const CK_MECHANISM,
+    function: Function,
+) -> Result<(Option<Mechanism>, ParameterPlaces), CkRv> {
+    if mechanism.is_null() {
+        return Ok((None, ParameterPlaces::NONE));
+    }
+    // SAFETY: not null, so readable by the caller's word.
+    let mechanism = unsafe { mechanism.read_unaligned() };
+    let mechanism_type = MechanismType(wide(mechanism.mechanism));
+    // Some applications pass garbage there, which was never looked at.
+    let parameter = match is_parameterless(mechanism_type) {
+        true => ptr::null(),
+        false => mechanism.pParameter.cast_const(),
+    };
+    let usage = function.parameter_use();
+    // SAFETY: the caller's word.
+    let read = unsafe { read(mechanism_type, parameter, mechanism.ulParameterLen, usage) };
+    read.map(|(mechanism, places)| (Some(mechanism), places))
+}
+
+/// The parameter of one message in this session. Its structure is that of the mechanism that C_Message*Init was called
+/// with; without one it is not looked at.
+///
+/// # Safety
+/// As [`mechanism`] for its parameter.
+pub(in crate::abi) unsafe fn message_parameter(
+    library: &Library,
+    session: SessionHandle,
+    function: Function,
+    parameter: *const c_void,
+    length: CK_ULONG,
+) -> Result<(Mechanism, ParameterPlaces), CkRv> {
+    let mechanism_type = library.message_mechanism(session, function);
+    if mechanism_type == NO_MECHANISM {
+        return Ok((Mechanism::bare(mechanism_type), ParameterPlaces::NONE));
+    }
+    // SAFETY: the caller's word.
+    unsafe { read(mechanism_type, parameter, length, Use::Message) }
+}
+
+/// # Safety
+/// As [`mechanism`] for its parameter.
+unsafe fn read(
+    mechanism_type: MechanismType,
+    parameter: *const c_void,
+    length: CK_ULONG,
+    usage: Use,
+) -> Result<(Mechanism, ParameterPlaces), CkRv> {
+    // SAFETY: the caller's word.
+    let memory = unsafe { Application::new() };
+    let address = parameter.expose_provenance();
+    let length = usize::try_from(length).map_err(|_| CkRv::DATA_LEN_RANGE)?;
+    let read = Mechanism::from_memory(mechanism_type, address, length, usage, &memory);
+    read.map(|(mechanism, places)| (mechanism, ParameterPlaces(places)))
+}
