@@ -44,8 +44,8 @@ pub use buffers::{Input, Room};
 pub use call::{Call, Cryptoki, Function, LONGEST_BYTES, MOST_ELEMENTS, PROGRAM, Reply, VERSION};
 pub use codec::DecodeError;
 pub use integers::{
-    Architecture, AttributeType, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId,
-    State, Ulong, UserType,
+    Architecture, AttributeType, CkRv, Count, Flags, MechanismType, ObjectHandle, SessionHandle,
+    SlotId, State, Ulong, UserType,
 };
 pub use mechanism::{Mechanism, Parameter, Use, Written, parameters};
 pub use templates::{

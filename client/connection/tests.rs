@@ -256,7 +256,8 @@ fn replies_to_other_xids_do_not_prolong_the_timeout() {
 fn a_daemon_that_does_not_read_is_given_up_in_time() {
     let path = SocketPath::new();
     let _listener = UnixListener::bind(&path.0).unwrap();
-    let connection = Connection::open(&path.endpoint(), None, None, Duration::from_millis(300)).unwrap();
+    let connection =
+        Connection::open(&path.endpoint(), None, None, Duration::from_millis(300)).unwrap();
     let large = vec![0; 8 << 20];
     let started = Instant::now();
     let reply = connection.call_version3(Call::C_Digest(SessionHandle(1), &large));
@@ -274,7 +275,8 @@ fn a_slow_call_leaves_the_next_one_its_whole_time() {
         thread::sleep(slow);
         stream.write_all(&whole[10..]).is_ok()
     });
-    let connection = Connection::open(&path.endpoint(), None, None, Duration::from_secs(2)).unwrap();
+    let connection =
+        Connection::open(&path.endpoint(), None, None, Duration::from_secs(2)).unwrap();
     for _ in 0..4 {
         assert!(digest(&connection) == digest_of(b"slow"));
     }

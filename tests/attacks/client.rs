@@ -98,7 +98,8 @@ impl Client {
         self.connection.call(Call::C_SetupArch(self.architecture));
         self.call(Call::C_LoadModule(b"softhsm"))?;
         self.call(Call::C_Initialize())?;
-        let Reply::C_GetSlotList(list) = self.call(Call::C_GetSlotList(Ulong(1), Ulong(9)))? else {
+        let Reply::C_GetSlotList(list) = self.call(Call::C_GetSlotList(Ulong(1), xdr::Count(9)))?
+        else {
             unreachable!()
         };
         self.slot = list.slots[0];

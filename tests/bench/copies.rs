@@ -12,8 +12,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use openssl::ssl::{Ssl, SslContext, SslFiletype, SslMethod, SslStream, SslVerifyMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 use xdr::rpc::{self, Xid};
-use xdr::version3::{Call, Reply};
-use xdr::{Architecture, CkRv, Cryptoki, Flags, Function, SessionHandle, SlotId};
+use xdr::version3::Call;
+use xdr::{Architecture, CkRv, Cryptoki, Flags, Function, Input, Room, SessionHandle, SlotId};
 
 use super::support::certificates::certificate;
 use super::{DIGEST, Exchange, MEBIBYTE, Outcome, PROLOGUE, SIGN};
@@ -244,19 +244,19 @@ impl LibraryClient {
     fn open(&mut self) -> Outcome<()> {
         let module = Module::load(&self.path, ModuleOptions::default())?;
         let library = self.library.insert(module);
-        let rv = library.call(Call::C_Initialize()).rv();
+        let rv = library.call(xdr::Call::C_Initialize(Flags(0))).rv();
         if !rv.is_ok() {
             return Err(format!("C_Initialize: {rv}").into());
         }
-        let opened = library.call(Call::C_OpenSession(SlotId(0), Flags(6)));
-        let Reply::C_OpenSession(result) = opened else {
+        let opened = library.call(xdr::Call::C_OpenSession(SlotId(0), Flags(6), false));
+        let xdr::Reply::C_OpenSession(result) = opened else {
             return Err("not a session".into());
         };
         self.session = result.session;
         Ok(())
     }
 
-    fn call(&self, call: Call<'_>) -> Outcome<()> {
+    fn call(&self, call: xdr::Call<'_>) -> Outcome<()> {
         let library = self.library.as_ref().ok_or("no library")?;
         match library.call(call) {
             reply if reply.rv() == CkRv::OK => Ok(()),
@@ -267,11 +267,13 @@ impl LibraryClient {
 
 impl Tasks for LibraryClient {
     fn sign(&mut self) -> Outcome<()> {
-        self.call(Call::C_Sign(self.session, &self.data[..32]))
+        let data = Input::Bytes(&self.data[..32]);
+        self.call(xdr::Call::C_Sign(self.session, data, Room::Buffer(512)))
     }
 
     fn digest(&mut self) -> Outcome<()> {
-        self.call(Call::C_Digest(self.session, &self.data))
+        let data = Input::Bytes(&self.data);
+        self.call(xdr::Call::C_Digest(self.session, data, Room::Buffer(64)))
     }
 
     /// Through the daemon's socket, not the library: the original's connects once in a process.

@@ -118,7 +118,7 @@ fn the_strict_rules_leave_a_token_of_use() {
     assert_eq!(client.call(Call::C_LoadModule(b"softhsm")).rv().0, 0);
     assert_eq!(client.call(Call::C_Initialize()).rv().0, 0);
     let Reply::C_GetSlotList(slots) =
-        client.call(Call::C_GetSlotList(xdr::Ulong(1), xdr::Ulong(9)))
+        client.call(Call::C_GetSlotList(xdr::Ulong(1), xdr::Count(9)))
     else {
         panic!("another reply");
     };

@@ -10,7 +10,7 @@ fn information_and_lists() {
     both.same(Call::C_GetInfo());
     for present in [0, 1, 2, 255, 256, 1 << 32, u64::MAX] {
         for count in [0, 1, 2, 100] {
-            both.same(Call::C_GetSlotList(Ulong(present), Ulong(count)));
+            both.same(Call::C_GetSlotList(Ulong(present), xdr::Count(count)));
         }
     }
     for slot in [slot, SlotId(1), SlotId(77), SlotId(u64::MAX)] {
@@ -18,7 +18,7 @@ fn information_and_lists() {
         both.same(Call::C_GetTokenInfo(slot));
         mechanism_number(&mut both, slot);
         for count in [3, 200] {
-            both.same(Call::C_GetMechanismList(slot, Ulong(count)));
+            both.same(Call::C_GetMechanismList(slot, xdr::Count(count)));
         }
         for kind in [0, 1, AES_CBC, 0x8000_0000, u64::MAX] {
             both.same(Call::C_GetMechanismInfo(slot, MechanismType(kind)));

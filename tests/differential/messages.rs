@@ -154,7 +154,7 @@ fn every_procedure_before_a_module_is_loaded() {
 
 /// D-11: the number of mechanisms of a call that failed; the original sends a word of its stack.
 pub fn mechanism_number(both: &mut Both, slot: SlotId) {
-    let [theirs, ours] = both.call(Call::C_GetMechanismList(slot, Ulong(0)));
+    let [theirs, ours] = both.call(Call::C_GetMechanismList(slot, xdr::Count(0)));
     assert_eq!(ours.rv(), theirs.rv());
     let Reply::C_GetMechanismList(result) = ours.reply() else {
         panic!("a reply")

@@ -100,7 +100,8 @@ impl Ruled {
         }
         self.found();
         for count in [0, 1, 30, 60, 70, 100] {
-            self.both.same(Call::C_GetMechanismList(slot, Ulong(count)));
+            self.both
+                .same(Call::C_GetMechanismList(slot, xdr::Count(count)));
         }
         self.both.same(Call::C_OpenSession(slot, Flags(6)));
         let SessionHandle(second) = SESSION;
@@ -285,7 +286,7 @@ impl Client {
             16 => Call::C_GetObjectSize(s, object),
             17 => Call::C_DestroyObject(s, object),
             18 => Call::C_GetMechanismInfo(slot, MechanismType(kind)),
-            19 => Call::C_GetMechanismList(slot, Ulong(self.numbers.below(90) as u64)),
+            19 => Call::C_GetMechanismList(slot, xdr::Count(self.numbers.below(90) as u64)),
             20 => Call::C_GetSessionInfo(s),
             21 => Call::C_Login(s, UserType(self.numbers.below(4) as u64), b"wrong"),
             22 => return self.search(s),

@@ -254,7 +254,7 @@ impl Maker_ {
         connection.call(Call::C_LoadModule(b"softhsm"));
         connection.call(Call::C_Initialize());
         let Reply::C_GetSlotList(list) = connection
-            .call(Call::C_GetSlotList(Ulong(1), Ulong(9)))
+            .call(Call::C_GetSlotList(Ulong(1), xdr::Count(9)))
             .reply()
             .clone()
         else {

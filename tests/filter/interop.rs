@@ -23,7 +23,8 @@ impl Side {
         connection.call(Call::C_LoadModule(b"softhsm"));
         connection.call(Call::C_Initialize());
         let mut side = Side(peer);
-        let Reply::C_GetSlotList(list) = side.call(Call::C_GetSlotList(Ulong(1), Ulong(9))) else {
+        let Reply::C_GetSlotList(list) = side.call(Call::C_GetSlotList(Ulong(1), xdr::Count(9)))
+        else {
             panic!("a reply")
         };
         side.call(Call::C_OpenSession(list.slots[0], Flags(6)));

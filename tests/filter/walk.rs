@@ -186,7 +186,7 @@ impl<'a> Walk<'a> {
         }
         self.call(Call::C_LoadModule(b"softhsm"));
         self.call(Call::C_Initialize());
-        match self.call(Call::C_GetSlotList(Ulong(1), Ulong(9))) {
+        match self.call(Call::C_GetSlotList(Ulong(1), xdr::Count(9))) {
             Some(Reply::C_GetSlotList(list)) if !list.slots.is_empty() => self.slot = list.slots[0],
             _ => return,
         }
@@ -218,7 +218,7 @@ impl<'a> Walk<'a> {
         let session = SessionHandle(1);
         match self.random.below(5) {
             0 => drop(self.call(Call::C_Initialize())),
-            1 => drop(self.call(Call::C_GetSlotList(Ulong(0), Ulong(0)))),
+            1 => drop(self.call(Call::C_GetSlotList(Ulong(0), xdr::Count(0)))),
             2 => drop(self.call(Call::C_FindObjects(session, Ulong(3)))),
             3 => drop(self.call(Call::C_GetAttributeValue(
                 session,

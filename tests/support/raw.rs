@@ -163,7 +163,7 @@ impl Connection {
         };
         match function.and_then(|function| version3::read_reply(xid, function, &record)) {
             Some(Ok(reply)) => Answer::Reply(reply),
-            Some(Err(rpc::ReplyError::Malformed(error))) => panic!("{error}: {record:02x?}"),
+            Some(Err(xdr::rpc::ReplyError::Malformed(error))) => panic!("{error}: {record:02x?}"),
             _ if record[8..12] == [0; 4] => Answer::Status(record[20..].to_vec()),
             _ => Answer::Status(record[8..].to_vec()),
         }
@@ -265,7 +265,8 @@ impl Both {
 
     /// The slot of the initialised token.
     pub fn token_slot(&mut self) -> SlotId {
-        let Reply::C_GetSlotList(list) = self.same(Call::C_GetSlotList(Ulong(1), Ulong(9))) else {
+        let Reply::C_GetSlotList(list) = self.same(Call::C_GetSlotList(Ulong(1), xdr::Count(9)))
+        else {
             panic!("a reply")
         };
         list.slots[0]

@@ -24,7 +24,7 @@ pub(super) const SITUATIONS: &[Situation] = &[
         walk.call(Call::C_FindObjects(first, Ulong(2)));
     }),
     (Architecture::LITTLE_64, |walk| {
-        walk.call(Call::C_GetMechanismList(SlotId(12), Ulong(0)));
+        walk.call(Call::C_GetMechanismList(SlotId(12), xdr::Count(0)));
         walk.call(Call::C_InitToken(
             walk.slot,
             b"12345678",

@@ -529,7 +529,7 @@ impl Walk<'_> {
             }
             3 => {
                 let count = *self.random.pick(&[0, 0, 0, 1, 40, 65, 66, 70, 71, 200]);
-                self.call(Call::C_GetMechanismList(slot, Ulong(count)));
+                self.call(Call::C_GetMechanismList(slot, xdr::Count(count)));
             }
             4 => {
                 let kind = *self.random.pick(&[
@@ -542,7 +542,7 @@ impl Walk<'_> {
                 ]);
                 self.call(Call::C_GetMechanismInfo(slot, xdr::MechanismType(kind)));
             }
-            5 => drop(self.call(Call::C_GetSlotList(Ulong(0), Ulong(0)))),
+            5 => drop(self.call(Call::C_GetSlotList(Ulong(0), xdr::Count(0)))),
             _ => drop(self.call(Call::C_WaitForSlotEvent(Flags(1)))),
         }
     }
