@@ -297,27 +297,33 @@ pub(crate) struct List {
 /// Calls C_GetSlotList or C_GetMechanismList: `call` gets the list and the pointer to its length.
 pub(crate) fn list(room: Room, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv) -> List {
     match room {
-        Room::NoLength => List {
-            rv: call(null_mut(), null_mut()),
-            entries: Vec::new(),
-            count: Ulong(0),
-        },
+        Room::NoLength => no_list(call(null_mut(), null_mut()), 0),
         Room::Null { length } => {
             let mut number = narrow(length);
             let rv = call(null_mut(), &raw mut number);
-            List {
-                rv,
-                entries: Vec::new(),
-                count: Ulong(told(number, length)),
-            }
+            no_list(rv, told(number, length))
         }
         Room::Buffer(passed) => {
             filled_list(passed, passed, |entries, _, number| call(entries, number))
         }
-        Room::Unbounded => match list(Room::QUESTION, &mut call) {
-            number if number.rv.is_ok() => list(Room::Buffer(number.count.0), call),
-            failed => failed,
-        },
+        Room::Unbounded => {
+            let mut number = 0;
+            match call(null_mut(), &raw mut number) {
+                CkRv::OK => filled_list(wide(number), wide(number), |entries, _, number| {
+                    call(entries, number)
+                }),
+                rv => no_list(rv, wide(number)),
+            }
+        }
+    }
+}
+
+/// The answer without a list.
+fn no_list(rv: CkRv, count: u64) -> List {
+    List {
+        rv,
+        entries: Vec::new(),
+        count: Ulong(count),
     }
 }
 
@@ -327,19 +333,11 @@ pub(crate) fn objects(
     call: impl FnOnce(*mut CK_ULONG, CK_ULONG, *mut CK_ULONG) -> CkRv,
 ) -> List {
     match room {
-        Room::NoLength => List {
-            rv: call(null_mut(), 0, null_mut()),
-            entries: Vec::new(),
-            count: Ulong(0),
-        },
+        Room::NoLength => no_list(call(null_mut(), 0, null_mut()), 0),
         Room::Null { length } => {
             let mut number = 0;
             let rv = call(null_mut(), narrow(length), &raw mut number);
-            List {
-                rv,
-                entries: Vec::new(),
-                count: Ulong(wide(number)),
-            }
+            no_list(rv, wide(number))
         }
         Room::Buffer(passed) => filled_list(passed, 0, call),
         Room::Unbounded => filled_list(MOST_ELEMENTS, 0, call),
@@ -363,11 +361,7 @@ fn filled_list(
         log::error!(
             "the module returned CKR_OK with {number} entries, but the list has room for {room}"
         );
-        return List {
-            rv: CkRv::GENERAL_ERROR,
-            entries: Vec::new(),
-            count: Ulong(0),
-        };
+        return no_list(CkRv::GENERAL_ERROR, 0);
     }
     if rv.is_ok() {
         let entries = list.into_iter().zip(0..number);
@@ -382,9 +376,5 @@ fn filled_list(
         true => before,
         false => wide(number),
     };
-    List {
-        rv,
-        entries: Vec::new(),
-        count: Ulong(count),
-    }
+    no_list(rv, count)
 }

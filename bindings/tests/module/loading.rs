@@ -25,13 +25,13 @@ fn opens_a_library_with_a_symbol_that_is_nowhere() {
 }
 
 /// Any call of the function: its arguments are as many zeros as it takes.
-fn any_call(function: Function) -> Call<'static> {
+fn any_call(function: Function) -> xdr::Call<'static> {
     static ZEROS: [u8; 256] = [0; 256];
     let lengths = (0..ZEROS.len()).step_by(4);
     lengths
         .filter_map(|length| {
             let arguments = xdr::codec::Decoder::new(&ZEROS[..length], xdr::Architecture::host());
-            Call::read(function, arguments).ok()
+            xdr::Call::read(function, arguments).ok()
         })
         .next()
         .expect("zeros are arguments")

@@ -12,9 +12,11 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use bindings::module::{Module, ModuleOptions};
+use xdr::integers::Count;
+use xdr::version3::{Attribute, Call, DataResult, Mechanism, Reply, Template};
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, DataResult, Flags, Function, Mechanism,
-    MechanismType, ObjectHandle, Reply, SessionHandle, SlotId, Template, Ulong, UserType,
+    AttributeType, CkRv, Cryptoki, Flags, Function, MechanismType, ObjectHandle, SessionHandle,
+    SlotId, Ulong, UserType,
 };
 
 macro_rules! result {
@@ -71,11 +73,23 @@ fn compile(name: &str, flags: &[&str]) -> PathBuf {
     library
 }
 
-static RECORDER: LazyLock<Module> = LazyLock::new(|| {
+/// A module for calls of version 3.
+struct Former(Module);
+
+impl Former {
+    fn call(&self, call: Call<'_>) -> Reply {
+        let reply = self.0.call(call.into_current());
+        Reply::of(reply).expect("version 3 has the function")
+    }
+}
+
+static RECORDER: LazyLock<Former> = LazyLock::new(|| {
     let options = ModuleOptions {
         flat_mechanisms: vec![CKM_VENDOR],
+        init_args: None,
     };
-    Module::load(&compile("recorder", &[]), options).expect("it has a function list")
+    let module = Module::load(&compile("recorder", &[]), options);
+    Former(module.expect("it has a function list"))
 });
 
 fn session(number: u64) -> SessionHandle {
