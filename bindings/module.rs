@@ -1,7 +1,7 @@
 //! Loads a PKCS#11 module: a shared library with a list of C functions.
 //!
 //! Calls come from the filter, with everything in this host's layout; `calls` finds the function
-//! for each, and `functions` and `messages` make the C call and turn its outcome into a reply. Whoever
+//! for each, and `functions`, `keys` and `messages` make the C call and turn its outcome into a reply. Whoever
 //! owns a [`Module`] answers C_SetupArch and C_LoadModule; those are not of PKCS#11.
 
 use std::ffi::CString;
@@ -176,6 +176,7 @@ mod calls;
 mod functions;
 mod initialize;
 mod interfaces;
+mod keys;
 mod messages;
 pub mod notify;
 mod turns;

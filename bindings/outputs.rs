@@ -295,29 +295,35 @@ pub(crate) struct List {
 }
 
 /// Calls C_GetSlotList or C_GetMechanismList: `call` gets the list and the pointer to its length.
-pub(crate) fn list(room: Room, call: &mut dyn FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv) -> List {
+pub(crate) fn list(room: Room, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG) -> CkRv) -> List {
     match room {
-        Room::NoLength => List {
-            rv: call(null_mut(), null_mut()),
-            entries: Vec::new(),
-            count: Ulong(0),
-        },
+        Room::NoLength => no_list(call(null_mut(), null_mut()), 0),
         Room::Null { length } => {
             let mut number = narrow(length);
             let rv = call(null_mut(), &raw mut number);
-            List {
-                rv,
-                entries: Vec::new(),
-                count: Ulong(told(number, length)),
-            }
+            no_list(rv, told(number, length))
         }
         Room::Buffer(passed) => {
             filled_list(passed, passed, |entries, _, number| call(entries, number))
         }
-        Room::Unbounded => match list(Room::QUESTION, call) {
-            number if number.rv.is_ok() => list(Room::Buffer(number.count.0), call),
-            failed => failed,
-        },
+        Room::Unbounded => {
+            let mut number = 0;
+            match call(null_mut(), &raw mut number) {
+                CkRv::OK => filled_list(wide(number), wide(number), |entries, _, number| {
+                    call(entries, number)
+                }),
+                rv => no_list(rv, wide(number)),
+            }
+        }
+    }
+}
+
+/// The answer without a list.
+fn no_list(rv: CkRv, count: u64) -> List {
+    List {
+        rv,
+        entries: Vec::new(),
+        count: Ulong(count),
     }
 }
 
@@ -327,19 +333,11 @@ pub(crate) fn objects(
     call: impl FnOnce(*mut CK_ULONG, CK_ULONG, *mut CK_ULONG) -> CkRv,
 ) -> List {
     match room {
-        Room::NoLength => List {
-            rv: call(null_mut(), 0, null_mut()),
-            entries: Vec::new(),
-            count: Ulong(0),
-        },
+        Room::NoLength => no_list(call(null_mut(), 0, null_mut()), 0),
         Room::Null { length } => {
             let mut number = 0;
             let rv = call(null_mut(), narrow(length), &raw mut number);
-            List {
-                rv,
-                entries: Vec::new(),
-                count: Ulong(wide(number)),
-            }
+            no_list(rv, wide(number))
         }
         Room::Buffer(passed) => filled_list(passed, 0, call),
         Room::Unbounded => filled_list(MOST_ELEMENTS, 0, call),
@@ -363,11 +361,7 @@ fn filled_list(
         log::error!(
             "the module returned CKR_OK with {number} entries, but the list has room for {room}"
         );
-        return List {
-            rv: CkRv::GENERAL_ERROR,
-            entries: Vec::new(),
-            count: Ulong(0),
-        };
+        return no_list(CkRv::GENERAL_ERROR, 0);
     }
     if rv.is_ok() {
         let entries = list.into_iter().zip(0..number);
@@ -382,9 +376,80 @@ fn filled_list(
         true => before,
         false => wide(number),
     };
-    List {
-        rv,
-        entries: Vec::new(),
-        count: Ulong(count),
+    no_list(rv, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a call that finds this in its room, writes `fill` everywhere, and tells a length.
+    fn call(
+        function: Function,
+        room: u64,
+        fill: u8,
+        length: usize,
+        rv: CkRv,
+        looks: impl Fn(&[u8]),
+    ) -> Vec<u8> {
+        let output = output(function, Room::Buffer(room), 0, |data, told| {
+            let room = usize::try_from(room).expect("a size");
+            // SAFETY: `output` passes the address of this much memory, which nobody else refers to.
+            let place = unsafe { std::slice::from_raw_parts_mut(data, room) };
+            looks(place);
+            place.fill(fill);
+            // SAFETY: `output` passes the address of a variable.
+            unsafe { *told = narrow(length as u64) };
+            rv
+        });
+        assert_eq!(output.rv, rv);
+        output.data
+    }
+
+    /// One test, because the buffers are the process's own.
+    #[test]
+    fn memory_is_used_again_and_holds_nothing_that_was_not_sent() {
+        let (encrypt, decrypt) = (Function::C_Encrypt, Function::C_Decrypt);
+        let zeros = |place: &[u8]| assert!(place.iter().all(|byte| *byte == 0));
+        let any = |_: &[u8]| {};
+        let room = 100_000;
+
+        // What is handed out comes back, as it was sent.
+        let sent = call(encrypt, room, 1, 90_000, CkRv::OK, zeros);
+        assert_eq!(sent, [1; 90_000]);
+        let address = sent.as_ptr();
+        reuse(sent);
+        let mut sent = call(decrypt, room, 2, 90_000, CkRv::OK, |place| {
+            assert_eq!(place.as_ptr(), address);
+            assert!(place[90_000..].iter().all(|byte| *byte == 0));
+        });
+        // The plaintext is wiped by whoever sent it, its padding here.
+        wipe(&mut sent);
+        reuse(sent);
+
+        // A failing call, and an output that is copied.
+        let none = call(encrypt, room, 3, 90_000, CkRv::DEVICE_ERROR, zeros);
+        assert_eq!(none, []);
+        let short = call(decrypt, room, 4, 20, CkRv::OK, zeros);
+        assert_eq!(short, [4; 20]);
+        let short = call(encrypt, room, 5, 0, CkRv::OK, zeros);
+        assert_eq!(short, []);
+        let again = call(encrypt, room, 6, 100_000, CkRv::OK, |place| {
+            assert_eq!(place.as_ptr(), address);
+        });
+        // Nobody gave that one back.
+        let other = call(encrypt, room, 7, 100_000, CkRv::OK, zeros);
+        assert_ne!(other.as_ptr(), again.as_ptr());
+
+        // A bounded number of bytes is kept, the newest.
+        let size = 3 << 20;
+        let three = [8, 9, 10].map(|fill| call(encrypt, size, fill, 3 << 20, CkRv::OK, any));
+        let addresses = three.each_ref().map(|data| data.as_ptr());
+        three.into_iter().for_each(reuse);
+        let kept: Vec<_> = kept_buffers().iter().map(|kept| kept.as_ptr()).collect();
+        assert_eq!(kept, addresses[1..]);
+        let long = KEPT as u64 + 1;
+        reuse(call(encrypt, long, 11, KEPT, CkRv::OK, zeros));
+        assert_eq!(kept_buffers().len(), 2);
     }
 }

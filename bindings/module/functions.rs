@@ -9,17 +9,16 @@ use std::ptr::null_mut;
 use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    AsyncResult, AttributesResult, CkRv, EncapsulateResult, Flags, Function, Info, InfoResult,
-    Input, KeyPairResult, KeyResult, MechanismInfo, MechanismInfoResult, MechanismListResult,
-    MechanismOutputResult, MechanismPointer, MechanismResult, MechanismType, ObjectHandle,
-    ObjectListResult, ObjectResult, OutputResult, QueryPointer, Room, SessionHandle, SessionInfo,
-    SessionInfoResult, SessionResult, SizeResult, SlotId, SlotInfo, SlotInfoResult, SlotListResult,
-    State, TemplatePointer, TokenInfo, TokenInfoResult, Ulong, Use, UserType, Version,
+    AsyncResult, AttributesResult, CkRv, Flags, Info, InfoResult, Input, MechanismInfo,
+    MechanismInfoResult, MechanismListResult, MechanismType, ObjectHandle, ObjectListResult,
+    ObjectResult, OutputResult, QueryPointer, Room, SessionHandle, SessionInfo, SessionInfoResult,
+    SessionResult, SizeResult, SlotId, SlotInfo, SlotInfoResult, SlotListResult, State,
+    TemplatePointer, TokenInfo, TokenInfoResult, Ulong, UserType, Version,
 };
 
 use super::{Functions, notify};
-use crate::arguments::{CMechanism, Handle, input};
-use crate::outputs::{OUTPUT_LIMIT, list, objects, output};
+use crate::arguments::{Handle, input};
+use crate::outputs::{OUTPUT_LIMIT, list, objects};
 use crate::templates::{CTemplate, attribute_values};
 
 /// Room for an output that does not grow with the input: a digest, a signature, a wrapped key. The
@@ -27,14 +26,6 @@ use crate::templates::{CTemplate, attribute_values};
 pub(super) const FIXED_ROOM: usize = 16384;
 
 impl Functions {
-    pub(super) fn mechanism(
-        &self,
-        mechanism: &MechanismPointer,
-        usage: Use,
-    ) -> Result<CMechanism, CkRv> {
-        CMechanism::new(mechanism, usage, &self.flat_mechanisms)
-    }
-
     pub(super) fn info(&self) -> InfoResult {
         let mut info = CK_INFO::default();
         let rv = c!(self.C_GetInfo(&raw mut info));
@@ -59,7 +50,7 @@ impl Functions {
                 ..Default::default()
             };
         };
-        let list = list(room, &mut |slots, count| {
+        let list = list(room, |slots, count| {
             c!(self.C_GetSlotList(present, slots, count))
         });
         SlotListResult {
@@ -120,7 +111,7 @@ impl Functions {
     }
 
     pub(super) fn mechanism_list(&self, slot: SlotId, room: Room) -> MechanismListResult {
-        let list = list(room, &mut |mechanisms, count| {
+        let list = list(room, |mechanisms, count| {
             c!(self.C_GetMechanismList(narrow(slot.0), mechanisms, count))
         });
         MechanismListResult {
@@ -391,272 +382,6 @@ impl Functions {
         }
     }
 
-    pub(super) fn digest_init(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-    ) -> Result<MechanismResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let rv = c!(self.C_DigestInit(narrow(session.0), mechanism.as_ptr()));
-        let written = mechanism.written();
-        Ok(MechanismResult { rv, written })
-    }
-
-    pub(super) fn verify_signature_init(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        key: ObjectHandle,
-        signature: Input<'_>,
-    ) -> Result<MechanismResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let (signature, length) = input(signature);
-        let rv = c!(self.C_VerifySignatureInit(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(key.0),
-            signature,
-            length
-        ));
-        let written = mechanism.written();
-        Ok(MechanismResult { rv, written })
-    }
-
-    pub(super) fn generate_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        mut template: TemplatePointer,
-    ) -> Result<KeyResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let mut key = Handle::new();
-        let rv = c!(self.C_GenerateKey(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            template.as_ptr(),
-            template.count(),
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
-    }
-
-    pub(super) fn generate_key_pair(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        mut public: TemplatePointer,
-        mut private: TemplatePointer,
-    ) -> Result<KeyPairResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut public = CTemplate::new(&mut public)?;
-        let mut private = CTemplate::new(&mut private)?;
-        let (mut public_key, mut private_key) = (Handle::new(), Handle::new());
-        let rv = c!(self.C_GenerateKeyPair(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            public.as_ptr(),
-            public.count(),
-            private.as_ptr(),
-            private.count(),
-            public_key.as_ptr(),
-            private_key.as_ptr()
-        ));
-        Ok(KeyPairResult {
-            rv,
-            public_key: public_key.written(rv),
-            private_key: private_key.written(rv),
-            written: mechanism.written(),
-        })
-    }
-
-    pub(super) fn wrap_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        wrapping: ObjectHandle,
-        key: ObjectHandle,
-        room: Room,
-    ) -> Result<MechanismOutputResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let output = output(Function::C_WrapKey, room, FIXED_ROOM, |data, length| {
-            c!(self.C_WrapKey(
-                narrow(session.0),
-                mechanism.as_ptr(),
-                narrow(wrapping.0),
-                narrow(key.0),
-                data,
-                length
-            ))
-        });
-        Ok(mechanism_output_result(output, &mechanism))
-    }
-
-    pub(super) fn wrap_key_authenticated(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        wrapping: ObjectHandle,
-        key: ObjectHandle,
-        associated: Input<'_>,
-        room: Room,
-    ) -> Result<MechanismOutputResult, CkRv> {
-        let function = Function::C_WrapKeyAuthenticated;
-        let mut mechanism = self.mechanism(&mechanism, function.parameter_use())?;
-        let (associated, associated_length) = input(associated);
-        let output = output(function, room, FIXED_ROOM, |data, length| {
-            c!(self.C_WrapKeyAuthenticated(
-                narrow(session.0),
-                mechanism.as_ptr(),
-                narrow(wrapping.0),
-                narrow(key.0),
-                associated,
-                associated_length,
-                data,
-                length
-            ))
-        });
-        Ok(mechanism_output_result(output, &mechanism))
-    }
-
-    pub(super) fn unwrap_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        unwrapping: ObjectHandle,
-        wrapped: Input<'_>,
-        mut template: TemplatePointer,
-    ) -> Result<KeyResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let (wrapped, length) = input(wrapped);
-        let mut key = Handle::new();
-        let rv = c!(self.C_UnwrapKey(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(unwrapping.0),
-            wrapped,
-            length,
-            template.as_ptr(),
-            template.count(),
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
-    }
-
-    pub(super) fn unwrap_key_authenticated(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        unwrapping: ObjectHandle,
-        wrapped: Input<'_>,
-        mut template: TemplatePointer,
-        associated: Input<'_>,
-    ) -> Result<KeyResult, CkRv> {
-        let usage = Function::C_UnwrapKeyAuthenticated.parameter_use();
-        let mut mechanism = self.mechanism(&mechanism, usage)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let (wrapped, length) = input(wrapped);
-        let (associated, associated_length) = input(associated);
-        let mut key = Handle::new();
-        let rv = c!(self.C_UnwrapKeyAuthenticated(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(unwrapping.0),
-            wrapped,
-            length,
-            template.as_ptr(),
-            template.count(),
-            associated,
-            associated_length,
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
-    }
-
-    pub(super) fn derive_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        base: ObjectHandle,
-        mut template: TemplatePointer,
-    ) -> Result<KeyResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let mut key = Handle::new();
-        let rv = c!(self.C_DeriveKey(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(base.0),
-            template.as_ptr(),
-            template.count(),
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
-    }
-
-    pub(super) fn encapsulate_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        public_key: ObjectHandle,
-        mut template: TemplatePointer,
-        room: Room,
-    ) -> Result<EncapsulateResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let mut key = Handle::new();
-        let output = output(
-            Function::C_EncapsulateKey,
-            room,
-            FIXED_ROOM,
-            |data, length| {
-                c!(self.C_EncapsulateKey(
-                    narrow(session.0),
-                    mechanism.as_ptr(),
-                    narrow(public_key.0),
-                    template.as_ptr(),
-                    template.count(),
-                    data,
-                    length,
-                    key.as_ptr()
-                ))
-            },
-        );
-        Ok(EncapsulateResult {
-            rv: output.rv,
-            length: output.length,
-            data: output.data,
-            object: key.written(output.rv),
-            written: mechanism.written(),
-        })
-    }
-
-    pub(super) fn decapsulate_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        private_key: ObjectHandle,
-        mut template: TemplatePointer,
-        ciphertext: Input<'_>,
-    ) -> Result<KeyResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let (ciphertext, length) = input(ciphertext);
-        let mut key = Handle::new();
-        let rv = c!(self.C_DecapsulateKey(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(private_key.0),
-            template.as_ptr(),
-            template.count(),
-            ciphertext,
-            length,
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
-    }
-
     /// Asks for the result of a call of an asynchronous session. There are no such sessions, so a module
     /// answers an error. One that points to a result anyway has it in memory of its own that nothing is
     /// known about, and it is not read.
@@ -720,20 +445,14 @@ impl Functions {
 
     /// Refuses lengths over the limit. The original runs out of memory there and answers SYSTEM_ERR.
     pub(super) fn generate_random(&self, session: SessionHandle, room: Room) -> OutputResult {
-        let length = match room {
-            Room::Buffer(length) => length,
-            Room::Null { length } => {
-                let rv = c!(self.C_GenerateRandom(narrow(session.0), null_mut(), narrow(length)));
-                return OutputResult {
-                    rv,
-                    length: Ulong(length),
-                    data: Vec::new(),
-                };
-            }
-            // C_GenerateRandom has no pointer to a length.
-            Room::NoLength | Room::Unbounded => u64::MAX,
+        // Without a buffer, the function has no pointer that could tell a length.
+        let (length, has_buffer) = match room {
+            Room::Buffer(length) => (length, true),
+            Room::Null { length } => (length, false),
+            Room::NoLength | Room::Unbounded => (0, false),
         };
-        let size = usize::try_from(length).unwrap_or(usize::MAX);
+        let size = if has_buffer { length } else { 0 };
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
         if size > OUTPUT_LIMIT {
             return OutputResult {
                 rv: CkRv::ARGUMENTS_BAD,
@@ -741,7 +460,11 @@ impl Functions {
             };
         }
         let mut data = vec![0; size.max(1)];
-        let rv = c!(self.C_GenerateRandom(narrow(session.0), data.as_mut_ptr(), narrow(length)));
+        let place = match has_buffer {
+            true => data.as_mut_ptr(),
+            false => null_mut(),
+        };
+        let rv = c!(self.C_GenerateRandom(narrow(session.0), place, narrow(length)));
         data.truncate(if rv.is_ok() { size } else { 0 });
         OutputResult {
             rv,
@@ -753,23 +476,6 @@ impl Functions {
 
 fn version(version: CK_VERSION) -> Version {
     Version::new(version.major, version.minor)
-}
-
-fn key_result(rv: CkRv, key: &Handle, mechanism: &CMechanism) -> KeyResult {
-    KeyResult {
-        rv,
-        object: key.written(rv),
-        written: mechanism.written(),
-    }
-}
-
-fn mechanism_output_result(output: OutputResult, mechanism: &CMechanism) -> MechanismOutputResult {
-    MechanismOutputResult {
-        rv: output.rv,
-        length: output.length,
-        data: output.data,
-        written: mechanism.written(),
-    }
 }
 
 /// A string of C. No name of a function has a zero byte in it.

@@ -25,13 +25,13 @@ fn opens_a_library_with_a_symbol_that_is_nowhere() {
 }
 
 /// Any call of the function: its arguments are as many zeros as it takes.
-fn any_call(function: Function) -> Call<'static> {
+fn any_call(function: Function) -> xdr::Call<'static> {
     static ZEROS: [u8; 256] = [0; 256];
     let lengths = (0..ZEROS.len()).step_by(4);
     lengths
         .filter_map(|length| {
             let arguments = xdr::codec::Decoder::new(&ZEROS[..length], xdr::Architecture::host());
-            Call::read(function, arguments).ok()
+            xdr::Call::read(function, arguments).ok()
         })
         .next()
         .expect("zeros are arguments")
@@ -57,4 +57,35 @@ fn answers_every_function_that_is_not_in_the_list() {
 fn initializes_and_finalizes_without_arguments() {
     assert_eq!(rv(Call::C_Initialize()), 0);
     assert_eq!(rv(Call::C_Finalize()), 0);
+}
+
+/// Whether a module has a function of 3.0 and one of 3.2.
+fn newer_functions(name: &str, flags: &[&str]) -> (bool, bool) {
+    let module = super::exact_module::load(name, flags);
+    let has = |call| module.call(call).rv() != CkRv::FUNCTION_NOT_SUPPORTED;
+    let (session, nobody) = (session(1), xdr::Input::NULL);
+    assert!(has(xdr::Call::C_GetInfo()));
+    (
+        has(xdr::Call::C_LoginUser(session, UserType(1), nobody, nobody)),
+        has(xdr::Call::C_GetSessionValidationFlags(session, Ulong(1))),
+    )
+}
+
+#[test]
+fn takes_the_newest_interface_that_the_module_has() {
+    assert_eq!(newer_functions("exact_3_2", &[]), (true, true));
+    assert_eq!(newer_functions("exact_3_1", &["-DMINOR=1"]), (true, false));
+    assert_eq!(newer_functions("exact_3_0", &["-DMINOR=0"]), (true, false));
+    assert_eq!(newer_functions("exact_odd", &["-DODD"]), (false, false));
+}
+
+#[test]
+fn refuses_a_string_that_is_none_of_c() {
+    let options = ModuleOptions {
+        init_args: Some("a\0b".to_owned()),
+        ..Default::default()
+    };
+    let error = Module::load(Path::new("/nonexistent"), options).err();
+    let error = error.expect("a zero byte ends a string").to_string();
+    assert_eq!(error, "/nonexistent: init_args has a zero byte");
 }

@@ -1,7 +1,7 @@
 //! A module through `bindings::module`: what reaches its functions, what its answers become.
 //!
 //! `recorder.c` tells what it was called with and misbehaves on demand; it is compiled here with
-//! `cc`. SoftHSM shows that a real module works; it reads its configuration from the environment,
+//! `cc`, and gets calls of version 3. `exact.c` gets calls of version 4. SoftHSM shows that a real module works; it reads its configuration from the environment,
 //! so its test runs in a process of its own.
 
 // Values of 8 bytes are written out.
@@ -12,9 +12,11 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use bindings::module::{Module, ModuleOptions};
+use xdr::integers::Count;
+use xdr::version3::{Attribute, Call, DataResult, Mechanism, Reply, Template};
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, DataResult, Flags, Function, Mechanism,
-    MechanismType, ObjectHandle, Reply, SessionHandle, SlotId, Template, Ulong, UserType,
+    AttributeType, CkRv, Cryptoki, Flags, Function, MechanismType, ObjectHandle, SessionHandle,
+    SlotId, Ulong, UserType,
 };
 
 macro_rules! result {
@@ -27,9 +29,14 @@ macro_rules! result {
 }
 
 mod arguments;
+mod exact;
+mod exact_module;
 mod loading;
+mod messages;
+mod nss;
 mod outputs;
 mod softhsm;
+mod threads;
 
 const TOLD: u64 = 0x8000_0000;
 const TOLD_NULL: u64 = 0x1_0000;
@@ -55,13 +62,21 @@ const CKM_VENDOR: u64 = 0x8000_0001;
 
 /// Compiles `recorder.c` and says where it is.
 fn compile(name: &str, flags: &[&str]) -> PathBuf {
+    let flags = [&["-I/usr/include/softhsm"], flags].concat();
+    compile_source("recorder.c", name, &flags)
+}
+
+/// Compiles a file of `tests` and says where the library is.
+fn compile_source(source: &str, name: &str, flags: &[&str]) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let library = directory.join(format!("{name}.so"));
     // Tests are processes that start at once: a rename puts a whole file into place.
     let draft = directory.join(format!("{name}-{}.draft", std::process::id()));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recorder.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(source);
     let status = Command::new("cc")
-        .args(["-shared", "-fPIC", "-g", "-I/usr/include/softhsm", "-o"])
+        .args(["-shared", "-fPIC", "-g", "-o"])
         .arg(&draft)
         .arg(source)
         .args(flags)
@@ -71,11 +86,23 @@ fn compile(name: &str, flags: &[&str]) -> PathBuf {
     library
 }
 
-static RECORDER: LazyLock<Module> = LazyLock::new(|| {
+/// A module for calls of version 3.
+struct Former(Module);
+
+impl Former {
+    fn call(&self, call: Call<'_>) -> Reply {
+        let reply = self.0.call(call.into_current());
+        Reply::of(reply).expect("version 3 has the function")
+    }
+}
+
+static RECORDER: LazyLock<Former> = LazyLock::new(|| {
     let options = ModuleOptions {
         flat_mechanisms: vec![CKM_VENDOR],
+        init_args: None,
     };
-    Module::load(&compile("recorder", &[]), options).expect("it has a function list")
+    let module = Module::load(&compile("recorder", &[]), options);
+    Former(module.expect("it has a function list"))
 });
 
 fn session(number: u64) -> SessionHandle {

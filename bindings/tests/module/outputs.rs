@@ -65,7 +65,7 @@ fn makes_random_numbers_up_to_a_bound() {
 }
 
 fn slots(present: u64, count: u64) -> (CkRv, Vec<u64>, u64) {
-    let call = Call::C_GetSlotList(Ulong(present), Ulong(count));
+    let call = Call::C_GetSlotList(Ulong(present), Count(count));
     let result = result!(C_GetSlotList, RECORDER.call(call));
     let slots = result.slots.iter().map(|slot| slot.0).collect();
     (result.rv, slots, result.count.0)
@@ -88,10 +88,11 @@ fn gives_the_count_back_with_a_failing_list() {
     assert_eq!(slots(3, 7), (CkRv::DEVICE_ERROR, vec![], 7));
     assert_eq!(slots(3, 1 << 61), (CkRv::DEVICE_ERROR, vec![], 1 << 61));
     assert_eq!(slots(4, 7), (CkRv::DEVICE_ERROR, vec![], 9));
-    let query = Call::C_GetMechanismList(SlotId(1), Ulong(0));
+    let query = Call::C_GetMechanismList(SlotId(1), Count(0));
     let result = result!(C_GetMechanismList, RECORDER.call(query));
-    assert_eq!((result.rv, result.count.0), (CkRv::SLOT_ID_INVALID, 0));
-    let fetch = Call::C_GetMechanismList(SlotId(1), Ulong(1 << 61));
+    // As the module left it. The original sends an uninitialised word of its stack here.
+    assert_eq!((result.rv, result.count.0), (CkRv::SLOT_ID_INVALID, 4242));
+    let fetch = Call::C_GetMechanismList(SlotId(1), Count(1 << 61));
     assert_eq!(rv(fetch), TOLD | 65536);
 }
 

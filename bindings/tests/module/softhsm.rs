@@ -31,7 +31,8 @@ fn serves_a_softhsm_token() {
 #[test]
 #[ignore = "run by serves_a_softhsm_token, with a configuration of its own"]
 fn in_a_softhsm_token() {
-    let hsm = Module::load(Path::new(SOFTHSM), ModuleOptions::default()).expect("SoftHSM loads");
+    let hsm = Module::load(Path::new(SOFTHSM), ModuleOptions::default());
+    let hsm = Former(hsm.expect("SoftHSM loads"));
     let ok = |call: Call<'_>| {
         let reply = hsm.call(call);
         assert_eq!(reply.rv(), CkRv::OK, "{reply:?}");
@@ -50,9 +51,9 @@ fn in_a_softhsm_token() {
     assert_eq!(&info.manufacturer_id[..7], b"SoftHSM");
 
     // A token, its PINs and a session
-    let slot = result!(C_GetSlotList, ok(Call::C_GetSlotList(Ulong(1), Ulong(9)))).slots[0];
+    let slot = result!(C_GetSlotList, ok(Call::C_GetSlotList(Ulong(1), Count(9)))).slots[0];
     ok(Call::C_InitToken(slot, b"12345678", b"gateway"));
-    let slot = result!(C_GetSlotList, ok(Call::C_GetSlotList(Ulong(1), Ulong(9)))).slots[0];
+    let slot = result!(C_GetSlotList, ok(Call::C_GetSlotList(Ulong(1), Count(9)))).slots[0];
     let info = result!(C_GetTokenInfo, ok(Call::C_GetTokenInfo(slot))).info;
     assert_eq!(&info.label, b"gateway                         ");
     let s = result!(C_OpenSession, ok(Call::C_OpenSession(slot, Flags(6)))).session;
@@ -71,11 +72,11 @@ fn in_a_softhsm_token() {
     // Mechanisms
     let asked = result!(
         C_GetMechanismList,
-        ok(Call::C_GetMechanismList(slot, Ulong(0)))
+        ok(Call::C_GetMechanismList(slot, Count(0)))
     );
     let list = result!(
         C_GetMechanismList,
-        ok(Call::C_GetMechanismList(slot, asked.count))
+        ok(Call::C_GetMechanismList(slot, Count(asked.count.0)))
     );
     assert_eq!(list.mechanisms.len() as u64, asked.count.0);
 

@@ -1,0 +1,57 @@
+//! The module `exact.c`, and calls of version 4.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use bindings::module::{Module, ModuleOptions};
+use xdr::{Call, Cryptoki, Mechanism, MechanismType};
+
+use super::compile_source;
+
+/// One for all tests that change nothing in it.
+pub(super) static EXACT: LazyLock<Module> = LazyLock::new(|| load("exact", &[]));
+
+/// Compiles and loads a module of its own. Tests in one process share a module of the same name.
+pub(super) fn load(name: &str, flags: &[&str]) -> Module {
+    load_with(name, flags, ModuleOptions::default())
+}
+
+pub(super) fn load_with(name: &str, flags: &[&str], options: ModuleOptions) -> Module {
+    let header = format!("-I{}", header().display());
+    let flags: Vec<&str> = flags
+        .iter()
+        .copied()
+        .chain([&*header, "-pthread"])
+        .collect();
+    let library = compile_source("exact.c", name, &flags);
+    Module::load(&library, options).expect("it is a module")
+}
+
+/// The directory of the `pkcs11.h` of version 3.2, in the sources of the crate `cryptoki-sys`.
+fn header() -> PathBuf {
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args([
+            "--manifest-path",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ])
+        .output();
+    let metadata = metadata.expect("cargo can be run").stdout;
+    let metadata = String::from_utf8(metadata).expect("cargo writes JSON");
+    let mut words = metadata.split('"').map(Path::new);
+    let manifest = words.find(|word| {
+        let directory = word.parent().and_then(Path::file_name).unwrap_or_default();
+        word.ends_with("Cargo.toml") && directory.to_string_lossy().starts_with("cryptoki-sys-")
+    });
+    let manifest = manifest.expect("the crate is a dependency");
+    manifest.with_file_name("vendor")
+}
+
+pub(super) fn rv(module: &Module, call: Call<'_>) -> u64 {
+    module.call(call).rv().0
+}
+
+pub(super) fn mechanism(number: u64) -> Mechanism {
+    Mechanism::bare(MechanismType(number))
+}
