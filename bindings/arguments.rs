@@ -71,10 +71,10 @@ impl CMechanism {
         &raw mut self.c
     }
 
-    /// What the module wrote through pointers of the parameter.
+    /// What the module wrote through pointers of the parameter in a call with this result.
     #[allow(dead_code)] // version 3 has no place for it
-    pub(crate) fn written(&self) -> Written {
-        self.assembly.written()
+    pub(crate) fn written(&self, rv: CkRv) -> Written {
+        self.assembly.written(rv.is_ok())
     }
 }
 
@@ -370,3 +370,6 @@ fn told(list: Vec<CK_ULONG>, number: CK_ULONG, room: CK_ULONG) -> (CkRv, Vec<u64
     let entries = list.into_iter().zip(0..number);
     (CkRv::OK, entries.map(|(entry, _)| wide(entry)).collect())
 }
+
+#[cfg(test)]
+mod tests;
