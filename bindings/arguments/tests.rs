@@ -94,10 +94,8 @@ fn a_module_finds_the_applications_data_and_its_iv_comes_back() {
 #[test]
 fn a_module_follows_structures_in_structures_and_makes_keys() {
     let (mut label, mut name) = (*b"label", *b"name");
-    let mut counter = [CK_SP800_108_COUNTER_FORMAT {
-        bLittleEndian: CK_FALSE,
-        ulWidthInBits: 32,
-    }];
+    // CK_SP800_108_COUNTER_FORMAT with its padding: CK_FALSE, then 32 bits.
+    let mut counter: [CK_ULONG; 2] = [0, 32];
     let mut data = [
         CK_PRF_DATA_PARAM {
             type_: CK_SP800_108_ITERATION_VARIABLE,
