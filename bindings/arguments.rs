@@ -120,8 +120,11 @@ impl CMechanism {
         })
     }
 
-    /// What the module wrote through pointers of the parameter.
-    pub(crate) fn written(&self) -> Written {
-        self.assembly.written()
+    /// What the module wrote through pointers of the parameter in a call with this result.
+    pub(crate) fn written(&self, rv: CkRv) -> Written {
+        self.assembly.written(rv.is_ok())
     }
 }
+
+#[cfg(test)]
+mod tests;

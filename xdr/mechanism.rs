@@ -26,7 +26,7 @@ pub use assembly::{Assembly, PointerPlace};
 pub use memory::{Memory, OutputKind, OutputPlace};
 pub use notation::Use;
 pub use structure::{FieldValue, Structure};
-pub use written::Written;
+pub use written::{Change, Written};
 
 use structure::{Secret, Value};
 

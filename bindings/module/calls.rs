@@ -69,7 +69,7 @@ macro_rules! init {
             Ok(mut mechanism) => {
                 let rv =
                     c!($functions.$name(narrow($session.0), mechanism.as_ptr(), narrow($key.0)));
-                let written = mechanism.written();
+                let written = mechanism.written(rv);
                 Reply::$name(MechanismResult { rv, written })
             }
             Err(rv) => Reply::only(Function::$name, rv),

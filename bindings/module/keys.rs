@@ -31,7 +31,7 @@ impl Functions {
     ) -> Result<MechanismResult, CkRv> {
         let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
         let rv = c!(self.C_DigestInit(narrow(session.0), mechanism.as_ptr()));
-        let written = mechanism.written();
+        let written = mechanism.written(rv);
         Ok(MechanismResult { rv, written })
     }
 
@@ -51,7 +51,7 @@ impl Functions {
             signature,
             length
         ));
-        let written = mechanism.written();
+        let written = mechanism.written(rv);
         Ok(MechanismResult { rv, written })
     }
 
@@ -99,7 +99,7 @@ impl Functions {
             rv,
             public_key: public_key.written(rv),
             private_key: private_key.written(rv),
-            written: mechanism.written(),
+            written: mechanism.written(rv),
         })
     }
 
@@ -261,7 +261,7 @@ impl Functions {
             length: output.length,
             data: output.data,
             object: key.written(output.rv),
-            written: mechanism.written(),
+            written: mechanism.written(output.rv),
         })
     }
 
@@ -295,7 +295,7 @@ fn key_result(rv: CkRv, key: &Handle, mechanism: &CMechanism) -> KeyResult {
     KeyResult {
         rv,
         object: key.written(rv),
-        written: mechanism.written(),
+        written: mechanism.written(rv),
     }
 }
 
@@ -304,6 +304,6 @@ fn mechanism_output_result(output: OutputResult, mechanism: &CMechanism) -> Mech
         rv: output.rv,
         length: output.length,
         data: output.data,
-        written: mechanism.written(),
+        written: mechanism.written(output.rv),
     }
 }

@@ -153,7 +153,7 @@ impl Functions {
             let mechanism = mechanism.as_ref().map(Mechanism::mechanism_type);
             operations.set(direction, mechanism);
         }
-        let written = c.written();
+        let written = c.written(rv);
         Ok(MechanismResult { rv, written })
     }
 
@@ -184,7 +184,8 @@ impl Functions {
         let mut c = CMechanism::of(parameter, Use::Message, &self.flat_mechanisms)?;
         let (address, length) = c.parameter();
         let result = call(address, length);
-        Ok((result, c.written()))
+        // Everything that a module may write there was sent, so that nothing is made up if it fails.
+        Ok((result, c.written(CkRv::OK)))
     }
 
     /// What a module answers to a message without an operation.

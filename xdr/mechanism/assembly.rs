@@ -10,7 +10,7 @@ use super::notation::{Direction, Extent, Field, Kind, Target, Use};
 use super::parameters::layouts;
 use super::structure::{Secret, Structure, Value, size_of_case};
 use super::written::{Written, WrittenValue};
-use super::{Mechanism, Parameter, templates};
+use super::{LONGEST_PARAMETER, Mechanism, Parameter, templates};
 use crate::integers::CkRv;
 use crate::word_size::{Abi, narrow, wide};
 
@@ -58,6 +58,8 @@ enum Output {
     Bytes {
         block: usize,
         room: usize,
+        /// The block began with the application's bytes, so what the module leaves alone is right.
+        was_sent: bool,
         /// Where the pointer to that number is: its block, and its offset there.
         length: Option<(usize, usize)>,
     },
@@ -104,13 +106,18 @@ impl Assembly {
         self.length
     }
 
-    /// What the module wrote, or left as it was, in the order of the table.
-    pub fn written(&self) -> Written {
+    /// What the module wrote, or left as it was, in the order of the table. If the call did not succeed,
+    /// nothing is in a room whose content was not sent, because the module may not have filled it.
+    pub fn written(&self, succeeded: bool) -> Written {
         let value = |output: &Output| match *output {
+            Output::Bytes { was_sent, .. } if !was_sent && !succeeded => {
+                WrittenValue::Bytes(Secret::default())
+            }
             Output::Bytes {
                 block,
                 room,
                 length,
+                was_sent: _,
             } => {
                 let told = length.map_or(u64::MAX, |place| self.number_behind(place));
                 let length = usize::try_from(told).unwrap_or(usize::MAX).min(room);
@@ -119,16 +126,6 @@ impl Assembly {
             Output::Number { block, offset } => WrittenValue::Number(self.number(block, offset)),
         };
         Written::new(self.outputs.iter().map(value).collect())
-    }
-
-    /// What pParameter refers to, with zeros for its pointers.
-    #[cfg(test)]
-    pub(super) fn root_bytes(&self) -> Vec<u8> {
-        let length = usize::try_from(self.length).unwrap_or(0);
-        match self.root {
-            Some(root) => self.bytes(root, 0, length).to_vec(),
-            None => Vec::new(),
-        }
     }
 
     fn bytes(&self, block: usize, offset: usize, length: usize) -> Secret {
@@ -233,12 +230,21 @@ impl Builder {
                 Ok((Some(block), bytes.0.len() as u64))
             }
             Parameter::Structure(structure) => {
-                if !layouts(mechanism.mechanism_type, usage).contains(&structure.layout) {
+                let known = layouts(mechanism.mechanism_type, usage);
+                if !known.contains(&structure.layout) {
                     return Err(invalid);
                 }
                 let size = structure.layout.size(Abi::HOST);
                 let block = self.block_with_spare(size, spare);
                 self.structure(structure, block, 0)?;
+                let same_size = known.iter().filter(|other| other.size(Abi::HOST) == size);
+                for place in same_size.flat_map(|other| other.pointers_to_lengths()) {
+                    // A module of v2.40 finds a pointer where a newer one finds a length. A length
+                    // below this limit is no address in any process.
+                    if self.0.number(block, place.start) >= LONGEST_PARAMETER as u64 {
+                        return Err(invalid);
+                    }
+                }
                 Ok((Some(block), size as u64))
             }
         }
@@ -291,9 +297,10 @@ impl Builder {
             if field.direction == Direction::In {
                 continue;
             }
-            let output = |room| Output::Bytes {
+            let output = |room, was_sent| Output::Bytes {
                 block: target,
                 room,
+                was_sent,
                 length: length_of(of).and_then(place_of).map(|place| (block, place)),
             };
             match value {
@@ -301,10 +308,10 @@ impl Builder {
                     block: target,
                     offset: 0,
                 }),
-                Value::Data(bytes) => self.0.outputs.push(output(bytes.len())),
+                Value::Data(bytes) => self.0.outputs.push(output(bytes.len(), true)),
                 Value::Room(room) => {
                     let room = usize::try_from(*room).map_err(|_| CkRv::DATA_LEN_RANGE)?;
-                    self.0.outputs.push(output(room));
+                    self.0.outputs.push(output(room, false));
                 }
                 Value::Number(_)
                 | Value::Bytes(_)
@@ -373,4 +380,30 @@ fn length_of(target: Target) -> Option<usize> {
         return Some(index);
     }
     None
+}
+
+#[cfg(test)]
+impl Assembly {
+    /// What pParameter refers to, with zeros for its pointers.
+    pub(super) fn root_bytes(&self) -> Vec<u8> {
+        let length = usize::try_from(self.length).unwrap();
+        let root = self.root.map(|root| self.bytes(root, 0, length).to_vec());
+        root.unwrap_or_default()
+    }
+
+    /// The bytes of every block, with zeros for pointers.
+    pub(super) fn images(&self) -> Vec<Vec<u8>> {
+        let size = |block: &Block| block.0.len() * 8;
+        let blocks = self.blocks.iter().enumerate();
+        blocks
+            .map(|(index, block)| self.bytes(index, 0, size(block)).to_vec())
+            .collect()
+    }
+
+    /// Acts as a module that fills every block with this byte.
+    pub(super) fn fill(&mut self, byte: u8) {
+        for block in &mut self.blocks {
+            block.0.fill(u64::from_ne_bytes([byte; 8]));
+        }
+    }
 }

@@ -37,13 +37,12 @@ impl Layout {
         self.fields.0.iter().any(Field::names_key)
     }
 
-    /// Whether a number in the field of the last pointer to a length would more likely be the length
-    /// itself: CK_PKCS5_PBKD2_PARAMS has the size of CK_PKCS5_PBKD2_PARAMS2.
-    pub(crate) fn has_length_as_pointer(&'static self, bytes: &[u8], least: usize) -> bool {
-        self.places(Abi::HOST).any(|(field, place)| {
-            field.kind == Kind::Pointer(Target::Length)
-                && Abi::HOST.read(bytes.get(place).unwrap_or_default()) < least as u64
-        })
+    /// Where the structure has a pointer to a length. CK_PKCS5_PBKD2_PARAMS2 has the length itself there,
+    /// and the size of CK_PKCS5_PBKD2_PARAMS.
+    pub(crate) fn pointers_to_lengths(&'static self) -> impl Iterator<Item = Range<usize>> {
+        self.places(Abi::HOST)
+            .filter(|(field, _)| field.kind == Kind::Pointer(Target::Length))
+            .map(|(_, place)| place)
     }
 }
 

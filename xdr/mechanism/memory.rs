@@ -147,8 +147,11 @@ impl Reader<'_> {
         }
         let fits = |layout: &&&'static Layout| layout.size(Abi::HOST) == bytes.len();
         let fitting: Vec<_> = known.iter().filter(fits).collect();
-        let plausible =
-            |layout: &&&&'static Layout| !layout.has_length_as_pointer(&bytes, LONGEST_PARAMETER);
+        // Of two structures of one size, that with a pointer to the length if it can be an address.
+        let plausible = |layout: &&&&'static Layout| {
+            let mut places = layout.pointers_to_lengths();
+            places.all(|place| pointer(bytes.get(place).unwrap_or_default()) >= LONGEST_PARAMETER)
+        };
         match fitting.iter().find(plausible).or(fitting.last()) {
             Some(layout) => {
                 let structure = self.structure(layout, &bytes, address, None, depth)?;
@@ -275,6 +278,7 @@ impl Reader<'_> {
                 self.structures(of, count, address, scope, depth)
             }
             Target::Mechanism => self.inner_mechanism(address, depth),
+            Target::Template(_) if depth >= DEEPEST => Err(invalid),
             Target::Template(count) => {
                 let count = scope.number(count).ok_or(invalid)?;
                 templates::from_memory(self, address, count).map(Value::Template)
@@ -319,6 +323,9 @@ impl Reader<'_> {
     }
 
     fn inner_mechanism(&mut self, address: usize, depth: usize) -> Result<Value, CkRv> {
+        if depth >= DEEPEST {
+            return Err(CkRv::MECHANISM_PARAM_INVALID);
+        }
         let bytes = self.read(address, CK_MECHANISM.size(Abi::HOST) as u64)?;
         let mut places = CK_MECHANISM.places(Abi::HOST);
         let mut next = || {

@@ -12,7 +12,7 @@ use cryptoki_sys::CK_MECHANISM_TYPE;
 use super::notation::{self, Layout, Name, Use};
 use crate::integers::MechanismType;
 use crate::mechanism_names;
-use crate::word_size::narrow;
+use crate::word_size::{Abi, narrow};
 
 #[deny(unreachable_patterns)] // a mechanism listed under two names
 mod built_in {
@@ -88,7 +88,17 @@ impl VendorTable {
                     .iter_mut()
                     .find(|(other, other_use, _)| (*other, *other_use) == (number, usage))
                 {
-                    Some((_, _, layouts)) => layouts.push(row.layout),
+                    Some((_, _, layouts)) => {
+                        let size = row.layout.size(Abi::HOST);
+                        if let Some(other) = layouts.iter().find(|of| of.size(Abi::HOST) == size) {
+                            let (name, other) = (row.layout.name, other.name);
+                            let message = format!(
+                                "{name} has the size of {other}, so nothing tells them apart"
+                            );
+                            return Err(notation::Mistake { line, message });
+                        }
+                        layouts.push(row.layout);
+                    }
                     None => rows.push((number, usage, vec![row.layout])),
                 }
             }

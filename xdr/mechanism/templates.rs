@@ -9,7 +9,7 @@ use crate::templates::{Attribute, Template, Value};
 use crate::word_size::{Abi, narrow, wide};
 
 /// One attribute in C.
-static CK_ATTRIBUTE: Layout = Layout {
+pub(super) static CK_ATTRIBUTE: Layout = Layout {
     name: "CK_ATTRIBUTE",
     fields: List(&[
         plain("type", Kind::Number),

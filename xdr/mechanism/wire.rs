@@ -214,13 +214,14 @@ impl Reading {
                 }
                 field::TO_NUMBER => Value::Word(input.hyper()?),
                 field::TO_STRUCTURES => self.structures(input, field.kind, depth + 1)?,
+                field::TO_TEMPLATE if depth >= DEEPEST => return Err(DecodeError::Invalid),
                 field::TO_TEMPLATE => {
                     let template = Template::read(input)?;
                     self.account(templates::weight(&template))?;
                     Value::Template(template)
                 }
                 field::TO_MECHANISM => {
-                    Value::Mechanism(Box::new(self.mechanism_below(input, depth + 1)?))
+                    Value::Mechanism(Box::new(self.mechanism_inside(input, depth)?))
                 }
                 _ => return Err(DecodeError::Invalid),
             });
@@ -229,14 +230,14 @@ impl Reading {
     }
 
     /// A mechanism inside of a structure. It counts as a level, whether it has a structure or not.
-    fn mechanism_below(
+    fn mechanism_inside(
         &mut self,
         input: &mut Decoder<'_>,
         depth: usize,
     ) -> Result<Mechanism, DecodeError> {
-        match depth > DEEPEST {
-            true => Err(DecodeError::Invalid),
-            false => self.mechanism(input, depth),
+        match depth < DEEPEST {
+            true => self.mechanism(input, depth + 1),
+            false => Err(DecodeError::Invalid),
         }
     }
 
@@ -283,7 +284,7 @@ impl Reading {
                     Template::read(input)?;
                 }
                 field::TO_MECHANISM => {
-                    self.mechanism_below(input, depth + 1)?;
+                    self.mechanism_inside(input, depth)?;
                 }
                 _ => return Err(DecodeError::Invalid),
             }

@@ -1,17 +1,28 @@
 //! Carries what a module wrote through the pointers of a mechanism parameter back to the application.
 
+use zeroize::Zeroizing;
+
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 use crate::integers::{CkRv, ObjectHandle};
 use crate::word_size::{Abi, narrow, wide};
 
 use super::LONGEST_PARAMETER;
-use super::memory::{OutputKind, OutputPlace};
+use super::memory::{Memory, OutputKind, OutputPlace};
 use super::structure::Secret;
 
 /// What a module wrote, in the order of the table: for each field that the module writes, depth first.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Written {
     values: Vec<WrittenValue>,
+}
+
+/// Bytes to be written to the application's memory.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Change {
+    /// Where the first byte goes.
+    pub address: usize,
+    /// The bytes.
+    pub bytes: Zeroizing<Vec<u8>>,
 }
 
 #[derive(Clone, Eq, PartialEq)]
@@ -38,18 +49,25 @@ impl Written {
         })
     }
 
-    /// The address and the new bytes of each place. Nothing is longer than its place.
+    /// The address and the new bytes of each place whose content differs from them. What the module left
+    /// alone is not written again: it may be a constant of the application. Nothing is longer
+    /// than its place.
     ///
     /// CKR_GENERAL_ERROR if the values are not those of these places, or a handle does not fit into a
-    /// CK_ULONG. Without values, as of a call that failed, nothing is to be copied.
-    pub fn for_places(&self, places: &[OutputPlace]) -> Result<Vec<(usize, Secret)>, CkRv> {
+    /// CK_ULONG. Without any value nothing changes.
+    pub fn changes(
+        &self,
+        places: &[OutputPlace],
+        memory: &dyn Memory,
+    ) -> Result<Vec<Change>, CkRv> {
         if self.values.is_empty() {
             return Ok(Vec::new());
         }
         if self.values.len() != places.len() {
             return Err(CkRv::GENERAL_ERROR);
         }
-        let copy = |(place, value): (&OutputPlace, &WrittenValue)| {
+        let mut changes = Vec::new();
+        for (place, value) in places.iter().zip(&self.values) {
             let bytes = match (place.kind, value) {
                 (OutputKind::Bytes, WrittenValue::Bytes(bytes)) => bytes.clone(),
                 (OutputKind::Number, WrittenValue::Number(number))
@@ -61,12 +79,17 @@ impl Written {
                 }
                 _ => return Err(CkRv::GENERAL_ERROR),
             };
-            match bytes.len() <= place.length {
-                true => Ok((place.address, bytes)),
-                false => Err(CkRv::GENERAL_ERROR),
+            if bytes.len() > place.length {
+                return Err(CkRv::GENERAL_ERROR);
             }
-        };
-        places.iter().zip(&self.values).map(copy).collect()
+            if !bytes.is_empty() && memory.read(place.address, bytes.len())? != **bytes {
+                changes.push(Change {
+                    address: place.address,
+                    bytes,
+                });
+            }
+        }
+        Ok(changes)
     }
 }
 

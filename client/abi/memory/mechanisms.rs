@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use cryptoki_sys::{CK_MECHANISM, CK_ULONG};
-use xdr::mechanism::{Memory, OutputPlace};
+use xdr::mechanism::{Change, Memory, OutputPlace};
 use xdr::word_size::wide;
 use xdr::{CkRv, Function, Mechanism, MechanismType, SessionHandle, Use, Written};
 
@@ -42,8 +42,10 @@ impl ParameterPlaces {
 
     /// Writes what the module wrote. CKR_DEVICE_ERROR if it does not fit the parameter; nothing is written then.
     pub fn put(&self, written: &Written) -> Result<(), CkRv> {
-        let changes = written.for_places(&self.0);
-        for (address, bytes) in changes.map_err(|_| CkRv::DEVICE_ERROR)? {
+        // SAFETY: whoever found the places has vouched for them.
+        let memory = unsafe { Application::new() };
+        let changes = written.changes(&self.0, &memory);
+        for Change { address, bytes } in changes.map_err(|_| CkRv::DEVICE_ERROR)? {
             let place: *mut u8 = ptr::with_exposed_provenance_mut(address);
             // SAFETY: one of the places that were found in the application's parameter, and no longer than that; the
             // application says by its parameter that it can be written.

@@ -1,0 +1,183 @@
+//! Compares parameters with what a C compiler laid out, and with bytes of the wire worked out elsewhere.
+//!
+//! `golden.txt` tells how its bytes were made. The structures in it are those of 8-byte little-endian
+//! words; hosts of another kind check the wire only.
+
+use super::support::{FakeMemory, decoded, encoded, number_of};
+use crate::mechanism::*;
+
+struct Golden {
+    mechanism: MechanismType,
+    usage: Use,
+    parameter: Vec<u8>,
+    memory: FakeMemory,
+    outputs: Vec<(usize, usize)>,
+    wire: Vec<u8>,
+}
+
+/// Where the parameter itself is.
+const PARAMETER: usize = 0x6000_0000;
+
+fn bytes(hexadecimal: &str) -> Vec<u8> {
+    let digits = hexadecimal.as_bytes().chunks(2);
+    digits
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
+
+fn address(hexadecimal: &str) -> usize {
+    usize::from_str_radix(hexadecimal, 16).unwrap()
+}
+
+fn golden() -> Vec<Golden> {
+    let mut all: Vec<Golden> = Vec::new();
+    for line in include_str!("golden.txt").lines() {
+        let mut words = line.split(' ');
+        let mut next = || words.next().unwrap_or_default();
+        match (next(), all.last_mut()) {
+            ("#" | "", _) => {}
+            ("mechanism", _) => {
+                let mechanism = number_of(next());
+                let usage = next();
+                let (usage, _) = Use::ALL
+                    .into_iter()
+                    .find(|(known, _)| format!("{known:?}") == usage)
+                    .unwrap();
+                all.push(Golden {
+                    mechanism,
+                    usage,
+                    parameter: Vec::new(),
+                    memory: FakeMemory::default(),
+                    outputs: Vec::new(),
+                    wire: Vec::new(),
+                });
+            }
+            ("parameter", Some(golden)) => {
+                golden.parameter = bytes(next());
+                golden.memory.map(PARAMETER, &golden.parameter);
+            }
+            ("memory", Some(golden)) => {
+                let address = address(next());
+                golden.memory.map(address, &bytes(next()));
+            }
+            ("outputs", Some(golden)) => {
+                let place = |word: &str| {
+                    let (place, length) = word.split_once('/').unwrap();
+                    (address(place), length.parse().unwrap())
+                };
+                golden.outputs = words.map(place).collect();
+            }
+            ("wire", Some(golden)) => golden.wire = bytes(next()),
+            (word, _) => panic!("{word}"),
+        }
+    }
+    assert_eq!(all.len(), 16);
+    all
+}
+
+#[test]
+fn the_wire_is_what_its_declaration_says() {
+    for golden in golden() {
+        let mechanism = decoded(&golden.wire).unwrap();
+        assert_eq!(mechanism.mechanism_type(), golden.mechanism);
+        assert_eq!(encoded(&mechanism), Some(golden.wire), "{mechanism:?}");
+    }
+}
+
+#[test]
+#[cfg(all(target_pointer_width = "64", target_endian = "little", not(windows)))]
+fn structures_are_read_and_built_as_a_c_compiler_lays_them_out() {
+    for golden in golden() {
+        let length = golden.parameter.len();
+        let (mechanism, places) = Mechanism::from_memory(
+            golden.mechanism,
+            PARAMETER,
+            length,
+            golden.usage,
+            &golden.memory,
+        )
+        .unwrap();
+        assert_eq!(encoded(&mechanism), Some(golden.wire), "{mechanism:?}");
+        let places: Vec<_> = places
+            .iter()
+            .map(|place| (place.address, place.length))
+            .collect();
+        assert_eq!(places, golden.outputs, "{mechanism:?}");
+
+        // Built anew, everything is the same but for the addresses.
+        let assembly = mechanism.assemble(golden.usage, false).unwrap();
+        let mut expected = golden.parameter;
+        for place in assembly.pointers() {
+            if Some(place.block) == assembly.root() {
+                expected[place.offset..place.offset + 8].fill(0);
+            }
+        }
+        assert_eq!(assembly.root_bytes(), expected, "{mechanism:?}");
+        let mut memory = FakeMemory::default();
+        let address = memory.add_assembly(&assembly);
+        let again =
+            Mechanism::from_memory(golden.mechanism, address, length, golden.usage, &memory);
+        assert!(again.unwrap().0 == mechanism);
+    }
+}
+
+#[test]
+fn fields_are_found_by_their_names() {
+    let of = |index: usize| decoded(&golden()[index].wire).unwrap();
+    let number = |mechanism: &Mechanism, path: &str| match mechanism.parameter().field(path) {
+        Some(FieldValue::Number(number)) => number,
+        _ => panic!("{path} is no number"),
+    };
+    let gcm = of(0);
+    assert_eq!(number(&gcm, "ulTagBits"), 128);
+    assert!(gcm.parameter().field("pAAD") == Some(FieldValue::Bytes(b"aad")));
+    assert!(gcm.parameter().field("ulTag").is_none());
+    let wrap = of(6);
+    assert_eq!(number(&wrap, "pOAEPParams.hashAlg"), 0x220);
+    assert!(wrap.parameter().field("pOAEPParams.pSourceData") == Some(FieldValue::Null));
+    let tls = of(13);
+    assert!(tls.parameter().field("RandomInfo.pServerRandom") == Some(FieldValue::Bytes(b"srnd")));
+    assert!(tls.parameter().field("pReturnedKeyMaterial.pIVServer") == Some(FieldValue::Room(8)));
+    assert_eq!(number(&of(11), "ulPasswordLen"), 6);
+    // A client of version 3 says only that there is something.
+    let laid_out = Mechanism::laid_out(
+        number_of("CKM_AES_GCM"),
+        vec![0x41; 48],
+        Architecture::LITTLE_64,
+    );
+    assert!(laid_out.parameter().field("pIv") == Some(FieldValue::Elsewhere));
+}
+
+#[test]
+fn finds_keys_mechanisms_and_templates_inside_of_structures() {
+    let of = |index: usize| decoded(&golden()[index].wire).unwrap();
+    let key = |handle| Ok(vec![ObjectHandle(handle)]);
+    assert_eq!(of(7).named_keys(), key(0x77)); // hSaltKey
+    // The key that goes into the derivation, and not the place for the new one.
+    let sp800 = of(12);
+    assert_eq!(sp800.named_keys(), key(0x1234));
+    let templates = sp800.inner_templates();
+    assert_eq!(templates.len(), 1);
+    assert_eq!(templates[0].0[0].value, b"name");
+    assert_eq!(of(13).named_keys(), Ok(vec![])); // the handles that TLS writes
+    let kip = of(14);
+    assert_eq!(kip.named_keys(), key(9));
+    let inner: Vec<_> = kip.inner_mechanisms();
+    assert_eq!(inner.len(), 1);
+    assert_eq!(inner[0].mechanism_type(), number_of("CKM_AES_CBC"));
+}
+
+#[test]
+fn prints_no_value() {
+    let printed = format!("{:?}", decoded(&golden()[10].wire).unwrap());
+    assert_eq!(printed, "CKM_PKCS5_PBKD2, CK_PKCS5_PBKD2_PARAMS2");
+    let vendor = Mechanism::laid_out(
+        MechanismType(0x8000_0001),
+        b"secret".to_vec(),
+        Architecture::host(),
+    );
+    assert_eq!(
+        format!("{vendor:?}"),
+        "0x80000001, 6 bytes, not in the table"
+    );
+}
