@@ -327,7 +327,7 @@ fn reads_the_new_parameters_of_the_processor() {
             "expected numbers",
         ),
         (
-            "module { alias = \"a\"; } module { alias = \"a\"; }",
+            "module { alias = \"a\"; }; module { alias = \"a\"; }",
             "already has a section, in line ",
         ),
         ("flat_mechanisms = \"CKM_AES_CBC\";", "expected numbers"),
@@ -343,7 +343,7 @@ fn reads_the_new_parameters_of_the_processor() {
 #[test]
 fn a_module_section_is_for_its_module_alone() {
     let text = "flat_mechanisms = \"1\"; protocol = 3; max_parallel_calls = 64;
-        module { alias = \"nss\"; init_args = \"configdir='sql:/db'\"; flat_mechanisms = \"2\"; }
+        module { alias = \"nss\"; init_args = \"configdir='sql:/db'\"; flat_mechanisms = \"2\"; };
         module { alias = \"other\"; }";
     let configuration = inside("processor", text).unwrap();
     let processor = &configuration.services[0].processor;

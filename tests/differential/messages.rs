@@ -52,7 +52,14 @@ fn unusual_messages_get_the_same_status() {
     for message in messages {
         both.reconnect();
         let [theirs, ours] = both.exchange_message(&message);
-        assert_eq!(ours, theirs, "to {message:02x?}");
+        // Version 4 is ours alone.
+        let mismatch =
+            |highest: u8| Answer::Status([2, 3, highest].map(|it| [0, 0, 0, it]).concat());
+        if theirs == mismatch(3) {
+            assert_eq!(ours, mismatch(4), "to {message:02x?}");
+        } else {
+            assert_eq!(ours, theirs, "to {message:02x?}");
+        }
     }
 }
 

@@ -32,6 +32,7 @@ impl Recorded {
             library: Library::of(maker, Endpoint::Tcp),
             daemon: Some(setup.start()),
             token,
+            protocol: None,
         };
         Self { stack, directory }
     }

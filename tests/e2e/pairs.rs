@@ -1,7 +1,7 @@
 //! {original client, ours} with {original daemon, ours} over {TCP, Unix}: whatever the pairing, an
 //! application sees what SoftHSM answers without a proxy, but for the rows of `differences`.
 
-use super::differences::DIFFERENCES;
+use super::differences::allowed;
 use super::support::script::{Difference, Transcript, run_script};
 use super::support::{Endpoint, Maker, Stack, Token};
 
@@ -62,20 +62,29 @@ fn direct(token: &Token, sections: &[&'static str]) -> Transcript {
     run_script(&Stack::direct(token.copy()), sections)
 }
 
+/// A pairing that speaks the newest version that both know.
 fn pair(client: Maker, daemon: Maker, endpoint: Endpoint) {
+    let version = match (client, daemon) {
+        (Ours, Ours) => 4,
+        _ => 3,
+    };
+    pair_with_version(client, daemon, endpoint, version);
+}
+
+fn pair_with_version(client: Maker, daemon: Maker, endpoint: Endpoint, version: u32) {
     let token = Token::new();
     let sections = sections(client, daemon);
     let expected = direct(&token, &sections);
-    let got = run_script(&Stack::through(client, daemon, endpoint, token), &sections);
-    let allowed: Vec<&Difference> = DIFFERENCES
-        .iter()
-        .filter(|row| row.client.includes(client) && row.daemon.includes(daemon))
+    let mut stack = Stack::through(client, daemon, endpoint, token);
+    stack.protocol = (client == Ours).then_some(version);
+    let got = run_script(&stack, &sections);
+    let allowed: Vec<&Difference> = allowed(client, daemon, version)
         .filter(|row| sections.contains(&row.section))
         .collect();
     let report = got.compare(&expected, &allowed);
     assert!(
         report.is_empty(),
-        "{client:?} client, {daemon:?} daemon, {endpoint:?}:\n{report}"
+        "{client:?} client, {daemon:?} daemon, {endpoint:?}, version {version}:\n{report}"
     );
 }
 
@@ -127,4 +136,9 @@ fn our_client_with_our_daemon_over_tcp() {
 #[test]
 fn our_client_with_our_daemon_over_unix() {
     pair(Ours, Ours, Unix);
+}
+
+#[test]
+fn our_client_with_our_daemon_over_version_3() {
+    pair_with_version(Ours, Ours, Tcp, 3);
 }

@@ -102,6 +102,8 @@ pub struct Stack {
     pub daemon: Option<Daemon>,
     /// The token at the end.
     pub token: Token,
+    /// The version of the protocol that our library is told to speak.
+    pub protocol: Option<u32>,
 }
 
 impl Stack {
@@ -111,6 +113,7 @@ impl Stack {
             library: Library::Direct,
             daemon: None,
             token,
+            protocol: None,
         }
     }
 
@@ -124,6 +127,7 @@ impl Stack {
             library: Library::of(client, endpoint),
             daemon: Some(daemon),
             token,
+            protocol: None,
         }
     }
 
@@ -150,6 +154,9 @@ impl Stack {
                 .env("PKCS11PROXY_LIBNAME", "softhsm")
                 .env("PKCS11PROXY_RPC_TIMEOUT", "20"),
         };
+        if let Some(protocol) = self.protocol {
+            command.env("PKCS11PROXY_PROTOCOL", protocol.to_string());
+        }
         if matches!(self.library, Library::OriginalTls | Library::OursTls) {
             command
                 .env("PKCS11PROXY_CA_FILE", certificate("ca.pem"))

@@ -89,6 +89,7 @@ pub fn stack(client: Maker, daemon: Maker, tls: &Tls) -> Stack {
         library: library(client),
         daemon: Some(daemon),
         token,
+        protocol: None,
     }
 }
 

@@ -149,10 +149,13 @@ impl Closer {
     }
 
     /// Has OpenSSL's objects stay in memory when the last part of the connection is dropped, unless they were
-    /// freed before.
+    /// freed before. Both halves fail from then on. If another thread uses the objects, or did in a parent that this
+    /// process was forked from, all that belongs to the connection stays.
     pub fn leave_tls_behind(&self) {
-        if let Some(tls) = self.tls.as_ref().filter(|tls| tls.may_hold_objects()) {
-            mem::forget(tls.clone());
+        if let Some(tls) = &self.tls {
+            if !tls.leave_objects_behind() {
+                mem::forget(tls.clone());
+            }
         }
     }
 

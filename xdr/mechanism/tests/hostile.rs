@@ -1,9 +1,9 @@
 //! Feeds the decoder what no honest peer sends.
 
 use super::support::{Random, decoded, encoded, mechanism, number_of, takers};
-use crate::mechanism::notation::DEEPEST;
 #[allow(unused_imports)]
 use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
+use crate::mechanism::notation::DEEPEST;
 use crate::mechanism::*;
 
 /// One encoded mechanism of each structure, and of each other kind of parameter.

@@ -1,10 +1,10 @@
 //! Takes every structure through each conversion and back.
 
 use super::support::{FakeMemory, Random, all_takers, decoded, encoded, mechanism, takers};
-use crate::mechanism::notation::{Kind, Layout};
-use crate::mechanism::structure::{Structure, Value};
 #[allow(unused_imports)]
 use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
+use crate::mechanism::notation::{Kind, Layout};
+use crate::mechanism::structure::{Structure, Value};
 use crate::mechanism::*;
 
 /// Every way of laying out structures that a client can have.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+#[allow(unused_imports)]
+use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::notation::{
     Case, Direction, Extent, Field, Kind, Layout, List, Ref, Tag, Target,
 };
 use crate::mechanism::structure::{Structure, Value};
-#[allow(unused_imports)]
-use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::*;
 use crate::mechanism_names::MECHANISMS;
 use crate::{Attribute, AttributeType};

@@ -3,12 +3,12 @@
 use cryptoki_sys::*;
 
 use super::support::{FakeMemory, Random, decoded, encoded, layout};
+#[allow(unused_imports)]
+use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::memory::CK_MECHANISM as MECHANISM;
 use crate::mechanism::notation::{Field, Kind, Layout};
 use crate::mechanism::parameters::VendorTable;
 use crate::mechanism::templates::CK_ATTRIBUTE as ATTRIBUTE;
-#[allow(unused_imports)]
-use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::*;
 
 /// What a C type looks like to the table.

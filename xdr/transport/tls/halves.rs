@@ -149,11 +149,14 @@ impl Shared {
         }
     }
 
-    /// Whether OpenSSL's objects are still there. Waits for nobody: they are if it cannot be told.
-    pub(crate) fn may_hold_objects(&self) -> bool {
-        self.stream
-            .try_lock()
-            .map_or(true, |stream| stream.is_some())
+    /// Has OpenSSL's objects stay in memory for good, without the socket. Waits for nobody: false if a thread uses
+    /// them.
+    pub(crate) fn leave_objects_behind(&self) -> bool {
+        let Ok(mut stream) = self.stream.try_lock() else {
+            return false;
+        };
+        mem::forget(stream.take());
+        true
     }
 
     /// Frees OpenSSL's objects. Both halves fail from then on.
