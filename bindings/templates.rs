@@ -269,6 +269,23 @@ impl Question {
         places.any(|place| matches!(place.room, PlaceRoom::Refused))
     }
 
+    /// Whether the module left types and lengths as they were passed.
+    fn is_as_passed(&self) -> bool {
+        let asked = |place: &&Place| !matches!(place.room, PlaceRoom::Refused);
+        let mut asked = self.attributes.iter().zip(self.places.iter().filter(asked));
+        asked.all(|(attribute, place)| {
+            attribute.type_ == narrow(place.attribute_type.0)
+                && attribute.ulValueLen == place.passed
+                && match &place.room {
+                    PlaceRoom::Template(question) => question.is_as_passed(),
+                    PlaceRoom::Refused
+                    | PlaceRoom::Null
+                    | PlaceRoom::Content(_)
+                    | PlaceRoom::Buffer(_) => true,
+                }
+        })
+    }
+
     /// What became of the first `most` attributes.
     fn answers(mut self, rv: CkRv, most: usize) -> Answers {
         let mut attributes = self.attributes.iter();
@@ -322,7 +339,14 @@ impl Place {
         }
         let is_untouched = left == self.passed;
         if is_untouched && !looks_at_all(rv) {
-            return Found::Untouched;
+            return match &mut self.room {
+                // SoftHSM marks an attribute of an array, and then fails.
+                PlaceRoom::Template(question) if is_array && !question.is_as_passed() => {
+                    let question = std::mem::take(question);
+                    Found::Template(question.answers(rv, usize::MAX))
+                }
+                _ => Found::Untouched,
+            };
         }
         if left == CK_UNAVAILABLE_INFORMATION {
             return Found::Unavailable;

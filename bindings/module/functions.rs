@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
+use xdr::codec::wipe;
 use xdr::word_size::{narrow, wide};
 use xdr::{
     AsyncResult, AttributesResult, CkRv, Flags, Info, InfoResult, Input, MechanismInfo,
@@ -465,6 +466,9 @@ impl Functions {
             false => null_mut(),
         };
         let rv = c!(self.C_GenerateRandom(narrow(session.0), place, narrow(length)));
+        if !rv.is_ok() {
+            wipe(&mut data);
+        }
         data.truncate(if rv.is_ok() { size } else { 0 });
         OutputResult {
             rv,

@@ -58,6 +58,9 @@ fn newest_interface(library: &libloading::Library) -> Option<CK_FUNCTION_LIST_3_
     // optional function pointer may be null.
     let symbol = unsafe { library.get::<CK_C_GetInterface>(b"C_GetInterface\0") };
     let function = symbol.ok().and_then(|symbol| *symbol)?;
+    if !is_in(library, function as *const c_void) {
+        return None;
+    }
     VERSIONS.into_iter().find_map(|mut version| {
         let mut name = *b"PKCS 11\0";
         let mut interface = null_mut();
@@ -84,6 +87,37 @@ fn newest_interface(library: &libloading::Library) -> Option<CK_FUNCTION_LIST_3_
         // SAFETY: the version of the list says that it has this type.
         Some(unsafe { copied(list, size) })
     })
+}
+
+/// Whether a function that was found is of the library itself: the loader also finds those of other libraries that it
+/// was linked with, such as another module's.
+#[cfg(unix)]
+fn is_in(library: &libloading::Library, function: *const c_void) -> bool {
+    // SAFETY: the symbol is taken for its address only, and a function is called through it nowhere.
+    let known = unsafe { library.get::<CK_C_GetFunctionList>(b"C_GetFunctionList\0") };
+    match known.ok().and_then(|symbol| *symbol) {
+        Some(known) => base(known as *const c_void) == base(function),
+        None => true,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_in(_: &libloading::Library, _: *const c_void) -> bool {
+    true // the loader looks into the library only
+}
+
+/// Where the library of a function begins in memory.
+#[cfg(unix)]
+fn base(function: *const c_void) -> Option<usize> {
+    let mut found = libc::Dl_info {
+        dli_fname: std::ptr::null(),
+        dli_fbase: null_mut(),
+        dli_sname: std::ptr::null(),
+        dli_saddr: null_mut(),
+    };
+    // SAFETY: the function looks the address up and does not read from it; `found` is a variable to be written.
+    let is_found = unsafe { libc::dladdr(function, &raw mut found) } != 0;
+    is_found.then(|| found.dli_fbase.addr())
 }
 
 /// Whether the name of an interface is that of the standard's.

@@ -277,7 +277,8 @@ static void answer_template(CK_ATTRIBUTE *attribute, CK_RV *rv)
 
 /* By object: 1 answers; 2 does not exist; 3 stops at the first attribute; 4 fails after it has changed a length; 5
  * claims more than fits; 6 tells of the first attribute; 7 puts templates where bytes are expected;
- * 8 has an odd length of a template; 9 tells of the template itself. */
+ * 8 has an odd length of a template; 9 tells of the template itself; 10 fails after it has changed an
+ * attribute of a template. */
 static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object,
                                  CK_ATTRIBUTE *template, CK_ULONG count)
 {
@@ -313,6 +314,10 @@ static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE obj
         return CKR_OK;
     case 9:
         return told(template, count);
+    case 10:
+        inner = template[0].pValue;
+        inner[0].ulValueLen = UNAVAILABLE;
+        return CKR_GENERAL_ERROR;
     }
     for (position = 0; position < count; position++) {
         CK_ATTRIBUTE *attribute = &template[position];

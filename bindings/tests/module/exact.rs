@@ -407,6 +407,14 @@ fn arrays_of_attributes_are_read_with_their_types_and_values() {
         CkRv::OBJECT_HANDLE_INVALID,
         &[Found::Untouched],
     );
+    let changed = template(
+        CKA_WRAP_TEMPLATE,
+        vec![value(CKA_LABEL, 1), value(CKA_LABEL, 2)],
+    );
+    let (rv, mut found_all) = found(10, vec![changed]);
+    assert_eq!(rv, CkRv::GENERAL_ERROR);
+    let inner = answers(found_all.remove(0));
+    assert!(inner[0].found == Found::Unavailable && inner[1].found == Found::Untouched);
     let odd = found(8, vec![length(CKA_WRAP_TEMPLATE)]);
     assert_found(odd, CkRv::OK, &[Found::Unavailable]);
 }

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use bindings::module::{Module, ModuleOptions};
-use xdr::{Call, Cryptoki, Mechanism, MechanismType};
+use xdr::mechanism::{Memory, OutputPlace};
+use xdr::{Call, CkRv, Cryptoki, Mechanism, MechanismType, Use, Written};
 
 use super::compile_source;
 
@@ -54,4 +55,41 @@ pub(super) fn rv(module: &Module, call: Call<'_>) -> u64 {
 
 pub(super) fn mechanism(number: u64) -> Mechanism {
     Mechanism::bare(MechanismType(number))
+}
+
+/// This process's own memory.
+struct Own;
+
+impl Memory for Own {
+    fn read(&self, address: usize, length: usize) -> Result<Vec<u8>, CkRv> {
+        let address: *const u8 = std::ptr::with_exposed_provenance(address);
+        // SAFETY: the structures of these tests point to their own variables.
+        Ok(unsafe { std::slice::from_raw_parts(address, length) }.to_vec())
+    }
+}
+
+/// A mechanism with a structure of the standard, as an application has it, and where its outputs are.
+pub(super) fn parameter<T>(
+    number: u64,
+    usage: Use,
+    parameter: &mut T,
+) -> (Mechanism, Vec<OutputPlace>) {
+    let address = std::ptr::from_mut(parameter).expose_provenance();
+    let number = MechanismType(number);
+    Mechanism::from_memory(number, address, size_of::<T>(), usage, &Own).expect("in the table")
+}
+
+/// The places of an application before a call.
+struct Zeros;
+
+impl Memory for Zeros {
+    fn read(&self, _: usize, length: usize) -> Result<Vec<u8>, CkRv> {
+        Ok(vec![0; length])
+    }
+}
+
+/// What the module wrote to places that held zeros.
+pub(super) fn written(written: &Written, places: &[OutputPlace]) -> Vec<Vec<u8>> {
+    let changes = written.changes(places, &Zeros).expect("its own places");
+    changes.iter().map(|change| change.bytes.to_vec()).collect()
 }

@@ -79,6 +79,29 @@ fn takes_the_newest_interface_that_the_module_has() {
     assert_eq!(newer_functions("exact_odd", &["-DODD"]), (false, false));
 }
 
+/// The loader finds C_GetInterface in a library that the module was linked with.
+#[test]
+fn takes_no_interface_of_another_library() {
+    let _ = super::exact_module::load("exact_linked", &["-Wl,-soname,exact_linked.so"]);
+    let directory = env!("CARGO_TARGET_TMPDIR");
+    let (folder, path) = (format!("-L{directory}"), format!("-Wl,-rpath,{directory}"));
+    let flags = [
+        "-w",
+        "-Wl,--no-as-needed",
+        &folder,
+        "-l:exact_linked.so",
+        &path,
+    ];
+    let module = Module::load(&compile("links_another", &flags), ModuleOptions::default());
+    let module = Former(module.expect("it has a function list"));
+    assert_eq!(module.call(Call::C_Initialize()).rv(), CkRv::OK);
+    // Of the recorder; the other module says something else.
+    let slot = module.call(Call::C_GetSlotInfo(SlotId(1)));
+    assert_eq!(slot.rv(), CkRv::SLOT_ID_INVALID);
+    let call = xdr::Call::C_SessionCancel(session(1), Flags(0));
+    assert_eq!(module.0.call(call).rv(), CkRv::FUNCTION_NOT_SUPPORTED);
+}
+
 #[test]
 fn refuses_a_string_that_is_none_of_c() {
     let options = ModuleOptions {

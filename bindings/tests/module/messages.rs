@@ -4,32 +4,11 @@ use cryptoki_sys::{
     CK_CCM_MESSAGE_PARAMS, CK_GCM_MESSAGE_PARAMS, CKF_DIGEST, CKF_END_OF_MESSAGE,
     CKF_MESSAGE_ENCRYPT, CKM_AES_CCM, CKM_AES_GCM,
 };
-use xdr::mechanism::{Memory, OutputPlace};
+use xdr::mechanism::OutputPlace;
 use xdr::{Call, Input, Mechanism, Reply, Room, Use};
 
-use super::exact_module::{EXACT, mechanism, rv};
-use super::{
-    CkRv, Cryptoki, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, TOLD, TOLD_NULL,
-};
-
-/// This process's own memory.
-struct Own;
-
-impl Memory for Own {
-    fn read(&self, address: usize, length: usize) -> Result<Vec<u8>, CkRv> {
-        let address: *const u8 = std::ptr::with_exposed_provenance(address);
-        // SAFETY: the structures of this file point to their own variables.
-        Ok(unsafe { std::slice::from_raw_parts(address, length) }.to_vec())
-    }
-}
-
-/// The parameter of a message, and where its outputs are.
-fn parameter<T>(number: u64, parameter: &mut T) -> (Mechanism, Vec<OutputPlace>) {
-    let address = std::ptr::from_mut(parameter).expose_provenance();
-    let number = MechanismType(number);
-    Mechanism::from_memory(number, address, size_of::<T>(), Use::Message, &Own)
-        .expect("in the table")
-}
+use super::exact_module::{EXACT, mechanism, parameter, rv, written};
+use super::{CkRv, Cryptoki, Flags, ObjectHandle, SessionHandle, SlotId, TOLD, TOLD_NULL};
 
 /// The parameter of a message with room for an IV of 12 bytes and a tag of 16.
 fn gcm() -> (Mechanism, Vec<OutputPlace>) {
@@ -44,7 +23,7 @@ fn gcm() -> (Mechanism, Vec<OutputPlace>) {
     };
     iv.as_mut_ptr().expose_provenance();
     tag.as_mut_ptr().expose_provenance();
-    parameter(CKM_AES_GCM, &mut structure)
+    parameter(CKM_AES_GCM, Use::Message, &mut structure)
 }
 
 /// A number of the client is where CK_GCM_MESSAGE_PARAMS has a pointer.
@@ -53,7 +32,7 @@ fn ccm() -> Mechanism {
         ulDataLen: 0x4141,
         ..Default::default()
     };
-    parameter(CKM_AES_CCM, &mut structure).0
+    parameter(CKM_AES_CCM, Use::Message, &mut structure).0
 }
 
 fn open(slot: u64) -> SessionHandle {
@@ -67,15 +46,6 @@ fn init(session: SessionHandle, number: u64, key: u64) -> CkRv {
     let mechanism = Some(mechanism(number));
     let call = Call::C_MessageEncryptInit(session, mechanism, ObjectHandle(key));
     EXACT.call(call).rv()
-}
-
-/// The places of the application before the call.
-struct Zeros;
-
-impl Memory for Zeros {
-    fn read(&self, _: usize, length: usize) -> Result<Vec<u8>, CkRv> {
-        Ok(vec![0; length])
-    }
 }
 
 fn encrypt(session: SessionHandle, parameter: Mechanism) -> CkRv {
@@ -96,9 +66,7 @@ fn a_message_brings_back_what_the_module_wrote_into_its_parameter() {
     };
     let result = encrypt(Room::Buffer(9));
     assert_eq!((result.rv, result.data), (CkRv::OK, b"text".to_vec()));
-    let changes = result.written.changes(&places, &Zeros);
-    let changes = changes.expect("its own places");
-    let written: Vec<_> = changes.iter().map(|change| change.bytes.to_vec()).collect();
+    let written = written(&result.written, &places);
     assert_eq!(written, [vec![b'I'; 12], vec![b'T'; 16]]);
     let result = encrypt(Room::Buffer(3));
     assert_eq!((result.rv, result.length.0), (CkRv::BUFFER_TOO_SMALL, 4));

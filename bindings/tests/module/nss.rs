@@ -1,11 +1,19 @@
-//! A module that wants a string: NSS softokn, in a process of its own. It has version 3.0.
+//! A module that wants a string: NSS softokn, in a process of its own. It has version 3.0, with messages.
 
 use std::ffi::OsStr;
 
-use cryptoki_sys::CKF_OS_LOCKING_OK;
-use xdr::{Call, Reply, Room};
+use cryptoki_sys::{
+    CK_GCM_MESSAGE_PARAMS, CKA_DECRYPT, CKA_ENCRYPT, CKF_OS_LOCKING_OK, CKG_GENERATE_RANDOM,
+    CKG_NO_GENERATE, CKM_AES_GCM, CKM_AES_KEY_GEN,
+};
+use xdr::mechanism::OutputPlace;
+use xdr::{Attribute, AttributeType, Call, Input, Mechanism, Reply, Room, Template, Use};
 
-use super::{CkRv, Command, Cryptoki, Flags, Module, ModuleOptions, Path, Ulong};
+use super::exact_module::{mechanism, parameter, written};
+use super::{
+    CKA_VALUE_LEN, CkRv, Command, Cryptoki, Flags, Module, ModuleOptions, Path, SessionHandle,
+    Ulong,
+};
 
 const SOFTOKN: &str = "/usr/lib/x86_64-linux-gnu/libsoftokn3.so";
 
@@ -55,5 +63,67 @@ fn in_a_softokn_token() {
     let session = result!(C_OpenSession, softokn.call(open)).session;
     let cancel = softokn.call(Call::C_SessionCancel(session, Flags(1 << 10)));
     assert_eq!(cancel.rv(), CkRv::OPERATION_CANCEL_FAILED);
+    seals_messages(&softokn, session);
     assert_eq!(softokn.call(Call::C_Finalize()).rv(), CkRv::OK);
+}
+
+/// Messages with AES-GCM: the token makes the IVs, and both IV and tag come back.
+fn seals_messages(softokn: &Module, session: SessionHandle) {
+    let bytes = |number, value: &[u8]| Attribute::new(AttributeType(number), value.to_vec());
+    let key = Call::C_GenerateKey(
+        session,
+        Some(mechanism(CKM_AES_KEY_GEN)),
+        Some(Template(vec![
+            bytes(CKA_VALUE_LEN, &16_u64.to_ne_bytes()),
+            bytes(CKA_ENCRYPT, &[1]),
+            bytes(CKA_DECRYPT, &[1]),
+        ])),
+    );
+    let key = result!(C_GenerateKey, softokn.call(key));
+    let key = key.object.expect("a key");
+
+    let begin = Call::C_MessageEncryptInit(session, Some(mechanism(CKM_AES_GCM)), key);
+    assert_eq!(softokn.call(begin).rv(), CkRv::OK);
+    let (aad, text) = (Input::Bytes(b"aad"), Input::Bytes(b"plaintext"));
+    let seal = || {
+        let (mut iv, mut tag) = ([0; 12], [0; 16]);
+        let (parameter, places) = gcm(&mut iv, &mut tag, CKG_GENERATE_RANDOM);
+        let call = Call::C_EncryptMessage(session, parameter, aad, text, Room::Buffer(100));
+        let sealed = result!(C_EncryptMessage, softokn.call(call));
+        assert_eq!((sealed.rv, sealed.data.len()), (CkRv::OK, 9));
+        let written = written(&sealed.written, &places);
+        (sealed.data, written[0].clone(), written[1].clone())
+    };
+    let (first, second) = (seal(), seal());
+    assert!(first.1 != second.1 && first.1 != [0; 12]);
+    let end = softokn.call(Call::C_MessageEncryptFinal(session));
+    assert_eq!(end.rv(), CkRv::OK);
+
+    let begin = Call::C_MessageDecryptInit(session, Some(mechanism(CKM_AES_GCM)), key);
+    assert_eq!(softokn.call(begin).rv(), CkRv::OK);
+    let open = |(text, mut iv, mut tag): (Vec<u8>, Vec<u8>, Vec<u8>)| {
+        let (parameter, _) = gcm(&mut iv, &mut tag, CKG_NO_GENERATE);
+        let text = Input::Bytes(&text);
+        let call = Call::C_DecryptMessage(session, parameter, aad, text, Room::Buffer(100));
+        let opened = result!(C_DecryptMessage, softokn.call(call));
+        (opened.rv, opened.data)
+    };
+    let forged = (first.0.clone(), first.1.clone(), second.2.clone());
+    assert_eq!(open(first), (CkRv::OK, b"plaintext".to_vec()));
+    assert_eq!(open(second), (CkRv::OK, b"plaintext".to_vec()));
+    assert_ne!(open(forged).0, CkRv::OK);
+}
+
+fn gcm(iv: &mut [u8], tag: &mut [u8], generator: u64) -> (Mechanism, Vec<OutputPlace>) {
+    iv.as_mut_ptr().expose_provenance();
+    tag.as_mut_ptr().expose_provenance();
+    let mut structure = CK_GCM_MESSAGE_PARAMS {
+        pIv: iv.as_mut_ptr(),
+        ulIvLen: 12,
+        ulIvFixedBits: 0,
+        ivGenerator: generator,
+        pTag: tag.as_mut_ptr(),
+        ulTagBits: 128,
+    };
+    parameter(CKM_AES_GCM, Use::Message, &mut structure)
 }

@@ -2,6 +2,10 @@
 
 use std::ffi::OsStr;
 
+use cryptoki_sys::{
+    CK_GCM_PARAMS, CKA_DECRYPT, CKA_ENCRYPT, CKA_EXTRACTABLE, CKA_WRAP, CKM_AES_KEY_GEN,
+};
+
 use super::*;
 
 const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -172,6 +176,8 @@ fn in_a_softhsm_token() {
     let forged = hsm.call(Call::C_Verify(s, b"texT", &signature)).rv();
     assert_eq!(forged, CkRv::SIGNATURE_INVALID);
 
+    says_what_only_version_4_can(&hsm.0, s);
+
     // The rest
     assert_eq!(
         data(ok(Call::C_GenerateRandom(s, Ulong(32)))).data.len(),
@@ -186,4 +192,103 @@ fn in_a_softhsm_token() {
     ok(Call::C_CloseSession(s));
     ok(Call::C_CloseAllSessions(slot));
     ok(Call::C_Finalize());
+}
+
+/// Parameters with pointers, arrays of attributes, and the room of the caller.
+fn says_what_only_version_4_can(hsm: &Module, s: SessionHandle) {
+    use xdr::{Attribute, Call, Found, Input, Query, Reply, Room, Template, Use, Value, Wanted};
+
+    let bytes = |number, value: &[u8]| Attribute::new(AttributeType(number), value.to_vec());
+    let array = |number, template| Attribute {
+        attribute_type: AttributeType(number),
+        value: Value::Template(Template(template)),
+    };
+    let template = Some(Template(vec![
+        bytes(CKA_VALUE_LEN, &32_u64.to_ne_bytes()),
+        bytes(CKA_ENCRYPT, &[1]),
+        bytes(CKA_DECRYPT, &[1]),
+        bytes(CKA_WRAP, &[1]),
+        array(
+            CKA_WRAP_TEMPLATE,
+            vec![bytes(CKA_LABEL, b"inner"), bytes(CKA_EXTRACTABLE, &[1])],
+        ),
+    ]));
+    let make = Call::C_GenerateKey(s, Some(exact_module::mechanism(CKM_AES_KEY_GEN)), template);
+    let key = result!(C_GenerateKey, hsm.call(make));
+    let key = key.object.filter(|_| key.rv.is_ok()).expect("a key");
+
+    // The wrap template: how many attributes, how long they are, then the values.
+    let read = |room| {
+        let wanted = Wanted {
+            attribute_type: AttributeType(CKA_WRAP_TEMPLATE),
+            room,
+        };
+        let call = Call::C_GetAttributeValue(s, key, Some(Query(vec![wanted])));
+        let result = result!(C_GetAttributeValue, hsm.call(call));
+        assert_eq!(result.rv, CkRv::OK);
+        result.answers.0[0].found.clone()
+    };
+    let asked = read(xdr::WantedRoom::Null { length: 0 });
+    assert!(asked == Found::TemplateLength(2));
+    let inner = |wanted| match read(xdr::WantedRoom::Template(Query(wanted))) {
+        Found::Template(ref answers) => answers.0.clone(),
+        _ => panic!("no template"),
+    };
+    let length = || Wanted::length(AttributeType(0));
+    let lengths: Vec<_> = inner(vec![length(), length()])
+        .iter()
+        .map(|answer| match answer.found {
+            Found::Length(length) => (answer.attribute_type.0, length),
+            _ => panic!("no length"),
+        })
+        .collect();
+    assert_eq!(lengths, [(CKA_LABEL, 5), (CKA_EXTRACTABLE, 1)]);
+    // SoftHSM wants to be told the types now.
+    let value = |number| Wanted::value(AttributeType(number), 9);
+    let values = inner(vec![value(CKA_LABEL), value(CKA_EXTRACTABLE)]);
+    let values: Vec<_> = values.iter().map(|answer| answer.bytes()).collect();
+    assert_eq!(values, [Some(&b"inner"[..]), Some(&[1][..])]);
+
+    // GCM with an IV, associated data and a tag.
+    let (mut iv, mut aad) = ([9; 12], *b"associated");
+    let (iv_length, aad_length) = (12, 10);
+    iv.as_mut_ptr().expose_provenance();
+    aad.as_mut_ptr().expose_provenance();
+    let mut structure = CK_GCM_PARAMS {
+        pIv: iv.as_mut_ptr(),
+        ulIvLen: iv_length,
+        ulIvBits: iv_length * 8,
+        pAAD: aad.as_mut_ptr(),
+        ulAADLen: aad_length,
+        ulTagBits: 128,
+    };
+    let gcm = exact_module::parameter(CKM_AES_GCM, Use::Operation, &mut structure).0;
+    let gcm = || Some(gcm.clone());
+    let call = |call| result!(C_Encrypt, hsm.call(call));
+    let text = vec![b'x'; 1 << 20];
+    let begin = hsm.call(Call::C_EncryptInit(s, gcm(), key));
+    assert_eq!(begin.rv(), CkRv::OK);
+    let asked = call(Call::C_Encrypt(s, Input::Bytes(&text), Room::QUESTION));
+    let sealed_length = (1 << 20) + 16;
+    assert_eq!((asked.rv, asked.length.0), (CkRv::OK, sealed_length));
+    let small = call(Call::C_Encrypt(
+        s,
+        Input::Bytes(&text),
+        Room::Buffer(1 << 20),
+    ));
+    assert_eq!(small.rv, CkRv::BUFFER_TOO_SMALL);
+    assert_eq!(small.length.0, sealed_length);
+    let sealed = call(Call::C_Encrypt(
+        s,
+        Input::Bytes(&text),
+        Room::Buffer(sealed_length),
+    ));
+    assert_eq!(
+        (sealed.rv, sealed.data.len() as u64),
+        (CkRv::OK, sealed_length)
+    );
+    assert_eq!(hsm.call(Call::C_DecryptInit(s, gcm(), key)).rv(), CkRv::OK);
+    let open = Call::C_Decrypt(s, Input::Bytes(&sealed.data), Room::Buffer(2 << 20));
+    let opened = result!(C_Decrypt, hsm.call(open));
+    assert!(opened.rv.is_ok() && opened.data == text);
 }
