@@ -103,6 +103,10 @@ impl Engine {
                 });
             }
         };
+        if let Err(refusal) = checks::check_nesting(&call, context) {
+            checks::check_function(context)?;
+            return Err(refusal);
+        }
         if let Some(reply) = self.act(&self.rules.pre, &call, context) {
             return Ok(reply);
         }
