@@ -60,6 +60,12 @@ pub trait Action: Send + Sync {
         Verdict::Continue
     }
 
+    /// Whether the action judges or completes templates with values, as it is by default. Where it is attached, a
+    /// template inside such a template is refused, because the action sees only the outer one.
+    fn judges_templates(&self) -> bool {
+        true
+    }
+
     /// Whether the action, attached to `function`, watches a search with this template. By default,
     /// one that is attached to C_FindObjects watches every search.
     fn watches(&self, function: Function, template: &Template) -> bool {

@@ -4,7 +4,7 @@
 //! gives a [`Refusal`], which knows the rule. Labels and identifiers are read from the module at
 //! every use, so that a changed label counts at once.
 
-use xdr::facts::{Argument, Effect};
+use xdr::facts::{Argument, Effect, Step};
 use xdr::word_size::{narrow, wide};
 use xdr::{
     AttributeType, Call, CkRv, Function, Mechanism, MechanismType, ObjectHandle, SessionHandle,
@@ -21,6 +21,9 @@ use crate::patches::UNKNOWN_PARAMETER;
 const LABEL: AttributeType = AttributeType(0x3);
 /// CKA_ID.
 const ID: AttributeType = AttributeType(0x102);
+
+/// CKF_ASYNC_SESSION.
+const ASYNC_SESSION: u64 = wide(cryptoki_sys::CKF_ASYNC_SESSION);
 
 /// The security officer, and the user of a single operation.
 const ADMINISTRATORS: [u64; 2] = [0, 2];
@@ -58,6 +61,34 @@ pub(crate) fn check_function(context: &Context<'_>) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses templates inside templates, and templates in mechanism parameters, where an action at the function judges
+/// templates or completes them: it does not do that to the keys that these templates are for.
+pub(crate) fn check_nesting(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusal> {
+    let chains = [&context.rules.pre, &context.rules.post];
+    let mut steps = chains
+        .iter()
+        .filter_map(|chains| chains.get(&context.function))
+        .flatten();
+    let Some(step) = steps.find(|step| step.action.judges_templates()) else {
+        return Ok(());
+    };
+    let refused = |rv, what: &str| {
+        let what = format!("{what}, which action '{}' does not judge,", step.name);
+        Err(refusal(rv, what, step.source))
+    };
+    let inside = call.values().flat_map(|template| &template.0);
+    let mut inside = inside.filter_map(|attribute| attribute.nested());
+    if inside.any(|template| !template.0.is_empty()) {
+        return refused(CkRv::ATTRIBUTE_TYPE_INVALID, "a template inside a template");
+    }
+    let in_parameter = call.mechanism().map(Mechanism::inner_templates);
+    if in_parameter.is_some_and(|templates| !templates.is_empty()) {
+        let what = "a template in a mechanism's parameter";
+        return refused(CkRv::MECHANISM_PARAM_INVALID, what);
+    }
+    Ok(())
+}
+
 /// Checks the arguments of a call by their roles. The order is the same for every function: who
 /// calls, objects and keys, the mechanism, templates. The first check that refuses decides.
 pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusal> {
@@ -65,11 +96,13 @@ pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<
     if facts.has(Effect::Administers) {
         check_administration(context)?;
     }
+    check_asynchrony(call, context)?;
     let session = call.session().unwrap_or_default();
     for argument in call.arguments() {
         match argument {
             Argument::User(user) => check_user(context, user)?,
             Argument::MechanismType(mechanism) => check_mechanism(context, mechanism)?,
+            Argument::Key(key, _) if is_no_key(call, key) => {}
             Argument::Object(object, rv) | Argument::Key(object, rv) => {
                 check_object(context, session, object, rv)?;
             }
@@ -80,13 +113,49 @@ pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<
         }
     }
     if let Some(mechanism) = call.mechanism() {
-        check_mechanism(context, mechanism.mechanism_type())?;
+        let inner = mechanism.inner_mechanisms();
+        for mechanism in std::iter::once(mechanism).chain(inner.iter().copied()) {
+            check_mechanism(context, mechanism.mechanism_type())?;
+        }
         check_parameter(context, session, mechanism)?;
-        let mut operations = operations(call.function());
-        operations.try_for_each(|operation| check_padding(context, operation, mechanism))?;
+        for operation in operations(call.function()) {
+            for mechanism in std::iter::once(mechanism).chain(inner.iter().copied()) {
+                check_padding(context, operation, mechanism)?;
+            }
+        }
+        let templates = mechanism.inner_templates();
+        let mut templates = templates.into_iter();
+        templates.try_for_each(|template| check_template(context, template))?;
     }
     call.values()
         .try_for_each(|template| check_template(context, template))
+}
+
+/// Whether a call that would begin an operation has neither a mechanism nor a key: it ends the
+/// operation (PKCS#11 v3.0, section 5.8).
+pub(crate) fn is_no_key(call: &Call<'_>, key: ObjectHandle) -> bool {
+    let begins = call.function().facts().step == Some(Step::Init);
+    begins && call.mechanism().is_none() && key.0 == 0
+}
+
+/// Refuses asynchronous sessions and what belongs to them, where rules look at what a call works on or returns:
+/// the results of an asynchronous call come by C_AsyncComplete, which knows nothing of that call.
+fn check_asynchrony(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusal> {
+    let rv = if let Call::C_OpenSession(_, flags, _) = call {
+        (flags.0 & ASYNC_SESSION != 0).then_some(CkRv::SESSION_ASYNC_NOT_SUPPORTED)
+    } else if let Call::C_AsyncComplete(..) | Call::C_AsyncGetID(..) | Call::C_AsyncJoin(..) = call
+    {
+        Some(CkRv::FUNCTION_NOT_SUPPORTED)
+    } else {
+        None
+    };
+    match (rv, context.rules.looks_at_objects()) {
+        (Some(rv), Some(source)) => {
+            let what = "an asynchronous session or call";
+            Err(refusal(rv, what.to_owned(), source))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The operations of a function that `remove_padding_oracles` is about. Encapsulating a key wraps it, and
@@ -179,7 +248,8 @@ fn check_value(
     Ok(())
 }
 
-/// Checks the labels and identifiers in a template of the client.
+/// Checks the labels and identifiers in a template of the client, and in the templates inside it, which are for
+/// keys made later.
 fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refusal> {
     for (kind, list) in [(LABEL, &context.rules.labels), (ID, &context.rules.ids)] {
         let Some(list) = list else { continue };
@@ -197,7 +267,8 @@ fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refu
             )?;
         }
     }
-    Ok(())
+    let mut inside = template.0.iter().filter_map(|it| it.nested());
+    inside.try_for_each(|template| check_template(context, template))
 }
 
 /// Refuses a forbidden mechanism.

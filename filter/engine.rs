@@ -4,14 +4,19 @@
 //! (`canonical_template`), the actions of the pre chain run, forbidden functions are refused, the
 //! arguments are checked (`checks`), the actions of the post chain run, and the module is called. If
 //! no rule applies to the module of a connection, its calls go straight to the module.
+//!
+//! Calls arrive from several threads. Where rules look at objects, a call that changes, copies or destroys one runs
+//! alone among the calls that name objects, from its checks to its end. So what a check has read is
+//! still true when the module executes the call.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use xdr::{Call, CkRv, Cryptoki, Function, Reply};
+use xdr::facts::{Effect, Role};
+use xdr::{Call, CkRv, Cryptoki, Function, Mechanism, Reply};
 
-use crate::actions::Verdict;
+use crate::actions::{Verdict, takes_object};
 use crate::checks::Refusal;
 use crate::context::Context;
 use crate::module_rules::{ModuleRules, Step};
@@ -42,9 +47,11 @@ impl<N: Cryptoki> Filter<N> {
         let engine = (!applying.is_empty()).then(|| Engine {
             settings: rules.clone(),
             module: requested.to_vec(),
+            looks_at_objects: applying.looks_at_objects().is_some(),
             rules: applying,
             segregation: AtomicBool::new(false),
             searches: Searches::default(),
+            objects: RwLock::default(),
         });
         Filter { next, engine }
     }
@@ -67,6 +74,18 @@ struct Engine {
     /// Whether each key has one usage only; an action switches it on.
     segregation: AtomicBool,
     searches: Searches,
+    /// Whether a rule looks at objects.
+    looks_at_objects: bool,
+    /// Held by a call that names objects: shared, or alone by one that changes, copies or destroys one. Its holder
+    /// reads nothing behind it.
+    objects: RwLock<()>,
+}
+
+/// The hold of a call on the objects of the module.
+enum Hold<'a> {
+    None,
+    Shared { _guard: RwLockReadGuard<'a, ()> },
+    Alone { _guard: RwLockWriteGuard<'a, ()> },
 }
 
 impl Engine {
@@ -83,10 +102,31 @@ impl Engine {
             compatibility: &self.settings.compatibility,
             debug: self.settings.debug,
         };
+        let _hold = self.hold(&call);
         self.filter(call, &context).unwrap_or_else(|refusal| {
             refusal.log(&context);
             replies::refused(context.function, refusal.rv)
         })
+    }
+
+    /// Waits for the calls that must not run beside this one.
+    fn hold(&self, call: &Call<'_>) -> Hold<'_> {
+        let function = call.function();
+        if !self.looks_at_objects {
+            Hold::None
+        } else if takes_object(function) && function.facts().has(Effect::Writes) {
+            let guard = self.objects.write();
+            Hold::Alone {
+                _guard: guard.unwrap_or_else(PoisonError::into_inner),
+            }
+        } else if names_objects(call) {
+            let guard = self.objects.read();
+            Hold::Shared {
+                _guard: guard.unwrap_or_else(PoisonError::into_inner),
+            }
+        } else {
+            Hold::None
+        }
     }
 
     /// Returns the reply of an action or of the module, unless a check refuses the call.
@@ -103,6 +143,10 @@ impl Engine {
                 });
             }
         };
+        if let Err(refusal) = checks::check_nesting(&call, context) {
+            checks::check_function(context)?;
+            return Err(refusal);
+        }
         if let Some(reply) = self.act(&self.rules.pre, &call, context) {
             return Ok(reply);
         }
@@ -158,6 +202,15 @@ impl Engine {
         }
         self.searches.execute(call, context)
     }
+}
+
+/// Whether a call names objects or keys, be it in its mechanism's parameter.
+fn names_objects(call: &Call<'_>) -> bool {
+    let is_object =
+        |role: &Role| matches!(role, Role::Object(_) | Role::Key(_) | Role::KeyOrNone(_));
+    let named = call.mechanism().map(Mechanism::named_keys);
+    let in_parameter = named.is_some_and(|named| named.is_ok_and(|keys| !keys.is_empty()));
+    in_parameter || call.function().facts().roles.iter().any(is_object)
 }
 
 #[cfg(test)]

@@ -185,6 +185,16 @@ impl ModuleRules {
         self.labels.is_some() || self.ids.is_some()
     }
 
+    /// The first rule that looks at the objects that a call works on or returns, if there is one: labels,
+    /// identifiers, and every action, because an action may.
+    pub fn looks_at_objects(&self) -> Option<Source> {
+        let lists = [&self.labels, &self.ids].into_iter().flatten();
+        let mut sources = lists
+            .map(|list| list.source)
+            .chain(self.steps().map(|(_, step)| step.source));
+        sources.next()
+    }
+
     /// Every action, with the function that it is attached to.
     pub fn steps(&self) -> impl Iterator<Item = (Function, &Step)> {
         let chains = self.pre.iter().chain(&self.post);

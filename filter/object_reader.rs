@@ -13,7 +13,7 @@ use xdr::{
     Query, Reply, SessionHandle, Wanted, WantedRoom,
 };
 
-use crate::attributes::{Attributes, Boolean, CLASS};
+use crate::attributes::{Attributes, Boolean, CLASS, is_same};
 
 /// Room for a label or identifier at the first try and at the second. An object with a longer one is
 /// treated as unreadable.
@@ -25,6 +25,9 @@ const UNWRITTEN: u8 = 0xa5;
 /// Upper bound on the length of a boolean or class, for modules that use other lengths than the
 /// standard's.
 const LONGEST: usize = 64;
+
+/// Upper bound on the attributes in an array of attributes.
+const MOST_IN_TEMPLATE: usize = 256;
 
 /// Reads objects of a module and remembers what it has read.
 pub struct ObjectReader<'a> {
@@ -98,6 +101,67 @@ impl<'a> ObjectReader<'a> {
             CkRv::ATTRIBUTE_TYPE_INVALID | CkRv::BUFFER_TOO_SMALL => Ok(None),
             rv => Err(rv),
         }
+    }
+
+    /// The class and the booleans in an attribute that is an array of attributes, such as CKA_UNWRAP_TEMPLATE;
+    /// `None` if the object does not have it, or if it is empty. Calls the module once, and twice more for
+    /// an array that is not empty.
+    pub(crate) fn template(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        attribute_type: AttributeType,
+    ) -> Result<Option<Attributes>, CkRv> {
+        let ask = |room| {
+            let wanted = Wanted {
+                attribute_type,
+                room,
+            };
+            let (rv, mut answers) = self.ask(session, object, Query(vec![wanted]))?;
+            match (rv, answers.0.pop()) {
+                (CkRv::OK, Some(answer)) => Ok(Some(answer)),
+                (CkRv::ATTRIBUTE_TYPE_INVALID, _) => Ok(None),
+                (CkRv::OK, None) => Err(CkRv::GENERAL_ERROR),
+                (rv, _) => Err(rv),
+            }
+        };
+        let Some(length) = ask(WantedRoom::Null { length: 0 })? else {
+            return Ok(None);
+        };
+        let count = match length.found {
+            Found::TemplateLength(count) => usize::try_from(count).unwrap_or(usize::MAX),
+            Found::Unavailable => 0,
+            Found::Untouched | Found::Length(_) | Found::Bytes(_) | Found::Template(_) => {
+                return Err(CkRv::GENERAL_ERROR);
+            }
+        };
+        match count {
+            0 => return Ok(None),
+            1..=MOST_IN_TEMPLATE => {}
+            _ => return Err(CkRv::GENERAL_ERROR),
+        }
+        let inside = |wanted: Vec<Wanted>| {
+            let answer = ask(WantedRoom::Template(Query(wanted)))?;
+            match answer.as_ref().map(|answer| &answer.found) {
+                Some(Found::Template(answers)) => Ok(answers.clone()),
+                _ => Err(CkRv::GENERAL_ERROR),
+            }
+        };
+        let types = inside(vec![Wanted::length(AttributeType(0)); count])?;
+        let asked: Option<Vec<Wanted>> = types.0.iter().map(wanted_as_told).collect();
+        let values = inside(asked.ok_or(CkRv::GENERAL_ERROR)?)?;
+        let mut found = Attributes::default();
+        for (kind, answer) in types.0.iter().zip(&values.0) {
+            let is_same = kind.attribute_type == answer.attribute_type;
+            if !is_same || types.0.len() != values.0.len() {
+                return Err(CkRv::GENERAL_ERROR);
+            }
+            if matters(answer.attribute_type) {
+                let value = written(answer).ok_or(CkRv::GENERAL_ERROR)?;
+                found.add(answer.attribute_type, value)?;
+            }
+        }
+        Ok(Some(found))
     }
 
     /// The values of these attributes, all of them and in this order, such as label and identifier.
@@ -254,6 +318,26 @@ fn with_room(attribute_type: AttributeType, room: usize) -> Wanted {
             content: Some(vec![UNWRITTEN; room]),
         },
     }
+}
+
+/// Whether an attribute is one of those in [`Attributes`].
+fn matters(attribute_type: AttributeType) -> bool {
+    is_same(attribute_type, CLASS) || Boolean::of(attribute_type).is_some()
+}
+
+/// The question for an attribute inside an array, of which the module told the type and the length.
+/// `None` if it is too long.
+fn wanted_as_told(answer: &Answer) -> Option<Wanted> {
+    let attribute_type = answer.attribute_type;
+    let length = match &answer.found {
+        Found::Length(length) => usize::try_from(*length).ok()?,
+        // An array in an array is not looked at.
+        Found::TemplateLength(_) => return Some(Wanted::length(attribute_type)),
+        Found::Untouched | Found::Unavailable | Found::Bytes(_) | Found::Template(_) => {
+            return None;
+        }
+    };
+    (length <= ROOM[1]).then(|| Wanted::value(attribute_type, length))
 }
 
 /// The value, if there is one that is not empty.

@@ -17,11 +17,16 @@ pub mod sticky_attributes_patch;
 pub mod strong_wrapping_keys;
 pub mod wrapping_format_patch;
 
+use cryptoki_sys::{
+    CKA_DECAPSULATE_TEMPLATE, CKA_DERIVE_TEMPLATE, CKA_ENCAPSULATE_TEMPLATE, CKA_UNWRAP_TEMPLATE,
+};
 use xdr::facts::{Argument, Role};
-use xdr::{Call, CkRv, Function, ObjectHandle, SessionHandle};
+use xdr::word_size::wide;
+use xdr::{AttributeType, Call, CkRv, Function, ObjectHandle, SessionHandle};
 
 use crate::actions::{Context, Verdict};
 use crate::attributes::{Attributes, Booleans, Class, Setting};
+use crate::checks::is_no_key;
 
 /// Why a call is refused whose mechanism may name keys that the filter cannot see.
 pub(crate) const UNKNOWN_PARAMETER: &str =
@@ -92,7 +97,8 @@ pub(crate) fn judge_keys(
     context: &Context<'_>,
     judge: impl Fn(Attributes) -> Result<(), Refused>,
 ) -> Result<(), Refused> {
-    let mut keys: Vec<ObjectHandle> = call.keys().collect();
+    let keys = call.keys().filter(|key| !is_no_key(call, *key));
+    let mut keys: Vec<ObjectHandle> = keys.collect();
     if let Some(mechanism) = call.mechanism() {
         let named = mechanism.named_keys();
         let named = named.map_err(|rv| Refused::new(rv, UNKNOWN_PARAMETER))?;
@@ -169,6 +175,51 @@ impl Change {
     }
 }
 
+/// The attributes that the module gives to a new key beside those in the call's template, because the key that it is
+/// made with asks for them (CKA_UNWRAP_TEMPLATE and its kin). `None` if there are none.
+pub(crate) fn added_by_key(
+    call: &Call<'_>,
+    context: &Context<'_>,
+    policy: CkRv,
+) -> Result<Option<Attributes>, Refused> {
+    let key = call.arguments().find_map(|argument| {
+        if let Argument::Key(key, rv) = argument {
+            Some((key, rv))
+        } else {
+            None
+        }
+    });
+    let attribute_type = template_of_new_keys(call.function());
+    let Some((attribute_type, (key, invalid))) = attribute_type.zip(key) else {
+        return Ok(None);
+    };
+    let session = call.session().unwrap_or_default();
+    let added = context.objects.template(session, key, attribute_type);
+    added.map_err(|rv| match rv {
+        // What a module says of a key that does not exist.
+        CkRv::OBJECT_HANDLE_INVALID | CkRv::KEY_HANDLE_INVALID => {
+            Refused::new(invalid, "there is no such key")
+        }
+        rv => Refused::unreadable(rv, policy),
+    })
+}
+
+/// The attribute of a key that says what keys have that this function makes with it.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "other functions make no keys with keys: a test compares with xdr::facts"
+)]
+fn template_of_new_keys(function: Function) -> Option<AttributeType> {
+    let number = match function {
+        Function::C_UnwrapKey | Function::C_UnwrapKeyAuthenticated => CKA_UNWRAP_TEMPLATE,
+        Function::C_DeriveKey => CKA_DERIVE_TEMPLATE,
+        Function::C_EncapsulateKey => CKA_ENCAPSULATE_TEMPLATE,
+        Function::C_DecapsulateKey => CKA_DECAPSULATE_TEMPLATE,
+        _ => return None,
+    };
+    Some(AttributeType(wide(number)))
+}
+
 /// How many templates with values a function takes.
 fn templates_of(function: Function) -> usize {
     let roles = function.facts().roles.iter();
@@ -195,5 +246,19 @@ impl std::fmt::Display for Shown {
         let (boolean, value) = self.0;
         let value = if value { "TRUE" } else { "FALSE" };
         write!(f, "{}={value}", boolean.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_function_that_makes_keys_with_a_key_has_its_template() {
+        for function in Function::ALL.iter().copied() {
+            let makes_keys = function.uses_keys() && templates_of(function) > 0;
+            let is_listed = template_of_new_keys(function).is_some();
+            assert_eq!(is_listed, makes_keys, "{}", function.name());
+        }
     }
 }

@@ -32,6 +32,7 @@ pub mod facts;
 pub mod integers;
 pub mod mechanism;
 pub mod mechanism_names;
+pub mod names;
 pub mod record;
 pub mod rpc;
 mod rv;

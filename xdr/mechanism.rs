@@ -10,6 +10,7 @@
 //! module accepts the values is left to the module.
 
 mod assembly;
+mod fields;
 mod layout;
 mod memory;
 mod notation;
@@ -23,6 +24,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 pub use assembly::{Assembly, PointerPlace};
+pub use fields::{FieldKind, FieldName, fields};
 pub use memory::{Memory, OutputKind, OutputPlace};
 pub use notation::Use;
 pub use structure::{FieldValue, Structure};

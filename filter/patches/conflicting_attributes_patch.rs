@@ -8,7 +8,7 @@ use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Booleans, Setting};
 use crate::compatibility::Switch;
-use crate::patches::{Change, Refused, Shown, Written, judge_keys};
+use crate::patches::{Change, Refused, Shown, Written, added_by_key, judge_keys};
 
 const T: bool = true;
 const F: bool = false;
@@ -75,14 +75,22 @@ impl Action for ConflictingAttributes {
 /// Judges what is made, and what a change or copy results in. The original looks at a copy's template
 /// alone.
 fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
-    let booleans = match Written::by(call, context, CkRv::ATTRIBUTE_VALUE_INVALID)? {
-        Written::Nothing => return Ok(()),
-        Written::New(made) => of_new(call, context, &made)?,
+    let policy = CkRv::ATTRIBUTE_VALUE_INVALID;
+    match Written::by(call, context, policy)? {
+        Written::Nothing => Ok(()),
+        Written::New(mut made) => {
+            refuse_conflict(of_new(call, context, &made)?, context)?;
+            made.extend(added_by_key(call, context, policy)?);
+            refuse_conflict(of_new(call, context, &made)?, context)
+        }
         Written::Change(change) => {
             refuse_new_role(&change, context)?;
-            change.result()
+            refuse_conflict(change.result(), context)
         }
-    };
+    }
+}
+
+fn refuse_conflict(booleans: Booleans, context: &Context<'_>) -> Result<(), Refused> {
     match conflict(booleans, context.is_segregated()) {
         Some((one, other)) => Err(Refused::new(
             CkRv::ATTRIBUTE_VALUE_INVALID,
@@ -138,6 +146,10 @@ fn refuse_new_role(change: &Change, context: &Context<'_>) -> Result<(), Refused
 pub struct OnExistingObjects;
 
 impl Action for OnExistingObjects {
+    fn judges_templates(&self) -> bool {
+        false
+    }
+
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         let judge = |key: Attributes| match conflict(key.booleans, context.is_segregated()) {
             Some((one, other)) => Err(Refused::new(

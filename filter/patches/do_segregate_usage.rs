@@ -11,6 +11,10 @@ use crate::actions::{Action, Context, Verdict};
 pub struct SegregateUsage;
 
 impl Action for SegregateUsage {
+    fn judges_templates(&self) -> bool {
+        false
+    }
+
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         context.segregation.store(true, Ordering::Relaxed);
         let name = call.function().name();

@@ -9,6 +9,10 @@ use crate::actions::{Action, Context, Verdict};
 pub struct Identity;
 
 impl Action for Identity {
+    fn judges_templates(&self) -> bool {
+        false
+    }
+
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         context.log(format_args!("identity: {}", call.function().name()));
         Verdict::Continue
@@ -19,6 +23,10 @@ impl Action for Identity {
 pub struct InitializeHook;
 
 impl Action for InitializeHook {
+    fn judges_templates(&self) -> bool {
+        false
+    }
+
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         context.log(format_args!(
             "c_Initialize_hook: {}",
@@ -33,6 +41,10 @@ impl Action for InitializeHook {
 pub struct LoginHook;
 
 impl Action for LoginHook {
+    fn judges_templates(&self) -> bool {
+        false
+    }
+
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         if let Call::C_Login(_, _, pin) | Call::C_LoginUser(_, _, pin, _) = call {
             if pin.bytes() != b"1234" {

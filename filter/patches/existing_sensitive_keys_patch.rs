@@ -37,6 +37,10 @@ impl Escrow {
 }
 
 impl Action for Escrow {
+    fn judges_templates(&self) -> bool {
+        false
+    }
+
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         let judge = |key| match self.blocks(key) {
             true => Err(Refused::new(

@@ -7,7 +7,7 @@ use xdr::{Call, CkRv, Function};
 use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Booleans, Class, Setting};
 use crate::patches::sticky_attributes_patch::taken_away;
-use crate::patches::{Change, Refused, Shown, Written};
+use crate::patches::{Change, Refused, Shown, Written, added_by_key};
 
 const T: bool = true;
 const F: bool = false;
@@ -86,9 +86,15 @@ impl Action for SecureTemplates {
 
 fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
     let segregated = context.is_segregated();
-    match Written::by(call, context, CkRv::GENERAL_ERROR)? {
+    let policy = CkRv::GENERAL_ERROR;
+    match Written::by(call, context, policy)? {
         Written::Nothing => Ok(()),
-        Written::New(made) => allow(are_secure(&made, call.function().facts(), segregated)),
+        Written::New(mut made) => {
+            let facts = call.function().facts();
+            allow(are_secure(&made, facts, segregated))?;
+            made.extend(added_by_key(call, context, policy)?);
+            allow(are_secure(&made, facts, segregated))
+        }
         Written::Change(change) if !change.is_of_key() => Ok(()),
         Written::Change(change) if call.function() == Function::C_CopyObject => {
             allow(is_secure_copy(&change, segregated))

@@ -50,14 +50,24 @@ pub(crate) fn names_a_value(template: &Template) -> bool {
     attributes.any(|it| is_value(it.attribute_type) || it.nested().is_some_and(names_a_value))
 }
 
-/// Whether such an attribute is asked for, be it inside an array of attributes.
-fn asks_for_a_value(wanted: &Wanted) -> bool {
-    let is_inside = if let WantedRoom::Template(inside) = &wanted.room {
-        inside.0.iter().any(asks_for_a_value)
-    } else {
-        false
-    };
-    is_inside || is_value(wanted.attribute_type)
+/// Whether the answer to this question may hold such an attribute. Which attributes an array has, the module tells.
+fn asks_for_values(wanted: &Wanted) -> bool {
+    is_value(wanted.attribute_type) || matches!(wanted.room, WantedRoom::Template(_))
+}
+
+/// Takes such attributes out of an answer, and tells whether there were any.
+fn withhold(answer: &mut Answer) -> bool {
+    if is_value(answer.attribute_type) {
+        answer.found = Found::Unavailable;
+        return true;
+    }
+    let mut is_withheld = false;
+    if let Found::Template(inside) = &mut answer.found {
+        for answer in &mut inside.0 {
+            is_withheld |= withhold(answer);
+        }
+    }
+    is_withheld
 }
 
 /// Whether an object's values are kept from the client: if the object has CKA_SENSITIVE or
@@ -114,13 +124,14 @@ fn read(
             return with(rv, query.0.iter().map(as_it_came).collect());
         }
     };
-    if !query.0.iter().any(asks_for_a_value) || !is_kept(attributes) {
+    if !query.0.iter().any(asks_for_values) || !is_kept(attributes) {
         return Verdict::Continue;
     }
-    let others = query.0.iter().filter(|wanted| !asks_for_a_value(wanted));
+    let is_asked = |wanted: &&Wanted| !is_value(wanted.attribute_type);
+    let others = query.0.iter().filter(is_asked);
     let others: Vec<Wanted> = others.cloned().collect();
     let count = others.len();
-    let (rv, others) = if others.is_empty() {
+    let (rv, mut others) = if others.is_empty() {
         (CkRv::OK, Vec::new())
     } else {
         let told = context.objects.query(session, object, Query(others));
@@ -132,7 +143,12 @@ fn read(
             format_args!("the module returned fewer attributes than were asked for"),
         );
     }
+    let mut is_withheld = count != query.0.len();
+    for answer in &mut others {
+        is_withheld |= withhold(answer);
+    }
     let rv = match rv {
+        rv if !is_withheld => rv,
         CkRv::OK
         | CkRv::ATTRIBUTE_SENSITIVE
         | CkRv::ATTRIBUTE_TYPE_INVALID
@@ -141,15 +157,17 @@ fn read(
     };
     let mut others = others.into_iter();
     let answer = |wanted: &Wanted| {
-        if asks_for_a_value(wanted) {
+        if is_value(wanted.attribute_type) {
             Some(unavailable(wanted.attribute_type))
         } else {
             others.next()
         }
     };
     let answers = query.0.iter().filter_map(answer).collect();
-    let name = context.function.name();
-    context.log(format_args!("{name}: the value of a key is withheld, {rv}"));
+    if is_withheld {
+        let name = context.function.name();
+        context.log(format_args!("{name}: the value of a key is withheld, {rv}"));
+    }
     with(rv, answers)
 }
 

@@ -25,6 +25,10 @@ const LONGEST_MODULUS: usize = 2049;
 pub struct StrongWrappingKeys;
 
 impl Action for StrongWrappingKeys {
+    fn judges_templates(&self) -> bool {
+        false
+    }
+
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         let wraps = call.function().facts().is_of(Family::Wrap);
         // The wrapping key is the first of the two.

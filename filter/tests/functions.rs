@@ -32,6 +32,8 @@ enum Offence {
     User,
     /// The function, for administrators.
     Administration,
+    /// The function, beside rules about objects.
+    Asynchrony,
 }
 
 use Offence::*;
@@ -67,7 +69,7 @@ impl Offence {
             _ => "unwrap",
         };
         match self {
-            Object | Second | Parameter | Label | SecondLabel => {
+            Object | Second | Parameter | Label | SecondLabel | Asynchrony => {
                 "allowed_labels = [(\".*\", [\"good\"])]".into()
             }
             Mechanism => "forbidden_mechanisms = [(\".*\", [CKM_RSA_X_509])]".into(),
@@ -208,9 +210,9 @@ const CHECKS: &[(Function, &[(Offence, u64)])] = &[
     (Function::C_VerifySignatureUpdate, &[]),
     (Function::C_VerifySignatureFinal, &[]),
     (Function::C_GetSessionValidationFlags, &[]),
-    (Function::C_AsyncComplete, &[]),
-    (Function::C_AsyncGetID, &[]),
-    (Function::C_AsyncJoin, &[]),
+    (Function::C_AsyncComplete, &[(Asynchrony, 0x54)]),
+    (Function::C_AsyncGetID, &[(Asynchrony, 0x54)]),
+    (Function::C_AsyncJoin, &[(Asynchrony, 0x54)]),
     (Function::C_WrapKeyAuthenticated, &[(Object, 0x113), (Second, OBJECT), (Mechanism, MECHANISM), (Parameter, OBJECT), (Padding, MECHANISM)]),
     (Function::C_UnwrapKeyAuthenticated, &[(Object, 0xf0), (Mechanism, MECHANISM), (Parameter, OBJECT), (Padding, MECHANISM), (Label, VALUE)]),
 ];
@@ -426,7 +428,7 @@ fn each_check_is_made_when_its_rule_is_on() {
             assert_passes(&Guarded::new(""), call());
             let rule = Guarded::new(&offence.rule(*function));
             assert_refused(&rule, call(), *rv, offence);
-            if *offence != Administration {
+            if ![Administration, Asynchrony].contains(offence) {
                 assert_passes(&rule, offending(*function, &[]));
             }
         }

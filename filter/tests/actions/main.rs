@@ -10,6 +10,7 @@ mod creation;
 mod examples;
 mod existing;
 mod leak;
+mod newer;
 mod reading;
 mod sets;
 mod softhsm;
