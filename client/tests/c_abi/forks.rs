@@ -92,7 +92,7 @@ pub fn fork_while_busy() {
         for _ in 0..4 {
             scope.spawn(|| {
                 let loaded = Borrowed {
-                    list: list as *const CK_FUNCTION_LIST,
+                    list: list as *const CK_FUNCTION_LIST_3_2,
                 };
                 let mut info = CK_INFO::default();
                 while !stop.load(Ordering::SeqCst) {

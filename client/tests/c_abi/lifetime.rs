@@ -77,7 +77,7 @@ pub fn initialize_twice() {
                 .map(|_| {
                     scope.spawn(|| {
                         let loaded = Borrowed {
-                            list: list as *const CK_FUNCTION_LIST,
+                            list: list as *const CK_FUNCTION_LIST_3_2,
                         };
                         barrier.wait();
                         call!(loaded.C_Initialize(null_mut()))
@@ -112,7 +112,7 @@ pub fn finalize_while_busy() {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let loaded = Borrowed {
-                        list: list as *const CK_FUNCTION_LIST,
+                        list: list as *const CK_FUNCTION_LIST_3_2,
                     };
                     loop {
                         match call!(loaded.C_CloseSession(1)) {
@@ -159,7 +159,7 @@ pub fn finalize_while_waiting() {
     thread::scope(|scope| {
         let waiter = scope.spawn(move || {
             let loaded = Borrowed {
-                list: list as *const CK_FUNCTION_LIST,
+                list: list as *const CK_FUNCTION_LIST_3_2,
             };
             let mut slot = 99;
             let rv = call!(loaded.C_WaitForSlotEvent(0, &mut slot, null_mut()));

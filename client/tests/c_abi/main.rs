@@ -5,6 +5,7 @@
 mod harness;
 mod arguments;
 mod daemon;
+mod exact;
 mod forks;
 mod hostile;
 mod lifetime;
@@ -29,6 +30,10 @@ fn scenario() {
         ("initialize_twice", lifetime::initialize_twice),
         ("finalize_while_busy", lifetime::finalize_while_busy),
         ("finalize_while_waiting", lifetime::finalize_while_waiting),
+        ("exact_arguments", exact::exact_arguments),
+        ("exact_threads", exact::exact_threads),
+        ("exact_outputs", exact::exact_outputs),
+        ("exact_templates", exact::exact_templates),
         ("hostile", hostile::hostile),
         ("two_phase", original::two_phase),
         ("cannot_connect", lifetime::cannot_connect),
