@@ -8,8 +8,11 @@ mod daemon;
 mod exact;
 mod forks;
 mod hostile;
+mod interfaces;
 mod lifetime;
+mod lying;
 mod original;
+mod parameters;
 
 /// Not a test of its own: what the tests below run.
 #[test]
@@ -34,6 +37,10 @@ fn scenario() {
         ("exact_threads", exact::exact_threads),
         ("exact_outputs", exact::exact_outputs),
         ("exact_templates", exact::exact_templates),
+        ("parameters", parameters::parameters),
+        ("interfaces", interfaces::interfaces),
+        ("interface_setting", interfaces::interface_setting),
+        ("lying", lying::lying),
         ("hostile", hostile::hostile),
         ("two_phase", original::two_phase),
         ("cannot_connect", lifetime::cannot_connect),
