@@ -69,6 +69,15 @@ fn init(session: SessionHandle, number: u64, key: u64) -> CkRv {
     EXACT.call(call).rv()
 }
 
+/// The places of the application before the call.
+struct Zeros;
+
+impl Memory for Zeros {
+    fn read(&self, _: usize, length: usize) -> Result<Vec<u8>, CkRv> {
+        Ok(vec![0; length])
+    }
+}
+
 fn encrypt(session: SessionHandle, parameter: Mechanism) -> CkRv {
     let (aad, text) = (Input::Bytes(b"aad"), Input::Bytes(b"text"));
     let call = Call::C_EncryptMessage(session, parameter, aad, text, Room::Buffer(9));
@@ -87,8 +96,9 @@ fn a_message_brings_back_what_the_module_wrote_into_its_parameter() {
     };
     let result = encrypt(Room::Buffer(9));
     assert_eq!((result.rv, result.data), (CkRv::OK, b"text".to_vec()));
-    let written = result.written.for_places(&places).expect("its own places");
-    let written: Vec<_> = written.iter().map(|(_, bytes)| bytes.to_vec()).collect();
+    let changes = result.written.changes(&places, &Zeros);
+    let changes = changes.expect("its own places");
+    let written: Vec<_> = changes.iter().map(|change| change.bytes.to_vec()).collect();
     assert_eq!(written, [vec![b'I'; 12], vec![b'T'; 16]]);
     let result = encrypt(Room::Buffer(3));
     assert_eq!((result.rv, result.length.0), (CkRv::BUFFER_TOO_SMALL, 4));

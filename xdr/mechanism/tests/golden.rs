@@ -4,6 +4,8 @@
 //! words; hosts of another kind check the wire only.
 
 use super::support::{FakeMemory, decoded, encoded, number_of};
+#[allow(unused_imports)]
+use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::*;
 
 struct Golden {

@@ -2,6 +2,8 @@
 
 use super::support::{Random, decoded, encoded, mechanism, number_of, takers};
 use crate::mechanism::notation::DEEPEST;
+#[allow(unused_imports)]
+use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::*;
 
 /// One encoded mechanism of each structure, and of each other kind of parameter.
@@ -310,7 +312,7 @@ fn a_daemon_that_lies_about_what_was_written_is_not_believed() {
     }
     let written = |wire: Wire| {
         let mut input = Decoder::new(&wire.0, Architecture::host());
-        Written::read_v4(&mut input)
+        Written::read(&mut input)
     };
     let twelve = || written(Wire::default().word(1).word(1).opaque(&[1; 12])).unwrap();
     let room = |length| [place(length, OutputKind::Bytes)];

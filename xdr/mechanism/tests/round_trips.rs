@@ -3,6 +3,8 @@
 use super::support::{FakeMemory, Random, all_takers, decoded, encoded, mechanism, takers};
 use crate::mechanism::notation::{Kind, Layout};
 use crate::mechanism::structure::{Structure, Value};
+#[allow(unused_imports)]
+use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::*;
 
 /// Every way of laying out structures that a client can have.
@@ -120,10 +122,10 @@ fn what_a_module_writes_reaches_each_place_and_never_more_than_there_is_room_for
             let written = assembly.written(true);
             let mut buffer = Vec::new();
             let mut output = Encoder::new(&mut buffer, Architecture::host());
-            written.write_v4(&mut output);
+            written.write(&mut output);
             let record = output.finish().unwrap().to_vec();
             let mut input = Decoder::new(&record[crate::record::MARK_SIZE..], Architecture::host());
-            let received = Written::read_v4(&mut input).unwrap();
+            let received = Written::read(&mut input).unwrap();
             assert!(received == written && input.finish().is_ok());
 
             let changes = received.changes(&places, &memory).expect("same places");

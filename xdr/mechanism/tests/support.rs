@@ -6,6 +6,8 @@ use crate::mechanism::notation::{
     Case, Direction, Extent, Field, Kind, Layout, List, Ref, Tag, Target,
 };
 use crate::mechanism::structure::{Structure, Value};
+#[allow(unused_imports)]
+use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::*;
 use crate::mechanism_names::MECHANISMS;
 use crate::{Attribute, AttributeType};
@@ -303,7 +305,7 @@ pub fn takers() -> Vec<(&'static str, Use, &'static Layout)> {
 pub fn encoded(mechanism: &Mechanism) -> Option<Vec<u8>> {
     let mut buffer = Vec::new();
     let mut output = Encoder::new(&mut buffer, Architecture::host());
-    mechanism.write_v4(&mut output);
+    mechanism.write(&mut output);
     let record = output.finish().ok()?.to_vec();
     Some(record[crate::record::MARK_SIZE..].to_vec())
 }
@@ -311,7 +313,7 @@ pub fn encoded(mechanism: &Mechanism) -> Option<Vec<u8>> {
 /// What these bytes are, if no byte is left over.
 pub fn decoded(bytes: &[u8]) -> Result<Mechanism, DecodeError> {
     let mut input = Decoder::new(bytes, Architecture::host());
-    let mechanism = Mechanism::read_v4(&mut input)?;
+    let mechanism = Mechanism::read(&mut input)?;
     input.finish()?;
     Ok(mechanism)
 }

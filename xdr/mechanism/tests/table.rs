@@ -7,6 +7,8 @@ use crate::mechanism::memory::CK_MECHANISM as MECHANISM;
 use crate::mechanism::notation::{Field, Kind, Layout};
 use crate::mechanism::parameters::VendorTable;
 use crate::mechanism::templates::CK_ATTRIBUTE as ATTRIBUTE;
+#[allow(unused_imports)]
+use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::*;
 
 /// What a C type looks like to the table.

@@ -3,6 +3,8 @@
 use cryptoki_sys::*;
 
 use crate::mechanism::notation::{Kind, Layout};
+#[allow(unused_imports)]
+use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::*;
 use crate::mechanism_names::MECHANISMS;
 use crate::word_size::wide;
