@@ -41,6 +41,7 @@ fn scenario() {
         ("interfaces", interfaces::interfaces),
         ("interface_setting", interfaces::interface_setting),
         ("lying", lying::lying),
+        ("wait_at_the_daemon", lifetime::wait_at_the_daemon),
         ("hostile", hostile::hostile),
         ("two_phase", original::two_phase),
         ("cannot_connect", lifetime::cannot_connect),
