@@ -207,6 +207,10 @@ impl Connection {
     fn ask<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
         let asked = self.exchange(call, manner);
         if asked.as_ref().is_err_and(Failure::is_fatal) {
+            if self.exchange.stopped() == Some(Stopped::Closed) {
+                // What failed is what C_Finalize has ended meanwhile.
+                return Err(Failure::Finalized);
+            }
             self.end(Stopped::Lost);
         }
         asked

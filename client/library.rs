@@ -14,7 +14,7 @@ use xdr::{
     SessionHandle, SlotId, Ulong, Use,
 };
 
-use crate::connection::Connection;
+use crate::connection::{Connection, LONGEST_REPLY};
 use crate::notifications::{Callback, Notifications};
 use crate::remote::{Remote, ask, result};
 use crate::sessions::{Closing, Sessions};
@@ -40,14 +40,8 @@ pub(crate) enum StartError {
     Initialize(CkRv),
 }
 
-/// The longest reply that is taken, in bytes. Memory follows the bytes that came, not the announced length.
-const LONGEST_RECORD: u64 = 1 << 30;
-
 /// How many calls this library makes at a time, if the daemon serves as many.
 const PARALLEL_CALLS: u64 = 64;
-
-/// `FEATURE_NOTIFY` of `pkcs11_rpc_v4.x`.
-const FEATURE_NOTIFY: u64 = 1;
 
 /// CKF_OS_LOCKING_OK: the module may be called from several threads.
 const OS_LOCKING_OK: u64 = 2;
@@ -113,9 +107,10 @@ impl<R: Remote> Library<R> {
             return Ok(false);
         }
         let hello = Hello {
-            longest_record: Ulong(LONGEST_RECORD),
+            longest_record: Ulong(LONGEST_REPLY as u64),
             parallel_calls: Ulong(PARALLEL_CALLS),
-            features: Flags(FEATURE_NOTIFY),
+            // No FEATURE_NOTIFY: the connection receives no notifications yet.
+            features: Flags::default(),
             ..Default::default()
         };
         match self.remote.negotiate(hello) {

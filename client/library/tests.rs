@@ -57,7 +57,7 @@ fn daemon(rvs: [CkRv; 3]) -> (Scripted, Arc<Mutex<Vec<Function>>>) {
         seen.lock().unwrap().push(call.function());
         match &call {
             Call::C_SetupArch(hello) => {
-                assert_eq!(hello.features, Flags(1));
+                assert_eq!(hello.longest_record, Ulong(1 << 30));
                 let hello = Hello::default();
                 Reply::C_SetupArch(HelloResult { rv: rvs[0], hello })
             }

@@ -2,7 +2,8 @@
 //!
 //! Version 3 tells the room by sending that many bytes. We send zeros; the original sends the application's memory.
 //! The reply becomes one [`Answer`] for each attribute asked for. The semantics are those of PKCS#11 v2.20,
-//! section 11.7, as far as an original daemon supports them. Nested templates are answered here and never sent.
+//! section 11.7, as far as an original daemon supports them. Of nested templates only the size is asked for, in a call
+//! of its own: one that is empty is no template with addresses.
 
 use xdr::attribute_types::is_nested;
 use xdr::{
@@ -50,11 +51,26 @@ pub(super) fn values(
         return Err(CkRv::DEVICE_ERROR);
     }
 
+    let nested: Vec<Wanted> = query
+        .0
+        .iter()
+        .filter(|wanted| is_nested(wanted.attribute_type))
+        .map(|wanted| with_room(wanted, None))
+        .collect();
+    let (nested_zero, nested) = match nested.is_empty() {
+        true => (Zero::Empty, Vec::new()),
+        false => ask(nested).map_or((Zero::Unavailable, Vec::new()), |(rv, nested)| {
+            (Zero::beside(rv, &nested), nested)
+        }),
+    };
     let zero = Zero::beside(rv, &values);
-    let mut values = values.into_iter();
+    let (mut values, mut nested) = (values.into_iter(), nested.iter());
     let answers = query.0.iter().map(|wanted| {
         let (found, verdict) = if is_nested(wanted.attribute_type) {
-            (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID)
+            match nested.next().and_then(length) {
+                Some(0) if nested_zero == Zero::Empty => (Found::TemplateLength(0), CkRv::OK),
+                _ => (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID),
+            }
         } else {
             match values.next() {
                 Some(value) => sort(value, room(wanted), zero),

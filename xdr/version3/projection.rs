@@ -423,6 +423,8 @@ impl Current<AttributesResult> for TemplateResult {
             let value = std::mem::take(&mut attribute.value);
             let found = match attribute.value_len {
                 Ulong::UNAVAILABLE if value.is_empty() => Found::Unavailable,
+                Ulong(0) if value.is_empty() => Found::Bytes(value),
+                // Bytes of a nested template would be addresses.
                 _ if is_nested(attribute.attribute_type) => Found::Unavailable,
                 // Some daemons leave out the zeros for a length.
                 Ulong(told) if value.is_empty() && told != 0 => Found::Length(told),

@@ -21,7 +21,7 @@ pub fn before_initialize() {
     let loaded = Loaded::new();
     // SAFETY: as in `Loaded::new`.
     let version = unsafe { (*loaded.list).version };
-    assert_eq!((version.major, version.minor), (2, 40));
+    assert_eq!((version.major, version.minor), (3, 2));
     assert_eq!(
         call!(loaded.C_GetFunctionList(null_mut())),
         CKR_ARGUMENTS_BAD

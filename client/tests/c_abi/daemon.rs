@@ -17,6 +17,10 @@ pub enum Act {
     Answer(Box<Reply>),
     /// Answers in version 3 what no reply of version 4 is.
     AnswerVersion3(Box<version3::Reply>),
+    /// Answers after this time, and other calls meanwhile.
+    AnswerLater(Duration, Box<Reply>),
+    /// Never answers this call, but others.
+    Ignore,
     /// Closes the connection without an answer.
     HangUp,
 }
@@ -32,6 +36,9 @@ pub struct Daemon {
 /// Both versions of the protocol.
 const BOTH: RangeInclusive<u32> = 3..=4;
 
+/// What a daemon speaks that is older than version 4, and what one speaks that is not.
+pub const OLDER_AND_NEWER: [RangeInclusive<u32>; 2] = [3..=3, BOTH];
+
 impl Daemon {
     /// One that speaks both versions.
     pub fn start(answer: impl Fn(&Call<'_>) -> Option<Act> + Send + Sync + 'static) -> Daemon {
@@ -45,7 +52,8 @@ impl Daemon {
         Daemon::of_versions(3..=3, answer)
     }
 
-    fn of_versions(
+    /// One that speaks these versions.
+    pub fn of_versions(
         versions: RangeInclusive<u32>,
         answer: impl Fn(&Call<'_>) -> Option<Act> + Send + Sync + 'static,
     ) -> Daemon {
@@ -95,29 +103,41 @@ fn serve(mut stream: TcpStream, peer: &Peer, answer: &dyn Fn(&Call<'_>) -> Optio
     let mut buffer = Vec::new();
     loop {
         while let Some(record) = records.next().expect("no record is over the limit") {
-            let reply = match rpc::read_request(record, peer) {
+            let (xid, answered, delay) = match rpc::read_request(record, peer) {
                 Request::Call(incoming) => {
-                    let answered = match answer(&incoming.call) {
+                    let version = incoming.version;
+                    let (answered, delay) = match answer(&incoming.call) {
                         Some(Act::HangUp) => return,
-                        Some(Act::Answer(reply)) => Outgoing::new(*reply, incoming.version),
-                        Some(Act::AnswerVersion3(reply)) => Some(Outgoing::Three(*reply)),
-                        None => Outgoing::new(fine(&incoming.call), incoming.version),
+                        Some(Act::Ignore) => continue,
+                        Some(Act::Answer(reply)) => (Outgoing::new(*reply, version), None),
+                        Some(Act::AnswerLater(delay, reply)) => {
+                            (Outgoing::new(*reply, version), Some(delay))
+                        }
+                        Some(Act::AnswerVersion3(reply)) => (Some(Outgoing::Three(*reply)), None),
+                        None => (Outgoing::new(fine(&incoming.call), version), None),
                     };
-                    let reply = answered.expect("a reply of the version that was called");
-                    rpc::write_reply(incoming.xid, &reply, Architecture::host(), &mut buffer)
-                        .expect("a small reply")
-                        .to_vec()
+                    let answered = answered.expect("a reply of the version that was called");
+                    (incoming.xid, answered, delay)
                 }
                 Request::Rejected(xid, rejection) => {
                     let rejected = matches!(rejection, rpc::Rejection::ProgramMismatch(..));
                     assert!(rejected, "the client sends calls only: {rejection:?}");
-                    rpc::write_rejection(xid, rejection, &mut buffer)
-                        .expect("a small reply")
-                        .to_vec()
+                    let refusal = rpc::write_rejection(xid, rejection, &mut buffer);
+                    let refusal = refusal.expect("a small reply").to_vec();
+                    stream.write_all(&refusal).expect("the client waits");
+                    continue;
                 }
                 Request::Unanswerable => panic!("the client sends calls only"),
             };
-            if stream.write_all(&reply).is_err() {
+            let reply = rpc::write_reply(xid, &answered, Architecture::host(), &mut buffer);
+            let reply = reply.expect("a small reply").to_vec();
+            if let Some(delay) = delay {
+                let mut stream = stream.try_clone().expect("a descriptor");
+                thread::spawn(move || {
+                    thread::sleep(delay);
+                    let _ = stream.write_all(&reply);
+                });
+            } else if stream.write_all(&reply).is_err() {
                 return;
             }
         }

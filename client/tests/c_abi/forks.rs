@@ -9,15 +9,17 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use xdr::Call;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, OLDER_AND_NEWER};
 use crate::harness::{Borrowed, NOT_INITIALIZED, get_info, in_child, initialized, run, sockets};
 
 /// A child that merely exits: the original's would end the TLS session of its parent.
 #[test]
 fn a_child_that_never_calls_keeps_nothing_and_sends_nothing() {
-    let daemon = Daemon::start(|_| None);
-    run("fork_unused", &daemon);
-    assert_eq!(daemon.connections(), 1);
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |_| None);
+        run("fork_unused", &daemon);
+        assert_eq!(daemon.connections(), 1);
+    }
 }
 
 pub fn fork_unused() {
@@ -48,9 +50,11 @@ pub fn fork_unused() {
 
 #[test]
 fn a_child_that_calls_has_to_initialize_and_leaves_the_parent_alone() {
-    let daemon = Daemon::start(|_| None);
-    run("fork_used", &daemon);
-    assert_eq!(daemon.connections(), 3);
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |_| None);
+        run("fork_used", &daemon);
+        assert_eq!(daemon.connections(), 3);
+    }
 }
 
 pub fn fork_used() {
@@ -75,13 +79,15 @@ pub fn fork_used() {
 /// Other threads are inside of calls at the fork, and hold the connection's lock.
 #[test]
 fn a_child_of_a_busy_process_does_not_hang() {
-    let daemon = Daemon::start(|call| {
-        if let Call::C_GetInfo() = call {
-            thread::sleep(Duration::from_millis(30));
-        }
-        None
-    });
-    run("fork_while_busy", &daemon);
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |call| {
+            if let Call::C_GetInfo() = call {
+                thread::sleep(Duration::from_millis(30));
+            }
+            None
+        });
+        run("fork_while_busy", &daemon);
+    }
 }
 
 pub fn fork_while_busy() {
@@ -92,7 +98,7 @@ pub fn fork_while_busy() {
         for _ in 0..4 {
             scope.spawn(|| {
                 let loaded = Borrowed {
-                    list: list as *const CK_FUNCTION_LIST,
+                    list: list as *const CK_FUNCTION_LIST_3_2,
                 };
                 let mut info = CK_INFO::default();
                 while !stop.load(Ordering::SeqCst) {

@@ -26,24 +26,28 @@ pub fn library_file() -> PathBuf {
 /// The loaded library.
 pub struct Loaded {
     pub library: Library,
-    pub list: *const CK_FUNCTION_LIST,
+    pub list: *const CK_FUNCTION_LIST_3_2,
 }
 
 impl Loaded {
     pub fn new() -> Loaded {
         // SAFETY: the library's constructors do nothing.
         let library = unsafe { Library::new(library_file()) }.expect("the library loads");
-        let mut list = null_mut();
         // SAFETY: the function has this type in PKCS#11.
-        let get = unsafe {
-            library.get::<unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV>(
-                b"C_GetFunctionList",
-            )
-        };
-        let get = get.expect("C_GetFunctionList is exported");
-        // SAFETY: `list` is a place for the pointer.
-        assert_eq!(unsafe { get(&mut list) }, CKR_OK);
-        Loaded { library, list }
+        let get = unsafe { library.get::<CK_C_GetInterface>(b"C_GetInterface\0") };
+        let get = get
+            .expect("C_GetInterface is exported")
+            .expect("a function");
+        let mut interface = null_mut();
+        // SAFETY: `interface` is a place for the pointer.
+        let rv = unsafe { get(null_mut(), null_mut(), &mut interface, 0) };
+        assert_eq!(rv, CKR_OK);
+        // SAFETY: a constant of the library, whose first interface is that of version 3.2.
+        let list = unsafe { (*interface).pFunctionList };
+        Loaded {
+            library,
+            list: list.cast_const().cast(),
+        }
     }
 }
 
@@ -60,7 +64,7 @@ macro_rules! call {
 
 /// The list, for another thread.
 pub struct Borrowed {
-    pub list: *const CK_FUNCTION_LIST,
+    pub list: *const CK_FUNCTION_LIST_3_2,
 }
 
 pub const NOT_INITIALIZED: CK_RV = CKR_CRYPTOKI_NOT_INITIALIZED;

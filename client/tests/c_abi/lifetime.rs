@@ -9,7 +9,7 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use xdr::{Call, CkRv, Reply, SlotId, SlotResult};
 
-use crate::daemon::{Act, Daemon};
+use crate::daemon::{Act, Daemon, OLDER_AND_NEWER};
 use crate::harness::{
     Borrowed, LOG, Loaded, NOT_INITIALIZED, get_info, in_child, initialized, run, run_at, sockets,
 };
@@ -17,12 +17,14 @@ use crate::harness::{
 /// The original answers -1, or dies of SIGPIPE, and never connects again.
 #[test]
 fn a_dead_daemon_is_an_error_that_initialising_again_cures() {
-    let daemon = Daemon::start(|call| match call {
-        Call::C_GetInfo() => Some(Act::HangUp),
-        _ => None,
-    });
-    run("daemon_dies", &daemon);
-    assert_eq!(daemon.connections(), 2);
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |call| match call {
+            Call::C_GetInfo() => Some(Act::HangUp),
+            _ => None,
+        });
+        run("daemon_dies", &daemon);
+        assert_eq!(daemon.connections(), 2);
+    }
 }
 
 pub fn daemon_dies() {
@@ -42,10 +44,12 @@ pub fn daemon_dies() {
 
 #[test]
 fn unloading_disconnects_and_loading_again_starts_anew() {
-    let daemon = Daemon::start(|_| None);
-    run("unload", &daemon);
-    assert_eq!(daemon.connections(), 3);
-    daemon.wait_for_ended(3);
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |_| None);
+        run("unload", &daemon);
+        assert_eq!(daemon.connections(), 3);
+        daemon.wait_for_ended(3);
+    }
 }
 
 pub fn unload() {
@@ -77,7 +81,7 @@ pub fn initialize_twice() {
                 .map(|_| {
                     scope.spawn(|| {
                         let loaded = Borrowed {
-                            list: list as *const CK_FUNCTION_LIST,
+                            list: list as *const CK_FUNCTION_LIST_3_2,
                         };
                         barrier.wait();
                         call!(loaded.C_Initialize(null_mut()))
@@ -98,9 +102,11 @@ pub fn initialize_twice() {
 
 #[test]
 fn finalizing_under_load_neither_hangs_nor_crashes() {
-    let daemon = Daemon::start(|_| None);
-    run("finalize_while_busy", &daemon);
-    daemon.wait_for_ended(20);
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |_| None);
+        run("finalize_while_busy", &daemon);
+        daemon.wait_for_ended(20);
+    }
 }
 
 pub fn finalize_while_busy() {
@@ -112,7 +118,7 @@ pub fn finalize_while_busy() {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let loaded = Borrowed {
-                        list: list as *const CK_FUNCTION_LIST,
+                        list: list as *const CK_FUNCTION_LIST_3_2,
                     };
                     loop {
                         match call!(loaded.C_CloseSession(1)) {
@@ -159,7 +165,7 @@ pub fn finalize_while_waiting() {
     thread::scope(|scope| {
         let waiter = scope.spawn(move || {
             let loaded = Borrowed {
-                list: list as *const CK_FUNCTION_LIST,
+                list: list as *const CK_FUNCTION_LIST_3_2,
             };
             let mut slot = 99;
             let rv = call!(loaded.C_WaitForSlotEvent(0, &mut slot, null_mut()));
@@ -176,6 +182,69 @@ pub fn finalize_while_waiting() {
         CKR_OK
     );
     assert_eq!(slot, 5);
+}
+
+/// The daemon waits, and others call meanwhile. The first event comes after the time that a call has.
+#[test]
+fn a_wait_for_a_slot_event_has_no_time_limit_and_ends_with_c_finalize() {
+    let waits = Arc::new(AtomicUsize::new(0));
+    let counted = waits.clone();
+    let daemon = Daemon::start(move |call| match call {
+        Call::C_WaitForSlotEvent(flags) if flags.0 == 0 => {
+            if counted.fetch_add(1, Ordering::SeqCst) > 0 {
+                return Some(Act::Ignore);
+            }
+            let event = SlotResult {
+                rv: CkRv::OK,
+                slot_id: SlotId(5),
+            };
+            let event = Box::new(Reply::C_WaitForSlotEvent(event));
+            Some(Act::AnswerLater(Duration::from_millis(1500), event))
+        }
+        Call::C_WaitForSlotEvent(_) => Some(Act::Answer(Box::new(Reply::C_WaitForSlotEvent(
+            SlotResult {
+                rv: CkRv::NO_EVENT,
+                slot_id: SlotId::NONE,
+            },
+        )))),
+        _ => None,
+    });
+    let variables = [("PKCS11PROXY_RPC_TIMEOUT", "1")];
+    run_at("wait_at_the_daemon", &daemon.address, &variables);
+    assert_eq!(waits.load(Ordering::SeqCst), 2);
+}
+
+pub fn wait_at_the_daemon() {
+    let loaded = initialized();
+    let mut slot = 99;
+    assert_eq!(
+        call!(loaded.C_WaitForSlotEvent(CKF_DONT_BLOCK, &mut slot, null_mut())),
+        CKR_NO_EVENT
+    );
+    assert_eq!(slot, 99);
+    let list = loaded.list as usize;
+    let wait = move || {
+        let loaded = Borrowed {
+            list: list as *const CK_FUNCTION_LIST_3_2,
+        };
+        let mut slot = 99;
+        let rv = call!(loaded.C_WaitForSlotEvent(0, &mut slot, null_mut()));
+        (rv, slot)
+    };
+    for expected in [(CKR_OK, 5), (NOT_INITIALIZED, 99)] {
+        thread::scope(|scope| {
+            let waiter = scope.spawn(wait);
+            for _ in 0..10 {
+                thread::sleep(Duration::from_millis(20));
+                assert_eq!(get_info(&loaded), CKR_OK);
+            }
+            assert!(!waiter.is_finished());
+            if expected.0 == NOT_INITIALIZED {
+                assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+            }
+            assert_eq!(waiter.join().expect("no panic"), expected);
+        });
+    }
 }
 
 #[test]

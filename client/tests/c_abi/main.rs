@@ -5,10 +5,14 @@
 mod harness;
 mod arguments;
 mod daemon;
+mod exact;
 mod forks;
 mod hostile;
+mod interfaces;
 mod lifetime;
+mod lying;
 mod original;
+mod parameters;
 
 /// Not a test of its own: what the tests below run.
 #[test]
@@ -29,6 +33,15 @@ fn scenario() {
         ("initialize_twice", lifetime::initialize_twice),
         ("finalize_while_busy", lifetime::finalize_while_busy),
         ("finalize_while_waiting", lifetime::finalize_while_waiting),
+        ("exact_arguments", exact::exact_arguments),
+        ("exact_threads", exact::exact_threads),
+        ("exact_outputs", exact::exact_outputs),
+        ("exact_templates", exact::exact_templates),
+        ("parameters", parameters::parameters),
+        ("interfaces", interfaces::interfaces),
+        ("interface_setting", interfaces::interface_setting),
+        ("lying", lying::lying),
+        ("wait_at_the_daemon", lifetime::wait_at_the_daemon),
         ("hostile", hostile::hostile),
         ("two_phase", original::two_phase),
         ("cannot_connect", lifetime::cannot_connect),

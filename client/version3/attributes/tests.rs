@@ -81,6 +81,7 @@ fn lengths(found: &[Found]) -> Vec<i64> {
         Found::Unavailable => -1,
         Found::Length(size) => *size as i64,
         Found::Bytes(value) => 100 + value.len() as i64,
+        Found::TemplateLength(0) => -3,
         Found::TemplateLength(_) | Found::Template(_) => {
             panic!("version 3 has no templates in templates")
         }
@@ -237,17 +238,52 @@ fn claimed_room_costs_no_memory() {
     }
 }
 
+/// An original daemon answers a size of 0, or as many zeros as the template has bytes.
 #[test]
-fn nested_templates_are_not_asked_for() {
-    let (library, requests) = module(5);
-    let rooms = [
-        wanted(WRAP_TEMPLATE, Some(48)),
-        wanted(LABEL, Some(5)),
-        wanted(WRAP_TEMPLATE, None),
-    ];
-    let (rv, found) = ask(&library, &rooms);
-    assert_eq!(rv, CkRv::ATTRIBUTE_TYPE_INVALID);
-    assert_eq!(lengths(&found), [-1, 105, -1]);
-    let request = requests.lock().unwrap()[0].clone();
-    assert!(request.0 == [received(LABEL, &[0; 5], 5)]);
+fn of_nested_templates_only_the_size_is_asked_for() {
+    for (size, rv, nested) in [(48, CkRv::ATTRIBUTE_TYPE_INVALID, -1), (0, CkRv::OK, -3)] {
+        let (library, requests) = module(size);
+        let rooms = [
+            wanted(WRAP_TEMPLATE, Some(48)),
+            wanted(LABEL, Some(50)),
+            wanted(WRAP_TEMPLATE, None),
+        ];
+        let (answered, found) = ask(&library, &rooms);
+        assert_eq!(answered, rv);
+        assert_eq!(lengths(&found), [nested, 100 + size as i64, nested]);
+        let requests = requests.lock().unwrap();
+        let asked = || received(WRAP_TEMPLATE, b"", 0);
+        assert!(requests[0].0 == [received(LABEL, &[0; 50], 50)]);
+        assert!(requests[1].0 == [asked(), asked()]);
+        assert_eq!(requests.len(), 2);
+    }
+}
+
+/// A daemon of ours tells what is not available by a length of all ones, the original by 0.
+#[test]
+fn an_empty_nested_template_beside_one_that_is_not_there_is_told_apart_if_it_can_be() {
+    let other = AttributeType(0x4000_0212);
+    for (absent, expected) in [(u64::MAX, [-1, -3]), (0, [-1, -1])] {
+        let library = fake::library_of_version3(move |call| {
+            let Call::C_GetAttributeValue(_, _, template) = call else {
+                return only(call.function(), CkRv::OK);
+            };
+            let rv = match template.0.is_empty() {
+                true => CkRv::OK,
+                false => CkRv::ATTRIBUTE_TYPE_INVALID,
+            };
+            let answer = |(attribute, length): (Attribute, u64)| {
+                received(attribute.attribute_type, b"", length)
+            };
+            let answers = template.0.into_iter().zip([absent, 0]).map(answer);
+            let template = Template(answers.collect());
+            Reply::C_GetAttributeValue(TemplateResult { rv, template })
+        });
+        let (rv, found) = ask(
+            &library,
+            &[wanted(WRAP_TEMPLATE, None), wanted(other, None)],
+        );
+        assert_eq!(rv, CkRv::ATTRIBUTE_TYPE_INVALID);
+        assert_eq!(lengths(&found), expected);
+    }
 }

@@ -1,0 +1,233 @@
+//! Mechanism parameters with pointers: what they refer to crosses, and what the module writes comes back.
+
+use std::ffi::c_void;
+use std::ptr::null_mut;
+use std::sync::{Arc, Mutex};
+
+use cryptoki_sys::*;
+use xdr::codec::{Decoder, Wire};
+use xdr::mechanism::FieldValue;
+use xdr::{
+    Architecture, Call, CkRv, KeyResult, Mechanism, MechanismOutputResult, MechanismResult,
+    ObjectHandle, Reply, SessionHandle, SessionResult, Ulong, Written,
+};
+
+use crate::daemon::{Act, Daemon};
+use crate::harness::{initialized, run};
+
+/// What a module wrote into the bytes behind pointers, as the specification has it on the wire.
+fn written(values: &[&[u8]]) -> Written {
+    let mut wire = (values.len() as u32).to_be_bytes().to_vec();
+    for value in values {
+        wire.extend(1_u32.to_be_bytes()); // WRITTEN_BYTES
+        wire.extend((value.len() as u32).to_be_bytes());
+        wire.extend(*value);
+        wire.extend(vec![0; value.len().next_multiple_of(4) - value.len()]);
+    }
+    Written::read(&mut Decoder::new(&wire, Architecture::host())).expect("well formed")
+}
+
+fn fields(mechanism: Option<&Mechanism>, names: &[&str]) -> String {
+    let Some(mechanism) = mechanism else {
+        return "no mechanism".to_owned();
+    };
+    let field = |name: &&str| match mechanism.parameter().field(name) {
+        Some(FieldValue::Number(number)) => format!("{number}"),
+        Some(FieldValue::Bytes(bytes)) => format!("{bytes:?}"),
+        Some(FieldValue::Room(room)) => format!("room/{room}"),
+        Some(FieldValue::Null) => "NULL".to_owned(),
+        Some(_) => "something else".to_owned(),
+        None => "nothing".to_owned(),
+    };
+    let fields: Vec<String> = names.iter().map(field).collect();
+    format!("{mechanism:?}: {}", fields.join(", "))
+}
+
+#[test]
+fn what_pointers_refer_to_crosses_in_both_directions() {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let noted = calls.clone();
+    let daemon = Daemon::start(move |call| {
+        let mut seen = noted.lock().expect("no panic");
+        let mechanism = call.mechanism();
+        let rv = CkRv::OK;
+        let reply = match call {
+            Call::C_EncryptInit(session, ..) => {
+                let names = [
+                    "pIv",
+                    "ulIvLen",
+                    "ulIvBits",
+                    "pAAD",
+                    "ulAADLen",
+                    "ulTagBits",
+                ];
+                seen.push(fields(mechanism, &names));
+                let written = match session.0 {
+                    1 => written(&[&[9, 8, 7, 6]]),
+                    2 => written(&[&[9, 8, 7, 6, 5]]), // one too many
+                    3 => written(&[&[9, 8, 7, 6], &[5]]), // one place too many
+                    _ => Written::default(),
+                };
+                Reply::C_EncryptInit(MechanismResult { rv, written })
+            }
+            Call::C_DeriveKey(..) => {
+                let names = ["kdf", "pSharedData", "ulSharedDataLen", "pPublicData"];
+                seen.push(fields(mechanism, &names));
+                Reply::C_DeriveKey(KeyResult {
+                    rv,
+                    object: Some(ObjectHandle(7)),
+                    ..Default::default()
+                })
+            }
+            Call::C_OpenSession(..) => Reply::C_OpenSession(SessionResult {
+                rv,
+                session: SessionHandle(5),
+            }),
+            Call::C_EncryptMessage(_, parameter, ..) => {
+                let names = ["pIv", "ulIvFixedBits", "ivGenerator", "pTag", "ulTagBits"];
+                seen.push(fields(Some(parameter), &names));
+                Reply::C_EncryptMessage(MechanismOutputResult {
+                    rv,
+                    length: Ulong(2),
+                    data: vec![3, 4],
+                    written: written(&[&[1, 2, 3, 4], &[5; 16]]),
+                })
+            }
+            Call::C_SignMessageBegin(_, parameter) => {
+                seen.push(fields(Some(parameter), &[]));
+                return None;
+            }
+            _ => return None,
+        };
+        Some(Act::Answer(Box::new(reply)))
+    });
+    run("parameters", &daemon);
+    let expected = [
+        "CKM_AES_GCM, CK_GCM_PARAMS: [1, 2, 3, 4], 4, 32, [5, 6], 2, 128",
+        "CKM_AES_GCM, CK_GCM_PARAMS: [9, 8, 7, 6], 4, 32, [5, 6], 2, 128",
+        "CKM_AES_GCM, CK_GCM_PARAMS: [9, 8, 7, 6], 4, 32, [5, 6], 2, 128",
+        "CKM_AES_GCM, CK_GCM_PARAMS: NULL, 12, 96, NULL, 0, 128",
+        "CKM_ECDH1_DERIVE, CK_ECDH1_DERIVE_PARAMS: 1, NULL, 0, [4, 5]",
+        "0xffffffffffffffff, NULL with length 0: ",
+        "CKM_AES_GCM, CK_GCM_MESSAGE_PARAMS: [0, 0, 0, 0], 32, 1, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+         0, 0, 0, 0, 0, 0], 128",
+    ];
+    assert_eq!(*calls.lock().expect("no panic"), expected);
+}
+
+pub fn parameters() {
+    let loaded = initialized();
+    let mechanism = |kind, parameter: *mut c_void, length: usize| CK_MECHANISM {
+        mechanism: kind,
+        pParameter: parameter,
+        ulParameterLen: length as CK_ULONG,
+    };
+    let mut iv = [1u8, 2, 3, 4, 0xcc];
+    let mut associated = [5u8, 6];
+    let iv = iv.as_mut_ptr();
+    let iv_is = |expected: [u8; 5]| {
+        // SAFETY: the array of five bytes above.
+        assert_eq!(unsafe { iv.cast::<[u8; 5]>().read() }, expected);
+    };
+    let mut gcm = CK_GCM_PARAMS {
+        pIv: iv,
+        ulIvLen: 4,
+        ulIvBits: 32,
+        pAAD: associated.as_mut_ptr(),
+        ulAADLen: 2,
+        ulTagBits: 128,
+    };
+    let size = size_of::<CK_GCM_PARAMS>();
+    let mut encrypt = mechanism(CKM_AES_GCM, (&raw mut gcm).cast(), size);
+    let begin = |session, mechanism| call!(loaded.C_EncryptInit(session, mechanism, 2));
+    assert_eq!(begin(1, &mut encrypt), CKR_OK);
+    iv_is([9, 8, 7, 6, 0xcc]);
+    // More than there is place for.
+    for session in [2, 3] {
+        assert_eq!(begin(session, &mut encrypt), CKR_DEVICE_ERROR);
+        iv_is([9, 8, 7, 6, 0xcc]);
+    }
+    let mut generated = CK_GCM_PARAMS {
+        pIv: null_mut(),
+        ulIvLen: 12,
+        ulIvBits: 96,
+        pAAD: null_mut(),
+        ulAADLen: 0,
+        ulTagBits: 128,
+    };
+    let mut encrypt = mechanism(CKM_AES_GCM, (&raw mut generated).cast(), size);
+    assert_eq!(begin(4, &mut encrypt), CKR_OK);
+    // No structure of the mechanism has this size, and more than any parameter has.
+    for length in [size - 1, 2 << 20] {
+        let mut bytes = vec![0u8; length];
+        let mut odd = mechanism(CKM_AES_GCM, bytes.as_mut_ptr().cast(), length);
+        let expected = match length {
+            ..1024 => CKR_MECHANISM_PARAM_INVALID,
+            _ => CKR_DATA_LEN_RANGE,
+        };
+        assert_eq!(begin(4, &mut odd), expected);
+    }
+
+    let mut point = [4u8, 5];
+    let mut ecdh = CK_ECDH1_DERIVE_PARAMS {
+        kdf: CKD_NULL,
+        ulSharedDataLen: 0,
+        pSharedData: null_mut(),
+        ulPublicDataLen: 2,
+        pPublicData: point.as_mut_ptr(),
+    };
+    let size = size_of::<CK_ECDH1_DERIVE_PARAMS>();
+    let mut derive = mechanism(CKM_ECDH1_DERIVE, (&raw mut ecdh).cast(), size);
+    let mut key = 0;
+    assert_eq!(
+        call!(loaded.C_DeriveKey(1, &mut derive, 2, null_mut(), 0, &mut key)),
+        CKR_OK
+    );
+    assert_eq!(key, 7);
+
+    let mut session = 0;
+    assert_eq!(
+        call!(loaded.C_OpenSession(0, 4, null_mut(), None, &mut session)),
+        CKR_OK
+    );
+    // A message without an operation: what its parameter is cannot be known.
+    assert_eq!(
+        call!(loaded.C_SignMessageBegin(session, iv.cast(), 4)),
+        CKR_OK
+    );
+    let mut messages = mechanism(CKM_AES_GCM, null_mut(), 0);
+    assert_eq!(
+        call!(loaded.C_MessageEncryptInit(session, &mut messages, 2)),
+        CKR_OK
+    );
+    let mut iv = [0u8, 0, 0, 0, 0xcc];
+    let mut tag = [0u8; 17];
+    let mut message = CK_GCM_MESSAGE_PARAMS {
+        pIv: iv.as_mut_ptr(),
+        ulIvLen: 4,
+        ulIvFixedBits: 32,
+        ivGenerator: CKG_GENERATE,
+        pTag: tag.as_mut_ptr(),
+        ulTagBits: 128,
+    };
+    let mut output = [1u8; 4];
+    let mut length = 3;
+    assert_eq!(
+        call!(loaded.C_EncryptMessage(
+            session,
+            (&raw mut message).cast(),
+            size_of::<CK_GCM_MESSAGE_PARAMS>() as CK_ULONG,
+            null_mut(),
+            0,
+            output.as_mut_ptr(),
+            2,
+            output.as_mut_ptr(),
+            &mut length
+        )),
+        CKR_OK
+    );
+    assert_eq!((length, output), (2, [3, 4, 1, 1]));
+    assert_eq!(iv, [1, 2, 3, 4, 0xcc]);
+    assert_eq!((tag[..16].to_vec(), tag[16]), (vec![5; 16], 0));
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+}
