@@ -241,6 +241,7 @@ impl Answering {
                             output.as_mut_slice().zeroize();
                             reply.wipe();
                         }
+                        bindings::module::reuse(reply.take_data());
                         return sent.map(|()| Some(function)).map_err(ConnectionError::from);
                     }
                 }

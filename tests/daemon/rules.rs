@@ -39,6 +39,7 @@ service s: filter.conf
   compatibility admin-login-only: forbid_admin_operations allows C_InitToken and C_InitPIN
   filter.conf:1: modules: 'a' -> '{0}'
     filter.conf:2: forbidden_functions: C_Sign is refused
+    filter.conf:2: forbidden_functions: C_SignMessage is refused
   filter.conf:1: modules: 'b' -> '{0}'
     no rule: all calls pass
 ",

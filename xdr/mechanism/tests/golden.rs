@@ -160,7 +160,7 @@ fn finds_keys_mechanisms_and_templates_inside_of_structures() {
     assert_eq!(sp800.named_keys(), key(0x1234));
     let templates = sp800.inner_templates();
     assert_eq!(templates.len(), 1);
-    assert_eq!(templates[0].0[0].value, b"name");
+    assert_eq!(templates[0].0[0].bytes(), b"name");
     assert_eq!(of(13).named_keys(), Ok(vec![])); // the handles that TLS writes
     let kip = of(14);
     assert_eq!(kip.named_keys(), key(9));
