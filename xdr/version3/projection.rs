@@ -395,6 +395,8 @@ impl FormerResult<TemplateResult> for AttributesResult {
                     let length = bytes.len() as u64;
                     (bytes, Ulong(length))
                 }
+                // So the filter sends a question back as it came.
+                Found::Length(0) if !answers_values(self.rv) => (Vec::new(), Ulong(0)),
                 Found::Length(length) => asked(*length),
                 Found::Untouched | Found::TemplateLength(0) => asked(0),
                 Found::Unavailable => unavailable(),
@@ -414,6 +416,17 @@ impl FormerResult<TemplateResult> for AttributesResult {
         let template = Template(attributes.collect());
         TemplateResult { rv, template }
     }
+}
+
+/// The CK_RVs with which C_GetAttributeValue still answers the other attributes.
+fn answers_values(rv: CkRv) -> bool {
+    [
+        CkRv::OK,
+        CkRv::ATTRIBUTE_SENSITIVE,
+        CkRv::ATTRIBUTE_TYPE_INVALID,
+        CkRv::BUFFER_TOO_SMALL,
+    ]
+    .contains(&rv)
 }
 
 /// What a daemon of version 3 answered, as it stands: what a length of 0 means beside an error is for the client.
