@@ -15,15 +15,9 @@ impl Copy {
         let project = crate_root.parent().expect("the crate lies in the project");
         let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("missing-row");
         let _ = fs::remove_dir_all(&copy);
-        fs::create_dir_all(copy.join("xdr")).unwrap();
+        copy_files(crate_root, &copy.join("xdr"));
         for file in ["build.rs", "Cargo.lock"] {
             fs::copy(project.join(file), copy.join(file)).unwrap();
-        }
-        for file in fs::read_dir(crate_root).unwrap() {
-            let file = file.unwrap();
-            if file.file_type().unwrap().is_file() {
-                fs::copy(file.path(), copy.join("xdr").join(file.file_name())).unwrap();
-            }
         }
         // What the crate inherits from the workspace, without the other members.
         let manifest = fs::read_to_string(project.join("Cargo.toml")).unwrap();
@@ -60,6 +54,20 @@ impl Copy {
             Ok(())
         } else {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+}
+
+/// Copies a directory, without other crates in it.
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (source, copy) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_file() {
+            fs::copy(source, copy).unwrap();
+        } else if !source.join("Cargo.toml").exists() {
+            copy_files(&source, &copy);
         }
     }
 }
