@@ -1,7 +1,7 @@
 #!/bin/sh
 # install-packages.sh demo|check|suites: installs the Debian packages that `make demo`, `make check` or
 # `make suites` needs, and only those that are missing. For all: compiler, OpenSSL, SoftHSM, OpenSC. For the
-# tests also GnuTLS and the like, and the original Caml Crush as the other side. For the suites also Go,
+# tests also GnuTLS, PyKCS11 and the like, and the original Caml Crush as the other side. For the suites also Go,
 # Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For Debian 12 and 13; the latter has no
 # Caml Crush any more, so that its packages come from Debian 12's sources, and the former has the provider
 # only in its backports. Asks nothing; run again it does nothing. Starts no service: caml-crush-server would
@@ -20,7 +20,7 @@ source=
 case "${1-}" in
 demo) ;;
 check)
-    packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev"
+    packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev python3-pykcs11"
     elsewhere="caml-crush-server caml-crush-clients"
     source=bookworm
     ;;
