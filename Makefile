@@ -7,6 +7,7 @@
 #   make msrv           whether everything builds with the oldest Rust that Cargo.toml promises
 #   make bench          cost of a call beside the bare transport
 #   make soak           the slow tests
+#   make suites         other projects' test suites, on modules and through the proxy: no difference
 #   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS
@@ -39,6 +40,11 @@ CLIENT_TLS_EMBED  ?=
 # Where `make certs` puts certificates for a trial.
 CERTS ?= certs
 
+# What `make suites` runs, and on which modules; empty for all.
+SUITES  ?=
+MODULES ?=
+export MODULES
+
 CARGO   ?= cargo
 INSTALL ?= install
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -54,7 +60,7 @@ CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
 
 LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
 
-.PHONY: all demo check deny msrv bench soak vectors fresh certs install packages demo-packages $(LIBNAMES:%=library-%)
+.PHONY: all demo check deny msrv bench soak suites vectors fresh certs install packages demo-packages suites-packages $(LIBNAMES:%=library-%)
 
 all: $(LIBNAMES:%=library-%)
 	$(CLIENT_CARGO) build --release --workspace
@@ -65,6 +71,9 @@ $(LIBNAMES:%=library-%): library-%:
 
 packages:
 	tests/support/install-packages.sh check
+
+suites-packages:
+	tests/support/install-packages.sh suites
 
 demo-packages:
 	tests/support/install-packages.sh demo
@@ -90,6 +99,10 @@ bench: packages
 
 soak: packages
 	$(CARGO) test --release --workspace -- --ignored --test-threads=1
+
+# SUITES and MODULES are lists; see tests/suites/run.sh. Needs the network, to build what is tested.
+suites: suites-packages all
+	tests/suites/run.sh $(TARGET)/release $(SUITES)
 
 vectors: packages
 	VECTORS=$(CURDIR)/tests/wire/vectors \

@@ -128,7 +128,22 @@ pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<
         templates.try_for_each(|template| check_template(context, template))?;
     }
     call.values()
-        .try_for_each(|template| check_template(context, template))
+        .try_for_each(|template| check_template(context, template))?;
+    check_requirements(call, context)
+}
+
+/// Refuses mechanism parameters and templates that do not meet the option `mechanism_parameters`.
+fn check_requirements(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusal> {
+    for (requirement, source) in &context.rules.requirements {
+        requirement.check(call).map_err(|unmet| {
+            let rv = match unmet.is_attribute {
+                true => CkRv::ATTRIBUTE_VALUE_INVALID,
+                false => CkRv::MECHANISM_PARAM_INVALID,
+            };
+            refusal(rv, unmet.what, *source)
+        })?;
+    }
+    Ok(())
 }
 
 /// Whether a call that would begin an operation has neither a mechanism nor a key: it ends the

@@ -8,12 +8,14 @@ mod announcement;
 mod checker;
 mod option_types;
 mod options;
+mod requirements;
 pub mod syntax;
 #[cfg(test)]
 mod tests;
 
 use crate::actions::{Row, WrappingKey};
 use crate::compatibility::Compatibility;
+use crate::parameter_rules::Requirement;
 use crate::regexp::Regexp;
 use checker::Checker;
 use config_file::Error;
@@ -51,6 +53,8 @@ pub struct Rules {
     pub forbid_admin_operations: Vec<Rule<bool>>,
     /// `remove_padding_oracles`: operations for which mechanisms with padding are refused.
     pub remove_padding_oracles: Vec<Rule<Vec<Lined<&'static [Operation]>>>>,
+    /// `mechanism_parameters`: what the fields of mechanism parameters, and attributes, have to be.
+    pub mechanism_parameters: Vec<Rule<Vec<Lined<Requirement>>>>,
     /// `filter_actions_pre`: actions before all checks.
     pub filter_actions_pre: Vec<Rule<Chain>>,
     /// `filter_actions_post`: actions behind all checks.

@@ -24,6 +24,7 @@ use crate::compatibility::Switch;
 use crate::config::Operation;
 use crate::config::{Chain, Lined, Rule, Rules};
 use crate::log::{self, Printable};
+use crate::parameter_rules::Requirement;
 use crate::regexp::Regexp;
 
 /// Where in filter.conf a decision comes from.
@@ -58,6 +59,8 @@ pub struct ModuleRules {
     pub padding: BTreeMap<Operation, Source>,
     /// The list of those mechanisms is the original's.
     pub original_padding_list: bool,
+    /// What the fields of mechanism parameters, and attributes, have to be.
+    pub requirements: Vec<(Requirement, Source)>,
     /// Actions before all checks.
     pub pre: BTreeMap<Function, Vec<Step>>,
     /// Actions behind all checks.
@@ -137,6 +140,9 @@ impl ModuleRules {
             ),
             admin_is_login_only: rules.compatibility.has(Switch::AdminLoginOnly),
             padding,
+            requirements: members("mechanism_parameters", &rules.mechanism_parameters, name)
+                .map(|(requirement, source)| (requirement.clone(), source))
+                .collect(),
             original_padding_list: rules.compatibility.has(Switch::OriginalPaddingList),
             pre: chains("filter_actions_pre", &rules.filter_actions_pre, name),
             post: chains("filter_actions_post", &rules.filter_actions_post, name),
@@ -161,6 +167,7 @@ impl ModuleRules {
             && read_only.is_none()
             && no_admin.is_none()
             && self.padding.is_empty()
+            && self.requirements.is_empty()
             && self.pre.is_empty()
             && self.post.is_empty()
     }
@@ -389,6 +396,9 @@ impl fmt::Display for ModuleRules {
                     operation.name()
                 ),
             )?;
+        }
+        for (requirement, source) in &self.requirements {
+            line(source, &requirement.to_string())?;
         }
         for chain in [&self.pre, &self.post] {
             for (function, steps) in chain {

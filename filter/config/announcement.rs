@@ -4,6 +4,7 @@
 use super::{Lined, Operation, Rule, Rules};
 use crate::actions::Row;
 use crate::log;
+use crate::parameter_rules::Requirement;
 use crate::regexp::Regexp;
 use xdr::{Function, MechanismType};
 
@@ -50,6 +51,7 @@ impl Rules {
             let names: Vec<_> = member.value.iter().map(|kind| kind.name()).collect();
             names.join(", ")
         };
+        let requirement = |member: &Lined<Requirement>| member.value.to_string();
         let switch = |value: &bool| if *value { "yes" } else { "no" }.to_owned();
         vec![
             ("modules", modules.collect()),
@@ -77,6 +79,10 @@ impl Rules {
             (
                 "remove_padding_oracles",
                 self.lines(&self.remove_padding_oracles, list(kinds)),
+            ),
+            (
+                "mechanism_parameters",
+                self.lines(&self.mechanism_parameters, list(requirement)),
             ),
             (
                 "filter_actions_pre",

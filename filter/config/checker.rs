@@ -5,7 +5,7 @@
 
 use super::option_types::{FunctionName, MechanismName, PaddingKind, Pattern, Text};
 use super::options::{Couple, Options, PerModule, Steps};
-use super::{Chain, Lined, ModuleEntry, Rule, Rules, Secret};
+use super::{Chain, Lined, ModuleEntry, Rule, Rules, Secret, requirements};
 use crate::actions::{Row, WrappingKey};
 use crate::compatibility::{Compatibility, Switch};
 use crate::log;
@@ -87,6 +87,10 @@ impl<'a> Checker<'a> {
                     .map(lined(|kind: PaddingKind| kind.0))
                     .collect())
             })?;
+        let mechanism_parameters =
+            self.per_module(options.mechanism_parameters, &modules, |_, rows| {
+                rows.into_iter().map(requirements::requirement).collect()
+            })?;
         let unfit = compatibility.has(Switch::UnfitActions);
         let filter_actions_pre =
             self.per_module(options.filter_actions_pre, &modules, |checker, list| {
@@ -113,6 +117,7 @@ impl<'a> Checker<'a> {
             enforce_ro_sessions,
             forbid_admin_operations,
             remove_padding_oracles,
+            mechanism_parameters,
             filter_actions_pre,
             filter_actions_post,
             wrapping_format_key,

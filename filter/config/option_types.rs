@@ -5,6 +5,7 @@
 //! not of its type is refused here, where its line is known.
 
 use crate::actions::{self, Row};
+use crate::parameter_rules::{Comparison, OPERATIONS};
 use crate::regexp::Regexp;
 use config_file::{At, Bytes, Place};
 use serde::Deserialize;
@@ -92,26 +93,55 @@ impl<'de> Deserialize<'de> for Choice {
 /// A mechanism: `CKM_` or `cKM_` and its name, or a number, which the original does not take.
 pub(crate) struct MechanismName(pub(crate) MechanismType);
 
-impl<'de> Deserialize<'de> for MechanismName {
+/// The same, or `any`.
+pub(crate) struct AnyMechanism(pub(crate) Option<MechanismType>);
+
+impl<'de> Deserialize<'de> for AnyMechanism {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MechanismVisitor;
-        impl Visitor<'_> for MechanismVisitor {
-            type Value = MechanismName;
+        struct AnyVisitor;
+        impl Visitor<'_> for AnyVisitor {
+            type Value = AnyMechanism;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mechanism such as CKM_RSA_X_509, or its number")
+                f.write_str("a mechanism such as CKM_AES_GCM, its number, or any")
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<MechanismName, E> {
-                let number = mechanism(text).ok_or_else(|| {
-                    E::custom(format!("unknown mechanism `{}`", text.escape_debug()))
-                })?;
-                Ok(MechanismName(MechanismType(number)))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<AnyMechanism, E> {
+                match text {
+                    "any" => Ok(AnyMechanism(None)),
+                    text => MechanismVisitor
+                        .visit_str(text)
+                        .map(|name| AnyMechanism(Some(name.0))),
+                }
             }
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<MechanismName, E> {
-                let number = u64::try_from(value)
-                    .map_err(|_| E::custom("expected the number of a mechanism"))?;
-                Ok(MechanismName(MechanismType(number)))
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<AnyMechanism, E> {
+                let named = MechanismVisitor.visit_i64(value);
+                named.map(|name| AnyMechanism(Some(name.0)))
             }
         }
+        deserializer.deserialize_any(AnyVisitor)
+    }
+}
+
+struct MechanismVisitor;
+
+impl Visitor<'_> for MechanismVisitor {
+    type Value = MechanismName;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mechanism such as CKM_RSA_X_509, or its number")
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<MechanismName, E> {
+        let number = mechanism(text)
+            .ok_or_else(|| E::custom(format!("unknown mechanism `{}`", text.escape_debug())))?;
+        Ok(MechanismName(MechanismType(number)))
+    }
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<MechanismName, E> {
+        let number =
+            u64::try_from(value).map_err(|_| E::custom("expected the number of a mechanism"))?;
+        Ok(MechanismName(MechanismType(number)))
+    }
+}
+
+impl<'de> Deserialize<'de> for MechanismName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(MechanismVisitor)
     }
 }
@@ -218,6 +248,58 @@ impl<'de> Deserialize<'de> for PaddingKind {
             })
         })
         .map(PaddingKind)
+    }
+}
+
+/// A kind of operation in `mechanism_parameters`; `any`: all of them.
+pub(crate) struct OperationName(pub(crate) Option<&'static [Family]>);
+
+impl<'de> Deserialize<'de> for OperationName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        named(deserializer, "kind of operation", |name| {
+            let row = OPERATIONS.iter().find(|(known, _)| *known == name);
+            row.map(|(_, families)| OperationName(*families))
+        })
+    }
+}
+
+/// How a field compares: `=`, `!=`, `>=` or `<=`.
+pub(crate) struct ComparisonSign(pub(crate) Comparison, pub(crate) String);
+
+impl<'de> Deserialize<'de> for ComparisonSign {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        named(deserializer, "comparison", |sign| {
+            Some(ComparisonSign(Comparison::of(sign)?, sign.to_owned()))
+        })
+    }
+}
+
+/// A value, or a list of values.
+pub(crate) struct OneOrMore(pub(crate) Vec<Text>);
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMoreVisitor;
+        impl<'de> Visitor<'de> for OneOrMoreVisitor {
+            type Value = OneOrMore;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, a name or a list of them")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMore, E> {
+                Ok(OneOrMore(vec![Text(text.as_bytes().to_vec())]))
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<OneOrMore, E> {
+                Ok(OneOrMore(vec![Text(value.to_string().into_bytes())]))
+            }
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMore, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = list.next_element()? {
+                    values.push(value);
+                }
+                Ok(OneOrMore(values))
+            }
+        }
+        deserializer.deserialize_any(OneOrMoreVisitor)
     }
 }
 

@@ -4,7 +4,8 @@
 //! them as they are written; `checker` turns them into rules.
 
 use super::option_types::{
-    ActionName, Choice, FunctionName, MechanismName, PaddingKind, Pattern, Text,
+    ActionName, AnyMechanism, Choice, ComparisonSign, FunctionName, MechanismName, OneOrMore,
+    OperationName, PaddingKind, Pattern, Text,
 };
 use super::syntax::FilterSyntax;
 use crate::compatibility::{Compatibility, Switch};
@@ -26,6 +27,7 @@ pub(super) const OPTIONS: &[&str] = &[
     "enforce_ro_sessions",
     "forbid_admin_operations",
     "remove_padding_oracles",
+    "mechanism_parameters",
     "filter_actions_pre",
     "filter_actions_post",
     "wrapping_format_key",
@@ -39,6 +41,15 @@ pub(super) type PerModule<T> = Option<At<Vec<At<(Pattern, T)>>>>;
 
 /// Functions and their actions, as they are written.
 pub(super) type Steps = Vec<At<(FunctionName, At<ActionName>)>>;
+
+/// What a mechanism parameter or a template needs: mechanism, operation, field, comparison, values.
+pub(super) type NeedRow = At<(
+    AnyMechanism,
+    OperationName,
+    At<Text>,
+    At<ComparisonSign>,
+    At<OneOrMore>,
+)>;
 
 /// The file as it is written. Errors are found in the order of the fields, which is the original's.
 #[derive(Deserialize)]
@@ -54,6 +65,7 @@ pub(super) struct Options {
     pub(super) enforce_ro_sessions: PerModule<Choice>,
     pub(super) forbid_admin_operations: PerModule<Choice>,
     pub(super) remove_padding_oracles: PerModule<Vec<At<PaddingKind>>>,
+    pub(super) mechanism_parameters: PerModule<Vec<NeedRow>>,
     pub(super) filter_actions_pre: PerModule<Steps>,
     pub(super) filter_actions_post: PerModule<Steps>,
     pub(super) wrapping_format_key: Option<At<Text>>,

@@ -42,7 +42,7 @@ fn the_examples_in_our_sample_can_be_used() {
         .filter_map(|line| line.strip_prefix("(* ")?.strip_suffix(" *)"))
         .filter(|example| example.contains(" = ") && !example.starts_with("wrapping"))
         .collect();
-    assert_eq!(examples.len(), 9, "{examples:?}");
+    assert_eq!(examples.len(), 10, "{examples:?}");
     let modules = "modules = [(softhsm, a), (other, b)]\n";
     let rules = parse(&format!("{modules}{}", examples.join("\n")), "").unwrap();
     assert_eq!(rules.warnings, [""; 0]);

@@ -4,8 +4,12 @@ mod support;
 
 use std::sync::Mutex;
 
+use support::parameters::Arena;
 use support::{BAD, Fake, GOOD, Guarded, SESSION, template};
-use xdr::{Call, Function, MechanismType, Room, SlotId, UserType};
+use xdr::{
+    Attribute, AttributeType, Call, Function, MechanismType, Room, SlotId, Template, Use, UserType,
+    Value,
+};
 
 struct Lines(Mutex<Vec<String>>);
 
@@ -98,6 +102,37 @@ fn says_what_it_does_and_which_line_of_the_file_it_comes_from() {
         let expected = format!("[DEBUG_LEVEL 1/1] {text} for alias 'm' ({source})");
         assert_eq!(logged(&one, call), [expected]);
     }
+    let parameters = Guarded::new(
+        "debug = 1\nmechanism_parameters = [(m, [\n(CKM_AES_GCM, any, ulTagBits, \">=\", 96),
+            (any, any, CKA_LABEL, \"!=\", \"0x73\")])]
+        filter_actions_post = [(m, [(C_CreateObject, secure_templates_patch)])]",
+    );
+    let words = [0, 0, 0, 0, 0, 32];
+    let gcm = Arena::default().mechanism(0x1087, &words, Use::Operation);
+    let nested = Attribute {
+        attribute_type: AttributeType(0x4000_0211),
+        value: Value::Template(template(&[(3, b"s")]).unwrap()),
+    };
+    for (call, text, source) in [
+        (
+            Call::C_EncryptInit(SESSION, gcm, GOOD),
+            "C_EncryptInit: the parameter of 'cKM_AES_GCM', which needs ulTagBits >= 96, is FILTERED with CKR_MECHANISM_PARAM_INVALID",
+            "filter.conf:4: mechanism_parameters",
+        ),
+        (
+            Call::C_SetAttributeValue(SESSION, GOOD, template(&[(3, b"s")])),
+            "C_SetAttributeValue: a template, which needs CKA_LABEL != 0x73, is FILTERED with CKR_ATTRIBUTE_VALUE_INVALID",
+            "filter.conf:5: mechanism_parameters",
+        ),
+        (
+            Call::C_CreateObject(SESSION, Some(Template(vec![nested]))),
+            "C_CreateObject: a template inside a template, which action 'secure_templates_patch' does not judge, is FILTERED with CKR_ATTRIBUTE_TYPE_INVALID",
+            "filter.conf:6: filter_actions_post",
+        ),
+    ] {
+        let expected = format!("[DEBUG_LEVEL 1/1] {text} for alias 'm' ({source})");
+        assert_eq!(logged(&parameters, call), [expected]);
+    }
     let used = logged(&one, Call::C_DestroyObject(SESSION, GOOD));
     assert_eq!(
         used,
@@ -150,6 +185,6 @@ fn the_start_of_a_worker() {
         all.iter()
             .filter(|line| line.ends_with("----------------"))
             .count(),
-        10
+        11
     );
 }

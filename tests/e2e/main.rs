@@ -1,8 +1,8 @@
 //! Tests daemon, client library and SoftHSM together, in every pairing with the original's halves.
 //!
 //! `pairs` compares transcripts of a long script of calls, `applications` runs threaded and forking
-//! programs and pkcs11-tool, `modules` puts another module behind a daemon, `workers` looks at the
-//! daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
+//! programs and pkcs11-tool, `parameters` runs programs whose mechanism parameters hold pointers,
+//! `modules` puts another module behind a daemon, `workers` looks at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
 //! `E2E_KEEP=1` keeps the temporary directories, the daemons' logs and configurations among them.
 
 #![forbid(unsafe_code)]
@@ -14,4 +14,5 @@ mod applications;
 mod differences;
 mod modules;
 mod pairs;
+mod parameters;
 mod workers;

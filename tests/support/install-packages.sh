@@ -1,9 +1,11 @@
 #!/bin/sh
-# install-packages.sh demo|check: installs the Debian packages that `make demo` or `make check` needs, and
-# only those that are missing. For both: compiler, OpenSSL, SoftHSM, OpenSC. For the tests also GnuTLS and
-# the like, and the original Caml Crush as the other side. For Debian 12 and 13; the latter has no Caml
-# Crush any more, so that its packages come from Debian 12's sources. Asks nothing; run again it does
-# nothing. Starts no service: caml-crush-server would otherwise listen on port 4444.
+# install-packages.sh demo|check|suites: installs the Debian packages that `make demo`, `make check` or
+# `make suites` needs, and only those that are missing. For all: compiler, OpenSSL, SoftHSM, OpenSC. For the
+# tests also GnuTLS, PyKCS11 and the like, and the original Caml Crush as the other side. For the suites also Go,
+# Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For Debian 12 and 13; the latter has no
+# Caml Crush any more, so that its packages come from Debian 12's sources, and the former has the provider
+# only in its backports. Asks nothing; run again it does nothing. Starts no service: caml-crush-server would
+# otherwise listen on port 4444.
 set -eu
 
 fail() {
@@ -12,14 +14,24 @@ fail() {
 }
 
 packages="build-essential pkg-config libssl-dev softhsm2 opensc"
-original=
+# Packages that one of the two systems lacks, and the Debian suite that has them.
+elsewhere=
+source=
 case "${1-}" in
 demo) ;;
 check)
-    packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev"
-    original="caml-crush-server caml-crush-clients"
+    packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev python3-pykcs11"
+    elsewhere="caml-crush-server caml-crush-clients"
+    source=bookworm
     ;;
-*) fail "usage: install-packages.sh demo|check" ;;
+suites)
+    packages="$packages openssl libengine-pkcs11-openssl libnss3 libnss3-tools default-jdk-headless"
+    packages="$packages golang-go golang-github-thalesignite-crypto11-dev golang-github-stretchr-testify-dev"
+    packages="$packages python3 python3-dev python3-venv libclang-dev libsqlite3-dev"
+    elsewhere=pkcs11-provider
+    source=bookworm-backports
+    ;;
+*) fail "usage: install-packages.sh demo|check|suites" ;;
 esac
 
 is_installed() {
@@ -35,11 +47,11 @@ missing_of() {
 # shellcheck disable=SC2086 # lists
 missing_packages() {
     missing=$(missing_of $packages)
-    missing_original=$(missing_of $original)
+    missing_elsewhere=$(missing_of $elsewhere)
 }
 
 command -v dpkg-query >/dev/null && command -v apt-get >/dev/null ||
-    fail "this is not a Debian system; needed are: $packages $original"
+    fail "this is not a Debian system; needed are: $packages $elsewhere"
 missing_packages
 as_root=
 if [ "$(id -u)" -ne 0 ] && command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
@@ -48,7 +60,7 @@ fi
 
 # The tests read Caml Crush's configuration files, which only root and its own group may.
 copy_configuration() {
-    [ -n "$original" ] || return 0
+    [ "$source" = bookworm ] || return 0
     copies=${CARGO_TARGET_DIR:-target}/caml-crush
     for file in /etc/pkcs11proxyd/pkcs11proxyd.conf /etc/pkcs11proxyd/filter.conf; do
         [ -r "$file" ] || [ -r "$copies/${file##*/}" ] || {
@@ -59,14 +71,14 @@ copy_configuration() {
     done
 }
 
-if [ -z "$missing$missing_original" ]; then
+if [ -z "$missing$missing_elsewhere" ]; then
     copy_configuration
-    echo "install-packages: all there: $packages $original"
+    echo "install-packages: all there: $packages $elsewhere"
     exit 0
 fi
-echo "install-packages: missing:$missing$missing_original"
+echo "install-packages: missing:$missing$missing_elsewhere"
 [ "$(id -u)" -eq 0 ] || [ -n "$as_root" ] ||
-    fail "run this as root, or with a sudo that asks for no password, to install:$missing$missing_original"
+    fail "run this as root, or with a sudo that asks for no password, to install:$missing$missing_elsewhere"
 
 work=$(mktemp -d)
 # invoke-rc.d and deb-systemd-invoke ask this file whether a package may start its service; 101 is no.
@@ -104,24 +116,24 @@ for package in $missing; do
     is_available "$package" ||
         fail "no package $package in the sources of this system ($(. /etc/os-release && echo "$PRETTY_NAME"))"
 done
-# What the system's sources lack is downloaded as apt downloads it, signatures checked, from Debian 12's;
-# the system's own list of sources stays as it is.
-for package in $missing_original; do
+# What the system's sources lack is downloaded as apt downloads it, signatures checked, from $source; the
+# system's own list of sources stays as it is.
+for package in $missing_elsewhere; do
     if is_available "$package"; then
         missing="$missing $package"
         continue
     fi
     if [ ! -e "$work/sources" ]; then
         echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
-${DEBIAN_MIRROR:-http://deb.debian.org/debian} bookworm main" >"$work/sources"
+${DEBIAN_MIRROR:-http://deb.debian.org/debian} $source main" >"$work/sources"
         mkdir -p "$work/lists/partial"
-        bookworm="-o Dir::Etc::SourceList=$work/sources -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$work/lists"
-        bookworm="$bookworm -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User="
+        apart="-o Dir::Etc::SourceList=$work/sources -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$work/lists"
+        apart="$apart -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User="
         # shellcheck disable=SC2086 # a list
-        apt-get -q $bookworm update || fail "the package sources of Debian 12 are not reachable"
+        apt-get -q $apart update || fail "the package sources of $source are not reachable"
     fi
     # shellcheck disable=SC2086 # a list
-    (cd "$work" && apt-get -q $bookworm download "$package") || fail "cannot download $package of Debian 12"
+    (cd "$work" && apt-get -q $apart download "$package") || fail "cannot download $package of $source"
     for file in "$work/$package"_*.deb; do
         missing="$missing $file"
     done
@@ -130,6 +142,6 @@ done
 apt install --no-install-recommends $missing || fail "apt-get install failed:$missing"
 
 missing_packages
-[ -z "$missing$missing_original" ] || fail "still missing:$missing$missing_original"
+[ -z "$missing$missing_elsewhere" ] || fail "still missing:$missing$missing_elsewhere"
 copy_configuration
 echo "install-packages: done"

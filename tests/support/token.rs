@@ -44,10 +44,22 @@ impl Token {
 
     /// Makes an RSA key pair that stays on the token, with a tool, past everything under test.
     pub fn with_rsa_key(self) -> Self {
+        self.with_key(&[
+            "--keypairgen",
+            "--key-type",
+            "rsa:2048",
+            "--id",
+            "01",
+            "--label",
+            "e2e-rsa",
+        ])
+    }
+
+    /// Makes any key, with these options of pkcs11-tool, past everything under test.
+    pub fn with_key(self, options: &[&str]) -> Self {
         let mut command = Command::new("pkcs11-tool");
         command.args(["--module", SOFTHSM, "--login", "--pin", Self::PIN]);
-        command.args(["--keypairgen", "--key-type", "rsa:2048", "--id", "01"]);
-        command.args(["--label", "e2e-rsa"]);
+        command.args(options);
         self.succeed(command);
         self
     }

@@ -1,5 +1,6 @@
 //! Tests the conversions of mechanism parameters.
 
+mod application;
 mod golden;
 mod hostile;
 mod round_trips;

@@ -158,6 +158,110 @@ fn each_field_has_to_be_of_its_kind() {
     assert!(oaep().data(b"label").data(b"").read() == Err(DecodeError::Invalid));
 }
 
+/// CK_SP800_108_KDF_PARAMS up to what its data are.
+fn sp800(count: u64) -> Wire {
+    let wire = Wire::default();
+    let wire = wire.structure("CKM_SP800_108_COUNTER_KDF", "CK_SP800_108_KDF_PARAMS", 5);
+    wire.number(0x251).number(count)
+}
+
+/// One CK_PRF_DATA_PARAM of a type, up to its value.
+fn data_param(wire: Wire, kind: u64) -> Wire {
+    wire.opaque(b"CK_PRF_DATA_PARAM").word(3).number(kind)
+}
+
+#[test]
+fn counts_have_to_be_those_of_the_elements() {
+    let data = |count, sent: u32| {
+        let mut wire = sp800(count).word(6).word(sent);
+        for _ in 0..sent {
+            wire = data_param(wire, 4).data(b"label").number(5);
+        }
+        wire.number(0).null().read()
+    };
+    assert!(data(2, 2).is_ok() && data(0, 0).is_ok());
+    assert!(data(1, 2) == Err(DecodeError::Invalid));
+    assert!(data(3, 2) == Err(DecodeError::Invalid));
+    let wire = sp800(1).word(6).word(1);
+    let short = data_param(wire, 4).data(b"label").number(4);
+    assert!(short.number(0).null().read() == Err(DecodeError::Invalid)); // inside of an element
+    // Two structures where the pointer refers to one.
+    let wrap = |count: u32| {
+        let wire = Wire::default();
+        let wire = wire.structure("CKM_RSA_AES_KEY_WRAP", "CK_RSA_AES_KEY_WRAP_PARAMS", 2);
+        let mut wire = wire.number(256).word(6).word(count);
+        for _ in 0..count {
+            wire = wire.opaque(b"CK_RSA_PKCS_OAEP_PARAMS").word(5);
+            wire = wire.number(0).number(0).number(0).null().number(0);
+        }
+        wire.read()
+    };
+    assert!(wrap(1).is_ok());
+    assert!(wrap(0) == Err(DecodeError::Invalid));
+    assert!(wrap(2) == Err(DecodeError::Invalid));
+    let keys = |attributes: u64| {
+        let wire = sp800(0).null().number(1).word(6).word(1);
+        let wire = wire.opaque(b"CK_DERIVED_KEY").word(3);
+        let wire = template(wire, b"name").number(attributes).null();
+        wire.read()
+    };
+    assert!(keys(1).is_ok());
+    assert!(keys(2) == Err(DecodeError::Invalid));
+}
+
+/// A pointer to a template of one CKA_LABEL.
+fn template(wire: Wire, value: &[u8]) -> Wire {
+    let wire = wire.word(7).word(1).hyper(3).opaque(value);
+    wire.hyper(value.len() as u64)
+}
+
+#[test]
+fn the_kind_of_a_value_has_to_be_that_of_its_type() {
+    let value = |kind, value: fn(Wire) -> Wire| {
+        let wire = data_param(sp800(1).word(6).word(1), kind);
+        value(wire).number(0).null().read()
+    };
+    let key = |wire: Wire| wire.word(5).hyper(7).number(0);
+    let bytes = |wire: Wire| wire.data(&[7; 8]).number(8);
+    let counter = |wire: Wire| {
+        let wire = wire.word(6).word(1).opaque(b"CK_SP800_108_COUNTER_FORMAT");
+        wire.word(2).number(0).number(32).number(0)
+    };
+    let key_of = value(5, key).unwrap();
+    assert_eq!(key_of.named_keys(), Ok(vec![ObjectHandle(7)]));
+    assert!(value(4, bytes).is_ok() && value(1, counter).is_ok());
+    // A key that nobody checks.
+    assert!(value(5, bytes) == Err(DecodeError::Invalid));
+    assert!(value(4, key) == Err(DecodeError::Invalid));
+    assert!(value(5, counter) == Err(DecodeError::Invalid));
+    assert!(value(3, counter) == Err(DecodeError::Invalid));
+    assert!(value(1, key) == Err(DecodeError::Invalid));
+    // Of a size that is not the structure's: the module will judge it.
+    assert!(value(1, bytes).is_ok());
+    // The receiver works out the size of what has one.
+    let sized = |wire: Wire| wire.word(5).hyper(7).number(8);
+    assert!(value(5, sized) == Err(DecodeError::Invalid));
+}
+
+#[test]
+fn rooms_have_to_be_as_the_length_says_and_text_has_no_zero() {
+    let prf = |room, length| {
+        let wire = Wire::default().structure("CKM_TLS_PRF", "CK_TLS_PRF_PARAMS", 6);
+        let wire = wire.null().number(0).null().number(0);
+        wire.word(4).hyper(room).word(5).hyper(length).read()
+    };
+    assert!(prf(12, 12).is_ok());
+    assert!(prf(13, 12) == Err(DecodeError::Invalid));
+    assert!(prf(11, 12) == Err(DecodeError::Invalid));
+    let text = |text: &[u8]| {
+        let wire = Wire::default().structure("CKM_CMS_SIG", "CK_CMS_SIG_PARAMS", 8);
+        let wire = wire.number(0).null().null().data(text);
+        wire.null().number(0).null().number(0).read()
+    };
+    assert!(text(b"text/plain").is_ok() && text(b"").is_ok());
+    assert!(text(b"text\0plain") == Err(DecodeError::Invalid));
+}
+
 #[test]
 fn a_structure_has_to_have_its_fields() {
     let short = Wire::default().structure("CKM_RSA_PKCS_PSS", "CK_RSA_PKCS_PSS_PARAMS", 2);
@@ -185,13 +289,17 @@ fn a_structure_that_the_mechanism_does_not_take_reaches_no_module() {
         assert_eq!(received.assemble(Use::Operation, true).err(), refused);
         assert!(encoded(&received).is_none());
     }
-    let bytes = |mechanism| {
-        let wire = Wire::default().hyper(number_of(mechanism).0).word(1);
-        wire.opaque(&[0x41; 48]).read().unwrap()
-    };
-    assert!(bytes("CKM_AES_GCM").assemble(Use::Operation, true).is_err());
-    assert!(bytes("CKM_AES_GCM").assemble(Use::Message, true).is_err());
-    assert!(bytes("CKM_AES_CBC").assemble(Use::Operation, false).is_ok());
+    for length in [1, 7, 40, 47, 48, 49, 56] {
+        let passes = |mechanism, usage| {
+            let wire = Wire::default().hyper(number_of(mechanism).0).word(1);
+            let received = wire.opaque(&vec![0x41; length]).read().unwrap();
+            received.assemble(usage, true).is_ok()
+        };
+        for (usage, _) in Use::ALL {
+            assert!(!passes("CKM_AES_GCM", usage), "{length}");
+        }
+        assert!(passes("CKM_AES_CBC", Use::Operation));
+    }
 }
 
 /// The third field of CK_GCM_MESSAGE_PARAMS is a number where CK_GCM_PARAMS has an address.
@@ -259,6 +367,39 @@ fn nesting_ends_at_its_limit() {
     assert!(nested(DEEPEST + 1) == Err(DecodeError::Invalid));
     assert!(nested(100_000) == Err(DecodeError::Invalid));
 
+    // Other things than mechanisms with structures at the last level and behind it.
+    let below = |levels: usize, last: fn(Wire) -> Wire| {
+        let mut wire = Wire::default();
+        for _ in 0..levels {
+            wire = wire.structure("CKM_KIP_MAC", "CK_KIP_PARAMS", 4).word(8);
+        }
+        wire = last(wire);
+        for _ in 0..levels {
+            wire = wire.number(1).null().number(0);
+        }
+        wire.read()
+    };
+    let bare = |wire: Wire| wire.hyper(0x250).word(0).hyper(0);
+    assert!(below(DEEPEST - 1, bare).is_ok());
+    assert!(below(DEEPEST, bare) == Err(DecodeError::Invalid));
+    let with_data = |mut wire: Wire| {
+        wire.0.extend(sp800(1).word(6).word(1).0);
+        data_param(wire, 4)
+            .data(b"label")
+            .number(5)
+            .number(0)
+            .null()
+    };
+    assert!(below(DEEPEST - 2, with_data).is_ok());
+    assert!(below(DEEPEST - 1, with_data) == Err(DecodeError::Invalid));
+    let with_template = |mut wire: Wire| {
+        wire.0.extend(sp800(0).null().number(1).word(6).word(1).0);
+        let wire = wire.opaque(b"CK_DERIVED_KEY").word(3);
+        template(wire, b"name").number(1).null()
+    };
+    assert!(below(DEEPEST - 3, with_template).is_ok());
+    assert!(below(DEEPEST - 2, with_template) == Err(DecodeError::Invalid));
+
     // The same in structures that are stepped over.
     let unknown = |levels: usize| {
         let mut wire = Wire::default().hyper(0x8000_0001).word(2);
@@ -286,6 +427,10 @@ fn a_parameter_over_the_limit_is_refused_before_memory_is_used() {
         let wire = wire.word(4).hyper(room).word(5).hyper(room);
         assert!(wire.read() == Err(DecodeError::TooLong), "{room}");
     }
+    let wire = sp800(0).null().number(1).word(6).word(1);
+    let wire = wire.opaque(b"CK_DERIVED_KEY").word(3);
+    let wire = template(wire, &vec![0; LONGEST_PARAMETER]).number(1).null();
+    assert!(wire.read() == Err(DecodeError::TooLong));
     // Structures without any data have a size as well.
     let count = LONGEST_PARAMETER / 24 + 1;
     let mut wire = Wire::default().structure("CKM_HOTP", "CK_OTP_PARAMS", 2);
