@@ -1,9 +1,10 @@
 //! Implements `libp11client.so`, the PKCS#11 library that applications load: it sends each call to
 //! `pkcs11proxyd` and returns what the module there answers.
 //!
-//! Calls arrive in [`abi`], and no pointer of the application goes further. `library` does what
-//! PKCS#11 promises and the protocol leaves to the client: sizes, lists, attributes, waiting.
-//! `connection` sends them, over `tls` where that is asked for. Loading the library does nothing: it
+//! Calls arrive in [`abi`], which makes values of the application's pointers, and no pointer goes further. `library`
+//! remembers what it must of the application's sessions, and knows which version of the protocol is spoken. In
+//! version 4 calls go to the daemon as they are; `version3` does what version 3 leaves to the client: sizes, lists,
+//! attributes, waiting. `connection` sends them, over `tls` where that is asked for. Loading the library does nothing: it
 //! connects in C_Initialize and disconnects in C_Finalize. It never ends the process, prints only if
 //! `PKCS11PROXY_LOG` asks for it, starts no thread and leaves signals alone.
 
