@@ -22,9 +22,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cryptoki_sys::{
     CK_BYTE, CK_C_INITIALIZE_ARGS, CK_INFO, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID,
-    CK_VOID_PTR, CKF_OS_LOCKING_OK,
+    CK_VOID_PTR, CKF_OS_LOCKING_OK, CKR_GENERAL_ERROR,
 };
-use xdr::word_size::{narrow, wide};
+use xdr::word_size::wide;
 use xdr::{CkRv, Function, ObjectHandle, SessionHandle, SlotId, Ulong};
 use zeroize::Zeroize;
 
@@ -47,7 +47,7 @@ macro_rules! information {
                 let place = unsafe { Place::new(place) }?;
                 let answer = ask!(library, $name($($value),*))?;
                 result(answer.rv)?;
-                place.put($make(&answer));
+                place.put($make(&answer)?);
                 Ok(())
             })
         }
@@ -170,7 +170,8 @@ fn guard(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
         Ok(Err(rv)) => rv,
         Err(_) => CkRv::GENERAL_ERROR,
     };
-    narrow(rv.0)
+    // What does not fit must not become CKR_OK.
+    structures::number(rv.0).unwrap_or(CKR_GENERAL_ERROR)
 }
 
 /// Runs the body of a function that needs C_Initialize first.

@@ -222,21 +222,19 @@ impl Connection {
         let (xid, function) = (Xid(ticket.xid()), call.function());
         let overlaps = ticket.begin(manner.is_slow)?;
         self.send(xid, call, overlaps, deadline)?;
-        loop {
-            match ticket.next(deadline)? {
-                Next::Reply(mut record) => {
-                    let reply = rpc::read_reply::<C>(xid, function, &record);
-                    wipe(&mut record);
-                    return Ok(reply.ok_or(Failure::Lost)??);
+        match ticket.next(deadline)? {
+            Next::Reply(mut record) => {
+                let reply = rpc::read_reply::<C>(xid, function, &record);
+                wipe(&mut record);
+                Ok(reply.ok_or(Failure::Lost)??)
+            }
+            Next::Read(mut receiving) => {
+                let reply = self.read::<C>(&mut receiving, &ticket, function, deadline)?;
+                if function.hands_out_secrets() {
+                    receiving.records.wipe();
                 }
-                Next::Read(mut receiving) => {
-                    let reply = self.read::<C>(&mut receiving, &ticket, function, deadline)?;
-                    if function.hands_out_secrets() {
-                        receiving.records.wipe();
-                    }
-                    ticket.give_back(receiving);
-                    return Ok(reply?);
-                }
+                ticket.give_back(receiving);
+                Ok(reply?)
             }
         }
     }

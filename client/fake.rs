@@ -91,6 +91,7 @@ pub(crate) fn settings(protocol: Option<Version>) -> Settings {
         alias: b"fake".to_vec(),
         protocol,
         interface: Interface::default(),
+        mechanisms: None,
         timeout: Duration::from_secs(1),
         slot_event_period: Duration::from_millis(1),
     }

@@ -27,6 +27,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use xdr::CkRv;
+use xdr::mechanism::parameters::TableError;
 
 #[allow(unsafe_code)]
 pub mod abi;
@@ -44,6 +45,7 @@ mod settings;
 mod socket;
 mod structures;
 mod tls;
+mod vendor_mechanisms;
 mod version3;
 
 use bindings::openssl_context;
@@ -75,6 +77,8 @@ pub(crate) fn instance() -> &'static Instance {
 enum InitializeError {
     #[error("{0}")]
     Settings(#[from] SettingsError),
+    #[error("PKCS11PROXY_MECHANISMS_FILE: {0}")]
+    Mechanisms(#[from] TableError),
     #[error("cannot connect to {0}: {1}")]
     Connect(Endpoint, ConnectError),
     #[error("{0}")]
@@ -154,6 +158,9 @@ impl Instance {
 
 fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, InitializeError> {
     let settings = Settings::read(environment)?;
+    if let Some(file) = &settings.mechanisms {
+        vendor_mechanisms::install(file)?;
+    }
     let connection = match Connection::open(
         &settings.endpoint,
         settings.tls.as_ref(),

@@ -27,6 +27,9 @@ const ALIAS_FILE: &str = ".camlcrushlibname";
 /// The longest alias the file can give, in bytes; a variable can give any.
 const LONGEST_ALIAS: usize = 32;
 
+/// The longest file that is read, in bytes.
+const LONGEST_FILE: usize = 1 << 20;
+
 /// The longest path a Unix socket address holds, in bytes.
 const LONGEST_SOCKET_PATH: usize = 107;
 
@@ -42,7 +45,7 @@ const DEFAULT_SLOT_EVENT_PERIOD: Duration = Duration::from_millis(50);
 pub(crate) struct Environment<'a> {
     /// The value of an environment variable, if it is set.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
-    /// The first bytes of a file: enough for any alias.
+    /// The first bytes of a file, one more than [`LONGEST_FILE`] at the most.
     pub file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// The endpoint compiled in.
     pub socket: Option<&'a str>,
@@ -71,7 +74,8 @@ impl Environment<'static> {
             file: &|path| {
                 let mut bytes = Vec::new();
                 let file = std::fs::File::open(path)?;
-                file.take(4096).read_to_end(&mut bytes).map(|_| bytes)
+                let mut file = file.take(LONGEST_FILE as u64 + 1);
+                file.read_to_end(&mut bytes).map(|_| bytes)
             },
             socket: option_env!("P11CLIENT_SOCKET"),
             libname: option_env!("P11CLIENT_LIBNAME"),
@@ -99,10 +103,19 @@ pub(crate) struct Settings {
     pub protocol: Option<Version>,
     /// The newest version of PKCS#11 that is offered.
     pub interface: Interface,
+    /// The description of vendors' mechanisms.
+    pub mechanisms: Option<MechanismsFile>,
     /// How long connecting may take, and each call.
     pub timeout: Duration,
     /// The pause between two polls of a blocking C_WaitForSlotEvent.
     pub slot_event_period: Duration,
+}
+
+/// A site's `mechanisms.toml`, as read.
+#[derive(Debug, PartialEq)]
+pub(crate) struct MechanismsFile {
+    pub path: PathBuf,
+    pub text: String,
 }
 
 /// What a TLS connection is made with.
@@ -185,6 +198,8 @@ pub(crate) enum SettingsError {
     Protocol(OsString),
     #[error("PKCS11PROXY_INTERFACE: expected 3.2, 3.0 or 2.40, not {0:?}")]
     Interface(OsString),
+    #[error("PKCS11PROXY_MECHANISMS_FILE: {0}: {1}")]
+    MechanismsFile(PathBuf, io::Error),
     #[error("which module to load is unknown: neither PKCS11PROXY_LIBNAME nor HOME is set")]
     Home,
     #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
@@ -219,6 +234,7 @@ impl Settings {
             alias: alias(environment)?,
             protocol: protocol(environment)?,
             interface: Interface::read(environment)?,
+            mechanisms: mechanisms(environment)?,
             timeout: number("PKCS11PROXY_RPC_TIMEOUT")
                 .filter(|seconds| (1..=LONGEST_TIMEOUT_SECONDS).contains(seconds))
                 .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
@@ -267,6 +283,23 @@ fn protocol(environment: &Environment<'_>) -> Result<Option<Version>, SettingsEr
         b"3" => Ok(Some(Version::Three)),
         b"4" => Ok(Some(Version::Four)),
         _ => Err(SettingsError::Protocol(written)),
+    }
+}
+
+/// Empty is as good as not set.
+fn mechanisms(environment: &Environment<'_>) -> Result<Option<MechanismsFile>, SettingsError> {
+    let path = (environment.variable)("PKCS11PROXY_MECHANISMS_FILE");
+    let Some(path) = path.filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    let too_long = || io::Error::other(format!("longer than {LONGEST_FILE} bytes"));
+    let text = (environment.file)(&path).and_then(|bytes| match bytes.len() {
+        ..=LONGEST_FILE => String::from_utf8(bytes).map_err(io::Error::other),
+        _ => Err(too_long()),
+    });
+    match text {
+        Ok(text) => Ok(Some(MechanismsFile { path, text })),
+        Err(cause) => Err(SettingsError::MechanismsFile(path, cause)),
     }
 }
 

@@ -1,13 +1,30 @@
-//! Fills the C structures of C_GetInfo, C_GetSlotInfo and the like from a reply.
+//! Makes numbers and the C structures of C_GetInfo, C_GetSlotInfo and the like of what is in a reply.
 //!
+//! A number that does not fit into this host's CK_ULONG is an error, never another number.
 //! Text fields have a fixed size in C. A text that is shorter is padded with blanks, a longer one
 //! is cut.
 
 use cryptoki_sys::{
-    CK_INFO, CK_MECHANISM_INFO, CK_SESSION_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CK_VERSION,
+    CK_INFO, CK_MECHANISM_INFO, CK_SESSION_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG,
+    CK_UNAVAILABLE_INFORMATION, CK_VERSION,
 };
-use xdr::word_size::narrow;
-use xdr::{Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo, Version};
+use xdr::word_size::{narrow, wide};
+use xdr::{CkRv, Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo, Version};
+
+/// A number of the module. CKR_DEVICE_ERROR if it does not fit.
+pub(crate) fn number(number: u64) -> Result<CK_ULONG, CkRv> {
+    let narrowed = narrow(number);
+    if wide(narrowed) == number {
+        Ok(narrowed)
+    } else {
+        Err(CkRv::DEVICE_ERROR)
+    }
+}
+
+/// A number of a token that may be unavailable; it is if it does not fit.
+fn if_available(count: u64) -> CK_ULONG {
+    number(count).unwrap_or(CK_UNAVAILABLE_INFORMATION)
+}
 
 fn text<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
     let mut field = [b' '; SIZE];
@@ -24,64 +41,64 @@ fn version(version: &Version) -> CK_VERSION {
     }
 }
 
-pub(crate) fn info(info: &Info) -> CK_INFO {
-    CK_INFO {
+pub(crate) fn info(info: &Info) -> Result<CK_INFO, CkRv> {
+    Ok(CK_INFO {
         cryptokiVersion: version(&info.cryptoki_version),
         manufacturerID: text(&info.manufacturer_id),
-        flags: narrow(info.flags.0),
+        flags: number(info.flags.0)?,
         libraryDescription: text(&info.library_description),
         libraryVersion: version(&info.library_version),
-    }
+    })
 }
 
-pub(crate) fn slot_info(info: &SlotInfo) -> CK_SLOT_INFO {
-    CK_SLOT_INFO {
+pub(crate) fn slot_info(info: &SlotInfo) -> Result<CK_SLOT_INFO, CkRv> {
+    Ok(CK_SLOT_INFO {
         slotDescription: text(&info.slot_description),
         manufacturerID: text(&info.manufacturer_id),
-        flags: narrow(info.flags.0),
+        flags: number(info.flags.0)?,
         hardwareVersion: version(&info.hardware_version),
         firmwareVersion: version(&info.firmware_version),
-    }
+    })
 }
 
-pub(crate) fn token_info(info: &TokenInfo) -> CK_TOKEN_INFO {
-    CK_TOKEN_INFO {
+pub(crate) fn token_info(info: &TokenInfo) -> Result<CK_TOKEN_INFO, CkRv> {
+    Ok(CK_TOKEN_INFO {
         label: text(&info.label),
         manufacturerID: text(&info.manufacturer_id),
         model: text(&info.model),
         serialNumber: text(&info.serial_number),
-        flags: narrow(info.flags.0),
-        ulMaxSessionCount: narrow(info.max_session_count.0),
-        ulSessionCount: narrow(info.session_count.0),
-        ulMaxRwSessionCount: narrow(info.max_rw_session_count.0),
-        ulRwSessionCount: narrow(info.rw_session_count.0),
-        ulMaxPinLen: narrow(info.max_pin_len.0),
-        ulMinPinLen: narrow(info.min_pin_len.0),
-        ulTotalPublicMemory: narrow(info.total_public_memory.0),
-        ulFreePublicMemory: narrow(info.free_public_memory.0),
-        ulTotalPrivateMemory: narrow(info.total_private_memory.0),
-        ulFreePrivateMemory: narrow(info.free_private_memory.0),
+        flags: number(info.flags.0)?,
+        ulMaxSessionCount: if_available(info.max_session_count.0),
+        ulSessionCount: if_available(info.session_count.0),
+        ulMaxRwSessionCount: if_available(info.max_rw_session_count.0),
+        ulRwSessionCount: if_available(info.rw_session_count.0),
+        ulMaxPinLen: if_available(info.max_pin_len.0),
+        ulMinPinLen: if_available(info.min_pin_len.0),
+        ulTotalPublicMemory: if_available(info.total_public_memory.0),
+        ulFreePublicMemory: if_available(info.free_public_memory.0),
+        ulTotalPrivateMemory: if_available(info.total_private_memory.0),
+        ulFreePrivateMemory: if_available(info.free_private_memory.0),
         hardwareVersion: version(&info.hardware_version),
         firmwareVersion: version(&info.firmware_version),
         utcTime: text(&info.utc_time),
-    }
+    })
 }
 
-pub(crate) fn session_info(info: &SessionInfo) -> CK_SESSION_INFO {
-    CK_SESSION_INFO {
-        slotID: narrow(info.slot_id.0),
-        state: narrow(info.state.0),
-        flags: narrow(info.flags.0),
-        ulDeviceError: narrow(info.device_error.0),
-    }
+pub(crate) fn session_info(info: &SessionInfo) -> Result<CK_SESSION_INFO, CkRv> {
+    Ok(CK_SESSION_INFO {
+        slotID: number(info.slot_id.0)?,
+        state: number(info.state.0)?,
+        flags: number(info.flags.0)?,
+        ulDeviceError: number(info.device_error.0)?,
+    })
 }
 
-pub(crate) fn mechanism_info(info: &MechanismInfo) -> CK_MECHANISM_INFO {
-    CK_MECHANISM_INFO {
-        ulMinKeySize: narrow(info.min_key_size.0),
-        ulMaxKeySize: narrow(info.max_key_size.0),
-        flags: narrow(info.flags.0),
-    }
+pub(crate) fn mechanism_info(info: &MechanismInfo) -> Result<CK_MECHANISM_INFO, CkRv> {
+    Ok(CK_MECHANISM_INFO {
+        ulMinKeySize: number(info.min_key_size.0)?,
+        ulMaxKeySize: number(info.max_key_size.0)?,
+        flags: number(info.flags.0)?,
+    })
 }
 
 #[cfg(test)]

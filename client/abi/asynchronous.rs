@@ -5,12 +5,13 @@
 //! what a module answers without one.
 
 use cryptoki_sys::{CK_ASYNC_DATA, CK_BYTE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_UTF8CHAR};
-use xdr::word_size::{narrow, wide};
+use xdr::word_size::wide;
 use xdr::{Call, CkRv, Room, Ulong};
 
 use super::memory::{self, Place};
 use super::{enter, session_handle};
 use crate::remote::{ask, result};
+use crate::structures::number;
 
 /// Asks for the result of an operation. There may be no place for a result if the operation has none.
 #[unsafe(no_mangle)]
@@ -30,9 +31,9 @@ pub unsafe extern "C" fn C_AsyncComplete(
         // SAFETY: the contract of this module.
         if let Ok(place) = unsafe { Place::new(place) } {
             place.put(CK_ASYNC_DATA {
-                ulValue: narrow(answer.length.0),
-                hObject: narrow(answer.object.0),
-                hAdditionalObject: narrow(answer.additional_object.0),
+                ulValue: number(answer.length.0)?,
+                hObject: number(answer.object.0)?,
+                hAdditionalObject: number(answer.additional_object.0)?,
                 ..Default::default()
             });
         }
@@ -54,7 +55,7 @@ pub unsafe extern "C" fn C_AsyncGetID(
         let name = unsafe { memory::name(name) }?;
         let answer = ask!(library, C_AsyncGetID(session_handle(session), name))?;
         result(answer.rv)?;
-        place.put(narrow(answer.size.0));
+        place.put(number(answer.size.0)?);
         Ok(())
     })
 }

@@ -30,7 +30,7 @@ pub unsafe extern "C" fn C_GenerateKey(
         let session = session_handle(session);
         let made = ask!(library, C_GenerateKey(session, mechanism, template))?;
         parameter.put(&made.written)?;
-        place.put_handle(made.object);
+        place.put_handle(made.object)?;
         result(made.rv)
     })
 }
@@ -65,8 +65,8 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
             C_GenerateKeyPair(session, mechanism, public, private)
         )?;
         parameter.put(&made.written)?;
-        public_place.put_handle(made.public_key);
-        private_place.put_handle(made.private_key);
+        public_place.put_handle(made.public_key)?;
+        private_place.put_handle(made.private_key)?;
         result(made.rv)
     })
 }
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn C_UnwrapKey(
             C_UnwrapKey(session, mechanism, with, wrapped, template)
         )?;
         parameter.put(&made.written)?;
-        place.put_handle(made.object);
+        place.put_handle(made.object)?;
         result(made.rv)
     })
 }
@@ -158,7 +158,7 @@ pub unsafe extern "C" fn C_DeriveKey(
         let (session, base) = (session_handle(session), object_handle(base_key));
         let made = ask!(library, C_DeriveKey(session, mechanism, base, template))?;
         parameter.put(&made.written)?;
-        place.put_handle(made.object);
+        place.put_handle(made.object)?;
         result(made.rv)
     })
 }
@@ -194,7 +194,7 @@ pub unsafe extern "C" fn C_EncapsulateKey(
         let function = Function::C_EncapsulateKey;
         let written = put_bytes(places, function, made.rv, made.length, made.data);
         if written.is_ok() || !made.rv.is_ok() {
-            place.put_handle(made.object);
+            place.put_handle(made.object)?;
         }
         written
     })
@@ -228,7 +228,7 @@ pub unsafe extern "C" fn C_DecapsulateKey(
             C_DecapsulateKey(session, mechanism, with, template, ciphertext)
         )?;
         parameter.put(&made.written)?;
-        place.put_handle(made.object);
+        place.put_handle(made.object)?;
         result(made.rv)
     })
 }
@@ -297,7 +297,7 @@ pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
             C_UnwrapKeyAuthenticated(session, mechanism, with, wrapped, template, associated)
         )?;
         parameter.put(&made.written)?;
-        place.put_handle(made.object);
+        place.put_handle(made.object)?;
         result(made.rv)
     })
 }

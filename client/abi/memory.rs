@@ -9,10 +9,11 @@ use std::ffi::c_void;
 use std::slice;
 
 use cryptoki_sys::{CK_BYTE, CK_OBJECT_HANDLE, CK_ULONG, CK_UTF8CHAR};
-use xdr::word_size::{narrow, wide};
+use xdr::word_size::wide;
 use xdr::{CkRv, Input, LONGEST_BYTES, MOST_ELEMENTS, ObjectHandle, Room};
 
 use crate::remote::result;
+use crate::structures::number;
 
 mod mechanisms;
 mod templates;
@@ -46,10 +47,11 @@ impl<T> Place<T> {
 
 impl Place<CK_OBJECT_HANDLE> {
     /// Writes the handle if the module wrote one.
-    pub fn put_handle(self, object: Option<ObjectHandle>) {
+    pub fn put_handle(self, object: Option<ObjectHandle>) -> Result<(), CkRv> {
         if let Some(object) = object {
-            self.put(narrow(object.0));
+            self.put(number(object.0)?);
         }
+        Ok(())
     }
 }
 
@@ -107,9 +109,10 @@ impl<T: Copy> Places<T> {
             Room::Buffer(room) => sent <= room,
             Room::NoLength | Room::Null { .. } | Room::Unbounded => sent == 0,
         };
-        if !is_sound || wide(narrow(told)) != told {
+        if !is_sound {
             return Err(CkRv::DEVICE_ERROR);
         }
+        let count = number(told)?;
         if !values.is_empty() {
             // SAFETY: there is room for this many values, by the check above and the word of
             // whoever made this; they were just received, so they lie elsewhere.
@@ -118,7 +121,7 @@ impl<T: Copy> Places<T> {
         let is_told = rv.is_ok() || rv == CkRv::BUFFER_TOO_SMALL || told != 0;
         if is_told && !self.count.is_null() {
             // SAFETY: not null, so writable by the word of whoever made this.
-            unsafe { self.count.write_unaligned(narrow(told)) };
+            unsafe { self.count.write_unaligned(count) };
         }
         result(rv)
     }
@@ -136,7 +139,7 @@ impl Places<CK_ULONG> {
         if has_count && told > MOST_ELEMENTS {
             return Err(CkRv::DEVICE_ERROR); // no list is that long, and applications multiply it
         }
-        let list: Vec<CK_ULONG> = list.map(narrow).collect();
+        let list: Vec<CK_ULONG> = list.map(number).collect::<Result<_, _>>()?;
         self.put(rv, told, &list)
     }
 }

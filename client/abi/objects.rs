@@ -2,19 +2,19 @@
 
 use cryptoki_sys::{CK_ATTRIBUTE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG};
 use xdr::Call;
-use xdr::word_size::narrow;
 
 use super::memory;
 use super::memory::{Place, Places, WantedAttributes};
 use super::{enter, object_handle, session_handle};
 use crate::remote::{ask, result};
+use crate::structures::number;
 
 information! {
     /// The size of an object.
     C_GetObjectSize(
         session: CK_SESSION_HANDLE => session_handle(session),
         object: CK_OBJECT_HANDLE => object_handle(object)
-    ) -> CK_ULONG = |answer: &xdr::SizeResult| narrow(answer.size.0);
+    ) -> CK_ULONG = |answer: &xdr::SizeResult| number(answer.size.0);
 }
 
 /// Makes an object.
@@ -31,7 +31,7 @@ pub unsafe extern "C" fn C_CreateObject(
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let made = ask!(library, C_CreateObject(session_handle(session), template))?;
-        place.put_handle(made.object);
+        place.put_handle(made.object)?;
         result(made.rv)
     })
 }
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn C_CopyObject(
         let template = unsafe { memory::template(template, count) }?;
         let (session, object) = (session_handle(session), object_handle(object));
         let made = ask!(library, C_CopyObject(session, object, template))?;
-        place.put_handle(made.object);
+        place.put_handle(made.object)?;
         result(made.rv)
     })
 }

@@ -24,7 +24,7 @@ information! {
     C_GetSessionValidationFlags(
         session: CK_SESSION_HANDLE => session_handle(session),
         kind: CK_SESSION_VALIDATION_FLAGS_TYPE => Ulong(wide(kind))
-    ) -> CK_FLAGS = |answer: &xdr::FlagsResult| narrow(answer.flags.0);
+    ) -> CK_FLAGS = |answer: &xdr::FlagsResult| structures::number(answer.flags.0);
 }
 
 /// Opens a session. The callback is called with `application`, in a thread that has a call in progress.
@@ -41,7 +41,7 @@ pub unsafe extern "C" fn C_OpenSession(
         let place = unsafe { Place::new(session) }?;
         let callback = callback(notify, application);
         let session = library.open_session(slot_id(slot), Flags(wide(flags)), callback)?;
-        place.put(narrow(session.0));
+        place.put(structures::number(session.0)?);
         Ok(())
     })
 }

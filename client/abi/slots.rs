@@ -4,7 +4,7 @@ use cryptoki_sys::{
     CK_BBOOL, CK_FLAGS, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID,
     CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG, CK_UTF8CHAR, CK_VOID_PTR,
 };
-use xdr::word_size::{narrow, wide};
+use xdr::word_size::wide;
 use xdr::{Call, CkRv, Flags, MechanismType, Ulong};
 
 use super::memory;
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn C_WaitForSlotEvent(
         let place = unsafe { Place::new(slot) }?;
         let event = ask!(library, C_WaitForSlotEvent(Flags(wide(flags))))?;
         result(event.rv)?;
-        place.put(narrow(event.slot_id.0));
+        place.put(structures::number(event.slot_id.0)?);
         Ok(())
     })
 }

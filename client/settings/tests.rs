@@ -295,3 +295,44 @@ fn newer_versions_of_pkcs11_can_be_kept_from_applications() {
         );
     }
 }
+
+#[test]
+fn the_description_of_mechanisms_is_a_text_of_bounded_length() {
+    let path = "/etc/mechanisms.toml";
+    let read = |variable: &str, content: io::Result<Vec<u8>>| {
+        let found = |name: &str| match name {
+            "PKCS11PROXY_LIBNAME" => Some("softhsm".into()),
+            "PKCS11PROXY_MECHANISMS_FILE" => Some(variable.into()),
+            _ => None,
+        };
+        let settings = Settings::read(&Environment {
+            variable: &found,
+            file: &|asked| {
+                assert_eq!(asked.to_str(), Some(path));
+                match &content {
+                    Ok(content) => Ok(content.clone()),
+                    Err(cause) => Err(cause.kind().into()),
+                }
+            },
+            socket: None,
+            libname: None,
+            library: None,
+            tls: TlsFiles::default(),
+        });
+        settings.map(|settings| settings.mechanisms)
+    };
+    assert_eq!(read("", Ok(Vec::new())).unwrap(), None);
+    let file = read(path, Ok(b"# none".to_vec())).unwrap();
+    let (path, text) = (PathBuf::from(path), "# none".to_owned());
+    assert_eq!(file, Some(MechanismsFile { path, text }));
+    let longest = vec![b'#'; LONGEST_FILE];
+    assert!(read("/etc/mechanisms.toml", Ok(longest.clone())).is_ok());
+    for content in [
+        Ok([longest, vec![b'#']].concat()),
+        Ok(vec![0xff]),
+        Err(io::ErrorKind::NotFound.into()),
+    ] {
+        let refused = read("/etc/mechanisms.toml", content);
+        assert!(matches!(refused, Err(SettingsError::MechanismsFile(..))));
+    }
+}

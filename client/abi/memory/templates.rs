@@ -12,6 +12,7 @@ use xdr::{
 };
 
 use super::{copied, copy};
+use crate::structures::number;
 
 /// Bytes of a CK_ATTRIBUTE.
 const ATTRIBUTE_SIZE: u64 = size_of::<CK_ATTRIBUTE>() as u64;
@@ -268,10 +269,10 @@ impl Given {
             Found::Length(length) | Found::TemplateLength(length) if rv.is_ok() && *length != 0 => {
                 !has_room && *length <= LONGEST_BYTES
             }
-            Found::Length(length) => wide(narrow(*length)) == *length,
+            Found::Length(length) => number(*length).is_ok(),
             Found::TemplateLength(count) => {
                 let length = count.checked_mul(ATTRIBUTE_SIZE);
-                length.is_some_and(|length| wide(narrow(length)) == length)
+                length.is_some_and(|length| number(length).is_ok())
             }
             Found::Bytes(value) => room.is_some_and(|room| value.len() as u64 <= room),
             Found::Template(answers) => {

@@ -38,6 +38,7 @@ fn scenario() {
         ("exact_outputs", exact::exact_outputs),
         ("exact_templates", exact::exact_templates),
         ("parameters", parameters::parameters),
+        ("vendor_parameters", parameters::vendor_parameters),
         ("interfaces", interfaces::interfaces),
         ("interface_setting", interfaces::interface_setting),
         ("lying", lying::lying),

@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use cryptoki_sys::*;
 use xdr::codec::{Decoder, Wire};
 use xdr::mechanism::FieldValue;
+use xdr::mechanism::parameters::VendorTable;
 use xdr::{
     Architecture, Call, CkRv, KeyResult, Mechanism, MechanismOutputResult, MechanismResult,
     ObjectHandle, Reply, SessionHandle, SessionResult, Ulong, Written,
 };
 
 use crate::daemon::{Act, Daemon};
-use crate::harness::{initialized, run};
+use crate::harness::{Loaded, initialized, run, run_at};
 
 /// What a module wrote into the bytes behind pointers, as the specification has it on the wire.
 fn written(values: &[&[u8]]) -> Written {
@@ -230,4 +231,99 @@ pub fn parameters() {
     assert_eq!(iv, [1, 2, 3, 4, 0xcc]);
     assert_eq!((tag[..16].to_vec(), tag[16]), (vec![5; 16], 0));
     assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+}
+
+/// The example of the documentation.
+fn description() -> &'static str {
+    let text = include_str!("../../../docs/mechanisms.md");
+    let (_, rest) = text.split_once("```toml\n").expect("an example");
+    rest.split_once("```").expect("its end").0
+}
+
+/// A file that goes with this value.
+struct TemporaryFile(std::path::PathBuf);
+
+impl TemporaryFile {
+    fn new(content: &str) -> TemporaryFile {
+        let name = format!("p11client-{}-{}.toml", std::process::id(), content.len());
+        let file = TemporaryFile(std::env::temp_dir().join(name));
+        std::fs::write(&file.0, content).expect("a writable folder");
+        file
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_vendors_mechanism_crosses_by_its_description() {
+    let table = VendorTable::parse("mechanisms.toml", description()).expect("the example is good");
+    xdr::parameters::install(table);
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let noted = calls.clone();
+    let daemon = Daemon::start(move |call| {
+        let Call::C_EncryptInit(_, mechanism, _) = call else {
+            return None;
+        };
+        let names = ["ulVersion", "pNonce", "pTag", "ulTagBits"];
+        let mut seen = noted.lock().expect("no panic");
+        seen.push(fields(mechanism.as_ref(), &names));
+        let (rv, written) = (CkRv::OK, written(&[&[9, 8], &[7; 16]]));
+        let reply = Reply::C_EncryptInit(MechanismResult { rv, written });
+        Some(Act::Answer(Box::new(reply)))
+    });
+    let run = |content: &str, expected: &str| {
+        let file = TemporaryFile::new(content);
+        let path = file.0.to_str().expect("a path of text");
+        let variables = [
+            ("PKCS11PROXY_MECHANISMS_FILE", path),
+            ("EXPECTED", expected),
+        ];
+        run_at("vendor_parameters", &daemon.address, &variables);
+    };
+    run(description(), "good");
+    run("[[structure]]\nname = 5\n", "bad");
+    let expected = "0x80010001, CK_ACME_SEAL_PARAMS: 1, [1, 2], room/16, 128";
+    assert_eq!(*calls.lock().expect("no panic"), [expected, expected]);
+}
+
+pub fn vendor_parameters() {
+    let loaded = Loaded::new();
+    if std::env::var_os("EXPECTED").is_some_and(|expected| expected == "bad") {
+        assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_DEVICE_ERROR);
+        return;
+    }
+    #[repr(C)]
+    struct Seal {
+        version: CK_ULONG,
+        compact: CK_BBOOL,
+        nonce: *mut u8,
+        nonce_length: CK_ULONG,
+        tag: *mut u8,
+        tag_bits: CK_ULONG,
+    }
+    for _ in 0..2 {
+        assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+        let (mut nonce, mut tag) = ([1u8, 2, 3], [1u8; 17]);
+        let mut seal = Seal {
+            version: 1,
+            compact: 0,
+            nonce: nonce.as_mut_ptr(),
+            nonce_length: 2,
+            tag: tag.as_mut_ptr(),
+            tag_bits: 128,
+        };
+        let mut mechanism = CK_MECHANISM {
+            mechanism: 0x8001_0001,
+            pParameter: (&raw mut seal).cast(),
+            ulParameterLen: size_of::<Seal>() as CK_ULONG,
+        };
+        assert_eq!(call!(loaded.C_EncryptInit(1, &mut mechanism, 2)), CKR_OK);
+        assert_eq!(nonce, [9, 8, 3]);
+        assert_eq!((tag[..16].to_vec(), tag[16]), (vec![7; 16], 1));
+        assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+    }
 }

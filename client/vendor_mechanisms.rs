@@ -1,0 +1,27 @@
+//! Makes the structures of a site's `mechanisms.toml` known to this process.
+//!
+//! The text comes from [`settings`](crate::settings). The daemon has to know the same structures.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xdr::mechanism::parameters::{self, TableError, VendorTable};
+
+use crate::settings::MechanismsFile;
+
+/// Tells which text is installed; 0: none. A forked child, which has the table of its parent, takes no lock for it
+/// that another thread of the parent may have held.
+static INSTALLED: AtomicU64 = AtomicU64::new(0);
+
+/// Installs the table, unless it is installed already. The caller holds the lock of C_Initialize.
+pub(crate) fn install(file: &MechanismsFile) -> Result<(), TableError> {
+    let mut hasher = DefaultHasher::new();
+    file.text.hash(&mut hasher);
+    let number = hasher.finish().max(1);
+    if INSTALLED.load(Ordering::Acquire) != number {
+        let table = VendorTable::parse(&file.path.to_string_lossy(), &file.text)?;
+        parameters::install(table);
+        INSTALLED.store(number, Ordering::Release);
+    }
+    Ok(())
+}
