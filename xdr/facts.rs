@@ -23,6 +23,10 @@ pub enum Role {
     Plain,
     /// A mechanism with its parameter, for an operation.
     Mechanism,
+    /// The same, for an operation on messages.
+    MessageMechanism,
+    /// The same, for C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated.
+    AuthenticatedMechanism,
     /// The parameter of one message, with the mechanism of the messages.
     MessageParameter,
     /// The type of a mechanism that the call asks about.
@@ -62,6 +66,8 @@ impl Role {
             Role::Session
             | Role::Plain
             | Role::Mechanism
+            | Role::MessageMechanism
+            | Role::AuthenticatedMechanism
             | Role::MessageParameter
             | Role::MechanismType
             | Role::Object(_)
@@ -156,7 +162,7 @@ impl Facts {
 pub enum Argument<'a> {
     /// See [`Role::Session`].
     Session(SessionHandle),
-    /// See [`Role::Mechanism`] and [`Role::MessageParameter`].
+    /// See [`Role::Mechanism`] and the roles that follow it.
     Mechanism(&'a Mechanism),
     /// See [`Role::MechanismType`].
     MechanismType(MechanismType),
@@ -210,6 +216,12 @@ macro_rules! argument {
         let mechanism: &MechanismPointer = $value;
         mechanism.as_ref().map(Argument::Mechanism)
     }};
+    ($value:ident: MessageMechanism) => {
+        argument!($value: Mechanism)
+    };
+    ($value:ident: AuthenticatedMechanism) => {
+        argument!($value: Mechanism)
+    };
     ($value:ident: MessageParameter) => {
         Some(Argument::Mechanism($value))
     };
@@ -451,7 +463,7 @@ define_facts! {
     // PKCS#11 v3.0
     C_LoginUser(session: Session, user: User, pin: Pin, name: Data) like C_Login: LogsIn;
     C_SessionCancel(session: Session, flags: Plain) like C_CancelFunction;
-    C_MessageEncryptInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+    C_MessageEncryptInit(session: Session, mechanism: MessageMechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of Encrypt] like C_EncryptInit;
     C_EncryptMessage(session: Session, parameter: MessageParameter, associated: Data,
         plaintext: Secret, room: Room) [Update of Encrypt] like C_Encrypt;
@@ -460,7 +472,7 @@ define_facts! {
     C_EncryptMessageNext(session: Session, parameter: MessageParameter, part: Secret, room: Room,
         flags: Plain) [Update of Encrypt] like C_EncryptUpdate;
     C_MessageEncryptFinal(session: Session) [End of Encrypt] like C_EncryptFinal;
-    C_MessageDecryptInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+    C_MessageDecryptInit(session: Session, mechanism: MessageMechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of Decrypt] like C_DecryptInit;
     C_DecryptMessage(session: Session, parameter: MessageParameter, associated: Data,
         ciphertext: Data, room: Room) [Update of Decrypt] like C_Decrypt: Reveals;
@@ -469,7 +481,7 @@ define_facts! {
     C_DecryptMessageNext(session: Session, parameter: MessageParameter, part: Data, room: Room,
         flags: Plain) [Update of Decrypt] like C_DecryptUpdate: Reveals;
     C_MessageDecryptFinal(session: Session) [End of Decrypt] like C_DecryptFinal;
-    C_MessageSignInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+    C_MessageSignInit(session: Session, mechanism: MessageMechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of Sign] like C_SignInit;
     C_SignMessage(session: Session, parameter: MessageParameter, data: Data, room: Room)
         [Update of Sign] like C_Sign;
@@ -478,7 +490,7 @@ define_facts! {
     C_SignMessageNext(session: Session, parameter: MessageParameter, part: Data, room: Room)
         [Update of Sign] like C_SignUpdate;
     C_MessageSignFinal(session: Session) [End of Sign] like C_SignFinal;
-    C_MessageVerifyInit(session: Session, mechanism: Mechanism, key: Key(OBJECT_HANDLE_INVALID))
+    C_MessageVerifyInit(session: Session, mechanism: MessageMechanism, key: Key(OBJECT_HANDLE_INVALID))
         [Init of Verify] like C_VerifyInit;
     C_VerifyMessage(session: Session, parameter: MessageParameter, data: Data, signature: Data)
         [Update of Verify] like C_Verify;
@@ -502,10 +514,10 @@ define_facts! {
     C_AsyncComplete(session: Session, function: Name) like C_GetFunctionStatus: Reveals;
     C_AsyncGetID(session: Session, function: Name) like C_GetFunctionStatus;
     C_AsyncJoin(session: Session, function: Name, id: Plain, room: Room) like C_GetFunctionStatus;
-    C_WrapKeyAuthenticated(session: Session, mechanism: Mechanism,
+    C_WrapKeyAuthenticated(session: Session, mechanism: AuthenticatedMechanism,
         wrapping: Key(WRAPPING_KEY_HANDLE_INVALID), key: Key(OBJECT_HANDLE_INVALID),
         associated: Data, room: Room) [Whole of Wrap] like C_WrapKey;
-    C_UnwrapKeyAuthenticated(session: Session, mechanism: Mechanism,
+    C_UnwrapKeyAuthenticated(session: Session, mechanism: AuthenticatedMechanism,
         unwrapping: Key(UNWRAPPING_KEY_HANDLE_INVALID), wrapped: Data, template: Values,
         associated: Data) [Whole of Unwrap] like C_UnwrapKey: Writes;
 }
@@ -523,16 +535,13 @@ impl Function {
 
     /// What the mechanism parameters of its calls are for.
     pub fn parameter_use(self) -> Use {
-        match self {
-            Function::C_MessageEncryptInit
-            | Function::C_MessageDecryptInit
-            | Function::C_MessageSignInit
-            | Function::C_MessageVerifyInit => Use::Message,
-            Function::C_WrapKeyAuthenticated | Function::C_UnwrapKeyAuthenticated => {
-                Use::AuthenticatedWrap
-            }
-            function if function.facts().roles.contains(&Role::MessageParameter) => Use::Message,
-            _ => Use::Operation,
+        let has = |role| self.facts().roles.contains(&role);
+        if has(Role::MessageMechanism) || has(Role::MessageParameter) {
+            Use::Message
+        } else if has(Role::AuthenticatedMechanism) {
+            Use::AuthenticatedWrap
+        } else {
+            Use::Operation
         }
     }
 

@@ -149,7 +149,7 @@ fn wire_kind(attribute_type: AttributeType, length: usize) -> Kind {
     match attribute_types::kind(attribute_type) {
         Kind::Number if length == Abi::HOST.word => Kind::Number,
         Kind::Numbers if length % Abi::HOST.word == 0 => Kind::Numbers,
-        _ => Kind::Bytes,
+        Kind::Bytes | Kind::Boolean | Kind::Number | Kind::Numbers | Kind::Template => Kind::Bytes,
     }
 }
 
@@ -368,7 +368,11 @@ impl<'a> Wire<'a> for Query {
                             output.word(WantedRoom::NUMBERS);
                             output.hyper(room / word);
                         }
-                        _ => {
+                        Kind::Bytes
+                        | Kind::Boolean
+                        | Kind::Number
+                        | Kind::Numbers
+                        | Kind::Template => {
                             output.word(WantedRoom::BYTES);
                             output.hyper(*room);
                         }

@@ -23,7 +23,8 @@ pub use generated::{
 };
 
 /// Templates in templates, and structures in mechanism parameters: this many levels at the most.
-pub const DEEPEST_NESTING: u32 = generated::DEEPEST_NESTING as u32;
+pub const DEEPEST_NESTING: u32 = 4;
+const _: () = assert!(generated::DEEPEST_NESTING == DEEPEST_NESTING as i64);
 
 /// A handle that a module may have left as it was.
 pub type ObjectPointer = Option<ObjectHandle>;

@@ -61,6 +61,7 @@ fn the_strict_rules_load_without_warnings_once_they_have_a_key() {
     assert_eq!(rules.warnings, [""; 0]);
     let applying = ModuleRules::new(&rules, b"softhsm");
     assert!(applying.no_admin.is_some() && applying.padding.len() == 5);
+    assert_eq!(applying.requirements.len(), 7);
 }
 
 /// Of the package caml-crush-server, which the tests need anyway.

@@ -234,6 +234,38 @@ fn a_mechanism_inside_a_parameter_is_one_that_is_used() {
     refused(&guarded, wrap(0x1085), CkRv::MECHANISM_INVALID);
 }
 
+/// CK_PRF_DATA_PARAM of CK_SP800_108_KEY_HANDLE, and the salt of HKDF: handles behind pointers and beside them.
+#[test]
+fn a_parameter_names_no_hidden_key_wherever_it_is() {
+    let guarded = Guarded::new(LABELS);
+    for (key, rv) in [(GOOD, CkRv::OK), (BAD, CkRv::OBJECT_HANDLE_INVALID)] {
+        let mut arena = Arena::default();
+        let handle = arena.words(&[key.0 as usize]);
+        let data = arena.words(&[5, handle, size_of::<usize>()]);
+        let words = [0x220, 1, data, 0, 0];
+        let counter = arena.mechanism(COUNTER_KDF, &words, Use::Operation);
+        // bExtract and bExpand are bytes at the beginning; CKF_HKDF_SALT_KEY is 4.
+        let mut flags = [0; size_of::<usize>()];
+        flags[..2].fill(1);
+        let words = [
+            usize::from_ne_bytes(flags),
+            0x250,
+            4,
+            0,
+            0,
+            key.0 as usize,
+            0,
+            0,
+        ];
+        let hkdf = Arena::default().mechanism(0x402a, &words, Use::Operation);
+        for mechanism in [counter, hkdf] {
+            let (reply, asked) = guarded.watch(Call::C_DeriveKey(SESSION, mechanism, GOOD, None));
+            assert_eq!(reply.rv(), rv);
+            assert_eq!(asked.contains(&Function::C_DeriveKey), rv.is_ok());
+        }
+    }
+}
+
 /// A counter KDF that derives a second key, of this label.
 fn two_keys(label: &[u8]) -> Option<xdr::Mechanism> {
     let mut arena = Arena::default();

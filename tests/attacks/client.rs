@@ -5,6 +5,7 @@ use xdr::{Architecture, Flags, ObjectHandle, SessionHandle, SlotId, Ulong, UserT
 
 use crate::support::cryptoki::{cka, ckk, ckm, cko, mechanism, oaep_of, template, word};
 use crate::support::raw::{Answer, Connection};
+use crate::version4;
 
 /// Where a plan ended.
 #[derive(Debug)]
@@ -74,8 +75,16 @@ pub fn on(kinds: &[u64]) -> Attributes {
     kinds.iter().map(|kind| (*kind, vec![1])).collect()
 }
 
+/// The version of the protocol that a client speaks.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub enum Version {
+    Three,
+    Four,
+}
+
 pub struct Client {
     pub connection: Connection,
+    version: Version,
     pub session: SessionHandle,
     pub slot: SlotId,
     pub architecture: Architecture,
@@ -84,8 +93,18 @@ pub struct Client {
 impl Client {
     /// Sessions, login and all.
     pub fn new(connection: Connection, architecture: Architecture) -> Client {
+        Client::speaking(Version::Three, connection, architecture)
+    }
+
+    /// The same calls in this version.
+    pub fn speaking(
+        version: Version,
+        connection: Connection,
+        architecture: Architecture,
+    ) -> Client {
         let mut client = Client {
             connection,
+            version,
             session: SessionHandle(0),
             slot: SlotId(0),
             architecture,
@@ -95,7 +114,21 @@ impl Client {
     }
 
     fn begin(&mut self) -> Trace<()> {
-        self.connection.call(Call::C_SetupArch(self.architecture));
+        match self.version {
+            Version::Three => {
+                self.connection.call(Call::C_SetupArch(self.architecture));
+            }
+            Version::Four => {
+                let hello = xdr::Hello {
+                    longest_record: Ulong(1 << 26),
+                    parallel_calls: Ulong(1),
+                    ..Default::default()
+                };
+                let hello = xdr::Call::C_SetupArch(hello);
+                let reply = self.connection.call_in_version_4(&hello);
+                assert!(reply.expect("our daemon speaks it").rv().is_ok());
+            }
+        }
         self.call(Call::C_LoadModule(b"softhsm"))?;
         self.call(Call::C_Initialize())?;
         let Reply::C_GetSlotList(list) = self.call(Call::C_GetSlotList(Ulong(1), xdr::Count(9)))?
@@ -118,7 +151,7 @@ impl Client {
     /// The reply, if the call succeeded.
     pub fn call(&mut self, call: Call<'_>) -> Trace<Reply> {
         let function = call.function().name();
-        match self.connection.call(call) {
+        match self.answer(call) {
             Answer::Reply(reply) if reply.rv().is_ok() => Ok(reply),
             Answer::Reply(reply) => Err(Stopped {
                 function,
@@ -129,6 +162,17 @@ impl Client {
                 answer: format!("{other:?}"),
             }),
         }
+    }
+
+    fn answer(&mut self, call: Call<'_>) -> Answer {
+        if self.version == Version::Three {
+            return self.connection.call(call);
+        }
+        let record = version4::record(&call);
+        let reply = self.connection.call_in_version_4(&version4::call(&record));
+        reply
+            .and_then(Reply::of)
+            .map_or(Answer::Nothing, Answer::Reply)
     }
 
     fn object(&mut self, call: Call<'_>) -> Trace<ObjectHandle> {
@@ -349,7 +393,7 @@ impl Client {
     /// Several attributes, whatever the CK_RV says.
     pub fn read_among(&mut self, object: ObjectHandle, kinds: &[u64]) -> Trace<Vec<Vec<u8>>> {
         let asked: Attributes = kinds.iter().map(|kind| (*kind, vec![0; 2000])).collect();
-        match self.connection.call(Call::C_GetAttributeValue(
+        match self.answer(Call::C_GetAttributeValue(
             self.session,
             object,
             template(&asked),

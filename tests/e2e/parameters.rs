@@ -67,14 +67,12 @@ fn python_sees_no_difference_in_flat_parameters() {
 }
 
 #[test]
-#[ignore = "needs protocol version 4"]
 fn python_sees_no_difference_in_gcm() {
     // The tag of the published test case, and with it the ciphertext before it.
     python_sees_no_difference("gcm", &["5bc94fbc3221a5db94fae95ae7121a47\n"]);
 }
 
 #[test]
-#[ignore = "needs protocol version 4"]
 fn python_sees_no_difference_in_ecdh() {
     // The shared secret of RFC 5903, section 8.1.
     python_sees_no_difference(
@@ -85,13 +83,11 @@ fn python_sees_no_difference_in_ecdh() {
 
 /// SoftHSM refuses labels: the application has to get its error.
 #[test]
-#[ignore = "needs protocol version 4"]
 fn python_sees_no_difference_in_oaep_with_a_label() {
     python_sees_no_difference("oaep", &["encryption: CKR_ARGUMENTS_BAD"]);
 }
 
 #[test]
-#[ignore = "needs protocol version 4"]
 fn python_sees_no_difference_in_nested_templates() {
     python_sees_no_difference(
         "nested",
@@ -117,7 +113,6 @@ fn pkcs11_tool(stack: &Stack, options: &[&str]) -> String {
 }
 
 #[test]
-#[ignore = "needs protocol version 4"]
 fn pkcs11_tool_sees_no_difference_in_oaep_with_a_label() {
     let stacks = both(&Token::new().with_rsa_key());
     let [direct, through] = stacks.map(|stack| pkcs11_tool(&stack, &["--test"]));
@@ -136,7 +131,6 @@ fn written(stacks: &[Stack; 2], options: &[&str], output: &str) -> [Vec<u8>; 2] 
 }
 
 #[test]
-#[ignore = "needs protocol version 4"]
 fn pkcs11_tool_derives_the_same_secret() {
     let pair = |id| {
         let kind = ["--keypairgen", "--key-type", "EC:prime256v1"];
@@ -159,7 +153,6 @@ fn pkcs11_tool_derives_the_same_secret() {
 
 /// pkcs11-tool has AES-GCM since OpenSC 0.25; Debian 12's is older and refuses the options, in both stacks.
 #[test]
-#[ignore = "needs protocol version 4"]
 fn pkcs11_tool_sees_no_difference_in_gcm() {
     let key = ["--keygen", "--key-type", "AES:32", "--id", "05"];
     let stacks = both(&Token::new().with_key(&key));

@@ -123,6 +123,20 @@ impl Connection {
         self.answer(Some(function), xid)
     }
 
+    /// What a call of version 4 is answered with, if it is executed.
+    pub fn call_in_version_4(&mut self, call: &xdr::Call<'_>) -> Option<xdr::Reply> {
+        self.xid += 1;
+        let xid = Xid(self.xid);
+        let mut buffer = Vec::new();
+        let request = xdr::rpc::write_call(xid, call, false, &mut buffer)
+            .expect("it can be said in version 4")
+            .to_vec();
+        let _ = self.stream.write_all(&request);
+        let record = self.record().ok()?;
+        let reply = xdr::rpc::read_reply::<xdr::Call<'_>>(xid, call.function(), &record)?;
+        reply.ok()
+    }
+
     /// What a message is answered with that may be no call; half a second is enough.
     pub fn message(&mut self, message: &[u8]) -> Answer {
         let mark = (message.len() as u32 | 1 << 31).to_be_bytes();

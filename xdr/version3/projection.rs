@@ -238,7 +238,7 @@ impl<'a> Former<&'a [u8]> for Input<'a> {
     fn former(&self) -> Result<&'a [u8], CkRv> {
         match self {
             Input::Null { length } if *length != 0 => Err(CkRv::ARGUMENTS_BAD),
-            input => Ok(input.bytes()),
+            Input::Null { .. } | Input::NullOrEmpty | Input::Bytes(_) => Ok(self.bytes()),
         }
     }
 }

@@ -211,6 +211,8 @@ pub fn number(name: &str) -> AttributeType {
         "EXPONENT_2" => 0x127,
         "COEFFICIENT" => 0x128,
         "VALUE_LEN" => 0x161,
+        "EC_PARAMS" => 0x180,
+        "EC_POINT" => 0x181,
         "SEED" => 0x637,
         _ => panic!("{name}"),
     })

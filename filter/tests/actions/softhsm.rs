@@ -4,16 +4,20 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use bindings::module::{Module, ModuleOptions};
+use filter::{Compatibility, Filter, Rules};
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Cryptoki, Flags, Found, Reply, Room, Ulong, UserType,
+    Attribute, AttributeType, Call, CkRv, Cryptoki, Flags, Found, Reply, Room, Ulong, Use,
+    UserType, Value,
 };
 
 use crate::chain::{
     ALL, Chain, S, attributes, everywhere, hex, made, mechanism, number, patch_set_1, patch_set_2,
     query, read, t,
 };
+use crate::parameters::Arena;
 use crate::wrapping::{OAEP_BLOB, OAEP_BLOB_SEGREGATED};
 
 const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -51,6 +55,8 @@ fn in_a_softhsm_token() {
     wraps_as_the_original(&hsm);
     unwraps_what_the_original_wrapped(&hsm);
     keeps_the_values_of_keys(&hsm);
+    judges_what_an_unwrapping_key_adds(&hsm);
+    compares_the_parameters_of_mechanisms(&hsm);
 }
 
 fn log_in(hsm: &Module) {
@@ -243,4 +249,165 @@ fn keeps_the_values_of_keys(hsm: &Module) {
         let data = made(hsm.call(Call::C_CreateObject(S, t("CLASS=#0 TOKEN=F VALUE=data"))));
         assert_eq!(read(&chain, S, data, "VALUE"), Some(b"data".to_vec()));
     }
+}
+
+/// A key that wants DECRYPT in each key that it unwraps (R9 of docs/attacks.md).
+fn judges_what_an_unwrapping_key_adds(hsm: &Module) {
+    let maker = |added: &str| {
+        let mut template = attributes(
+            "CLASS=#4 KEY_TYPE=#31 TOKEN=F SENSITIVE=T WRAP=T UNWRAP=T \
+                VALUE=0x000102030405060708090a0b0c0d0e0f",
+        );
+        template.0.push(Attribute {
+            attribute_type: AttributeType(0x4000_0212),
+            value: Value::Template(attributes(added)),
+        });
+        template
+    };
+    let create = |of: &dyn Cryptoki, template| of.call(Call::C_CreateObject(S, Some(template)));
+    let key = made(create(
+        hsm,
+        attributes(
+            "CLASS=#4 KEY_TYPE=#31 TOKEN=F SENSITIVE=T EXTRACTABLE=T VALUE=0x00112233445566778899aabbccddeeff",
+        ),
+    ));
+    let unwrap = |of: &dyn Cryptoki, maker, template: &str| {
+        let m = mechanism(0x2109, &[]);
+        let Reply::C_WrapKey(wrapped) = hsm.call(Call::C_WrapKey(S, m.clone(), maker, key, ALL))
+        else {
+            panic!("another function's reply");
+        };
+        let template = t(&format!(
+            "CLASS=#4 KEY_TYPE=#31 TOKEN=F SENSITIVE=T {template}"
+        ));
+        let blob = wrapped.data.as_slice().into();
+        of.call(Call::C_UnwrapKey(S, m, maker, blob, template))
+    };
+    let decrypts = made(create(hsm, maker("DECRYPT=T LABEL=added")));
+    // SoftHSM wants the client to say what other modules add.
+    let rv = unwrap(hsm, decrypts, "WRAP=T").rv();
+    assert_eq!(rv, CkRv::TEMPLATE_INCONSISTENT);
+    let both = made(unwrap(hsm, decrypts, "WRAP=T DECRYPT=T LABEL=added"));
+    assert_eq!(read(hsm, S, both, "DECRYPT"), Some(vec![1]));
+    let conflicts = Chain::new(hsm, &everywhere("conflicting_attributes_patch"));
+    let refused = unwrap(&conflicts, decrypts, "WRAP=T").rv();
+    assert_eq!(refused, CkRv::ATTRIBUTE_VALUE_INVALID);
+    for action in ["conflicting_attributes_patch", "secure_templates_patch"] {
+        let chain = Chain::new(hsm, &everywhere(action));
+        let signs = made(create(hsm, maker("SIGN=T LABEL=added")));
+        let key = made(unwrap(&chain, signs, "UNWRAP=T SIGN=T LABEL=added"));
+        assert_eq!(read(hsm, S, key, "SIGN"), Some(vec![1]));
+        let nothing = made(create(
+            hsm,
+            attributes(
+                "CLASS=#4 KEY_TYPE=#31 TOKEN=F SENSITIVE=T WRAP=T UNWRAP=T \
+                VALUE=0x000102030405060708090a0b0c0d0e0f",
+            ),
+        ));
+        made(unwrap(&chain, nothing, "UNWRAP=T"));
+    }
+    // The filter lets nobody make such a key where an action judges templates.
+    let actions = "filter_actions_post = [(m, [(C_CreateObject, conflicting_attributes_patch)])]";
+    let guarded = behind(hsm, actions);
+    let refused = create(&guarded, maker("DECRYPT=T")).rv();
+    assert_eq!(refused, CkRv::ATTRIBUTE_TYPE_INVALID);
+    let labels = behind(hsm, "allowed_labels = [(m, [good])]");
+    let refused = create(&labels, maker("LABEL=bad")).rv();
+    assert_eq!(refused, CkRv::ATTRIBUTE_VALUE_INVALID);
+    assert_eq!(create(&labels, maker("LABEL=good")).rv(), CkRv::OK);
+}
+
+/// SoftHSM behind these rules.
+fn behind<'a>(hsm: &'a Module, rules: &str) -> Filter<Shared<'a>> {
+    let text = format!("modules = [(m, \"/m.so\")] {rules}");
+    let rules = Rules::parse(text.as_bytes(), Path::new("f"), &Compatibility::default());
+    let rules = Arc::new(rules.unwrap_or_else(|error| panic!("{error}")));
+    let entry = rules.module(b"m").expect("it has an alias");
+    Filter::new(&rules, b"m", entry, Shared(hsm))
+}
+
+struct Shared<'a>(&'a Module);
+
+impl Cryptoki for Shared<'_> {
+    fn call(&self, call: Call<'_>) -> Reply {
+        self.0.call(call)
+    }
+}
+
+/// P11 and P12 of docs/attacks.md: what SoftHSM does, and what each row of the option refuses.
+fn compares_the_parameters_of_mechanisms(hsm: &Module) {
+    const P256: &str = "0x06082a8648ce3d030107";
+    const P384: &str = "0x06052b81040022";
+    let key = made(hsm.call(Call::C_CreateObject(
+        S,
+        t("CLASS=#4 KEY_TYPE=#31 TOKEN=F ENCRYPT=T DECRYPT=T VALUE=0x000102030405060708090a0b0c0d0e0f"),
+    )));
+    let gcm = |tag_bits| {
+        let mut arena = Arena::default();
+        let iv = arena.put(&[7; 12]);
+        arena.mechanism(0x1087, &[iv, 12, 96, 0, 0, tag_bits], Use::Operation)
+    };
+    let encrypt = |of: &dyn Cryptoki, tag_bits| {
+        let rv = of.call(Call::C_EncryptInit(S, gcm(tag_bits), key)).rv();
+        if !rv.is_ok() {
+            return Err(rv);
+        }
+        match of.call(Call::C_Encrypt(S, b"plaintext".into(), ALL)) {
+            Reply::C_Encrypt(result) if result.rv.is_ok() => Ok(result.data.len()),
+            other => Err(other.rv()),
+        }
+    };
+    let least = behind(
+        hsm,
+        "mechanism_parameters = [(m, [(CKM_AES_GCM, any, ulTagBits, \">=\", 96)])]",
+    );
+    let by_token = behind(
+        hsm,
+        "mechanism_parameters = [(m, [(any, encrypt, ivGenerator, \"!=\", CKG_NO_GENERATE)])]",
+    );
+    let invalid = Err(CkRv::MECHANISM_PARAM_INVALID);
+    // A tag of 32 bits, and an IV that is used again.
+    assert_eq!(encrypt(hsm, 32), Ok(9 + 4));
+    assert_eq!(encrypt(&least, 32), invalid);
+    assert_eq!(encrypt(&least, 128), Ok(9 + 16));
+    assert_eq!(encrypt(&by_token, 128), invalid);
+
+    let pair = |of: &dyn Cryptoki, curve: &str| {
+        let public = t(&format!("TOKEN=F EC_PARAMS={curve}"));
+        let private = t("TOKEN=F DERIVE=T");
+        let call = Call::C_GenerateKeyPair(S, mechanism(0x1040, &[]), public, private);
+        match of.call(call) {
+            Reply::C_GenerateKeyPair(pair) if pair.rv.is_ok() => Ok((
+                pair.public_key.expect("it is made"),
+                pair.private_key.expect("it is made"),
+            )),
+            other => Err(other.rv()),
+        }
+    };
+    let curves = behind(
+        hsm,
+        "mechanism_parameters = [(m, [(any, any, CKA_EC_PARAMS, \"=\", secp256r1)])]",
+    );
+    let (public, private) = pair(&curves, P256).expect("the curve is allowed");
+    assert!(pair(hsm, P384).is_ok());
+    assert_eq!(
+        pair(&curves, P384).err(),
+        Some(CkRv::ATTRIBUTE_VALUE_INVALID)
+    );
+
+    let point = read(hsm, S, public, "EC_POINT").expect("it can be read");
+    let derive = |of: &dyn Cryptoki| {
+        let mut arena = Arena::default();
+        let data = arena.put(&point);
+        // CKD_NULL, the only one that SoftHSM has.
+        let ecdh = arena.mechanism(0x1050, &[1, 0, 0, point.len(), data], Use::Operation);
+        let template = t("CLASS=#4 KEY_TYPE=#16 TOKEN=F SENSITIVE=F EXTRACTABLE=T VALUE_LEN=#32");
+        of.call(Call::C_DeriveKey(S, ecdh, private, template)).rv()
+    };
+    let kdf = behind(
+        hsm,
+        "mechanism_parameters = [(m, [(any, any, kdf, \"!=\", CKD_NULL)])]",
+    );
+    assert_eq!(derive(hsm), CkRv::OK);
+    assert_eq!(derive(&kdf), CkRv::MECHANISM_PARAM_INVALID);
 }
