@@ -163,7 +163,7 @@ impl<I: Incoming> Reader<I> {
     }
 
     /// The next record; `None` when the client closed the connection.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, ConnectionError> {
+    pub fn next_record(&mut self) -> Result<Option<&[u8]>, ConnectionError> {
         match self.receive() {
             Ok(true) => Ok(Some(self.records.record())),
             Ok(false) => Ok(None),

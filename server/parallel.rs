@@ -108,7 +108,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         mut reader: MutexGuard<'_, Reader<I>>,
         answering: &mut Answering,
     ) -> Result<Option<Overtaken>, ConnectionError> {
-        while let Some(record) = reader.next()? {
+        while let Some(record) = reader.next_record()? {
             let is_overtaken =
                 rpc::is_overtaken(record) || self.executing.load(Ordering::SeqCst) > 0;
             if !is_overtaken {
