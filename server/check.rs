@@ -13,6 +13,7 @@ use filter::module_rules::ModuleRules;
 
 use crate::config;
 use crate::policy::{Policy, missing_modules};
+use crate::vendor_mechanisms;
 
 /// What `-check` found.
 pub struct Report {
@@ -25,6 +26,7 @@ pub struct Report {
 /// Reports on a configuration that is understood.
 pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
     let configuration = config::load(conf)?;
+    vendor_mechanisms::install(configuration.mechanisms_file.as_deref())?;
     let mut report = String::new();
     let mut faults = Vec::new();
     for warning in &configuration.warnings {

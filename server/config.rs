@@ -33,6 +33,9 @@ pub struct Configuration {
     /// `controller.socket_directory`: base of relative socket paths, to be created with mode 0700
     /// if missing. Default none: relative socket paths are then refused.
     pub socket_directory: Option<PathBuf>,
+    /// `controller.mechanisms_file`: the description of vendors' mechanisms, `mechanisms.toml`. If relative, to the
+    /// directory of the configuration file. Default none.
+    pub mechanisms_file: Option<PathBuf>,
     /// `controller.max_level`: the least grave severity that reaches any logger. Default `info`.
     pub max_level: Severity,
     /// `controller.logging`, repeatable. Default one of type `stderr`.

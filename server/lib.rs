@@ -36,6 +36,7 @@ pub mod policy;
 pub mod sockets;
 pub mod throttle;
 pub mod tls;
+pub mod vendor_mechanisms;
 pub mod worker;
 
 use std::error::Error;
@@ -91,6 +92,7 @@ fn print(text: &str) -> i32 {
 
 fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let configuration = config::load(&options.conf)?;
+    vendor_mechanisms::install(configuration.mechanisms_file.as_deref())?;
     let mut policies = Vec::new();
     for service in &configuration.services {
         policies.push(Policy::load(service, &configuration.file)?);

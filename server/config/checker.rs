@@ -49,6 +49,11 @@ impl Checker<'_> {
             .as_ref()
             .map(|at| path(at, None))
             .transpose()?;
+        let mechanisms_file = controller
+            .mechanisms_file
+            .as_ref()
+            .map(|at| path(at, Some(self.file.parent().unwrap_or(Path::new("/")))))
+            .transpose()?;
         let mut loggers = Vec::new();
         for section in controller.logging {
             loggers.push(self.logger(section)?);
@@ -69,6 +74,7 @@ impl Checker<'_> {
         Ok(Configuration {
             file: self.file.to_path_buf(),
             socket_directory,
+            mechanisms_file,
             max_level,
             loggers,
             services,

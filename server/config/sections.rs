@@ -28,6 +28,7 @@ pub(super) struct NetplexSection {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ControllerSection {
     pub(super) socket_directory: Option<At<String>>,
+    pub(super) mechanisms_file: Option<At<String>>,
     pub(super) max_level: Option<At<String>>,
     pub(super) logging: Vec<At<LoggingSection>>,
 }

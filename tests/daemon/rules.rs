@@ -225,3 +225,38 @@ fn the_strict_rules_leave_a_token_of_use() {
     let state = Call::C_SetOperationState(SESSION, b"state", nobody, nobody);
     assert_eq!(client.call(state).rv().0, 0x54);
 }
+
+/// What the daemon says about a rule for a vendor's mechanism, which it knows by `mechanisms_file` or not at all.
+#[test]
+fn rules_may_be_about_mechanisms_that_the_site_describes() {
+    let directory = Directory::new();
+    let null = module("nullmodule");
+    let rules = format!(
+        "modules = [(\"null\", \"{}\")]\nmechanism_parameters = [(\"null\", \
+         [(\"0x80010001\", any, ulTagBits, \">=\", 96)])]\n",
+        null.display()
+    );
+    std::fs::write(directory.join("filter.conf"), rules).expect("a file");
+    let description = "[[structure]]\nname = \"CK_ACME_SEAL_PARAMS\"\n\
+                       fields = [\"ulVersion: number\", \"ulTagBits: number\"]\nmechanisms = [0x80010001]\n";
+    std::fs::write(directory.join("good.toml"), description).expect("a file");
+    let wrong = description.replace("ulVersion: number", "ulVersion: address");
+    std::fs::write(directory.join("wrong.toml"), wrong).expect("a file");
+    let plain = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+    let with = |file: &str| {
+        let section = format!("{{ controller {{ mechanisms_file = \"{file}\"; }};");
+        plain.replacen('{', &section, 1)
+    };
+    for (conf, status, expected) in [
+        (plain.clone(), 2, "filter.conf:2"),
+        (with("good.toml"), 0, ""),
+        (with("wrong.toml"), 2, "wrong.toml:3: "),
+        (with("none.toml"), 2, "none.toml: cannot be read: "),
+        (with("."), 2, "expected a file"),
+    ] {
+        let output = refused(&directory, &conf, &["-check"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{conf}: {text}");
+        assert!(text.contains(expected), "{conf}: {text}");
+    }
+}
