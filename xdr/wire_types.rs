@@ -25,6 +25,9 @@ pub use generated::{
 /// Templates in templates, and structures in mechanism parameters: this many levels at the most.
 pub const DEEPEST_NESTING: u32 = generated::DEEPEST_NESTING as u32;
 
+/// A feature of [`Hello`]: takes part in notifications.
+pub const FEATURE_NOTIFY: u64 = generated::FEATURE_NOTIFY as u64;
+
 /// A handle that a module may have left as it was.
 pub type ObjectPointer = Option<ObjectHandle>;
 /// A template, or NULL.
