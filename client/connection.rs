@@ -14,6 +14,8 @@
 mod exchange;
 #[cfg(test)]
 mod exchange_tests;
+#[cfg(test)]
+mod model;
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -445,15 +447,6 @@ impl Remote for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.closer.leave_tls_behind();
-    }
-}
-
-impl From<Stopped> for Failure {
-    fn from(stopped: Stopped) -> Failure {
-        match stopped {
-            Stopped::Lost => Failure::Lost,
-            Stopped::Closed => Failure::Finalized,
-        }
     }
 }
 

@@ -45,6 +45,15 @@ pub(super) enum Stopped {
     Closed,
 }
 
+impl From<Stopped> for Failure {
+    fn from(stopped: Stopped) -> Failure {
+        match stopped {
+            Stopped::Lost => Failure::Lost,
+            Stopped::Closed => Failure::Finalized,
+        }
+    }
+}
+
 /// The calls in progress, and the reader `R` while nobody has it.
 pub(super) struct Exchange<R> {
     state: Mutex<State<R>>,
