@@ -39,7 +39,7 @@ use crate::settings::{Endpoint, TlsSettings};
 use crate::socket::{self, Registered};
 use crate::tls::{self, TlsError};
 
-use exchange::{Begun, Exchange, Next, Order, Stopped, Ticket, calling_back};
+use exchange::{Exchange, Next, Order, Sent, Stopped, Ticket, calling_back};
 
 /// What `exchange` waits with; its model has others.
 mod sync {
@@ -249,9 +249,8 @@ impl Connection {
     fn exchange<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
         let ticket = self.exchange.enter(manner.order)?;
         let (xid, function) = (Xid(ticket.xid()), call.function());
-        let Begun { overlaps, deadline } = ticket.begin(manner.is_slow)?;
-        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.timeout));
-        self.send_call(xid, call, overlaps, deadline)?;
+        ticket.begin()?;
+        self.send_call(&ticket, call, manner.is_slow)?;
         loop {
             match ticket.next()? {
                 Next::Reply(mut record) => {
@@ -346,14 +345,15 @@ impl Connection {
 
     fn send_call<C: Asking>(
         &self,
-        xid: Xid,
+        ticket: &Ticket<'_, Receiving>,
         call: &C,
-        overlaps: bool,
-        deadline: Deadline,
+        is_slow: bool,
     ) -> Result<(), Failure> {
         let mut sending = locked(&self.sending);
         let Sending { sender, buffer } = &mut *sending;
-        let record = rpc::write_call(xid, call, overlaps, buffer);
+        let Sent { overlaps, deadline } = ticket.send(is_slow)?;
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.timeout));
+        let record = rpc::write_call(Xid(ticket.xid()), call, overlaps, buffer);
         let sent = self.send(sender, record, deadline);
         buffer.as_mut_slice().zeroize(); // PINs and attribute values were copied here
         buffer.clear();
@@ -450,5 +450,7 @@ impl Drop for Connection {
     }
 }
 
+#[cfg(test)]
+mod parallel_tests;
 #[cfg(test)]
 mod tests;

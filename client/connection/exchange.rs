@@ -66,8 +66,8 @@ pub(super) struct State<R> {
     /// Whose ticket has the reader.
     reading: Option<u32>,
     pub(super) next_xid: u32,
-    /// How many calls went out in all.
-    begun: u64,
+    /// How many calls were sent in all.
+    sent: u64,
     stopped: Option<Stopped>,
     /// How many calls are out, but for those that wait for something to happen, and how many may be.
     out: usize,
@@ -85,8 +85,8 @@ pub(super) struct Entry {
     xid: u32,
     order: Order,
     is_out: bool,
-    /// Its place among all calls that went out.
-    begun: u64,
+    /// Its place among all calls that were sent; 0 before that.
+    sent: u64,
     /// When its time is over.
     deadline: Option<Deadline>,
     reply: Option<Vec<u8>>,
@@ -118,11 +118,13 @@ impl Entry {
 pub(super) struct Ticket<'a, R> {
     exchange: &'a Exchange<R>,
     xid: u32,
+    /// Whether the call could go out when it was made.
+    is_out: bool,
     is_over: Cell<bool>,
 }
 
-/// What a call goes out with.
-pub(super) struct Begun {
+/// What a call is sent with.
+pub(super) struct Sent {
     /// Whether it overlaps others, or may well do so.
     pub overlaps: bool,
     /// When it has to be answered.
@@ -166,13 +168,10 @@ impl<R> State<R> {
         for place in 0..self.calls.len() {
             let is_queued = self.calls.get(place).is_some_and(|call| !call.is_out);
             if is_queued && self.may_go(place) {
-                self.begun += 1;
-                let begun = self.begun;
                 if let Some(call) = self.calls.get_mut(place) {
-                    (call.is_out, call.begun) = (true, begun);
-                    let counts = usize::from(call.counts());
+                    call.is_out = true;
                     call.wake();
-                    self.out += counts;
+                    self.out += usize::from(call.counts());
                 }
             }
         }
@@ -195,12 +194,12 @@ impl<R> State<R> {
         }
     }
 
-    /// Something came of the call that was the `begun`th to go out. A daemon that executes one call after the other
-    /// has begun the next one only now. So the time of those that went out later begins again: no call has less
-    /// time than if it had waited for its turn here. As each earlier call is answered once, waiting ends.
-    fn progressed(&mut self, begun: u64) {
+    /// Something came of the call that was the `sent`th. A daemon that executes one call after the other has begun
+    /// the next one only now. So the time of those that were sent later begins again: no call has less time than if
+    /// it had waited for its turn here. As each earlier call is answered once, waiting ends.
+    fn progressed(&mut self, sent: u64) {
         let mut deadline = None;
-        for call in self.calls.iter_mut().filter(|call| call.begun > begun) {
+        for call in self.calls.iter_mut().filter(|call| call.sent > sent) {
             if call.deadline.is_some() {
                 let timeout = self.timeout;
                 call.deadline = Some(*deadline.get_or_insert_with(|| Deadline::after(timeout)));
@@ -211,9 +210,9 @@ impl<R> State<R> {
     fn remove(&mut self, xid: u32) {
         if let Some(place) = self.calls.iter().position(|call| call.xid == xid) {
             let call = self.calls.remove(place);
-            if call.is_out {
-                self.out -= usize::from(call.counts());
-                self.progressed(call.begun);
+            self.out -= usize::from(call.is_out && call.counts());
+            if call.sent > 0 {
+                self.progressed(call.sent);
             }
         }
     }
@@ -228,7 +227,7 @@ impl<R> Exchange<R> {
                 reader: Some(reader),
                 reading: None,
                 next_xid: first_xid,
-                begun: 0,
+                sent: 0,
                 stopped: None,
                 out: 0,
                 limit: 1,
@@ -299,7 +298,7 @@ impl<R> Exchange<R> {
             xid,
             order,
             is_out: false,
-            begun: 0,
+            sent: 0,
             deadline: None,
             reply: None,
             notification: None,
@@ -309,6 +308,7 @@ impl<R> Exchange<R> {
         Ok(Ticket {
             exchange: self,
             xid,
+            is_out: state.calls.last().is_some_and(|call| call.is_out),
             is_over: Cell::new(false),
         })
     }
@@ -345,29 +345,42 @@ impl<R> Ticket<'_, R> {
         self.xid
     }
 
-    /// Waits until the call may go out; its time begins then. It may well overlap others if the application has
-    /// threads, and several have called lately, or the call is slow.
-    pub fn begin(&self, is_slow: bool) -> Result<Begun, Failure> {
+    /// Waits until the call may go out.
+    pub fn begin(&self) -> Result<(), Failure> {
+        if self.is_out {
+            return Ok(());
+        }
         let mut state = self.exchange.state();
         loop {
             if let Some(stopped) = state.stopped {
                 return Err(stopped.into());
             }
-            let call = state.entry(self.xid).ok_or(Failure::Lost)?;
-            if call.is_out {
-                break;
+            if state.entry(self.xid).ok_or(Failure::Lost)?.is_out {
+                return Ok(());
             }
             if CALLING_BACK.get() {
                 return Err(Failure::CallingBack);
             }
             state = self.park(state, None)?;
         }
-        let (timeout, mut deadline, mut others) = (state.timeout, None, state.out);
-        if let Some(call) = state.entry(self.xid).filter(|call| call.counts()) {
+    }
+
+    /// The call is being sent, after those for which this was called before; its time begins. It may well overlap
+    /// others if the application has threads, and several have called lately, or the call is slow.
+    pub fn send(&self, is_slow: bool) -> Result<Sent, Failure> {
+        let mut state = self.exchange.state();
+        if let Some(stopped) = state.stopped {
+            return Err(stopped.into());
+        }
+        state.sent += 1;
+        let (timeout, sent, mut others) = (state.timeout, state.sent, state.out);
+        let call = state.entry(self.xid).ok_or(Failure::Lost)?;
+        call.sent = sent;
+        if call.counts() {
             call.deadline = Some(Deadline::after(timeout));
-            deadline = call.deadline;
             others -= 1;
         }
+        let deadline = call.deadline;
         let mut overlaps = others > 0;
         if state.threads {
             let (now, thread) = (Instant::now(), this_thread());
@@ -379,7 +392,7 @@ impl<R> Ticket<'_, R> {
             let lately = |then: Instant| now.saturating_duration_since(then) < OVERLAPPING;
             overlaps |= is_slow || state.overlapped.is_some_and(lately);
         }
-        Ok(Begun { overlaps, deadline })
+        Ok(Sent { overlaps, deadline })
     }
 
     /// Waits until there is something to do.
@@ -438,8 +451,8 @@ impl<R> Ticket<'_, R> {
             copy.extend_from_slice(record);
             call.reply = Some(copy);
             call.wake();
-            let begun = call.begun;
-            state.progressed(begun);
+            let sent = call.sent;
+            state.progressed(sent);
         }
         Ok(state.entry(self.xid).and_then(|call| call.deadline))
     }
@@ -469,8 +482,8 @@ impl<R> Ticket<'_, R> {
     /// The application was told: the daemon goes on with this call.
     pub fn told(&self) {
         let mut state = self.exchange.state();
-        let begun = state.entry(self.xid).map_or(u64::MAX, |call| call.begun);
-        state.progressed(begun.saturating_sub(1));
+        let sent = state.entry(self.xid).map_or(u64::MAX, |call| call.sent);
+        state.progressed(sent.saturating_sub(1));
     }
 
     /// Gives the reader back; the call is over.

@@ -16,7 +16,8 @@ const SOON: Duration = Duration::from_secs(60);
 
 fn begun<R>(exchange: &Exchange<R>, order: Order) -> Ticket<'_, R> {
     let ticket = exchange.enter(order).unwrap();
-    ticket.begin(false).unwrap();
+    ticket.begin().unwrap();
+    ticket.send(false).unwrap();
     ticket
 }
 
@@ -26,7 +27,7 @@ fn is_blocked<R: Send>(exchange: &Exchange<R>, order: Order, until: impl FnOnce(
         let ticket = exchange.enter(order).unwrap();
         let begun = &begun;
         scope.spawn(move || {
-            ticket.begin(false).unwrap();
+            ticket.begin().unwrap();
             begun.store(true, Ordering::SeqCst);
         });
         thread::sleep(Duration::from_millis(30));
@@ -75,7 +76,8 @@ fn overlapping_is_told_where_it_is_and_for_a_second_after() {
     exchange.allow(9);
     let overlaps = |is_slow| {
         let ticket = exchange.enter(Order::Free).unwrap();
-        ticket.begin(is_slow).unwrap().overlaps
+        ticket.begin().unwrap();
+        ticket.send(is_slow).unwrap().overlaps
     };
     assert!(!overlaps(false) && !overlaps(true));
     let out = begun(&exchange, Order::Free);
@@ -106,7 +108,7 @@ fn every_thread_gets_its_own_reply_whoever_reads() {
             scope.spawn(move || {
                 for _ in 0..500 {
                     let ticket = exchange.enter(Order::Of(session)).unwrap();
-                    ticket.begin(false).unwrap();
+                    ticket.begin().unwrap();
                     sent.lock().unwrap().push(ticket.xid());
                     let reader = match ticket.next().unwrap() {
                         Next::Reply(reply) => {
@@ -154,7 +156,7 @@ fn stopping_wakes_all_and_closing_counts_for_good() {
             let waiting = begun(&exchange, Order::Of(2));
             let behind = exchange.enter(Order::Of(2)).unwrap();
             scope.spawn(move || assert!(waiting.next().is_err()));
-            scope.spawn(move || assert!(behind.begin(false).is_err()));
+            scope.spawn(move || assert!(behind.begin().is_err()));
             thread::sleep(Duration::from_millis(20));
             assert!(exchange.stop(why));
         });
@@ -291,11 +293,11 @@ fn a_callback_makes_no_call_that_would_wait_for_it() {
     exchange.allow(2);
     let _outer = begun(&exchange, Order::Of(1));
     calling_back(|| {
-        let same_session = exchange.enter(Order::Of(1)).unwrap().begin(false);
+        let same_session = exchange.enter(Order::Of(1)).unwrap().begin();
         assert!(matches!(same_session, Err(Failure::CallingBack)));
         calling_back(|| ());
         let _other = begun(&exchange, Order::Of(2));
-        let over_the_limit = exchange.enter(Order::Of(3)).unwrap().begin(false);
+        let over_the_limit = exchange.enter(Order::Of(3)).unwrap().begin();
         assert!(matches!(over_the_limit, Err(Failure::CallingBack)));
     });
     is_blocked(&exchange, Order::Of(1), || drop(_outer));
@@ -311,7 +313,7 @@ fn threads_get_their_turns_in_the_order_of_their_arrival() {
             let ticket = exchange.enter(Order::Alone).unwrap();
             let order = &order;
             scope.spawn(move || {
-                ticket.begin(false).unwrap();
+                ticket.begin().unwrap();
                 order.lock().unwrap().push(number);
             });
         }

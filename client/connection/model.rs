@@ -147,7 +147,7 @@ impl Model {
         let Ok(ticket) = self.exchange.enter(order) else {
             return Ended::Stopped;
         };
-        if ticket.begin(false).is_err() {
+        if ticket.begin().is_err() || ticket.send(false).is_err() {
             return Ended::Stopped;
         }
         let mut go_on = || {
@@ -300,7 +300,8 @@ fn a_reader_that_fails_leaves_nobody_waiting(preemptions: usize) {
             thread::spawn(move || model.call(Order::Of(1), 0))
         };
         let ticket = model.exchange.enter(Order::Of(2)).unwrap();
-        ticket.begin(false).unwrap();
+        ticket.begin().unwrap();
+        ticket.send(false).unwrap();
         // The other thread reads before, or not at all.
         assert!(matches!(ticket.next(), Ok(Next::Read(..))));
         drop(ticket);

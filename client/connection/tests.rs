@@ -17,17 +17,17 @@ use super::*;
 const LONG: Duration = Duration::from_secs(20);
 
 /// A path for a socket, which goes with this value.
-struct SocketPath(PathBuf);
+pub(super) struct SocketPath(pub PathBuf);
 
 impl SocketPath {
-    fn new() -> SocketPath {
+    pub fn new() -> SocketPath {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("p11client-{}-{number}", std::process::id());
         SocketPath(std::env::temp_dir().join(name))
     }
 
-    fn endpoint(&self) -> Endpoint {
+    pub fn endpoint(&self) -> Endpoint {
         Endpoint::Unix(self.0.clone())
     }
 }
@@ -82,9 +82,12 @@ fn record(xid: Xid, reply: &Reply) -> Vec<u8> {
     .to_vec()
 }
 
+pub(super) fn nothing_is_told() -> Notify {
+    Box::new(|_, _| unreachable!("nothing is told"))
+}
+
 fn open(endpoint: &Endpoint, timeout: Duration) -> Result<Connection, ConnectError> {
-    let nobody = |_, _| unreachable!("nothing is told");
-    Connection::open(endpoint, None, None, timeout, Box::new(nobody))
+    Connection::open(endpoint, None, None, timeout, nothing_is_told())
 }
 
 fn digest(connection: &Connection) -> Reply {
