@@ -93,7 +93,7 @@ impl Interface {
         let text = without_comments(&text);
         let (declarations, program) = text
             .split_once("program ")
-            .expect("the interface ends with a program block");
+            .expect("the interface has a program block");
         let (_, body) = program.split_once('{').expect("a program has a body");
         let (_, body) = body.split_once('{').expect("a version has a body");
         let (procedures, closing) = body.split_once('}').expect("a version is closed");
@@ -105,7 +105,7 @@ impl Interface {
                 .collect(),
             procedures: statements(procedures).map(procedure).collect(),
             version: number_after_equals(closing.split(';').next().unwrap_or_default()),
-            program: number_after_equals(closing.split('}').nth(1).unwrap_or_default()),
+            program: number_after_equals(closing.split(['}', ';']).nth(2).unwrap_or_default()),
         }
     }
 

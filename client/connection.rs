@@ -3,7 +3,8 @@
 //! Calls come from `library`, as values. A record goes out in one `sendmsg` and usually comes back in one `recv`, with
 //! or without TLS. There is no thread of its own: of the threads that wait for replies, one reads for all
 //! (`exchange` says which), and hands each reply to its owner. A single thread writes, reads and finds its own
-//! reply, and waits for nobody.
+//! reply, and waits for nobody. While the daemon executes a call of version 4, it may notify the application; the
+//! thread that waits for the reply calls the application and answers.
 //!
 //! Calls of one session go out one after the other, and so do all calls of version 3. A failure after which calls and
 //! replies could get out of step ends the connection for good; so does a call that is not answered in time. Its
@@ -11,6 +12,10 @@
 //! handlers stay as they are; SIGPIPE is not raised.
 
 mod exchange;
+#[cfg(test)]
+mod exchange_tests;
+#[cfg(test)]
+mod model;
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -21,11 +26,11 @@ use std::time::Duration;
 use transport::Deadline;
 use transport::halves::{Closer, Halves, Receiver, Sender};
 use transport::tls::{PROTOCOL3, PROTOCOLS};
-use xdr::codec::wipe;
+use xdr::codec::{DecodeError, EncodeError, Slices, wipe};
 use xdr::facts::Family;
 use xdr::record::{MARK_SIZE, Records};
-use xdr::rpc::{self, Asking, ReplyError, Version, Xid};
-use xdr::{Call, CkRv, Function, Hello, HelloResult, Reply, version3};
+use xdr::rpc::{self, Asking, Notification, ReplyError, Version, Xid};
+use xdr::{Call, CkRv, Function, Hello, HelloResult, Reply, SessionHandle, version3};
 use zeroize::Zeroize;
 
 use crate::failure::Failure;
@@ -34,7 +39,12 @@ use crate::settings::{Endpoint, TlsSettings};
 use crate::socket::{self, Registered};
 use crate::tls::{self, TlsError};
 
-use exchange::{Exchange, Next, Order, Stopped, Ticket};
+use exchange::{Exchange, Next, Order, Sent, Stopped, Ticket, calling_back};
+
+/// What `exchange` waits with; its model has others.
+mod sync {
+    pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+}
 
 /// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
 pub(crate) const LONGEST_REPLY: usize = 1 << 30;
@@ -61,10 +71,15 @@ pub(crate) struct Connection {
     closer: Closer,
     sending: Mutex<Sending>,
     exchange: Exchange<Receiving>,
+    notify: Notify,
     timeout: Duration,
     /// The longest call that the daemon takes, in bytes.
     longest_call: AtomicU64,
 }
+
+/// Tells the application what a module tells of a session: the event (CK_NOTIFICATION). Gives what the application
+/// answers.
+pub(crate) type Notify = Box<dyn Fn(SessionHandle, u64) -> CkRv + Send + Sync>;
 
 /// The way to the daemon, and the buffer for what goes there.
 struct Sending {
@@ -90,12 +105,13 @@ pub(crate) enum ConnectError {
 impl Connection {
     /// Connects within `timeout`, which is then the time each call has, the TLS handshake included. The time that
     /// resolving a name takes is the resolver's. Over TLS, offers the protocol that is spoken; `None` is either
-    /// version.
+    /// version. Calls `notify` in threads whose call is in progress.
     pub fn open(
         endpoint: &Endpoint,
         tls: Option<&TlsSettings>,
         protocol: Option<Version>,
         timeout: Duration,
+        notify: Notify,
     ) -> Result<Connection, ConnectError> {
         let deadline = Deadline::after(timeout);
         let (socket, registered) = socket::connect(endpoint, deadline)?;
@@ -122,14 +138,31 @@ impl Connection {
             }),
             exchange: Exchange::new(
                 first_xid(),
+                timeout,
                 Receiving {
                     receiver,
                     records: Records::new(LONGEST_REPLY),
                 },
             ),
+            notify,
             timeout,
             longest_call: AtomicU64::new(u64::MAX),
         })
+    }
+}
+
+/// What a thread has read for itself.
+enum Read<T> {
+    Reply(Result<T, ReplyError>),
+    /// It is where [`Ticket::next`] finds it.
+    Notification,
+}
+
+/// The notification in a record, if the record is a call; version 3 knows none.
+fn notification<C: Asking>(record: &[u8]) -> Option<Result<(Xid, Notification), DecodeError>> {
+    match C::VERSION {
+        Version::Three => None,
+        Version::Four => rpc::read_notification(record),
     }
 }
 
@@ -161,14 +194,12 @@ impl Only for version3::Reply {
 #[derive(Clone, Copy)]
 struct Manner {
     order: Order,
-    /// None if the call waits for something to happen.
-    timeout: Option<Duration>,
     /// Whether the daemon is to expect other calls meanwhile, although there are none yet.
     is_slow: bool,
 }
 
 impl Connection {
-    fn manner(&self, call: &Call<'_>) -> Manner {
+    fn manner(call: &Call<'_>) -> Manner {
         let function = call.function();
         let order = match call {
             Call::C_SessionCancel(..) | Call::C_CancelFunction(_) => Order::Free,
@@ -177,7 +208,6 @@ impl Connection {
         };
         Manner {
             order,
-            timeout: (order != Order::Waiting).then_some(self.timeout),
             is_slow: function.facts().is_of(Family::Generate),
         }
     }
@@ -218,50 +248,91 @@ impl Connection {
 
     fn exchange<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
         let ticket = self.exchange.enter(manner.order)?;
-        let deadline = manner.timeout.map(Deadline::after);
         let (xid, function) = (Xid(ticket.xid()), call.function());
-        let overlaps = ticket.begin(manner.is_slow)?;
-        self.send(xid, call, overlaps, deadline)?;
-        match ticket.next(deadline)? {
-            Next::Reply(mut record) => {
-                let reply = rpc::read_reply::<C>(xid, function, &record);
-                wipe(&mut record);
-                Ok(reply.ok_or(Failure::Lost)??)
-            }
-            Next::Read(mut receiving) => {
-                let reply = self.read::<C>(&mut receiving, &ticket, function, deadline)?;
-                if function.hands_out_secrets() {
-                    receiving.records.wipe();
+        ticket.begin()?;
+        self.send_call(&ticket, call, manner.is_slow)?;
+        loop {
+            match ticket.next()? {
+                Next::Reply(mut record) => {
+                    let reply = rpc::read_reply::<C>(xid, function, &record);
+                    wipe(&mut record);
+                    return Ok(reply.ok_or(Failure::Lost)??);
                 }
-                ticket.give_back(receiving);
-                Ok(reply?)
+                Next::Notification(xid, notification) => {
+                    self.notify(&ticket, xid, notification)?;
+                }
+                Next::Read(mut receiving, deadline) => {
+                    let read = self.read::<C>(&mut receiving, &ticket, function, deadline)?;
+                    match read {
+                        Read::Reply(reply) => {
+                            ticket.give_back(receiving);
+                            return Ok(reply?);
+                        }
+                        Read::Notification => ticket.pass_on(receiving),
+                    }
+                }
             }
         }
     }
 
-    /// Reads for all, until the reply to this call has come.
+    /// Reads for all, until something of this call has come. Hands over everything else that came with it.
     fn read<C: Asking>(
         &self,
         receiving: &mut Receiving,
         ticket: &Ticket<'_, Receiving>,
         function: Function,
-        deadline: Option<Deadline>,
-    ) -> Result<Result<C::Reply, ReplyError>, Failure> {
+        mut deadline: Option<Deadline>,
+    ) -> Result<Read<C::Reply>, Failure> {
         let Receiving { receiver, records } = receiving;
+        let own = Xid(ticket.xid());
+        let mut read = None;
         loop {
             while let Some(record) = records.next()? {
-                if let Some(reply) = rpc::read_reply::<C>(Xid(ticket.xid()), function, record) {
-                    return Ok(reply);
+                if let Some(told) = notification::<C>(record) {
+                    let (xid, notification) = told.map_err(ReplyError::from)?;
+                    if notification.call == own {
+                        read.get_or_insert(Read::Notification);
+                    }
+                    ticket.notify(xid, notification)?;
+                    continue;
+                }
+                if read.is_none() {
+                    if let Some(reply) = rpc::read_reply::<C>(own, function, record) {
+                        read = Some(Read::Reply(reply));
+                        if function.hands_out_secrets() {
+                            records.wipe();
+                        }
+                        continue;
+                    }
                 }
                 let other = rpc::xid_of(record).map_err(ReplyError::from)?;
-                ticket.hand_over(other.0, record)?;
+                deadline = ticket.hand_over(other.0, record)?;
                 records.wipe();
+            }
+            if let Some(read) = read {
+                return Ok(read);
             }
             match receiver.receive(records.space()?, deadline)? {
                 0 => return Err(self.failure_at_end()),
                 count => records.received(count),
             }
         }
+    }
+
+    /// Tells the application, and the daemon what it answers.
+    fn notify(
+        &self,
+        ticket: &Ticket<'_, Receiving>,
+        xid: Xid,
+        notification: Notification,
+    ) -> Result<(), Failure> {
+        let Notification { session, event, .. } = notification;
+        let rv = calling_back(|| (self.notify)(session, event.0));
+        ticket.told();
+        let mut sending = locked(&self.sending);
+        let Sending { sender, buffer } = &mut *sending;
+        let record = rpc::write_notified(xid, rv, buffer);
+        self.send(sender, record, Deadline::after(self.timeout))
     }
 
     /// Why nothing more came: another thread may have ended the connection.
@@ -272,30 +343,35 @@ impl Connection {
         }
     }
 
-    fn send<C: Asking>(
+    fn send_call<C: Asking>(
         &self,
-        xid: Xid,
+        ticket: &Ticket<'_, Receiving>,
         call: &C,
-        overlaps: bool,
-        deadline: Option<Deadline>,
+        is_slow: bool,
     ) -> Result<(), Failure> {
         let mut sending = locked(&self.sending);
         let Sending { sender, buffer } = &mut *sending;
-        let longest = self.longest_call.load(Ordering::Relaxed);
-        let sent = match rpc::write_call(xid, call, overlaps, buffer) {
-            Err(error) => Err(Failure::from(error)),
-            Ok(record) if (record.len() - MARK_SIZE) as u64 > longest => Err(Failure::TooLong),
-            Ok(mut record) => {
-                let deadline = deadline.unwrap_or_else(|| Deadline::after(self.timeout));
-                sender
-                    .send_record(&mut record, deadline)
-                    .map_err(Failure::from)
-            }
-        };
+        let Sent { overlaps, deadline } = ticket.send(is_slow)?;
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.timeout));
+        let record = rpc::write_call(Xid(ticket.xid()), call, overlaps, buffer);
+        let sent = self.send(sender, record, deadline);
         buffer.as_mut_slice().zeroize(); // PINs and attribute values were copied here
         buffer.clear();
         buffer.shrink_to(LARGEST_KEPT);
         sent
+    }
+
+    fn send(
+        &self,
+        sender: &mut Sender,
+        record: Result<Slices<'_>, EncodeError>,
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
+        let mut record = record?;
+        if (record.len() - MARK_SIZE) as u64 > self.longest_call.load(Ordering::Relaxed) {
+            return Err(Failure::TooLong);
+        }
+        Ok(sender.send_record(&mut record, deadline)?)
     }
 
     /// Ends the connection for the daemon at once, and wakes every thread that waits for a reply. The descriptor
@@ -322,7 +398,6 @@ impl Remote for Connection {
         let call = Call::C_SetupArch(hello);
         let manner = Manner {
             order: Order::Alone,
-            timeout: Some(self.timeout),
             is_slow: false,
         };
         let failure = match self.ask(&call, manner) {
@@ -347,13 +422,12 @@ impl Remote for Connection {
         if let Call::C_Initialize(flags) = &call {
             self.exchange.set_threads(flags.0 & OS_LOCKING_OK != 0);
         }
-        self.make(&call, self.manner(&call))
+        self.make(&call, Connection::manner(&call))
     }
 
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply {
         let manner = Manner {
             order: Order::Alone,
-            timeout: Some(self.timeout),
             is_slow: false,
         };
         self.make(&call, manner)
@@ -376,14 +450,7 @@ impl Drop for Connection {
     }
 }
 
-impl From<Stopped> for Failure {
-    fn from(stopped: Stopped) -> Failure {
-        match stopped {
-            Stopped::Lost => Failure::Lost,
-            Stopped::Closed => Failure::Finalized,
-        }
-    }
-}
-
+#[cfg(test)]
+mod parallel_tests;
 #[cfg(test)]
 mod tests;

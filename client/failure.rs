@@ -31,6 +31,10 @@ pub(crate) enum Failure {
     Lost,
     #[error("C_Finalize was called")]
     Finalized,
+    #[error("the daemon notified before the answer to the last notification")]
+    Notification,
+    #[error("the application's callback made a call that would have to wait for it")]
+    CallingBack,
 }
 
 impl Failure {
@@ -41,9 +45,8 @@ impl Failure {
             Failure::Encode(_) => CkRv::HOST_MEMORY,
             Failure::TooLong => CkRv::DATA_LEN_RANGE,
             // The daemon is well and executed nothing; the connection stays, as in the original.
-            Failure::Reply(ReplyError::NotExecuted(_) | ReplyError::Denied(_)) => {
-                CkRv::FUNCTION_FAILED
-            }
+            Failure::Reply(ReplyError::NotExecuted(_) | ReplyError::Denied(_))
+            | Failure::CallingBack => CkRv::FUNCTION_FAILED,
             // The reply is here, but there is no room for what it carries.
             Failure::Reply(ReplyError::Malformed(DecodeError::Memory)) | Failure::Memory(_) => {
                 CkRv::HOST_MEMORY
@@ -54,6 +57,7 @@ impl Failure {
             | Failure::Closed
             | Failure::Record(_)
             | Failure::Reply(ReplyError::Malformed(_))
+            | Failure::Notification
             | Failure::Lost => CkRv::DEVICE_ERROR,
         }
     }
@@ -68,6 +72,7 @@ impl Failure {
                 | ReplyError::Denied(_)
                 | ReplyError::Malformed(DecodeError::Memory),
             )
+            | Failure::CallingBack
             | Failure::Finalized => false,
             Failure::Socket(_)
             | Failure::Timeout
@@ -75,6 +80,7 @@ impl Failure {
             | Failure::Record(_)
             | Failure::Memory(_)
             | Failure::Reply(ReplyError::Malformed(_))
+            | Failure::Notification
             | Failure::Lost => true,
         }
     }

@@ -162,16 +162,18 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
     if let Some(file) = &settings.mechanisms {
         vendor_mechanisms::install(file)?;
     }
+    let notifications = Arc::new(Notifications::default());
+    let delivered = notifications.clone();
     let connection = match Connection::open(
         &settings.endpoint,
         settings.tls.as_ref(),
         settings.protocol,
         settings.timeout,
+        Box::new(move |session, event| delivered.deliver(session, event)),
     ) {
         Ok(connection) => connection,
         Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
     };
-    let notifications = Arc::new(Notifications::default());
     let library = Library::start(connection, &settings, threads, notifications)?;
     let version = library.version().number();
     log::info!(

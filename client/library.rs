@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xdr::facts::{Family, Step};
 use xdr::rpc::Version;
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, Flags, Function, Hello, MechanismType, Reply,
-    SessionHandle, SlotId, Ulong, Use,
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, MechanismType,
+    Reply, SessionHandle, SlotId, Ulong, Use,
 };
 
 use crate::connection::{Connection, LONGEST_REPLY};
@@ -109,8 +109,7 @@ impl<R: Remote> Library<R> {
         let hello = Hello {
             longest_record: Ulong(LONGEST_REPLY as u64),
             parallel_calls: Ulong(PARALLEL_CALLS),
-            // No FEATURE_NOTIFY: the connection receives no notifications yet.
-            features: Flags::default(),
+            features: Flags(FEATURE_NOTIFY),
             ..Default::default()
         };
         match self.remote.negotiate(hello) {

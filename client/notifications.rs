@@ -37,10 +37,6 @@ impl Notifications {
 
     /// Calls the callback of a session in this thread. No lock is held meanwhile, so that it may call this library.
     /// CKR_OK where there is no callback.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the connection receives no notifications yet")
-    )]
     pub fn deliver(&self, session: SessionHandle, event: u64) -> CkRv {
         let callback = self.callbacks().get(session).cloned();
         callback.map_or(CkRv::OK, |callback| callback(session, event))

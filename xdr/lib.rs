@@ -53,7 +53,7 @@ pub use templates::{
     Answer, Answers, Attribute, Found, Query, Template, Value, Wanted, WantedRoom,
 };
 pub use wire_types::{
-    AsyncResult, AttributesResult, DEEPEST_NESTING, EncapsulateResult, FlagsResult, Hello,
+    AsyncResult, AttributesResult, DEEPEST_NESTING, EncapsulateResult, FEATURE_NOTIFY, FlagsResult, Hello,
     HelloResult, Info, InfoResult, KeyPairResult, KeyResult, LABEL_SIZE, MechanismInfo,
     MechanismInfoResult, MechanismListResult, MechanismOutputResult, MechanismPointer,
     MechanismResult, ObjectListResult, ObjectResult, OutputResult, QueryPointer, SERIAL_SIZE,

@@ -4,12 +4,18 @@
 //! accepts any accepted reply to its own xid. `call` reads what follows the headers in version 4, `version3` in
 //! version 3.
 
+mod notifications;
+
 use std::ops::RangeInclusive;
 
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
 use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices};
 use crate::integers::Architecture;
 use crate::version3;
+
+pub use notifications::{
+    Notification, read_notification, read_notified, write_notification, write_notified,
+};
 
 const CALL: u32 = 0;
 const REPLY: u32 = 1;
@@ -450,13 +456,19 @@ fn read_reply_body<C: Asking>(
     if input.word()? != REPLY {
         return Err(ReplyError::Malformed(DecodeError::Trailing));
     }
+    accepted(&mut input)?;
+    Ok(C::read_result(function, input)?)
+}
+
+/// Reads what a reply has between its kind of message and its result.
+fn accepted(input: &mut Decoder<'_>) -> Result<(), ReplyError> {
     if input.word()? != MSG_ACCEPTED {
         return Err(ReplyError::Denied(input.word()?));
     }
     input.word()?;
-    read_auth_body(&mut input)?;
+    read_auth_body(input)?;
     match input.word()? {
-        0 => Ok(C::read_result(function, input)?),
+        0 => Ok(()),
         status => Err(ReplyError::NotExecuted(status)),
     }
 }

@@ -26,6 +26,9 @@ pub use generated::{
 pub const DEEPEST_NESTING: u32 = 4;
 const _: () = assert!(generated::DEEPEST_NESTING == DEEPEST_NESTING as i64);
 
+/// A feature of [`Hello`]: takes part in notifications.
+pub const FEATURE_NOTIFY: u64 = generated::FEATURE_NOTIFY as u64;
+
 /// A handle that a module may have left as it was.
 pub type ObjectPointer = Option<ObjectHandle>;
 /// A template, or NULL.

@@ -1,26 +1,27 @@
 //! Decides which call may go out, and which of the threads that wait for replies reads for all.
 //!
 //! A thread enters with its call and gets a [`Ticket`]. It waits for its turn, sends the call, and asks what comes next:
-//! its reply, which another thread has read, or the reader itself, if nobody has it. Who has the reader hands each
-//! reply to its owner, and gives the reader back when its own has come; then another thread gets it. Does no I/O:
-//! `connection` sends and receives.
+//! its reply or a notification, which another thread has read, or the reader itself, if nobody has it. Who has the
+//! reader hands everything to its owner, and gives the reader back when its own reply has come; then another thread
+//! gets it. Does no I/O: `connection` sends and receives.
 //!
-//! Nothing is held while waiting, and no thread-local destructor comes with it, so that the library can be unloaded.
+//! A thread that need not wait makes no system call here. Nothing is held while waiting, and no thread-local destructor
+//! comes with it, so that the library can be unloaded. `connection::model` compiles this file a second time, to
+//! try every order in which threads can meet here.
 
+use std::cell::Cell;
 use std::collections::TryReserveError;
 use std::ptr;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use transport::Deadline;
+use xdr::rpc::{Notification, Xid};
 
+use super::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::failure::Failure;
 
-/// How many threads can wait without any being woken in vain.
-const QUEUES: usize = 32;
-
 /// How long calls are said to overlap after they did.
-const OVERLAPPING: Duration = Duration::from_secs(1);
+pub(super) const OVERLAPPING: Duration = Duration::from_secs(1);
 
 /// Which other calls have to be over before a call goes out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,64 +45,105 @@ pub(super) enum Stopped {
     Closed,
 }
 
+impl From<Stopped> for Failure {
+    fn from(stopped: Stopped) -> Failure {
+        match stopped {
+            Stopped::Lost => Failure::Lost,
+            Stopped::Closed => Failure::Finalized,
+        }
+    }
+}
+
 /// The calls in progress, and the reader `R` while nobody has it.
 pub(super) struct Exchange<R> {
     state: Mutex<State<R>>,
-    /// A thread waits at the one of its xid.
-    queues: [Condvar; QUEUES],
 }
 
-struct State<R> {
+pub(super) struct State<R> {
     /// In the order of their arrival.
-    calls: Vec<Entry>,
-    reader: Option<R>,
+    pub(super) calls: Vec<Entry>,
+    pub(super) reader: Option<R>,
     /// Whose ticket has the reader.
     reading: Option<u32>,
-    next_xid: u32,
+    pub(super) next_xid: u32,
+    /// How many calls were sent in all.
+    sent: u64,
     stopped: Option<Stopped>,
-    /// How many calls may be out at a time.
+    /// How many calls are out, but for those that wait for something to happen, and how many may be.
+    out: usize,
     limit: usize,
+    /// How long a call may take that does not wait for something to happen.
+    timeout: Duration,
     /// Whether the application said that it has threads.
     threads: bool,
     /// The thread that called last, and when calls last overlapped, or came from different threads.
     last_thread: usize,
-    overlapped: Option<Instant>,
+    pub(super) overlapped: Option<Instant>,
 }
 
-struct Entry {
+pub(super) struct Entry {
     xid: u32,
     order: Order,
-    is_sent: bool,
+    is_out: bool,
+    /// Its place among all calls that were sent; 0 before that.
+    sent: u64,
+    /// When its time is over.
+    deadline: Option<Deadline>,
     reply: Option<Vec<u8>>,
+    /// The daemon's xid, and what it tells.
+    notification: Option<(Xid, Notification)>,
+    /// Where its thread waits, until it is woken.
+    parked: Option<Arc<Condvar>>,
+}
+
+impl Entry {
+    fn wake(&mut self) {
+        if let Some(parked) = self.parked.take() {
+            parked.notify_one();
+        }
+    }
+
+    /// Whether its thread waits for a reply, or will.
+    fn is_unanswered(&self) -> bool {
+        self.is_out && self.reply.is_none()
+    }
+
+    /// Whether it counts for the limit, and has a limited time.
+    fn counts(&self) -> bool {
+        self.order != Order::Waiting
+    }
 }
 
 /// A call in progress.
 pub(super) struct Ticket<'a, R> {
     exchange: &'a Exchange<R>,
     xid: u32,
+    /// Whether the call could go out when it was made.
+    is_out: bool,
+    is_over: Cell<bool>,
+}
+
+/// What a call is sent with.
+pub(super) struct Sent {
+    /// Whether it overlaps others, or may well do so.
+    pub overlaps: bool,
+    /// When it has to be answered.
+    pub deadline: Option<Deadline>,
 }
 
 /// What a thread does next that waits for a reply.
 pub(super) enum Next<R> {
     /// It has its reply.
     Reply(Vec<u8>),
-    /// It reads, until its own reply has come.
-    Read(R),
+    /// It tells the application, and then the daemon under this xid of the daemon's.
+    Notification(Xid, Notification),
+    /// It reads, until something of its own has come, at the latest until its time is over.
+    Read(R, Option<Deadline>),
 }
 
 impl<R> State<R> {
-    fn place(&self, xid: u32) -> Option<usize> {
-        self.calls.iter().position(|call| call.xid == xid)
-    }
-
     fn entry(&mut self, xid: u32) -> Option<&mut Entry> {
         self.calls.iter_mut().find(|call| call.xid == xid)
-    }
-
-    /// Calls that are out, but for those that wait for something to happen.
-    fn out(&self) -> usize {
-        let is_out = |call: &&Entry| call.is_sent && call.order != Order::Waiting;
-        self.calls.iter().filter(is_out).count()
     }
 
     fn may_go(&self, place: usize) -> bool {
@@ -116,44 +158,96 @@ impl<R> State<R> {
                     other.order == Order::Alone
                         || matches!(order, Order::Of(_)) && other.order == order
                 };
-                self.out() < self.limit && !earlier.iter().any(stands_in_the_way)
+                self.out < self.limit && !earlier.iter().any(stands_in_the_way)
+            }
+        }
+    }
+
+    /// Lets calls go out that may, those that came first at first.
+    fn grant(&mut self) {
+        for place in 0..self.calls.len() {
+            let is_queued = self.calls.get(place).is_some_and(|call| !call.is_out);
+            if is_queued && self.may_go(place) {
+                if let Some(call) = self.calls.get_mut(place) {
+                    call.is_out = true;
+                    call.wake();
+                    self.out += usize::from(call.counts());
+                }
+            }
+        }
+    }
+
+    /// Has somebody read, if nobody does and somebody waits. A call that waits for something to happen reads only
+    /// if there is no other: all replies would have to pass through its thread.
+    fn pass_reader(&mut self) {
+        if self.reader.is_none() {
+            return;
+        }
+        let waits = |call: &&mut Entry| call.is_unanswered() && call.parked.is_some();
+        let chosen = self
+            .calls
+            .iter_mut()
+            .filter(waits)
+            .min_by_key(|call| !call.counts());
+        if let Some(call) = chosen {
+            call.wake();
+        }
+    }
+
+    /// Something came of the call that was the `sent`th. A daemon that executes one call after the other has begun
+    /// the next one only now. So the time of those that were sent later begins again: no call has less time than if
+    /// it had waited for its turn here. As each earlier call is answered once, waiting ends.
+    fn progressed(&mut self, sent: u64) {
+        let mut deadline = None;
+        for call in self.calls.iter_mut().filter(|call| call.sent > sent) {
+            if call.deadline.is_some() {
+                let timeout = self.timeout;
+                call.deadline = Some(*deadline.get_or_insert_with(|| Deadline::after(timeout)));
+            }
+        }
+    }
+
+    fn remove(&mut self, xid: u32) {
+        if let Some(place) = self.calls.iter().position(|call| call.xid == xid) {
+            let call = self.calls.remove(place);
+            self.out -= usize::from(call.is_out && call.counts());
+            if call.sent > 0 {
+                self.progressed(call.sent);
             }
         }
     }
 }
 
 impl<R> Exchange<R> {
-    /// A connection on which nothing was called yet.
-    pub fn new(first_xid: u32, reader: R) -> Exchange<R> {
+    /// A connection on which nothing was called yet, and where each call may take `timeout`.
+    pub fn new(first_xid: u32, timeout: Duration, reader: R) -> Exchange<R> {
         Exchange {
             state: Mutex::new(State {
                 calls: Vec::new(),
                 reader: Some(reader),
                 reading: None,
                 next_xid: first_xid,
+                sent: 0,
                 stopped: None,
+                out: 0,
                 limit: 1,
+                timeout,
                 threads: false,
                 last_thread: 0,
                 overlapped: None,
             }),
-            queues: [const { Condvar::new() }; QUEUES],
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<R>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where the thread of this call waits.
-    #[expect(clippy::indexing_slicing, reason = "a remainder of QUEUES is below it")]
-    fn queue(&self, xid: u32) -> &Condvar {
-        &self.queues[xid as usize % QUEUES]
     }
 
     /// How many calls may be out at a time; at least one.
     pub fn allow(&self, limit: u64) {
-        self.state().limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
+        let mut state = self.state();
+        state.limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
+        state.grant();
     }
 
     /// Whether the application may call from several threads.
@@ -163,15 +257,12 @@ impl<R> Exchange<R> {
 
     /// Makes no more calls; wakes every thread. True if calls were made until now.
     pub fn stop(&self, why: Stopped) -> bool {
-        let was_sound = {
-            let mut state = self.state();
-            let was_sound = state.stopped.is_none();
-            if state.stopped != Some(Stopped::Closed) {
-                state.stopped = Some(why);
-            }
-            was_sound
-        };
-        self.queues.iter().for_each(Condvar::notify_all);
+        let mut state = self.state();
+        let was_sound = state.stopped.is_none();
+        if state.stopped != Some(Stopped::Closed) {
+            state.stopped = Some(why);
+        }
+        state.calls.iter_mut().for_each(Entry::wake);
         was_sound
     }
 
@@ -180,47 +271,72 @@ impl<R> Exchange<R> {
         self.state().stopped
     }
 
+    /// How many threads wait.
+    #[cfg(test)]
+    pub fn parked(&self) -> usize {
+        let state = self.state();
+        state
+            .calls
+            .iter()
+            .filter(|call| call.parked.is_some())
+            .count()
+    }
+
     /// Takes a place behind the calls in progress.
     pub fn enter(&self, order: Order) -> Result<Ticket<'_, R>, Stopped> {
         let mut state = self.state();
         if let Some(stopped) = state.stopped {
             return Err(stopped);
         }
+        // A call that waits for something may be there since the xids last came round.
+        while state.calls.iter().any(|call| call.xid == state.next_xid) {
+            state.next_xid = state.next_xid.wrapping_add(1);
+        }
         let xid = state.next_xid;
         state.next_xid = xid.wrapping_add(1);
         state.calls.push(Entry {
             xid,
             order,
-            is_sent: false,
+            is_out: false,
+            sent: 0,
+            deadline: None,
             reply: None,
+            notification: None,
+            parked: None,
         });
-        let exchange = self;
-        Ok(Ticket { exchange, xid })
-    }
-
-    /// Wakes those that can go on after a change: calls whose turn it is, and one to read.
-    fn wake(&self, state: &State<R>) {
-        for (place, call) in state.calls.iter().enumerate() {
-            if !call.is_sent && state.may_go(place) {
-                self.queue(call.xid).notify_all();
-            }
-        }
-        if state.reader.is_some() {
-            let mut waiting = state.calls.iter();
-            if let Some(call) = waiting.find(|call| call.is_sent && call.reply.is_none()) {
-                self.queue(call.xid).notify_all();
-            }
-        }
+        state.grant();
+        Ok(Ticket {
+            exchange: self,
+            xid,
+            is_out: state.calls.last().is_some_and(|call| call.is_out),
+            is_over: Cell::new(false),
+        })
     }
 }
 
-/// Tells threads apart, without a destructor.
+thread_local! {
+    /// Its address tells threads apart.
+    static MARK: u8 = const { 0 };
+    /// Whether the application's callback is running in this thread.
+    static CALLING_BACK: Cell<bool> = const { Cell::new(false) };
+}
+
 fn this_thread() -> usize {
-    thread_local! {
-        static MARK: u8 = const { 0 };
-    }
     MARK.try_with(|mark| ptr::from_ref(mark).addr())
         .unwrap_or(0)
+}
+
+/// Runs a callback of the application. A call that it makes goes out at once or not at all: it would wait for the
+/// call that the callback belongs to, for ever.
+pub(super) fn calling_back<T>(callback: impl FnOnce() -> T) -> T {
+    struct Restored(bool);
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            CALLING_BACK.set(self.0);
+        }
+    }
+    let _restored = Restored(CALLING_BACK.replace(true));
+    callback()
 }
 
 impl<R> Ticket<'_, R> {
@@ -229,24 +345,43 @@ impl<R> Ticket<'_, R> {
         self.xid
     }
 
-    /// Waits until the call may go out. Tells whether it overlaps others, or may well do so: the application has
-    /// threads, and several have called lately, or the call is slow.
-    pub fn begin(&self, is_slow: bool) -> Result<bool, Failure> {
+    /// Waits until the call may go out.
+    pub fn begin(&self) -> Result<(), Failure> {
+        if self.is_out {
+            return Ok(());
+        }
         let mut state = self.exchange.state();
         loop {
             if let Some(stopped) = state.stopped {
                 return Err(stopped.into());
             }
-            if state
-                .place(self.xid)
-                .is_some_and(|place| state.may_go(place))
-            {
-                break;
+            if state.entry(self.xid).ok_or(Failure::Lost)?.is_out {
+                return Ok(());
             }
-            let waited = self.exchange.queue(self.xid).wait(state);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
+            if CALLING_BACK.get() {
+                return Err(Failure::CallingBack);
+            }
+            state = self.park(state, None)?;
         }
-        let mut overlaps = state.out() > 0;
+    }
+
+    /// The call is being sent, after those for which this was called before; its time begins. It may well overlap
+    /// others if the application has threads, and several have called lately, or the call is slow.
+    pub fn send(&self, is_slow: bool) -> Result<Sent, Failure> {
+        let mut state = self.exchange.state();
+        if let Some(stopped) = state.stopped {
+            return Err(stopped.into());
+        }
+        state.sent += 1;
+        let (timeout, sent, mut others) = (state.timeout, state.sent, state.out);
+        let call = state.entry(self.xid).ok_or(Failure::Lost)?;
+        call.sent = sent;
+        if call.counts() {
+            call.deadline = Some(Deadline::after(timeout));
+            others -= 1;
+        }
+        let deadline = call.deadline;
+        let mut overlaps = others > 0;
         if state.threads {
             let (now, thread) = (Instant::now(), this_thread());
             let is_other = state.last_thread != 0 && state.last_thread != thread;
@@ -257,275 +392,128 @@ impl<R> Ticket<'_, R> {
             let lately = |then: Instant| now.saturating_duration_since(then) < OVERLAPPING;
             overlaps |= is_slow || state.overlapped.is_some_and(lately);
         }
-        if let Some(call) = state.entry(self.xid) {
-            call.is_sent = true;
-        }
-        Ok(overlaps)
+        Ok(Sent { overlaps, deadline })
     }
 
     /// Waits until there is something to do.
-    pub fn next(&self, deadline: Option<Deadline>) -> Result<Next<R>, Failure> {
+    pub fn next(&self) -> Result<Next<R>, Failure> {
         let mut state = self.exchange.state();
         loop {
-            let reply = state.entry(self.xid).and_then(|call| call.reply.take());
-            if let Some(reply) = reply {
+            let stopped = state.stopped;
+            let call = state.entry(self.xid).ok_or(Failure::Lost)?;
+            let deadline = call.deadline;
+            if let Some(reply) = call.reply.take() {
                 return Ok(Next::Reply(reply));
             }
-            if let Some(stopped) = state.stopped {
+            if let Some(stopped) = stopped {
                 return Err(stopped.into());
+            }
+            if let Some((xid, notification)) = call.notification.take() {
+                return Ok(Next::Notification(xid, notification));
             }
             if let Some(reader) = state.reader.take() {
                 state.reading = Some(self.xid);
-                return Ok(Next::Read(reader));
+                return Ok(Next::Read(reader, deadline));
             }
-            let queue = self.exchange.queue(self.xid);
-            state = match deadline {
-                None => queue.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let waited = queue.wait_timeout(state, deadline.remaining()?);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            state = self.park(state, deadline)?;
         }
     }
 
-    /// Gives a reply to the call that it answers. One that nobody waits for is dropped.
-    pub fn hand_over(&self, xid: u32, record: &[u8]) -> Result<(), TryReserveError> {
+    /// Waits until it is woken, or for no reason.
+    fn park<'s>(
+        &self,
+        mut state: MutexGuard<'s, State<R>>,
+        deadline: Option<Deadline>,
+    ) -> Result<MutexGuard<'s, State<R>>, Failure> {
+        let place = Arc::new(Condvar::new());
+        if let Some(call) = state.entry(self.xid) {
+            call.parked = Some(place.clone());
+        }
+        state = match deadline {
+            None => place.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(deadline) => {
+                let waited = place.wait_timeout(state, deadline.remaining()?);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        if let Some(call) = state.entry(self.xid) {
+            call.parked = None;
+        }
+        Ok(state)
+    }
+
+    /// Gives a reply to the call that it answers. One that nobody waits for is dropped. Tells until when to read on.
+    pub fn hand_over(&self, xid: u32, record: &[u8]) -> Result<Option<Deadline>, TryReserveError> {
         let mut state = self.exchange.state();
-        let waits = |call: &&mut Entry| call.is_sent && call.reply.is_none();
-        if let Some(call) = state.entry(xid).filter(waits) {
+        if let Some(call) = state.entry(xid).filter(|call| call.is_unanswered()) {
             let mut copy = Vec::new();
             copy.try_reserve_exact(record.len())?;
             copy.extend_from_slice(record);
             call.reply = Some(copy);
-            self.exchange.queue(xid).notify_all();
+            call.wake();
+            let sent = call.sent;
+            state.progressed(sent);
+        }
+        Ok(state.entry(self.xid).and_then(|call| call.deadline))
+    }
+
+    /// Gives a notification to the call in which it comes. The daemon makes one at a time; it is wrong if the one
+    /// before was not even looked at. One in a call that nobody waits for is dropped.
+    pub fn notify(&self, xid: Xid, notification: Notification) -> Result<(), Failure> {
+        let mut state = self.exchange.state();
+        let call = state.entry(notification.call.0);
+        if let Some(call) = call.filter(|call| call.is_unanswered()) {
+            if call.notification.replace((xid, notification)).is_some() {
+                return Err(Failure::Notification);
+            }
+            call.wake();
         }
         Ok(())
     }
 
-    /// Gives the reader back.
-    pub fn give_back(&self, reader: R) {
+    /// Lets another thread read: this one has a notification to see to.
+    pub fn pass_on(&self, reader: R) {
         let mut state = self.exchange.state();
         state.reader = Some(reader);
         state.reading = None;
-        // This call is over, too.
-        state.calls.retain(|call| call.xid != self.xid);
-        self.exchange.wake(&state);
+        state.pass_reader();
+    }
+
+    /// The application was told: the daemon goes on with this call.
+    pub fn told(&self) {
+        let mut state = self.exchange.state();
+        let sent = state.entry(self.xid).map_or(u64::MAX, |call| call.sent);
+        state.progressed(sent.saturating_sub(1));
+    }
+
+    /// Gives the reader back; the call is over.
+    pub fn give_back(self, reader: R) {
+        let mut state = self.exchange.state();
+        state.reader = Some(reader);
+        state.reading = None;
+        self.leave(&mut state);
+    }
+
+    fn leave(&self, state: &mut State<R>) {
+        self.is_over.set(true);
+        state.remove(self.xid);
+        state.grant();
+        state.pass_reader();
     }
 }
 
 /// The call is over. If it fails with the reader, nobody can read any more.
 impl<R> Drop for Ticket<'_, R> {
     fn drop(&mut self) {
+        if self.is_over.get() {
+            return;
+        }
         let mut state = self.exchange.state();
-        let before = state.calls.len();
-        state.calls.retain(|call| call.xid != self.xid);
         if state.reading == Some(self.xid) {
             state.reading = None;
             state.stopped.get_or_insert(Stopped::Lost);
-            drop(state);
-            self.exchange.queues.iter().for_each(Condvar::notify_all);
-        } else if state.calls.len() != before {
-            self.exchange.wake(&state);
+            state.calls.iter_mut().for_each(Entry::wake);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use std::thread;
-
-    use super::*;
-
-    const SOON: Duration = Duration::from_secs(60);
-
-    fn begun<R>(exchange: &Exchange<R>, order: Order) -> Ticket<'_, R> {
-        let ticket = exchange.enter(order).unwrap();
-        ticket.begin(false).unwrap();
-        ticket
-    }
-
-    fn is_blocked<R: Send>(exchange: &Exchange<R>, order: Order, until: impl FnOnce()) {
-        let begun = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let ticket = exchange.enter(order).unwrap();
-            let begun = &begun;
-            scope.spawn(move || {
-                ticket.begin(false).unwrap();
-                begun.store(true, Ordering::SeqCst);
-            });
-            thread::sleep(Duration::from_millis(30));
-            assert!(!begun.load(Ordering::SeqCst));
-            until();
-        });
-        assert!(begun.load(Ordering::SeqCst));
-    }
-
-    #[test]
-    fn calls_wait_for_those_of_their_session_and_for_no_others() {
-        let exchange = Exchange::new(u32::MAX, ());
-        exchange.allow(9);
-        let first = begun(&exchange, Order::Of(1));
-        let (_other, _free, _waiting) = (
-            begun(&exchange, Order::Of(2)),
-            begun(&exchange, Order::Free),
-            begun(&exchange, Order::Waiting),
-        );
-        is_blocked(&exchange, Order::Of(1), || drop(first));
-    }
-
-    #[test]
-    fn the_limit_holds_for_all_but_those_that_wait_for_something() {
-        let exchange = Exchange::new(7, ());
-        exchange.allow(2);
-        let one = begun(&exchange, Order::Of(1));
-        let _two = begun(&exchange, Order::Free);
-        let _waiting = begun(&exchange, Order::Waiting);
-        is_blocked(&exchange, Order::Of(3), || drop(one));
-    }
-
-    #[test]
-    fn a_call_alone_waits_for_all_and_all_wait_for_it() {
-        let exchange = Exchange::new(7, ());
-        exchange.allow(9);
-        let one = begun(&exchange, Order::Of(1));
-        is_blocked(&exchange, Order::Alone, || drop(one));
-        let alone = begun(&exchange, Order::Alone);
-        is_blocked(&exchange, Order::Free, || drop(alone));
-    }
-
-    #[test]
-    fn overlapping_is_told_where_it_is_and_for_a_second_after() {
-        let exchange = Exchange::new(7, ());
-        exchange.allow(9);
-        let overlaps = |is_slow| exchange.enter(Order::Free).unwrap().begin(is_slow).unwrap();
-        assert!(!overlaps(false) && !overlaps(true));
-        let out = begun(&exchange, Order::Free);
-        assert!(overlaps(false));
-        drop(out);
-        assert!(!overlaps(false));
-        exchange.set_threads(true);
-        assert!(!overlaps(false) && overlaps(true));
-        // Another thread has called.
-        thread::scope(|scope| {
-            scope.spawn(|| assert!(overlaps(false)));
-        });
-        assert!(overlaps(false));
-        let long_ago = Instant::now().checked_sub(2 * OVERLAPPING);
-        exchange.state().overlapped = long_ago;
-        assert!(long_ago.is_none() || !overlaps(false));
-    }
-
-    /// Each thread "sends" its xid into a shared list, and whoever reads takes xids from there, in an order of its own.
-    #[test]
-    fn every_thread_gets_its_own_reply_whoever_reads() {
-        let exchange = Exchange::new(u32::MAX - 50, AtomicUsize::new(0));
-        exchange.allow(64);
-        let sent = Mutex::new(Vec::<u32>::new());
-        thread::scope(|scope| {
-            for session in 0..16 {
-                let (exchange, sent) = (&exchange, &sent);
-                scope.spawn(move || {
-                    for _ in 0..500 {
-                        let ticket = exchange.enter(Order::Of(session)).unwrap();
-                        ticket.begin(false).unwrap();
-                        sent.lock().unwrap().push(ticket.xid());
-                        let reader = match ticket.next(Some(Deadline::after(SOON))).unwrap() {
-                            Next::Reply(reply) => {
-                                assert_eq!(reply, ticket.xid().to_be_bytes());
-                                continue;
-                            }
-                            Next::Read(reader) => reader,
-                        };
-                        assert_eq!(reader.fetch_add(1, Ordering::SeqCst), 0, "two read");
-                        loop {
-                            let answered = {
-                                let mut sent = sent.lock().unwrap();
-                                let place = sent.len() / 2;
-                                (!sent.is_empty()).then(|| sent.remove(place))
-                            };
-                            match answered {
-                                Some(xid) if xid == ticket.xid() => break,
-                                Some(xid) => ticket.hand_over(xid, &xid.to_be_bytes()).unwrap(),
-                                None => thread::yield_now(),
-                            }
-                        }
-                        reader.fetch_sub(1, Ordering::SeqCst);
-                        ticket.give_back(reader);
-                    }
-                });
-            }
-        });
-        assert!(exchange.state().calls.is_empty() && exchange.state().reader.is_some());
-    }
-
-    #[test]
-    fn stopping_wakes_all_and_closing_counts_for_good() {
-        for (why, then) in [
-            (Stopped::Closed, Stopped::Closed),
-            (Stopped::Lost, Stopped::Closed),
-        ] {
-            let exchange = Exchange::new(7, ());
-            exchange.allow(9);
-            let reading = begun(&exchange, Order::Of(1));
-            assert!(matches!(reading.next(None), Ok(Next::Read(()))));
-            thread::scope(|scope| {
-                let waiting = begun(&exchange, Order::Of(2));
-                let behind = exchange.enter(Order::Of(2)).unwrap();
-                scope.spawn(move || assert!(waiting.next(None).is_err()));
-                scope.spawn(move || assert!(behind.begin(false).is_err()));
-                thread::sleep(Duration::from_millis(20));
-                assert!(exchange.stop(why));
-            });
-            assert!(!exchange.stop(Stopped::Closed));
-            assert!(!exchange.stop(Stopped::Lost));
-            assert_eq!(exchange.stopped(), Some(then));
-            assert!(exchange.enter(Order::Free).is_err());
-        }
-    }
-
-    #[test]
-    fn a_reader_that_is_lost_ends_the_connection() {
-        let exchange = Exchange::new(7, ());
-        let ticket = begun(&exchange, Order::Free);
-        assert!(matches!(ticket.next(None), Ok(Next::Read(()))));
-        drop(ticket);
-        assert_eq!(exchange.stopped(), Some(Stopped::Lost));
-    }
-
-    #[test]
-    fn a_thread_that_waits_too_long_is_told_so() {
-        let exchange = Exchange::new(7, ());
-        exchange.allow(9);
-        let reading = begun(&exchange, Order::Of(1));
-        assert!(matches!(reading.next(None), Ok(Next::Read(()))));
-        let late = begun(&exchange, Order::Of(2));
-        let deadline = Some(Deadline::after(Duration::from_millis(20)));
-        assert!(matches!(late.next(deadline), Err(Failure::Timeout)));
-        // A reply to nobody, or a second one, is dropped.
-        reading.hand_over(12345, b"x").unwrap();
-        reading.hand_over(late.xid(), b"first").unwrap();
-        reading.hand_over(late.xid(), b"second").unwrap();
-        assert!(matches!(late.next(deadline), Ok(Next::Reply(reply)) if reply == b"first"));
-    }
-
-    #[test]
-    fn threads_get_their_turns_in_the_order_of_their_arrival() {
-        let exchange = Exchange::new(7, ());
-        let order = Mutex::new(Vec::new());
-        let first = begun(&exchange, Order::Alone);
-        thread::scope(|scope| {
-            for number in 0..40 {
-                let ticket = exchange.enter(Order::Alone).unwrap();
-                let order = &order;
-                scope.spawn(move || {
-                    ticket.begin(false).unwrap();
-                    order.lock().unwrap().push(number);
-                });
-            }
-            drop(first);
-        });
-        assert!(order.into_inner().unwrap().into_iter().eq(0..40));
+        self.leave(&mut state);
     }
 }

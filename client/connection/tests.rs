@@ -17,17 +17,17 @@ use super::*;
 const LONG: Duration = Duration::from_secs(20);
 
 /// A path for a socket, which goes with this value.
-struct SocketPath(PathBuf);
+pub(super) struct SocketPath(pub PathBuf);
 
 impl SocketPath {
-    fn new() -> SocketPath {
+    pub fn new() -> SocketPath {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("p11client-{}-{number}", std::process::id());
         SocketPath(std::env::temp_dir().join(name))
     }
 
-    fn endpoint(&self) -> Endpoint {
+    pub fn endpoint(&self) -> Endpoint {
         Endpoint::Unix(self.0.clone())
     }
 }
@@ -82,6 +82,14 @@ fn record(xid: Xid, reply: &Reply) -> Vec<u8> {
     .to_vec()
 }
 
+pub(super) fn nothing_is_told() -> Notify {
+    Box::new(|_, _| unreachable!("nothing is told"))
+}
+
+fn open(endpoint: &Endpoint, timeout: Duration) -> Result<Connection, ConnectError> {
+    Connection::open(endpoint, None, None, timeout, nothing_is_told())
+}
+
 fn digest(connection: &Connection) -> Reply {
     connection.call_version3(Call::C_Digest(SessionHandle(1), b"data"))
 }
@@ -99,7 +107,7 @@ fn one_call(
         }
         true
     });
-    let connection = Connection::open(&path.endpoint(), None, None, timeout).unwrap();
+    let connection = open(&path.endpoint(), timeout).unwrap();
     let first = digest(&connection);
     let second = digest(&connection);
     (first, connection, second)
@@ -145,7 +153,7 @@ fn carries_large_data_both_ways() {
     let _server = serve(&path.0, move |stream, xid, _| {
         stream.write_all(&record(xid, &digest_of(&sent))).is_ok()
     });
-    let connection = Connection::open(&path.endpoint(), None, None, LONG).unwrap();
+    let connection = open(&path.endpoint(), LONG).unwrap();
     for _ in 0..3 {
         let reply = connection.call_version3(Call::C_Digest(SessionHandle(1), &large));
         assert!(reply == digest_of(&large));
@@ -208,7 +216,7 @@ fn the_daemons_end_ends_the_connection_without_a_signal() {
             stream.write_all(&whole[..part]).unwrap();
             false
         });
-        let connection = Connection::open(&path.endpoint(), None, None, LONG).unwrap();
+        let connection = open(&path.endpoint(), LONG).unwrap();
         let first = digest(&connection);
         server.join().unwrap();
         let second = digest(&connection);
@@ -256,8 +264,7 @@ fn replies_to_other_xids_do_not_prolong_the_timeout() {
 fn a_daemon_that_does_not_read_is_given_up_in_time() {
     let path = SocketPath::new();
     let _listener = UnixListener::bind(&path.0).unwrap();
-    let connection =
-        Connection::open(&path.endpoint(), None, None, Duration::from_millis(300)).unwrap();
+    let connection = open(&path.endpoint(), Duration::from_millis(300)).unwrap();
     let large = vec![0; 8 << 20];
     let started = Instant::now();
     let reply = connection.call_version3(Call::C_Digest(SessionHandle(1), &large));
@@ -275,8 +282,7 @@ fn a_slow_call_leaves_the_next_one_its_whole_time() {
         thread::sleep(slow);
         stream.write_all(&whole[10..]).is_ok()
     });
-    let connection =
-        Connection::open(&path.endpoint(), None, None, Duration::from_secs(2)).unwrap();
+    let connection = open(&path.endpoint(), Duration::from_secs(2)).unwrap();
     for _ in 0..4 {
         assert!(digest(&connection) == digest_of(b"slow"));
     }
@@ -289,7 +295,7 @@ fn calls_that_wait_for_their_turn_see_the_end() {
         thread::sleep(Duration::from_millis(50));
         stream.write_all(&record(xid, &digest_of(b"slow"))).is_ok()
     });
-    let connection = Connection::open(&path.endpoint(), None, None, LONG).unwrap();
+    let connection = open(&path.endpoint(), LONG).unwrap();
     thread::scope(|scope| {
         let callers: Vec<_> = (0..4)
             .map(|_| {
@@ -317,10 +323,10 @@ fn connects_over_tcp_to_an_address_or_a_name() {
     let port = listener.local_addr().unwrap().port();
     for host in ["127.0.0.1", "localhost"] {
         let host = host.to_owned();
-        Connection::open(&Endpoint::Tcp { host, port }, None, None, LONG).unwrap();
+        open(&Endpoint::Tcp { host, port }, LONG).unwrap();
     }
     drop(listener);
     let host = "127.0.0.1".to_owned();
-    assert!(Connection::open(&Endpoint::Tcp { host, port }, None, None, LONG).is_err());
-    assert!(Connection::open(&SocketPath::new().endpoint(), None, None, LONG).is_err());
+    assert!(open(&Endpoint::Tcp { host, port }, LONG).is_err());
+    assert!(open(&SocketPath::new().endpoint(), LONG).is_err());
 }

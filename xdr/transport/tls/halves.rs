@@ -5,8 +5,9 @@
 //! without the lock, then has OpenSSL decrypt everything that came. The sender has OpenSSL encrypt, and sends
 //! what was written without that lock. A second lock keeps what is sent in the order in which it was encrypted.
 //!
-//! Reading may have something to send, too: an alert, the answer to a key update. The receiver never waits for
-//! the socket because of it. It sends what the socket takes at once, and leaves the rest to the next sender.
+//! Reading may have something to send, too, such as an alert. (OpenSSL answers a key update when it writes the next
+//! time.) The receiver never waits for the socket because of it. It sends what the socket takes at once, and leaves
+//! the rest to the next sender.
 
 use std::io;
 use std::mem;
