@@ -211,8 +211,8 @@ fn counts_have_to_be_those_of_the_elements() {
 
 /// A pointer to a template of one CKA_LABEL.
 fn template(wire: Wire, value: &[u8]) -> Wire {
-    let wire = wire.word(7).word(1).hyper(3).opaque(value);
-    wire.hyper(value.len() as u64)
+    // CKA_LABEL, as bytes.
+    wire.word(7).word(1).hyper(3).word(1).opaque(value)
 }
 
 #[test]
