@@ -53,8 +53,8 @@ pub use templates::{
     Answer, Answers, Attribute, Found, Query, Template, Value, Wanted, WantedRoom,
 };
 pub use wire_types::{
-    AsyncResult, AttributesResult, DEEPEST_NESTING, EncapsulateResult, FEATURE_NOTIFY, FlagsResult, Hello,
-    HelloResult, Info, InfoResult, KeyPairResult, KeyResult, LABEL_SIZE, MechanismInfo,
+    AsyncResult, AttributesResult, DEEPEST_NESTING, EncapsulateResult, FEATURE_NOTIFY, FlagsResult,
+    Hello, HelloResult, Info, InfoResult, KeyPairResult, KeyResult, LABEL_SIZE, MechanismInfo,
     MechanismInfoResult, MechanismListResult, MechanismOutputResult, MechanismPointer,
     MechanismResult, ObjectListResult, ObjectResult, OutputResult, QueryPointer, SERIAL_SIZE,
     SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult,

@@ -16,6 +16,7 @@ mod sync {
 }
 
 #[allow(dead_code, reason = "the model needs no more")]
+#[allow(clippy::duplicate_mod, reason = "compiled with the types of loom")]
 #[path = "exchange.rs"]
 mod exchange;
 
