@@ -11,6 +11,7 @@ use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use bindings::module::notify::Notifier;
 use transport::Deadline;
 use transport::halves::{Closer, Halves, Receiver, Sender};
 use xdr::codec::Slices;
@@ -143,6 +144,14 @@ impl Outgoing for TimedSender {
 pub trait Served: Cryptoki {
     /// What is known of the client.
     fn peer(&self) -> Peer;
+
+    /// Whether the client takes notifications, so that it may have to answer one within each of its calls.
+    fn notifies(&self) -> bool {
+        false
+    }
+
+    /// Has the notifications of the module go to this notifier.
+    fn notify_through(&self, _notifier: Notifier) {}
 }
 
 /// Receives records.

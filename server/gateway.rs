@@ -4,13 +4,18 @@
 //! Calls come from `connection`, decoded: from there on everything is in the host's layout, so that neither a
 //! client's architecture nor the version of the protocol changes what the filter decides.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bindings::module::Module;
+use bindings::module::notify::{self, Notifier};
 use filter::log::Printable;
 use filter::{Filter, Rules, replies};
 use xdr::rpc::{Peer, Version};
-use xdr::{Architecture, Call, CkRv, Cryptoki, Flags, Function, Hello, HelloResult, Reply, Ulong};
+use xdr::{
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, HelloResult, Reply,
+    Ulong,
+};
 
 use crate::config::Processor;
 use crate::connection::Served;
@@ -24,6 +29,8 @@ pub struct Gateway {
     trace: bool,
     client: OnceLock<Client>,
     module: OnceLock<Filter<Module>>,
+    /// Whether a session was opened with a callback.
+    notifies: AtomicBool,
     /// Held while a module is loaded: of two calls in parallel, one does it.
     loading: Mutex<()>,
 }
@@ -33,8 +40,8 @@ pub struct Gateway {
 enum Client {
     /// In version 3: how the client lays out numbers.
     Former(Architecture),
-    /// In version 4.
-    Current,
+    /// In version 4: whether it takes notifications.
+    Current { notify: bool },
 }
 
 impl Gateway {
@@ -46,6 +53,7 @@ impl Gateway {
             trace,
             client: OnceLock::new(),
             module: OnceLock::new(),
+            notifies: AtomicBool::new(false),
             loading: Mutex::new(()),
         }
     }
@@ -59,12 +67,26 @@ impl Gateway {
                 let Some(module) = self.module.get() else {
                     return replies::no_module(function);
                 };
-                let reply = module.call(call);
+                let reply = module.call(self.with_callback(call));
                 if function == Function::C_Initialize {
                     report_failed_start(reply.rv());
                 }
                 reply
             }
+        }
+    }
+
+    /// A session has a callback only if its client has said that it takes notifications.
+    fn with_callback<'a>(&self, call: Call<'a>) -> Call<'a> {
+        match call {
+            Call::C_OpenSession(slot, flags, true) => {
+                let takes = matches!(self.client.get(), Some(Client::Current { notify: true }));
+                if takes {
+                    self.notifies.store(true, Ordering::SeqCst);
+                }
+                Call::C_OpenSession(slot, flags, takes)
+            }
+            call => call,
         }
     }
 
@@ -78,12 +100,14 @@ impl Gateway {
                     ..Default::default()
                 },
             },
-            None => self.setup_current(),
+            None => self.setup_current(hello),
         }
     }
 
-    fn setup_current(&self) -> HelloResult {
-        if self.client.set(Client::Current).is_err() {
+    fn setup_current(&self, hello: &Hello) -> HelloResult {
+        let features = hello.features.0 & FEATURE_NOTIFY;
+        let notify = features != 0;
+        if self.client.set(Client::Current { notify }).is_err() {
             return HelloResult {
                 rv: CkRv::FUNCTION_FAILED,
                 ..Default::default()
@@ -95,7 +119,7 @@ impl Gateway {
                 architecture: None,
                 longest_record: Ulong(self.processor.max_record_size as u64),
                 parallel_calls: Ulong(self.processor.max_parallel_calls as u64),
-                features: Flags(0),
+                features: Flags(features),
             },
         }
     }
@@ -154,11 +178,19 @@ impl Served for Gateway {
                 architecture,
                 versions: former..=former,
             },
-            Some(Client::Current) => Peer {
+            Some(Client::Current { .. }) => Peer {
                 architecture: Architecture::host(),
                 versions: Version::Four.number()..=Version::Four.number(),
             },
         }
+    }
+
+    fn notifies(&self) -> bool {
+        self.notifies.load(Ordering::SeqCst)
+    }
+
+    fn notify_through(&self, notifier: Notifier) {
+        notify::install(notifier);
     }
 }
 

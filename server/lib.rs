@@ -29,6 +29,7 @@ pub mod controller;
 pub mod gateway;
 pub mod logging;
 pub mod netplex;
+pub mod notifications;
 pub mod options;
 pub mod parallel;
 mod pid_file;

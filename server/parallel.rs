@@ -7,19 +7,24 @@
 //!
 //! Records come from and replies go to the halves of a connection ([`crate::connection`]). When the client has left,
 //! calls that are being executed are waited for, so that a module is not interrupted in the middle of one.
+//!
+//! Once the client takes notifications, each of its calls is executed while another thread reads, so that its answer
+//! to one comes in. A call for which there is no such thread is refused.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use filter::replies;
 use xdr::codec::wipe;
-use xdr::rpc::{self, Peer, Request};
-use xdr::{Call, CkRv, Cryptoki, Function, Reply, SessionHandle};
+use xdr::rpc::{self, Notification, Peer, Request, Xid};
+use xdr::{Call, CkRv, Cryptoki, Function, Reply, SessionHandle, Ulong};
 
 use crate::connection::{Answering, ConnectionError, Incoming, Limits, Outgoing, Reader, Served};
 use crate::logging::{Severity, log};
+use crate::notifications::Notifications;
 
 /// Waiting calls of C_WaitForSlotEvent at a time, at the most.
 const MOST_WAITING: usize = 64;
@@ -34,7 +39,8 @@ struct Connection<I, O> {
     reader: Mutex<Reader<I>>,
     writer: Mutex<O>,
     sessions: Sessions,
-    /// Threads that wait for the reader, the one that has it included.
+    notifications: Notifications,
+    /// Threads that wait for the reader, or are about to.
     idle: AtomicUsize,
     threads: AtomicUsize,
     waiting: AtomicUsize,
@@ -65,7 +71,8 @@ pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
         reader: Mutex::new(Reader::new(incoming, limits)),
         writer: Mutex::new(outgoing),
         sessions: Sessions::default(),
-        idle: AtomicUsize::new(0),
+        notifications: Notifications::default(),
+        idle: AtomicUsize::new(1),
         threads: AtomicUsize::new(1),
         waiting: AtomicUsize::new(0),
         executing: AtomicUsize::new(0),
@@ -73,6 +80,13 @@ pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
         end: Mutex::default(),
         ended: Condvar::new(),
     });
+    let notified = Arc::downgrade(&connection);
+    connection
+        .served
+        .notify_through(Arc::new(move |session, event| {
+            let connection = notified.upgrade();
+            connection.map_or(CkRv::OK, |connection| connection.notified(session, event))
+        }));
     connection.run();
     let mut end = lock(&connection.end);
     while end.is_none() || connection.executing.load(Ordering::SeqCst) > 0 {
@@ -84,17 +98,20 @@ pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
 
 impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     /// What each thread does: it reads when it is its turn, and executes what it has read.
+    /// Whoever starts it has counted it as idle.
     fn run(self: &Arc<Self>) {
         let mut answering = Answering::default();
         loop {
-            self.idle.fetch_add(1, Ordering::SeqCst);
             let reader = lock(&self.reader);
             self.idle.fetch_sub(1, Ordering::SeqCst);
             if self.is_over.load(Ordering::SeqCst) {
                 return;
             }
             match self.lead(reader, &mut answering) {
-                Ok(Some(overtaken)) => self.execute_overtaken(overtaken, &mut answering),
+                Ok(Some(overtaken)) => {
+                    self.execute_overtaken(overtaken, &mut answering);
+                    self.idle.fetch_add(1, Ordering::SeqCst);
+                }
                 Ok(None) => return self.end(Ok(())),
                 Err(error) => return self.end(Err(error)),
             }
@@ -109,8 +126,16 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         answering: &mut Answering,
     ) -> Result<Option<Overtaken>, ConnectionError> {
         while let Some(record) = reader.next_record()? {
+            let notifies = self.served.notifies();
+            if notifies {
+                if let Some((xid, answer)) = rpc::read_notified(record) {
+                    // A client that does not understand goes on as if it had no callback.
+                    self.notifications.answer(xid, answer.unwrap_or(CkRv::OK));
+                    continue;
+                }
+            }
             let is_overtaken =
-                rpc::is_overtaken(record) || self.executing.load(Ordering::SeqCst) > 0;
+                notifies || rpc::is_overtaken(record) || self.executing.load(Ordering::SeqCst) > 0;
             if !is_overtaken {
                 let function = answering.answer(record, &*self.served, || lock(&self.writer))?;
                 if function.is_some_and(Function::takes_secrets) {
@@ -118,7 +143,13 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                 }
                 continue;
             }
-            let record = reader.take()?;
+            let mut record = reader.take()?;
+            if notifies && !self.let_another_read() {
+                let refused = Refusing(&*self.served, CkRv::DEVICE_MEMORY);
+                answering.answer(&record, &refused, || lock(&self.writer))?;
+                wipe(&mut record);
+                continue;
+            }
             let turn = match rpc::read_request(&record, &self.served.peer()) {
                 Request::Call(incoming) if waits(&incoming.call) => {
                     drop(incoming);
@@ -136,19 +167,27 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         Ok(None)
     }
 
-    /// Sees to it that a thread reads, as far as there may be one.
-    fn let_another_read(self: &Arc<Self>) {
+    /// Sees to it that a thread reads, as far as there may be one; tells whether there is.
+    fn let_another_read(self: &Arc<Self>) -> bool {
         if self.idle.load(Ordering::SeqCst) > 0 {
-            return;
+            return true;
         }
-        let most = self.limits.parallel_calls;
+        // As many calls as may be executed can wait for the client, and somebody has to read what it answers.
+        let most = self.limits.parallel_calls + usize::from(self.served.notifies());
         let more = |threads| (threads < most).then_some(threads + 1);
         let added = self
             .threads
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
-        if added.is_ok() && !self.spawn(|connection| connection.run()) {
+        if added.is_err() {
+            return false;
+        }
+        self.idle.fetch_add(1, Ordering::SeqCst);
+        let is_started = self.spawn(|connection| connection.run());
+        if !is_started {
+            self.idle.fetch_sub(1, Ordering::SeqCst);
             self.threads.fetch_sub(1, Ordering::SeqCst);
         }
+        is_started
     }
 
     fn spawn(self: &Arc<Self>, work: impl FnOnce(Arc<Self>) + Send + 'static) -> bool {
@@ -169,7 +208,10 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         if let Some(turn) = &turn {
             self.sessions.wait(turn);
         }
-        let answered = answering.answer(&record, &*self.served, || lock(&self.writer));
+        let session = turn.as_ref().map(|turn| turn.session);
+        let answered = self.notifying(&record, session, || {
+            answering.answer(&record, &*self.served, || lock(&self.writer))
+        });
         if let Some(turn) = turn {
             self.sessions.leave(turn);
         }
@@ -183,6 +225,54 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             let _end = lock(&self.end);
             self.ended.notify_all();
         }
+    }
+
+    /// Executes a call within which the client can be notified. Tells it first what came for the session since the
+    /// call before.
+    fn notifying<T>(
+        &self,
+        record: &[u8],
+        session: Option<SessionHandle>,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        let (true, Ok(call)) = (self.served.notifies(), rpc::xid_of(record)) else {
+            return work();
+        };
+        if let Some(session) = session {
+            for event in self.notifications.take(session) {
+                self.tell(call, session, event);
+            }
+        }
+        Notifications::during(call, work)
+    }
+
+    /// What a module's notification is answered.
+    fn notified(&self, session: SessionHandle, event: Ulong) -> CkRv {
+        match Notifications::call() {
+            Some(call) => self.tell(call, session, event),
+            None => {
+                self.notifications.keep(session, event);
+                CkRv::OK
+            }
+        }
+    }
+
+    /// Tells the client, within this call of it, and waits for its answer.
+    fn tell(&self, call: Xid, session: SessionHandle, event: Ulong) -> CkRv {
+        let notification = Notification {
+            call,
+            session,
+            event,
+        };
+        let send = |xid| {
+            let mut buffer = Vec::new();
+            let slices = rpc::write_notification(xid, notification, &mut buffer);
+            lock(&self.writer).send(slices.map_err(io::Error::other)?)
+        };
+        self.notifications.ask(send).unwrap_or_else(|error| {
+            self.fail(error.into());
+            CkRv::CANCEL
+        })
     }
 
     /// Executes a C_WaitForSlotEvent that waits, in a thread of its own that nobody waits for. If there are too many
@@ -225,6 +315,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     fn end(&self, end: Result<(), ConnectionError>) {
         self.is_over.store(true, Ordering::SeqCst);
         self.note_end(end);
+        self.notifications.end();
         self.ended.notify_all();
     }
 

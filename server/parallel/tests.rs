@@ -7,6 +7,8 @@ use xdr::record::MARK_SIZE;
 use xdr::rpc::{Peer, Xid};
 use xdr::{Architecture, CkRv, Cryptoki, Flags, Input, Reply, Room};
 
+use bindings::module::notify::Notifier;
+
 use super::*;
 
 /// Longer than anything here takes, unless it hangs.
@@ -55,6 +57,15 @@ struct Module {
     most: AtomicUsize,
     event: Mutex<Receiver<()>>,
     order: Mutex<Vec<Vec<u8>>>,
+    notifies: AtomicBool,
+    notifier: Mutex<Option<Notifier>>,
+}
+
+impl Module {
+    fn notify(&self, session: SessionHandle) -> CkRv {
+        let notifier = lock(&self.notifier).clone();
+        notifier.expect("installed")(session, Ulong(0))
+    }
 }
 
 impl Cryptoki for Module {
@@ -81,12 +92,24 @@ impl Cryptoki for Module {
                 let _ = lock(&self.event).recv();
                 Reply::only(Function::C_WaitForSlotEvent, CkRv::OK)
             }
+            // Asks the application whether to go on.
+            Call::C_SignFinal(session, _) => {
+                Reply::only(Function::C_SignFinal, self.notify(session))
+            }
             call => Reply::only(call.function(), CkRv::OK),
         }
     }
 }
 
 impl Served for Module {
+    fn notifies(&self) -> bool {
+        self.notifies.load(Ordering::SeqCst)
+    }
+
+    fn notify_through(&self, notifier: Notifier) {
+        *lock(&self.notifier) = Some(notifier);
+    }
+
     fn peer(&self) -> Peer {
         Peer {
             architecture: Architecture::host(),
@@ -113,6 +136,8 @@ impl Client {
             most: AtomicUsize::new(0),
             event: Mutex::new(events),
             order: Mutex::default(),
+            notifies: AtomicBool::new(false),
+            notifier: Mutex::default(),
         });
         let limits = Limits {
             record_size: 1 << 20,
@@ -273,5 +298,76 @@ fn waiting_calls_are_bounded() {
     assert_eq!(client.replies(MOST_WAITING).len(), MOST_WAITING);
     client.sign(9999, 1, 0, false);
     assert_eq!(client.replies(1), [9999]);
+    assert!(client.leave().is_ok());
+}
+
+impl Client {
+    fn ask_whether_to_go_on(&self, xid: u32, session: u64) {
+        let call = Call::C_SignFinal(SessionHandle(session), Room::Buffer(64));
+        self.send(xid, &call, false);
+    }
+
+    fn answer(&self, xid: u32, rv: CkRv) {
+        let mut buffer = Vec::new();
+        let record = rpc::write_notified(Xid(xid), rv, &mut buffer)
+            .unwrap()
+            .to_vec();
+        self.calls.as_ref().unwrap().send(record).unwrap();
+    }
+}
+
+/// The client's answers come in although every call that may be executed waits for one.
+#[test]
+fn calls_wait_for_what_the_application_answers() {
+    for parallel_calls in [1, 4] {
+        let client = Client::new(parallel_calls);
+        client.module.notifies.store(true, Ordering::SeqCst);
+        let count = u32::try_from(parallel_calls).unwrap();
+        for number in 0..count {
+            client.ask_whether_to_go_on(100 + number, number.into());
+        }
+        // The daemon's xids.
+        let mut asked = client.replies(parallel_calls);
+        asked.sort();
+        assert_eq!(asked, (0..count).collect::<Vec<_>>());
+        // Nobody asked for this one.
+        client.answer(77, CkRv::OK);
+        for xid in asked {
+            client.answer(xid, CkRv::CANCEL);
+        }
+        let mut replies = client.replies(parallel_calls);
+        replies.sort();
+        assert_eq!(replies, (100..100 + count).collect::<Vec<_>>());
+        assert!(client.leave().is_ok());
+    }
+}
+
+#[test]
+fn what_is_notified_between_calls_comes_with_the_next_call_of_the_session() {
+    let client = Client::new(2);
+    client.module.notifies.store(true, Ordering::SeqCst);
+    client.sign(1, 5, 0, false);
+    assert_eq!(client.replies(1), [1]);
+    assert_eq!(client.module.notify(SessionHandle(5)), CkRv::OK);
+    client.sign(2, 6, 0, false);
+    assert_eq!(client.replies(1), [2]);
+    client.sign(3, 5, 0, false);
+    assert_eq!(client.replies(1), [0]);
+    client.answer(0, CkRv::OK);
+    assert_eq!(client.replies(1), [3]);
+    assert!(client.leave().is_ok());
+}
+
+#[test]
+fn a_client_that_leaves_without_an_answer_is_waited_for_no_longer() {
+    let client = Client::new(2);
+    client.module.notifies.store(true, Ordering::SeqCst);
+    client.ask_whether_to_go_on(1, 1);
+    assert_eq!(client.replies(1), [0]);
+    // More than are allowed: refused, since somebody has to read.
+    client.ask_whether_to_go_on(2, 2);
+    assert_eq!(client.replies(1), [1]);
+    client.ask_whether_to_go_on(3, 3);
+    assert_eq!(client.replies(1), [3]);
     assert!(client.leave().is_ok());
 }
