@@ -28,6 +28,7 @@ pub const SECTIONS: &[&str] = &[
     "keys",
     "derive",
     "messages",
+    "nolength",
     "latest",
     "nomechanism",
     "hollow",

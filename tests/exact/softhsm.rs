@@ -23,6 +23,7 @@ pub const SECTIONS: &[&str] = &[
     "keys",
     "derive",
     "messages",
+    "nolength",
     "latest",
     "nomechanism",
     "hollow",

@@ -10,7 +10,8 @@
  *
  * Uses the first slot whose token is initialised, with the PIN 1234. The interface is the highest
  * that C_GetInterface gives; EXACT_INTERFACE=2.40 (C_GetFunctionList), 3.0 or 3.2 asks for that one.
- * Compares nothing: tests/exact does.
+ * EXACT_INIT_ARGS is what a module needs in pReserved when nobody is between who gives it (NSS); it is
+ * not printed. Compares nothing: tests/exact does.
  */
 #define _GNU_SOURCE
 #include "exact_calls.h"
@@ -88,8 +89,13 @@ static int start_with(CK_C_INITIALIZE_ARGS *arguments)
     CK_RV rv = CKR_OK;
     CK_SLOT_ID slots[32];
     CK_ULONG count = 0;
+    CK_C_INITIALIZE_ARGS given = { 0 };
+    const char *reserved = getenv("EXACT_INIT_ARGS");
+    if (arguments)
+        given = *arguments;
+    given.pReserved = (void *)(uintptr_t)reserved;
     for (int attempt = 0; attempt < 40; attempt++) {
-        rv = CALL(C_Initialize, arguments);
+        rv = CALL(C_Initialize, reserved ? &given : arguments);
         if (rv != CKR_GENERAL_ERROR && rv != CKR_FUNCTION_FAILED)
             break;
         sleep_ms(25);
@@ -1079,14 +1085,16 @@ static void section_messages(void)
         CK_GCM_MESSAGE_PARAMS gcm = { iv, 12, ways[i].fixed, ways[i].generator, tag, ways[i].tag_bits };
         struct in parameter = B(&gcm, sizeof gcm);
         FRESH_PARAMETER;
+        hidden = ways[i].generator != CKG_NO_GENERATE;
         init("C_MessageEncryptInit", session, M(CKM_AES_GCM), key);
         whole_message("C_EncryptMessage", session, CKM_AES_GCM, parameter, NO, B(DATA, 20), NOWHERE);
         whole_message("C_EncryptMessage", session, CKM_AES_GCM, parameter, NO, B(DATA, 20), SPACE(19));
+        FRESH_PARAMETER;
         whole_message("C_EncryptMessage", session, CKM_AES_GCM, parameter, EMPTY, B(DATA, 20), SPACE(20));
         FRESH_PARAMETER;
         whole_message("C_EncryptMessage", session, CKM_AES_GCM, parameter, B(DATA, 7), NO, SPACE(20));
+        FRESH_PARAMETER;
         whole_message("C_EncryptMessage", session, CKM_AES_GCM, parameter, B(DATA, 7), EMPTY, SPACE(20));
-        whole_message("C_EncryptMessage", session, CKM_AES_GCM, parameter, B(DATA, 7), B(DATA, 20), NO_LENGTH);
         FRESH_PARAMETER;
         begin_message("C_EncryptMessageBegin", session, CKM_AES_GCM, parameter, B(DATA, 5));
         next_message("C_EncryptMessageNext", session, CKM_AES_GCM, parameter, B(DATA, 16), NOWHERE, 0);
@@ -1094,6 +1102,8 @@ static void section_messages(void)
         next_message("C_EncryptMessageNext", session, CKM_AES_GCM, parameter, EMPTY, SPACE(16), 0);
         next_message("C_EncryptMessageNext", session, CKM_AES_GCM, parameter, B(DATA, 4), SPACE(16), CKF_END_OF_MESSAGE);
         plain("C_MessageEncryptFinal", session);
+        hidden = 0;
+        FRESH_PARAMETER;
         init("C_MessageDecryptInit", session, MP(CKM_AES_GCM, gcm), key);
         whole_message("C_DecryptMessage", session, CKM_AES_GCM, parameter, NO, B(DATA, 20), NOWHERE);
         whole_message("C_DecryptMessage", session, CKM_AES_GCM, parameter, B(DATA, 2), B(DATA, 20), SPACE(30));
@@ -1112,8 +1122,11 @@ static void section_messages(void)
     whole_message("C_EncryptMessage", session, CKM_AES_GCM, EMPTY, NO, B(DATA, 20), SPACE(20));
     session = renewed(session);
     CK_CCM_MESSAGE_PARAMS ccm = { 20, iv, 12, 16, CKG_GENERATE_COUNTER, tag, 16 };
+    hidden = 1;
     init("C_MessageEncryptInit", session, M(CKM_AES_CCM), key);
     whole_message("C_EncryptMessage", session, CKM_AES_CCM, B(&ccm, sizeof ccm), B(DATA, 3), B(DATA, 20), SPACE(20));
+    hidden = 0;
+    FRESH_PARAMETER;
     init("C_MessageDecryptInit", session, M(CKM_AES_CCM), key);
     whole_message("C_DecryptMessage", session, CKM_AES_CCM, B(&ccm, sizeof ccm), B(DATA, 3), B(DATA, 20), SPACE(20));
     session = renewed(session);
@@ -1129,7 +1142,6 @@ static void section_messages(void)
     sign_message(session, CKM_SHA256_HMAC, NO, B(DATA, 20), SPACE(10), 0);
     sign_message(session, CKM_SHA256_HMAC, EMPTY, B(DATA, 20), SPACE(64), 0);
     sign_message(session, CKM_SHA256_HMAC, B(DATA, 5), EMPTY, SPACE(64), 0);
-    sign_message(session, CKM_SHA256_HMAC, NO, NO, NO_LENGTH, 0);
     begin_signature(session, CKM_SHA256_HMAC, NO, 0);
     sign_message(session, CKM_SHA256_HMAC, NO, B(DATA, 20), NOTHING, 1);
     sign_message(session, CKM_SHA256_HMAC, NO, EMPTY, NOTHING, 1);
@@ -1145,6 +1157,14 @@ static void section_messages(void)
     verify_message(session, CKM_SHA256_HMAC, NO, B(DATA, 20), B(DATA, 64), 1);
     plain("C_MessageVerifyFinal", session);
     plain("C_MessageVerifyFinal", session);
+    /* What is encrypted with an IV of the application's comes back. */
+    CK_GCM_MESSAGE_PARAMS own = { iv, 12, 0, CKG_NO_GENERATE, tag, 128 };
+    FRESH_PARAMETER;
+    init("C_MessageEncryptInit", session, M(CKM_AES_GCM), key);
+    init("C_MessageDecryptInit", session, M(CKM_AES_GCM), key);
+    whole_message("C_EncryptMessage", session, CKM_AES_GCM, B(&own, sizeof own), B(DATA, 5), B(DATA, 20), SPACE(20));
+    whole_message("C_DecryptMessage", session, CKM_AES_GCM, B(&own, sizeof own), B(DATA, 5), B(kept, kept_length), SPACE(20));
+    session = renewed(session);
     /* Without an operation, nobody knows what a parameter is. */
     whole_message("C_EncryptMessage", session, CKM_AES_GCM, NO, NO, B(DATA, 20), SPACE(20));
     begin_message("C_DecryptMessageBegin", session, CKM_AES_GCM, NO, NO);
@@ -1157,6 +1177,27 @@ static void section_messages(void)
     init("C_MessageEncryptInit", session, M(CKM_AES_GCM), key);
     init("C_MessageEncryptInit", session, NULL, 0);
     init("C_MessageEncryptInit", session, M(0x80004711), key);
+    stop();
+}
+
+/* The message functions without a place for the length, which is no way to ask for more. */
+static void section_nolength(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_OBJECT_HANDLE key = secret(CKK_AES, 16);
+    CK_BYTE iv[16] = { 0 }, tag[16] = { 0 };
+    CK_GCM_MESSAGE_PARAMS gcm = { iv, 12, 0, CKG_NO_GENERATE, tag, 128 };
+    struct in parameter = B(&gcm, sizeof gcm);
+    init("C_MessageEncryptInit", session, M(CKM_AES_GCM), key);
+    whole_message("C_EncryptMessage", session, CKM_AES_GCM, parameter, B(DATA, 7), B(DATA, 20), NO_LENGTH);
+    next_message("C_EncryptMessageNext", session, CKM_AES_GCM, parameter, B(DATA, 20), NO_LENGTH, 0);
+    init("C_MessageDecryptInit", session, M(CKM_AES_GCM), key);
+    whole_message("C_DecryptMessage", session, CKM_AES_GCM, parameter, B(DATA, 7), B(DATA, 20), NOTHING);
+    init("C_MessageSignInit", session, M(CKM_SHA256_HMAC), key);
+    sign_message(session, CKM_SHA256_HMAC, NO, B(DATA, 20), NO_LENGTH, 0);
+    sign_message(session, CKM_SHA256_HMAC, NO, B(DATA, 20), NO_LENGTH, 1);
     stop();
 }
 
@@ -1601,7 +1642,7 @@ static const struct { const char *name; void (*run)(void); } SECTIONS[] = {
     { "sessions", section_sessions }, { "pins", section_pins }, { "digest", section_digest }, { "sign", section_sign },
     { "encrypt", section_encrypt }, { "aead", section_aead }, { "signatures", section_signatures }, { "dual", section_dual },
     { "randomnumbers", section_random_numbers }, { "arrays", section_arrays }, { "attributes", section_attributes }, { "find", section_find },
-    { "keys", section_keys }, { "derive", section_derive }, { "messages", section_messages }, { "latest", section_latest },
+    { "keys", section_keys }, { "derive", section_derive }, { "messages", section_messages }, { "nolength", section_nolength }, { "latest", section_latest },
     { "nomechanism", section_nomechanism }, { "hollow", section_hollow }, { "hollow3", section_hollow3 }, { "nullroom", section_nullroom },
     { "absurd", section_absurd }, { "notify", section_notify }, { "async", section_async },
     { "oddly", section_oddly }, { "parallel", section_parallel }, { "waiting", section_waiting }, { "unlocked", section_unlocked }, { "onesession", section_onesession },

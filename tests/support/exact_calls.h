@@ -247,7 +247,7 @@ static void answer_parameter(CK_MECHANISM_TYPE type, struct in parameter, int us
     struct text after = { 0 };
     put_parameter(&after, type, parameter.bytes, parameter.count, MESSAGE | use | AFTER);
     if (strcmp(after.bytes, mechanism_before.bytes) != 0)
-        put(&answer, " pParameter=%s", after.bytes);
+        put(&answer, " pParameter=%s", hidden && !deterministic ? "*" : after.bytes);
     free(after.bytes);
 }
 

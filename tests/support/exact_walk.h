@@ -551,6 +551,7 @@ static void step_message(struct place *at)
         }
     }
     int way = (int)below(3);
+    hidden = generator != CKG_NO_GENERATE;
     if (kind <= OPENS && way == 0)
         whole_message(kind == SEALS ? "C_EncryptMessage" : "C_DecryptMessage", session, type, parameter, any_in(), any_in(), any_room());
     else if (kind <= OPENS && way == 1)
@@ -563,6 +564,7 @@ static void step_message(struct place *at)
         sign_message(session, type, parameter, any_in(), any_room(), way == 2);
     else
         verify_message(session, type, parameter, any_in(), any_in(), way == 2);
+    hidden = 0;
 }
 
 static void step_signature(struct place *at)
