@@ -76,6 +76,7 @@ fn odd_modules_can_be_used_through_our_pair() {
             library: Library::Ours,
             daemon: Some(setup.start()),
             token,
+            protocol: None,
         };
         let command = stack.command(program("exact"));
         let transcript = exact(command, &stack.library.path(), &["oddly"]);

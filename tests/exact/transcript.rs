@@ -57,11 +57,15 @@ impl Transcript {
 
     /// The calls of PKCS#11 functions, as the recorder writes them.
     pub fn calls(&self) -> Vec<&str> {
+        self.answered().map(|(call, _)| call).collect()
+    }
+
+    /// These with their answers.
+    pub fn answered(&self) -> impl Iterator<Item = (&str, &str)> {
         self.lines
             .iter()
             .filter(|line| line.starts_with("C_") && !line.starts_with("C_GetInterface"))
-            .filter_map(|line| Some(line.split_once(" -> ")?.0))
-            .collect()
+            .filter_map(|line| line.split_once(" -> "))
     }
 
     /// The answer to the first call that begins so.
@@ -84,13 +88,18 @@ impl Transcript {
         self.lines.iter().filter(is_fault).collect()
     }
 
-    /// The lines that differ from another transcript's, without what the standard leaves undefined.
-    pub fn differences(&self, direct: &Self) -> String {
+    /// The lines that differ from another transcript's, without what the standard leaves undefined: a report,
+    /// empty if there are none. `is_named` says of a call and both answers whether they may differ.
+    pub fn differences(&self, direct: &Self, is_named: fn(&str, &str, &str) -> bool) -> String {
         let mut report = String::new();
         let mut differences = 0;
-        for (number, want) in direct.lines.iter().enumerate() {
-            let got = self.lines.get(number).map_or("", String::as_str);
-            if defined(got) == defined(want) {
+        for (number, (want, got)) in self.against(direct).enumerate() {
+            if got == want {
+                continue;
+            }
+            let (call, answer) = parts(&want);
+            let (same, here) = parts(&got);
+            if call == same && is_named(call, answer, here) {
                 continue;
             }
             let _ = writeln!(report, "{number}: direct: {want}\n{number}: here:   {got}");
@@ -99,8 +108,7 @@ impl Transcript {
                 let _ = writeln!(report, "and more");
                 return report;
             }
-            let call = |line: &str| line.split(" -> ").next().map(str::to_owned);
-            if call(got) != call(want) {
+            if call != same {
                 let _ = writeln!(report, "and so on: the calls differ from here on");
                 return report;
             }
@@ -110,6 +118,19 @@ impl Transcript {
         }
         report
     }
+
+    /// The lines of another transcript with ours, both without what the standard leaves undefined.
+    pub fn against<'a>(&'a self, direct: &'a Self) -> impl Iterator<Item = (String, String)> + 'a {
+        direct.lines.iter().enumerate().map(|(number, want)| {
+            let got = self.lines.get(number).map_or("", String::as_str);
+            (defined(want), defined(got))
+        })
+    }
+}
+
+/// A call and its answer.
+pub fn parts(line: &str) -> (&str, &str) {
+    line.split_once(" -> ").unwrap_or((line, ""))
 }
 
 /// A line without its parts `(undefined: ...)`.
@@ -134,19 +155,19 @@ pub fn recorded(log: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Most calls of a daemon's own between two of an application.
-const BETWEEN: usize = 16;
-
-/// The calls that the log lacks, taken in order; it may have a few others between them.
-pub fn missing<'a>(calls: &[&'a str], log: &[&str]) -> Vec<&'a str> {
-    let mut at = 0;
-    let mut missing = Vec::new();
-    for &call in calls {
-        let next = log.iter().skip(at).take(BETWEEN);
-        match next.copied().position(|line| line == call) {
-            Some(found) => at += found + 1,
-            None => missing.push(call),
-        }
+/// Where two lists of calls part: a report, empty if they are equal.
+pub fn parted(want: &[String], got: &[String]) -> String {
+    let same = want.iter().zip(got).take_while(|(a, b)| a == b).count();
+    if same == want.len().max(got.len()) {
+        return String::new();
     }
-    missing
+    let some = |calls: &[String]| -> String {
+        let rest = calls.iter().skip(same).take(3);
+        rest.map(|call| format!("  {call}\n")).collect()
+    };
+    format!(
+        "after {same} calls, called:\n{}but recorded:\n{}",
+        some(want),
+        some(got)
+    )
 }

@@ -873,7 +873,6 @@ static void section_keys(void)
     generate_key(session, M(CKM_AES_KEY_GEN), T(NUMBER(CKA_VALUE_LEN, 16), BOOL(CKA_TOKEN, 0)), NULL);
     generate_key(session, MB(CKM_AES_KEY_GEN, DATA, 0), T(NUMBER(CKA_VALUE_LEN, 16), BOOL(CKA_TOKEN, 0)), &made);
     generate_key(session, M(0x80004711), T(NUMBER(CKA_VALUE_LEN, 16)), &made);
-    generate_key(session, MB(0x80004711, DATA, 24), T(NUMBER(CKA_VALUE_LEN, 16)), &made);
     CK_BYTE vector[8];
     memset(vector, PATTERN, sizeof vector);
     CK_PBE_PARAMS pbe = { vector, (CK_UTF8CHAR *)"password", 8, DATA, 4, 1000 };
@@ -933,6 +932,7 @@ static void section_keys(void)
     CK_CCM_WRAP_PARAMS ccm = { 16, iv, 12, 20, CKG_GENERATE, DATA, 3, 16 };
     wrap_authenticated(session, MP(CKM_AES_CCM, ccm), key, key, EMPTY, SPACE(100));
     wrap_key(session, MP(CKM_AES_CCM, ccm), key, key, SPACE(100));
+    generate_key(session, MB(0x80004711, DATA, 24), T(NUMBER(CKA_VALUE_LEN, 16)), &made);
     stop();
 }
 

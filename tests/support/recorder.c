@@ -12,6 +12,7 @@
  *   CK_GCM_PARAMS, generated IVs and tags of messages, TLS key material and version, the output of
  *   CKM_TLS_PRF, additional keys of SP 800-108, the IV of CK_PBE_PARAMS.
  * - slot 5 has the token "recorder" (PIN 1234, SO PIN 12345678), slot 0x80000007 has none.
+ * - a restored state has no operation on messages in it.
  * - in a session with CKF_ASYNC_SESSION, C_Sign and C_GenerateKeyPair answer CKR_PENDING, and so does
  *   the first C_AsyncComplete.
  *
@@ -19,7 +20,8 @@
  *
  * The log also has a line `OVERLAP C_Name ...` when two calls run at once though C_Initialize allowed
  * no threads, or in one session (C_SessionCancel, C_CancelFunction and C_GetFunctionStatus may), or
- * beside C_Finalize (a waiting C_WaitForSlotEvent may).
+ * beside C_Finalize (a waiting C_WaitForSlotEvent may). With C_Finalize it tells how many calls ran at
+ * once, waiting ones not counted.
  *
  * The environment, as it is when the module is loaded, changes it:
  *
@@ -135,7 +137,7 @@ static CK_SESSION_HANDLE last_session;
 static unsigned long initializations;
 static int logged_in; /* 0, or 1 + the user type */
 
-static atomic_int initialized, threads, running, waiting;
+static atomic_int initialized, threads, running, waiting, most_running;
 
 /* ---- A call ------------------------------------------------------------------------------------- */
 
@@ -243,6 +245,8 @@ static int scripted(struct call *call)
 static int enter(struct call *call)
 {
     int others = atomic_fetch_add(&running, 1);
+    for (int most = most_running; others - waiting >= most && !atomic_compare_exchange_weak(&most_running, &most, others - waiting + 1);)
+        ;
     call->hash = hash_of(&call->line);
     put(&call->line, "\n");
     record(&call->line);
@@ -813,6 +817,7 @@ CK_RV C_Finalize(void *reserved)
         }
         initialized = 0;
         threads = 0;
+        record_line("C_Finalize returns: at most %d calls ran at once\n", atomic_exchange(&most_running, 0));
         pthread_cond_broadcast(&finalized);
         pthread_mutex_unlock(&lock);
     }
@@ -1059,7 +1064,14 @@ CK_RV C_SetOperationState(CK_SESSION_HANDLE session, CK_BYTE *state, CK_ULONG le
     BYTES_IN("pOperationState", state, length);
     OBJECT_IN("hEncryptionKey", encryption);
     OBJECT_IN("hAuthenticationKey", authentication);
-    RUN(state && length == 40 ? CKR_OK : CKR_SAVED_STATE_INVALID);
+    if (enter(&call)) {
+        if (!state || length != 40)
+            call.rv = CKR_SAVED_STATE_INVALID;
+        else
+            for (enum kind kind = MESSAGE_ENCRYPT; kind <= MESSAGE_VERIFY; kind++)
+                operation(&call, kind)->active = 0;
+    }
+    return leave(&call);
 }
 
 static CK_RV login(CK_USER_TYPE user, const CK_UTF8CHAR *pin, CK_ULONG length)
