@@ -1,0 +1,141 @@
+//! Names what differs between a module alone and the same module behind our pair, and why.
+//!
+//! [`is_named`] judges two answers to one call; [`arriving`] says which calls arrive at the module, and how. What
+//! neither names is a bug.
+
+/// A difference between the answer of a module alone and the one through our pair.
+struct Difference {
+    why: &'static str,
+    /// Whether it explains a call, its answer at the module, and its answer here.
+    explains: fn(&str, &str, &str) -> bool,
+}
+
+const DIFFERENCES: &[Difference] = &[
+    Difference {
+        why: "NULL as the place of a single value is refused by the client, before the module finds another fault",
+        explains: |call, _, here| lacks_a_place(call) && here == "0x7",
+    },
+    Difference {
+        why: "before C_Initialize the client does not know which functions the module has",
+        explains: |_, direct, here| direct == "0x54" && here == "0x190",
+    },
+    Difference {
+        why: "a parameter without a description, or of another structure, does not cross",
+        explains: |call, _, here| lacks_a_description(call) && here == "0x71",
+    },
+    Difference {
+        why: "no memory has that many bytes: CKR_ATTRIBUTE_VALUE_INVALID before the module looks",
+        explains: |call, _, here| call.contains("=?:4294967295") && here == "0x13",
+    },
+];
+
+/// Whether a difference in answers has a reason.
+pub fn is_named(call: &str, direct: &str, here: &str) -> bool {
+    DIFFERENCES
+        .iter()
+        .any(|difference| (difference.explains)(call, direct, here))
+}
+
+/// The reasons that none of these differences has: they may be deleted.
+pub fn unused(differences: &[(&str, &str, &str)]) -> Vec<&'static str> {
+    DIFFERENCES
+        .iter()
+        .filter(|row| {
+            !differences
+                .iter()
+                .any(|(call, direct, here)| (row.explains)(call, direct, here))
+        })
+        .map(|row| row.why)
+        .collect()
+}
+
+/// Whether a single value is to be written to NULL, or a pointer is set that PKCS#11 reserves.
+fn lacks_a_place(call: &str) -> bool {
+    const PLACES: &[&str] = &[
+        "phKey",
+        "phNewObject",
+        "phPrivateKey",
+        "phPublicKey",
+        "phSession",
+        "pFlags",
+        "pInfo",
+        "pSlot",
+        "pulID",
+        "pulSize",
+    ];
+    let is_null = |place: &&str| call.contains(&format!(" {place}=<NULL>"));
+    PLACES.iter().any(is_null)
+        || (call.starts_with("C_CreateObject ") && call.contains(" phObject=<NULL>"))
+        || call.contains(" pResult=NULL")
+        || (call.starts_with("C_WaitForSlotEvent ") && call.ends_with(" pReserved=set"))
+}
+
+/// Whether the parameter is one that our two halves cannot carry.
+fn lacks_a_description(call: &str) -> bool {
+    call.contains("{0x80004711 ")
+        || call.contains("_PARAMS?:")
+        // These are for C_WrapKeyAuthenticated.
+        || (call.starts_with("C_WrapKey ")
+            && (call.contains("CK_GCM_WRAP_PARAMS(") || call.contains("CK_CCM_WRAP_PARAMS(")))
+}
+
+/// What the module is called with when an application calls `call`, which the module alone answers with `direct`.
+/// `None`: our halves answer it.
+pub fn arriving(call: &str, direct: &str) -> Option<String> {
+    let rv = direct.split(' ').next().unwrap_or_default();
+    // The daemon initialises the module with arguments of its own.
+    if call.starts_with("C_Initialize ")
+        || call.starts_with("C_Finalize ")
+        || rv == "0x190"
+        || (rv == "0x54" && !call.starts_with("C_WaitForSlotEvent "))
+        || lacks_a_place(call)
+        || lacks_a_description(call)
+        || has_an_impossible_template(call)
+    {
+        return None;
+    }
+    if ["0x91", "0xb3"].contains(&rv) && has_a_message_parameter(call) {
+        // Nobody knows what structure the parameter is: the daemon asks whether there is such a session.
+        let session = call.split(' ').nth(1).unwrap_or_default();
+        return Some(format!("C_GetSessionInfo {session} pInfo=<>"));
+    }
+    Some(normal(call).replace("=?:18446744073709551615", "=NULL:18446744073709551615"))
+}
+
+/// The calls of a recorder behind our pair, to be compared with those [`arriving`].
+pub fn arrived(log: &[&str]) -> Vec<String> {
+    log.iter()
+        .filter(|call| !call.starts_with("C_Initialize ") && !call.starts_with("C_Finalize "))
+        .map(|call| normal(call))
+        .collect()
+}
+
+/// A call without what has no meaning: a buffer whose length is nowhere; pApplication, which is the
+/// application's own.
+fn normal(call: &str) -> String {
+    let call = match call.split_once(" phObject=") {
+        Some((find, _)) if call.ends_with(" pulObjectCount=<NULL>") => find,
+        _ => call,
+    };
+    let call = call.replace("=<NULL, no length>", "=<no length>");
+    let call = call.replace(" pApplication=set", "");
+    call.replace(" pApplication=NULL", "")
+}
+
+/// Whether a template is NULL with a count, or has a value that no memory can hold or no template can be.
+fn has_an_impossible_template(call: &str) -> bool {
+    let is_hollow = |name: &str| {
+        call.split_once(&format!(" {name}=NULL:"))
+            .is_some_and(|(_, count)| !count.starts_with('0'))
+    };
+    ["pTemplate", "pPublicKeyTemplate", "pPrivateKeyTemplate"]
+        .iter()
+        .any(|name| is_hollow(name))
+        || (call.contains("=?:") && !call.contains("=?:18446744073709551615"))
+}
+
+fn has_a_message_parameter(call: &str) -> bool {
+    let function = call.split(' ').next().unwrap_or_default();
+    let ends = ["Message", "MessageBegin", "MessageNext"];
+    ends.iter().any(|end| function.ends_with(end))
+}
