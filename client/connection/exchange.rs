@@ -11,10 +11,12 @@
 
 use std::cell::Cell;
 use std::collections::TryReserveError;
+use std::mem;
 use std::ptr;
 use std::time::{Duration, Instant};
 
 use transport::Deadline;
+use xdr::codec::wipe;
 use xdr::rpc::{Notification, Xid};
 
 use super::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -79,6 +81,15 @@ pub(super) struct State<R> {
     /// The thread that called last, and when calls last overlapped, or came from different threads.
     last_thread: usize,
     pub(super) overlapped: Option<Instant>,
+    /// Where threads wait that are to be woken when the state is released.
+    woken: Vec<Arc<Condvar>>,
+}
+
+/// Releases the state, then wakes threads: they would only wait for it before.
+fn release<R>(mut state: MutexGuard<'_, State<R>>) {
+    let woken = mem::take(&mut state.woken);
+    drop(state);
+    woken.iter().for_each(|place| place.notify_one());
 }
 
 pub(super) struct Entry {
@@ -97,10 +108,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn wake(&mut self) {
-        if let Some(parked) = self.parked.take() {
-            parked.notify_one();
-        }
+    fn wake(&mut self, woken: &mut Vec<Arc<Condvar>>) {
+        woken.extend(self.parked.take());
     }
 
     /// Whether its thread waits for a reply, or will.
@@ -170,7 +179,7 @@ impl<R> State<R> {
             if is_queued && self.may_go(place) {
                 if let Some(call) = self.calls.get_mut(place) {
                     call.is_out = true;
-                    call.wake();
+                    call.wake(&mut self.woken);
                     self.out += usize::from(call.counts());
                 }
             }
@@ -190,7 +199,7 @@ impl<R> State<R> {
             .filter(waits)
             .min_by_key(|call| !call.counts());
         if let Some(call) = chosen {
-            call.wake();
+            call.wake(&mut self.woken);
         }
     }
 
@@ -204,6 +213,12 @@ impl<R> State<R> {
                 let timeout = self.timeout;
                 call.deadline = Some(*deadline.get_or_insert_with(|| Deadline::after(timeout)));
             }
+        }
+    }
+
+    fn wake_all(&mut self) {
+        for call in &mut self.calls {
+            call.wake(&mut self.woken);
         }
     }
 
@@ -235,6 +250,7 @@ impl<R> Exchange<R> {
                 threads: false,
                 last_thread: 0,
                 overlapped: None,
+                woken: Vec::new(),
             }),
         }
     }
@@ -248,6 +264,7 @@ impl<R> Exchange<R> {
         let mut state = self.state();
         state.limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
         state.grant();
+        release(state);
     }
 
     /// Whether the application may call from several threads.
@@ -262,7 +279,8 @@ impl<R> Exchange<R> {
         if state.stopped != Some(Stopped::Closed) {
             state.stopped = Some(why);
         }
-        state.calls.iter_mut().for_each(Entry::wake);
+        state.wake_all();
+        release(state);
         was_sound
     }
 
@@ -444,30 +462,39 @@ impl<R> Ticket<'_, R> {
 
     /// Gives a reply to the call that it answers. One that nobody waits for is dropped. Tells until when to read on.
     pub fn hand_over(&self, xid: u32, record: &[u8]) -> Result<Option<Deadline>, TryReserveError> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(record.len())?;
+        copy.extend_from_slice(record);
         let mut state = self.exchange.state();
-        if let Some(call) = state.entry(xid).filter(|call| call.is_unanswered()) {
-            let mut copy = Vec::new();
-            copy.try_reserve_exact(record.len())?;
-            copy.extend_from_slice(record);
-            call.reply = Some(copy);
-            call.wake();
+        let State { calls, woken, .. } = &mut *state;
+        let waiting = calls.iter_mut().find(|call| call.xid == xid);
+        if let Some(call) = waiting.filter(|call| call.is_unanswered()) {
+            call.reply = Some(mem::take(&mut copy));
+            call.wake(woken);
             let sent = call.sent;
             state.progressed(sent);
         }
-        Ok(state.entry(self.xid).and_then(|call| call.deadline))
+        let deadline = state.entry(self.xid).and_then(|call| call.deadline);
+        release(state);
+        wipe(&mut copy);
+        Ok(deadline)
     }
 
     /// Gives a notification to the call in which it comes. The daemon makes one at a time; it is wrong if the one
     /// before was not even looked at. One in a call that nobody waits for is dropped.
     pub fn notify(&self, xid: Xid, notification: Notification) -> Result<(), Failure> {
         let mut state = self.exchange.state();
-        let call = state.entry(notification.call.0);
-        if let Some(call) = call.filter(|call| call.is_unanswered()) {
+        let State { calls, woken, .. } = &mut *state;
+        let waiting = calls
+            .iter_mut()
+            .find(|call| call.xid == notification.call.0);
+        if let Some(call) = waiting.filter(|call| call.is_unanswered()) {
             if call.notification.replace((xid, notification)).is_some() {
                 return Err(Failure::Notification);
             }
-            call.wake();
+            call.wake(woken);
         }
+        release(state);
         Ok(())
     }
 
@@ -477,6 +504,7 @@ impl<R> Ticket<'_, R> {
         state.reader = Some(reader);
         state.reading = None;
         state.pass_reader();
+        release(state);
     }
 
     /// The application was told: the daemon goes on with this call.
@@ -491,14 +519,15 @@ impl<R> Ticket<'_, R> {
         let mut state = self.exchange.state();
         state.reader = Some(reader);
         state.reading = None;
-        self.leave(&mut state);
+        self.leave(state);
     }
 
-    fn leave(&self, state: &mut State<R>) {
+    fn leave(&self, mut state: MutexGuard<'_, State<R>>) {
         self.is_over.set(true);
         state.remove(self.xid);
         state.grant();
         state.pass_reader();
+        release(state);
     }
 }
 
@@ -512,8 +541,8 @@ impl<R> Drop for Ticket<'_, R> {
         if state.reading == Some(self.xid) {
             state.reading = None;
             state.stopped.get_or_insert(Stopped::Lost);
-            state.calls.iter_mut().for_each(Entry::wake);
+            state.wake_all();
         }
-        self.leave(&mut state);
+        self.leave(state);
     }
 }
