@@ -321,7 +321,7 @@ macro_rules! models {
             }
 
             #[test]
-            #[ignore = "takes minutes; `make soak` runs it"]
+            #[ignore = "slow; `make soak` runs it"]
             fn in_nearly_all_orders() {
                 super::$name($more);
             }
