@@ -134,8 +134,8 @@ impl Instance {
         }
     }
 
-    /// C_Finalize, its arguments checked. Calls that are waiting for their turn see the end of the
-    /// connection; the one that is on its way is waited for, no longer than its timeout.
+    /// C_Finalize, its arguments checked. It is sent to the daemon like any other call. When that has answered, the
+    /// connection ends, and with it every call that is on its way or waits for its turn.
     fn finalize(&self) -> Result<(), CkRv> {
         let _changing = self.changing.lock();
         let library = self.library()?;
