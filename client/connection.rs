@@ -21,7 +21,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transport::Deadline;
 use transport::halves::{Closer, Halves, Receiver, Sender};
@@ -327,8 +327,9 @@ impl Connection {
         notification: Notification,
     ) -> Result<(), Failure> {
         let Notification { session, event, .. } = notification;
+        let start = Instant::now();
         let rv = calling_back(|| (self.notify)(session, event.0));
-        ticket.told();
+        ticket.told(start.elapsed());
         let mut sending = locked(&self.sending);
         let Sending { sender, buffer } = &mut *sending;
         let record = rpc::write_notified(xid, rv, buffer);

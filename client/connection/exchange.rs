@@ -507,11 +507,14 @@ impl<R> Ticket<'_, R> {
         release(state);
     }
 
-    /// The application was told: the daemon goes on with this call.
-    pub fn told(&self) {
+    /// The application was told, which took this long: the daemon goes on with this call, and then with those that
+    /// were sent later. A daemon cannot draw a call out by notifying again and again.
+    pub fn told(&self, time: Duration) {
         let mut state = self.exchange.state();
         let sent = state.entry(self.xid).map_or(u64::MAX, |call| call.sent);
-        state.progressed(sent.saturating_sub(1));
+        for call in state.calls.iter_mut().filter(|call| call.sent >= sent) {
+            call.deadline = call.deadline.map(|deadline| deadline.later(time));
+        }
     }
 
     /// Gives the reader back; the call is over.

@@ -279,7 +279,7 @@ fn a_notification_comes_to_the_thread_of_its_call() {
         reading.next(),
         Ok(Next::Notification(Xid(101), _))
     ));
-    reading.told();
+    reading.told(Duration::ZERO);
     // To nobody: dropped. Another before the first was looked at: the daemon is wrong.
     other.notify(Xid(102), told_in(12345)).unwrap();
     other.notify(Xid(103), told_in(reading.xid())).unwrap();

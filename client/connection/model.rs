@@ -4,6 +4,8 @@
 //! `exchange` is compiled a second time here, with loom's locks. Time does not pass in the model, so no call is
 //! too late. In place of a connection there is a list of what the daemon has sent, which whoever reads takes from.
 
+use std::time::Duration;
+
 use loom::model::Builder;
 use loom::thread;
 use xdr::rpc::{Notification, Xid};
@@ -115,7 +117,7 @@ enum Ended {
 impl Model {
     fn new(limit: u64, callback: Callback) -> Arc<Model> {
         let model = Model {
-            exchange: Exchange::new(u32::MAX, std::time::Duration::MAX, ()),
+            exchange: Exchange::new(u32::MAX, Duration::MAX, ()),
             wire: Wire {
                 is_serial: callback == Callback::KeepsDaemon,
                 ..Wire::default()
@@ -170,7 +172,7 @@ impl Model {
                 Ok(Next::Notification(_, told)) => {
                     assert_eq!(told.call.0, ticket.xid());
                     self.callback();
-                    ticket.told();
+                    ticket.told(Duration::ZERO);
                     self.wire.answered();
                     go_on();
                 }

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Instant;
 
 use openssl::ssl::{Ssl, SslContextBuilder, SslMethod};
 use transport::TimedSocket;
@@ -750,4 +749,35 @@ fn a_daemon_that_notifies_without_end_loses_its_client() {
     });
     // Nothing is told in a connection that has ended.
     assert_eq!(digest(&connection, 1, b"data").rv(), CkRv::DEVICE_ERROR);
+}
+
+/// The time of a callback is the application's, the rest the daemon's.
+#[test]
+fn a_daemon_that_notifies_again_and_again_is_given_up_in_time() {
+    for (pause, callback, is_late) in [(100, 0, true), (5, 100, false)] {
+        let path = SocketPath::new();
+        let count = AtomicUsize::new(0);
+        let first: Mutex<Option<Asked>> = Mutex::new(None);
+        serve(&path, false, MANY, move |client, asked| {
+            let mut first = locked(&first);
+            let asked = first.get_or_insert(asked);
+            if count.fetch_add(1, Ordering::SeqCst) == 8 {
+                return client.echo(asked);
+            }
+            thread::sleep(Duration::from_millis(pause));
+            client.notify(7, asked.xid, 1);
+        });
+        let notify = move |_, _| {
+            thread::sleep(Duration::from_millis(callback));
+            CkRv::OK
+        };
+        let time = Duration::from_millis(400);
+        let connection = open(&path, false, time, Box::new(notify));
+        let expected = if is_late {
+            CkRv::DEVICE_ERROR
+        } else {
+            CkRv::OK
+        };
+        assert_eq!(digest(&connection, 1, b"data").rv(), expected);
+    }
 }

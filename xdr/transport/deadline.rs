@@ -24,6 +24,11 @@ impl Deadline {
         Deadline(Instant::now() + time.clamp(ALLOWED.0, ALLOWED.1))
     }
 
+    /// This much later, or the same where the clock has no number for that.
+    pub fn later(self, time: Duration) -> Deadline {
+        Deadline(self.0.checked_add(time).unwrap_or(self.0))
+    }
+
     /// How much time is left; [`io::ErrorKind::TimedOut`] when it is less than a millisecond.
     pub fn remaining(self) -> io::Result<Duration> {
         self.remaining_at(Instant::now())
@@ -49,6 +54,14 @@ mod tests {
         for time in [Duration::from_nanos(1), Duration::MAX] {
             assert!(Deadline::after(time).remaining().is_ok(), "{time:?}");
         }
+    }
+
+    #[test]
+    fn a_later_deadline_leaves_that_much_more_time() {
+        let (now, time) = (Instant::now(), Duration::from_secs(5));
+        let later = Deadline(now).later(time);
+        assert_eq!(later.remaining_at(now).ok(), Some(time));
+        assert!(later.later(Duration::MAX).remaining_at(now).is_ok());
     }
 
     #[test]
