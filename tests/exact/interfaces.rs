@@ -5,22 +5,23 @@ use super::support::compile::{module, program};
 use super::support::{Endpoint, Library, Maker, Setup, Stack, Token};
 use super::transcript::{bare, exact};
 
-/// Every word of `ODD_INTERFACE`, and the version of the list that an application then uses.
-const ODD: &[(&str, &str)] = &[
-    ("", "3.2"),
-    ("null", "3.2"),
-    ("null,only-2.40", "2.40"),
-    ("untouched,only-2.40", "2.40"),
-    ("null-list", "2.40"),
-    ("no-name", "3.2"),
-    ("keep", "3.2"),
-    ("garbage", "3.2"),
-    ("one-more", "3.2"),
-    ("refuse", "2.40"),
-    ("liar", "3.2"),
-    ("holes", "3.2"),
-    ("only-2.40", "2.40"),
-    ("null,keep,only-2.40", "2.40"),
+/// Every word of `ODD_INTERFACE`, the version of the list that `exact.c` then uses, which takes what
+/// C_GetInterface gives it, and of the one that our daemon uses, which looks at its name and version.
+const ODD: &[(&str, &str, &str)] = &[
+    ("", "3.2", "3.2"),
+    ("null", "3.2", "3.2"),
+    ("null,only-2.40", "2.40", "2.40"),
+    ("untouched,only-2.40", "2.40", "2.40"),
+    ("null-list", "2.40", "2.40"),
+    ("no-name", "3.2", "2.40"),
+    ("keep", "3.2", "3.2"),
+    ("garbage", "3.2", "3.2"),
+    ("one-more", "3.2", "3.2"),
+    ("refuse", "2.40", "2.40"),
+    ("liar", "3.2", "3.0"),
+    ("holes", "3.2", "3.2"),
+    ("only-2.40", "2.40", "2.40"),
+    ("null,keep,only-2.40", "2.40", "2.40"),
 ];
 
 #[test]
@@ -52,7 +53,7 @@ fn odd_modules_are_odd_as_they_say() {
 
 #[test]
 fn odd_modules_can_be_used_alone() {
-    for (odd, version) in ODD {
+    for (odd, version, _) in ODD {
         let mut command = bare();
         command.env("ODD_INTERFACE", odd);
         let transcript = exact(command, &module("odd_interface"), &["oddly"]);
@@ -65,7 +66,7 @@ fn odd_modules_can_be_used_alone() {
 
 #[test]
 fn odd_modules_can_be_used_through_our_pair() {
-    for (odd, _) in ODD {
+    for (odd, _, version) in ODD {
         let token = Token::new();
         let mut setup = Setup::new(Maker::Ours, Endpoint::Unix, &token);
         setup.modules = vec![("softhsm".into(), module("odd_interface"))];
@@ -81,7 +82,15 @@ fn odd_modules_can_be_used_through_our_pair() {
         let command = stack.command(program("exact"));
         let transcript = exact(command, &stack.library.path(), &["oddly"]);
         let info = transcript.answer("C_GetInfo pInfo=<>");
-        assert!(info.starts_with("0x0 cryptokiVersion="), "{odd}: {info}");
+        let version = format!("0x0 cryptokiVersion={version} ");
+        assert!(info.starts_with(&version), "{odd}: {info}");
+        let is_new = version.contains("=3.2") && *odd != "holes";
+        let flags = transcript.answer("C_GetSessionValidationFlags");
+        assert_eq!(
+            flags,
+            if is_new { "0x0 pFlags=0x32" } else { "0x54" },
+            "{odd}"
+        );
         assert_eq!(transcript.answer("C_GenerateRandom"), "0x0 4:*", "{odd}");
     }
 }
