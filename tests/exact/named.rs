@@ -16,6 +16,10 @@ const DIFFERENCES: &[Difference] = &[
         explains: |call, _, here| lacks_a_place(call) && here == "0x7",
     },
     Difference {
+        why: "a template that is NULL with a count is refused by the client, before the module finds another fault",
+        explains: |call, _, here| has_a_hollow_template(call) && here == "0x7",
+    },
+    Difference {
         why: "before C_Initialize the client does not know which functions the module has",
         explains: |_, direct, here| direct == "0x54" && here == "0x190",
     },
@@ -98,7 +102,8 @@ pub fn arriving(call: &str, direct: &str) -> Option<String> {
         || (rv == "0x54" && !call.starts_with("C_WaitForSlotEvent "))
         || lacks_a_place(call)
         || lacks_a_description(call)
-        || has_an_impossible_template(call)
+        || has_a_hollow_template(call)
+        || has_an_impossible_value(call)
     {
         return None;
     }
@@ -130,16 +135,15 @@ fn normal(call: &str) -> String {
     call.replace(" pApplication=NULL", "")
 }
 
-/// Whether a template is NULL with a count, or has a value that no memory can hold or no template can be.
-fn has_an_impossible_template(call: &str) -> bool {
-    let is_hollow = |name: &str| {
-        call.split_once(&format!(" {name}=NULL:"))
-            .is_some_and(|(_, count)| !count.starts_with('0'))
-    };
+fn has_a_hollow_template(call: &str) -> bool {
     ["pTemplate", "pPublicKeyTemplate", "pPrivateKeyTemplate"]
         .iter()
-        .any(|name| is_hollow(name))
-        || (call.contains("=?:") && !call.contains("=?:18446744073709551615"))
+        .any(|name| call.contains(&format!(" {name}=NULL:")))
+}
+
+/// Whether a template has a value that no memory can hold, or that is no array of attributes.
+fn has_an_impossible_value(call: &str) -> bool {
+    call.contains("=?:") && !call.contains("=?:18446744073709551615")
 }
 
 fn has_a_message_parameter(call: &str) -> bool {

@@ -1345,6 +1345,7 @@ static void section_hollow3(void)
     wrap_authenticated(session, M(CKM_AES_KEY_WRAP), key, key, HOLLOW(9), SPACE(100));
     create_object(session, T({ CKA_WRAP_TEMPLATE, NULL, 48 }), &made);
     create_object(session, T({ CKA_CLASS, NULL, 8 }), &made);
+    unwrap_key(session, M(CKM_AES_KEY_WRAP), key, EMPTY, NULL, 2, &made);
     stop();
 }
 

@@ -2,8 +2,9 @@
  * A walk through PKCS#11 that a seed determines: random functions with random NULLs, lengths, rooms,
  * mechanisms and templates, in up to three sessions. Part of exact.c.
  *
- * No pointer is passed that PKCS#11 forbids: each has the memory its length says, or is NULL. A NULL comes
- * with the length 0. What SoftHSM does not survive is left out for every library. What a module makes
+ * No pointer is passed that PKCS#11 forbids: each has the memory its length says, or is NULL. A NULL input comes
+ * with the length 0, but in front of recorder.c now and then with another: real modules do not survive that. What
+ * SoftHSM does not survive besides is left out for every library. What a module makes
  * of random numbers is shown as its length: operations use imported and derived keys alone, never
  * generated ones, so that only the outputs of a few mechanisms are random.
  */
@@ -60,6 +61,8 @@ static struct in any_in(void)
         return NO;
     if (chance(8))
         return EMPTY;
+    if (deterministic && chance(4))
+        return HOLLOW(ONE_OF(1, 16, 24, 64));
     if (chance(25)) {
         /* A copy, which no output changes while it is in use. */
         static CK_BYTE copies_of_kept[32][sizeof kept];
@@ -73,6 +76,8 @@ static struct room any_room(void)
 {
     if (chance(15))
         return NOWHERE;
+    if (chance(4))
+        return NULL_ROOM(ONE_OF(1, 32, 64, 0xffffffff, CK_UNAVAILABLE_INFORMATION));
     if (chance(3))
         return NO_LENGTH;
     if (chance(2))
