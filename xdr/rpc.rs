@@ -1,7 +1,7 @@
 //! Reads and writes the ONC RPC headers (RFC 5531, section 9) of calls and replies, for program 4 version 3.
 //!
-//! The daemon's side answers unusual calls with the same statuses as the original; the client's side
-//! accepts any accepted reply to its own xid. `call` reads what follows the headers.
+//! The daemon's side answers unusual calls with the same statuses as the original, but for another version
+//! of RPC; the client's side accepts any accepted reply to its own xid. `call` reads what follows the headers.
 
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
 use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices};
@@ -12,6 +12,7 @@ const REPLY: u32 = 1;
 const RPC_VERSION: u32 = 2;
 const MSG_ACCEPTED: u32 = 0;
 const MSG_DENIED: u32 = 1;
+const RPC_MISMATCH: u32 = 0;
 const AUTH_ERROR: u32 = 1;
 const AUTH_TOOWEAK: u32 = 5;
 const AUTH_NONE: u32 = 0;
@@ -38,22 +39,26 @@ pub enum Rejection {
     ProcedureUnavailable,
     /// The message is no call, or its arguments are not those of the procedure.
     GarbageArguments,
-    /// Another version of RPC (as the original answers it), or a failure of ours.
+    /// A failure of ours.
     SystemError,
+    /// Another version of RPC; the reply tells that 2 is the only one. The original answers it with
+    /// SystemError.
+    RpcMismatch,
     /// A credential other than AUTH_NONE.
     AuthenticationTooWeak,
 }
 
 impl Rejection {
-    /// The words of the reply after its verifier.
-    fn status(self) -> &'static [u32] {
+    /// The words of the reply after REPLY.
+    fn words(self) -> &'static [u32] {
         match self {
-            Rejection::ProgramUnavailable => &[1],
-            Rejection::ProgramMismatch => &[2, VERSION, VERSION],
-            Rejection::ProcedureUnavailable => &[3],
-            Rejection::GarbageArguments => &[4],
-            Rejection::SystemError => &[5],
-            Rejection::AuthenticationTooWeak => &[],
+            Rejection::ProgramUnavailable => &[MSG_ACCEPTED, AUTH_NONE, 0, 1],
+            Rejection::ProgramMismatch => &[MSG_ACCEPTED, AUTH_NONE, 0, 2, VERSION, VERSION],
+            Rejection::ProcedureUnavailable => &[MSG_ACCEPTED, AUTH_NONE, 0, 3],
+            Rejection::GarbageArguments => &[MSG_ACCEPTED, AUTH_NONE, 0, 4],
+            Rejection::SystemError => &[MSG_ACCEPTED, AUTH_NONE, 0, 5],
+            Rejection::RpcMismatch => &[MSG_DENIED, RPC_MISMATCH, RPC_VERSION, RPC_VERSION],
+            Rejection::AuthenticationTooWeak => &[MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK],
         }
     }
 }
@@ -98,7 +103,7 @@ fn read_call(mut input: Decoder<'_>) -> Result<Call<'_>, Rejection> {
         return Err(Rejection::GarbageArguments);
     }
     if rpc_version != RPC_VERSION {
-        return Err(Rejection::SystemError);
+        return Err(Rejection::RpcMismatch);
     }
     if credential != AUTH_NONE {
         return Err(Rejection::AuthenticationTooWeak);
@@ -157,17 +162,7 @@ pub fn write_rejection<'b>(
     buffer: &'b mut Vec<u8>,
 ) -> Result<Slices<'b>, EncodeError> {
     let mut output = Encoder::new(buffer, Architecture::host());
-    output.word(xid.0);
-    output.word(REPLY);
-    let state: &[u32] = match rejection {
-        Rejection::AuthenticationTooWeak => &[MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK],
-        Rejection::ProgramUnavailable
-        | Rejection::ProgramMismatch
-        | Rejection::ProcedureUnavailable
-        | Rejection::GarbageArguments
-        | Rejection::SystemError => &[MSG_ACCEPTED, AUTH_NONE, 0],
-    };
-    for word in state.iter().chain(rejection.status()) {
+    for word in [xid.0, REPLY].iter().chain(rejection.words()) {
         output.word(*word);
     }
     output.finish()
