@@ -11,11 +11,12 @@ use std::time::Duration;
 use socket2::Socket;
 use transport::{Deadline, TimedSocket};
 use xdr::codec::Slices;
-use xdr::record::Records;
-use xdr::rpc::{self, Rejection, Request};
+use xdr::record::{Records, TooLong};
+use xdr::rpc::{self, Beginning, Rejection, Request};
 use xdr::{Architecture, Cryptoki, Function};
 use zeroize::Zeroize;
 
+use crate::large_records::{self, LargeRecords, Refusal};
 use crate::logging::{Severity, log};
 
 /// What a peer may ask for.
@@ -30,9 +31,12 @@ pub struct Limits {
 /// Why a connection ended without the client closing it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The record limit.
-    #[error("the client announced a record longer than the limit of {0} bytes")]
-    TooLong(usize),
+    /// The limit on what is dropped of a record over the limit.
+    #[error("a record exceeds max_record_size and the {0} bytes that are dropped of one at most")]
+    TooLong(u64),
+    /// Something else than a call, at a length that would take much memory.
+    #[error("a long record is not a call")]
+    NoCall,
     /// The time limit, in either direction.
     #[error("a record did not arrive completely within {} s", .0.as_secs_f32())]
     TooSlow(Duration),
@@ -140,16 +144,44 @@ fn serve_records(
     limits: Limits,
 ) -> Result<(), ConnectionError> {
     let mut records = Records::new(limits.record_size);
+    let mut large = LargeRecords::new(limits.record_size);
     let mut output = Vec::new();
-    loop {
-        let function = match receive(transport, &mut records, limits)? {
-            None => return Ok(()),
-            Some(record) => answer(transport, record, served, &mut output)?,
-        };
+    while receive(transport, &mut records, &mut large)? {
+        if let Some(why) = large.take_refusal() {
+            refuse(transport, &records, why, served, &mut output)?;
+            records.wipe();
+            continue;
+        }
+        let function = answer(transport, records.record(), served, &mut output)?;
         if function.is_some_and(Function::takes_secrets) {
             records.wipe();
         }
     }
+    Ok(())
+}
+
+/// Answers a record that was passed over.
+fn refuse(
+    transport: &mut impl Transport,
+    records: &Records,
+    why: Refusal,
+    served: &dyn Served,
+    output: &mut Vec<u8>,
+) -> Result<(), ConnectionError> {
+    let (xid, reply) = match rpc::read_beginning(records.record()) {
+        Beginning::Unanswerable => return Ok(()),
+        Beginning::Rejected(xid, rejection) => (xid, Err(rejection)),
+        Beginning::Call(xid, function, session) => {
+            let length = records.length_passed_over();
+            let reply = large_records::reply(function, session, length, why, served);
+            (xid, reply)
+        }
+    };
+    let slices = match &reply {
+        Ok(reply) => rpc::write_reply(xid, reply, served.client(), output),
+        Err(rejection) => rpc::write_rejection(xid, *rejection, output),
+    };
+    Ok(transport.send(slices.map_err(io::Error::other)?)?)
 }
 
 /// Answers one record; tells which procedure was called.
@@ -188,17 +220,21 @@ fn answer(
     }
 }
 
-/// The next record; `None` when the client closed the connection.
-fn receive<'r>(
+/// Receives the next record, or passes over one that is refused; false when the client closed the
+/// connection.
+fn receive(
     transport: &mut impl Transport,
-    records: &'r mut Records,
-    limits: Limits,
-) -> Result<Option<&'r [u8]>, ConnectionError> {
+    records: &mut Records,
+    large: &mut LargeRecords,
+) -> Result<bool, ConnectionError> {
     loop {
         match records.advance() {
-            Err(_) => return Err(ConnectionError::TooLong(limits.record_size)),
             Ok(true) => break,
-            Ok(false) => {}
+            Ok(false) => large.check(records)?,
+            Err(TooLong) => {
+                large.too_long(records)?;
+                continue;
+            }
         }
         let is_begun = records.is_begun();
         if !is_begun {
@@ -206,12 +242,12 @@ fn receive<'r>(
             transport.rest()?;
         }
         match transport.read(records.space().map_err(io::Error::from)?, is_begun)? {
-            0 => return Ok(None),
+            0 => return Ok(false),
             count => records.received(count),
         }
     }
     transport.rest()?;
-    Ok(Some(records.record()))
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod config;
 pub mod connection;
 pub mod controller;
 pub mod gateway;
+pub mod large_records;
 pub mod logging;
 pub mod netplex;
 pub mod options;

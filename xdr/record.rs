@@ -3,7 +3,8 @@
 //! The connections of both halves read straight into [`Records::space`]; a record of one fragment
 //! is used where it was received. A record over the limit is refused when its length is read,
 //! before any of it is kept, and memory grows with the bytes that came, not with the announced
-//! length. Does no I/O.
+//! length. A record that is not wanted can be passed over ([`Records::pass_over`]): only its beginning
+//! is kept, and the connection goes on behind it. Does no I/O.
 
 use std::collections::TryReserveError;
 use std::ops::Range;
@@ -19,8 +20,13 @@ const LAST: u32 = 1 << 31;
 /// Size of the buffer of an idle connection, and the least room for one read.
 const SMALL: usize = 16 << 10;
 
-/// A buffer of this size or less may be kept for a while after a large record.
-const LARGE: usize = 4 << 20;
+/// A record of more bytes is large. Its memory is freed at once after it, and the daemon takes it out of
+/// a budget. A smaller buffer may be kept for a while.
+pub const LARGE: usize = 2 << 20;
+
+/// What is kept of a record that is passed over, in bytes: the longest header of a call, with 400 bytes
+/// each of credential and verifier, and its first argument.
+const BEGINNING: usize = 1024;
 
 /// How many small records in a row show that a large buffer is no longer in use.
 const SMALL_RECORDS_BEFORE_SHRINKING: u32 = 16;
@@ -33,7 +39,7 @@ pub fn mark_of_one_fragment(length: usize) -> Option<[u8; MARK_SIZE]> {
     Some((length | LAST).to_be_bytes())
 }
 
-/// A record announced more bytes than the limit.
+/// A record announced more bytes than the limit, or than are to be passed over of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TooLong;
 
@@ -62,6 +68,10 @@ pub struct Records {
     begun: bool,
     /// Whether fragments of it were moved together.
     moved: bool,
+    /// While the present record is passed over: how many more bytes of it may come.
+    passing_over: Option<u64>,
+    /// Bytes of the present record that were dropped.
+    dropped: u64,
     /// Records since the last one that needed more than [`SMALL`].
     small_records: u32,
     limit: usize,
@@ -78,6 +88,8 @@ impl Records {
             last: false,
             begun: false,
             moved: false,
+            passing_over: None,
+            dropped: 0,
             small_records: 0,
             limit,
         }
@@ -94,15 +106,13 @@ impl Records {
         self.buffer.copy_within(self.raw.clone(), start);
         self.raw = start..start + self.raw.len();
         let end = self.raw.end;
-        // Within a fragment: its rest, and the next mark unless it is the last one.
-        let wanted = match self.fragment {
-            0 => 0,
-            fragment if self.last => fragment,
-            fragment => fragment + MARK_SIZE,
-        };
-        let grown = end + wanted.clamp(SMALL / 4, self.buffer.len().max(SMALL));
-        if self.buffer.len() < grown {
-            let size = grown.max(SMALL);
+        if self.passing_over.is_some() && self.buffer.len() > SMALL {
+            wipe(self.buffer.get_mut(end..).unwrap_or_default());
+            self.cut_to(end);
+        }
+        let wanted = self.wanted();
+        let size = self.needed();
+        if self.buffer.len() < size {
             let more = size - self.buffer.len();
             if self.buffer.len() <= SMALL {
                 make_room(&mut self.buffer, more)?;
@@ -117,6 +127,41 @@ impl Records {
             self.buffer.len() - end
         };
         Ok(self.buffer.get_mut(end..end + room).unwrap_or_default())
+    }
+
+    /// The size that the next [`Records::space`] gives the buffer, unless it has that size already.
+    pub fn needed(&self) -> usize {
+        let start = if self.payload.is_empty() {
+            0
+        } else {
+            self.payload.end
+        };
+        let most = match self.passing_over {
+            None => self.buffer.len().max(SMALL),
+            Some(_) => SMALL / 4,
+        };
+        let more = self.wanted().clamp(SMALL / 4, most);
+        (start + self.raw.len() + more).max(SMALL)
+    }
+
+    /// The size of the buffer, in bytes.
+    pub fn size(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// How many bytes the present record has at least, by the marks that were read.
+    pub fn announced(&self) -> usize {
+        self.payload.len() + self.fragment
+    }
+
+    /// What is expected next within a record: the rest of the fragment, and the next mark unless it is
+    /// the last one.
+    fn wanted(&self) -> usize {
+        match self.fragment {
+            0 => 0,
+            fragment if self.last => fragment,
+            fragment => fragment + MARK_SIZE,
+        }
     }
 
     /// Notes that the first `count` bytes of [`Records::space`] were received.
@@ -136,37 +181,63 @@ impl Records {
     }
 
     /// The current record, found complete by the last [`Records::advance`]. It stays until the next
-    /// one.
+    /// one. While it is incomplete, what has come of it; of a record that is passed over, the beginning.
     pub fn record(&self) -> &[u8] {
         self.buffer.get(self.payload.clone()).unwrap_or_default()
     }
 
+    /// Passes over the present record, which is not complete yet: keeps its beginning and drops what
+    /// follows. Fails, now or in [`Records::advance`], if that are more than `most` bytes.
+    pub fn pass_over(&mut self, most: u64) -> Result<(), TooLong> {
+        let before = self.payload.clone();
+        let kept = before.len().min(BEGINNING);
+        self.dropped = (before.len() - kept) as u64;
+        self.buffer
+            .copy_within(before.start..before.start + kept, 0);
+        wipe(self.buffer.get_mut(kept..before.end).unwrap_or_default());
+        self.payload = 0..kept;
+        self.moved = true;
+        self.passing_over = Some(most.saturating_sub(self.dropped));
+        self.check_length()
+    }
+
+    /// Whether the present record is being passed over.
+    pub fn is_passed_over(&self) -> bool {
+        self.passing_over.is_some()
+    }
+
+    /// The length of the record that was passed over last, as far as it came, in bytes.
+    pub fn length_passed_over(&self) -> u64 {
+        self.payload.len() as u64 + self.dropped
+    }
+
     /// Drops the current record and looks for the next one. True if it is complete.
+    ///
+    /// After [`TooLong`], [`Records::pass_over`] may be called; otherwise the stream is of no more use.
     pub fn advance(&mut self) -> Result<bool, TooLong> {
         if !self.begun {
             self.moved = false;
-            if self.raw.is_empty() {
-                self.raw = 0..0;
-                self.shrink();
-            }
+            self.dropped = 0;
+            self.shrink();
             self.payload = self.raw.start..self.raw.start;
         }
         loop {
             let arrived = self.fragment.min(self.raw.len());
-            if self.payload.end != self.raw.start {
-                let from = self.raw.start..self.raw.start + arrived;
-                self.buffer.copy_within(from, self.payload.end);
-                self.moved = true;
-            }
-            self.payload.end += arrived;
+            let kept = match self.passing_over {
+                None => arrived,
+                Some(_) => arrived.min(BEGINNING.saturating_sub(self.payload.len())),
+            };
+            self.keep(kept);
             self.raw.start += arrived;
             self.fragment -= arrived;
+            self.count_dropped(arrived - kept);
             if self.fragment > 0 {
                 return Ok(false);
             }
             if self.begun && self.last {
                 self.begun = false;
                 self.last = false;
+                self.passing_over = None;
                 if !self.payload.is_empty() {
                     return Ok(true);
                 }
@@ -184,10 +255,18 @@ impl Records {
             self.fragment = (mark & !LAST) as usize;
             self.last = mark & LAST != 0;
             self.begun = true;
-            if self.fragment > self.limit - self.payload.len() {
-                return Err(TooLong);
-            }
+            self.check_length()?;
         }
+    }
+
+    /// Appends the next `count` bytes that were received to the payload.
+    fn keep(&mut self, count: usize) {
+        if self.payload.end != self.raw.start {
+            let from = self.raw.start..self.raw.start + count;
+            self.buffer.copy_within(from, self.payload.end);
+            self.moved = true;
+        }
+        self.payload.end += count;
     }
 
     /// Wipes the current record, which held a PIN or a key, and the places its fragments had before
@@ -200,19 +279,57 @@ impl Records {
         }
     }
 
+    /// Notes that bytes of a record that is passed over were dropped.
+    fn count_dropped(&mut self, count: usize) {
+        self.dropped += count as u64;
+        if let Some(left) = &mut self.passing_over {
+            *left = left.saturating_sub(count as u64);
+        }
+    }
+
+    /// Fails when the present fragment makes the record too long.
+    fn check_length(&self) -> Result<(), TooLong> {
+        let length = self.payload.len();
+        let left = match self.passing_over {
+            None => self.limit.saturating_sub(length) as u64,
+            Some(left) => left + BEGINNING.saturating_sub(length) as u64,
+        };
+        if self.fragment as u64 > left {
+            Err(TooLong)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Frees memory, between two records, that only a large record needed: at once if it is much,
     /// otherwise after a number of small records.
     fn shrink(&mut self) {
+        let is_idle = self.raw.is_empty();
         if self.payload.len() > SMALL {
             self.small_records = 0;
-        } else {
+        } else if is_idle {
             self.small_records = self.small_records.saturating_add(1);
         }
-        let used = self.small_records >= SMALL_RECORDS_BEFORE_SHRINKING;
-        if self.buffer.len() > LARGE || (self.buffer.len() > SMALL && used) {
-            self.buffer.truncate(SMALL);
-            self.buffer.shrink_to_fit();
+        let is_unused = is_idle && self.small_records >= SMALL_RECORDS_BEFORE_SHRINKING;
+        let is_large = self.buffer.len() > LARGE && self.raw.len() <= LARGE;
+        if is_idle {
+            self.raw = 0..0;
         }
+        if is_large || (self.buffer.len() > SMALL && is_unused) {
+            // Bytes of the next record, which may hold a PIN.
+            let before = self.raw.clone();
+            self.buffer.copy_within(before.clone(), 0);
+            self.raw = 0..before.len();
+            let left = before.start.max(before.len())..before.end;
+            wipe(self.buffer.get_mut(left).unwrap_or_default());
+            self.cut_to(before.len());
+        }
+    }
+
+    /// Frees what the buffer has beyond its first `length` bytes, but for the size of an idle one.
+    fn cut_to(&mut self, length: usize) {
+        self.buffer.truncate(length.max(SMALL));
+        self.buffer.shrink_to_fit();
     }
 }
 
@@ -304,6 +421,113 @@ mod tests {
         assert_eq!(records.next(), Err(TooLong));
     }
 
+    /// Like [`feed`], but passes over the records beyond the limit: of those, the beginnings.
+    fn feed_passing_over(records: &mut Records, mut bytes: &[u8], step: usize, most: u64) -> Fed {
+        let mut found = Vec::new();
+        while !bytes.is_empty() {
+            let space = records.space().unwrap();
+            let count = step.min(space.len()).min(bytes.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            records.received(count);
+            bytes = &bytes[count..];
+            loop {
+                match records.advance() {
+                    Ok(false) => break,
+                    Ok(true) => {
+                        found.push((records.record().to_vec(), records.length_passed_over()));
+                        records.wipe();
+                    }
+                    Err(TooLong) if !records.is_passed_over() => records.pass_over(most)?,
+                    Err(TooLong) => return Err(TooLong),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    type Fed = Result<Vec<(Vec<u8>, u64)>, TooLong>;
+
+    #[test]
+    fn goes_on_behind_a_record_that_is_passed_over() {
+        for size in [700, 1000, 1001, 5000, 1 << 20] {
+            for step in [1, 7, 4096, usize::MAX] {
+                let mut records = Records::new(2000);
+                let long = payload(300_000);
+                let stream = [
+                    fragments(b"before", size),
+                    fragments(&long, size),
+                    fragments(&payload(2001), size),
+                    fragments(b"after", 2),
+                ];
+                let found = feed_passing_over(&mut records, &stream.concat(), step, 1 << 20);
+                let expected = [
+                    (b"before".to_vec(), 6),
+                    (long[..BEGINNING].to_vec(), 300_000),
+                    (payload(2001)[..BEGINNING].to_vec(), 2001),
+                    (b"after".to_vec(), 5),
+                ];
+                assert!(found == Ok(expected.to_vec()), "{size} by {step}");
+                assert!(!records.is_begun());
+                assert!(records.buffer.len() <= 4 * SMALL);
+            }
+        }
+    }
+
+    #[test]
+    fn passes_over_no_more_than_it_is_told_to() {
+        for (length, size, is_passed_over) in [
+            (10_000, 1 << 20, true),
+            (10_000, 100, true),
+            (12_000, 1 << 20, false),
+            (12_000, 100, false),
+        ] {
+            let mut records = Records::new(2000);
+            let stream = fragments(&payload(length), size);
+            let most = 10_000 - BEGINNING as u64;
+            let found = feed_passing_over(&mut records, &stream, usize::MAX, most);
+            assert_eq!(found.is_ok(), is_passed_over, "{length} in {size}");
+        }
+        // At the mark already.
+        let mut records = Records::new(2000);
+        let stream = fragments(&payload(12_000), 1 << 20);
+        assert_eq!(
+            feed_passing_over(&mut records, &stream[..MARK_SIZE], 4, 10_000),
+            Err(TooLong)
+        );
+    }
+
+    #[test]
+    fn a_record_may_be_passed_over_when_much_of_it_is_there() {
+        for length in [10, BEGINNING, 100_000, 5_000_000] {
+            for rest in [&[][..], b"\x80\0\0"] {
+                let mut records = Records::new(8 << 20);
+                let secret = vec![7; length];
+                let mut stream = fragments(&secret, 1 << 30);
+                stream[0] &= 0x7f; // not the last fragment
+                stream.extend_from_slice(rest);
+                assert!(feed(&mut records, &stream, 1 << 20).is_empty());
+                assert!(records.buffer.len() >= length);
+                records.pass_over(1 << 20).unwrap_or_default();
+                assert!(records.needed() <= 2 * SMALL);
+                records.space().unwrap();
+                let kept = length.min(BEGINNING);
+                assert_eq!(records.record(), vec![7; kept]);
+                let left = records.buffer.iter().filter(|byte| **byte == 7);
+                assert_eq!(left.count(), kept);
+                assert!(
+                    records.buffer.len() <= 2 * SMALL && records.buffer.capacity() <= 2 * SMALL
+                );
+                let mark = [0x80, 0, 0, 0];
+                let end = [&mark[rest.len()..], b"\x80\0\0\x01a"].concat();
+                let found = feed_passing_over(&mut records, &end, 1, 0);
+                assert_eq!(
+                    found,
+                    Ok(vec![(vec![7; kept], length as u64), (b"a".to_vec(), 1)])
+                );
+            }
+        }
+    }
+
     #[test]
     fn memory_follows_the_bytes_that_came_not_the_announced_length() {
         let mut records = Records::new(1 << 30);
@@ -363,6 +587,19 @@ mod tests {
             assert_eq!(left.count(), 0, "{fragment} {step}");
             assert_eq!(records.next(), Ok(Some(&[9][..])));
         }
+    }
+
+    /// Whoever always has the beginning of another record on its way would keep the memory of a large one.
+    #[test]
+    fn gives_back_memory_though_the_next_record_has_begun() {
+        let mut records = Records::new(8 << 20);
+        let secret = [7; 100];
+        let next = fragments(&secret, 100);
+        let stream = [fragments(&payload(5_000_000), 1 << 24), next.clone()].concat();
+        let (last, stream) = stream.split_last().unwrap();
+        assert_eq!(feed(&mut records, stream, 1 << 20).len(), 1);
+        assert_eq!(records.buffer.len(), SMALL);
+        assert_eq!(feed(&mut records, &[*last], 1), [secret]);
     }
 
     #[test]

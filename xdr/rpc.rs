@@ -4,8 +4,9 @@
 //! of RPC; the client's side accepts any accepted reply to its own xid. `call` reads what follows the headers.
 
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
-use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices};
-use crate::integers::Architecture;
+use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices, Wire};
+use crate::facts::Role;
+use crate::integers::{Architecture, SessionHandle};
 
 const CALL: u32 = 0;
 const REPLY: u32 = 1;
@@ -86,9 +87,49 @@ pub fn read_request(record: &[u8], client: Architecture) -> Request<'_> {
     }
 }
 
-/// The checks stand in the order in which the original makes them.
+/// What the beginning of a record asks for, whatever follows it.
+#[derive(Debug)]
+pub enum Beginning {
+    /// A call of this procedure, and the session that it is made in, if it is made in one.
+    Call(Xid, Function, Option<SessionHandle>),
+    /// See [`Request::Rejected`].
+    Rejected(Xid, Rejection),
+    /// See [`Request::Unanswerable`].
+    Unanswerable,
+}
+
+/// Reads the header of a record, of which more may follow, and the first argument if it is a session.
+pub fn read_beginning(record: &[u8]) -> Beginning {
+    let mut input = Decoder::new(record, Architecture::host());
+    let Ok(xid) = input.word().map(Xid) else {
+        return Beginning::Unanswerable;
+    };
+    match read_function(&mut input) {
+        Ok(function) => {
+            let is_in_session = function.facts().roles.first() == Some(&Role::Session);
+            let session = is_in_session.then(|| SessionHandle::read(&mut input).ok());
+            Beginning::Call(xid, function, session.flatten())
+        }
+        Err(rejection) => Beginning::Rejected(xid, rejection),
+    }
+}
+
+/// Whether a record that begins like this can be a call of RPC: its second word says so. True if that has
+/// not come yet.
+pub fn may_be_call(record: &[u8]) -> bool {
+    let mut input = Decoder::new(record, Architecture::host());
+    let _xid = input.word();
+    input.word().is_ok_and(|message| message == CALL) || record.len() < 8
+}
+
 fn read_call(mut input: Decoder<'_>) -> Result<Call<'_>, Rejection> {
-    let header = read_call_header(&mut input).map_err(|_| Rejection::GarbageArguments)?;
+    let function = read_function(&mut input)?;
+    Call::read(function, input).map_err(|_| Rejection::GarbageArguments)
+}
+
+/// The checks stand in the order in which the original makes them.
+fn read_function(input: &mut Decoder<'_>) -> Result<Function, Rejection> {
+    let header = read_call_header(input).map_err(|_| Rejection::GarbageArguments)?;
     let [
         message,
         rpc_version,
@@ -114,8 +155,7 @@ fn read_call(mut input: Decoder<'_>) -> Result<Call<'_>, Rejection> {
     if version != VERSION {
         return Err(Rejection::ProgramMismatch);
     }
-    let function = Function::from_number(procedure).ok_or(Rejection::ProcedureUnavailable)?;
-    Call::read(function, input).map_err(|_| Rejection::GarbageArguments)
+    Function::from_number(procedure).ok_or(Rejection::ProcedureUnavailable)
 }
 
 /// Message type, RPC version, program, version, procedure, credential and verifier flavour.

@@ -7,6 +7,7 @@
 mod support;
 
 mod clients;
+mod large;
 mod logs;
 mod rules;
 mod signals;
@@ -26,7 +27,7 @@ use support::compile::module;
 use support::processes::{Process, Running, run, wait_until};
 use support::{Daemon, Directory, Endpoint, Maker, PATIENCE, Setup, Token};
 use xdr::rpc::{self, Xid};
-use xdr::{Architecture, Call, Flags, Reply, SessionHandle, SlotId};
+use xdr::{Architecture, Call, CkRv, Flags, Function, Reply, SessionHandle, SlotId};
 
 const SESSION: SessionHandle = SessionHandle(1);
 
@@ -50,13 +51,18 @@ impl Client {
         Client(stream)
     }
 
-    /// With a module loaded and initialised.
+    /// With the null module loaded and initialised.
     fn ready(daemon: &Daemon) -> Client {
+        Client::ready_for(daemon, b"null", SlotId(0))
+    }
+
+    /// With a module loaded and initialised, and a session with its token in this slot.
+    fn ready_for(daemon: &Daemon, module: &[u8], slot: SlotId) -> Client {
         let mut client = Client::new(daemon);
         client.call(Call::C_SetupArch(Architecture::host()));
-        client.call(Call::C_LoadModule(b"null"));
+        client.call(Call::C_LoadModule(module));
         client.call(Call::C_Initialize());
-        let opened = client.call(Call::C_OpenSession(SlotId(0), Flags(6)));
+        let opened = client.call(Call::C_OpenSession(slot, Flags(6)));
         assert!(opened.rv().is_ok(), "{opened:?}");
         client
     }
