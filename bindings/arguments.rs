@@ -9,13 +9,13 @@ use std::marker::PhantomData;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
-use xdr::{Attribute, CkRv, DataResult, MOST_ELEMENTS, Mechanism, Template, Ulong};
+use xdr::{Attribute, CkRv, DataResult, LONGEST_BYTES, MOST_ELEMENTS, Mechanism, Template, Ulong};
 
 use xdr::attribute_types::{is_nested, is_number};
 use xdr::word_size::{narrow, wide};
 
 /// Upper bound on the memory for one reply, in bytes, whatever length a module asks for.
-pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
+pub const OUTPUT_LIMIT: usize = 64 << 20;
 
 /// Zeros behind a parameter, as 8-byte words: more than the longest structure of the standard.
 const PARAMETER_SPARE: usize = 32;
@@ -178,9 +178,9 @@ pub(crate) fn attribute_values(
         .iter()
         .map(|answer| answer.ulValueLen)
         .collect();
-    let mut budget = OUTPUT_LIMIT;
+    let mut zeros = MOST_ZEROS;
     for (attribute, length) in asked.into_iter().zip(lengths) {
-        take_value(attribute, length, &mut budget);
+        take_value(attribute, length, &mut zeros);
     }
     if some_nested && rv.is_ok() {
         return CkRv::ATTRIBUTE_TYPE_INVALID;
@@ -188,28 +188,32 @@ pub(crate) fn attribute_values(
     rv
 }
 
+/// How many zeros one reply has at most, in bytes.
+const MOST_ZEROS: usize = 64 << 10;
+
 /// Cuts the value to the length that the module returned. If the call asked for the length, the value
-/// becomes that many zeros.
-fn take_value(attribute: &mut Attribute, length: CK_ULONG, budget: &mut usize) {
+/// becomes that many zeros, as the original has it, or stays empty if those are too many: the length is told
+/// beside it.
+fn take_value(attribute: &mut Attribute, length: CK_ULONG, zeros: &mut usize) {
     let Ok(mut length) = usize::try_from(length) else {
         return make_unavailable(attribute);
     };
-    let is_question = attribute.value.is_empty();
-    if is_question && length == 0 && is_number(attribute.attribute_type) {
-        length = size_of::<CK_ULONG>(); // the original, for a call that failed as well
-    }
-    let room = if is_question {
-        *budget
-    } else {
-        attribute.value.len()
-    };
-    if length > room {
+    if attribute.value.is_empty() {
+        if length as u64 > LONGEST_BYTES {
+            return make_unavailable(attribute);
+        }
+        if length == 0 && is_number(attribute.attribute_type) {
+            length = size_of::<CK_ULONG>(); // the original, for a call that failed as well
+        }
+        if length <= *zeros {
+            *zeros -= length;
+            attribute.value.resize(length, 0);
+        }
+    } else if length > attribute.value.len() {
         return make_unavailable(attribute);
+    } else {
+        attribute.value.truncate(length);
     }
-    if is_question {
-        *budget -= length;
-    }
-    attribute.value.resize(length, 0);
     attribute.value_len = Ulong(length as u64);
 }
 

@@ -164,6 +164,45 @@ fn unavailable_attributes_are_told_from_empty_ones() {
     }
 }
 
+/// D-16: the zeros of a size query are 64 KiB in one reply at most; the length is told without them.
+#[test]
+fn the_size_of_a_long_value_is_told_without_zeros() {
+    let mut both = logged_in();
+    let value = vec![7; 50_000];
+    let attributes: &[(u64, &[u8])] = &[
+        (CLASS, &long(0)),
+        (TOKEN, &[0]),
+        (VALUE, &value),
+        (LABEL, &value),
+    ];
+    let created = both.same(Call::C_CreateObject(SESSION, template(attributes)));
+    let Reply::C_CreateObject(created) = created else {
+        panic!("a reply")
+    };
+    let get = |kinds: &[(u64, &[u8])]| {
+        Call::C_GetAttributeValue(SESSION, created.object, template(kinds))
+    };
+    both.same(get(&[(VALUE, &[]), (CLASS, &[])]));
+    both.same(get(&[(VALUE, &value), (LABEL, &value)]));
+    let [theirs, ours] = both.call(get(&[(VALUE, &[]), (LABEL, &[]), (CLASS, &[])]));
+    let told = |answer: &Answer| {
+        let Reply::C_GetAttributeValue(result) = answer.reply() else {
+            panic!("a reply")
+        };
+        let attributes = result.template.0.iter();
+        let told = attributes.map(|it| (it.value.len(), it.value_len.0));
+        (result.rv.0, told.collect::<Vec<_>>())
+    };
+    assert_eq!(
+        told(&theirs),
+        (0, vec![(50_000, 50_000), (50_000, 50_000), (8, 8)])
+    );
+    assert_eq!(
+        told(&ours),
+        (0, vec![(50_000, 50_000), (0, 50_000), (8, 8)])
+    );
+}
+
 #[test]
 fn attributes_of_an_object_that_is_not_there() {
     let mut both = logged_in();

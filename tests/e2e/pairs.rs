@@ -20,6 +20,7 @@ const SECTIONS: &[&str] = &[
     "find",
     "findrest",
     "attributes",
+    "longvalues",
     "objects",
     "sign",
     "encrypt",

@@ -1001,6 +1001,33 @@ static void section_attributes(void)
     stop();
 }
 
+/* Values longer than what one packet, one buffer or one answer to a size query holds. */
+static void section_longvalues(void)
+{
+    static CK_BYTE value[300000], back[300064];
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = open_session(RW);
+    for (size_t i = 0; i < sizeof value; i++)
+        value[i] = (CK_BYTE)(i * 7 + i / 251);
+    CK_ATTRIBUTE data[] = { NUMBER(CKA_CLASS, CKO_DATA), BOOL(CKA_TOKEN, 0), BOOL(CKA_PRIVATE, 0), BYTES(CKA_VALUE, value),
+        VALUE(CKA_APPLICATION, value, 40000), VALUE(CKA_LABEL, value, 50000) };
+    CK_OBJECT_HANDLE object = create(session, "data of 300000 bytes", data, COUNT(data));
+    CK_ATTRIBUTE sizes[] = { { CKA_LABEL, NULL, 0 }, { CKA_VALUE, NULL, 0 }, { CKA_APPLICATION, NULL, 0 }, { CKA_CLASS, NULL, 0 } };
+    attributes("sizes", session, object, sizes, COUNT(sizes));
+    CK_ULONG rooms[] = { sizeof back, sizeof value, sizeof value - 1, 70000 };
+    for (size_t i = 0; i < COUNT(rooms); i++) {
+        CK_ATTRIBUTE read[] = { { CKA_VALUE, back, rooms[i] } };
+        memset(back, 0xa5, sizeof back);
+        attributes(text("room=%lu", rooms[i]), session, object, read, 1);
+        check("nothing after the end", back[rooms[i] < sizeof value ? 0 : sizeof value] == 0xa5);
+    }
+    CK_BYTE small[16];
+    CK_ATTRIBUTE mixed[] = { { CKA_VALUE, NULL, 0 }, { CKA_CLASS, small, sizeof small } };
+    attributes("size of the value, and a class", session, object, mixed, COUNT(mixed));
+    stop();
+}
+
 /* A short buffer for a translated attribute of a bad object: the original's worker exits. */
 static void section_badclass(void)
 {
@@ -1278,6 +1305,34 @@ static void section_sizes(void)
         INTO(32, text("C_Digest SHA256 %lu", sizes[i]), hex, p11->C_Digest(session, plain, sizes[i], out, &len));
         free(plain), free(cipher), free(back);
     }
+    stop();
+}
+
+/* Single calls of 100 MiB, and what follows them. */
+static void section_longdata(void)
+{
+    CK_ULONG n = 100 << 20, m = n;
+    CK_BYTE *data = malloc(n), *cipher = malloc(n);
+    CK_AES_CTR_PARAMS ctr = { .ulCounterBits = 128 };
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_OBJECT_HANDLE key = aes_key(session, 16), mac = hmac_key(session);
+    for (CK_ULONG i = 0; i < n; i++)
+        data[i] = (CK_BYTE)(i * 7 + i / 251);
+    PLAIN("C_DigestInit", p11->C_DigestInit(session, BARE(CKM_SHA256)));
+    INTO(32, "C_Digest 100 MiB", hex, p11->C_Digest(session, data, n, out, &len));
+    session_info("after it", session);
+    PLAIN("C_DigestInit after it", p11->C_DigestInit(session, BARE(CKM_SHA256)));
+    INTO(32, "C_Digest 1000 bytes", hex, p11->C_Digest(session, data, 1000, out, &len));
+    PLAIN("C_SignInit", p11->C_SignInit(session, BARE(CKM_SHA256_HMAC), mac));
+    PLAIN("C_SignUpdate 100 MiB", p11->C_SignUpdate(session, data, n));
+    INTO(32, "C_SignFinal 100 MiB", hex, p11->C_SignFinal(session, out, &len));
+    PLAIN("C_EncryptInit", p11->C_EncryptInit(session, mechanism(CKM_AES_CTR, &ctr, sizeof ctr), key));
+    CK_RV rv = p11->C_Encrypt(session, data, n, cipher, &m);
+    show("C_Encrypt 100 MiB", rv, WHEN(rv, "len=%lu %s", m, hex(cipher, m)));
+    session_info("after all", session);
+    free(data), free(cipher);
     stop();
 }
 
@@ -1700,8 +1755,9 @@ static const struct { const char *name; void (*run)(void); } SECTIONS[] = {
     { "uninitialised", section_uninitialised }, { "initargs", section_initargs }, { "info", section_info }, { "slotroom", section_slotroom },
     { "sessions", section_sessions }, { "login", section_login }, { "token", section_token }, { "keygen", section_keygen },
     { "import", section_import }, { "find", section_find }, { "findrest", section_findrest }, { "attributes", section_attributes },
+    { "longvalues", section_longvalues },
     { "badclass", section_badclass }, { "objects", section_objects }, { "sign", section_sign }, { "encrypt", section_encrypt },
-    { "sizes", section_sizes }, { "digest", section_digest }, { "pending", section_pending }, { "wrap", section_wrap },
+    { "sizes", section_sizes }, { "longdata", section_longdata }, { "digest", section_digest }, { "pending", section_pending }, { "wrap", section_wrap },
     { "wrapbare", section_wrapbare }, { "derive", section_derive }, { "pointers", section_pointers }, { "random", section_random },
     { "rare", section_rare }, { "arguments", section_arguments }, { "nulls", section_nulls }, { "handles", section_handles },
 };
