@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use socket2::Socket;
 use transport::{Deadline, TimedSocket};
-use xdr::codec::Slices;
-use xdr::record::{Records, TooLong};
+use xdr::codec::{Slices, wipe};
+use xdr::record::{LARGE, Records, TooLong};
 use xdr::rpc::{self, Beginning, Rejection, Request};
 use xdr::{Architecture, Cryptoki, Function};
-use zeroize::Zeroize;
 
 use crate::large_records::{self, LargeRecords, Refusal};
 use crate::logging::{Severity, log};
+use crate::record_memory::Share;
 
 /// What a peer may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -124,13 +124,14 @@ pub trait Served: Cryptoki {
     fn client(&self) -> Architecture;
 }
 
-/// Serves the client at the other end until it closes the connection.
+/// Serves the client at the other end until it closes the connection. Large records take `memory`.
 pub fn serve(
     transport: &mut impl Transport,
     served: &dyn Served,
     limits: Limits,
+    memory: Share,
 ) -> Result<(), ConnectionError> {
-    serve_records(transport, served, limits).map_err(|error| match error {
+    serve_records(transport, served, limits, memory).map_err(|error| match error {
         ConnectionError::Transport(error) if error.kind() == io::ErrorKind::TimedOut => {
             ConnectionError::TooSlow(limits.record_time)
         }
@@ -142,9 +143,10 @@ fn serve_records(
     transport: &mut impl Transport,
     served: &dyn Served,
     limits: Limits,
+    memory: Share,
 ) -> Result<(), ConnectionError> {
     let mut records = Records::new(limits.record_size);
-    let mut large = LargeRecords::new(limits.record_size);
+    let mut large = LargeRecords::new(limits.record_size, memory);
     let mut output = Vec::new();
     while receive(transport, &mut records, &mut large)? {
         if let Some(why) = large.take_refusal() {
@@ -152,7 +154,10 @@ fn serve_records(
             records.wipe();
             continue;
         }
-        let function = answer(transport, records.record(), served, &mut output)?;
+        let function = answer(transport, records.record(), &mut large, served, &mut output)?;
+        if output.capacity() > LARGE {
+            output = Vec::new();
+        }
         if function.is_some_and(Function::takes_secrets) {
             records.wipe();
         }
@@ -188,6 +193,7 @@ fn refuse(
 fn answer(
     transport: &mut impl Transport,
     record: &[u8],
+    large: &mut LargeRecords,
     served: &dyn Served,
     output: &mut Vec<u8>,
 ) -> Result<Option<Function>, ConnectionError> {
@@ -200,12 +206,15 @@ fn answer(
         Request::Rejected(xid, rejection) => rejected(xid, rejection, output).map(|()| None),
         Request::Call(xid, call) => {
             let function = call.function();
-            let mut reply = catch_unwind(AssertUnwindSafe(|| served.call(call)));
+            let mut reply = match large.refuse_result(&call) {
+                None => catch_unwind(AssertUnwindSafe(|| served.call(call))),
+                Some(refusal) => Ok(refusal),
+            };
             if let Ok(reply) = &mut reply {
                 if let Ok(slices) = rpc::write_reply(xid, reply, served.client(), output) {
                     let sent = transport.send(slices);
                     if function.hands_out_secrets() {
-                        output.as_mut_slice().zeroize();
+                        wipe(output);
                         reply.wipe();
                     }
                     return sent.map(|()| Some(function)).map_err(ConnectionError::from);
@@ -230,12 +239,13 @@ fn receive(
     loop {
         match records.advance() {
             Ok(true) => break,
-            Ok(false) => large.check(records)?,
+            Ok(false) => {}
             Err(TooLong) => {
                 large.too_long(records)?;
                 continue;
             }
         }
+        large.prepare(records)?;
         let is_begun = records.is_begun();
         if !is_begun {
             // What had begun may have been an empty record.
@@ -255,6 +265,7 @@ mod tests {
     use xdr::{Call, CkRv, DataResult, Reply, SessionHandle};
 
     use super::*;
+    use crate::record_memory::Budget;
 
     /// Takes what is sent.
     struct Sent(Vec<u8>);
@@ -309,7 +320,16 @@ mod tests {
             let record = rpc::write_call(rpc::Xid(1), &call, &mut record);
             let record = record.unwrap().to_vec();
             let payload = &record[xdr::record::MARK_SIZE..];
-            answer(&mut sent, payload, &Answering(bytes), &mut output).unwrap();
+            let budget = Budget::<()>::new(1 << 20, 1).unwrap();
+            let mut large = LargeRecords::new(1 << 20, budget.next_share());
+            answer(
+                &mut sent,
+                payload,
+                &mut large,
+                &Answering(bytes),
+                &mut output,
+            )
+            .unwrap();
             assert!(holds(&sent.0));
             assert_eq!(holds(&output), stays);
         }

@@ -33,6 +33,7 @@ pub mod netplex;
 pub mod options;
 mod pid_file;
 pub mod policy;
+pub mod record_memory;
 pub mod sockets;
 pub mod throttle;
 pub mod tls;

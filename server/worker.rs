@@ -19,12 +19,14 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getppid, initgroups, setgroups, setpgid, setresgid, setresuid};
 use socket2::{Domain, Socket};
+use xdr::record::LARGE;
 
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
 use crate::connection::{self, ConnectionError, Limits, Timed, Transport};
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
+use crate::record_memory::Share;
 use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that ends as intended. It is not 0, since a module may call `exit(0)`
@@ -45,6 +47,8 @@ pub struct Setup<'a> {
     pub rules: Arc<Rules>,
     /// The TLS acceptor at the time of the fork; `None` without TLS.
     pub tls: Option<Arc<Acceptor>>,
+    /// Its share of the memory for large records.
+    pub memory: Share,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
     /// The controller's process id. If a worker has another parent, the controller has ended.
@@ -54,6 +58,7 @@ pub struct Setup<'a> {
 /// Runs the worker; returns its exit status.
 pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     let channel = Arc::new(channel);
+    bindings::sys::free_at_once(LARGE);
     logging::switch(channel.clone(), &setup.service.name);
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
     setup.rules.announce();
@@ -151,7 +156,7 @@ fn serve_calls(
         flat_mechanisms: processor.flat_mechanisms.clone(),
     };
     let gateway = Gateway::new(setup.rules.clone(), options, setup.trace);
-    let result = connection::serve(transport, &gateway, limits);
+    let result = connection::serve(transport, &gateway, limits, setup.memory.clone());
     if let Err(error) = &result {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
     }

@@ -245,3 +245,201 @@ fn what_is_too_long_and_no_call_ends_the_connection() {
     }
     assert!(Client::ready(&daemon).call(Call::C_GetInfo()).rv().is_ok());
 }
+
+/// A field of /proc/PID/status that counts kB, in bytes; 0 when the process is gone.
+fn memory(worker: &Process, field: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid));
+    let status = status.unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let number = line.map(|line| line.trim().trim_end_matches(" kB").parse::<usize>());
+    number.map_or(0, |number| number.expect("a number") << 10)
+}
+
+/// What README.md says that a call takes.
+#[test]
+fn a_large_call_takes_as_much_memory_as_is_reckoned_with() {
+    const SIZE: usize = 20 << 20;
+    const SLACK: usize = 8 << 20;
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.max_threads = 1;
+    let daemon = setup.start();
+    let data = vec![3; SIZE];
+    let template = || Template(vec![Attribute::new(AttributeType(0x11), data.clone())]);
+    let object = ObjectHandle(1);
+    for (call, copies) in [
+        (Call::C_Digest(SESSION, &data), 1),
+        (Call::C_VerifyUpdate(SESSION, &data), 1),
+        (Call::C_SetOperationState(SESSION, &data, object, object), 1),
+        (Call::C_Encrypt(SESSION, &data), 2),
+        (Call::C_DecryptDigestUpdate(SESSION, &data), 2),
+        (Call::C_GenerateRandom(SESSION, xdr::Ulong(SIZE as u64)), 1),
+        (Call::C_CreateObject(SESSION, template()), 5),
+        (Call::C_GetAttributeValue(SESSION, object, template()), 5),
+    ] {
+        let name = call.function().name();
+        let mut client = Client::ready(&daemon);
+        let worker = &daemon.workers()[0];
+        let before = memory(worker, "VmRSS:");
+        assert!(client.call(call).rv().is_ok(), "{name}");
+        let peak = memory(worker, "VmHWM:") - before;
+        assert!(peak <= copies * SIZE + SLACK, "{name}: {peak}");
+        assert!(peak + SLACK >= SIZE, "{name}: {peak}");
+        assert!(client.call(Call::C_GetInfo()).rv().is_ok());
+        let kept = memory(worker, "VmRSS:").saturating_sub(before);
+        assert!(kept <= SLACK, "{name} leaves {kept}");
+    }
+}
+
+/// The whole of what the clients of a service take together.
+const BUDGET: usize = 64 << 20;
+
+/// A null module behind a daemon with this budget and this in its `processor`.
+fn budgeted(token: &Token, processor: &str) -> Daemon {
+    let mut setup = setup(token);
+    setup.processor = format!("record_memory = {BUDGET}; {processor}");
+    setup.start()
+}
+
+/// Sends the beginning of a record; the client owes `rest` bytes.
+fn begin(client: &mut Client, record: &[u8], rest: usize) {
+    client.send(&record[..record.len() - rest]);
+}
+
+#[test]
+fn many_clients_together_stay_within_the_budget() {
+    const CLIENTS: usize = 12;
+    let token = Token::new();
+    let daemon = budgeted(&token, "");
+    let data = vec![1; 20 << 20];
+    let call = Call::C_Digest(SESSION, &data);
+    let record = encoded(&call);
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::ready(&daemon)).collect();
+    let workers = daemon.workers();
+    let resident = || -> usize { workers.iter().map(|it| memory(it, "VmRSS:")).sum() };
+    let before = resident();
+    // All of it but the last byte: every worker has what it takes, or has dropped it.
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| begin(client, &record, 1));
+        }
+    });
+    let taken = resident().saturating_sub(before);
+    assert!(taken <= BUDGET + CLIENTS * (4 << 20), "{taken} bytes");
+    let mut served = 0;
+    for client in &mut clients {
+        client.send(&record[record.len() - 1..]);
+        let reply = client.reply(&call);
+        let is_refused = reply == refused(Function::C_Digest, CkRv::DEVICE_MEMORY);
+        assert!(is_refused || reply.rv().is_ok(), "{reply:?}");
+        served += usize::from(!is_refused);
+    }
+    assert!((1..=BUDGET / data.len()).contains(&served), "{served}");
+    let logged = "C_Digest refused with CKR_DEVICE_MEMORY: its record has 20971572 bytes, which takes 20971572 bytes of memory, and large calls of other clients leave less of record_memory";
+    assert!(wait_until(PATIENCE, || daemon.log().contains(logged)));
+    // Everybody lives on, one after the other.
+    for client in &mut clients {
+        assert_eq!(client.call(call.clone()).rv(), CkRv::OK);
+    }
+    // Small calls need nothing of the budget.
+    let mut holding = Client::ready(&daemon);
+    let most = vec![1; BUDGET - (1 << 20)];
+    begin(&mut holding, &encoded(&Call::C_Digest(SESSION, &most)), 1);
+    let small = vec![1; 1 << 20];
+    for client in &mut clients {
+        assert_eq!(client.call(Call::C_Encrypt(SESSION, &small)).rv(), CkRv::OK);
+    }
+}
+
+#[test]
+fn what_takes_more_than_the_budget_is_too_long() {
+    let token = Token::new();
+    let daemon = budgeted(&token, "");
+    let mut client = Client::ready(&daemon);
+    let data = vec![1; BUDGET / 2 + (1 << 20)];
+    assert_eq!(client.call(Call::C_Digest(SESSION, &data)).rv(), CkRv::OK);
+    let encrypt = Call::C_Encrypt(SESSION, &data);
+    assert_eq!(client.call(encrypt.clone()).rv(), CkRv::DATA_LEN_RANGE);
+    client.send(&in_fragments(&encrypt, 65532));
+    assert_eq!(client.reply(&encrypt).rv(), CkRv::DATA_LEN_RANGE);
+    assert_eq!(client.call(Call::C_Digest(SESSION, &data)).rv(), CkRv::OK);
+    let template = Template(vec![Attribute::new(AttributeType(0x11), data)]);
+    let created = client.call(Call::C_CreateObject(SESSION, template));
+    assert_eq!(created.rv(), CkRv::DATA_LEN_RANGE);
+}
+
+/// A client that holds nearly all of the budget, and one that is refused until then.
+fn holding<'a>(daemon: &'a Daemon, data: &'a [u8]) -> (Client, Client, Call<'a>) {
+    let mut holding = Client::ready(daemon);
+    let most = vec![1; BUDGET - (1 << 20)];
+    begin(&mut holding, &encoded(&Call::C_Digest(SESSION, &most)), 1);
+    let mut waiting = Client::ready(daemon);
+    let call = Call::C_Digest(SESSION, data);
+    assert!(wait_until(PATIENCE, || {
+        waiting.call(call.clone()).rv() == CkRv::DEVICE_MEMORY
+    }));
+    (holding, waiting, call)
+}
+
+#[test]
+fn the_share_of_a_killed_worker_comes_back() {
+    let token = Token::new();
+    let daemon = budgeted(&token, "");
+    let data = vec![1; 30 << 20];
+    for _ in 0..3 {
+        let (_holding, mut waiting, call) = holding(&daemon, &data);
+        let largest = daemon.workers().into_iter();
+        let largest = largest.max_by_key(|worker| memory(worker, "VmRSS:"));
+        largest.expect("it holds memory").signal(Signal::SIGKILL);
+        assert!(wait_until(PATIENCE, || {
+            waiting.call(call.clone()).rv().is_ok()
+        }));
+    }
+}
+
+#[test]
+fn a_client_that_leaves_or_is_too_slow_gives_its_share_back() {
+    let token = Token::new();
+    let daemon = budgeted(&token, "record_timeout = 5.0;");
+    let data = vec![1; 30 << 20];
+    let (mut holding_on, mut waiting, call) = holding(&daemon, &data);
+    assert!(holding_on.is_closed_within(PATIENCE));
+    assert!(wait_until(PATIENCE, || {
+        waiting.call(call.clone()).rv().is_ok()
+    }));
+    let (leaving, mut waiting, call) = holding(&daemon, &data);
+    drop(leaving);
+    assert!(wait_until(PATIENCE, || {
+        waiting.call(call.clone()).rv().is_ok()
+    }));
+    // Random data is a large result of a small call.
+    let random = Call::C_GenerateRandom(SESSION, xdr::Ulong(40 << 20));
+    assert!(waiting.call(random.clone()).rv().is_ok());
+    let (_holding, mut waiting, _) = holding(&daemon, &data);
+    let refusal = refused(Function::C_GenerateRandom, CkRv::DEVICE_MEMORY);
+    assert!(waiting.call(random) == refusal);
+    let little = Call::C_GenerateRandom(SESSION, xdr::Ulong(1 << 20));
+    assert!(waiting.call(little).rv().is_ok());
+}
+
+/// With the defaults.
+#[test]
+fn a_call_of_100_mib_is_executed() {
+    let token = Token::new();
+    let (_daemon, mut client) = softhsm(&token, "");
+    let login = client.call(Call::C_Login(SESSION, UserType(1), Token::PIN.as_bytes()));
+    assert!(login.rv().is_ok());
+    let begun = client.call(Call::C_DigestInit(SESSION, mechanism(SHA256)));
+    assert_eq!(begun.rv(), CkRv::OK);
+    let data = vec![0; 100 << 20];
+    let Reply::C_Digest(digest) = client.call(Call::C_Digest(SESSION, &data)) else {
+        panic!("another function's reply")
+    };
+    assert_eq!(digest.rv, CkRv::OK);
+    // head -c 104857600 /dev/zero | sha256sum
+    assert_eq!(
+        digest.data[..8],
+        [0x20, 0x49, 0x2a, 0x4d, 0x0d, 0x84, 0xf8, 0xbe]
+    );
+    assert!(client.call(Call::C_Logout(SESSION)).rv().is_ok());
+}

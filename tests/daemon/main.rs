@@ -103,9 +103,10 @@ impl Client {
 }
 
 fn encoded(call: &Call<'_>) -> Vec<u8> {
-    rpc::write_call(Xid(7), call, &mut Vec::new())
-        .expect("small")
-        .to_vec()
+    let mut buffer = Vec::new();
+    let record = rpc::write_call(Xid(7), call, &mut buffer).expect("it can be sent");
+    let parts: Vec<&[u8]> = record.unsent().iter().map(|part| &**part).collect();
+    parts.concat()
 }
 
 /// A directory with a filter.conf for the null module.

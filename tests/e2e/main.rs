@@ -1,6 +1,6 @@
 //! Tests daemon, client library and SoftHSM together, in every pairing with the original's halves.
 //!
-//! `pairs` compares transcripts of a long script of calls, `applications` runs threaded and forking
+//! `pairs` compares transcripts of a long script of calls, `long` those of calls of 100 MiB, `applications` runs threaded and forking
 //! programs and pkcs11-tool, `modules` puts another module behind a daemon, `workers` looks at the
 //! daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
 //! `E2E_KEEP=1` keeps the temporary directories, the daemons' logs and configurations among them.
@@ -12,6 +12,7 @@ mod support;
 
 mod applications;
 mod differences;
+mod long;
 mod modules;
 mod pairs;
 mod workers;
