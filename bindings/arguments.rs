@@ -13,6 +13,7 @@ use xdr::{Attribute, CkRv, DataResult, LONGEST_BYTES, MOST_ELEMENTS, Mechanism, 
 
 use xdr::attribute_types::{is_nested, is_number};
 use xdr::word_size::{narrow, wide};
+use zeroize::Zeroize;
 
 /// Upper bound on the memory for one reply, in bytes, whatever length a module asks for.
 pub const OUTPUT_LIMIT: usize = 64 << 20;
@@ -94,13 +95,14 @@ pub(crate) struct CTemplate<'a> {
 }
 
 impl<'a> CTemplate<'a> {
-    /// Refuses a template that contains another template, because that would hold addresses.
+    /// Refuses a template that contains another template, because that would hold addresses, unless the
+    /// other is empty.
     pub(crate) fn new(template: &'a mut Template, empty: Empty) -> Result<CTemplate<'a>, CkRv> {
-        if template
-            .0
-            .iter()
-            .any(|attribute| is_nested(attribute.attribute_type))
-        {
+        let holds_addresses = |attribute: &Attribute| {
+            let is_empty = attribute.value.is_empty() && attribute.value_len == Ulong(0);
+            is_nested(attribute.attribute_type) && !is_empty
+        };
+        if template.0.iter().any(holds_addresses) {
             return Err(CkRv::ATTRIBUTE_TYPE_INVALID);
         }
         Ok(CTemplate::of(template.0.iter_mut(), empty))
@@ -150,39 +152,36 @@ impl<'a> CTemplate<'a> {
     }
 }
 
-/// Makes a C_GetAttributeValue call on the template in place. `call` gets every attribute except
-/// nested templates.
+/// Makes a C_GetAttributeValue call on the template in place. The module is asked for the size of nested
+/// templates only: the room for one holds addresses, and so does its value, unless that is empty.
 ///
 /// An attribute that a failing call does not change is returned as it was sent, as by the original.
 pub(crate) fn attribute_values(
     template: &mut Template,
     call: impl FnOnce(*mut CK_ATTRIBUTE, CK_ULONG) -> CkRv,
 ) -> CkRv {
-    let (nested, mut asked): (Vec<_>, Vec<_>) = template
-        .0
-        .iter_mut()
-        .partition(|attribute| is_nested(attribute.attribute_type));
-    let some_nested = !nested.is_empty();
-    nested.into_iter().for_each(make_unavailable);
-    if some_nested && asked.is_empty() {
-        return CkRv::ATTRIBUTE_TYPE_INVALID;
-    }
-
-    let mut c = CTemplate::of(
-        asked.iter_mut().map(|attribute| &mut **attribute),
-        Empty::Null,
-    );
+    let drop_room = |attribute: &mut Attribute| {
+        let has_room = is_nested(attribute.attribute_type) && !attribute.value.is_empty();
+        if has_room {
+            attribute.value.zeroize();
+        }
+        has_room
+    };
+    let withheld: Vec<bool> = template.0.iter_mut().map(drop_room).collect();
+    let mut c = CTemplate::of(template.0.iter_mut(), Empty::Null);
     let rv = call(c.as_ptr(), c.count());
-    let lengths: Vec<CK_ULONG> = c
-        .attributes
-        .iter()
-        .map(|answer| answer.ulValueLen)
-        .collect();
+    let answers = c.attributes.iter();
+    let lengths: Vec<CK_ULONG> = answers.map(|answer| answer.ulValueLen).collect();
     let mut zeros = MOST_ZEROS;
-    for (attribute, length) in asked.into_iter().zip(lengths) {
+    let mut some_withheld = false;
+    for ((attribute, length), is_withheld) in template.0.iter_mut().zip(lengths).zip(withheld) {
         take_value(attribute, length, &mut zeros);
+        if is_withheld && attribute.value_len != Ulong(0) {
+            make_unavailable(attribute);
+            some_withheld = true;
+        }
     }
-    if some_nested && rv.is_ok() {
+    if some_withheld && rv.is_ok() {
         return CkRv::ATTRIBUTE_TYPE_INVALID;
     }
     rv

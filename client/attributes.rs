@@ -3,7 +3,8 @@
 //! The protocol tells the room by sending that many bytes. We send zeros; the original sends the
 //! application's memory. The reply becomes one [`Found`] for each attribute asked for, which `abi`
 //! writes to the application. The semantics are those of PKCS#11 v2.20, section 11.7, as far as an
-//! original daemon supports them. Nested templates are answered here and never sent.
+//! original daemon supports them. Nested templates hold addresses: only their size is asked for, and a value
+//! is had of an empty one only.
 
 use std::collections::TryReserveError;
 
@@ -47,11 +48,7 @@ pub(crate) fn values(
     object: ObjectHandle,
     wanted: &[Wanted],
 ) -> (CkRv, Vec<Found>) {
-    let sent: Vec<Wanted> = wanted
-        .iter()
-        .copied()
-        .filter(|wanted| !is_nested(wanted.attribute_type))
-        .collect();
+    let sent: Vec<Wanted> = wanted.iter().map(without_addresses).collect();
     let ask = |rooms: &[Wanted]| query(remote, session, object, rooms);
     let (rv, values) = if sent.iter().any(|wanted| is_large(wanted.room)) {
         // Sizes first: the room a caller claims may be most of its address space.
@@ -83,13 +80,12 @@ pub(crate) fn values(
     let found = wanted
         .iter()
         .map(|wanted| {
-            let (found, verdict) = if is_nested(wanted.attribute_type) {
-                (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID)
-            } else {
-                match values.next() {
-                    Some(value) => sort(value, wanted.room, zero),
-                    None => (Found::Unavailable, CkRv::OK),
+            let (found, verdict) = match values.next() {
+                Some(value) if is_nested(wanted.attribute_type) => {
+                    sort_nested(&value, wanted.room, zero)
                 }
+                Some(value) => sort(value, wanted.room, zero),
+                None => (Found::Unavailable, CkRv::OK),
             };
             if rv.is_ok() {
                 rv = verdict;
@@ -117,6 +113,15 @@ fn answers_template(rv: CkRv) -> bool {
 
 fn is_large(room: Room) -> bool {
     room.is_some_and(|room| room > LARGEST_ROOM_SENT)
+}
+
+/// What is asked for: of a nested template, the size.
+fn without_addresses(wanted: &Wanted) -> Wanted {
+    if is_nested(wanted.attribute_type) {
+        size_query(wanted)
+    } else {
+        *wanted
+    }
 }
 
 fn size_query(wanted: &Wanted) -> Wanted {
@@ -210,6 +215,17 @@ fn sort(received: Attribute, room: Room, zero: Zero) -> (Found, CkRv) {
             (Found::Unavailable, CkRv::DEVICE_ERROR)
         }
         (Some(_), Some(_)) => (Found::Value(received), CkRv::OK),
+    }
+}
+
+/// The same for a nested template, of which the size was asked for. What it contains cannot be had.
+fn sort_nested(received: &Attribute, room: Room, zero: Zero) -> (Found, CkRv) {
+    match (length(received), room) {
+        (None, _) => (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID),
+        (Some(0), _) if zero == Zero::Unavailable => (Found::Unavailable, CkRv::OK),
+        (Some(size), None) => (Found::Size(size), CkRv::OK),
+        (Some(0), Some(_)) => (Found::Size(0), CkRv::OK),
+        (Some(_), Some(_)) => (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID),
     }
 }
 
@@ -418,18 +434,30 @@ mod tests {
         }
     }
 
+    /// The room for one would hold the application's addresses, or zeros that a module takes for some.
     #[test]
-    fn nested_templates_are_not_asked_for() {
-        let (library, requests) = module(5);
-        let rooms = [
-            wanted(WRAP_TEMPLATE, Some(48)),
-            wanted(LABEL, Some(5)),
-            wanted(WRAP_TEMPLATE, None),
-        ];
-        let (rv, found) = ask(&library, &rooms);
-        assert_eq!(rv, CkRv::ATTRIBUTE_TYPE_INVALID);
-        assert_eq!(lengths(&found), [-1, 105, -1]);
-        let request = requests.lock().unwrap()[0].clone();
-        assert!(request.0 == [received(LABEL, &[0; 5], 5)]);
+    fn only_the_size_of_nested_templates_is_asked_for() {
+        for (size, expected) in [
+            (5, (CkRv::ATTRIBUTE_TYPE_INVALID, [-1, 105, 5, -1])),
+            (0, (CkRv::OK, [0, 100, 0, 0])),
+        ] {
+            let (library, requests) = module(size);
+            let rooms = [
+                wanted(WRAP_TEMPLATE, Some(48)),
+                wanted(LABEL, Some(5)),
+                wanted(WRAP_TEMPLATE, None),
+                wanted(WRAP_TEMPLATE, Some(usize::MAX)),
+            ];
+            let (rv, found) = ask(&library, &rooms);
+            assert_eq!(
+                (rv, lengths(&found).as_slice()),
+                (expected.0, &expected.1[..])
+            );
+            let requests = requests.lock().unwrap();
+            assert_eq!(requests.len(), 1);
+            let asked = || received(WRAP_TEMPLATE, b"", 0);
+            let label = received(LABEL, &[0; 5], 5);
+            assert!(requests[0].0 == [asked(), label, asked(), asked()]);
+        }
     }
 }

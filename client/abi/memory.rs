@@ -230,10 +230,11 @@ pub(super) unsafe fn template(
         let attribute_type = AttributeType(wide(attribute.type_));
         let no_value =
             attribute.pValue.is_null() || attribute.ulValueLen == CK_UNAVAILABLE_INFORMATION;
-        let value = if no_value {
-            Vec::new()
-        } else if is_nested(attribute_type) {
+        let value = if is_nested(attribute_type) && attribute.ulValueLen != 0 {
+            // It holds addresses.
             return Err(CkRv::ATTRIBUTE_TYPE_INVALID);
+        } else if no_value {
+            Vec::new()
         } else {
             // SAFETY: the caller's word on the value.
             unsafe { copied(attribute.pValue, attribute.ulValueLen) }?

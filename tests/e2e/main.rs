@@ -14,5 +14,6 @@ mod applications;
 mod differences;
 mod long;
 mod modules;
+mod nested;
 mod pairs;
 mod workers;

@@ -21,6 +21,7 @@ const SECTIONS: &[&str] = &[
     "findrest",
     "attributes",
     "longvalues",
+    "nested",
     "objects",
     "sign",
     "encrypt",

@@ -1001,6 +1001,92 @@ static void section_attributes(void)
     stop();
 }
 
+/* Templates within templates that are empty, which hold no pointers. */
+static void section_nested(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_BYTE a[256], b[256];
+    static const struct { const char *name; CK_ATTRIBUTE_TYPE type; } kinds[] = {
+        { "WRAP_TEMPLATE", CKA_WRAP_TEMPLATE }, { "UNWRAP_TEMPLATE", CKA_UNWRAP_TEMPLATE }, { "DERIVE_TEMPLATE", CKA_DERIVE_TEMPLATE },
+        { "unknown array", CKF_ARRAY_ATTRIBUTE | 0x7ff }, { "vendor's array", CKF_ARRAY_ATTRIBUTE | 0x80000001 },
+    };
+    CK_OBJECT_HANDLE key = aes_key(session, 16), private = rsa_private(session), object;
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        CK_ATTRIBUTE_TYPE type = kinds[i].type;
+        const char *name = kinds[i].name;
+        CK_ATTRIBUTE size[] = { { type, NULL, 0 } }, room[] = { { type, a, sizeof a } }, none[] = { { type, a, 0 } };
+        memset(a, 0xa5, sizeof a), memset(b, 0xa5, sizeof b);
+        attributes(text("size of %s", name), session, key, size, 1);
+        attributes(text("%s", name), session, key, room, 1);
+        attributes(text("%s without room", name), session, key, none, 1);
+        CK_ATTRIBUTE mixed[] = { { CKA_LABEL, b, sizeof b }, { type, NULL, 0 }, { CKA_VALUE, NULL, 0 } };
+        attributes(text("size of %s and others", name), session, key, mixed, COUNT(mixed));
+        CK_ATTRIBUTE more[] = { { type, a, sizeof a }, { CKA_LABEL, b, sizeof b } };
+        attributes(text("%s and others", name), session, key, more, COUNT(more));
+        CK_ATTRIBUTE there[] = { { type, NULL, 0 } };
+        attributes(text("size of %s of a private key", name), session, private, there, 1);
+        check("the buffer is as it was", a[0] == 0xa5);
+        for (int has_address = 0; has_address < 2; has_address++) {
+            CK_ATTRIBUTE aes[] = { NUMBER(CKA_CLASS, CKO_SECRET_KEY), NUMBER(CKA_KEY_TYPE, CKK_AES), VALUE(CKA_VALUE, KEY32, 16),
+                BOOL(CKA_TOKEN, 0), BOOL(CKA_PRIVATE, 0), BOOL(CKA_WRAP, 1), { type, has_address ? a : NULL, 0 } };
+            CK_OBJECT_HANDLE made = create(session, text("AES with empty %s, %s", name, has_address ? "address" : "NULL"), aes, COUNT(aes));
+            CK_ATTRIBUTE told[] = { { type, NULL, 0 } };
+            if (made)
+                attributes(text("size of %s of it", name), session, made, told, 1);
+            CK_ATTRIBUTE change[] = { { type, has_address ? a : NULL, 0 } };
+            PLAIN(text("C_SetAttributeValue %s", name), p11->C_SetAttributeValue(session, key, change, 1));
+            PLAIN(text("C_CopyObject %s", name), p11->C_CopyObject(session, key, change, 1, &object));
+            PLAIN(text("C_FindObjectsInit %s", name), p11->C_FindObjectsInit(session, change, 1));
+            CK_ULONG n = 0;
+            CK_OBJECT_HANDLE found[16];
+            CK_RV rv = p11->C_FindObjects(session, found, 16, &n);
+            show(text("C_FindObjects %s", name), rv, WHEN(rv, "count=%lu", n));
+            PLAIN("C_FindObjectsFinal", p11->C_FindObjectsFinal(session));
+            CK_ATTRIBUTE generate[] = { NUMBER(CKA_VALUE_LEN, 16), BOOL(CKA_TOKEN, 0), { type, has_address ? a : NULL, 0 } };
+            PLAIN(text("C_GenerateKey %s", name), p11->C_GenerateKey(session, BARE(CKM_AES_KEY_GEN), generate, COUNT(generate), &object));
+        }
+    }
+    stop();
+}
+
+/* Leaves a key on the token that has templates: no proxy carries them. */
+static void section_nestedkey(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_ATTRIBUTE inner[] = { BOOL(CKA_EXTRACTABLE, 1), NUMBER(CKA_KEY_TYPE, CKK_AES) };
+    CK_ATTRIBUTE aes[] = { NUMBER(CKA_CLASS, CKO_SECRET_KEY), NUMBER(CKA_KEY_TYPE, CKK_AES), VALUE(CKA_VALUE, KEY32, 16),
+        BOOL(CKA_TOKEN, 1), BOOL(CKA_PRIVATE, 0), BOOL(CKA_WRAP, 1), TEXT(CKA_LABEL, "nested"), BYTES(CKA_WRAP_TEMPLATE, inner) };
+    create(session, "AES with a template", aes, COUNT(aes));
+    stop();
+}
+
+/* Reads that key. */
+static void section_nestedread(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = open_session(RO);
+    CK_ATTRIBUTE label[] = { TEXT(CKA_LABEL, "nested") };
+    CK_OBJECT_HANDLE key = 0;
+    CK_ULONG n = 0;
+    PLAIN("C_FindObjectsInit", p11->C_FindObjectsInit(session, label, 1));
+    PLAIN("C_FindObjects", p11->C_FindObjects(session, &key, 1, &n));
+    PLAIN("C_FindObjectsFinal", p11->C_FindObjectsFinal(session));
+    CK_BYTE name[16];
+    CK_ATTRIBUTE sizes[] = { { CKA_WRAP_TEMPLATE, NULL, 0 }, { CKA_LABEL, name, sizeof name }, { CKA_UNWRAP_TEMPLATE, NULL, 0 } };
+    attributes("sizes", session, key, sizes, COUNT(sizes));
+    CK_ATTRIBUTE inner[4] = { { 4711, NULL, 4711 }, { 4711, NULL, 4711 }, { 4711, NULL, 4711 }, { 4711, NULL, 4711 } };
+    CK_ATTRIBUTE room[] = { BYTES(CKA_WRAP_TEMPLATE, inner) };
+    CK_RV rv = p11->C_GetAttributeValue(session, key, room, 1);
+    show("C_GetAttributeValue with room", rv, text("length=%ld first=0x%lx", (long)room[0].ulValueLen, inner[0].type));
+    check("the rest of the room is as it was", inner[2].type == 4711 && inner[3].ulValueLen == 4711);
+    stop();
+}
+
 /* Values longer than what one packet, one buffer or one answer to a size query holds. */
 static void section_longvalues(void)
 {
@@ -1756,6 +1842,7 @@ static const struct { const char *name; void (*run)(void); } SECTIONS[] = {
     { "sessions", section_sessions }, { "login", section_login }, { "token", section_token }, { "keygen", section_keygen },
     { "import", section_import }, { "find", section_find }, { "findrest", section_findrest }, { "attributes", section_attributes },
     { "longvalues", section_longvalues },
+    { "nested", section_nested }, { "nestedkey", section_nestedkey }, { "nestedread", section_nestedread },
     { "badclass", section_badclass }, { "objects", section_objects }, { "sign", section_sign }, { "encrypt", section_encrypt },
     { "sizes", section_sizes }, { "longdata", section_longdata }, { "digest", section_digest }, { "pending", section_pending }, { "wrap", section_wrap },
     { "wrapbare", section_wrapbare }, { "derive", section_derive }, { "pointers", section_pointers }, { "random", section_random },
