@@ -98,8 +98,9 @@ macro_rules! bytes_to_bytes {
                 // SAFETY: the contract of this module.
                 let places = unsafe { Places::new(output, output_length) }?;
                 // SAFETY: the contract of this module; output is written when it is no longer used.
-                let input = unsafe { memory::bytes(input, input_length) }?;
+                let input = unsafe { memory::bytes(input, input_length, TOO_LONG) };
                 let session = session_handle(session);
+                let input = library.checked(session, Function::$name, input)?;
                 let call = Call::$name(session, input);
                 let answer = library.two_phase(session, call, input, places.room())?;
                 places.put(answer)
@@ -141,8 +142,9 @@ macro_rules! taking_bytes {
         ) -> CK_RV {
             enter(|library| {
                 // SAFETY: the contract of this module.
-                let input = unsafe { memory::bytes(input, length) }?;
+                let input = unsafe { memory::bytes(input, length, TOO_LONG) };
                 let session = session_handle(session);
+                let input = library.checked(session, Function::$name, input)?;
                 library.operate(session, Call::$name(session, input))
             })
         }

@@ -8,8 +8,10 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use xdr::ending::calls_that_end;
+use xdr::facts::Family;
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, DataResult, Flags, MOST_ELEMENTS, Mechanism,
+    Architecture, Call, CkRv, Cryptoki, DataResult, Flags, Function, MOST_ELEMENTS, Mechanism,
     MechanismListResult, MechanismType, ObjectHandle, Reply, SessionHandle, SlotId, SlotListResult,
     Ulong,
 };
@@ -32,6 +34,9 @@ pub(crate) enum StartError {
     #[error("C_Initialize: {0}")]
     Initialize(CkRv),
 }
+
+/// What an input is answered that is longer than a record; [`Library::checked`] has more to say.
+pub(crate) const TOO_LONG: CkRv = CkRv::DATA_LEN_RANGE;
 
 /// CKF_DONT_BLOCK of C_WaitForSlotEvent.
 const DONT_BLOCK: u64 = 1;
@@ -112,6 +117,38 @@ impl<R: Remote> Library<R> {
             Some(refused) => refused.map(drop),
             None => self.only(call),
         }
+    }
+
+    /// The input of a call of `function`, if it could be read. One that is too long ends the operation, as
+    /// every failing call does, and gets the function's own CK_RV for that.
+    pub fn checked<'a>(
+        &self,
+        session: SessionHandle,
+        function: Function,
+        input: Result<&'a [u8], CkRv>,
+    ) -> Result<&'a [u8], CkRv> {
+        input.map_err(|rv| {
+            if rv == CkRv::ARGUMENTS_BAD {
+                return rv;
+            }
+            for call in calls_that_end(function, session) {
+                let _ = self.sessions().answer(session, call.function(), &[], None);
+                self.call(call).wipe();
+            }
+            let facts = function.facts();
+            if rv != TOO_LONG {
+                rv
+            } else if facts.is_of(Family::Decrypt) {
+                CkRv::ENCRYPTED_DATA_LEN_RANGE
+            } else if matches!(
+                function,
+                Function::C_VerifyFinal | Function::C_VerifyRecover
+            ) {
+                CkRv::SIGNATURE_LEN_RANGE
+            } else {
+                TOO_LONG
+            }
+        })
     }
 
     /// A call that answers bytes, for which the caller has `room`. `input` is what the call's

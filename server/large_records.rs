@@ -11,7 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bindings::module::OUTPUT_LIMIT;
 use filter::replies;
-use xdr::facts::{Family, Role, Step};
+use xdr::ending::calls_that_end;
+use xdr::facts::{Family, Role};
 use xdr::record::{LARGE, Records, TooLong};
 use xdr::rpc::{self, Beginning, Rejection};
 use xdr::{Call, CkRv, Cryptoki, Function, Reply, SessionHandle, Ulong};
@@ -214,77 +215,17 @@ fn has_bytes(function: Function) -> bool {
     function.facts().roles.iter().any(has_bytes)
 }
 
-/// Ends the operations that a refused call belongs to: by PKCS#11 (v2.20, sections 11.8 to 11.12) a failing
-/// call does, and without that the session could not begin another one. What comes out is dropped.
+/// Ends the operations that a refused call belongs to. What comes out is dropped.
 fn end_operations(function: Function, session: SessionHandle, served: &dyn Cryptoki) {
-    let facts = function.facts();
-    if !matches!(facts.step, Some(Step::Update | Step::End)) {
-        return;
-    }
-    for call in facts.families.iter().flat_map(|of| ending(*of, session)) {
+    for call in calls_that_end(function, session) {
         // A panic says that the module is in trouble; the next call will tell.
         let _ = catch_unwind(AssertUnwindSafe(|| served.call(call).wipe()));
     }
 }
 
-/// Calls that end an operation of this kind. The first ends one in parts; the second ends one in a single
-/// call, or what a module did not end at the first.
-fn ending(family: Family, session: SessionHandle) -> Vec<Call<'static>> {
-    match family {
-        Family::Digest => vec![Call::C_DigestFinal(session), Call::C_Digest(session, &[])],
-        Family::Sign => vec![Call::C_SignFinal(session), Call::C_Sign(session, &[])],
-        Family::SignRecover => vec![Call::C_SignRecover(session, &[])],
-        Family::Verify => vec![
-            Call::C_VerifyFinal(session, &[]),
-            Call::C_Verify(session, &[], &[]),
-        ],
-        Family::VerifyRecover => vec![Call::C_VerifyRecover(session, &[])],
-        Family::Encrypt => vec![Call::C_EncryptFinal(session), Call::C_Encrypt(session, &[])],
-        Family::Decrypt => vec![Call::C_DecryptFinal(session), Call::C_Decrypt(session, &[])],
-        // A search, or an operation that is one call.
-        Family::Search
-        | Family::Wrap
-        | Family::Unwrap
-        | Family::Derive
-        | Family::Generate
-        | Family::OperationState => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-
-    /// Notes what is called.
-    struct Noting(Mutex<Vec<Function>>);
-
-    impl Cryptoki for Noting {
-        fn call(&self, call: Call<'_>) -> Reply {
-            self.0.lock().unwrap().push(call.function());
-            Reply::only(call.function(), CkRv::OK)
-        }
-    }
-
-    #[test]
-    fn a_refused_call_ends_its_operations() {
-        use Function::*;
-        let ended_by = |function| {
-            let served = Noting(Mutex::default());
-            end_operations(function, SessionHandle(1), &served);
-            served.0.into_inner().unwrap()
-        };
-        assert_eq!(ended_by(C_Digest), [C_DigestFinal, C_Digest]);
-        assert_eq!(ended_by(C_VerifyUpdate), [C_VerifyFinal, C_Verify]);
-        assert_eq!(
-            ended_by(C_DecryptDigestUpdate),
-            [C_DecryptFinal, C_Decrypt, C_DigestFinal, C_Digest]
-        );
-        for function in [C_DigestInit, C_CreateObject, C_WrapKey, C_FindObjectsInit] {
-            assert_eq!(ended_by(function), [], "{function:?}");
-        }
-    }
 
     #[test]
     fn calls_of_one_length_only_are_never_that_long() {

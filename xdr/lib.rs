@@ -27,6 +27,7 @@
 pub mod attribute_types;
 pub mod call;
 pub mod codec;
+pub mod ending;
 pub mod facts;
 pub mod integers;
 pub mod mechanism;

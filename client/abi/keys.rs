@@ -3,7 +3,7 @@
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
 };
-use xdr::Cryptoki;
+use xdr::{CkRv, Cryptoki};
 
 use super::memory;
 use super::memory::{Place, Places};
@@ -106,8 +106,9 @@ pub unsafe extern "C" fn C_UnwrapKey(
         let place = unsafe { Place::new(key) }?;
         // SAFETY: the contract of this module.
         let mechanism = unsafe { memory::mechanism(mechanism) }?;
+        let too_long = CkRv::WRAPPED_KEY_LEN_RANGE;
         // SAFETY: the contract of this module.
-        let wrapped = unsafe { memory::bytes(wrapped, wrapped_length) }?;
+        let wrapped = unsafe { memory::bytes(wrapped, wrapped_length, too_long) }?;
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let (session, with) = (session_handle(session), object_handle(unwrapping_key));

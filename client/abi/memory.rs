@@ -9,9 +9,9 @@ use std::ffi::c_void;
 use std::slice;
 
 use cryptoki_sys::{CK_ATTRIBUTE, CK_MECHANISM, CK_ULONG, CK_UNAVAILABLE_INFORMATION};
-use xdr::{Attribute, AttributeType, CkRv, Mechanism, MechanismType, Template};
+use xdr::{Attribute, AttributeType, CkRv, LONGEST_BYTES, Mechanism, MechanismType, Template};
 
-use xdr::attribute_types::is_nested;
+use xdr::attribute_types::{is_boolean, is_nested, is_number};
 use xdr::word_size::wide;
 
 use crate::attributes::{Found, Wanted};
@@ -109,12 +109,16 @@ pub(super) unsafe fn copy<T: Copy>(values: &[T], to: *mut T) {
     unsafe { to.copy_from_nonoverlapping(from, size_of_val(values)) };
 }
 
-/// A byte string. Null is one without bytes.
+/// A byte string. Null is one without bytes. One that no record can carry is answered `too_long`, unread.
 ///
 /// # Safety
 /// Unless null, `first` can be read as that many bytes, unchanged, for as long as `'a`.
-pub(super) unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG) -> Result<&'a [u8], CkRv> {
-    let length = usize::try_from(length).map_err(|_| CkRv::HOST_MEMORY)?;
+pub(super) unsafe fn bytes<'a>(
+    first: *const u8,
+    length: CK_ULONG,
+    too_long: CkRv,
+) -> Result<&'a [u8], CkRv> {
+    let length = usize::try_from(length).map_err(|_| too_long)?;
     if length == 0 {
         return Ok(&[]);
     }
@@ -122,14 +126,14 @@ pub(super) unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG) -> Result<&'a
         return Err(CkRv::ARGUMENTS_BAD);
     }
     if length > LONGEST_INPUT {
-        return Err(CkRv::HOST_MEMORY);
+        return Err(too_long);
     }
     // SAFETY: not null, not longer than an object can be, and readable by the caller's word.
     Ok(unsafe { slice::from_raw_parts(first, length) })
 }
 
-/// No record carries more: the fragment length of a record mark has 31 bits.
-const LONGEST_INPUT: usize = i32::MAX as usize;
+/// No record carries more: the fragment length of a record mark has 31 bits, and the header takes some.
+const LONGEST_INPUT: usize = i32::MAX as usize - 1024;
 
 /// A PIN. NULL means that there is none, whatever the length.
 ///
@@ -138,10 +142,11 @@ const LONGEST_INPUT: usize = i32::MAX as usize;
 pub(super) unsafe fn optional_bytes<'a>(
     first: *const u8,
     length: CK_ULONG,
+    too_long: CkRv,
 ) -> Result<&'a [u8], CkRv> {
     let length = if first.is_null() { 0 } else { length };
     // SAFETY: the caller's word.
-    unsafe { bytes(first, length) }
+    unsafe { bytes(first, length, too_long) }
 }
 
 /// The `SIZE` bytes of a text field.
@@ -150,7 +155,7 @@ pub(super) unsafe fn optional_bytes<'a>(
 /// As [`bytes`].
 pub(super) unsafe fn field<'a, const SIZE: usize>(first: *const u8) -> Result<&'a [u8], CkRv> {
     // SAFETY: the caller's word.
-    unsafe { bytes(first, SIZE as CK_ULONG) }
+    unsafe { bytes(first, SIZE as CK_ULONG, CkRv::ARGUMENTS_BAD) }
 }
 
 /// A copy of the application's bytes. CKR_HOST_MEMORY if there is not enough memory for it.
@@ -159,7 +164,7 @@ pub(super) unsafe fn field<'a, const SIZE: usize>(first: *const u8) -> Result<&'
 /// As [`bytes`].
 unsafe fn copied(first: *const c_void, length: CK_ULONG) -> Result<Vec<u8>, CkRv> {
     // SAFETY: the caller's word.
-    let from = unsafe { bytes(first.cast(), length) }?;
+    let from = unsafe { bytes(first.cast(), length, CkRv::HOST_MEMORY) }?;
     let mut copy = Vec::new();
     copy.try_reserve_exact(from.len())
         .map_err(|_| CkRv::HOST_MEMORY)?;
@@ -228,20 +233,44 @@ pub(super) unsafe fn template(
     let mut template = Vec::with_capacity(given.len());
     for attribute in given {
         let attribute_type = AttributeType(wide(attribute.type_));
-        let no_value =
-            attribute.pValue.is_null() || attribute.ulValueLen == CK_UNAVAILABLE_INFORMATION;
-        let value = if is_nested(attribute_type) && attribute.ulValueLen != 0 {
-            // It holds addresses.
-            return Err(CkRv::ATTRIBUTE_TYPE_INVALID);
-        } else if no_value {
-            Vec::new()
-        } else {
+        let value = match Value::of(&attribute)? {
+            Value::None => Vec::new(),
             // SAFETY: the caller's word on the value.
-            unsafe { copied(attribute.pValue, attribute.ulValueLen) }?
+            Value::Bytes => unsafe { copied(attribute.pValue, attribute.ulValueLen) }?,
         };
         template.push(Attribute::new(attribute_type, value));
     }
     Ok(Template(template))
+}
+
+/// How the value of an attribute is sent.
+enum Value {
+    /// Without bytes.
+    None,
+    /// With those that the attribute points to.
+    Bytes,
+}
+
+impl Value {
+    /// Refuses a nested template, which holds addresses, unless it is empty, and a length that no value has.
+    ///
+    /// A number or a boolean with such a length is sent without bytes, since that is as wrong: the module
+    /// answers, which may have more to say about the template.
+    fn of(attribute: &CK_ATTRIBUTE) -> Result<Value, CkRv> {
+        let attribute_type = AttributeType(wide(attribute.type_));
+        let length = wide(attribute.ulValueLen);
+        if length == 0 {
+            Ok(Value::None)
+        } else if is_nested(attribute_type) {
+            Err(CkRv::ATTRIBUTE_TYPE_INVALID)
+        } else if !attribute.pValue.is_null() && length <= LONGEST_BYTES {
+            Ok(Value::Bytes)
+        } else if is_number(attribute_type) || is_boolean(attribute_type) {
+            Ok(Value::None)
+        } else {
+            Err(CkRv::ATTRIBUTE_VALUE_INVALID)
+        }
+    }
 }
 
 /// The template of C_GetAttributeValue: it says which attributes are wanted and receives their
@@ -266,14 +295,14 @@ impl WantedAttributes {
         Ok(WantedAttributes { first, given })
     }
 
-    /// What is wanted. A length of CK_UNAVAILABLE_INFORMATION is no room: the size is told.
+    /// What is wanted. Any length beside an address is room, as for modules, so that CKR_OK always comes with
+    /// the value.
     pub fn wanted(&self) -> Vec<Wanted> {
         let wanted = |attribute: &CK_ATTRIBUTE| {
             let (value, length) = (attribute.pValue, attribute.ulValueLen);
-            let has_room = !value.is_null() && length != CK_UNAVAILABLE_INFORMATION;
             Wanted {
                 attribute_type: AttributeType(wide(attribute.type_)),
-                room: has_room.then(|| usize::try_from(length).unwrap_or(usize::MAX)),
+                room: (!value.is_null()).then(|| usize::try_from(length).unwrap_or(usize::MAX)),
             }
         };
         self.given.iter().map(wanted).collect()

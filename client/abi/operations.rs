@@ -1,11 +1,12 @@
 //! Encryption, digests, signatures and random numbers: PKCS#11 v2.20, sections 11.8 to 11.13 and 11.15.
 
 use cryptoki_sys::{CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG};
-use xdr::{Call, CkRv};
+use xdr::{Call, CkRv, Function};
 
 use super::memory;
 use super::memory::Places;
 use super::{enter, object_handle, session_handle};
+use crate::library::TOO_LONG;
 
 beginning_with_key! {
     /// Begins to encrypt.
@@ -106,11 +107,14 @@ pub unsafe extern "C" fn C_Verify(
     signature_length: CK_ULONG,
 ) -> CK_RV {
     enter(|library| {
-        // SAFETY: the contract of this module.
-        let data = unsafe { memory::bytes(data, data_length) }?;
-        // SAFETY: the contract of this module.
-        let signature = unsafe { memory::bytes(signature, signature_length) }?;
         let session = session_handle(session);
+        // SAFETY: the contract of this module.
+        let data = unsafe { memory::bytes(data, data_length, TOO_LONG) };
+        let data = library.checked(session, Function::C_Verify, data)?;
+        let too_long = CkRv::SIGNATURE_LEN_RANGE;
+        // SAFETY: the contract of this module.
+        let signature = unsafe { memory::bytes(signature, signature_length, too_long) };
+        let signature = library.checked(session, Function::C_Verify, signature)?;
         library.operate(session, Call::C_Verify(session, data, signature))
     })
 }

@@ -4,7 +4,7 @@ use cryptoki_sys::{
     CK_BYTE, CK_FLAGS, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO,
     CK_SLOT_ID, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR, CK_VOID_PTR,
 };
-use xdr::{Call, Cryptoki, Flags, UserType};
+use xdr::{Call, CkRv, Cryptoki, Flags, UserType};
 
 use super::memory;
 use super::memory::{Place, Places};
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn C_Login(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::bytes(pin, length) }?;
+        let pin = unsafe { memory::bytes(pin, length, CkRv::PIN_INCORRECT) }?;
         let user = UserType(wide(user));
         library.only(Call::C_Login(session_handle(session), user, pin))
     })
@@ -90,7 +90,7 @@ pub unsafe extern "C" fn C_SetOperationState(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let state = unsafe { memory::bytes(state, length) }?;
+        let state = unsafe { memory::bytes(state, length, CkRv::SAVED_STATE_INVALID) }?;
         let session = session_handle(session);
         let keys = (
             object_handle(encryption_key),

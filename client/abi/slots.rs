@@ -71,7 +71,7 @@ pub unsafe extern "C" fn C_InitToken(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::optional_bytes(pin, pin_length) }?;
+        let pin = unsafe { memory::optional_bytes(pin, pin_length, CkRv::PIN_INCORRECT) }?;
         // SAFETY: the contract of this module: a label has 32 bytes.
         let label = unsafe { memory::field::<LABEL_SIZE>(label) }?;
         library.only(Call::C_InitToken(slot_id(slot), pin, label))
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn C_InitPIN(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::optional_bytes(pin, length) }?;
+        let pin = unsafe { memory::optional_bytes(pin, length, CkRv::PIN_LEN_RANGE) }?;
         library.only(Call::C_InitPIN(session_handle(session), pin))
     })
 }
@@ -103,9 +103,9 @@ pub unsafe extern "C" fn C_SetPIN(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let old = unsafe { memory::optional_bytes(old, old_length) }?;
+        let old = unsafe { memory::optional_bytes(old, old_length, CkRv::PIN_INCORRECT) }?;
         // SAFETY: the contract of this module.
-        let new = unsafe { memory::optional_bytes(new, new_length) }?;
+        let new = unsafe { memory::optional_bytes(new, new_length, CkRv::PIN_LEN_RANGE) }?;
         library.only(Call::C_SetPIN(session_handle(session), old, new))
     })
 }

@@ -112,6 +112,10 @@ pub const DIFFERENCES: &[Difference] = &[
     row("nulls", "C_DigestInit parameter NULL length=4", (Ours, Any), "0x7", "the client refuses it before the call"),
     row("nulls", "C_WaitForSlotEvent slot NULL", (Ours, Any), "0x7", "the client refuses it before the call"),
 
+    row("nulls", "C_FindObjectsInit value NULL length=4", (Ours, Any), "0x13", "it would find objects with an empty value"),
+    row("lengths", "C_FindObjectsInit label", (Ours, Any), "0x13", "it would find objects with an empty value"),
+    row("lengths", "C_DigestInit parameter", (Ours, Any), "0x71", "no parameter of more than 2048 bytes is sent"),
+
     // Run with at least one of ours: pointers do not travel.
     row("pointers", "C_EncryptInit AES_GCM", (Any, Any), "0x71", "a parameter that holds pointers is refused"),
     row("pointers", "C_EncryptInit RSA_PKCS_OAEP with a label", (Any, Any), "0x71", "a parameter that holds pointers is refused"),

@@ -1811,6 +1811,60 @@ static void section_nulls(void)
     stop();
 }
 
+/* Lengths that no value can have, where SoftHSM answers. The original's client crashes on most of them. */
+static void section_lengths(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_OBJECT_HANDLE key = aes_key(session, 16), mac = hmac_key(session), object;
+    CK_BYTE b[64] = "12345678";
+    CK_BBOOL yes = 1;
+    CK_ULONG class = CKO_DATA, lengths[] = { 0xffffffff, (CK_ULONG)-1, (CK_ULONG)1 << 40, 0x100000005 };
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        CK_ULONG n = lengths[i];
+        printf("# length 0x%lx\n", n);
+        CK_ATTRIBUTE odd_class[] = { { CKA_CLASS, &class, n } }, odd_token[] = { NUMBER(CKA_CLASS, CKO_DATA), { CKA_TOKEN, &yes, n } };
+        PLAIN("C_CreateObject class", p11->C_CreateObject(session, odd_class, 1, &object));
+        PLAIN("C_CreateObject token", p11->C_CreateObject(session, odd_token, 2, &object));
+        CK_ATTRIBUTE odd_use[] = { NUMBER(CKA_VALUE_LEN, 16), BOOL(CKA_TOKEN, 0), { CKA_ENCRYPT, &yes, n } }, odd_size[] = { { CKA_VALUE_LEN, &class, n } };
+        PLAIN("C_GenerateKey usage", p11->C_GenerateKey(session, BARE(CKM_AES_KEY_GEN), odd_use, 3, &object));
+        PLAIN("C_GenerateKey size", p11->C_GenerateKey(session, BARE(CKM_AES_KEY_GEN), odd_size, 1, &object));
+        CK_ATTRIBUTE nothing[] = { { CKA_LABEL, NULL, n } }, wide[] = { { CKA_LABEL, b, n } };
+        PLAIN("C_SetAttributeValue label NULL", p11->C_SetAttributeValue(session, key, nothing, 1));
+        CK_ULONG found = 0;
+        PLAIN("C_FindObjectsInit class", p11->C_FindObjectsInit(session, odd_class, 1));
+        CK_RV rv = p11->C_FindObjects(session, &object, 1, &found);
+        show("C_FindObjects", rv, WHEN(rv, "count=%lu", found));
+        PLAIN("C_FindObjectsFinal", p11->C_FindObjectsFinal(session));
+        PLAIN("C_FindObjectsInit label", p11->C_FindObjectsInit(session, wide, 1));
+        p11->C_FindObjectsFinal(session);
+        attributes("label", session, key, wide, 1);
+        PLAIN("C_SetPIN new", p11->C_SetPIN(session, PIN(USER_PIN), b, n));
+        PLAIN("C_UnwrapKey", p11->C_UnwrapKey(session, BARE(CKM_AES_KEY_WRAP), key, b, n | 1, odd_use, 2, &object));
+        /* Each failing call ends its operation. */
+        PLAIN("C_EncryptInit", p11->C_EncryptInit(session, mechanism(CKM_AES_CBC, IV, 16), key));
+        PLAIN("C_Encrypt", (len = sizeof room, p11->C_Encrypt(session, b, n | 1, room, &len)));
+        PLAIN("C_DecryptInit", p11->C_DecryptInit(session, mechanism(CKM_AES_CBC, IV, 16), key));
+        PLAIN("C_Decrypt", (len = sizeof room, p11->C_Decrypt(session, b, n | 1, room, &len)));
+        PLAIN("C_VerifyInit", p11->C_VerifyInit(session, BARE(CKM_SHA256_HMAC), mac));
+        PLAIN("C_Verify signature", p11->C_Verify(session, b, 8, b, n));
+        PLAIN("C_VerifyInit", p11->C_VerifyInit(session, BARE(CKM_SHA256_HMAC), mac));
+        PLAIN("C_VerifyUpdate", p11->C_VerifyUpdate(session, b, 8));
+        PLAIN("C_VerifyFinal", p11->C_VerifyFinal(session, b, n));
+        PLAIN("C_VerifyInit", p11->C_VerifyInit(session, BARE(CKM_SHA256_HMAC), mac));
+        PLAIN("C_Verify", p11->C_Verify(session, b, 8, b, 32));
+        PLAIN("C_DigestInit parameter", p11->C_DigestInit(session, mechanism(CKM_SHA256, IV, n)));
+        len = sizeof room, p11->C_Digest(session, b, 8, room, &len);
+        CK_SLOT_ID ids[64];
+        CK_MECHANISM_TYPE types[512];
+        len = n, rv = p11->C_GetSlotList(CK_FALSE, ids, &len), show("C_GetSlotList", rv, WHEN(rv, "count=%lu", len));
+        len = n, rv = p11->C_GetMechanismList(s0, types, &len), show("C_GetMechanismList", rv, WHEN(rv, "count=%lu", len));
+    }
+    session_info("the session goes on", session);
+    stop();
+}
+
 /* Handles of 64 bits arrive whole. */
 static void section_handles(void)
 {
@@ -1846,7 +1900,7 @@ static const struct { const char *name; void (*run)(void); } SECTIONS[] = {
     { "badclass", section_badclass }, { "objects", section_objects }, { "sign", section_sign }, { "encrypt", section_encrypt },
     { "sizes", section_sizes }, { "longdata", section_longdata }, { "digest", section_digest }, { "pending", section_pending }, { "wrap", section_wrap },
     { "wrapbare", section_wrapbare }, { "derive", section_derive }, { "pointers", section_pointers }, { "random", section_random },
-    { "rare", section_rare }, { "arguments", section_arguments }, { "nulls", section_nulls }, { "handles", section_handles },
+    { "rare", section_rare }, { "arguments", section_arguments }, { "nulls", section_nulls }, { "lengths", section_lengths }, { "handles", section_handles },
 };
 
 int main(int argc, char **argv)
