@@ -16,7 +16,10 @@ use xdr::word_size::{narrow, wide};
 use zeroize::Zeroize;
 
 /// Upper bound on the memory for one reply, in bytes, whatever length a module asks for.
-pub const OUTPUT_LIMIT: usize = 64 << 20;
+pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// Upper bound on the length of random data, in bytes: what a reply of 1 GiB has room for.
+pub const LONGEST_RANDOM: usize = (1 << 30) - 4096;
 
 /// Zeros behind a parameter, as 8-byte words: more than the longest structure of the standard.
 const PARAMETER_SPARE: usize = 32;

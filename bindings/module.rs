@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use crate::arguments::OUTPUT_LIMIT;
+pub use crate::arguments::LONGEST_RANDOM;
 use cryptoki_sys::{CK_C_GetFunctionList, CK_FUNCTION_LIST};
 use xdr::CkRv;
 use xdr::word_size::wide;

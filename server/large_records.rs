@@ -9,7 +9,7 @@
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bindings::module::OUTPUT_LIMIT;
+use bindings::module::LONGEST_RANDOM;
 use filter::replies;
 use xdr::ending::calls_that_end;
 use xdr::facts::{Family, Role};
@@ -134,7 +134,7 @@ impl LargeRecords {
     /// is none. It is given back with the next [`LargeRecords::prepare`].
     pub fn refuse_result(&mut self, call: &Call<'_>) -> Option<Reply> {
         // What is longer is refused without taking memory.
-        const LARGE_RESULT: RangeInclusive<u64> = LARGE as u64 + 1..=OUTPUT_LIMIT as u64;
+        const LARGE_RESULT: RangeInclusive<u64> = LARGE as u64 + 1..=LONGEST_RANDOM as u64;
         match call {
             Call::C_GenerateRandom(_, Ulong(length)) if LARGE_RESULT.contains(length) => {
                 let refusal = || replies::refused(call.function(), CkRv::DEVICE_MEMORY);

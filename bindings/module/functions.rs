@@ -17,7 +17,8 @@ use xdr::{
 
 use super::Functions;
 use crate::arguments::{
-    CMechanism, CTemplate, Empty, OUTPUT_LIMIT, attribute_values, input, list, objects, output, pin,
+    CMechanism, CTemplate, Empty, LONGEST_RANDOM, attribute_values, input, list, objects, output,
+    pin,
 };
 
 /// Room for an output that does not grow with the input: a digest, a signature, a wrapped key. The
@@ -467,7 +468,7 @@ impl Functions {
     /// Refuses lengths over the limit. The original runs out of memory there and answers SYSTEM_ERR.
     pub(super) fn generate_random(&self, session: SessionHandle, length: Ulong) -> DataResult {
         let size = usize::try_from(length.0).unwrap_or(usize::MAX);
-        if size > OUTPUT_LIMIT {
+        if size > LONGEST_RANDOM {
             return DataResult {
                 rv: CkRv::ARGUMENTS_BAD,
                 ..Default::default()

@@ -1417,6 +1417,9 @@ static void section_longdata(void)
     PLAIN("C_EncryptInit", p11->C_EncryptInit(session, mechanism(CKM_AES_CTR, &ctr, sizeof ctr), key));
     CK_RV rv = p11->C_Encrypt(session, data, n, cipher, &m);
     show("C_Encrypt 100 MiB", rv, WHEN(rv, "len=%lu %s", m, hex(cipher, m)));
+    memset(cipher, 0, n);
+    PLAIN("C_GenerateRandom 100 MiB", p11->C_GenerateRandom(session, cipher, n));
+    check("the end is filled too", memcmp(cipher + n - 16, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) != 0);
     session_info("after all", session);
     free(data), free(cipher);
     stop();
