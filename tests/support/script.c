@@ -1868,6 +1868,201 @@ static void section_lengths(void)
     stop();
 }
 
+/* Odd arguments, legal or not, to which SoftHSM has an answer: rooms of 0, signatures of other lengths, operations
+ * that go on in the wrong way, templates without attributes, values of odd shapes. */
+static struct { CK_SESSION_HANDLE session; CK_OBJECT_HANDLE key, mac, public, private; } odd;
+
+/* Nothing is under way, whatever failed before. */
+static void odd_afresh(void)
+{
+    if (odd.session)
+        p11->C_CloseSession(odd.session);
+    odd.session = logged_in();
+    odd.key = aes_key(odd.session, 16), odd.mac = hmac_key(odd.session);
+    odd.public = rsa_public(odd.session), odd.private = rsa_private(odd.session);
+}
+
+/* With an address and room for 0 bytes, then with enough. */
+#define ROOM_OF_0(call, expression) \
+    do { \
+        out = arm(0); \
+        CK_RV rv_ = (expression); \
+        show(call " room=0", rv_, WHEN(rv_, "len=%lu%s", len, touched(rv_, 0))); \
+        out = arm(600); \
+        rv_ = (expression); \
+        show(call " room=600", rv_, WHEN(rv_, "len=%lu", len)); \
+    } while (0)
+
+static void section_odd(void)
+{
+    static CK_BYTE b[600] = "0123456789abcdef0123456789abcdef", eight[8] = { 1 }, two = 2, ff = 0xff;
+    if (!start())
+        return;
+    CK_MECHANISM cbc = { CKM_AES_CBC, IV, 16 }, sha = { CKM_SHA256, NULL, 0 }, hmac = { CKM_SHA256_HMAC, NULL, 0 }, rsa = { CKM_RSA_PKCS, NULL, 0 },
+        x509 = { CKM_RSA_X_509, NULL, 0 }, generate = { CKM_AES_KEY_GEN, NULL, 0 }, pair = { CKM_RSA_PKCS_KEY_PAIR_GEN, NULL, 0 }, dh = { CKM_DH_PKCS_DERIVE, IV, 16 };
+    CK_ULONG n = 77;
+    CK_SLOT_ID ids[8];
+    CK_OBJECT_HANDLE object = 0, other = 0;
+    CK_RV rv = p11->C_GetSlotList(CK_FALSE, NULL, &n);
+    show("C_GetSlotList NULL count=77", rv, text("count=%lu", n));
+    n = 0, rv = p11->C_GetSlotList(2, NULL, &n), show("C_GetSlotList present=2", rv, text("count=%lu", n));
+    n = 1, rv = p11->C_GetSlotList(CK_FALSE, ids, &n), show("C_GetSlotList one too few", rv, text("count=%lu", n));
+    n = 77, rv = p11->C_GetMechanismList(s0, NULL, &n), show("C_GetMechanismList NULL count=77", rv, text("count=%lu", n));
+
+    odd_afresh();
+    p11->C_DigestInit(odd.session, &sha);
+    ROOM_OF_0("C_Digest", p11->C_Digest(odd.session, b, 16, out, &len));
+    p11->C_DigestInit(odd.session, &sha);
+    ROOM_OF_0("C_DigestFinal", p11->C_DigestFinal(odd.session, out, &len));
+    p11->C_SignInit(odd.session, &hmac, odd.mac);
+    ROOM_OF_0("C_Sign", p11->C_Sign(odd.session, b, 16, out, &len));
+    p11->C_SignInit(odd.session, &hmac, odd.mac);
+    ROOM_OF_0("C_SignFinal", p11->C_SignFinal(odd.session, out, &len));
+    p11->C_EncryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_Encrypt", p11->C_Encrypt(odd.session, b, 16, out, &len));
+    p11->C_EncryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_Encrypt of nothing", p11->C_Encrypt(odd.session, b, 0, out, &len));
+    p11->C_EncryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_EncryptUpdate", p11->C_EncryptUpdate(odd.session, b, 16, out, &len));
+    ROOM_OF_0("C_EncryptFinal", p11->C_EncryptFinal(odd.session, out, &len));
+    p11->C_EncryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_EncryptUpdate less than a block", p11->C_EncryptUpdate(odd.session, b, 7, out, &len));
+    ROOM_OF_0("C_EncryptUpdate of nothing", p11->C_EncryptUpdate(odd.session, b, 0, out, &len));
+    ROOM_OF_0("C_EncryptFinal within a block", p11->C_EncryptFinal(odd.session, out, &len));
+    p11->C_DecryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_Decrypt", p11->C_Decrypt(odd.session, b, 16, out, &len));
+    p11->C_DecryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_DecryptUpdate", p11->C_DecryptUpdate(odd.session, b, 16, out, &len));
+    ROOM_OF_0("C_DecryptFinal", p11->C_DecryptFinal(odd.session, out, &len));
+    PLAIN("C_SeedRandom NULL", p11->C_SeedRandom(odd.session, NULL, 0));
+    PLAIN("C_GenerateRandom NULL", p11->C_GenerateRandom(odd.session, NULL, 0));
+
+    CK_ULONG lengths[] = { 0, 1, 31, 33, 300 };
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        PLAIN("C_VerifyInit", p11->C_VerifyInit(odd.session, &hmac, odd.mac));
+        PLAIN(text("C_Verify signature of %lu", lengths[i]), p11->C_Verify(odd.session, b, 16, b, lengths[i]));
+        PLAIN("C_VerifyInit RSA", p11->C_VerifyInit(odd.session, &rsa, odd.public));
+        PLAIN(text("C_Verify RSA signature of %lu", lengths[i]), p11->C_Verify(odd.session, b, 16, b, lengths[i]));
+        PLAIN("C_VerifyInit parts", p11->C_VerifyInit(odd.session, &hmac, odd.mac));
+        PLAIN(text("C_VerifyFinal signature of %lu", lengths[i]), p11->C_VerifyFinal(odd.session, b, lengths[i]));
+    }
+    PLAIN("C_VerifyInit", p11->C_VerifyInit(odd.session, &hmac, odd.mac));
+    PLAIN("C_Verify signature NULL", p11->C_Verify(odd.session, b, 16, NULL, 0));
+
+    odd_afresh();
+    PLAIN("C_SignInit RSA", p11->C_SignInit(odd.session, &rsa, odd.private));
+    PLAIN("C_SignUpdate RSA", p11->C_SignUpdate(odd.session, b, 16));
+    PLAIN("C_SignInit RSA after it", p11->C_SignInit(odd.session, &rsa, odd.private));
+    odd_afresh();
+    PLAIN("C_SignInit RSA", p11->C_SignInit(odd.session, &rsa, odd.private));
+    PLAIN("C_SignFinal RSA", (len = 600, p11->C_SignFinal(odd.session, room, &len)));
+    PLAIN("C_SignInit RSA after it", p11->C_SignInit(odd.session, &rsa, odd.private));
+    odd_afresh();
+    PLAIN("C_EncryptInit RSA", p11->C_EncryptInit(odd.session, &rsa, odd.public));
+    PLAIN("C_EncryptUpdate RSA", (len = 600, p11->C_EncryptUpdate(odd.session, b, 16, room, &len)));
+    PLAIN("C_EncryptInit RSA after it", p11->C_EncryptInit(odd.session, &rsa, odd.public));
+    odd_afresh();
+    PLAIN("C_SignInit X.509", p11->C_SignInit(odd.session, &x509, odd.private));
+    INTO(600, "C_Sign X.509 of nothing", hex, p11->C_Sign(odd.session, b, 0, out, &len));
+    PLAIN("C_EncryptInit X.509", p11->C_EncryptInit(odd.session, &x509, odd.public));
+    INTO(600, "C_Encrypt X.509", hex, p11->C_Encrypt(odd.session, b, 16, out, &len));
+    PLAIN("C_DecryptInit RSA", p11->C_DecryptInit(odd.session, &rsa, odd.private));
+    PLAIN("C_Decrypt RSA of rubbish", (len = 600, p11->C_Decrypt(odd.session, b, 128, room, &len)));
+    PLAIN("C_DecryptInit RSA", p11->C_DecryptInit(odd.session, &rsa, odd.private));
+    PLAIN("C_Decrypt RSA of 100 bytes", (len = 600, p11->C_Decrypt(odd.session, b, 100, room, &len)));
+    PLAIN("C_DigestInit", p11->C_DigestInit(odd.session, &sha));
+    PLAIN("C_DigestUpdate", p11->C_DigestUpdate(odd.session, b, 4));
+    PLAIN("C_Digest after it", (len = 600, p11->C_Digest(odd.session, b, 4, room, &len)));
+    PLAIN("C_DigestFinal after that", (len = 600, p11->C_DigestFinal(odd.session, room, &len)));
+    odd_afresh();
+    PLAIN("C_SignInit", p11->C_SignInit(odd.session, &hmac, odd.mac));
+    PLAIN("C_SignUpdate", p11->C_SignUpdate(odd.session, b, 4));
+    PLAIN("C_Sign after it", (len = 600, p11->C_Sign(odd.session, b, 4, room, &len)));
+    PLAIN("C_FindObjectsInit beside it", p11->C_FindObjectsInit(odd.session, NULL, 0));
+    odd_afresh();
+    PLAIN("C_EncryptInit", p11->C_EncryptInit(odd.session, &cbc, odd.key));
+    PLAIN("C_DestroyObject the key in use", p11->C_DestroyObject(odd.session, odd.key));
+    PLAIN("C_EncryptUpdate with it", (len = 600, p11->C_EncryptUpdate(odd.session, b, 16, room, &len)));
+    odd_afresh();
+    PLAIN("C_SignInit RSA", p11->C_SignInit(odd.session, &rsa, odd.private));
+    PLAIN("C_Logout", p11->C_Logout(odd.session));
+    PLAIN("C_Sign after it", (len = 600, p11->C_Sign(odd.session, b, 4, room, &len)));
+    PLAIN("C_SignInit RSA after it", p11->C_SignInit(odd.session, &rsa, odd.private));
+    PLAIN("C_Login", login(odd.session, CKU_USER, PIN(USER_PIN)));
+    PLAIN("C_SignInit RSA after it", p11->C_SignInit(odd.session, &rsa, odd.private));
+
+    odd_afresh();
+    CK_ATTRIBUTE none[] = { BOOL(CKA_TOKEN, 0) };
+    CK_ATTRIBUTE twice[] = { NUMBER(CKA_CLASS, CKO_DATA), TEXT(CKA_LABEL, "a"), TEXT(CKA_LABEL, "b"), BOOL(CKA_TOKEN, 0), BOOL(CKA_PRIVATE, 0) };
+    CK_ATTRIBUTE label[] = { { CKA_LABEL, b + 100, 9 } };
+    CK_SESSION_HANDLE s = odd.session;
+    PLAIN("C_CreateObject label twice", p11->C_CreateObject(s, twice, COUNT(twice), &object));
+    attributes("label twice", s, object, label, 1);
+    PLAIN("C_CopyObject no attributes", p11->C_CopyObject(s, object, none, 0, &other));
+    PLAIN("C_SetAttributeValue no attributes", p11->C_SetAttributeValue(s, object, none, 0));
+    for (int has_address = 0; has_address < 2; has_address++) {
+        CK_ATTRIBUTE *t = has_address ? none : NULL;
+        CK_BYTE *bytes = has_address ? b : NULL;
+        const char *what = has_address ? "no attributes" : "NULL";
+        PLAIN(text("C_CreateObject %s", what), p11->C_CreateObject(s, t, 0, &object));
+        PLAIN(text("C_GenerateKey %s", what), p11->C_GenerateKey(s, &generate, t, 0, &other));
+        PLAIN(text("C_GenerateKeyPair %s", what), p11->C_GenerateKeyPair(s, &pair, t, 0, t, 0, &object, &other));
+        PLAIN(text("C_DeriveKey %s", what), p11->C_DeriveKey(s, &dh, odd.private, t, 0, &other));
+        PLAIN(text("C_UnwrapKey %s", what), p11->C_UnwrapKey(s, &cbc, odd.key, b, 24, t, 0, &other));
+        PLAIN(text("C_UnwrapKey no bytes, %s", what), p11->C_UnwrapKey(s, &cbc, odd.key, bytes, 0, none, 1, &other));
+        PLAIN(text("C_FindObjectsInit %s", what), p11->C_FindObjectsInit(s, t, 0));
+        PLAIN("C_FindObjectsFinal", p11->C_FindObjectsFinal(s));
+    }
+    CK_DATE date = { "2024", "01", "02" };
+    CK_ATTRIBUTE shapes[] = {
+        { CKA_ENCRYPT, &two, 1 }, { CKA_ENCRYPT, &ff, 1 }, { CKA_ENCRYPT, eight, 8 }, { CKA_ENCRYPT, eight, 0 }, { CKA_TOKEN, eight, 0 },
+        { CKA_KEY_TYPE, eight, 4 }, { CKA_KEY_TYPE, eight, 0 }, { CKA_VALUE_LEN, eight, 8 }, { CKA_KEY_GEN_MECHANISM, eight, 8 },
+        { CKA_START_DATE, &date, 8 }, { CKA_START_DATE, &date, 0 }, { CKA_START_DATE, NULL, 0 }, { CKA_LABEL, NULL, 0 }, { CKA_ID, eight, 0 },
+        { CKA_ALLOWED_MECHANISMS, eight, 8 }, { CKA_ALLOWED_MECHANISMS, eight, 0 }, { CKA_ALLOWED_MECHANISMS, eight, 4 },
+        { CKA_MODIFIABLE, eight, 1 }, { CKA_COPYABLE, eight, 1 }, { CKA_DESTROYABLE, eight, 1 }, { CKA_TRUSTED, eight, 1 }, { CKA_LOCAL, eight, 1 },
+        { CKA_ALWAYS_SENSITIVE, eight, 1 }, { CKA_CHECK_VALUE, eight, 3 }, { CKA_CHECK_VALUE, eight, 0 }, { CKA_MODULUS, eight, 8 },
+        { 0x80000001, eight, 4 }, { 0xce534351, eight, 4 },
+    };
+    for (size_t i = 0; i < COUNT(shapes); i++) {
+        CK_ATTRIBUTE *shape = &shapes[i];
+        const char *name = text("%zu, 0x%lx of %lu", i, shape->type, shape->ulValueLen);
+        CK_ATTRIBUTE t[] = { NUMBER(CKA_CLASS, CKO_SECRET_KEY), NUMBER(CKA_KEY_TYPE, CKK_AES), VALUE(CKA_VALUE, KEY32, 16), BOOL(CKA_TOKEN, 0), *shape };
+        object = create(s, name, t, COUNT(t));
+        CK_ATTRIBUTE read[] = { { shape->type, b + 200, 64 } }, size[] = { { shape->type, NULL, 0 } }, little[] = { { shape->type, b + 300, 1 } };
+        if (object) {
+            attributes(text("of %s", name), s, object, read, 1);
+            attributes(text("size of %s", name), s, object, size, 1);
+            attributes(text("room of 1 for %s", name), s, object, little, 1);
+        }
+        PLAIN(text("C_SetAttributeValue %s", name), p11->C_SetAttributeValue(s, odd.key, shape, 1));
+        PLAIN(text("C_CopyObject %s", name), p11->C_CopyObject(s, odd.key, shape, 1, &other));
+        CK_OBJECT_HANDLE found[64];
+        PLAIN(text("C_FindObjectsInit %s", name), p11->C_FindObjectsInit(s, shape, 1));
+        n = 0, rv = p11->C_FindObjects(s, found, 64, &n);
+        show("C_FindObjects", rv, WHEN(rv, "count=%lu", n));
+        p11->C_FindObjectsFinal(s);
+    }
+
+    PLAIN("C_SetPIN of 300 bytes", p11->C_SetPIN(s, PIN(USER_PIN), b, 300));
+    PLAIN("C_SetPIN the same", p11->C_SetPIN(s, PIN(USER_PIN), PIN(USER_PIN)));
+    PLAIN("C_SetPIN old NULL", p11->C_SetPIN(s, NULL, 0, PIN(USER_PIN)));
+    PLAIN("C_SetPIN new NULL", p11->C_SetPIN(s, PIN(USER_PIN), NULL, 0));
+    PLAIN("C_Login context specific", p11->C_Login(s, CKU_CONTEXT_SPECIFIC, PIN(USER_PIN)));
+    PLAIN("C_Logout", p11->C_Logout(s));
+    PLAIN("C_Login of 300 bytes", p11->C_Login(s, CKU_USER, b, 300));
+    PLAIN("C_Login type -1", p11->C_Login(s, (CK_ULONG)-1, PIN(USER_PIN)));
+    PLAIN("C_OpenSession flags -1", p11->C_OpenSession(s0, (CK_FLAGS)-1, NULL, NULL, &other));
+    CK_ULONG handles[] = { 0, (CK_ULONG)-1, 0x80000000 };
+    for (size_t i = 0; i < COUNT(handles); i++) {
+        PLAIN(text("C_OpenSession slot %lx", handles[i]), i ? p11->C_OpenSession(handles[i], RW, NULL, NULL, &other) : CKR_OK);
+        PLAIN(text("C_DigestInit session %lx", handles[i]), p11->C_DigestInit(handles[i], &sha));
+        PLAIN(text("C_DestroyObject %lx", handles[i]), p11->C_DestroyObject(s, handles[i]));
+        PLAIN(text("C_GetObjectSize %lx", handles[i]), p11->C_GetObjectSize(s, handles[i], &n));
+    }
+    odd.session = 0;
+    stop();
+}
+
 /* Handles of 64 bits arrive whole. */
 static void section_handles(void)
 {
@@ -1903,7 +2098,7 @@ static const struct { const char *name; void (*run)(void); } SECTIONS[] = {
     { "badclass", section_badclass }, { "objects", section_objects }, { "sign", section_sign }, { "encrypt", section_encrypt },
     { "sizes", section_sizes }, { "longdata", section_longdata }, { "digest", section_digest }, { "pending", section_pending }, { "wrap", section_wrap },
     { "wrapbare", section_wrapbare }, { "derive", section_derive }, { "pointers", section_pointers }, { "random", section_random },
-    { "rare", section_rare }, { "arguments", section_arguments }, { "nulls", section_nulls }, { "lengths", section_lengths }, { "handles", section_handles },
+    { "rare", section_rare }, { "arguments", section_arguments }, { "nulls", section_nulls }, { "lengths", section_lengths }, { "odd", section_odd }, { "handles", section_handles },
 };
 
 int main(int argc, char **argv)
