@@ -3,18 +3,31 @@
 //! The kernel's own time limits do it (SO_RCVTIMEO, SO_SNDTIMEO). They are set anew only when they are off
 //! by more than [`SLACK`], so that a call that is answered at once costs no system call for them. So a call
 //! ends up to [`SLACK`] late, and never early. On a Unix socket the kernel applies the limit for sending to
-//! each part of a long message, so a peer who reads slowly, but reads, can draw one `send` out.
+//! each part of a long message, so that a peer who reads slowly could draw one `send` out. There one `send` has
+//! [`PARTS`] such parts at most, and each gets that fraction of the time.
 
 use std::io::{self, IoSlice, Read};
 use std::time::Duration;
 
-use socket2::Socket;
+use socket2::{Domain, Socket};
 use xdr::codec::Slices;
 
 use crate::deadline::Deadline;
 
 /// How far the kernel's time limit may be off before it is set again.
 const SLACK: Duration = Duration::from_millis(100);
+
+/// A Unix socket's part of a long message, in bytes: Linux makes parts of up to 36 KiB.
+const PART: usize = 32 << 10;
+
+/// How many such parts one call sends at most.
+const PARTS: u32 = 8;
+
+/// More slices than a record has.
+const MOST_SLICES: usize = 8;
+
+/// The shortest limit that is set.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// `sendmsg` flags: no SIGPIPE. Where the flag is missing, socket2 has set SO_NOSIGPIPE.
 #[cfg(not(target_vendor = "apple"))]
@@ -25,6 +38,8 @@ const NO_SIGNAL: i32 = 0;
 /// The socket, and the limits that the kernel has for it.
 pub struct TimedSocket {
     socket: Socket,
+    /// Whether it is a Unix socket.
+    is_local: bool,
     receive_limit: Option<Duration>,
     send_limit: Option<Duration>,
 }
@@ -32,8 +47,10 @@ pub struct TimedSocket {
 impl TimedSocket {
     /// A blocking socket for which the kernel has no limits.
     pub fn new(socket: Socket) -> TimedSocket {
+        let is_local = socket.domain().is_ok_and(|domain| domain == Domain::UNIX);
         TimedSocket {
             socket,
+            is_local,
             receive_limit: None,
             send_limit: None,
         }
@@ -64,6 +81,12 @@ impl TimedSocket {
 
     /// Sends some bytes of these slices.
     pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> io::Result<usize> {
+        let mut fewer = [IoSlice::new(&[]); MOST_SLICES];
+        let parts = if self.is_local {
+            first_of(parts, &mut fewer)
+        } else {
+            parts
+        };
         loop {
             self.limit_sending(deadline)?;
             let sent = match parts {
@@ -117,7 +140,7 @@ impl TimedSocket {
             return Ok(());
         };
         let remaining = deadline.remaining()?;
-        if is_off(self.receive_limit, remaining) {
+        if is_off(self.receive_limit, remaining, SLACK) {
             self.receive_limit = Some(remaining);
             self.socket.set_read_timeout(Some(remaining))?;
         }
@@ -126,16 +149,35 @@ impl TimedSocket {
 
     fn limit_sending(&mut self, deadline: Deadline) -> io::Result<()> {
         let remaining = deadline.remaining()?;
-        if is_off(self.send_limit, remaining) {
-            self.send_limit = Some(remaining);
-            self.socket.set_write_timeout(Some(remaining))?;
+        // A part that takes longer ends the call early, which `finished` tells from the deadline.
+        let parts = if self.is_local { PARTS } else { 1 };
+        let limit = (remaining / parts).max(SHORTEST);
+        if is_off(self.send_limit, limit, SLACK / parts) {
+            self.send_limit = Some(limit);
+            self.socket.set_write_timeout(Some(limit))?;
         }
         Ok(())
     }
 }
 
-fn is_off(limit: Option<Duration>, wanted: Duration) -> bool {
-    limit.is_none_or(|limit| limit.abs_diff(wanted) > SLACK)
+fn is_off(limit: Option<Duration>, wanted: Duration, slack: Duration) -> bool {
+    limit.is_none_or(|limit| limit.abs_diff(wanted) > slack)
+}
+
+/// The first [`PARTS`] * [`PART`] bytes of these slices; all of them if that is enough.
+fn first_of<'a>(
+    parts: &'a [IoSlice<'a>],
+    fewer: &'a mut [IoSlice<'a>; MOST_SLICES],
+) -> &'a [IoSlice<'a>] {
+    let mut room = PARTS as usize * PART;
+    if parts.iter().map(|part| part.len()).sum::<usize>() <= room {
+        return parts;
+    }
+    for (place, part) in fewer.iter_mut().zip(parts) {
+        *place = IoSlice::new(part.get(..room).unwrap_or(part));
+        room -= place.len();
+    }
+    fewer
 }
 
 /// `None` when the call is to be made again: it was interrupted, or the kernel's limit, which is that of an
@@ -186,5 +228,50 @@ mod tests {
             assert!(start.elapsed() >= TIME - Duration::from_millis(1));
         }
         drop(far);
+    }
+
+    #[test]
+    fn a_slow_local_reader_does_not_outlast_the_deadline() {
+        let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let mut socket = TimedSocket::new(near);
+        let reading = std::thread::spawn(move || {
+            let mut far = &far;
+            while far.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        for size in [3000, 2_000_000] {
+            let bytes = vec![1; size];
+            let parts = [IoSlice::new(&bytes), IoSlice::new(&bytes)];
+            let start = Instant::now();
+            let deadline = Deadline::after(Duration::from_millis(400));
+            let error = loop {
+                if let Err(error) = socket.send(&parts, deadline) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            let taken = start.elapsed();
+            assert!(taken >= Duration::from_millis(399), "{taken:?}");
+            assert!(taken < Duration::from_millis(800), "{taken:?}");
+        }
+        drop(socket);
+        reading.join().unwrap();
+    }
+
+    /// In one call as far as there is room, and the rest as the peer reads.
+    #[test]
+    fn a_long_message_arrives_whole_at_a_local_reader() {
+        let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let mut socket = TimedSocket::new(near);
+        let bytes: Vec<u8> = (0..5_000_000).map(|n| (n % 251) as u8).collect();
+        let reading = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            (&far).read_to_end(&mut all).map(|_| all)
+        });
+        let deadline = Deadline::after(Duration::from_secs(60));
+        socket.send_all(&bytes, deadline).unwrap();
+        drop(socket);
+        assert!(reading.join().unwrap().unwrap() == bytes);
     }
 }
