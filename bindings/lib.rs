@@ -1,7 +1,8 @@
 //! All foreign code but the application's: the module's C interface, and system and OpenSSL calls that
 //! have no safe wrapper elsewhere.
 //!
-//! For the daemon, [`module::Module`] makes C calls of a module, and [`sys`] has fork and descriptors.
+//! For the daemon, [`module::Module`] makes C calls of a module, [`sys`] has fork and descriptors, and
+//! [`shared`] has memory that processes share.
 //! For the client library, [`process`] tells forked children apart, and [`openssl_context`] gives it an
 //! OpenSSL of its own. This crate and `client/abi.rs` have the only unsafe code.
 
@@ -26,5 +27,6 @@ pub mod module;
 pub mod openssl_context;
 mod outputs;
 pub mod process;
+pub mod shared;
 pub mod sys;
 mod templates;

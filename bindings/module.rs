@@ -13,7 +13,7 @@ use xdr::{Call, CkRv, Cryptoki, Reply};
 use messages::Sessions;
 use turns::Turns;
 
-pub use crate::outputs::reuse;
+pub use crate::outputs::{LONGEST_RANDOM, OUTPUT_LIMIT, reuse};
 
 /// What the configuration says about a module.
 #[derive(Clone, Default)]

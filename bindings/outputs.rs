@@ -18,8 +18,11 @@ use xdr::word_size::{narrow, wide};
 use xdr::{CkRv, Function, LONGEST_BYTES, MOST_ELEMENTS, OutputResult, Room, Ulong};
 
 /// Upper bound on the memory for one reply of which the client does not tell the size, in bytes, whatever
-/// length a module asks for; and on the memory for attribute values and random numbers.
-pub(crate) const OUTPUT_LIMIT: usize = 64 << 20;
+/// length a module asks for; and on the memory for attribute values.
+pub const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// Upper bound on the length of random data, in bytes: what a reply of 1 GiB has room for.
+pub const LONGEST_RANDOM: usize = (1 << 30) - 4096;
 
 /// Upper bound on the room that a call gets, in bytes, whatever the client says it has: more than that fits
 /// into no reply. New memory costs nothing until the module writes to it.

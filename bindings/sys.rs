@@ -4,7 +4,7 @@
 //! The controller calls [`fork_child`] and [`detach`]; workers call [`receive`]. Everything else a
 //! process gives up is a safe call of `nix`, in `server::worker`.
 
-use std::ffi::c_uint;
+use std::ffi::{c_int, c_uint};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,6 +74,22 @@ pub fn notice_children() -> io::Result<()> {
     // SAFETY: the default action runs no code of this process.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     Ok(())
+}
+
+/// Makes the process give back memory in pieces of this size or more, in bytes, as soon as it is freed. By
+/// default glibc keeps up to 64 MiB of it for later. With another C library this does nothing.
+pub fn free_at_once(least: usize) {
+    #[cfg(target_env = "gnu")]
+    for (option, value) in [
+        (libc::M_MMAP_THRESHOLD, least),
+        (libc::M_TRIM_THRESHOLD, least.saturating_mul(2)),
+    ] {
+        let value = c_int::try_from(value).unwrap_or(c_int::MAX);
+        // SAFETY: it takes two numbers and changes settings of the allocator, under the allocator's lock.
+        unsafe { libc::mallopt(option, value) };
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = least;
 }
 
 /// What the process that started the daemon waits for.

@@ -114,8 +114,8 @@ const NO_ATTRIBUTE: CK_ATTRIBUTE = CK_ATTRIBUTE {
     ulValueLen: 0,
 };
 
-/// Makes a C_GetAttributeValue call. `call` gets every attribute except arrays of attributes for which a
-/// client has room in bytes, as in version 3: they are unavailable.
+/// Makes a C_GetAttributeValue call. Of an array of attributes for which a client has room in bytes, as in version 3,
+/// the module is only asked for the size: the value would hold addresses, unless it is empty.
 pub(crate) fn attribute_values(
     query: Option<Query>,
     call: impl FnOnce(*mut CK_ATTRIBUTE, CK_ULONG) -> CkRv,
@@ -127,8 +127,8 @@ pub(crate) fn attribute_values(
             ..Default::default()
         };
     };
-    let mut budget = OUTPUT_LIMIT;
-    let mut question = match Question::new(query, 1, &mut budget) {
+    let most = largest_share(rooms(&query), OUTPUT_LIMIT);
+    let mut question = match Question::new(query, 1, most) {
         Ok(question) => question,
         Err(rv) => {
             return AttributesResult {
@@ -137,27 +137,52 @@ pub(crate) fn attribute_values(
             };
         }
     };
-    let is_some_refused = question.is_some_refused();
-    let mut rv = CkRv::ATTRIBUTE_TYPE_INVALID;
-    if question.count > 0 || !is_some_refused {
-        rv = call(
-            question.attributes.as_mut_ptr(),
-            narrow(question.count as u64),
-        );
-    }
+    let mut rv = call(
+        question.attributes.as_mut_ptr(),
+        narrow(question.count as u64),
+    );
+    let is_some_withheld = question.is_some_withheld();
     let answers = question.answers(rv, usize::MAX);
-    if is_some_refused && rv.is_ok() {
+    if is_some_withheld && rv.is_ok() {
         rv = CkRv::ATTRIBUTE_TYPE_INVALID;
     }
     AttributesResult { rv, answers }
 }
 
+/// The rooms of a query at all depths, in bytes.
+fn rooms(query: &Query) -> Vec<usize> {
+    let rooms = query.0.iter().flat_map(|wanted| match &wanted.room {
+        WantedRoom::Buffer {
+            room,
+            content: None,
+        } => vec![usize::try_from(*room).unwrap_or(usize::MAX)],
+        WantedRoom::Template(query) => rooms(query),
+        WantedRoom::Buffer { .. } | WantedRoom::Null { .. } => Vec::new(),
+    });
+    rooms.collect()
+}
+
+/// The size that no room may exceed so that all together are not larger than `limit`. Smaller rooms leave what they
+/// do not need to the larger ones.
+fn largest_share(mut rooms: Vec<usize>, limit: usize) -> usize {
+    rooms.sort_unstable();
+    let mut left = limit;
+    for (index, room) in rooms.iter().enumerate() {
+        let share = left / (rooms.len() - index);
+        if *room > share {
+            return share;
+        }
+        left -= room;
+    }
+    usize::MAX
+}
+
 /// Attributes that are asked for, with the room for their values.
 struct Question {
-    /// Those that are asked for, and one more, so that there is an address.
+    /// One more than `count`, so that there is an address.
     attributes: Vec<CK_ATTRIBUTE>,
     count: usize,
-    /// One for each attribute of the query, refused ones included.
+    /// One for each attribute of the query.
     places: Vec<Place>,
     /// Whether it is inside of another question.
     is_within: bool,
@@ -172,8 +197,8 @@ struct Place {
 }
 
 enum PlaceRoom {
-    /// Not asked for.
-    Refused,
+    /// pValue is NULL, although the client has room: only an empty value can be had.
+    Withheld,
     /// pValue is NULL.
     Null,
     /// A buffer with what version 3 sent.
@@ -194,9 +219,8 @@ impl Drop for PlaceRoom {
 }
 
 impl Question {
-    /// Makes room for the answers, in all at most `budget` bytes: where it ends, buffers are shorter than
-    /// asked for.
-    fn new(mut query: Query, depth: u32, budget: &mut usize) -> Result<Question, CkRv> {
+    /// Makes room for the answers, at most `most` bytes for each: buffers are shorter where more is asked for.
+    fn new(mut query: Query, depth: u32, most: usize) -> Result<Question, CkRv> {
         if depth > DEEPEST_NESTING {
             return Err(CkRv::DATA_LEN_RANGE);
         }
@@ -206,7 +230,7 @@ impl Question {
             let attribute_type = wanted.attribute_type;
             let mut room = match &mut wanted.room {
                 WantedRoom::Null { .. } => PlaceRoom::Null,
-                WantedRoom::Buffer { .. } if is_nested(attribute_type) => PlaceRoom::Refused,
+                WantedRoom::Buffer { .. } if is_nested(attribute_type) => PlaceRoom::Withheld,
                 WantedRoom::Buffer {
                     content: Some(content),
                     ..
@@ -215,8 +239,7 @@ impl Question {
                     room,
                     content: None,
                 } => {
-                    let size = usize::try_from(*room).unwrap_or(usize::MAX).min(*budget);
-                    *budget -= size;
+                    let size = usize::try_from(*room).unwrap_or(usize::MAX).min(most);
                     // Zeros in a question within a question: a module that finds an attribute of
                     // attributes there reads pointers from the buffer.
                     let fill = if depth > 1 { 0 } else { FILL };
@@ -226,12 +249,12 @@ impl Question {
                 }
                 WantedRoom::Template(query) => {
                     let query = std::mem::take(query);
-                    PlaceRoom::Template(Question::new(query, depth + 1, budget)?)
+                    PlaceRoom::Template(Question::new(query, depth + 1, most)?)
                 }
             };
             let (value, passed): (CK_VOID_PTR, u64) = match (&mut room, &wanted.room) {
                 (PlaceRoom::Null, WantedRoom::Null { length }) => (null_mut(), *length),
-                (PlaceRoom::Null | PlaceRoom::Refused, _) => (null_mut(), 0),
+                (PlaceRoom::Null | PlaceRoom::Withheld, _) => (null_mut(), 0),
                 (PlaceRoom::Content(buffer) | PlaceRoom::Buffer(buffer), _) => {
                     (buffer.as_mut_ptr().cast(), buffer.len() as u64)
                 }
@@ -241,13 +264,11 @@ impl Question {
                 ),
             };
             let passed = narrow(passed);
-            if !matches!(room, PlaceRoom::Refused) {
-                attributes.push(CK_ATTRIBUTE {
-                    type_: narrow(attribute_type.0),
-                    pValue: value,
-                    ulValueLen: passed,
-                });
-            }
+            attributes.push(CK_ATTRIBUTE {
+                type_: narrow(attribute_type.0),
+                pValue: value,
+                ulValueLen: passed,
+            });
             places.push(Place {
                 attribute_type,
                 passed,
@@ -264,21 +285,23 @@ impl Question {
         })
     }
 
-    fn is_some_refused(&self) -> bool {
-        let mut places = self.places.iter();
-        places.any(|place| matches!(place.room, PlaceRoom::Refused))
+    /// Whether there is a value that cannot be had.
+    fn is_some_withheld(&self) -> bool {
+        let mut asked = self.attributes.iter().zip(&self.places);
+        asked.any(|(attribute, place)| {
+            matches!(place.room, PlaceRoom::Withheld) && attribute.ulValueLen != 0
+        })
     }
 
     /// Whether the module left types and lengths as they were passed.
     fn is_as_passed(&self) -> bool {
-        let asked = |place: &&Place| !matches!(place.room, PlaceRoom::Refused);
-        let mut asked = self.attributes.iter().zip(self.places.iter().filter(asked));
+        let mut asked = self.attributes.iter().zip(&self.places);
         asked.all(|(attribute, place)| {
             attribute.type_ == narrow(place.attribute_type.0)
                 && attribute.ulValueLen == place.passed
                 && match &place.room {
                     PlaceRoom::Template(question) => question.is_as_passed(),
-                    PlaceRoom::Refused
+                    PlaceRoom::Withheld
                     | PlaceRoom::Null
                     | PlaceRoom::Content(_)
                     | PlaceRoom::Buffer(_) => true,
@@ -288,19 +311,15 @@ impl Question {
 
     /// What became of the first `most` attributes.
     fn answers(mut self, rv: CkRv, most: usize) -> Answers {
-        let mut attributes = self.attributes.iter();
         let mut answers = Vec::with_capacity(self.places.len().min(most));
-        for mut place in self.places.drain(..).take(most) {
-            let mut attribute_type = place.attribute_type;
-            let mut found = Found::Unavailable;
-            if !matches!(place.room, PlaceRoom::Refused) {
-                let attribute = attributes.next().unwrap_or(&NO_ATTRIBUTE);
-                // A module says which attributes an array has.
-                if self.is_within {
-                    attribute_type = AttributeType(wide(attribute.type_));
-                }
-                found = place.found(attribute_type, attribute.ulValueLen, rv, self.is_within);
-            }
+        let places = self.places.drain(..).take(most);
+        for (mut place, attribute) in places.zip(&self.attributes) {
+            // A module says which attributes an array has.
+            let attribute_type = match self.is_within {
+                true => AttributeType(wide(attribute.type_)),
+                false => place.attribute_type,
+            };
+            let found = place.found(attribute_type, attribute.ulValueLen, rv, self.is_within);
             answers.push(Answer {
                 attribute_type,
                 found,
@@ -331,6 +350,12 @@ impl Place {
         is_within: bool,
     ) -> Found {
         let is_array = is_nested(attribute_type);
+        if matches!(self.room, PlaceRoom::Withheld) {
+            return match left {
+                0 => Found::TemplateLength(0),
+                _ => Found::Unavailable,
+            };
+        }
         if let PlaceRoom::Content(buffer) = &mut self.room {
             return match usize::try_from(left) {
                 Ok(length) if length <= buffer.len() => cut(buffer, length),
@@ -401,4 +426,18 @@ fn cut(buffer: &mut Vec<u8>, length: usize) -> Found {
     wipe(bytes.get_mut(length..).unwrap_or_default());
     bytes.truncate(length);
     Found::Bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endless_room_leaves_the_others_theirs() {
+        assert_eq!(largest_share(vec![], 100), usize::MAX);
+        assert_eq!(largest_share(vec![40, 60], 100), usize::MAX);
+        assert_eq!(largest_share(vec![usize::MAX, 8, 0], 100), 92);
+        assert_eq!(largest_share(vec![usize::MAX, 50, usize::MAX], 100), 33);
+        assert_eq!(largest_share(vec![usize::MAX, usize::MAX, 20], 100), 40);
+    }
 }

@@ -104,8 +104,10 @@ macro_rules! bytes_to_bytes {
                 // SAFETY: the contract of this module.
                 let places = unsafe { Places::new(output, output_length) };
                 // SAFETY: the contract of this module; output is written when it is no longer used.
-                let input = unsafe { memory::input(input, input_length) }?;
-                let answer = ask!(library, $name(session_handle(session), input, places.room()))?;
+                let input = unsafe { memory::input(input, input_length, TOO_LONG) };
+                let session = session_handle(session);
+                let input = library.checked(session, Function::$name, input)?;
+                let answer = ask!(library, $name(session, input, places.room()))?;
                 put_bytes(places, Function::$name, answer.rv, answer.length, answer.data)
             })
         }
@@ -144,8 +146,10 @@ macro_rules! taking_bytes {
         ) -> CK_RV {
             enter(|library| {
                 // SAFETY: the contract of this module.
-                let input = unsafe { memory::input(input, length) }?;
-                library.only(Call::$name(session_handle(session), input))
+                let input = unsafe { memory::input(input, length, TOO_LONG) };
+                let session = session_handle(session);
+                let input = library.checked(session, Function::$name, input)?;
+                library.only(Call::$name(session, input))
             })
         }
     )*};

@@ -27,6 +27,7 @@ use transport::Deadline;
 use transport::halves::{Closer, Halves, Receiver, Sender};
 use transport::tls::{PROTOCOL3, PROTOCOLS};
 use xdr::codec::{DecodeError, EncodeError, Slices, wipe};
+use xdr::ending::calls_that_end;
 use xdr::facts::Family;
 use xdr::record::{MARK_SIZE, Records};
 use xdr::rpc::{self, Asking, Notification, ReplyError, Version, Xid};
@@ -34,6 +35,7 @@ use xdr::{Call, CkRv, Function, Hello, HelloResult, Reply, SessionHandle, versio
 use zeroize::Zeroize;
 
 use crate::failure::Failure;
+use crate::library::ROOM_AT_END;
 use crate::remote::Remote;
 use crate::settings::{Endpoint, TlsSettings};
 use crate::socket::{self, Registered};
@@ -214,8 +216,12 @@ impl Connection {
 
     /// Makes a call. A failure of any kind is a CK_RV in the reply.
     fn make<C: Asking<Reply: Only>>(&self, call: &C, manner: Manner) -> C::Reply {
-        let function = call.function();
-        let failure = match self.ask(call, manner) {
+        self.answered(call.function(), self.ask(call, manner))
+    }
+
+    /// The reply, or one that says why there is none.
+    fn answered<R: Only>(&self, function: Function, asked: Result<R, Failure>) -> R {
+        let failure = match asked {
             Ok(reply) => return reply,
             Err(failure) => failure,
         };
@@ -230,7 +236,18 @@ impl Connection {
             Failure::Lost | Failure::Finalized => {}
             failure => log::log!(level, "{}: {failure}; returning {rv}", function.name()),
         }
-        C::Reply::only_rv(function, rv)
+        R::only_rv(function, rv)
+    }
+
+    /// Ends the operations that a call belongs to which is too long: a failing call does that, and the daemon does
+    /// not see this one.
+    fn end_operations(&self, call: &Call<'_>) {
+        let Some(session) = call.session() else {
+            return;
+        };
+        for ending in calls_that_end(call.function(), session, ROOM_AT_END) {
+            self.make(&ending, Connection::manner(&ending)).wipe();
+        }
     }
 
     /// Makes a call, and ends the connection if call and reply could get out of step.
@@ -423,7 +440,11 @@ impl Remote for Connection {
         if let Call::C_Initialize(flags) = &call {
             self.exchange.set_threads(flags.0 & OS_LOCKING_OK != 0);
         }
-        self.make(&call, Connection::manner(&call))
+        let asked = self.ask(&call, Connection::manner(&call));
+        if matches!(asked, Err(Failure::TooLong)) {
+            self.end_operations(&call);
+        }
+        self.answered(call.function(), asked)
     }
 
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply {

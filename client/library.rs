@@ -7,11 +7,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use xdr::ending::calls_that_end;
 use xdr::facts::{Family, Step};
 use xdr::rpc::Version;
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, MechanismType,
-    Reply, SessionHandle, SlotId, Ulong, Use,
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, Input,
+    MechanismType, Reply, Room, SessionHandle, SlotId, Ulong, Use,
 };
 
 use crate::connection::{Connection, LONGEST_REPLY};
@@ -42,6 +43,13 @@ pub(crate) enum StartError {
 
 /// How many calls this library makes at a time, if the daemon serves as many.
 const PARALLEL_CALLS: u64 = 64;
+
+/// What an input is answered that is longer than a record; [`Library::checked`] has more to say.
+pub(crate) const TOO_LONG: CkRv = CkRv::DATA_LEN_RANGE;
+
+/// The room for what comes out of an operation that is ended because of a call that is too long. A module that has
+/// more of it keeps the operation.
+pub(crate) const ROOM_AT_END: Room = Room::Buffer(1 << 20);
 
 /// CKF_OS_LOCKING_OK: the module may be called from several threads.
 const OS_LOCKING_OK: u64 = 2;
@@ -151,6 +159,33 @@ impl<R: Remote> Library<R> {
     /// A call that only has a CK_RV to answer.
     pub fn only(&self, call: Call<'_>) -> Result<(), CkRv> {
         result(self.call(call).rv())
+    }
+
+    /// The input of a call of `function`, if it could be read. One that is too long ends the operation, as
+    /// every failing call does, and gets the function's own CK_RV for that.
+    pub fn checked<'a>(
+        &self,
+        session: SessionHandle,
+        function: Function,
+        input: Result<Input<'a>, CkRv>,
+    ) -> Result<Input<'a>, CkRv> {
+        input.map_err(|rv| {
+            for call in calls_that_end(function, session, ROOM_AT_END) {
+                self.call(call).wipe();
+            }
+            if rv != TOO_LONG {
+                rv
+            } else if function.facts().is_of(Family::Decrypt) {
+                CkRv::ENCRYPTED_DATA_LEN_RANGE
+            } else if matches!(
+                function,
+                Function::C_VerifyFinal | Function::C_VerifyRecover
+            ) {
+                CkRv::SIGNATURE_LEN_RANGE
+            } else {
+                TOO_LONG
+            }
+        })
     }
 
     /// C_OpenSession.

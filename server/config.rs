@@ -116,8 +116,11 @@ pub struct Processor {
     pub use_tls: bool,
     /// `handshake_timeout`: seconds a client may take over the TLS handshake. Default 15.0.
     pub handshake_timeout: Duration,
-    /// `max_record_size`: longest call accepted, in bytes, from 65536 to 1 GiB. Default 67108864.
+    /// `max_record_size`: longest call that is not refused, in bytes, from 65536 to 1 GiB. Default 1 GiB.
     pub max_record_size: usize,
+    /// `record_memory`: memory for the large calls of all clients together, in bytes, 4 MiB or more. Default
+    /// a quarter of the machine's, at most 4 GiB.
+    pub record_memory: usize,
     /// `record_timeout`: seconds a client may take over a call once it has begun to send it.
     /// Default 30.0.
     pub record_timeout: Duration,

@@ -5,7 +5,6 @@
 //! serve a call. A record that has begun must be complete within a time limit. Between two records a client may be
 //! idle for ever.
 
-use std::collections::TryReserveError;
 use std::io;
 use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,13 +13,14 @@ use std::time::Duration;
 use bindings::module::notify::Notifier;
 use transport::Deadline;
 use transport::halves::{Closer, Halves, Receiver, Sender};
-use xdr::codec::Slices;
-use xdr::record::Records;
+use xdr::codec::{Slices, wipe};
+use xdr::record::{LARGE, Records, Taken, TooLong};
 use xdr::rpc::{self, Peer, Rejection, Request};
 use xdr::{Cryptoki, Function};
-use zeroize::Zeroize;
 
+use crate::large_records::{self, Answer, LargeRecords, Refused};
 use crate::logging::{Severity, log};
+use crate::record_memory::Portion;
 
 /// What a peer may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +36,12 @@ pub struct Limits {
 /// Why a connection ended without the client closing it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The record limit.
-    #[error("the client announced a record longer than the limit of {0} bytes")]
-    TooLong(usize),
+    /// The limit on what is dropped of a record over the limit.
+    #[error("a record exceeds max_record_size and the {0} bytes that are dropped of one at most")]
+    TooLong(u64),
+    /// Something else than a call, at a length that would take much memory.
+    #[error("a long record is not a call")]
+    NoCall,
     /// The time limit, in either direction.
     #[error("a record did not arrive completely within {} s", .0.as_secs_f32())]
     TooSlow(Duration),
@@ -158,35 +161,60 @@ pub trait Served: Cryptoki {
 pub struct Reader<I> {
     incoming: I,
     records: Records,
+    large: LargeRecords,
     limits: Limits,
 }
 
+/// What came from a client.
+pub enum Received<'r> {
+    /// A record.
+    Record(&'r [u8]),
+    /// A record that is refused.
+    Refused(Refused),
+}
+
 impl<I: Incoming> Reader<I> {
-    /// A connection on which nothing came yet.
-    pub fn new(incoming: I, limits: Limits) -> Reader<I> {
+    /// A connection on which nothing came yet. Large records take `memory`.
+    pub fn new(incoming: I, limits: Limits, memory: Portion) -> Reader<I> {
         Reader {
             incoming,
             records: Records::new(limits.record_size),
+            large: LargeRecords::new(limits.record_size, memory),
             limits,
         }
     }
 
     /// The next record; `None` when the client closed the connection.
-    pub fn next_record(&mut self) -> Result<Option<&[u8]>, ConnectionError> {
-        match self.receive() {
-            Ok(true) => Ok(Some(self.records.record())),
+    pub fn next_record(
+        &mut self,
+        served: &dyn Served,
+    ) -> Result<Option<Received<'_>>, ConnectionError> {
+        match self.receive(served) {
+            Ok(true) => Ok(Some(match self.large.take_refused(&self.records, served) {
+                None => Received::Record(self.records.record()),
+                Some(refused) => {
+                    self.records.wipe();
+                    Received::Refused(refused)
+                }
+            })),
             Ok(false) => Ok(None),
             Err(error) => Err(error.limited(self.limits)),
         }
     }
 
-    fn receive(&mut self) -> Result<bool, ConnectionError> {
+    /// Receives the next record, or passes over one that is refused; false when the client closed the
+    /// connection.
+    fn receive(&mut self, served: &dyn Served) -> Result<bool, ConnectionError> {
         loop {
             match self.records.advance() {
-                Err(_) => return Err(ConnectionError::TooLong(self.limits.record_size)),
                 Ok(true) => break,
                 Ok(false) => {}
+                Err(TooLong) => {
+                    self.large.too_long(&mut self.records)?;
+                    continue;
+                }
             }
+            self.large.prepare(&mut self.records, served)?;
             let is_begun = self.records.is_begun();
             if !is_begun {
                 // What had begun may have been an empty record.
@@ -202,10 +230,22 @@ impl<I: Incoming> Reader<I> {
         Ok(true)
     }
 
-    /// Takes the record that came last, and wipes it here.
-    pub fn take(&mut self) -> Result<Vec<u8>, ConnectionError> {
-        let taken: Result<_, TryReserveError> = self.records.take(true);
-        Ok(taken.map_err(io::Error::from)?)
+    /// Takes the record that came last, with its memory, so that others can be received while it is in use. `None` if
+    /// there is no memory for a copy of it.
+    pub fn take(
+        &mut self,
+        served: &dyn Served,
+    ) -> Result<Option<(Taken, Portion)>, ConnectionError> {
+        let Some(memory) = self.large.hand_over(self.records.record(), served) else {
+            return Ok(None);
+        };
+        let taken = self.records.take().map_err(io::Error::from)?;
+        Ok(Some((taken, memory)))
+    }
+
+    /// The record that came last.
+    pub fn record(&self) -> &[u8] {
+        self.records.record()
     }
 
     /// Wipes the record that came last.
@@ -215,15 +255,58 @@ impl<I: Incoming> Reader<I> {
 }
 
 /// Answers calls, with a buffer that is used again.
-#[derive(Default)]
 pub struct Answering {
     output: Vec<u8>,
+    /// The memory of large results.
+    memory: Portion,
 }
 
 impl Answering {
+    /// Large results take `memory`.
+    pub fn new(memory: Portion) -> Answering {
+        let output = Vec::new();
+        Answering { output, memory }
+    }
+
+    /// Answers a record that was passed over.
+    pub fn refuse<W: DerefMut<Target: Outgoing>>(
+        &mut self,
+        refused: &Refused,
+        served: &dyn Served,
+        writer: impl FnOnce() -> W,
+    ) -> Result<(), ConnectionError> {
+        let Some(Answer { xid, reply }) = refused.answer(served) else {
+            return Ok(());
+        };
+        let outgoing = reply.and_then(|(reply, version)| {
+            rpc::Outgoing::new(reply, version).ok_or(Rejection::ProcedureUnavailable)
+        });
+        let output = &mut self.output;
+        let slices = match &outgoing {
+            Ok(reply) => rpc::write_reply(xid, reply, served.peer().architecture, output),
+            Err(rejection) => rpc::write_rejection(xid, *rejection, output),
+        };
+        writer().send(slices.map_err(io::Error::other)?)?;
+        Ok(())
+    }
+
     /// Answers one record; tells which procedure was called. Asks for the way to the client when the reply is
     /// ready.
     pub fn answer<W: DerefMut<Target: Outgoing>>(
+        &mut self,
+        record: &[u8],
+        served: &dyn Served,
+        writer: impl FnOnce() -> W,
+    ) -> Result<Option<Function>, ConnectionError> {
+        let answered = self.answer_record(record, served, writer);
+        if self.output.capacity() > LARGE {
+            self.output = Vec::new();
+        }
+        self.memory.release();
+        answered
+    }
+
+    fn answer_record<W: DerefMut<Target: Outgoing>>(
         &mut self,
         record: &[u8],
         served: &dyn Served,
@@ -237,7 +320,12 @@ impl Answering {
             Request::Call(incoming) => {
                 let (xid, version) = (incoming.xid, incoming.version);
                 let function = incoming.call.function();
-                let reply = catch_unwind(AssertUnwindSafe(|| served.call(incoming.call)));
+                let (call, memory) = (incoming.call, &mut self.memory);
+                let reply = match large_records::refuse_result(&call, record.len(), memory, served)
+                {
+                    Some(refusal) => Ok(refusal),
+                    None => catch_unwind(AssertUnwindSafe(|| served.call(call))),
+                };
                 let reply = reply
                     .ok()
                     .and_then(|reply| rpc::Outgoing::new(reply, version));
@@ -247,7 +335,7 @@ impl Answering {
                     if let Ok(slices) = rpc::write_reply(xid, &reply, client, output) {
                         let sent = writer().send(slices);
                         if function.hands_out_secrets() {
-                            output.as_mut_slice().zeroize();
+                            wipe(output);
                             reply.wipe();
                         }
                         bindings::module::reuse(reply.take_data());
@@ -273,6 +361,7 @@ mod tests {
     use xdr::{Architecture, Call, CkRv, Input, OutputResult, Reply, Room, SessionHandle, Ulong};
 
     use super::*;
+    use crate::record_memory::Budget;
 
     /// Takes what is sent.
     struct Sent(Vec<u8>);
@@ -328,7 +417,8 @@ mod tests {
             let record = rpc::write_call(Xid(1), &call, false, &mut record);
             let record = record.unwrap().to_vec();
             let payload = &record[xdr::record::MARK_SIZE..];
-            let mut answering = Answering::default();
+            let budget = Budget::<()>::new(1 << 20, 1).unwrap();
+            let mut answering = Answering::new(Portion::new(budget.next_share()));
             let answered = answering.answer(payload, &Always(bytes), || &mut sent);
             assert!(answered.is_ok_and(|function| function == Some(call.function())));
             assert!(holds(&sent.0));

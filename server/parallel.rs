@@ -3,7 +3,8 @@
 //! One thread reads a record. If the client has said that its calls overlap, the thread lets another one read
 //! before it executes the call; there are at most `max_parallel_calls` threads, and none is started before it is
 //! needed. Otherwise the same thread reads, executes and answers, and pays for none of this. Calls of one
-//! session are executed in the order in which they came. A C_WaitForSlotEvent that waits has a thread of its own.
+//! session are executed in the order in which they came. A C_WaitForSlotEvent that waits has a thread of its own. A
+//! record that is refused for its length is answered by the thread that has read it, in the turn of its session.
 //!
 //! Records come from and replies go to the halves of a connection ([`crate::connection`]). When the client has left,
 //! calls that are being executed are waited for, so that a module is not interrupted in the middle of one.
@@ -18,13 +19,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use filter::replies;
-use xdr::codec::wipe;
+use xdr::record::Taken;
 use xdr::rpc::{self, Notification, Peer, Request, Xid};
 use xdr::{Call, CkRv, Cryptoki, Function, Reply, SessionHandle, Ulong};
 
-use crate::connection::{Answering, ConnectionError, Incoming, Limits, Outgoing, Reader, Served};
+use crate::connection::{
+    Answering, ConnectionError, Incoming, Limits, Outgoing, Reader, Received, Served,
+};
+use crate::large_records::Refused;
 use crate::logging::{Severity, log};
 use crate::notifications::Notifications;
+use crate::record_memory::{Portion, Share};
 
 /// Waiting calls of C_WaitForSlotEvent at a time, at the most.
 const MOST_WAITING: usize = 64;
@@ -36,6 +41,8 @@ const STACK: usize = 8 << 20;
 struct Connection<I, O> {
     served: Arc<dyn Served>,
     limits: Limits,
+    /// Where the threads have the memory of large results from.
+    memory: Portion,
     reader: Mutex<Reader<I>>,
     writer: Mutex<O>,
     sessions: Sessions,
@@ -58,17 +65,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Serves the client at the other end until it closes the connection.
+/// Serves the client at the other end until it closes the connection. Large calls take memory of this share.
 pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
     incoming: I,
     outgoing: O,
     served: Arc<dyn Served>,
     limits: Limits,
+    memory: Share,
 ) -> Result<(), ConnectionError> {
+    let memory = Portion::new(memory);
     let connection = Arc::new(Connection {
         served,
         limits,
-        reader: Mutex::new(Reader::new(incoming, limits)),
+        reader: Mutex::new(Reader::new(incoming, limits, memory.another())),
+        memory,
         writer: Mutex::new(outgoing),
         sessions: Sessions::default(),
         notifications: Notifications::default(),
@@ -100,7 +110,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     /// What each thread does: it reads when it is its turn, and executes what it has read.
     /// Whoever starts it has counted it as idle.
     fn run(self: &Arc<Self>) {
-        let mut answering = Answering::default();
+        let mut answering = Answering::new(self.memory.another());
         loop {
             let reader = lock(&self.reader);
             self.idle.fetch_sub(1, Ordering::SeqCst);
@@ -125,44 +135,79 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         mut reader: MutexGuard<'_, Reader<I>>,
         answering: &mut Answering,
     ) -> Result<Option<Overtaken>, ConnectionError> {
-        while let Some(record) = reader.next_record()? {
-            let notifies = self.served.notifies();
-            if notifies {
+        let served = &*self.served;
+        let writer = || lock(&self.writer);
+        while let Some(received) = reader.next_record(served)? {
+            let notifies = served.notifies();
+            if let (true, Received::Record(record)) = (notifies, &received) {
                 if let Some((xid, answer)) = rpc::read_notified(record) {
                     // A client that does not understand goes on as if it had no callback.
                     self.notifications.answer(xid, answer.unwrap_or(CkRv::OK));
                     continue;
                 }
             }
-            let is_overtaken =
-                notifies || rpc::is_overtaken(record) || self.executing.load(Ordering::SeqCst) > 0;
-            if !is_overtaken {
-                let function = answering.answer(record, &*self.served, || lock(&self.writer))?;
-                if function.is_some_and(Function::takes_secrets) {
-                    reader.wipe();
-                }
-                continue;
-            }
-            let mut record = reader.take()?;
-            if notifies && !self.let_another_read() {
-                let refused = Refusing(&*self.served, CkRv::DEVICE_MEMORY);
-                answering.answer(&record, &refused, || lock(&self.writer))?;
-                wipe(&mut record);
-                continue;
-            }
-            let turn = match rpc::read_request(&record, &self.served.peer()) {
-                Request::Call(incoming) if waits(&incoming.call) => {
-                    drop(incoming);
-                    self.wait_apart(record, answering)?;
+            let is_alone = !notifies && self.executing.load(Ordering::SeqCst) == 0;
+            let (task, turn) = match received {
+                Received::Refused(refused) if is_alone && !refused.is_overtaken() => {
+                    answering.refuse(&refused, served, writer)?;
                     continue;
                 }
-                Request::Call(incoming) => self.sessions.enter(&incoming.call),
-                Request::Rejected(..) | Request::Unanswerable => None,
+                Received::Refused(refused) => {
+                    let called = refused.in_session();
+                    let turn = called.and_then(|(function, session)| {
+                        self.sessions.enter_session(function, session)
+                    });
+                    (Task::Refuse(refused), turn)
+                }
+                Received::Record(record) if is_alone && !rpc::is_overtaken(record) => {
+                    let function = answering.answer(record, served, writer)?;
+                    if function.is_some_and(Function::takes_secrets) {
+                        reader.wipe();
+                    }
+                    continue;
+                }
+                Received::Record(_) => {
+                    let refused = Refusing(served, CkRv::DEVICE_MEMORY);
+                    let Some((record, memory)) = reader.take(served)? else {
+                        // Without a copy nobody can read meanwhile.
+                        if notifies {
+                            answering.answer(reader.record(), &refused, writer)?;
+                            reader.wipe();
+                            continue;
+                        }
+                        let turn = match rpc::read_request(reader.record(), &served.peer()) {
+                            Request::Call(incoming) => self.sessions.enter(&incoming.call),
+                            Request::Rejected(..) | Request::Unanswerable => None,
+                        };
+                        let answer = || answering.answer(reader.record(), served, writer);
+                        self.sessions.in_turn(turn, answer)?;
+                        reader.wipe();
+                        continue;
+                    };
+                    if notifies && !self.let_another_read() {
+                        answering.answer(&record, &refused, writer)?;
+                        continue;
+                    }
+                    let turn = match rpc::read_request(&record, &served.peer()) {
+                        Request::Call(incoming) if waits(&incoming.call) => {
+                            drop(incoming);
+                            self.wait_apart(Arc::new(record), answering)?;
+                            continue;
+                        }
+                        Request::Call(incoming) => self.sessions.enter(&incoming.call),
+                        Request::Rejected(..) | Request::Unanswerable => None,
+                    };
+                    let task = Task::Execute {
+                        record,
+                        _memory: memory,
+                    };
+                    (task, turn)
+                }
             };
             self.executing.fetch_add(1, Ordering::SeqCst);
             drop(reader);
             self.let_another_read();
-            return Ok(Some(Overtaken { record, turn }));
+            return Ok(Some(Overtaken { task, turn }));
         }
         Ok(None)
     }
@@ -204,18 +249,16 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     }
 
     fn execute_overtaken(&self, overtaken: Overtaken, answering: &mut Answering) {
-        let Overtaken { mut record, turn } = overtaken;
-        if let Some(turn) = &turn {
-            self.sessions.wait(turn);
-        }
+        let Overtaken { task, turn } = overtaken;
+        let (served, writer) = (&*self.served, || lock(&self.writer));
         let session = turn.as_ref().map(|turn| turn.session);
-        let answered = self.notifying(&record, session, || {
-            answering.answer(&record, &*self.served, || lock(&self.writer))
+        let answered = self.sessions.in_turn(turn, || match &task {
+            Task::Refuse(refused) => answering.refuse(refused, served, writer),
+            Task::Execute { record, .. } => self.notifying(record, session, || {
+                answering.answer(record, served, writer).map(|_| ())
+            }),
         });
-        if let Some(turn) = turn {
-            self.sessions.leave(turn);
-        }
-        wipe(&mut record);
+        drop(task);
         if let Err(error) = answered {
             self.fail(error);
         }
@@ -279,7 +322,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     /// of them, it is refused.
     fn wait_apart(
         self: &Arc<Self>,
-        record: Vec<u8>,
+        record: Arc<Taken>,
         answering: &mut Answering,
     ) -> Result<(), ConnectionError> {
         let more = |waiting| (waiting < MOST_WAITING).then_some(waiting + 1);
@@ -289,7 +332,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         if added.is_ok() {
             let record = record.clone();
             let started = self.spawn(move |connection| {
-                let mut answering = Answering::default();
+                let mut answering = Answering::new(connection.memory.another());
                 let writer = || lock(&connection.writer);
                 // If it fails, the thread that reads finds out.
                 let _ = answering.answer(&record, &*connection.served, writer);
@@ -327,8 +370,16 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
 
 /// A call that others may overtake, with its place among those of its session.
 struct Overtaken {
-    record: Vec<u8>,
+    task: Task,
     turn: Option<Turn>,
+}
+
+/// What is to be done with it.
+enum Task {
+    /// It is executed. The record is dropped before its memory is given back.
+    Execute { record: Taken, _memory: Portion },
+    /// It is refused.
+    Refuse(Refused),
 }
 
 /// Answers every call with this CK_RV.
@@ -370,13 +421,17 @@ impl Sessions {
     /// Takes a place behind the calls of the session that are not over. `None` if the call is made in no
     /// session, or does not wait for others of its session.
     fn enter(&self, call: &Call<'_>) -> Option<Turn> {
+        self.enter_session(call.function(), call.session()?)
+    }
+
+    /// The same, for a call of this function in this session.
+    fn enter_session(&self, function: Function, session: SessionHandle) -> Option<Turn> {
         if matches!(
-            call.function(),
+            function,
             Function::C_SessionCancel | Function::C_CancelFunction
         ) {
             return None;
         }
-        let session = call.session()?;
         let number = {
             let mut next = lock(&self.next);
             *next += 1;
@@ -387,6 +442,17 @@ impl Sessions {
             .or_default()
             .push_back(number);
         Some(Turn { session, number })
+    }
+
+    /// Does this in its turn, if it has one.
+    fn in_turn<T>(&self, turn: Option<Turn>, work: impl FnOnce() -> T) -> T {
+        let Some(turn) = turn else {
+            return work();
+        };
+        self.wait(&turn);
+        let done = work();
+        self.leave(turn);
+        done
     }
 
     /// Waits until the calls that came before are over.

@@ -20,6 +20,7 @@ use nix::unistd::{Pid, getppid, initgroups, setgroups, setpgid, setresgid, setre
 use socket2::{Domain, Socket};
 use transport::halves::Halves;
 use transport::{Deadline, TimedSocket};
+use xdr::record::LARGE;
 
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
@@ -27,6 +28,7 @@ use crate::connection::{self, ConnectionError, Limits};
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
 use crate::parallel;
+use crate::record_memory::Share;
 use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that ends as intended. It is not 0, since a module may call `exit(0)`
@@ -47,6 +49,8 @@ pub struct Setup<'a> {
     pub rules: Arc<Rules>,
     /// The TLS acceptor at the time of the fork; `None` without TLS.
     pub tls: Option<Arc<Acceptor>>,
+    /// Its share of the memory for large records.
+    pub memory: Share,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
     /// The controller's process id. If a worker has another parent, the controller has ended.
@@ -56,6 +60,7 @@ pub struct Setup<'a> {
 /// Runs the worker; returns its exit status.
 pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     let channel = Arc::new(channel);
+    bindings::sys::free_at_once(LARGE);
     logging::switch(channel.clone(), &setup.service.name);
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
     setup.rules.announce();
@@ -146,7 +151,8 @@ fn serve_calls(setup: &Setup<'_>, halves: Halves, peer: &str) -> Result<(), Conn
     let gateway = Gateway::new(setup.rules.clone(), processor.clone(), setup.trace);
     let gateway = Arc::new(gateway);
     let (incoming, outgoing) = connection::timed(halves, processor.record_timeout);
-    let result = parallel::serve(incoming, outgoing, gateway.clone(), limits);
+    let memory = setup.memory.clone();
+    let result = parallel::serve(incoming, outgoing, gateway.clone(), limits, memory);
     if let Err(error) = &result {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
     }

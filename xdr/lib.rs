@@ -28,6 +28,7 @@ pub mod attribute_types;
 mod buffers;
 pub mod call;
 pub mod codec;
+pub mod ending;
 pub mod facts;
 pub mod integers;
 pub mod mechanism;

@@ -3,10 +3,11 @@
 //! The connections of both halves read straight into [`Records::space`]; a record of one fragment
 //! is used where it was received. A record over the limit is refused when its length is read,
 //! before any of it is kept, and memory grows with the bytes that came, not with the announced
-//! length. Does no I/O.
+//! length. A record that is not wanted can be passed over ([`Records::pass_over`]): only its beginning
+//! is kept, and the connection goes on behind it. Does no I/O.
 
 use std::collections::TryReserveError;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use crate::codec::{make_room, wipe};
 
@@ -19,8 +20,13 @@ const LAST: u32 = 1 << 31;
 /// Size of the buffer of an idle connection, and the least room for one read.
 const SMALL: usize = 16 << 10;
 
-/// A buffer of this size or less may be kept for a while after a large record.
-const LARGE: usize = 4 << 20;
+/// A record of more bytes is large. Its memory is freed at once after it, and the daemon takes it out of
+/// a budget. A smaller buffer may be kept for a while.
+pub const LARGE: usize = 2 << 20;
+
+/// What is kept of a record that is passed over, in bytes: the longest header of a call, with 400 bytes
+/// each of credential and verifier, and its first argument.
+const BEGINNING: usize = 1024;
 
 /// How many small records in a row show that a large buffer is no longer in use.
 const SMALL_RECORDS_BEFORE_SHRINKING: u32 = 16;
@@ -33,7 +39,7 @@ pub fn mark_of_one_fragment(length: usize) -> Option<[u8; MARK_SIZE]> {
     Some((length | LAST).to_be_bytes())
 }
 
-/// A record announced more bytes than the limit.
+/// A record announced more bytes than the limit, or than are to be passed over of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TooLong;
 
@@ -62,6 +68,10 @@ pub struct Records {
     begun: bool,
     /// Whether fragments of it were moved together.
     moved: bool,
+    /// While the present record is passed over: how many more bytes of it may come.
+    passing_over: Option<u64>,
+    /// Bytes of the present record that were dropped.
+    dropped: u64,
     /// Records since the last one that needed more than [`SMALL`].
     small_records: u32,
     limit: usize,
@@ -78,6 +88,8 @@ impl Records {
             last: false,
             begun: false,
             moved: false,
+            passing_over: None,
+            dropped: 0,
             small_records: 0,
             limit,
         }
@@ -94,15 +106,13 @@ impl Records {
         self.buffer.copy_within(self.raw.clone(), start);
         self.raw = start..start + self.raw.len();
         let end = self.raw.end;
-        // Within a fragment: its rest, and the next mark unless it is the last one.
-        let wanted = match self.fragment {
-            0 => 0,
-            fragment if self.last => fragment,
-            fragment => fragment + MARK_SIZE,
-        };
-        let grown = end + wanted.clamp(SMALL / 4, self.buffer.len().max(SMALL));
-        if self.buffer.len() < grown {
-            let size = grown.max(SMALL);
+        if self.passing_over.is_some() && self.buffer.len() > SMALL {
+            wipe(self.buffer.get_mut(end..).unwrap_or_default());
+            self.cut_to(end);
+        }
+        let wanted = self.wanted();
+        let size = self.needed();
+        if self.buffer.len() < size {
             let more = size - self.buffer.len();
             if self.buffer.len() <= SMALL {
                 make_room(&mut self.buffer, more)?;
@@ -117,6 +127,41 @@ impl Records {
             self.buffer.len() - end
         };
         Ok(self.buffer.get_mut(end..end + room).unwrap_or_default())
+    }
+
+    /// The size that the next [`Records::space`] gives the buffer, unless it has that size already.
+    pub fn needed(&self) -> usize {
+        let start = if self.payload.is_empty() {
+            0
+        } else {
+            self.payload.end
+        };
+        let most = match self.passing_over {
+            None => self.buffer.len().max(SMALL),
+            Some(_) => SMALL / 4,
+        };
+        let more = self.wanted().clamp(SMALL / 4, most);
+        (start + self.raw.len() + more).max(SMALL)
+    }
+
+    /// The size of the buffer, in bytes.
+    pub fn size(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// How many bytes the present record has at least, by the marks that were read.
+    pub fn announced(&self) -> usize {
+        self.payload.len() + self.fragment
+    }
+
+    /// What is expected next within a record: the rest of the fragment, and the next mark unless it is
+    /// the last one.
+    fn wanted(&self) -> usize {
+        match self.fragment {
+            0 => 0,
+            fragment if self.last => fragment,
+            fragment => fragment + MARK_SIZE,
+        }
     }
 
     /// Notes that the first `count` bytes of [`Records::space`] were received.
@@ -136,37 +181,63 @@ impl Records {
     }
 
     /// The current record, found complete by the last [`Records::advance`]. It stays until the next
-    /// one.
+    /// one. While it is incomplete, what has come of it; of a record that is passed over, the beginning.
     pub fn record(&self) -> &[u8] {
         self.buffer.get(self.payload.clone()).unwrap_or_default()
     }
 
+    /// Passes over the present record, which is not complete yet: keeps its beginning and drops what
+    /// follows. Fails, now or in [`Records::advance`], if that are more than `most` bytes.
+    pub fn pass_over(&mut self, most: u64) -> Result<(), TooLong> {
+        let before = self.payload.clone();
+        let kept = before.len().min(BEGINNING);
+        self.dropped = (before.len() - kept) as u64;
+        self.buffer
+            .copy_within(before.start..before.start + kept, 0);
+        wipe(self.buffer.get_mut(kept..before.end).unwrap_or_default());
+        self.payload = 0..kept;
+        self.moved = true;
+        self.passing_over = Some(most.saturating_sub(self.dropped));
+        self.check_length()
+    }
+
+    /// Whether the present record is being passed over.
+    pub fn is_passed_over(&self) -> bool {
+        self.passing_over.is_some()
+    }
+
+    /// The length of the record that was passed over last, as far as it came, in bytes.
+    pub fn length_passed_over(&self) -> u64 {
+        self.payload.len() as u64 + self.dropped
+    }
+
     /// Drops the current record and looks for the next one. True if it is complete.
+    ///
+    /// After [`TooLong`], [`Records::pass_over`] may be called; otherwise the stream is of no more use.
     pub fn advance(&mut self) -> Result<bool, TooLong> {
         if !self.begun {
             self.moved = false;
-            if self.raw.is_empty() {
-                self.raw = 0..0;
-                self.shrink();
-            }
+            self.dropped = 0;
+            self.shrink();
             self.payload = self.raw.start..self.raw.start;
         }
         loop {
             let arrived = self.fragment.min(self.raw.len());
-            if self.payload.end != self.raw.start {
-                let from = self.raw.start..self.raw.start + arrived;
-                self.buffer.copy_within(from, self.payload.end);
-                self.moved = true;
-            }
-            self.payload.end += arrived;
+            let kept = match self.passing_over {
+                None => arrived,
+                Some(_) => arrived.min(BEGINNING.saturating_sub(self.payload.len())),
+            };
+            self.keep(kept);
             self.raw.start += arrived;
             self.fragment -= arrived;
+            self.count_dropped(arrived - kept);
             if self.fragment > 0 {
                 return Ok(false);
             }
             if self.begun && self.last {
                 self.begun = false;
                 self.last = false;
+                self.passing_over = None;
                 if !self.payload.is_empty() {
                     return Ok(true);
                 }
@@ -184,22 +255,38 @@ impl Records {
             self.fragment = (mark & !LAST) as usize;
             self.last = mark & LAST != 0;
             self.begun = true;
-            if self.fragment > self.limit - self.payload.len() {
-                return Err(TooLong);
-            }
+            self.check_length()?;
         }
     }
 
-    /// Takes a copy of the current record, found complete by the last [`Records::advance`], and wipes the record
-    /// here if `wiped` says so, so that others can be received while it is in use.
-    pub fn take(&mut self, wiped: bool) -> Result<Vec<u8>, TryReserveError> {
-        let mut copy = Vec::new();
-        copy.try_reserve_exact(self.payload.len())?;
-        copy.extend_from_slice(self.record());
-        if wiped {
-            self.wipe();
+    /// Appends the next `count` bytes that were received to the payload.
+    fn keep(&mut self, count: usize) {
+        if self.payload.end != self.raw.start {
+            let from = self.raw.start..self.raw.start + count;
+            self.buffer.copy_within(from, self.payload.end);
+            self.moved = true;
         }
-        Ok(copy)
+        self.payload.end += count;
+    }
+
+    /// Takes the current record, found complete by the last [`Records::advance`], so that others can be received
+    /// while it is in use. A large one is taken with its memory; a smaller one is copied and wiped here.
+    pub fn take(&mut self) -> Result<Taken, TryReserveError> {
+        let payload = self.payload.clone();
+        let mut buffer = Vec::new();
+        if payload.len() > LARGE {
+            let behind = self.buffer.get(self.raw.clone()).unwrap_or_default();
+            buffer.try_reserve_exact(behind.len())?;
+            buffer.extend_from_slice(behind);
+            (self.payload, self.raw) = (0..0, 0..behind.len());
+            let buffer = std::mem::replace(&mut self.buffer, buffer);
+            return Ok(Taken { buffer, payload });
+        }
+        buffer.try_reserve_exact(payload.len())?;
+        buffer.extend_from_slice(self.record());
+        self.wipe();
+        let payload = 0..buffer.len();
+        Ok(Taken { buffer, payload })
     }
 
     /// Wipes the current record, which held a PIN or a key, and the places its fragments had before
@@ -212,183 +299,79 @@ impl Records {
         }
     }
 
+    /// Notes that bytes of a record that is passed over were dropped.
+    fn count_dropped(&mut self, count: usize) {
+        self.dropped += count as u64;
+        if let Some(left) = &mut self.passing_over {
+            *left = left.saturating_sub(count as u64);
+        }
+    }
+
+    /// Fails when the present fragment makes the record too long.
+    fn check_length(&self) -> Result<(), TooLong> {
+        let length = self.payload.len();
+        let left = match self.passing_over {
+            None => self.limit.saturating_sub(length) as u64,
+            Some(left) => left + BEGINNING.saturating_sub(length) as u64,
+        };
+        if self.fragment as u64 > left {
+            Err(TooLong)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Frees memory, between two records, that only a large record needed: at once if it is much,
     /// otherwise after a number of small records.
     fn shrink(&mut self) {
+        let is_idle = self.raw.is_empty();
         if self.payload.len() > SMALL {
             self.small_records = 0;
-        } else {
+        } else if is_idle {
             self.small_records = self.small_records.saturating_add(1);
         }
-        let used = self.small_records >= SMALL_RECORDS_BEFORE_SHRINKING;
-        if self.buffer.len() > LARGE || (self.buffer.len() > SMALL && used) {
-            self.buffer.truncate(SMALL);
-            self.buffer.shrink_to_fit();
+        let is_unused = is_idle && self.small_records >= SMALL_RECORDS_BEFORE_SHRINKING;
+        let is_large = self.buffer.len() > LARGE && self.raw.len() <= LARGE;
+        if is_idle {
+            self.raw = 0..0;
         }
+        if is_large || (self.buffer.len() > SMALL && is_unused) {
+            // Bytes of the next record, which may hold a PIN.
+            let before = self.raw.clone();
+            self.buffer.copy_within(before.clone(), 0);
+            self.raw = 0..before.len();
+            let left = before.start.max(before.len())..before.end;
+            wipe(self.buffer.get_mut(left).unwrap_or_default());
+            self.cut_to(before.len());
+        }
+    }
+
+    /// Frees what the buffer has beyond its first `length` bytes, but for the size of an idle one.
+    fn cut_to(&mut self, length: usize) {
+        self.buffer.truncate(length.max(SMALL));
+        self.buffer.shrink_to_fit();
+    }
+}
+
+/// A record that was taken out of its [`Records`]. It is wiped when it is dropped.
+pub struct Taken {
+    buffer: Vec<u8>,
+    payload: Range<usize>,
+}
+
+impl Deref for Taken {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.buffer.get(self.payload.clone()).unwrap_or_default()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        wipe(&mut self.buffer);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn feed(records: &mut Records, mut bytes: &[u8], step: usize) -> Vec<Vec<u8>> {
-        let mut found = Vec::new();
-        while !bytes.is_empty() {
-            let space = records.space().unwrap();
-            let count = step.min(space.len()).min(bytes.len());
-            space[..count].copy_from_slice(&bytes[..count]);
-            records.received(count);
-            bytes = &bytes[count..];
-            while let Some(record) = records.next().expect("no record is over the limit") {
-                found.push(record.to_vec());
-            }
-        }
-        found
-    }
-
-    fn fragments(payload: &[u8], size: usize) -> Vec<u8> {
-        let mut stream = Vec::new();
-        let mut chunks = payload.chunks(size).peekable();
-        while let Some(chunk) = chunks.next() {
-            let last = if chunks.peek().is_none() { LAST } else { 0 };
-            stream.extend_from_slice(&(chunk.len() as u32 | last).to_be_bytes());
-            stream.extend_from_slice(chunk);
-        }
-        stream
-    }
-
-    fn payload(length: usize) -> Vec<u8> {
-        (0..length).map(|position| (position % 251) as u8).collect()
-    }
-
-    #[test]
-    fn reassembles_any_fragmentation_in_any_steps() {
-        for length in [1, 4, 47, 1000, 65532, 200_001] {
-            for size in [1, 3, 100, 8996, 65532, 1 << 20] {
-                for step in [1, 7, 4096, usize::MAX] {
-                    if length / size > 2000 || length / step > 5000 {
-                        continue;
-                    }
-                    let mut records = Records::new(1 << 20);
-                    let one = fragments(&payload(length), size);
-                    let stream = [one.as_slice(), &one, &one].concat();
-                    let found = feed(&mut records, &stream, step);
-                    assert!(
-                        found == vec![payload(length); 3],
-                        "{length} in {size} by {step}"
-                    );
-                    assert!(!records.is_begun());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn an_empty_record_is_passed_over_and_an_empty_last_fragment_ends_one() {
-        let mut records = Records::new(100);
-        assert!(feed(&mut records, &[0x80, 0, 0, 0], 4).is_empty());
-        assert!(!records.is_begun());
-        let stream = [
-            0, 0, 0, 0, 0, 0, 0, 2, b'a', b'b', 0, 0, 0, 0, 0x80, 0, 0, 0,
-        ];
-        for step in [1, 18] {
-            assert_eq!(feed(&mut records, &stream, step), [b"ab"]);
-        }
-    }
-
-    #[test]
-    fn refuses_a_record_over_the_limit_when_its_length_is_read() {
-        let mut records = Records::new(100);
-        records.space().unwrap()[..4].copy_from_slice(&101u32.to_be_bytes());
-        records.received(4);
-        assert_eq!(records.next(), Err(TooLong));
-
-        let mut records = Records::new(100);
-        let stream = [
-            &60u32.to_be_bytes()[..],
-            &[0; 60],
-            &(LAST | 41).to_be_bytes(),
-        ]
-        .concat();
-        records.space().unwrap()[..stream.len()].copy_from_slice(&stream);
-        records.received(stream.len());
-        assert_eq!(records.next(), Err(TooLong));
-    }
-
-    #[test]
-    fn memory_follows_the_bytes_that_came_not_the_announced_length() {
-        let mut records = Records::new(1 << 30);
-        records.space().unwrap()[..4].copy_from_slice(&(LAST | 1 << 30).to_be_bytes());
-        records.received(4);
-        assert_eq!(records.next(), Ok(None));
-        assert!(records.space().unwrap().len() <= 2 * SMALL);
-        assert!(records.buffer.len() <= 4 * SMALL);
-    }
-
-    #[test]
-    fn memory_does_not_grow_with_the_number_of_records() {
-        let mut records = Records::new(1 << 20);
-        for _ in 0..10_000 {
-            assert_eq!(
-                feed(&mut records, &fragments(&payload(100), 1000), 104).len(),
-                1
-            );
-        }
-        assert_eq!(records.buffer.len(), SMALL);
-    }
-
-    #[test]
-    fn memory_does_not_grow_with_the_number_of_fragments() {
-        for begin in [&[][..], b"\0\0\0\x01a"] {
-            for step in [4096, 4099, usize::MAX] {
-                let mut records = Records::new(1 << 20);
-                assert!(feed(&mut records, begin, 1).is_empty());
-                assert!(feed(&mut records, &[0; 4 << 20], step).is_empty());
-                assert!(records.is_begun());
-                assert!(records.buffer.len() <= 2 * SMALL, "by {step}");
-                let rest = b"\x80\0\0\x01b";
-                let payload = [begin.get(4..).unwrap_or_default(), b"b"].concat();
-                assert_eq!(feed(&mut records, rest, 1), [payload]);
-            }
-        }
-    }
-
-    #[test]
-    fn wipes_what_came_in_fragments_too() {
-        let secret = [7; 100];
-        for (fragment, step) in [(1, 9), (7, 60), (7, 1000), (100, 33), (100, 1000)] {
-            let mut records = Records::new(100);
-            let mut stream = Vec::new();
-            for fragment in secret.chunks(fragment) {
-                stream.extend_from_slice(&(fragment.len() as u32).to_be_bytes());
-                stream.extend_from_slice(fragment);
-            }
-            let last = stream.split_off(stream.len() - 1);
-            assert!(feed(&mut records, &stream, step).is_empty());
-            let rest = [&last[..], &LAST.to_be_bytes(), &[0x80, 0, 0, 1, 9]].concat();
-            records.space().unwrap()[..rest.len()].copy_from_slice(&rest);
-            records.received(rest.len());
-            assert_eq!(records.next(), Ok(Some(&secret[..])));
-            records.wipe();
-            let left = records.buffer[MARK_SIZE..].iter().filter(|it| **it == 7);
-            assert_eq!(left.count(), 0, "{fragment} {step}");
-            assert_eq!(records.next(), Ok(Some(&[9][..])));
-        }
-    }
-
-    #[test]
-    fn gives_back_memory_after_a_large_record() {
-        let mut records = Records::new(8 << 20);
-        for (length, after) in [(500_000, SMALL_RECORDS_BEFORE_SHRINKING), (5_000_000, 1)] {
-            assert_eq!(
-                feed(&mut records, &fragments(&payload(length), 1 << 24), 1 << 20).len(),
-                1
-            );
-            for _ in 0..after {
-                assert_eq!(feed(&mut records, &fragments(b"small", 1000), 104).len(), 1);
-            }
-            assert_eq!(records.buffer.len(), SMALL, "after {length} bytes");
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! Reads and writes the ONC RPC headers (RFC 5531, section 9) of calls and replies, for versions 3 and 4 of program 4.
 //!
-//! The daemon's side answers unusual calls with the same statuses as the original; the client's side
-//! accepts any accepted reply to its own xid. `call` reads what follows the headers in version 4, `version3` in
+//! The daemon's side answers unusual calls with the same statuses as the original, but for another version of RPC;
+//! the client's side accepts any accepted reply to its own xid. `call` reads what follows the headers in version 4, `version3` in
 //! version 3.
 
 mod notifications;
@@ -9,8 +9,9 @@ mod notifications;
 use std::ops::RangeInclusive;
 
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
-use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices};
-use crate::integers::Architecture;
+use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices, Wire};
+use crate::facts::Role;
+use crate::integers::{Architecture, SessionHandle};
 use crate::version3;
 
 pub use notifications::{
@@ -22,6 +23,7 @@ const REPLY: u32 = 1;
 const RPC_VERSION: u32 = 2;
 const MSG_ACCEPTED: u32 = 0;
 const MSG_DENIED: u32 = 1;
+const RPC_MISMATCH: u32 = 0;
 const AUTH_ERROR: u32 = 1;
 const AUTH_TOOWEAK: u32 = 5;
 const AUTH_NONE: u32 = 0;
@@ -48,22 +50,31 @@ pub enum Rejection {
     ProcedureUnavailable,
     /// The message is no call, or its arguments are not those of the procedure.
     GarbageArguments,
-    /// Another version of RPC (as the original answers it), or a failure of ours.
+    /// A failure of ours.
     SystemError,
+    /// Another version of RPC; the reply tells that 2 is the only one. The original answers it with
+    /// SystemError.
+    RpcMismatch,
     /// A credential other than AUTH_NONE.
     AuthenticationTooWeak,
 }
 
 impl Rejection {
-    /// The words of the reply after its verifier.
-    fn status(self) -> ([u32; 3], usize) {
-        match self {
-            Rejection::ProgramUnavailable => ([1, 0, 0], 1),
-            Rejection::ProgramMismatch(lowest, highest) => ([2, lowest, highest], 3),
-            Rejection::ProcedureUnavailable => ([3, 0, 0], 1),
-            Rejection::GarbageArguments => ([4, 0, 0], 1),
-            Rejection::SystemError => ([5, 0, 0], 1),
-            Rejection::AuthenticationTooWeak => ([0; 3], 0),
+    /// Appends the words of the reply after REPLY.
+    fn write(self, output: &mut Encoder<'_>) {
+        const ACCEPTED: [u32; 3] = [MSG_ACCEPTED, AUTH_NONE, 0];
+        let accepted = |status: &[u32]| [&ACCEPTED, status].concat();
+        let words = match self {
+            Rejection::ProgramUnavailable => accepted(&[1]),
+            Rejection::ProgramMismatch(lowest, highest) => accepted(&[2, lowest, highest]),
+            Rejection::ProcedureUnavailable => accepted(&[3]),
+            Rejection::GarbageArguments => accepted(&[4]),
+            Rejection::SystemError => accepted(&[5]),
+            Rejection::RpcMismatch => vec![MSG_DENIED, RPC_MISMATCH, RPC_VERSION, RPC_VERSION],
+            Rejection::AuthenticationTooWeak => vec![MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK],
+        };
+        for word in words {
+            output.word(word);
         }
     }
 }
@@ -83,6 +94,14 @@ impl Version {
         match self {
             Version::Three => version3::VERSION,
             Version::Four => VERSION,
+        }
+    }
+
+    /// Whether it has this procedure.
+    fn has(self, function: Function) -> bool {
+        match self {
+            Version::Three => version3::FUNCTIONS.contains(&function),
+            Version::Four => true,
         }
     }
 
@@ -139,6 +158,56 @@ pub fn read_request<'a>(record: &'a [u8], peer: &Peer) -> Request<'a> {
     }
 }
 
+/// What the beginning of a record asks for, whatever follows it.
+#[derive(Debug)]
+pub enum Beginning {
+    /// A call.
+    Call {
+        /// Pairs the reply with it.
+        xid: Xid,
+        /// The version that it came by, and that its reply goes by.
+        version: Version,
+        /// The procedure.
+        function: Function,
+        /// The session that the call is made in, if it is made in one.
+        session: Option<SessionHandle>,
+    },
+    /// See [`Request::Rejected`].
+    Rejected(Xid, Rejection),
+    /// See [`Request::Unanswerable`].
+    Unanswerable,
+}
+
+/// Reads the header of a record of this client, of which more may follow, and the first argument if it is a session.
+pub fn read_beginning(record: &[u8], peer: &Peer) -> Beginning {
+    let mut input = Decoder::new(record, peer.architecture);
+    let Ok(xid) = input.word().map(Xid) else {
+        return Beginning::Unanswerable;
+    };
+    match read_called(&mut input, peer) {
+        Ok(called) => {
+            let function = called.function;
+            let is_in_session = function.facts().roles.first() == Some(&Role::Session);
+            let session = is_in_session.then(|| SessionHandle::read(&mut input).ok());
+            Beginning::Call {
+                xid,
+                version: called.version,
+                function,
+                session: session.flatten(),
+            }
+        }
+        Err(rejection) => Beginning::Rejected(xid, rejection),
+    }
+}
+
+/// Whether a record that begins like this can be a call of RPC: its second word says so. True if that has
+/// not come yet.
+pub fn may_be_call(record: &[u8]) -> bool {
+    let mut input = Decoder::new(record, Architecture::host());
+    let _xid = input.word();
+    input.word().is_ok_and(|message| message == CALL) || record.len() < 8
+}
+
 /// Whether a record is a call of version 4 that other calls may overtake, by its flags or because it waits for
 /// something to happen. Reads no more of it than that takes.
 pub fn is_overtaken(record: &[u8]) -> bool {
@@ -160,9 +229,38 @@ pub fn is_overtaken(record: &[u8]) -> bool {
 /// CKF_DONT_BLOCK of C_WaitForSlotEvent.
 const DONT_BLOCK: u64 = 1;
 
-/// The checks stand in the order in which the original makes them.
 fn read_call<'a>(xid: Xid, mut input: Decoder<'a>, peer: &Peer) -> Result<Incoming<'a>, Rejection> {
-    let header = read_call_header(&mut input).map_err(|_| Rejection::GarbageArguments)?;
+    let Called {
+        version,
+        function,
+        overlaps,
+    } = read_called(&mut input, peer)?;
+    let call = match version {
+        Version::Three => {
+            let call = version3::Call::read(function, input);
+            let call = call.ok_or(Rejection::ProcedureUnavailable)?;
+            call.map(version3::Call::into_current)
+        }
+        Version::Four => Call::read(function, input),
+    };
+    Ok(Incoming {
+        xid,
+        version,
+        overlaps,
+        call: call.map_err(|_| Rejection::GarbageArguments)?,
+    })
+}
+
+/// What a call says before its arguments.
+struct Called {
+    version: Version,
+    function: Function,
+    overlaps: bool,
+}
+
+/// The checks stand in the order in which the original makes them.
+fn read_called(input: &mut Decoder<'_>, peer: &Peer) -> Result<Called, Rejection> {
+    let header = read_call_header(input).map_err(|_| Rejection::GarbageArguments)?;
     let [
         message,
         rpc_version,
@@ -177,7 +275,7 @@ fn read_call<'a>(xid: Xid, mut input: Decoder<'a>, peer: &Peer) -> Result<Incomi
         return Err(Rejection::GarbageArguments);
     }
     if rpc_version != RPC_VERSION {
-        return Err(Rejection::SystemError);
+        return Err(Rejection::RpcMismatch);
     }
     if credential != AUTH_NONE {
         return Err(Rejection::AuthenticationTooWeak);
@@ -190,28 +288,19 @@ fn read_call<'a>(xid: Xid, mut input: Decoder<'a>, peer: &Peer) -> Result<Incomi
         let (lowest, highest) = (*peer.versions.start(), *peer.versions.end());
         return Err(Rejection::ProgramMismatch(lowest, highest));
     };
-    let function = Function::from_number(procedure).ok_or(Rejection::ProcedureUnavailable)?;
-    let garbage = |_| Rejection::GarbageArguments;
-    let (overlaps, call) = match version {
-        Version::Three => {
-            let call = version3::Call::read(function, input);
-            let call = call.ok_or(Rejection::ProcedureUnavailable)?;
-            (false, call.map_err(garbage)?.into_current())
-        }
-        Version::Four => {
-            let flags = input.word().map_err(garbage)?;
-            if flags & !CALL_OVERLAPS != 0 {
-                return Err(Rejection::GarbageArguments);
-            }
-            let call = Call::read(function, input).map_err(garbage)?;
-            (flags & CALL_OVERLAPS != 0, call)
-        }
+    let function = Function::from_number(procedure).filter(|function| version.has(*function));
+    let function = function.ok_or(Rejection::ProcedureUnavailable)?;
+    let flags = match version {
+        Version::Three => 0,
+        Version::Four => input.word().map_err(|_| Rejection::GarbageArguments)?,
     };
-    Ok(Incoming {
-        xid,
+    if flags & !CALL_OVERLAPS != 0 {
+        return Err(Rejection::GarbageArguments);
+    }
+    Ok(Called {
         version,
-        overlaps,
-        call,
+        function,
+        overlaps: flags & CALL_OVERLAPS != 0,
     })
 }
 
@@ -301,18 +390,7 @@ pub fn write_rejection<'b>(
     let mut output = Encoder::new(buffer, Architecture::host());
     output.word(xid.0);
     output.word(REPLY);
-    let state: &[u32] = match rejection {
-        Rejection::AuthenticationTooWeak => &[MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK],
-        Rejection::ProgramUnavailable
-        | Rejection::ProgramMismatch(..)
-        | Rejection::ProcedureUnavailable
-        | Rejection::GarbageArguments
-        | Rejection::SystemError => &[MSG_ACCEPTED, AUTH_NONE, 0],
-    };
-    let (status, words) = rejection.status();
-    for word in state.iter().chain(status.iter().take(words)) {
-        output.word(*word);
-    }
+    rejection.write(&mut output);
     output.finish()
 }
 

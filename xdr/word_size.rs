@@ -79,6 +79,11 @@ impl Abi {
         }
     }
 
+    /// Bytes of a CK_ATTRIBUTE: a number, a pointer and a number. They are as long as each other, or packed.
+    pub const fn attribute_size(self) -> usize {
+        2 * self.word + self.pointer
+    }
+
     /// The number these bytes are.
     pub fn read(self, bytes: &[u8]) -> u64 {
         let append = |number, byte: &u8| number << 8 | u64::from(*byte);

@@ -19,7 +19,7 @@ use xdr::{
 
 use super::{Functions, notify};
 use crate::arguments::{Handle, input};
-use crate::outputs::{OUTPUT_LIMIT, list, objects};
+use crate::outputs::{LONGEST_RANDOM, list, objects};
 use crate::templates::{CTemplate, attribute_values};
 
 /// Room for an output that does not grow with the input: a digest, a signature, a wrapped key. The
@@ -454,7 +454,7 @@ impl Functions {
         };
         let size = if has_buffer { length } else { 0 };
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        if size > OUTPUT_LIMIT {
+        if size > LONGEST_RANDOM {
             return OutputResult {
                 rv: CkRv::ARGUMENTS_BAD,
                 ..Default::default()

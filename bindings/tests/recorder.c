@@ -236,7 +236,8 @@ static void answer(CK_ATTRIBUTE *attribute, const void *value, CK_ULONG length)
 }
 
 /* Object 9 does not exist. CKA_VALUE is sensitive; CKA_OWNER and CKA_SUBJECT have absurd lengths,
- * CKA_AC_ISSUER one of 60 MB. */
+ * CKA_AC_ISSUER one of 60 MB. CKA_WRAP_TEMPLATE has two attributes, CKA_UNWRAP_TEMPLATE none; room for either
+ * would hold addresses of a client. */
 static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object,
                                  CK_ATTRIBUTE *template, unsigned long count)
 {
@@ -255,6 +256,12 @@ static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE obj
         case CKA_OWNER: attribute->ulValueLen = 1UL << 40; break;
         case CKA_SUBJECT: attribute->ulValueLen += 1; break;
         case CKA_AC_ISSUER: attribute->ulValueLen = 60000000; break;
+        case CKA_WRAP_TEMPLATE:
+        case CKA_UNWRAP_TEMPLATE:
+            if (attribute->pValue || attribute->ulValueLen)
+                abort();
+            attribute->ulValueLen = attribute->type == CKA_WRAP_TEMPLATE ? 2 * sizeof(CK_ATTRIBUTE) : 0;
+            break;
         default: abort();
         }
     }

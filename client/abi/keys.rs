@@ -3,11 +3,12 @@
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
 };
-use xdr::Function;
+use xdr::{CkRv, Function};
 
 use super::memory;
 use super::memory::{Place, Places};
 use super::{enter, object_handle, put_bytes, session_handle};
+use crate::library::TOO_LONG;
 use crate::remote::{ask, result};
 
 /// Makes a key.
@@ -122,8 +123,9 @@ pub unsafe extern "C" fn C_UnwrapKey(
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_UnwrapKey) };
         let (mechanism, parameter) = read?;
+        let too_long = CkRv::WRAPPED_KEY_LEN_RANGE;
         // SAFETY: the contract of this module.
-        let wrapped = unsafe { memory::input(wrapped, wrapped_length) }?;
+        let wrapped = unsafe { memory::input(wrapped, wrapped_length, too_long) }?;
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let (session, with) = (session_handle(session), object_handle(unwrapping_key));
@@ -221,7 +223,7 @@ pub unsafe extern "C" fn C_DecapsulateKey(
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         // SAFETY: the contract of this module.
-        let ciphertext = unsafe { memory::input(ciphertext, ciphertext_length) }?;
+        let ciphertext = unsafe { memory::input(ciphertext, ciphertext_length, TOO_LONG) }?;
         let (session, with) = (session_handle(session), object_handle(private_key));
         let made = ask!(
             library,
@@ -252,7 +254,7 @@ pub unsafe extern "C" fn C_WrapKeyAuthenticated(
         let read = unsafe { memory::mechanism(mechanism, Function::C_WrapKeyAuthenticated) };
         let (mechanism, parameter) = read?;
         // SAFETY: the contract of this module.
-        let associated = unsafe { memory::input(associated, associated_length) }?;
+        let associated = unsafe { memory::input(associated, associated_length, TOO_LONG) }?;
         let session = session_handle(session);
         let (with, key) = (object_handle(wrapping_key), object_handle(key));
         let answer = ask!(
@@ -285,12 +287,13 @@ pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_UnwrapKeyAuthenticated) };
         let (mechanism, parameter) = read?;
+        let too_long = CkRv::WRAPPED_KEY_LEN_RANGE;
         // SAFETY: the contract of this module.
-        let wrapped = unsafe { memory::input(wrapped, wrapped_length) }?;
+        let wrapped = unsafe { memory::input(wrapped, wrapped_length, too_long) }?;
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         // SAFETY: the contract of this module.
-        let associated = unsafe { memory::input(associated, associated_length) }?;
+        let associated = unsafe { memory::input(associated, associated_length, TOO_LONG) }?;
         let (session, with) = (session_handle(session), object_handle(unwrapping_key));
         let made = ask!(
             library,

@@ -154,17 +154,21 @@ pub(super) unsafe fn copy<T: Copy>(values: &[T], to: *mut T) {
     unsafe { to.copy_from_nonoverlapping(from, size_of_val(values)) };
 }
 
-/// A byte string for the module.
+/// A byte string for the module. One that no record can carry is answered `too_long`, unread.
 ///
 /// # Safety
 /// Unless null, `first` can be read as that many bytes, unchanged, for as long as `'a`.
-pub(super) unsafe fn input<'a>(first: *const CK_BYTE, length: CK_ULONG) -> Result<Input<'a>, CkRv> {
+pub(super) unsafe fn input<'a>(
+    first: *const CK_BYTE,
+    length: CK_ULONG,
+    too_long: CkRv,
+) -> Result<Input<'a>, CkRv> {
     if first.is_null() {
         let length = wide(length);
         return Ok(Input::Null { length });
     }
     // SAFETY: the caller's word, and not null.
-    unsafe { bytes(first, length) }.map(Input::Bytes)
+    unsafe { bytes(first, length, too_long) }.map(Input::Bytes)
 }
 
 /// The `SIZE` bytes of a text field.
@@ -175,7 +179,7 @@ pub(super) unsafe fn field<'a, const SIZE: usize>(
     first: *const CK_BYTE,
 ) -> Result<Input<'a>, CkRv> {
     // SAFETY: the caller's word.
-    unsafe { input(first, SIZE as CK_ULONG) }
+    unsafe { input(first, SIZE as CK_ULONG, CkRv::ARGUMENTS_BAD) }
 }
 
 /// The bytes of the name of a function, without the zero that ends it.
@@ -199,14 +203,14 @@ pub(super) unsafe fn name<'a>(first: *const CK_UTF8CHAR) -> Result<&'a [u8], CkR
 /// No function's name has more bytes.
 const LONGEST_NAME: usize = 64;
 
-/// A byte string. CKR_DATA_LEN_RANGE if no record can carry it.
+/// A byte string; `too_long` if no record can carry it.
 ///
 /// # Safety
 /// `first` is not null, and can be read as that many bytes, unchanged, for as long as `'a`.
-unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG) -> Result<&'a [u8], CkRv> {
+unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG, too_long: CkRv) -> Result<&'a [u8], CkRv> {
     let length = usize::try_from(length).ok();
     let length = length.filter(|length| *length as u64 <= LONGEST_BYTES);
-    let length = length.ok_or(CkRv::DATA_LEN_RANGE)?;
+    let length = length.ok_or(too_long)?;
     // SAFETY: not null, not longer than an object can be, and readable by the caller's word.
     Ok(unsafe { slice::from_raw_parts(first, length) })
 }
@@ -217,7 +221,7 @@ unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG) -> Result<&'a [u8], CkRv
 /// As [`bytes`].
 unsafe fn copied(first: *const c_void, length: CK_ULONG) -> Result<Vec<u8>, CkRv> {
     // SAFETY: the caller's word.
-    let from = unsafe { bytes(first.cast(), length) }?;
+    let from = unsafe { bytes(first.cast(), length, CkRv::HOST_MEMORY) }?;
     let mut copy = Vec::new();
     copy.try_reserve_exact(from.len())
         .map_err(|_| CkRv::HOST_MEMORY)?;

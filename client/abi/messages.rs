@@ -13,6 +13,7 @@ use xdr::{Call, Flags, Function};
 
 use super::memory::{self, Places};
 use super::{enter, object_handle, put_bytes, session_handle};
+use crate::library::TOO_LONG;
 use crate::remote::{ask, result};
 
 /// The arguments of a function of messages: its session and the parameter of the message in front, and what is made of
@@ -83,7 +84,7 @@ macro_rules! of_message_to_bytes {
 macro_rules! bytes {
     ($first:ident, $length:ident) => {{
         // SAFETY: the contract of this module.
-        let input = unsafe { memory::input($first, $length) };
+        let input = unsafe { memory::input($first, $length, TOO_LONG) };
         input?
     }};
 }

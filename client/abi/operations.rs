@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::memory;
 use super::memory::Places;
 use super::{enter, object_handle, put_bytes, session_handle};
+use crate::library::TOO_LONG;
 use crate::remote::{ask, result};
 
 beginning_with_key! {
@@ -114,8 +115,9 @@ pub unsafe extern "C" fn C_VerifySignatureInit(
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_VerifySignatureInit) };
         let (mechanism, parameter) = read?;
+        let too_long = CkRv::SIGNATURE_LEN_RANGE;
         // SAFETY: the contract of this module.
-        let signature = unsafe { memory::input(signature, signature_length) }?;
+        let signature = unsafe { memory::input(signature, signature_length, too_long) }?;
         let (session, key) = (session_handle(session), object_handle(key));
         let answer = ask!(
             library,
@@ -145,11 +147,14 @@ pub unsafe extern "C" fn C_Verify(
     signature_length: CK_ULONG,
 ) -> CK_RV {
     enter(|library| {
-        // SAFETY: the contract of this module.
-        let data = unsafe { memory::input(data, data_length) }?;
-        // SAFETY: the contract of this module.
-        let signature = unsafe { memory::input(signature, signature_length) }?;
         let session = session_handle(session);
+        // SAFETY: the contract of this module.
+        let data = unsafe { memory::input(data, data_length, TOO_LONG) };
+        let data = library.checked(session, Function::C_Verify, data)?;
+        let too_long = CkRv::SIGNATURE_LEN_RANGE;
+        // SAFETY: the contract of this module.
+        let signature = unsafe { memory::input(signature, signature_length, too_long) };
+        let signature = library.checked(session, Function::C_Verify, signature)?;
         library.only(Call::C_Verify(session, data, signature))
     })
 }

@@ -89,7 +89,7 @@ pub unsafe extern "C" fn C_Login(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::input(pin, length) }?;
+        let pin = unsafe { memory::input(pin, length, CkRv::PIN_INCORRECT) }?;
         let user = UserType(wide(user));
         library.only(Call::C_Login(session_handle(session), user, pin))
     })
@@ -107,9 +107,9 @@ pub unsafe extern "C" fn C_LoginUser(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::input(pin, pin_length) }?;
+        let pin = unsafe { memory::input(pin, pin_length, CkRv::PIN_INCORRECT) }?;
         // SAFETY: the contract of this module.
-        let name = unsafe { memory::input(name, name_length) }?;
+        let name = unsafe { memory::input(name, name_length, CkRv::ARGUMENTS_BAD) }?;
         let (session, user) = (session_handle(session), UserType(wide(user)));
         library.only(Call::C_LoginUser(session, user, pin, name))
     })
@@ -149,7 +149,7 @@ pub unsafe extern "C" fn C_SetOperationState(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let state = unsafe { memory::input(state, length) }?;
+        let state = unsafe { memory::input(state, length, CkRv::SAVED_STATE_INVALID) }?;
         let session = session_handle(session);
         let keys = (
             object_handle(encryption_key),

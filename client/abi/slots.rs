@@ -74,7 +74,7 @@ pub unsafe extern "C" fn C_InitToken(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::input(pin, pin_length) }?;
+        let pin = unsafe { memory::input(pin, pin_length, CkRv::PIN_INCORRECT) }?;
         // SAFETY: the contract of this module: a label has 32 bytes.
         let label = unsafe { memory::field::<LABEL_SIZE>(label) }?;
         library.only(Call::C_InitToken(slot_id(slot), pin, label))
@@ -90,7 +90,7 @@ pub unsafe extern "C" fn C_InitPIN(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let pin = unsafe { memory::input(pin, length) }?;
+        let pin = unsafe { memory::input(pin, length, CkRv::PIN_LEN_RANGE) }?;
         library.only(Call::C_InitPIN(session_handle(session), pin))
     })
 }
@@ -106,9 +106,9 @@ pub unsafe extern "C" fn C_SetPIN(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let old = unsafe { memory::input(old, old_length) }?;
+        let old = unsafe { memory::input(old, old_length, CkRv::PIN_INCORRECT) }?;
         // SAFETY: the contract of this module.
-        let new = unsafe { memory::input(new, new_length) }?;
+        let new = unsafe { memory::input(new, new_length, CkRv::PIN_LEN_RANGE) }?;
         library.only(Call::C_SetPIN(session_handle(session), old, new))
     })
 }

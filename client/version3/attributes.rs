@@ -2,8 +2,8 @@
 //!
 //! Version 3 tells the room by sending that many bytes. We send zeros; the original sends the application's memory.
 //! The reply becomes one [`Answer`] for each attribute asked for. The semantics are those of PKCS#11 v2.20,
-//! section 11.7, as far as an original daemon supports them. Of nested templates only the size is asked for, in a call
-//! of its own: one that is empty is no template with addresses.
+//! section 11.7, as far as an original daemon supports them. Nested templates hold addresses: only their size is asked
+//! for, and a value is had of an empty one only.
 
 use xdr::attribute_types::is_nested;
 use xdr::{
@@ -29,7 +29,6 @@ pub(super) fn values(
     };
     let wanted = query.0.iter();
     let sent: Vec<Wanted> = wanted
-        .filter(|wanted| !is_nested(wanted.attribute_type))
         .map(|wanted| with_room(wanted, room(wanted)))
         .collect();
     let count = sent.len();
@@ -51,31 +50,15 @@ pub(super) fn values(
         return Err(CkRv::DEVICE_ERROR);
     }
 
-    let nested: Vec<Wanted> = query
-        .0
-        .iter()
-        .filter(|wanted| is_nested(wanted.attribute_type))
-        .map(|wanted| with_room(wanted, None))
-        .collect();
-    let (nested_zero, nested) = match nested.is_empty() {
-        true => (Zero::Empty, Vec::new()),
-        false => ask(nested).map_or((Zero::Unavailable, Vec::new()), |(rv, nested)| {
-            (Zero::beside(rv, &nested), nested)
-        }),
-    };
     let zero = Zero::beside(rv, &values);
-    let (mut values, mut nested) = (values.into_iter(), nested.iter());
+    let mut values = values.into_iter();
     let answers = query.0.iter().map(|wanted| {
-        let (found, verdict) = if is_nested(wanted.attribute_type) {
-            match nested.next().and_then(length) {
-                Some(0) if nested_zero == Zero::Empty => (Found::TemplateLength(0), CkRv::OK),
-                _ => (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID),
+        let (found, verdict) = match values.next() {
+            Some(value) if is_nested(wanted.attribute_type) => {
+                sort_nested(&value, &wanted.room, zero)
             }
-        } else {
-            match values.next() {
-                Some(value) => sort(value, room(wanted), zero),
-                None => (Found::Unavailable, CkRv::OK),
-            }
+            Some(value) => sort(value, room(wanted), zero),
+            None => (Found::Unavailable, CkRv::OK),
         };
         if rv.is_ok() {
             rv = verdict;
@@ -100,9 +83,10 @@ fn answers_template(rv: CkRv) -> bool {
     .contains(&rv)
 }
 
-/// The bytes of the caller's buffer; `None` asks for the size.
+/// The bytes of the caller's buffer; `None` asks for the size, as is done for each nested template.
 fn room(wanted: &Wanted) -> Option<u64> {
     match wanted.room {
+        _ if is_nested(wanted.attribute_type) => None,
         WantedRoom::Buffer { room, .. } => Some(room),
         WantedRoom::Null { .. } | WantedRoom::Template(_) => None,
     }
@@ -143,7 +127,9 @@ fn bounded(room: Option<u64>, size: Option<&Answer>) -> Option<u64> {
 fn length(received: &Answer) -> Option<u64> {
     match &received.found {
         Found::Bytes(bytes) => Some(bytes.len() as u64),
-        Found::Length(told) => Some(*told).filter(|told| *told <= LONGEST_BYTES),
+        Found::Length(told) | Found::TemplateLength(told) => {
+            Some(*told).filter(|told| *told <= LONGEST_BYTES)
+        }
         _ => None,
     }
 }
@@ -179,6 +165,16 @@ fn sort(received: Answer, room: Option<u64>, zero: Zero) -> (Found, CkRv) {
             Found::Bytes(_) => (received.found, CkRv::OK),
             _ => (Found::Unavailable, CkRv::DEVICE_ERROR),
         },
+    }
+}
+
+/// The same for a nested template, of which the size was asked for. What it contains cannot be had.
+fn sort_nested(received: &Answer, room: &WantedRoom, zero: Zero) -> (Found, CkRv) {
+    let is_question = matches!(room, WantedRoom::Null { .. });
+    match length(received) {
+        Some(0) if zero == Zero::Unavailable => (Found::Unavailable, CkRv::OK),
+        Some(count) if is_question || count == 0 => (Found::TemplateLength(count), CkRv::OK),
+        _ => (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID),
     }
 }
 

@@ -144,7 +144,15 @@ fn what_version_3_has_no_form_for_is_refused_without_a_call() {
     let mechanism = || Some(Mechanism::default());
     let nested = Attribute {
         attribute_type: AttributeType(0x4000_0211),
-        value: Value::Template(Template::default()),
+        value: Value::Template(Template(vec![Attribute::new(AttributeType(0), vec![1])])),
+    };
+    let null_value = |kind| {
+        let value = Value::Null { length: 4 };
+        let attribute_type = AttributeType(kind);
+        Some(Template(vec![Attribute {
+            attribute_type,
+            value,
+        }]))
     };
     let bad = CkRv::ARGUMENTS_BAD;
     let calls = [
@@ -174,6 +182,15 @@ fn what_version_3_has_no_form_for_is_refused_without_a_call() {
         (
             Current::C_CreateObject(session, Some(Template(vec![nested]))),
             CkRv::ATTRIBUTE_TYPE_INVALID,
+        ),
+        (
+            Current::C_CreateObject(session, null_value(0x4000_0211)),
+            CkRv::ATTRIBUTE_TYPE_INVALID,
+        ),
+        // It would find objects with an empty value.
+        (
+            Current::C_FindObjectsInit(session, null_value(0x3)),
+            CkRv::ATTRIBUTE_VALUE_INVALID,
         ),
         (
             Current::C_SessionCancel(session, Flags(1)),

@@ -1,5 +1,6 @@
 //! `sticky_attributes_patch`: keeps certain attributes of an object as they are, also in a copy.
 
+use xdr::attribute_types::is_nested;
 use xdr::{Call, CkRv};
 
 use crate::actions::{Action, Context, Verdict};
@@ -53,6 +54,13 @@ fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
         Written::Change(change) => change,
         Written::Nothing | Written::New(_) => return Ok(()),
     };
+    // An empty one in place of CKA_WRAP_TEMPLATE or CKA_UNWRAP_TEMPLATE lifts the restrictions of a key. The
+    // others never reach a module.
+    let mut types = call.values().flat_map(|template| template.0.iter());
+    if types.any(|attribute| is_nested(attribute.attribute_type)) {
+        let reason = "a template of the key cannot be changed";
+        return Err(Refused::new(CkRv::ATTRIBUTE_VALUE_INVALID, reason));
+    }
     let more = if context.is_segregated() {
         STICKY_SEGREGATED
     } else {

@@ -14,6 +14,7 @@ use super::values::*;
 use super::*;
 use crate::logging::line_format::{self, LineFormat};
 use crate::logging::settings::{Facility, LogFileConfig, LoggerConfig, LoggerKind, Selection};
+use crate::record_memory;
 
 /// Checks the sections of `file`.
 pub(super) fn check(root: Root, file: &Path) -> Result<Configuration, Fault> {
@@ -281,17 +282,15 @@ impl Checker<'_> {
             verify_depth: section.verify_depth,
         };
         let (use_ssl, allowed) = (section.use_ssl, section.allowed_clients_cert_path);
+        let (max_record_size, record_memory) =
+            self.record_limits(section.max_record_size, section.record_memory)?;
         Ok(Processor {
             filter_config: self.filter_config(&filter_config)?,
             tls: self.tls(use_ssl, section.tls, legacy, allowed)?,
             use_tls,
             handshake_timeout: seconds(section.handshake_timeout, 15)?,
-            max_record_size: size(within(
-                section.max_record_size,
-                64 << 20,
-                64 << 10,
-                1 << 30,
-            )?),
+            max_record_size,
+            record_memory,
             record_timeout: seconds(section.record_timeout, 30)?,
             max_connections_per_peer: size(within(
                 section.max_connections_per_peer,
@@ -312,6 +311,40 @@ impl Checker<'_> {
             max_parallel_calls: size(within(section.max_parallel_calls, 16, 1, 256)?),
             modules: modules(section.module)?,
         })
+    }
+
+    /// The longest record, and the memory for those of all clients.
+    fn record_limits(
+        &mut self,
+        longest: Option<At<i64>>,
+        memory: Option<At<i64>>,
+    ) -> Result<(usize, usize), Fault> {
+        let places = (
+            longest.as_ref().map(|at| at.place.clone()),
+            memory.as_ref().map(|at| at.place.clone()),
+        );
+        let longest = size(within(longest, 1 << 30, 64 << 10, 1 << 30)?);
+        let default = i64::try_from(record_memory::default_limit()).unwrap_or(i64::MAX);
+        let least = i64::try_from(record_memory::LEAST).unwrap_or(i64::MAX);
+        let memory = size(within(memory, default, least, i64::MAX)?);
+        let machine = record_memory::machine_memory();
+        if let (_, Some(place)) = &places {
+            if memory > machine {
+                self.warn(
+                    place,
+                    &format!("more than the {machine} bytes of memory that this machine has"),
+                );
+            }
+        }
+        if let (Some(place), _) = &places {
+            if longest > memory {
+                self.warn(
+                    place,
+                    &format!("has no effect above record_memory, {memory}"),
+                );
+            }
+        }
+        Ok((longest, memory))
     }
 
     /// A `tls` section is checked whether it is used or not, as in the original.

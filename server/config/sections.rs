@@ -131,6 +131,7 @@ pub(super) struct ProcessorSection {
     pub(super) verify_depth: Option<At<i64>>,
     pub(super) handshake_timeout: Option<At<Float>>,
     pub(super) max_record_size: Option<At<i64>>,
+    pub(super) record_memory: Option<At<i64>>,
     pub(super) record_timeout: Option<At<Float>>,
     pub(super) max_connections_per_peer: Option<At<i64>>,
     pub(super) flat_mechanisms: Option<At<String>>,

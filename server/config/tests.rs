@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::logging::settings::{Facility, LoggerKind};
+use crate::record_memory;
 
 pub(in crate::config) fn check(text: &str) -> Result<Configuration, String> {
     let file = Path::new("/etc/p.conf");
@@ -78,7 +79,8 @@ fn has_the_defaults_of_the_original() {
     assert!(protocol.reuse_address && protocol.keepalive && !protocol.nodelay);
     let processor = &service.processor;
     assert_eq!(processor.filter_config, Path::new("/etc/filter.conf"));
-    assert_eq!(processor.max_record_size, 67_108_864);
+    assert_eq!(processor.max_record_size, 1 << 30);
+    assert_eq!(processor.record_memory, record_memory::default_limit());
     assert_eq!(processor.record_timeout, Duration::from_secs(30));
     assert_eq!(processor.max_connections_per_peer, 0);
     assert_eq!(processor.flat_mechanisms, [0; 0]);
@@ -191,6 +193,16 @@ fn warns_of_what_has_no_effect() {
             "processor.libnames: has no effect",
         ),
         (
+            "processor",
+            "record_memory = 4000000000000000000;",
+            "processor.record_memory: more than the ",
+        ),
+        (
+            "processor",
+            "max_record_size = 1073741824; record_memory = 1000000000;",
+            "processor.max_record_size: has no effect above record_memory, 1000000000",
+        ),
+        (
             "protocol",
             "local_chmod = \"0600\";",
             "local_chmod: a decimal number",
@@ -288,11 +300,13 @@ fn checks_the_workload() {
 #[test]
 fn reads_the_new_parameters_of_the_processor() {
     let text = "max_record_size = 65536; record_timeout = 0.5; max_connections_per_peer = 7;
+        record_memory = 4194304;
         flat_mechanisms = \" 0x80000001 12\"; compatibility = \"admin-login-only\";";
     let processor = inside("processor", text).unwrap().services[0]
         .processor
         .clone();
     assert_eq!(processor.max_record_size, 65536);
+    assert_eq!(processor.record_memory, 4 << 20);
     assert_eq!(processor.record_timeout, Duration::from_millis(500));
     assert_eq!(processor.max_connections_per_peer, 7);
     assert_eq!(processor.flat_mechanisms, [0x8000_0001, 12]);
@@ -307,6 +321,12 @@ fn reads_the_new_parameters_of_the_processor() {
         (
             "max_record_size = 1073741825;",
             "expected 1073741824 or less",
+        ),
+        ("record_memory = 4194303;", "expected 4194304 or more"),
+        ("record_memory = -1;", "expected 4194304 or more"),
+        (
+            "record_memory = 1.0;",
+            "expected an integer, found a number with a decimal point",
         ),
         (
             "record_timeout = 30;",
@@ -487,7 +507,7 @@ fn reads_every_type_of_logger() {
 
 #[test]
 fn survives_every_prefix_of_the_sample() {
-    let text = include_bytes!("../../etc/pkcs11proxyd.conf");
+    let text = include_bytes!("../../etc/pkcs11proxyd.conf").trim_ascii_end();
     for end in (0..text.len()).step_by(7) {
         assert!(config_file::parse::<Root>(&text[..end], &Netplex).is_err());
     }

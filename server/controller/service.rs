@@ -18,6 +18,7 @@ use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Record, Route, Severity, log};
 use crate::policy::Policy;
+use crate::record_memory::Budget;
 use crate::sockets::{Accepted, Listener, Peer};
 use crate::throttle::{RefusalLog, Throttle};
 use crate::worker::{self, Setup};
@@ -48,6 +49,7 @@ pub struct RunningService {
     listeners: Vec<Listener>,
     queue: Queue<Accepted>,
     admission: Admission<Peer>,
+    memory: Budget<WorkerId>,
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
@@ -71,6 +73,7 @@ impl RunningService {
             spare: settings.workload.spare,
             per_peer: settings.processor.max_connections_per_peer,
         };
+        let memory = Budget::new(settings.processor.record_memory, limits.workers)?;
         Ok(RunningService {
             position,
             settings,
@@ -78,6 +81,7 @@ impl RunningService {
             queue: Queue::new(listeners.len()),
             listeners,
             admission: Admission::new(limits),
+            memory,
             full_warning: Throttle::default(),
             peer_warning: Throttle::default(),
             refusals: RefusalLog::default(),
@@ -216,11 +220,13 @@ impl RunningService {
             service: &self.settings,
             rules: self.policy.rules.clone(),
             tls: self.policy.tls.clone(),
+            memory: self.memory.next_share(),
             trace: shared.trace,
             controller: getpid(),
         };
         let Shared { workers, watch, .. } = shared;
         let worker = workers.fork(watch, self.position, &setup)?;
+        self.memory.given_to(worker);
         self.admission.forked(worker);
         Ok(())
     }
@@ -258,8 +264,9 @@ impl RunningService {
         }
     }
 
-    /// One of the service's workers was reaped: frees its place, and logs an unexpected end.
+    /// One of the service's workers was reaped: frees its place and its memory, and logs an unexpected end.
     pub fn worker_ended(&mut self, worker: WorkerId, end: End, reaped: &Reaped) {
+        self.memory.reclaim(&worker);
         let is_expected = self.admission.ended(worker, Instant::now());
         if !is_expected && end != End::Exit(worker::DONE) {
             let (pid, name) = (reaped.pid, &self.settings.name);

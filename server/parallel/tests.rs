@@ -10,6 +10,7 @@ use xdr::{Architecture, CkRv, Cryptoki, Flags, Input, Reply, Room};
 use bindings::module::notify::Notifier;
 
 use super::*;
+use crate::record_memory::Budget;
 
 /// Longer than anything here takes, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +51,9 @@ impl Outgoing for ToChannel {
     fn shut_down(&mut self) {}
 }
 
+/// The data of a C_Sign that waits until something is sent.
+const UNTIL_EVENT: u8 = 255;
+
 /// C_Sign takes as long as its data says, in milliseconds; it fails if two run in one session. A
 /// C_WaitForSlotEvent waits until something is sent.
 struct Module {
@@ -80,8 +84,12 @@ impl Cryptoki for Module {
                     is_alone
                 };
                 lock(&self.order).push(input.bytes().to_vec());
-                let millis = input.bytes().first().copied().unwrap_or_default();
-                thread::sleep(Duration::from_millis(millis.into()));
+                match input.bytes().first().copied().unwrap_or_default() {
+                    UNTIL_EVENT => {
+                        let _ = lock(&self.event).recv();
+                    }
+                    millis => thread::sleep(Duration::from_millis(millis.into())),
+                }
                 let mut running = lock(&self.running);
                 let place = running.iter().position(|it| *it == session).unwrap();
                 running.remove(place);
@@ -129,6 +137,12 @@ struct Client {
 
 impl Client {
     fn new(parallel_calls: usize) -> Client {
+        let budget = Budget::<()>::new(64 << 20, 1).unwrap();
+        Client::with_memory(parallel_calls, budget.next_share())
+    }
+
+    /// Large calls take memory of this share.
+    fn with_memory(parallel_calls: usize, share: Share) -> Client {
         let ((calls, channel), (sent, replies)) = (self::channel(), self::channel());
         let (event, events) = self::channel();
         let module = Arc::new(Module {
@@ -140,7 +154,7 @@ impl Client {
             notifier: Mutex::default(),
         });
         let limits = Limits {
-            record_size: 1 << 20,
+            record_size: 32 << 20,
             record_time: PATIENCE,
             parallel_calls,
         };
@@ -149,7 +163,7 @@ impl Client {
             channel,
             rest: Vec::new(),
         };
-        let served = thread::spawn(move || serve(incoming, ToChannel(sent), served, limits));
+        let served = thread::spawn(move || serve(incoming, ToChannel(sent), served, limits, share));
         Client {
             calls: Some(calls),
             replies,
@@ -167,7 +181,12 @@ impl Client {
     }
 
     fn sign(&self, xid: u32, session: u64, millis: u8, overlaps: bool) {
-        let data = [millis, xid as u8];
+        self.sign_long(xid, session, millis, overlaps, 2);
+    }
+
+    fn sign_long(&self, xid: u32, session: u64, millis: u8, overlaps: bool, length: usize) {
+        let mut data = vec![0; length];
+        data[..2].copy_from_slice(&[millis, xid as u8]);
         let (session, room) = (SessionHandle(session), Room::Buffer(64));
         self.send(
             xid,
@@ -273,6 +292,56 @@ fn waiting_for_a_slot_event_occupies_nothing() {
     assert_eq!(client.replies(1), [1]);
     // Nor does it keep a connection that its client has left.
     client.send(7, &Call::C_WaitForSlotEvent(Flags(0)), false);
+    assert!(client.leave().is_ok());
+}
+
+/// A record that is executed has its memory until then, beside the one that is received.
+#[test]
+fn large_calls_that_overlap_take_of_the_budget_together() {
+    const LENGTH: usize = 5 << 20;
+    let budget = Budget::<()>::new(8 << 20, 1).unwrap();
+    let client = Client::with_memory(4, budget.next_share());
+    client.sign_long(1, 1, UNTIL_EVENT, true, LENGTH);
+    // Refused, because of the first one.
+    client.sign_long(2, 2, 0, true, LENGTH);
+    client.sign(3, 3, 0, true);
+    let mut replies = client.replies(2);
+    replies.sort();
+    assert_eq!(replies, [2, 3]);
+    client.event.send(()).unwrap();
+    assert_eq!(client.replies(1), [1]);
+    let executed = || -> Vec<u8> {
+        let order = lock(&client.module.order);
+        // Without what ended the operation of the refused call.
+        let numbers = order.iter().filter_map(|data| data.get(1).copied());
+        numbers.collect()
+    };
+    assert_eq!(executed(), [1, 3]);
+    client.sign_long(4, 2, 0, true, LENGTH);
+    assert_eq!(client.replies(1), [4]);
+    assert_eq!(executed(), [1, 3, 4]);
+    assert!(client.leave().is_ok());
+}
+
+/// Nobody reads while such a call is executed.
+#[test]
+fn calls_without_memory_for_a_copy_are_executed_nonetheless() {
+    const LENGTH: usize = 100 << 10;
+    let mut budget = Budget::<u8>::new(8 << 20, 2).unwrap();
+    let mut other = Portion::new(budget.next_share());
+    budget.given_to(0);
+    assert!(other.take(8 << 20));
+    let client = Client::with_memory(64, budget.next_share());
+    for xid in 0..40 {
+        client.sign_long(xid, (xid % 30).into(), 20, true, LENGTH);
+    }
+    let mut replies = client.replies(40);
+    replies.sort();
+    assert_eq!(replies, (0..40).collect::<Vec<_>>());
+    assert_eq!(lock(&client.module.order).len(), 40);
+    // 2 MiB are free in each worker.
+    let most = client.most_at_once();
+    assert!((2..=22).contains(&most), "{most}");
     assert!(client.leave().is_ok());
 }
 

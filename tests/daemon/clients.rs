@@ -1,4 +1,4 @@
-//! Unusual clients: records in pieces, over the limit, too slow or never taken, and too many clients at once.
+//! Unusual clients: records in pieces, too slow or never taken, and too many clients at once.
 
 use crate::*;
 
@@ -41,39 +41,6 @@ fn any_fragmentation_pipelining_and_half_closing_are_served() {
         assert!(client.reply(&small).rv().is_ok());
     }
     assert!(client.record().is_none());
-}
-
-#[test]
-fn records_over_the_limit_end_the_connection_at_their_mark() {
-    let token = Token::new();
-    let mut setup = setup(&token);
-    setup.processor = "max_record_size = 100000;".into();
-    let daemon = setup.start();
-    for stream in [
-        &[0xff, 0xff, 0xff, 0xff][..],
-        &100_001u32.to_be_bytes(),
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    ] {
-        let mut client = Client::new(&daemon);
-        client.send(stream);
-        assert!(
-            client.is_closed_within(Duration::from_secs(5)),
-            "after {stream:x?}"
-        );
-    }
-    let mut client = Client::ready(&daemon);
-    assert!(
-        client
-            .call(Call::C_Digest(SESSION, &[0; 99_000]))
-            .rv()
-            .is_ok()
-    );
-    client.send(&encoded(&Call::C_Digest(SESSION, &[0; 100_000]))[..100]);
-    assert!(client.is_closed_within(Duration::from_secs(5)));
-    assert!(wait_until(Duration::from_secs(5), || daemon
-        .log()
-        .contains("longer than the limit of 100000")));
-    assert!(Client::ready(&daemon).call(Call::C_GetInfo()).rv().is_ok());
 }
 
 #[test]

@@ -7,6 +7,8 @@
 mod support;
 
 mod clients;
+mod large;
+mod large4;
 mod logs;
 mod rules;
 mod signals;
@@ -25,9 +27,9 @@ use nix::sys::signal::Signal;
 use support::compile::module;
 use support::processes::{Process, Running, run, wait_until};
 use support::{Daemon, Directory, Endpoint, Maker, PATIENCE, Setup, Token};
-use xdr::rpc::{self, Xid};
+use xdr::rpc::{self, Asking, Xid};
 use xdr::version3::{Call, Reply};
-use xdr::{Architecture, Flags, SessionHandle, SlotId};
+use xdr::{Architecture, CkRv, Flags, Function, SessionHandle, SlotId};
 
 const SESSION: SessionHandle = SessionHandle(1);
 
@@ -51,18 +53,23 @@ impl Client {
         Client(stream)
     }
 
-    /// With a module loaded and initialised.
+    /// With the null module loaded and initialised.
     fn ready(daemon: &Daemon) -> Client {
+        Client::ready_for(daemon, b"null", SlotId(0))
+    }
+
+    /// With a module loaded and initialised, and a session with its token in this slot.
+    fn ready_for(daemon: &Daemon, module: &[u8], slot: SlotId) -> Client {
         let mut client = Client::new(daemon);
         client.call(Call::C_SetupArch(Architecture::host()));
-        client.call(Call::C_LoadModule(b"null"));
+        client.call(Call::C_LoadModule(module));
         client.call(Call::C_Initialize());
-        let opened = client.call(Call::C_OpenSession(SlotId(0), Flags(6)));
+        let opened = client.call(Call::C_OpenSession(slot, Flags(6)));
         assert!(opened.rv().is_ok(), "{opened:?}");
         client
     }
 
-    fn call(&mut self, call: Call<'_>) -> Reply {
+    fn call<C: Asking>(&mut self, call: C) -> C::Reply {
         self.send(&encoded(&call));
         self.reply(&call)
     }
@@ -71,9 +78,9 @@ impl Client {
         self.0.write_all(bytes).expect("the daemon reads");
     }
 
-    fn reply(&mut self, call: &Call<'_>) -> Reply {
+    fn reply<C: Asking>(&mut self, call: &C) -> C::Reply {
         let record = self.record().expect("a reply");
-        rpc::read_reply::<Call<'_>>(Xid(7), call.function(), &record)
+        rpc::read_reply::<C>(Xid(7), call.function(), &record)
             .expect("its xid")
             .expect("a result")
     }
@@ -97,10 +104,16 @@ impl Client {
     }
 }
 
-fn encoded(call: &Call<'_>) -> Vec<u8> {
-    rpc::write_call(Xid(7), call, false, &mut Vec::new())
-        .expect("small")
-        .to_vec()
+/// The record of a call that no other overtakes.
+fn encoded(call: &impl Asking) -> Vec<u8> {
+    encoded_as(call, false)
+}
+
+fn encoded_as(call: &impl Asking, overlaps: bool) -> Vec<u8> {
+    let mut buffer = Vec::new();
+    let record = rpc::write_call(Xid(7), call, overlaps, &mut buffer).expect("it can be sent");
+    let parts: Vec<&[u8]> = record.unsent().iter().map(|part| &**part).collect();
+    parts.concat()
 }
 
 /// A directory with a filter.conf for the null module.

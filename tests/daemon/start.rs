@@ -46,6 +46,10 @@ fn what_is_wrong_at_start_ends_it_with_status_2_in_daemon_mode_too() {
         ),
         (configuration(free, "use_ssl = maybe"), "d.conf:2"),
         (configuration(free, "max_record_size = 3"), "d.conf:2: "),
+        (
+            configuration(free, "record_memory = 4194303"),
+            "expected 4194304 or more",
+        ),
         (configuration(free, "no_such_option = 3"), "no_such_option"),
         (
             configuration(free, "module { alias = \"unknown\"; }"),

@@ -164,6 +164,45 @@ fn unavailable_attributes_are_told_from_empty_ones() {
     }
 }
 
+/// D-16: the zeros of a size query are 64 KiB in one reply at most; the length is told without them.
+#[test]
+fn the_size_of_a_long_value_is_told_without_zeros() {
+    let mut both = logged_in();
+    let value = vec![7; 50_000];
+    let attributes: &[(u64, &[u8])] = &[
+        (CLASS, &long(0)),
+        (TOKEN, &[0]),
+        (VALUE, &value),
+        (LABEL, &value),
+    ];
+    let created = both.same(Call::C_CreateObject(SESSION, template(attributes)));
+    let Reply::C_CreateObject(created) = created else {
+        panic!("a reply")
+    };
+    let get = |kinds: &[(u64, &[u8])]| {
+        Call::C_GetAttributeValue(SESSION, created.object, template(kinds))
+    };
+    both.same(get(&[(VALUE, &[]), (CLASS, &[])]));
+    both.same(get(&[(VALUE, &value), (LABEL, &value)]));
+    let [theirs, ours] = both.call(get(&[(VALUE, &[]), (LABEL, &[]), (CLASS, &[])]));
+    let told = |answer: &Answer| {
+        let Reply::C_GetAttributeValue(result) = answer.reply() else {
+            panic!("a reply")
+        };
+        let attributes = result.template.0.iter();
+        let told = attributes.map(|it| (it.value.len(), it.value_len.0));
+        (result.rv.0, told.collect::<Vec<_>>())
+    };
+    assert_eq!(
+        told(&theirs),
+        (0, vec![(50_000, 50_000), (50_000, 50_000), (8, 8)])
+    );
+    assert_eq!(
+        told(&ours),
+        (0, vec![(50_000, 50_000), (0, 50_000), (8, 8)])
+    );
+}
+
 #[test]
 fn attributes_of_an_object_that_is_not_there() {
     let mut both = logged_in();
@@ -378,6 +417,78 @@ fn nested_templates_never_reach_the_module() {
     let [theirs, ours] = both.call(Call::C_CreateObject(SESSION, template(attributes)));
     assert_eq!(ours.rv().0, 0x12);
     assert_eq!(theirs, Answer::Closed);
+}
+
+/// An empty one holds no address.
+#[test]
+fn empty_nested_templates_are_as_in_the_original() {
+    let mut both = logged_in();
+    let unwrap = WRAP_TEMPLATE + 1;
+    let more: &[(u64, &[u8])] = &[(WRAP, &[1]), (WRAP_TEMPLATE, &[]), (unwrap, &[])];
+    let key = key(&mut both, AES, more);
+    for asked in [
+        &[(WRAP_TEMPLATE, &[][..])][..],
+        &[
+            (LABEL, &[]),
+            (WRAP_TEMPLATE, &[]),
+            (unwrap, &[]),
+            (CLASS, &[0; 8]),
+        ],
+        &[(WRAP_TEMPLATE, &[0; 48])],
+    ] {
+        both.same(Call::C_GetAttributeValue(SESSION, key, template(asked)));
+    }
+    let empty = || template(&[(WRAP_TEMPLATE, &[])]);
+    both.same(Call::C_SetAttributeValue(SESSION, key, empty()));
+    both.same(Call::C_CopyObject(SESSION, key, empty()));
+    both.same(Call::C_FindObjectsInit(SESSION, empty()));
+    both.same(Call::C_FindObjects(SESSION, Ulong(9)));
+    both.same(Call::C_FindObjectsFinal(SESSION));
+}
+
+/// D-17: the size of a nested template is one for the client's word size.
+#[test]
+fn the_size_of_a_nested_template_is_for_the_client() {
+    use Architecture as A;
+    let stack = Stack::direct(Token::new());
+    assert_eq!(run_script(&stack, &["nestedkey"]).faults(), "");
+    let token = stack.token;
+    let copy = token.copy();
+    let mut both = Both {
+        theirs: Peer::new(Maker::Original, "", token),
+        ours: Peer::new(Maker::Ours, "", copy),
+    };
+    for (architecture, expected) in [
+        (A::LITTLE_64, 48),
+        (A::BIG_64, 48),
+        (A::LITTLE_32, 24),
+        (A::BIG_32, 24),
+    ] {
+        both.reconnect();
+        both.same(Call::C_SetupArch(architecture));
+        both.same(Call::C_LoadModule(b"softhsm"));
+        both.same(Call::C_Initialize());
+        let slot = both.token_slot();
+        both.same(Call::C_OpenSession(slot, Flags(4)));
+        both.same(Call::C_FindObjectsInit(
+            SESSION,
+            template(&[(LABEL, b"nested")]),
+        ));
+        let Reply::C_FindObjects(found) = both.same(Call::C_FindObjects(SESSION, Ulong(2))) else {
+            panic!("a reply")
+        };
+        let asked = template(&[(WRAP_TEMPLATE, &[]), (LABEL, &[0; 6])]);
+        let call = Call::C_GetAttributeValue(SESSION, found.objects[0], asked);
+        let told = both.call(call).map(|answer| {
+            let Reply::C_GetAttributeValue(result) = answer.reply() else {
+                panic!("a reply")
+            };
+            let first = &result.template.0[0];
+            assert!(first.value.iter().all(|byte| *byte == 0));
+            (result.rv.0, first.value.len() as u64, first.value_len.0)
+        });
+        assert_eq!(told, [(0, 48, 48), (0, expected, expected)]);
+    }
 }
 
 /// D-7: an empty PIN of C_Login is NULL for the module: a protected authentication path can be used.

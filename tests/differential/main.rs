@@ -13,7 +13,9 @@ mod messages;
 mod rules;
 mod sets;
 
-use support::raw::{self, Answer, Both};
+use support::raw::{self, Answer, Both, Peer};
+use support::script::run_script;
+use support::{Maker, Stack, Token};
 use xdr::version3::{Attribute, Call, Mechanism, Reply, Template};
 use xdr::{
     Architecture, AttributeType, Flags, Function, MechanismType, ObjectHandle, SessionHandle,

@@ -57,10 +57,35 @@ fn unusual_messages_get_the_same_status() {
             |highest: u8| Answer::Status([2, 3, highest].map(|it| [0, 0, 0, it]).concat());
         if theirs == mismatch(3) {
             assert_eq!(ours, mismatch(4), "to {message:02x?}");
+        } else if ours == rpc_mismatch() {
+            assert_eq!(
+                theirs,
+                Answer::Status(vec![0, 0, 0, 5]),
+                "to {message:02x?}"
+            );
         } else {
             assert_eq!(ours, theirs, "to {message:02x?}");
         }
     }
+}
+
+/// MSG_DENIED, RPC_MISMATCH, lowest and highest version.
+fn rpc_mismatch() -> Answer {
+    Answer::Status([1u32, 0, 2, 2].map(u32::to_be_bytes).concat())
+}
+
+/// D-15: a call of another version of RPC is denied; the original accepts it as a failure of its own.
+#[test]
+fn a_call_of_another_rpc_version_is_denied() {
+    let mut both = Both::new();
+    for version in [0, 1, 3, u32::MAX] {
+        let message = with_argument(&[0, version, 4, 3, 2, 0, 0, 0, 0]);
+        let [theirs, ours] = both.exchange_message(&message);
+        assert_eq!(theirs, Answer::Status(vec![0, 0, 0, 5]));
+        assert_eq!(ours, rpc_mismatch());
+    }
+    // The connection goes on.
+    both.same(Call::C_SetupArch(Architecture::LITTLE_64));
 }
 
 /// The header's words behind an xid, then C_SetupArch's argument.

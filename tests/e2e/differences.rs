@@ -29,11 +29,13 @@ const fn row(
 
 const EXACT: &str = "the wire has no output length, sizes are exact and not upper bounds";
 const NO_BYTES: &str = "no bytes reach the module as a pointer and length 0";
+const EMPTY_TEMPLATE: &str = "NULL and count 0 is an empty template";
 const REFUSED: &str = "the client refuses it before the call";
 const EMPTY_PIN: &str = "the daemon answers for a token without a protected authentication path";
 const CACHE: &str = "the cache of results";
 const STORE: &str = "one store of found objects for all sessions and searches";
 const PARAMETER: &str = "an empty parameter reaches the module as a pointer";
+const NO_MEMORY: &str = "no memory has that many bytes: the client does not read them";
 const NOT_WRAPPED: &str = "nothing was wrapped before it";
 
 /// The rows for version 3. Client and daemon stand in this order.
@@ -52,7 +54,7 @@ pub const DIFFERENCES: &[Difference] = &[
     row("digest", "C_DigestUpdate NULL", (Any, Any), "0x0", NO_BYTES),
     row("digest", "C_Digest of NULL room=32", (Any, Any), "0x0 len=32 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", NO_BYTES),
     row("sign", "C_SignUpdate NULL", (Any, Any), "0x0", NO_BYTES),
-    row("objects", "C_CopyObject no template", (Any, Any), "0x0", "NULL and count 0 is an empty template"),
+    row("objects", "C_CopyObject no template", (Any, Any), "0x0", EMPTY_TEMPLATE),
     row("arguments", "C_GetOperationState length NULL", (Any, Any), "0x7", REFUSED),
     row("rare", "C_WaitForSlotEvent reserved", (Any, Any), "0x7", REFUSED),
     row("token", "C_InitToken s1 empty PIN", (Any, Any), "0x7", EMPTY_PIN),
@@ -114,6 +116,19 @@ pub const DIFFERENCES: &[Difference] = &[
     row("nulls", "C_DigestInit parameter NULL length=4", (Ours, Any), "0x7", "the client refuses it before the call"),
     row("nulls", "C_WaitForSlotEvent slot NULL", (Ours, Any), "0x7", "the client refuses it before the call"),
 
+    row("nulls", "C_FindObjectsInit value NULL length=4", (Ours, Any), "0x13", "it would find objects with an empty value"),
+    row("lengths", "C_FindObjectsInit label", (Ours, Any), "0x13", "it would find objects with an empty value"),
+    row("lengths", "C_DigestInit parameter", (Ours, Any), "0x21", NO_MEMORY),
+
+    row("odd", "C_SeedRandom NULL", (Ours, Any), "0x0", NO_BYTES),
+    row("odd", "C_Verify signature NULL", (Ours, Any), "0xc1", NO_BYTES),
+    row("odd", "C_UnwrapKey no bytes, NULL", (Ours, Any), "0x70", NO_BYTES),
+    row("odd", "C_SetPIN old NULL", (Ours, Any), "0xa0", NO_BYTES),
+    row("odd", "C_SetPIN new NULL", (Ours, Any), "0xa2", NO_BYTES),
+    row("odd", "C_CreateObject NULL", (Ours, Any), "0xd0", EMPTY_TEMPLATE),
+    row("odd", "C_DeriveKey NULL", (Ours, Any), "0x68", EMPTY_TEMPLATE),
+    row("odd", "C_UnwrapKey NULL", (Ours, Any), "0x70", EMPTY_TEMPLATE),
+
     // Run with at least one of ours: pointers do not travel.
     row("pointers", "C_EncryptInit AES_GCM", (Any, Any), "0x71", "a parameter that holds pointers is refused"),
     row("pointers", "C_EncryptInit RSA_PKCS_OAEP with a label", (Any, Any), "0x71", "a parameter that holds pointers is refused"),
@@ -125,6 +140,8 @@ pub const DIFFERENCES: &[Difference] = &[
 pub const VERSION4: &[Difference] = &[
     row("rare", "C_WaitForSlotEvent reserved", (Ours, Ours), "0x7", REFUSED),
     row("nulls", "C_WaitForSlotEvent slot NULL", (Ours, Ours), "0x7", REFUSED),
+    row("lengths", "C_FindObjectsInit label", (Ours, Ours), "0x13", NO_MEMORY),
+    row("lengths", "C_DigestInit parameter", (Ours, Ours), "0x21", NO_MEMORY),
 ];
 
 /// The rows for this pairing, which speaks this version of the protocol.

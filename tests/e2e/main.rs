@@ -1,8 +1,9 @@
 //! Tests daemon, client library and SoftHSM together, in every pairing with the original's halves.
 //!
-//! `pairs` compares transcripts of a long script of calls, `applications` runs threaded and forking
-//! programs and pkcs11-tool, `parameters` runs programs whose mechanism parameters hold pointers,
-//! `modules` puts another module behind a daemon, `workers` looks at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
+//! `pairs` compares transcripts of a long script of calls, `long` those of calls of 100 MiB, `nested` one about a
+//! template in a template. `applications` runs threaded and forking programs and pkcs11-tool, `parameters` runs
+//! programs whose mechanism parameters hold pointers, `modules` puts another module behind a daemon, `workers` looks
+//! at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
 //! `E2E_KEEP=1` keeps the temporary directories, the daemons' logs and configurations among them.
 
 #![forbid(unsafe_code)]
@@ -12,7 +13,9 @@ mod support;
 
 mod applications;
 mod differences;
+mod long;
 mod modules;
+mod nested;
 mod pairs;
 mod parameters;
 mod workers;

@@ -20,6 +20,8 @@ const SECTIONS: &[&str] = &[
     "find",
     "findrest",
     "attributes",
+    "longvalues",
+    "nested",
     "objects",
     "sign",
     "encrypt",
@@ -37,7 +39,7 @@ const SECTIONS: &[&str] = &[
     "token",
 ];
 /// What crashes an application with the original's client.
-const NOT_WITH_ORIGINAL_CLIENT: &[&str] = &["slotroom", "nulls"];
+const NOT_WITH_ORIGINAL_CLIENT: &[&str] = &["slotroom", "nulls", "lengths", "odd"];
 /// What ends the worker of the original's daemon.
 const NOT_WITH_ORIGINAL_DAEMON: &[&str] = &["badclass"];
 /// What ends it unless our client refuses it first.

@@ -401,6 +401,8 @@ static CK_RV copy_template(const CK_ATTRIBUTE *from, CK_ULONG count, CK_ATTRIBUT
         copy[i] = (CK_ATTRIBUTE){ from[i].type, NULL, 0 };
         CK_RV rv = CKR_OK;
         if (depth > 8 || from[i].ulValueLen > MOST_BYTES || (!from[i].pValue && from[i].ulValueLen > 0) ||
+            (from[i].type == CKA_CLASS && from[i].ulValueLen != sizeof(CK_OBJECT_CLASS)) ||
+            (from[i].type == CKA_TOKEN && from[i].ulValueLen != sizeof(CK_BBOOL)) ||
             (is_template(from[i].type) && from[i].pValue && !holds_attributes(&from[i]))) {
             rv = CKR_ATTRIBUTE_VALUE_INVALID;
         } else if (holds_attributes(&from[i])) {

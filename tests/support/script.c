@@ -1001,6 +1001,119 @@ static void section_attributes(void)
     stop();
 }
 
+/* Templates within templates that are empty, which hold no pointers. */
+static void section_nested(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_BYTE a[256], b[256];
+    static const struct { const char *name; CK_ATTRIBUTE_TYPE type; } kinds[] = {
+        { "WRAP_TEMPLATE", CKA_WRAP_TEMPLATE }, { "UNWRAP_TEMPLATE", CKA_UNWRAP_TEMPLATE }, { "DERIVE_TEMPLATE", CKA_DERIVE_TEMPLATE },
+        { "unknown array", CKF_ARRAY_ATTRIBUTE | 0x7ff }, { "vendor's array", CKF_ARRAY_ATTRIBUTE | 0x80000001 },
+    };
+    CK_OBJECT_HANDLE key = aes_key(session, 16), private = rsa_private(session), object;
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        CK_ATTRIBUTE_TYPE type = kinds[i].type;
+        const char *name = kinds[i].name;
+        CK_ATTRIBUTE size[] = { { type, NULL, 0 } }, room[] = { { type, a, sizeof a } }, none[] = { { type, a, 0 } };
+        memset(a, 0xa5, sizeof a), memset(b, 0xa5, sizeof b);
+        attributes(text("size of %s", name), session, key, size, 1);
+        attributes(text("%s", name), session, key, room, 1);
+        attributes(text("%s without room", name), session, key, none, 1);
+        CK_ATTRIBUTE mixed[] = { { CKA_LABEL, b, sizeof b }, { type, NULL, 0 }, { CKA_VALUE, NULL, 0 } };
+        attributes(text("size of %s and others", name), session, key, mixed, COUNT(mixed));
+        CK_ATTRIBUTE more[] = { { type, a, sizeof a }, { CKA_LABEL, b, sizeof b } };
+        attributes(text("%s and others", name), session, key, more, COUNT(more));
+        CK_ATTRIBUTE there[] = { { type, NULL, 0 } };
+        attributes(text("size of %s of a private key", name), session, private, there, 1);
+        check("the buffer is as it was", a[0] == 0xa5);
+        for (int has_address = 0; has_address < 2; has_address++) {
+            CK_ATTRIBUTE aes[] = { NUMBER(CKA_CLASS, CKO_SECRET_KEY), NUMBER(CKA_KEY_TYPE, CKK_AES), VALUE(CKA_VALUE, KEY32, 16),
+                BOOL(CKA_TOKEN, 0), BOOL(CKA_PRIVATE, 0), BOOL(CKA_WRAP, 1), { type, has_address ? a : NULL, 0 } };
+            CK_OBJECT_HANDLE made = create(session, text("AES with empty %s, %s", name, has_address ? "address" : "NULL"), aes, COUNT(aes));
+            CK_ATTRIBUTE told[] = { { type, NULL, 0 } };
+            if (made)
+                attributes(text("size of %s of it", name), session, made, told, 1);
+            CK_ATTRIBUTE change[] = { { type, has_address ? a : NULL, 0 } };
+            PLAIN(text("C_SetAttributeValue %s", name), p11->C_SetAttributeValue(session, key, change, 1));
+            PLAIN(text("C_CopyObject %s", name), p11->C_CopyObject(session, key, change, 1, &object));
+            PLAIN(text("C_FindObjectsInit %s", name), p11->C_FindObjectsInit(session, change, 1));
+            CK_ULONG n = 0;
+            CK_OBJECT_HANDLE found[16];
+            CK_RV rv = p11->C_FindObjects(session, found, 16, &n);
+            show(text("C_FindObjects %s", name), rv, WHEN(rv, "count=%lu", n));
+            PLAIN("C_FindObjectsFinal", p11->C_FindObjectsFinal(session));
+            CK_ATTRIBUTE generate[] = { NUMBER(CKA_VALUE_LEN, 16), BOOL(CKA_TOKEN, 0), { type, has_address ? a : NULL, 0 } };
+            PLAIN(text("C_GenerateKey %s", name), p11->C_GenerateKey(session, BARE(CKM_AES_KEY_GEN), generate, COUNT(generate), &object));
+        }
+    }
+    stop();
+}
+
+/* Leaves a key on the token that has templates: no proxy carries them. */
+static void section_nestedkey(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_ATTRIBUTE inner[] = { BOOL(CKA_EXTRACTABLE, 1), NUMBER(CKA_KEY_TYPE, CKK_AES) };
+    CK_ATTRIBUTE aes[] = { NUMBER(CKA_CLASS, CKO_SECRET_KEY), NUMBER(CKA_KEY_TYPE, CKK_AES), VALUE(CKA_VALUE, KEY32, 16),
+        BOOL(CKA_TOKEN, 1), BOOL(CKA_PRIVATE, 0), BOOL(CKA_WRAP, 1), TEXT(CKA_LABEL, "nested"), BYTES(CKA_WRAP_TEMPLATE, inner) };
+    create(session, "AES with a template", aes, COUNT(aes));
+    stop();
+}
+
+/* Reads that key. */
+static void section_nestedread(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = open_session(RO);
+    CK_ATTRIBUTE label[] = { TEXT(CKA_LABEL, "nested") };
+    CK_OBJECT_HANDLE key = 0;
+    CK_ULONG n = 0;
+    PLAIN("C_FindObjectsInit", p11->C_FindObjectsInit(session, label, 1));
+    PLAIN("C_FindObjects", p11->C_FindObjects(session, &key, 1, &n));
+    PLAIN("C_FindObjectsFinal", p11->C_FindObjectsFinal(session));
+    CK_BYTE name[16];
+    CK_ATTRIBUTE sizes[] = { { CKA_WRAP_TEMPLATE, NULL, 0 }, { CKA_LABEL, name, sizeof name }, { CKA_UNWRAP_TEMPLATE, NULL, 0 } };
+    attributes("sizes", session, key, sizes, COUNT(sizes));
+    CK_ATTRIBUTE inner[4] = { { 4711, NULL, 4711 }, { 4711, NULL, 4711 }, { 4711, NULL, 4711 }, { 4711, NULL, 4711 } };
+    CK_ATTRIBUTE room[] = { BYTES(CKA_WRAP_TEMPLATE, inner) };
+    CK_RV rv = p11->C_GetAttributeValue(session, key, room, 1);
+    show("C_GetAttributeValue with room", rv, text("length=%ld first=0x%lx", (long)room[0].ulValueLen, inner[0].type));
+    check("the rest of the room is as it was", inner[2].type == 4711 && inner[3].ulValueLen == 4711);
+    stop();
+}
+
+/* Values longer than what one packet, one buffer or one answer to a size query holds. */
+static void section_longvalues(void)
+{
+    static CK_BYTE value[300000], back[300064];
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = open_session(RW);
+    for (size_t i = 0; i < sizeof value; i++)
+        value[i] = (CK_BYTE)(i * 7 + i / 251);
+    CK_ATTRIBUTE data[] = { NUMBER(CKA_CLASS, CKO_DATA), BOOL(CKA_TOKEN, 0), BOOL(CKA_PRIVATE, 0), BYTES(CKA_VALUE, value),
+        VALUE(CKA_APPLICATION, value, 40000), VALUE(CKA_LABEL, value, 50000) };
+    CK_OBJECT_HANDLE object = create(session, "data of 300000 bytes", data, COUNT(data));
+    CK_ATTRIBUTE sizes[] = { { CKA_LABEL, NULL, 0 }, { CKA_VALUE, NULL, 0 }, { CKA_APPLICATION, NULL, 0 }, { CKA_CLASS, NULL, 0 } };
+    attributes("sizes", session, object, sizes, COUNT(sizes));
+    CK_ULONG rooms[] = { sizeof back, sizeof value, sizeof value - 1, 70000 };
+    for (size_t i = 0; i < COUNT(rooms); i++) {
+        CK_ATTRIBUTE read[] = { { CKA_VALUE, back, rooms[i] } };
+        memset(back, 0xa5, sizeof back);
+        attributes(text("room=%lu", rooms[i]), session, object, read, 1);
+        check("nothing after the end", back[rooms[i] < sizeof value ? 0 : sizeof value] == 0xa5);
+    }
+    CK_BYTE small[16];
+    CK_ATTRIBUTE mixed[] = { { CKA_VALUE, NULL, 0 }, { CKA_CLASS, small, sizeof small } };
+    attributes("size of the value, and a class", session, object, mixed, COUNT(mixed));
+    stop();
+}
+
 /* A short buffer for a translated attribute of a bad object: the original's worker exits. */
 static void section_badclass(void)
 {
@@ -1278,6 +1391,37 @@ static void section_sizes(void)
         INTO(32, text("C_Digest SHA256 %lu", sizes[i]), hex, p11->C_Digest(session, plain, sizes[i], out, &len));
         free(plain), free(cipher), free(back);
     }
+    stop();
+}
+
+/* Single calls of 100 MiB, and what follows them. */
+static void section_longdata(void)
+{
+    CK_ULONG n = 100 << 20, m = n;
+    CK_BYTE *data = malloc(n), *cipher = malloc(n);
+    CK_AES_CTR_PARAMS ctr = { .ulCounterBits = 128 };
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_OBJECT_HANDLE key = aes_key(session, 16), mac = hmac_key(session);
+    for (CK_ULONG i = 0; i < n; i++)
+        data[i] = (CK_BYTE)(i * 7 + i / 251);
+    PLAIN("C_DigestInit", p11->C_DigestInit(session, BARE(CKM_SHA256)));
+    INTO(32, "C_Digest 100 MiB", hex, p11->C_Digest(session, data, n, out, &len));
+    session_info("after it", session);
+    PLAIN("C_DigestInit after it", p11->C_DigestInit(session, BARE(CKM_SHA256)));
+    INTO(32, "C_Digest 1000 bytes", hex, p11->C_Digest(session, data, 1000, out, &len));
+    PLAIN("C_SignInit", p11->C_SignInit(session, BARE(CKM_SHA256_HMAC), mac));
+    PLAIN("C_SignUpdate 100 MiB", p11->C_SignUpdate(session, data, n));
+    INTO(32, "C_SignFinal 100 MiB", hex, p11->C_SignFinal(session, out, &len));
+    PLAIN("C_EncryptInit", p11->C_EncryptInit(session, mechanism(CKM_AES_CTR, &ctr, sizeof ctr), key));
+    CK_RV rv = p11->C_Encrypt(session, data, n, cipher, &m);
+    show("C_Encrypt 100 MiB", rv, WHEN(rv, "len=%lu %s", m, hex(cipher, m)));
+    memset(cipher, 0, n);
+    PLAIN("C_GenerateRandom 100 MiB", p11->C_GenerateRandom(session, cipher, n));
+    check("the end is filled too", memcmp(cipher + n - 16, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) != 0);
+    session_info("after all", session);
+    free(data), free(cipher);
     stop();
 }
 
@@ -1670,6 +1814,255 @@ static void section_nulls(void)
     stop();
 }
 
+/* Lengths that no value can have, where SoftHSM answers. The original's client crashes on most of them. */
+static void section_lengths(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_OBJECT_HANDLE key = aes_key(session, 16), mac = hmac_key(session), object;
+    CK_BYTE b[64] = "12345678";
+    CK_BBOOL yes = 1;
+    CK_ULONG class = CKO_DATA, lengths[] = { 0xffffffff, (CK_ULONG)-1, (CK_ULONG)1 << 40, 0x100000005 };
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        CK_ULONG n = lengths[i];
+        printf("# length 0x%lx\n", n);
+        CK_ATTRIBUTE odd_class[] = { { CKA_CLASS, &class, n } }, odd_token[] = { NUMBER(CKA_CLASS, CKO_DATA), { CKA_TOKEN, &yes, n } };
+        PLAIN("C_CreateObject class", p11->C_CreateObject(session, odd_class, 1, &object));
+        PLAIN("C_CreateObject token", p11->C_CreateObject(session, odd_token, 2, &object));
+        CK_ATTRIBUTE odd_use[] = { NUMBER(CKA_VALUE_LEN, 16), BOOL(CKA_TOKEN, 0), { CKA_ENCRYPT, &yes, n } }, odd_size[] = { { CKA_VALUE_LEN, &class, n } };
+        PLAIN("C_GenerateKey usage", p11->C_GenerateKey(session, BARE(CKM_AES_KEY_GEN), odd_use, 3, &object));
+        PLAIN("C_GenerateKey size", p11->C_GenerateKey(session, BARE(CKM_AES_KEY_GEN), odd_size, 1, &object));
+        CK_ATTRIBUTE nothing[] = { { CKA_LABEL, NULL, n } }, wide[] = { { CKA_LABEL, b, n } };
+        PLAIN("C_SetAttributeValue label NULL", p11->C_SetAttributeValue(session, key, nothing, 1));
+        CK_ULONG found = 0;
+        PLAIN("C_FindObjectsInit class", p11->C_FindObjectsInit(session, odd_class, 1));
+        CK_RV rv = p11->C_FindObjects(session, &object, 1, &found);
+        show("C_FindObjects", rv, WHEN(rv, "count=%lu", found));
+        PLAIN("C_FindObjectsFinal", p11->C_FindObjectsFinal(session));
+        PLAIN("C_FindObjectsInit label", p11->C_FindObjectsInit(session, wide, 1));
+        p11->C_FindObjectsFinal(session);
+        attributes("label", session, key, wide, 1);
+        PLAIN("C_SetPIN new", p11->C_SetPIN(session, PIN(USER_PIN), b, n));
+        PLAIN("C_UnwrapKey", p11->C_UnwrapKey(session, BARE(CKM_AES_KEY_WRAP), key, b, n | 1, odd_use, 2, &object));
+        /* Each failing call ends its operation. */
+        PLAIN("C_EncryptInit", p11->C_EncryptInit(session, mechanism(CKM_AES_CBC, IV, 16), key));
+        PLAIN("C_Encrypt", (len = sizeof room, p11->C_Encrypt(session, b, n | 1, room, &len)));
+        PLAIN("C_DecryptInit", p11->C_DecryptInit(session, mechanism(CKM_AES_CBC, IV, 16), key));
+        PLAIN("C_Decrypt", (len = sizeof room, p11->C_Decrypt(session, b, n | 1, room, &len)));
+        PLAIN("C_VerifyInit", p11->C_VerifyInit(session, BARE(CKM_SHA256_HMAC), mac));
+        PLAIN("C_Verify signature", p11->C_Verify(session, b, 8, b, n));
+        PLAIN("C_VerifyInit", p11->C_VerifyInit(session, BARE(CKM_SHA256_HMAC), mac));
+        PLAIN("C_VerifyUpdate", p11->C_VerifyUpdate(session, b, 8));
+        PLAIN("C_VerifyFinal", p11->C_VerifyFinal(session, b, n));
+        PLAIN("C_VerifyInit", p11->C_VerifyInit(session, BARE(CKM_SHA256_HMAC), mac));
+        PLAIN("C_Verify", p11->C_Verify(session, b, 8, b, 32));
+        PLAIN("C_DigestInit parameter", p11->C_DigestInit(session, mechanism(CKM_SHA256, IV, n)));
+        len = sizeof room, p11->C_Digest(session, b, 8, room, &len);
+        CK_SLOT_ID ids[64];
+        CK_MECHANISM_TYPE types[512];
+        len = n, rv = p11->C_GetSlotList(CK_FALSE, ids, &len), show("C_GetSlotList", rv, WHEN(rv, "count=%lu", len));
+        len = n, rv = p11->C_GetMechanismList(s0, types, &len), show("C_GetMechanismList", rv, WHEN(rv, "count=%lu", len));
+    }
+    session_info("the session goes on", session);
+    stop();
+}
+
+/* Odd arguments, legal or not, to which SoftHSM has an answer: rooms of 0, signatures of other lengths, operations
+ * that go on in the wrong way, templates without attributes, values of odd shapes. */
+static struct { CK_SESSION_HANDLE session; CK_OBJECT_HANDLE key, mac, public, private; } odd;
+
+/* Nothing is under way, whatever failed before. */
+static void odd_afresh(void)
+{
+    if (odd.session)
+        p11->C_CloseSession(odd.session);
+    odd.session = logged_in();
+    odd.key = aes_key(odd.session, 16), odd.mac = hmac_key(odd.session);
+    odd.public = rsa_public(odd.session), odd.private = rsa_private(odd.session);
+}
+
+/* With an address and room for 0 bytes, then with enough. */
+#define ROOM_OF_0(call, expression) \
+    do { \
+        out = arm(0); \
+        CK_RV rv_ = (expression); \
+        show(call " room=0", rv_, WHEN(rv_, "len=%lu%s", len, touched(rv_, 0))); \
+        out = arm(600); \
+        rv_ = (expression); \
+        show(call " room=600", rv_, WHEN(rv_, "len=%lu", len)); \
+    } while (0)
+
+static void section_odd(void)
+{
+    static CK_BYTE b[600] = "0123456789abcdef0123456789abcdef", eight[8] = { 1 }, two = 2, ff = 0xff;
+    if (!start())
+        return;
+    CK_MECHANISM cbc = { CKM_AES_CBC, IV, 16 }, sha = { CKM_SHA256, NULL, 0 }, hmac = { CKM_SHA256_HMAC, NULL, 0 }, rsa = { CKM_RSA_PKCS, NULL, 0 },
+        x509 = { CKM_RSA_X_509, NULL, 0 }, generate = { CKM_AES_KEY_GEN, NULL, 0 }, pair = { CKM_RSA_PKCS_KEY_PAIR_GEN, NULL, 0 }, dh = { CKM_DH_PKCS_DERIVE, IV, 16 };
+    CK_ULONG n = 77;
+    CK_SLOT_ID ids[8];
+    CK_OBJECT_HANDLE object = 0, other = 0;
+    CK_RV rv = p11->C_GetSlotList(CK_FALSE, NULL, &n);
+    show("C_GetSlotList NULL count=77", rv, text("count=%lu", n));
+    n = 0, rv = p11->C_GetSlotList(2, NULL, &n), show("C_GetSlotList present=2", rv, text("count=%lu", n));
+    n = 1, rv = p11->C_GetSlotList(CK_FALSE, ids, &n), show("C_GetSlotList one too few", rv, text("count=%lu", n));
+    n = 77, rv = p11->C_GetMechanismList(s0, NULL, &n), show("C_GetMechanismList NULL count=77", rv, text("count=%lu", n));
+
+    odd_afresh();
+    p11->C_DigestInit(odd.session, &sha);
+    ROOM_OF_0("C_Digest", p11->C_Digest(odd.session, b, 16, out, &len));
+    p11->C_DigestInit(odd.session, &sha);
+    ROOM_OF_0("C_DigestFinal", p11->C_DigestFinal(odd.session, out, &len));
+    p11->C_SignInit(odd.session, &hmac, odd.mac);
+    ROOM_OF_0("C_Sign", p11->C_Sign(odd.session, b, 16, out, &len));
+    p11->C_SignInit(odd.session, &hmac, odd.mac);
+    ROOM_OF_0("C_SignFinal", p11->C_SignFinal(odd.session, out, &len));
+    p11->C_EncryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_Encrypt", p11->C_Encrypt(odd.session, b, 16, out, &len));
+    p11->C_EncryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_Encrypt of nothing", p11->C_Encrypt(odd.session, b, 0, out, &len));
+    p11->C_EncryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_EncryptUpdate", p11->C_EncryptUpdate(odd.session, b, 16, out, &len));
+    ROOM_OF_0("C_EncryptFinal", p11->C_EncryptFinal(odd.session, out, &len));
+    p11->C_EncryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_EncryptUpdate less than a block", p11->C_EncryptUpdate(odd.session, b, 7, out, &len));
+    ROOM_OF_0("C_EncryptUpdate of nothing", p11->C_EncryptUpdate(odd.session, b, 0, out, &len));
+    ROOM_OF_0("C_EncryptFinal within a block", p11->C_EncryptFinal(odd.session, out, &len));
+    p11->C_DecryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_Decrypt", p11->C_Decrypt(odd.session, b, 16, out, &len));
+    p11->C_DecryptInit(odd.session, &cbc, odd.key);
+    ROOM_OF_0("C_DecryptUpdate", p11->C_DecryptUpdate(odd.session, b, 16, out, &len));
+    ROOM_OF_0("C_DecryptFinal", p11->C_DecryptFinal(odd.session, out, &len));
+    PLAIN("C_SeedRandom NULL", p11->C_SeedRandom(odd.session, NULL, 0));
+    PLAIN("C_GenerateRandom NULL", p11->C_GenerateRandom(odd.session, NULL, 0));
+
+    CK_ULONG lengths[] = { 0, 1, 31, 33, 300 };
+    for (size_t i = 0; i < COUNT(lengths); i++) {
+        PLAIN("C_VerifyInit", p11->C_VerifyInit(odd.session, &hmac, odd.mac));
+        PLAIN(text("C_Verify signature of %lu", lengths[i]), p11->C_Verify(odd.session, b, 16, b, lengths[i]));
+        PLAIN("C_VerifyInit RSA", p11->C_VerifyInit(odd.session, &rsa, odd.public));
+        PLAIN(text("C_Verify RSA signature of %lu", lengths[i]), p11->C_Verify(odd.session, b, 16, b, lengths[i]));
+        PLAIN("C_VerifyInit parts", p11->C_VerifyInit(odd.session, &hmac, odd.mac));
+        PLAIN(text("C_VerifyFinal signature of %lu", lengths[i]), p11->C_VerifyFinal(odd.session, b, lengths[i]));
+    }
+    PLAIN("C_VerifyInit", p11->C_VerifyInit(odd.session, &hmac, odd.mac));
+    PLAIN("C_Verify signature NULL", p11->C_Verify(odd.session, b, 16, NULL, 0));
+
+    odd_afresh();
+    PLAIN("C_SignInit RSA", p11->C_SignInit(odd.session, &rsa, odd.private));
+    PLAIN("C_SignUpdate RSA", p11->C_SignUpdate(odd.session, b, 16));
+    PLAIN("C_SignInit RSA after it", p11->C_SignInit(odd.session, &rsa, odd.private));
+    odd_afresh();
+    PLAIN("C_SignInit RSA", p11->C_SignInit(odd.session, &rsa, odd.private));
+    PLAIN("C_SignFinal RSA", (len = 600, p11->C_SignFinal(odd.session, room, &len)));
+    PLAIN("C_SignInit RSA after it", p11->C_SignInit(odd.session, &rsa, odd.private));
+    odd_afresh();
+    PLAIN("C_EncryptInit RSA", p11->C_EncryptInit(odd.session, &rsa, odd.public));
+    PLAIN("C_EncryptUpdate RSA", (len = 600, p11->C_EncryptUpdate(odd.session, b, 16, room, &len)));
+    PLAIN("C_EncryptInit RSA after it", p11->C_EncryptInit(odd.session, &rsa, odd.public));
+    odd_afresh();
+    PLAIN("C_SignInit X.509", p11->C_SignInit(odd.session, &x509, odd.private));
+    INTO(600, "C_Sign X.509 of nothing", hex, p11->C_Sign(odd.session, b, 0, out, &len));
+    PLAIN("C_EncryptInit X.509", p11->C_EncryptInit(odd.session, &x509, odd.public));
+    INTO(600, "C_Encrypt X.509", hex, p11->C_Encrypt(odd.session, b, 16, out, &len));
+    PLAIN("C_DecryptInit RSA", p11->C_DecryptInit(odd.session, &rsa, odd.private));
+    PLAIN("C_Decrypt RSA of rubbish", (len = 600, p11->C_Decrypt(odd.session, b, 128, room, &len)));
+    PLAIN("C_DecryptInit RSA", p11->C_DecryptInit(odd.session, &rsa, odd.private));
+    PLAIN("C_Decrypt RSA of 100 bytes", (len = 600, p11->C_Decrypt(odd.session, b, 100, room, &len)));
+    PLAIN("C_DigestInit", p11->C_DigestInit(odd.session, &sha));
+    PLAIN("C_DigestUpdate", p11->C_DigestUpdate(odd.session, b, 4));
+    PLAIN("C_Digest after it", (len = 600, p11->C_Digest(odd.session, b, 4, room, &len)));
+    PLAIN("C_DigestFinal after that", (len = 600, p11->C_DigestFinal(odd.session, room, &len)));
+    odd_afresh();
+    PLAIN("C_SignInit", p11->C_SignInit(odd.session, &hmac, odd.mac));
+    PLAIN("C_SignUpdate", p11->C_SignUpdate(odd.session, b, 4));
+    PLAIN("C_Sign after it", (len = 600, p11->C_Sign(odd.session, b, 4, room, &len)));
+    PLAIN("C_FindObjectsInit beside it", p11->C_FindObjectsInit(odd.session, NULL, 0));
+    odd_afresh();
+    PLAIN("C_EncryptInit", p11->C_EncryptInit(odd.session, &cbc, odd.key));
+    PLAIN("C_DestroyObject the key in use", p11->C_DestroyObject(odd.session, odd.key));
+    PLAIN("C_EncryptUpdate with it", (len = 600, p11->C_EncryptUpdate(odd.session, b, 16, room, &len)));
+    odd_afresh();
+    PLAIN("C_SignInit RSA", p11->C_SignInit(odd.session, &rsa, odd.private));
+    PLAIN("C_Logout", p11->C_Logout(odd.session));
+    PLAIN("C_Sign after it", (len = 600, p11->C_Sign(odd.session, b, 4, room, &len)));
+    PLAIN("C_SignInit RSA after it", p11->C_SignInit(odd.session, &rsa, odd.private));
+    PLAIN("C_Login", login(odd.session, CKU_USER, PIN(USER_PIN)));
+    PLAIN("C_SignInit RSA after it", p11->C_SignInit(odd.session, &rsa, odd.private));
+
+    odd_afresh();
+    CK_ATTRIBUTE none[] = { BOOL(CKA_TOKEN, 0) };
+    CK_ATTRIBUTE twice[] = { NUMBER(CKA_CLASS, CKO_DATA), TEXT(CKA_LABEL, "a"), TEXT(CKA_LABEL, "b"), BOOL(CKA_TOKEN, 0), BOOL(CKA_PRIVATE, 0) };
+    CK_ATTRIBUTE label[] = { { CKA_LABEL, b + 100, 9 } };
+    CK_SESSION_HANDLE s = odd.session;
+    PLAIN("C_CreateObject label twice", p11->C_CreateObject(s, twice, COUNT(twice), &object));
+    attributes("label twice", s, object, label, 1);
+    PLAIN("C_CopyObject no attributes", p11->C_CopyObject(s, object, none, 0, &other));
+    PLAIN("C_SetAttributeValue no attributes", p11->C_SetAttributeValue(s, object, none, 0));
+    for (int has_address = 0; has_address < 2; has_address++) {
+        CK_ATTRIBUTE *t = has_address ? none : NULL;
+        CK_BYTE *bytes = has_address ? b : NULL;
+        const char *what = has_address ? "no attributes" : "NULL";
+        PLAIN(text("C_CreateObject %s", what), p11->C_CreateObject(s, t, 0, &object));
+        PLAIN(text("C_GenerateKey %s", what), p11->C_GenerateKey(s, &generate, t, 0, &other));
+        PLAIN(text("C_GenerateKeyPair %s", what), p11->C_GenerateKeyPair(s, &pair, t, 0, t, 0, &object, &other));
+        PLAIN(text("C_DeriveKey %s", what), p11->C_DeriveKey(s, &dh, odd.private, t, 0, &other));
+        PLAIN(text("C_UnwrapKey %s", what), p11->C_UnwrapKey(s, &cbc, odd.key, b, 24, t, 0, &other));
+        PLAIN(text("C_UnwrapKey no bytes, %s", what), p11->C_UnwrapKey(s, &cbc, odd.key, bytes, 0, none, 1, &other));
+        PLAIN(text("C_FindObjectsInit %s", what), p11->C_FindObjectsInit(s, t, 0));
+        PLAIN("C_FindObjectsFinal", p11->C_FindObjectsFinal(s));
+    }
+    CK_DATE date = { "2024", "01", "02" };
+    CK_ATTRIBUTE shapes[] = {
+        { CKA_ENCRYPT, &two, 1 }, { CKA_ENCRYPT, &ff, 1 }, { CKA_ENCRYPT, eight, 8 }, { CKA_ENCRYPT, eight, 0 }, { CKA_TOKEN, eight, 0 },
+        { CKA_KEY_TYPE, eight, 4 }, { CKA_KEY_TYPE, eight, 0 }, { CKA_VALUE_LEN, eight, 8 }, { CKA_KEY_GEN_MECHANISM, eight, 8 },
+        { CKA_START_DATE, &date, 8 }, { CKA_START_DATE, &date, 0 }, { CKA_START_DATE, NULL, 0 }, { CKA_LABEL, NULL, 0 }, { CKA_ID, eight, 0 },
+        { CKA_ALLOWED_MECHANISMS, eight, 8 }, { CKA_ALLOWED_MECHANISMS, eight, 0 }, { CKA_ALLOWED_MECHANISMS, eight, 4 },
+        { CKA_MODIFIABLE, eight, 1 }, { CKA_COPYABLE, eight, 1 }, { CKA_DESTROYABLE, eight, 1 }, { CKA_TRUSTED, eight, 1 }, { CKA_LOCAL, eight, 1 },
+        { CKA_ALWAYS_SENSITIVE, eight, 1 }, { CKA_CHECK_VALUE, eight, 3 }, { CKA_CHECK_VALUE, eight, 0 }, { CKA_MODULUS, eight, 8 },
+        { 0x80000001, eight, 4 }, { 0xce534351, eight, 4 },
+    };
+    for (size_t i = 0; i < COUNT(shapes); i++) {
+        CK_ATTRIBUTE *shape = &shapes[i];
+        const char *name = text("%zu, 0x%lx of %lu", i, shape->type, shape->ulValueLen);
+        CK_ATTRIBUTE t[] = { NUMBER(CKA_CLASS, CKO_SECRET_KEY), NUMBER(CKA_KEY_TYPE, CKK_AES), VALUE(CKA_VALUE, KEY32, 16), BOOL(CKA_TOKEN, 0), *shape };
+        object = create(s, name, t, COUNT(t));
+        CK_ATTRIBUTE read[] = { { shape->type, b + 200, 64 } }, size[] = { { shape->type, NULL, 0 } }, little[] = { { shape->type, b + 300, 1 } };
+        if (object) {
+            attributes(text("of %s", name), s, object, read, 1);
+            attributes(text("size of %s", name), s, object, size, 1);
+            attributes(text("room of 1 for %s", name), s, object, little, 1);
+        }
+        PLAIN(text("C_SetAttributeValue %s", name), p11->C_SetAttributeValue(s, odd.key, shape, 1));
+        PLAIN(text("C_CopyObject %s", name), p11->C_CopyObject(s, odd.key, shape, 1, &other));
+        CK_OBJECT_HANDLE found[64];
+        PLAIN(text("C_FindObjectsInit %s", name), p11->C_FindObjectsInit(s, shape, 1));
+        n = 0, rv = p11->C_FindObjects(s, found, 64, &n);
+        show("C_FindObjects", rv, WHEN(rv, "count=%lu", n));
+        p11->C_FindObjectsFinal(s);
+    }
+
+    PLAIN("C_SetPIN of 300 bytes", p11->C_SetPIN(s, PIN(USER_PIN), b, 300));
+    PLAIN("C_SetPIN the same", p11->C_SetPIN(s, PIN(USER_PIN), PIN(USER_PIN)));
+    PLAIN("C_SetPIN old NULL", p11->C_SetPIN(s, NULL, 0, PIN(USER_PIN)));
+    PLAIN("C_SetPIN new NULL", p11->C_SetPIN(s, PIN(USER_PIN), NULL, 0));
+    PLAIN("C_Login context specific", p11->C_Login(s, CKU_CONTEXT_SPECIFIC, PIN(USER_PIN)));
+    PLAIN("C_Logout", p11->C_Logout(s));
+    PLAIN("C_Login of 300 bytes", p11->C_Login(s, CKU_USER, b, 300));
+    PLAIN("C_Login type -1", p11->C_Login(s, (CK_ULONG)-1, PIN(USER_PIN)));
+    PLAIN("C_OpenSession flags -1", p11->C_OpenSession(s0, (CK_FLAGS)-1, NULL, NULL, &other));
+    CK_ULONG handles[] = { 0, (CK_ULONG)-1, 0x80000000 };
+    for (size_t i = 0; i < COUNT(handles); i++) {
+        PLAIN(text("C_OpenSession slot %lx", handles[i]), i ? p11->C_OpenSession(handles[i], RW, NULL, NULL, &other) : CKR_OK);
+        PLAIN(text("C_DigestInit session %lx", handles[i]), p11->C_DigestInit(handles[i], &sha));
+        PLAIN(text("C_DestroyObject %lx", handles[i]), p11->C_DestroyObject(s, handles[i]));
+        PLAIN(text("C_GetObjectSize %lx", handles[i]), p11->C_GetObjectSize(s, handles[i], &n));
+    }
+    odd.session = 0;
+    stop();
+}
+
 /* Handles of 64 bits arrive whole. */
 static void section_handles(void)
 {
@@ -1700,10 +2093,12 @@ static const struct { const char *name; void (*run)(void); } SECTIONS[] = {
     { "uninitialised", section_uninitialised }, { "initargs", section_initargs }, { "info", section_info }, { "slotroom", section_slotroom },
     { "sessions", section_sessions }, { "login", section_login }, { "token", section_token }, { "keygen", section_keygen },
     { "import", section_import }, { "find", section_find }, { "findrest", section_findrest }, { "attributes", section_attributes },
+    { "longvalues", section_longvalues },
+    { "nested", section_nested }, { "nestedkey", section_nestedkey }, { "nestedread", section_nestedread },
     { "badclass", section_badclass }, { "objects", section_objects }, { "sign", section_sign }, { "encrypt", section_encrypt },
-    { "sizes", section_sizes }, { "digest", section_digest }, { "pending", section_pending }, { "wrap", section_wrap },
+    { "sizes", section_sizes }, { "longdata", section_longdata }, { "digest", section_digest }, { "pending", section_pending }, { "wrap", section_wrap },
     { "wrapbare", section_wrapbare }, { "derive", section_derive }, { "pointers", section_pointers }, { "random", section_random },
-    { "rare", section_rare }, { "arguments", section_arguments }, { "nulls", section_nulls }, { "handles", section_handles },
+    { "rare", section_rare }, { "arguments", section_arguments }, { "nulls", section_nulls }, { "lengths", section_lengths }, { "odd", section_odd }, { "handles", section_handles },
 };
 
 int main(int argc, char **argv)

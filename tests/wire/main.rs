@@ -228,6 +228,8 @@ fn unusual_calls_get_the_originals_answers() {
         let record = record(&call);
         let mut buffer = Vec::new();
         let written = match rpc::read_request(&record) {
+            // The original accepts it, with the status SYSTEM_ERR (D-15).
+            Request::Rejected(_, rpc::Rejection::RpcMismatch) => continue,
             Request::Rejected(xid, rejection) => rpc::write_rejection(xid, rejection, &mut buffer)
                 .expect("small")
                 .to_vec(),
@@ -264,6 +266,28 @@ fn authentication_other_than_none_is_denied() {
         written,
         unhex("80000014 1122000f 00000001 00000001 00000001 00000005")
     );
+}
+
+/// The bytes are those of RFC 5531, section 9: MSG_DENIED, RPC_MISMATCH, low 2, high 2.
+#[test]
+fn other_versions_of_rpc_are_denied() {
+    let call = exchanges().pop().expect("the last one is C_SetupArch").0;
+    for version in [0, 1, 3, u32::MAX] {
+        let mut other = record(&call);
+        other[8..12].copy_from_slice(&version.to_be_bytes());
+        let Request::Rejected(_, rejection) = rpc::read_request(&other) else {
+            panic!("accepted")
+        };
+        let mut buffer = Vec::new();
+        let xid = Xid(0x1122_0008);
+        let written = rpc::write_rejection(xid, rejection, &mut buffer)
+            .expect("small")
+            .to_vec();
+        assert_eq!(
+            written,
+            unhex("80000018 11220008 00000001 00000001 00000000 00000002 00000002")
+        );
+    }
 }
 
 #[test]

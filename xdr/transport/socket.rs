@@ -4,20 +4,32 @@
 //! time; [`TimedSocket`] has both. The kernel's own time limits do it (SO_RCVTIMEO, SO_SNDTIMEO). They are set
 //! anew only when they are off by more than [`SLACK`], so that a call that is answered at once costs no system
 //! call for them. So a call ends up to [`SLACK`] late, and never early. On a Unix socket the kernel applies the
-//! limit for sending to each part of a long message, so a peer who reads slowly, but reads, can draw one `send`
-//! out.
+//! limit for sending to each part of a long message, so that a peer who reads slowly could draw one `send` out.
+//! There one `send` has [`PARTS`] such parts at most, and each gets that fraction of the time.
 
 use std::io::{self, IoSlice, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::Socket;
+use socket2::{Domain, Socket};
 use xdr::codec::Slices;
 
 use crate::deadline::Deadline;
 
 /// How far the kernel's time limit may be off before it is set again.
 const SLACK: Duration = Duration::from_millis(100);
+
+/// A Unix socket's part of a long message, in bytes: Linux makes parts of up to 36 KiB.
+const PART: usize = 32 << 10;
+
+/// How many such parts one call sends at most.
+const PARTS: u32 = 8;
+
+/// More slices than a record has.
+const MOST_SLICES: usize = 8;
+
+/// The shortest limit that is set.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// `sendmsg` flags: no SIGPIPE. Where the flag is missing, socket2 has set SO_NOSIGPIPE.
 #[cfg(not(target_vendor = "apple"))]
@@ -35,6 +47,8 @@ pub struct Incoming {
 /// The direction to the peer.
 pub struct Outgoing {
     socket: Arc<Socket>,
+    /// Whether it is a Unix socket.
+    is_local: bool,
     limit: Option<Duration>,
 }
 
@@ -51,7 +65,7 @@ impl Incoming {
         loop {
             if let Some(deadline) = deadline {
                 let remaining = deadline.remaining()?;
-                if is_off(self.limit, remaining) {
+                if is_off(self.limit, remaining, SLACK) {
                     self.limit = Some(remaining);
                     self.socket.set_read_timeout(Some(remaining))?;
                 }
@@ -71,12 +85,14 @@ impl Incoming {
 impl Outgoing {
     /// Sends some bytes of these slices.
     pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> io::Result<usize> {
+        let mut fewer = [IoSlice::new(&[]); MOST_SLICES];
+        let parts = if self.is_local {
+            first_of(parts, &mut fewer)
+        } else {
+            parts
+        };
         loop {
-            let remaining = deadline.remaining()?;
-            if is_off(self.limit, remaining) {
-                self.limit = Some(remaining);
-                self.socket.set_write_timeout(Some(remaining))?;
-            }
+            self.limit(deadline)?;
             let sent = match parts {
                 [one] => self.socket.send_with_flags(one, NO_SIGNAL),
                 parts => self.socket.send_vectored_with_flags(parts, NO_SIGNAL),
@@ -85,6 +101,18 @@ impl Outgoing {
                 return result;
             }
         }
+    }
+
+    fn limit(&mut self, deadline: Deadline) -> io::Result<()> {
+        let remaining = deadline.remaining()?;
+        // A part that takes longer ends the call early, which `finished` tells from the deadline.
+        let parts = if self.is_local { PARTS } else { 1 };
+        let limit = (remaining / parts).max(SHORTEST);
+        if is_off(self.limit, limit, SLACK / parts) {
+            self.limit = Some(limit);
+            self.socket.set_write_timeout(Some(limit))?;
+        }
+        Ok(())
     }
 
     /// Sends as many of these bytes as the kernel takes at once.
@@ -123,6 +151,7 @@ impl Outgoing {
 impl TimedSocket {
     /// A blocking socket for which the kernel has no limits.
     pub fn new(socket: Socket) -> TimedSocket {
+        let is_local = socket.domain().is_ok_and(|domain| domain == Domain::UNIX);
         let socket = Arc::new(socket);
         TimedSocket {
             incoming: Incoming {
@@ -131,6 +160,7 @@ impl TimedSocket {
             },
             outgoing: Outgoing {
                 socket,
+                is_local,
                 limit: None,
             },
         }
@@ -166,8 +196,24 @@ impl TimedSocket {
     }
 }
 
-fn is_off(limit: Option<Duration>, wanted: Duration) -> bool {
-    limit.is_none_or(|limit| limit.abs_diff(wanted) > SLACK)
+fn is_off(limit: Option<Duration>, wanted: Duration, slack: Duration) -> bool {
+    limit.is_none_or(|limit| limit.abs_diff(wanted) > slack)
+}
+
+/// The first [`PARTS`] * [`PART`] bytes of these slices; all of them if that is enough.
+fn first_of<'a>(
+    parts: &'a [IoSlice<'a>],
+    fewer: &'a mut [IoSlice<'a>; MOST_SLICES],
+) -> &'a [IoSlice<'a>] {
+    let mut room = PARTS as usize * PART;
+    if parts.iter().map(|part| part.len()).sum::<usize>() <= room {
+        return parts;
+    }
+    for (place, part) in fewer.iter_mut().zip(parts) {
+        *place = IoSlice::new(part.get(..room).unwrap_or(part));
+        room -= place.len();
+    }
+    fewer
 }
 
 /// `None` when the call is to be made again: it was interrupted, or the kernel's limit, which is that of an
@@ -232,5 +278,50 @@ mod tests {
         let mut space = [0; 64];
         assert_eq!(socket.incoming().receive(&mut space, None).unwrap(), 4);
         late.join().unwrap();
+    }
+
+    #[test]
+    fn a_slow_local_reader_does_not_outlast_the_deadline() {
+        let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let mut socket = TimedSocket::new(near);
+        let reading = std::thread::spawn(move || {
+            let mut far = &far;
+            while far.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        for size in [3000, 2_000_000] {
+            let bytes = vec![1; size];
+            let parts = [IoSlice::new(&bytes), IoSlice::new(&bytes)];
+            let start = Instant::now();
+            let deadline = Deadline::after(Duration::from_millis(400));
+            let error = loop {
+                if let Err(error) = socket.outgoing().send(&parts, deadline) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            let taken = start.elapsed();
+            assert!(taken >= Duration::from_millis(399), "{taken:?}");
+            assert!(taken < Duration::from_millis(800), "{taken:?}");
+        }
+        drop(socket);
+        reading.join().unwrap();
+    }
+
+    /// In one call as far as there is room, and the rest as the peer reads.
+    #[test]
+    fn a_long_message_arrives_whole_at_a_local_reader() {
+        let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let mut socket = TimedSocket::new(near);
+        let bytes: Vec<u8> = (0..5_000_000).map(|n| (n % 251) as u8).collect();
+        let reading = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            (&far).read_to_end(&mut all).map(|_| all)
+        });
+        let deadline = Deadline::after(Duration::from_secs(60));
+        socket.outgoing().send_all(&bytes, deadline).unwrap();
+        drop(socket);
+        assert!(reading.join().unwrap().unwrap() == bytes);
     }
 }

@@ -4,9 +4,9 @@
 //! exactly those that the original converts (`encode_ck_attribute_arch`): its clients expect the others as
 //! the module wrote them, arrays of CK_ULONG included. Nothing here refuses an attribute.
 
-use crate::attribute_types::is_number;
+use crate::attribute_types::{is_nested, is_number};
 use crate::integers::{Architecture, Ulong};
-use crate::version3::Template;
+use crate::version3::{Attribute, Template};
 use crate::word_size::Abi;
 
 /// Whether a client of this architecture lays out numbers in another way than this host.
@@ -21,8 +21,24 @@ pub fn to_host(template: Template, client: Architecture) -> Template {
 }
 
 /// Values of this host as the client lays them out.
-pub fn to_client(template: Template, client: Architecture) -> Template {
-    convert(template, Abi::HOST, Abi::of_client(client))
+pub fn to_client(mut template: Template, client: Architecture) -> Template {
+    let client = Abi::of_client(client);
+    for attribute in &mut template.0 {
+        resize_nested(attribute, Abi::HOST, client);
+    }
+    convert(template, Abi::HOST, client)
+}
+
+/// The answer to who asked for the size of a nested template: as many CK_ATTRIBUTEs of the receiver as the
+/// module has. The value is zeros, or empty.
+fn resize_nested(attribute: &mut Attribute, from: Abi, to: Abi) {
+    let (ours, theirs) = (from.attribute_size() as u64, to.attribute_size() as u64);
+    let is_whole = attribute.value_len.0 % ours == 0;
+    if is_nested(attribute.attribute_type) && is_whole {
+        attribute.value_len.0 = attribute.value_len.0 / ours * theirs;
+        let size = attribute.value.len() / from.attribute_size() * to.attribute_size();
+        attribute.value.resize(size, 0);
+    }
 }
 
 /// Converts each CK_ULONG that is as long as the sender's word. A value of another length is no
@@ -122,6 +138,33 @@ mod tests {
         let value = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88];
         let cut = convert(template(&[(0x161, &value)]), from, to);
         assert!(cut == template(&[(0x161, &[0x88, 0x77, 0x66, 0x55])]));
+    }
+
+    #[test]
+    fn the_size_of_a_nested_template_is_one_of_the_receivers() {
+        let sized = |length: usize, zeros: usize| {
+            let mut sized = template(&[(0x4000_0211, &vec![0; zeros])]);
+            sized.0[0].value_len = Ulong(length as u64);
+            sized
+        };
+        let ours = Abi::HOST.attribute_size();
+        for (client, theirs) in [
+            (Architecture::LITTLE_64, 24),
+            (Architecture::LITTLE_32, 12),
+            (Architecture::BIG_64, 24),
+            (Architecture::BIG_32, 12),
+        ] {
+            for zeros in [0, 3] {
+                let told = to_client(sized(3 * ours, zeros * ours), client);
+                assert!(told == sized(3 * theirs, zeros * theirs), "{client:?}");
+            }
+            assert!(to_client(sized(0, 0), client) == sized(0, 0));
+            let odd = to_client(sized(3 * ours + 1, 0), client);
+            assert!(odd == sized(3 * ours + 1, 0));
+            let mut unavailable = sized(0, 0);
+            unavailable.0[0].value_len = Ulong::UNAVAILABLE;
+            assert!(to_client(unavailable.clone(), client) == unavailable);
+        }
     }
 
     /// The original ends its process here: it wants 4 bytes of a big-endian 64-bit module.

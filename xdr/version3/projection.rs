@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::wire_types::{
     Attribute, DataResult, KeyPairResult, Mechanism, ObjectResult, Template, TemplateResult,
 };
-use crate::attribute_types::{is_nested, is_number};
+use crate::attribute_types::{is_boolean, is_nested, is_number};
 use crate::buffers::{Input, Room};
 use crate::integers::{
     Architecture, Count, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
@@ -20,7 +20,7 @@ use crate::wire_types::{
     MechanismResult, ObjectListResult, OutputResult, QueryPointer, TemplatePointer,
 };
 use crate::word_size::Abi;
-use crate::{Call, CkRv, wire_types};
+use crate::{Call, CkRv, LONGEST_BYTES, wire_types};
 
 /// What a value of version 3 is in version 4.
 pub(super) trait Current<T> {
@@ -293,7 +293,12 @@ impl Former<Mechanism> for MechanismPointer {
 impl Current<TemplatePointer> for Template {
     fn current(self) -> TemplatePointer {
         let attributes = self.0.into_iter().map(|mut attribute| {
-            let value = std::mem::take(&mut attribute.value);
+            let mut value = std::mem::take(&mut attribute.value);
+            let is_told = attribute.value_len != Ulong(0);
+            if value.is_empty() && is_told && is_nested(attribute.attribute_type) {
+                // No empty template, but one of which the bytes are missing: refused like one that has them.
+                value.push(0);
+            }
             crate::Attribute::new(attribute.attribute_type, value)
         });
         Some(crate::Template(attributes.collect()))
@@ -305,12 +310,24 @@ impl Former<Template> for TemplatePointer {
         let Some(template) = self else {
             return Ok(Template::default());
         };
-        let attributes = template.0.iter().map(|attribute| match &attribute.value {
-            Value::Template(_) => Err(CkRv::ATTRIBUTE_TYPE_INVALID),
-            Value::Bytes(_) | Value::Null { .. } => Ok(Attribute::new(
-                attribute.attribute_type,
-                attribute.bytes().to_vec(),
-            )),
+        let attributes = template.0.iter().map(|attribute| {
+            let kind = attribute.attribute_type;
+            match &attribute.value {
+                Value::Template(template) if !template.0.is_empty() => {
+                    Err(CkRv::ATTRIBUTE_TYPE_INVALID)
+                }
+                // A number without bytes is as wrong as one that is NULL: the module answers. Other values
+                // would pass for empty ones.
+                Value::Null { length } if *length != 0 && !is_number(kind) && !is_boolean(kind) => {
+                    Err(match is_nested(kind) {
+                        true => CkRv::ATTRIBUTE_TYPE_INVALID,
+                        false => CkRv::ATTRIBUTE_VALUE_INVALID,
+                    })
+                }
+                Value::Template(_) | Value::Bytes(_) | Value::Null { .. } => {
+                    Ok(Attribute::new(kind, attribute.bytes().to_vec()))
+                }
+            }
         });
         attributes.collect::<Result<_, _>>().map(Template)
     }
@@ -363,13 +380,17 @@ impl Former<Template> for QueryPointer {
     }
 }
 
-/// The most that zeros for lengths may take in one reply, in bytes.
-const MOST_ZEROS: u64 = 64 << 20;
+/// How many zeros one reply has at most, in bytes.
+const MOST_ZEROS: u64 = 64 << 10;
+
+/// Bytes of a CK_ATTRIBUTE of this host, in which the sizes of arrays of attributes are told.
+const ATTRIBUTE_SIZE: u64 = Abi::HOST.attribute_size() as u64;
 
 /// An attribute that is not available has a length of all ones, so that our client can tell it from an empty
 /// value. The original sends 0. Its clients accept both, because they look at the CK_RV too. A length is
-/// answered with that many zeros, one that the module left alone with none; the length of a number is a word
-/// even where the call failed. Of arrays of attributes, version 3 can say that they are empty.
+/// answered with that many zeros, as the original has it, or with none if those are too many: the length is told beside
+/// them. One that the module left alone has none; the length of a number is a word even where the call failed. Of
+/// arrays of attributes, version 3 can say the size.
 impl FormerResult<TemplateResult> for AttributesResult {
     fn former(self) -> TemplateResult {
         let mut rv = self.rv;
@@ -386,6 +407,7 @@ impl FormerResult<TemplateResult> for AttributesResult {
                         zeros -= length;
                         (vec![0; size], Ulong(length))
                     }
+                    _ if length <= LONGEST_BYTES => (Vec::new(), Ulong(length)),
                     _ => unavailable(),
                 }
             };
@@ -398,9 +420,10 @@ impl FormerResult<TemplateResult> for AttributesResult {
                 // So the filter sends a question back as it came.
                 Found::Length(0) if !answers_values(self.rv) => (Vec::new(), Ulong(0)),
                 Found::Length(length) => asked(*length),
-                Found::Untouched | Found::TemplateLength(0) => asked(0),
+                Found::TemplateLength(count) => asked(count.saturating_mul(ATTRIBUTE_SIZE)),
+                Found::Untouched => asked(0),
                 Found::Unavailable => unavailable(),
-                Found::TemplateLength(_) | Found::Template(_) => {
+                Found::Template(_) => {
                     if rv.is_ok() {
                         rv = CkRv::ATTRIBUTE_TYPE_INVALID;
                     }
@@ -436,9 +459,12 @@ impl Current<AttributesResult> for TemplateResult {
             let value = std::mem::take(&mut attribute.value);
             let found = match attribute.value_len {
                 Ulong::UNAVAILABLE if value.is_empty() => Found::Unavailable,
-                Ulong(0) if value.is_empty() => Found::Bytes(value),
                 // Bytes of a nested template would be addresses.
-                _ if is_nested(attribute.attribute_type) => Found::Unavailable,
+                Ulong(told) if is_nested(attribute.attribute_type) => match told % ATTRIBUTE_SIZE {
+                    0 => Found::TemplateLength(told / ATTRIBUTE_SIZE),
+                    _ => Found::Unavailable,
+                },
+                Ulong(0) if value.is_empty() => Found::Bytes(value),
                 // Some daemons leave out the zeros for a length.
                 Ulong(told) if value.is_empty() && told != 0 => Found::Length(told),
                 _ => Found::Bytes(value),

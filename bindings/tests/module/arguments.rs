@@ -92,6 +92,12 @@ fn stops_a_template_within_a_template() {
     }
     let allowed = template(&[(CKA_ALLOWED_MECHANISMS, &[0; 8])]);
     assert_eq!(rv(Call::C_CreateObject(s, allowed)), TOLD | 8);
+    // An empty one holds no address, unless a length beside it says otherwise.
+    let mut empty = template(&[(CKA_WRAP_TEMPLATE, b"")]);
+    assert_eq!(rv(Call::C_CreateObject(s, empty.clone())), TOLD);
+    empty.0[0].value_len = Ulong(24);
+    let refused = rv(Call::C_CreateObject(s, empty));
+    assert_eq!(refused, CkRv::ATTRIBUTE_TYPE_INVALID.0);
 }
 
 /// Each value with the length told beside it.
@@ -159,8 +165,9 @@ fn makes_unavailable_what_has_a_length_beyond_its_room() {
     let (rv, values) = values(1, &asked);
     assert_eq!(rv, CkRv::OK);
     assert_eq!(values[..3], [UNAVAILABLE, UNAVAILABLE, UNAVAILABLE]);
-    assert_eq!(values[3].1, 60_000_000);
-    assert_eq!(values[4..], [UNAVAILABLE, (vec![0; 5], 5)]);
+    // The size of a long value comes without zeros.
+    let long = (vec![], 60_000_000);
+    assert_eq!(values[3..], [long.clone(), long, (vec![0; 5], 5)]);
 }
 
 /// What the original sends with a wrong handle, seen with a raw client of it.
@@ -184,21 +191,37 @@ fn gives_back_what_a_failing_call_leaves_alone() {
 }
 
 #[test]
-fn asks_for_all_but_templates_within_the_template() {
-    let (wrap, label) = (
-        (CKA_WRAP_TEMPLATE, &[0x41; 24][..]),
-        (CKA_LABEL, &[0; 9][..]),
-    );
-    let (rv, answered) = values(1, &[wrap, label, wrap]);
-    assert_eq!(rv, CkRv::ATTRIBUTE_TYPE_INVALID);
-    assert_eq!(answered, [UNAVAILABLE, (b"label".to_vec(), 5), UNAVAILABLE]);
-    let (rv, _) = values(1, &[wrap, (CKA_VALUE, b"")]);
-    assert_eq!(rv, CkRv::ATTRIBUTE_SENSITIVE);
-    // No call: the object is not there.
+fn asks_for_the_size_of_templates_within_the_template_only() {
+    fn wrap(room: &[u8]) -> (u64, &[u8]) {
+        (CKA_WRAP_TEMPLATE, room)
+    }
+    fn unwrap(room: &[u8]) -> (u64, &[u8]) {
+        (CKA_UNWRAP_TEMPLATE, room)
+    }
+    let room = &[0x41; 48][..];
+    let label = (CKA_LABEL, &[0; 9][..]);
+    let said = (b"label".to_vec(), 5);
+    let none = (vec![], 0);
+    // Sizes are had, and the value of an empty one.
     assert_eq!(
-        values(9, &[wrap]),
-        (CkRv::ATTRIBUTE_TYPE_INVALID, vec![UNAVAILABLE])
+        values(1, &[wrap(b""), label, unwrap(b""), unwrap(room)]),
+        (
+            CkRv::OK,
+            vec![(vec![0; 48], 48), said.clone(), none.clone(), none]
+        )
     );
+    assert_eq!(
+        values(1, &[wrap(room), label, wrap(&[1])]),
+        (
+            CkRv::ATTRIBUTE_TYPE_INVALID,
+            vec![UNAVAILABLE, said, UNAVAILABLE]
+        )
+    );
+    let (rv, _) = values(1, &[wrap(room), (CKA_VALUE, b"")]);
+    assert_eq!(rv, CkRv::ATTRIBUTE_SENSITIVE);
+    let (rv, answered) = values(9, &[wrap(room)]);
+    assert_eq!(rv, CkRv::OBJECT_HANDLE_INVALID);
+    assert!(answered[0].0.is_empty());
 }
 
 #[test]

@@ -149,8 +149,14 @@ fn in_a_softhsm_token() {
     let refused = hsm.call(Call::C_EncryptInit(s, addresses, key)).rv();
     assert_eq!(refused, CkRv::MECHANISM_PARAM_INVALID);
     let nested = template(&[(CKA_WRAP_TEMPLATE, &[0x41; 24])]);
-    let refused = hsm.call(Call::C_GetAttributeValue(s, key, nested)).rv();
+    let refused = hsm.call(Call::C_SetAttributeValue(s, key, nested)).rv();
     assert_eq!(refused, CkRv::ATTRIBUTE_TYPE_INVALID);
+    let nested = template(&[(CKA_WRAP_TEMPLATE, &[0x41; 24])]);
+    let empty = result!(
+        C_GetAttributeValue,
+        ok(Call::C_GetAttributeValue(s, key, nested))
+    );
+    assert!(empty.template == template(&[(CKA_WRAP_TEMPLATE, b"")]));
 
     // A key pair; OAEP without a label has null pointers
     let public = template(&[

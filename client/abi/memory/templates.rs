@@ -4,7 +4,7 @@
 //! in bytes. How deep arrays nest and how many attributes there are in all is bounded.
 
 use cryptoki_sys::{CK_ATTRIBUTE, CK_ULONG, CK_UNAVAILABLE_INFORMATION};
-use xdr::attribute_types::is_nested;
+use xdr::attribute_types::{is_boolean, is_nested, is_number};
 use xdr::word_size::{narrow, wide};
 use xdr::{
     Answer, Answers, Attribute, AttributeType, CkRv, DEEPEST_NESTING, Found, LONGEST_BYTES,
@@ -65,9 +65,10 @@ fn attribute_type(attribute: &CK_ATTRIBUTE) -> AttributeType {
     AttributeType(wide(attribute.type_))
 }
 
-/// Whether there is a value, or room for one. A length that is not available goes without.
-fn has_value(attribute: &CK_ATTRIBUTE) -> bool {
-    !attribute.pValue.is_null() && attribute.ulValueLen != CK_UNAVAILABLE_INFORMATION
+/// Whether there is room for a value. Any length beside an address is room, as for modules, so that CKR_OK always
+/// comes with the value.
+fn has_room(attribute: &CK_ATTRIBUTE) -> bool {
+    !attribute.pValue.is_null()
 }
 
 /// A template whose values go to the module; `None` if it is NULL.
@@ -97,7 +98,7 @@ unsafe fn values(
 ) -> Result<Template, CkRv> {
     let each = |bounds: &mut Bounds, attribute: CK_ATTRIBUTE| {
         let length = wide(attribute.ulValueLen);
-        let value = if !has_value(&attribute) {
+        let value = if attribute.pValue.is_null() {
             Value::Null { length }
         } else if is_nested(attribute_type(&attribute)) {
             if length % ATTRIBUTE_SIZE != 0 {
@@ -106,12 +107,15 @@ unsafe fn values(
             let nested = attribute.pValue.cast_const().cast();
             // SAFETY: not null, and the caller's word on the value.
             Value::Template(unsafe { values(bounds, nested, length / ATTRIBUTE_SIZE) }?)
-        } else if length > LONGEST_BYTES {
-            // There is no such value.
-            return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
-        } else {
+        } else if length <= LONGEST_BYTES {
             // SAFETY: not null, and the caller's word on the value.
             Value::Bytes(unsafe { copied(attribute.pValue, attribute.ulValueLen) }?)
+        } else if is_number(attribute_type(&attribute)) || is_boolean(attribute_type(&attribute)) {
+            // As wrong without bytes: the module answers, which may have more to say about the template.
+            Value::Bytes(Vec::new())
+        } else {
+            // There is no such value.
+            return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
         };
         Ok(Attribute {
             attribute_type: attribute_type(&attribute),
@@ -161,7 +165,7 @@ impl WantedAttributes {
         count: u64,
     ) -> Result<Self, CkRv> {
         let each = |bounds: &mut Bounds, attribute: CK_ATTRIBUTE| {
-            let is_array = has_value(&attribute) && is_nested(attribute_type(&attribute));
+            let is_array = has_room(&attribute) && is_nested(attribute_type(&attribute));
             let nested = is_array.then(|| {
                 let count = wide(attribute.ulValueLen) / ATTRIBUTE_SIZE;
                 // SAFETY: not null, and the caller's word on the value.
@@ -181,7 +185,7 @@ impl WantedAttributes {
             attribute_type: attribute_type(&given.attribute),
             room: match (&given.nested, wide(given.attribute.ulValueLen)) {
                 (Some(nested), _) => WantedRoom::Template(nested.query()),
-                (None, room) if has_value(&given.attribute) => WantedRoom::Buffer {
+                (None, room) if has_room(&given.attribute) => WantedRoom::Buffer {
                     room,
                     content: None,
                 },
@@ -259,7 +263,7 @@ impl Given {
     /// Whether an answer is one to this question, beside this CK_RV.
     fn check(&self, rv: CkRv, found: &Found) -> Result<(), CkRv> {
         let room = match &self.nested {
-            None if has_value(&self.attribute) => Some(wide(self.attribute.ulValueLen)),
+            None if has_room(&self.attribute) => Some(wide(self.attribute.ulValueLen)),
             _ => None,
         };
         let has_room = room.is_some() || self.nested.is_some();

@@ -51,8 +51,9 @@ fn bad_arguments_are_refused_before_any_call() {
         None
     });
     run("arguments", &daemon);
-    // C_SetupArch, C_LoadModule, C_Initialize, C_Finalize and the nine that are fine.
-    assert_eq!(busy.load(Ordering::SeqCst), 4 + 9);
+    // C_SetupArch, C_LoadModule, C_Initialize, C_Finalize and the nine that are fine; two calls end each
+    // operation of which an input is too long: six for each of three lengths.
+    assert_eq!(busy.load(Ordering::SeqCst), 4 + 9 + 2 * 6 * 3);
 }
 
 pub fn arguments() {
@@ -178,10 +179,48 @@ pub fn arguments() {
         call!(loaded.C_CreateObject(1, &mut nested, 1, number)),
         CKR_ATTRIBUTE_TYPE_INVALID
     );
-    assert_eq!(
-        call!(loaded.C_Encrypt(1, byte, CK_ULONG::MAX, byte, number)),
-        CKR_DATA_LEN_RANGE
-    );
+    // Lengths that no record can carry: nothing is read.
+    let mut label = CK_ATTRIBUTE {
+        type_: CKA_LABEL,
+        pValue: byte.cast(),
+        ulValueLen: 0,
+    };
+    for length in [CK_ULONG::MAX, 0x8000_0000, 1 << 40] {
+        label.ulValueLen = length;
+        let refused = [
+            call!(loaded.C_CreateObject(1, &mut label, 1, number)),
+            call!(loaded.C_Encrypt(1, byte, length, byte, number)),
+            call!(loaded.C_DigestUpdate(1, byte, length)),
+            call!(loaded.C_SeedRandom(1, byte, length)),
+            call!(loaded.C_DecryptUpdate(1, byte, length, byte, number)),
+            call!(loaded.C_Verify(1, byte, length, byte, 1)),
+            call!(loaded.C_Verify(1, byte, 1, byte, length)),
+            call!(loaded.C_VerifyFinal(1, byte, length)),
+            call!(loaded.C_UnwrapKey(1, fine, 2, byte, length, null_mut(), 0, number)),
+            call!(loaded.C_SetOperationState(1, byte, length, 0, 0)),
+            call!(loaded.C_Login(1, 1, byte, length)),
+            call!(loaded.C_InitPIN(1, byte, length)),
+            call!(loaded.C_SetPIN(1, byte, length, byte, 1)),
+            call!(loaded.C_SetPIN(1, byte, 1, byte, length)),
+        ];
+        let expected = [
+            CKR_ATTRIBUTE_VALUE_INVALID,
+            CKR_DATA_LEN_RANGE,
+            CKR_DATA_LEN_RANGE,
+            CKR_DATA_LEN_RANGE,
+            CKR_ENCRYPTED_DATA_LEN_RANGE,
+            CKR_DATA_LEN_RANGE,
+            CKR_SIGNATURE_LEN_RANGE,
+            CKR_SIGNATURE_LEN_RANGE,
+            CKR_WRAPPED_KEY_LEN_RANGE,
+            CKR_SAVED_STATE_INVALID,
+            CKR_PIN_INCORRECT,
+            CKR_PIN_LEN_RANGE,
+            CKR_PIN_INCORRECT,
+            CKR_PIN_LEN_RANGE,
+        ];
+        assert_eq!(refused, expected, "{length:#x}");
+    }
 
     // Null where it means nothing there, and garbage that is dropped unseen.
     let mut garbage = CK_MECHANISM {

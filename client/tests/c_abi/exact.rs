@@ -71,8 +71,11 @@ fn describe(call: &Call<'_>) -> Option<String> {
         Call::C_InitToken(_, pin, label) => format!("{}, {}", input(pin), input(label)),
         Call::C_DigestUpdate(_, part) | Call::C_SeedRandom(_, part) => input(part),
         Call::C_Verify(_, data, signature) => format!("{}, {}", input(data), input(signature)),
-        Call::C_Encrypt(_, data, place) => format!("{}, {}", input(data), room(place)),
+        Call::C_Encrypt(_, data, place) | Call::C_Digest(_, data, place) => {
+            format!("{}, {}", input(data), room(place))
+        }
         Call::C_EncryptFinal(_, place)
+        | Call::C_DigestFinal(_, place)
         | Call::C_GenerateRandom(_, place)
         | Call::C_FindObjects(_, place)
         | Call::C_GetSlotList(_, place)
@@ -145,12 +148,15 @@ fn null_and_empty_and_rooms_arrive_as_they_were_passed() {
         "C_CreateObject: {}",
         "C_FindObjectsInit: NULL",
         "C_SetAttributeValue: NULL",
-        "C_SetAttributeValue: {0x3=NULL/4, 0x3=[], 0x3=[1], 0x3=NULL/18446744073709551615}",
+        "C_SetAttributeValue: {0x3=NULL/4, 0x3=[], 0x3=[1], 0x0=[]}",
         "C_GetAttributeValue: NULL",
         "C_GetAttributeValue: {}",
         "C_OpenSession: false",
         "C_OpenSession: true",
     ];
+    // What is too long is not sent, and ends its operation.
+    let ending = ["C_DigestFinal: room/1048576", "C_Digest: [], room/1048576"];
+    let expected = [&expected[..], &ending.repeat(4)].concat();
     assert_eq!(*calls.lock().expect("no panic"), expected);
 }
 
@@ -186,7 +192,7 @@ pub fn exact_arguments() {
         attribute(CKA_LABEL, null_mut(), 4),
         attribute(CKA_LABEL, byte.cast(), 0),
         attribute(CKA_LABEL, byte.cast(), 1),
-        attribute(CKA_LABEL, byte.cast(), usize::MAX),
+        attribute(CKA_CLASS, byte.cast(), usize::MAX),
     ];
     let values = values.as_mut_ptr();
     let rvs = [
@@ -246,7 +252,7 @@ pub fn exact_arguments() {
         call!(loaded.C_WaitForSlotEvent(1, null_mut(), null_mut())),
     ];
     assert_eq!(refused, [CKR_ARGUMENTS_BAD; 8]);
-    for length in [0xffff_ffff, CK_ULONG::MAX - 1] {
+    for length in [0xffff_ffff, CK_ULONG::MAX - 1, CK_ULONG::MAX] {
         let mut value = attribute(CKA_LABEL, byte.cast(), length as usize);
         assert_eq!(
             call!(loaded.C_CreateObject(1, &mut value, 1, number)),

@@ -1,7 +1,7 @@
 //! Attributes that conflict with each other, and those that stay as they are.
 
 use xdr::facts::Family;
-use xdr::{Call, CkRv};
+use xdr::{Attribute, AttributeType, Call, CkRv};
 
 use crate::calls::{CHANGES, creations, other, pair, set};
 use crate::chain::{Chain, S, attributes, everywhere, mechanism, t};
@@ -220,6 +220,19 @@ fn keeps_what_is_sticky() {
                 judged(&other(setting), setting, false);
                 judged("LABEL=x", setting, false);
                 judged(setting, "LABEL=x", false);
+            }
+        }
+        // The templates that restrict what a key wraps and unwraps: not even an empty one replaces them.
+        for call in CHANGES {
+            for kind in [0x4000_0211, 0x4000_0212, 0x4000_0213] {
+                let key = token.put("CLASS=#4");
+                let mut change = call(key, "LABEL=x");
+                for template in change.values_mut() {
+                    let template = template.as_mut().expect("a template");
+                    let empty = Attribute::new(AttributeType(kind), Vec::new());
+                    template.0.push(empty);
+                }
+                assert_eq!(chain.rv(change), CkRv::ATTRIBUTE_VALUE_INVALID);
             }
         }
         for free in ["PRIVATE", "DERIVE", "LOCAL"] {

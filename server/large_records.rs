@@ -1,0 +1,374 @@
+//! Takes memory for large calls out of the budget of the service, and refuses calls whose record is too
+//! long or finds no memory, so that the connection, its sessions and its login live on.
+//!
+//! [`crate::connection`] asks before it receives more of a record, and before a call is executed that has room for a
+//! large result. The rest of a record that is refused is read and dropped. Then its call is answered, in the form
+//! of its function's reply, from the beginning that was kept. The module is not called, except to end the operation
+//! that the call belongs to. A long record that cannot be a call ends the connection. Small records take nothing
+//! out of the budget while one is served at a time; what is executed while others are received counts from
+//! [`COUNTED`] on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bindings::module::{LONGEST_RANDOM, OUTPUT_LIMIT};
+use filter::replies;
+use xdr::ending::calls_that_end;
+use xdr::facts::{Argument, Family, Role};
+use xdr::record::{LARGE, Records, TooLong};
+use xdr::rpc::{self, Beginning, Peer, Rejection, Version, Xid};
+use xdr::{Call, CkRv, Cryptoki, Function, Query, Reply, Room, SessionHandle, WantedRoom};
+
+use crate::connection::{ConnectionError, Served};
+use crate::logging::{Severity, log};
+use crate::record_memory::Portion;
+
+/// How much of one record is read and dropped at most, in bytes: the longest byte string that XDR has.
+/// `record_timeout` ends most longer ones earlier.
+pub const MOST_DROPPED: u64 = 1 << 32;
+
+/// Records that are executed while others are received, and room for results, count from this size on, in bytes.
+const COUNTED: u64 = 64 << 10;
+
+/// Decides about the records of one connection.
+pub struct LargeRecords {
+    /// `max_record_size`.
+    limit: usize,
+    /// The memory of the present record.
+    memory: Portion,
+    /// Why the present record is refused.
+    refusal: Option<Refusal>,
+}
+
+/// Why a record is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    /// It is longer than `max_record_size`.
+    OverLimit(usize),
+    /// It needs this much memory, in bytes, which is more than `record_memory`.
+    OverBudget(u64),
+    /// It needs this much memory, in bytes, and other calls leave less.
+    NoMemory(u64),
+}
+
+impl Refusal {
+    /// What its call answers.
+    fn rv(self) -> CkRv {
+        match self {
+            Refusal::OverLimit(_) | Refusal::OverBudget(_) => CkRv::DATA_LEN_RANGE,
+            // CKR_HOST_MEMORY would be about the computer that the client library runs on.
+            Refusal::NoMemory(_) => CkRv::DEVICE_MEMORY,
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::OverLimit(limit) => write!(f, "max_record_size is {limit}"),
+            Refusal::OverBudget(bytes) => {
+                write!(
+                    f,
+                    "which takes {bytes} bytes of memory, more than record_memory"
+                )
+            }
+            Refusal::NoMemory(bytes) => write!(
+                f,
+                "which takes {bytes} bytes of memory, and other large calls leave less of record_memory"
+            ),
+        }
+    }
+}
+
+impl LargeRecords {
+    /// A connection on which a record may have this many bytes.
+    pub fn new(limit: usize, memory: Portion) -> LargeRecords {
+        LargeRecords {
+            limit,
+            memory,
+            refusal: None,
+        }
+    }
+
+    /// The present record is longer than the limit, or than what is dropped of one.
+    pub fn too_long(&mut self, records: &mut Records) -> Result<(), ConnectionError> {
+        if records.is_passed_over() {
+            return Err(ConnectionError::TooLong(MOST_DROPPED));
+        }
+        self.refuse(records, Refusal::OverLimit(self.limit))
+    }
+
+    /// More of a record, or another record, is to be received. Takes memory for a large one or refuses it,
+    /// and gives back what is not needed any more.
+    pub fn prepare(
+        &mut self,
+        records: &mut Records,
+        served: &dyn Served,
+    ) -> Result<(), ConnectionError> {
+        if records.announced() <= LARGE && !records.is_passed_over() && self.memory.is_free() {
+            return Ok(());
+        }
+        if records.is_begun() && !rpc::may_be_call(records.record()) {
+            return Err(ConnectionError::NoCall);
+        }
+        if records.size().max(records.needed()) <= LARGE {
+            self.memory.release();
+        } else if !records.is_passed_over() {
+            if let Some(why) = self.find_memory(records, &served.peer()) {
+                return self.refuse(records, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes memory for as much of the present record as is to be received next, or says why not.
+    fn find_memory(&mut self, records: &Records, peer: &Peer) -> Option<Refusal> {
+        let copies = match rpc::read_beginning(records.record(), peer) {
+            Beginning::Call { function, .. } => copies(function),
+            Beginning::Rejected(..) | Beginning::Unanswerable => 1,
+        };
+        let whole = records.announced().max(records.size()) as u64 * copies;
+        if whole > self.memory.limit() {
+            return Some(Refusal::OverBudget(whole));
+        }
+        let next = records.needed().max(records.size()) as u64 * copies;
+        let next = next.min(self.memory.limit());
+        (!self.memory.take(next)).then_some(Refusal::NoMemory(whole))
+    }
+
+    /// The memory of the record that is complete now and is taken out of its [`Records`], so that others are received
+    /// while its call is executed. `None` if there is none left for the copy of a small one.
+    pub fn hand_over(&mut self, record: &[u8], served: &dyn Served) -> Option<Portion> {
+        let length = record.len() as u64;
+        if record.len() > LARGE || length < COUNTED {
+            return Some(self.memory.hand_over());
+        }
+        let copies = match rpc::read_beginning(record, &served.peer()) {
+            Beginning::Call { function, .. } => copies(function),
+            Beginning::Rejected(..) | Beginning::Unanswerable => 1,
+        };
+        let mut memory = self.memory.another();
+        memory.take(length * copies).then_some(memory)
+    }
+
+    fn refuse(&mut self, records: &mut Records, why: Refusal) -> Result<(), ConnectionError> {
+        self.refusal = Some(why);
+        let passed_over = records.pass_over(MOST_DROPPED);
+        passed_over.map_err(|TooLong| ConnectionError::TooLong(MOST_DROPPED))
+    }
+
+    /// If the record that is complete now is refused: how it is answered.
+    pub fn take_refused(&mut self, records: &Records, served: &dyn Served) -> Option<Refused> {
+        let why = self.refusal.take()?;
+        Some(Refused {
+            why,
+            beginning: rpc::read_beginning(records.record(), &served.peer()),
+            length: records.length_passed_over(),
+            is_overtaken: rpc::is_overtaken(records.record()),
+        })
+    }
+}
+
+/// How many times the bytes of a large call are in memory at once, at most: its record; the values of a
+/// template, which actions of the filter may copy once more, and the reply with them; the output that
+/// grows with the input.
+fn copies(function: Function) -> u64 {
+    let facts = function.facts();
+    let has_template = |role: &Role| matches!(role, Role::Values | Role::Selection | Role::Query);
+    let grows = [Family::Encrypt, Family::Decrypt, Family::VerifyRecover];
+    if facts.roles.iter().any(has_template) {
+        5
+    } else if grows.iter().any(|family| facts.is_of(*family)) {
+        2
+    } else {
+        1
+    }
+}
+
+/// A record that was passed over.
+pub struct Refused {
+    why: Refusal,
+    beginning: Beginning,
+    length: u64,
+    is_overtaken: bool,
+}
+
+/// The answer to a record that was passed over.
+pub struct Answer {
+    /// What it is the answer to.
+    pub xid: Xid,
+    /// The reply, and the version that it goes by; or why there is none.
+    pub reply: Result<(Reply, Version), Rejection>,
+}
+
+impl Refused {
+    /// Whether other calls may come before it is answered.
+    pub fn is_overtaken(&self) -> bool {
+        self.is_overtaken
+    }
+
+    /// The function and the session of the call, if it is one that is made in a session.
+    pub fn in_session(&self) -> Option<(Function, SessionHandle)> {
+        match self.beginning {
+            Beginning::Call {
+                function,
+                session: Some(session),
+                ..
+            } => Some((function, session)),
+            _ => None,
+        }
+    }
+
+    /// The answer; `None` if there is none to what came. Ends the operation that the call belongs to.
+    pub fn answer(&self, served: &dyn Cryptoki) -> Option<Answer> {
+        match self.beginning {
+            Beginning::Unanswerable => None,
+            Beginning::Rejected(xid, rejection) => Some(Answer {
+                xid,
+                reply: Err(rejection),
+            }),
+            Beginning::Call { xid, function, .. } if !has_bytes(function) => Some(Answer {
+                xid,
+                reply: Err(Rejection::GarbageArguments),
+            }),
+            Beginning::Call {
+                xid,
+                version,
+                function,
+                session,
+            } => {
+                let (name, rv) = (function.name(), self.why.rv());
+                let (length, why) = (self.length, self.why);
+                log(
+                    Severity::Warning,
+                    format_args!("{name} refused with {rv}: its record has {length} bytes, {why}"),
+                );
+                end_operations(function, session, served);
+                Some(Answer {
+                    xid,
+                    reply: Ok((replies::refused(function, rv), version)),
+                })
+            }
+        }
+    }
+}
+
+/// Takes memory for the result of a call, if the client has room for a large one. If there is none, ends the
+/// operation that the call belongs to and gives the reply.
+///
+/// `length` is that of the record, for which memory is taken.
+pub fn refuse_result(
+    call: &Call<'_>,
+    length: usize,
+    memory: &mut Portion,
+    served: &dyn Cryptoki,
+) -> Option<Reply> {
+    let reckoned = (copies(call.function()) - 1) * length as u64;
+    let room = result_room(call).saturating_sub(reckoned);
+    if room < COUNTED || memory.take(room) {
+        return None;
+    }
+    let (function, rv) = (call.function(), CkRv::DEVICE_MEMORY);
+    let name = function.name();
+    log(
+        Severity::Warning,
+        format_args!(
+            "{name} refused with {rv}: its result may take {room} bytes of memory, and other large calls leave less of record_memory"
+        ),
+    );
+    end_operations(function, call.session(), served);
+    Some(replies::refused(function, rv))
+}
+
+/// How much memory the result of a call may take, in bytes, as far as the client tells. Of longer outputs a module
+/// cannot write more than it was given, but for what it kept, and what it leaves alone takes no memory.
+fn result_room(call: &Call<'_>) -> u64 {
+    let room = match call.room() {
+        // All of it is written. More is refused without taking memory.
+        Some(Room::Buffer(room)) if call.function() == Function::C_GenerateRandom => {
+            return match room > LONGEST_RANDOM as u64 {
+                true => 0,
+                false => room,
+            };
+        }
+        // A list, which is short whatever room there is.
+        Some(Room::Buffer(_)) if is_list(call.function()) => 0,
+        Some(Room::Buffer(room)) => room,
+        Some(Room::Unbounded | Room::NoLength | Room::Null { .. }) | None => 0,
+    };
+    let query = call.arguments().map(|argument| match argument {
+        Argument::Query(query) => query_room(query),
+        _ => 0,
+    });
+    room.max(query.sum()).min(OUTPUT_LIMIT as u64)
+}
+
+/// Whether room is counted in entries of a list.
+fn is_list(function: Function) -> bool {
+    matches!(
+        function,
+        Function::C_GetSlotList | Function::C_GetMechanismList | Function::C_FindObjects
+    )
+}
+
+/// The room in a question for attributes, at all depths, but for room that came with its content.
+fn query_room(query: &Query) -> u64 {
+    let rooms = query.0.iter().map(|wanted| match &wanted.room {
+        WantedRoom::Buffer {
+            room,
+            content: None,
+        } => *room,
+        WantedRoom::Template(query) => query_room(query),
+        WantedRoom::Buffer { .. } | WantedRoom::Null { .. } => 0,
+    });
+    rooms.fold(0, u64::saturating_add)
+}
+
+/// Whether calls of the function differ in length.
+fn has_bytes(function: Function) -> bool {
+    let has_bytes = |role: &Role| match role {
+        Role::Mechanism
+        | Role::MessageMechanism
+        | Role::AuthenticatedMechanism
+        | Role::MessageParameter
+        | Role::Values
+        | Role::Selection
+        | Role::Query
+        | Role::Pin
+        | Role::Secret
+        | Role::Data
+        | Role::Name => true,
+        Role::Session
+        | Role::Plain
+        | Role::MechanismType
+        | Role::Object(_)
+        | Role::Key(_)
+        | Role::KeyOrNone(_)
+        | Role::User
+        | Role::Room => false,
+    };
+    function.facts().roles.iter().any(has_bytes)
+}
+
+/// Ends the operations that a refused call belongs to. What comes out is dropped.
+fn end_operations(function: Function, session: Option<SessionHandle>, served: &dyn Cryptoki) {
+    let calls = session.map(|session| calls_that_end(function, session, Room::Unbounded));
+    for call in calls.into_iter().flatten() {
+        // A panic says that the module is in trouble; the next call will tell.
+        let _ = catch_unwind(AssertUnwindSafe(|| served.call(call).wipe()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_one_length_only_are_never_that_long() {
+        for function in [Function::C_SetupArch, Function::C_GetSlotInfo] {
+            assert!(!has_bytes(function));
+        }
+        for function in [Function::C_LoadModule, Function::C_Login, Function::C_Sign] {
+            assert!(has_bytes(function));
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Bounds the memory that large records take in all workers of a service together.
+//!
+//! The controller makes one [`Budget`] for each service and gives every worker a [`Share`] of it at the fork.
+//! A worker writes into its own counter, in memory that they all share, how much it takes, and adds up
+//! those of all. So nothing has to be undone when a worker dies in the middle of this: the controller sets
+//! its counter to 0 when it reaps it. Nobody waits for anybody.
+//!
+//! In a worker each call that is received or executed has a [`Portion`]. A worker takes out of the budget what its
+//! portions are together, but for a small amount that each worker has for nothing.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+use bindings::shared;
+use nix::unistd::{SysconfVar, sysconf};
+use xdr::record::LARGE;
+
+/// Upper bound on the counters of a service: Linux has no more process ids.
+const MOST_WORKERS: usize = 1 << 22;
+
+/// How often a worker tries again when others take their memory in the same moment.
+const ATTEMPTS: usize = 3;
+
+/// The budget if the configuration names none: a quarter of the machine's memory, at most 4 GiB, in bytes.
+pub fn default_limit() -> usize {
+    (machine_memory() / 4).clamp(LEAST, 4 << 30)
+}
+
+/// The least budget that makes sense: it has room for one large record, in bytes.
+pub const LEAST: usize = 2 * LARGE;
+
+/// The memory that this process may use, in bytes: the machine's, or less if its control group has less
+/// (cgroups, version 2).
+pub fn machine_memory() -> usize {
+    let number = |name| {
+        sysconf(name)
+            .ok()
+            .flatten()
+            .and_then(|it| usize::try_from(it).ok())
+    };
+    let pages = number(SysconfVar::_PHYS_PAGES).unwrap_or(1 << 18);
+    let page = number(SysconfVar::PAGE_SIZE).unwrap_or(4096);
+    let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = group_limits(Path::new("/sys/fs/cgroup"), &group);
+    limits.fold(pages.saturating_mul(page), usize::min)
+}
+
+/// The limits of the control group that `/proc/self/cgroup` names, and of the groups around it.
+fn group_limits(root: &Path, group: &str) -> impl Iterator<Item = usize> {
+    let name = group.lines().find_map(|line| line.strip_prefix("0::/"));
+    let own = root.join(name.unwrap_or_default());
+    let around = own.ancestors().take_while(|group| group.starts_with(root));
+    let around: Vec<PathBuf> = around.map(|group| group.join("memory.max")).collect();
+    // The root has no such file; `max` is no number.
+    around
+        .into_iter()
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+}
+
+/// The controller's side: which worker, as `W` names it, has which counter.
+pub struct Budget<W> {
+    all: All,
+    owners: Vec<Option<W>>,
+}
+
+/// What all processes of a service have in common.
+#[derive(Clone, Copy)]
+struct All {
+    /// Bytes for all together.
+    limit: u64,
+    /// How many of `taken` were ever in use. No worker has to look at the others.
+    used: &'static AtomicU64,
+    /// What each worker takes, in bytes.
+    taken: &'static [AtomicU64],
+}
+
+impl<W: PartialEq> Budget<W> {
+    /// For this many workers, which may take `limit` bytes together.
+    pub fn new(limit: usize, workers: usize) -> io::Result<Budget<W>> {
+        let counters = NonZeroUsize::MIN.saturating_add(workers.min(MOST_WORKERS));
+        let counters = shared::counters(counters)?;
+        let (used, taken) = counters.split_first().ok_or(io::ErrorKind::OutOfMemory)?;
+        let limit = limit as u64;
+        Ok(Budget {
+            all: All { limit, used, taken },
+            owners: Vec::new(),
+        })
+    }
+
+    /// The share of a worker that is about to be forked.
+    pub fn next_share(&self) -> Share {
+        let free = self.owners.iter().position(Option::is_none);
+        let number = free.unwrap_or(self.owners.len());
+        self.all.used.fetch_max(number as u64 + 1, Ordering::SeqCst);
+        Share {
+            all: self.all,
+            own: self.all.taken.get(number),
+            taken: 0,
+        }
+    }
+
+    /// The worker that was forked has the share that [`Budget::next_share`] gave.
+    pub fn given_to(&mut self, worker: W) {
+        match self.owners.iter_mut().find(|owner| owner.is_none()) {
+            Some(owner) => *owner = Some(worker),
+            None => self.owners.push(Some(worker)),
+        }
+    }
+
+    /// A worker was reaped, so that its memory is free.
+    pub fn reclaim(&mut self, worker: &W) {
+        for (owner, counter) in self.owners.iter_mut().zip(self.all.taken) {
+            if owner.as_ref() == Some(worker) {
+                *owner = None;
+                counter.store(0, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// A worker's side.
+#[derive(Clone)]
+pub struct Share {
+    all: All,
+    /// Its counter.
+    own: Option<&'static AtomicU64>,
+    /// What the counter says.
+    taken: u64,
+}
+
+impl Share {
+    /// Takes this many bytes altogether, if the others leave as much. Less than before is given back.
+    ///
+    /// Each writes its wish first and adds up afterwards. So of two that cannot both have what they wish,
+    /// at least one sees the other and gives up.
+    fn take(&mut self, bytes: u64) -> bool {
+        let Some(own) = self.own else {
+            return bytes == 0;
+        };
+        for _ in 0..ATTEMPTS {
+            own.store(bytes, Ordering::SeqCst);
+            if bytes <= self.taken || self.sum() <= self.all.limit {
+                self.taken = bytes;
+                return true;
+            }
+            own.store(self.taken, Ordering::SeqCst);
+            std::thread::yield_now();
+        }
+        false
+    }
+
+    fn sum(&self) -> u64 {
+        let used = usize::try_from(self.all.used.load(Ordering::SeqCst)).unwrap_or(usize::MAX);
+        let counters = self.all.taken.iter().take(used);
+        counters.fold(0, |sum: u64, counter| {
+            sum.saturating_add(counter.load(Ordering::SeqCst))
+        })
+    }
+}
+
+/// What the portions of a worker are together, in bytes, may be this much without being taken out of the budget.
+const FREE: u64 = LARGE as u64;
+
+/// Memory is taken in multiples of this, in bytes, so that a record in small fragments does not ask often.
+const STEP: u64 = 1 << 20;
+
+/// The memory of one call, out of its worker's share. It is given back when this is dropped.
+pub struct Portion {
+    worker: Arc<Mutex<Portions>>,
+    bytes: u64,
+}
+
+/// All portions of a worker.
+struct Portions {
+    share: Share,
+    sum: u64,
+}
+
+impl Portion {
+    /// The first one of a worker, without memory yet.
+    pub fn new(share: Share) -> Portion {
+        let worker = Portions { share, sum: 0 };
+        Portion {
+            worker: Arc::new(Mutex::new(worker)),
+            bytes: 0,
+        }
+    }
+
+    /// Another one of the same worker, without memory yet.
+    pub fn another(&self) -> Portion {
+        Portion {
+            worker: self.worker.clone(),
+            bytes: 0,
+        }
+    }
+
+    /// Hands over the memory of this one, which has none afterwards.
+    pub fn hand_over(&mut self) -> Portion {
+        let worker = self.worker.clone();
+        let bytes = std::mem::take(&mut self.bytes);
+        Portion { worker, bytes }
+    }
+
+    /// Whether it has no memory.
+    pub fn is_free(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// How much all workers may take together, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.portions().share.all.limit
+    }
+
+    /// Takes this many bytes altogether, if all others leave as much. Less than before is given back.
+    pub fn take(&mut self, bytes: u64) -> bool {
+        let mut portions = self.portions();
+        let limit = portions.share.all.limit;
+        let sum = (portions.sum - self.bytes).saturating_add(bytes);
+        if bytes > self.bytes && sum > limit {
+            return false;
+        }
+        let taken = match sum {
+            ..=FREE => 0,
+            sum => sum.next_multiple_of(STEP).min(limit),
+        };
+        if taken != portions.share.taken && !portions.share.take(taken) {
+            return false;
+        }
+        portions.sum = sum;
+        drop(portions);
+        self.bytes = bytes;
+        true
+    }
+
+    /// Gives everything back.
+    pub fn release(&mut self) {
+        if !self.is_free() {
+            self.take(0);
+        }
+    }
+
+    /// Stays sound if a thread panics.
+    fn portions(&self) -> MutexGuard<'_, Portions> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Portion {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Share {
+        fn release(&mut self) {
+            self.take(0);
+        }
+
+        fn is_free(&self) -> bool {
+            self.taken == 0
+        }
+    }
+
+    #[test]
+    fn the_portions_of_a_worker_share_what_it_takes() {
+        const MIB: u64 = 1 << 20;
+        let (_budget, shares) = workers(10 << 20, 2);
+        let [first, second] = <[Share; 2]>::try_from(shares).ok().unwrap();
+        let (mut reader, mut other) = (Portion::new(first), Portion::new(second));
+        // Small ones are for nothing, in each worker.
+        let (mut one, mut two) = (reader.another(), reader.another());
+        assert!(one.take(MIB) && two.take(MIB) && other.take(10 * MIB));
+        assert!(!reader.take(1) && reader.is_free());
+        other.release();
+        assert!(reader.take(8 * MIB) && !other.take(3 * MIB));
+        // Who executes a call has the memory of its record.
+        let mut executing = reader.hand_over();
+        assert!(reader.is_free() && !reader.take(1));
+        assert!(executing.take(7 * MIB) && reader.take(MIB) && !reader.take(2 * MIB));
+        drop((executing, one));
+        assert!(reader.take(9 * MIB) && !reader.take(9 * MIB + 1));
+        drop((reader, two));
+        assert!(other.take(10 * MIB) && !other.take(10 * MIB + 1) && !other.take(u64::MAX));
+        assert!(other.take(10 * MIB));
+    }
+
+    fn workers(limit: usize, count: usize) -> (Budget<usize>, Vec<Share>) {
+        let mut budget = Budget::new(limit, count).unwrap();
+        let shares = (0..count).map(|number| {
+            let share = budget.next_share();
+            budget.given_to(number);
+            share
+        });
+        let shares = shares.collect();
+        (budget, shares)
+    }
+
+    #[test]
+    fn all_together_take_no_more_than_the_budget() {
+        let (_budget, mut shares) = workers(100, 3);
+        assert!(shares[0].take(60) && shares[1].take(40));
+        assert!(!shares[2].take(1) && shares[2].is_free());
+        assert!(!shares[0].take(61));
+        assert!(shares[0].take(30) && shares[2].take(30));
+        assert!(!shares[1].take(41));
+        shares[0].release();
+        assert!(shares[1].take(70) && !shares[1].take(71));
+        assert!(shares[0].is_free() && !shares[0].take(u64::MAX));
+    }
+
+    #[test]
+    fn a_worker_that_was_reaped_leaves_its_share_to_the_next() {
+        let (mut budget, mut shares) = workers(100, 2);
+        assert!(shares[0].take(90) && !shares[1].take(20));
+        budget.reclaim(&0);
+        assert!(shares[1].take(20));
+        let mut next = budget.next_share();
+        budget.given_to(2);
+        assert!(!next.take(81) && next.take(80));
+        assert_eq!(budget.owners.len(), 2);
+        budget.reclaim(&2);
+        assert!(shares[1].take(100));
+    }
+
+    #[test]
+    fn the_default_is_a_part_of_what_the_machine_has() {
+        let memory = machine_memory();
+        assert!(memory > 64 << 20, "{memory}");
+        let limit = default_limit();
+        assert!(limit >= LEAST && limit <= memory.max(LEAST) && limit <= 4 << 30);
+    }
+
+    #[test]
+    fn a_control_group_and_those_around_it_limit_the_memory() {
+        let root = std::env::temp_dir().join(format!("cgroup-{}", std::process::id()));
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::write(root.join("a/memory.max"), "1000\n").unwrap();
+        let limits = |group: &str| group_limits(&root, group).collect::<Vec<_>>();
+        assert_eq!(limits("0::/a/b\n"), [1000]);
+        fs::write(root.join("a/b/memory.max"), "max\n").unwrap();
+        assert_eq!(limits("1:name=x:/c\n0::/a/b\n"), [1000]);
+        fs::write(root.join("a/b/memory.max"), "700\n").unwrap();
+        assert_eq!(limits("0::/a/b\n"), [700, 1000]);
+        assert_eq!(limits("0::/\n"), [0; 0]);
+        assert_eq!(limits("4:memory:/a\n"), [0; 0]);
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    /// What `max_threads` rules out, too.
+    #[test]
+    fn without_a_counter_nothing_is_taken() {
+        let (budget, _shares) = workers(100, 2);
+        let mut surplus = budget.next_share();
+        assert!(!surplus.take(1) && surplus.take(0));
+    }
+
+    #[test]
+    fn threads_that_take_at_once_stay_within_the_budget() {
+        let (_budget, shares) = workers(100, 8);
+        let held = AtomicU64::new(0);
+        let granted = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for mut share in shares {
+                let (held, granted) = (&held, &granted);
+                scope.spawn(move || {
+                    for round in 0..20_000 {
+                        let wish = 1 + round % 40;
+                        if share.take(wish) {
+                            let all = held.fetch_add(wish, Ordering::SeqCst) + wish;
+                            assert!(all <= 100, "{all}");
+                            granted.fetch_add(1, Ordering::SeqCst);
+                            held.fetch_sub(wish, Ordering::SeqCst);
+                            share.release();
+                        }
+                    }
+                });
+            }
+        });
+        assert!(granted.into_inner() > 1000);
+    }
+}
