@@ -1,27 +1,25 @@
-//! The copies of the program that measure: the bare pair of server and client, and the client library.
+//! The copies of the program that measure: the bare pair of server and client, and what connects to a daemon.
 //!
 //! Each reads lines with a task and a count and answers with nanoseconds, except for the server, which
 //! serves the bare client.
 
 use std::io::{BufRead, Read, Write};
-use std::path::PathBuf;
 use std::time::Instant;
 
-use bindings::module::{Module, ModuleOptions};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use openssl::ssl::{Ssl, SslContext, SslFiletype, SslMethod, SslStream, SslVerifyMode};
 use socket2::{Domain, SockAddr, Socket, Type};
 use xdr::rpc::{self, Xid};
 use xdr::version3::Call;
-use xdr::{Architecture, CkRv, Cryptoki, Flags, Function, Input, Room, SessionHandle, SlotId};
+use xdr::{Architecture, Flags, Function, SlotId};
 
 use super::support::certificates::certificate;
-use super::{DIGEST, Exchange, MEBIBYTE, Outcome, PROLOGUE, SIGN};
+use super::{DIGEST, ENCRYPT, Exchange, MEBIBYTE, Outcome, PROLOGUE, SIGN};
 
 /// What is measured, once.
 pub trait Tasks {
-    fn sign(&mut self) -> Outcome<()>;
-    fn digest(&mut self) -> Outcome<()>;
+    /// Exchanges messages of these sizes.
+    fn exchange(&mut self, exchange: Exchange) -> Outcome<()>;
     fn connect(&mut self) -> Outcome<()>;
 }
 
@@ -33,8 +31,9 @@ pub fn serve_tasks(tasks: &mut dyn Tasks) -> Outcome<()> {
         let start = Instant::now();
         for _ in 0..count {
             match task {
-                "sign" => tasks.sign()?,
-                "digest" => tasks.digest()?,
+                "sign" => tasks.exchange(SIGN)?,
+                "digest" => tasks.exchange(DIGEST)?,
+                "encrypt" => tasks.exchange(ENCRYPT)?,
                 "connect" => tasks.connect()?,
                 _ => {}
             }
@@ -124,7 +123,7 @@ fn raw_serve(client: Socket, tls: Option<&SslContext>) -> Outcome<()> {
         Some(context) => Raw::Tls(Box::new(Ssl::new(context)?.accept(client)?)),
     };
     let mut request = vec![0; 2 * MEBIBYTE];
-    let answer = vec![0; 4096];
+    let answer = vec![0; 2 * MEBIBYTE];
     loop {
         let mut received = from.read(&mut request)?;
         if received == 0 {
@@ -180,7 +179,7 @@ impl RawClient {
         })
     }
 
-    fn exchange(&mut self, exchange: Exchange) -> Outcome<()> {
+    fn send_and_receive(&mut self, exchange: Exchange) -> Outcome<()> {
         let Exchange { sent, received } = exchange;
         self.buffer[..4].copy_from_slice(&u32::try_from(sent)?.to_be_bytes());
         self.buffer[4..8].copy_from_slice(&u32::try_from(received)?.to_be_bytes());
@@ -194,18 +193,14 @@ impl RawClient {
 }
 
 impl Tasks for RawClient {
-    fn sign(&mut self) -> Outcome<()> {
-        self.exchange(SIGN)
-    }
-
-    fn digest(&mut self) -> Outcome<()> {
-        self.exchange(DIGEST)
+    fn exchange(&mut self, exchange: Exchange) -> Outcome<()> {
+        self.send_and_receive(exchange)
     }
 
     fn connect(&mut self) -> Outcome<()> {
         self.socket = RawClient::open(&self.endpoint, self.tls.as_ref())?;
         for _ in 0..PROLOGUE {
-            self.exchange(Exchange {
+            self.send_and_receive(Exchange {
                 sent: 48,
                 received: 36,
             })?;
@@ -214,72 +209,28 @@ impl Tasks for RawClient {
     }
 }
 
-/// An application: a PKCS#11 library, loaded as applications load it.
-pub struct LibraryClient {
-    path: PathBuf,
+/// Connects to a daemon, at the address in `CONNECT_TO`.
+pub struct Connector {
+    endpoint: String,
     tls: Option<SslContext>,
-    library: Option<Module>,
-    session: SessionHandle,
-    data: Vec<u8>,
 }
 
-impl LibraryClient {
-    pub fn new(path: &str) -> LibraryClient {
-        let tls = match path.contains("ssl") {
-            true => context(SslMethod::tls_client(), "client").ok(),
-            false => None,
-        };
-        let (library, session) = (None, SessionHandle(0));
-        let mut client = LibraryClient {
-            path: path.into(),
-            tls,
-            library,
-            session,
-            data: vec![7; MEBIBYTE],
-        };
-        client.open().expect("the daemon serves");
-        client
-    }
-
-    fn open(&mut self) -> Outcome<()> {
-        let module = Module::load(&self.path, ModuleOptions::default())?;
-        let library = self.library.insert(module);
-        let rv = library.call(xdr::Call::C_Initialize(Flags(0))).rv();
-        if !rv.is_ok() {
-            return Err(format!("C_Initialize: {rv}").into());
-        }
-        let opened = library.call(xdr::Call::C_OpenSession(SlotId(0), Flags(6), false));
-        let xdr::Reply::C_OpenSession(result) = opened else {
-            return Err("not a session".into());
-        };
-        self.session = result.session;
-        Ok(())
-    }
-
-    fn call(&self, call: xdr::Call<'_>) -> Outcome<()> {
-        let library = self.library.as_ref().ok_or("no library")?;
-        match library.call(call) {
-            reply if reply.rv() == CkRv::OK => Ok(()),
-            reply => Err(format!("{reply:?}").into()),
-        }
+impl Connector {
+    pub fn new() -> Outcome<Connector> {
+        let endpoint = std::env::var("CONNECT_TO")?;
+        let tls = RawClient::context(&endpoint)?;
+        Ok(Connector { endpoint, tls })
     }
 }
 
-impl Tasks for LibraryClient {
-    fn sign(&mut self) -> Outcome<()> {
-        let data = Input::Bytes(&self.data[..32]);
-        self.call(xdr::Call::C_Sign(self.session, data, Room::Buffer(512)))
-    }
-
-    fn digest(&mut self) -> Outcome<()> {
-        let data = Input::Bytes(&self.data);
-        self.call(xdr::Call::C_Digest(self.session, data, Room::Buffer(64)))
+impl Tasks for Connector {
+    fn exchange(&mut self, _: Exchange) -> Outcome<()> {
+        Err("it only connects".into())
     }
 
     /// Through the daemon's socket, not the library: the original's connects once in a process.
     fn connect(&mut self) -> Outcome<()> {
-        let endpoint = std::env::var("PKCS11PROXY_SOCKET_PATH")?;
-        let mut socket = RawClient::open(&endpoint, self.tls.as_ref())?;
+        let mut socket = RawClient::open(&self.endpoint, self.tls.as_ref())?;
         let (mut request, mut received) = (Vec::new(), [0; 256]);
         for call in [
             Call::C_SetupArch(Architecture::host()),

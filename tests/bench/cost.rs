@@ -1,5 +1,5 @@
-//! Measures the cost of a call, a large digest, a connection and an idle client, compared with the
-//! bare transport.
+//! Measures the cost of a call, a large digest and encryption, a connection and an idle client, compared with the
+//! bare transport, and calls of many threads, compared with the module itself.
 //!
 //! `make bench`. Everything runs on a null module, so that only the way there and back is measured.
 //! The baseline is a pair of the same process model (one forked process for each client) that
@@ -9,8 +9,9 @@
 //! Over TLS the baseline is the same pair with OpenSSL on both ends, TLS 1.3 with certificates on
 //! both sides, and OpenSSL's reading ahead on, as our own halves have it.
 //!
-//! The program starts copies of itself: `raw-server`, `raw-client` and `client`, which take a line
-//! with a task and a count from standard input and answer with nanoseconds.
+//! The program starts copies of itself, `raw-server`, `raw-client` and `connector`, and an application in C
+//! (`tests/support/application.c`). They take a line with a task and a count from standard input and answer with
+//! nanoseconds.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -20,13 +21,14 @@ mod copies;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use copies::{LibraryClient, RawClient, raw_server, serve_tasks};
+use copies::{Connector, RawClient, raw_server, serve_tasks};
 use support::certificates::certificate;
 use support::processes::{Process, wait_until};
-use support::{Directory, Endpoint, Library, Maker, Setup, Token, compile};
+use support::{Daemon, Directory, Endpoint, Library, Maker, Setup, Token, compile};
 
 /// The bytes that C_Sign sends and gets: mark, RPC header, session, data of 32 bytes; mark, header,
 /// CK_RV, a signature of 256 bytes.
@@ -41,13 +43,25 @@ const DIGEST: Exchange = Exchange {
     received: 4 + 24 + 8 + 4 + 32,
 };
 
+/// The same for C_Encrypt of 1 MiB.
+const ENCRYPT: Exchange = Exchange {
+    sent: 4 + 40 + 8 + 4 + MEBIBYTE,
+    received: 4 + 24 + 8 + 4 + MEBIBYTE,
+};
+
 const MEBIBYTE: usize = 1 << 20;
+
+/// How long the module takes that many threads call, in milliseconds.
+const SLOW: u32 = 1;
 
 /// Round trips of a connection: C_SetupArch, C_LoadModule, C_Initialize, C_OpenSession, C_Finalize.
 const PROLOGUE: usize = 5;
 
 /// How often each measurement is taken, turn by turn.
 const ROUNDS: usize = 11;
+
+/// How many calls each of many threads makes.
+const CALLS_OF_A_THREAD: u32 = 200;
 
 /// Clients that idle at once when their memory is measured.
 const IDLE_CLIENTS: usize = 24;
@@ -70,7 +84,7 @@ fn main() -> Outcome<()> {
     {
         [_, "raw-server", endpoint] => raw_server(endpoint),
         [_, "raw-client", endpoint] => serve_tasks(&mut RawClient::new(endpoint)),
-        [_, "client", library] => serve_tasks(&mut LibraryClient::new(library)),
+        [_, "connector"] => serve_tasks(&mut Connector::new()?),
         _ => measure(),
     }
 }
@@ -112,6 +126,8 @@ struct Pair {
     name: &'static str,
     transport: Transport,
     client: Measured,
+    /// What connects, and makes no other calls.
+    connector: Measured,
     /// Its children serve the clients.
     daemon: Process,
     /// What starts another client.
@@ -133,6 +149,8 @@ fn measure() -> Outcome<()> {
     table(&mut pairs, "sign", 2000, 1e-3, false)?;
     println!("C_Digest of 1 MiB; MiB a second, part of the bare transport.");
     table(&mut pairs, "digest", 40, 1e-9, true)?;
+    println!("C_Encrypt of 1 MiB; MiB a second, part of the bare transport.");
+    table(&mut pairs, "encrypt", 40, 1e-9, true)?;
     println!("Connect, initialise, finalise, close; a second, part of the bare transport.");
     table(&mut pairs, "connect", 100, 1e-9, true)?;
     println!("An idle client; KiB of memory that its process does not share.");
@@ -150,6 +168,53 @@ fn measure() -> Outcome<()> {
         }
         drop(clients);
     }
+    drop(pairs);
+    println!(
+        "Threads that call C_Sign of a module of {SLOW} ms; calls a second, part of the module alone."
+    );
+    for threads in [1, 16, 64] {
+        in_threads(threads)?;
+    }
+    Ok(())
+}
+
+/// Measures calls of this many threads, in turns: at the module itself, and through our pair on each transport.
+fn in_threads(threads: u32) -> Outcome<()> {
+    let module = compile::module("nullmodule").display().to_string();
+    let sleep = ("NULLMODULE_SLEEP".to_owned(), format!("C_Sign:{SLOW}"));
+    let alone = Measured::application(&module, std::slice::from_ref(&sleep))?;
+    let mut measured = vec![("alone", "", alone, None)];
+    for transport in [Transport::Tcp, Transport::Unix, Transport::Tls] {
+        let (running, token, environment) = behind(
+            Maker::Ours,
+            transport,
+            "max_parallel_calls = 64;",
+            Some(&sleep),
+        );
+        let library = transport.library(Maker::Ours).path().display().to_string();
+        let client = Measured::application(&library, &environment)?;
+        measured.push(("ours", transport.name(), client, Some((running, token))));
+    }
+    let task = format!("threads-{threads}");
+    let mut taken: Vec<Vec<f64>> = vec![Vec::new(); measured.len()];
+    for round in 0..=5 {
+        for ((_, _, client, _), times) in measured.iter_mut().zip(&mut taken) {
+            let nanoseconds = client.run(&task, CALLS_OF_A_THREAD)?;
+            if round > 0 {
+                times.push(nanoseconds);
+            }
+        }
+    }
+    let mut alone = 0.0;
+    for ((name, transport, ..), times) in measured.iter().zip(&mut taken) {
+        times.sort_by(f64::total_cmp);
+        let rate = f64::from(threads * CALLS_OF_A_THREAD) / (times[times.len() / 2] * 1e-9);
+        if *name == "alone" {
+            alone = rate;
+        }
+        let part = rate / alone;
+        println!("  {name:9} {transport:5} {threads:3} threads {rate:10.0} {part:8.2}");
+    }
     Ok(())
 }
 
@@ -164,7 +229,11 @@ fn table(pairs: &mut [Pair], task: &str, count: u32, unit: f64, is_rate: bool) -
             } else {
                 count
             };
-            let nanoseconds = pair.client.run(task, count)? / f64::from(count);
+            let client = match task {
+                "connect" => &mut pair.connector,
+                _ => &mut pair.client,
+            };
+            let nanoseconds = client.run(task, count)? / f64::from(count);
             if round > 0 {
                 times.push(nanoseconds);
             }
@@ -207,24 +276,33 @@ fn raw_pair(transport: Transport) -> Outcome<Pair> {
         let mut client = Measured::start(&["raw-client", &address], &[])?;
         client.run("idle", 1).map(|_| client)
     });
-    let client = start()?;
+    let (client, connector) = (start()?, start()?);
     let _alive = Box::new((server, directory));
     Ok(Pair {
         name: "raw",
         transport,
         client,
+        connector,
         daemon,
         start,
         _alive,
     })
 }
 
-fn real_pair(name: &'static str, maker: Maker, transport: Transport) -> Outcome<Pair> {
+/// A daemon with the null module, and what a client needs in its environment to reach it.
+fn behind(
+    maker: Maker,
+    transport: Transport,
+    processor: &str,
+    module: Option<&(String, String)>,
+) -> (Daemon, Token, Vec<(String, String)>) {
     let token = Token::new();
     let mut setup = Setup::new(maker, transport.endpoint(), &token);
+    setup.processor = processor.to_owned();
+    setup.environment.extend(module.cloned());
     if transport == Transport::Tls {
         setup.use_ssl = true;
-        setup.processor = format!(
+        setup.processor += &format!(
             "tls {{ {} peer_auth = \"required\"; x509 {{ key {{ crt_file = \"{}\"; key_file = \"{}\" }};
                trust {{ crt_file = \"{}\" }} }} }};",
             // The original hangs with TLS 1.3.
@@ -237,18 +315,28 @@ fn real_pair(name: &'static str, maker: Maker, transport: Transport) -> Outcome<
     setup.modules = vec![("null".into(), compile::module("nullmodule"))];
 
     let running = setup.start();
-    let daemon = running.process();
     let variable = |name: &str, value: String| (name.to_owned(), value);
-    let environment = [
+    let environment = vec![
         variable("PKCS11PROXY_SOCKET_PATH", running.address()),
         variable("PKCS11PROXY_LIBNAME", "null".to_owned()),
         variable("PKCS11PROXY_CA_FILE", certificate("ca.pem")),
         variable("PKCS11PROXY_CERT_FILE", certificate("client.pem")),
         variable("PKCS11PROXY_PRIVKEY_FILE", certificate("client.key")),
     ];
+    (running, token, environment)
+}
+
+fn real_pair(name: &'static str, maker: Maker, transport: Transport) -> Outcome<Pair> {
+    let (running, token, environment) = behind(maker, transport, "", None);
+    let daemon = running.process();
     let library = transport.library(maker).path().display().to_string();
+    let address = match transport {
+        Transport::Tls => format!("tls:{}", running.address()),
+        Transport::Tcp | Transport::Unix => running.address(),
+    };
+    let connector = Measured::start(&["connector"], &[("CONNECT_TO".to_owned(), address)])?;
     let start = Box::new(move || {
-        let mut client = Measured::start(&["client", &library], &environment)?;
+        let mut client = Measured::application(&library, &environment)?;
         client.run("idle", 1).map(|_| client)
     });
     let client = start()?;
@@ -257,6 +345,7 @@ fn real_pair(name: &'static str, maker: Maker, transport: Transport) -> Outcome<
         name,
         transport,
         client,
+        connector,
         daemon,
         start,
         _alive,
@@ -275,7 +364,7 @@ fn private_memory(daemon: Process) -> Option<f64> {
     (!sizes.is_empty()).then(|| sizes.iter().sum::<f64>() / sizes.len() as f64)
 }
 
-/// A copy of this program that does tasks.
+/// A process that does tasks.
 struct Measured {
     child: Child,
     tasks: ChildStdin,
@@ -284,7 +373,20 @@ struct Measured {
 
 impl Measured {
     fn start(arguments: &[&str], environment: &[(String, String)]) -> Outcome<Measured> {
-        let mut command = Command::new(std::env::current_exe()?);
+        Measured::spawn(&std::env::current_exe()?, arguments, environment)
+    }
+
+    /// The application that calls this library.
+    fn application(library: &str, environment: &[(String, String)]) -> Outcome<Measured> {
+        Measured::spawn(&compile::program("application"), &[library], environment)
+    }
+
+    fn spawn(
+        program: &Path,
+        arguments: &[&str],
+        environment: &[(String, String)],
+    ) -> Outcome<Measured> {
+        let mut command = Command::new(program);
         command.args(arguments).envs(environment.iter().cloned());
         let mut child = command
             .stdin(Stdio::piped())

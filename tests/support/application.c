@@ -1,0 +1,117 @@
+/*
+ * An application whose calls are timed, for benchmarks: application LIBRARY.
+ *
+ * It initialises the library, opens a session, reads lines `TASK COUNT` from standard input, and answers
+ * each with the nanoseconds that COUNT calls took, or ends. `idle` makes none; `threads-N` makes COUNT
+ * calls of C_Sign in each of N threads, with a session each.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pkcs11.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define MEBIBYTE ((CK_ULONG)1 << 20)
+#define MOST_THREADS 64
+
+static CK_FUNCTION_LIST *p11;
+static CK_BYTE data[MEBIBYTE], room[MEBIBYTE];
+
+static void must(const char *what, CK_RV rv)
+{
+    if (rv != CKR_OK) {
+        fprintf(stderr, "application: %s: 0x%lx\n", what, rv);
+        exit(1);
+    }
+}
+
+static CK_SESSION_HANDLE open_session(void)
+{
+    CK_SESSION_HANDLE session;
+    must("C_OpenSession", p11->C_OpenSession(0, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session));
+    return session;
+}
+
+static void sign(CK_SESSION_HANDLE session)
+{
+    CK_BYTE signature[512];
+    CK_ULONG length = sizeof signature;
+    must("C_Sign", p11->C_Sign(session, data, 32, signature, &length));
+}
+
+static void digest(CK_SESSION_HANDLE session)
+{
+    CK_ULONG length = 64;
+    must("C_Digest", p11->C_Digest(session, data, sizeof data, room, &length));
+}
+
+static void encrypt(CK_SESSION_HANDLE session)
+{
+    CK_ULONG length = sizeof room;
+    must("C_Encrypt", p11->C_Encrypt(session, data, sizeof data, room, &length));
+}
+
+static long calls_of_a_thread;
+
+static void *sign_often(void *session)
+{
+    for (long i = 0; i < calls_of_a_thread; i++)
+        sign(*(CK_SESSION_HANDLE *)session);
+    return NULL;
+}
+
+static void in_threads(const CK_SESSION_HANDLE *sessions, size_t threads, long count)
+{
+    pthread_t started[MOST_THREADS];
+    calls_of_a_thread = count;
+    for (size_t i = 0; i < threads; i++)
+        if (pthread_create(&started[i], NULL, sign_often, (void *)&sessions[i]) != 0)
+            must("no thread", CKR_HOST_MEMORY);
+    for (size_t i = 0; i < threads; i++)
+        pthread_join(started[i], NULL);
+}
+
+static long long now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+int main(int argc, char **argv)
+{
+    void *library = argc == 2 ? dlopen(argv[1], RTLD_NOW | RTLD_LOCAL) : NULL;
+    CK_C_GetFunctionList list = NULL;
+    if (library)
+        *(void **)&list = dlsym(library, "C_GetFunctionList");
+    must("no library", list ? list(&p11) : CKR_GENERAL_ERROR);
+    CK_C_INITIALIZE_ARGS arguments = { .flags = CKF_OS_LOCKING_OK };
+    must("C_Initialize", p11->C_Initialize(&arguments));
+    CK_SESSION_HANDLE sessions[MOST_THREADS];
+    sessions[0] = open_session();
+    size_t opened = 1;
+    char task[32];
+    long count;
+    while (scanf("%31s %ld", task, &count) == 2) {
+        size_t threads = strncmp(task, "threads-", 8) == 0 ? strtoul(task + 8, NULL, 10) : 0;
+        if (threads > MOST_THREADS)
+            must(task, CKR_ARGUMENTS_BAD);
+        while (opened < threads)
+            sessions[opened++] = open_session();
+        void (*call)(CK_SESSION_HANDLE) = strcmp(task, "sign") == 0    ? sign
+                                          : strcmp(task, "digest") == 0  ? digest
+                                          : strcmp(task, "encrypt") == 0 ? encrypt
+                                                                         : NULL;
+        long long start = now();
+        if (threads > 0)
+            in_threads(sessions, threads, count);
+        for (long i = 0; call && i < count; i++)
+            call(sessions[0]);
+        printf("%lld\n", now() - start);
+        fflush(stdout);
+    }
+    return 0;
+}
