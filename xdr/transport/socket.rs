@@ -23,7 +23,7 @@ const SLACK: Duration = Duration::from_millis(100);
 const PART: usize = 32 << 10;
 
 /// How many such parts one call sends at most.
-const PARTS: u32 = 8;
+const PARTS: u32 = 64;
 
 /// More slices than a record has.
 const MOST_SLICES: usize = 8;
