@@ -23,7 +23,7 @@ pub struct Transcript {
 pub fn exact(mut command: Command, library: &Path, arguments: &[&str]) -> Transcript {
     command.arg(library).args(arguments);
     let outcome = run(command, LIMIT);
-    let lines: Vec<String> = outcome.stdout.lines().map(str::to_owned).collect();
+    let Transcript { lines } = Transcript::of(&outcome.stdout);
     assert!(
         outcome.status.success(),
         "exact {arguments:?}: {}; last lines: {:#?}; {}",
@@ -50,6 +50,12 @@ pub fn bare() -> Command {
 }
 
 impl Transcript {
+    /// What the program printed.
+    pub fn of(printed: &str) -> Transcript {
+        let lines = printed.lines().map(str::to_owned).collect();
+        Transcript { lines }
+    }
+
     /// All lines.
     pub fn lines(&self) -> &[String] {
         &self.lines
