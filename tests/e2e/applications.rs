@@ -1,13 +1,10 @@
 //! Tests real programs: with threads, with forks, with a peer that dies, and pkcs11-tool.
 
-use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use xdr::Function;
-
 use super::support::processes::{Outcome, run};
-use super::support::{Endpoint, Library, Maker, Stack, Token};
+use super::support::{Endpoint, Maker, Stack, Token};
 
 use Endpoint::{Tcp, Unix};
 use Maker::{Original, Ours};
@@ -192,26 +189,4 @@ fn pkcs11_tool_sees_no_difference_with_our_client_and_the_original_daemon() {
 #[test]
 fn pkcs11_tool_sees_no_difference_with_the_original_client_and_our_daemon() {
     pkcs11_tool_agrees(Original, Ours, Tcp);
-}
-
-#[test]
-fn exports_the_functions_of_pkcs11_3_2_and_nothing_else() {
-    let mut nm = std::process::Command::new("nm");
-    nm.args(["-D", "--defined-only", "--format=posix"])
-        .arg(Library::Ours.path());
-    let outcome = run(nm, Duration::from_secs(20));
-    let exported: BTreeSet<&str> = outcome
-        .stdout
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
-    let ours = [Function::C_SetupArch, Function::C_LoadModule];
-    let standard = Function::ALL
-        .iter()
-        .filter(|function| !ours.contains(function));
-    let mut expected: BTreeSet<&str> = standard.map(|function| function.name()).collect();
-    // These are answered without a daemon.
-    expected.extend(["C_GetFunctionList", "C_GetInterface", "C_GetInterfaceList"]);
-    assert_eq!(expected.len(), 68 + 24 + 12);
-    assert_eq!(exported, expected, "{}", outcome.stderr);
 }
