@@ -365,6 +365,10 @@ impl<R> Ticket<'_, R> {
 
     /// Waits until the call may go out.
     pub fn begin(&self) -> Result<(), Failure> {
+        // A module without threads would have to be free of the call that the callback belongs to.
+        if CALLING_BACK.get() && !self.exchange.state().threads {
+            return Err(Failure::CallingBack);
+        }
         if self.is_out {
             return Ok(());
         }

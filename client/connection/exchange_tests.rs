@@ -293,6 +293,11 @@ fn a_callback_makes_no_call_that_would_wait_for_it() {
     exchange.allow(2);
     let _outer = begun(&exchange, Order::Of(1));
     calling_back(|| {
+        let without_threads = exchange.enter(Order::Of(2)).unwrap().begin();
+        assert!(matches!(without_threads, Err(Failure::CallingBack)));
+    });
+    exchange.set_threads(true);
+    calling_back(|| {
         let same_session = exchange.enter(Order::Of(1)).unwrap().begin();
         assert!(matches!(same_session, Err(Failure::CallingBack)));
         calling_back(|| ());

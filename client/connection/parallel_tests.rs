@@ -719,6 +719,7 @@ fn the_application_is_notified_in_the_thread_whose_call_is_executed() {
 #[test]
 fn a_callback_takes_its_time_and_makes_calls_that_wait_for_nothing() {
     let (connection, answers) = notifying(Box::new(|connection, session, _| {
+        connection.exchange.set_threads(true);
         let refused = digest(connection, session.0, b"own session").rv();
         assert_eq!(refused, CkRv::FUNCTION_FAILED);
         for other in 2..10 {
