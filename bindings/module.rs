@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use cryptoki_sys::CK_FUNCTION_LIST_3_2;
-use xdr::{Call, CkRv, Cryptoki, Reply};
+use xdr::{Call, CkRv, Cryptoki, Flags, Reply};
 
 use messages::Sessions;
 use turns::Turns;
@@ -80,6 +80,7 @@ impl LoadError {
 pub struct Module {
     turns: Turns,
     functions: Functions,
+    interfaces: Flags,
 }
 
 /// The module's functions. Whoever calls them has a turn.
@@ -91,7 +92,7 @@ struct Functions {
 }
 
 impl Module {
-    /// Opens the library and takes its newest function list. Runs the library's constructors, and nothing
+    /// Opens the library and asks for its interfaces, and takes the newest function list. Runs the library's constructors, and nothing
     /// else of the module.
     pub fn load(path: &Path, options: ModuleOptions) -> Result<Module, LoadError> {
         let named = || path.to_path_buf();
@@ -101,7 +102,7 @@ impl Module {
             path: named(),
             source,
         })?;
-        let list = interfaces::function_list(&library, path)?;
+        let (list, interfaces) = interfaces::function_list(&library, path)?;
         // Never unloaded: the functions in the list, threads of the module and its handlers at exit
         // are code of the library.
         std::mem::forget(library);
@@ -114,7 +115,13 @@ impl Module {
         Ok(Module {
             turns: Turns::new(),
             functions,
+            interfaces,
         })
+    }
+
+    /// Which interfaces it told when it was loaded: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
+    pub fn interfaces(&self) -> Flags {
+        self.interfaces
     }
 }
 

@@ -38,7 +38,7 @@ use crate::failure::Failure;
 use crate::library::ROOM_AT_END;
 use crate::remote::Remote;
 use crate::settings::{Endpoint, TlsSettings};
-use crate::socket::{self, Registered};
+use crate::socket::{self, Purpose, Registered};
 use crate::tls::{self, TlsError};
 
 use exchange::{Exchange, Next, Order, Sent, Stopped, Ticket, calling_back};
@@ -113,10 +113,11 @@ impl Connection {
         tls: Option<&TlsSettings>,
         protocol: Option<Version>,
         timeout: Duration,
+        purpose: Purpose,
         notify: Notify,
     ) -> Result<Connection, ConnectError> {
         let deadline = Deadline::after(timeout);
-        let (socket, registered) = socket::connect(endpoint, deadline)?;
+        let (socket, registered) = socket::connect(endpoint, purpose, deadline)?;
         let Halves {
             receiver,
             sender,

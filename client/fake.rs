@@ -84,6 +84,29 @@ impl Remote for Scripted {
     }
 }
 
+/// One that the test still has when the library is gone.
+impl Remote for Arc<Scripted> {
+    fn negotiate(&self, hello: Hello) -> Result<Option<HelloResult>, CkRv> {
+        (**self).negotiate(hello)
+    }
+
+    fn call(&self, call: Call<'_>) -> Reply {
+        (**self).call(call)
+    }
+
+    fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply {
+        (**self).call_version3(call)
+    }
+
+    fn is_lost(&self) -> bool {
+        (**self).is_lost()
+    }
+
+    fn close(&self) {
+        (**self).close();
+    }
+}
+
 pub(crate) fn settings(protocol: Option<Version>) -> Settings {
     Settings {
         tls: None,

@@ -5,7 +5,8 @@
 //! remembers what it must of the application's sessions, and knows which version of the protocol is spoken. In
 //! version 4 calls go to the daemon as they are; `version3` does what version 3 leaves to the client: sizes, lists,
 //! attributes, waiting. `connection` sends them, over `tls` where that is asked for. Loading the library does nothing: it
-//! connects in C_Initialize and disconnects in C_Finalize. It never ends the process, prints only if
+//! connects in C_Initialize and disconnects in C_Finalize. `interfaces` knows which interfaces the module has, and asks
+//! over a connection of its own if the application wants to know earlier. It never ends the process, prints only if
 //! `PKCS11PROXY_LOG` asks for it, starts no thread and leaves signals alone.
 
 #![deny(unsafe_code)]
@@ -27,8 +28,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use xdr::CkRv;
 use xdr::mechanism::parameters::TableError;
+use xdr::{CkRv, Flags};
 
 #[allow(unsafe_code)]
 pub mod abi;
@@ -36,6 +37,7 @@ mod connection;
 mod failure;
 #[cfg(test)]
 mod fake;
+mod interfaces;
 mod library;
 mod logging;
 mod mechanism;
@@ -51,10 +53,11 @@ mod version3;
 
 use bindings::openssl_context;
 use bindings::process::PerProcess;
-use connection::{ConnectError, Connection};
+use connection::{ConnectError, Connection, Notify};
 use library::{Library, StartError};
 use notifications::Notifications;
 use settings::{Endpoint, Environment, Settings, SettingsError};
+use socket::Purpose;
 
 /// The one thing an application has: a library that is, or is not, initialised. A forked child has
 /// one of its own, so that no lock in it was ever held by a thread that is not there.
@@ -119,10 +122,10 @@ impl Instance {
         if self.library().is_ok() {
             return Err(CkRv::CRYPTOKI_ALREADY_INITIALIZED);
         }
-        let level = (environment.variable)("PKCS11PROXY_LOG");
-        logging::set_level(level.as_ref().and_then(|level| level.to_str()));
+        logging::set_level(environment);
         match start(environment, threads) {
             Ok(library) => {
+                interfaces::learn(library.interfaces());
                 self.replace(Some(Arc::new(library)));
                 Ok(())
             }
@@ -164,16 +167,8 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
     }
     let notifications = Arc::new(Notifications::default());
     let delivered = notifications.clone();
-    let connection = match Connection::open(
-        &settings.endpoint,
-        settings.tls.as_ref(),
-        settings.protocol,
-        settings.timeout,
-        Box::new(move |session, event| delivered.deliver(session, event)),
-    ) {
-        Ok(connection) => connection,
-        Err(cause) => return Err(InitializeError::Connect(settings.endpoint, cause)),
-    };
+    let notify = move |session, event| delivered.deliver(session, event);
+    let connection = connect(&settings, Purpose::Application, Box::new(notify))?;
     let library = Library::start(connection, &settings, threads, notifications)?;
     let version = library.version().number();
     log::info!(
@@ -181,4 +176,28 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
         settings.endpoint
     );
     Ok(library)
+}
+
+fn connect(
+    settings: &Settings,
+    purpose: Purpose,
+    notify: Notify,
+) -> Result<Connection, InitializeError> {
+    let opened = Connection::open(
+        &settings.endpoint,
+        settings.tls.as_ref(),
+        settings.protocol,
+        settings.timeout,
+        purpose,
+        notify,
+    );
+    opened.map_err(|cause| InitializeError::Connect(settings.endpoint.clone(), cause))
+}
+
+/// Asks the daemon which interfaces the module has, over a connection that ends with this. Takes no lock that
+/// C_Initialize holds.
+fn ask_interfaces(settings: &Settings) -> Result<Flags, InitializeError> {
+    let nothing = |_, _| CkRv::OK; // there is no session
+    let connection = connect(settings, Purpose::Question, Box::new(nothing))?;
+    Ok(Library::ask_interfaces(connection, settings)?)
 }

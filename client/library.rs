@@ -11,7 +11,7 @@ use xdr::ending::calls_that_end;
 use xdr::facts::{Family, Step};
 use xdr::rpc::Version;
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, Input,
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, Input, LoadResult,
     MechanismType, Reply, Room, SessionHandle, SlotId, Ulong, Use,
 };
 
@@ -59,6 +59,8 @@ pub(crate) struct Library<R = Connection> {
     remote: R,
     /// `None`: version 4 is spoken.
     version3: Option<Adapter>,
+    /// Which interfaces the module has: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
+    interfaces: Flags,
     messages: Mutex<Sessions<Messages>>,
     notifications: Arc<Notifications>,
 }
@@ -79,29 +81,52 @@ impl<R: Remote> Library<R> {
         threads: bool,
         notifications: Arc<Notifications>,
     ) -> Result<Library<R>, StartError> {
-        let mut library = Library {
-            remote,
-            version3: None,
-            messages: Mutex::default(),
-            notifications,
-        };
-        let started = library.prologue(settings, threads);
+        let mut library = Library::new(remote, notifications);
+        let loaded = library.load(settings);
+        let started = loaded.and_then(|()| library.initialize(threads));
         if started.is_err() {
             library.remote.close();
         }
         started.map(|()| library)
     }
 
-    fn prologue(&mut self, settings: &Settings, threads: bool) -> Result<(), StartError> {
+    /// Asks the daemon which interfaces the module has, without C_Initialize. The caller has connected; the connection
+    /// is closed.
+    pub fn ask_interfaces(remote: R, settings: &Settings) -> Result<Flags, StartError> {
+        let mut library = Library::new(remote, Arc::default());
+        let loaded = library.load(settings);
+        library.remote.close();
+        loaded.map(|()| library.interfaces)
+    }
+
+    fn new(remote: R, notifications: Arc<Notifications>) -> Library<R> {
+        Library {
+            remote,
+            version3: None,
+            interfaces: Flags::default(),
+            messages: Mutex::default(),
+            notifications,
+        }
+    }
+
+    fn load(&mut self, settings: &Settings) -> Result<(), StartError> {
         if !self.negotiate(settings)? {
             version3::set_up(&self.remote)?;
             self.version3 = Some(Adapter::new(settings.slot_event_period));
         }
-        let loaded = self.call(Call::C_LoadModule(&settings.alias)).rv();
-        if !loaded.is_ok() {
-            let alias = String::from_utf8_lossy(&settings.alias).into_owned();
-            return Err(StartError::Module(loaded, alias));
+        match ask!(&*self, C_LoadModule(&settings.alias)) {
+            Ok(LoadResult { rv, interfaces }) if rv.is_ok() => {
+                self.interfaces = interfaces;
+                Ok(())
+            }
+            Ok(LoadResult { rv, .. }) | Err(rv) => {
+                let alias = String::from_utf8_lossy(&settings.alias).into_owned();
+                Err(StartError::Module(rv, alias))
+            }
         }
+    }
+
+    fn initialize(&self, threads: bool) -> Result<(), StartError> {
         let flags = Flags(if threads { OS_LOCKING_OK } else { 0 });
         match self.call(Call::C_Initialize(flags)).rv() {
             CkRv::OK => Ok(()),
@@ -136,6 +161,11 @@ impl<R: Remote> Library<R> {
             Some(_) => Version::Three,
             None => Version::Four,
         }
+    }
+
+    /// Which interfaces the module has.
+    pub fn interfaces(&self) -> Flags {
+        self.interfaces
     }
 
     /// C_Finalize. The connection is closed whatever the module says; when it was lost, there was

@@ -8,6 +8,8 @@ use std::io::Write;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
+use crate::settings::Environment;
+
 struct Stderr;
 
 impl Log for Stderr {
@@ -31,8 +33,10 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Sets the level, if one of `error`, `warn`, `info`, `debug` and `trace` is named.
-pub(crate) fn set_level(level: Option<&str>) {
+/// Sets the level, if `PKCS11PROXY_LOG` names one of `error`, `warn`, `info`, `debug` and `trace`.
+pub(crate) fn set_level(environment: &Environment<'_>) {
+    let level = (environment.variable)("PKCS11PROXY_LOG");
+    let level = level.as_ref().and_then(|level| level.to_str());
     let Some(level) = level.and_then(|level| level.parse::<LevelFilter>().ok()) else {
         return;
     };

@@ -160,7 +160,7 @@ impl std::fmt::Display for Source {
 }
 
 /// The address of a daemon. Its kind follows from how it is written.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Endpoint {
     /// `host:port` or `[v6]:port`: a name or an address.
     Tcp { host: String, port: u16 },

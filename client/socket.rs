@@ -11,7 +11,7 @@ use transport::{Deadline, TimedSocket};
 
 use crate::settings::Endpoint;
 
-/// The socket of a connection, as long as it is known to be closed in forked children. To be dropped before the
+/// The socket of a connection, as long as it belongs to the process that connected it. To be dropped before the
 /// other parts of the connection.
 pub(crate) struct Registered {
     socket: Arc<Socket>,
@@ -37,17 +37,33 @@ impl Drop for Registered {
     }
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Purpose {
+    /// What the application does between C_Initialize and C_Finalize. There is one such connection.
+    Application,
+    /// A question of this library's. It is answered within moments, and the connection ended for the daemon; a child
+    /// that another thread forks meanwhile keeps a descriptor of no use.
+    Question,
+}
+
 /// Connects, to each address of a name in turn.
 pub(crate) fn connect(
     endpoint: &Endpoint,
+    purpose: Purpose,
     deadline: Deadline,
 ) -> io::Result<(TimedSocket, Registered)> {
     match endpoint {
-        Endpoint::Unix(path) => connect_to(Domain::UNIX, &SockAddr::unix(path)?, deadline),
+        Endpoint::Unix(path) => connect_to(Domain::UNIX, &SockAddr::unix(path)?, purpose, deadline),
         Endpoint::Tcp { host, port } => {
             let mut last = io::Error::other("the name resolves to no address");
             for address in addresses(host, *port)? {
-                match connect_to(Domain::for_address(address), &address.into(), deadline) {
+                match connect_to(
+                    Domain::for_address(address),
+                    &address.into(),
+                    purpose,
+                    deadline,
+                ) {
                     Ok(connected) => return Ok(connected),
                     Err(failure) => last = failure,
                 }
@@ -60,12 +76,15 @@ pub(crate) fn connect(
 fn connect_to(
     domain: Domain,
     address: &SockAddr,
+    purpose: Purpose,
     deadline: Deadline,
 ) -> io::Result<(TimedSocket, Registered)> {
     let remaining = remaining(deadline)?;
     // close-on-exec from the start
     let socket = Socket::new(domain, Type::STREAM, None)?;
-    process::remember(&socket);
+    if purpose == Purpose::Application {
+        process::remember(&socket);
+    }
     let mut timed = TimedSocket::new(socket);
     let registered = Registered {
         socket: timed.socket().clone(),

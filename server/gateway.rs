@@ -13,8 +13,8 @@ use filter::log::Printable;
 use filter::{Filter, Rules, replies};
 use xdr::rpc::{Peer, Version};
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, HelloResult, Reply,
-    Ulong,
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, HelloResult,
+    LoadResult, Reply, Ulong,
 };
 
 use crate::config::Processor;
@@ -62,7 +62,13 @@ impl Gateway {
         let function = call.function();
         match call {
             Call::C_SetupArch(hello) => Reply::C_SetupArch(self.setup(&hello)),
-            Call::C_LoadModule(alias) => Reply::C_LoadModule(self.load(alias)),
+            Call::C_LoadModule(alias) => match self.load(alias) {
+                Ok(interfaces) => Reply::C_LoadModule(LoadResult {
+                    rv: CkRv::OK,
+                    interfaces,
+                }),
+                Err(rv) => Reply::only(function, rv),
+            },
             call => {
                 let Some(module) = self.module.get() else {
                     return replies::no_module(function);
@@ -140,26 +146,27 @@ impl Gateway {
     }
 
     /// C_LoadModule: the alias is looked up before anything else, also when a module is loaded.
-    fn load(&self, alias: &[u8]) -> CkRv {
+    fn load(&self, alias: &[u8]) -> Result<Flags, CkRv> {
         let requested = Printable(alias);
         let Some(entry) = self.rules.module(alias) else {
             filter::log::error(format_args!("module '{requested}' is not configured"));
-            return CkRv::GENERAL_ERROR;
+            return Err(CkRv::GENERAL_ERROR);
         };
         let _loading = self.loading.lock();
         if self.module.get().is_some() {
-            return CkRv(u64::MAX);
+            return Err(CkRv(u64::MAX));
         }
         match Module::load(&entry.path, self.processor.module(alias)) {
             Ok(module) => {
+                let interfaces = module.interfaces();
                 let _ = self
                     .module
                     .set(Filter::new(&self.rules, alias, entry, module));
-                CkRv::OK
+                Ok(interfaces)
             }
             Err(error) => {
                 filter::log::error(format_args!("module '{requested}': {error}"));
-                error.rv()
+                Err(error.rv())
             }
         }
     }

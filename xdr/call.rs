@@ -12,7 +12,7 @@ use crate::integers::{
 };
 use crate::wire_types::{
     AsyncResult, AttributesResult, CallResult, EncapsulateResult, FlagsResult, Hello, HelloResult,
-    InfoResult, KeyPairResult, KeyResult, MechanismInfoResult, MechanismListResult,
+    InfoResult, KeyPairResult, KeyResult, LoadResult, MechanismInfoResult, MechanismListResult,
     MechanismOutputResult, MechanismPointer, MechanismResult, MessageParameter, ObjectListResult,
     ObjectResult, OutputResult, QueryPointer, SessionInfoResult, SessionResult, SizeResult,
     SlotInfoResult, SlotListResult, SlotResult, TemplatePointer, TokenInfoResult,

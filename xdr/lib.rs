@@ -55,9 +55,10 @@ pub use templates::{
 };
 pub use wire_types::{
     AsyncResult, AttributesResult, DEEPEST_NESTING, EncapsulateResult, FEATURE_NOTIFY, FlagsResult,
-    Hello, HelloResult, Info, InfoResult, KeyPairResult, KeyResult, LABEL_SIZE, MechanismInfo,
-    MechanismInfoResult, MechanismListResult, MechanismOutputResult, MechanismPointer,
-    MechanismResult, ObjectListResult, ObjectResult, OutputResult, QueryPointer, SERIAL_SIZE,
-    SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult,
-    SlotListResult, SlotResult, TemplatePointer, TokenInfo, TokenInfoResult, Version,
+    Hello, HelloResult, INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2, Info, InfoResult,
+    KeyPairResult, KeyResult, LABEL_SIZE, LoadResult, MechanismInfo, MechanismInfoResult,
+    MechanismListResult, MechanismOutputResult, MechanismPointer, MechanismResult,
+    ObjectListResult, ObjectResult, OutputResult, QueryPointer, SERIAL_SIZE, SessionInfo,
+    SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult, SlotListResult,
+    SlotResult, TemplatePointer, TokenInfo, TokenInfoResult, Version,
 };

@@ -29,6 +29,13 @@ const _: () = assert!(generated::DEEPEST_NESTING == DEEPEST_NESTING as i64);
 /// A feature of [`Hello`]: takes part in notifications.
 pub const FEATURE_NOTIFY: u64 = generated::FEATURE_NOTIFY as u64;
 
+/// An interface of [`LoadResult`]: the functions of PKCS#11 2.40.
+pub const INTERFACE_2_40: u64 = generated::INTERFACE_2_40 as u64;
+/// The functions of 3.0 as well.
+pub const INTERFACE_3_0: u64 = generated::INTERFACE_3_0 as u64;
+/// The functions of 3.2 as well.
+pub const INTERFACE_3_2: u64 = generated::INTERFACE_3_2 as u64;
+
 /// A handle that a module may have left as it was.
 pub type ObjectPointer = Option<ObjectHandle>;
 /// A template, or NULL.
@@ -203,7 +210,7 @@ pub(crate) use call_results;
 
 call_results! {
     AsyncResult(data) AttributesResult EncapsulateResult(data) FlagsResult HelloResult InfoResult
-    KeyPairResult KeyResult MechanismInfoResult MechanismListResult MechanismOutputResult(data)
+    KeyPairResult KeyResult LoadResult MechanismInfoResult MechanismListResult MechanismOutputResult(data)
     MechanismResult ObjectListResult ObjectResult OutputResult(data) SessionInfoResult
     SessionResult SizeResult SlotInfoResult SlotListResult SlotResult TokenInfoResult
 }

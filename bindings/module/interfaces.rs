@@ -1,6 +1,6 @@
-//! Asks a library for the list of its PKCS#11 functions: the newest one that it has.
+//! Asks a library which interfaces it has, and for the newest list of its PKCS#11 functions.
 //!
-//! C_GetInterface is asked for the versions that we know, newest first, and C_GetFunctionList if it has
+//! C_GetInterface is asked for each of the versions that we know, newest first, and C_GetFunctionList if it has
 //! none of them. Lists of all versions begin alike, so an older list becomes the newest one without
 //! its last functions. A module that answers oddly is asked on: with CKR_OK and no interface, with
 //! another name, with another version than asked for.
@@ -11,8 +11,8 @@ use std::path::Path;
 use std::ptr::null_mut;
 
 use cryptoki_sys::*;
-use xdr::CkRv;
 use xdr::word_size::wide;
+use xdr::{CkRv, Flags, INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2};
 
 use super::LoadError;
 
@@ -40,28 +40,35 @@ const _: () = {
     assert!(size_of::<CK_FUNCTION_LIST_3_0>() < size_of::<CK_FUNCTION_LIST_3_2>());
 };
 
-/// The newest list of functions. Functions that the module's list does not have are absent.
+/// The newest list of functions, and which interfaces there are. Functions that the module's list does not have are
+/// absent.
 pub(super) fn function_list(
     library: &libloading::Library,
     path: &Path,
-) -> Result<CK_FUNCTION_LIST_3_2, LoadError> {
-    match newest_interface(library) {
-        Some(list) => Ok(list),
-        None => oldest_list(library, path),
-    }
+) -> Result<(CK_FUNCTION_LIST_3_2, Flags), LoadError> {
+    let newer = newer_interfaces(library);
+    let flags = newer.iter().map(|(flag, _)| flag);
+    let interfaces = Flags(flags.fold(INTERFACE_2_40, |all, flag| all | flag));
+    let list = match newer.first() {
+        Some((_, list)) => *list,
+        None => oldest_list(library, path)?,
+    };
+    Ok((list, interfaces))
 }
 
-/// What C_GetInterface has, of version 3.0 or newer.
-fn newest_interface(library: &libloading::Library) -> Option<CK_FUNCTION_LIST_3_2> {
+/// What C_GetInterface has of version 3.0 or newer: the list for each version that it has.
+fn newer_interfaces(library: &libloading::Library) -> Vec<(u64, CK_FUNCTION_LIST_3_2)> {
     // SAFETY: the type is the prototype that PKCS#11 gives the symbol; a library that breaks
     // the standard is a broken module, which the administrator who named it answers for. An
     // optional function pointer may be null.
     let symbol = unsafe { library.get::<CK_C_GetInterface>(b"C_GetInterface\0") };
-    let function = symbol.ok().and_then(|symbol| *symbol)?;
+    let Some(function) = symbol.ok().and_then(|symbol| *symbol) else {
+        return Vec::new();
+    };
     if !is_in(library, function as *const c_void) {
-        return None;
+        return Vec::new();
     }
-    VERSIONS.into_iter().find_map(|mut version| {
+    let lists = VERSIONS.into_iter().filter_map(|mut version| {
         let mut name = *b"PKCS 11\0";
         let mut interface = null_mut();
         // SAFETY: `library` is open. The name ends with a zero byte; the name, the version and
@@ -79,14 +86,15 @@ fn newest_interface(library: &libloading::Library) -> Option<CK_FUNCTION_LIST_3_
         }
         // SAFETY: an interface with this name points to a list of functions, which begins with its version.
         let version = unsafe { list.cast::<CK_VERSION>().read_unaligned() };
-        let size = match (version.major, version.minor) {
-            (3, 0 | 1) => size_of::<CK_FUNCTION_LIST_3_0>(),
-            (3, 2..) => size_of::<CK_FUNCTION_LIST_3_2>(),
+        let (flag, size) = match (version.major, version.minor) {
+            (3, 0 | 1) => (INTERFACE_3_0, size_of::<CK_FUNCTION_LIST_3_0>()),
+            (3, 2..) => (INTERFACE_3_2, size_of::<CK_FUNCTION_LIST_3_2>()),
             _ => return None,
         };
         // SAFETY: the version of the list says that it has this type.
-        Some(unsafe { copied(list, size) })
-    })
+        Some((flag, unsafe { copied(list, size) }))
+    });
+    lists.collect()
 }
 
 /// Whether a function that was found is of the library itself: the loader also finds those of other libraries that it

@@ -1,25 +1,34 @@
 //! C_GetFunctionList, C_GetInterfaceList and C_GetInterface: which functions there are (PKCS#11 v3.0, section 5.4).
 //!
-//! They answer before C_Initialize, and so without a daemon. Whether the module has a function is told by the function:
-//! CKR_FUNCTION_NOT_SUPPORTED. `PKCS11PROXY_INTERFACE` keeps applications from newer versions.
+//! The interfaces are those of ours that the module has, which [`crate::interfaces`] knows or asks for. Without a daemon
+//! they are all of ours. `PKCS11PROXY_INTERFACE` keeps applications from newer versions. Whether the module has a single
+//! function is told by the function: CKR_FUNCTION_NOT_SUPPORTED.
 
 use std::ffi::{CStr, c_void};
 
 use cryptoki_sys::{
     CK_FLAGS, CK_FUNCTION_LIST, CK_INTERFACE, CK_RV, CK_ULONG, CK_UTF8CHAR, CK_VERSION,
 };
-use xdr::CkRv;
+use xdr::{CkRv, INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2};
 
 use super::function_list::{LIST_2_40, LIST_3_0, LIST_3_2, V2_40, V3_0, V3_2};
 use super::guard;
 use super::memory::{Place, Places};
+use crate::interfaces;
 use crate::settings::{Environment, Interface};
 
 /// The name of the interfaces of the standard.
 const NAME: &CStr = c"PKCS 11";
 
-/// The interfaces with the versions of their lists, newest first.
-struct Interfaces([(CK_VERSION, CK_INTERFACE); 3]);
+/// An interface, the version of its list, and what it is on the wire.
+struct Offered {
+    version: CK_VERSION,
+    flag: u64,
+    interface: CK_INTERFACE,
+}
+
+/// All interfaces, newest first.
+struct Interfaces([Offered; 3]);
 
 // SAFETY: the pointers are to constants of this library, which nobody writes to.
 unsafe impl Sync for Interfaces {}
@@ -28,26 +37,37 @@ unsafe impl Sync for Interfaces {}
 const NO_FLAGS: CK_FLAGS = 0;
 
 static INTERFACES: Interfaces = Interfaces([
-    (V3_2, interface((&raw const LIST_3_2).cast())),
-    (V3_0, interface((&raw const LIST_3_0).cast())),
-    (V2_40, interface((&raw const LIST_2_40).cast())),
+    offer(V3_2, INTERFACE_3_2, (&raw const LIST_3_2).cast()),
+    offer(V3_0, INTERFACE_3_0, (&raw const LIST_3_0).cast()),
+    offer(V2_40, INTERFACE_2_40, (&raw const LIST_2_40).cast()),
 ]);
 
-const fn interface(list: *const c_void) -> CK_INTERFACE {
-    CK_INTERFACE {
-        pInterfaceName: NAME.as_ptr().cast_mut().cast(),
-        pFunctionList: list.cast_mut(),
-        flags: NO_FLAGS,
+const fn offer(version: CK_VERSION, flag: u64, list: *const c_void) -> Offered {
+    Offered {
+        version,
+        flag,
+        interface: CK_INTERFACE {
+            pInterfaceName: NAME.as_ptr().cast_mut().cast(),
+            pFunctionList: list.cast_mut(),
+            flags: NO_FLAGS,
+        },
     }
 }
 
-/// The interfaces that this process may have.
-fn offered() -> impl Iterator<Item = &'static (CK_VERSION, CK_INTERFACE)> {
+/// The interfaces that this process may have. May ask the daemon.
+fn offered() -> impl Iterator<Item = &'static Offered> {
+    let environment = Environment::process();
     // A setting that is wrong is reported by C_Initialize.
-    let newest = Interface::read(&Environment::process()).unwrap_or_default();
+    let newest = Interface::read(&environment).unwrap_or_default();
     let newest = (newest.major, newest.minor);
-    let may_have = move |(version, _): &&(CK_VERSION, _)| (version.major, version.minor) <= newest;
-    INTERFACES.0.iter().filter(may_have)
+    let allowed = move |it: &&Offered| (it.version.major, it.version.minor) <= newest;
+    let is_one = INTERFACES.0.iter().filter(allowed).count() == 1;
+    // The oldest needs no question: every module has it.
+    let of_module = (!is_one)
+        .then(|| interfaces::of_module(&environment))
+        .flatten();
+    let there = move |it: &&Offered| of_module.is_none_or(|all| all.0 & it.flag != 0);
+    INTERFACES.0.iter().filter(allowed).filter(there)
 }
 
 /// Hands out the function list of PKCS#11 2.40, as every version of the standard asks.
@@ -73,7 +93,7 @@ pub unsafe extern "C" fn C_GetInterfaceList(
         }
         // SAFETY: the contract of this module.
         let places = unsafe { Places::new(interfaces, count) };
-        let list: Vec<CK_INTERFACE> = offered().map(|(_, interface)| *interface).collect();
+        let list: Vec<CK_INTERFACE> = offered().map(|it| it.interface).collect();
         let told = list.len() as u64;
         match places.room() {
             xdr::Room::Buffer(room) if room < told => places.put(CkRv::BUFFER_TOO_SMALL, told, &[]),
@@ -99,18 +119,20 @@ pub unsafe extern "C" fn C_GetInterface(
             let name = unsafe { CStr::from_ptr(name.cast()) };
             name == NAME
         };
+        if !is_ours {
+            return Err(CkRv::FUNCTION_FAILED);
+        }
         let wanted = (!version.is_null()).then(|| {
             // SAFETY: not null, so a CK_VERSION by the contract of this module.
             let version = unsafe { version.read_unaligned() };
             (version.major, version.minor)
         });
-        let fits = |(version, interface): &&(CK_VERSION, CK_INTERFACE)| {
-            is_ours
-                && wanted.is_none_or(|wanted| wanted == (version.major, version.minor))
-                && interface.flags & flags == flags
+        let fits = |it: &&Offered| {
+            wanted.is_none_or(|wanted| wanted == (it.version.major, it.version.minor))
+                && it.interface.flags & flags == flags
         };
-        let (_, found) = offered().find(fits).ok_or(CkRv::FUNCTION_FAILED)?;
-        place.put((&raw const *found).cast_mut());
+        let found = offered().find(fits).ok_or(CkRv::FUNCTION_FAILED)?;
+        place.put((&raw const found.interface).cast_mut());
         Ok(())
     })
 }

@@ -230,7 +230,14 @@ fn open(path: &SocketPath, is_tls: bool, timeout: Duration, notify: Notify) -> C
             name: None,
         }
     });
-    let connection = Connection::open(&path.endpoint(), settings.as_ref(), None, timeout, notify);
+    let connection = Connection::open(
+        &path.endpoint(),
+        settings.as_ref(),
+        None,
+        timeout,
+        Purpose::Application,
+        notify,
+    );
     let _ = std::fs::remove_file(file);
     let connection = connection.unwrap();
     assert!(connection.negotiate(Hello::default()).unwrap().is_some());
@@ -647,8 +654,15 @@ fn an_older_daemon_gets_calls_of_version_3() {
         }
         versions
     });
-    let connection =
-        Connection::open(&path.endpoint(), None, None, LONG, nothing_is_told()).unwrap();
+    let connection = Connection::open(
+        &path.endpoint(),
+        None,
+        None,
+        LONG,
+        Purpose::Application,
+        nothing_is_told(),
+    )
+    .unwrap();
     assert!(connection.negotiate(Hello::default()).unwrap().is_none());
     let finalized = connection.call_version3(version3::Call::C_Finalize());
     assert!(finalized.rv().is_ok() && !connection.is_lost());

@@ -87,7 +87,14 @@ pub(super) fn nothing_is_told() -> Notify {
 }
 
 fn open(endpoint: &Endpoint, timeout: Duration) -> Result<Connection, ConnectError> {
-    Connection::open(endpoint, None, None, timeout, nothing_is_told())
+    Connection::open(
+        endpoint,
+        None,
+        None,
+        timeout,
+        Purpose::Application,
+        nothing_is_told(),
+    )
 }
 
 fn digest(connection: &Connection) -> Reply {

@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-use xdr::{HelloResult, Mechanism, SessionResult, version3};
+use xdr::{
+    HelloResult, INTERFACE_2_40, INTERFACE_3_0, LoadResult, Mechanism, SessionResult, version3,
+};
 
 use super::*;
 use crate::fake::{self, Scripted, only};
@@ -63,7 +65,11 @@ fn daemon(rvs: [CkRv; 3]) -> (Scripted, Arc<Mutex<Vec<Function>>>) {
             }
             Call::C_LoadModule(alias) => {
                 assert_eq!(*alias, b"fake");
-                Reply::C_LoadModule(rvs[1])
+                let interfaces = Flags(INTERFACE_2_40 | INTERFACE_3_0);
+                Reply::C_LoadModule(LoadResult {
+                    rv: rvs[1],
+                    interfaces,
+                })
             }
             Call::C_Initialize(flags) => {
                 assert_eq!(*flags, Flags(2));
@@ -95,6 +101,37 @@ fn starts_in_the_order_of_version_4_and_stops_at_the_first_refusal() {
         assert_eq!((version, made), (None, calls));
         assert!(error.unwrap().contains("FUNCTION_FAILED"));
     }
+}
+
+#[test]
+fn knows_the_interfaces_that_the_module_has() {
+    let (ok, failed) = (CkRv::OK, CkRv::FUNCTION_FAILED);
+    let some = Flags(INTERFACE_2_40 | INTERFACE_3_0);
+    let (remote, _) = daemon([ok; 3]);
+    let started = start_with(remote, None).ok();
+    assert_eq!(started.map(|library| library.interfaces()), Some(some));
+    let of_version3 = fake::version3(|call| only(call.function(), CkRv::OK));
+    let started = start_with(of_version3, None).ok();
+    let interfaces = started.map(|library| library.interfaces());
+    assert_eq!(interfaces, Some(Flags(INTERFACE_2_40)));
+    // Asked without C_Initialize, on a connection that is then closed.
+    let ask = |remote: Scripted| {
+        let remote = Arc::new(remote);
+        let asked = Library::ask_interfaces(remote.clone(), &fake::settings(None));
+        assert!(remote.closed.load(Ordering::SeqCst));
+        asked.map_err(|error| error.to_string())
+    };
+    for (rvs, expected) in [
+        ([ok, ok, failed], Some(some)),
+        ([ok, failed, ok], None),
+        ([failed, ok, ok], None),
+    ] {
+        let (remote, calls) = daemon(rvs);
+        assert_eq!(ask(remote).ok(), expected);
+        assert!(!calls.lock().unwrap().contains(&Function::C_Initialize));
+    }
+    let of_version3 = fake::version3(|call| only(call.function(), CkRv::OK));
+    assert_eq!(ask(of_version3), Ok(Flags(INTERFACE_2_40)));
 }
 
 #[test]

@@ -1,9 +1,56 @@
-//! Modules whose C_GetInterface and C_GetInterfaceList answer as no standard says (`odd_interface.c`):
-//! each works behind our pair, as far as it works at all.
+//! Applications see the interfaces that the module has. Modules whose C_GetInterface and C_GetInterfaceList answer as
+//! no standard says (`odd_interface.c`) work behind our pair, as far as they work at all.
 
-use super::support::compile::{module, program};
-use super::support::{Endpoint, Library, Maker, Setup, Stack, Token};
+use super::pairs::{Way, pair, through, through_to_the_recorder};
+use super::support::compile::module;
+use super::support::{Endpoint, Library, Maker, SOFTHSM, Setup, Stack, Token};
 use super::transcript::{bare, exact};
+
+/// The call that lists all interfaces.
+const LIST: &str = "C_GetInterfaceList <9>";
+
+/// What it answers if the newest one is of this version.
+fn listed(newest: &str) -> &'static str {
+    match newest {
+        "3.2" => "0x0 count=3 (PKCS 11 3.2 0x0) (PKCS 11 3.0 0x0) (PKCS 11 2.40 0x0)",
+        "3.0" => "0x0 count=2 (PKCS 11 3.0 0x0) (PKCS 11 2.40 0x0)",
+        _ => "0x0 count=1 (PKCS 11 2.40 0x0)",
+    }
+}
+
+#[test]
+fn an_application_sees_the_interfaces_of_a_module_of_2_40() {
+    for way in [Way::Tcp, Way::Unix, Way::Tls] {
+        let mut pair = pair(SOFTHSM.into(), way, Token::new(), []);
+        let transcript = through(&pair, &["interfaces"]);
+        assert_eq!(transcript.answer(LIST), listed("2.40"), "{way:?}");
+        pair.protocol = Some(3);
+        let transcript = through(&pair, &["interfaces"]);
+        assert_eq!(transcript.answer(LIST), listed("2.40"), "{way:?}");
+    }
+}
+
+#[test]
+fn an_application_sees_the_interfaces_of_a_newer_module_as_it_tells_them() {
+    for version in ["3.2", "3.0", "2.40"] {
+        let environment = [("RECORDER_MAX_VERSION", version)];
+        let mut command = bare();
+        command.envs(environment);
+        let direct = exact(command, &module("recorder"), &["interfaces"]);
+        assert_eq!(direct.answer(LIST), listed(version));
+        let (here, log) = through_to_the_recorder(Way::Unix, &["interfaces"], &environment);
+        assert_eq!(here.lines(), direct.lines());
+        assert!(!log.contains("C_Initialize"), "{log}");
+    }
+}
+
+#[test]
+fn without_a_daemon_an_application_sees_all_interfaces() {
+    let mut pair = pair(SOFTHSM.into(), Way::Unix, Token::new(), []);
+    assert!(pair.daemon().terminate().is_some());
+    let transcript = through(&pair, &["interfaces"]);
+    assert_eq!(transcript.answer(LIST), listed("3.2"));
+}
 
 /// Every word of `ODD_INTERFACE`, the version of the list that `exact.c` then uses, which takes what
 /// C_GetInterface gives it, and of the one that our daemon uses, which looks at its name and version.
@@ -33,11 +80,8 @@ fn odd_modules_are_odd_as_they_say() {
             .answer(call)
             .to_owned()
     };
-    let list = "C_GetInterfaceList <9>";
-    assert_eq!(
-        interfaces("", list),
-        "0x0 count=3 (PKCS 11 3.2 0x0) (PKCS 11 3.0 0x0) (PKCS 11 2.40 0x0)"
-    );
+    let list = LIST;
+    assert_eq!(interfaces("", list), listed("3.2"));
     assert!(interfaces("keep", list).starts_with("0x0 count=9 "));
     assert!(interfaces("garbage", list).starts_with("0x0 count=1099511627776 "));
     assert!(interfaces("one-more", list).starts_with("0x0 count=4 "));
@@ -66,7 +110,7 @@ fn odd_modules_can_be_used_alone() {
 
 #[test]
 fn odd_modules_can_be_used_through_our_pair() {
-    for (odd, _, version) in ODD {
+    for (odd, _, told) in ODD {
         let token = Token::new();
         let mut setup = Setup::new(Maker::Ours, Endpoint::Unix, &token);
         setup.modules = vec![("softhsm".into(), module("odd_interface"))];
@@ -79,11 +123,12 @@ fn odd_modules_can_be_used_through_our_pair() {
             token,
             protocol: None,
         };
-        let command = stack.command(program("exact"));
-        let transcript = exact(command, &stack.library.path(), &["oddly"]);
+        let transcript = through(&stack, &["oddly"]);
         let info = transcript.answer("C_GetInfo pInfo=<>");
-        let version = format!("0x0 cryptokiVersion={version} ");
+        let version = format!("0x0 cryptokiVersion={told} ");
         assert!(info.starts_with(&version), "{odd}: {info}");
+        let interfaces = through(&stack, &["interfaces"]);
+        assert_eq!(interfaces.answer(LIST), listed(told), "{odd}");
         let is_new = version.contains("=3.2") && *odd != "holes";
         let flags = transcript.answer("C_GetSessionValidationFlags");
         assert_eq!(

@@ -75,7 +75,7 @@ impl Copy {
 
 #[test]
 fn a_procedure_without_a_row_does_not_compile() {
-    const LAST: &str = "CkRv                C_LoadModule(Bytes) = 70;";
+    const LAST: &str = "LoadResult          C_LoadModule(Bytes) = 70;";
     const NEW: &str = "CkRv C_Unheard(SessionHandle, Input) = 71;";
     const ROW: &str = "    C_SeedRandom(session: Session, seed: Secret);";
 

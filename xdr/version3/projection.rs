@@ -16,8 +16,9 @@ use crate::integers::{
 };
 use crate::templates::{Answer, Answers, Found, Query, Value, Wanted, WantedRoom};
 use crate::wire_types::{
-    AttributesResult, Hello, HelloResult, KeyResult, MechanismOutputResult, MechanismPointer,
-    MechanismResult, ObjectListResult, OutputResult, QueryPointer, TemplatePointer,
+    AttributesResult, Hello, HelloResult, INTERFACE_2_40, KeyResult, LoadResult,
+    MechanismOutputResult, MechanismPointer, MechanismResult, ObjectListResult, OutputResult,
+    QueryPointer, TemplatePointer,
 };
 use crate::word_size::Abi;
 use crate::{Call, CkRv, LONGEST_BYTES, wire_types};
@@ -213,6 +214,23 @@ impl FormerResult<Architecture> for HelloResult {
     fn former(self) -> Architecture {
         let code = self.hello.architecture;
         code.unwrap_or(Architecture(self.rv.0))
+    }
+}
+
+/// Version 3 has the functions of 2.40 and no others.
+impl Current<LoadResult> for CkRv {
+    fn current(self) -> LoadResult {
+        let interfaces = if self.is_ok() { INTERFACE_2_40 } else { 0 };
+        LoadResult {
+            rv: self,
+            interfaces: Flags(interfaces),
+        }
+    }
+}
+
+impl FormerResult<CkRv> for LoadResult {
+    fn former(self) -> CkRv {
+        self.rv
     }
 }
 

@@ -1,5 +1,7 @@
 //! Libraries that are no modules, and functions that a module does not have.
 
+use xdr::{INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2};
+
 use super::*;
 
 #[test]
@@ -59,13 +61,14 @@ fn initializes_and_finalizes_without_arguments() {
     assert_eq!(rv(Call::C_Finalize()), 0);
 }
 
-/// Whether a module has a function of 3.0 and one of 3.2.
-fn newer_functions(name: &str, flags: &[&str]) -> (bool, bool) {
+/// Which interfaces a module tells, and whether it has a function of 3.0 and one of 3.2.
+fn newer_functions(name: &str, flags: &[&str]) -> (u64, bool, bool) {
     let module = super::exact_module::load(name, flags);
     let has = |call| module.call(call).rv() != CkRv::FUNCTION_NOT_SUPPORTED;
     let (session, nobody) = (session(1), xdr::Input::NULL);
     assert!(has(xdr::Call::C_GetInfo()));
     (
+        module.interfaces().0,
         has(xdr::Call::C_LoginUser(session, UserType(1), nobody, nobody)),
         has(xdr::Call::C_GetSessionValidationFlags(session, Ulong(1))),
     )
@@ -73,10 +76,22 @@ fn newer_functions(name: &str, flags: &[&str]) -> (bool, bool) {
 
 #[test]
 fn takes_the_newest_interface_that_the_module_has() {
-    assert_eq!(newer_functions("exact_3_2", &[]), (true, true));
-    assert_eq!(newer_functions("exact_3_1", &["-DMINOR=1"]), (true, false));
-    assert_eq!(newer_functions("exact_3_0", &["-DMINOR=0"]), (true, false));
-    assert_eq!(newer_functions("exact_odd", &["-DODD"]), (false, false));
+    assert_eq!(
+        newer_functions("exact_3_2", &[]),
+        (INTERFACE_2_40 | INTERFACE_3_0 | INTERFACE_3_2, true, true)
+    );
+    assert_eq!(
+        newer_functions("exact_3_1", &["-DMINOR=1"]),
+        (INTERFACE_2_40 | INTERFACE_3_0, true, false)
+    );
+    assert_eq!(
+        newer_functions("exact_3_0", &["-DMINOR=0"]),
+        (INTERFACE_2_40 | INTERFACE_3_0, true, false)
+    );
+    assert_eq!(
+        newer_functions("exact_odd", &["-DODD"]),
+        (INTERFACE_2_40, false, false)
+    );
 }
 
 /// The loader finds C_GetInterface in a library that the module was linked with.

@@ -4,7 +4,7 @@
 //! the daemon's address in the environment, and `scenario` in `main.rs` runs it there. SIGPIPE has its
 //! default action, as in a C program.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +16,7 @@ use cryptoki_sys::*;
 use libloading::os::unix::Library;
 
 use crate::daemon::Daemon;
+use crate::interfaces::FUNCTIONS;
 
 /// The library that cargo has built for this test.
 pub fn library_file() -> PathBuf {
@@ -26,6 +27,7 @@ pub fn library_file() -> PathBuf {
 /// The loaded library.
 pub struct Loaded {
     pub library: Library,
+    /// Made of the exported functions: C_GetInterface would ask the daemon.
     pub list: *const CK_FUNCTION_LIST_3_2,
 }
 
@@ -33,20 +35,19 @@ impl Loaded {
     pub fn new() -> Loaded {
         // SAFETY: the library's constructors do nothing.
         let library = unsafe { Library::new(library_file()) }.expect("the library loads");
-        // SAFETY: the function has this type in PKCS#11.
-        let get = unsafe { library.get::<CK_C_GetInterface>(b"C_GetInterface\0") };
-        let get = get
-            .expect("C_GetInterface is exported")
-            .expect("a function");
-        let mut interface = null_mut();
-        // SAFETY: `interface` is a place for the pointer.
-        let rv = unsafe { get(null_mut(), null_mut(), &mut interface, 0) };
-        assert_eq!(rv, CKR_OK);
-        // SAFETY: a constant of the library, whose first interface is that of version 3.2.
-        let list = unsafe { (*interface).pFunctionList };
+        let mut list: Vec<*mut c_void> = vec![null_mut()];
+        list.extend(FUNCTIONS.split_whitespace().map(|name| {
+            // SAFETY: the symbol is taken for its address only.
+            let symbol = unsafe { library.get::<*mut c_void>(name.as_bytes()) };
+            *symbol.expect("every function is exported")
+        }));
+        assert_eq!(
+            size_of_val(list.as_slice()),
+            size_of::<CK_FUNCTION_LIST_3_2>()
+        );
         Loaded {
             library,
-            list: list.cast_const().cast(),
+            list: list.leak().as_ptr().cast(),
         }
     }
 }

@@ -3,13 +3,17 @@
 use std::process::Command;
 use std::ptr::{null, null_mut};
 
-use cryptoki_sys::*;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::daemon::Daemon;
-use crate::harness::{Loaded, library_file, run_at};
+use cryptoki_sys::*;
+use xdr::{Call, CkRv, Flags, LoadResult, Reply};
+
+use crate::daemon::{Act, Daemon};
+use crate::harness::{Borrowed, Loaded, in_child, initialized, library_file, run, run_at, sockets};
 
 /// The functions of PKCS#11 v3.2, in the order of its function list, written by hand.
-const FUNCTIONS: &str = "
+pub const FUNCTIONS: &str = "
     C_Initialize C_Finalize C_GetInfo C_GetFunctionList C_GetSlotList C_GetSlotInfo C_GetTokenInfo
     C_GetMechanismList C_GetMechanismInfo C_InitToken C_InitPIN C_SetPIN C_OpenSession C_CloseSession
     C_CloseAllSessions C_GetSessionInfo C_GetOperationState C_SetOperationState C_Login C_Logout
@@ -51,32 +55,237 @@ fn exports_the_functions_of_pkcs11_3_2_and_nothing_else() {
 
 #[test]
 fn interfaces_are_there_without_a_daemon() {
-    run_at("interfaces", "127.0.0.1:1", &[]);
+    offers("3.2", "127.0.0.1:1", &[]);
     for newest in ["3.2", "3.0", "2.40"] {
-        run_at(
-            "interfaces",
-            "127.0.0.1:1",
-            &[("PKCS11PROXY_INTERFACE", newest)],
-        );
+        offers(newest, "127.0.0.1:1", &[(SETTING, newest)]);
     }
-    // What is offered before C_Initialize tells that the setting is wrong.
-    run_at(
-        "interfaces",
-        "127.0.0.1:1",
-        &[("PKCS11PROXY_INTERFACE", "4")],
-    );
+    // What is offered before C_Initialize tells that a setting is wrong.
     let daemon = Daemon::start(|_| None);
-    run_at(
-        "interface_setting",
-        &daemon.address,
-        &[("PKCS11PROXY_INTERFACE", "4")],
-    );
+    for wrong in [
+        (SETTING, "4"),
+        ("PKCS11PROXY_PROTOCOL", "5"),
+        ("PKCS11PROXY_MECHANISMS_FILE", "/nonexistent"),
+    ] {
+        offers("3.2", &daemon.address, &[wrong]);
+        run_at("interface_setting", &daemon.address, &[wrong]);
+    }
     assert_eq!(daemon.connections(), 0);
 }
 
 pub fn interface_setting() {
     let loaded = Loaded::new();
     assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_DEVICE_ERROR);
+}
+
+const SETTING: &str = "PKCS11PROXY_INTERFACE";
+
+/// Runs the scenario that asks for interfaces in every way: the newest one is that.
+fn offers(newest: &str, address: &str, variables: &[(&str, &str)]) {
+    let variables = [variables, &[("EXPECTED", newest)]].concat();
+    run_at("interfaces", address, &variables);
+}
+
+/// A daemon whose module has these interfaces. It expects to be asked before C_Initialize.
+fn daemon_with(interfaces: u64) -> Daemon {
+    Daemon::start(move |call| match call {
+        Call::C_SetupArch(_) => None,
+        Call::C_LoadModule(_) => Some(loaded(interfaces)),
+        call => panic!("{call:?}"),
+    })
+}
+
+fn loaded(interfaces: u64) -> Act {
+    Act::Answer(Box::new(Reply::C_LoadModule(LoadResult {
+        rv: CkRv::OK,
+        interfaces: Flags(interfaces),
+    })))
+}
+
+#[test]
+fn interfaces_are_those_of_the_module_and_it_is_asked_once() {
+    for (interfaces, newest) in [
+        (7, "3.2"),
+        (3, "3.0"),
+        (1, "2.40"),
+        (0, "2.40"),
+        (u64::MAX << 3, "2.40"),
+    ] {
+        let daemon = daemon_with(interfaces);
+        offers(newest, &daemon.address, &[]);
+        assert_eq!(daemon.connections(), 1);
+        daemon.wait_for_ended(1);
+    }
+    // The setting lowers what the module has.
+    let daemon = daemon_with(7);
+    offers("3.0", &daemon.address, &[(SETTING, "3.0")]);
+    assert_eq!(daemon.connections(), 1);
+    let daemon = daemon_with(3);
+    offers("3.0", &daemon.address, &[(SETTING, "3.2")]);
+    // Every module has the oldest.
+    let daemon = daemon_with(7);
+    offers("2.40", &daemon.address, &[(SETTING, "2.40")]);
+    assert_eq!(daemon.connections(), 0);
+}
+
+#[test]
+fn a_daemon_of_version_3_has_the_oldest_interface() {
+    let start = || {
+        Daemon::of_version3(|call| match call {
+            Call::C_SetupArch(_) | Call::C_LoadModule(_) => None,
+            call => panic!("{call:?}"),
+        })
+    };
+    let daemon = start();
+    offers("2.40", &daemon.address, &[]);
+    assert_eq!(daemon.connections(), 1);
+    daemon.wait_for_ended(1);
+    let daemon = start();
+    offers("2.40", &daemon.address, &[("PKCS11PROXY_PROTOCOL", "3")]);
+    assert_eq!(daemon.connections(), 0);
+    offers("3.2", &daemon.address, &[("PKCS11PROXY_PROTOCOL", "4")]);
+}
+
+#[test]
+fn a_daemon_that_does_not_tell_is_asked_again() {
+    let failing = Daemon::start(|call| match call {
+        Call::C_LoadModule(_) => {
+            let reply = Reply::only(call.function(), CkRv::GENERAL_ERROR);
+            Some(Act::Answer(Box::new(reply)))
+        }
+        _ => None,
+    });
+    offers("3.2", &failing.address, &[]);
+    assert!(failing.connections() > 1);
+    failing.wait_for_ended(failing.connections());
+    let silent = Daemon::start(|_| Some(Act::Ignore));
+    run_at(
+        "one_interface",
+        &silent.address,
+        &[("EXPECTED", "3.2"), ("PKCS11PROXY_RPC_TIMEOUT", "1")],
+    );
+    silent.wait_for_ended(1);
+}
+
+pub fn one_interface() {
+    assert_eq!(newest(&Loaded::new()), expected()[0]);
+}
+
+#[test]
+fn a_connection_that_is_there_has_told() {
+    let daemon = Daemon::start(|call| match call {
+        Call::C_LoadModule(_) => Some(loaded(3)),
+        _ => None,
+    });
+    run("interfaces_later", &daemon);
+    assert_eq!(daemon.connections(), 1);
+}
+
+pub fn interfaces_later() {
+    let loaded = initialized();
+    assert_eq!(newest(&loaded), (3, 0));
+    in_child(|| assert_eq!(newest(&loaded), (3, 0)));
+    assert_eq!(sockets(), 1);
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+    assert_eq!(newest(&loaded), (3, 0));
+    assert_eq!(sockets(), 0);
+}
+
+/// What was asked before a fork is known after it, and leaves no descriptor behind.
+#[test]
+fn a_forked_child_knows_what_was_told() {
+    let daemon = daemon_with(1);
+    run("interfaces_forked", &daemon);
+    assert_eq!(daemon.connections(), 1);
+}
+
+pub fn interfaces_forked() {
+    let loaded = Loaded::new();
+    assert_eq!(newest(&loaded), (2, 40));
+    in_child(|| {
+        assert_eq!(newest(&loaded), (2, 40));
+        assert_eq!(sockets(), 0);
+    });
+    assert_eq!(sockets(), 0);
+}
+
+#[test]
+fn interfaces_are_told_while_another_thread_initializes() {
+    let daemon = Daemon::start(|call| match call {
+        Call::C_LoadModule(_) => Some(loaded(3)),
+        Call::C_Initialize(_) => {
+            let reply = Reply::only(call.function(), CkRv::OK);
+            Some(Act::AnswerLater(Duration::from_secs(3), Box::new(reply)))
+        }
+        _ => None,
+    });
+    run("interfaces_meanwhile", &daemon);
+    // Some of the threads may have found that another knew.
+    assert!((2..=5).contains(&daemon.connections()));
+    daemon.wait_for_ended(daemon.connections());
+}
+
+pub fn interfaces_meanwhile() {
+    let loaded = Loaded::new();
+    let list = loaded.list as usize;
+    thread::scope(|scope| {
+        let start = Instant::now();
+        let initializing = scope.spawn(move || {
+            let functions = Borrowed {
+                list: list as *const CK_FUNCTION_LIST_3_2,
+            };
+            let rv = call!(functions.C_Initialize(null_mut()));
+            (rv, start.elapsed())
+        });
+        while sockets() == 0 {
+            thread::yield_now();
+        }
+        let asking: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(move || {
+                    let functions = Borrowed {
+                        list: list as *const CK_FUNCTION_LIST_3_2,
+                    };
+                    assert_eq!(newest_of(&functions), (3, 0));
+                    start.elapsed()
+                })
+            })
+            .collect();
+        let asked: Vec<_> = asking.into_iter().map(|it| it.join().unwrap()).collect();
+        let (rv, initialized) = initializing.join().unwrap();
+        assert_eq!(rv, CKR_OK);
+        assert!(asked.iter().all(|asked| *asked < initialized), "{asked:?}");
+    });
+    // The connection of the application is the one that a child does not keep.
+    assert_eq!(sockets(), 1);
+    in_child(|| assert_eq!(sockets(), 0));
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+}
+
+fn newest(loaded: &Loaded) -> (u8, u8) {
+    newest_of(&Borrowed { list: loaded.list })
+}
+
+/// The version of the interface that C_GetInterface prefers.
+fn newest_of(functions: &Borrowed) -> (u8, u8) {
+    let mut interface = null_mut();
+    let rv = call!(functions.C_GetInterface(null_mut(), null_mut(), &mut interface, 0));
+    assert_eq!(rv, CKR_OK);
+    // SAFETY: with CKR_OK, an interface of the library.
+    let list = unsafe { (*interface).pFunctionList };
+    // SAFETY: each function list begins with its version.
+    let version = unsafe { list.cast::<CK_VERSION>().read() };
+    (version.major, version.minor)
+}
+
+const ALL: [(u8, u8); 3] = [(3, 2), (3, 0), (2, 40)];
+
+/// The interfaces up to the newest one that the test expects.
+fn expected() -> &'static [(u8, u8)] {
+    match std::env::var("EXPECTED").as_deref() {
+        Ok("3.0") => &ALL[1..],
+        Ok("2.40") => &ALL[2..],
+        _ => &ALL,
+    }
 }
 
 pub fn interfaces() {
@@ -93,18 +302,29 @@ pub fn interfaces() {
     let get = get.expect("exported").expect("a function");
     let old = old.expect("exported").expect("a function");
 
-    let all = [(3, 2), (3, 0), (2, 40)];
-    let expected = match std::env::var("PKCS11PROXY_INTERFACE").as_deref() {
-        Ok("3.0") => &all[1..],
-        Ok("2.40") => &all[2..],
-        _ => &all[..],
-    };
+    let expected = expected();
+    let loaded = Loaded::new();
+    let all: *const usize = loaded.list.cast();
     let read = |interface: &CK_INTERFACE| {
         // SAFETY: the name of an interface of the library is a string.
         let name = unsafe { std::ffi::CStr::from_ptr(interface.pInterfaceName.cast()) };
         assert_eq!((name, interface.flags), (c"PKCS 11", 0));
         // SAFETY: each function list begins with its version.
         let version = unsafe { interface.pFunctionList.cast::<CK_VERSION>().read() };
+        let functions = match (version.major, version.minor) {
+            (3, 2) => 104,
+            (3, 0) => 92,
+            _ => 68,
+        };
+        // Behind the version, a list has as many functions.
+        for place in 1..=functions {
+            let list: *const usize = interface.pFunctionList.cast();
+            // SAFETY: the list is that long.
+            let listed = unsafe { list.wrapping_add(place).read() };
+            // SAFETY: and that of all functions is longer.
+            let exported = unsafe { all.wrapping_add(place).read() };
+            assert_eq!(listed, exported, "function {place} of {version:?}");
+        }
         (version.major, version.minor)
     };
 
@@ -155,7 +375,7 @@ pub fn interfaces() {
     for name in [null(), standard] {
         assert_eq!(ask(name, None, 0), Ok(expected[0]));
         assert_eq!(ask(name, None, CKF_INTERFACE_FORK_SAFE), failed);
-        for version in all {
+        for version in ALL {
             let offered = expected.contains(&version);
             let answer = if offered { Ok(version) } else { failed };
             assert_eq!(ask(name, Some(version), 0), answer);
