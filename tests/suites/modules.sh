@@ -3,7 +3,10 @@
 # set_module: sets what depends on $module, or $reason if it cannot be had.
 #   module_library      the file
 #   module_environment  NAME=VALUE ...: how it finds the token in $work/token, which may be a copy of $work/pristine
+#   daemon_library      the file that the daemon loads, if it is another one
+#   daemon_options      what the daemon's processor says about the module
 set_module() {
+    daemon_library= daemon_options=
     case $module in
     softhsm)
         module_library=$(find /usr/lib /usr/local/lib -name libsofthsm2.so 2>/dev/null | head -n 1)
@@ -16,11 +19,15 @@ set_module() {
         module_environment=KRYOPTIC_CONF=$work/token/kryoptic.conf
         ;;
     nss)
-        # NSS wants a string in pReserved of C_Initialize, which no application gives; nss-init.c does.
+        # NSS wants a string in pReserved of C_Initialize, which no application gives. The daemon does, with init_args;
+        # without it nss-init.c does.
         module_library=$kept/libnss-init.so
         cc -std=c11 -Wall -Wextra -Werror -O1 -shared -fPIC -o "$module_library" "$suites/nss-init.c" -ldl
         softokn=$(find /usr/lib -name libsoftokn3.so 2>/dev/null | head -n 1)
         module_environment="NSS_INIT_MODULE=$softokn NSS_INIT_DIRECTORY=$work/token"
+        daemon_library=$softokn
+        daemon_options="module { alias = \"nss\"; init_args = \"configdir='sql:$work/token' certPrefix='' keyPrefix='' \
+secmod='' flags=\" };"
         reason="libsoftokn3.so is missing; make suites-packages installs it"
         [ -n "$softokn" ] || return 1
         ;;

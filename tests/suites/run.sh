@@ -54,14 +54,14 @@ done
 # The daemon reaches the module only through its own environment, the application only through the socket.
 start_daemon() {
     mkdir "$work/daemon"
-    echo "modules = [(\"$module\", \"$module_library\")]" >"$work/daemon/filter.conf"
+    echo "modules = [(\"$module\", \"${daemon_library:-$module_library}\")]" >"$work/daemon/filter.conf"
     cat >"$work/daemon/pkcs11proxyd.conf" <<CONF
 netplex {
   controller { socket_directory = "$work/daemon"; max_level = "info"; logging { type = "stderr" } };
   service {
     name = "suites";
     protocol { name = "rpc_pkcs11"; address { type = "local"; path = "$work/daemon/socket" } };
-    processor { type = "rpc_pkcs11"; filter_config = "filter.conf" };
+    processor { type = "rpc_pkcs11"; filter_config = "filter.conf"; $daemon_options };
     workload_manager {
       type = "dynamic"; min_free_jobs_capacity = 1; max_free_jobs_capacity = 1; max_threads = 50
     }
