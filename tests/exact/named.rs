@@ -20,10 +20,6 @@ const DIFFERENCES: &[Difference] = &[
         explains: |call, _, here| has_a_hollow_template(call) && here == "0x7",
     },
     Difference {
-        why: "before C_Initialize the client does not know which functions the module has",
-        explains: |_, direct, here| direct == "0x54" && here == "0x190",
-    },
-    Difference {
         why: "a parameter without a description, or of another structure, does not cross",
         explains: |call, _, here| lacks_a_description(call) && here == "0x71",
     },
