@@ -237,7 +237,7 @@ impl Functions {
         let known = self.sessions.get(session);
         let mut operations = known.as_ref().map(|session| session.write());
         let rv = call();
-        if let Some(operations) = operations.as_mut() {
+        if let Some(operations) = operations.as_mut().filter(|_| rv.is_ok()) {
             **operations = Operations::default();
         }
         rv

@@ -397,10 +397,11 @@ static CK_RV sign(CK_SESSION_HANDLE session, CK_BYTE *data, CK_ULONG length, CK_
     return CKR_OK;
 }
 
+/* A state of 9 bytes is refused. */
 static CK_RV set_operation_state(CK_SESSION_HANDLE session, CK_BYTE *data, CK_ULONG length,
                                  CK_OBJECT_HANDLE encryption, CK_OBJECT_HANDLE authentication)
 {
-    return CKR_OK;
+    return length == 9 ? CKR_SAVED_STATE_INVALID : CKR_OK;
 }
 
 /* ---- Messages ------------------------------------------------------------------------------------- */

@@ -135,6 +135,14 @@ fn an_operation_is_forgotten_when_it_ends() {
     let restore =
         |session| Call::C_SetOperationState(session, Input::NULL, ObjectHandle(0), ObjectHandle(0));
     ended(103, &restore, none);
+    // A restoration that fails ends nothing.
+    let session = open(107);
+    assert_eq!(init(session, CKM_AES_GCM, 1), CkRv::OK);
+    let state = Input::Bytes(b"no state.");
+    let restore = Call::C_SetOperationState(session, state, ObjectHandle(0), ObjectHandle(0));
+    assert_eq!(EXACT.call(restore).rv(), CkRv::SAVED_STATE_INVALID);
+    assert_eq!(encrypt(session, good()), CkRv::OK);
+
     let invalid = CkRv::SESSION_HANDLE_INVALID;
     ended(103, &Call::C_CloseSession, invalid);
     ended(104, &|_| Call::C_CloseAllSessions(SlotId(104)), invalid);
