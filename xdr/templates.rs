@@ -187,6 +187,12 @@ impl Attribute {
 }
 
 impl Template {
+    /// Reads a template that a structure of a mechanism parameter points to, at this depth of the parameter.
+    pub(crate) fn read_inside(input: &mut Decoder<'_>, depth: usize) -> Result<Self, DecodeError> {
+        let depth = u32::try_from(depth).map_err(|_| DecodeError::TooDeep)?;
+        Template::read_at(input, deeper(depth)?)
+    }
+
     fn read_at(input: &mut Decoder<'_>, depth: u32) -> Result<Template, DecodeError> {
         array(input, |input| Attribute::read_at(input, depth)).map(Template)
     }

@@ -278,10 +278,9 @@ impl Reader<'_> {
                 self.structures(of, count, address, scope, depth)
             }
             Target::Mechanism => self.inner_mechanism(address, depth),
-            Target::Template(_) if depth >= DEEPEST => Err(invalid),
             Target::Template(count) => {
                 let count = scope.number(count).ok_or(invalid)?;
-                templates::from_memory(self, address, count).map(Value::Template)
+                templates::from_memory(self, address, count, depth + 1).map(Value::Template)
             }
             Target::Tagged(tag) => {
                 let length = scope.number(tag.length).ok_or(invalid)?;

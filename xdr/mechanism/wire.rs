@@ -214,9 +214,8 @@ impl Reading {
                 }
                 field::TO_NUMBER => Value::Word(input.hyper()?),
                 field::TO_STRUCTURES => self.structures(input, field.kind, depth + 1)?,
-                field::TO_TEMPLATE if depth >= DEEPEST => return Err(DecodeError::Invalid),
                 field::TO_TEMPLATE => {
-                    let template = Template::read(input)?;
+                    let template = Template::read_inside(input, depth)?;
                     self.account(templates::weight(&template))?;
                     Value::Template(template)
                 }
@@ -281,7 +280,7 @@ impl Reading {
                     }
                 }
                 field::TO_TEMPLATE => {
-                    Template::read(input)?;
+                    Template::read_inside(input, depth)?;
                 }
                 field::TO_MECHANISM => {
                     self.mechanism_inside(input, depth)?;

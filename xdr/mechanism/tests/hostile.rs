@@ -398,7 +398,18 @@ fn nesting_ends_at_its_limit() {
         template(wire, b"name").number(1).null()
     };
     assert!(below(DEEPEST - 3, with_template).is_ok());
-    assert!(below(DEEPEST - 2, with_template) == Err(DecodeError::Invalid));
+    assert!(below(DEEPEST - 2, with_template) == Err(DecodeError::TooDeep));
+    // CKA_WRAP_TEMPLATE in the template, and one more in it.
+    let wrap = |wire: Wire| wire.word(1).hyper(0x4000_0211).word(4);
+    let with_inner = |mut wire: Wire, inner: &dyn Fn(Wire) -> Wire| {
+        wire.0.extend(sp800(0).null().number(1).word(6).word(1).0);
+        let wire = wire.opaque(b"CK_DERIVED_KEY").word(3).word(7);
+        inner(wire).number(1).null().read()
+    };
+    let empty = |wire: Wire| wrap(wire).word(0);
+    assert!(with_inner(Wire::default(), &empty).is_ok());
+    let too_deep = with_inner(Wire::default(), &|wire| wrap(wrap(wire)).word(0));
+    assert!(too_deep == Err(DecodeError::TooDeep));
 
     // The same in structures that are stepped over.
     let unknown = |levels: usize| {

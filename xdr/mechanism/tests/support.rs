@@ -177,9 +177,17 @@ impl Random {
             }
             Target::Mechanism => Value::Mechanism(Box::new(self.inner_mechanism())),
             Target::Template(count) => {
-                let attributes = (0..numbers[count]).map(|_| {
+                let mut label = || {
                     let length = 1 + self.below(9);
                     Attribute::new(AttributeType(3), self.bytes(length))
+                };
+                let attributes = (0..numbers[count]).map(|index| match index {
+                    // CKA_WRAP_TEMPLATE.
+                    1 => Attribute {
+                        attribute_type: AttributeType(0x4000_0211),
+                        value: crate::Value::Template(Template(vec![label(), label()])),
+                    },
+                    _ => label(),
                 });
                 Value::Template(Template(attributes.collect()))
             }
