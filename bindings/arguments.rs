@@ -9,10 +9,10 @@ use std::ptr::null_mut;
 use cryptoki_sys::*;
 use xdr::mechanism::Assembly;
 use xdr::word_size::{narrow, wide};
-use xdr::{CkRv, Input, Mechanism, MechanismPointer, ObjectHandle, Use, Written};
+use xdr::{CkRv, Input, Mechanism, ObjectHandle, Use, Written};
 
 /// What a handle is before a module writes it: a value that no module chooses, so that it shows whether
-/// a failing module wrote one.
+/// a module wrote one.
 const UNWRITTEN: CK_OBJECT_HANDLE = narrow(0x9d1f_4e37_c82a_65b3);
 
 /// A byte string as address and length. An empty one has an address too, because NULL has another
@@ -30,23 +30,42 @@ fn bytes(bytes: &[u8]) -> (*mut CK_BYTE, CK_ULONG) {
     (address.as_ptr().cast_mut(), narrow(bytes.len() as u64))
 }
 
-/// A handle that a module may write.
-pub(crate) struct Handle(CK_OBJECT_HANDLE);
+/// A single value that a module may write, such as a handle.
+pub(crate) struct Place<T> {
+    pub(crate) value: T,
+    is_null: bool,
+}
+
+impl<T> Place<T> {
+    /// A place that holds this value. With `is_null`, the module gets NULL in its stead.
+    pub(crate) fn new(value: T, is_null: bool) -> Place<T> {
+        Place { value, is_null }
+    }
+
+    pub(crate) fn as_ptr(&mut self) -> *mut T {
+        match self.is_null {
+            true => null_mut(),
+            false => &raw mut self.value,
+        }
+    }
+}
+
+/// A place for the handle of an object.
+pub(crate) struct Handle(Place<CK_OBJECT_HANDLE>);
 
 impl Handle {
-    pub(crate) fn new() -> Handle {
-        Handle(UNWRITTEN)
+    pub(crate) fn new(is_null: bool) -> Handle {
+        Handle(Place::new(UNWRITTEN, is_null))
     }
 
     pub(crate) fn as_ptr(&mut self) -> *mut CK_OBJECT_HANDLE {
-        &raw mut self.0
+        self.0.as_ptr()
     }
 
-    /// The handle. `None` if the call failed and the module wrote none; 0 if the module claims success and
-    /// wrote none.
-    pub(crate) fn written(&self, rv: CkRv) -> Option<ObjectHandle> {
-        match self.0 {
-            UNWRITTEN => rv.is_ok().then_some(ObjectHandle(0)),
+    /// The handle, whatever the CK_RV; `None` if the module wrote none.
+    pub(crate) fn written(&self) -> Option<ObjectHandle> {
+        match self.0.value {
+            UNWRITTEN => None,
             handle => Some(ObjectHandle(wide(handle))),
         }
     }
@@ -61,24 +80,17 @@ pub(crate) struct CMechanism {
 }
 
 impl CMechanism {
-    /// Builds the mechanism for a function of this use. `flat` are the vendors' mechanisms whose
-    /// parameters hold no address, as the site says.
-    pub(crate) fn new(
-        mechanism: &MechanismPointer,
-        usage: Use,
-        flat: &[u64],
-    ) -> Result<CMechanism, CkRv> {
-        match mechanism {
-            Some(mechanism) => CMechanism::of(mechanism, usage, flat),
-            None => Ok(CMechanism {
-                c: None,
-                assembly: Assembly::default(),
-            }),
+    /// NULL.
+    pub(crate) fn null() -> CMechanism {
+        CMechanism {
+            c: None,
+            assembly: Assembly::default(),
         }
     }
 
-    /// The same, for a mechanism that is not NULL.
-    pub(crate) fn of(mechanism: &Mechanism, usage: Use, flat: &[u64]) -> Result<CMechanism, CkRv> {
+    /// Builds the mechanism for a function of this use. `flat` are the vendors' mechanisms whose
+    /// parameters hold no address, as the site says.
+    pub(crate) fn new(mechanism: &Mechanism, usage: Use, flat: &[u64]) -> Result<CMechanism, CkRv> {
         let number = narrow(mechanism.mechanism_type().0);
         let is_flat = flat.iter().any(|&listed| narrow(listed) == number);
         let mut assembly = mechanism.assemble(usage, is_flat)?;

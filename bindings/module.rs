@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use cryptoki_sys::CK_FUNCTION_LIST_3_2;
-use xdr::{Call, CkRv, Cryptoki, Flags, Reply};
+use xdr::{Call, CkRv, Cryptoki, Flags, NullPlaces, Reply};
 
 use messages::Sessions;
 use turns::Turns;
@@ -127,13 +127,19 @@ impl Module {
 
 impl Cryptoki for Module {
     fn call(&self, call: Call<'_>) -> Reply {
+        self.call_without(call, NullPlaces::NONE)
+    }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         match call {
             Call::C_Initialize(flags) => Reply::C_Initialize(self.initialize(flags)),
             Call::C_Finalize() => Reply::C_Finalize(self.finalize()),
-            Call::C_WaitForSlotEvent(flags) => Reply::C_WaitForSlotEvent(self.slot_event(flags)),
+            Call::C_WaitForSlotEvent(flags) => {
+                Reply::C_WaitForSlotEvent(self.slot_event(flags, nulls))
+            }
             call => {
                 let _turn = self.turns.turn();
-                self.functions.call(call)
+                self.functions.call(call, nulls)
             }
         }
     }

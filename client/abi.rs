@@ -7,8 +7,7 @@
 //! functions of section 5.4, and one macro for each shape of arguments that several functions have.
 //!
 //! Every function first asks whether the library is initialised, then turns its arguments into a call, then
-//! calls, then writes what the reply carries. The module judges the arguments, NULL pointers included. Only where a
-//! single value is written, such as a handle, NULL is refused here.
+//! calls, then writes what the reply carries. The module judges the arguments, NULL pointers included.
 //!
 //! All functions have one contract, PKCS#11's own (v2.20, section 11): a pointer that is not null
 //! points to what its type and length say, for the length of the call. The SAFETY comments below
@@ -44,8 +43,8 @@ macro_rules! information {
         pub unsafe extern "C" fn $name($($argument: $type,)* place: *mut $structure) -> CK_RV {
             enter(|library| {
                 // SAFETY: the contract of this module.
-                let place = unsafe { Place::new(place) }?;
-                let answer = ask!(library, $name($($value),*))?;
+                let place = unsafe { Place::new(place) };
+                let answer = ask!(library, $name($($value),*), place.nulls())?;
                 result(answer.rv)?;
                 place.put($make(&answer)?);
                 Ok(())

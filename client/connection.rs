@@ -31,7 +31,7 @@ use xdr::ending::calls_that_end;
 use xdr::facts::Family;
 use xdr::record::{MARK_SIZE, Records};
 use xdr::rpc::{self, Asking, Notification, ReplyError, Version, Xid};
-use xdr::{Call, CkRv, Function, Hello, HelloResult, Reply, SessionHandle, version3};
+use xdr::{Call, CkRv, Function, Hello, HelloResult, NullPlaces, Reply, SessionHandle, version3};
 use zeroize::Zeroize;
 
 use crate::failure::Failure;
@@ -437,11 +437,14 @@ impl Remote for Connection {
         Err(failure.rv())
     }
 
-    fn call(&self, call: Call<'_>) -> Reply {
+    fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         if let Call::C_Initialize(flags) = &call {
             self.exchange.set_threads(flags.0 & OS_LOCKING_OK != 0);
         }
-        let asked = self.ask(&call, Connection::manner(&call));
+        let manner = Connection::manner(&call);
+        let call = (call, nulls);
+        let asked = self.ask(&call, manner);
+        let (call, _) = call;
         if matches!(asked, Err(Failure::TooLong)) {
             self.end_operations(&call);
         }

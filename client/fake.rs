@@ -9,7 +9,8 @@ use std::time::Duration;
 use xdr::rpc::Version;
 use xdr::version3::{self, DataResult};
 use xdr::{
-    Architecture, Call, CkRv, Function, Hello, HelloResult, Reply, SessionHandle, SessionResult,
+    Architecture, Call, CkRv, Function, Hello, HelloResult, NullPlaces, Reply, SessionHandle,
+    SessionResult,
 };
 
 use crate::library::Library;
@@ -65,7 +66,7 @@ impl Remote for Scripted {
         }
     }
 
-    fn call(&self, call: Call<'_>) -> Reply {
+    fn call(&self, call: Call<'_>, _: NullPlaces) -> Reply {
         let answer = self.version4.as_ref();
         answer.expect("version 3 has been agreed on")(call)
     }

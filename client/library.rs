@@ -12,7 +12,7 @@ use xdr::facts::{Family, Step};
 use xdr::rpc::Version;
 use xdr::{
     Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, Input, LoadResult,
-    MechanismType, Reply, Room, SessionHandle, SlotId, Ulong, Use,
+    MechanismType, NullPlaces, Reply, Room, SessionHandle, SlotId, Ulong, Use,
 };
 
 use crate::connection::{Connection, LONGEST_REPLY};
@@ -218,15 +218,20 @@ impl<R: Remote> Library<R> {
         })
     }
 
-    /// C_OpenSession.
+    /// C_OpenSession. Without a place for its handle, nobody can use a session that a module opens all the same.
     pub fn open_session(
         &self,
         slot: SlotId,
         flags: Flags,
         callback: Option<Callback>,
+        nulls: NullPlaces,
     ) -> Result<SessionHandle, CkRv> {
-        let opened = ask!(self, C_OpenSession(slot, flags, callback.is_some()))?;
+        let notify = callback.is_some();
+        let opened = ask!(self, C_OpenSession(slot, flags, notify), nulls)?;
         result(opened.rv)?;
+        if nulls.first {
+            return Ok(opened.session);
+        }
         self.messages().opened(opened.session, slot, Vec::new());
         if let Some(callback) = callback {
             self.notifications.opened(opened.session, slot, callback);
@@ -275,10 +280,18 @@ fn message_operation(call: &Call<'_>) -> Option<(SessionHandle, Family, Mechanis
 
 impl<R: Remote> Cryptoki for Library<R> {
     fn call(&self, call: Call<'_>) -> Reply {
+        self.call_without(call, NullPlaces::NONE)
+    }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let closing = Closing::of(&call);
         let message = message_operation(&call);
         let reply = match &self.version3 {
-            None => self.remote.call(call),
+            None => self.remote.call(call, nulls),
+            // Version 3 does not tell, so nothing is executed for a caller without a place for the result.
+            Some(_) if nulls != NullPlaces::NONE => {
+                Reply::only(call.function(), CkRv::ARGUMENTS_BAD)
+            }
             Some(adapter) => adapter.call(&self.remote, call),
         };
         if let Some(closing) = closing {

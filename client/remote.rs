@@ -1,13 +1,13 @@
 //! Defines what the library needs of the daemon at the other end, and how it asks.
 
-use xdr::{Call, CkRv, Hello, HelloResult, Reply, version3};
+use xdr::{Call, CkRv, Hello, HelloResult, NullPlaces, Reply, version3};
 
 /// A daemon at the other end of a connection.
 pub(crate) trait Remote: Send + Sync {
     /// Makes the first call in version 4. `None` if the daemon speaks version 3 only; the connection goes on.
     fn negotiate(&self, hello: Hello) -> Result<Option<HelloResult>, CkRv>;
     /// Makes a call in version 4. A failure of any kind is a CK_RV in the reply.
-    fn call(&self, call: Call<'_>) -> Reply;
+    fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply;
     /// Makes a call in version 3.
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply;
     /// Whether a call failed on the way, so that no other will succeed.
@@ -16,10 +16,14 @@ pub(crate) trait Remote: Send + Sync {
     fn close(&self);
 }
 
-/// Sends a call. Returns its result, whatever the CK_RV in it is.
+/// Sends a call, and for which results there is no place if that may be. Returns its result, whatever the CK_RV in
+/// it is.
 macro_rules! ask {
     ($library:expr, $name:ident($($argument:expr),* $(,)?)) => {
-        match xdr::Cryptoki::call($library, xdr::Call::$name($($argument),*)) {
+        $crate::remote::ask!($library, $name($($argument),*), xdr::NullPlaces::NONE)
+    };
+    ($library:expr, $name:ident($($argument:expr),* $(,)?), $nulls:expr) => {
+        match xdr::Cryptoki::call_without($library, xdr::Call::$name($($argument),*), $nulls) {
             xdr::Reply::$name(result) => Ok(result),
             reply => Err($crate::remote::refusal(&reply)),
         }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use xdr::{CkRv, Cryptoki, Function};
+use xdr::{CkRv, Cryptoki, Function, NullPlaces};
 
 use crate::actions::{Verdict, WrappingKey};
 use crate::compatibility::Compatibility;
@@ -24,6 +24,8 @@ pub struct Context<'a> {
     pub objects: ObjectReader<'a>,
     /// The function that is called.
     pub function: Function,
+    /// For which results the client has no place.
+    pub nulls: NullPlaces,
     /// The name of the module that the client asked for.
     pub module: &'a [u8],
     /// The rules for that module.

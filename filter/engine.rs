@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use xdr::facts::{Effect, Role};
-use xdr::{Call, CkRv, Cryptoki, Function, Mechanism, Reply};
+use xdr::{Call, CkRv, Cryptoki, Function, Mechanism, NullPlaces, Reply};
 
 use crate::actions::{Verdict, takes_object};
 use crate::checks::Refusal;
@@ -59,9 +59,13 @@ impl<N: Cryptoki> Filter<N> {
 
 impl<N: Cryptoki> Cryptoki for Filter<N> {
     fn call(&self, call: Call<'_>) -> Reply {
+        self.call_without(call, NullPlaces::NONE)
+    }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         match &self.engine {
-            Some(engine) => engine.call(call, &self.next),
-            None => self.next.call(call),
+            Some(engine) => engine.call(call, nulls, &self.next),
+            None => self.next.call_without(call, nulls),
         }
     }
 }
@@ -89,12 +93,13 @@ enum Hold<'a> {
 }
 
 impl Engine {
-    fn call(&self, call: Call<'_>, backend: &dyn Cryptoki) -> Reply {
+    fn call(&self, call: Call<'_>, nulls: NullPlaces, backend: &dyn Cryptoki) -> Reply {
         let key = self.settings.wrapping_format_key.as_ref();
         let context = Context {
             backend,
             objects: ObjectReader::new(backend),
             function: call.function(),
+            nulls,
             module: &self.module,
             rules: &self.rules,
             segregation: &self.segregation,

@@ -123,7 +123,7 @@ impl Searches {
                 }
                 reply
             }
-            call => backend.call(call),
+            call => backend.call_without(call, context.nulls),
         }
     }
 

@@ -324,7 +324,10 @@ impl Answering {
                 let reply = match large_records::refuse_result(&call, record.len(), memory, served)
                 {
                     Some(refusal) => Ok(refusal),
-                    None => catch_unwind(AssertUnwindSafe(|| served.call(call))),
+                    None => {
+                        let execute = || served.call_without(call, incoming.nulls);
+                        catch_unwind(AssertUnwindSafe(execute))
+                    }
                 };
                 let reply = reply
                     .ok()

@@ -14,7 +14,7 @@ use filter::{Filter, Rules, replies};
 use xdr::rpc::{Peer, Version};
 use xdr::{
     Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, HelloResult,
-    LoadResult, Reply, Ulong,
+    LoadResult, NullPlaces, Reply, Ulong,
 };
 
 use crate::config::Processor;
@@ -58,7 +58,7 @@ impl Gateway {
         }
     }
 
-    fn answer(&self, call: Call<'_>) -> Reply {
+    fn answer(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let function = call.function();
         match call {
             Call::C_SetupArch(hello) => Reply::C_SetupArch(self.setup(&hello)),
@@ -73,7 +73,7 @@ impl Gateway {
                 let Some(module) = self.module.get() else {
                     return replies::no_module(function);
                 };
-                let reply = module.call(self.with_callback(call));
+                let reply = module.call_without(self.with_callback(call), nulls);
                 if function == Function::C_Initialize {
                     report_failed_start(reply.rv());
                 }
@@ -203,15 +203,19 @@ impl Served for Gateway {
 
 impl Cryptoki for Gateway {
     fn call(&self, call: Call<'_>) -> Reply {
+        self.call_without(call, NullPlaces::NONE)
+    }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         if !self.trace {
-            return self.answer(call);
+            return self.answer(call, nulls);
         }
         let (name, pid) = (call.function().name(), std::process::id());
         log(
             Severity::Info,
             format_args!("{name} called in process {pid}"),
         );
-        let reply = self.answer(call);
+        let reply = self.answer(call, nulls);
         let rv = original_name(reply.rv());
         log(
             Severity::Info,

@@ -1,4 +1,4 @@
-//! Represents the buffers of a C call: what is passed in, and the room for what comes back.
+//! Represents the buffers of a C call: what is passed in, and the room and places for what comes back.
 //!
 //! `client::abi` makes them of the application's pointers and lengths, `bindings` turns them into arguments of
 //! the module. Both know NULL from empty. No address is in them.
@@ -69,6 +69,24 @@ impl<'a> Wire<'a> for Input<'a> {
             }
         }
     }
+}
+
+/// For which of the single values that a function writes the caller has no place: its pointer is NULL. Such a value is
+/// a handle, a number or a structure; [`Function::places`](crate::Function::places) says how many there are.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NullPlaces {
+    /// The first one, or the only one.
+    pub first: bool,
+    /// The second one: the private key of C_GenerateKeyPair.
+    pub second: bool,
+}
+
+impl NullPlaces {
+    /// The caller has a place for each value.
+    pub const NONE: NullPlaces = NullPlaces {
+        first: false,
+        second: false,
+    };
 }
 
 /// The room for an output: a pointer to a buffer and a pointer to its length in C.

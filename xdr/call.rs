@@ -5,7 +5,7 @@
 //! are generated from these rows here. A layer looks at the calls it cares about and hands on the
 //! rest. There is no other list of the procedures.
 
-use crate::buffers::{Input, Room};
+use crate::buffers::{Input, NullPlaces, Room};
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 use crate::integers::{
     CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
@@ -25,6 +25,13 @@ use crate::wire_types::{
 pub trait Cryptoki: Send + Sync {
     /// Executes the call. A failure of any kind is a CK_RV in the reply.
     fn call(&self, call: Call<'_>) -> Reply;
+
+    /// The same for a caller that has no place for some of the results. The module sees NULL there, if each layer in
+    /// front of it hands that on.
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        let _ = nulls;
+        self.call(call)
+    }
 }
 
 /// The Rust type of an argument: byte strings are parts of the record or of the caller's buffer.
@@ -55,6 +62,12 @@ macro_rules! define_calls {
             /// The name in the standard, such as `C_Sign`.
             pub const fn name(self) -> &'static str {
                 match self { $(Function::$name => stringify!($name)),* }
+            }
+
+            /// How many single values it writes through pointers of their own: handles, numbers and structures, but
+            /// no output with a length and no list.
+            pub fn places(self) -> usize {
+                match self { $(Function::$name => <$reply as CallResult>::PLACES),* }
             }
 
             /// The procedure of this number, if there is one.

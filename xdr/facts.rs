@@ -511,9 +511,9 @@ define_facts! {
     C_VerifySignatureUpdate(session: Session, part: Data) [Update of Verify] like C_VerifyUpdate;
     C_VerifySignatureFinal(session: Session) [End of Verify] like C_VerifyFinal;
     C_GetSessionValidationFlags(session: Session, kind: Plain) like C_GetSessionInfo;
-    C_AsyncComplete(session: Session, function: Name) like C_GetFunctionStatus: Reveals;
-    C_AsyncGetID(session: Session, function: Name) like C_GetFunctionStatus;
-    C_AsyncJoin(session: Session, function: Name, id: Plain, room: Room) like C_GetFunctionStatus;
+    C_AsyncComplete(session: Session, function: Data) like C_GetFunctionStatus: Reveals;
+    C_AsyncGetID(session: Session, function: Data) like C_GetFunctionStatus;
+    C_AsyncJoin(session: Session, function: Data, id: Plain, room: Room) like C_GetFunctionStatus;
     C_WrapKeyAuthenticated(session: Session, mechanism: AuthenticatedMechanism,
         wrapping: Key(WRAPPING_KEY_HANDLE_INVALID), key: Key(OBJECT_HANDLE_INVALID),
         associated: Data, room: Room) [Whole of Wrap] like C_WrapKey;

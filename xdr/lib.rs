@@ -42,7 +42,7 @@ pub mod version3;
 mod wire_types;
 pub mod word_size;
 
-pub use buffers::{Input, Room};
+pub use buffers::{Input, NullPlaces, Room};
 pub use call::{Call, Cryptoki, Function, LONGEST_BYTES, MOST_ELEMENTS, PROGRAM, Reply, VERSION};
 pub use codec::DecodeError;
 pub use integers::{

@@ -8,6 +8,7 @@ mod notifications;
 
 use std::ops::RangeInclusive;
 
+use crate::buffers::NullPlaces;
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
 use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices, Wire};
 use crate::facts::Role;
@@ -131,6 +132,8 @@ pub struct Incoming<'a> {
     pub version: Version,
     /// Whether other calls of the client may come before this one is answered.
     pub overlaps: bool,
+    /// For which results the client has no place.
+    pub nulls: NullPlaces,
     /// The call.
     pub call: Call<'a>,
 }
@@ -233,7 +236,7 @@ fn read_call<'a>(xid: Xid, mut input: Decoder<'a>, peer: &Peer) -> Result<Incomi
     let Called {
         version,
         function,
-        overlaps,
+        flags,
     } = read_called(&mut input, peer)?;
     let call = match version {
         Version::Three => {
@@ -246,7 +249,8 @@ fn read_call<'a>(xid: Xid, mut input: Decoder<'a>, peer: &Peer) -> Result<Incomi
     Ok(Incoming {
         xid,
         version,
-        overlaps,
+        overlaps: flags.overlaps,
+        nulls: flags.nulls,
         call: call.map_err(|_| Rejection::GarbageArguments)?,
     })
 }
@@ -255,7 +259,7 @@ fn read_call<'a>(xid: Xid, mut input: Decoder<'a>, peer: &Peer) -> Result<Incomi
 struct Called {
     version: Version,
     function: Function,
-    overlaps: bool,
+    flags: CallFlags,
 }
 
 /// The checks stand in the order in which the original makes them.
@@ -291,21 +295,54 @@ fn read_called(input: &mut Decoder<'_>, peer: &Peer) -> Result<Called, Rejection
     let function = Function::from_number(procedure).filter(|function| version.has(*function));
     let function = function.ok_or(Rejection::ProcedureUnavailable)?;
     let flags = match version {
-        Version::Three => 0,
-        Version::Four => input.word().map_err(|_| Rejection::GarbageArguments)?,
+        Version::Three => CallFlags::default(),
+        Version::Four => {
+            let word = input.word().map_err(|_| Rejection::GarbageArguments)?;
+            CallFlags::from_word(word, function).ok_or(Rejection::GarbageArguments)?
+        }
     };
-    if flags & !CALL_OVERLAPS != 0 {
-        return Err(Rejection::GarbageArguments);
-    }
     Ok(Called {
         version,
         function,
-        overlaps: flags & CALL_OVERLAPS != 0,
+        flags,
     })
 }
 
-/// The flag of a call of version 4 that says that others may come before it is answered.
+/// What a call of version 4 has in front of its arguments.
+#[derive(Clone, Copy, Default)]
+struct CallFlags {
+    overlaps: bool,
+    nulls: NullPlaces,
+}
+
+/// Others may come before the call is answered.
 const CALL_OVERLAPS: u32 = 1;
+/// The pointer to the only single value that the function writes, or to the first, is NULL.
+const CALL_NULL_PLACE: u32 = 2;
+/// The pointer to the second one is NULL.
+const CALL_NULL_SECOND_PLACE: u32 = 4;
+
+impl CallFlags {
+    /// `None` if a flag is unknown, or is about a place that the function does not have.
+    fn from_word(word: u32, function: Function) -> Option<CallFlags> {
+        let places = [0, CALL_NULL_PLACE, CALL_NULL_PLACE | CALL_NULL_SECOND_PLACE];
+        let known = CALL_OVERLAPS | places.get(function.places())?;
+        (word & !known == 0).then_some(CallFlags {
+            overlaps: word & CALL_OVERLAPS != 0,
+            nulls: NullPlaces {
+                first: word & CALL_NULL_PLACE != 0,
+                second: word & CALL_NULL_SECOND_PLACE != 0,
+            },
+        })
+    }
+
+    fn word(self) -> u32 {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        flag(self.overlaps, CALL_OVERLAPS)
+            | flag(self.nulls.first, CALL_NULL_PLACE)
+            | flag(self.nulls.second, CALL_NULL_SECOND_PLACE)
+    }
+}
 
 /// Message type, RPC version, program, version, procedure, credential and verifier flavour.
 fn read_call_header(input: &mut Decoder<'_>) -> Result<[u32; 7], DecodeError> {
@@ -404,6 +441,11 @@ pub trait Asking {
     /// Which procedure is called.
     fn function(&self) -> Function;
 
+    /// For which results there is no place. Only version 4 tells.
+    fn nulls(&self) -> NullPlaces {
+        NullPlaces::NONE
+    }
+
     /// Appends the arguments.
     fn write_arguments<'b>(&'b self, output: &mut Encoder<'b>);
 
@@ -421,6 +463,28 @@ impl Asking for Call<'_> {
 
     fn write_arguments<'b>(&'b self, output: &mut Encoder<'b>) {
         self.write(output);
+    }
+
+    fn read_result(function: Function, input: Decoder<'_>) -> Result<Reply, DecodeError> {
+        Reply::read(function, input)
+    }
+}
+
+/// A call of version 4 with what its flags tell of the caller's pointers.
+impl Asking for (Call<'_>, NullPlaces) {
+    type Reply = Reply;
+    const VERSION: Version = Version::Four;
+
+    fn function(&self) -> Function {
+        self.0.function()
+    }
+
+    fn nulls(&self) -> NullPlaces {
+        self.1
+    }
+
+    fn write_arguments<'b>(&'b self, output: &mut Encoder<'b>) {
+        self.0.write(output);
     }
 
     fn read_result(function: Function, input: Decoder<'_>) -> Result<Reply, DecodeError> {
@@ -471,7 +535,8 @@ pub fn write_call<'b, C: Asking>(
         output.word(word);
     }
     if C::VERSION == Version::Four {
-        output.word(if overlaps { CALL_OVERLAPS } else { 0 });
+        let nulls = call.nulls();
+        output.word(CallFlags { overlaps, nulls }.word());
     }
     call.write_arguments(&mut output);
     output.finish()
@@ -550,3 +615,6 @@ fn accepted(input: &mut Decoder<'_>) -> Result<(), ReplyError> {
         status => Err(ReplyError::NotExecuted(status)),
     }
 }
+
+#[cfg(test)]
+mod tests;

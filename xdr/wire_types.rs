@@ -163,6 +163,9 @@ impl<'a> Wire<'a> for bool {
 
 /// What a reply carries beside its CK_RV.
 pub(crate) trait CallResult {
+    /// How many single values the C function writes: handles, numbers, structures.
+    const PLACES: usize = 0;
+
     /// The CK_RV of the reply.
     fn rv(&self) -> CkRv;
     /// A reply with this CK_RV and nothing else: numbers 0, byte strings and arrays empty.
@@ -186,8 +189,10 @@ impl CallResult for CkRv {
 }
 
 macro_rules! call_results {
-    ($($name:ident $(($data:ident))?)*) => {$(
+    ($($name:ident $([$places:literal])? $(($data:ident))?)*) => {$(
         impl $crate::wire_types::CallResult for $name {
+            $(const PLACES: usize = $places;)?
+
             fn rv(&self) -> CkRv {
                 self.rv
             }
@@ -209,10 +214,10 @@ macro_rules! call_results {
 pub(crate) use call_results;
 
 call_results! {
-    AsyncResult(data) AttributesResult EncapsulateResult(data) FlagsResult HelloResult InfoResult
-    KeyPairResult KeyResult LoadResult MechanismInfoResult MechanismListResult MechanismOutputResult(data)
-    MechanismResult ObjectListResult ObjectResult OutputResult(data) SessionInfoResult
-    SessionResult SizeResult SlotInfoResult SlotListResult SlotResult TokenInfoResult
+    AsyncResult[1](data) AttributesResult EncapsulateResult[1](data) FlagsResult[1] HelloResult InfoResult[1]
+    KeyPairResult[2] KeyResult[1] LoadResult MechanismInfoResult[1] MechanismListResult MechanismOutputResult(data)
+    MechanismResult ObjectListResult ObjectResult[1] OutputResult(data) SessionInfoResult[1]
+    SessionResult[1] SizeResult[1] SlotInfoResult[1] SlotListResult SlotResult[1] TokenInfoResult[1]
 }
 
 /// Version 0.0: each number travels as a byte string of exactly one byte.

@@ -39,7 +39,7 @@ fn through<T>(mechanism: CK_MECHANISM_TYPE, parameter: T) -> (CMechanism, Vec<Ou
     let (mechanism, places) =
         Mechanism::from_memory(mechanism, address, size, Use::Operation, &Process).unwrap();
     (
-        CMechanism::of(&mechanism, Use::Operation, &[]).unwrap(),
+        CMechanism::new(&mechanism, Use::Operation, &[]).unwrap(),
         places,
     )
 }
@@ -200,7 +200,7 @@ fn null_and_empty_and_lengths_beside_null_reach_the_module_as_they_were() {
         let number = MechanismType(wide(CKM_AES_CBC));
         let (mechanism, _) =
             Mechanism::from_memory(number, address, length, Use::Operation, &Process).unwrap();
-        let mut mechanism = CMechanism::of(&mechanism, Use::Operation, &[]).unwrap();
+        let mut mechanism = CMechanism::new(&mechanism, Use::Operation, &[]).unwrap();
         // SAFETY: `as_ptr` is the address of a CK_MECHANISM that lives.
         let c = unsafe { mechanism.as_ptr().read() };
         (c.pParameter.is_null(), c.ulParameterLen)

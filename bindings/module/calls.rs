@@ -3,9 +3,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use xdr::word_size::{narrow, wide};
-use xdr::{
-    Call, CkRv, Flags, FlagsResult, Function, MechanismOutputResult, MechanismResult, Reply,
-};
+use xdr::{Call, CkRv, Function, MechanismOutputResult, MechanismResult, NullPlaces, Reply};
 
 use super::Functions;
 use super::functions::FIXED_ROOM;
@@ -65,15 +63,54 @@ macro_rules! grown {
 /// The Init of an operation with a key.
 macro_rules! init {
     ($functions:ident.$name:ident($session:ident, $mechanism:ident, $key:ident)) => {
-        match $functions.mechanism(&$mechanism, Function::$name.parameter_use()) {
-            Ok(mut mechanism) => {
-                let rv =
-                    c!($functions.$name(narrow($session.0), mechanism.as_ptr(), narrow($key.0)));
-                let written = mechanism.written(rv);
-                Reply::$name(MechanismResult { rv, written })
-            }
-            Err(rv) => Reply::only(Function::$name, rv),
-        }
+        begin!($functions.$name($session, $mechanism), [narrow($key.0)])
+    };
+}
+
+/// A session and a mechanism, and the C arguments behind them.
+macro_rules! begin {
+    ($functions:ident.$name:ident($session:ident, $mechanism:ident), [$($behind:expr),*]) => {
+        or_refused!($name, $functions.begin(Function::$name, &$mechanism, |mechanism| {
+            c!($functions.$name(narrow($session.0), mechanism $(, $behind)*))
+        }))
+    };
+}
+
+/// A function that makes a key: the C arguments between the mechanism and the template, and those between the
+/// template and the handle.
+macro_rules! make_key {
+    (
+        $functions:ident.$name:ident($session:ident, $mechanism:ident, $template:ident, $nulls:ident),
+        [$($before:expr),*], [$($behind:expr),*]
+    ) => {
+        or_refused!($name, $functions.make_key(
+            Function::$name,
+            &$mechanism,
+            $template,
+            $nulls,
+            |mechanism, (template, count, key)| {
+                c!($functions.$name(
+                    narrow($session.0), mechanism, $($before,)* template, count, $($behind,)* key
+                ))
+            },
+        ))
+    };
+}
+
+/// A function that wraps a key: the C arguments between the mechanism and the output.
+macro_rules! wrap_key {
+    (
+        $functions:ident.$name:ident($session:ident, $mechanism:ident, $room:ident),
+        [$($before:expr),*]
+    ) => {
+        or_refused!($name, $functions.wrap_key(
+            Function::$name,
+            &$mechanism,
+            $room,
+            |mechanism, data, length| {
+                c!($functions.$name(narrow($session.0), mechanism, $($before,)* data, length))
+            },
+        ))
     };
 }
 
@@ -82,9 +119,13 @@ macro_rules! message_init {
     ($functions:ident.$name:ident($session:ident, $mechanism:ident, $key:ident), $direction:ident) => {
         or_refused!(
             $name,
-            $functions.message_init(Direction::$direction, $session, &$mechanism, |mechanism| {
-                c!($functions.$name(narrow($session.0), mechanism, narrow($key.0)))
-            })
+            $functions.message_init(
+                Function::$name,
+                Direction::$direction,
+                $session,
+                &$mechanism,
+                |mechanism| c!($functions.$name(narrow($session.0), mechanism, narrow($key.0)))
+            )
         )
     };
 }
@@ -99,6 +140,7 @@ macro_rules! message {
             Reply::only(Function::$name, CkRv::FUNCTION_NOT_SUPPORTED)
         } else {
             let called = $functions.message(
+                Function::$name,
                 Direction::$direction,
                 $session,
                 &$parameter,
@@ -122,6 +164,7 @@ macro_rules! message_to_bytes {
             Reply::only(Function::$name, CkRv::FUNCTION_NOT_SUPPORTED)
         } else {
             let called = $functions.message(
+                Function::$name,
                 Direction::$direction,
                 $session,
                 &$parameter,
@@ -172,7 +215,7 @@ macro_rules! or_refused {
 
 impl Functions {
     /// Makes the call. The caller has a turn.
-    pub(super) fn call(&self, call: Call<'_>) -> Reply {
+    pub(super) fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let f = self;
         match call {
             // The worker's, not the module's; and those that `Module` makes itself.
@@ -185,17 +228,17 @@ impl Functions {
             }
 
             // General purpose
-            Call::C_GetInfo() => Reply::C_GetInfo(f.info()),
+            Call::C_GetInfo() => Reply::C_GetInfo(f.info(nulls)),
 
             // Slots and tokens
             Call::C_GetSlotList(present, room) => Reply::C_GetSlotList(f.slot_list(present, room)),
-            Call::C_GetSlotInfo(slot) => Reply::C_GetSlotInfo(f.slot_info(slot)),
-            Call::C_GetTokenInfo(slot) => Reply::C_GetTokenInfo(f.token_info(slot)),
+            Call::C_GetSlotInfo(slot) => Reply::C_GetSlotInfo(f.slot_info(slot, nulls)),
+            Call::C_GetTokenInfo(slot) => Reply::C_GetTokenInfo(f.token_info(slot, nulls)),
             Call::C_GetMechanismList(slot, room) => {
                 Reply::C_GetMechanismList(f.mechanism_list(slot, room))
             }
             Call::C_GetMechanismInfo(slot, mechanism) => {
-                Reply::C_GetMechanismInfo(f.mechanism_info(slot, mechanism))
+                Reply::C_GetMechanismInfo(f.mechanism_info(slot, mechanism, nulls))
             }
             Call::C_InitToken(slot, pin, label) => {
                 Reply::C_InitToken(f.init_token(slot, pin, label))
@@ -205,11 +248,13 @@ impl Functions {
 
             // Sessions
             Call::C_OpenSession(slot, flags, notify) => {
-                Reply::C_OpenSession(f.open_session(slot, flags, notify))
+                Reply::C_OpenSession(f.open_session(slot, flags, notify, nulls))
             }
             Call::C_CloseSession(session) => Reply::C_CloseSession(f.close_session(session)),
             Call::C_CloseAllSessions(slot) => Reply::C_CloseAllSessions(f.close_all_sessions(slot)),
-            Call::C_GetSessionInfo(session) => Reply::C_GetSessionInfo(f.session_info(session)),
+            Call::C_GetSessionInfo(session) => {
+                Reply::C_GetSessionInfo(f.session_info(session, nulls))
+            }
             Call::C_GetOperationState(s, room) => {
                 session_to_bytes!(f.C_GetOperationState(s, room))
             }
@@ -245,28 +290,25 @@ impl Functions {
                 Reply::C_SessionCancel(f.session_cancel(session, flags))
             }
             Call::C_GetSessionValidationFlags(session, kind) => {
-                let mut flags = 0;
-                let rv = c!(f.C_GetSessionValidationFlags(
-                    narrow(session.0),
-                    narrow(kind.0),
-                    &raw mut flags
-                ));
-                let flags = Flags(if rv.is_ok() { wide(flags) } else { 0 });
-                Reply::C_GetSessionValidationFlags(FlagsResult { rv, flags })
+                let flags = f.session_validation_flags(session, kind, nulls);
+                Reply::C_GetSessionValidationFlags(flags)
             }
 
             // Objects
             Call::C_CreateObject(session, template) => {
-                or_refused!(C_CreateObject, f.create_object(session, template))
+                or_refused!(C_CreateObject, f.create_object(session, template, nulls))
             }
             Call::C_CopyObject(session, object, template) => {
-                or_refused!(C_CopyObject, f.copy_object(session, object, template))
+                or_refused!(
+                    C_CopyObject,
+                    f.copy_object(session, object, template, nulls)
+                )
             }
             Call::C_DestroyObject(session, object) => {
                 Reply::C_DestroyObject(c!(f.C_DestroyObject(narrow(session.0), narrow(object.0))))
             }
             Call::C_GetObjectSize(session, object) => {
-                Reply::C_GetObjectSize(f.object_size(session, object))
+                Reply::C_GetObjectSize(f.object_size(session, object, nulls))
             }
             Call::C_GetAttributeValue(session, object, query) => {
                 Reply::C_GetAttributeValue(f.attribute_value(session, object, query))
@@ -304,9 +346,7 @@ impl Functions {
             Call::C_DecryptFinal(s, room) => session_to_bytes!(f.C_DecryptFinal(s, room)),
 
             // Digests
-            Call::C_DigestInit(session, mechanism) => {
-                or_refused!(C_DigestInit, f.digest_init(session, mechanism))
-            }
+            Call::C_DigestInit(s, mechanism) => begin!(f.C_DigestInit(s, mechanism), []),
             Call::C_Digest(s, data, room) => {
                 session_bytes_to_bytes!(f.C_Digest(s, data, room), FIXED_ROOM)
             }
@@ -349,10 +389,13 @@ impl Functions {
             Call::C_VerifyRecover(s, signature, room) => {
                 session_bytes_to_bytes!(f.C_VerifyRecover(s, signature, room), grown!(signature))
             }
-            Call::C_VerifySignatureInit(session, mechanism, key, signature) => or_refused!(
-                C_VerifySignatureInit,
-                f.verify_signature_init(session, mechanism, key, signature)
-            ),
+            Call::C_VerifySignatureInit(s, mechanism, key, signature) => {
+                let (signature, length) = input(signature);
+                begin!(
+                    f.C_VerifySignatureInit(s, mechanism),
+                    [narrow(key.0), signature, length]
+                )
+            }
             Call::C_VerifySignature(s, data) => session_bytes!(f.C_VerifySignature(s, data)),
             Call::C_VerifySignatureUpdate(s, part) => {
                 session_bytes!(f.C_VerifySignatureUpdate(s, part))
@@ -495,70 +538,73 @@ impl Functions {
             Call::C_MessageVerifyFinal(s) => message_final!(f.C_MessageVerifyFinal(s), Verify),
 
             // Keys
-            Call::C_GenerateKey(session, mechanism, template) => {
-                or_refused!(C_GenerateKey, f.generate_key(session, mechanism, template))
+            Call::C_GenerateKey(s, mechanism, template) => {
+                make_key!(f.C_GenerateKey(s, mechanism, template, nulls), [], [])
             }
             Call::C_GenerateKeyPair(session, mechanism, public, private) => {
                 or_refused!(
                     C_GenerateKeyPair,
-                    f.generate_key_pair(session, mechanism, public, private)
+                    f.generate_key_pair(session, &mechanism, public, private, nulls)
                 )
             }
-            Call::C_WrapKey(session, mechanism, wrapping, key, room) => {
-                or_refused!(
-                    C_WrapKey,
-                    f.wrap_key(session, mechanism, wrapping, key, room)
+            Call::C_WrapKey(s, mechanism, wrapping, key, room) => {
+                wrap_key!(
+                    f.C_WrapKey(s, mechanism, room),
+                    [narrow(wrapping.0), narrow(key.0)]
                 )
             }
-            Call::C_UnwrapKey(session, mechanism, key, wrapped, template) => {
-                or_refused!(
-                    C_UnwrapKey,
-                    f.unwrap_key(session, mechanism, key, wrapped, template)
+            Call::C_WrapKeyAuthenticated(s, mechanism, wrapping, key, associated, room) => {
+                let (associated, length) = input(associated);
+                wrap_key!(
+                    f.C_WrapKeyAuthenticated(s, mechanism, room),
+                    [narrow(wrapping.0), narrow(key.0), associated, length]
                 )
             }
-            Call::C_DeriveKey(session, mechanism, key, template) => {
-                or_refused!(C_DeriveKey, f.derive_key(session, mechanism, key, template))
+            Call::C_UnwrapKey(s, mechanism, key, wrapped, template) => {
+                let (wrapped, length) = input(wrapped);
+                make_key!(
+                    f.C_UnwrapKey(s, mechanism, template, nulls),
+                    [narrow(key.0), wrapped, length],
+                    []
+                )
+            }
+            Call::C_UnwrapKeyAuthenticated(s, mechanism, key, wrapped, template, associated) => {
+                let (wrapped, wrapped_length) = input(wrapped);
+                let (associated, length) = input(associated);
+                make_key!(
+                    f.C_UnwrapKeyAuthenticated(s, mechanism, template, nulls),
+                    [narrow(key.0), wrapped, wrapped_length],
+                    [associated, length]
+                )
+            }
+            Call::C_DeriveKey(s, mechanism, key, template) => {
+                make_key!(
+                    f.C_DeriveKey(s, mechanism, template, nulls),
+                    [narrow(key.0)],
+                    []
+                )
             }
             Call::C_EncapsulateKey(session, mechanism, key, template, room) => {
                 or_refused!(
                     C_EncapsulateKey,
-                    f.encapsulate_key(session, mechanism, key, template, room)
+                    f.encapsulate_key(session, &mechanism, key, template, room, nulls)
                 )
             }
-            Call::C_DecapsulateKey(session, mechanism, key, template, ciphertext) => {
-                or_refused!(
-                    C_DecapsulateKey,
-                    f.decapsulate_key(session, mechanism, key, template, ciphertext)
-                )
-            }
-            Call::C_WrapKeyAuthenticated(session, mechanism, wrapping, key, associated, room) => {
-                or_refused!(
-                    C_WrapKeyAuthenticated,
-                    f.wrap_key_authenticated(session, mechanism, wrapping, key, associated, room)
-                )
-            }
-            Call::C_UnwrapKeyAuthenticated(
-                session,
-                mechanism,
-                key,
-                wrapped,
-                template,
-                associated,
-            ) => {
-                or_refused!(
-                    C_UnwrapKeyAuthenticated,
-                    f.unwrap_key_authenticated(
-                        session, mechanism, key, wrapped, template, associated
-                    )
+            Call::C_DecapsulateKey(s, mechanism, key, template, ciphertext) => {
+                let (ciphertext, length) = input(ciphertext);
+                make_key!(
+                    f.C_DecapsulateKey(s, mechanism, template, nulls),
+                    [narrow(key.0)],
+                    [ciphertext, length]
                 )
             }
 
             // Asynchronous sessions, which no client has
             Call::C_AsyncComplete(session, function) => {
-                or_refused!(C_AsyncComplete, f.async_complete(session, function))
+                or_refused!(C_AsyncComplete, f.async_complete(session, function, nulls))
             }
             Call::C_AsyncGetID(session, function) => {
-                or_refused!(C_AsyncGetID, f.async_id(session, function))
+                or_refused!(C_AsyncGetID, f.async_id(session, function, nulls))
             }
             Call::C_AsyncJoin(session, function, id, _) => {
                 or_refused!(C_AsyncJoin, f.async_join(session, function, id))

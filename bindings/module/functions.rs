@@ -10,15 +10,15 @@ use cryptoki_sys::*;
 use xdr::codec::wipe;
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    AsyncResult, AttributesResult, CkRv, Flags, Info, InfoResult, Input, MechanismInfo,
-    MechanismInfoResult, MechanismListResult, MechanismType, ObjectHandle, ObjectListResult,
-    ObjectResult, OutputResult, QueryPointer, Room, SessionHandle, SessionInfo, SessionInfoResult,
-    SessionResult, SizeResult, SlotId, SlotInfo, SlotInfoResult, SlotListResult, State,
-    TemplatePointer, TokenInfo, TokenInfoResult, Ulong, UserType, Version,
+    AsyncResult, AttributesResult, CkRv, Flags, FlagsResult, Info, InfoResult, Input,
+    MechanismInfo, MechanismInfoResult, MechanismListResult, MechanismType, NullPlaces,
+    ObjectHandle, ObjectListResult, ObjectResult, OutputResult, QueryPointer, Room, SessionHandle,
+    SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotId, SlotInfo, SlotInfoResult,
+    SlotListResult, State, TemplatePointer, TokenInfo, TokenInfoResult, Ulong, UserType, Version,
 };
 
 use super::{Functions, notify};
-use crate::arguments::{Handle, input};
+use crate::arguments::{Handle, Place, input};
 use crate::outputs::{LONGEST_RANDOM, list, objects};
 use crate::templates::{CTemplate, attribute_values};
 
@@ -27,9 +27,10 @@ use crate::templates::{CTemplate, attribute_values};
 pub(super) const FIXED_ROOM: usize = 16384;
 
 impl Functions {
-    pub(super) fn info(&self) -> InfoResult {
-        let mut info = CK_INFO::default();
-        let rv = c!(self.C_GetInfo(&raw mut info));
+    pub(super) fn info(&self, nulls: NullPlaces) -> InfoResult {
+        let mut info = Place::new(CK_INFO::default(), nulls.first);
+        let rv = c!(self.C_GetInfo(info.as_ptr()));
+        let info = info.value;
         InfoResult {
             rv,
             info: Info {
@@ -61,16 +62,18 @@ impl Functions {
         }
     }
 
-    pub(super) fn slot_info(&self, slot: SlotId) -> SlotInfoResult {
+    pub(super) fn slot_info(&self, slot: SlotId, nulls: NullPlaces) -> SlotInfoResult {
         // No Default: an array of 64 has none.
-        let mut info = CK_SLOT_INFO {
+        let info = CK_SLOT_INFO {
             slotDescription: [0; 64],
             manufacturerID: [0; 32],
             flags: 0,
             hardwareVersion: CK_VERSION::default(),
             firmwareVersion: CK_VERSION::default(),
         };
-        let rv = c!(self.C_GetSlotInfo(narrow(slot.0), &raw mut info));
+        let mut info = Place::new(info, nulls.first);
+        let rv = c!(self.C_GetSlotInfo(narrow(slot.0), info.as_ptr()));
+        let info = info.value;
         SlotInfoResult {
             rv,
             info: SlotInfo {
@@ -83,9 +86,10 @@ impl Functions {
         }
     }
 
-    pub(super) fn token_info(&self, slot: SlotId) -> TokenInfoResult {
-        let mut info = CK_TOKEN_INFO::default();
-        let rv = c!(self.C_GetTokenInfo(narrow(slot.0), &raw mut info));
+    pub(super) fn token_info(&self, slot: SlotId, nulls: NullPlaces) -> TokenInfoResult {
+        let mut info = Place::new(CK_TOKEN_INFO::default(), nulls.first);
+        let rv = c!(self.C_GetTokenInfo(narrow(slot.0), info.as_ptr()));
+        let info = info.value;
         TokenInfoResult {
             rv,
             info: TokenInfo {
@@ -126,9 +130,11 @@ impl Functions {
         &self,
         slot: SlotId,
         mechanism: MechanismType,
+        nulls: NullPlaces,
     ) -> MechanismInfoResult {
-        let mut info = CK_MECHANISM_INFO::default();
-        let rv = c!(self.C_GetMechanismInfo(narrow(slot.0), narrow(mechanism.0), &raw mut info));
+        let mut info = Place::new(CK_MECHANISM_INFO::default(), nulls.first);
+        let rv = c!(self.C_GetMechanismInfo(narrow(slot.0), narrow(mechanism.0), info.as_ptr()));
+        let info = info.value;
         MechanismInfoResult {
             rv,
             info: MechanismInfo {
@@ -192,7 +198,7 @@ impl Functions {
     }
 
     pub(super) fn session_has_protected_path(&self, session: SessionHandle) -> Option<bool> {
-        let result = self.session_info(session);
+        let result = self.session_info(session, NullPlaces::NONE);
         result
             .rv
             .is_ok()
@@ -201,7 +207,7 @@ impl Functions {
     }
 
     pub(super) fn has_protected_path(&self, slot: SlotId) -> Option<bool> {
-        let TokenInfoResult { rv, info } = self.token_info(slot);
+        let TokenInfoResult { rv, info } = self.token_info(slot, NullPlaces::NONE);
         let flag = narrow(info.flags.0) & CKF_PROTECTED_AUTHENTICATION_PATH;
         rv.is_ok().then_some(flag != 0)
     }
@@ -224,7 +230,13 @@ impl Functions {
     /// The application's pointer and callback exist only in its own process; `notify` says whether there is a
     /// callback. No session is asynchronous, because a module writes to the buffers of such a session
     /// after the call. A module older than 3.2 does not know the flag.
-    pub(super) fn open_session(&self, slot: SlotId, flags: Flags, notify: bool) -> SessionResult {
+    pub(super) fn open_session(
+        &self,
+        slot: SlotId,
+        flags: Flags,
+        notify: bool,
+        nulls: NullPlaces,
+    ) -> SessionResult {
         let version = self.list.version;
         let knows_async = (version.major, version.minor) >= (3, 2);
         if knows_async && narrow(flags.0) & CKF_ASYNC_SESSION != 0 {
@@ -234,16 +246,16 @@ impl Functions {
             };
         }
         let (application, callback) = notify::callback(notify);
-        let mut session = CK_INVALID_HANDLE;
+        let mut session = Place::new(CK_INVALID_HANDLE, nulls.first);
         let rv = c!(self.C_OpenSession(
             narrow(slot.0),
             narrow(flags.0),
             application,
             callback,
-            &raw mut session
+            session.as_ptr()
         ));
-        let session = SessionHandle(if_ok(rv, session));
-        if rv.is_ok() {
+        let session = SessionHandle(if_ok(rv, session.value));
+        if rv.is_ok() && !nulls.first {
             self.sessions.opened(session, slot);
         }
         SessionResult { rv, session }
@@ -267,9 +279,14 @@ impl Functions {
         rv
     }
 
-    pub(super) fn session_info(&self, session: SessionHandle) -> SessionInfoResult {
-        let mut info = CK_SESSION_INFO::default();
-        let rv = c!(self.C_GetSessionInfo(narrow(session.0), &raw mut info));
+    pub(super) fn session_info(
+        &self,
+        session: SessionHandle,
+        nulls: NullPlaces,
+    ) -> SessionInfoResult {
+        let mut info = Place::new(CK_SESSION_INFO::default(), nulls.first);
+        let rv = c!(self.C_GetSessionInfo(narrow(session.0), info.as_ptr()));
+        let info = info.value;
         if !rv.is_ok() {
             let info = SessionInfo {
                 slot_id: SlotId::NONE,
@@ -292,16 +309,17 @@ impl Functions {
         &self,
         session: SessionHandle,
         mut template: TemplatePointer,
+        nulls: NullPlaces,
     ) -> Result<ObjectResult, CkRv> {
         let mut template = CTemplate::new(&mut template)?;
-        let mut object = Handle::new();
+        let mut object = Handle::new(nulls.first);
         let rv = c!(self.C_CreateObject(
             narrow(session.0),
             template.as_ptr(),
             template.count(),
             object.as_ptr()
         ));
-        let object = object.written(rv);
+        let object = object.written();
         Ok(ObjectResult { rv, object })
     }
 
@@ -310,9 +328,10 @@ impl Functions {
         session: SessionHandle,
         object: ObjectHandle,
         mut template: TemplatePointer,
+        nulls: NullPlaces,
     ) -> Result<ObjectResult, CkRv> {
         let mut template = CTemplate::new(&mut template)?;
-        let mut copy = Handle::new();
+        let mut copy = Handle::new(nulls.first);
         let rv = c!(self.C_CopyObject(
             narrow(session.0),
             narrow(object.0),
@@ -320,16 +339,36 @@ impl Functions {
             template.count(),
             copy.as_ptr()
         ));
-        let object = copy.written(rv);
+        let object = copy.written();
         Ok(ObjectResult { rv, object })
     }
 
-    pub(super) fn object_size(&self, session: SessionHandle, object: ObjectHandle) -> SizeResult {
-        let mut size = 0;
-        let rv = c!(self.C_GetObjectSize(narrow(session.0), narrow(object.0), &raw mut size));
+    pub(super) fn object_size(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        nulls: NullPlaces,
+    ) -> SizeResult {
+        let mut size = Place::new(0, nulls.first);
+        let rv = c!(self.C_GetObjectSize(narrow(session.0), narrow(object.0), size.as_ptr()));
         SizeResult {
             rv,
-            size: Ulong(if_ok(rv, size)),
+            size: Ulong(if_ok(rv, size.value)),
+        }
+    }
+
+    pub(super) fn session_validation_flags(
+        &self,
+        session: SessionHandle,
+        kind: Ulong,
+        nulls: NullPlaces,
+    ) -> FlagsResult {
+        let mut flags = Place::new(0, nulls.first);
+        let (session, kind) = (narrow(session.0), narrow(kind.0));
+        let rv = c!(self.C_GetSessionValidationFlags(session, kind, flags.as_ptr()));
+        FlagsResult {
+            rv,
+            flags: Flags(if_ok(rv, flags.value)),
         }
     }
 
@@ -389,15 +428,13 @@ impl Functions {
     pub(super) fn async_complete(
         &self,
         session: SessionHandle,
-        function: &[u8],
+        function: Input<'_>,
+        nulls: NullPlaces,
     ) -> Result<AsyncResult, CkRv> {
         let function = text(function)?;
-        let mut data = CK_ASYNC_DATA::default();
-        let rv = c!(self.C_AsyncComplete(
-            narrow(session.0),
-            function.as_ptr().cast_mut().cast(),
-            &raw mut data
-        ));
+        let mut data = Place::new(CK_ASYNC_DATA::default(), nulls.first);
+        let rv = c!(self.C_AsyncComplete(narrow(session.0), address(&function), data.as_ptr()));
+        let data = data.value;
         if rv.is_ok() && !data.pValue.is_null() {
             log::error!("C_AsyncComplete returned a buffer of the module: refused");
             return Err(CkRv::GENERAL_ERROR);
@@ -414,16 +451,13 @@ impl Functions {
     pub(super) fn async_id(
         &self,
         session: SessionHandle,
-        function: &[u8],
+        function: Input<'_>,
+        nulls: NullPlaces,
     ) -> Result<SizeResult, CkRv> {
         let function = text(function)?;
-        let mut id = 0;
-        let rv = c!(self.C_AsyncGetID(
-            narrow(session.0),
-            function.as_ptr().cast_mut().cast(),
-            &raw mut id
-        ));
-        let size = Ulong(if_ok(rv, id));
+        let mut id = Place::new(0, nulls.first);
+        let rv = c!(self.C_AsyncGetID(narrow(session.0), address(&function), id.as_ptr()));
+        let size = Ulong(if_ok(rv, id.value));
         Ok(SizeResult { rv, size })
     }
 
@@ -431,13 +465,13 @@ impl Functions {
     pub(super) fn async_join(
         &self,
         session: SessionHandle,
-        function: &[u8],
+        function: Input<'_>,
         id: Ulong,
     ) -> Result<CkRv, CkRv> {
         let function = text(function)?;
         Ok(c!(self.C_AsyncJoin(
             narrow(session.0),
-            function.as_ptr().cast_mut().cast(),
+            address(&function),
             narrow(id.0),
             null_mut(),
             0
@@ -482,9 +516,20 @@ fn version(version: CK_VERSION) -> Version {
     Version::new(version.major, version.minor)
 }
 
-/// A string of C. No name of a function has a zero byte in it.
-fn text(bytes: &[u8]) -> Result<CString, CkRv> {
-    CString::new(bytes).map_err(|_| CkRv::ARGUMENTS_BAD)
+/// The name of a function as a string of C, or NULL. No name has a zero byte in it.
+fn text(name: Input<'_>) -> Result<Option<CString>, CkRv> {
+    match name {
+        Input::Null { .. } => Ok(None),
+        Input::NullOrEmpty | Input::Bytes(_) => {
+            let text = CString::new(name.bytes()).map_err(|_| CkRv::ARGUMENTS_BAD)?;
+            Ok(Some(text))
+        }
+    }
+}
+
+fn address(text: &Option<CString>) -> *mut CK_UTF8CHAR {
+    let text = text.as_ref();
+    text.map_or(null_mut(), |text| text.as_ptr().cast_mut().cast())
 }
 
 /// A handle or a size; 0 if the call failed.

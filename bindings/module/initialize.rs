@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};
-use xdr::{CkRv, Flags, SlotId, SlotResult};
+use xdr::{CkRv, Flags, NullPlaces, SlotId, SlotResult};
 
 use super::turns::Threads;
 use super::{Functions, Module};
+use crate::arguments::Place;
 
 /// How often a module that takes one call at a time is asked for slot events while other calls may come.
 const EVENT_PERIOD: Duration = Duration::from_millis(100);
@@ -46,11 +47,11 @@ impl Functions {
         c!(self.C_Initialize((&raw mut arguments).cast()))
     }
 
-    pub(super) fn wait_for_slot_event(&self, flags: Flags) -> SlotResult {
-        let mut slot = narrow(SlotId::NONE.0);
-        let rv = c!(self.C_WaitForSlotEvent(narrow(flags.0), &raw mut slot, null_mut()));
+    pub(super) fn wait_for_slot_event(&self, flags: Flags, nulls: NullPlaces) -> SlotResult {
+        let mut slot = Place::new(narrow(SlotId::NONE.0), nulls.first);
+        let rv = c!(self.C_WaitForSlotEvent(narrow(flags.0), slot.as_ptr(), null_mut()));
         let slot_id = if rv.is_ok() {
-            SlotId(wide(slot))
+            SlotId(wide(slot.value))
         } else {
             SlotId::NONE
         };
@@ -105,24 +106,24 @@ impl Module {
     /// - A module that takes one call at a time is asked again and again, if the application has threads. Its
     ///   answer CKR_FUNCTION_NOT_SUPPORTED, like any other, ends that.
     /// - The only thread of an application waits in the module.
-    pub(super) fn slot_event(&self, flags: Flags) -> SlotResult {
+    pub(super) fn slot_event(&self, flags: Flags, nulls: NullPlaces) -> SlotResult {
         if narrow(flags.0) & CKF_DONT_BLOCK == 0 {
             match self.turns.threads() {
-                Threads::Parallel => return self.functions.wait_for_slot_event(flags),
-                Threads::Queued => return self.poll_for_slot_event(flags),
+                Threads::Parallel => return self.functions.wait_for_slot_event(flags, nulls),
+                Threads::Queued => return self.poll_for_slot_event(flags, nulls),
                 Threads::None => {}
             }
         }
         let _turn = self.turns.turn();
-        self.functions.wait_for_slot_event(flags)
+        self.functions.wait_for_slot_event(flags, nulls)
     }
 
-    fn poll_for_slot_event(&self, flags: Flags) -> SlotResult {
+    fn poll_for_slot_event(&self, flags: Flags, nulls: NullPlaces) -> SlotResult {
         let before = self.turns.finalizations();
         loop {
             let turn = self.turns.turn();
             let flags = Flags(flags.0 | wide(CKF_DONT_BLOCK));
-            let event = self.functions.wait_for_slot_event(flags);
+            let event = self.functions.wait_for_slot_event(flags, nulls);
             drop(turn);
             if event.rv != CkRv::NO_EVENT {
                 return event;

@@ -1,90 +1,102 @@
-//! Makes the C calls with a mechanism that make, wrap or name keys.
+//! Builds the arguments of C calls with a mechanism, and what such calls hand back: keys, wrapped keys, and what the
+//! mechanism's parameter became.
 //!
-//! The CK_RV is the module's, unless an argument must not reach the module: that is the error.
+//! `calls` makes the C call. The CK_RV is the module's, unless an argument must not reach the module: that is the
+//! error.
 
+use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    CkRv, EncapsulateResult, Function, Input, KeyPairResult, KeyResult, MechanismOutputResult,
-    MechanismPointer, MechanismResult, ObjectHandle, OutputResult, Room, SessionHandle,
-    TemplatePointer, Use,
+    CkRv, EncapsulateResult, Function, KeyPairResult, KeyResult, Mechanism, MechanismOutputResult,
+    MechanismPointer, MechanismResult, NullPlaces, ObjectHandle, OutputResult, Room, SessionHandle,
+    TemplatePointer,
 };
 
 use super::Functions;
 use super::functions::FIXED_ROOM;
-use crate::arguments::{CMechanism, Handle, input};
+use crate::arguments::{CMechanism, Handle};
 use crate::outputs::output;
 use crate::templates::CTemplate;
 
+/// Where the template of a new key begins, how many attributes it has, and where its handle is written.
+pub(super) type NewKey = (*mut CK_ATTRIBUTE, CK_ULONG, *mut CK_OBJECT_HANDLE);
+
 impl Functions {
+    /// A mechanism that may be NULL, for a call of `function`.
     pub(super) fn mechanism(
         &self,
         mechanism: &MechanismPointer,
-        usage: Use,
+        function: Function,
     ) -> Result<CMechanism, CkRv> {
-        CMechanism::new(mechanism, usage, &self.flat_mechanisms)
+        match mechanism {
+            Some(mechanism) => self.mechanism_of(mechanism, function),
+            None => Ok(CMechanism::null()),
+        }
     }
 
-    pub(super) fn digest_init(
+    /// A mechanism for a call of `function`. Logs why it is refused; the parameter is not logged.
+    pub(super) fn mechanism_of(
         &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
+        mechanism: &Mechanism,
+        function: Function,
+    ) -> Result<CMechanism, CkRv> {
+        let usage = function.parameter_use();
+        CMechanism::new(mechanism, usage, &self.flat_mechanisms).inspect_err(|rv| {
+            log::error!(
+                "{}: refused with {rv}: the parameter must not reach the module: {mechanism:?}",
+                function.name()
+            );
+        })
+    }
+
+    /// A call whose only result is what became of its mechanism's parameter.
+    pub(super) fn begin(
+        &self,
+        function: Function,
+        mechanism: &MechanismPointer,
+        call: impl FnOnce(*mut CK_MECHANISM) -> CkRv,
     ) -> Result<MechanismResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let rv = c!(self.C_DigestInit(narrow(session.0), mechanism.as_ptr()));
+        let mut mechanism = self.mechanism(mechanism, function)?;
+        let rv = call(mechanism.as_ptr());
         let written = mechanism.written(rv);
         Ok(MechanismResult { rv, written })
     }
 
-    pub(super) fn verify_signature_init(
+    /// A call that makes a key by a mechanism and a template.
+    pub(super) fn make_key(
         &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        key: ObjectHandle,
-        signature: Input<'_>,
-    ) -> Result<MechanismResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let (signature, length) = input(signature);
-        let rv = c!(self.C_VerifySignatureInit(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(key.0),
-            signature,
-            length
-        ));
-        let written = mechanism.written(rv);
-        Ok(MechanismResult { rv, written })
-    }
-
-    pub(super) fn generate_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
+        function: Function,
+        mechanism: &MechanismPointer,
         mut template: TemplatePointer,
+        nulls: NullPlaces,
+        call: impl FnOnce(*mut CK_MECHANISM, NewKey) -> CkRv,
     ) -> Result<KeyResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let mut mechanism = self.mechanism(mechanism, function)?;
         let mut template = CTemplate::new(&mut template)?;
-        let mut key = Handle::new();
-        let rv = c!(self.C_GenerateKey(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            template.as_ptr(),
-            template.count(),
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
+        let mut key = Handle::new(nulls.first);
+        let new = (template.as_ptr(), template.count(), key.as_ptr());
+        let rv = call(mechanism.as_ptr(), new);
+        Ok(KeyResult {
+            rv,
+            object: key.written(),
+            written: mechanism.written(rv),
+        })
     }
 
+    /// C_GenerateKeyPair.
     pub(super) fn generate_key_pair(
         &self,
         session: SessionHandle,
-        mechanism: MechanismPointer,
+        mechanism: &MechanismPointer,
         mut public: TemplatePointer,
         mut private: TemplatePointer,
+        nulls: NullPlaces,
     ) -> Result<KeyPairResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let mut mechanism = self.mechanism(mechanism, Function::C_GenerateKeyPair)?;
         let mut public = CTemplate::new(&mut public)?;
         let mut private = CTemplate::new(&mut private)?;
-        let (mut public_key, mut private_key) = (Handle::new(), Handle::new());
+        let mut public_key = Handle::new(nulls.first);
+        let mut private_key = Handle::new(nulls.second);
         let rv = c!(self.C_GenerateKeyPair(
             narrow(session.0),
             mechanism.as_ptr(),
@@ -97,153 +109,49 @@ impl Functions {
         ));
         Ok(KeyPairResult {
             rv,
-            public_key: public_key.written(rv),
-            private_key: private_key.written(rv),
+            public_key: public_key.written(),
+            private_key: private_key.written(),
             written: mechanism.written(rv),
         })
     }
 
+    /// A call that wraps a key: `call` gets the C arguments for the mechanism, the output and its length.
     pub(super) fn wrap_key(
         &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        wrapping: ObjectHandle,
-        key: ObjectHandle,
+        function: Function,
+        mechanism: &MechanismPointer,
         room: Room,
+        mut call: impl FnMut(*mut CK_MECHANISM, *mut CK_BYTE, *mut CK_ULONG) -> CkRv,
     ) -> Result<MechanismOutputResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let output = output(Function::C_WrapKey, room, FIXED_ROOM, |data, length| {
-            c!(self.C_WrapKey(
-                narrow(session.0),
-                mechanism.as_ptr(),
-                narrow(wrapping.0),
-                narrow(key.0),
-                data,
-                length
-            ))
-        });
-        Ok(mechanism_output_result(output, &mechanism))
-    }
-
-    pub(super) fn wrap_key_authenticated(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        wrapping: ObjectHandle,
-        key: ObjectHandle,
-        associated: Input<'_>,
-        room: Room,
-    ) -> Result<MechanismOutputResult, CkRv> {
-        let function = Function::C_WrapKeyAuthenticated;
-        let mut mechanism = self.mechanism(&mechanism, function.parameter_use())?;
-        let (associated, associated_length) = input(associated);
-        let output = output(function, room, FIXED_ROOM, |data, length| {
-            c!(self.C_WrapKeyAuthenticated(
-                narrow(session.0),
-                mechanism.as_ptr(),
-                narrow(wrapping.0),
-                narrow(key.0),
-                associated,
-                associated_length,
-                data,
-                length
-            ))
-        });
-        Ok(mechanism_output_result(output, &mechanism))
-    }
-
-    pub(super) fn unwrap_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        unwrapping: ObjectHandle,
-        wrapped: Input<'_>,
-        mut template: TemplatePointer,
-    ) -> Result<KeyResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let (wrapped, length) = input(wrapped);
-        let mut key = Handle::new();
-        let rv = c!(self.C_UnwrapKey(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(unwrapping.0),
-            wrapped,
+        let mut mechanism = self.mechanism(mechanism, function)?;
+        let OutputResult { rv, length, data } =
+            output(function, room, FIXED_ROOM, |data, length| {
+                call(mechanism.as_ptr(), data, length)
+            });
+        Ok(MechanismOutputResult {
+            rv,
             length,
-            template.as_ptr(),
-            template.count(),
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
+            data,
+            written: mechanism.written(rv),
+        })
     }
 
-    pub(super) fn unwrap_key_authenticated(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        unwrapping: ObjectHandle,
-        wrapped: Input<'_>,
-        mut template: TemplatePointer,
-        associated: Input<'_>,
-    ) -> Result<KeyResult, CkRv> {
-        let usage = Function::C_UnwrapKeyAuthenticated.parameter_use();
-        let mut mechanism = self.mechanism(&mechanism, usage)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let (wrapped, length) = input(wrapped);
-        let (associated, associated_length) = input(associated);
-        let mut key = Handle::new();
-        let rv = c!(self.C_UnwrapKeyAuthenticated(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(unwrapping.0),
-            wrapped,
-            length,
-            template.as_ptr(),
-            template.count(),
-            associated,
-            associated_length,
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
-    }
-
-    pub(super) fn derive_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        base: ObjectHandle,
-        mut template: TemplatePointer,
-    ) -> Result<KeyResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let mut key = Handle::new();
-        let rv = c!(self.C_DeriveKey(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(base.0),
-            template.as_ptr(),
-            template.count(),
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
-    }
-
+    /// C_EncapsulateKey.
     pub(super) fn encapsulate_key(
         &self,
         session: SessionHandle,
-        mechanism: MechanismPointer,
+        mechanism: &MechanismPointer,
         public_key: ObjectHandle,
         mut template: TemplatePointer,
         room: Room,
+        nulls: NullPlaces,
     ) -> Result<EncapsulateResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
+        let function = Function::C_EncapsulateKey;
+        let mut mechanism = self.mechanism(mechanism, function)?;
         let mut template = CTemplate::new(&mut template)?;
-        let mut key = Handle::new();
-        let output = output(
-            Function::C_EncapsulateKey,
-            room,
-            FIXED_ROOM,
-            |data, length| {
+        let mut key = Handle::new(nulls.first);
+        let OutputResult { rv, length, data } =
+            output(function, room, FIXED_ROOM, |data, length| {
                 c!(self.C_EncapsulateKey(
                     narrow(session.0),
                     mechanism.as_ptr(),
@@ -254,56 +162,13 @@ impl Functions {
                     length,
                     key.as_ptr()
                 ))
-            },
-        );
+            });
         Ok(EncapsulateResult {
-            rv: output.rv,
-            length: output.length,
-            data: output.data,
-            object: key.written(output.rv),
-            written: mechanism.written(output.rv),
-        })
-    }
-
-    pub(super) fn decapsulate_key(
-        &self,
-        session: SessionHandle,
-        mechanism: MechanismPointer,
-        private_key: ObjectHandle,
-        mut template: TemplatePointer,
-        ciphertext: Input<'_>,
-    ) -> Result<KeyResult, CkRv> {
-        let mut mechanism = self.mechanism(&mechanism, Use::Operation)?;
-        let mut template = CTemplate::new(&mut template)?;
-        let (ciphertext, length) = input(ciphertext);
-        let mut key = Handle::new();
-        let rv = c!(self.C_DecapsulateKey(
-            narrow(session.0),
-            mechanism.as_ptr(),
-            narrow(private_key.0),
-            template.as_ptr(),
-            template.count(),
-            ciphertext,
+            rv,
             length,
-            key.as_ptr()
-        ));
-        Ok(key_result(rv, &key, &mechanism))
-    }
-}
-
-fn key_result(rv: CkRv, key: &Handle, mechanism: &CMechanism) -> KeyResult {
-    KeyResult {
-        rv,
-        object: key.written(rv),
-        written: mechanism.written(rv),
-    }
-}
-
-fn mechanism_output_result(output: OutputResult, mechanism: &CMechanism) -> MechanismOutputResult {
-    MechanismOutputResult {
-        rv: output.rv,
-        length: output.length,
-        data: output.data,
-        written: mechanism.written(output.rv),
+            data,
+            object: key.written(),
+            written: mechanism.written(rv),
+        })
     }
 }

@@ -13,12 +13,11 @@ use std::sync::{
 use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    CkRv, Flags, Mechanism, MechanismPointer, MechanismResult, MechanismType, SessionHandle,
-    SlotId, Use, Written,
+    CkRv, Flags, Function, Mechanism, MechanismPointer, MechanismResult, MechanismType, NullPlaces,
+    SessionHandle, SlotId, Written,
 };
 
 use super::Functions;
-use crate::arguments::CMechanism;
 
 /// What the messages of an operation are for.
 #[derive(Clone, Copy)]
@@ -140,12 +139,13 @@ impl Functions {
     /// The Init of an operation on messages: `call` makes the C call with the mechanism.
     pub(super) fn message_init(
         &self,
+        function: Function,
         direction: Direction,
         session: SessionHandle,
         mechanism: &MechanismPointer,
         call: impl FnOnce(*mut CK_MECHANISM) -> CkRv,
     ) -> Result<MechanismResult, CkRv> {
-        let mut c = self.mechanism(mechanism, Use::Message)?;
+        let mut c = self.mechanism(mechanism, function)?;
         let known = self.sessions.get(session);
         let mut operations = known.as_ref().map(|session| session.write());
         let rv = call(c.as_ptr());
@@ -161,6 +161,7 @@ impl Functions {
     /// a parameter of another mechanism than the operation has.
     pub(super) fn message<R>(
         &self,
+        function: Function,
         direction: Direction,
         session: SessionHandle,
         parameter: &Mechanism,
@@ -174,14 +175,14 @@ impl Functions {
         };
         if mechanism != parameter.mechanism_type() {
             log::error!(
-                "a message has the parameter of mechanism {:#x}, but the operation has mechanism {:#x}: \
-                 refused",
+                "{}: refused: the message has the parameter of mechanism {:#x}, but the operation has mechanism {:#x}",
+                function.name(),
                 parameter.mechanism_type().0,
                 mechanism.0
             );
             return Err(CkRv::ARGUMENTS_BAD);
         }
-        let mut c = CMechanism::of(parameter, Use::Message, &self.flat_mechanisms)?;
+        let mut c = self.mechanism_of(parameter, function)?;
         let (address, length) = c.parameter();
         let result = call(address, length);
         // Everything that a module may write there was sent, so that nothing is made up if it fails.
@@ -190,7 +191,7 @@ impl Functions {
 
     /// What a module answers to a message without an operation.
     fn no_operation(&self, session: SessionHandle) -> CkRv {
-        match self.session_info(session).rv {
+        match self.session_info(session, NullPlaces::NONE).rv {
             CkRv::OK => CkRv::OPERATION_NOT_INITIALIZED,
             rv => rv,
         }

@@ -23,20 +23,23 @@ pub unsafe extern "C" fn C_AsyncComplete(
     enter(|library| {
         // SAFETY: the contract of this module.
         let name = unsafe { memory::name(name) }?;
-        let answer = ask!(library, C_AsyncComplete(session_handle(session), name))?;
+        // SAFETY: the contract of this module.
+        let place = unsafe { Place::new(place) };
+        let answer = ask!(
+            library,
+            C_AsyncComplete(session_handle(session), name),
+            place.nulls()
+        )?;
         result(answer.rv)?;
         if !answer.data.is_empty() {
             return Err(CkRv::DEVICE_ERROR); // there is no buffer that it could be for
         }
-        // SAFETY: the contract of this module.
-        if let Ok(place) = unsafe { Place::new(place) } {
-            place.put(CK_ASYNC_DATA {
-                ulValue: number(answer.length.0)?,
-                hObject: number(answer.object.0)?,
-                hAdditionalObject: number(answer.additional_object.0)?,
-                ..Default::default()
-            });
-        }
+        place.put(CK_ASYNC_DATA {
+            ulValue: number(answer.length.0)?,
+            hObject: number(answer.object.0)?,
+            hAdditionalObject: number(answer.additional_object.0)?,
+            ..Default::default()
+        });
         Ok(())
     })
 }
@@ -50,10 +53,14 @@ pub unsafe extern "C" fn C_AsyncGetID(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(place) }?;
+        let place = unsafe { Place::new(place) };
         // SAFETY: the contract of this module.
         let name = unsafe { memory::name(name) }?;
-        let answer = ask!(library, C_AsyncGetID(session_handle(session), name))?;
+        let answer = ask!(
+            library,
+            C_AsyncGetID(session_handle(session), name),
+            place.nulls()
+        )?;
         result(answer.rv)?;
         place.put(number(answer.size.0)?);
         Ok(())

@@ -75,7 +75,7 @@ fn offered() -> impl Iterator<Item = &'static Offered> {
 pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
     guard(|| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(list) }?;
+        let place = unsafe { Place::required(list) }?;
         place.put((&raw const LIST_2_40).cast_mut());
         Ok(())
     })
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn C_GetInterface(
 ) -> CK_RV {
     guard(|| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(interface) }?;
+        let place = unsafe { Place::required(interface) }?;
         let is_ours = name.is_null() || {
             // SAFETY: not null, so a string that ends with a zero by the contract of this module.
             let name = unsafe { CStr::from_ptr(name.cast()) };

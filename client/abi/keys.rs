@@ -3,13 +3,24 @@
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,
 };
-use xdr::{CkRv, Function};
+use xdr::{CkRv, Function, KeyResult};
 
 use super::memory;
-use super::memory::{Place, Places};
+use super::memory::{ParameterPlaces, Place, Places};
 use super::{enter, object_handle, put_bytes, session_handle};
 use crate::library::TOO_LONG;
 use crate::remote::{ask, result};
+
+/// Writes what a function hands back that makes one key.
+fn put_key(
+    made: KeyResult,
+    parameter: &ParameterPlaces,
+    place: Place<CK_OBJECT_HANDLE>,
+) -> Result<(), CkRv> {
+    parameter.put(&made.written)?;
+    place.put_handle(made.object)?;
+    result(made.rv)
+}
 
 /// Makes a key.
 #[unsafe(no_mangle)]
@@ -22,17 +33,19 @@ pub unsafe extern "C" fn C_GenerateKey(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(key) }?;
+        let place = unsafe { Place::new(key) };
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_GenerateKey) };
         let (mechanism, parameter) = read?;
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let session = session_handle(session);
-        let made = ask!(library, C_GenerateKey(session, mechanism, template))?;
-        parameter.put(&made.written)?;
-        place.put_handle(made.object)?;
-        result(made.rv)
+        let made = ask!(
+            library,
+            C_GenerateKey(session, mechanism, template),
+            place.nulls()
+        )?;
+        put_key(made, &parameter, place)
     })
 }
 
@@ -50,9 +63,9 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let public_place = unsafe { Place::new(public_key) }?;
+        let public_place = unsafe { Place::new(public_key) };
         // SAFETY: the contract of this module.
-        let private_place = unsafe { Place::new(private_key) }?;
+        let private_place = unsafe { Place::new(private_key) };
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_GenerateKeyPair) };
         let (mechanism, parameter) = read?;
@@ -63,7 +76,8 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
         let session = session_handle(session);
         let made = ask!(
             library,
-            C_GenerateKeyPair(session, mechanism, public, private)
+            C_GenerateKeyPair(session, mechanism, public, private),
+            public_place.nulls_with(private_place)
         )?;
         parameter.put(&made.written)?;
         public_place.put_handle(made.public_key)?;
@@ -95,13 +109,8 @@ pub unsafe extern "C" fn C_WrapKey(
             C_WrapKey(session, mechanism, with, key, places.room())
         )?;
         parameter.put(&answer.written)?;
-        put_bytes(
-            places,
-            Function::C_WrapKey,
-            answer.rv,
-            answer.length,
-            answer.data,
-        )
+        let function = Function::C_WrapKey;
+        put_bytes(places, function, answer.rv, answer.length, answer.data)
     })
 }
 
@@ -119,7 +128,7 @@ pub unsafe extern "C" fn C_UnwrapKey(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(key) }?;
+        let place = unsafe { Place::new(key) };
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_UnwrapKey) };
         let (mechanism, parameter) = read?;
@@ -131,11 +140,10 @@ pub unsafe extern "C" fn C_UnwrapKey(
         let (session, with) = (session_handle(session), object_handle(unwrapping_key));
         let made = ask!(
             library,
-            C_UnwrapKey(session, mechanism, with, wrapped, template)
+            C_UnwrapKey(session, mechanism, with, wrapped, template),
+            place.nulls()
         )?;
-        parameter.put(&made.written)?;
-        place.put_handle(made.object)?;
-        result(made.rv)
+        put_key(made, &parameter, place)
     })
 }
 
@@ -151,17 +159,19 @@ pub unsafe extern "C" fn C_DeriveKey(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(key) }?;
+        let place = unsafe { Place::new(key) };
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_DeriveKey) };
         let (mechanism, parameter) = read?;
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let (session, base) = (session_handle(session), object_handle(base_key));
-        let made = ask!(library, C_DeriveKey(session, mechanism, base, template))?;
-        parameter.put(&made.written)?;
-        place.put_handle(made.object)?;
-        result(made.rv)
+        let made = ask!(
+            library,
+            C_DeriveKey(session, mechanism, base, template),
+            place.nulls()
+        )?;
+        put_key(made, &parameter, place)
     })
 }
 
@@ -179,7 +189,7 @@ pub unsafe extern "C" fn C_EncapsulateKey(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(key) }?;
+        let place = unsafe { Place::new(key) };
         // SAFETY: the contract of this module.
         let places = unsafe { Places::new(ciphertext, ciphertext_length) };
         // SAFETY: the contract of this module.
@@ -190,7 +200,8 @@ pub unsafe extern "C" fn C_EncapsulateKey(
         let (session, with) = (session_handle(session), object_handle(public_key));
         let made = ask!(
             library,
-            C_EncapsulateKey(session, mechanism, with, template, places.room())
+            C_EncapsulateKey(session, mechanism, with, template, places.room()),
+            place.nulls()
         )?;
         parameter.put(&made.written)?;
         let function = Function::C_EncapsulateKey;
@@ -216,7 +227,7 @@ pub unsafe extern "C" fn C_DecapsulateKey(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(key) }?;
+        let place = unsafe { Place::new(key) };
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_DecapsulateKey) };
         let (mechanism, parameter) = read?;
@@ -227,11 +238,10 @@ pub unsafe extern "C" fn C_DecapsulateKey(
         let (session, with) = (session_handle(session), object_handle(private_key));
         let made = ask!(
             library,
-            C_DecapsulateKey(session, mechanism, with, template, ciphertext)
+            C_DecapsulateKey(session, mechanism, with, template, ciphertext),
+            place.nulls()
         )?;
-        parameter.put(&made.written)?;
-        place.put_handle(made.object)?;
-        result(made.rv)
+        put_key(made, &parameter, place)
     })
 }
 
@@ -283,7 +293,7 @@ pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(key) }?;
+        let place = unsafe { Place::new(key) };
         // SAFETY: the contract of this module.
         let read = unsafe { memory::mechanism(mechanism, Function::C_UnwrapKeyAuthenticated) };
         let (mechanism, parameter) = read?;
@@ -297,10 +307,9 @@ pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
         let (session, with) = (session_handle(session), object_handle(unwrapping_key));
         let made = ask!(
             library,
-            C_UnwrapKeyAuthenticated(session, mechanism, with, wrapped, template, associated)
+            C_UnwrapKeyAuthenticated(session, mechanism, with, wrapped, template, associated),
+            place.nulls()
         )?;
-        parameter.put(&made.written)?;
-        place.put_handle(made.object)?;
-        result(made.rv)
+        put_key(made, &parameter, place)
     })
 }

@@ -10,7 +10,7 @@ use std::slice;
 
 use cryptoki_sys::{CK_BYTE, CK_OBJECT_HANDLE, CK_ULONG, CK_UTF8CHAR};
 use xdr::word_size::wide;
-use xdr::{CkRv, Input, LONGEST_BYTES, MOST_ELEMENTS, ObjectHandle, Room};
+use xdr::{CkRv, Input, LONGEST_BYTES, MOST_ELEMENTS, NullPlaces, ObjectHandle, Room};
 
 use crate::remote::result;
 use crate::structures::number;
@@ -18,30 +18,53 @@ use crate::structures::number;
 mod mechanisms;
 mod templates;
 
-pub(super) use mechanisms::{mechanism, message_parameter};
+pub(super) use mechanisms::{ParameterPlaces, mechanism, message_parameter};
 pub(super) use templates::{WantedAttributes, template};
 
-/// A pointer to one value that is to be written.
+/// A pointer to one value that is to be written. With NULL, the module is told so, and nothing is written.
 #[derive(Clone, Copy)]
 pub(super) struct Place<T>(*mut T);
 
 impl<T> Place<T> {
-    /// Checks the pointer before the call, so that nothing is executed for a caller that passes NULL.
-    ///
     /// # Safety
     /// Unless null, `place` can be written as a `T` while this lives.
-    pub unsafe fn new(place: *mut T) -> Result<Place<T>, CkRv> {
-        if place.is_null() {
-            Err(CkRv::ARGUMENTS_BAD)
-        } else {
-            Ok(Place(place))
+    pub unsafe fn new(place: *mut T) -> Place<T> {
+        Place(place)
+    }
+
+    /// Of a function that no module answers. NULL is an error.
+    ///
+    /// # Safety
+    /// As [`Place::new`].
+    pub unsafe fn required(place: *mut T) -> Result<Place<T>, CkRv> {
+        match place.is_null() {
+            true => Err(CkRv::ARGUMENTS_BAD),
+            false => Ok(Place(place)),
+        }
+    }
+
+    /// What the module is told of the only place of a function.
+    pub fn nulls(self) -> NullPlaces {
+        NullPlaces {
+            first: self.0.is_null(),
+            second: false,
+        }
+    }
+
+    /// The same for a function with two places.
+    pub fn nulls_with(self, second: Place<T>) -> NullPlaces {
+        NullPlaces {
+            first: self.0.is_null(),
+            second: second.0.is_null(),
         }
     }
 
     /// Writes the value.
     pub fn put(self, value: T) {
-        // SAFETY: whoever made this place has vouched that it can be written.
-        unsafe { self.0.write_unaligned(value) };
+        if !self.0.is_null() {
+            // SAFETY: not null, so whoever made this place has vouched that it can be written.
+            unsafe { self.0.write_unaligned(value) };
+        }
     }
 }
 
@@ -186,9 +209,9 @@ pub(super) unsafe fn field<'a, const SIZE: usize>(
 ///
 /// # Safety
 /// Unless null, `first` can be read, unchanged for as long as `'a`, up to a zero.
-pub(super) unsafe fn name<'a>(first: *const CK_UTF8CHAR) -> Result<&'a [u8], CkRv> {
+pub(super) unsafe fn name<'a>(first: *const CK_UTF8CHAR) -> Result<Input<'a>, CkRv> {
     if first.is_null() {
-        return Err(CkRv::ARGUMENTS_BAD);
+        return Ok(Input::NULL);
     }
     let is_end = |index: &usize| {
         // SAFETY: no byte before this one was the zero, so it can be read by the caller's word.
@@ -197,7 +220,9 @@ pub(super) unsafe fn name<'a>(first: *const CK_UTF8CHAR) -> Result<&'a [u8], CkR
     let length = (0..LONGEST_NAME).find(is_end);
     let length = length.ok_or(CkRv::ARGUMENTS_BAD)?;
     // SAFETY: these bytes were just read, and stay unchanged by the caller's word.
-    Ok(unsafe { slice::from_raw_parts(first, length) })
+    Ok(Input::Bytes(unsafe {
+        slice::from_raw_parts(first, length)
+    }))
 }
 
 /// No function's name has more bytes.

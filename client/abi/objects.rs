@@ -27,10 +27,14 @@ pub unsafe extern "C" fn C_CreateObject(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(object) }?;
+        let place = unsafe { Place::new(object) };
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
-        let made = ask!(library, C_CreateObject(session_handle(session), template))?;
+        let made = ask!(
+            library,
+            C_CreateObject(session_handle(session), template),
+            place.nulls()
+        )?;
         place.put_handle(made.object)?;
         result(made.rv)
     })
@@ -47,11 +51,15 @@ pub unsafe extern "C" fn C_CopyObject(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(copy) }?;
+        let place = unsafe { Place::new(copy) };
         // SAFETY: the contract of this module.
         let template = unsafe { memory::template(template, count) }?;
         let (session, object) = (session_handle(session), object_handle(object));
-        let made = ask!(library, C_CopyObject(session, object, template))?;
+        let made = ask!(
+            library,
+            C_CopyObject(session, object, template),
+            place.nulls()
+        )?;
         place.put_handle(made.object)?;
         result(made.rv)
     })

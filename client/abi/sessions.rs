@@ -38,9 +38,10 @@ pub unsafe extern "C" fn C_OpenSession(
 ) -> CK_RV {
     enter(|library| {
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(session) }?;
+        let place = unsafe { Place::new(session) };
         let callback = callback(notify, application);
-        let session = library.open_session(slot_id(slot), Flags(wide(flags)), callback)?;
+        let (slot, flags) = (slot_id(slot), Flags(wide(flags)));
+        let session = library.open_session(slot, flags, callback, place.nulls())?;
         place.put(structures::number(session.0)?);
         Ok(())
     })

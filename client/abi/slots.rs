@@ -122,11 +122,16 @@ pub unsafe extern "C" fn C_WaitForSlotEvent(
 ) -> CK_RV {
     enter(|library| {
         if !reserved.is_null() {
+            // A pointer for which PKCS#11 has no meaning cannot be told to the module.
             return Err(CkRv::ARGUMENTS_BAD);
         }
         // SAFETY: the contract of this module.
-        let place = unsafe { Place::new(slot) }?;
-        let event = ask!(library, C_WaitForSlotEvent(Flags(wide(flags))))?;
+        let place = unsafe { Place::new(slot) };
+        let event = ask!(
+            library,
+            C_WaitForSlotEvent(Flags(wide(flags))),
+            place.nulls()
+        )?;
         result(event.rv)?;
         place.put(structures::number(event.slot_id.0)?);
         Ok(())

@@ -10,7 +10,7 @@ use transport::TimedSocket;
 use transport::tls::{self as shared, LONGEST_FRAGMENT, PSK_SUITES, PSK_SUITES13, Pipe};
 use xdr::codec::Encoder;
 use xdr::rpc::{Outgoing, Peer, Rejection, Request};
-use xdr::{Architecture, Flags, Input, OutputResult, Room, SlotId, SlotResult, Ulong};
+use xdr::{Architecture, Flags, Input, NullPlaces, OutputResult, Room, SlotId, SlotResult, Ulong};
 
 use super::tests::{SocketPath, nothing_is_told};
 use super::*;
@@ -256,15 +256,17 @@ fn connected(
 }
 
 fn digest(connection: &Connection, session: u64, data: &[u8]) -> Reply {
-    connection.call(Call::C_Digest(
+    let digest = Call::C_Digest(
         SessionHandle(session),
         Input::Bytes(data),
         Room::Buffer(1 << 30),
-    ))
+    );
+    connection.call(digest, NullPlaces::NONE)
 }
 
 fn wait_for_slot_event(connection: &Connection) -> CkRv {
-    connection.call(Call::C_WaitForSlotEvent(Flags(0))).rv()
+    let wait = Call::C_WaitForSlotEvent(Flags(0));
+    connection.call(wait, NullPlaces::NONE).rv()
 }
 
 /// Runs this in a number of threads, each with its number from 1, and then `meanwhile` in this one.
@@ -388,7 +390,7 @@ fn a_slow_call_delays_no_other_and_can_be_cancelled() {
             }
             assert!(!is_over.load(Ordering::SeqCst));
             let cancel = Call::C_SessionCancel(SessionHandle(1), Flags(0));
-            assert!(connection.call(cancel).rv().is_ok());
+            assert!(connection.call(cancel, NullPlaces::NONE).rv().is_ok());
         },
     );
     assert!(is_over.load(Ordering::SeqCst));

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use xdr::{
-    HelloResult, INTERFACE_2_40, INTERFACE_3_0, LoadResult, Mechanism, SessionResult, version3,
+    HelloResult, INTERFACE_2_40, INTERFACE_3_0, LoadResult, Mechanism, NullPlaces, SessionResult,
+    version3,
 };
 
 use super::*;
@@ -184,7 +185,9 @@ fn a_message_has_the_mechanism_that_its_operation_began_with() {
         call => Reply::only(call.function(), CkRv::OK),
     });
     let (slot, key) = (SlotId(1), xdr::ObjectHandle(3));
-    let session = library.open_session(slot, Flags(4), None).unwrap();
+    let session = library
+        .open_session(slot, Flags(4), None, NullPlaces::NONE)
+        .unwrap();
     let of = |function| library.message_mechanism(session, function);
     let begin = |call| library.only(call).is_ok();
     assert_eq!(of(Function::C_EncryptMessage), NO_MECHANISM);

@@ -38,6 +38,13 @@ impl Cryptoki for Module {
         }
         reply
     }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        if nulls != NullPlaces::NONE {
+            self.0.lock().unwrap().push(format!("{nulls:?}"));
+        }
+        self.call(call)
+    }
 }
 
 /// An action that decides by a reply of a function, and hides an object.
@@ -109,6 +116,21 @@ fn filter(
 
 fn happened(trace: &Trace) -> Vec<String> {
     std::mem::take(&mut *trace.lock().unwrap())
+}
+
+#[test]
+fn the_module_is_told_of_places_that_are_null() {
+    let nulls = NullPlaces {
+        first: false,
+        second: true,
+    };
+    let (guarded, trace) = filter(Function::C_Logout, "", &[], &[]);
+    let pair = || Call::C_GenerateKeyPair(SESSION, None, None, None);
+    assert!(guarded.call_without(pair(), nulls).rv().is_ok());
+    assert_eq!(
+        happened(&trace),
+        [format!("{nulls:?}"), "C_GenerateKeyPair".to_owned()]
+    );
 }
 
 #[test]

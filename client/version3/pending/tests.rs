@@ -11,7 +11,7 @@ use super::Pending;
 use crate::fake::{self, Module, Scripted};
 use crate::library::Library;
 use crate::version3::output_of;
-use xdr::{CkRv, Function, SessionHandle, SlotId};
+use xdr::{CkRv, Function, NullPlaces, SessionHandle, SlotId};
 
 const SLOT: SlotId = SlotId(1);
 
@@ -37,7 +37,7 @@ fn open(library: &Library<Scripted>) -> SessionHandle {
 }
 
 fn open_at(library: &Library<Scripted>, slot: SlotId) -> SessionHandle {
-    let session = library.open_session(slot, Flags(4), None);
+    let session = library.open_session(slot, Flags(4), None, NullPlaces::NONE);
     session.expect("the module opens any number")
 }
 

@@ -160,6 +160,7 @@ impl Cryptoki for Chain<'_> {
             debug: 3,
             objects: ObjectReader::new(self.backend),
             function,
+            nulls: xdr::NullPlaces::NONE,
             rules: &rules,
         };
         let attached = || self.actions.iter().filter(|(it, _)| *it == function);

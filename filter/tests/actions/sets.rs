@@ -315,6 +315,7 @@ fn continues_where_it_has_nothing_to_say() {
         debug: 0,
         objects: ObjectReader::new(&token),
         function: C_GenerateRandom,
+        nulls: xdr::NullPlaces::NONE,
         rules: &rules,
     };
     for row in ACTIONS {

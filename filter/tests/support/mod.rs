@@ -264,8 +264,8 @@ pub fn sample(function: Function) -> Call<'static> {
         C_EncapsulateKey(s, m(), GOOD, t(), r) C_DecapsulateKey(s, m(), GOOD, t(), data)
         C_VerifySignatureInit(s, m(), GOOD, data) C_VerifySignature(s, data)
         C_VerifySignatureUpdate(s, data) C_VerifySignatureFinal(s)
-        C_GetSessionValidationFlags(s, Ulong(1)) C_AsyncComplete(s, b"C_Sign")
-        C_AsyncGetID(s, b"C_Sign") C_AsyncJoin(s, b"C_Sign", Ulong(1), r)
+        C_GetSessionValidationFlags(s, Ulong(1)) C_AsyncComplete(s, b"C_Sign".into())
+        C_AsyncGetID(s, b"C_Sign".into()) C_AsyncJoin(s, b"C_Sign".into(), Ulong(1), r)
         C_WrapKeyAuthenticated(s, m(), GOOD, GOOD, data, r)
         C_UnwrapKeyAuthenticated(s, m(), GOOD, data, t(), data)
     }
