@@ -91,8 +91,8 @@ impl Remote for Arc<Scripted> {
         (**self).negotiate(hello)
     }
 
-    fn call(&self, call: Call<'_>) -> Reply {
-        (**self).call(call)
+    fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        (**self).call(call, nulls)
     }
 
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply {

@@ -1,25 +1,47 @@
-//! Decides which mechanism parameters are looked at, and which go to a daemon of version 3.
+//! Decides which mechanism parameters are looked at, and which go to a daemon of version 3. Logs those that are
+//! refused.
 //!
 //! The application's CK_MECHANISM, which the original changes, stays as it is.
 
-use xdr::{CkRv, Mechanism, MechanismType, Parameter};
+use xdr::{Call, CkRv, Function, Mechanism, MechanismType, Parameter};
 
 /// The longest parameter that is sent in version 3, in bytes, as in the original.
 const LONGEST_PARAMETER: usize = 2048;
 
 /// Whether the mechanism takes no parameter: RSA PKCS, 9796, X.509 and X9.31 with and without a hash,
-/// and DSA. Some applications pass garbage there; it is not looked at, as in the original.
+/// and DSA. Some applications pass garbage there; it is not looked at, as in the original. Version 4 tells that there is
+/// a parameter, and its length.
 pub(crate) fn is_parameterless(mechanism: MechanismType) -> bool {
     matches!(mechanism.0, 1..=8 | 0xb | 0xc | 0x11 | 0x12 | 0x40..=0x42 | 0x46)
 }
 
-/// Refuses what version 3 does not carry: a parameter that holds an address in this process, one that is too long, and
-/// NULL with a length. The parameter of a mechanism that is not in the standard is sent: the daemon refuses it
-/// unless its configuration (`flat_mechanisms`) says that it holds no address.
-pub(crate) fn check_version3(mechanism: &Mechanism) -> Result<(), CkRv> {
-    if is_parameterless(mechanism.mechanism_type()) {
-        return Ok(()); // goes without
+/// Logs that a parameter is refused here. None of its bytes is logged.
+pub(crate) fn log_refused(function: Function, mechanism: MechanismType, rv: CkRv) {
+    log::error!(
+        "{}: refused with {rv}: the parameter of {} does not cross",
+        function.name(),
+        xdr::mechanism_names::printed(mechanism.0)
+    );
+}
+
+/// Refuses what version 3 does not carry, and takes away what the original's client takes away. The parameter of a
+/// mechanism that is not in the standard is sent: the daemon refuses it unless its configuration (`flat_mechanisms`)
+/// says that it holds no address.
+pub(crate) fn prepare_version3(call: &mut Call<'_>) -> Result<(), CkRv> {
+    let function = call.function();
+    let Some(mechanism) = call.mechanism_mut() else {
+        return Ok(());
+    };
+    let mechanism_type = mechanism.mechanism_type();
+    if is_parameterless(mechanism_type) {
+        *mechanism = Mechanism::bare(mechanism_type);
+        return Ok(());
     }
+    check_version3(mechanism).inspect_err(|rv| log_refused(function, mechanism_type, *rv))
+}
+
+/// Refuses a parameter that holds an address in this process, one that is too long, and NULL with a length.
+fn check_version3(mechanism: &Mechanism) -> Result<(), CkRv> {
     let length = match mechanism.parameter() {
         Parameter::None { length } => *length,
         parameter => parameter.for_module(true)?.len() as u64,
@@ -103,6 +125,16 @@ mod tests {
         assert_eq!(check(0x1082, 0), Ok(()));
         assert_eq!(check(0x1082, 16), Err(CkRv::ARGUMENTS_BAD));
         assert_eq!(check(0x1082, 2049), Err(CkRv::MECHANISM_PARAM_INVALID));
-        assert_eq!(check(1, 99), Ok(())); // CKM_RSA_PKCS
+    }
+
+    #[test]
+    fn version_3_carries_no_parameter_for_a_mechanism_that_takes_none() {
+        let pkcs = MechanismType(1);
+        for length in [Ok(0), Ok(99), Ok(1 << 20), Err(0), Err(99)] {
+            let mechanism = Some(Mechanism::unseen(pkcs, length));
+            let mut call = Call::C_DigestInit(xdr::SessionHandle(1), mechanism);
+            assert_eq!(prepare_version3(&mut call), Ok(()));
+            assert!(call.mechanism() == Some(&Mechanism::bare(pkcs)));
+        }
     }
 }

@@ -20,7 +20,7 @@ use xdr::{
 };
 
 use crate::library::StartError;
-use crate::mechanism::check_version3;
+use crate::mechanism::prepare_version3;
 use crate::remote::{Remote, refusal};
 use crate::sessions::Closing;
 use pending::{Answer, Pending};
@@ -160,7 +160,10 @@ impl<R: Remote> Asking<'_, R> {
                 attributes::values(ask, &query).map(Reply::C_GetAttributeValue)
             }
             Call::C_WaitForSlotEvent(flags) => self.wait_for_slot_event(flags),
-            call => self.operate(&call),
+            mut call => {
+                prepare_version3(&mut call)?;
+                self.operate(&call)
+            }
         }
     }
 
@@ -180,7 +183,6 @@ impl<R: Remote> Asking<'_, R> {
     /// Makes a call that may belong to an operation, and keeps a result for which there is no room.
     fn operate(&self, call: &Call<'_>) -> Result<Reply, CkRv> {
         let function = call.function();
-        call.mechanism().map(check_version3).transpose()?;
         let sent = version3::Call::of(call)?;
         let input = identity(&sent)?;
         let session = call.session().unwrap_or_default();

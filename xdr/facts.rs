@@ -265,6 +265,22 @@ macro_rules! values_of {
     };
 }
 
+macro_rules! mechanism_of {
+    ($value:ident: Mechanism) => {
+        $value.as_mut()
+    };
+    ($value:ident: MessageMechanism) => {
+        $value.as_mut()
+    };
+    ($value:ident: MessageParameter) => {
+        Some($value)
+    };
+    ($value:ident: $role:ident $($refusal:ident)?) => {{
+        let _ = $value;
+        None
+    }};
+}
+
 macro_rules! room_of {
     ($value:ident: Room) => {
         Some(*$value)
@@ -325,6 +341,17 @@ macro_rules! define_facts {
                     }
                 ),*}
                 found
+            }
+
+            /// The mechanism of the call's operation, to be changed.
+            pub fn mechanism_mut(&mut self) -> Option<&mut Mechanism> {
+                match self {$(
+                    Call::$name($($argument),*) => {
+                        let found: Option<&mut Mechanism> = None;
+                        $(let found = found.or(mechanism_of!($argument: $role $($refusal)?));)*
+                        found
+                    }
+                ),*}
             }
 
             /// The room for what the call returns, if it returns bytes or a list.

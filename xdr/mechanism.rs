@@ -83,11 +83,8 @@ impl Default for Parameter {
 /// Prints the names of the mechanism and of the structure, and no value.
 impl fmt::Debug for Mechanism {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = self.mechanism_type.0;
-        match mechanism_names::name(number) {
-            Some(name) => write!(f, "{name}, {:?}", self.parameter),
-            None => write!(f, "{number:#x}, {:?}", self.parameter),
-        }
+        let mechanism = mechanism_names::printed(self.mechanism_type.0);
+        write!(f, "{mechanism}, {:?}", self.parameter)
     }
 }
 
@@ -110,6 +107,23 @@ impl Mechanism {
         Mechanism {
             mechanism_type,
             parameter: Parameter::default(),
+        }
+    }
+
+    /// A mechanism that takes no parameter, with one that was not looked at: `Ok` has its length, `Err` the length
+    /// beside NULL. A module gets zeros in its stead. A parameter of more than [`LONGEST_PARAMETER`] bytes becomes NULL
+    /// with that length.
+    pub fn unseen(mechanism_type: MechanismType, length: Result<u64, u64>) -> Mechanism {
+        let parameter = match length {
+            Ok(length) if length <= LONGEST_PARAMETER as u64 => {
+                let length = usize::try_from(length).unwrap_or_default();
+                Parameter::Bytes(PlainBytes(vec![0; length].into()))
+            }
+            Ok(length) | Err(length) => Parameter::None { length },
+        };
+        Mechanism {
+            mechanism_type,
+            parameter,
         }
     }
 

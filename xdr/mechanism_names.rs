@@ -140,6 +140,11 @@ pub fn name(number: u64) -> Option<&'static str> {
     row.map(|(name, _)| *name)
 }
 
+/// A mechanism for a log: its name, or its number in hexadecimal digits.
+pub fn printed(number: u64) -> String {
+    name(number).map_or_else(|| format!("{number:#x}"), str::to_owned)
+}
+
 /// Whether the standard has this mechanism.
 pub(crate) fn is_standard(mechanism: CK_MECHANISM_TYPE) -> bool {
     mechanism < CKM_VENDOR_DEFINED && name(wide(mechanism)).is_some()

@@ -34,6 +34,7 @@ pub const SECTIONS: &[&str] = &[
     "hollow",
     "hollow3",
     "nullroom",
+    "parameterless",
     "absurd",
     "notify",
     "async",

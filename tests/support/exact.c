@@ -1349,6 +1349,25 @@ static void section_hollow3(void)
     stop();
 }
 
+/* Parameters for mechanisms that take none. Their bytes are zeros, because our pair carries the length only. */
+static void section_parameterless(void)
+{
+    if (!start())
+        return;
+    CK_SESSION_HANDLE session = logged_in();
+    CK_OBJECT_HANDLE key = secret(CKK_AES, 16);
+    static const CK_BYTE zeros[64];
+    const CK_MECHANISM_TYPE types[] = { CKM_RSA_PKCS, CKM_RSA_X_509, CKM_SHA256_RSA_PKCS, CKM_DSA, CKM_DSA_SHA1 };
+    for (size_t i = 0; i < COUNT(types); i++) {
+        init("C_SignInit", session, MB(types[i], zeros, 0), key);
+        init("C_VerifyInit", session, MB(types[i], zeros, 5), key);
+        init("C_EncryptInit", session, MB(types[i], NULL, 7), key);
+        wrap_key(session, MB(types[i], zeros, 64), key, key, SPACE(100));
+        session = renewed(session);
+    }
+    stop();
+}
+
 /* A length beside a pointer that asks for the length: the module ignores it. */
 static void section_nullroom(void)
 {
@@ -1645,7 +1664,7 @@ static const struct { const char *name; void (*run)(void); } SECTIONS[] = {
     { "randomnumbers", section_random_numbers }, { "arrays", section_arrays }, { "attributes", section_attributes }, { "find", section_find },
     { "keys", section_keys }, { "derive", section_derive }, { "messages", section_messages }, { "nolength", section_nolength }, { "latest", section_latest },
     { "nomechanism", section_nomechanism }, { "hollow", section_hollow }, { "hollow3", section_hollow3 }, { "nullroom", section_nullroom },
-    { "absurd", section_absurd }, { "notify", section_notify }, { "async", section_async },
+    { "parameterless", section_parameterless }, { "absurd", section_absurd }, { "notify", section_notify }, { "async", section_async },
     { "oddly", section_oddly }, { "parallel", section_parallel }, { "waiting", section_waiting }, { "unlocked", section_unlocked }, { "onesession", section_onesession },
 };
 

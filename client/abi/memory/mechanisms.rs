@@ -8,11 +8,11 @@ use std::ptr;
 use cryptoki_sys::{CK_MECHANISM, CK_ULONG};
 use xdr::mechanism::{Change, Memory, OutputPlace};
 use xdr::word_size::wide;
-use xdr::{CkRv, Function, Mechanism, MechanismType, SessionHandle, Use, Written};
+use xdr::{CkRv, Function, Mechanism, MechanismType, SessionHandle, Written};
 
 use super::{copied, copy};
 use crate::library::{Library, NO_MECHANISM};
-use crate::mechanism::is_parameterless;
+use crate::mechanism::{is_parameterless, log_refused};
 
 /// The memory of the application, for the length of one call.
 struct Application(());
@@ -70,14 +70,25 @@ pub(in crate::abi) unsafe fn mechanism(
     // SAFETY: not null, so readable by the caller's word.
     let mechanism = unsafe { mechanism.read_unaligned() };
     let mechanism_type = MechanismType(wide(mechanism.mechanism));
-    // Some applications pass garbage there, which was never looked at.
-    let parameter = match is_parameterless(mechanism_type) {
-        true => ptr::null(),
-        false => mechanism.pParameter.cast_const(),
-    };
-    let usage = function.parameter_use();
+    let parameter = mechanism.pParameter.cast_const();
+    if is_parameterless(mechanism_type) {
+        // Some applications pass garbage there: a pointer that nobody has followed yet, or to secrets.
+        let length = match parameter.is_null() {
+            true => Err(wide(mechanism.ulParameterLen)),
+            false => Ok(wide(mechanism.ulParameterLen)),
+        };
+        let mechanism = Mechanism::unseen(mechanism_type, length);
+        return Ok((Some(mechanism), ParameterPlaces::NONE));
+    }
     // SAFETY: the caller's word.
-    let read = unsafe { read(mechanism_type, parameter, mechanism.ulParameterLen, usage) };
+    let read = unsafe {
+        read(
+            mechanism_type,
+            parameter,
+            mechanism.ulParameterLen,
+            function,
+        )
+    };
     read.map(|(mechanism, places)| (Some(mechanism), places))
 }
 
@@ -98,21 +109,27 @@ pub(in crate::abi) unsafe fn message_parameter(
         return Ok((Mechanism::bare(mechanism_type), ParameterPlaces::NONE));
     }
     // SAFETY: the caller's word.
-    unsafe { read(mechanism_type, parameter, length, Use::Message) }
+    unsafe { read(mechanism_type, parameter, length, function) }
 }
 
+/// Reads a parameter. Logs why it is refused.
+///
 /// # Safety
 /// As [`mechanism`] for its parameter.
 unsafe fn read(
     mechanism_type: MechanismType,
     parameter: *const c_void,
     length: CK_ULONG,
-    usage: Use,
+    function: Function,
 ) -> Result<(Mechanism, ParameterPlaces), CkRv> {
     // SAFETY: the caller's word.
     let memory = unsafe { Application::new() };
     let address = parameter.expose_provenance();
-    let length = usize::try_from(length).map_err(|_| CkRv::DATA_LEN_RANGE)?;
-    let read = Mechanism::from_memory(mechanism_type, address, length, usage, &memory);
+    let usage = function.parameter_use();
+    let read = match usize::try_from(length) {
+        Ok(length) => Mechanism::from_memory(mechanism_type, address, length, usage, &memory),
+        Err(_) => Err(CkRv::DATA_LEN_RANGE),
+    };
+    let read = read.inspect_err(|rv| log_refused(function, mechanism_type, *rv));
     read.map(|(mechanism, places)| (mechanism, ParameterPlaces(places)))
 }

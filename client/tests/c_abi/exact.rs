@@ -143,7 +143,7 @@ fn null_and_empty_and_rooms_arrive_as_they_were_passed() {
         "C_DigestInit: NULL",
         "C_DigestInit: CKM_SHA256, NULL with length 5",
         "C_DigestInit: CKM_SHA256, 0 bytes",
-        "C_DigestInit: CKM_RSA_PKCS, NULL with length 99",
+        "C_DigestInit: CKM_RSA_PKCS, 99 bytes",
         "C_CreateObject: NULL",
         "C_CreateObject: {}",
         "C_FindObjectsInit: NULL",
