@@ -42,6 +42,9 @@ pub(crate) fn prepare_version3(call: &mut Call<'_>) -> Result<(), CkRv> {
 
 /// Refuses a parameter that holds an address in this process, one that is too long, and NULL with a length.
 fn check_version3(mechanism: &Mechanism) -> Result<(), CkRv> {
+    if !mechanism.is_of_version3() {
+        return Err(CkRv::MECHANISM_PARAM_INVALID);
+    }
     let length = match mechanism.parameter() {
         Parameter::None { length } => *length,
         parameter => parameter.for_module(true)?.len() as u64,

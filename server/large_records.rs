@@ -328,7 +328,6 @@ fn has_bytes(function: Function) -> bool {
     let has_bytes = |role: &Role| match role {
         Role::Mechanism
         | Role::MessageMechanism
-        | Role::AuthenticatedMechanism
         | Role::MessageParameter
         | Role::Values
         | Role::Selection

@@ -25,8 +25,6 @@ pub enum Role {
     Mechanism,
     /// The same, for an operation on messages.
     MessageMechanism,
-    /// The same, for C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated.
-    AuthenticatedMechanism,
     /// The parameter of one message, with the mechanism of the messages.
     MessageParameter,
     /// The type of a mechanism that the call asks about.
@@ -67,7 +65,6 @@ impl Role {
             | Role::Plain
             | Role::Mechanism
             | Role::MessageMechanism
-            | Role::AuthenticatedMechanism
             | Role::MessageParameter
             | Role::MechanismType
             | Role::Object(_)
@@ -217,9 +214,6 @@ macro_rules! argument {
         mechanism.as_ref().map(Argument::Mechanism)
     }};
     ($value:ident: MessageMechanism) => {
-        argument!($value: Mechanism)
-    };
-    ($value:ident: AuthenticatedMechanism) => {
         argument!($value: Mechanism)
     };
     ($value:ident: MessageParameter) => {
@@ -541,10 +535,10 @@ define_facts! {
     C_AsyncComplete(session: Session, function: Data) like C_GetFunctionStatus: Reveals;
     C_AsyncGetID(session: Session, function: Data) like C_GetFunctionStatus;
     C_AsyncJoin(session: Session, function: Data, id: Plain, room: Room) like C_GetFunctionStatus;
-    C_WrapKeyAuthenticated(session: Session, mechanism: AuthenticatedMechanism,
+    C_WrapKeyAuthenticated(session: Session, mechanism: Mechanism,
         wrapping: Key(WRAPPING_KEY_HANDLE_INVALID), key: Key(OBJECT_HANDLE_INVALID),
         associated: Data, room: Room) [Whole of Wrap] like C_WrapKey;
-    C_UnwrapKeyAuthenticated(session: Session, mechanism: AuthenticatedMechanism,
+    C_UnwrapKeyAuthenticated(session: Session, mechanism: Mechanism,
         unwrapping: Key(UNWRAPPING_KEY_HANDLE_INVALID), wrapped: Data, template: Values,
         associated: Data) [Whole of Unwrap] like C_UnwrapKey: Writes;
 }
@@ -565,8 +559,8 @@ impl Function {
         let has = |role| self.facts().roles.contains(&role);
         if has(Role::MessageMechanism) || has(Role::MessageParameter) {
             Use::Message
-        } else if has(Role::AuthenticatedMechanism) {
-            Use::AuthenticatedWrap
+        } else if self.facts().is_of(Family::Wrap) || self.facts().is_of(Family::Unwrap) {
+            Use::Wrap
         } else {
             Use::Operation
         }

@@ -155,6 +155,21 @@ impl Mechanism {
         self.mechanism_type
     }
 
+    /// Whether version 3 has a form for its parameter's structure. Version 3 takes every structure for one of
+    /// [`Use::Operation`].
+    pub fn is_of_version3(&self) -> bool {
+        match &self.parameter {
+            Parameter::Structure(structure) => {
+                let known = parameters::layouts(self.mechanism_type, Use::Operation);
+                known.contains(&structure.layout)
+            }
+            Parameter::None { .. }
+            | Parameter::Bytes(_)
+            | Parameter::Vendor(_)
+            | Parameter::Unread(_) => true,
+        }
+    }
+
     /// Its parameter.
     pub fn parameter(&self) -> &Parameter {
         &self.parameter

@@ -52,11 +52,7 @@ fn has_a_reserved_pointer(call: &str) -> bool {
 
 /// Whether the parameter is one that our two halves cannot carry.
 fn lacks_a_description(call: &str) -> bool {
-    call.contains("{0x80004711 ")
-        || call.contains("_PARAMS?:")
-        // These are for C_WrapKeyAuthenticated.
-        || (call.starts_with("C_WrapKey ")
-            && (call.contains("CK_GCM_WRAP_PARAMS(") || call.contains("CK_CCM_WRAP_PARAMS(")))
+    call.contains("{0x80004711 ") || call.contains("_PARAMS?:")
 }
 
 /// What the module is called with when an application calls `call`, which the module alone answers with `direct`.

@@ -237,10 +237,10 @@ impl Builder {
                 let size = structure.layout.size(Abi::HOST);
                 let block = self.block_with_spare(size, spare);
                 self.structure(structure, block, 0)?;
-                let same_size = known.iter().filter(|other| other.size(Abi::HOST) == size);
-                for place in same_size.flat_map(|other| other.pointers_to_lengths()) {
-                    // A module of v2.40 finds a pointer where a newer one finds a length. A length
-                    // below this limit is no address in any process.
+                let pointers = known.iter().flat_map(|other| other.pointers());
+                for place in pointers.filter(|place| place.end <= size) {
+                    // A module that takes the parameter for another structure of the mechanism finds a pointer where
+                    // this one has a number. A number below this limit is no address in any process.
                     if self.0.number(block, place.start) >= LONGEST_PARAMETER as u64 {
                         return Err(invalid);
                     }

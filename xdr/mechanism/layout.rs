@@ -37,6 +37,13 @@ impl Layout {
         self.fields.0.iter().any(Field::names_key)
     }
 
+    /// Where the structure itself has pointers.
+    pub(crate) fn pointers(&'static self) -> impl Iterator<Item = Range<usize>> {
+        self.places(Abi::HOST)
+            .filter(|(field, _)| matches!(field.kind, Kind::Pointer(_)))
+            .map(|(_, place)| place)
+    }
+
     /// Where the structure has a pointer to a length. CK_PKCS5_PBKD2_PARAMS2 has the length itself there,
     /// and the size of CK_PKCS5_PBKD2_PARAMS.
     pub(crate) fn pointers_to_lengths(&'static self) -> impl Iterator<Item = Range<usize>> {

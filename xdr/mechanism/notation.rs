@@ -186,8 +186,8 @@ pub enum Use {
     Operation,
     /// C_MessageEncryptInit, C_EncryptMessage and the other functions of messages.
     Message,
-    /// C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated.
-    AuthenticatedWrap,
+    /// C_WrapKey, C_UnwrapKey, C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated.
+    Wrap,
 }
 
 impl Use {
@@ -195,7 +195,7 @@ impl Use {
     pub const ALL: [(Use, &'static str); 3] = [
         (Use::Operation, "mechanisms"),
         (Use::Message, "message_mechanisms"),
-        (Use::AuthenticatedWrap, "authenticated_wrap_mechanisms"),
+        (Use::Wrap, "wrap_mechanisms"),
     ];
 
     /// The key that lists its mechanisms in the table.

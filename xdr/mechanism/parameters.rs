@@ -130,7 +130,7 @@ pub fn install(table: VendorTable) {
 }
 
 /// The structures that the parameter of a mechanism may be in this use. If there is none for messages or
-/// for authenticated wrapping, those of other functions. Without a structure the parameter is a byte
+/// for wrapping, those of other functions. Without a structure the parameter is a byte
 /// string such as an IV, or there is none, or the mechanism is unknown.
 pub(crate) fn layouts(mechanism: MechanismType, usage: Use) -> Vec<&'static Layout> {
     let found = layouts_of_use(mechanism, usage);

@@ -323,7 +323,7 @@ fn a_structure_of_another_use_reaches_no_module() {
         Parameter::Structure(random.structure(super::support::layout("CK_GCM_MESSAGE_PARAMS"))),
     );
     assert!(message.assemble(Use::Operation, true).is_err());
-    assert!(message.assemble(Use::AuthenticatedWrap, true).is_err());
+    assert!(message.assemble(Use::Wrap, true).is_err());
 }
 
 /// A module of v2.40 takes the length for a pointer to the length.
@@ -345,6 +345,30 @@ fn the_length_of_a_password_is_no_address() {
     assert!(!pbkdf2(None, 0x10_0000));
     assert!(!pbkdf2(None, 0x7fff_1234_5678));
     assert!(!pbkdf2(None, u64::MAX));
+}
+
+/// CK_GCM_PARAMS of v2.20 has a pointer where that of v2.40 has ulIvBits, and CK_GCM_PARAMS has one where
+/// CK_GCM_WRAP_PARAMS has ivGenerator.
+#[test]
+fn a_number_is_no_address_in_another_structure_of_the_mechanism() {
+    let gcm = |bits: u64| {
+        let wire = Wire::default().structure("CKM_AES_GCM", "CK_GCM_PARAMS", 6);
+        let wire = wire.null().number(12).number(bits);
+        let received = wire.null().number(0).number(128).read().unwrap();
+        received.assemble(Use::Operation, true).is_ok()
+    };
+    let wrap = |generator: u64| {
+        let wire = Wire::default().structure("CKM_AES_GCM", "CK_GCM_WRAP_PARAMS", 7);
+        let wire = wire.null().number(12).number(0).number(generator);
+        let received = wire.null().number(0).number(128).read().unwrap();
+        received.assemble(Use::Wrap, true).is_ok()
+    };
+    for number in [0, 1, 96, 0xf_ffff] {
+        assert!(gcm(number) && wrap(number));
+    }
+    for number in [0x10_0000, 0x7fff_1234_5678, u64::MAX] {
+        assert!(!gcm(number) && !wrap(number));
+    }
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn takes_a_vendors_structures_and_uses_them_in_every_conversion() {
         (0x8001_0004, "CK_GCM_PARAMS"),
     ] {
         let mechanism_type = MechanismType(number);
-        for usage in [Use::Operation, Use::Message, Use::AuthenticatedWrap] {
+        for usage in [Use::Operation, Use::Message, Use::Wrap] {
             let layouts = parameters::layouts(mechanism_type, usage);
             assert_eq!(layouts.iter().map(|of| of.name).collect::<Vec<_>>(), [name]);
             let sent = Mechanism {
