@@ -139,7 +139,6 @@ pub const DIFFERENCES: &[Difference] = &[
 #[rustfmt::skip]
 pub const VERSION4: &[Difference] = &[
     row("rare", "C_WaitForSlotEvent reserved", (Ours, Ours), "0x7", REFUSED),
-    row("nulls", "C_WaitForSlotEvent slot NULL", (Ours, Ours), "0x7", REFUSED),
     row("lengths", "C_FindObjectsInit label", (Ours, Ours), "0x13", NO_MEMORY),
     row("lengths", "C_DigestInit parameter", (Ours, Ours), "0x21", NO_MEMORY),
 ];

@@ -255,8 +255,9 @@ fn refuses_as_not_allowed(daemon: &Daemon) {
             .matches("refused: the certificate of o=Trial,cn=client is not in")
             .count()
     };
+    // It asks which interfaces there are, then initialises.
     assert!(
-        wait_until(SOON, || after() == before + 1),
+        wait_until(SOON, || after() == before + 2),
         "{}",
         daemon.log()
     );
