@@ -16,7 +16,7 @@ use xdr::ending::calls_that_end;
 use xdr::facts::{Argument, Family, Role};
 use xdr::record::{LARGE, Records, TooLong};
 use xdr::rpc::{self, Beginning, Peer, Rejection, Version, Xid};
-use xdr::{Call, CkRv, Cryptoki, Function, Query, Reply, Room, SessionHandle, WantedRoom};
+use xdr::{Call, CkRv, Function, Query, Reply, Room, SessionHandle, WantedRoom};
 
 use crate::connection::{ConnectionError, Served};
 use crate::logging::{Severity, log};
@@ -219,7 +219,7 @@ impl Refused {
     }
 
     /// The answer; `None` if there is none to what came. Ends the operation that the call belongs to.
-    pub fn answer(&self, served: &dyn Cryptoki) -> Option<Answer> {
+    pub fn answer(&self, served: &dyn Served) -> Option<Answer> {
         match self.beginning {
             Beginning::Unanswerable => None,
             Beginning::Rejected(xid, rejection) => Some(Answer {
@@ -260,7 +260,7 @@ pub fn refuse_result(
     call: &Call<'_>,
     length: usize,
     memory: &mut Portion,
-    served: &dyn Cryptoki,
+    served: &dyn Served,
 ) -> Option<Reply> {
     let reckoned = (copies(call.function()) - 1) * length as u64;
     let room = result_room(call).saturating_sub(reckoned);
@@ -349,7 +349,7 @@ fn has_bytes(function: Function) -> bool {
 }
 
 /// Ends the operations that a refused call belongs to. What comes out is dropped.
-fn end_operations(function: Function, session: Option<SessionHandle>, served: &dyn Cryptoki) {
+fn end_operations(function: Function, session: Option<SessionHandle>, served: &dyn Served) {
     let calls = session.map(|session| calls_that_end(function, session, Room::Unbounded));
     for call in calls.into_iter().flatten() {
         // A panic says that the module is in trouble; the next call will tell.
