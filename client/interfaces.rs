@@ -3,10 +3,12 @@
 //! C_LoadModule tells it. What one connection of this process was told is kept, also for its forked children: it is a
 //! fact about the module. If there was none yet, a connection is made for the question, with the settings that
 //! C_Initialize would use. No lock is held meanwhile: of two threads that ask at the same time, each makes a connection.
-//! What could not be found out is asked again the next time.
+//! What could not be found out is asked again the next time, unless the daemon took all the time that there is for the
+//! question: an application that only looks which libraries there are must not wait for it again and again.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bindings::openssl_context;
 use xdr::rpc::Version;
@@ -17,6 +19,12 @@ use crate::{ask_interfaces, logging};
 
 /// What the last connection was told: `INTERFACE_*` of `pkcs11_rpc_v4.x`; 0 as long as there was none.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the daemon did not answer the question in time.
+static IS_SILENT: AtomicBool = AtomicBool::new(false);
+
+/// How long connecting may take, and each call, if the timeout of calls is not shorter.
+const LONGEST: Duration = Duration::from_secs(5);
 
 thread_local! {
     /// Whether this thread is asking. What it calls for that, such as the system's resolver, may call C_GetInterface.
@@ -33,7 +41,8 @@ pub(crate) fn of_module(environment: &Environment<'_>) -> Option<Flags> {
     if let Some(known) = known() {
         return Some(known);
     }
-    let settings = Settings::read(environment).ok()?;
+    let mut settings = Settings::read(environment).ok()?;
+    settings.timeout = settings.timeout.min(LONGEST);
     if settings.protocol == Some(Version::Three) {
         return Some(Flags(INTERFACE_2_40)); // all that a daemon can tell
     }
@@ -41,13 +50,17 @@ pub(crate) fn of_module(environment: &Environment<'_>) -> Option<Flags> {
         // May call C_GetInterface, which then asks.
         openssl_context::prepare();
     }
-    if known().is_none() && !ASKING.replace(true) {
+    if known().is_none() && !IS_SILENT.load(Ordering::Relaxed) && !ASKING.replace(true) {
         logging::set_level(environment);
+        let start = Instant::now();
         let asked = ask_interfaces(&settings);
         ASKING.set(false);
         match asked {
             Ok(interfaces) => learn(interfaces),
-            Err(error) => log::info!("C_GetInterface: {error}; offering all interfaces"),
+            Err(error) => {
+                log::info!("C_GetInterface: {error}; offering all interfaces");
+                IS_SILENT.fetch_or(start.elapsed() >= settings.timeout, Ordering::Relaxed);
+            }
         }
     }
     known()

@@ -166,6 +166,14 @@ fn a_daemon_that_does_not_tell_is_asked_again() {
     silent.wait_for_ended(1);
 }
 
+#[test]
+fn a_daemon_that_does_not_answer_holds_an_application_up_once() {
+    let silent = Daemon::start(|_| Some(Act::Ignore));
+    offers("3.2", &silent.address, &[("PKCS11PROXY_RPC_TIMEOUT", "1")]);
+    assert_eq!(silent.connections(), 1);
+    silent.wait_for_ended(1);
+}
+
 pub fn one_interface() {
     assert_eq!(newest(&Loaded::new()), expected()[0]);
 }
