@@ -72,6 +72,10 @@ impl Environment<'static> {
         Environment {
             variable: &|name| std::env::var_os(name),
             file: &|path| {
+                // Asked first, since to open a pipe would wait for its writer.
+                if !std::fs::metadata(path)?.is_file() {
+                    return Err(io::Error::other("expected a file"));
+                }
                 let mut bytes = Vec::new();
                 let file = std::fs::File::open(path)?;
                 let mut file = file.take(LONGEST_FILE as u64 + 1);

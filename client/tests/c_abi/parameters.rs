@@ -290,6 +290,20 @@ fn a_vendors_mechanism_crosses_by_its_description() {
     assert_eq!(*calls.lock().expect("no panic"), [expected, expected]);
 }
 
+/// To read one would wait for its writer.
+#[test]
+fn a_pipe_in_the_place_of_the_description_is_an_error() {
+    let name = format!("p11client-{}-pipe", std::process::id());
+    let pipe = TemporaryFile(std::env::temp_dir().join(name));
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&pipe.0, mode).expect("a writable folder");
+    let daemon = Daemon::start(|_| None);
+    let path = pipe.0.to_str().expect("a path of text");
+    let variables = [("PKCS11PROXY_MECHANISMS_FILE", path)];
+    run_at("interface_setting", &daemon.address, &variables);
+    assert_eq!(daemon.connections(), 0);
+}
+
 pub fn vendor_parameters() {
     let loaded = Loaded::new();
     if std::env::var_os("EXPECTED").is_some_and(|expected| expected == "bad") {
