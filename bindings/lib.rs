@@ -4,7 +4,7 @@
 //! For the daemon, [`module::Module`] makes C calls of a module, [`sys`] has fork and descriptors, and
 //! [`shared`] has memory that processes share.
 //! For the client library, [`process`] tells forked children apart, and [`openssl_context`] gives it an
-//! OpenSSL of its own. This crate and `client/abi.rs` have the only unsafe code.
+//! OpenSSL of its own. This crate and `client/abi` have the only unsafe code.
 
 #![deny(
     clippy::cast_possible_truncation,

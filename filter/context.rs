@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use xdr::{CkRv, Cryptoki, Function, NullPlaces};
+use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply};
 
 use crate::actions::{Verdict, WrappingKey};
 use crate::compatibility::Compatibility;
@@ -41,6 +41,11 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Makes the client's call, or what became of it. Where the client has no place for a result, the module has none.
+    pub fn execute(&self, call: Call<'_>) -> Reply {
+        self.backend.call_without(call, self.nulls)
+    }
+
     /// Whether each key has one usage only.
     pub fn is_segregated(&self) -> bool {
         self.segregation.load(Ordering::Relaxed)

@@ -123,7 +123,7 @@ impl Searches {
                 }
                 reply
             }
-            call => backend.call_without(call, context.nulls),
+            call => context.execute(call),
         }
     }
 

@@ -73,7 +73,7 @@ impl Action for SanitizeCreationTemplates {
             return Verdict::Continue;
         }
         match sanitized(call.clone()) {
-            Ok(sanitized) => Verdict::Decide(context.backend.call(sanitized)),
+            Ok(sanitized) => Verdict::Decide(context.execute(sanitized)),
             Err(rv) => context.refuse(
                 rv,
                 format_args!("no CKA_CLASS, or malformed or repeated attributes in the template"),

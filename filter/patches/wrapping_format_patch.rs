@@ -198,7 +198,7 @@ fn wrap(
     let key = key(context)?;
     let session = call.session().unwrap_or_default();
     // First, so that the token itself answers to a bad handle or key.
-    let mut reply = context.backend.call(call);
+    let mut reply = context.execute(call);
     let (Reply::C_WrapKey(result) | Reply::C_WrapKeyAuthenticated(result)) = &mut reply else {
         return Err(Refused::new(
             CkRv::GENERAL_ERROR,
@@ -254,7 +254,7 @@ fn unwrap(mut call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refused> {
         class.ok_or_else(|| failed("no CKA_CLASS in the template"))?,
     );
     *blob = Input::Bytes(wrapped);
-    Ok(context.backend.call(call))
+    Ok(context.execute(call))
 }
 
 #[cfg(test)]

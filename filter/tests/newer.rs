@@ -6,8 +6,8 @@ mod support;
 use support::parameters::Arena;
 use support::{BAD, GOOD, Guarded, LABEL, SESSION, sample, template};
 use xdr::{
-    Attribute, AttributeType, Call, CkRv, Flags, Function, Input, ObjectHandle, Reply, Room,
-    SlotId, Template, Use, Value,
+    Attribute, AttributeType, Call, CkRv, Flags, Function, Input, NullPlaces, ObjectHandle, Reply,
+    Room, SlotId, Template, Use, Value,
 };
 
 const LABELS: &str = "allowed_labels = [(\".*\", [\"good.*\"])]";
@@ -377,4 +377,30 @@ fn a_list_without_a_length_is_the_modules_to_refuse() {
     assert_eq!(list(Room::Null { length: 7 }), (CkRv::OK, 1, 0));
     assert_eq!(list(Room::Buffer(0)), (CkRv::BUFFER_TOO_SMALL, 1, 0));
     assert_eq!(list(Room::Unbounded), (CkRv::OK, 1, 1));
+}
+
+/// An action that makes the call itself must not turn a call that the module would refuse into one that makes an object
+/// of which the client learns nothing.
+#[test]
+fn a_place_that_is_null_is_null_at_the_module() {
+    let nulls = NullPlaces {
+        first: true,
+        second: false,
+    };
+    for rules in [
+        "",
+        "forbidden_functions = [(m, [C_Logout])]",
+        "filter_actions_pre = [(m, [(C_CreateObject, identity)])]",
+        "filter_actions_pre = [(m, [(C_CreateObject, sanitize_creation_templates_patch)])]",
+        "filter_actions_post = [(m, [(C_CreateObject, sanitize_creation_templates_patch)])]",
+    ] {
+        let guarded = Guarded::new(rules);
+        let object = template(&[(0x0, &[0; size_of::<usize>()])]);
+        let create = Call::C_CreateObject(SESSION, object);
+        assert!(guarded.call_without(create.clone(), nulls).rv().is_ok());
+        assert_eq!(*guarded.module.nulls.lock().unwrap(), nulls, "{rules}");
+        passes(&guarded, create);
+        let told = *guarded.module.nulls.lock().unwrap();
+        assert_eq!(told, NullPlaces::NONE, "{rules}");
+    }
 }

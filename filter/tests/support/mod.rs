@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use filter::{Compatibility, Filter, Rules};
 use xdr::{
     Answer, Answers, Attribute, AttributeType, Call, CkRv, Cryptoki, Found, Function, Input,
-    Mechanism, MechanismType, ObjectHandle, Query, Reply, Room, SessionHandle, Template, Ulong,
-    Wanted, WantedRoom,
+    Mechanism, MechanismType, NullPlaces, ObjectHandle, Query, Reply, Room, SessionHandle,
+    Template, Ulong, Wanted, WantedRoom,
 };
 
 pub const LABEL: u64 = 0x3;
@@ -39,6 +39,8 @@ pub struct Fake {
     /// What is left of the search.
     pub found: Mutex<Vec<ObjectHandle>>,
     pub mechanisms: Vec<u64>,
+    /// For which results the last call had no place.
+    pub nulls: Mutex<NullPlaces>,
 }
 
 impl Fake {
@@ -157,6 +159,11 @@ pub struct Shared(pub Arc<Fake>);
 
 impl Cryptoki for Shared {
     fn call(&self, call: Call<'_>) -> Reply {
+        self.call_without(call, NullPlaces::NONE)
+    }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        *self.0.nulls.lock().unwrap() = nulls;
         self.0.call(call)
     }
 }
@@ -185,6 +192,10 @@ impl Guarded {
 
     pub fn call(&self, call: Call<'_>) -> Reply {
         self.filter.call(call)
+    }
+
+    pub fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        self.filter.call_without(call, nulls)
     }
 
     /// What a call answers, and the functions that the module was asked for meanwhile.
