@@ -92,8 +92,8 @@ struct Functions {
 }
 
 impl Module {
-    /// Opens the library and asks for its interfaces, and takes the newest function list. Runs the library's constructors, and nothing
-    /// else of the module.
+    /// Opens the library, asks it for its interfaces, and takes the newest function list. Runs the library's constructors
+    /// and its C_GetInterface and C_GetFunctionList, and nothing else of the module.
     pub fn load(path: &Path, options: ModuleOptions) -> Result<Module, LoadError> {
         let named = || path.to_path_buf();
         let init_args = options.init_args.map(CString::new).transpose();
