@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bindings::openssl_context;
 use xdr::rpc::Version;
@@ -19,6 +19,12 @@ use crate::{ask_interfaces, logging};
 
 /// What the last connection was told: `INTERFACE_*` of `pkcs11_rpc_v4.x`; 0 as long as there was none.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
+
+/// When the daemon last answered the question, in milliseconds since 1970; 0: never.
+static ANSWERED: AtomicU64 = AtomicU64::new(0);
+
+/// For how long after an answer its connection may still count at the daemon.
+const COUNTS: Duration = Duration::from_secs(1);
 
 /// Whether the daemon did not answer the question in time.
 static IS_SILENT: AtomicBool = AtomicBool::new(false);
@@ -56,7 +62,10 @@ pub(crate) fn of_module(environment: &Environment<'_>) -> Option<Flags> {
         let asked = ask_interfaces(&settings);
         ASKING.set(false);
         match asked {
-            Ok(interfaces) => learn(interfaces),
+            Ok(interfaces) => {
+                ANSWERED.store(milliseconds(), Ordering::Relaxed);
+                learn(interfaces);
+            }
             Err(error) => {
                 log::info!("C_GetInterface: {error}; offering all interfaces");
                 IS_SILENT.fetch_or(start.elapsed() >= settings.timeout, Ordering::Relaxed);
@@ -64,6 +73,20 @@ pub(crate) fn of_module(environment: &Environment<'_>) -> Option<Flags> {
         }
     }
     known()
+}
+
+/// Whether the daemon may still count the connection of the question, as it does until it has reaped the worker. A peer
+/// that may have few connections is refused until then.
+pub(crate) fn may_still_count() -> bool {
+    let passed = milliseconds().checked_sub(ANSWERED.load(Ordering::Relaxed));
+    passed.is_some_and(|passed| Duration::from_millis(passed) < COUNTS)
+}
+
+fn milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 fn known() -> Option<Flags> {

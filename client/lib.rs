@@ -27,6 +27,8 @@
 )]
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
 
 use xdr::mechanism::parameters::TableError;
 use xdr::{CkRv, Flags};
@@ -98,6 +100,17 @@ impl From<&InitializeError> for CkRv {
     }
 }
 
+impl InitializeError {
+    /// Whether this is how a daemon refuses a peer that has too many connections: it closes this one.
+    fn may_be_refusal(&self) -> bool {
+        match self {
+            InitializeError::Start(StartError::Lost) => true,
+            InitializeError::Connect(_, cause) => matches!(cause, ConnectError::Tls(_)),
+            _ => false,
+        }
+    }
+}
+
 impl Instance {
     fn new() -> Instance {
         Instance {
@@ -123,7 +136,17 @@ impl Instance {
             return Err(CkRv::CRYPTOKI_ALREADY_INITIALIZED);
         }
         logging::set_level(environment);
-        match start(environment, threads) {
+        let mut started = start(environment, threads);
+        // A peer that may have one connection is refused while the daemon still counts that of the question.
+        let mut pause = Duration::from_millis(5);
+        while started.as_ref().is_err_and(InitializeError::may_be_refusal)
+            && interfaces::may_still_count()
+        {
+            thread::sleep(pause);
+            pause *= 2;
+            started = start(environment, threads);
+        }
+        match started {
             Ok(library) => {
                 interfaces::learn(library.interfaces());
                 self.replace(Some(Arc::new(library)));

@@ -1,7 +1,7 @@
 //! Applications see the interfaces that the module has. Modules whose C_GetInterface and C_GetInterfaceList answer as
 //! no standard says (`odd_interface.c`) work behind our pair, as far as they work at all.
 
-use super::pairs::{Way, pair, through, through_to_the_recorder};
+use super::pairs::{Way, configured, pair, through, through_to_the_recorder};
 use super::support::compile::module;
 use super::support::{Endpoint, Library, Maker, SOFTHSM, Setup, Stack, Token};
 use super::transcript::{bare, exact};
@@ -50,6 +50,23 @@ fn without_a_daemon_an_application_sees_all_interfaces() {
     assert!(pair.daemon().terminate().is_some());
     let transcript = through(&pair, &["interfaces"]);
     assert_eq!(transcript.answer(LIST), listed("3.2"));
+}
+
+/// The daemon counts the connection of the question until it has reaped its worker.
+#[test]
+fn an_application_with_one_connection_may_ask_before_it_initialises() {
+    for way in [Way::Tcp, Way::Unix, Way::Tls] {
+        let one = "max_connections_per_peer = 1;";
+        let pair = configured(SOFTHSM.into(), way, Token::new(), [], one);
+        let transcript = through(&pair, &["general"]);
+        let initialized = |call: &str| call.starts_with("C_Initialize ");
+        let answers: Vec<&str> = transcript
+            .answered()
+            .filter(|(call, _)| initialized(call))
+            .map(|(_, answer)| answer)
+            .collect();
+        assert_eq!(answers.first(), Some(&"0x0"), "{way:?}: {answers:?}");
+    }
 }
 
 /// Every word of `ODD_INTERFACE`, the version of the list that `exact.c` then uses, which takes what

@@ -26,6 +26,17 @@ pub fn pair(
     token: Token,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Stack {
+    configured(path, way, token, environment, "")
+}
+
+/// The same with these parameters of `processor`.
+pub fn configured(
+    path: PathBuf,
+    way: Way,
+    token: Token,
+    environment: impl IntoIterator<Item = (String, String)>,
+    processor: &str,
+) -> Stack {
     let endpoint = match way {
         Way::Unix => Endpoint::Unix,
         Way::Tcp | Way::Tls => Endpoint::Tcp,
@@ -33,9 +44,10 @@ pub fn pair(
     let mut setup = Setup::new(Maker::Ours, endpoint, &token);
     setup.modules = vec![("softhsm".into(), path)];
     setup.environment.extend(environment);
+    setup.processor = processor.to_owned();
     if matches!(way, Way::Tls) {
         setup.use_ssl = true;
-        setup.processor = format!(
+        setup.processor += &format!(
             "tls {{ peer_auth = \"required\"; x509 {{ key {{ crt_file = \"{}\"; key_file = \"{}\" }}; \
              trust {{ crt_file = \"{}\" }} }} }};",
             certificate("server.pem"),
