@@ -33,10 +33,62 @@ impl Process {
     /// This process.
     pub fn current() -> Process {
         Process {
-            id: std::process::id(),
+            id: own_id(),
             forks: FORKS.load(Ordering::Relaxed),
         }
     }
+}
+
+/// A number in a page of its own, which the kernel can be told to clear in forked children.
+#[repr(C, align(4096))]
+struct OwnPage {
+    id: AtomicU32,
+    rest: [u8; PAGE - 4],
+}
+
+/// The size of a page, in bytes, where [`OwnPage`] is one.
+const PAGE: usize = 4096;
+
+/// The id of this process, or 0 as long as it is not known.
+static OWN: OwnPage = OwnPage {
+    id: AtomicU32::new(0),
+    rest: [0; PAGE - 4],
+};
+
+/// The id of this process. The kernel is asked once in each, and each time where it cannot clear a page in children.
+fn own_id() -> u32 {
+    match OWN.id.load(Ordering::Relaxed) {
+        0 => ask_own_id(),
+        id => id,
+    }
+}
+
+#[cold]
+fn ask_own_id() -> u32 {
+    let id = std::process::id();
+    // Before the number is there, or a child could have it.
+    if clear_in_children(&OWN) {
+        OWN.id.store(id, Ordering::Relaxed);
+    }
+    id
+}
+
+/// Has the page cleared in every process that is forked from this one; false where that cannot be done.
+#[cfg(target_os = "linux")]
+fn clear_in_children(page: &'static OwnPage) -> bool {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    if !matches!(size, Ok(Some(size)) if usize::try_from(size) == Ok(PAGE)) {
+        return false;
+    }
+    let address = ptr::from_ref(page).cast_mut().cast();
+    // SAFETY: the range is the page of a static, which is as long and aligned as one, and nothing else lies there.
+    // This process's own content stays as it is; a child's page is all zeros, which are valid for the type.
+    unsafe { libc::madvise(address, size_of::<OwnPage>(), libc::MADV_WIPEONFORK) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn clear_in_children(_: &'static OwnPage) -> bool {
+    false
 }
 
 /// The file this library was loaded from, by the name it was loaded with.
@@ -126,7 +178,7 @@ static INODE: AtomicU64 = AtomicU64::new(0);
 const NONE: u64 = u64::MAX;
 
 fn open_entry(descriptor: RawFd) -> u64 {
-    u64::from(std::process::id()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
+    u64::from(own_id()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
 }
 
 /// Has `socket` closed in children from now on.
@@ -147,7 +199,7 @@ pub fn forget(socket: &impl AsRawFd) {
 /// Closes what a process without fork handlers inherited.
 fn close_inherited() {
     let entry = OPEN.load(Ordering::Acquire);
-    if entry == NONE || entry >> 32 == u64::from(std::process::id()) {
+    if entry == NONE || entry >> 32 == u64::from(own_id()) {
         return;
     }
     let taken = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
