@@ -39,6 +39,7 @@ mod connection;
 mod failure;
 #[cfg(test)]
 mod fake;
+mod files;
 mod interfaces;
 mod library;
 mod logging;

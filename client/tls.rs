@@ -4,8 +4,7 @@
 //! connection. OpenSSL is used only inside the private library context of [`bindings::openssl_context`], for
 //! freeing too.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 
 use bindings::openssl_context;
@@ -27,6 +26,7 @@ use transport::{Deadline, TimedSocket};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::files;
 use crate::settings::{Credentials, Source, TlsSettings};
 
 /// Forward secrecy always.
@@ -75,7 +75,7 @@ pub(crate) fn connect(
     let _entered = openssl_context::enter()?;
     // The application's, which would be taken for ours.
     drop(ErrorStack::get());
-    let context = context(settings, protocols)?;
+    let context = context(settings, protocols, deadline)?;
     let mut ssl = Ssl::new(&context)?;
     // TLS defaults of the application's openssl.cnf reach it, too: not to weaken it.
     let level = ssl.security_level().max(SECURITY_LEVEL);
@@ -98,7 +98,7 @@ pub(crate) fn connect(
     }
     if let (Some(source), Some(peer)) = (&settings.pinned, peer) {
         let peer = peer.to_der()?;
-        let known = certificates(source)?;
+        let known = certificates(source, deadline)?;
         if !known
             .iter()
             .any(|known| known.to_der().is_ok_and(|der| der == peer))
@@ -112,7 +112,11 @@ pub(crate) fn connect(
     Ok(Halves::tls(stream, LONGEST_FRAGMENT, in_our_context)?)
 }
 
-fn context(settings: &TlsSettings, protocols: &[&[u8]]) -> Result<SslContext, TlsError> {
+fn context(
+    settings: &TlsSettings,
+    protocols: &[&[u8]],
+    deadline: Deadline,
+) -> Result<SslContext, TlsError> {
     let mut context = SslContextBuilder::new(SslMethod::tls_client())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     context.set_max_proto_version(None)?;
@@ -132,12 +136,12 @@ fn context(settings: &TlsSettings, protocols: &[&[u8]]) -> Result<SslContext, Tl
                 let source = source.clone();
                 move |error| TlsError::Refused(source, error)
             };
-            for trusted in certificates(authority)? {
+            for trusted in certificates(authority, deadline)? {
                 store.add_cert(trusted).map_err(refused(authority))?;
             }
-            let mut chain = certificates(certificate)?.into_iter();
+            let mut chain = certificates(certificate, deadline)?.into_iter();
             if let Some(own) = chain.next() {
-                let private = private_key(key)?;
+                let private = private_key(key, deadline)?;
                 if !own.public_key()?.public_eq(&private) {
                     return Err(TlsError::Mismatch(key.clone(), certificate.clone()));
                 }
@@ -155,7 +159,7 @@ fn context(settings: &TlsSettings, protocols: &[&[u8]]) -> Result<SslContext, Tl
         Credentials::Psk(source) => {
             context.set_cipher_list(PSK_SUITES)?;
             context.set_ciphersuites(PSK_SUITES13)?;
-            let PreSharedKey { identity, key } = pre_shared_key(source)?;
+            let PreSharedKey { identity, key } = pre_shared_key(source, deadline)?;
             context.set_psk_client_callback(move |_, _, identity_space, key_space| {
                 let rooms = identity_space
                     .get_mut(..=identity.len())
@@ -174,20 +178,17 @@ fn context(settings: &TlsSettings, protocols: &[&[u8]]) -> Result<SslContext, Tl
     Ok(context.build())
 }
 
-fn read(source: &Source) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+fn read(source: &Source, deadline: Deadline) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let path = match source {
         Source::BuiltIn(text) => return Ok(Zeroizing::new(text.as_bytes().to_vec())),
         Source::File(path) => path,
     };
-    let mut bytes = Zeroizing::new(Vec::new());
-    File::open(path)
-        .and_then(|file| file.take(LONGEST_FILE).read_to_end(&mut bytes))
-        .map_err(|error| TlsError::File(source.clone(), error))?;
-    Ok(bytes)
+    let read = files::read(path, LONGEST_FILE, deadline);
+    read.map_err(|error| TlsError::File(source.clone(), error))
 }
 
-fn certificates(source: &Source) -> Result<Vec<X509>, TlsError> {
-    let found = X509::stack_from_pem(&read(source)?);
+fn certificates(source: &Source, deadline: Deadline) -> Result<Vec<X509>, TlsError> {
+    let found = X509::stack_from_pem(&read(source, deadline)?);
     let found = found.map_err(|error| TlsError::Refused(source.clone(), error))?;
     if found.is_empty() {
         return Err(TlsError::Content(
@@ -199,9 +200,12 @@ fn certificates(source: &Source) -> Result<Vec<X509>, TlsError> {
 }
 
 /// Never asks for a password.
-fn private_key(source: &Source) -> Result<PKey<openssl::pkey::Private>, TlsError> {
+fn private_key(
+    source: &Source,
+    deadline: Deadline,
+) -> Result<PKey<openssl::pkey::Private>, TlsError> {
     let mut asked = false;
-    let key = PKey::private_key_from_pem_callback(&read(source)?, |_| {
+    let key = PKey::private_key_from_pem_callback(&read(source, deadline)?, |_| {
         asked = true;
         Err(ErrorStack::get())
     });
@@ -216,8 +220,8 @@ fn private_key(source: &Source) -> Result<PKey<openssl::pkey::Private>, TlsError
 }
 
 /// The file has one line, `identity:key in hexadecimal`.
-fn pre_shared_key(source: &Source) -> Result<PreSharedKey, TlsError> {
-    let text = read(source)?;
+fn pre_shared_key(source: &Source, deadline: Deadline) -> Result<PreSharedKey, TlsError> {
+    let text = read(source, deadline)?;
     let line = lines(&text).next().map(|(_, line)| line);
     let key = line.and_then(|line| PreSharedKey::parse(line).ok());
     key.ok_or_else(|| {

@@ -1,0 +1,113 @@
+//! Reads files that the settings name, within a time: one may be a pipe whose writer is late, or never comes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use transport::Deadline;
+use zeroize::Zeroizing;
+
+/// The first `most` bytes of a file, or of what is written to a pipe before it is closed. [`io::ErrorKind::TimedOut`]
+/// if that takes too long.
+pub(crate) fn read(path: &Path, most: u64, deadline: Deadline) -> io::Result<Zeroizing<Vec<u8>>> {
+    // Without the flag, to open a pipe would wait for its writer.
+    let file = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)?;
+    // At once: a buffer that moves would leave a copy of a key behind.
+    let size = file.metadata()?.len().clamp(SMALL, most.max(SMALL));
+    let mut bytes = Zeroizing::new(Vec::new());
+    bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX))?;
+    let mut file = file.take(most);
+    loop {
+        wait(file.get_ref(), deadline)?;
+        match file.read_to_end(&mut bytes) {
+            Ok(_) => return Ok(bytes),
+            // What came so far was kept.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// More than most certificates and keys, in bytes.
+const SMALL: u64 = 16 << 10;
+
+/// Waits until there is something to read, or the writer has closed.
+fn wait(file: &File, deadline: Deadline) -> io::Result<()> {
+    loop {
+        let remaining = deadline.remaining()?.as_millis();
+        let timeout = PollTimeout::try_from(remaining).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_millis(200);
+
+    /// The path of a pipe in a directory that is removed afterwards.
+    fn with_pipe(name: &str, then: impl FnOnce(&Path)) {
+        let name = format!("p11client-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        then(&path);
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_without_a_writer_holds_nobody_up() {
+        with_pipe("alone", |path| {
+            let start = Instant::now();
+            let error = read(path, 100, Deadline::after(TIME)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(start.elapsed() < 20 * TIME);
+        });
+    }
+
+    #[test]
+    fn a_writer_may_come_late_and_take_its_time() {
+        with_pipe("late", |path| {
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    thread::sleep(TIME);
+                    let mut pipe = File::options().write(true).open(path).unwrap();
+                    for part in ["one", "two", "three"] {
+                        io::Write::write_all(&mut pipe, part.as_bytes()).unwrap();
+                        thread::sleep(TIME / 4);
+                    }
+                });
+                let read = read(path, 10, Deadline::after(100 * TIME)).unwrap();
+                assert_eq!(*read, b"onetwothre");
+            });
+        });
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_the_limit() {
+        let path = std::env::temp_dir().join(format!("p11client-file-{}", std::process::id()));
+        fs::write(&path, [7; 50_000]).unwrap();
+        for (most, count) in [(10, 10), (60_000, 50_000)] {
+            let read = read(&path, most, Deadline::after(TIME)).unwrap();
+            assert_eq!(read.len(), count);
+        }
+        fs::remove_file(&path).unwrap();
+    }
+}
