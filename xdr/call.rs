@@ -11,11 +11,12 @@ use crate::integers::{
     CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
 };
 use crate::wire_types::{
-    AsyncResult, AttributesResult, CallResult, EncapsulateResult, FlagsResult, Hello, HelloResult,
-    InfoResult, KeyPairResult, KeyResult, LoadResult, MechanismInfoResult, MechanismListResult,
+    AsyncResult, AttributesResult, BoxedInfo as InfoResult, BoxedSlotInfo as SlotInfoResult,
+    BoxedTokenInfo as TokenInfoResult, CallResult, EncapsulateResult, FlagsResult, Hello,
+    HelloResult, KeyPairResult, KeyResult, LoadResult, MechanismInfoResult, MechanismListResult,
     MechanismOutputResult, MechanismPointer, MechanismResult, MessageParameter, ObjectListResult,
     ObjectResult, OutputResult, QueryPointer, SessionInfoResult, SessionResult, SizeResult,
-    SlotInfoResult, SlotListResult, SlotResult, TemplatePointer, TokenInfoResult,
+    SlotListResult, SlotResult, TemplatePointer,
 };
 
 /// Anything that answers PKCS#11 calls: a module, a filter in front of it, a distant server.

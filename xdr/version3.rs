@@ -15,9 +15,9 @@ use crate::integers::{
     Architecture, Count, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
 };
 use crate::wire_types::{
-    CallResult, InfoResult, MechanismInfoResult, MechanismListResult, ObjectListResult,
-    SessionInfoResult, SessionResult, SizeResult, SlotInfoResult, SlotListResult, SlotResult,
-    TokenInfoResult,
+    BoxedInfo as InfoResult, BoxedSlotInfo as SlotInfoResult, BoxedTokenInfo as TokenInfoResult,
+    CallResult, MechanismInfoResult, MechanismListResult, ObjectListResult, SessionInfoResult,
+    SessionResult, SizeResult, SlotListResult, SlotResult,
 };
 use crate::{Call as CurrentCall, CkRv, Reply as CurrentReply};
 

@@ -213,6 +213,44 @@ macro_rules! call_results {
 }
 pub(crate) use call_results;
 
+/// A result that is larger than those of most calls, which are moved more often.
+impl<T: CallResult> CallResult for Box<T> {
+    const PLACES: usize = T::PLACES;
+
+    fn rv(&self) -> CkRv {
+        (**self).rv()
+    }
+
+    fn only(rv: CkRv) -> Self {
+        Box::new(T::only(rv))
+    }
+
+    fn wipe(&mut self) {
+        (**self).wipe();
+    }
+
+    fn take_data(&mut self) -> Data {
+        (**self).take_data()
+    }
+}
+
+impl<'a, T: Wire<'a>> Wire<'a> for Box<T> {
+    fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        T::read(input).map(Box::new)
+    }
+
+    fn write<'b>(&'b self, output: &mut Encoder<'b>) {
+        (**self).write(output);
+    }
+}
+
+/// C_GetInfo's result in a reply.
+pub(crate) type BoxedInfo = Box<InfoResult>;
+/// C_GetSlotInfo's result in a reply.
+pub(crate) type BoxedSlotInfo = Box<SlotInfoResult>;
+/// C_GetTokenInfo's result in a reply.
+pub(crate) type BoxedTokenInfo = Box<TokenInfoResult>;
+
 call_results! {
     AsyncResult[1](data) AttributesResult EncapsulateResult[1](data) FlagsResult[1] HelloResult InfoResult[1]
     KeyPairResult[2] KeyResult[1] LoadResult MechanismInfoResult[1] MechanismListResult MechanismOutputResult(data)

@@ -228,12 +228,14 @@ impl Functions {
             }
 
             // General purpose
-            Call::C_GetInfo() => Reply::C_GetInfo(f.info(nulls)),
+            Call::C_GetInfo() => Reply::C_GetInfo(Box::new(f.info(nulls))),
 
             // Slots and tokens
             Call::C_GetSlotList(present, room) => Reply::C_GetSlotList(f.slot_list(present, room)),
-            Call::C_GetSlotInfo(slot) => Reply::C_GetSlotInfo(f.slot_info(slot, nulls)),
-            Call::C_GetTokenInfo(slot) => Reply::C_GetTokenInfo(f.token_info(slot, nulls)),
+            Call::C_GetSlotInfo(slot) => Reply::C_GetSlotInfo(Box::new(f.slot_info(slot, nulls))),
+            Call::C_GetTokenInfo(slot) => {
+                Reply::C_GetTokenInfo(Box::new(f.token_info(slot, nulls)))
+            }
             Call::C_GetMechanismList(slot, room) => {
                 Reply::C_GetMechanismList(f.mechanism_list(slot, room))
             }

@@ -90,9 +90,9 @@ macro_rules! same {
 
 same! {
     CkRv Flags MechanismType ObjectHandle SessionHandle SlotId Ulong UserType
-    wire_types::InfoResult wire_types::MechanismInfoResult wire_types::MechanismListResult
-    wire_types::SessionInfoResult wire_types::SessionResult wire_types::SizeResult wire_types::SlotInfoResult wire_types::SlotListResult
-    wire_types::SlotResult wire_types::TokenInfoResult
+    wire_types::BoxedInfo wire_types::MechanismInfoResult wire_types::MechanismListResult
+    wire_types::SessionInfoResult wire_types::SessionResult wire_types::SizeResult wire_types::BoxedSlotInfo wire_types::SlotListResult
+    wire_types::SlotResult wire_types::BoxedTokenInfo
 }
 
 impl Current<ObjectListResult> for ObjectListResult {

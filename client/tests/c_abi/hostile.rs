@@ -50,7 +50,7 @@ fn a_hostile_daemon_writes_nowhere_it_should_not() {
             Call::C_GetInfo() => {
                 let mut result = InfoResult::default();
                 result.info.manufacturer_id = b"short".to_vec();
-                Reply::C_GetInfo(result)
+                Reply::C_GetInfo(Box::new(result))
             }
             _ => return None,
         })))

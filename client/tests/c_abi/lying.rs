@@ -162,7 +162,7 @@ fn a_daemon_that_lies_writes_nowhere_it_should_not() {
             Call::C_GetInfo() => {
                 let mut result = InfoResult::default();
                 result.info.manufacturer_id = b"short".to_vec();
-                Reply::C_GetInfo(result)
+                Reply::C_GetInfo(Box::new(result))
             }
             _ => return None,
         })))
