@@ -20,19 +20,17 @@ mod model;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use transport::Deadline;
-use transport::halves::{Closer, Halves, Receiver, Sender};
+use transport::halves::{Closer, Halves, Receiver};
 use transport::tls::{PROTOCOL3, PROTOCOLS};
+use transport::{Deadline, SharedSender};
 use xdr::codec::{DecodeError, EncodeError, Slices, wipe};
 use xdr::ending::calls_that_end;
 use xdr::facts::Family;
 use xdr::record::{MARK_SIZE, Records};
 use xdr::rpc::{self, Asking, Notification, ReplyError, Version, Xid};
 use xdr::{Call, CkRv, Function, Hello, HelloResult, NullPlaces, Reply, SessionHandle, version3};
-use zeroize::Zeroize;
 
 use crate::failure::Failure;
 use crate::library::ROOM_AT_END;
@@ -41,7 +39,7 @@ use crate::settings::{Endpoint, TlsSettings};
 use crate::socket::{self, Purpose, Registered};
 use crate::tls::{self, TlsError};
 
-use exchange::{Exchange, Next, Order, Sent, Stopped, Ticket, calling_back};
+use exchange::{Exchange, Next, Order, Stopped, Ticket, calling_back};
 
 /// What `exchange` waits with; its model has others.
 mod sync {
@@ -50,9 +48,6 @@ mod sync {
 
 /// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
 pub(crate) const LONGEST_REPLY: usize = 1 << 30;
-
-/// What the buffer of calls keeps of its memory from one call to the next, in bytes.
-const LARGEST_KEPT: usize = 64 << 10;
 
 /// How long the last message may take.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -71,10 +66,9 @@ pub(crate) struct Connection {
     /// Dropped first, before the descriptor is closed.
     registered: Registered,
     closer: Closer,
-    sending: Mutex<Sending>,
+    sender: SharedSender,
     exchange: Exchange<Receiving>,
     notify: Notify,
-    timeout: Duration,
     /// The longest call that the daemon takes, in bytes.
     longest_call: AtomicU64,
 }
@@ -82,12 +76,6 @@ pub(crate) struct Connection {
 /// Tells the application what a module tells of a session: the event (CK_NOTIFICATION). Gives what the application
 /// answers.
 pub(crate) type Notify = Box<dyn Fn(SessionHandle, u64) -> CkRv + Send + Sync>;
-
-/// The way to the daemon, and the buffer for what goes there.
-struct Sending {
-    sender: Sender,
-    buffer: Vec<u8>,
-}
 
 /// The way from the daemon. Whoever reads has it.
 struct Receiving {
@@ -135,10 +123,7 @@ impl Connection {
         Ok(Connection {
             registered,
             closer,
-            sending: Mutex::new(Sending {
-                sender,
-                buffer: Vec::new(),
-            }),
+            sender: SharedSender::new(sender, timeout),
             exchange: Exchange::new(
                 first_xid(),
                 timeout,
@@ -148,7 +133,6 @@ impl Connection {
                 },
             ),
             notify,
-            timeout,
             longest_call: AtomicU64::new(u64::MAX),
         })
     }
@@ -265,10 +249,10 @@ impl Connection {
     }
 
     fn exchange<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
-        let ticket = self.exchange.enter(manner.order)?;
+        let ticket = self.exchange.enter(manner.order, manner.is_slow)?;
         let (xid, function) = (Xid(ticket.xid()), call.function());
         ticket.begin()?;
-        self.send_call(&ticket, call, manner.is_slow)?;
+        self.send_call(&ticket, call)?;
         loop {
             match ticket.next()? {
                 Next::Reply(mut record) => {
@@ -348,10 +332,8 @@ impl Connection {
         let start = Instant::now();
         let rv = calling_back(|| (self.notify)(session, event.0));
         ticket.told(start.elapsed());
-        let mut sending = locked(&self.sending);
-        let Sending { sender, buffer } = &mut *sending;
-        let record = rpc::write_notified(xid, rv, buffer);
-        self.send(sender, record, Deadline::after(self.timeout))
+        let mut buffer = Vec::new();
+        self.send(rpc::write_notified(xid, rv, &mut buffer), || Ok(()))
     }
 
     /// Why nothing more came: another thread may have ended the connection.
@@ -366,31 +348,24 @@ impl Connection {
         &self,
         ticket: &Ticket<'_, Receiving>,
         call: &C,
-        is_slow: bool,
     ) -> Result<(), Failure> {
-        let mut sending = locked(&self.sending);
-        let Sending { sender, buffer } = &mut *sending;
-        let Sent { overlaps, deadline } = ticket.send(is_slow)?;
-        let deadline = deadline.unwrap_or_else(|| Deadline::after(self.timeout));
-        let record = rpc::write_call(Xid(ticket.xid()), call, overlaps, buffer);
-        let sent = self.send(sender, record, deadline);
-        buffer.as_mut_slice().zeroize(); // PINs and attribute values were copied here
-        buffer.clear();
-        buffer.shrink_to(LARGEST_KEPT);
+        let mut buffer = Vec::new();
+        let record = rpc::write_call(Xid(ticket.xid()), call, ticket.overlaps(), &mut buffer);
+        let sent = self.send(record, || ticket.send());
+        wipe(&mut buffer); // PINs and attribute values were copied here
         sent
     }
 
     fn send(
         &self,
-        sender: &mut Sender,
         record: Result<Slices<'_>, EncodeError>,
-        deadline: Deadline,
+        begin: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut record = record?;
         if (record.len() - MARK_SIZE) as u64 > self.longest_call.load(Ordering::Relaxed) {
             return Err(Failure::TooLong);
         }
-        Ok(sender.send_record(&mut record, deadline)?)
+        self.sender.send(&mut record, begin)
     }
 
     /// Ends the connection for the daemon at once, and wakes every thread that waits for a reply. The descriptor
@@ -406,10 +381,6 @@ impl Connection {
         self.closer.shut_down();
         self.closer.free();
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Remote for Connection {

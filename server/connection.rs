@@ -6,13 +6,12 @@
 //! idle for ever.
 
 use std::io;
-use std::ops::DerefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bindings::module::notify::Notifier;
-use transport::Deadline;
-use transport::halves::{Closer, Halves, Receiver, Sender};
+use transport::halves::{Closer, Halves, Receiver};
+use transport::{Deadline, SharedSender};
 use xdr::codec::{Slices, wipe};
 use xdr::record::{LARGE, Records, Taken, TooLong};
 use xdr::rpc::{self, Peer, Rejection, Request};
@@ -72,11 +71,12 @@ pub trait Incoming: Send {
 }
 
 /// The bytes that go to a client.
-pub trait Outgoing: Send {
-    /// Sends a whole record.
-    fn send(&mut self, slices: Slices<'_>) -> io::Result<()>;
+pub trait Outgoing: Send + Sync {
+    /// Sends a whole record, or leaves it with a thread that is sending. A failure that only that thread is told
+    /// ends the connection.
+    fn send(&self, slices: Slices<'_>) -> io::Result<()>;
     /// Ends the connection in both directions, so that whoever reads from it finds out.
-    fn shut_down(&mut self);
+    fn shut_down(&self);
 }
 
 /// The half of a connection from a client, and how long a record may take on it.
@@ -89,9 +89,8 @@ pub struct TimedReceiver {
 
 /// The half of a connection to a client, and how long a reply may take on it.
 pub struct TimedSender {
-    sender: Sender,
+    sender: SharedSender,
     closer: Closer,
-    time: Duration,
 }
 
 /// The halves of a connection on which a record may take this long in either direction.
@@ -108,9 +107,8 @@ pub fn timed(halves: Halves, time: Duration) -> (TimedReceiver, TimedSender) {
         deadline: None,
     };
     let sender = TimedSender {
-        sender,
+        sender: SharedSender::new(sender, time),
         closer,
-        time,
     };
     (receiver, sender)
 }
@@ -133,12 +131,11 @@ impl Incoming for TimedReceiver {
 }
 
 impl Outgoing for TimedSender {
-    fn send(&mut self, mut slices: Slices<'_>) -> io::Result<()> {
-        self.sender
-            .send_record(&mut slices, Deadline::after(self.time))
+    fn send(&self, mut slices: Slices<'_>) -> io::Result<()> {
+        self.sender.send(&mut slices, || Ok(()))
     }
 
-    fn shut_down(&mut self) {
+    fn shut_down(&self) {
         self.closer.shut_down();
     }
 }
@@ -269,36 +266,35 @@ impl Answering {
     }
 
     /// Answers a record that was passed over.
-    pub fn refuse<W: DerefMut<Target: Outgoing>>(
+    pub fn refuse(
         &mut self,
         refused: &Refused,
         served: &dyn Served,
-        writer: impl FnOnce() -> W,
+        outgoing: &dyn Outgoing,
     ) -> Result<(), ConnectionError> {
         let Some(Answer { xid, reply }) = refused.answer(served) else {
             return Ok(());
         };
-        let outgoing = reply.and_then(|(reply, version)| {
+        let answer = reply.and_then(|(reply, version)| {
             rpc::Outgoing::new(reply, version).ok_or(Rejection::ProcedureUnavailable)
         });
         let output = &mut self.output;
-        let slices = match &outgoing {
+        let slices = match &answer {
             Ok(reply) => rpc::write_reply(xid, reply, served.peer().architecture, output),
             Err(rejection) => rpc::write_rejection(xid, *rejection, output),
         };
-        writer().send(slices.map_err(io::Error::other)?)?;
+        outgoing.send(slices.map_err(io::Error::other)?)?;
         Ok(())
     }
 
-    /// Answers one record; tells which procedure was called. Asks for the way to the client when the reply is
-    /// ready.
-    pub fn answer<W: DerefMut<Target: Outgoing>>(
+    /// Answers one record; tells which procedure was called.
+    pub fn answer(
         &mut self,
         record: &[u8],
         served: &dyn Served,
-        writer: impl FnOnce() -> W,
+        outgoing: &dyn Outgoing,
     ) -> Result<Option<Function>, ConnectionError> {
-        let answered = self.answer_record(record, served, writer);
+        let answered = self.answer_record(record, served, outgoing);
         if self.output.capacity() > LARGE {
             self.output = Vec::new();
         }
@@ -306,11 +302,11 @@ impl Answering {
         answered
     }
 
-    fn answer_record<W: DerefMut<Target: Outgoing>>(
+    fn answer_record(
         &mut self,
         record: &[u8],
         served: &dyn Served,
-        writer: impl FnOnce() -> W,
+        outgoing: &dyn Outgoing,
     ) -> Result<Option<Function>, ConnectionError> {
         let peer = served.peer();
         let output = &mut self.output;
@@ -336,7 +332,7 @@ impl Answering {
                     // Asked again: C_SetupArch has just told.
                     let client = served.peer().architecture;
                     if let Ok(slices) = rpc::write_reply(xid, &reply, client, output) {
-                        let sent = writer().send(slices);
+                        let sent = outgoing.send(slices);
                         if function.hands_out_secrets() {
                             wipe(output);
                             reply.wipe();
@@ -353,13 +349,15 @@ impl Answering {
             }
         };
         let slices = rpc::write_rejection(xid, rejection, output).map_err(io::Error::other)?;
-        writer().send(slices)?;
+        outgoing.send(slices)?;
         Ok(function)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use xdr::rpc::Xid;
     use xdr::{Architecture, Call, CkRv, Input, OutputResult, Reply, Room, SessionHandle, Ulong};
 
@@ -367,15 +365,16 @@ mod tests {
     use crate::record_memory::Budget;
 
     /// Takes what is sent.
-    struct Sent(Vec<u8>);
+    #[derive(Default)]
+    struct Sent(Mutex<Vec<u8>>);
 
     impl Outgoing for Sent {
-        fn send(&mut self, slices: Slices<'_>) -> io::Result<()> {
-            self.0 = slices.to_vec();
+        fn send(&self, slices: Slices<'_>) -> io::Result<()> {
+            *self.0.lock().unwrap() = slices.to_vec();
             Ok(())
         }
 
-        fn shut_down(&mut self) {}
+        fn shut_down(&self) {}
     }
 
     /// Answers each call with the same bytes.
@@ -416,15 +415,15 @@ mod tests {
             ),
             (Call::C_Sign(session, Input::Bytes(b"data"), room), true),
         ] {
-            let (mut record, mut sent) = (Vec::new(), Sent(Vec::new()));
+            let (mut record, sent) = (Vec::new(), Sent::default());
             let record = rpc::write_call(Xid(1), &call, false, &mut record);
             let record = record.unwrap().to_vec();
             let payload = &record[xdr::record::MARK_SIZE..];
             let budget = Budget::<()>::new(1 << 20, 1).unwrap();
             let mut answering = Answering::new(Portion::new(budget.next_share()));
-            let answered = answering.answer(payload, &Always(bytes), || &mut sent);
+            let answered = answering.answer(payload, &Always(bytes), &sent);
             assert!(answered.is_ok_and(|function| function == Some(call.function())));
-            assert!(holds(&sent.0));
+            assert!(holds(&sent.0.lock().unwrap()));
             assert_eq!(holds(&answering.output), stays);
         }
     }

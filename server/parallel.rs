@@ -44,7 +44,7 @@ struct Connection<I, O> {
     /// Where the threads have the memory of large results from.
     memory: Portion,
     reader: Mutex<Reader<I>>,
-    writer: Mutex<O>,
+    outgoing: O,
     sessions: Sessions,
     notifications: Notifications,
     /// Threads that wait for the reader, or are about to.
@@ -79,7 +79,7 @@ pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
         limits,
         reader: Mutex::new(Reader::new(incoming, limits, memory.another())),
         memory,
-        writer: Mutex::new(outgoing),
+        outgoing,
         sessions: Sessions::default(),
         notifications: Notifications::default(),
         idle: AtomicUsize::new(1),
@@ -136,7 +136,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         answering: &mut Answering,
     ) -> Result<Option<Overtaken>, ConnectionError> {
         let served = &*self.served;
-        let writer = || lock(&self.writer);
+        let outgoing = &self.outgoing;
         while let Some(received) = reader.next_record(served)? {
             let notifies = served.notifies();
             if let (true, Received::Record(record)) = (notifies, &received) {
@@ -149,7 +149,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             let is_alone = !notifies && self.executing.load(Ordering::SeqCst) == 0;
             let (task, turn) = match received {
                 Received::Refused(refused) if is_alone && !refused.is_overtaken() => {
-                    answering.refuse(&refused, served, writer)?;
+                    answering.refuse(&refused, served, outgoing)?;
                     continue;
                 }
                 Received::Refused(refused) => {
@@ -160,7 +160,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                     (Task::Refuse(refused), turn)
                 }
                 Received::Record(record) if is_alone && !rpc::is_overtaken(record) => {
-                    let function = answering.answer(record, served, writer)?;
+                    let function = answering.answer(record, served, outgoing)?;
                     if function.is_some_and(Function::takes_secrets) {
                         reader.wipe();
                     }
@@ -171,7 +171,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                     let Some((record, memory)) = reader.take(served)? else {
                         // Without a copy nobody can read meanwhile.
                         if notifies {
-                            answering.answer(reader.record(), &refused, writer)?;
+                            answering.answer(reader.record(), &refused, outgoing)?;
                             reader.wipe();
                             continue;
                         }
@@ -179,13 +179,13 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                             Request::Call(incoming) => self.sessions.enter(&incoming.call),
                             Request::Rejected(..) | Request::Unanswerable => None,
                         };
-                        let answer = || answering.answer(reader.record(), served, writer);
+                        let answer = || answering.answer(reader.record(), served, outgoing);
                         self.sessions.in_turn(turn, answer)?;
                         reader.wipe();
                         continue;
                     };
                     if notifies && !self.let_another_read() {
-                        answering.answer(&record, &refused, writer)?;
+                        answering.answer(&record, &refused, outgoing)?;
                         continue;
                     }
                     let turn = match rpc::read_request(&record, &served.peer()) {
@@ -250,12 +250,12 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
 
     fn execute_overtaken(&self, overtaken: Overtaken, answering: &mut Answering) {
         let Overtaken { task, turn } = overtaken;
-        let (served, writer) = (&*self.served, || lock(&self.writer));
+        let (served, outgoing) = (&*self.served, &self.outgoing);
         let session = turn.as_ref().map(|turn| turn.session);
         let answered = self.sessions.in_turn(turn, || match &task {
-            Task::Refuse(refused) => answering.refuse(refused, served, writer),
+            Task::Refuse(refused) => answering.refuse(refused, served, outgoing),
             Task::Execute { record, .. } => self.notifying(record, session, || {
-                answering.answer(record, served, writer).map(|_| ())
+                answering.answer(record, served, outgoing).map(|_| ())
             }),
         });
         drop(task);
@@ -310,7 +310,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         let send = |xid| {
             let mut buffer = Vec::new();
             let slices = rpc::write_notification(xid, notification, &mut buffer);
-            lock(&self.writer).send(slices.map_err(io::Error::other)?)
+            self.outgoing.send(slices.map_err(io::Error::other)?)
         };
         self.notifications.ask(send).unwrap_or_else(|error| {
             self.fail(error.into());
@@ -333,9 +333,9 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             let record = record.clone();
             let started = self.spawn(move |connection| {
                 let mut answering = Answering::new(connection.memory.another());
-                let writer = || lock(&connection.writer);
+                let outgoing = &connection.outgoing;
                 // If it fails, the thread that reads finds out.
-                let _ = answering.answer(&record, &*connection.served, writer);
+                let _ = answering.answer(&record, &*connection.served, outgoing);
                 connection.waiting.fetch_sub(1, Ordering::SeqCst);
             });
             if started {
@@ -344,14 +344,14 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
         let refused = Refusing(&*self.served, CkRv::HOST_MEMORY);
-        answering.answer(&record, &refused, || lock(&self.writer))?;
+        answering.answer(&record, &refused, &self.outgoing)?;
         Ok(())
     }
 
     /// Ends the connection because a reply cannot be sent: the thread that reads finds out.
     fn fail(&self, error: ConnectionError) {
         self.note_end(Err(error));
-        lock(&self.writer).shut_down();
+        self.outgoing.shut_down();
     }
 
     /// Ends the connection: nothing more is read.

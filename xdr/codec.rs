@@ -249,6 +249,9 @@ const SENT_IN_PLACE: usize = 4096;
 /// How many byte strings of one record can be sent in place: C_Verify has two.
 const MOST_IN_PLACE: usize = 2;
 
+/// Room that a buffer of records has at first, in bytes: most calls and replies need no more.
+const FIRST_ROOM: usize = 512;
+
 /// Lays out one record, its record mark included.
 pub struct Encoder<'b> {
     /// The mark, and every byte that was copied.
@@ -266,12 +269,15 @@ impl<'b> Encoder<'b> {
     /// Numbers inside of byte strings are laid out as a client of this architecture has them.
     pub fn new(buffer: &'b mut Vec<u8>, client: Architecture) -> Encoder<'b> {
         buffer.clear();
-        buffer.extend_from_slice(&[0; record::MARK_SIZE]);
+        let failed = make_room(buffer, FIRST_ROOM).is_err();
+        if !failed {
+            buffer.extend_from_slice(&[0; record::MARK_SIZE]);
+        }
         Encoder {
             copied: buffer,
             in_place: [(0, &[]); MOST_IN_PLACE],
             used: 0,
-            failed: false,
+            failed,
             client,
         }
     }
@@ -287,6 +293,7 @@ impl<'b> Encoder<'b> {
     }
 
     /// An XDR unsigned integer.
+    #[inline]
     pub fn word(&mut self, number: u32) {
         self.copy(&number.to_be_bytes());
     }
@@ -325,6 +332,7 @@ impl<'b> Encoder<'b> {
         }
     }
 
+    #[inline]
     fn copy(&mut self, bytes: &[u8]) {
         if make_room(self.copied, bytes.len()).is_ok() {
             self.copied.extend_from_slice(bytes);
@@ -351,7 +359,7 @@ impl<'b> Encoder<'b> {
     /// can carry, 2 GiB less one byte, and when there was no memory for it.
     pub fn finish(self) -> Result<Slices<'b>, EncodeError> {
         let in_place = self.in_place.get(..self.used).unwrap_or_default();
-        let length = self.copied.len() - record::MARK_SIZE
+        let length = self.copied.len().saturating_sub(record::MARK_SIZE)
             + in_place.iter().map(|(_, value)| value.len()).sum::<usize>();
         let mark = record::mark_of_one_fragment(length).filter(|_| !self.failed);
         let mark = mark.ok_or(EncodeError)?;
@@ -393,14 +401,21 @@ pub fn wipe(bytes: &mut [u8]) {
 
 /// Makes room for `more` bytes. The content may be a PIN or a key, so the old buffer is wiped when
 /// it moves.
+#[inline]
 pub(crate) fn make_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
-    if buffer.capacity() - buffer.len() < more {
-        let mut larger = Vec::new();
-        larger.try_reserve(buffer.len() + more.max(buffer.len()))?;
-        larger.extend_from_slice(buffer);
-        buffer.zeroize();
-        *buffer = larger;
+    match buffer.capacity() - buffer.len() < more {
+        true => move_to_room(buffer, more),
+        false => Ok(()),
     }
+}
+
+#[cold]
+fn move_to_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
+    let mut larger = Vec::new();
+    larger.try_reserve(buffer.len() + more.max(buffer.len()))?;
+    larger.extend_from_slice(buffer);
+    buffer.zeroize();
+    *buffer = larger;
     Ok(())
 }
 
@@ -482,12 +497,34 @@ impl<'b> Slices<'b> {
         buffer
     }
 
+    /// Appends what is still to be sent. A buffer that moves is wiped.
+    pub fn append_to(&self, buffer: &mut Vec<u8>) -> Result<(), TryReserveError> {
+        make_room(buffer, self.len())?;
+        for part in self.unsent() {
+            buffer.extend_from_slice(part);
+        }
+        Ok(())
+    }
+
     /// The whole record in one piece, for tests and tools.
     pub fn to_vec(&self) -> Vec<u8> {
         self.unsent()
             .iter()
             .flat_map(|part| part.iter().copied())
             .collect()
+    }
+}
+
+/// Whole records in one piece, their marks included.
+impl<'b> From<&'b [u8]> for Slices<'b> {
+    fn from(records: &'b [u8]) -> Slices<'b> {
+        let mut parts = [IoSlice::new(&[]); 2 * MOST_IN_PLACE + 1];
+        parts[0] = IoSlice::new(records);
+        Slices {
+            parts,
+            sent: 0,
+            used: 1,
+        }
     }
 }
 

@@ -129,15 +129,9 @@ pub(super) struct Ticket<'a, R> {
     xid: u32,
     /// Whether the call could go out when it was made.
     is_out: bool,
-    is_over: Cell<bool>,
-}
-
-/// What a call is sent with.
-pub(super) struct Sent {
     /// Whether it overlaps others, or may well do so.
-    pub overlaps: bool,
-    /// When it has to be answered.
-    pub deadline: Option<Deadline>,
+    overlaps: bool,
+    is_over: Cell<bool>,
 }
 
 /// What a thread does next that waits for a reply.
@@ -214,6 +208,23 @@ impl<R> State<R> {
                 call.deadline = Some(*deadline.get_or_insert_with(|| Deadline::after(timeout)));
             }
         }
+    }
+
+    /// Whether a call that is made now may well overlap others: if some are out, or the application has threads, and
+    /// several have called lately, or the call is slow.
+    fn overlaps(&mut self, is_slow: bool) -> bool {
+        let is_now = self.out > 0;
+        if !self.threads {
+            return is_now;
+        }
+        let (now, thread) = (Instant::now(), this_thread());
+        let is_other = self.last_thread != 0 && self.last_thread != thread;
+        self.last_thread = thread;
+        if is_now || is_other {
+            self.overlapped = Some(now);
+        }
+        let lately = |then: Instant| now.saturating_duration_since(then) < OVERLAPPING;
+        is_now || is_slow || self.overlapped.is_some_and(lately)
     }
 
     fn wake_all(&mut self) {
@@ -300,12 +311,13 @@ impl<R> Exchange<R> {
             .count()
     }
 
-    /// Takes a place behind the calls in progress.
-    pub fn enter(&self, order: Order) -> Result<Ticket<'_, R>, Stopped> {
+    /// Takes a place behind the calls in progress. `is_slow`: others are to be expected meanwhile.
+    pub fn enter(&self, order: Order, is_slow: bool) -> Result<Ticket<'_, R>, Stopped> {
         let mut state = self.state();
         if let Some(stopped) = state.stopped {
             return Err(stopped);
         }
+        let overlaps = state.overlaps(is_slow);
         // A call that waits for something may be there since the xids last came round.
         while state.calls.iter().any(|call| call.xid == state.next_xid) {
             state.next_xid = state.next_xid.wrapping_add(1);
@@ -327,6 +339,7 @@ impl<R> Exchange<R> {
             exchange: self,
             xid,
             is_out: state.calls.last().is_some_and(|call| call.is_out),
+            overlaps,
             is_over: Cell::new(false),
         })
     }
@@ -363,6 +376,11 @@ impl<R> Ticket<'_, R> {
         self.xid
     }
 
+    /// Whether the call overlaps others, or may well do so.
+    pub fn overlaps(&self) -> bool {
+        self.overlaps
+    }
+
     /// Waits until the call may go out.
     pub fn begin(&self) -> Result<(), Failure> {
         // A module without threads would have to be free of the call that the callback belongs to.
@@ -387,34 +405,20 @@ impl<R> Ticket<'_, R> {
         }
     }
 
-    /// The call is being sent, after those for which this was called before; its time begins. It may well overlap
-    /// others if the application has threads, and several have called lately, or the call is slow.
-    pub fn send(&self, is_slow: bool) -> Result<Sent, Failure> {
+    /// The call is being sent, after those for which this was called before; its time begins.
+    pub fn send(&self) -> Result<(), Failure> {
         let mut state = self.exchange.state();
         if let Some(stopped) = state.stopped {
             return Err(stopped.into());
         }
         state.sent += 1;
-        let (timeout, sent, mut others) = (state.timeout, state.sent, state.out);
+        let (timeout, sent) = (state.timeout, state.sent);
         let call = state.entry(self.xid).ok_or(Failure::Lost)?;
         call.sent = sent;
         if call.counts() {
             call.deadline = Some(Deadline::after(timeout));
-            others -= 1;
         }
-        let deadline = call.deadline;
-        let mut overlaps = others > 0;
-        if state.threads {
-            let (now, thread) = (Instant::now(), this_thread());
-            let is_other = state.last_thread != 0 && state.last_thread != thread;
-            state.last_thread = thread;
-            if overlaps || is_other {
-                state.overlapped = Some(now);
-            }
-            let lately = |then: Instant| now.saturating_duration_since(then) < OVERLAPPING;
-            overlaps |= is_slow || state.overlapped.is_some_and(lately);
-        }
-        Ok(Sent { overlaps, deadline })
+        Ok(())
     }
 
     /// Waits until there is something to do.

@@ -15,16 +15,16 @@ use crate::failure::Failure;
 const SOON: Duration = Duration::from_secs(60);
 
 fn begun<R>(exchange: &Exchange<R>, order: Order) -> Ticket<'_, R> {
-    let ticket = exchange.enter(order).unwrap();
+    let ticket = exchange.enter(order, false).unwrap();
     ticket.begin().unwrap();
-    ticket.send(false).unwrap();
+    ticket.send().unwrap();
     ticket
 }
 
 fn is_blocked<R: Send>(exchange: &Exchange<R>, order: Order, until: impl FnOnce()) {
     let begun = AtomicBool::new(false);
     thread::scope(|scope| {
-        let ticket = exchange.enter(order).unwrap();
+        let ticket = exchange.enter(order, false).unwrap();
         let begun = &begun;
         scope.spawn(move || {
             ticket.begin().unwrap();
@@ -75,9 +75,10 @@ fn overlapping_is_told_where_it_is_and_for_a_second_after() {
     let exchange = Exchange::new(7, SOON, ());
     exchange.allow(9);
     let overlaps = |is_slow| {
-        let ticket = exchange.enter(Order::Free).unwrap();
+        let ticket = exchange.enter(Order::Free, is_slow).unwrap();
         ticket.begin().unwrap();
-        ticket.send(is_slow).unwrap().overlaps
+        ticket.send().unwrap();
+        ticket.overlaps()
     };
     assert!(!overlaps(false) && !overlaps(true));
     let out = begun(&exchange, Order::Free);
@@ -107,7 +108,7 @@ fn every_thread_gets_its_own_reply_whoever_reads() {
             let (exchange, sent) = (&exchange, &sent);
             scope.spawn(move || {
                 for _ in 0..500 {
-                    let ticket = exchange.enter(Order::Of(session)).unwrap();
+                    let ticket = exchange.enter(Order::Of(session), false).unwrap();
                     ticket.begin().unwrap();
                     sent.lock().unwrap().push(ticket.xid());
                     let reader = match ticket.next().unwrap() {
@@ -154,7 +155,7 @@ fn stopping_wakes_all_and_closing_counts_for_good() {
         assert!(matches!(reading.next(), Ok(Next::Read((), _))));
         thread::scope(|scope| {
             let waiting = begun(&exchange, Order::Of(2));
-            let behind = exchange.enter(Order::Of(2)).unwrap();
+            let behind = exchange.enter(Order::Of(2), false).unwrap();
             scope.spawn(move || assert!(waiting.next().is_err()));
             scope.spawn(move || assert!(behind.begin().is_err()));
             thread::sleep(Duration::from_millis(20));
@@ -163,7 +164,7 @@ fn stopping_wakes_all_and_closing_counts_for_good() {
         assert!(!exchange.stop(Stopped::Closed));
         assert!(!exchange.stop(Stopped::Lost));
         assert_eq!(exchange.stopped(), Some(then));
-        assert!(exchange.enter(Order::Free).is_err());
+        assert!(exchange.enter(Order::Free, false).is_err());
     }
 }
 
@@ -293,16 +294,16 @@ fn a_callback_makes_no_call_that_would_wait_for_it() {
     exchange.allow(2);
     let _outer = begun(&exchange, Order::Of(1));
     calling_back(|| {
-        let without_threads = exchange.enter(Order::Of(2)).unwrap().begin();
+        let without_threads = exchange.enter(Order::Of(2), false).unwrap().begin();
         assert!(matches!(without_threads, Err(Failure::CallingBack)));
     });
     exchange.set_threads(true);
     calling_back(|| {
-        let same_session = exchange.enter(Order::Of(1)).unwrap().begin();
+        let same_session = exchange.enter(Order::Of(1), false).unwrap().begin();
         assert!(matches!(same_session, Err(Failure::CallingBack)));
         calling_back(|| ());
         let _other = begun(&exchange, Order::Of(2));
-        let over_the_limit = exchange.enter(Order::Of(3)).unwrap().begin();
+        let over_the_limit = exchange.enter(Order::Of(3), false).unwrap().begin();
         assert!(matches!(over_the_limit, Err(Failure::CallingBack)));
     });
     is_blocked(&exchange, Order::Of(1), || drop(_outer));
@@ -315,7 +316,7 @@ fn threads_get_their_turns_in_the_order_of_their_arrival() {
     let first = begun(&exchange, Order::Alone);
     thread::scope(|scope| {
         for number in 0..40 {
-            let ticket = exchange.enter(Order::Alone).unwrap();
+            let ticket = exchange.enter(Order::Alone, false).unwrap();
             let order = &order;
             scope.spawn(move || {
                 ticket.begin().unwrap();

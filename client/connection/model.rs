@@ -147,10 +147,10 @@ impl Model {
 
     /// Does what `connection` does.
     fn exchange(&self, order: Order, mut notifications: u32) -> Ended {
-        let Ok(ticket) = self.exchange.enter(order) else {
+        let Ok(ticket) = self.exchange.enter(order, false) else {
             return Ended::Stopped;
         };
-        if ticket.begin().is_err() || ticket.send(false).is_err() {
+        if ticket.begin().is_err() || ticket.send().is_err() {
             return Ended::Stopped;
         }
         let mut go_on = || {
@@ -302,9 +302,9 @@ fn a_reader_that_fails_leaves_nobody_waiting(preemptions: usize) {
             let model = model.clone();
             thread::spawn(move || model.call(Order::Of(1), 0))
         };
-        let ticket = model.exchange.enter(Order::Of(2)).unwrap();
+        let ticket = model.exchange.enter(Order::Of(2), false).unwrap();
         ticket.begin().unwrap();
-        ticket.send(false).unwrap();
+        ticket.send().unwrap();
         // The other thread reads before, or not at all.
         assert!(matches!(ticket.next(), Ok(Next::Read(..))));
         drop(ticket);

@@ -42,13 +42,13 @@ impl Incoming for FromChannel {
 struct ToChannel(Sender<u32>);
 
 impl Outgoing for ToChannel {
-    fn send(&mut self, slices: Slices<'_>) -> io::Result<()> {
+    fn send(&self, slices: Slices<'_>) -> io::Result<()> {
         let record = slices.to_vec();
         let xid = rpc::xid_of(&record[MARK_SIZE..]).map_err(io::Error::other)?;
         self.0.send(xid.0).map_err(io::Error::other)
     }
 
-    fn shut_down(&mut self) {}
+    fn shut_down(&self) {}
 }
 
 /// The data of a C_Sign that waits until something is sent.

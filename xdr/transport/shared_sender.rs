@@ -1,0 +1,186 @@
+//! Lets several threads send records over one connection, of which one sends at a time.
+//!
+//! A thread that comes while another one sends leaves a short record with it and goes on. Whoever sends takes
+//! along what was left meanwhile, all of it in one message and with TLS as one piece, so that many threads cost fewer
+//! system calls and rarely wait for each other. A long record is never copied: its thread waits until nobody sends.
+//!
+//! A thread cannot be kept sending for others: after [`ROUNDS`] messages it takes nothing more, and those who come
+//! wait for it to be done.
+
+use std::io;
+use std::mem;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use xdr::codec::{Slices, wipe};
+
+use crate::deadline::Deadline;
+use crate::halves::Sender;
+
+/// A record of more bytes is not left with another thread.
+const SHORT: usize = 4 << 10;
+
+/// How many bytes are left with a thread at a time, at most.
+const MOST_LEFT: usize = 64 << 10;
+
+/// How many messages a thread sends for others, at most.
+const ROUNDS: u32 = 4;
+
+/// The half to the peer, for several threads.
+pub struct SharedSender {
+    state: Mutex<State>,
+    /// Nobody sends any more.
+    free: Condvar,
+    /// How long a message may take.
+    time: Duration,
+}
+
+struct State {
+    /// `None` while a thread sends.
+    idle: Option<Box<Idle>>,
+    /// Whole records that the thread that sends is to take along.
+    left: Vec<u8>,
+    /// How many more times it looks for some.
+    rounds: u32,
+    /// Threads that wait until nobody sends.
+    waiting: usize,
+    /// A message was not sent whole, so that nothing more can be.
+    has_failed: bool,
+}
+
+struct Idle {
+    sender: Sender,
+    /// Memory for the next records that are left; empty.
+    spare: Vec<u8>,
+}
+
+impl SharedSender {
+    /// Has threads share this half. `time` is how long each message may take.
+    pub fn new(sender: Sender, time: Duration) -> SharedSender {
+        SharedSender {
+            state: Mutex::new(State {
+                idle: Some(Box::new(Idle {
+                    sender,
+                    spare: Vec::new(),
+                })),
+                left: Vec::new(),
+                rounds: 0,
+                waiting: 0,
+                has_failed: false,
+            }),
+            free: Condvar::new(),
+            time,
+        }
+    }
+
+    /// Sends a whole record, or leaves it with the thread that is sending. Records go out in the order in which
+    /// `begin` was called for them; if it fails, nothing is sent. [`io::ErrorKind::TimedOut`] if the peer did not take
+    /// a message in time.
+    ///
+    /// A failure is told to the thread that sends, not to those who left records with it. After one nothing more can
+    /// be sent, so the connection has to be ended.
+    pub fn send<E: From<io::Error>>(
+        &self,
+        record: &mut Slices<'_>,
+        begin: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut state = self.state();
+        let idle = loop {
+            if state.has_failed {
+                return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+            }
+            if let Some(idle) = state.idle.take() {
+                break idle;
+            }
+            if state.has_room(record.len()) {
+                begin()?;
+                record.append_to(&mut state.left).map_err(io::Error::from)?;
+                return Ok(());
+            }
+            state.waiting += 1;
+            state = self
+                .free
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        };
+        if let Err(error) = begin() {
+            self.give_back(state, idle);
+            return Err(error);
+        }
+        state.rounds = ROUNDS;
+        drop(state);
+        let turn = Turn {
+            shared: self,
+            is_over: false,
+        };
+        Ok(turn.send(idle, record)?)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, mut state: MutexGuard<'_, State>, idle: Box<Idle>) {
+        state.idle = Some(idle);
+        let is_awaited = state.waiting > 0;
+        drop(state);
+        if is_awaited {
+            self.free.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// Whether a record of this length can be left.
+    fn has_room(&self, length: usize) -> bool {
+        self.rounds > 0 && length <= SHORT && self.left.len() + length <= MOST_LEFT
+    }
+}
+
+/// What a thread has that sends. Unless all was sent, nobody can send any more.
+struct Turn<'a> {
+    shared: &'a SharedSender,
+    is_over: bool,
+}
+
+impl Turn<'_> {
+    /// Sends this record, then what others leave.
+    fn send(mut self, mut idle: Box<Idle>, record: &mut Slices<'_>) -> io::Result<()> {
+        let deadline = || Deadline::after(self.shared.time);
+        idle.sender.send_record(record, deadline())?;
+        loop {
+            let mut state = self.shared.state();
+            if state.left.is_empty() {
+                self.is_over = true;
+                self.shared.give_back(state, idle);
+                return Ok(());
+            }
+            mem::swap(&mut state.left, &mut idle.spare);
+            state.rounds = state.rounds.saturating_sub(1);
+            drop(state);
+            let mut records = Slices::from(idle.spare.as_slice());
+            let sent = idle.sender.send_record(&mut records, deadline());
+            wipe(&mut idle.spare);
+            idle.spare.clear();
+            sent?;
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let mut state = self.shared.state();
+        state.has_failed = true;
+        wipe(&mut state.left);
+        state.left.clear();
+        drop(state);
+        self.shared.free.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests;
