@@ -81,6 +81,10 @@ fn clear_in_children(page: &'static OwnPage) -> bool {
         return false;
     }
     let address = ptr::from_ref(page).cast_mut().cast();
+    // SAFETY: no kernel knows this advice. Emulators that accept any would not clear the page.
+    if unsafe { libc::madvise(address, size_of::<OwnPage>(), -1) } == 0 {
+        return false;
+    }
     // SAFETY: the range is the page of a static, which is as long and aligned as one, and nothing else lies there.
     // This process's own content stays as it is; a child's page is all zeros, which are valid for the type.
     unsafe { libc::madvise(address, size_of::<OwnPage>(), libc::MADV_WIPEONFORK) == 0 }
