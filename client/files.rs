@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,11 +16,7 @@ use zeroize::Zeroizing;
 /// The first `most` bytes of a file, or of what is written to a pipe before it is closed. [`io::ErrorKind::TimedOut`]
 /// if that takes too long.
 pub(crate) fn read(path: &Path, most: u64, deadline: Deadline) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Without the flag, to open a pipe would wait for its writer.
-    let file = File::options()
-        .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK)
-        .open(path)?;
+    let file = open(path, deadline)?;
     // At once: a buffer that moves would leave a copy of a key behind.
     let size = file.metadata()?.len().clamp(SMALL, most.max(SMALL));
     let mut bytes = Zeroizing::new(Vec::new());
@@ -31,6 +29,22 @@ pub(crate) fn read(path: &Path, most: u64, deadline: Deadline) -> io::Result<Zer
             // What came so far was kept.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Without the flag, to open a pipe would wait for its writer. With it, a file that another host has a lease on is
+/// not there at once.
+fn open(path: &Path, deadline: Deadline) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    loop {
+        match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                deadline.remaining()?;
+                thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
         }
     }
 }
@@ -54,8 +68,7 @@ fn wait(file: &File, deadline: Deadline) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use nix::sys::stat::Mode;
 
