@@ -334,8 +334,9 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             let started = self.spawn(move |connection| {
                 let mut answering = Answering::new(connection.memory.another());
                 let outgoing = &connection.outgoing;
-                // If it fails, the thread that reads finds out.
-                let _ = answering.answer(&record, &*connection.served, outgoing);
+                if let Err(error) = answering.answer(&record, &*connection.served, outgoing) {
+                    connection.fail(error);
+                }
                 connection.waiting.fetch_sub(1, Ordering::SeqCst);
             });
             if started {

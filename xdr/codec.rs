@@ -402,7 +402,7 @@ pub fn wipe(bytes: &mut [u8]) {
 /// Makes room for `more` bytes. The content may be a PIN or a key, so the old buffer is wiped when
 /// it moves.
 #[inline]
-pub(crate) fn make_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
+pub fn make_room(buffer: &mut Vec<u8>, more: usize) -> Result<(), TryReserveError> {
     match buffer.capacity() - buffer.len() < more {
         true => move_to_room(buffer, more),
         false => Ok(()),

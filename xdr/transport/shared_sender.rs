@@ -12,7 +12,7 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use xdr::codec::{Slices, wipe};
+use xdr::codec::{Slices, make_room, wipe};
 
 use crate::deadline::Deadline;
 use crate::halves::Sender;
@@ -31,7 +31,7 @@ pub struct SharedSender {
     state: Mutex<State>,
     /// Nobody sends any more.
     free: Condvar,
-    /// How long a message may take.
+    /// How long a thread's own record may take, and then all messages that it sends for others.
     time: Duration,
 }
 
@@ -55,7 +55,8 @@ struct Idle {
 }
 
 impl SharedSender {
-    /// Has threads share this half. `time` is how long each message may take.
+    /// Has threads share this half. `time` is how long a thread may send its own
+    /// record, and then all that others left.
     pub fn new(sender: Sender, time: Duration) -> SharedSender {
         SharedSender {
             state: Mutex::new(State {
@@ -132,9 +133,12 @@ impl SharedSender {
 }
 
 impl State {
-    /// Whether a record of this length can be left.
-    fn has_room(&self, length: usize) -> bool {
-        self.rounds > 0 && length <= SHORT && self.left.len() + length <= MOST_LEFT
+    /// Makes room for a record of this length, if it can be left.
+    fn has_room(&mut self, length: usize) -> bool {
+        self.rounds > 0
+            && length <= SHORT
+            && self.left.len() + length <= MOST_LEFT
+            && make_room(&mut self.left, length).is_ok()
     }
 }
 
@@ -147,8 +151,9 @@ struct Turn<'a> {
 impl Turn<'_> {
     /// Sends this record, then what others leave.
     fn send(mut self, mut idle: Box<Idle>, record: &mut Slices<'_>) -> io::Result<()> {
-        let deadline = || Deadline::after(self.shared.time);
-        idle.sender.send_record(record, deadline())?;
+        let time = self.shared.time;
+        idle.sender.send_record(record, Deadline::after(time))?;
+        let mut for_others = None;
         loop {
             let mut state = self.shared.state();
             if state.left.is_empty() {
@@ -160,7 +165,8 @@ impl Turn<'_> {
             state.rounds = state.rounds.saturating_sub(1);
             drop(state);
             let mut records = Slices::from(idle.spare.as_slice());
-            let sent = idle.sender.send_record(&mut records, deadline());
+            let deadline = *for_others.get_or_insert_with(|| Deadline::after(time));
+            let sent = idle.sender.send_record(&mut records, deadline);
             wipe(&mut idle.spare);
             idle.spare.clear();
             sent?;

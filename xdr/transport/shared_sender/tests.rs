@@ -151,7 +151,7 @@ fn no_thread_is_kept_sending_for_others() {
         shared.state().idle = None;
         assert!(reading.join().unwrap() >= 200);
     });
-    let mut state = shared.state();
+    let state = &mut *shared.state();
     state.rounds = 0;
     assert!(!state.has_room(1));
     state.rounds = 1;
@@ -163,7 +163,7 @@ fn no_thread_is_kept_sending_for_others() {
 /// Neither those that come later, nor those that wait, and nothing that was left stays in memory.
 #[test]
 fn after_a_failure_nobody_sends() {
-    let (shared, far) = connected(Duration::from_millis(100));
+    let (shared, far) = connected(Duration::from_secs(1));
     let long = vec![1; 4 << 20];
     thread::scope(|scope| {
         let shared = &shared;
