@@ -97,8 +97,10 @@ msrv: packages
 bench: packages
 	$(CARGO) bench --bench cost
 
+# Without the tests that others run in processes of their own, and `make vectors`.
 soak: packages
-	$(CARGO) test --release --workspace -- --ignored --test-threads=1
+	$(CARGO) test --release --workspace --no-fail-fast -- --ignored --test-threads=1 \
+	  --skip in_a_soft --skip capture_every_function
 
 # SUITES and MODULES are lists; see tests/suites/run.sh. Needs the network, to build what is tested.
 suites: suites-packages all
