@@ -294,6 +294,21 @@ pub const ROWS: &[Row] = &[
                 && OF_THE_SESSION.contains(&ours)
         },
     },
+    // The template of the key that makes a new one is read first.
+    Row {
+        number: "D-165",
+        occurs_under: "conflicting",
+        goes_on: true,
+        applies: |case| {
+            let (theirs, ours) = case.rvs();
+            let missing = match case.function() {
+                Function::C_UnwrapKey => 0xf0,
+                Function::C_DeriveKey => 0x82,
+                _ => return false,
+            };
+            theirs != 0 && ours == missing
+        },
+    },
     // A copy is judged with what it takes from its source.
     Row {
         number: "D-114",

@@ -248,6 +248,20 @@ pub(super) const SITUATIONS: &[Situation] = &[
         ));
     }),
     (Architecture::LITTLE_64, |walk| {
+        // A key that does not exist, and a mechanism that the token does not unwrap with.
+        let secret = template(&[
+            (cka::CLASS, word(walk.architecture, cko::SECRET_KEY)),
+            (cka::KEY_TYPE, word(walk.architecture, ckk::AES)),
+        ]);
+        walk.call(Call::C_UnwrapKey(
+            SessionHandle(1),
+            mechanism(ckm::AES_CBC, &[]),
+            ObjectHandle(4242),
+            &[0x11; 16],
+            secret,
+        ));
+    }),
+    (Architecture::LITTLE_64, |walk| {
         walk.call(Call::C_FindObjectsInit(
             SessionHandle(1),
             template::<&[u8]>(&[]),
