@@ -39,6 +39,21 @@ impl Process {
     }
 }
 
+/// Whether this program got privileges by being executed: set-user-id, set-group-id, file capabilities. Then whoever
+/// started it must not decide by its environment what it does (`secure_getenv(3)`).
+#[cfg(target_os = "linux")]
+pub fn is_privileged() -> bool {
+    // SAFETY: reads what the kernel told this process when it was executed.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Whether this program got privileges by being executed, as far as its ids tell.
+#[cfg(not(target_os = "linux"))]
+pub fn is_privileged() -> bool {
+    use nix::unistd::{Gid, Uid};
+    Uid::current() != Uid::effective() || Gid::current() != Gid::effective()
+}
+
 /// A number in a page of its own, which the kernel can be told to clear in forked children.
 #[repr(C, align(4096))]
 struct OwnPage {
