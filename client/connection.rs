@@ -93,18 +93,18 @@ pub(crate) enum ConnectError {
 }
 
 impl Connection {
-    /// Connects within `timeout`, which is then the time each call has, the TLS handshake included. The time that
-    /// resolving a name takes is the resolver's. Over TLS, offers the protocol that is spoken; `None` is either
+    /// Connects until `deadline`, the TLS handshake included; each call then has `timeout`. The time that resolving a
+    /// name takes is the resolver's. Over TLS, offers the protocol that is spoken; `None` is either
     /// version. Calls `notify` in threads whose call is in progress.
     pub fn open(
         endpoint: &Endpoint,
         tls: Option<&TlsSettings>,
         protocol: Option<Version>,
         timeout: Duration,
+        deadline: Deadline,
         purpose: Purpose,
         notify: Notify,
     ) -> Result<Connection, ConnectError> {
-        let deadline = Deadline::after(timeout);
         let (socket, registered) = socket::connect(endpoint, purpose, deadline)?;
         let Halves {
             receiver,

@@ -16,7 +16,7 @@ use xdr::{
 use crate::library::Library;
 use crate::notifications::Notifications;
 use crate::remote::Remote;
-use crate::settings::{Endpoint, Interface, Settings};
+use crate::settings::{Interface, Settings};
 
 type Answering = Box<dyn Fn(Call<'_>) -> Reply + Send + Sync>;
 type AnsweringVersion3 = Box<dyn Fn(version3::Call<'_>) -> version3::Reply + Send + Sync>;
@@ -110,14 +110,14 @@ impl Remote for Arc<Scripted> {
 
 pub(crate) fn settings(protocol: Option<Version>) -> Settings {
     Settings {
-        tls: None,
-        endpoint: Endpoint::Unix("/nowhere".into()),
+        daemons: Vec::new(),
         alias: b"fake".to_vec(),
         protocol,
         interface: Interface::default(),
         mechanisms: None,
         timeout: Duration::from_secs(1),
         slot_event_period: Duration::from_millis(1),
+        log: None,
     }
 }
 

@@ -52,12 +52,12 @@ pub(crate) fn of_module(environment: &Environment<'_>) -> Option<Flags> {
     if settings.protocol == Some(Version::Three) {
         return Some(Flags(INTERFACE_2_40)); // all that a daemon can tell
     }
-    if settings.tls.is_some() {
+    if settings.has_tls() {
         // May call C_GetInterface, which then asks.
         openssl_context::prepare();
     }
     if known().is_none() && !IS_SILENT.load(Ordering::Relaxed) && !ASKING.replace(true) {
-        logging::set_level(environment);
+        logging::follow(&settings);
         let start = Instant::now();
         let asked = ask_interfaces(&settings);
         ASKING.set(false);

@@ -28,7 +28,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xdr::mechanism::parameters::TableError;
 use xdr::{CkRv, Flags};
@@ -59,8 +59,9 @@ use bindings::process::PerProcess;
 use connection::{ConnectError, Connection, Notify};
 use library::{Library, StartError};
 use notifications::Notifications;
-use settings::{Endpoint, Environment, Settings, SettingsError};
+use settings::{Daemon, Endpoint, Environment, Settings, SettingsError};
 use socket::Purpose;
+use transport::Deadline;
 
 /// The one thing an application has: a library that is, or is not, initialised. A forked child has
 /// one of its own, so that no lock in it was ever held by a thread that is not there.
@@ -102,6 +103,14 @@ impl From<&InitializeError> for CkRv {
 }
 
 impl InitializeError {
+    /// Whether another daemon may do better.
+    fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            InitializeError::Connect(..) | InitializeError::Start(StartError::Lost)
+        )
+    }
+
     /// Whether this is how a daemon refuses a peer that has too many connections: it closes this one.
     fn may_be_refusal(&self) -> bool {
         match self {
@@ -128,7 +137,7 @@ impl Instance {
 
     /// C_Initialize, its arguments checked. `threads`: whether the application may call from several threads.
     fn initialize(&self, environment: &Environment<'_>, threads: bool) -> Result<(), CkRv> {
-        if self.library().is_err() && Settings::read(environment).is_ok_and(|s| s.tls.is_some()) {
+        if self.library().is_err() && Settings::read(environment).is_ok_and(|it| it.has_tls()) {
             // May call C_Initialize: before any lock.
             openssl_context::prepare();
         }
@@ -186,42 +195,84 @@ impl Instance {
 
 fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, InitializeError> {
     let settings = Settings::read(environment)?;
+    logging::follow(&settings);
     if let Some(file) = &settings.mechanisms {
         vendor_mechanisms::install(file)?;
     }
-    let notifications = Arc::new(Notifications::default());
-    let delivered = notifications.clone();
-    let notify = move |session, event| delivered.deliver(session, event);
-    let connection = connect(&settings, Purpose::Application, Box::new(notify))?;
-    let library = Library::start(connection, &settings, threads, notifications)?;
-    let version = library.version().number();
-    log::info!(
-        "connected to {}, version {version} of the protocol",
-        settings.endpoint
-    );
-    Ok(library)
+    first_of(&settings, |daemon, deadline| {
+        let notifications = Arc::new(Notifications::default());
+        let delivered = notifications.clone();
+        let notify = move |session, event| delivered.deliver(session, event);
+        let purpose = Purpose::Application;
+        let connection = connect(&settings, daemon, deadline, purpose, Box::new(notify))?;
+        let library = Library::start(connection, &settings, threads, notifications)?;
+        let version = library.version().number();
+        let transport = if daemon.tls.is_some() {
+            "with"
+        } else {
+            "without"
+        };
+        log::info!(
+            "connected to {} {transport} TLS, {}; version {version} of the protocol",
+            daemon.endpoint,
+            daemon.reason
+        );
+        Ok(library)
+    })
+}
+
+/// What the first of the daemons gives that can be reached. Connecting to all of them takes no longer than the
+/// timeout; each that is tried has an equal part of what is left.
+fn first_of<T>(
+    settings: &Settings,
+    attempt: impl Fn(&Daemon, Deadline) -> Result<T, InitializeError>,
+) -> Result<T, InitializeError> {
+    let start = Instant::now();
+    let mut daemons = settings.daemons.iter();
+    loop {
+        let Some(daemon) = daemons.next() else {
+            return Err(SettingsError::NoDaemon.into());
+        };
+        let left = settings.timeout.saturating_sub(start.elapsed());
+        let others = u32::try_from(daemons.len()).unwrap_or(u32::MAX - 1);
+        match attempt(daemon, Deadline::after(left / (others + 1))) {
+            Err(error) if error.is_unreachable() && others > 0 => log::warn!("{error}"),
+            result => return result,
+        }
+    }
 }
 
 fn connect(
     settings: &Settings,
+    daemon: &Daemon,
+    deadline: Deadline,
     purpose: Purpose,
     notify: Notify,
 ) -> Result<Connection, InitializeError> {
     let opened = Connection::open(
-        &settings.endpoint,
-        settings.tls.as_ref(),
+        &daemon.endpoint,
+        daemon.tls.as_ref(),
         settings.protocol,
         settings.timeout,
+        deadline,
         purpose,
         notify,
     );
-    opened.map_err(|cause| InitializeError::Connect(settings.endpoint.clone(), cause))
+    opened.map_err(|cause| InitializeError::Connect(daemon.endpoint.clone(), cause))
 }
 
 /// Asks the daemon which interfaces the module has, over a connection that ends with this. Takes no lock that
 /// C_Initialize holds.
 fn ask_interfaces(settings: &Settings) -> Result<Flags, InitializeError> {
-    let nothing = |_, _| CkRv::OK; // there is no session
-    let connection = connect(settings, Purpose::Question, Box::new(nothing))?;
-    Ok(Library::ask_interfaces(connection, settings)?)
+    first_of(settings, |daemon, deadline| {
+        let nothing = |_, _| CkRv::OK; // there is no session
+        let connection = connect(
+            settings,
+            daemon,
+            deadline,
+            Purpose::Question,
+            Box::new(nothing),
+        )?;
+        Ok(Library::ask_interfaces(connection, settings)?)
+    })
 }

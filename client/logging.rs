@@ -1,4 +1,4 @@
-//! Logs on standard error, if `PKCS11PROXY_LOG` names a level.
+//! Logs on standard error, if `PKCS11PROXY_LOG` or the settings file names a level.
 //!
 //! Each message is one write without a lock. A logger that locks (env_logger locks std's stderr)
 //! can be locked by another thread at the moment of a fork, and its first message would hang the
@@ -8,7 +8,7 @@ use std::io::Write;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::settings::Environment;
+use crate::settings::{Environment, LOG, Settings};
 
 struct Stderr;
 
@@ -33,13 +33,24 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Sets the level, if `PKCS11PROXY_LOG` names one of `error`, `warn`, `info`, `debug` and `trace`.
+/// Sets the level that `PKCS11PROXY_LOG` names, before the settings are read. Where it cannot be understood, errors are
+/// logged, of which that is the first.
 pub(crate) fn set_level(environment: &Environment<'_>) {
-    let level = (environment.variable)("PKCS11PROXY_LOG");
-    let level = level.as_ref().and_then(|level| level.to_str());
-    let Some(level) = level.and_then(|level| level.parse::<LevelFilter>().ok()) else {
-        return;
-    };
+    let level = (environment.variable)(LOG).filter(|level| !level.is_empty());
+    if let Some(level) = level {
+        let level = level.to_str().and_then(|level| level.parse().ok());
+        set(level.unwrap_or(LevelFilter::Error));
+    }
+}
+
+/// Sets the level that the settings name.
+pub(crate) fn follow(settings: &Settings) {
+    if let Some(level) = settings.log {
+        set(level);
+    }
+}
+
+fn set(level: LevelFilter) {
     // Fails where a logger is in place: our own since the last C_Initialize, or, where this crate is
     // linked into a program, the program's.
     let _ = log::set_logger(&Stderr);

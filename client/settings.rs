@@ -1,25 +1,30 @@
 //! Reads the library's settings: where the daemon is, which module to ask for, how long to wait, and
 //! which files TLS needs.
 //!
-//! They come from environment variables, the file with the alias, the name of the library's file and
-//! the values that are compiled in, and are read again at each C_Initialize. Everything comes through
-//! an [`Environment`], so that tests need not touch that of the process. Only the file with the alias
-//! is opened.
+//! They come from environment variables, the settings file, the file with the alias, the name of the library's file
+//! and the values that are compiled in ([`sources`] says which counts), and are read again at each C_Initialize. A
+//! value that cannot be used is an error that says where it stands. Everything comes through an [`Environment`], so that
+//! tests need not touch that of the process.
 
-use bindings::process;
-use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+mod endpoint;
+mod sources;
+
+use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use log::LevelFilter;
 use xdr::rpc::Version;
 
-/// The endpoint of a library built without `P11CLIENT_SOCKET`, as in the original.
-const DEFAULT_SOCKET: &str = "127.0.0.1:4444";
+pub(crate) use endpoint::{Endpoint, Reason};
+pub(crate) use sources::Environment;
 
-/// The same of one in the place of Debian's for Unix sockets.
-const DEFAULT_UNIX_SOCKET: &str = "/var/run/pkcs11proxyd.socket";
+use endpoint::{Built, Destination, destination};
+use sources::{Found, Origin, Sections, Written};
+#[cfg(test)]
+use sources::{LONGEST_FILE, TlsFiles};
 
 /// The file in the user's home directory that names the module.
 const ALIAS_FILE: &str = ".camlcrushlibname";
@@ -27,80 +32,22 @@ const ALIAS_FILE: &str = ".camlcrushlibname";
 /// The longest alias the file can give, in bytes; a variable can give any.
 const LONGEST_ALIAS: usize = 32;
 
-/// The longest file that is read, in bytes.
-const LONGEST_FILE: usize = 1 << 20;
-
-/// The longest path a Unix socket address holds, in bytes.
-const LONGEST_SOCKET_PATH: usize = 107;
-
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Longer timeouts are ignored, as in the original: more than three years.
-const LONGEST_TIMEOUT_SECONDS: u64 = 100_000_000;
+/// Longer timeouts are refused, where the original ignores them: more than three years, in seconds.
+const LONGEST_TIMEOUT: u64 = 100_000_000;
 
 /// How often a blocking C_WaitForSlotEvent asks the daemon.
 const DEFAULT_SLOT_EVENT_PERIOD: Duration = Duration::from_millis(50);
 
-/// What [`Settings`] are made of. [`Environment::process`] is the real one.
-pub(crate) struct Environment<'a> {
-    /// The value of an environment variable, if it is set.
-    pub variable: &'a dyn Fn(&str) -> Option<OsString>,
-    /// The first bytes of a file, one more than [`LONGEST_FILE`] at the most.
-    pub file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
-    /// The endpoint compiled in.
-    pub socket: Option<&'a str>,
-    /// The alias compiled in, in a library made for one module.
-    pub libname: Option<&'a str>,
-    /// The file this library was loaded from.
-    pub library: Option<PathBuf>,
-    /// What was compiled in for TLS.
-    pub tls: TlsFiles,
-}
-
-/// What was compiled in for TLS: paths, or contents in PEM.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct TlsFiles {
-    pub authority: Option<&'static str>,
-    pub certificate: Option<&'static str>,
-    pub key: Option<&'static str>,
-    pub pinned: Option<&'static str>,
-}
-
-impl Environment<'static> {
-    /// The environment of this process and the build options of this library.
-    pub fn process() -> Environment<'static> {
-        Environment {
-            variable: &|name| std::env::var_os(name),
-            file: &|path| {
-                // Asked first, since to open a pipe would wait for its writer.
-                if !std::fs::metadata(path)?.is_file() {
-                    return Err(io::Error::other("expected a file"));
-                }
-                let mut bytes = Vec::new();
-                let file = std::fs::File::open(path)?;
-                let mut file = file.take(LONGEST_FILE as u64 + 1);
-                file.read_to_end(&mut bytes).map(|_| bytes)
-            },
-            socket: option_env!("P11CLIENT_SOCKET"),
-            libname: option_env!("P11CLIENT_LIBNAME"),
-            library: process::own_path(),
-            tls: TlsFiles {
-                authority: option_env!("P11CLIENT_TLS_CA"),
-                certificate: option_env!("P11CLIENT_TLS_CERT"),
-                key: option_env!("P11CLIENT_TLS_KEY"),
-                pinned: option_env!("P11CLIENT_TLS_PINNED"),
-            },
-        }
-    }
-}
+/// The longest period, in milliseconds.
+const LONGEST_SLOT_EVENT_PERIOD: u64 = 3_600_000;
 
 /// What one connection is made with.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Settings {
-    /// Where the daemon listens.
-    pub endpoint: Endpoint,
-    /// How TLS is spoken, if it is.
-    pub tls: Option<TlsSettings>,
+    /// The daemons, the first choice first.
+    pub daemons: Vec<Daemon>,
     /// The name of the module in the daemon's configuration, sent as it is.
     pub alias: Vec<u8>,
     /// The version of the protocol; `None` is the newest that the daemon speaks.
@@ -113,6 +60,18 @@ pub(crate) struct Settings {
     pub timeout: Duration,
     /// The pause between two polls of a blocking C_WaitForSlotEvent.
     pub slot_event_period: Duration,
+    /// What is logged; `None` leaves that as it is.
+    pub log: Option<LevelFilter>,
+}
+
+/// Where a daemon listens, and how it is spoken to.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Daemon {
+    pub endpoint: Endpoint,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<TlsSettings>,
+    /// Why TLS is spoken, or not.
+    pub reason: Reason,
 }
 
 /// A site's `mechanisms.toml`, as read.
@@ -163,47 +122,49 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// The address of a daemon. Its kind follows from how it is written.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Endpoint {
-    /// `host:port` or `[v6]:port`: a name or an address.
-    Tcp { host: String, port: u16 },
-    /// A path.
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Endpoint::Tcp { host, port } => write!(f, "{host} port {port}"),
-            Endpoint::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
-
 /// Why there are no settings to connect with.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
+    #[error("{0}: {1}")]
+    File(PathBuf, io::Error),
+    #[error("{0}: {1}")]
+    Syntax(Origin, String),
+    #[error("{0} has sections for programs, and which program this is cannot be found out")]
+    Program(PathBuf),
+    #[error("{0}: a section for an alias cannot name another one")]
+    AliasInAlias(Origin),
+    #[error("{0}: expected at least one endpoint")]
+    NoEndpoint(Origin),
+    #[error("no endpoint is set")]
+    NoDaemon,
     #[error(
-        "endpoint {0:?}: expected host:port, [IPv6 address]:port or an absolute path, or tls: before one"
+        "{0}: endpoint {1:?}: expected host:port, [IPv6 address]:port or an absolute path, or one of these after tls:, tcp: or unix:"
     )]
-    Endpoint(String),
-    #[error("endpoint {0:?}: expected a port between 1 and 65535")]
-    Port(String),
-    #[error("endpoint {0:?}: a socket path may have at most {LONGEST_SOCKET_PATH} bytes")]
-    SocketPath(PathBuf),
+    Endpoint(Origin, String),
+    #[error("{0}: endpoint {1:?}: expected a port between 1 and 65535")]
+    Port(Origin, String),
+    #[error("{0}: endpoint {1:?}: a socket path may have at most 107 bytes")]
+    SocketPath(Origin, PathBuf),
+    #[error("{0}: endpoint {1:?}: this library speaks {2} only")]
+    OtherTransport(Origin, String, Built),
+    #[error(
+        "TLS files are set, but this library speaks plain TCP only: use libp11clienttcpssl.so, or write tcp: in front of the endpoint"
+    )]
+    TlsFilesForTcp,
     #[error("TLS: neither {0} nor PKCS11PROXY_PSK_FILE is set")]
     TlsFile(&'static str),
-    #[error(
-        "PKCS11PROXY_VERIFY_NAME: expected a host name, an address, or the word endpoint (with a TCP endpoint)"
-    )]
-    VerifyName,
-    #[error("PKCS11PROXY_PROTOCOL: expected 3 or 4, not {0:?}")]
-    Protocol(OsString),
-    #[error("PKCS11PROXY_INTERFACE: expected 3.2, 3.0 or 2.40, not {0:?}")]
-    Interface(OsString),
-    #[error("PKCS11PROXY_MECHANISMS_FILE: {0}: {1}")]
-    MechanismsFile(PathBuf, io::Error),
+    #[error("{0}: expected a host name, an address, or the word endpoint (with a TCP endpoint)")]
+    VerifyName(Origin),
+    #[error("{0}: expected 3 or 4, not {1:?}")]
+    Protocol(Origin, OsString),
+    #[error("{0}: expected 3.2, 3.0 or 2.40, not {1:?}")]
+    Interface(Origin, OsString),
+    #[error("{0}: expected {1} between 1 and {2}")]
+    Number(Origin, &'static str, u64),
+    #[error("{0}: expected off, error, warn, info, debug or trace")]
+    Log(Origin),
+    #[error("{0}: {1}: {2}")]
+    MechanismsFile(Origin, PathBuf, io::Error),
     #[error("which module to load is unknown: neither PKCS11PROXY_LIBNAME nor HOME is set")]
     Home,
     #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
@@ -215,36 +176,28 @@ pub(crate) enum SettingsError {
 }
 
 impl Settings {
-    /// Reads the variables and, if they leave the alias open, the alias file.
+    /// Whether TLS is spoken to any of the daemons.
+    pub fn has_tls(&self) -> bool {
+        self.daemons.iter().any(|daemon| daemon.tls.is_some())
+    }
+
+    /// Reads the variables, the settings file and, if both leave the alias open, the alias file.
     pub fn read(environment: &Environment<'_>) -> Result<Settings, SettingsError> {
-        let variable = environment.variable;
-        let library = environment.library.as_deref();
-        let is_unix = library.is_some_and(is_debians_for_unix);
-        let default = if is_unix {
-            DEFAULT_UNIX_SOCKET
-        } else {
-            DEFAULT_SOCKET
+        let sections = Sections::read(environment)?;
+        let alias = alias(environment, &sections)?;
+        let sources = Sources {
+            environment,
+            file: sections.of_alias(&alias),
         };
-        let socket = variable("PKCS11PROXY_SOCKET_PATH");
-        let socket = socket.unwrap_or_else(|| environment.socket.unwrap_or(default).into());
-        let (socket, by_endpoint) = without_scheme(socket);
-        let endpoint = endpoint(socket, is_unix)?;
-        let is_tls = by_endpoint || library.is_some_and(is_named_for_tls);
-        let tls = is_tls.then(|| tls(environment, &endpoint)).transpose()?;
-        let number = |name| leading_number(variable(name)?.as_encoded_bytes());
         Ok(Settings {
-            endpoint,
-            tls,
-            alias: alias(environment)?,
-            protocol: protocol(environment)?,
-            interface: Interface::read(environment)?,
-            mechanisms: mechanisms(environment)?,
-            timeout: number("PKCS11PROXY_RPC_TIMEOUT")
-                .filter(|seconds| (1..=LONGEST_TIMEOUT_SECONDS).contains(seconds))
-                .map_or(DEFAULT_TIMEOUT, Duration::from_secs),
-            slot_event_period: number("PKCS11PROXY_SLOT_EVENT_PERIOD")
-                .filter(|milliseconds| (1..=3_600_000).contains(milliseconds))
-                .map_or(DEFAULT_SLOT_EVENT_PERIOD, Duration::from_millis),
+            daemons: sources.daemons()?,
+            alias,
+            protocol: sources.protocol()?,
+            interface: sources.interface()?,
+            mechanisms: sources.mechanisms()?,
+            timeout: sources.timeout()?,
+            slot_event_period: sources.slot_event_period()?,
+            log: sources.log()?,
         })
     }
 }
@@ -264,149 +217,267 @@ impl Default for Interface {
 }
 
 impl Interface {
-    /// The newest version that applications are offered. Also read before C_Initialize.
+    /// The newest version that applications are offered, for a question before C_Initialize.
     pub fn read(environment: &Environment<'_>) -> Result<Interface, SettingsError> {
-        let Some(written) = (environment.variable)("PKCS11PROXY_INTERFACE") else {
+        let sections = Sections::read(environment)?;
+        // Without an alias there is nothing to be found in its section.
+        let alias = alias(environment, &sections).unwrap_or_default();
+        let file = sections.of_alias(&alias);
+        Sources { environment, file }.interface()
+    }
+}
+
+/// Everything that settings are read from, once the alias is known.
+struct Sources<'a> {
+    environment: &'a Environment<'a>,
+    file: Written,
+}
+
+impl Sources<'_> {
+    /// The value of a variable, if it is set and not empty.
+    fn variable(&self, name: &'static str) -> Option<Found<OsString>> {
+        let value = (self.environment.variable)(name).filter(|value| !value.is_empty())?;
+        let origin = Origin::Variable(name);
+        Some(Found { value, origin })
+    }
+
+    fn daemons(&self) -> Result<Vec<Daemon>, SettingsError> {
+        let environment = self.environment;
+        let built = Built::of(environment.transport, environment.library.as_deref());
+        let files = self.tls_files();
+        self.endpoints(built)?
+            .into_iter()
+            .map(|written| {
+                let Destination {
+                    endpoint,
+                    is_tls,
+                    reason,
+                } = destination(written, built, files.is_any())?;
+                let tls = is_tls.then(|| files.settings(&endpoint)).transpose()?;
+                Ok(Daemon {
+                    endpoint,
+                    tls,
+                    reason,
+                })
+            })
+            .collect()
+    }
+
+    /// The endpoints as they are written. A variable is one even if it is empty, as in the original.
+    fn endpoints(&self, built: Built) -> Result<Vec<Found<OsString>>, SettingsError> {
+        const SOCKET: &str = "PKCS11PROXY_SOCKET_PATH";
+        if let Some(value) = (self.environment.variable)(SOCKET) {
+            let origin = Origin::Variable(SOCKET);
+            return Ok(vec![Found { value, origin }]);
+        }
+        if let Some(endpoints) = &self.file.options.endpoints {
+            if endpoints.get_ref().is_empty() {
+                return Err(SettingsError::NoEndpoint(self.file.origin(endpoints)));
+            }
+            let found = |endpoint: &toml::Spanned<String>| Found {
+                origin: self.file.origin(endpoint),
+                value: endpoint.get_ref().into(),
+            };
+            return Ok(endpoints.get_ref().iter().map(found).collect());
+        }
+        let socket = self.environment.socket;
+        Ok(vec![Found {
+            value: socket.unwrap_or(built.default_endpoint()).into(),
+            origin: Origin::Built,
+        }])
+    }
+
+    fn protocol(&self) -> Result<Option<Version>, SettingsError> {
+        let variable = (self.environment.variable)("PKCS11PROXY_PROTOCOL").map(|value| Found {
+            value,
+            origin: Origin::Variable("PKCS11PROXY_PROTOCOL"),
+        });
+        let file = self.file.found(&self.file.options.protocol);
+        let written = variable.or(file.map(|number| number.map(|it| it.to_string().into())));
+        let Some(Found { value, origin }) = written else {
+            return Ok(None);
+        };
+        match value.as_bytes() {
+            b"3" => Ok(Some(Version::Three)),
+            b"4" => Ok(Some(Version::Four)),
+            _ => Err(SettingsError::Protocol(origin, value)),
+        }
+    }
+
+    fn interface(&self) -> Result<Interface, SettingsError> {
+        let variable = (self.environment.variable)("PKCS11PROXY_INTERFACE").map(|value| Found {
+            value,
+            origin: Origin::Variable("PKCS11PROXY_INTERFACE"),
+        });
+        let file = self.file.found(&self.file.options.interface);
+        let Some(Found { value, origin }) = variable.or(file.map(|it| it.map(OsString::from)))
+        else {
             return Ok(Interface::default());
         };
-        let (major, minor) = match written.as_bytes() {
+        let (major, minor) = match value.as_bytes() {
             b"3.2" => (3, 2),
             b"3.0" => (3, 0),
             b"2.40" => (2, 40),
-            _ => return Err(SettingsError::Interface(written)),
+            _ => return Err(SettingsError::Interface(origin, value)),
         };
         Ok(Interface { major, minor })
     }
-}
 
-fn protocol(environment: &Environment<'_>) -> Result<Option<Version>, SettingsError> {
-    let Some(written) = (environment.variable)("PKCS11PROXY_PROTOCOL") else {
-        return Ok(None);
-    };
-    match written.as_bytes() {
-        b"3" => Ok(Some(Version::Three)),
-        b"4" => Ok(Some(Version::Four)),
-        _ => Err(SettingsError::Protocol(written)),
-    }
-}
-
-/// Empty is as good as not set.
-fn mechanisms(environment: &Environment<'_>) -> Result<Option<MechanismsFile>, SettingsError> {
-    let path = (environment.variable)("PKCS11PROXY_MECHANISMS_FILE");
-    let Some(path) = path.filter(|path| !path.is_empty()).map(PathBuf::from) else {
-        return Ok(None);
-    };
-    let too_long = || io::Error::other(format!("longer than {LONGEST_FILE} bytes"));
-    let text = (environment.file)(&path).and_then(|bytes| match bytes.len() {
-        ..=LONGEST_FILE => String::from_utf8(bytes).map_err(io::Error::other),
-        _ => Err(too_long()),
-    });
-    match text {
-        Ok(text) => Ok(Some(MechanismsFile { path, text })),
-        Err(cause) => Err(SettingsError::MechanismsFile(path, cause)),
-    }
-}
-
-/// The endpoint behind `tls:`, and whether that was there.
-fn without_scheme(written: OsString) -> (OsString, bool) {
-    match written.as_bytes().strip_prefix(b"tls:") {
-        Some(rest) => (OsStr::from_bytes(rest).to_owned(), true),
-        None => (written, false),
-    }
-}
-
-/// Whether a library is installed as one that speaks TLS, as libp11clienttcpssl.so is.
-fn is_named_for_tls(library: &Path) -> bool {
-    let name = library.file_name().unwrap_or_default().as_bytes();
-    name.windows(3).any(|part| part == b"ssl")
-}
-
-/// Whether a library is installed in the place of Debian's for Unix sockets.
-fn is_debians_for_unix(library: &Path) -> bool {
-    library.file_name() == Some(OsStr::new("libp11clientunix.so"))
-}
-
-fn tls(environment: &Environment<'_>, endpoint: &Endpoint) -> Result<TlsSettings, SettingsError> {
-    // Empty is as good as not set.
-    let variable = |name| (environment.variable)(name).filter(|value| !value.is_empty());
-    let source = |name, built_in: Option<&'static str>| {
-        let file = variable(name).map(|path| Source::File(path.into()));
-        file.or_else(|| {
-            let built_in = built_in.filter(|text| !text.is_empty())?;
-            Some(match built_in.contains("-----BEGIN") {
-                true => Source::BuiltIn(built_in),
-                false => Source::File(built_in.into()),
-            })
-        })
-    };
-    let wanted = |name, built_in| source(name, built_in).ok_or(SettingsError::TlsFile(name));
-    let built_in = environment.tls;
-    let credentials = match variable("PKCS11PROXY_PSK_FILE") {
-        Some(path) => Credentials::Psk(Source::File(path.into())),
-        None => Credentials::Certificates {
-            authority: wanted("PKCS11PROXY_CA_FILE", built_in.authority)?,
-            certificate: wanted("PKCS11PROXY_CERT_FILE", built_in.certificate)?,
-            key: wanted("PKCS11PROXY_PRIVKEY_FILE", built_in.key)?,
-        },
-    };
-    let name = match (variable("PKCS11PROXY_VERIFY_NAME"), endpoint) {
-        (None, _) => None,
-        (Some(name), Endpoint::Tcp { host, .. }) if name == "endpoint" => Some(host.clone()),
-        (Some(name), Endpoint::Unix(_)) if name == "endpoint" => {
-            return Err(SettingsError::VerifyName);
-        }
-        (Some(name), _) => Some(name.into_string().map_err(|_| SettingsError::VerifyName)?),
-    };
-    let pinned = source("PKCS11PROXY_SERVER_CERTS_FILE", built_in.pinned);
-    Ok(TlsSettings {
-        credentials,
-        pinned,
-        name,
-    })
-}
-
-/// A library for Unix sockets takes anything for a path.
-fn endpoint(written: OsString, is_unix: bool) -> Result<Endpoint, SettingsError> {
-    let first = written.as_encoded_bytes().first();
-    if first.is_some_and(|first| is_unix || *first == b'/') {
-        let path = PathBuf::from(written);
-        return if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
-            Ok(Endpoint::Unix(path))
-        } else {
-            Err(SettingsError::SocketPath(path))
+    fn mechanisms(&self) -> Result<Option<MechanismsFile>, SettingsError> {
+        let variable = self.variable("PKCS11PROXY_MECHANISMS_FILE");
+        let file = self.file.found(&self.file.options.mechanisms_file);
+        let written = variable.map(|it| it.map(PathBuf::from)).or(file);
+        let Some(Found {
+            value: path,
+            origin,
+        }) = written
+        else {
+            return Ok(None);
         };
-    }
-    let written = match written.into_string() {
-        Ok(written) => written,
-        Err(other) => {
-            return Err(SettingsError::Endpoint(
-                other.to_string_lossy().into_owned(),
-            ));
+        match self.environment.text(&path) {
+            Ok(text) => Ok(Some(MechanismsFile { path, text })),
+            Err(cause) => Err(SettingsError::MechanismsFile(origin, path, cause)),
         }
-    };
-    let parts = match written.strip_prefix('[') {
-        Some(rest) => rest.split_once("]:"),
-        None => written
-            .rsplit_once(':')
-            .filter(|(host, _)| !host.contains(':')),
-    };
-    let Some((host, port)) = parts.filter(|(host, _)| !host.is_empty()) else {
-        return Err(SettingsError::Endpoint(written));
-    };
-    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-    match port.parse() {
-        Ok(port) if digits && port != 0 => Ok(Endpoint::Tcp {
-            host: host.to_owned(),
-            port,
-        }),
-        _ => Err(SettingsError::Port(written)),
+    }
+
+    fn timeout(&self) -> Result<Duration, SettingsError> {
+        let file = self.file.found(&self.file.options.timeout);
+        let number = self.number("PKCS11PROXY_RPC_TIMEOUT", file, "seconds", LONGEST_TIMEOUT)?;
+        Ok(number.map_or(DEFAULT_TIMEOUT, Duration::from_secs))
+    }
+
+    fn slot_event_period(&self) -> Result<Duration, SettingsError> {
+        let file = self.file.found(&self.file.options.slot_event_period);
+        let name = "PKCS11PROXY_SLOT_EVENT_PERIOD";
+        let number = self.number(name, file, "milliseconds", LONGEST_SLOT_EVENT_PERIOD)?;
+        Ok(number.map_or(DEFAULT_SLOT_EVENT_PERIOD, Duration::from_millis))
+    }
+
+    /// A number of these units, at most `most`. A variable is read as the original reads it.
+    fn number(
+        &self,
+        name: &'static str,
+        file: Option<Found<i64>>,
+        units: &'static str,
+        most: u64,
+    ) -> Result<Option<u64>, SettingsError> {
+        let variable = self.variable(name);
+        let variable = variable.map(|it| it.map(|text| leading_number(text.as_bytes())));
+        let file = file.map(|it| it.map(|number| u64::try_from(number).ok()));
+        let Some(Found { value, origin }) = variable.or(file) else {
+            return Ok(None);
+        };
+        let number = value.filter(|number| (1..=most).contains(number));
+        let number = number.ok_or(SettingsError::Number(origin, units, most))?;
+        Ok(Some(number))
+    }
+
+    fn log(&self) -> Result<Option<LevelFilter>, SettingsError> {
+        let file = self.file.found(&self.file.options.log);
+        let written = self.variable(LOG).or(file.map(|it| it.map(OsString::from)));
+        let Some(Found { value, origin }) = written else {
+            return Ok(None);
+        };
+        let level = value.to_str().and_then(|level| level.parse().ok());
+        level.map(Some).ok_or(SettingsError::Log(origin))
+    }
+
+    fn tls_files(&self) -> TlsSources {
+        let options = &self.file.options;
+        let file = |name, option| {
+            let variable = self.variable(name).map(|it| it.map(PathBuf::from));
+            variable.or(self.file.found(option)).map(|it| it.value)
+        };
+        let source = |name, option, built_in: Option<&'static str>| {
+            file(name, option).map(Source::File).or_else(|| {
+                let built_in = built_in.filter(|text| !text.is_empty())?;
+                Some(match built_in.contains("-----BEGIN") {
+                    true => Source::BuiltIn(built_in),
+                    false => Source::File(built_in.into()),
+                })
+            })
+        };
+        let built_in = self.environment.tls;
+        let name = self.variable("PKCS11PROXY_VERIFY_NAME");
+        TlsSources {
+            psk: file("PKCS11PROXY_PSK_FILE", &options.psk_file),
+            authority: source(CA_FILE, &options.ca_file, built_in.authority),
+            certificate: source(CERT_FILE, &options.cert_file, built_in.certificate),
+            key: source(PRIVKEY_FILE, &options.privkey_file, built_in.key),
+            pinned: source(
+                "PKCS11PROXY_SERVER_CERTS_FILE",
+                &options.server_certs_file,
+                built_in.pinned,
+            ),
+            name: name.or(self
+                .file
+                .found(&options.verify_name)
+                .map(|it| it.map(OsString::from))),
+        }
     }
 }
 
-/// The variable, even if empty; then the compiled-in name; then the alias file.
-fn alias(environment: &Environment<'_>) -> Result<Vec<u8>, SettingsError> {
+/// The level of the log, also while the settings are not read yet.
+pub(crate) const LOG: &str = "PKCS11PROXY_LOG";
+const CA_FILE: &str = "PKCS11PROXY_CA_FILE";
+const CERT_FILE: &str = "PKCS11PROXY_CERT_FILE";
+const PRIVKEY_FILE: &str = "PKCS11PROXY_PRIVKEY_FILE";
+
+/// What is set for TLS, whether it is spoken or not.
+struct TlsSources {
+    psk: Option<PathBuf>,
+    authority: Option<Source>,
+    certificate: Option<Source>,
+    key: Option<Source>,
+    pinned: Option<Source>,
+    name: Option<Found<OsString>>,
+}
+
+impl TlsSources {
+    /// Whether anything is set that only TLS needs.
+    fn is_any(&self) -> bool {
+        let sources = [&self.authority, &self.certificate, &self.key, &self.pinned];
+        self.psk.is_some() || self.name.is_some() || sources.iter().any(|it| it.is_some())
+    }
+
+    fn settings(&self, endpoint: &Endpoint) -> Result<TlsSettings, SettingsError> {
+        let wanted =
+            |source: &Option<Source>, name| source.clone().ok_or(SettingsError::TlsFile(name));
+        let credentials = match &self.psk {
+            Some(path) => Credentials::Psk(Source::File(path.clone())),
+            None => Credentials::Certificates {
+                authority: wanted(&self.authority, CA_FILE)?,
+                certificate: wanted(&self.certificate, CERT_FILE)?,
+                key: wanted(&self.key, PRIVKEY_FILE)?,
+            },
+        };
+        let name = match &self.name {
+            None => None,
+            Some(Found { value, origin }) => {
+                let refused = || SettingsError::VerifyName(origin.clone());
+                let name = value.to_str().ok_or_else(refused)?;
+                match endpoint {
+                    _ if name != "endpoint" => Some(name.to_owned()),
+                    Endpoint::Tcp { host, .. } => Some(host.clone()),
+                    Endpoint::Unix(_) => return Err(refused()),
+                }
+            }
+        };
+        Ok(TlsSettings {
+            credentials,
+            pinned: self.pinned.clone(),
+            name,
+        })
+    }
+}
+
+/// The variable, even if empty; then the settings file; then the compiled-in name; then the alias file.
+fn alias(environment: &Environment<'_>, sections: &Sections) -> Result<Vec<u8>, SettingsError> {
     if let Some(alias) = (environment.variable)("PKCS11PROXY_LIBNAME") {
         return Ok(alias.into_encoded_bytes());
+    }
+    if let Some(alias) = sections.alias() {
+        return Ok(alias.as_bytes().to_vec());
     }
     if let Some(alias) = environment.libname {
         return Ok(alias.as_bytes().to_vec());

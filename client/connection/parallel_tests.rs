@@ -240,6 +240,7 @@ fn open(path: &SocketPath, is_tls: bool, timeout: Duration, notify: Notify) -> C
         settings.as_ref(),
         None,
         timeout,
+        Deadline::after(timeout),
         Purpose::Application,
         notify,
     );
@@ -666,6 +667,7 @@ fn an_older_daemon_gets_calls_of_version_3() {
         None,
         None,
         LONG,
+        Deadline::after(LONG),
         Purpose::Application,
         nothing_is_told(),
     )

@@ -92,6 +92,7 @@ fn open(endpoint: &Endpoint, timeout: Duration) -> Result<Connection, ConnectErr
         None,
         None,
         timeout,
+        Deadline::after(timeout),
         Purpose::Application,
         nothing_is_told(),
     )

@@ -1,6 +1,14 @@
-//! Settings out of environments that are closures: endpoints, TLS, timeouts, aliases.
+//! Settings out of environments that are closures: endpoints, TLS, timeouts, aliases, the settings file.
+
+use std::path::Path;
 
 use super::*;
+
+/// The built-in settings file is not there.
+fn no_file(path: &Path) -> io::Result<Vec<u8>> {
+    assert_eq!(path.to_str(), Some("/etc/pkcs11proxyd/client.conf"));
+    Err(io::ErrorKind::NotFound.into())
+}
 
 fn read(
     variables: &[(&str, &str)],
@@ -12,14 +20,18 @@ fn read(
         variable: &|name| found(name).map(|(_, value)| value.into()),
         file: &|path| {
             let home = found("HOME").map_or("", |(_, home)| home);
-            assert_eq!(path.to_str(), Some(&*format!("{home}/.camlcrushlibname")));
+            if path.to_str() != Some(&*format!("{home}/.camlcrushlibname")) {
+                return no_file(path);
+            }
             match &file {
                 Ok(content) => Ok(content.to_vec()),
                 Err(cause) => Err(cause.kind().into()),
             }
         },
+        program: None,
         socket: None,
         libname,
+        transport: found("the transport").map(|(_, value)| *value),
         library: found("the library's file").map(|(_, value)| value.into()),
         tls: TlsFiles::default(),
     })
@@ -30,6 +42,12 @@ fn with(name: &str, value: &str) -> Result<Settings, SettingsError> {
     read(&[alias, (name, value)], Ok(b""), None)
 }
 
+/// The only daemon.
+fn one(settings: Settings) -> Daemon {
+    let [daemon]: [Daemon; 1] = settings.daemons.try_into().unwrap();
+    daemon
+}
+
 fn tcp(host: &str, port: u16) -> Endpoint {
     let host = host.to_owned();
     Endpoint::Tcp { host, port }
@@ -38,15 +56,15 @@ fn tcp(host: &str, port: u16) -> Endpoint {
 #[test]
 fn defaults_are_the_originals() {
     let settings = with("UNRELATED", "1").unwrap();
-    assert_eq!(settings.endpoint, tcp("127.0.0.1", 4444));
     assert_eq!(settings.timeout, Duration::from_secs(25));
     assert_eq!(settings.slot_event_period, Duration::from_millis(50));
     assert_eq!(settings.alias, b"softhsm");
+    assert_eq!(one(settings).endpoint, tcp("127.0.0.1", 4444));
 }
 
 #[test]
 fn the_endpoint_says_its_kind() {
-    let endpoint = |text: &str| with("PKCS11PROXY_SOCKET_PATH", text).map(|s| s.endpoint);
+    let endpoint = |text: &str| with("PKCS11PROXY_SOCKET_PATH", text).map(|s| one(s).endpoint);
     assert_eq!(
         endpoint("hsm.example.org:4501").unwrap(),
         tcp("hsm.example.org", 4501)
@@ -66,13 +84,13 @@ fn the_endpoint_says_its_kind() {
     ];
     for text in wrong {
         assert!(
-            matches!(endpoint(text), Err(SettingsError::Endpoint(_))),
+            matches!(endpoint(text), Err(SettingsError::Endpoint(..))),
             "{text}"
         );
     }
     for text in ["h:", "h:0", "h:70037", "h:4501x", "h:+1", "h: 1", "[::1]:"] {
         assert!(
-            matches!(endpoint(text), Err(SettingsError::Port(_))),
+            matches!(endpoint(text), Err(SettingsError::Port(..))),
             "{text}"
         );
     }
@@ -85,7 +103,7 @@ fn debians_library_for_unix_sockets_takes_paths_only() {
     let endpoint = |more: &[_]| {
         let alias = ("PKCS11PROXY_LIBNAME", "softhsm");
         let settings = read(&[&[alias, library], more].concat(), Ok(b""), None);
-        settings.map(|settings| settings.endpoint)
+        settings.map(|settings| one(settings).endpoint)
     };
     let default = Endpoint::Unix("/var/run/pkcs11proxyd.socket".into());
     assert_eq!(endpoint(&[]).unwrap(), default);
@@ -94,14 +112,14 @@ fn debians_library_for_unix_sockets_takes_paths_only() {
         assert_eq!(set.unwrap(), Endpoint::Unix(path.into()));
     }
     let empty = endpoint(&[("PKCS11PROXY_SOCKET_PATH", "")]);
-    assert!(matches!(empty, Err(SettingsError::Endpoint(_))));
+    assert!(matches!(empty, Err(SettingsError::Endpoint(..))));
 }
 
 #[test]
 fn a_socket_path_has_107_bytes_at_the_most() {
     let path = |length: usize| with("PKCS11PROXY_SOCKET_PATH", &format!("/{:0>1$}", 0, length));
     assert!(path(106).is_ok());
-    assert!(matches!(path(107), Err(SettingsError::SocketPath(_))));
+    assert!(matches!(path(107), Err(SettingsError::SocketPath(..))));
 }
 
 const TLS: [(&str, &str); 4] = [
@@ -116,36 +134,130 @@ fn with_tls(more: &[(&str, &str)]) -> Result<Settings, SettingsError> {
 }
 
 #[test]
-fn tls_is_chosen_by_the_endpoint_or_the_librarys_name() {
+fn tls_is_chosen_by_the_endpoint_the_librarys_name_or_tls_files() {
     let socket = |text| ("PKCS11PROXY_SOCKET_PATH", text);
     let library = |text| ("the library's file", text);
-    for (more, endpoint, is_tls) in [
-        (vec![socket("h:1")], tcp("h", 1), false),
-        (vec![socket("tls:h:1")], tcp("h", 1), true),
-        (vec![socket("tls:[::1]:1")], tcp("::1", 1), true),
-        (vec![socket("tls:/s")], Endpoint::Unix("/s".into()), true),
+    for (more, endpoint, is_tls, reason) in [
+        (vec![socket("h:1")], tcp("h", 1), true, Reason::TlsFiles),
+        (
+            vec![socket("tcp:h:1")],
+            tcp("h", 1),
+            false,
+            Reason::Endpoint,
+        ),
+        (vec![socket("tls:h:1")], tcp("h", 1), true, Reason::Endpoint),
+        (
+            vec![socket("tls:[::1]:1")],
+            tcp("::1", 1),
+            true,
+            Reason::Endpoint,
+        ),
+        (
+            vec![socket("/s")],
+            Endpoint::Unix("/s".into()),
+            false,
+            Reason::Endpoint,
+        ),
+        (
+            vec![socket("unix:/s")],
+            Endpoint::Unix("/s".into()),
+            false,
+            Reason::Endpoint,
+        ),
+        (
+            vec![socket("tls:/s")],
+            Endpoint::Unix("/s".into()),
+            true,
+            Reason::Endpoint,
+        ),
         (
             vec![library("/l/libp11clienttcpssl.so")],
             tcp("127.0.0.1", 4444),
             true,
+            Reason::Built,
         ),
         (
-            vec![library("/ssl/libp11client.so")],
+            vec![
+                library("/ssl/libp11client.so"),
+                socket("tcp:127.0.0.1:4444"),
+            ],
             tcp("127.0.0.1", 4444),
             false,
+            Reason::Endpoint,
         ),
         (
             vec![library("libp11clientssl.so"), socket("/s")],
             Endpoint::Unix("/s".into()),
             true,
+            Reason::Built,
         ),
     ] {
-        let settings = with_tls(&more).unwrap();
+        let daemon = one(with_tls(&more).unwrap());
         assert_eq!(
-            (&settings.endpoint, settings.tls.is_some()),
-            (&endpoint, is_tls)
+            (&daemon.endpoint, daemon.tls.is_some(), daemon.reason),
+            (&endpoint, is_tls, reason),
+            "{more:?}"
         );
     }
+    let plain = one(with("PKCS11PROXY_SOCKET_PATH", "h:1").unwrap());
+    assert_eq!((plain.tls, plain.reason), (None, Reason::NoTlsFiles));
+}
+
+/// Part of what TLS needs is not taken for plain TCP.
+#[test]
+fn anything_that_only_tls_needs_asks_for_tls() {
+    let endpoint = ("PKCS11PROXY_SOCKET_PATH", "h:1");
+    for name in [
+        "PKCS11PROXY_CA_FILE",
+        "PKCS11PROXY_CERT_FILE",
+        "PKCS11PROXY_PRIVKEY_FILE",
+        "PKCS11PROXY_SERVER_CERTS_FILE",
+        "PKCS11PROXY_VERIFY_NAME",
+    ] {
+        let variables = [TLS[0], endpoint, (name, "/x")];
+        let refused = read(&variables, Ok(b""), None);
+        assert!(matches!(refused, Err(SettingsError::TlsFile(_))), "{name}");
+    }
+}
+
+/// Whatever such a library is called.
+#[test]
+fn a_library_built_for_one_transport_speaks_no_other() {
+    let settings = |transport, endpoint, tls: &[_]| {
+        let (alias, name) = (TLS[0], ("the library's file", "/vendor/libvendorssl.so"));
+        let endpoint = ("PKCS11PROXY_SOCKET_PATH", endpoint);
+        let variables = [&[alias, name, ("the transport", transport), endpoint], tls].concat();
+        read(&variables, Ok(b""), None).map(one)
+    };
+    for (transport, endpoint, tls, is_tls) in [
+        ("tcp", "h:1", &[][..], false),
+        ("tcp", "tcp:h:1", &TLS[1..], false),
+        ("tcpssl", "h:1", &TLS[1..], true),
+        ("tcpssl", "tls:h:1", &TLS[1..], true),
+        ("unix", "/s", &TLS[1..], false),
+        ("unix", "run/s", &[], false),
+    ] {
+        let daemon = settings(transport, endpoint, tls).unwrap();
+        assert_eq!(daemon.tls.is_some(), is_tls, "{transport} {endpoint}");
+    }
+    for (transport, endpoint) in [
+        ("tcp", "/s"),
+        ("tcp", "tls:h:1"),
+        ("tcp", "unix:s"),
+        ("tcpssl", "tcp:h:1"),
+        ("tcpssl", "unix:/s"),
+        ("unix", "tcp:h:1"),
+        ("unix", "tls:/s"),
+    ] {
+        let refused = settings(transport, endpoint, &TLS[1..]);
+        assert!(
+            matches!(refused, Err(SettingsError::OtherTransport(..))),
+            "{transport} {endpoint}"
+        );
+    }
+    let refused = settings("tcp", "h:1", &TLS[1..2]);
+    assert!(matches!(refused, Err(SettingsError::TlsFilesForTcp)));
+    assert!(settings("tcpssl", "h:1", &[]).is_err());
 }
 
 #[test]
@@ -153,8 +265,7 @@ fn tls_needs_three_files_or_a_shared_key() {
     let endpoint = ("PKCS11PROXY_SOCKET_PATH", "tls:h:1");
     let file = |name: &str| Source::File(name.into());
     let tls = |more: &[_]| {
-        with_tls(&[&[endpoint], more].concat())
-            .unwrap()
+        one(with_tls(&[&[endpoint], more].concat()).unwrap())
             .tls
             .unwrap()
     };
@@ -194,10 +305,9 @@ fn tls_needs_three_files_or_a_shared_key() {
     }
 }
 
-/// Leading digits count, what follows is ignored, and 25 s hold for everything else, as observed of the
-/// original's library.
+/// Leading digits count and what follows is ignored, as observed of the original's library. What that ignores is refused.
 #[test]
-fn timeouts_are_read_as_the_original_reads_them() {
+fn timeouts_are_read_as_the_original_reads_them_or_not_at_all() {
     let seconds = |text: &str| with("PKCS11PROXY_RPC_TIMEOUT", text).unwrap().timeout;
     let read = [
         ("2.5", 2),
@@ -211,8 +321,12 @@ fn timeouts_are_read_as_the_original_reads_them() {
         assert_eq!(seconds(text), Duration::from_secs(expected), "{text}");
     }
     let huge = "99999999999999999999999999";
-    for text in ["0", "", "x", "-3", "- 3", "100000001", huge] {
-        assert_eq!(seconds(text), DEFAULT_TIMEOUT, "{text}");
+    assert_eq!(seconds(""), DEFAULT_TIMEOUT);
+    for name in ["PKCS11PROXY_RPC_TIMEOUT", "PKCS11PROXY_SLOT_EVENT_PERIOD"] {
+        for text in ["0", "x", "-3", "- 3", "100000001", huge] {
+            let refused = with(name, text);
+            assert!(matches!(refused, Err(SettingsError::Number(..))), "{text}");
+        }
     }
     assert_eq!(seconds("100000000"), Duration::from_secs(100_000_000));
 }
@@ -275,7 +389,10 @@ fn the_version_of_the_protocol_can_be_demanded() {
     assert_eq!(protocol("4").unwrap(), Some(Version::Four));
     for text in ["", "5", "2", "03", "3 ", "four"] {
         let refused = protocol(text);
-        assert!(matches!(refused, Err(SettingsError::Protocol(_))), "{text}");
+        assert!(
+            matches!(refused, Err(SettingsError::Protocol(..))),
+            "{text}"
+        );
     }
 }
 
@@ -290,7 +407,7 @@ fn newer_versions_of_pkcs11_can_be_kept_from_applications() {
     for text in ["", "3", "3.1", "2.20", "3.2 "] {
         let refused = interface(text);
         assert!(
-            matches!(refused, Err(SettingsError::Interface(_))),
+            matches!(refused, Err(SettingsError::Interface(..))),
             "{text}"
         );
     }
@@ -308,14 +425,18 @@ fn the_description_of_mechanisms_is_a_text_of_bounded_length() {
         let settings = Settings::read(&Environment {
             variable: &found,
             file: &|asked| {
-                assert_eq!(asked.to_str(), Some(path));
+                if asked.to_str() != Some(path) {
+                    return no_file(asked);
+                }
                 match &content {
                     Ok(content) => Ok(content.clone()),
                     Err(cause) => Err(cause.kind().into()),
                 }
             },
+            program: None,
             socket: None,
             libname: None,
+            transport: None,
             library: None,
             tls: TlsFiles::default(),
         });
@@ -335,4 +456,154 @@ fn the_description_of_mechanisms_is_a_text_of_bounded_length() {
         let refused = read("/etc/mechanisms.toml", content);
         assert!(matches!(refused, Err(SettingsError::MechanismsFile(..))));
     }
+}
+
+#[test]
+fn the_log_has_a_level() {
+    let log = |text| with("PKCS11PROXY_LOG", text).map(|settings| settings.log);
+    assert_eq!(with("UNRELATED", "1").unwrap().log, None);
+    assert_eq!(log("").unwrap(), None);
+    assert_eq!(log("Debug").unwrap(), Some(LevelFilter::Debug));
+    assert_eq!(log("off").unwrap(), Some(LevelFilter::Off));
+    assert!(matches!(log("loud"), Err(SettingsError::Log(_))));
+}
+
+/// Reads a settings file, in a program of this name.
+fn filed(
+    text: &str,
+    program: Option<&str>,
+    variables: &[(&str, &str)],
+) -> Result<Settings, SettingsError> {
+    let found = |name: &str| variables.iter().find(|(key, _)| *key == name);
+    Settings::read(&Environment {
+        variable: &|name| found(name).map(|(_, value)| value.into()),
+        file: &|path| match path.to_str() {
+            Some("/etc/pkcs11proxyd/client.conf" | "/own.conf") => Ok(text.as_bytes().to_vec()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        },
+        program: program.map(OsString::from),
+        socket: None,
+        libname: None,
+        transport: None,
+        library: None,
+        tls: TlsFiles::default(),
+    })
+}
+
+const FILED: &str = r#"
+endpoints = ["tcp:a:1", "unix:/b", "c:3"]
+alias = "softhsm"
+timeout = 7
+slot_event_period = 20
+protocol = 3
+interface = "2.40"
+log = "warn"
+ca_file = "/ca"
+cert_file = "/cert"
+privkey_file = "/key"
+server_certs_file = "/pinned"
+verify_name = "hsm"
+
+[aliases.softhsm]
+timeout = 8
+protocol = 4
+[aliases.other]
+timeout = 9
+[programs."signing tool"]
+timeout = 10
+psk_file = "/psk"
+[programs.openssl]
+alias = "other"
+"#;
+
+#[test]
+fn the_settings_file_has_every_option() {
+    let settings = filed(FILED, Some("x"), &[]).unwrap();
+    let endpoints: Vec<_> = settings.daemons.iter().map(|it| &it.endpoint).collect();
+    let path = Endpoint::Unix("/b".into());
+    assert_eq!(endpoints, [&tcp("a", 1), &path, &tcp("c", 3)]);
+    let tls: Vec<_> = settings.daemons.iter().map(|it| it.tls.is_some()).collect();
+    assert_eq!(tls, [false, false, true]);
+    assert_eq!(settings.alias, b"softhsm");
+    assert_eq!(settings.slot_event_period, Duration::from_millis(20));
+    assert_eq!(
+        settings.interface,
+        Interface {
+            major: 2,
+            minor: 40
+        }
+    );
+    assert_eq!(settings.log, Some(LevelFilter::Warn));
+    let file = |name: &str| Source::File(name.into());
+    let tls = TlsSettings {
+        credentials: Credentials::Certificates {
+            authority: file("/ca"),
+            certificate: file("/cert"),
+            key: file("/key"),
+        },
+        pinned: Some(file("/pinned")),
+        name: Some("hsm".into()),
+    };
+    assert_eq!(settings.daemons[2].tls, Some(tls));
+}
+
+#[test]
+fn variables_count_more_than_the_program_and_that_more_than_the_alias() {
+    let read = |program, variables: &[_]| {
+        let settings = filed(FILED, Some(program), variables).unwrap();
+        (settings.timeout.as_secs(), settings.protocol)
+    };
+    let (three, four) = (Some(Version::Three), Some(Version::Four));
+    assert_eq!(read("x", &[]), (8, four));
+    assert_eq!(read("signing tool", &[]), (10, four));
+    assert_eq!(read("openssl", &[]), (9, three));
+    let alias = ("PKCS11PROXY_LIBNAME", "third");
+    assert_eq!(read("x", &[alias]), (7, three));
+    let timeout = ("PKCS11PROXY_RPC_TIMEOUT", "11");
+    assert_eq!(read("signing tool", &[timeout]), (11, four));
+    let endpoint = ("PKCS11PROXY_SOCKET_PATH", "tcp:v:1");
+    let daemon = one(filed(FILED, Some("x"), &[endpoint]).unwrap());
+    assert_eq!(daemon.endpoint, tcp("v", 1));
+    let psk = filed(FILED, Some("signing tool"), &[]).unwrap();
+    let credentials = &psk.daemons[2].tls.as_ref().unwrap().credentials;
+    assert_eq!(*credentials, Credentials::Psk(Source::File("/psk".into())));
+}
+
+#[test]
+fn what_is_wrong_in_the_file_is_told_with_its_line() {
+    let told = |text: &str| filed(text, Some("x"), &[]).unwrap_err().to_string();
+    let at = |line: usize| format!("/etc/pkcs11proxyd/client.conf:{line}: ");
+    for (text, line) in [
+        ("alias = \"a\"\nendpoint = \"h:1\"", 2),
+        ("alias = \"a\"\n\n[aliases.b]\nlabel = 3", 4),
+        ("alias = \"a\"\n[programs.b]\nspeed = 3", 3),
+        ("alias = \"a\"\ntimeout = \"long\"", 2),
+        ("alias = \"a\"\ntimeout = 0", 2),
+        ("alias = \"a\"\ntimeout = -4", 2),
+        ("alias = \"a\"\nslot_event_period = 3600001", 2),
+        ("alias = \"a\"\nprotocol = 5", 2),
+        ("alias = \"a\"\ninterface = \"3.1\"", 2),
+        ("alias = \"a\"\nlog = \"loud\"", 2),
+        ("alias = \"a\"\nendpoints = []", 2),
+        ("alias = \"a\"\nendpoints = [\n\"h:1\",\n\"h\"]", 4),
+        ("alias = \"a\"\nmechanisms_file = \"/none\"", 2),
+        ("alias = \"a\"\nalias = \"b\"", 2),
+        ("alias = \"a\"\n[aliases.b]\nalias = \"c\"", 3),
+        ("alias = ", 1),
+    ] {
+        let told = told(text);
+        assert!(told.starts_with(&at(line)), "{text}: {told}");
+        assert!(!told.contains('\n'), "{told}");
+    }
+    let unknown = filed("alias = \"a\"\n[programs.b]\n", None, &[]);
+    assert!(matches!(unknown, Err(SettingsError::Program(_))));
+    assert!(filed("alias = \"a\"", None, &[]).is_ok());
+}
+
+#[test]
+fn a_file_that_a_variable_names_has_to_be_there() {
+    let conf = |path| filed("alias = \"a\"", None, &[("PKCS11PROXY_CONF", path)]);
+    assert_eq!(conf("/own.conf").unwrap().alias, b"a");
+    assert_eq!(conf("").unwrap().alias, b"a");
+    assert!(matches!(conf("/none"), Err(SettingsError::File(..))));
 }

@@ -171,9 +171,9 @@ fn a_provider_that_calls_us_while_we_initialise_openssl_is_served() {
     );
 }
 
-/// Our library does what its file name says, whatever the endpoint is written like.
+/// TLS files alone mean TLS.
 #[test]
-fn the_name_of_the_library_or_the_endpoint_chooses_tls() {
+fn the_name_of_the_library_the_endpoint_or_the_files_choose_tls() {
     let (daemon, _token) = daemon_with_key();
     serves(&daemon, "client", &[]);
     let with = |library: Library, address: String| {
@@ -186,7 +186,8 @@ fn the_name_of_the_library_or_the_endpoint_chooses_tls() {
         is_served(&run(command, Duration::from_secs(20)))
     };
     assert!(with(Library::Ours, format!("tls:{}", daemon.address())));
-    assert!(!with(Library::Ours, daemon.address()));
+    assert!(with(Library::Ours, daemon.address()));
+    assert!(!with(Library::Ours, format!("tcp:{}", daemon.address())));
 }
 
 /// An application with OpenSSL that loads and unloads the library, with and without C_Finalize:

@@ -440,6 +440,10 @@ fn plain_clients_at_a_tls_port_and_the_other_way_round() {
     let descriptors = settled(daemon);
     let mut plain = super::tls::command("pkcs11-tool", daemon, "client");
     plain
+        .env(
+            "PKCS11PROXY_SOCKET_PATH",
+            format!("tcp:{}", daemon.address()),
+        )
         .arg("--module")
         .arg(super::support::Library::Ours.path())
         .arg("--list-slots");

@@ -1,0 +1,304 @@
+//! Finds the value of each option: in the environment, in the sections of the settings file, among the values that
+//! are compiled in.
+//!
+//! The environment comes first, then the section of the program, that of the alias, and the rest of the file. In a
+//! program with privileges of its own (AT_SECURE: set-user-id, set-group-id, file capabilities) the environment belongs
+//! to whoever started it, and nothing of it counts. [`OPTIONS`](Options) is the one table of options.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bindings::process;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::SettingsError;
+
+/// The longest file that is read, in bytes.
+pub(super) const LONGEST_FILE: usize = 1 << 20;
+
+/// The settings file, if `PKCS11PROXY_CONF` names no other.
+pub(crate) const FILE: &str = "/etc/pkcs11proxyd/client.conf";
+
+/// What [`Settings`](super::Settings) are made of. [`Environment::process`] is the real one.
+pub(crate) struct Environment<'a> {
+    /// The value of an environment variable, if it is set and counts.
+    pub variable: &'a dyn Fn(&str) -> Option<OsString>,
+    /// The first bytes of a file, one more than [`LONGEST_FILE`] at the most.
+    pub file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    /// The name of the program's file, if it is known.
+    pub program: Option<OsString>,
+    /// The endpoint compiled in.
+    pub socket: Option<&'a str>,
+    /// The alias compiled in, in a library made for one module.
+    pub libname: Option<&'a str>,
+    /// The transport compiled in, in a library made for one.
+    pub transport: Option<&'a str>,
+    /// The file this library was loaded from.
+    pub library: Option<PathBuf>,
+    /// What was compiled in for TLS.
+    pub tls: TlsFiles,
+}
+
+/// What was compiled in for TLS: paths, or contents in PEM.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct TlsFiles {
+    pub authority: Option<&'static str>,
+    pub certificate: Option<&'static str>,
+    pub key: Option<&'static str>,
+    pub pinned: Option<&'static str>,
+}
+
+impl Environment<'static> {
+    /// The environment of this process and the build options of this library.
+    pub fn process() -> Environment<'static> {
+        Environment {
+            variable: match process::is_privileged() {
+                true => &|_| None,
+                false => &|name| std::env::var_os(name),
+            },
+            file: &|path| {
+                use io::Read;
+                // Asked first, since to open a pipe would wait for its writer.
+                if !std::fs::metadata(path)?.is_file() {
+                    return Err(io::Error::other("expected a file"));
+                }
+                let mut bytes = Vec::new();
+                let file = std::fs::File::open(path)?;
+                let mut file = file.take(LONGEST_FILE as u64 + 1);
+                file.read_to_end(&mut bytes).map(|_| bytes)
+            },
+            program: std::env::current_exe()
+                .ok()
+                .and_then(|file| file.file_name().map(OsString::from)),
+            socket: option_env!("P11CLIENT_SOCKET").filter(|socket| !socket.is_empty()),
+            libname: option_env!("P11CLIENT_LIBNAME"),
+            transport: option_env!("P11CLIENT_TRANSPORT"),
+            library: process::own_path(),
+            tls: TlsFiles {
+                authority: option_env!("P11CLIENT_TLS_CA"),
+                certificate: option_env!("P11CLIENT_TLS_CERT"),
+                key: option_env!("P11CLIENT_TLS_KEY"),
+                pinned: option_env!("P11CLIENT_TLS_PINNED"),
+            },
+        }
+    }
+}
+
+impl Environment<'_> {
+    /// A text file of at most [`LONGEST_FILE`] bytes.
+    pub fn text(&self, path: &Path) -> io::Result<String> {
+        let bytes = (self.file)(path)?;
+        if bytes.len() > LONGEST_FILE {
+            return Err(io::Error::other(format!(
+                "longer than {LONGEST_FILE} bytes"
+            )));
+        }
+        String::from_utf8(bytes).map_err(|_| io::Error::other("not UTF-8"))
+    }
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Origin {
+    Variable(&'static str),
+    /// The settings file, and the line.
+    File(PathBuf, usize),
+    Built,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Variable(name) => f.write_str(name),
+            Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Origin::Built => f.write_str("the compiled-in value"),
+        }
+    }
+}
+
+/// A value, and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Found<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+impl<T> Found<T> {
+    /// The same with another value.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Found<U> {
+        Found {
+            value: change(self.value),
+            origin: self.origin,
+        }
+    }
+}
+
+/// The file's own form of each option.
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        /// The options that may stand at the top of the file, and in each of its sections.
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct Options { $($(#[$doc])* pub $name: Option<Spanned<$type>>,)* }
+
+        /// The whole file.
+        #[derive(Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct File {
+            $($name: Option<Spanned<$type>>,)*
+            /// For one alias each.
+            #[serde(default)]
+            aliases: BTreeMap<String, Options>,
+            /// For one program each, by the name of its file.
+            #[serde(default)]
+            programs: BTreeMap<String, Options>,
+        }
+
+        impl Options {
+            /// These, and for what they leave open the others.
+            fn or(self, other: Options) -> Options {
+                Options { $($name: self.$name.or(other.$name),)* }
+            }
+        }
+
+        impl File {
+            fn top(&mut self) -> Options {
+                Options { $($name: self.$name.take(),)* }
+            }
+        }
+    };
+}
+
+options! {
+    /// Where the daemons listen.
+    endpoints: Vec<Spanned<String>>;
+    /// The module's name in the daemon's filter.conf.
+    alias: String;
+    /// Seconds.
+    timeout: i64;
+    /// Milliseconds.
+    slot_event_period: i64;
+    /// The version of the protocol.
+    protocol: i64;
+    /// The newest version of PKCS#11 that is offered.
+    interface: String;
+    /// The description of vendors' mechanisms.
+    mechanisms_file: PathBuf;
+    /// The level of the log.
+    log: String;
+    /// Authorities of server certificates.
+    ca_file: PathBuf;
+    /// The client's certificate.
+    cert_file: PathBuf;
+    /// Its private key.
+    privkey_file: PathBuf;
+    /// The only server certificates to accept.
+    server_certs_file: PathBuf;
+    /// The name that the server's certificate has to be for.
+    verify_name: String;
+    /// A pre-shared key.
+    psk_file: PathBuf;
+}
+
+/// The settings file, as far as it concerns this process.
+#[derive(Default)]
+pub(super) struct Written {
+    path: PathBuf,
+    text: String,
+    /// What holds for this process and alias.
+    pub options: Options,
+}
+
+/// The same before the alias is known.
+#[derive(Default)]
+pub(super) struct Sections {
+    written: Written,
+    of_program: Options,
+    of_aliases: BTreeMap<String, Options>,
+    top: Options,
+}
+
+impl Sections {
+    /// Reads the file. There need not be one, unless a variable names it.
+    pub fn read(environment: &Environment<'_>) -> Result<Sections, SettingsError> {
+        let named = (environment.variable)("PKCS11PROXY_CONF").filter(|path| !path.is_empty());
+        let is_named = named.is_some();
+        let path = named.map_or(PathBuf::from(FILE), PathBuf::from);
+        let text = match environment.text(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named => {
+                return Ok(Sections::default());
+            }
+            Err(error) => return Err(SettingsError::File(path, error)),
+        };
+        let mut file: File = match toml::from_str(&text) {
+            Ok(file) => file,
+            Err(error) => {
+                let line = line_of(&text, error.span().map_or(0, |span| span.start));
+                let what = error.message().replace('\n', " ");
+                return Err(SettingsError::Syntax(Origin::File(path, line), what));
+            }
+        };
+        let top = file.top();
+        let of_program = match &environment.program {
+            _ if file.programs.is_empty() => None,
+            Some(program) => program.to_str().and_then(|it| file.programs.remove(it)),
+            None => return Err(SettingsError::Program(path)),
+        };
+        let written = Written {
+            path,
+            text,
+            options: Options::default(),
+        };
+        if let Some(alias) = file.aliases.values().find_map(|it| it.alias.as_ref()) {
+            return Err(SettingsError::AliasInAlias(written.origin(alias)));
+        }
+        Ok(Sections {
+            written,
+            of_program: of_program.unwrap_or_default(),
+            of_aliases: file.aliases,
+            top,
+        })
+    }
+
+    /// The alias that the file names.
+    pub fn alias(&self) -> Option<&str> {
+        let alias = self.of_program.alias.as_ref().or(self.top.alias.as_ref());
+        alias.map(|alias| alias.get_ref().as_str())
+    }
+
+    /// What holds for this alias.
+    pub fn of_alias(mut self, alias: &[u8]) -> Written {
+        let name = std::str::from_utf8(alias).ok();
+        let of_alias = name.and_then(|name| self.of_aliases.remove(name));
+        let special = self.of_program.or(of_alias.unwrap_or_default());
+        Written {
+            options: special.or(self.top),
+            ..self.written
+        }
+    }
+}
+
+impl Written {
+    /// Where a value stands.
+    pub fn origin<T>(&self, value: &Spanned<T>) -> Origin {
+        let line = line_of(&self.text, value.span().start);
+        Origin::File(self.path.clone(), line)
+    }
+
+    /// An option of the file.
+    pub fn found<T: Clone>(&self, option: &Option<Spanned<T>>) -> Option<Found<T>> {
+        option.as_ref().map(|value| Found {
+            value: value.get_ref().clone(),
+            origin: self.origin(value),
+        })
+    }
+}
+
+fn line_of(text: &str, place: usize) -> usize {
+    let before = text.as_bytes().get(..place).unwrap_or_default();
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
