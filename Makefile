@@ -18,19 +18,25 @@ SYSCONFDIR ?= $(PREFIX)/etc
 LIBDIR     ?= $(PREFIX)/lib
 BINDIR     ?= $(PREFIX)/bin
 
-# Where the client library connects unless PKCS11PROXY_SOCKET_PATH says otherwise: host:port, or
-# the absolute path of a Unix socket.
+# Where the client library connects unless a variable or the settings file says otherwise: an
+# endpoint, such as host:port or the absolute path of a Unix socket.
 CLIENT_SOCKET ?= 127.0.0.1:4444
 
-# One libp11client<name>.so for each name, with that module alias compiled in. Without names there
-# is one libp11client.so, which takes the alias from PKCS11PROXY_LIBNAME or ~/.camlcrushlibname.
+# The same for the libraries with one transport: libp11clienttcp.so, libp11clienttcpssl.so and
+# libp11clientunix.so.
+CLIENT_TCP_SOCKET    ?= 127.0.0.1:4444
+CLIENT_TCPSSL_SOCKET ?= $(CLIENT_TCP_SOCKET)
+CLIENT_UNIX_SOCKET   ?= /var/run/pkcs11proxyd.socket
+
+# Besides, one libp11client<name>.so for each name, with that module alias compiled in. The others
+# take the alias from PKCS11PROXY_LIBNAME, the settings file or ~/.camlcrushlibname.
 LIBNAMES ?=
 
 # What the client library speaks TLS with unless PKCS11PROXY_CA_FILE, PKCS11PROXY_CERT_FILE,
 # PKCS11PROXY_PRIVKEY_FILE and PKCS11PROXY_SERVER_CERTS_FILE say otherwise: PEM files. Their paths
 # are compiled in, or with CLIENT_TLS_EMBED=1 their contents. The last is a list of the only
-# server certificates that are accepted. With CLIENT_SOCKET=tls:host:port it speaks TLS by default;
-# a library whose file name holds `ssl` does so anyway.
+# server certificates that are accepted. A library for every transport then speaks TLS with each
+# host:port.
 CLIENT_TLS_CA     ?=
 CLIENT_TLS_CERT   ?=
 CLIENT_TLS_KEY    ?=
@@ -58,16 +64,44 @@ CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
   P11CLIENT_TLS_KEY=$(call tls_file,$(CLIENT_TLS_KEY)) \
   P11CLIENT_TLS_PINNED=$(call tls_file,$(CLIENT_TLS_PINNED)) $(CARGO)
 
-LIBRARIES := $(if $(LIBNAMES),$(LIBNAMES:%=libp11client%.so),libp11client.so)
+# Each has its transport compiled in, whatever it is called later.
+TRANSPORTS := tcp tcpssl unix
+tcp_socket    = $(CLIENT_TCP_SOCKET)
+tcpssl_socket = $(CLIENT_TCPSSL_SOCKET)
+unix_socket   = $(CLIENT_UNIX_SOCKET)
 
-.PHONY: all demo check deny msrv bench soak suites vectors fresh certs install packages demo-packages suites-packages $(LIBNAMES:%=library-%)
+LIBRARIES := libp11client.so $(TRANSPORTS:%=libp11client%.so) $(LIBNAMES:%=libp11client%.so)
+SPECIAL   := $(TRANSPORTS:%=$(TARGET)/release/libp11client%.so)
+NAMED     := $(LIBNAMES:%=$(TARGET)/release/libp11client%.so)
 
-all: $(LIBNAMES:%=library-%)
+# What a library is built from.
+SOURCES := build.rs Cargo.toml Cargo.lock \
+  $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt') \
+  $(if $(CLIENT_TLS_EMBED),$(CLIENT_TLS_CA) $(CLIENT_TLS_CERT) $(CLIENT_TLS_KEY) $(CLIENT_TLS_PINNED))
+OPTIONS := $(TARGET)/release/client-options
+.PHONY: all demo check deny msrv bench soak suites vectors fresh certs install packages demo-packages suites-packages force
+
+# All libraries are built in the same place, one after the other.
+.NOTPARALLEL:
+
+all: $(SPECIAL) $(NAMED)
 	$(CLIENT_CARGO) build --release --workspace
 
-$(LIBNAMES:%=library-%): library-%:
+$(SPECIAL): $(TARGET)/release/libp11client%.so: $(SOURCES) $(OPTIONS)
+	P11CLIENT_TRANSPORT=$* P11CLIENT_SOCKET='$($*_socket)' $(CLIENT_CARGO) build --release --package client
+	cp $(TARGET)/release/libp11client.so $@
+
+$(NAMED): $(TARGET)/release/libp11client%.so: $(SOURCES) $(OPTIONS)
 	P11CLIENT_LIBNAME=$* $(CLIENT_CARGO) build --release --package client
-	cp $(TARGET)/release/libp11client.so $(TARGET)/release/libp11client$*.so
+	cp $(TARGET)/release/libp11client.so $@
+
+# Newer than the libraries if they were built with other options.
+$(OPTIONS): force
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(CLIENT_SOCKET)' '$(CLIENT_TCP_SOCKET)' '$(CLIENT_TCPSSL_SOCKET)' \
+	  '$(CLIENT_UNIX_SOCKET)' '$(CLIENT_TLS_CA)' '$(CLIENT_TLS_CERT)' '$(CLIENT_TLS_KEY)' \
+	  '$(CLIENT_TLS_PINNED)' '$(CLIENT_TLS_EMBED)' >$@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 packages:
 	tests/support/install-packages.sh check
