@@ -57,7 +57,8 @@ pub(crate) fn of_module(environment: &Environment<'_>) -> Option<Flags> {
         openssl_context::prepare();
     }
     if known().is_none() && !IS_SILENT.load(Ordering::Relaxed) && !ASKING.replace(true) {
-        logging::follow(&settings);
+        // C_Initialize says if the log cannot be written.
+        let _ = logging::follow(&settings);
         let start = Instant::now();
         let asked = ask_interfaces(&settings);
         ASKING.set(false);

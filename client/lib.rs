@@ -26,6 +26,8 @@
     )
 )]
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,6 +87,8 @@ pub(crate) fn instance() -> &'static Instance {
 enum InitializeError {
     #[error("{0}")]
     Settings(#[from] SettingsError),
+    #[error("the log cannot be written to {0}: {1}")]
+    Log(PathBuf, io::Error),
     #[error("PKCS11PROXY_MECHANISMS_FILE: {0}")]
     Mechanisms(#[from] TableError),
     #[error("cannot connect to {0}: {1}")]
@@ -145,7 +149,7 @@ impl Instance {
         if self.library().is_ok() {
             return Err(CkRv::CRYPTOKI_ALREADY_INITIALIZED);
         }
-        logging::set_level(environment);
+        logging::begin(environment);
         let mut started = start(environment, threads);
         // A peer that may have one connection is refused while the daemon still counts that of the question.
         let mut pause = Duration::from_millis(5);
@@ -195,7 +199,7 @@ impl Instance {
 
 fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, InitializeError> {
     let settings = Settings::read(environment)?;
-    logging::follow(&settings);
+    logging::follow(&settings).map_err(|(path, error)| InitializeError::Log(path, error))?;
     if let Some(file) = &settings.mechanisms {
         vendor_mechanisms::install(file)?;
     }

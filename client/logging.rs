@@ -1,58 +1,260 @@
-//! Logs on standard error, if `PKCS11PROXY_LOG` or the settings file names a level.
+//! Logs what the settings say, on standard error, in a file, or to the system logger.
 //!
-//! Each message is one write without a lock. A logger that locks (env_logger locks std's stderr)
-//! can be locked by another thread at the moment of a fork, and its first message would hang the
-//! child. No message holds a PIN, a key, an attribute's value or data.
+//! `PKCS11PROXY_LOG` has the syntax of env_logger: levels, for the library or for modules of it (`p11client::tls=debug`),
+//! and a text that messages have to contain. Each message is one write, and takes no lock that a forked child could
+//! inherit (env_logger locks std's stderr). Nothing stays open: the application may close every descriptor, and what
+//! rotates a file need not tell. A message that cannot be written is lost. None holds a PIN, a key, an attribute's
+//! value or data.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::RwLock;
 
-use log::{LevelFilter, Log, Metadata, Record};
+use bindings::process::PerProcess;
+use env_filter::{Builder, Filter};
+use log::{Level, Log, Metadata, Record};
 
-use crate::settings::{Environment, LOG, Settings};
+use crate::settings::{Environment, LogSettings, Settings};
 
-struct Stderr;
+/// Where the system logger listens.
+const SYSLOG: &str = "/dev/log";
 
-impl Log for Stderr {
+/// The facility of its messages: user (RFC 5424, section 6.2.1).
+const USER: u8 = 1;
+
+/// The most that is sent to it at a time, in bytes.
+const LONGEST_DATAGRAM: usize = 8192;
+
+/// Where the log goes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum LogTo {
+    Stderr,
+    Syslog,
+    File(PathBuf),
+}
+
+impl LogTo {
+    /// `stderr`, `syslog` or an absolute path.
+    pub fn parse(text: &Path) -> Option<LogTo> {
+        match text.to_str() {
+            Some("stderr") => Some(LogTo::Stderr),
+            Some("syslog") => Some(LogTo::Syslog),
+            _ => text.is_absolute().then(|| LogTo::File(text.into())),
+        }
+    }
+}
+
+/// What is logged, and where.
+struct Output {
+    filter: Filter,
+    to: LogTo,
+}
+
+/// A forked child has none until its own C_Initialize.
+static OUTPUT: PerProcess<RwLock<Option<Output>>> = PerProcess::new();
+
+struct Logger;
+
+impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
+        let Some(output) = OUTPUT.existing() else {
             return;
-        }
-        let (level, process) = (record.level(), std::process::id());
-        let mut line = Vec::new();
-        let written = writeln!(line, "p11client[{process}] {level}: {}", record.args());
-        if written.is_ok() {
+        };
+        // Locked only while another thread sets it.
+        let Ok(output) = output.try_read() else {
+            return;
+        };
+        if let Some(output) = output.as_ref().filter(|it| it.filter.matches(record)) {
             // There is nobody to tell that the message is lost.
-            let _ = nix::unistd::write(std::io::stderr(), &line);
+            let _ = output.write(record);
         }
     }
 
     fn flush(&self) {}
 }
 
-/// Sets the level that `PKCS11PROXY_LOG` names, before the settings are read. Where it cannot be understood, errors are
-/// logged, of which that is the first.
-pub(crate) fn set_level(environment: &Environment<'_>) {
-    let level = (environment.variable)(LOG).filter(|level| !level.is_empty());
-    if let Some(level) = level {
-        let level = level.to_str().and_then(|level| level.parse().ok());
-        set(level.unwrap_or(LevelFilter::Error));
+impl Output {
+    fn write(&self, record: &Record<'_>) -> io::Result<()> {
+        let (level, process) = (record.level(), std::process::id());
+        let text = escaped(&record.args().to_string());
+        match &self.to {
+            LogTo::Stderr => {
+                let line = format!("p11client[{process}] {level}: {text}\n");
+                nix::unistd::write(io::stderr(), line.as_bytes())?;
+            }
+            LogTo::File(path) => {
+                let now = jiff::Timestamp::now();
+                let line = format!("{now:.3} p11client[{process}] {level}: {text}\n");
+                opened(path)?.write_all(line.as_bytes())?;
+            }
+            LogTo::Syslog => {
+                let priority = USER * 8 + severity(level);
+                let message = format!("<{priority}>p11client[{process}]: {level}: {text}");
+                let end = message.floor_boundary(LONGEST_DATAGRAM);
+                let socket = UnixDatagram::unbound()?;
+                socket.set_nonblocking(true)?;
+                let sent = message.get(..end).unwrap_or_default();
+                socket.send_to(sent.as_bytes(), SYSLOG)?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Sets the level that the settings name.
-pub(crate) fn follow(settings: &Settings) {
-    if let Some(level) = settings.log {
-        set(level);
+/// Cuts a text between two characters.
+trait Boundary {
+    /// The last place between two characters that is not after `most` bytes.
+    fn floor_boundary(&self, most: usize) -> usize;
+}
+
+impl Boundary for String {
+    fn floor_boundary(&self, most: usize) -> usize {
+        let most = most.min(self.len());
+        (0..=most)
+            .rev()
+            .find(|place| self.is_char_boundary(*place))
+            .unwrap_or(0)
     }
 }
 
-fn set(level: LevelFilter) {
+/// The severity of a level for the system logger (RFC 5424, section 6.2.1).
+fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// One line, whatever a daemon or a setting put into it.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => escaped.extend(character.escape_default()),
+            false => escaped.push(character),
+        }
+    }
+    escaped
+}
+
+/// Opens a log file to append to it. Does not wait for the reader of a pipe.
+fn opened(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)?;
+    // What the application prints must not end up here: std gives copies a number of at least 3.
+    match file.as_raw_fd() {
+        0..=2 => file.try_clone(),
+        _ => Ok(file),
+    }
+}
+
+/// What a text in env_logger's syntax lets through; `None` if it cannot be understood, or names what is no module of
+/// this library.
+pub(crate) fn parsed(text: &str) -> Option<Filter> {
+    const MODULES: [&str; 4] = ["p11client", "transport", "bindings", "xdr"];
+    let directives = text.split('/').next().unwrap_or_default().split(',');
+    let is_known = |directive: &str| {
+        let name = directive.split('=').next().unwrap_or_default().trim();
+        let first = name.split("::").next().unwrap_or_default();
+        name.is_empty() || MODULES.contains(&first) || is_level(name) && !directive.contains('=')
+    };
+    if !directives.into_iter().all(is_known) {
+        return None;
+    }
+    let mut builder = Builder::new();
+    builder.try_parse(text).ok()?;
+    Some(builder.build())
+}
+
+fn is_level(name: &str) -> bool {
+    name.parse::<log::LevelFilter>().is_ok()
+}
+
+/// Logs as the variables say, before the settings are read. Where they cannot be understood, errors are logged, of
+/// which that is the first.
+pub(crate) fn begin(environment: &Environment<'_>) {
+    if let Some(log) = LogSettings::of_variables(environment) {
+        // A file that cannot be opened is reported once the settings are read.
+        let _ = follow_log(&log);
+    }
+}
+
+/// Logs as the settings say. Fails if the log's file cannot be opened; the log is on standard error then.
+pub(crate) fn follow(settings: &Settings) -> Result<(), (PathBuf, io::Error)> {
+    settings.log.as_ref().map_or(Ok(()), follow_log)
+}
+
+fn follow_log(log: &LogSettings) -> Result<(), (PathBuf, io::Error)> {
+    let Some(filter) = parsed(&log.filter) else {
+        return Ok(()); // the settings were refused for it
+    };
+    let level = filter.filter();
+    let (to, checked) = match &log.to {
+        LogTo::File(path) if level != log::LevelFilter::Off => match opened(path) {
+            Ok(_) => (log.to.clone(), Ok(())),
+            Err(error) => (LogTo::Stderr, Err((path.clone(), error))),
+        },
+        to => (to.clone(), Ok(())),
+    };
+    let output = OUTPUT.get(|| RwLock::new(None), |_| {});
+    // Locked only by a thread that logs, or sets it too.
+    if let Ok(mut output) = output.write() {
+        *output = Some(Output { filter, to });
+    }
     // Fails where a logger is in place: our own since the last C_Initialize, or, where this crate is
     // linked into a program, the program's.
-    let _ = log::set_logger(&Stderr);
+    let _ = log::set_logger(&Logger);
     log::set_max_level(level);
+    checked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_have_env_loggers_syntax() {
+        let level = |text| parsed(text).map(|filter| filter.filter().to_string());
+        for (text, expected) in [
+            ("warn", "WARN"),
+            ("Debug", "DEBUG"),
+            ("off", "OFF"),
+            ("error,p11client::tls=trace", "TRACE"),
+            ("p11client=info", "INFO"),
+            ("info/connected", "INFO"),
+        ] {
+            assert_eq!(level(text).as_deref(), Some(expected), "{text}");
+        }
+        for text in [
+            "loud",
+            "p11client=loud",
+            "warn,loud",
+            "other=debug",
+            "warn=info",
+        ] {
+            assert_eq!(level(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_message_stays_one_line() {
+        assert_eq!(escaped("a\nb\u{1b}[m\u{85}é"), "a\\nb\\u{1b}[m\\u{85}é");
+        let long = "é".repeat(10);
+        assert_eq!(long.floor_boundary(7), 6);
+        assert_eq!(long.floor_boundary(99), 20);
+    }
 }

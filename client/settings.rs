@@ -12,15 +12,15 @@ mod sources;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use log::LevelFilter;
 use xdr::rpc::Version;
 
 pub(crate) use endpoint::{Endpoint, Reason};
 pub(crate) use sources::Environment;
 
+use crate::logging::{self, LogTo};
 use endpoint::{Built, Destination, destination};
 use sources::{Found, Origin, Sections, Written};
 #[cfg(test)]
@@ -60,8 +60,30 @@ pub(crate) struct Settings {
     pub timeout: Duration,
     /// The pause between two polls of a blocking C_WaitForSlotEvent.
     pub slot_event_period: Duration,
-    /// What is logged; `None` leaves that as it is.
-    pub log: Option<LevelFilter>,
+    /// What is logged, and where; `None` leaves that as it is.
+    pub log: Option<LogSettings>,
+}
+
+/// What is logged, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LogSettings {
+    /// In env_logger's syntax.
+    pub filter: String,
+    pub to: LogTo,
+}
+
+impl LogSettings {
+    /// What the variables say, if they say what is logged. What cannot be understood becomes an error that is logged.
+    pub fn of_variables(environment: &Environment<'_>) -> Option<LogSettings> {
+        let variable = |name| (environment.variable)(name).filter(|value| !value.is_empty());
+        let filter = variable(LOG)?.into_string().ok();
+        let filter = filter.filter(|filter| logging::parsed(filter).is_some());
+        let to = variable(LOG_TO).and_then(|to| LogTo::parse(Path::new(&to)));
+        Some(LogSettings {
+            filter: filter.unwrap_or_else(|| "error".into()),
+            to: to.unwrap_or(LogTo::Stderr),
+        })
+    }
 }
 
 /// Where a daemon listens, and how it is spoken to.
@@ -161,8 +183,12 @@ pub(crate) enum SettingsError {
     Interface(Origin, OsString),
     #[error("{0}: expected {1} between 1 and {2}")]
     Number(Origin, &'static str, u64),
-    #[error("{0}: expected off, error, warn, info, debug or trace")]
+    #[error(
+        "{0}: expected off, error, warn, info, debug or trace, or such levels for modules of p11client, as env_logger reads them"
+    )]
     Log(Origin),
+    #[error("{0}: expected stderr, syslog or an absolute path")]
+    LogTo(Origin),
     #[error("{0}: {1}: {2}")]
     MechanismsFile(Origin, PathBuf, io::Error),
     #[error("which module to load is unknown: neither PKCS11PROXY_LIBNAME nor HOME is set")]
@@ -372,14 +398,25 @@ impl Sources<'_> {
         Ok(Some(number))
     }
 
-    fn log(&self) -> Result<Option<LevelFilter>, SettingsError> {
-        let file = self.file.found(&self.file.options.log);
-        let written = self.variable(LOG).or(file.map(|it| it.map(OsString::from)));
-        let Some(Found { value, origin }) = written else {
+    fn log(&self) -> Result<Option<LogSettings>, SettingsError> {
+        let options = &self.file.options;
+        let file = self.file.found(&options.log);
+        let filter = self.variable(LOG).or(file.map(|it| it.map(OsString::from)));
+        let file = self.file.found(&options.log_to);
+        let to = self.variable(LOG_TO).map(|it| it.map(PathBuf::from));
+        let to = match to.or(file) {
+            None => LogTo::Stderr,
+            Some(Found { value, origin }) => {
+                LogTo::parse(&value).ok_or(SettingsError::LogTo(origin))?
+            }
+        };
+        let Some(Found { value, origin }) = filter else {
             return Ok(None);
         };
-        let level = value.to_str().and_then(|level| level.parse().ok());
-        level.map(Some).ok_or(SettingsError::Log(origin))
+        let filter = value.into_string().ok();
+        let filter = filter.filter(|filter| logging::parsed(filter).is_some());
+        let filter = filter.ok_or(SettingsError::Log(origin))?;
+        Ok(Some(LogSettings { filter, to }))
     }
 
     fn tls_files(&self) -> TlsSources {
@@ -417,8 +454,9 @@ impl Sources<'_> {
     }
 }
 
-/// The level of the log, also while the settings are not read yet.
-pub(crate) const LOG: &str = "PKCS11PROXY_LOG";
+/// What is logged, and where; also looked at while the settings are not read yet.
+const LOG: &str = "PKCS11PROXY_LOG";
+const LOG_TO: &str = "PKCS11PROXY_LOG_TO";
 const CA_FILE: &str = "PKCS11PROXY_CA_FILE";
 const CERT_FILE: &str = "PKCS11PROXY_CERT_FILE";
 const PRIVKEY_FILE: &str = "PKCS11PROXY_PRIVKEY_FILE";

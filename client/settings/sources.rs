@@ -187,8 +187,10 @@ options! {
     interface: String;
     /// The description of vendors' mechanisms.
     mechanisms_file: PathBuf;
-    /// The level of the log.
+    /// What is logged.
     log: String;
+    /// Where the log goes.
+    log_to: PathBuf;
     /// Authorities of server certificates.
     ca_file: PathBuf;
     /// The client's certificate.

@@ -459,13 +459,32 @@ fn the_description_of_mechanisms_is_a_text_of_bounded_length() {
 }
 
 #[test]
-fn the_log_has_a_level() {
-    let log = |text| with("PKCS11PROXY_LOG", text).map(|settings| settings.log);
-    assert_eq!(with("UNRELATED", "1").unwrap().log, None);
-    assert_eq!(log("").unwrap(), None);
-    assert_eq!(log("Debug").unwrap(), Some(LevelFilter::Debug));
-    assert_eq!(log("off").unwrap(), Some(LevelFilter::Off));
-    assert!(matches!(log("loud"), Err(SettingsError::Log(_))));
+fn the_log_has_levels_and_a_place() {
+    let read = |variables: &[(&str, &str)]| {
+        let settings = read(&[&[TLS[0]], variables].concat(), Ok(b""), None);
+        settings.map(|settings| settings.log)
+    };
+    let log = |filter: &str, to| {
+        Some(LogSettings {
+            filter: filter.into(),
+            to,
+        })
+    };
+    assert_eq!(read(&[]).unwrap(), None);
+    assert_eq!(read(&[(LOG, ""), (LOG_TO, "syslog")]).unwrap(), None);
+    assert_eq!(read(&[(LOG, "warn")]).unwrap(), log("warn", LogTo::Stderr));
+    for (written, to) in [
+        ("", LogTo::Stderr),
+        ("stderr", LogTo::Stderr),
+        ("syslog", LogTo::Syslog),
+        ("/log", LogTo::File("/log".into())),
+    ] {
+        let read = read(&[(LOG, "p11client=debug"), (LOG_TO, written)]);
+        assert_eq!(read.unwrap(), log("p11client=debug", to), "{written}");
+    }
+    assert!(matches!(read(&[(LOG, "loud")]), Err(SettingsError::Log(_))));
+    let refused = read(&[(LOG_TO, "log")]);
+    assert!(matches!(refused, Err(SettingsError::LogTo(_))));
 }
 
 /// Reads a settings file, in a program of this name.
@@ -498,6 +517,7 @@ slot_event_period = 20
 protocol = 3
 interface = "2.40"
 log = "warn"
+log_to = "/log"
 ca_file = "/ca"
 cert_file = "/cert"
 privkey_file = "/key"
@@ -533,7 +553,8 @@ fn the_settings_file_has_every_option() {
             minor: 40
         }
     );
-    assert_eq!(settings.log, Some(LevelFilter::Warn));
+    let (filter, to) = ("warn".to_owned(), LogTo::File("/log".into()));
+    assert_eq!(settings.log, Some(LogSettings { filter, to }));
     let file = |name: &str| Source::File(name.into());
     let tls = TlsSettings {
         credentials: Credentials::Certificates {
@@ -584,6 +605,7 @@ fn what_is_wrong_in_the_file_is_told_with_its_line() {
         ("alias = \"a\"\nprotocol = 5", 2),
         ("alias = \"a\"\ninterface = \"3.1\"", 2),
         ("alias = \"a\"\nlog = \"loud\"", 2),
+        ("alias = \"a\"\nlog_to = \"here\"", 2),
         ("alias = \"a\"\nendpoints = []", 2),
         ("alias = \"a\"\nendpoints = [\n\"h:1\",\n\"h\"]", 4),
         ("alias = \"a\"\nmechanisms_file = \"/none\"", 2),
