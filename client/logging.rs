@@ -98,31 +98,21 @@ impl Output {
             LogTo::Syslog => {
                 let priority = USER * 8 + severity(level);
                 let message = format!("<{priority}>p11client[{process}]: {level}: {text}");
-                let end = message.floor_boundary(LONGEST_DATAGRAM);
-                let socket = UnixDatagram::unbound()?;
-                socket.set_nonblocking(true)?;
-                let sent = message.get(..end).unwrap_or_default();
-                socket.send_to(sent.as_bytes(), SYSLOG)?;
+                to_syslog(Path::new(SYSLOG), &message)?;
             }
         }
         Ok(())
     }
 }
 
-/// Cuts a text between two characters.
-trait Boundary {
-    /// The last place between two characters that is not after `most` bytes.
-    fn floor_boundary(&self, most: usize) -> usize;
-}
-
-impl Boundary for String {
-    fn floor_boundary(&self, most: usize) -> usize {
-        let most = most.min(self.len());
-        (0..=most)
-            .rev()
-            .find(|place| self.is_char_boundary(*place))
-            .unwrap_or(0)
-    }
+/// Never waits for the system logger.
+fn to_syslog(path: &Path, message: &str) -> io::Result<()> {
+    let most = message.len().min(LONGEST_DATAGRAM);
+    let end = (0..=most).rfind(|place| message.is_char_boundary(*place));
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    let sent = message.get(..end.unwrap_or(0)).unwrap_or_default();
+    socket.send_to(sent.as_bytes(), path).map(|_| ())
 }
 
 /// The severity of a level for the system logger (RFC 5424, section 6.2.1).
@@ -253,8 +243,24 @@ mod tests {
     #[test]
     fn a_message_stays_one_line() {
         assert_eq!(escaped("a\nb\u{1b}[m\u{85}é"), "a\\nb\\u{1b}[m\\u{85}é");
-        let long = "é".repeat(10);
-        assert_eq!(long.floor_boundary(7), 6);
-        assert_eq!(long.floor_boundary(99), 20);
+    }
+
+    #[test]
+    fn the_system_logger_gets_what_fits() {
+        let path = std::env::temp_dir().join(format!("p11client-log-{}", std::process::id()));
+        let logger = UnixDatagram::bind(&path).unwrap();
+        let receive = || {
+            let mut buffer = [0; 9000];
+            let count = logger.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..count].to_vec()).unwrap()
+        };
+        to_syslog(&path, "<11>p11client[7]: ERROR: text").unwrap();
+        assert_eq!(receive(), "<11>p11client[7]: ERROR: text");
+        to_syslog(&path, &format!("-{}", "é".repeat(LONGEST_DATAGRAM))).unwrap();
+        assert_eq!(receive().len(), LONGEST_DATAGRAM - 1);
+        std::fs::remove_file(&path).unwrap();
+        assert!(to_syslog(&path, "text").is_err());
+        let severities = [Level::Error, Level::Warn, Level::Info, Level::Debug].map(severity);
+        assert_eq!(severities, [3, 4, 6, 7]);
     }
 }

@@ -75,6 +75,63 @@ fn a_settings_file_is_all_that_a_program_needs() {
     );
 }
 
+#[test]
+fn the_log_goes_where_the_settings_say() {
+    let mut stack = stack();
+    let address = stack.daemon().address();
+    let directory = Directory::new();
+    let file = directory.join("p11client.log");
+    let started = |level: &str, to: &str| {
+        let variables = [
+            ("PKCS11PROXY_SOCKET_PATH", address.as_str()),
+            ("PKCS11PROXY_LIBNAME", "softhsm"),
+            ("PKCS11PROXY_LOG", level),
+            ("PKCS11PROXY_LOG_TO", to),
+        ];
+        starts(&stack, &variables)
+    };
+    let path = file.to_str().expect("a path");
+    for _ in 0..2 {
+        let outcome = started("info/connected", path);
+        assert_eq!(
+            (outcome.stdout.as_str(), outcome.stderr.as_str()),
+            ("0\n", "")
+        );
+    }
+    let written = fs::read_to_string(&file).expect("a log");
+    let lines: Vec<&str> = written.lines().collect();
+    let [connected, _, again, _] = lines[..] else {
+        panic!("{written}");
+    };
+    for line in [connected, again] {
+        let (time, rest) = line.split_once(' ').expect("a time");
+        assert!(time.ends_with('Z') && time.contains('T'), "{line}");
+        assert!(rest.contains("INFO: connected to "), "{line}");
+    }
+    let mode = file.metadata().expect("a log").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let missing = directory.join("none/log");
+    let outcome = started("info", missing.to_str().expect("a path"));
+    assert_eq!(outcome.stdout, "0x30\n");
+    assert!(
+        outcome.stderr.contains("the log cannot be written to"),
+        "{}",
+        outcome.stderr
+    );
+    let outcome = started("wran", path);
+    assert_eq!(outcome.stdout, "0x30\n");
+    let written = fs::read_to_string(&file).expect("a log");
+    assert!(
+        written.ends_with("returning CKR_DEVICE_ERROR\n"),
+        "{written}"
+    );
+    assert!(
+        written.contains("PKCS11PROXY_LOG: expected off, error"),
+        "{written}"
+    );
+}
+
 /// It belongs to whoever started it. Needs root.
 #[test]
 fn the_environment_of_a_set_user_id_program_does_not_count() {
