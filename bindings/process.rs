@@ -11,6 +11,7 @@
 //! is why the value is behind an `AtomicPtr` and not an `ArcSwap`.
 
 use std::ffi::{CStr, OsStr};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -188,10 +189,33 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
     }
 }
 
+/// Which file a descriptor refers to. The same number may be another file's later.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    /// What this descriptor refers to now; EBADF if it is closed. One system call, which a signal handler may make.
+    pub fn of(descriptor: &impl AsRawFd) -> io::Result<FileIdentity> {
+        let descriptor = descriptor.as_raw_fd();
+        // SAFETY: the borrow ends with this call and only serves fstat, which answers EBADF to a number
+        // that is not open; -1, the one number that must not be borrowed, is never stored.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        let status = nix::sys::stat::fstat(descriptor)?;
+        Ok(FileIdentity {
+            device: status.st_dev,
+            inode: status.st_ino,
+        })
+    }
+}
+
 /// The open connection: process id in the upper half, descriptor in the lower; or [`NONE`].
 static OPEN: AtomicU64 = AtomicU64::new(NONE);
 
-/// The inode of the open connection's socket. Tells it from a file that got its number later.
+/// The [`FileIdentity`] of the open connection's socket.
+static DEVICE: AtomicU64 = AtomicU64::new(0);
 static INODE: AtomicU64 = AtomicU64::new(0);
 
 const NONE: u64 = u64::MAX;
@@ -200,11 +224,11 @@ fn open_entry(descriptor: RawFd) -> u64 {
     u64::from(own_id()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
 }
 
-/// Has `socket` closed in children from now on.
-pub fn remember(socket: &impl AsRawFd) {
-    let descriptor = socket.as_raw_fd();
-    INODE.store(inode(descriptor), Ordering::Relaxed);
-    OPEN.store(open_entry(descriptor), Ordering::Release);
+/// Has `socket`, which is this file, closed in children from now on.
+pub fn remember(socket: &impl AsRawFd, file: FileIdentity) {
+    DEVICE.store(file.device, Ordering::Relaxed);
+    INODE.store(file.inode, Ordering::Relaxed);
+    OPEN.store(open_entry(socket.as_raw_fd()), Ordering::Release);
 }
 
 /// Has `socket` no longer closed in children. To be called before it is closed here: its number is
@@ -232,18 +256,14 @@ fn close_inherited() {
 fn close(entry: u64) {
     let [.., a, b, c, d] = entry.to_be_bytes();
     let descriptor = RawFd::from_be_bytes([a, b, c, d]); // as `open_entry` put it there
-    if inode(descriptor) == INODE.load(Ordering::Relaxed) {
+    let file = FileIdentity {
+        device: DEVICE.load(Ordering::Relaxed),
+        inode: INODE.load(Ordering::Relaxed),
+    };
+    if FileIdentity::of(&descriptor).is_ok_and(|now| now == file) {
         // A failure leaves nothing to do.
         let _ = nix::unistd::close(descriptor);
     }
-}
-
-/// The inode number of a descriptor; 0 if it is none.
-fn inode(descriptor: RawFd) -> u64 {
-    // SAFETY: the borrow ends with this call and only serves fstat, which answers EBADF to a number
-    // that is not open; -1, the one number that must not be borrowed, is never stored.
-    let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    nix::sys::stat::fstat(descriptor).map_or(0, |status| status.st_ino)
 }
 
 /// Registers the fork handler, once.

@@ -369,7 +369,8 @@ impl Connection {
     }
 
     /// Ends the connection for the daemon at once, and wakes every thread that waits for a reply. The descriptor
-    /// goes with the last user. In a forked child it does nothing.
+    /// goes with the last user. In a forked child it does nothing, and a descriptor that the application has closed is
+    /// left alone.
     fn end(&self, why: Stopped) {
         if !self.registered.is_ours() {
             return;
@@ -378,7 +379,9 @@ impl Connection {
         if was_sound && why == Stopped::Closed {
             self.closer.farewell(Deadline::after(FAREWELL));
         }
-        self.closer.shut_down();
+        if self.registered.is_intact() {
+            self.closer.shut_down();
+        }
         self.closer.free();
     }
 }

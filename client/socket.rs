@@ -1,11 +1,17 @@
-//! Connects to the daemon, and keeps the socket apart from those of forked children.
+//! Connects to the daemon, and keeps the socket apart from those of forked children and of the application.
+//!
+//! An application may close descriptors that are not its own, as programs do that close all of them to become daemons.
+//! The number of the socket may then be that of a file of the application's. So before each use the socket is
+//! compared with what it was when it was connected (fstat), and is left alone if it is another file. If another thread
+//! of the application closes it between the comparison and the use, nobody can notice.
 
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use bindings::process::{self, Process};
+use bindings::process::{self, FileIdentity, Process};
 use socket2::{Domain, SockAddr, Socket, Type};
 use transport::{Deadline, TimedSocket};
 
@@ -15,23 +21,60 @@ use crate::settings::Endpoint;
 /// other parts of the connection.
 pub(crate) struct Registered {
     socket: Arc<Socket>,
-    owner: Process,
+    made: Made,
+}
+
+/// A descriptor as this library has made it.
+#[derive(Clone, Copy)]
+struct Made {
+    process: Process,
+    descriptor: RawFd,
+    file: FileIdentity,
+}
+
+impl Made {
+    fn here(socket: &Socket) -> io::Result<Made> {
+        Ok(Made {
+            process: Process::current(),
+            descriptor: socket.as_raw_fd(),
+            file: FileIdentity::of(socket)?,
+        })
+    }
+
+    /// An error if another process has made it, or if it is another file now.
+    fn check(&self) -> io::Result<()> {
+        if self.process != Process::current() {
+            return Err(io::Error::other("the connection is the parent process's"));
+        }
+        match FileIdentity::of(&self.descriptor) {
+            Ok(file) if file == self.file => Ok(()),
+            _ => Err(io::Error::other(
+                "the application has closed the connection's descriptor; C_Finalize and C_Initialize connect again",
+            )),
+        }
+    }
 }
 
 impl Registered {
     /// Whether this process connected it.
     pub fn is_ours(&self) -> bool {
-        self.owner == Process::current()
+        self.made.process == Process::current()
+    }
+
+    /// Whether this process connected it, and the application has not closed it.
+    pub fn is_intact(&self) -> bool {
+        self.made.check().is_ok()
     }
 }
 
-/// In a forked child the connection is the parent's: its descriptor was closed at the fork, the
-/// number may be another file's by now, and nothing may be sent or closed.
+/// In a forked child the connection is the parent's: its descriptor was closed at the fork. There, and where the
+/// application has closed the descriptor, the number may be another file's by now, and nothing may be sent or closed.
 impl Drop for Registered {
     fn drop(&mut self) {
         if self.is_ours() {
             process::forget(&*self.socket);
-        } else {
+        }
+        if !self.is_intact() {
             mem::forget(self.socket.clone());
         }
     }
@@ -82,13 +125,14 @@ fn connect_to(
     let remaining = remaining(deadline)?;
     // close-on-exec from the start
     let socket = Socket::new(domain, Type::STREAM, None)?;
+    let made = Made::here(&socket)?;
     if purpose == Purpose::Application {
-        process::remember(&socket);
+        process::remember(&socket, made.file);
     }
-    let mut timed = TimedSocket::new(socket);
+    let mut timed = TimedSocket::guarded(socket, Arc::new(move || made.check()));
     let registered = Registered {
         socket: timed.socket().clone(),
-        owner: Process::current(),
+        made,
     };
     timed.limit_both(remaining)?;
     if domain == Domain::UNIX {

@@ -37,9 +37,14 @@ const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: i32 = 0;
 
+/// Decides whether the descriptor of a socket may be used: an error if not. A library does not own the descriptors of
+/// its process, so another file may have the number by now.
+pub type Guard = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+
 /// The direction from the peer.
 pub struct Incoming {
     socket: Arc<Socket>,
+    guard: Option<Guard>,
     /// What the kernel has; no other value of this type is made for the socket.
     limit: Option<Duration>,
 }
@@ -47,6 +52,7 @@ pub struct Incoming {
 /// The direction to the peer.
 pub struct Outgoing {
     socket: Arc<Socket>,
+    guard: Option<Guard>,
     /// Whether it is a Unix socket.
     is_local: bool,
     limit: Option<Duration>,
@@ -63,6 +69,7 @@ impl Incoming {
     /// [`io::ErrorKind::TimedOut`] at the deadline.
     pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
         loop {
+            allowed(&self.guard)?;
             if let Some(deadline) = deadline {
                 let remaining = deadline.remaining()?;
                 if is_off(self.limit, remaining, SLACK) {
@@ -92,6 +99,7 @@ impl Outgoing {
             parts
         };
         loop {
+            allowed(&self.guard)?;
             self.limit(deadline)?;
             let sent = match parts {
                 [one] => self.socket.send_with_flags(one, NO_SIGNAL),
@@ -118,6 +126,7 @@ impl Outgoing {
     /// Sends as many of these bytes as the kernel takes at once.
     pub fn send_at_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
+            allowed(&self.guard)?;
             let flags = NO_SIGNAL | libc::MSG_DONTWAIT;
             match self.socket.send_with_flags(bytes, flags) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -151,15 +160,26 @@ impl Outgoing {
 impl TimedSocket {
     /// A blocking socket for which the kernel has no limits.
     pub fn new(socket: Socket) -> TimedSocket {
+        TimedSocket::with(socket, None)
+    }
+
+    /// The same, where `guard` is asked each time before bytes are sent or received.
+    pub fn guarded(socket: Socket, guard: Guard) -> TimedSocket {
+        TimedSocket::with(socket, Some(guard))
+    }
+
+    fn with(socket: Socket, guard: Option<Guard>) -> TimedSocket {
         let is_local = socket.domain().is_ok_and(|domain| domain == Domain::UNIX);
         let socket = Arc::new(socket);
         TimedSocket {
             incoming: Incoming {
                 socket: socket.clone(),
+                guard: guard.clone(),
                 limit: None,
             },
             outgoing: Outgoing {
                 socket,
+                guard,
                 is_local,
                 limit: None,
             },
@@ -194,6 +214,10 @@ impl TimedSocket {
         (self.incoming.limit, self.outgoing.limit) = (Some(time), Some(time));
         Ok(())
     }
+}
+
+fn allowed(guard: &Option<Guard>) -> io::Result<()> {
+    guard.as_ref().map_or(Ok(()), |guard| guard())
 }
 
 fn is_off(limit: Option<Duration>, wanted: Duration, slack: Duration) -> bool {
@@ -264,6 +288,23 @@ mod tests {
             assert!(start.elapsed() >= TIME - Duration::from_millis(1));
         }
         drop(far);
+    }
+
+    #[test]
+    fn a_guard_that_refuses_keeps_bytes_from_being_sent_and_received() {
+        let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let refuse: Guard = Arc::new(|| Err(io::ErrorKind::NotConnected.into()));
+        let mut socket = TimedSocket::guarded(near, refuse);
+        far.send(b"not for it").unwrap();
+        let deadline = Deadline::after(TIME);
+        let outgoing = socket.outgoing();
+        assert!(outgoing.send_all(b"secret", deadline).is_err());
+        assert!(outgoing.send_at_once(b"secret").is_err());
+        let mut space = [0; 64];
+        assert!(socket.incoming().receive(&mut space, None).is_err());
+        assert_eq!(socket.socket().as_ref().read(&mut space).unwrap(), 10);
+        drop(socket);
+        assert_eq!((&far).read(&mut space).unwrap(), 0);
     }
 
     #[test]

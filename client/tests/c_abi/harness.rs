@@ -77,7 +77,8 @@ pub fn run(scenario: &str, daemon: &Daemon) {
     run_at(scenario, &daemon.address, &[]);
 }
 
-pub fn run_at(scenario: &str, address: &str, variables: &[(&str, &str)]) {
+/// The same at this address, with these variables in the environment. Gives what was logged.
+pub fn run_at(scenario: &str, address: &str, variables: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().expect("a running program has a file"))
         .args(["--exact", "scenario", "--nocapture", "--test-threads=1"])
         .env("SCENARIO", scenario)
@@ -97,6 +98,7 @@ pub fn run_at(scenario: &str, address: &str, variables: &[(&str, &str)]) {
     );
     let quiet = output.stderr.is_empty() || variables.iter().any(|(name, _)| *name == LOG);
     assert!(quiet, "{scenario}: {}", text(&output.stderr));
+    text(&output.stderr)
 }
 
 /// How many sockets this process has open.

@@ -5,6 +5,7 @@
 mod harness;
 mod arguments;
 mod daemon;
+mod descriptors;
 mod exact;
 mod forks;
 mod hostile;
@@ -25,6 +26,11 @@ fn scenario() {
     let scenarios: &[(&str, fn())] = &[
         ("before_initialize", arguments::before_initialize),
         ("arguments", arguments::arguments),
+        (
+            "descriptors_taken_over",
+            descriptors::descriptors_taken_over,
+        ),
+        ("unload_taken_over", descriptors::unload_taken_over),
         ("fork_unused", forks::fork_unused),
         ("fork_used", forks::fork_used),
         ("fork_while_busy", forks::fork_while_busy),

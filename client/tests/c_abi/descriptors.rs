@@ -1,0 +1,193 @@
+//! Descriptors that the application closes, uses again, or has closed from the start.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::ptr::null_mut;
+use std::time::Duration;
+
+use cryptoki_sys::*;
+use xdr::Call;
+
+use crate::daemon::{Daemon, OLDER_AND_NEWER};
+use crate::harness::{LOG, Loaded, get_info, in_child, initialized, run_at};
+
+const PIN: &str = "a PIN that nobody else may see";
+
+/// The number of the connection is that of a file of the application's, or of none.
+#[test]
+fn a_descriptor_that_the_application_took_over_gets_no_byte() {
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |call| {
+            assert!(!matches!(call, Call::C_Login(..)), "nothing was sent");
+            None
+        });
+        let variables = [(LOG, "warn")];
+        let log = run_at("descriptors_taken_over", &daemon.address, &variables);
+        let said = log.matches("has closed the connection's descriptor");
+        assert_eq!(said.count(), TAKEN_OVER, "{log}");
+        assert!(!log.contains(PIN));
+        daemon.wait_for_ended(TAKEN_OVER);
+    }
+}
+
+/// How often the scenario has the descriptor taken over before a call.
+const TAKEN_OVER: usize = 7;
+
+/// The number of the library's connection, which is the only socket.
+fn connection() -> RawFd {
+    let open = Path::new("/proc/self/fd")
+        .read_dir()
+        .expect("proc is there");
+    let mut sockets = open.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let is_socket = entry.path().metadata().ok()?.file_type().is_socket();
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        is_socket.then_some(number)
+    });
+    let number = sockets.next().expect("the connection is open");
+    assert_eq!(sockets.next(), None);
+    number
+}
+
+/// Closes the library's connection, as an application does that closes every descriptor, and gives its number to
+/// `file`.
+fn give_number(number: RawFd, file: impl Into<OwnedFd>) -> RawFd {
+    let file = file.into();
+    // SAFETY: the library has to bear it.
+    let given = unsafe { libc::dup2(file.as_raw_fd(), number) };
+    assert_eq!(given, number);
+    number
+}
+
+fn close(number: RawFd) {
+    // SAFETY: as in `give_number`, or the application's own.
+    assert_eq!(unsafe { libc::close(number) }, 0);
+}
+
+fn log_in(loaded: &Loaded) -> CK_RV {
+    let mut pin = PIN.as_bytes().to_vec();
+    let length = pin.len() as CK_ULONG;
+    call!(loaded.C_Login(1, CKU_USER, pin.as_mut_ptr(), length))
+}
+
+/// Calls until the library is finalised, in which it must use nothing of the application's.
+fn call_and_finalize(loaded: &Loaded) {
+    assert_eq!(log_in(loaded), CKR_DEVICE_ERROR);
+    assert_eq!(get_info(loaded), CKR_DEVICE_ERROR);
+    finalize(loaded);
+}
+
+fn finalize(loaded: &Loaded) {
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+}
+
+fn initialize(loaded: &Loaded) {
+    assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+    assert_eq!(get_info(loaded), CKR_OK);
+}
+
+/// That the stream with this number and its peer are connected both ways, and that only this was sent.
+fn assert_connected(number: RawFd, mut peer: impl Read + Write) {
+    peer.write_all(b"there").expect("the stream is open");
+    let mut came = [0; 64];
+    // SAFETY: `came` has room for that many bytes.
+    let count = unsafe { libc::read(number, came.as_mut_ptr().cast(), came.len()) };
+    assert_eq!(&came[..count as usize], b"there");
+    // SAFETY: these are four bytes.
+    let count = unsafe { libc::write(number, b"back".as_ptr().cast(), 4) };
+    assert_eq!(count, 4);
+    let count = peer.read(&mut came).expect("the stream is open");
+    assert_eq!(&came[..count], b"back");
+    close(number);
+}
+
+pub fn descriptors_taken_over() {
+    let loaded = Loaded::new();
+
+    // Closed, and not used again.
+    initialize(&loaded);
+    close(connection());
+    call_and_finalize(&loaded);
+
+    initialize(&loaded);
+    let number = connection();
+    let (own, peer) = UnixStream::pair().expect("two sockets");
+    give_number(number, own);
+    call_and_finalize(&loaded);
+    assert_connected(number, peer);
+
+    initialize(&loaded);
+    let number = connection();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    let own = TcpStream::connect(address).expect("somebody listens");
+    let (peer, _) = listener.accept().expect("a connection");
+    give_number(number, own);
+    call_and_finalize(&loaded);
+    assert_connected(number, peer);
+    drop(listener);
+
+    initialize(&loaded);
+    let number = connection();
+    let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+    give_number(number, writer);
+    call_and_finalize(&loaded);
+    close(number);
+    let mut came = Vec::new();
+    File::from(reader).read_to_end(&mut came).expect("a pipe");
+    assert_eq!(came, b"");
+
+    initialize(&loaded);
+    let number = connection();
+    let path = std::env::temp_dir().join(format!("p11client-{}", std::process::id()));
+    give_number(number, File::create_new(&path).expect("a new file"));
+    call_and_finalize(&loaded);
+    assert_eq!(std::fs::read(&path).expect("the file"), b"");
+    std::fs::remove_file(&path).expect("the file is there");
+    close(number);
+
+    // The first to notice is C_Finalize.
+    initialize(&loaded);
+    let number = connection();
+    let (own, peer) = UnixStream::pair().expect("two sockets");
+    give_number(number, own);
+    finalize(&loaded);
+    assert_connected(number, peer);
+
+    // Or the end of a process that was forked meanwhile.
+    initialize(&loaded);
+    let number = connection();
+    let (own, peer) = UnixStream::pair().expect("two sockets");
+    give_number(number, own);
+    in_child(|| {
+        // SAFETY: only asks whether the descriptor is open.
+        assert_ne!(unsafe { libc::fcntl(number, libc::F_GETFD) }, -1);
+    });
+    call_and_finalize(&loaded);
+    assert_connected(number, peer);
+    initialize(&loaded);
+    finalize(&loaded);
+}
+
+/// Nobody calls after the descriptor was taken over.
+#[test]
+fn unloading_closes_nothing_that_the_application_took_over() {
+    let daemon = Daemon::start(|_| None);
+    run_at("unload_taken_over", &daemon.address, &[]);
+}
+
+pub fn unload_taken_over() {
+    let loaded = initialized();
+    let number = connection();
+    let (own, peer) = UnixStream::pair().expect("two sockets");
+    peer.set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a socket has one");
+    give_number(number, own);
+    loaded.library.close().expect("the library unloads");
+    assert_connected(number, peer);
+}
