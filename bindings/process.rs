@@ -13,11 +13,13 @@
 use std::ffi::{CStr, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 /// Tells a process from those it was forked from, also where process ids repeat: in another
 /// namespace, or after a wrap-around.
@@ -209,6 +211,20 @@ impl FileIdentity {
             inode: status.st_ino,
         })
     }
+}
+
+/// The lowest number that is not that of standard input, output or error.
+const ABOVE_STANDARD: RawFd = 3;
+
+/// Gives a descriptor another number if it has that of standard input, output or error, which an application may have
+/// closed: it may still write there. The new one is closed on exec.
+pub fn above_standard(descriptor: OwnedFd) -> io::Result<OwnedFd> {
+    if descriptor.as_raw_fd() >= ABOVE_STANDARD {
+        return Ok(descriptor);
+    }
+    let moved = fcntl(&descriptor, FcntlArg::F_DUPFD_CLOEXEC(ABOVE_STANDARD))?;
+    // SAFETY: the number is that of the descriptor that fcntl has just made, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
 /// The open connection: process id in the upper half, descriptor in the lower; or [`NONE`].

@@ -191,3 +191,35 @@ pub fn unload_taken_over() {
     loaded.library.close().expect("the library unloads");
     assert_connected(number, peer);
 }
+
+/// A daemon that got the output would take it for a record.
+#[test]
+fn a_program_without_standard_descriptors_does_not_print_into_the_connection() {
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |_| None);
+        run_at("standard_descriptors_closed", &daemon.address, &[]);
+        daemon.wait_for_ended(3);
+    }
+}
+
+pub fn standard_descriptors_closed() {
+    let loaded = Loaded::new();
+    for lowest in 0..3 {
+        in_child(|| {
+            (lowest..3).for_each(close);
+            initialize(&loaded);
+            let number = connection();
+            assert!(number > 2);
+            // SAFETY: only asks for the descriptor's flags.
+            let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+            assert_eq!(flags, libc::FD_CLOEXEC);
+            for standard in lowest..3 {
+                // SAFETY: these are six bytes.
+                let count = unsafe { libc::write(standard, b"output".as_ptr().cast(), 6) };
+                assert_eq!(count, -1);
+            }
+            assert_eq!(get_info(&loaded), CKR_OK);
+            finalize(&loaded);
+        });
+    }
+}

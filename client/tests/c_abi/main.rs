@@ -31,6 +31,10 @@ fn scenario() {
             descriptors::descriptors_taken_over,
         ),
         ("unload_taken_over", descriptors::unload_taken_over),
+        (
+            "standard_descriptors_closed",
+            descriptors::standard_descriptors_closed,
+        ),
         ("fork_unused", forks::fork_unused),
         ("fork_used", forks::fork_used),
         ("fork_while_busy", forks::fork_while_busy),
