@@ -2,8 +2,12 @@
 //!
 //! A child inherits the connection of its parent, and locks that other threads held. It uses neither:
 //! its [`PerProcess`] value is a fresh one, and the inherited descriptor is closed, without a byte
-//! written, by a handler that runs inside of fork (`pthread_atfork`), or, where a process came about
-//! without it (a bare `clone`), at the child's first call.
+//! written, by a handler that runs inside of fork (`pthread_atfork`), or at the child's first call. That may come
+//! earlier, from a fork handler of the application, or be the only one, in a process that came about by a bare `clone`.
+//! The handler leaves alone what the child has made by then. (Where the kernel cannot clear a page in children, it
+//! cannot tell, and has the child start anew.)
+//!
+//! An application, too, may use the number of the descriptor for another file: [`FileIdentity`] tells them apart.
 //!
 //! Unloading is safe: glibc's `pthread_atfork` registers the handler for the shared object that this code
 //! is linked into, and `dlclose` removes it with the object (`__cxa_finalize`). Elsewhere no handler is
@@ -17,7 +21,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -25,18 +29,23 @@ use nix::fcntl::{FcntlArg, fcntl};
 /// namespace, or after a wrap-around.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Process {
-    id: u32,
+    /// Higher than that of each process it was forked from. Where the kernel clears no page in children: its id.
+    number: u32,
+    /// The forks that handlers have counted; none where the number says enough.
     forks: u32,
 }
 
-/// The forks between the process that loaded the library and this one.
+/// The highest number that was given in this process, or in one it was forked from.
+static NUMBERS: AtomicU32 = AtomicU32::new(0);
+
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 impl Process {
-    /// This process.
+    /// This process. In a child this is known before any fork handler has run: the application's may come first and
+    /// call this library.
     pub fn current() -> Process {
         Process {
-            id: own_id(),
+            number: own_number(),
             forks: FORKS.load(Ordering::Relaxed),
         }
     }
@@ -60,35 +69,56 @@ pub fn is_privileged() -> bool {
 /// A number in a page of its own, which the kernel can be told to clear in forked children.
 #[repr(C, align(4096))]
 struct OwnPage {
-    id: AtomicU32,
+    number: AtomicU32,
     rest: [u8; PAGE - 4],
 }
 
 /// The size of a page, in bytes, where [`OwnPage`] is one.
 const PAGE: usize = 4096;
 
-/// The id of this process, or 0 as long as it is not known.
+/// The number of this process, or 0 as long as it has none.
 static OWN: OwnPage = OwnPage {
-    id: AtomicU32::new(0),
+    number: AtomicU32::new(0),
     rest: [0; PAGE - 4],
 };
 
-/// The id of this process. The kernel is asked once in each, and each time where it cannot clear a page in children.
-fn own_id() -> u32 {
-    match OWN.id.load(Ordering::Relaxed) {
-        0 => ask_own_id(),
-        id => id,
+/// The number of this process. It takes a system call where the kernel clears no page in children.
+fn own_number() -> u32 {
+    match OWN.number.load(Ordering::Relaxed) {
+        0 => first_number(),
+        number => number,
     }
 }
 
+/// Gives this process a number. Of threads that do so at the same time, one does.
 #[cold]
-fn ask_own_id() -> u32 {
-    let id = std::process::id();
+fn first_number() -> u32 {
     // Before the number is there, or a child could have it.
-    if clear_in_children(&OWN) {
-        OWN.id.store(id, Ordering::Relaxed);
+    if !is_cleared_in_children() {
+        return std::process::id();
     }
-    id
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    let (order, own) = (Ordering::Relaxed, &OWN.number);
+    own.compare_exchange(0, number, order, order)
+        .map_or_else(|first| first, |_| number)
+}
+
+/// Whether [`OWN`] is cleared in each process that is forked from this one. The kernel is asked for it once; children
+/// inherit that it is done.
+fn is_cleared_in_children() -> bool {
+    const UNKNOWN: u8 = 0;
+    const CLEARED: u8 = 1;
+    const KEPT: u8 = 2;
+    static PAGE_IS: AtomicU8 = AtomicU8::new(UNKNOWN);
+    match PAGE_IS.load(Ordering::Acquire) {
+        UNKNOWN => {
+            let is_cleared = clear_in_children(&OWN);
+            let page_is = if is_cleared { CLEARED } else { KEPT };
+            PAGE_IS.store(page_is, Ordering::Release);
+            is_cleared
+        }
+        page_is => page_is == CLEARED,
+    }
 }
 
 /// Has the page cleared in every process that is forked from this one; false where that cannot be done.
@@ -227,7 +257,7 @@ pub fn above_standard(descriptor: OwnedFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
-/// The open connection: process id in the upper half, descriptor in the lower; or [`NONE`].
+/// The open connection: the number of its process in the upper half, descriptor in the lower; or [`NONE`].
 static OPEN: AtomicU64 = AtomicU64::new(NONE);
 
 /// The [`FileIdentity`] of the open connection's socket.
@@ -237,7 +267,7 @@ static INODE: AtomicU64 = AtomicU64::new(0);
 const NONE: u64 = u64::MAX;
 
 fn open_entry(descriptor: RawFd) -> u64 {
-    u64::from(own_id()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
+    u64::from(own_number()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
 }
 
 /// Has `socket`, which is this file, closed in children from now on.
@@ -255,10 +285,10 @@ pub fn forget(socket: &impl AsRawFd) {
     let _ = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
 }
 
-/// Closes what a process without fork handlers inherited.
+/// Closes what this process has inherited, and nothing that it has opened itself. Atomics and system calls only.
 fn close_inherited() {
     let entry = OPEN.load(Ordering::Acquire);
-    if entry == NONE || entry >> 32 == u64::from(own_id()) {
+    if entry == NONE || entry >> 32 == u64::from(own_number()) {
         return;
     }
     let taken = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
@@ -296,12 +326,17 @@ fn close_in_children() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn close_in_children() {}
 
-/// Runs in a child before fork returns there, with one thread. Atomics and system calls only.
+/// Runs in a child before fork returns there, with one thread. Atomics and system calls only. The application's
+/// handlers that were registered earlier have run before, and may have connected.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 extern "C" fn in_child() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
-    let entry = OPEN.swap(NONE, Ordering::AcqRel);
-    if entry != NONE {
-        close(entry);
+    if !is_cleared_in_children() {
+        // The id may be the parent's: only this tells that there was a fork.
+        FORKS.fetch_add(1, Ordering::Relaxed);
+        let entry = OPEN.swap(NONE, Ordering::AcqRel);
+        if entry != NONE {
+            close(entry);
+        }
     }
+    close_inherited();
 }

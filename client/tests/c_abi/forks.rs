@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -117,4 +117,55 @@ pub fn fork_while_busy() {
         stop.store(true, Ordering::SeqCst);
     });
     assert_eq!(get_info(&loaded), CKR_OK);
+}
+
+/// The list of the library, for the application's fork handler, and what C_Initialize answered there.
+static LIST: AtomicPtr<CK_FUNCTION_LIST_3_2> = AtomicPtr::new(null_mut());
+static ANSWER: AtomicU64 = AtomicU64::new(0);
+
+/// What PKCS#11 says a child should do, done as pkcs11-helper does it.
+extern "C" fn initialize_in_child() {
+    let list = LIST.load(Ordering::SeqCst);
+    if !list.is_null() {
+        let loaded = Borrowed { list };
+        ANSWER.store(call!(loaded.C_Initialize(null_mut())), Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_child_may_initialize_in_a_fork_handler_that_is_older_than_the_librarys() {
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |_| None);
+        run("fork_handler", &daemon);
+        assert_eq!(daemon.connections(), 4);
+        daemon.wait_for_ended(4);
+    }
+}
+
+pub fn fork_handler() {
+    // SAFETY: the handler is this program's, which is not unloaded.
+    let registered = unsafe { libc::pthread_atfork(None, None, Some(initialize_in_child)) };
+    assert_eq!(registered, 0);
+    let loaded = initialized();
+    LIST.store(loaded.list.cast_mut(), Ordering::SeqCst);
+    let assert_initialized = || {
+        assert_eq!(ANSWER.swap(NOT_INITIALIZED, Ordering::SeqCst), CKR_OK);
+        assert_eq!(get_info(&loaded), CKR_OK);
+        assert_eq!(sockets(), 1);
+        assert_eq!(
+            call!(loaded.C_Initialize(null_mut())),
+            CKR_CRYPTOKI_ALREADY_INITIALIZED
+        );
+    };
+    in_child(|| {
+        assert_initialized();
+        in_child(assert_initialized);
+        assert_eq!(get_info(&loaded), CKR_OK);
+        assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+        assert_eq!(sockets(), 0);
+    });
+    in_child(assert_initialized);
+    assert_eq!(get_info(&loaded), CKR_OK);
+    assert_eq!(sockets(), 1);
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
 }
