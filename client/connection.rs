@@ -6,7 +6,8 @@
 //! reply, and waits for nobody. While the daemon executes a call of version 4, it may notify the application; the
 //! thread that waits for the reply calls the application and answers.
 //!
-//! Calls of one session go out one after the other, and so do all calls of version 3. A failure after which calls and
+//! Calls of one session go out one after the other, and so do all calls of version 3. C_Finalize goes out at once in
+//! version 4, and waits only briefly while calls of other threads are not over. A failure after which calls and
 //! replies could get out of step ends the connection for good; so does a call that is not answered in time. Its
 //! sessions and operations end with it, so nothing reconnects without the application's knowledge. Signal mask and
 //! handlers stay as they are; SIGPIPE is not raised.
@@ -51,6 +52,9 @@ pub(crate) const LONGEST_REPLY: usize = 1 << 30;
 
 /// How long the last message may take.
 const FAREWELL: Duration = Duration::from_millis(200);
+
+/// How long C_Finalize waits for its turn and for the daemon while calls of other threads are not over.
+const FINALIZE: Duration = Duration::from_secs(1);
 
 /// The accept status of a call of another version of the program (RFC 5531, section 9).
 const PROG_MISMATCH: u32 = 2;
@@ -191,6 +195,7 @@ impl Connection {
         let order = match call {
             Call::C_SessionCancel(..) | Call::C_CancelFunction(_) => Order::Free,
             Call::C_WaitForSlotEvent(flags) if flags.0 & DONT_BLOCK == 0 => Order::Waiting,
+            Call::C_Finalize() => Order::AtOnce,
             call => call.session().map_or(Order::Free, |it| Order::Of(it.0)),
         };
         Manner {
@@ -251,6 +256,9 @@ impl Connection {
     fn exchange<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
         let ticket = self.exchange.enter(manner.order, manner.is_slow)?;
         let (xid, function) = (Xid(ticket.xid()), call.function());
+        if function == Function::C_Finalize {
+            ticket.limit_patience(FINALIZE);
+        }
         ticket.begin()?;
         self.send_call(&ticket, call)?;
         loop {
@@ -264,13 +272,18 @@ impl Connection {
                     self.notify(&ticket, xid, notification)?;
                 }
                 Next::Read(mut receiving, deadline) => {
-                    let read = self.read::<C>(&mut receiving, &ticket, function, deadline)?;
-                    match read {
-                        Read::Reply(reply) => {
+                    match self.read::<C>(&mut receiving, &ticket, function, deadline) {
+                        Ok(Read::Reply(reply)) => {
                             ticket.give_back(receiving);
                             return Ok(reply?);
                         }
-                        Read::Notification => ticket.pass_on(receiving),
+                        Ok(Read::Notification) => ticket.pass_on(receiving),
+                        Err(failure) => {
+                            if matches!(failure, Failure::OthersAreOut) {
+                                ticket.give_back(receiving);
+                            }
+                            return Err(failure);
+                        }
                     }
                 }
             }
@@ -314,9 +327,13 @@ impl Connection {
             if let Some(read) = read {
                 return Ok(read);
             }
-            match receiver.receive(records.space()?, deadline)? {
-                0 => return Err(self.failure_at_end()),
-                count => records.received(count),
+            match receiver.receive(records.space()?, deadline) {
+                Ok(0) => return Err(self.failure_at_end()),
+                Ok(count) => records.received(count),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    deadline = ticket.read_on()?;
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }

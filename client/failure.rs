@@ -33,6 +33,10 @@ pub(crate) enum Failure {
     Finalized,
     #[error("the daemon notified before the answer to the last notification")]
     Notification,
+    #[error(
+        "other threads' calls are not over; C_Finalize ends them and does not wait for the module"
+    )]
+    OthersAreOut,
     #[error("the application's callback made a call that would have to wait for it")]
     CallingBack,
 }
@@ -52,6 +56,8 @@ impl Failure {
                 CkRv::HOST_MEMORY
             }
             Failure::Finalized => CkRv::CRYPTOKI_NOT_INITIALIZED,
+            // The connection ends, and with it what the module had for this application.
+            Failure::OthersAreOut => CkRv::OK,
             Failure::Socket(_)
             | Failure::Timeout
             | Failure::Closed
@@ -73,6 +79,7 @@ impl Failure {
                 | ReplyError::Malformed(DecodeError::Memory),
             )
             | Failure::CallingBack
+            | Failure::OthersAreOut
             | Failure::Finalized => false,
             Failure::Socket(_)
             | Failure::Timeout

@@ -174,8 +174,8 @@ impl Instance {
         }
     }
 
-    /// C_Finalize, its arguments checked. It is sent to the daemon like any other call. When that has answered, the
-    /// connection ends, and with it every call that is on its way or waits for its turn.
+    /// C_Finalize, its arguments checked. It is sent to the daemon. When that has answered, or after a second if other
+    /// threads' calls hold it up, the connection ends, and with it every call that is on its way or waits for its turn.
     fn finalize(&self) -> Result<(), CkRv> {
         let _changing = self.changing.lock();
         let library = self.library()?;

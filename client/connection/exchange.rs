@@ -36,6 +36,8 @@ pub(super) enum Order {
     Free,
     /// None, and it does not count for the limit: it waits for something to happen.
     Waiting,
+    /// None, also where as many calls are out as may be.
+    AtOnce,
 }
 
 /// Why no more calls are made.
@@ -100,6 +102,8 @@ pub(super) struct Entry {
     sent: u64,
     /// When its time is over.
     deadline: Option<Deadline>,
+    /// When its time is over if other calls are out then.
+    patience: Option<Deadline>,
     reply: Option<Vec<u8>>,
     /// The daemon's xid, and what it tells.
     notification: Option<(Xid, Notification)>,
@@ -155,7 +159,7 @@ impl<R> State<R> {
         };
         match call.order {
             Order::Alone => earlier.is_empty(),
-            Order::Waiting => true,
+            Order::Waiting | Order::AtOnce => true,
             order => {
                 let stands_in_the_way = |other: &Entry| {
                     other.order == Order::Alone
@@ -207,6 +211,28 @@ impl<R> State<R> {
                 let timeout = self.timeout;
                 call.deadline = Some(*deadline.get_or_insert_with(|| Deadline::after(timeout)));
             }
+        }
+    }
+
+    /// How long this call has patience with others, if there are some.
+    fn patience(&self, xid: u32) -> Option<Deadline> {
+        let call = self.calls.iter().find(|call| call.xid == xid)?;
+        let is_other_out = |other: &Entry| other.xid != xid && other.is_unanswered();
+        call.patience
+            .filter(|_| self.calls.iter().any(is_other_out))
+    }
+
+    /// Until when this call waits, as it is now.
+    fn until(&self, xid: u32) -> Option<Deadline> {
+        let call = self.calls.iter().find(|call| call.xid == xid);
+        self.patience(xid).or(call?.deadline)
+    }
+
+    /// How long this call still waits; `None` if its time is not limited.
+    fn time_left(&self, xid: u32) -> Result<Option<Duration>, Failure> {
+        match self.until(xid).map(Deadline::remaining).transpose() {
+            Err(_) if self.patience(xid).is_some() => Err(Failure::OthersAreOut),
+            time => Ok(time?),
         }
     }
 
@@ -330,6 +356,7 @@ impl<R> Exchange<R> {
             is_out: false,
             sent: 0,
             deadline: None,
+            patience: None,
             reply: None,
             notification: None,
             parked: None,
@@ -381,6 +408,15 @@ impl<R> Ticket<'_, R> {
         self.overlaps
     }
 
+    /// Has the call fail with [`Failure::OthersAreOut`] if it has waited this long and others are out.
+    pub fn limit_patience(&self, patience: Duration) {
+        let mut state = self.exchange.state();
+        let patience = Deadline::after(patience.min(state.timeout));
+        if let Some(call) = state.entry(self.xid) {
+            call.patience = Some(patience);
+        }
+    }
+
     /// Waits until the call may go out.
     pub fn begin(&self) -> Result<(), Failure> {
         // A module without threads would have to be free of the call that the callback belongs to.
@@ -401,7 +437,7 @@ impl<R> Ticket<'_, R> {
             if CALLING_BACK.get() {
                 return Err(Failure::CallingBack);
             }
-            state = self.park(state, None)?;
+            state = self.park(state)?;
         }
     }
 
@@ -427,7 +463,6 @@ impl<R> Ticket<'_, R> {
         loop {
             let stopped = state.stopped;
             let call = state.entry(self.xid).ok_or(Failure::Lost)?;
-            let deadline = call.deadline;
             if let Some(reply) = call.reply.take() {
                 return Ok(Next::Reply(reply));
             }
@@ -439,9 +474,9 @@ impl<R> Ticket<'_, R> {
             }
             if let Some(reader) = state.reader.take() {
                 state.reading = Some(self.xid);
-                return Ok(Next::Read(reader, deadline));
+                return Ok(Next::Read(reader, state.until(self.xid)));
             }
-            state = self.park(state, deadline)?;
+            state = self.park(state)?;
         }
     }
 
@@ -449,16 +484,16 @@ impl<R> Ticket<'_, R> {
     fn park<'s>(
         &self,
         mut state: MutexGuard<'s, State<R>>,
-        deadline: Option<Deadline>,
     ) -> Result<MutexGuard<'s, State<R>>, Failure> {
+        let time = state.time_left(self.xid)?;
         let place = Arc::new(Condvar::new());
         if let Some(call) = state.entry(self.xid) {
             call.parked = Some(place.clone());
         }
-        state = match deadline {
+        state = match time {
             None => place.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(deadline) => {
-                let waited = place.wait_timeout(state, deadline.remaining()?);
+            Some(time) => {
+                let waited = place.wait_timeout(state, time);
                 waited.unwrap_or_else(PoisonError::into_inner).0
             }
         };
@@ -482,10 +517,17 @@ impl<R> Ticket<'_, R> {
             let sent = call.sent;
             state.progressed(sent);
         }
-        let deadline = state.entry(self.xid).and_then(|call| call.deadline);
+        let until = state.until(self.xid);
         release(state);
         wipe(&mut copy);
-        Ok(deadline)
+        Ok(until)
+    }
+
+    /// Until when to read on where the time that was told before is over, if there is more by now.
+    pub fn read_on(&self) -> Result<Option<Deadline>, Failure> {
+        let state = self.exchange.state();
+        state.time_left(self.xid)?;
+        Ok(state.until(self.xid))
     }
 
     /// Gives a notification to the call in which it comes. The daemon makes one at a time; it is wrong if the one

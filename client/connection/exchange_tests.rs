@@ -61,6 +61,43 @@ fn the_limit_holds_for_all_but_those_that_wait_for_something() {
 }
 
 #[test]
+fn what_goes_at_once_is_held_up_by_no_limit() {
+    let exchange = Exchange::new(7, SOON, ());
+    let _one = begun(&exchange, Order::Of(1));
+    let at_once = begun(&exchange, Order::AtOnce);
+    is_blocked(&exchange, Order::Free, || {
+        drop(_one);
+        drop(at_once);
+    });
+}
+
+/// While it waits for its turn, for its reply, and while it reads.
+#[test]
+fn patience_is_limited_while_others_are_out() {
+    let exchange = Exchange::new(7, SOON, ());
+    exchange.allow(9);
+    let [reading, slow] = [1, 2].map(|session| begun(&exchange, Order::Of(session)));
+    assert!(matches!(reading.next(), Ok(Next::Read(..))));
+    let short = Duration::from_millis(20);
+    let behind = exchange.enter(Order::Alone, false).unwrap();
+    behind.limit_patience(short);
+    assert!(matches!(behind.begin(), Err(Failure::OthersAreOut)));
+    drop(behind);
+    let last = begun(&exchange, Order::AtOnce);
+    last.limit_patience(short);
+    assert!(matches!(last.next(), Err(Failure::OthersAreOut)));
+    reading.give_back(());
+    assert!(matches!(last.next(), Ok(Next::Read(..))));
+    assert!(matches!(last.read_on(), Err(Failure::OthersAreOut)));
+    // Nobody is out any more.
+    let until = last.hand_over(slow.xid(), b"").unwrap();
+    assert!(until.unwrap().remaining().is_ok());
+    assert!(matches!(last.read_on(), Ok(Some(_))));
+    last.give_back(());
+    assert_eq!(exchange.stopped(), None);
+}
+
+#[test]
 fn a_call_alone_waits_for_all_and_all_wait_for_it() {
     let exchange = Exchange::new(7, SOON, ());
     exchange.allow(9);

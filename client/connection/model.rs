@@ -260,6 +260,12 @@ fn calls_of_a_session_take_turns(preemptions: usize) {
     }
 }
 
+/// As C_Finalize does, with as many calls out as may be.
+fn a_call_goes_at_once_beside_others(preemptions: usize) {
+    let calls = &[(Order::Of(1), 0), (Order::AtOnce, 0), (Order::Of(2), 0)];
+    all_answered(preemptions, 1, Callback::Nothing, calls);
+}
+
 fn a_notified_thread_answers_while_another_reads(preemptions: usize) {
     let (one, both) = (
         &[(Order::Of(1), 1), (Order::Of(2), 0)],
@@ -334,6 +340,7 @@ macro_rules! models {
 models! {
     threads_read_for_each_other: 2, 4;
     calls_of_a_session_take_turns: 2, 4;
+    a_call_goes_at_once_beside_others: 2, 4;
     a_notified_thread_answers_while_another_reads: 3, 4;
     the_end_wakes_every_thread: 3, 5;
     a_reader_that_fails_leaves_nobody_waiting: 5, 9;

@@ -4,10 +4,10 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
-use xdr::{Call, CkRv, Reply, SlotId, SlotResult};
+use xdr::{Call, CkRv, Function, Reply, SlotId, SlotResult};
 
 use crate::daemon::{Act, Daemon, OLDER_AND_NEWER};
 use crate::harness::{
@@ -182,6 +182,101 @@ pub fn finalize_while_waiting() {
         CKR_OK
     );
     assert_eq!(slot, 5);
+}
+
+/// How long a slow call takes, which is longer than C_Finalize waits for it.
+const SLOW: Duration = Duration::from_secs(6);
+
+/// A daemon that executes calls in parallel gets C_Finalize although no more calls may be out; one that does not
+/// answer it is left.
+#[test]
+fn c_finalize_does_not_wait_for_a_slow_call() {
+    let finalized = Arc::new(AtomicUsize::new(0));
+    let counted = finalized.clone();
+    let daemon = Daemon::start(move |call| match call {
+        Call::C_GetInfo() => {
+            let reply = Reply::only(Function::C_GetInfo, CkRv::OK);
+            Some(Act::AnswerLater(SLOW, Box::new(reply)))
+        }
+        Call::C_Finalize() => {
+            counted.fetch_add(1, Ordering::SeqCst);
+            None
+        }
+        _ => None,
+    });
+    run_at(
+        "finalize_beside_slow_call",
+        &daemon.address,
+        &[("LONGEST", "800")],
+    );
+    assert_eq!(finalized.load(Ordering::SeqCst), 2);
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |call| {
+            if let Call::C_GetInfo() = call {
+                thread::sleep(SLOW);
+            }
+            None
+        });
+        let variables = [("LONGEST", "2500"), (LOG, "warn")];
+        let log = run_at("finalize_beside_slow_call", &daemon.address, &variables);
+        assert!(log.contains("C_Finalize: other threads' calls"), "{log}");
+        assert_eq!(daemon.connections(), 2);
+    }
+}
+
+pub fn finalize_beside_slow_call() {
+    let longest = std::env::var("LONGEST").expect("the test says it");
+    let longest = Duration::from_millis(longest.parse().expect("milliseconds"));
+    let loaded = initialized();
+    let list = loaded.list as usize;
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(move || {
+                    get_info_of(&Borrowed {
+                        list: list as *const CK_FUNCTION_LIST_3_2,
+                    })
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(300));
+        let start = Instant::now();
+        assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+        for caller in callers {
+            assert_eq!(caller.join().expect("no panic"), NOT_INITIALIZED);
+        }
+        assert!(start.elapsed() < longest, "{:?}", start.elapsed());
+    });
+    assert_eq!(sockets(), 0);
+    assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+    assert_eq!(call!(loaded.C_CloseSession(1)), CKR_OK);
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+}
+
+fn get_info_of(loaded: &Borrowed) -> CK_RV {
+    let mut info = CK_INFO::default();
+    call!(loaded.C_GetInfo(&mut info))
+}
+
+/// Without calls of other threads it has the time of any call.
+#[test]
+fn c_finalize_waits_for_the_module() {
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |call| match call {
+            Call::C_Finalize() => {
+                thread::sleep(Duration::from_secs(2));
+                let reply = Reply::only(Function::C_Finalize, CkRv::FUNCTION_FAILED);
+                Some(Act::Answer(Box::new(reply)))
+            }
+            _ => None,
+        });
+        run("slow_finalize", &daemon);
+    }
+}
+
+pub fn slow_finalize() {
+    let loaded = initialized();
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_FUNCTION_FAILED);
 }
 
 /// The daemon waits, and others call meanwhile. The first event comes after the time that a call has.

@@ -60,6 +60,11 @@ fn scenario() {
         ("wait_at_the_daemon", lifetime::wait_at_the_daemon),
         ("hostile", hostile::hostile),
         ("two_phase", original::two_phase),
+        (
+            "finalize_beside_slow_call",
+            lifetime::finalize_beside_slow_call,
+        ),
+        ("slow_finalize", lifetime::slow_finalize),
         ("cannot_connect", lifetime::cannot_connect),
     ];
     let known = scenarios.iter().find(|(known, _)| name == *known);
