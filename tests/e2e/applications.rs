@@ -82,6 +82,14 @@ fn a_fork_beside_a_busy_thread_leaves_our_client_usable() {
     threads(&stack(Ours, Ours, Unix), "forkbusy");
 }
 
+/// With the original's client the next call does not return.
+#[test]
+fn our_client_leaves_the_sockets_of_a_program_alone_that_closes_every_descriptor() {
+    threads(&stack(Ours, Ours, Tcp), "closed");
+    threads(&stack(Ours, Ours, Unix), "closed");
+    threads(&stack(Ours, Original, Tcp), "closed");
+}
+
 #[test]
 fn our_client_survives_the_death_of_its_worker_and_recovers() {
     threads(&stack(Ours, Ours, Tcp), "death");

@@ -1,5 +1,5 @@
 /*
- * threads LIBRARY threads|fork|forkbusy|death|memory|secrets|loop [ARGUMENT]: an
+ * threads LIBRARY threads|fork|forkbusy|closed|death|memory|secrets|loop [ARGUMENT]: an
  * application that uses a PKCS#11 library
  * from threads, in forked children, and while its peer dies. Prints one line for each thing it
  * checks, `what -> yes` or `what -> NO`, and exits with 1 if there was a NO.
@@ -7,6 +7,7 @@
  *   threads   eight threads, each signing in a session of its own
  *   fork      children that exit, that call exit(3), and that use the library for themselves
  *   forkbusy  the same while another thread of the parent is inside a call
+ *   closed    every descriptor is closed, and sockets of this program have the numbers
  *   death     every child of the process ARGUMENT is killed; then the library has to say
  *             CKR_DEVICE_ERROR, and C_Finalize and C_Initialize have to bring it back
  *   memory    large data both ways while the process may take no more memory: an answer, not an end
@@ -20,6 +21,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <pkcs11.h>
 #include <pthread.h>
 #include <signal.h>
@@ -28,6 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -267,6 +270,45 @@ static void mode_forkbusy(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
     check("the threads were busy", atomic_load(&calls) > 20);
 }
 
+/* ---- closed ----------------------------------------------------------------------------- */
+
+enum { OWN = 6 };
+
+/* Whether this end is open, and nothing came but what this program sends. */
+static int is_untouched(int end, int other)
+{
+    char byte;
+    return recv(end, &byte, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN && send(other, "x", 1, MSG_NOSIGNAL) == 1
+           && recv(end, &byte, 1, MSG_DONTWAIT) == 1 && byte == 'x';
+}
+
+static void check_own(const char *what, int own[OWN][2])
+{
+    int untouched = 1;
+    for (int i = 0; i < OWN; i++)
+        untouched &= is_untouched(own[i][0], own[i][1]) && is_untouched(own[i][1], own[i][0]);
+    check(what, untouched);
+}
+
+static void mode_closed(CK_SESSION_HANDLE session)
+{
+    CK_OBJECT_HANDLE key;
+    CK_BYTE mac[32] = { 0 };
+    int own[OWN][2];
+    for (int number = 3; number < 256; number++)
+        close(number);
+    for (int i = 0; i < OWN; i++)
+        check("a socket of the program's own", socketpair(AF_UNIX, SOCK_STREAM, 0, own[i]) == 0);
+    check_rv("C_Login is CKR_DEVICE_ERROR", CKR_DEVICE_ERROR, p11->C_Login(session, CKU_USER, PIN, sizeof PIN - 1));
+    check_own("the library leaves the sockets alone", own);
+    check_rv("C_Finalize", CKR_OK, p11->C_Finalize(NULL));
+    check_own("so does C_Finalize", own);
+    check_rv("C_Initialize works again", CKR_OK, initialize());
+    check_rv("and so does a new session", CKR_OK, whole_round(&session, &key, mac));
+    check("its signature is right", memcmp(mac, expected, sizeof mac) == 0);
+    check_own("the sockets are still alone", own);
+}
+
 /* ---- death ------------------------------------------------------------------------------ */
 
 static int kill_children_of(pid_t parent)
@@ -483,7 +525,7 @@ int main(int argc, char **argv)
     CK_SESSION_HANDLE session = 0;
     CK_OBJECT_HANDLE key = 0;
     if (argc < 3) {
-        fprintf(stderr, "usage: threads LIBRARY threads|fork|forkbusy|death|memory|secrets|loop [ARGUMENT]\n");
+        fprintf(stderr, "usage: threads LIBRARY threads|fork|forkbusy|closed|death|memory|secrets|loop [ARGUMENT]\n");
         return 2;
     }
     signal(SIGPIPE, SIG_DFL);
@@ -503,6 +545,8 @@ int main(int argc, char **argv)
         mode_fork(session, key);
     else if (failures == 0 && strcmp(argv[2], "forkbusy") == 0)
         mode_forkbusy(session, key);
+    else if (failures == 0 && strcmp(argv[2], "closed") == 0)
+        mode_closed(session);
     else if (failures == 0 && strcmp(argv[2], "death") == 0 && argc > 3)
         mode_death(session, key, (pid_t)atoi(argv[3]));
     else if (failures == 0 && strcmp(argv[2], "memory") == 0)

@@ -46,6 +46,12 @@ fn a_forked_child_leaves_its_parents_connection_alone() {
     threads(Ours, Ours, "forkbusy");
 }
 
+/// Not even the end of TLS is sent there.
+#[test]
+fn a_program_may_close_every_descriptor() {
+    threads(Ours, Ours, "closed");
+}
+
 #[test]
 fn the_client_recovers_from_the_death_of_its_worker() {
     threads(Ours, Ours, "death");
