@@ -169,3 +169,34 @@ pub fn fork_handler() {
     assert_eq!(sockets(), 1);
     assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
 }
+
+/// The first process of a namespace has the number 1.
+#[test]
+fn a_child_with_the_process_id_of_its_parent_starts_anew() {
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |_| None);
+        run("fork_with_same_id", &daemon);
+        daemon.wait_for_ended(daemon.connections());
+    }
+}
+
+pub fn fork_with_same_id() {
+    // SAFETY: has the next child be in a namespace of its own, and nothing else.
+    let new_namespace = || unsafe { libc::unshare(libc::CLONE_NEWPID) } == 0;
+    if !new_namespace() {
+        return; // only root may do that
+    }
+    in_child(|| {
+        assert_eq!(std::process::id(), 1);
+        let loaded = initialized();
+        assert!(new_namespace());
+        in_child(|| {
+            assert_eq!(std::process::id(), 1);
+            assert_eq!(sockets(), 0);
+            assert_eq!(get_info(&loaded), NOT_INITIALIZED);
+            assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
+            assert_eq!(get_info(&loaded), CKR_OK);
+        });
+        assert_eq!(get_info(&loaded), CKR_OK);
+    });
+}

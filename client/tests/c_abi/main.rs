@@ -38,6 +38,7 @@ fn scenario() {
         ("fork_unused", forks::fork_unused),
         ("fork_used", forks::fork_used),
         ("fork_handler", forks::fork_handler),
+        ("fork_with_same_id", forks::fork_with_same_id),
         ("fork_while_busy", forks::fork_while_busy),
         ("daemon_dies", lifetime::daemon_dies),
         ("unload", lifetime::unload),
