@@ -261,6 +261,8 @@ impl Connection {
         }
         ticket.begin()?;
         self.send_call(&ticket, call)?;
+        // The descriptor was checked for sending, and the application has not run in this thread since.
+        let mut is_checked = true;
         loop {
             match ticket.next()? {
                 Next::Reply(mut record) => {
@@ -269,10 +271,19 @@ impl Connection {
                     return Ok(reply.ok_or(Failure::Lost)??);
                 }
                 Next::Notification(xid, notification) => {
+                    is_checked = false;
                     self.notify(&ticket, xid, notification)?;
                 }
-                Next::Read(mut receiving, deadline) => {
-                    match self.read::<C>(&mut receiving, &ticket, function, deadline) {
+                Next::Read {
+                    reader: mut receiving,
+                    until,
+                    has_waited,
+                } => {
+                    if is_checked && !has_waited {
+                        receiving.receiver.is_checked_now();
+                    }
+                    is_checked = false;
+                    match self.read::<C>(&mut receiving, &ticket, function, until) {
                         Ok(Read::Reply(reply)) => {
                             ticket.give_back(receiving);
                             return Ok(reply?);

@@ -2,9 +2,10 @@
 //!
 //! An application may close descriptors that are not its own, as programs do that close all of them to become daemons.
 //! The number of the socket may then be that of a file of the application's. So before each use the socket is
-//! compared with what it was when it was connected (fstat), and is left alone if it is another file. If another thread
-//! of the application closes it between the comparison and the use, nobody can notice. The socket's number is above
-//! those of standard input, output and error: an application that has closed them may still write there.
+//! compared with what it was when it was connected (fstat), and is left alone if it is another file. A thread that
+//! receives the reply to what it has just sent does not compare again. If another thread of the application closes the
+//! descriptor between the comparison and the use, nobody can notice. The socket's number is above those of standard
+//! input, output and error: an application that has closed them may still write there.
 
 use std::io;
 use std::mem;

@@ -145,7 +145,12 @@ pub(super) enum Next<R> {
     /// It tells the application, and then the daemon under this xid of the daemon's.
     Notification(Xid, Notification),
     /// It reads, until something of its own has come, at the latest until its time is over.
-    Read(R, Option<Deadline>),
+    Read {
+        reader: R,
+        until: Option<Deadline>,
+        /// Whether it has waited for its turn, so that others may have done anything meanwhile.
+        has_waited: bool,
+    },
 }
 
 impl<R> State<R> {
@@ -459,6 +464,7 @@ impl<R> Ticket<'_, R> {
 
     /// Waits until there is something to do.
     pub fn next(&self) -> Result<Next<R>, Failure> {
+        let mut has_waited = false;
         let mut state = self.exchange.state();
         loop {
             let stopped = state.stopped;
@@ -474,8 +480,14 @@ impl<R> Ticket<'_, R> {
             }
             if let Some(reader) = state.reader.take() {
                 state.reading = Some(self.xid);
-                return Ok(Next::Read(reader, state.until(self.xid)));
+                let until = state.until(self.xid);
+                return Ok(Next::Read {
+                    reader,
+                    until,
+                    has_waited,
+                });
             }
+            has_waited = true;
             state = self.park(state)?;
         }
     }

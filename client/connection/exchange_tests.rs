@@ -77,7 +77,7 @@ fn patience_is_limited_while_others_are_out() {
     let exchange = Exchange::new(7, SOON, ());
     exchange.allow(9);
     let [reading, slow] = [1, 2].map(|session| begun(&exchange, Order::Of(session)));
-    assert!(matches!(reading.next(), Ok(Next::Read(..))));
+    assert!(matches!(reading.next(), Ok(Next::Read { .. })));
     let short = Duration::from_millis(20);
     let behind = exchange.enter(Order::Alone, false).unwrap();
     behind.limit_patience(short);
@@ -87,7 +87,7 @@ fn patience_is_limited_while_others_are_out() {
     last.limit_patience(short);
     assert!(matches!(last.next(), Err(Failure::OthersAreOut)));
     reading.give_back(());
-    assert!(matches!(last.next(), Ok(Next::Read(..))));
+    assert!(matches!(last.next(), Ok(Next::Read { .. })));
     assert!(matches!(last.read_on(), Err(Failure::OthersAreOut)));
     // Nobody is out any more.
     let until = last.hand_over(slow.xid(), b"").unwrap();
@@ -153,7 +153,7 @@ fn every_thread_gets_its_own_reply_whoever_reads() {
                             assert_eq!(reply, ticket.xid().to_be_bytes());
                             continue;
                         }
-                        Next::Read(reader, _) => reader,
+                        Next::Read { reader, .. } => reader,
                         Next::Notification(..) => unreachable!("none was made"),
                     };
                     assert_eq!(reader.fetch_add(1, Ordering::SeqCst), 0, "two read");
@@ -189,7 +189,7 @@ fn stopping_wakes_all_and_closing_counts_for_good() {
         let exchange = Exchange::new(7, SOON, ());
         exchange.allow(9);
         let reading = begun(&exchange, Order::Of(1));
-        assert!(matches!(reading.next(), Ok(Next::Read((), _))));
+        assert!(matches!(reading.next(), Ok(Next::Read { .. })));
         thread::scope(|scope| {
             let waiting = begun(&exchange, Order::Of(2));
             let behind = exchange.enter(Order::Of(2), false).unwrap();
@@ -209,7 +209,7 @@ fn stopping_wakes_all_and_closing_counts_for_good() {
 fn a_reader_that_is_lost_ends_the_connection() {
     let exchange = Exchange::new(7, SOON, ());
     let ticket = begun(&exchange, Order::Free);
-    assert!(matches!(ticket.next(), Ok(Next::Read((), _))));
+    assert!(matches!(ticket.next(), Ok(Next::Read { .. })));
     drop(ticket);
     assert_eq!(exchange.stopped(), Some(Stopped::Lost));
 }
@@ -219,7 +219,10 @@ fn a_thread_that_waits_too_long_is_told_so() {
     let exchange = Exchange::new(7, Duration::from_millis(20), ());
     exchange.allow(9);
     let reading = begun(&exchange, Order::Of(1));
-    assert!(matches!(reading.next(), Ok(Next::Read((), Some(_)))));
+    assert!(matches!(
+        reading.next(),
+        Ok(Next::Read { until: Some(_), .. })
+    ));
     let late = begun(&exchange, Order::Of(2));
     assert!(matches!(late.next(), Err(Failure::Timeout)));
     // A reply to nobody, or a second one, is dropped.
@@ -255,7 +258,7 @@ fn what_waits_for_something_to_happen_reads_only_if_nobody_else_does() {
     let exchange = Exchange::new(7, SOON, ());
     exchange.allow(9);
     let reading = begun(&exchange, Order::Free);
-    assert!(matches!(reading.next(), Ok(Next::Read(..))));
+    assert!(matches!(reading.next(), Ok(Next::Read { .. })));
     let (waiting, other) = (
         begun(&exchange, Order::Waiting),
         begun(&exchange, Order::Free),
@@ -266,7 +269,10 @@ fn what_waits_for_something_to_happen_reads_only_if_nobody_else_does() {
             let readers = &readers;
             scope.spawn(move || {
                 let (xid, next) = (ticket.xid(), ticket.next());
-                let Ok(Next::Read((), deadline)) = next else {
+                let Ok(Next::Read {
+                    until: deadline, ..
+                }) = next
+                else {
                     panic!("there is no reply")
                 };
                 readers.lock().unwrap().push((xid, deadline.is_some()));
@@ -306,13 +312,13 @@ fn a_notification_comes_to_the_thread_of_its_call() {
         begun(&exchange, Order::Of(1)),
         begun(&exchange, Order::Of(2)),
     );
-    assert!(matches!(reading.next(), Ok(Next::Read(..))));
+    assert!(matches!(reading.next(), Ok(Next::Read { .. })));
     reading.notify(Xid(100), told_in(other.xid())).unwrap();
     assert!(matches!(other.next(), Ok(Next::Notification(Xid(100), told)) if told == told_in(8)));
     // The reader's own; somebody else reads meanwhile.
     reading.notify(Xid(101), told_in(reading.xid())).unwrap();
     reading.pass_on(());
-    assert!(matches!(other.next(), Ok(Next::Read(..))));
+    assert!(matches!(other.next(), Ok(Next::Read { .. })));
     assert!(matches!(
         reading.next(),
         Ok(Next::Notification(Xid(101), _))

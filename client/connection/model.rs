@@ -176,7 +176,7 @@ impl Model {
                     self.wire.answered();
                     go_on();
                 }
-                Ok(Next::Read((), _)) => match self.read(&ticket) {
+                Ok(Next::Read { .. }) => match self.read(&ticket) {
                     None => return Ended::Stopped,
                     Some(Sent::Reply(_)) => {
                         ticket.give_back(());
@@ -312,7 +312,7 @@ fn a_reader_that_fails_leaves_nobody_waiting(preemptions: usize) {
         ticket.begin().unwrap();
         ticket.send().unwrap();
         // The other thread reads before, or not at all.
-        assert!(matches!(ticket.next(), Ok(Next::Read(..))));
+        assert!(matches!(ticket.next(), Ok(Next::Read { .. })));
         drop(ticket);
         other.join().unwrap();
         assert_eq!(model.exchange.stopped(), Some(Stopped::Lost));

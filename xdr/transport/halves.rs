@@ -100,6 +100,14 @@ impl Receiver {
         }
     }
 
+    /// The guard of the socket was asked just now: the next time that bytes are received, it is not.
+    pub fn is_checked_now(&mut self) {
+        match &mut self.0 {
+            Receiving::Plain(socket) => socket.is_checked_now(),
+            Receiving::Tls(stream) => stream.is_checked_now(),
+        }
+    }
+
     /// From here on, a TLS record has this much time from its first byte to its last where no deadline is given:
     /// the peer may idle between two TLS records, but not within one.
     pub fn limit_tls_records(&mut self, time: Duration) {

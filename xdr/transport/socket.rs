@@ -8,6 +8,7 @@
 //! There one `send` has [`PARTS`] such parts at most, and each gets that fraction of the time.
 
 use std::io::{self, IoSlice, Read};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub type Guard = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 pub struct Incoming {
     socket: Arc<Socket>,
     guard: Option<Guard>,
+    /// Whether the guard need not be asked the next time.
+    is_checked: bool,
     /// What the kernel has; no other value of this type is made for the socket.
     limit: Option<Duration>,
 }
@@ -65,11 +68,18 @@ pub struct TimedSocket {
 }
 
 impl Incoming {
+    /// The guard was asked just now: the next time that bytes are received, it is not.
+    pub fn is_checked_now(&mut self) {
+        self.is_checked = true;
+    }
+
     /// Receives some bytes; none when the peer closed the connection. Without a deadline it waits for ever.
     /// [`io::ErrorKind::TimedOut`] at the deadline.
     pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
         loop {
-            allowed(&self.guard)?;
+            if !mem::take(&mut self.is_checked) {
+                allowed(&self.guard)?;
+            }
             if let Some(deadline) = deadline {
                 let remaining = deadline.remaining()?;
                 if is_off(self.limit, remaining, SLACK) {
@@ -175,6 +185,7 @@ impl TimedSocket {
             incoming: Incoming {
                 socket: socket.clone(),
                 guard: guard.clone(),
+                is_checked: false,
                 limit: None,
             },
             outgoing: Outgoing {
@@ -302,7 +313,10 @@ mod tests {
         assert!(outgoing.send_at_once(b"secret").is_err());
         let mut space = [0; 64];
         assert!(socket.incoming().receive(&mut space, None).is_err());
-        assert_eq!(socket.socket().as_ref().read(&mut space).unwrap(), 10);
+        socket.incoming().is_checked_now();
+        assert_eq!(socket.incoming().receive(&mut space[..4], None).unwrap(), 4);
+        assert!(socket.incoming().receive(&mut space, None).is_err());
+        assert_eq!(socket.socket().as_ref().read(&mut space).unwrap(), 6);
         drop(socket);
         assert_eq!((&far).read(&mut space).unwrap(), 0);
     }

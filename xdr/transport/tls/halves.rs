@@ -199,6 +199,10 @@ struct Decrypted {
 }
 
 impl TlsReceiver {
+    pub(crate) fn is_checked_now(&mut self) {
+        self.socket.is_checked_now();
+    }
+
     pub(crate) fn limit_records(&mut self, time: Duration) {
         self.record_time = Some(time);
     }
