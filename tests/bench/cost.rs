@@ -316,13 +316,17 @@ fn behind(
 
     let running = setup.start();
     let variable = |name: &str, value: String| (name.to_owned(), value);
-    let environment = vec![
+    let mut environment = vec![
         variable("PKCS11PROXY_SOCKET_PATH", running.address()),
         variable("PKCS11PROXY_LIBNAME", "null".to_owned()),
-        variable("PKCS11PROXY_CA_FILE", certificate("ca.pem")),
-        variable("PKCS11PROXY_CERT_FILE", certificate("client.pem")),
-        variable("PKCS11PROXY_PRIVKEY_FILE", certificate("client.key")),
     ];
+    if transport == Transport::Tls {
+        environment.extend([
+            variable("PKCS11PROXY_CA_FILE", certificate("ca.pem")),
+            variable("PKCS11PROXY_CERT_FILE", certificate("client.pem")),
+            variable("PKCS11PROXY_PRIVKEY_FILE", certificate("client.key")),
+        ]);
+    }
     (running, token, environment)
 }
 
