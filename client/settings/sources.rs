@@ -3,7 +3,7 @@
 //!
 //! The environment comes first, then the section of the program, that of the alias, and the rest of the file. In a
 //! program with privileges of its own (AT_SECURE: set-user-id, set-group-id, file capabilities) the environment belongs
-//! to whoever started it, and nothing of it counts. [`OPTIONS`](Options) is the one table of options.
+//! to whoever started it, and nothing of it counts. `options!` is the table of what the file may hold.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -568,6 +568,24 @@ fn the_settings_file_has_every_option() {
     assert_eq!(settings.daemons[2].tls, Some(tls));
 }
 
+/// As it is, and with every option that it shows.
+#[test]
+fn the_example_of_a_settings_file_is_one() {
+    let example = include_str!("../../etc/client.conf");
+    let uncommented = |line: &str| match line.strip_prefix('#') {
+        Some(shown) if !shown.starts_with(' ') => shown.to_owned(),
+        _ => line.to_owned(),
+    };
+    let shown: Vec<String> = example.lines().map(uncommented).collect();
+    let settings = filed(&shown.join("\n"), Some("nginx"), &[]).unwrap();
+    assert_eq!(settings.alias, b"tls-keys");
+    assert_eq!(settings.daemons.len(), 2);
+    assert!(settings.has_tls());
+    let alias = ("PKCS11PROXY_LIBNAME", "a");
+    let unchanged = filed(example, None, &[alias]).unwrap();
+    assert_eq!(unchanged, filed("", None, &[alias]).unwrap());
+}
+
 #[test]
 fn variables_count_more_than_the_program_and_that_more_than_the_alias() {
     let read = |program, variables: &[_]| {
