@@ -57,6 +57,9 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 
 export P11CLIENT_SOCKET := $(CLIENT_SOCKET)
 
+# Set for single libraries only.
+unexport P11CLIENT_TRANSPORT P11CLIENT_LIBNAME
+
 # Contents have several lines, so that the shell has to bring them into the environment.
 tls_file = $(if $(1),$(if $(CLIENT_TLS_EMBED),"$$(cat '$(1)')",'$(1)'))
 CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
