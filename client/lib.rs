@@ -237,10 +237,13 @@ fn first_of<T>(
         let Some(daemon) = daemons.next() else {
             return Err(SettingsError::NoDaemon.into());
         };
-        let left = settings.timeout.saturating_sub(start.elapsed());
+        let left = || settings.timeout.saturating_sub(start.elapsed());
         let others = u32::try_from(daemons.len()).unwrap_or(u32::MAX - 1);
-        match attempt(daemon, Deadline::after(left / (others + 1))) {
-            Err(error) if error.is_unreachable() && others > 0 => log::warn!("{error}"),
+        match attempt(daemon, Deadline::after(left() / (others + 1))) {
+            // Each attempt has some time, so that the last of many may not have their turn.
+            Err(error) if error.is_unreachable() && others > 0 && !left().is_zero() => {
+                log::warn!("{error}");
+            }
             result => return result,
         }
     }
@@ -279,4 +282,43 @@ fn ask_interfaces(settings: &Settings) -> Result<Flags, InitializeError> {
         )?;
         Ok(Library::ask_interfaces(connection, settings)?)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use settings::Reason;
+
+    use super::*;
+
+    /// However many daemons there are.
+    #[test]
+    fn connecting_to_nobody_takes_the_timeout() {
+        const SHORTEST: Duration = Duration::from_millis(10); // an attempt's, see `Deadline::after`
+        let mut settings = fake::settings(None);
+        settings.timeout = 10 * SHORTEST;
+        let nobody = || Daemon {
+            endpoint: Endpoint::Unix("/nobody".into()),
+            tls: None,
+            reason: Reason::Endpoint,
+        };
+        for (daemons, most) in [(1, 1), (3, 3), (1000, 12)] {
+            settings.daemons = std::iter::repeat_with(nobody).take(daemons).collect();
+            let attempts = Cell::new(0);
+            let connected = first_of(&settings, |daemon, deadline| {
+                attempts.set(attempts.get() + 1);
+                while deadline.remaining().is_ok() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                let late = io::Error::from(io::ErrorKind::TimedOut);
+                Err::<(), _>(InitializeError::Connect(
+                    daemon.endpoint.clone(),
+                    late.into(),
+                ))
+            });
+            assert!(matches!(connected, Err(InitializeError::Connect(..))));
+            assert!((1..=most).contains(&attempts.get()), "{}", attempts.get());
+        }
+    }
 }
