@@ -338,6 +338,7 @@ fn has_bytes(function: Function) -> bool {
         | Role::Name => true,
         Role::Session
         | Role::Plain
+        | Role::Slot
         | Role::MechanismType
         | Role::Object(_)
         | Role::Key(_)

@@ -7,9 +7,11 @@
 
 use crate::buffers::{Input, NullPlaces, Room};
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::handles::Look;
 use crate::integers::{
     CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
 };
+use crate::mechanism::Written;
 use crate::wire_types::{
     AsyncResult, AttributesResult, BoxedInfo as InfoResult, BoxedSlotInfo as SlotInfoResult,
     BoxedTokenInfo as TokenInfoResult, CallResult, EncapsulateResult, FlagsResult, Hello,
@@ -129,6 +131,16 @@ macro_rules! define_calls {
             /// Wipes the bytes it carries; attribute values are wiped when they are dropped.
             pub fn wipe(&mut self) {
                 match self { $(Reply::$name(result) => result.wipe()),* }
+            }
+
+            /// Shows the handles and slots among its results.
+            pub(crate) fn results(&mut self, look: &mut Look<'_>) -> Result<(), CkRv> {
+                match self { $(Reply::$name(result) => result.results(look)),* }
+            }
+
+            /// What the module wrote into the parameter of the call's mechanism, if it may do so.
+            pub(crate) fn written_mut(&mut self) -> Option<&mut Written> {
+                match self { $(Reply::$name(result) => result.written_mut()),* }
             }
 
             /// Takes the bytes it carries, so that their memory can be used again.

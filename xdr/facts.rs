@@ -9,7 +9,8 @@
 
 use crate::buffers::{Input, Room};
 use crate::call::{Call, Function};
-use crate::integers::{CkRv, MechanismType, ObjectHandle, SessionHandle, UserType};
+use crate::handles::{self, Handle, Look};
+use crate::integers::{CkRv, MechanismType, ObjectHandle, SessionHandle, SlotId, UserType};
 use crate::mechanism::{Mechanism, Use};
 use crate::templates::{Query, Template};
 use crate::wire_types::{MechanismPointer, QueryPointer, TemplatePointer};
@@ -19,7 +20,9 @@ use crate::wire_types::{MechanismPointer, QueryPointer, TemplatePointer};
 pub enum Role {
     /// The session that the call is made in.
     Session,
-    /// A number, a flag or a slot. No rule looks at it.
+    /// A slot. No rule looks at it.
+    Slot,
+    /// A number or a flag. No rule looks at it.
     Plain,
     /// A mechanism with its parameter, for an operation.
     Mechanism,
@@ -62,6 +65,7 @@ impl Role {
         match self {
             Role::Values | Role::Pin | Role::Secret => true,
             Role::Session
+            | Role::Slot
             | Role::Plain
             | Role::Mechanism
             | Role::MessageMechanism
@@ -235,6 +239,10 @@ macro_rules! argument {
         let _ = $value;
         None
     }};
+    ($value:ident: Slot) => {{
+        let _: &SlotId = $value;
+        None
+    }};
     ($value:ident: Name) => {{
         let _: &&[u8] = $value;
         None
@@ -283,6 +291,35 @@ macro_rules! room_of {
         let _ = $value;
         None
     }};
+}
+
+macro_rules! handle_of {
+    ($look:ident, $value:ident: Session) => {
+        $look(Handle::Session($value))?;
+    };
+    ($look:ident, $value:ident: Slot) => {
+        $look(Handle::Slot($value))?;
+    };
+    ($look:ident, $value:ident: KeyOrNone $refusal:ident) => {
+        if $value.0 != 0 {
+            $look(Handle::Object($value, CkRv::$refusal))?;
+        }
+    };
+    ($look:ident, $value:ident: $role:ident $refusal:ident) => {
+        $look(Handle::Object($value, CkRv::$refusal))?;
+    };
+    ($look:ident, $value:ident: Mechanism) => {
+        handles::in_pointer($value, $look)?;
+    };
+    ($look:ident, $value:ident: MessageMechanism) => {
+        handles::in_pointer($value, $look)?;
+    };
+    ($look:ident, $value:ident: MessageParameter) => {
+        handles::in_mechanism($value, $look)?;
+    };
+    ($look:ident, $value:ident: $role:ident) => {
+        let _ = $value;
+    };
 }
 
 macro_rules! define_facts {
@@ -348,6 +385,18 @@ macro_rules! define_facts {
                 ),*}
             }
 
+            /// Shows each handle and slot in the call. An error of `look` is the result.
+            ///
+            /// CKR_MECHANISM_PARAM_INVALID if the mechanism's parameter could not be decoded and might name a key.
+            pub fn each_handle(&mut self, look: &mut Look<'_>) -> Result<(), CkRv> {
+                match self {$(
+                    Call::$name($($argument),*) => {
+                        $(handle_of!(look, $argument: $role $($refusal)?);)*
+                    }
+                ),*}
+                Ok(())
+            }
+
             /// The room for what the call returns, if it returns bytes or a list.
             pub fn room(&self) -> Option<Room> {
                 match self {$(
@@ -381,19 +430,19 @@ define_facts! {
 
     // Slots and tokens
     C_GetSlotList(present: Plain, room: Room);
-    C_GetSlotInfo(slot: Plain);
-    C_GetTokenInfo(slot: Plain);
+    C_GetSlotInfo(slot: Slot);
+    C_GetTokenInfo(slot: Slot);
     C_WaitForSlotEvent(flags: Plain);
-    C_GetMechanismList(slot: Plain, room: Room);
-    C_GetMechanismInfo(slot: Plain, mechanism: MechanismType);
-    C_InitToken(slot: Plain, pin: Pin, label: Data): Writes, Administers;
+    C_GetMechanismList(slot: Slot, room: Room);
+    C_GetMechanismInfo(slot: Slot, mechanism: MechanismType);
+    C_InitToken(slot: Slot, pin: Pin, label: Data): Writes, Administers;
     C_InitPIN(session: Session, pin: Pin): Writes, Administers;
     C_SetPIN(session: Session, old: Pin, new: Pin): Writes;
 
     // Sessions
-    C_OpenSession(slot: Plain, flags: Plain, notify: Plain);
+    C_OpenSession(slot: Slot, flags: Plain, notify: Plain);
     C_CloseSession(session: Session);
-    C_CloseAllSessions(slot: Plain);
+    C_CloseAllSessions(slot: Slot);
     C_GetSessionInfo(session: Session);
     C_GetOperationState(session: Session, room: Room) [Whole of OperationState]: Reveals;
     C_SetOperationState(session: Session, state: Secret,

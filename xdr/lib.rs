@@ -30,6 +30,7 @@ pub mod call;
 pub mod codec;
 pub mod ending;
 pub mod facts;
+pub mod handles;
 pub mod integers;
 pub mod mechanism;
 pub mod mechanism_names;

@@ -27,7 +27,7 @@ pub use assembly::{Assembly, PointerPlace};
 pub use fields::{FieldKind, FieldName, fields};
 pub use memory::{Memory, OutputKind, OutputPlace};
 pub use notation::Use;
-pub use structure::{FieldValue, Structure};
+pub use structure::{FieldValue, LookAtKey, Structure};
 pub use written::{Change, Written};
 
 use structure::{Secret, Value};
@@ -190,6 +190,18 @@ impl Mechanism {
             }
         }
         Ok(found)
+    }
+
+    /// Shows the same handles, to be changed, but for those of 0.
+    pub fn each_key_mut(&mut self, look: &mut LookAtKey<'_>) -> Result<(), CkRv> {
+        self.named_keys()?;
+        match &mut self.parameter {
+            Parameter::Structure(structure) => structure.each_key_mut(look),
+            Parameter::None { .. }
+            | Parameter::Bytes(_)
+            | Parameter::Vendor(_)
+            | Parameter::Unread(_) => Ok(()),
+        }
     }
 
     /// The mechanisms inside of the parameter, at any depth: those of CK_KIP_PARAMS and CK_CMS_SIG_PARAMS.

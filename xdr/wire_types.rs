@@ -4,6 +4,7 @@
 #![allow(missing_docs)] // each field is named and explained in pkcs11_rpc_v4.x
 
 use crate::codec::{DecodeError, Decoder, Encoder, Wire, wipe};
+use crate::handles::{Handle, Look, in_result};
 use crate::integers::{
     Architecture, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, State, Ulong,
 };
@@ -176,6 +177,15 @@ pub(crate) trait CallResult {
     fn take_data(&mut self) -> Data {
         Data::new()
     }
+    /// Shows its handles and slots.
+    fn results(&mut self, look: &mut Look<'_>) -> Result<(), CkRv> {
+        let _ = look;
+        Ok(())
+    }
+    /// What the module wrote into a mechanism's parameter.
+    fn written_mut(&mut self) -> Option<&mut Written> {
+        None
+    }
 }
 
 impl CallResult for CkRv {
@@ -189,7 +199,10 @@ impl CallResult for CkRv {
 }
 
 macro_rules! call_results {
-    ($($name:ident $([$places:literal])? $(($data:ident))?)*) => {$(
+    ($(
+        $name:ident $([$places:literal])? $(($data:ident))? $(writes $written:ident)?
+        $(shows |$result:ident, $look:ident| $shown:expr)?;
+    )*) => {$(
         impl $crate::wire_types::CallResult for $name {
             $(const PLACES: usize = $places;)?
 
@@ -207,6 +220,15 @@ macro_rules! call_results {
 
             fn take_data(&mut self) -> Vec<u8> {
                 std::mem::take(&mut self.$data)
+            })?
+
+            $(fn results(&mut self, $look: &mut $crate::handles::Look<'_>) -> Result<(), CkRv> {
+                let $result = self;
+                $shown
+            })?
+
+            $(fn written_mut(&mut self) -> Option<&mut Written> {
+                Some(&mut self.$written)
             })?
         }
     )*};
@@ -232,6 +254,14 @@ impl<T: CallResult> CallResult for Box<T> {
     fn take_data(&mut self) -> Data {
         (**self).take_data()
     }
+
+    fn results(&mut self, look: &mut Look<'_>) -> Result<(), CkRv> {
+        (**self).results(look)
+    }
+
+    fn written_mut(&mut self) -> Option<&mut Written> {
+        (**self).written_mut()
+    }
 }
 
 impl<'a, T: Wire<'a>> Wire<'a> for Box<T> {
@@ -252,10 +282,40 @@ pub(crate) type BoxedSlotInfo = Box<SlotInfoResult>;
 pub(crate) type BoxedTokenInfo = Box<TokenInfoResult>;
 
 call_results! {
-    AsyncResult[1](data) AttributesResult EncapsulateResult[1](data) FlagsResult[1] HelloResult InfoResult[1]
-    KeyPairResult[2] KeyResult[1] LoadResult MechanismInfoResult[1] MechanismListResult MechanismOutputResult(data)
-    MechanismResult ObjectListResult ObjectResult[1] OutputResult(data) SessionInfoResult[1]
-    SessionResult[1] SizeResult[1] SlotInfoResult[1] SlotListResult SlotResult[1] TokenInfoResult[1]
+    AsyncResult[1](data) shows |it, look| {
+        in_result(Some(&mut it.object), look)?;
+        in_result(Some(&mut it.additional_object), look)
+    };
+    AttributesResult;
+    EncapsulateResult[1](data) writes written shows |it, look| in_result(it.object.as_mut(), look);
+    FlagsResult[1];
+    HelloResult;
+    InfoResult[1];
+    KeyPairResult[2] writes written shows |it, look| {
+        in_result(it.public_key.as_mut(), look)?;
+        in_result(it.private_key.as_mut(), look)
+    };
+    KeyResult[1] writes written shows |it, look| in_result(it.object.as_mut(), look);
+    LoadResult;
+    MechanismInfoResult[1];
+    MechanismListResult;
+    MechanismOutputResult(data) writes written;
+    MechanismResult writes written;
+    ObjectListResult shows |it, look| {
+        let mut objects = it.objects.iter_mut();
+        objects.try_for_each(|object| in_result(Some(object), look))
+    };
+    ObjectResult[1] shows |it, look| in_result(it.object.as_mut(), look);
+    OutputResult(data);
+    SessionInfoResult[1] shows |it, look| look(Handle::Slot(&mut it.info.slot_id));
+    SessionResult[1] shows |it, look| look(Handle::Session(&mut it.session));
+    SizeResult[1];
+    SlotInfoResult[1];
+    SlotListResult shows |it, look| {
+        it.slots.iter_mut().try_for_each(|slot| look(Handle::Slot(slot)))
+    };
+    SlotResult[1] shows |it, look| look(Handle::Slot(&mut it.slot_id));
+    TokenInfoResult[1];
 }
 
 /// Version 0.0: each number travels as a byte string of exactly one byte.

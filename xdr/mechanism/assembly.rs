@@ -63,8 +63,12 @@ enum Output {
         /// Where the pointer to that number is: its block, and its offset there.
         length: Option<(usize, usize)>,
     },
-    /// A CK_ULONG.
-    Number { block: usize, offset: usize },
+    /// A CK_ULONG: the handle of a key, or a length or other number.
+    Number {
+        block: usize,
+        offset: usize,
+        is_key: bool,
+    },
 }
 
 impl Mechanism {
@@ -106,6 +110,12 @@ impl Assembly {
         self.length
     }
 
+    /// Which of the values that a module writes are handles of keys, in the order of [`Assembly::written`].
+    pub(super) fn written_keys(&self) -> impl Iterator<Item = bool> {
+        let is_key = |output: &Output| matches!(output, Output::Number { is_key: true, .. });
+        self.outputs.iter().map(is_key)
+    }
+
     /// What the module wrote, or left as it was, in the order of the table. If the call did not succeed,
     /// nothing is in a room whose content was not sent, because the module may not have filled it.
     pub fn written(&self, succeeded: bool) -> Written {
@@ -123,7 +133,9 @@ impl Assembly {
                 let length = usize::try_from(told).unwrap_or(usize::MAX).min(room);
                 WrittenValue::Bytes(self.bytes(block, 0, length))
             }
-            Output::Number { block, offset } => WrittenValue::Number(self.number(block, offset)),
+            Output::Number { block, offset, .. } => {
+                WrittenValue::Number(self.number(block, offset))
+            }
         };
         Written::new(self.outputs.iter().map(value).collect())
     }
@@ -307,6 +319,7 @@ impl Builder {
                 Value::Word(_) => self.0.outputs.push(Output::Number {
                     block: target,
                     offset: 0,
+                    is_key: structure.is_pointer_to_key(field),
                 }),
                 Value::Data(bytes) => self.0.outputs.push(output(bytes.len(), true)),
                 Value::Room(room) => {
@@ -341,7 +354,12 @@ impl Builder {
             self.put_number(block, offset, number)?;
         }
         if field.direction != Direction::In {
-            self.0.outputs.push(Output::Number { block, offset });
+            let is_key = field.kind == Kind::Key;
+            self.0.outputs.push(Output::Number {
+                block,
+                offset,
+                is_key,
+            });
         }
         Ok(())
     }

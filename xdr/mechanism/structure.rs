@@ -14,6 +14,9 @@ use crate::word_size::Abi;
 /// Bytes that may be a secret. They are wiped when they are dropped.
 pub(super) type Secret = Zeroizing<Vec<u8>>;
 
+/// Looks at the handle of a key, and may change it; an error ends that.
+pub type LookAtKey<'l> = dyn FnMut(&mut ObjectHandle) -> Result<(), CkRv> + 'l;
+
 /// A structure of the table, field by field.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Structure {
@@ -132,6 +135,49 @@ impl Structure {
         Ok(())
     }
 
+    /// The same, to be changed. A handle of 0 is left out: it names nothing.
+    pub(super) fn each_key_mut(&mut self, look: &mut LookAtKey<'_>) -> Result<(), CkRv> {
+        let is_key: Vec<bool> = self
+            .fields()
+            .map(|(field, value)| match value {
+                Value::Number(number) => *number != 0 && field.names_key(),
+                Value::Word(number) => *number != 0 && self.points_to_key(field),
+                Value::Bytes(_)
+                | Value::Data(_)
+                | Value::Room(_)
+                | Value::Structures(_)
+                | Value::Template(_)
+                | Value::Mechanism(_)
+                | Value::Null
+                | Value::Elsewhere => false,
+            })
+            .collect();
+        for (value, is_key) in self.values.iter_mut().zip(is_key) {
+            match value {
+                Value::Number(number) | Value::Word(number) if is_key => {
+                    let mut key = ObjectHandle(*number);
+                    look(&mut key)?;
+                    *number = key.0;
+                }
+                Value::Structures(inner) => {
+                    for inner in inner {
+                        inner.each_key_mut(look)?;
+                    }
+                }
+                Value::Mechanism(inner) => inner.each_key_mut(look)?,
+                Value::Number(_)
+                | Value::Bytes(_)
+                | Value::Data(_)
+                | Value::Room(_)
+                | Value::Word(_)
+                | Value::Template(_)
+                | Value::Null
+                | Value::Elsewhere => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Shows every value, those behind pointers included.
     pub(super) fn each_value<'a>(&'a self, look: &mut dyn FnMut(&'a Value)) {
         for value in &self.values {
@@ -147,10 +193,17 @@ impl Structure {
 
     /// Whether a field points to a handle that the mechanism uses.
     fn points_to_key(&self, field: &Field) -> bool {
+        let is_output =
+            field.kind == Kind::Pointer(Target::Key) && field.direction != Direction::In;
+        self.is_pointer_to_key(field) && !is_output
+    }
+
+    /// Whether a field points to the handle of a key, used or made.
+    pub(super) fn is_pointer_to_key(&self, field: &Field) -> bool {
         if let Kind::Pointer(Target::Tagged(tag)) = field.kind {
             return self.scope(None).case(tag) == Some(Case::Key);
         }
-        field.kind == Kind::Pointer(Target::Key) && field.direction == Direction::In
+        field.kind == Kind::Pointer(Target::Key)
     }
 
     pub(super) fn scope<'a>(&'a self, outer: Option<&'a Scope<'a>>) -> Scope<'a> {

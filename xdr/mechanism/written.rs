@@ -6,9 +6,11 @@ use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 use crate::integers::{CkRv, ObjectHandle};
 use crate::word_size::{Abi, narrow, wide};
 
-use super::LONGEST_PARAMETER;
 use super::memory::{Memory, OutputKind, OutputPlace};
+use super::notation::Use;
+use super::structure::LookAtKey;
 use super::structure::Secret;
+use super::{LONGEST_PARAMETER, Mechanism};
 
 /// What a module wrote, in the order of the table: for each field that the module writes, depth first.
 #[derive(Clone, Default, Eq, PartialEq)]
@@ -47,6 +49,34 @@ impl Written {
             WrittenValue::Number(number) => Some(ObjectHandle(*number)),
             WrittenValue::Bytes(_) => None,
         })
+    }
+
+    /// Shows each handle of a key that a module wrote into the parameter of this mechanism, to be changed; a handle of
+    /// 0 is none. An error of `look` is the result.
+    ///
+    /// CKR_GENERAL_ERROR if these are not the values that a module writes there.
+    pub fn each_key_mut(
+        &mut self,
+        mechanism: &Mechanism,
+        usage: Use,
+        look: &mut LookAtKey<'_>,
+    ) -> Result<(), CkRv> {
+        let keys: Vec<bool> = mechanism.assemble(usage, true)?.written_keys().collect();
+        if keys.len() != self.values.len() {
+            return Err(CkRv::GENERAL_ERROR);
+        }
+        for (value, is_key) in self.values.iter_mut().zip(keys) {
+            match value {
+                WrittenValue::Number(number) if is_key && *number != 0 => {
+                    let mut key = ObjectHandle(*number);
+                    look(&mut key)?;
+                    *number = key.0;
+                }
+                WrittenValue::Bytes(_) if is_key => return Err(CkRv::GENERAL_ERROR),
+                WrittenValue::Number(_) | WrittenValue::Bytes(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// The address and the new bytes of each place whose content differs from them. What the module left

@@ -23,7 +23,7 @@ pub use generated::Attribute;
 
 include!(concat!(env!("OUT_DIR"), "/structures3.rs"));
 
-call_results! { DataResult(data) KeyPairResult ObjectResult TemplateResult }
+call_results! { DataResult(data); KeyPairResult; ObjectResult; TemplateResult; }
 
 /// C_SetupArch answers an architecture where others answer a CK_RV.
 impl CallResult for Architecture {

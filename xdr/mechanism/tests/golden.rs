@@ -6,6 +6,7 @@
 use super::support::{FakeMemory, decoded, encoded, number_of};
 #[allow(unused_imports)]
 use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
+use crate::mechanism::written::WrittenValue;
 use crate::mechanism::*;
 
 struct Golden {
@@ -167,6 +168,55 @@ fn finds_keys_mechanisms_and_templates_inside_of_structures() {
     let inner: Vec<_> = kip.inner_mechanisms();
     assert_eq!(inner.len(), 1);
     assert_eq!(inner[0].mechanism_type(), number_of("CKM_AES_CBC"));
+}
+
+#[test]
+fn keys_inside_of_structures_can_be_replaced() {
+    let of = |index: usize| decoded(&golden()[index].wire).unwrap();
+    for (index, key) in [(7, 0x77), (12, 0x1234), (14, 9)] {
+        let mut mechanism = of(index);
+        let replaced = mechanism.each_key_mut(&mut |it| {
+            assert_eq!(*it, ObjectHandle(key));
+            *it = ObjectHandle(5);
+            Ok(())
+        });
+        assert_eq!(replaced, Ok(()));
+        assert_eq!(mechanism.named_keys(), Ok(vec![ObjectHandle(5)]));
+        assert!(encoded(&mechanism).is_some_and(|wire| wire != golden()[index].wire));
+    }
+    let refused = of(7).each_key_mut(&mut |_| Err(CkRv::KEY_HANDLE_INVALID));
+    assert_eq!(refused, Err(CkRv::KEY_HANDLE_INVALID));
+}
+
+/// The handles of new keys, and none of the numbers beside them.
+#[test]
+fn keys_that_a_module_made_can_be_replaced() {
+    let of = |index: usize| decoded(&golden()[index].wire).unwrap();
+    let number = |number| WrittenValue::Number(number);
+    let bytes = || WrittenValue::Bytes(b"iv".to_vec().into());
+    let tls = vec![number(1), number(2), number(0), number(4), bytes(), bytes()];
+    for (index, values, keys) in [(13, tls, vec![1, 2, 4]), (12, vec![number(8)], vec![8])] {
+        let mechanism = of(index);
+        let mut written = Written::new(values.clone());
+        let mut shown = Vec::new();
+        let looked = written.each_key_mut(&mechanism, Use::Operation, &mut |key| {
+            shown.push(key.0);
+            key.0 += 100;
+            Ok(())
+        });
+        assert_eq!((looked, &shown), (Ok(()), &keys));
+        assert!(written != Written::new(values));
+        shown.clear();
+        let _ = written.each_key_mut(&mechanism, Use::Operation, &mut |key| {
+            shown.push(key.0 - 100);
+            Ok(())
+        });
+        assert_eq!(shown, keys);
+        // What a daemon may lie about.
+        let mut more = Written::new(vec![number(1); 7]);
+        let looked = more.each_key_mut(&mechanism, Use::Operation, &mut |_| Ok(()));
+        assert_eq!(looked, Err(CkRv::GENERAL_ERROR));
+    }
 }
 
 #[test]
