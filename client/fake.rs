@@ -14,6 +14,7 @@ use xdr::{
 };
 
 use crate::library::Library;
+use crate::link::Link;
 use crate::notifications::Notifications;
 use crate::remote::Remote;
 use crate::settings::{Interface, Settings};
@@ -121,18 +122,19 @@ pub(crate) fn settings(protocol: Option<Version>) -> Settings {
     }
 }
 
+/// A library with such a daemon.
+pub(crate) type FakeLibrary = Library<Link<Scripted>>;
+
 /// A library that has done C_Initialize with this daemon.
-pub(crate) fn started(remote: Scripted, settings: &Settings) -> Library<Scripted> {
-    match Library::start(remote, settings, true, Arc::new(Notifications::default())) {
-        Ok(library) => library,
+pub(crate) fn started(remote: Scripted, settings: &Settings) -> FakeLibrary {
+    match Link::start(remote, settings, true) {
+        Ok(link) => Library::new(Box::new(link), Arc::new(Notifications::default())),
         Err(error) => unreachable!("every step was answered, yet {error}"),
     }
 }
 
 /// A library that talks in version 4 to what the closure says, past C_Initialize.
-pub(crate) fn library(
-    answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static,
-) -> Library<Scripted> {
+pub(crate) fn library(answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static) -> FakeLibrary {
     let remote = Scripted::version4(move |call| match call {
         Call::C_SetupArch(_) | Call::C_LoadModule(_) | Call::C_Initialize(_) => {
             Reply::only(call.function(), CkRv::OK)
@@ -162,7 +164,7 @@ pub(crate) fn version3(
 /// A library that talks in version 3 to what the closure says, past C_Initialize.
 pub(crate) fn library_of_version3(
     answer: impl Fn(version3::Call<'_>) -> version3::Reply + Send + Sync + 'static,
-) -> Library<Scripted> {
+) -> FakeLibrary {
     started(version3(answer), &settings(None))
 }
 

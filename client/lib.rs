@@ -44,6 +44,7 @@ mod fake;
 mod files;
 mod interfaces;
 mod library;
+mod link;
 mod logging;
 mod mechanism;
 mod notifications;
@@ -59,7 +60,8 @@ mod version3;
 use bindings::openssl_context;
 use bindings::process::PerProcess;
 use connection::{ConnectError, Connection, Notify};
-use library::{Library, StartError};
+use library::Library;
+use link::{DistantModule, Link, StartError};
 use notifications::Notifications;
 use settings::{Daemon, Endpoint, Environment, Settings, SettingsError};
 use socket::Purpose;
@@ -209,8 +211,8 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
         let notify = move |session, event| delivered.deliver(session, event);
         let purpose = Purpose::Application;
         let connection = connect(&settings, daemon, deadline, purpose, Box::new(notify))?;
-        let library = Library::start(connection, &settings, threads, notifications)?;
-        let version = library.version().number();
+        let link = Link::start(connection, &settings, threads)?;
+        let version = link.version().number();
         let transport = if daemon.tls.is_some() {
             "with"
         } else {
@@ -221,7 +223,8 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
             daemon.endpoint,
             daemon.reason
         );
-        Ok(library)
+        let module: Box<dyn DistantModule> = Box::new(link);
+        Ok(Library::new(module, notifications))
     })
 }
 
@@ -280,7 +283,7 @@ fn ask_interfaces(settings: &Settings) -> Result<Flags, InitializeError> {
             Purpose::Question,
             Box::new(nothing),
         )?;
-        Ok(Library::ask_interfaces(connection, settings)?)
+        Ok(Link::ask_interfaces(connection, settings)?)
     })
 }
 

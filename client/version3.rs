@@ -19,7 +19,7 @@ use xdr::{
     ObjectListResult, Reply, Room, SlotListResult, Ulong, version3,
 };
 
-use crate::library::StartError;
+use crate::link::StartError;
 use crate::mechanism::prepare_version3;
 use crate::remote::{Remote, refusal};
 use crate::sessions::Closing;

@@ -11,8 +11,7 @@ use xdr::{
 };
 
 use super::*;
-use crate::fake::{self, Scripted, only};
-use crate::library::Library;
+use crate::fake::{self, FakeLibrary, Scripted, only};
 use crate::remote::ask;
 
 /// What the application gets.
@@ -100,7 +99,7 @@ fn no_events(polls: Arc<AtomicUsize>, times: usize) -> Scripted {
     })
 }
 
-fn wait(library: &Library<Scripted>, flags: u64) -> Result<SlotId, CkRv> {
+fn wait(library: &FakeLibrary, flags: u64) -> Result<SlotId, CkRv> {
     let event = ask!(library, C_WaitForSlotEvent(Flags(flags)))?;
     crate::remote::result(event.rv).map(|()| event.slot_id)
 }

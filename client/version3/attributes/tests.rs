@@ -10,8 +10,7 @@ use xdr::{
 };
 
 use super::LARGEST_ROOM_SENT;
-use crate::fake::{self, Scripted, only};
-use crate::library::Library;
+use crate::fake::{self, FakeLibrary, only};
 use crate::remote::ask;
 
 const LABEL: AttributeType = AttributeType(3);
@@ -26,7 +25,7 @@ fn received(attribute_type: AttributeType, value: &[u8], value_len: u64) -> Attr
     }
 }
 
-fn answering(rv: CkRv, template: &[Attribute]) -> Library<Scripted> {
+fn answering(rv: CkRv, template: &[Attribute]) -> FakeLibrary {
     let template = Template(template.to_vec());
     fake::library_of_version3(move |call| {
         let Call::C_GetAttributeValue(..) = call else {
@@ -51,7 +50,7 @@ fn wanted(attribute_type: AttributeType, room: Option<u64>) -> Wanted {
     }
 }
 
-fn ask(library: &Library<Scripted>, wanted: &[Wanted]) -> (CkRv, Vec<Found>) {
+fn ask(library: &FakeLibrary, wanted: &[Wanted]) -> (CkRv, Vec<Found>) {
     let query = Some(Query(wanted.to_vec()));
     let (session, object) = (SessionHandle(1), ObjectHandle(2));
     let answer = ask!(library, C_GetAttributeValue(session, object, query));
@@ -191,7 +190,7 @@ fn a_hostile_answer_stays_within_the_room() {
 }
 
 /// Answers like a module with one value of `size` bytes for each attribute; notes requests.
-fn module(size: usize) -> (Library<Scripted>, Arc<Mutex<Vec<Template>>>) {
+fn module(size: usize) -> (FakeLibrary, Arc<Mutex<Vec<Template>>>) {
     let requests = Arc::new(Mutex::new(Vec::new()));
     let noted = requests.clone();
     let library = fake::library_of_version3(move |call| {

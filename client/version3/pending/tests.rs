@@ -8,8 +8,7 @@ use xdr::{
 };
 
 use super::Pending;
-use crate::fake::{self, Module, Scripted};
-use crate::library::Library;
+use crate::fake::{self, FakeLibrary, Module};
 use crate::version3::output_of;
 use xdr::{CkRv, Function, NullPlaces, SessionHandle, SlotId};
 
@@ -25,18 +24,18 @@ enum Answer {
 
 type Outcome = Result<Answer, CkRv>;
 
-fn with_module() -> (Library<Scripted>, Arc<Module>) {
+fn with_module() -> (FakeLibrary, Arc<Module>) {
     let module = Arc::new(Module::default());
     let behind = module.clone();
     let library = fake::library_of_version3(move |call| behind.call(call));
     (library, module)
 }
 
-fn open(library: &Library<Scripted>) -> SessionHandle {
+fn open(library: &FakeLibrary) -> SessionHandle {
     open_at(library, SLOT)
 }
 
-fn open_at(library: &Library<Scripted>, slot: SlotId) -> SessionHandle {
+fn open_at(library: &FakeLibrary, slot: SlotId) -> SessionHandle {
     let session = library.open_session(slot, Flags(4), None, NullPlaces::NONE);
     session.expect("the module opens any number")
 }
@@ -49,11 +48,11 @@ fn mechanism(parameter: &[u8]) -> Option<Mechanism> {
     ))
 }
 
-fn init(library: &Library<Scripted>, session: SessionHandle) -> Result<(), CkRv> {
+fn init(library: &FakeLibrary, session: SessionHandle) -> Result<(), CkRv> {
     library.only(Call::C_DigestInit(session, mechanism(&[])))
 }
 
-fn update(library: &Library<Scripted>, session: SessionHandle, part: &[u8]) {
+fn update(library: &FakeLibrary, session: SessionHandle, part: &[u8]) {
     let call = Call::C_DigestUpdate(session, Input::Bytes(part));
     assert_eq!(library.only(call), Ok(()));
 }
@@ -62,7 +61,7 @@ fn room(room: Option<u64>) -> Room {
     room.map_or(Room::QUESTION, Room::Buffer)
 }
 
-fn run(library: &Library<Scripted>, call: Call<'_>) -> Outcome {
+fn run(library: &FakeLibrary, call: Call<'_>) -> Outcome {
     let room = call.room();
     let mut reply: Reply = library.call(call);
     let output = output_of(&mut reply).map(|(rv, length, data)| (*rv, length, data));
@@ -81,7 +80,7 @@ fn run(library: &Library<Scripted>, call: Call<'_>) -> Outcome {
 }
 
 fn digest(
-    library: &Library<Scripted>,
+    library: &FakeLibrary,
     session: SessionHandle,
     input: &[u8],
     size: Option<u64>,
@@ -92,11 +91,11 @@ fn digest(
     )
 }
 
-fn digest_final(library: &Library<Scripted>, session: SessionHandle, size: Option<u64>) -> Outcome {
+fn digest_final(library: &FakeLibrary, session: SessionHandle, size: Option<u64>) -> Outcome {
     run(library, Call::C_DigestFinal(session, room(size)))
 }
 
-fn close(library: &Library<Scripted>, session: SessionHandle) {
+fn close(library: &FakeLibrary, session: SessionHandle) {
     assert_eq!(library.only(Call::C_CloseSession(session)), Ok(()));
 }
 
@@ -364,7 +363,7 @@ fn finalising_and_losing_the_connection_drop_everything() {
         if finalise {
             library.finish().unwrap();
         } else {
-            library.remote().lost.store(true, Ordering::SeqCst);
+            library.module().remote().lost.store(true, Ordering::SeqCst);
             let _ = library.only(Call::C_Logout(session));
         }
         assert_eq!(

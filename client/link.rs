@@ -1,0 +1,190 @@
+//! Is a daemon between C_Initialize and C_Finalize: a connection, and the version of the protocol that is spoken over it.
+//!
+//! Calls of version 4 come from [`library`](crate::library), or from what lets it outlive a connection. If the daemon
+//! speaks version 4, they go to it unchanged; otherwise [`version3`](crate::version3) makes them in version 3. What the
+//! application has open is not known here.
+
+use xdr::rpc::Version;
+use xdr::{
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Hello, LoadResult, NullPlaces,
+    Reply, Ulong,
+};
+
+use crate::connection::{Connection, LONGEST_REPLY};
+use crate::remote::{Remote, ask, result};
+use crate::settings::Settings;
+use crate::version3::{self, Adapter};
+
+/// A module behind a daemon, or behind one after the other.
+pub(crate) trait DistantModule: Cryptoki {
+    /// Which interfaces the module has: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
+    fn interfaces(&self) -> Flags;
+    /// Whether a call failed on the way, so that no other will succeed.
+    fn is_lost(&self) -> bool;
+    /// C_Finalize. The connection is closed whatever the module says; when it was lost, there was nothing to say it to.
+    fn finish(&self) -> Result<(), CkRv>;
+}
+
+/// Why a connected daemon cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("the connection was lost during the first call")]
+    Lost,
+    #[error("C_SetupArch: {0}")]
+    Hello(CkRv),
+    #[error("C_SetupArch: the daemon answered {0:?}")]
+    Architecture(Architecture),
+    #[error(
+        "the daemon does not speak version 4 of the protocol, which PKCS11PROXY_PROTOCOL demands"
+    )]
+    Version,
+    #[error("C_LoadModule: {0} for module {1:?}")]
+    Module(CkRv, String),
+    #[error("C_Initialize: {0}")]
+    Initialize(CkRv),
+}
+
+/// How many calls this library makes at a time, if the daemon serves as many.
+const PARALLEL_CALLS: u64 = 64;
+
+/// CKF_OS_LOCKING_OK: the module may be called from several threads.
+const OS_LOCKING_OK: u64 = 2;
+
+/// A connection with a module at its other end.
+pub(crate) struct Link<R = Connection> {
+    remote: R,
+    /// `None`: version 4 is spoken.
+    version3: Option<Adapter>,
+    /// Which interfaces the module has: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
+    interfaces: Flags,
+}
+
+impl<R: Remote> Link<R> {
+    /// Makes the module at the other end ready. The caller has connected. `threads`: whether the application may
+    /// call from several threads.
+    pub fn start(remote: R, settings: &Settings, threads: bool) -> Result<Link<R>, StartError> {
+        let mut link = Link::new(remote);
+        let loaded = link.load(settings);
+        let started = loaded.and_then(|()| link.initialize(threads));
+        if started.is_err() {
+            link.remote.close();
+        }
+        started.map(|()| link)
+    }
+
+    /// Asks the daemon which interfaces the module has, without C_Initialize. The caller has connected; the connection
+    /// is closed.
+    pub fn ask_interfaces(remote: R, settings: &Settings) -> Result<Flags, StartError> {
+        let mut link = Link::new(remote);
+        let loaded = link.load(settings);
+        link.remote.close();
+        loaded.map(|()| link.interfaces)
+    }
+
+    fn new(remote: R) -> Link<R> {
+        Link {
+            remote,
+            version3: None,
+            interfaces: Flags::default(),
+        }
+    }
+
+    fn load(&mut self, settings: &Settings) -> Result<(), StartError> {
+        if !self.negotiate(settings)? {
+            version3::set_up(&self.remote)?;
+            self.version3 = Some(Adapter::new(settings.slot_event_period));
+        }
+        match ask!(&*self, C_LoadModule(&settings.alias)) {
+            Ok(LoadResult { rv, interfaces }) if rv.is_ok() => {
+                self.interfaces = interfaces;
+                Ok(())
+            }
+            Ok(LoadResult { rv, .. }) | Err(rv) => {
+                let alias = String::from_utf8_lossy(&settings.alias).into_owned();
+                Err(StartError::Module(rv, alias))
+            }
+        }
+    }
+
+    fn initialize(&self, threads: bool) -> Result<(), StartError> {
+        let flags = Flags(if threads { OS_LOCKING_OK } else { 0 });
+        match self.call(Call::C_Initialize(flags)).rv() {
+            CkRv::OK => Ok(()),
+            initialized => Err(StartError::Initialize(initialized)),
+        }
+    }
+
+    /// Whether version 4 is spoken.
+    fn negotiate(&self, settings: &Settings) -> Result<bool, StartError> {
+        if settings.protocol == Some(Version::Three) {
+            return Ok(false);
+        }
+        let hello = Hello {
+            longest_record: Ulong(LONGEST_REPLY as u64),
+            parallel_calls: Ulong(PARALLEL_CALLS),
+            features: Flags(FEATURE_NOTIFY),
+            ..Default::default()
+        };
+        match self.remote.negotiate(hello) {
+            Ok(Some(answer)) if answer.rv.is_ok() => Ok(true),
+            Ok(Some(answer)) => Err(StartError::Hello(answer.rv)),
+            Ok(None) if settings.protocol == Some(Version::Four) => Err(StartError::Version),
+            Ok(None) => Ok(false),
+            Err(_) if self.remote.is_lost() => Err(StartError::Lost),
+            Err(rv) => Err(StartError::Hello(rv)),
+        }
+    }
+
+    /// The version of the protocol that is spoken.
+    pub fn version(&self) -> Version {
+        match self.version3 {
+            Some(_) => Version::Three,
+            None => Version::Four,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn remote(&self) -> &R {
+        &self.remote
+    }
+}
+
+impl<R: Remote> DistantModule for Link<R> {
+    fn interfaces(&self) -> Flags {
+        self.interfaces
+    }
+
+    fn is_lost(&self) -> bool {
+        self.remote.is_lost()
+    }
+
+    fn finish(&self) -> Result<(), CkRv> {
+        let rv = self.call(Call::C_Finalize()).rv();
+        let lost = self.remote.is_lost();
+        self.remote.close();
+        if let Some(adapter) = &self.version3 {
+            adapter.finish();
+        }
+        if lost { Ok(()) } else { result(rv) }
+    }
+}
+
+impl<R: Remote> Cryptoki for Link<R> {
+    fn call(&self, call: Call<'_>) -> Reply {
+        self.call_without(call, NullPlaces::NONE)
+    }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        match &self.version3 {
+            None => self.remote.call(call, nulls),
+            // Version 3 does not tell, so nothing is executed for a caller without a place for the result.
+            Some(_) if nulls != NullPlaces::NONE => {
+                Reply::only(call.function(), CkRv::ARGUMENTS_BAD)
+            }
+            Some(adapter) => adapter.call(&self.remote, call),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
