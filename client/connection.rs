@@ -465,6 +465,10 @@ impl Remote for Connection {
         self.exchange.stopped() == Some(Stopped::Lost)
     }
 
+    fn has_ended(&self) -> bool {
+        self.is_lost() || self.registered.has_ended()
+    }
+
     fn close(&self) {
         self.end(Stopped::Closed);
     }

@@ -81,6 +81,10 @@ impl Remote for Scripted {
         self.lost.load(Ordering::SeqCst)
     }
 
+    fn has_ended(&self) -> bool {
+        self.is_lost()
+    }
+
     fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
@@ -104,6 +108,10 @@ impl Remote for Arc<Scripted> {
         (**self).is_lost()
     }
 
+    fn has_ended(&self) -> bool {
+        (**self).has_ended()
+    }
+
     fn close(&self) {
         (**self).close();
     }
@@ -118,6 +126,8 @@ pub(crate) fn settings(protocol: Option<Version>) -> Settings {
         mechanisms: None,
         timeout: Duration::from_secs(1),
         slot_event_period: Duration::from_millis(1),
+        recovery: None,
+        spread: false,
         log: None,
     }
 }

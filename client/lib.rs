@@ -2,9 +2,9 @@
 //! `pkcs11proxyd` and returns what the module there answers.
 //!
 //! Calls arrive in [`abi`], which makes values of the application's pointers, and no pointer goes further. `library`
-//! remembers what it must of the application's sessions, and knows which version of the protocol is spoken. In
-//! version 4 calls go to the daemon as they are; `version3` does what version 3 leaves to the client: sizes, lists,
-//! attributes, waiting. `connection` sends them, over `tls` where that is asked for. Loading the library does nothing: it
+//! remembers what it must of the application's sessions. `recovery`, if the site wants it, lets them outlive a
+//! connection. `link` knows which version of the protocol is spoken: in version 4 calls go to the daemon as they are;
+//! `version3` does what version 3 leaves to the client: sizes, lists, attributes, waiting. `connection` sends them, over `tls` where that is asked for. Loading the library does nothing: it
 //! connects in C_Initialize and disconnects in C_Finalize. `interfaces` knows which interfaces the module has, and asks
 //! over a connection of its own if the application wants to know earlier. It never ends the process, prints only if
 //! `PKCS11PROXY_LOG` asks for it, starts no thread and leaves signals alone.
@@ -26,6 +26,7 @@
     )
 )]
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -48,6 +49,7 @@ mod link;
 mod logging;
 mod mechanism;
 mod notifications;
+mod recovery;
 mod remote;
 mod sessions;
 mod settings;
@@ -63,7 +65,8 @@ use connection::{ConnectError, Connection, Notify};
 use library::Library;
 use link::{DistantModule, Link, StartError};
 use notifications::Notifications;
-use settings::{Daemon, Endpoint, Environment, Settings, SettingsError};
+use recovery::{Connect, Reached, Recovery};
+use settings::{Daemon, Endpoint, Environment, RecoverySettings, Settings, SettingsError};
 use socket::Purpose;
 use transport::Deadline;
 
@@ -115,6 +118,11 @@ impl InitializeError {
             self,
             InitializeError::Connect(..) | InitializeError::Start(StartError::Lost)
         )
+    }
+
+    /// Whether the same may succeed a moment later, when a daemon has started or has forgotten a connection.
+    fn may_pass(&self) -> bool {
+        self.is_unreachable()
     }
 
     /// Whether this is how a daemon refuses a peer that has too many connections: it closes this one.
@@ -205,13 +213,41 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
     if let Some(file) = &settings.mechanisms {
         vendor_mechanisms::install(file)?;
     }
-    first_of(&settings, |daemon, deadline| {
-        let notifications = Arc::new(Notifications::default());
-        let delivered = notifications.clone();
-        let notify = move |session, event| delivered.deliver(session, event);
+    let notifications = Arc::new(Notifications::default());
+    let module: Box<dyn DistantModule> = match settings.recovery {
+        None => {
+            let delivered = &notifications;
+            let notify = || -> Notify {
+                let delivered = delivered.clone();
+                Box::new(move |session, event| delivered.deliver(session, event))
+            };
+            Box::new(reach(&settings, threads, settings.timeout, &notify)?.link)
+        }
+        Some(RecoverySettings { keep_pin }) => {
+            let timeout = settings.timeout;
+            let connect: Connect<Connection> = Box::new(move |deadline, notify| {
+                let time = deadline.remaining().unwrap_or_default();
+                reach(&settings, threads, time.min(timeout), notify)
+            });
+            let delivered = notifications.clone();
+            Box::new(Recovery::start(connect, timeout, keep_pin, delivered)?)
+        }
+    };
+    Ok(Library::new(module, notifications))
+}
+
+/// The first of the daemons that can be reached, within this time. `notify` makes the way to the application for each
+/// attempt.
+fn reach(
+    settings: &Settings,
+    threads: bool,
+    time: Duration,
+    notify: &dyn Fn() -> Notify,
+) -> Result<Reached<Connection>, InitializeError> {
+    first_of(settings, time, |place, daemon, deadline| {
         let purpose = Purpose::Application;
-        let connection = connect(&settings, daemon, deadline, purpose, Box::new(notify))?;
-        let link = Link::start(connection, &settings, threads)?;
+        let connection = connect(settings, daemon, deadline, purpose, notify())?;
+        let link = Link::start(connection, settings, threads)?;
         let version = link.version().number();
         let transport = if daemon.tls.is_some() {
             "with"
@@ -223,26 +259,35 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
             daemon.endpoint,
             daemon.reason
         );
-        let module: Box<dyn DistantModule> = Box::new(link);
-        Ok(Library::new(module, notifications))
+        Ok(Reached {
+            link,
+            daemon: place,
+        })
     })
 }
 
-/// What the first of the daemons gives that can be reached. Connecting to all of them takes no longer than the
-/// timeout; each that is tried has an equal part of what is left.
+/// What the first of the daemons gives that can be reached; which one is tried first is the settings' choice, or
+/// chance. Connecting to all of them takes no longer than `time`; each that is tried has an equal part of what is left.
 fn first_of<T>(
     settings: &Settings,
-    attempt: impl Fn(&Daemon, Deadline) -> Result<T, InitializeError>,
+    time: Duration,
+    attempt: impl Fn(usize, &Daemon, Deadline) -> Result<T, InitializeError>,
 ) -> Result<T, InitializeError> {
     let start = Instant::now();
-    let mut daemons = settings.daemons.iter();
+    let count = settings.daemons.len();
+    let first = match settings.spread {
+        true => random_number().checked_rem(count).unwrap_or(0),
+        false => 0,
+    };
+    let places = settings.daemons.iter().enumerate();
+    let mut daemons = places.cycle().skip(first).take(count);
     loop {
-        let Some(daemon) = daemons.next() else {
+        let Some((place, daemon)) = daemons.next() else {
             return Err(SettingsError::NoDaemon.into());
         };
-        let left = || settings.timeout.saturating_sub(start.elapsed());
-        let others = u32::try_from(daemons.len()).unwrap_or(u32::MAX - 1);
-        match attempt(daemon, Deadline::after(left() / (others + 1))) {
+        let left = || time.saturating_sub(start.elapsed());
+        let others = u32::try_from(daemons.size_hint().0).unwrap_or(u32::MAX - 1);
+        match attempt(place, daemon, Deadline::after(left() / (others + 1))) {
             // Each attempt has some time, so that the last of many may not have their turn.
             Err(error) if error.is_unreachable() && others > 0 && !left().is_zero() => {
                 log::warn!("{error}");
@@ -250,6 +295,12 @@ fn first_of<T>(
             result => return result,
         }
     }
+}
+
+/// Spreads processes over daemons; nothing depends on it being unpredictable.
+fn random_number() -> usize {
+    let random = RandomState::new().build_hasher().finish();
+    usize::try_from(random >> 33).unwrap_or(0)
 }
 
 fn connect(
@@ -274,7 +325,7 @@ fn connect(
 /// Asks the daemon which interfaces the module has, over a connection that ends with this. Takes no lock that
 /// C_Initialize holds.
 fn ask_interfaces(settings: &Settings) -> Result<Flags, InitializeError> {
-    first_of(settings, |daemon, deadline| {
+    first_of(settings, settings.timeout, |_, daemon, deadline| {
         let nothing = |_, _| CkRv::OK; // there is no session
         let connection = connect(
             settings,
@@ -289,11 +340,48 @@ fn ask_interfaces(settings: &Settings) -> Result<Flags, InitializeError> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
+    use std::collections::HashSet;
 
     use settings::Reason;
 
     use super::*;
+
+    /// Each is the first one sometimes, and all are tried.
+    #[test]
+    fn daemons_are_tried_in_order_or_from_any_of_them_on() {
+        let mut settings = fake::settings(None);
+        let nobody = || Daemon {
+            endpoint: Endpoint::Unix("/nobody".into()),
+            tls: None,
+            reason: Reason::Endpoint,
+        };
+        settings.daemons = vec![nobody(), nobody(), nobody()];
+        let mut seen = HashSet::new();
+        for spread in [false, true] {
+            settings.spread = spread;
+            for _ in 0..200 {
+                let tried = RefCell::new(Vec::new());
+                let reached = first_of(&settings, settings.timeout, |place, daemon, _| {
+                    tried.borrow_mut().push(place);
+                    let nobody = io::Error::from(io::ErrorKind::ConnectionRefused);
+                    Err::<(), _>(InitializeError::Connect(
+                        daemon.endpoint.clone(),
+                        nobody.into(),
+                    ))
+                });
+                assert!(reached.is_err());
+                seen.insert((spread, tried.into_inner()));
+            }
+        }
+        let expected = [
+            (false, vec![0, 1, 2]),
+            (true, vec![0, 1, 2]),
+            (true, vec![1, 2, 0]),
+            (true, vec![2, 0, 1]),
+        ];
+        assert_eq!(seen, HashSet::from(expected));
+    }
 
     /// However many daemons there are.
     #[test]
@@ -309,7 +397,7 @@ mod tests {
         for (daemons, most) in [(1, 1), (3, 3), (1000, 12)] {
             settings.daemons = std::iter::repeat_with(nobody).take(daemons).collect();
             let attempts = Cell::new(0);
-            let connected = first_of(&settings, |daemon, deadline| {
+            let connected = first_of(&settings, settings.timeout, |_, daemon, deadline| {
                 attempts.set(attempts.get() + 1);
                 while deadline.remaining().is_ok() {
                     thread::sleep(Duration::from_millis(1));

@@ -143,6 +143,16 @@ impl<R: Remote> Link<R> {
         }
     }
 
+    /// Whether the daemon has closed the connection, which a call may not have noticed yet.
+    pub fn has_ended(&self) -> bool {
+        self.remote.has_ended()
+    }
+
+    /// Ends the connection without C_Finalize.
+    pub fn close(&self) {
+        self.remote.close();
+    }
+
     #[cfg(test)]
     pub fn remote(&self) -> &R {
         &self.remote

@@ -12,6 +12,8 @@ pub(crate) trait Remote: Send + Sync {
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply;
     /// Whether a call failed on the way, so that no other will succeed.
     fn is_lost(&self) -> bool;
+    /// Whether the daemon has closed the connection, which a call may not have noticed yet.
+    fn has_ended(&self) -> bool;
     /// Ends the connection; calls still waiting are answered CKR_CRYPTOKI_NOT_INITIALIZED.
     fn close(&self);
 }

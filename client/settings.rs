@@ -22,7 +22,7 @@ pub(crate) use sources::Environment;
 
 use crate::logging::{self, LogTo};
 use endpoint::{Built, Destination, destination};
-use sources::{Found, Origin, Sections, Written};
+use sources::{Found, Options, Origin, Sections, Written};
 #[cfg(test)]
 use sources::{LONGEST_FILE, TlsFiles};
 
@@ -60,8 +60,19 @@ pub(crate) struct Settings {
     pub timeout: Duration,
     /// The pause between two polls of a blocking C_WaitForSlotEvent.
     pub slot_event_period: Duration,
+    /// How the library outlives a connection, if it does.
+    pub recovery: Option<RecoverySettings>,
+    /// Whether a connection may begin with any of the daemons.
+    pub spread: bool,
     /// What is logged, and where; `None` leaves that as it is.
     pub log: Option<LogSettings>,
+}
+
+/// How the library outlives a connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct RecoverySettings {
+    /// Whether the PIN is kept, so that a login can be repeated.
+    pub keep_pin: bool,
 }
 
 /// What is logged, and where.
@@ -183,6 +194,10 @@ pub(crate) enum SettingsError {
     Interface(Origin, OsString),
     #[error("{0}: expected {1} between 1 and {2}")]
     Number(Origin, &'static str, u64),
+    #[error("{0}: expected true or false")]
+    Flag(Origin),
+    #[error("{0}: a PIN is kept for recovery only, and recover is not true")]
+    PinKeptForNothing(Origin),
     #[error(
         "{0}: expected off, error, warn, info, debug or trace, or such levels for modules of p11client, as env_logger reads them"
     )]
@@ -225,6 +240,10 @@ impl Settings {
             mechanisms: sources.mechanisms()?,
             timeout: sources.timeout()?,
             slot_event_period: sources.slot_event_period()?,
+            recovery: sources.recovery()?,
+            spread: sources
+                .flag("PKCS11PROXY_SPREAD", |it| &it.spread)?
+                .is_some_and(|it| it.value),
             log: sources.log()?,
         })
     }
@@ -398,6 +417,47 @@ impl Sources<'_> {
         let number = value.filter(|number| (1..=most).contains(number));
         let number = number.ok_or(SettingsError::Number(origin, units, most))?;
         Ok(Some(number))
+    }
+
+    fn recovery(&self) -> Result<Option<RecoverySettings>, SettingsError> {
+        let recover = self.flag("PKCS11PROXY_RECOVER", |it| &it.recover)?;
+        let keep_pin = self.flag("PKCS11PROXY_KEEP_PIN", |it| &it.keep_pin)?;
+        let is_on = |it: &Option<Found<bool>>| it.as_ref().is_some_and(|it| it.value);
+        match (is_on(&recover), keep_pin) {
+            (true, keep_pin) => Ok(Some(RecoverySettings {
+                keep_pin: is_on(&keep_pin),
+            })),
+            (
+                false,
+                Some(Found {
+                    value: true,
+                    origin,
+                }),
+            ) => Err(SettingsError::PinKeptForNothing(origin)),
+            (false, _) => Ok(None),
+        }
+    }
+
+    /// An option that is true or false.
+    fn flag(
+        &self,
+        name: &'static str,
+        option: fn(&Options) -> &Option<toml::Spanned<bool>>,
+    ) -> Result<Option<Found<bool>>, SettingsError> {
+        let Some(Found { value, origin }) = self.variable(name) else {
+            return Ok(self.file.found(option(&self.file.options)));
+        };
+        match value.as_bytes() {
+            b"true" => Ok(Some(Found {
+                value: true,
+                origin,
+            })),
+            b"false" => Ok(Some(Found {
+                value: false,
+                origin,
+            })),
+            _ => Err(SettingsError::Flag(origin)),
+        }
     }
 
     fn log(&self) -> Result<Option<LogSettings>, SettingsError> {

@@ -10,10 +10,11 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use bindings::process::{self, FileIdentity, Process};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 use transport::{Deadline, TimedSocket};
 
@@ -63,6 +64,18 @@ impl Registered {
         self.made.process == Process::current()
     }
 
+    /// Whether the other side has closed the connection. What it sent before may still be there.
+    pub fn has_ended(&self) -> bool {
+        let ended = CLOSED | PollFlags::POLLHUP | PollFlags::POLLERR;
+        let mut asked = [PollFd::new(self.socket.as_fd(), ended)];
+        let polled = poll(&mut asked, PollTimeout::ZERO);
+        let [asked] = asked;
+        polled.is_ok()
+            && asked
+                .revents()
+                .is_none_or(|events| events.intersects(ended))
+    }
+
     /// Whether this process connected it, and the application has not closed it.
     pub fn is_intact(&self) -> bool {
         self.made.check().is_ok()
@@ -81,6 +94,12 @@ impl Drop for Registered {
         }
     }
 }
+
+/// That the other side sends no more.
+#[cfg(target_os = "linux")]
+const CLOSED: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+#[cfg(not(target_os = "linux"))]
+const CLOSED: PollFlags = PollFlags::empty();
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq)]

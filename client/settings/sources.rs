@@ -187,6 +187,12 @@ options! {
     interface: String;
     /// The description of vendors' mechanisms.
     mechanisms_file: PathBuf;
+    /// Whether the library outlives a connection.
+    recover: bool;
+    /// Whether it keeps the PIN for that.
+    keep_pin: bool;
+    /// Whether a connection may begin with any of the daemons.
+    spread: bool;
     /// What is logged.
     log: String;
     /// Where the log goes.

@@ -514,6 +514,9 @@ endpoints = ["tcp:a:1", "unix:/b", "c:3"]
 alias = "softhsm"
 timeout = 7
 slot_event_period = 20
+recover = true
+keep_pin = true
+spread = true
 protocol = 3
 interface = "2.40"
 log = "warn"
@@ -546,6 +549,8 @@ fn the_settings_file_has_every_option() {
     assert_eq!(tls, [false, false, true]);
     assert_eq!(settings.alias, b"softhsm");
     assert_eq!(settings.slot_event_period, Duration::from_millis(20));
+    assert_eq!(settings.recovery, Some(RecoverySettings { keep_pin: true }));
+    assert!(settings.spread);
     assert_eq!(
         settings.interface,
         Interface {
@@ -566,6 +571,30 @@ fn the_settings_file_has_every_option() {
         name: Some("hsm".into()),
     };
     assert_eq!(settings.daemons[2].tls, Some(tls));
+}
+
+#[test]
+fn a_pin_is_kept_for_recovery_only() {
+    let recovery = |variables: &[_]| filed("alias = \"a\"", None, variables).map(|it| it.recovery);
+    let (recover, keep) = ("PKCS11PROXY_RECOVER", "PKCS11PROXY_KEEP_PIN");
+    assert_eq!(recovery(&[]).unwrap(), None);
+    assert_eq!(
+        recovery(&[(recover, "false"), (keep, "false")]).unwrap(),
+        None
+    );
+    let without = Some(RecoverySettings { keep_pin: false });
+    assert_eq!(recovery(&[(recover, "true")]).unwrap(), without);
+    let with = Some(RecoverySettings { keep_pin: true });
+    assert_eq!(
+        recovery(&[(recover, "true"), (keep, "true")]).unwrap(),
+        with
+    );
+    let refused = recovery(&[(keep, "true")]).unwrap_err().to_string();
+    assert!(refused.starts_with("PKCS11PROXY_KEEP_PIN: "), "{refused}");
+    for bad in ["yes", "1", "True", ""] {
+        let read = recovery(&[(recover, bad)]);
+        assert_eq!(read.is_err(), !bad.is_empty(), "{bad}");
+    }
 }
 
 /// As it is, and with every option that it shows.
@@ -627,6 +656,9 @@ fn what_is_wrong_in_the_file_is_told_with_its_line() {
         ("alias = \"a\"\nendpoints = []", 2),
         ("alias = \"a\"\nendpoints = [\n\"h:1\",\n\"h\"]", 4),
         ("alias = \"a\"\nmechanisms_file = \"/none\"", 2),
+        ("alias = \"a\"\nrecover = 1", 2),
+        ("alias = \"a\"\nkeep_pin = true", 2),
+        ("alias = \"a\"\nspread = \"yes\"", 2),
         ("alias = \"a\"\nalias = \"b\"", 2),
         ("alias = \"a\"\n[aliases.b]\nalias = \"c\"", 3),
         ("alias = ", 1),

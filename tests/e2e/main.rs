@@ -2,7 +2,8 @@
 //!
 //! `pairs` compares transcripts of a long script of calls, `long` those of calls of 100 MiB, `nested` one about a
 //! template in a template. `applications` runs threaded and forking programs and pkcs11-tool, `parameters` runs
-//! programs whose mechanism parameters hold pointers, `settings` programs with other settings, `modules` puts another module behind a daemon, `workers` looks
+//! programs whose mechanism parameters hold pointers, `settings` programs with other settings, `recovery` kills daemons
+//! under programs that live on, `modules` puts another module behind a daemon, `workers` looks
 //! at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
 //! `E2E_KEEP=1` keeps the temporary directories, the daemons' logs and configurations among them.
 
@@ -18,5 +19,6 @@ mod modules;
 mod nested;
 mod pairs;
 mod parameters;
+mod recovery;
 mod settings;
 mod workers;

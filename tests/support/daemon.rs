@@ -85,6 +85,7 @@ impl Setup {
 /// A running daemon. Dropping it ends it and everything it started.
 pub struct Daemon {
     maker: Maker,
+    command: Command,
     child: Child,
     process: Process,
     address: Address,
@@ -124,12 +125,12 @@ impl Daemon {
             "pkcs11proxyd.conf",
             daemon_conf(setup, &address, &directory),
         );
-        let log = File::create(directory.join("log")).expect("a file in a new directory");
         let program = match setup.maker {
             Maker::Original => "/usr/bin/pkcs11proxyd",
             Maker::Ours => env!("CARGO_BIN_EXE_pkcs11proxyd"),
         };
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["-fg", "-conf"])
             .arg(directory.join("pkcs11proxyd.conf"))
             .arg("-pid")
@@ -140,16 +141,12 @@ impl Daemon {
             // With it a malformed argument costs a second: the decoder's errors collect backtraces.
             .env_remove("RUST_BACKTRACE")
             .envs(setup.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a descriptor more"))
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("cannot start {program}: {error}; tests/support/install-packages.sh installs the original")
-            });
+            .stdin(Stdio::null());
+        let child = spawn(&mut command, &directory);
         let process = Process::of(child.id()).expect("a child that nobody waited for is in /proc");
         let mut daemon = Self {
             maker: setup.maker,
+            command,
             child,
             process,
             address,
@@ -218,6 +215,29 @@ impl Daemon {
         wait_for(&mut self.child, Duration::from_secs(10))
     }
 
+    /// Ends it and its workers as SIGKILL does, without notice, and waits for their end.
+    pub fn kill(&mut self) {
+        let workers = self.workers();
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+        for worker in &workers {
+            worker.signal(Signal::SIGKILL);
+        }
+        let ended = wait_until(PATIENCE, || !workers.iter().any(|worker| worker.is_alive()));
+        assert!(ended, "workers live on");
+    }
+
+    /// Starts it again after [`Daemon::kill`], and waits until it accepts connections.
+    pub fn start_again(&mut self) {
+        if let Address::Unix(path) = &self.address {
+            // Whoever was killed has left it behind.
+            let _none = fs::remove_file(path);
+        }
+        self.child = spawn(&mut self.command, &self.directory);
+        self.process = Process::of(self.child.id()).expect("a new child is in /proc");
+        self.wait_until_it_accepts();
+    }
+
     /// Sends SIGTERM and waits for its end; `None` if it does not end in ten seconds.
     pub fn terminate(&mut self) -> Option<ExitStatus> {
         self.process.signal(Signal::SIGTERM);
@@ -242,6 +262,20 @@ impl Drop for Daemon {
             eprintln!("the daemon's log:\n{}", self.log());
         }
     }
+}
+
+/// Starts a daemon whose log goes to its directory.
+fn spawn(command: &mut Command, directory: &Directory) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(directory.join("log"));
+    let log = log.expect("a file in its directory");
+    let output = log.try_clone().expect("a descriptor more");
+    let started = command.stdout(output).stderr(log).spawn();
+    started.unwrap_or_else(|error| {
+        panic!("cannot start {command:?}: {error}; tests/support/install-packages.sh installs the original")
+    })
 }
 
 /// A port nobody listens on, below those the system gives to outgoing connections. Starting points

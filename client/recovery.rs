@@ -1,0 +1,400 @@
+//! Lets an application outlive the connection, and the daemon, that its calls went to (`recover = true`).
+//!
+//! The application gets handles that are made here (`tables`), and a call goes out with those of the module. When a
+//! connection is lost, the next call connects again, to the first daemon that answers; each session is opened again when
+//! it is used, the user is logged in if the PIN was kept, and an object is looked for by what was known of it
+//! (`restoring`, `descriptions`). What cannot come back is an operation that had begun, and a session object: the call
+//! that misses it is answered CKR_DEVICE_ERROR, once.
+//!
+//! A call that failed on the way may have been executed. It is made again only if that does no harm: never a
+//! signature, a login, or what makes or changes an object. A call waits for a new connection no longer than its
+//! timeout. No lock is held while a call is on its way; of several threads that miss something, one restores it.
+
+mod descriptions;
+mod restoring;
+mod tables;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use transport::Deadline;
+use xdr::facts::{Effect, Step};
+use xdr::{Call, CkRv, Cryptoki, Flags, Function, NullPlaces, Reply, SessionHandle};
+
+use crate::InitializeError;
+use crate::connection::{Connection, Notify};
+use crate::link::{DistantModule, Link};
+use crate::notifications::Notifications;
+use crate::remote::Remote;
+
+use tables::Tables;
+
+/// How often a call is made: a daemon that ends each connection must not keep a thread busy.
+const ATTEMPTS: usize = 3;
+
+/// The pauses between two attempts to connect.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+
+/// Connects until the deadline. Asks for a way to notify the application for each attempt.
+pub(crate) type Connect<R> =
+    Box<dyn Fn(Deadline, &dyn Fn() -> Notify) -> Result<Reached<R>, InitializeError> + Send + Sync>;
+
+/// A daemon that was reached.
+pub(crate) struct Reached<R> {
+    pub link: Link<R>,
+    /// Its place among the daemons of the settings.
+    pub daemon: usize,
+}
+
+/// A module behind one daemon after the other.
+pub(crate) struct Recovery<R = Connection> {
+    connect: Connect<R>,
+    timeout: Duration,
+    keep_pin: bool,
+    interfaces: Flags,
+    shared: Arc<Shared<R>>,
+    notifications: Arc<Notifications>,
+}
+
+struct Shared<R> {
+    state: Mutex<State<R>>,
+    /// Whenever a connection was made or given up, or something was restored, or C_Finalize was called.
+    changed: Condvar,
+}
+
+struct State<R> {
+    link: Option<Arc<Link<R>>>,
+    /// Counts connections. What the tables know of another one is of the past.
+    generation: u64,
+    /// The daemon of the last connection.
+    daemon: usize,
+    /// Whether a thread connects.
+    connecting: bool,
+    /// Whether a thread restores something.
+    restoring: bool,
+    finished: bool,
+    tables: Tables,
+}
+
+/// The connection that a call goes out on.
+struct Live<R> {
+    link: Arc<Link<R>>,
+    generation: u64,
+    daemon: usize,
+}
+
+/// Why a call cannot go out.
+enum Trouble {
+    /// The connection was lost.
+    Lost,
+    /// The call is answered this.
+    Refused(CkRv),
+}
+
+impl From<CkRv> for Trouble {
+    fn from(rv: CkRv) -> Trouble {
+        Trouble::Refused(rv)
+    }
+}
+
+/// Whether a call that may have been executed does no harm when it is made again.
+fn may_be_repeated(function: Function) -> bool {
+    let facts = function.facts();
+    let has_effects = [Effect::LogsIn, Effect::Writes, Effect::Administers]
+        .into_iter()
+        .any(|effect| facts.has(effect));
+    matches!(facts.step, None | Some(Step::Init)) && !has_effects
+}
+
+/// Whether a call continues or ends an operation of its session.
+fn needs_operation(function: Function) -> bool {
+    matches!(function.facts().step, Some(Step::Update | Step::End))
+}
+
+impl<R> Shared<R> {
+    fn state(&self) -> MutexGuard<'_, State<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a change, for this long at the most. CKR_DEVICE_ERROR when the time is over.
+    fn wait<'s>(
+        &self,
+        state: MutexGuard<'s, State<R>>,
+        deadline: Deadline,
+    ) -> Result<MutexGuard<'s, State<R>>, CkRv> {
+        let time = deadline.remaining().map_err(|_| CkRv::DEVICE_ERROR)?;
+        let waited = self.changed.wait_timeout(state, time);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match state.finished {
+            true => Err(CkRv::CRYPTOKI_NOT_INITIALIZED),
+            false => Ok(state),
+        }
+    }
+}
+
+/// A flag of the state, set as long as this lives.
+struct Turn<'a, R> {
+    shared: &'a Shared<R>,
+    flag: fn(&mut State<R>) -> &mut bool,
+}
+
+impl<R> Drop for Turn<'_, R> {
+    fn drop(&mut self) {
+        *(self.flag)(&mut self.shared.state()) = false;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl<R: Remote + 'static> Recovery<R> {
+    /// Connects for the first time. Each call may take `timeout`, and so may connecting again.
+    pub fn start(
+        connect: Connect<R>,
+        timeout: Duration,
+        keep_pin: bool,
+        notifications: Arc<Notifications>,
+    ) -> Result<Recovery<R>, InitializeError> {
+        let mut recovery = Recovery {
+            connect,
+            timeout,
+            keep_pin,
+            interfaces: Flags::default(),
+            shared: Arc::new(Shared {
+                state: Mutex::new(State {
+                    link: None,
+                    generation: 0,
+                    daemon: 0,
+                    connecting: false,
+                    restoring: false,
+                    finished: false,
+                    tables: Tables::default(),
+                }),
+                changed: Condvar::new(),
+            }),
+            notifications,
+        };
+        let reached = recovery.reach(1, Deadline::after(timeout))?;
+        recovery.interfaces = reached.link.interfaces();
+        recovery.shared.state().connected(reached);
+        Ok(recovery)
+    }
+
+    /// Connects, as the connection with this number.
+    fn reach(&self, generation: u64, deadline: Deadline) -> Result<Reached<R>, InitializeError> {
+        let notify = || -> Notify {
+            let shared = Arc::downgrade(&self.shared);
+            let notifications = self.notifications.clone();
+            Box::new(move |real, event| {
+                let session = application_session(&shared, generation, real);
+                session.map_or(CkRv::OK, |it| notifications.deliver(it, event))
+            })
+        };
+        (self.connect)(deadline, &notify)
+    }
+
+    /// The connection, after connecting again if it was lost. `function` is the call that needs it.
+    fn live(&self, function: Function, deadline: Deadline) -> Result<Live<R>, CkRv> {
+        let mut state = self.shared.state();
+        loop {
+            if state.finished {
+                return Err(CkRv::CRYPTOKI_NOT_INITIALIZED);
+            }
+            if let Some(link) = &state.link {
+                // Whether a call without a second chance would be sent for nothing.
+                let has_ended =
+                    || !may_be_repeated(function) && !needs_operation(function) && link.has_ended();
+                if !link.is_lost() && !has_ended() {
+                    return Ok(Live {
+                        link: link.clone(),
+                        generation: state.generation,
+                        daemon: state.daemon,
+                    });
+                }
+                log::warn!(
+                    "{}: the connection was lost; connecting again",
+                    function.name()
+                );
+                state.give_up();
+            }
+            if state.connecting {
+                state = self.shared.wait(state, deadline)?;
+                continue;
+            }
+            state.connecting = true;
+            let generation = state.generation + 1;
+            drop(state);
+            let turn = Turn {
+                shared: &self.shared,
+                flag: |state| &mut state.connecting,
+            };
+            let reached = self.reach_patiently(function, generation, deadline)?;
+            state = self.shared.state();
+            if state.finished {
+                drop(state);
+                // The module was finalised, so nobody asks what it says.
+                let _ = reached.link.finish();
+                return Err(CkRv::CRYPTOKI_NOT_INITIALIZED);
+            }
+            state.connected(reached);
+            drop(state);
+            drop(turn);
+            state = self.shared.state();
+        }
+    }
+
+    /// Connects as soon as a daemon can be reached.
+    fn reach_patiently(
+        &self,
+        function: Function,
+        generation: u64,
+        deadline: Deadline,
+    ) -> Result<Reached<R>, CkRv> {
+        let mut pause = PAUSES.0;
+        loop {
+            let error = match self.reach(generation, deadline) {
+                Ok(reached) => return Ok(reached),
+                Err(error) => error,
+            };
+            let time = deadline.remaining().unwrap_or_default();
+            if !error.may_pass() || time <= pause {
+                log::error!(
+                    "{}: {error}; returning {}",
+                    function.name(),
+                    CkRv::DEVICE_ERROR
+                );
+                return Err(CkRv::DEVICE_ERROR);
+            }
+            log::debug!("{}: {error}; trying again", function.name());
+            let state = self.shared.state();
+            let waited = self
+                .shared
+                .changed
+                .wait_timeout_while(state, pause, |it| !it.finished);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if state.finished {
+                return Err(CkRv::CRYPTOKI_NOT_INITIALIZED);
+            }
+            pause = (2 * pause).min(PAUSES.1);
+        }
+    }
+
+    /// Makes a call with the module's handles, as often as it takes and may be.
+    fn answer(&self, call: &Call<'_>, nulls: NullPlaces) -> Result<Reply, CkRv> {
+        let function = call.function();
+        let mut deadline = Deadline::after(self.timeout);
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
+            attempts += 1;
+            if let Some(rv) = self.shared.state().answer_alone(call) {
+                return Ok(Reply::only(function, rv));
+            }
+            let live = self.live(function, deadline)?;
+            let real = match self.with_real_handles(&live, call, deadline) {
+                Ok(real) => real,
+                Err(Trouble::Lost) => continue,
+                Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
+            };
+            let mut reply = live.link.call_without(real, nulls);
+            if reply.rv() == CkRv::DEVICE_ERROR && live.link.is_lost() {
+                if matches!(function, Function::C_Logout | Function::C_FindObjectsFinal) {
+                    // What they end has ended with the connection.
+                    self.shared.state().tables.interrupted(call);
+                    return Ok(Reply::only(function, CkRv::OK));
+                }
+                if function == Function::C_WaitForSlotEvent {
+                    // It may have waited for long, and for as many connections as there were.
+                    deadline = Deadline::after(self.timeout);
+                    attempts = 1;
+                }
+                if may_be_repeated(function) && deadline.remaining().is_ok() {
+                    continue;
+                }
+            } else {
+                match self.learn(&live, call, &mut reply, nulls, deadline) {
+                    Ok(()) => return Ok(reply),
+                    Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
+                    Err(Trouble::Lost) => {}
+                }
+            }
+            reply.wipe();
+            break;
+        }
+        // The application is told now, so its next call begins anew.
+        self.shared.state().tables.interrupted(call);
+        Err(CkRv::DEVICE_ERROR)
+    }
+}
+
+impl<R: Remote> State<R> {
+    fn connected(&mut self, reached: Reached<R>) {
+        self.generation += 1;
+        self.daemon = reached.daemon;
+        self.link = Some(Arc::new(reached.link));
+    }
+
+    /// Does without the connection. Threads that wait for replies over it end it when they find out.
+    fn give_up(&mut self) {
+        if let Some(link) = self.link.take().and_then(Arc::into_inner) {
+            link.close();
+        }
+    }
+
+    /// What a call is answered that needs no module: it ends what has ended with the connection.
+    fn answer_alone(&mut self, call: &Call<'_>) -> Option<CkRv> {
+        if self.finished {
+            return None;
+        }
+        let is_live = self.link.as_ref().is_some_and(|link| !link.is_lost());
+        let generation = if is_live {
+            self.generation
+        } else {
+            tables::PAST
+        };
+        self.tables.answer_alone(call, generation)
+    }
+}
+
+/// The application's handle of a session that the connection with this number has opened.
+fn application_session<R>(
+    shared: &Weak<Shared<R>>,
+    generation: u64,
+    real: SessionHandle,
+) -> Option<SessionHandle> {
+    let shared = shared.upgrade()?;
+    let state = shared.state();
+    state.tables.application_session(generation, real)
+}
+
+impl<R: Remote + 'static> Cryptoki for Recovery<R> {
+    fn call(&self, call: Call<'_>) -> Reply {
+        self.call_without(call, NullPlaces::NONE)
+    }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        let answered = self.answer(&call, nulls);
+        answered.unwrap_or_else(|rv| Reply::only(call.function(), rv))
+    }
+}
+
+impl<R: Remote + 'static> DistantModule for Recovery<R> {
+    fn interfaces(&self) -> Flags {
+        self.interfaces
+    }
+
+    /// What is lost comes back.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    fn finish(&self) -> Result<(), CkRv> {
+        let mut state = self.shared.state();
+        state.finished = true;
+        state.tables = Tables::default();
+        let link = state.link.take();
+        drop(state);
+        self.shared.changed.notify_all();
+        link.map_or(Ok(()), |link| link.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests;

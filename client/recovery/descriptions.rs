@@ -1,0 +1,213 @@
+//! Knows objects and tokens by what they are, so that they can be told from others when their handles are gone.
+//!
+//! An object is described by public attributes: what it is called, what kind it is, and the value of a public key or
+//! certificate. The value of a private or secret key is never asked for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use xdr::{Attribute, AttributeType, Template, TokenInfo, Ulong, Wanted};
+
+/// Attributes (CKA_*) by which objects are found and compared.
+mod attribute {
+    pub const CLASS: u64 = 0x0;
+    pub const TOKEN: u64 = 0x1;
+    pub const PRIVATE: u64 = 0x2;
+    pub const LABEL: u64 = 0x3;
+    pub const UNIQUE_ID: u64 = 0x4;
+    pub const APPLICATION: u64 = 0x10;
+    pub const VALUE: u64 = 0x11;
+    pub const OBJECT_ID: u64 = 0x12;
+    pub const ISSUER: u64 = 0x81;
+    pub const SERIAL_NUMBER: u64 = 0x82;
+    pub const CHECK_VALUE: u64 = 0x90;
+    pub const KEY_TYPE: u64 = 0x100;
+    pub const SUBJECT: u64 = 0x101;
+    pub const ID: u64 = 0x102;
+    pub const MODULUS: u64 = 0x120;
+    pub const PUBLIC_EXPONENT: u64 = 0x122;
+    pub const PUBLIC_KEY_INFO: u64 = 0x129;
+    pub const PRIME: u64 = 0x130;
+    pub const SUBPRIME: u64 = 0x131;
+    pub const BASE: u64 = 0x132;
+    pub const EC_PARAMS: u64 = 0x180;
+    pub const EC_POINT: u64 = 0x181;
+    pub const PARAMETER_SET: u64 = 0x61d;
+}
+use attribute::*;
+
+/// Classes of objects (CKO_*).
+const DATA: u64 = 0;
+const CERTIFICATE: u64 = 1;
+const PUBLIC_KEY: u64 = 2;
+const PRIVATE_KEY: u64 = 3;
+const SECRET_KEY: u64 = 4;
+
+/// What every object may have.
+const COMMON: &[u64] = &[CLASS, TOKEN, PRIVATE, LABEL, ID, KEY_TYPE, UNIQUE_ID];
+
+/// What an object of a class has beside that, and nobody else has to guess.
+fn special(class: u64) -> &'static [u64] {
+    match class {
+        DATA => &[APPLICATION, OBJECT_ID],
+        CERTIFICATE => &[VALUE, ISSUER, SERIAL_NUMBER, SUBJECT],
+        PUBLIC_KEY => &[
+            MODULUS,
+            PUBLIC_EXPONENT,
+            EC_PARAMS,
+            EC_POINT,
+            PRIME,
+            SUBPRIME,
+            BASE,
+            PARAMETER_SET,
+            VALUE,
+        ],
+        PRIVATE_KEY => &[
+            MODULUS,
+            PUBLIC_EXPONENT,
+            EC_PARAMS,
+            PRIME,
+            SUBPRIME,
+            BASE,
+            PARAMETER_SET,
+            PUBLIC_KEY_INFO,
+        ],
+        SECRET_KEY => &[CHECK_VALUE],
+        _ => &[],
+    }
+}
+
+/// Room for a value, in bytes. What is longer does not count.
+const ROOM: usize = 4096;
+
+/// The values of some attributes.
+pub(super) type Values = BTreeMap<u64, Vec<u8>>;
+
+/// What an object is known by.
+#[derive(PartialEq)]
+pub(super) struct Description {
+    /// The token that it is on, if that could be asked for.
+    token: Option<Arc<Token>>,
+    /// CKA_UNIQUE_ID means something on that token only.
+    unique_id: Option<Vec<u8>>,
+    values: Values,
+}
+
+/// Asks for the values of attributes of one object. Those that it has not, or must not be known, are left out.
+pub(super) fn describe<E>(
+    token: Option<Arc<Token>>,
+    mut ask: impl FnMut(Vec<Wanted>) -> Result<Values, E>,
+) -> Result<Description, E> {
+    let mut wanted = |types: &[u64]| {
+        let wanted = types
+            .iter()
+            .map(|it| Wanted::value(AttributeType(*it), ROOM));
+        ask(wanted.collect())
+    };
+    let mut values = wanted(COMMON)?;
+    let class = values.get(&CLASS).and_then(|it| number(it));
+    let special = class.map_or(&[][..], special);
+    if !special.is_empty() {
+        values.append(&mut wanted(special)?);
+    }
+    values.retain(|_, value| !value.is_empty());
+    let unique_id = values.remove(&UNIQUE_ID);
+    Ok(Description {
+        token,
+        unique_id,
+        values,
+    })
+}
+
+/// A CK_ULONG, as this host lays it out.
+fn number(bytes: &[u8]) -> Option<u64> {
+    match bytes.len() {
+        8 => Some(u64::from_ne_bytes(bytes.try_into().ok()?)),
+        4 => Some(u32::from_ne_bytes(bytes.try_into().ok()?).into()),
+        _ => None,
+    }
+}
+
+impl Description {
+    /// Whether the object is on the token: others end with their session. One that does not say it, does.
+    pub fn is_of_token(&self) -> bool {
+        self.values.get(&TOKEN).is_some_and(|value| **value == [1])
+    }
+
+    /// Whether it is visible only when the user is logged in.
+    pub fn is_private(&self) -> bool {
+        self.values.get(&PRIVATE).is_none_or(|value| **value != [0])
+    }
+
+    /// Whether its unique id means the same on the token that is there now.
+    fn counts_by_id(&self, present: Option<&Token>) -> bool {
+        self.unique_id.is_some() && self.token.as_deref() == present
+    }
+
+    /// What to search for on the token that is there now. `None`: nothing tells it from others.
+    pub fn search(&self, present: Option<&Token>) -> Option<Template> {
+        let types: &[u64] = match self.counts_by_id(present) {
+            true => &[],
+            false => &[CLASS, LABEL, ID, KEY_TYPE],
+        };
+        let is_public = |it: &u64| special(self.class()).contains(it);
+        let tells = |it: &u64| *it == LABEL || *it == ID || is_public(it);
+        if !types.is_empty() && !self.values.keys().any(tells) {
+            return None;
+        }
+        let unique = match types.is_empty() {
+            true => self.unique_id.as_ref().map(|id| (&UNIQUE_ID, id)),
+            false => None,
+        };
+        let others = types.iter().filter_map(|it| self.values.get_key_value(it));
+        let attributes = others
+            .chain(unique)
+            .chain(self.values.get_key_value(&TOKEN));
+        let attributes =
+            attributes.map(|(it, value)| Attribute::new(AttributeType(*it), value.clone()));
+        Some(Template(attributes.collect()))
+    }
+
+    fn class(&self) -> u64 {
+        let class = self.values.get(&CLASS).and_then(|it| number(it));
+        class.unwrap_or(Ulong::UNAVAILABLE.0)
+    }
+
+    /// Whether an object that was found is this one.
+    pub fn is(&self, other: &Description, present: Option<&Token>) -> bool {
+        let is_same_id = !self.counts_by_id(present) || self.unique_id == other.unique_id;
+        is_same_id && self.values == other.values
+    }
+}
+
+/// What a token is known by: its label, who made it, and its serial number.
+#[derive(Debug, PartialEq)]
+pub(super) struct Token {
+    label: Vec<u8>,
+    manufacturer: Vec<u8>,
+    model: Vec<u8>,
+    serial_number: Vec<u8>,
+}
+
+impl Token {
+    /// The token of this answer.
+    pub fn of(info: &TokenInfo) -> Token {
+        Token {
+            label: info.label.clone(),
+            manufacturer: info.manufacturer_id.clone(),
+            model: info.model.clone(),
+            serial_number: info.serial_number.clone(),
+        }
+    }
+
+    /// Whether both have the same name.
+    pub fn has_label_of(&self, other: &Token) -> bool {
+        self.label == other.label
+    }
+
+    /// Its name, as it is written to a log.
+    pub fn name(&self) -> String {
+        let label = String::from_utf8_lossy(&self.label);
+        format!("{:?}", label.trim_end())
+    }
+}
