@@ -1,97 +1,27 @@
 //! Programs that live longer than the daemon: with `recover = true`, they go on when it has come back.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::support::compile::program;
+use super::support::lasting::{KEPT, Lasting, SIGNED, lasting};
 use super::support::processes::wait_until;
 use super::support::stack::Stack;
 use super::support::{Directory, Endpoint, Maker, SOFTHSM, Setup, Token};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program `lasting`, which does what it is told with what it opened at its start.
-struct Lasting {
-    child: Child,
-    input: ChildStdin,
-    output: Receiver<String>,
-}
-
-impl Lasting {
-    fn start(stack: &Stack, variables: &[(&str, &str)]) -> Lasting {
-        let mut command = stack.command(program("lasting"));
-        command
-            .env("PKCS11PROXY_RECOVER", "true")
-            .envs(variables.iter().copied());
-        Lasting::of(command, stack)
-    }
-
-    fn of(mut command: Command, stack: &Stack) -> Lasting {
-        command
-            .arg(stack.library.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the program starts");
-        let input = child.stdin.take().expect("a pipe");
-        let output = lines(child.stdout.take().expect("a pipe"));
-        let lasting = Lasting {
-            child,
-            input,
-            output,
-        };
-        assert_eq!(lasting.line(), "ready 1");
-        lasting
-    }
-
-    fn line(&self) -> String {
-        let line = self.output.recv_timeout(PATIENCE);
-        line.unwrap_or_else(|_| panic!("the program says nothing more"))
-    }
-
-    fn tell(&mut self, command: &str) {
-        writeln!(self.input, "{command}").expect("the program reads");
-    }
-
-    /// What it prints after the command's name.
-    fn does(&mut self, command: &str) -> String {
-        self.tell(command);
-        let line = self.line();
-        let name = command.split(' ').next().unwrap_or_default();
-        let said = line
-            .strip_prefix(name)
-            .unwrap_or_else(|| panic!("{command}: {line}"));
-        said.trim().to_owned()
-    }
-
-    fn quit(mut self) {
-        assert_eq!(self.does("quit"), "0");
-        drop(self.input);
-        assert!(self.child.wait().expect("a child").success());
-    }
-}
-
-fn lines(output: ChildStdout) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).lines() {
-            let Ok(line) = line else { return };
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
 fn restart(stack: &mut Stack) {
     stack.daemon().kill();
     stack.daemon().start_again();
 }
 
-const SIGNED: &str = "0 0 0 0";
-const KEPT: [(&str, &str); 1] = [("PKCS11PROXY_KEEP_PIN", "true")];
+/// Starts the program with recovery.
+fn start(stack: &Stack, variables: &[(&str, &str)]) -> Lasting {
+    let mut command = stack.command(lasting());
+    command.envs(variables.iter().copied());
+    Lasting::start(command, &stack.library.path())
+}
 
 fn stack(maker: Maker, endpoint: Endpoint) -> Stack {
     Stack::through(Maker::Ours, maker, endpoint, Token::new().with_rsa_key())
@@ -106,7 +36,7 @@ fn a_program_goes_on_signing_through_ten_restarts() {
         (Maker::Original, Endpoint::Tcp),
     ] {
         let mut stack = stack(maker, endpoint);
-        let mut lasting = Lasting::start(&stack, &KEPT);
+        let mut lasting = start(&stack, &KEPT);
         for _ in 0..10 {
             assert_eq!(lasting.does("sign"), SIGNED, "{maker:?}");
             restart(&mut stack);
@@ -127,7 +57,7 @@ fn a_program_goes_on_signing_through_ten_restarts() {
 fn an_interrupted_operation_and_a_session_object_are_lost_and_said_so_once() {
     for maker in [Maker::Ours, Maker::Original] {
         let mut stack = stack(maker, Endpoint::Tcp);
-        let mut lasting = Lasting::start(&stack, &KEPT);
+        let mut lasting = start(&stack, &KEPT);
         assert_eq!(lasting.does("begin"), "0");
         restart(&mut stack);
         assert_eq!(lasting.does("end"), "0x30", "{maker:?}");
@@ -170,7 +100,7 @@ fn an_interrupted_operation_and_a_session_object_are_lost_and_said_so_once() {
 #[test]
 fn a_login_is_repeated_only_with_a_pin_that_was_kept() {
     let mut stack = stack(Maker::Ours, Endpoint::Unix);
-    let mut lasting = Lasting::start(&stack, &[]);
+    let mut lasting = start(&stack, &[KEPT[0]]);
     restart(&mut stack);
     assert_eq!(lasting.does("state"), "0 2"); // public
     assert_eq!(lasting.does("begin"), "0x101"); // CKR_USER_NOT_LOGGED_IN
@@ -189,7 +119,7 @@ fn a_login_is_repeated_only_with_a_pin_that_was_kept() {
 #[test]
 fn a_wrong_pin_is_never_retried() {
     let mut stack = stack(Maker::Ours, Endpoint::Unix);
-    let mut lasting = Lasting::start(&stack, &KEPT);
+    let mut lasting = start(&stack, &KEPT);
     stack.daemon().kill();
     let mut change = Command::new("pkcs11-tool");
     change
@@ -216,7 +146,7 @@ fn threads_go_on_after_the_daemon_was_killed_under_them() {
     const THREADS: usize = 8;
     for maker in [Maker::Ours, Maker::Original] {
         let mut stack = stack(maker, Endpoint::Tcp);
-        let mut lasting = Lasting::start(&stack, &KEPT);
+        let mut lasting = start(&stack, &KEPT);
         lasting.tell(&format!("load {THREADS}"));
         let restarts = 5;
         for _ in 0..restarts {
@@ -252,8 +182,8 @@ fn good(lasting: &mut Lasting) -> u64 {
 #[test]
 fn waiting_for_a_daemon_is_bounded_by_the_timeout() {
     let mut stack = stack(Maker::Ours, Endpoint::Unix);
-    let variables = [KEPT[0], ("PKCS11PROXY_RPC_TIMEOUT", "2")];
-    let mut lasting = Lasting::start(&stack, &variables);
+    let variables = [KEPT[0], KEPT[1], ("PKCS11PROXY_RPC_TIMEOUT", "2")];
+    let mut lasting = start(&stack, &variables);
     stack.daemon().kill();
     let start = Instant::now();
     assert_eq!(lasting.does("begin"), "0x30");
@@ -268,34 +198,35 @@ fn waiting_for_a_daemon_is_bounded_by_the_timeout() {
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
-/// A second daemon with the same keys takes over, and the first one again.
+/// A second daemon with the same keys takes over, and the first one again: also where one speaks version 3 and the
+/// other one version 4.
 #[test]
 fn a_program_goes_over_to_another_daemon() {
-    let mut stack = stack(Maker::Ours, Endpoint::Tcp);
-    let token = stack.token.copy();
-    let mut other = Setup::new(Maker::Ours, Endpoint::Unix, &token).start();
-    let directory = Directory::new();
-    let file = directory.join("client.conf");
-    let endpoints = format!(
-        "endpoints = [\"{}\", \"{}\"]\nrecover = true\nkeep_pin = true\n",
-        stack.daemon().address(),
-        other.address()
-    );
-    std::fs::write(&file, endpoints).expect("a new directory");
-    let mut lasting = {
-        let mut command = stack.command(program("lasting"));
+    for maker in [Maker::Ours, Maker::Original] {
+        let mut stack = stack(maker, Endpoint::Tcp);
+        let token = stack.token.copy();
+        let mut other = Setup::new(Maker::Ours, Endpoint::Unix, &token).start();
+        let directory = Directory::new();
+        let file = directory.join("client.conf");
+        let endpoints = format!(
+            "endpoints = [\"{}\", \"{}\"]\nrecover = true\nkeep_pin = true\n",
+            stack.daemon().address(),
+            other.address()
+        );
+        fs::write(&file, endpoints).expect("a new directory");
+        let mut command = stack.command(lasting());
         command.env_remove("PKCS11PROXY_SOCKET_PATH");
         command.env("PKCS11PROXY_CONF", &file);
-        Lasting::of(command, &stack)
-    };
-    for _ in 0..3 {
-        assert_eq!(lasting.does("sign"), SIGNED);
-        stack.daemon().kill();
-        assert_eq!(lasting.does("sign"), SIGNED);
-        stack.daemon().start_again();
-        other.kill();
-        assert_eq!(lasting.does("sign"), SIGNED);
-        other.start_again();
+        let mut lasting = Lasting::start(command, &stack.library.path());
+        for _ in 0..3 {
+            assert_eq!(lasting.does("sign"), SIGNED);
+            stack.daemon().kill();
+            assert_eq!(lasting.does("sign"), SIGNED);
+            stack.daemon().start_again();
+            other.kill();
+            assert_eq!(lasting.does("sign"), SIGNED);
+            other.start_again();
+        }
+        lasting.quit();
     }
-    lasting.quit();
 }

@@ -229,8 +229,8 @@ impl Daemon {
 
     /// Starts it again after [`Daemon::kill`], and waits until it accepts connections.
     pub fn start_again(&mut self) {
-        if let Address::Unix(path) = &self.address {
-            // Whoever was killed has left it behind.
+        if let (Maker::Original, Address::Unix(path)) = (self.maker, &self.address) {
+            // It was left behind, and whoever takes its place would not start.
             let _none = fs::remove_file(path);
         }
         self.child = spawn(&mut self.command, &self.directory);

@@ -15,6 +15,7 @@ pub mod compile;
 pub mod cryptoki;
 pub mod daemon;
 pub mod directory;
+pub mod lasting;
 pub mod original;
 pub mod processes;
 pub mod raw;

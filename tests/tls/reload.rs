@@ -7,9 +7,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::support::certificates::certificate;
+use super::support::lasting::{KEPT, Lasting, SIGNED, lasting};
 use super::support::processes::{Running, wait_until};
 use super::support::{Daemon, Directory, Endpoint, Maker, Token};
-use super::tls::{Tls, c_program, is_served, list_slots, serves};
+use super::tls::{Tls, c_program, command, is_served, library, list_slots, serves};
 
 use Maker::Ours;
 
@@ -104,4 +105,41 @@ fn reload_takes_new_files_under_load() {
         );
         assert!(outcome.stdout.contains("last 0x0"), "{}", outcome.stdout);
     }
+}
+
+/// A daemon that comes back with a new certificate of the same authority.
+#[test]
+fn a_program_outlives_the_daemons_certificate() {
+    let files = Directory::new();
+    let put = |name: &str, source: &str| {
+        fs::copy(certificate(source), files.join(name)).expect("made before");
+    };
+    let token = Token::new().with_rsa_key();
+    let mut setup = Tls::default().setup(Ours, Endpoint::Tcp, &token);
+    let at = |name: &str| files.join(name).display().to_string();
+    setup.processor = format!(
+        "tls {{ peer_auth = \"required\"; x509 {{
+            key {{ crt_file = \"{}\"; key_file = \"{}\" }}; trust {{ crt_file = \"{}\" }} }} }};",
+        at("server.pem"),
+        at("server.key"),
+        certificate("ca.pem")
+    );
+    put("server.pem", "server.pem");
+    put("server.key", "server.key");
+    let mut daemon = setup.start();
+    let mut command = command(lasting(), &daemon, "client");
+    command.envs(KEPT).env("PKCS11PROXY_LOG", "error");
+    let mut lasting = Lasting::start(command, &library(Ours).path());
+    for certificate in ["server-ec", "server"] {
+        assert_eq!(lasting.does("sign"), SIGNED);
+        daemon.kill();
+        put("server.pem", &format!("{certificate}.pem"));
+        put("server.key", &format!("{certificate}.key"));
+        daemon.start_again();
+        assert_eq!(lasting.does("sign"), SIGNED);
+        // At a reload the connection stays; the next one finds the other certificate.
+        reload(&daemon, "TLS keys and certificates loaded");
+        assert_eq!(lasting.does("sign"), SIGNED);
+    }
+    lasting.quit();
 }
