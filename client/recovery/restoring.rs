@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bindings::locked::LockedSecret;
 use transport::Deadline;
 use xdr::{
-    Answer, Attribute, AttributeType, Call, CkRv, Cryptoki, Flags, Function, Input, NullPlaces,
-    ObjectHandle, Query, Reply, Room, SessionHandle, SlotId, Ulong, UserType, Wanted,
+    Answer, Attribute, AttributeType, Call, CkRv, Cryptoki, Flags, Found, Function, Input,
+    NullPlaces, ObjectHandle, Query, Reply, Room, SessionHandle, SlotId, Ulong, UserType, Wanted,
 };
 
 use super::descriptions::{Description, Token, Values, describe};
@@ -76,7 +76,7 @@ impl<R: Remote> Live<R> {
         let ask = |wanted| {
             let call = Call::C_GetAttributeValue(session, object, Some(Query(wanted)));
             match self.ask(call)? {
-                Reply::C_GetAttributeValue(answer) => Ok((answer.rv, answer.answers.0)),
+                Reply::C_GetAttributeValue(answer) => Ok(answer.answers.0),
                 reply => Err(refused(reply.rv())),
             }
         };
@@ -84,14 +84,15 @@ impl<R: Remote> Live<R> {
             let value = |it: &Answer| Some((it.attribute_type.0, it.bytes()?.to_vec()));
             answers.iter().filter_map(value).collect()
         };
-        let (rv, answers) = ask(wanted.clone())?;
-        if rv.is_ok() {
-            return Ok(of(&answers));
-        }
+        let answers = ask(wanted.clone())?;
+        let mut values = of(&answers);
         // A module may end at the first attribute that the object has not.
-        let mut values = Values::new();
+        let is_untouched = |it: &Answer| it.found == Found::Untouched;
+        let mut answers = answers.iter();
         for wanted in wanted {
-            values.append(&mut of(&ask(vec![wanted])?.1));
+            if answers.next().is_none_or(is_untouched) {
+                values.append(&mut of(&ask(vec![wanted])?));
+            }
         }
         Ok(values)
     }
@@ -160,6 +161,9 @@ impl<R: Remote + 'static> Recovery<R> {
                     refusal,
                     known,
                 } => self.restore_object(live, object, session, refusal, &known),
+                Missing::Description { object, session } => {
+                    self.look_at_object(live, session, object)
+                }
             };
             restored?;
             if deadline.remaining().is_err() {
@@ -383,7 +387,9 @@ impl<R: Remote + 'static> Recovery<R> {
                 Ok(())
             }
             Call::C_SetAttributeValue(session, object, _) => {
-                self.look_again(live, *session, *object)
+                // The change has been made, whatever becomes of this question.
+                let _ = self.look_at_object(live, *session, *object);
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -416,24 +422,31 @@ impl<R: Remote + 'static> Recovery<R> {
             return Ok(vec![Known::OfSession; objects.len()]);
         }
         let (real, token) = self.place(live, session)?;
+        let is_search = call.function() == Function::C_FindObjects;
+        let mut left = match is_search {
+            true => self.shared.state().tables.look_at(session, objects.len()),
+            false => objects.len(),
+        };
         let described = objects.into_iter().map(|object| {
+            if left == 0 {
+                return Ok(Known::NotYet);
+            }
+            left -= 1;
             match live.describe(real, object, token.clone()) {
                 Ok(description) if description.is_of_token() => {
                     Ok(Known::Described(Arc::new(description)))
                 }
                 Ok(_) => Ok(Known::OfSession),
                 // What was made is made.
-                Err(Trouble::Lost) if call.function() != Function::C_FindObjects => {
-                    Ok(Known::Nothing)
-                }
+                Err(Trouble::Lost) if !is_search => Ok(Known::Nothing),
                 Err(trouble) => Err(trouble),
             }
         });
         described.collect()
     }
 
-    /// An object was changed, so it is described anew.
-    fn look_again(
+    /// Looks at an object that is used for the first time.
+    fn look_at_object(
         &self,
         live: &Live<R>,
         session: SessionHandle,
@@ -448,13 +461,13 @@ impl<R: Remote + 'static> Recovery<R> {
             return Ok(());
         };
         let (real, token) = self.place(live, session)?;
-        // The change has been made, whatever becomes of this question.
-        if let Ok(description) = live.describe(real, real_object, token) {
-            if description.is_of_token() {
-                let known = Known::Described(Arc::new(description));
-                self.shared.state().tables.changed(object, known);
-            }
-        }
+        let known = match live.describe(real, real_object, token) {
+            Ok(description) if description.is_of_token() => Known::Described(Arc::new(description)),
+            Ok(_) => Known::OfSession,
+            Err(Trouble::Lost) => return Err(Trouble::Lost),
+            Err(Trouble::Refused(_)) => Known::Nothing,
+        };
+        self.shared.state().tables.changed(object, known);
         Ok(())
     }
 

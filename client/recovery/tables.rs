@@ -27,6 +27,9 @@ pub(super) const PAST: u64 = 0;
 /// How many objects of a slot are remembered while the application has no session with it, the last ones.
 const MOST_LEFT: usize = 1000;
 
+/// How many objects of a search are looked at when they are found, in case the connection is lost before one is used.
+const MOST_LOOKED_AT: usize = 16;
+
 /// Everything the application has.
 #[derive(Default)]
 pub(super) struct Tables {
@@ -64,6 +67,8 @@ pub(super) struct Session {
     lost: Vec<Family>,
     /// Session objects that it has made.
     made: Vec<ObjectHandle>,
+    /// How many objects of the present search may still be looked at.
+    curiosity: usize,
 }
 
 /// A slot in which the application has opened a session.
@@ -110,6 +115,8 @@ pub(super) enum Known {
     Described(Arc<Description>),
     /// It ends with its session, and so with the connection.
     OfSession,
+    /// It was not looked at yet: it is one of many that a search has found.
+    NotYet,
     /// Nothing could be read.
     Nothing,
 }
@@ -124,6 +131,11 @@ pub(super) enum Missing {
         /// What the call is answered if it cannot be found.
         refusal: CkRv,
         known: Arc<Description>,
+    },
+    /// What an object is, before it is used for the first time.
+    Description {
+        object: ObjectHandle,
+        session: SessionHandle,
     },
 }
 
@@ -149,6 +161,11 @@ impl Tables {
     ) -> Result<Option<Missing>, CkRv> {
         let function = call.function();
         let application_session = call.session();
+        // Programs that list objects read attributes of each.
+        let is_used = !matches!(
+            function,
+            Function::C_GetAttributeValue | Function::C_GetObjectSize
+        );
         let mut missing = None;
         call.each_handle(&mut |handle| {
             match handle {
@@ -168,7 +185,13 @@ impl Tables {
                         return Ok(());
                     };
                     if known.generation == generation {
-                        *object = known.real;
+                        match (&known.known, application_session) {
+                            (Known::NotYet, Some(session)) if is_used => {
+                                let object = *object;
+                                missing.get_or_insert(Missing::Description { object, session });
+                            }
+                            _ => *object = known.real,
+                        }
                         return Ok(());
                     }
                     match (&known.known, application_session) {
@@ -184,7 +207,9 @@ impl Tables {
                             self.objects.remove(object);
                             return Err(CkRv::DEVICE_ERROR);
                         }
-                        (Known::Described(_) | Known::Nothing, _) => return Err(refusal),
+                        (Known::Described(_) | Known::NotYet | Known::Nothing, _) => {
+                            return Err(refusal);
+                        }
                     }
                 }
                 Handle::Result(_) => {}
@@ -324,7 +349,9 @@ impl Tables {
             }
             match object.known {
                 Known::Described(_) => self.left.push_back(handle),
-                Known::OfSession | Known::Nothing => drop(self.objects.remove(&handle)),
+                Known::OfSession | Known::NotYet | Known::Nothing => {
+                    self.objects.remove(&handle);
+                }
             }
         }
         while self.left.len() > MOST_LEFT {
@@ -422,6 +449,16 @@ impl Tables {
         }
     }
 
+    /// How many of this many objects that a search has found are looked at.
+    pub fn look_at(&mut self, session: SessionHandle, found: usize) -> usize {
+        let Some(session) = self.sessions.get_mut(&session) else {
+            return 0;
+        };
+        let count = found.min(session.curiosity);
+        session.curiosity -= count;
+        count
+    }
+
     /// The module's handle of an object, on this connection.
     pub fn real_object(&self, object: ObjectHandle, generation: u64) -> Option<ObjectHandle> {
         let known = self.objects.get(&object)?;
@@ -490,6 +527,7 @@ impl Tables {
                 active: Vec::new(),
                 lost: Vec::new(),
                 made: Vec::new(),
+                curiosity: 0,
             },
         );
         session
@@ -517,6 +555,7 @@ impl Tables {
         };
         match facts.step {
             Some(Step::Init) if rv.is_ok() => {
+                session.curiosity = MOST_LOOKED_AT;
                 session.active.retain(|it| !facts.families.contains(it));
                 session.active.extend(facts.families);
             }

@@ -36,6 +36,8 @@ struct ModuleState {
     /// The connection is lost in the next call of this function, after it was executed.
     breaks_at: Option<Function>,
     always_breaks_at: Option<Function>,
+    /// C_GetAttributeValue ends at the first attribute that an object has not.
+    is_impatient: bool,
     connection: Connection,
 }
 
@@ -234,6 +236,12 @@ impl ModuleState {
                 let mut rv = CkRv::OK;
                 let answers = wanted.iter().map(|wanted| {
                     let of = |it: &&(u64, Vec<u8>)| it.0 == wanted.attribute_type.0;
+                    if self.is_impatient && !rv.is_ok() {
+                        return Answer {
+                            attribute_type: wanted.attribute_type,
+                            found: Found::Untouched,
+                        };
+                    }
                     let found = match attributes.iter().find(of) {
                         Some((_, value)) => Found::Bytes(value.clone()),
                         None => {
@@ -620,6 +628,56 @@ fn finalising_ends_waiting_for_a_daemon() {
     });
     let call = Call::C_GetSessionInfo(session);
     assert_eq!(recovery.call(call).rv(), CkRv::CRYPTOKI_NOT_INITIALIZED);
+}
+
+/// Of many objects most are only listed.
+#[test]
+fn the_first_objects_of_a_search_are_looked_at_and_others_when_they_are_used() {
+    let module = Module::new();
+    let objects =
+        |first: u64| (0..40).map(move |it| (first + it, private_key(&it.to_string(), b"n")));
+    module.change(|state| state.objects = objects(70).collect());
+    let recovery = module.recovery(true);
+    let session = open(&recovery);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    let begun = recovery.call(Call::C_FindObjectsInit(session, None));
+    assert_eq!(begun.rv(), CkRv::OK);
+    let mut found = Vec::new();
+    for room in [1, 10, 20, 20] {
+        let more = ask!(&recovery, C_FindObjects(session, Room::Buffer(room))).unwrap();
+        found.extend(more.objects);
+    }
+    assert_eq!(
+        recovery.call(Call::C_FindObjectsFinal(session)).rv(),
+        CkRv::OK
+    );
+    assert_eq!(found.len(), 40);
+    let asked = || module.calls(Function::C_GetAttributeValue);
+    assert_eq!(asked(), 2 * 16);
+    assert_eq!(begin(&recovery, session, found[30]), CkRv::OK);
+    assert_eq!(begin(&recovery, session, found[30]), CkRv::OK);
+    assert_eq!(asked(), 2 * 17);
+    module.cut();
+    module.change(|state| state.objects = objects(170).collect());
+    assert_eq!(begin(&recovery, session, found[0]), CkRv::OK);
+    assert_eq!(begin(&recovery, session, found[30]), CkRv::OK);
+    let unknown = begin(&recovery, session, found[31]);
+    assert_eq!(unknown, CkRv::OBJECT_HANDLE_INVALID);
+}
+
+#[test]
+fn a_module_that_ends_at_the_first_missing_attribute_is_asked_for_each() {
+    let module = Module::new();
+    module.change(|state| state.is_impatient = true);
+    let recovery = module.recovery(true);
+    let session = open(&recovery);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    let key = find(&recovery, session)[0];
+    module.cut();
+    module.change(|state| state.objects = vec![(71, private_key("key", b"another"))]);
+    assert_eq!(begin(&recovery, session, key), CkRv::OBJECT_HANDLE_INVALID);
+    module.change(|state| state.objects = vec![(71, private_key("key", b"n"))]);
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
 
 /// Each thread uses a session of its own; one connects, and one logs in.
