@@ -142,6 +142,13 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// How long a call may take from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.exchange.set_timeout(timeout);
+    }
+}
+
 /// What a thread has read for itself.
 enum Read<T> {
     Reply(Result<T, ReplyError>),

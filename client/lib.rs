@@ -236,7 +236,7 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
     Ok(Library::new(module, notifications))
 }
 
-/// The first of the daemons that can be reached, within this time. `notify` makes the way to the application for each
+/// The first of the daemons that can be reached, within this time; each call to begin with takes no longer either. `notify` makes the way to the application for each
 /// attempt.
 fn reach(
     settings: &Settings,
@@ -247,7 +247,9 @@ fn reach(
     first_of(settings, time, |place, daemon, deadline| {
         let purpose = Purpose::Application;
         let connection = connect(settings, daemon, deadline, purpose, notify())?;
+        connection.set_timeout(time);
         let link = Link::start(connection, settings, threads)?;
+        link.remote().set_timeout(settings.timeout);
         let version = link.version().number();
         let transport = if daemon.tls.is_some() {
             "with"

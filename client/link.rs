@@ -153,7 +153,7 @@ impl<R: Remote> Link<R> {
         self.remote.close();
     }
 
-    #[cfg(test)]
+    /// The connection.
     pub fn remote(&self) -> &R {
         &self.remote
     }

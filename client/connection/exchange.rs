@@ -309,6 +309,11 @@ impl<R> Exchange<R> {
         release(state);
     }
 
+    /// How long a call may take that is sent from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state().timeout = timeout;
+    }
+
     /// Whether the application may call from several threads.
     pub fn set_threads(&self, threads: bool) {
         self.state().threads = threads;

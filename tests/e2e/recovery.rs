@@ -1,6 +1,7 @@
 //! Programs that live longer than the daemon: with `recover = true`, they go on when it has come back.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -196,6 +197,28 @@ fn waiting_for_a_daemon_is_bounded_by_the_timeout() {
     let start = Instant::now();
     lasting.quit();
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+/// Nor does a daemon that accepts and says nothing hold a call up for longer.
+#[test]
+fn a_silent_daemon_is_waited_for_within_the_timeout() {
+    let mut stack = stack(Maker::Ours, Endpoint::Unix);
+    let variables = [KEPT[0], KEPT[1], ("PKCS11PROXY_RPC_TIMEOUT", "2")];
+    let mut lasting = start(&stack, &variables);
+    let path = stack.daemon().address();
+    stack.daemon().kill();
+    fs::remove_file(&path).expect("the socket was left behind");
+    let silent = UnixListener::bind(&path).expect("a free path");
+    let start = Instant::now();
+    assert_eq!(lasting.does("begin"), "0x30");
+    let time = start.elapsed();
+    let bound = Duration::from_millis(1500)..Duration::from_millis(3500);
+    assert!(bound.contains(&time), "{time:?}");
+    drop(silent);
+    fs::remove_file(&path).expect("the socket of this test");
+    stack.daemon().start_again();
+    assert_eq!(lasting.does("sign"), SIGNED);
+    lasting.quit();
 }
 
 /// A second daemon with the same keys takes over, and the first one again: also where one speaks version 3 and the
