@@ -35,6 +35,7 @@ pub mod integers;
 pub mod mechanism;
 pub mod mechanism_names;
 pub mod names;
+pub mod operations;
 pub mod record;
 pub mod rpc;
 mod rv;
@@ -55,11 +56,12 @@ pub use templates::{
     Answer, Answers, Attribute, Found, Query, Template, Value, Wanted, WantedRoom,
 };
 pub use wire_types::{
-    AsyncResult, AttributesResult, DEEPEST_NESTING, EncapsulateResult, FEATURE_NOTIFY, FlagsResult,
-    Hello, HelloResult, INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2, Info, InfoResult,
-    KeyPairResult, KeyResult, LABEL_SIZE, LoadResult, MechanismInfo, MechanismInfoResult,
-    MechanismListResult, MechanismOutputResult, MechanismPointer, MechanismResult,
-    ObjectListResult, ObjectResult, OutputResult, QueryPointer, SERIAL_SIZE, SessionInfo,
-    SessionInfoResult, SessionResult, SizeResult, SlotInfo, SlotInfoResult, SlotListResult,
-    SlotResult, TemplatePointer, TokenInfo, TokenInfoResult, Version,
+    AsyncResult, AttributesResult, DEEPEST_NESTING, EncapsulateResult, FEATURE_NOTIFY,
+    FEATURE_RECOVER, FlagsResult, Hello, HelloResult, INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2,
+    Info, InfoResult, KeyPairResult, KeyResult, LABEL_SIZE, LoadResult, MechanismInfo,
+    MechanismInfoResult, MechanismListResult, MechanismOutputResult, MechanismPointer,
+    MechanismResult, ObjectListResult, ObjectResult, OutputResult, QueryPointer, RV_LEAVING,
+    SERIAL_SIZE, SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotInfo,
+    SlotInfoResult, SlotListResult, SlotResult, TemplatePointer, TokenInfo, TokenInfoResult,
+    Version,
 };

@@ -30,6 +30,12 @@ const _: () = assert!(generated::DEEPEST_NESTING == DEEPEST_NESTING as i64);
 /// A feature of [`Hello`]: takes part in notifications.
 pub const FEATURE_NOTIFY: u64 = generated::FEATURE_NOTIFY as u64;
 
+/// A feature of [`Hello`]: the client does without the connection between two operations.
+pub const FEATURE_RECOVER: u64 = generated::FEATURE_RECOVER as u64;
+
+/// The answer of a daemon that is about to close the connection: nothing was executed.
+pub const RV_LEAVING: CkRv = CkRv(generated::RV_LEAVING as u64);
+
 /// An interface of [`LoadResult`]: the functions of PKCS#11 2.40.
 pub const INTERFACE_2_40: u64 = generated::INTERFACE_2_40 as u64;
 /// The functions of 3.0 as well.

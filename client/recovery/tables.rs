@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bindings::locked::LockedSecret;
-use xdr::facts::{Family, Step};
+use xdr::facts::Family;
 use xdr::handles::Handle;
+use xdr::operations::Operations;
 use xdr::{
-    Call, CkRv, Flags, Function, NullPlaces, ObjectHandle, Reply, Room, SessionHandle, SlotId,
-    UserType,
+    Call, CkRv, Flags, Function, NullPlaces, ObjectHandle, Reply, SessionHandle, SlotId, UserType,
 };
 
 use super::descriptions::{Description, Token};
@@ -62,9 +62,9 @@ pub(super) struct Session {
     pub real: SessionHandle,
     pub generation: u64,
     /// Operations that have begun, and perhaps ended meanwhile.
-    active: Vec<Family>,
+    active: Operations,
     /// Operations that ended with a connection, which the application does not know yet.
-    lost: Vec<Family>,
+    lost: Operations,
     /// Session objects that it has made.
     made: Vec<ObjectHandle>,
     /// How many objects of the present search may still be looked at.
@@ -232,14 +232,14 @@ impl Tables {
             return Ok(());
         };
         let facts = function.facts();
-        let is_meant = |family: &Family| {
-            facts.families.contains(family) || facts.families == [Family::OperationState]
-        };
-        let is_lost = session.lost.iter().any(is_meant);
-        if facts.step.is_some() {
-            session.lost.retain(|family| !is_meant(family));
+        // Reading out an operation means whichever there is.
+        let reads_out = function == Function::C_GetOperationState;
+        let is_lost = session.lost.has_any(facts.families) || reads_out && !session.lost.is_empty();
+        if reads_out {
+            session.lost.clear();
         }
-        let needs = needs_operation(function) || function == Function::C_GetOperationState;
+        session.lost.forget(facts.families);
+        let needs = needs_operation(function) || reads_out;
         match is_lost && needs {
             true => Err(CkRv::DEVICE_ERROR),
             false => Ok(()),
@@ -252,9 +252,8 @@ impl Tables {
             return;
         };
         let families = call.function().facts().families;
-        for operations in [&mut session.active, &mut session.lost] {
-            operations.retain(|family| !families.contains(family));
-        }
+        session.active.forget(families);
+        session.lost.forget(families);
     }
 
     /// What a call is answered that only ends what has ended with a connection. `generation` is that of the present one.
@@ -280,11 +279,12 @@ impl Tables {
             Call::C_FindObjectsFinal(session) => {
                 let session = self.sessions.get_mut(session)?;
                 let is_past = session.generation != generation;
-                let is_lost = is_past && session.active.contains(&Family::Search)
-                    || session.lost.contains(&Family::Search);
+                let search = &[Family::Search];
+                let is_lost =
+                    is_past && session.active.has_any(search) || session.lost.has_any(search);
                 is_lost.then(|| {
-                    session.active.retain(|family| *family != Family::Search);
-                    session.lost.retain(|family| *family != Family::Search);
+                    session.active.forget(search);
+                    session.lost.forget(search);
                     CkRv::OK
                 })
             }
@@ -524,8 +524,8 @@ impl Tables {
                 notify: *notify,
                 real,
                 generation,
-                active: Vec::new(),
-                lost: Vec::new(),
+                active: Operations::default(),
+                lost: Operations::default(),
                 made: Vec::new(),
                 curiosity: 0,
             },
@@ -549,23 +549,11 @@ impl Tables {
 
     /// Notes which operations have begun or ended.
     fn operated(&mut self, call: &Call<'_>, rv: CkRv) {
-        let facts = call.function().facts();
         let Some(session) = call.session().and_then(|it| self.sessions.get_mut(&it)) else {
             return;
         };
-        match facts.step {
-            Some(Step::Init) if rv.is_ok() => {
-                session.curiosity = MOST_LOOKED_AT;
-                session.active.retain(|it| !facts.families.contains(it));
-                session.active.extend(facts.families);
-            }
-            Some(Step::End) => {
-                let asks_for_size = matches!(call.room(), Some(Room::Null { .. })) && rv.is_ok();
-                if !asks_for_size && rv != CkRv::BUFFER_TOO_SMALL {
-                    session.active.retain(|it| !facts.families.contains(it));
-                }
-            }
-            _ => {}
+        if session.active.note(call.function(), call.room(), rv) {
+            session.curiosity = MOST_LOOKED_AT;
         }
     }
 }
