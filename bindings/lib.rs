@@ -23,6 +23,7 @@
 )]
 
 mod arguments;
+pub mod leaving;
 pub mod locked;
 pub mod module;
 pub mod openssl_context;

@@ -6,8 +6,8 @@
 
 use xdr::rpc::Version;
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Hello, LoadResult, NullPlaces,
-    Reply, Ulong,
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, FEATURE_RECOVER, Flags, Hello, LoadResult,
+    NullPlaces, Reply, Ulong,
 };
 
 use crate::connection::{Connection, LONGEST_REPLY};
@@ -122,7 +122,14 @@ impl<R: Remote> Link<R> {
         let hello = Hello {
             longest_record: Ulong(LONGEST_REPLY as u64),
             parallel_calls: Ulong(PARALLEL_CALLS),
-            features: Flags(FEATURE_NOTIFY),
+            features: Flags(
+                FEATURE_NOTIFY
+                    | if settings.recovery.is_some() {
+                        FEATURE_RECOVER
+                    } else {
+                        0
+                    },
+            ),
             ..Default::default()
         };
         match self.remote.negotiate(hello) {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use transport::Deadline;
 use xdr::facts::{Effect, Step};
-use xdr::{Call, CkRv, Cryptoki, Flags, Function, NullPlaces, Reply, SessionHandle};
+use xdr::{Call, CkRv, Cryptoki, Flags, Function, NullPlaces, RV_LEAVING, Reply, SessionHandle};
 
 use crate::InitializeError;
 use crate::connection::{Connection, Notify};
@@ -87,6 +87,8 @@ struct Live<R> {
 enum Trouble {
     /// The connection was lost.
     Lost,
+    /// The daemon is about to close it.
+    Leaving,
     /// The call is answered this.
     Refused(CkRv),
 }
@@ -277,6 +279,25 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
+    /// The daemon is about to close the connection, when the operations of other threads are over. Waits for that.
+    fn wait_for_end(&self, live: &Live<R>, deadline: Deadline) -> Result<(), CkRv> {
+        let mut state = self.shared.state();
+        while state.generation == live.generation && state.link.is_some() {
+            if live.link.has_ended() {
+                log::info!("the daemon has closed the connection to end; connecting again");
+                state.give_up();
+                return Ok(());
+            }
+            let time = deadline.remaining().map_err(|_| CkRv::DEVICE_ERROR)?;
+            let waited = self.shared.changed.wait_timeout(state, time.min(PAUSES.0));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if state.finished {
+                return Err(CkRv::CRYPTOKI_NOT_INITIALIZED);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a call with the module's handles, as often as it takes and may be.
     fn answer(&self, call: &Call<'_>, nulls: NullPlaces) -> Result<Reply, CkRv> {
         let function = call.function();
@@ -291,9 +312,19 @@ impl<R: Remote + 'static> Recovery<R> {
             let real = match self.with_real_handles(&live, call, deadline) {
                 Ok(real) => real,
                 Err(Trouble::Lost) => continue,
+                Err(Trouble::Leaving) => {
+                    self.wait_for_end(&live, deadline)?;
+                    attempts -= 1;
+                    continue;
+                }
                 Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
             };
             let mut reply = live.link.call_without(real, nulls);
+            if reply.rv() == RV_LEAVING {
+                self.wait_for_end(&live, deadline)?;
+                attempts -= 1; // it was not made
+                continue;
+            }
             if reply.rv() == CkRv::DEVICE_ERROR && live.link.is_lost() {
                 if matches!(function, Function::C_Logout | Function::C_FindObjectsFinal) {
                     // What they end has ended with the connection.
@@ -312,7 +343,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 match self.learn(&live, call, &mut reply, nulls, deadline) {
                     Ok(()) => return Ok(reply),
                     Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
-                    Err(Trouble::Lost) => {}
+                    Err(Trouble::Lost | Trouble::Leaving) => {}
                 }
             }
             reply.wipe();

@@ -36,6 +36,8 @@ pub struct Configuration {
     /// `controller.mechanisms_file`: the description of vendors' mechanisms, `mechanisms.toml`. If relative, to the
     /// directory of the configuration file. Default none.
     pub mechanisms_file: Option<PathBuf>,
+    /// `controller.drain_timeout`: seconds that clients have to leave when the daemon drains. Default 30.
+    pub drain_timeout: Duration,
     /// `controller.max_level`: the least grave severity that reaches any logger. Default `info`.
     pub max_level: Severity,
     /// `controller.logging`, repeatable. Default one of type `stderr`.

@@ -9,6 +9,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use bindings::leaving::{self, InTheWay};
 use bindings::module::notify::Notifier;
 use transport::halves::{Closer, Halves, Receiver};
 use transport::{Deadline, SharedSender};
@@ -132,7 +133,11 @@ impl Incoming for TimedReceiver {
 
 impl Outgoing for TimedSender {
     fn send(&self, mut slices: Slices<'_>) -> io::Result<()> {
-        self.sender.send(&mut slices, || Ok(()))
+        let sent = self.sender.send(&mut slices, || Ok(()));
+        match leaving::has_left() {
+            true => Ok(()),
+            false => sent,
+        }
     }
 
     fn shut_down(&self) {
@@ -294,6 +299,7 @@ impl Answering {
         served: &dyn Served,
         outgoing: &dyn Outgoing,
     ) -> Result<Option<Function>, ConnectionError> {
+        let _in_the_way = InTheWay::begin();
         let answered = self.answer_record(record, served, outgoing);
         if self.output.capacity() > LARGE {
             self.output = Vec::new();

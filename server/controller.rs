@@ -35,6 +35,12 @@ use workers::{End, Workers};
 /// How long workers have to end after SIGTERM before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How often workers are asked again to leave their clients while the daemon drains.
+const ASKING: Duration = Duration::from_millis(500);
+
+/// How long draining takes at the most where the clock has no number for the configured time.
+const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Whether the event loop goes on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Turn {
@@ -49,6 +55,11 @@ pub struct Controller {
     shared: Shared,
     /// The configuration file, for messages.
     conf: PathBuf,
+    /// How long clients have to leave when the daemon drains.
+    drain_time: Duration,
+    /// While it drains: when it ends, and when workers were asked last.
+    drained_at: Option<Instant>,
+    asked_at: Option<Instant>,
 }
 
 impl Controller {
@@ -56,6 +67,7 @@ impl Controller {
     pub fn new(
         services: Vec<(Service, Policy, Vec<Listener>)>,
         conf: PathBuf,
+        drain_time: Duration,
         loggers: Arc<Loggers>,
         trace: bool,
     ) -> io::Result<Controller> {
@@ -77,6 +89,9 @@ impl Controller {
                 trace,
             },
             conf,
+            drain_time,
+            drained_at: None,
+            asked_at: None,
         })
     }
 
@@ -102,9 +117,17 @@ impl Controller {
                     Source::Worker(worker) => self.take_messages(worker),
                 }
             }
-            for service in &mut self.services {
-                service.accept(&mut self.shared);
-                service.fill(&mut self.shared);
+            match self.drained_at {
+                None => {
+                    for service in &mut self.services {
+                        service.accept(&mut self.shared);
+                        service.fill(&mut self.shared);
+                    }
+                }
+                Some(end) if self.shared.workers.is_empty() || Instant::now() >= end => {
+                    return self.stop();
+                }
+                Some(_) => self.ask_workers_to_leave(),
             }
         }
     }
@@ -112,6 +135,9 @@ impl Controller {
     /// How long the loop may sleep.
     fn next_wake(&self) -> Option<Duration> {
         let now = Instant::now();
+        if let Some(end) = self.drained_at {
+            return Some(end.saturating_duration_since(now).min(ASKING));
+        }
         let services = self.services.iter();
         services.filter_map(|service| service.next_wake(now)).min()
     }
@@ -123,6 +149,7 @@ impl Controller {
                 Request::Reap => self.reap(),
                 Request::Reload => self.reload(),
                 Request::ReopenLogs => self.reopen_logs(),
+                Request::Drain => self.drain(),
             }
         }
         Ok(Turn::GoOn)
@@ -205,6 +232,38 @@ impl Controller {
     fn reopen_logs(&self) {
         if let Err(error) = self.shared.loggers.reopen() {
             log(Severity::Err, format_args!("{error}"));
+        }
+    }
+
+    /// Accepts nobody any more, and has workers leave clients that come back. The others have some time to leave.
+    fn drain(&mut self) {
+        if self.drained_at.is_some() {
+            return;
+        }
+        let seconds = self.drain_time.as_secs_f32();
+        log(
+            Severity::Notice,
+            format_args!("draining: clients have {seconds} s to leave"),
+        );
+        let now = Instant::now();
+        self.drained_at = Some(
+            now.checked_add(self.drain_time)
+                .unwrap_or(now + LONGEST_DRAIN),
+        );
+        for service in &mut self.services {
+            service.stop_listening();
+            service.end_idle(&self.shared.workers);
+        }
+        self.ask_workers_to_leave();
+    }
+
+    /// One that has a call in progress leaves later, and takes more than one signal for it (`bindings::leaving`).
+    fn ask_workers_to_leave(&mut self) {
+        let now = Instant::now();
+        let is_due = |then: Instant| now.saturating_duration_since(then) >= ASKING;
+        if self.asked_at.is_none_or(is_due) {
+            self.asked_at = Some(now);
+            self.shared.workers.signal_all(Signal::SIGUSR2);
         }
     }
 

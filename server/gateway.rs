@@ -7,19 +7,21 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use bindings::leaving;
 use bindings::module::Module;
 use bindings::module::notify::{self, Notifier};
 use filter::log::Printable;
 use filter::{Filter, Rules, replies};
 use xdr::rpc::{Peer, Version};
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, Flags, Function, Hello, HelloResult,
-    LoadResult, NullPlaces, Reply, Ulong,
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, FEATURE_RECOVER, Flags, Function, Hello,
+    HelloResult, LoadResult, NullPlaces, Reply, Ulong,
 };
 
 use crate::config::Processor;
 use crate::connection::Served;
 use crate::logging::{Severity, log};
+use crate::operating::Operating;
 
 /// The state of one connection.
 pub struct Gateway {
@@ -33,6 +35,7 @@ pub struct Gateway {
     notifies: AtomicBool,
     /// Held while a module is loaded: of two calls in parallel, one does it.
     loading: Mutex<()>,
+    operating: Operating,
 }
 
 /// What C_SetupArch told.
@@ -40,8 +43,8 @@ pub struct Gateway {
 enum Client {
     /// In version 3: how the client lays out numbers.
     Former(Architecture),
-    /// In version 4: whether it takes notifications.
-    Current { notify: bool },
+    /// In version 4: whether it takes notifications, and whether it comes back when it is left between operations.
+    Current { notify: bool, recovers: bool },
 }
 
 impl Gateway {
@@ -55,6 +58,7 @@ impl Gateway {
             module: OnceLock::new(),
             notifies: AtomicBool::new(false),
             loading: Mutex::new(()),
+            operating: Operating::default(),
         }
     }
 
@@ -82,11 +86,33 @@ impl Gateway {
         }
     }
 
+    /// Answers, and logs that if it is to be traced.
+    fn answer_traced(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        if !self.trace {
+            return self.answer(call, nulls);
+        }
+        let (name, pid) = (call.function().name(), std::process::id());
+        log(
+            Severity::Info,
+            format_args!("{name} called in process {pid}"),
+        );
+        let reply = self.answer(call, nulls);
+        let rv = original_name(reply.rv());
+        log(
+            Severity::Info,
+            format_args!("{name} returned in process {pid} with {rv}"),
+        );
+        reply
+    }
+
     /// A session has a callback only if its client has said that it takes notifications.
     fn with_callback<'a>(&self, call: Call<'a>) -> Call<'a> {
         match call {
             Call::C_OpenSession(slot, flags, true) => {
-                let takes = matches!(self.client.get(), Some(Client::Current { notify: true }));
+                let takes = matches!(
+                    self.client.get(),
+                    Some(Client::Current { notify: true, .. })
+                );
                 if takes {
                     self.notifies.store(true, Ordering::SeqCst);
                 }
@@ -111,13 +137,23 @@ impl Gateway {
     }
 
     fn setup_current(&self, hello: &Hello) -> HelloResult {
-        let features = hello.features.0 & FEATURE_NOTIFY;
-        let notify = features != 0;
-        if self.client.set(Client::Current { notify }).is_err() {
+        let features = hello.features.0 & (FEATURE_NOTIFY | FEATURE_RECOVER);
+        let (notify, recovers) = (
+            features & FEATURE_NOTIFY != 0,
+            features & FEATURE_RECOVER != 0,
+        );
+        if self
+            .client
+            .set(Client::Current { notify, recovers })
+            .is_err()
+        {
             return HelloResult {
                 rv: CkRv::FUNCTION_FAILED,
                 ..Default::default()
             };
+        }
+        if recovers {
+            leaving::allow();
         }
         HelloResult {
             rv: CkRv::OK,
@@ -207,21 +243,12 @@ impl Cryptoki for Gateway {
     }
 
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        if !self.trace {
-            return self.answer(call, nulls);
+        match self.client.get() {
+            Some(Client::Current { recovers: true, .. }) => self
+                .operating
+                .during(call, |call| self.answer_traced(call, nulls)),
+            _ => self.answer_traced(call, nulls),
         }
-        let (name, pid) = (call.function().name(), std::process::id());
-        log(
-            Severity::Info,
-            format_args!("{name} called in process {pid}"),
-        );
-        let reply = self.answer(call, nulls);
-        let rv = original_name(reply.rv());
-        log(
-            Severity::Info,
-            format_args!("{name} returned in process {pid} with {rv}"),
-        );
-        reply
     }
 }
 

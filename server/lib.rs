@@ -31,7 +31,8 @@ pub mod large_records;
 pub mod logging;
 pub mod netplex;
 pub mod notifications;
-pub mod options;
+pub mod operating;
+mod options;
 pub mod parallel;
 mod pid_file;
 pub mod policy;
@@ -144,7 +145,13 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         }
     }
     let conf = configuration.file;
-    let controller = Controller::new(services, conf, loggers, options.debug_pkcs11)?;
+    let controller = Controller::new(
+        services,
+        conf,
+        configuration.drain_timeout,
+        loggers,
+        options.debug_pkcs11,
+    )?;
     if let Some(launcher) = launcher {
         launcher.ready()?;
     }

@@ -11,6 +11,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bindings::leaving;
 use filter::Rules;
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -60,6 +61,14 @@ pub struct Setup<'a> {
 /// Runs the worker; returns its exit status.
 pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     let channel = Arc::new(channel);
+    // The controller holds it back from its children until they have their own signal mask.
+    if let Err(error) = leaving::take_signal() {
+        log(
+            Severity::Err,
+            format_args!("cannot be asked to leave a client: {error}"),
+        );
+        return NOT_CONFINED;
+    }
     bindings::sys::free_at_once(LARGE);
     logging::switch(channel.clone(), &setup.service.name);
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
@@ -87,6 +96,10 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     // Failing is no reason to refuse the client: it would only be slower.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
         let _ = socket.set_tcp_nodelay(true);
+    }
+    // Without it the client is served until it leaves.
+    if let Ok(socket) = socket.try_clone() {
+        leaving::serve(socket.into());
     }
     match &setup.tls {
         None => {

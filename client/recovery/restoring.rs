@@ -11,7 +11,8 @@ use bindings::locked::LockedSecret;
 use transport::Deadline;
 use xdr::{
     Answer, Attribute, AttributeType, Call, CkRv, Cryptoki, Flags, Found, Function, Input,
-    NullPlaces, ObjectHandle, Query, Reply, Room, SessionHandle, SlotId, Ulong, UserType, Wanted,
+    NullPlaces, ObjectHandle, Query, RV_LEAVING, Reply, Room, SessionHandle, SlotId, Ulong,
+    UserType, Wanted,
 };
 
 use super::descriptions::{Description, Token, Values, describe};
@@ -38,9 +39,10 @@ impl<R: Remote> Live<R> {
     /// Makes a call of the library's own.
     fn ask(&self, call: Call<'_>) -> Result<Reply, Trouble> {
         let reply = self.link.call(call);
-        match reply.rv() == CkRv::DEVICE_ERROR && self.link.is_lost() {
-            true => Err(Trouble::Lost),
-            false => Ok(reply),
+        match reply.rv() {
+            RV_LEAVING => Err(Trouble::Leaving),
+            CkRv::DEVICE_ERROR if self.link.is_lost() => Err(Trouble::Lost),
+            _ => Ok(reply),
         }
     }
 
@@ -272,7 +274,16 @@ impl<R: Remote + 'static> Recovery<R> {
             None => Call::C_Login(session, login.user, pin),
             Some(name) => Call::C_LoginUser(session, login.user, pin, Input::Bytes(name)),
         };
-        let rv = live.ask(call)?.rv();
+        let rv = match live.ask(call) {
+            Ok(reply) => reply.rv(),
+            Err(trouble) => {
+                if let Trouble::Leaving = trouble {
+                    // It was not executed.
+                    self.keep_login(slot, logouts, login);
+                }
+                return Err(trouble);
+            }
+        };
         if ![CkRv::OK, CkRv::USER_ALREADY_LOGGED_IN].contains(&rv) {
             log::error!(
                 "C_Login: {rv} on a new connection; the PIN is not tried again, and the application has to log in"
@@ -280,17 +291,18 @@ impl<R: Remote + 'static> Recovery<R> {
             return Ok(());
         }
         login.generation = live.generation;
+        self.keep_login(slot, logouts, login);
+        Ok(())
+    }
+
+    /// Keeps a login that was being repeated, unless the application has logged out meanwhile.
+    fn keep_login(&self, slot: SlotId, logouts: u64, login: Login) {
         let mut state = self.shared.state();
-        if let Some(known) = state
-            .tables
-            .slots
-            .get_mut(&slot)
-            .filter(|it| it.logouts == logouts)
-        {
+        let known = state.tables.slots.get_mut(&slot);
+        if let Some(known) = known.filter(|it| it.logouts == logouts) {
             known.has_lost_login = false;
             known.login = Some(login);
         }
-        Ok(())
     }
 
     /// Finds an object again that the call of `session` uses.
@@ -438,7 +450,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 }
                 Ok(_) => Ok(Known::OfSession),
                 // What was made is made.
-                Err(Trouble::Lost) if !is_search => Ok(Known::Nothing),
+                Err(Trouble::Lost | Trouble::Leaving) if !is_search => Ok(Known::Nothing),
                 Err(trouble) => Err(trouble),
             }
         });
@@ -464,8 +476,8 @@ impl<R: Remote + 'static> Recovery<R> {
         let known = match live.describe(real, real_object, token) {
             Ok(description) if description.is_of_token() => Known::Described(Arc::new(description)),
             Ok(_) => Known::OfSession,
-            Err(Trouble::Lost) => return Err(Trouble::Lost),
             Err(Trouble::Refused(_)) => Known::Nothing,
+            Err(trouble) => return Err(trouble),
         };
         self.shared.state().tables.changed(object, known);
         Ok(())
@@ -523,7 +535,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 .or_insert(first);
         } else if let Some(real) = real {
             match self.restore_login(live, slot, real) {
-                Err(Trouble::Lost) | Ok(()) => {}
+                Err(Trouble::Lost | Trouble::Leaving) | Ok(()) => {}
                 refused => return refused,
             }
         }
@@ -588,7 +600,7 @@ impl Trouble {
     /// What cannot be restored for a reason of the module's is an error of the device for the application.
     fn into_device_error(self) -> Trouble {
         match self {
-            Trouble::Lost => Trouble::Lost,
+            Trouble::Lost | Trouble::Leaving => self,
             Trouble::Refused(_) => Trouble::Refused(CkRv::DEVICE_ERROR),
         }
     }

@@ -67,6 +67,7 @@ impl Checker<'_> {
                 place,
             });
         }
+        let drain_timeout = seconds(controller.drain_timeout, 30)?;
         let max_level = level(controller.max_level, Severity::Info)?;
         let mut services = Vec::new();
         for section in service {
@@ -76,6 +77,7 @@ impl Checker<'_> {
             file: self.file.to_path_buf(),
             socket_directory,
             mechanisms_file,
+            drain_timeout,
             max_level,
             loggers,
             services,

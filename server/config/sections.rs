@@ -29,6 +29,7 @@ pub(super) struct NetplexSection {
 pub(super) struct ControllerSection {
     pub(super) socket_directory: Option<At<String>>,
     pub(super) mechanisms_file: Option<At<String>>,
+    pub(super) drain_timeout: Option<At<Float>>,
     pub(super) max_level: Option<At<String>>,
     pub(super) logging: Vec<At<LoggingSection>>,
 }

@@ -67,6 +67,7 @@ fn has_the_defaults_of_the_original() {
     assert_eq!(configuration.max_level, Severity::Info);
     assert_eq!(configuration.socket_directory, None);
     assert_eq!(configuration.mechanisms_file, None);
+    assert_eq!(configuration.drain_timeout, Duration::from_secs(30));
     assert_eq!(configuration.loggers.len(), 1);
     assert_eq!(configuration.loggers[0].kind, LoggerKind::Stderr);
     let service = &configuration.services[0];

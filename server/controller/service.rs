@@ -296,6 +296,11 @@ impl RunningService {
                 format_args!("{name}: TLS keys and certificates loaded"),
             );
         }
+        self.end_idle(workers);
+    }
+
+    /// Ends the workers that have no client.
+    pub fn end_idle(&mut self, workers: &Workers) {
         for worker in self.admission.retire_idle() {
             workers.signal(worker, Signal::SIGTERM);
         }

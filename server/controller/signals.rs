@@ -19,16 +19,19 @@ pub enum Request {
     Reload,
     /// SIGUSR1: open the log files anew.
     ReopenLogs,
+    /// SIGUSR2: accept nobody any more, and end when the clients have left.
+    Drain,
 }
 
 /// The signals that are taken.
-const SIGNALS: [(Signal, Request); 6] = [
+const SIGNALS: [(Signal, Request); 7] = [
     (Signal::SIGTERM, Request::Stop),
     (Signal::SIGINT, Request::Stop),
     (Signal::SIGQUIT, Request::Stop),
     (Signal::SIGCHLD, Request::Reap),
     (Signal::SIGHUP, Request::Reload),
     (Signal::SIGUSR1, Request::ReopenLogs),
+    (Signal::SIGUSR2, Request::Drain),
 ];
 
 fn all() -> SigSet {

@@ -27,6 +27,34 @@ fn sigterm_and_sigint_stop_everything_and_leave_nothing() {
     }
 }
 
+/// A client that does not come back is served until it leaves, or until its time is over.
+#[test]
+fn sigusr2_accepts_nobody_and_waits_for_clients_to_leave() {
+    for (timeout, stays) in [("30.0", false), ("0.5", true)] {
+        let token = Token::new();
+        let mut setup = setup(&token);
+        setup.controller = format!("drain_timeout = {timeout};");
+        let mut daemon = setup.start();
+        let mut client = Client::ready(&daemon);
+        daemon.process().signal(Signal::SIGUSR2);
+        assert!(wait_until(Duration::from_secs(5), || !daemon.accepts()));
+        if stays {
+            let status = daemon.wait().expect("it ends");
+            assert_eq!(status.code(), Some(0));
+            continue;
+        }
+        for _ in 0..3 {
+            assert!(client.call(Call::C_GetInfo()).rv().is_ok());
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        assert!(daemon.process().is_alive());
+        drop(client);
+        let status = daemon.wait().expect("it ends");
+        assert_eq!(status.code(), Some(0));
+        assert!(daemon.log().contains("draining"), "{}", daemon.log());
+    }
+}
+
 #[test]
 fn sighup_takes_new_rules_for_new_clients_and_keeps_the_old_ones_when_they_are_bad() {
     let token = Token::new();

@@ -5,9 +5,11 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::support::lasting::{KEPT, Lasting, SIGNED, lasting};
 use super::support::processes::wait_until;
-use super::support::stack::Stack;
+use super::support::stack::{Library, Stack};
 use super::support::{Directory, Endpoint, Maker, SOFTHSM, Setup, Token};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -172,6 +174,54 @@ fn threads_go_on_after_the_daemon_was_killed_under_them() {
         assert_eq!(lasting.does("sign"), SIGNED);
         lasting.quit();
     }
+}
+
+/// A daemon that drains is left between operations: nobody is told anything.
+#[test]
+fn a_daemon_that_drains_is_left_without_an_error() {
+    let token = Token::new().with_rsa_key();
+    let mut first = Setup::new(Maker::Ours, Endpoint::Tcp, &token).start();
+    let copy = token.copy();
+    let mut second = Setup::new(Maker::Ours, Endpoint::Unix, &copy).start();
+    let directory = Directory::new();
+    let file = directory.join("client.conf");
+    let endpoints = format!(
+        "endpoints = [\"{}\", \"{}\"]\nrecover = true\nkeep_pin = true\nalias = \"softhsm\"\n",
+        first.address(),
+        second.address()
+    );
+    fs::write(&file, endpoints).expect("a new directory");
+    let mut command = Command::new(lasting());
+    command.env("PKCS11PROXY_CONF", &file);
+    let mut lasting = Lasting::start(command, &Library::Ours.path());
+    assert_eq!(lasting.does("sign"), SIGNED);
+    lasting.tell("load 8");
+    for _ in 0..3 {
+        for daemon in [&mut first, &mut second] {
+            let before = good(&mut lasting);
+            daemon.process().signal(Signal::SIGUSR2);
+            let status = daemon
+                .wait()
+                .unwrap_or_else(|| panic!("it does not end: {}", daemon.log()));
+            assert_eq!(status.code(), Some(0), "{}", daemon.log());
+            let goes_on = wait_until(PATIENCE, || good(&mut lasting) > before + 20);
+            assert!(goes_on, "no signature is made any more");
+            daemon.start_again();
+        }
+    }
+    lasting.tell("stop");
+    let said = lasting.line();
+    assert!(!said.contains(':'), "{said}");
+    // What has begun is ended first.
+    assert_eq!(lasting.does("begin"), "0");
+    first.process().signal(Signal::SIGUSR2);
+    second.process().signal(Signal::SIGUSR2);
+    assert_eq!(lasting.does("end"), "0");
+    let mut ended = [first.wait(), second.wait()].into_iter();
+    assert!(ended.all(|status| status.is_some_and(|it| it.success())));
+    first.start_again();
+    assert_eq!(lasting.does("sign"), SIGNED);
+    lasting.quit();
 }
 
 fn good(lasting: &mut Lasting) -> u64 {

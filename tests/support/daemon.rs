@@ -41,6 +41,8 @@ pub struct Setup {
     pub modules: Vec<(String, PathBuf)>,
     /// More lines for filter.conf.
     pub filter: String,
+    /// More lines for the `controller` section.
+    pub controller: String,
     /// More lines for the `processor` section.
     pub processor: String,
     /// Whether clients use TLS: `use_ssl`.
@@ -66,6 +68,7 @@ impl Setup {
             endpoint,
             modules: vec![("softhsm".into(), SOFTHSM.into())],
             filter: String::new(),
+            controller: String::new(),
             processor: String::new(),
             use_ssl: false,
             service: String::new(),
@@ -319,6 +322,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
     socket_directory = "{run}";
     max_level = "info";
     logging {{ type = "stderr"; }};
+    {controller}
   }};
   service {{
     name = "PKCS#11 Filtering Proxy";
@@ -350,6 +354,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
         use_ssl = setup.use_ssl,
         service = setup.service,
         services = setup.services,
+        controller = setup.controller,
         processor = setup.processor,
         max_threads = setup.max_threads,
     )

@@ -1,0 +1,125 @@
+//! Lets a process that serves one client be asked to leave it (SIGUSR2).
+//!
+//! Once nothing is in the way it sends no more, so that the client finds the end of the connection behind all replies. It
+//! reads on for a while: if it closed the socket, a client that sends at this moment would be told so before it has
+//! read them. The signal has to come again and again; with the second one after this it stops reading, too.
+//!
+//! What is in the way is counted. The signal has no effect on a client that must not be left, as most must not.
+
+use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Whether the process was asked to leave.
+static IS_ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the client may be left.
+static IS_ALLOWED: AtomicBool = AtomicBool::new(false);
+
+/// What is in the way.
+static IN_THE_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the client was left.
+static HAS_LEFT: AtomicBool = AtomicBool::new(false);
+
+/// How often the signal has come since then.
+static ASKED_SINCE: AtomicUsize = AtomicUsize::new(0);
+
+/// The client's socket; -1 before there is one.
+static SOCKET: AtomicI32 = AtomicI32::new(-1);
+
+/// Takes the signal from now on. Before this it would end the process.
+pub fn take_signal() -> io::Result<()> {
+    let handler = SigHandler::Handler(asked);
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler makes one system call, which a handler may make, and uses atomics.
+    unsafe { sigaction(Signal::SIGUSR2, &action) }?;
+    Ok(())
+}
+
+/// The socket to leave: a descriptor of its own, which stays open to the end of the process.
+pub fn serve(socket: OwnedFd) {
+    SOCKET.store(socket.into_raw_fd(), Ordering::SeqCst);
+    leave_if_possible();
+}
+
+/// The client may be left.
+pub fn allow() {
+    IS_ALLOWED.store(true, Ordering::SeqCst);
+    leave_if_possible();
+}
+
+/// Whether the process is asked to leave the client, and may.
+pub fn is_leaving() -> bool {
+    IS_ASKED.load(Ordering::SeqCst) && IS_ALLOWED.load(Ordering::SeqCst)
+}
+
+/// Something more is in the way.
+pub fn enter() {
+    IN_THE_WAY.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Something that is in the way as long as this lives.
+pub struct InTheWay(());
+
+impl InTheWay {
+    /// It begins.
+    pub fn begin() -> InTheWay {
+        enter();
+        InTheWay(())
+    }
+}
+
+/// Runs `work` within [`InTheWay`] as if that were not there: it may last for ever, and the client makes it again.
+pub fn aside<T>(work: impl FnOnce() -> T) -> T {
+    leave();
+    let done = work();
+    enter();
+    done
+}
+
+impl Drop for InTheWay {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+/// Something less is. To be called once for each [`enter`].
+pub fn leave() {
+    IN_THE_WAY.fetch_sub(1, Ordering::SeqCst);
+    leave_if_possible();
+}
+
+/// Whether the client was left, so that it is no fault if nothing can be sent to it.
+pub fn has_left() -> bool {
+    HAS_LEFT.load(Ordering::SeqCst)
+}
+
+extern "C" fn asked(_: i32) {
+    IS_ASKED.store(true, Ordering::SeqCst);
+    if has_left() && ASKED_SINCE.fetch_add(1, Ordering::SeqCst) > 0 {
+        shut_down(libc::SHUT_RD);
+    }
+    leave_if_possible();
+}
+
+/// Atomics and one system call only.
+fn leave_if_possible() {
+    let is_free = IN_THE_WAY.load(Ordering::SeqCst) == 0;
+    let has_socket = SOCKET.load(Ordering::SeqCst) >= 0;
+    if is_free && has_socket && is_leaving() && !HAS_LEFT.swap(true, Ordering::SeqCst) {
+        shut_down(libc::SHUT_WR);
+    }
+}
+
+/// Atomics and one system call only. The signal may have interrupted a call, which is to find errno as it was.
+fn shut_down(direction: i32) {
+    let errno = Errno::last();
+    let socket = SOCKET.load(Ordering::SeqCst);
+    // SAFETY: a number; `serve` gave the descriptor away for good. A failure leaves nothing to do.
+    unsafe { libc::shutdown(socket, direction) };
+    errno.set();
+}
