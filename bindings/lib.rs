@@ -3,8 +3,8 @@
 //!
 //! For the daemon, [`module::Module`] makes C calls of a module, [`sys`] has fork and descriptors, and
 //! [`shared`] has memory that processes share.
-//! For the client library, [`process`] tells forked children apart, and [`openssl_context`] gives it an
-//! OpenSSL of its own. This crate and `client/abi` have the only unsafe code.
+//! For the client library, [`process`] tells forked children apart, [`background`] has a thread that can be left behind,
+//! and [`openssl_context`] gives it an OpenSSL of its own. This crate and `client/abi` have the only unsafe code.
 
 #![deny(
     clippy::cast_possible_truncation,
@@ -23,6 +23,7 @@
 )]
 
 mod arguments;
+pub mod background;
 pub mod leaving;
 pub mod locked;
 pub mod module;

@@ -145,21 +145,56 @@ fn clear_in_children(_: &'static OwnPage) -> bool {
 
 /// The file this library was loaded from, by the name it was loaded with.
 pub fn own_path() -> Option<PathBuf> {
+    let name = own_object()?.dli_fname;
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: a string of the dynamic linker, which lasts as long as the object is loaded, and this
+    // code is in that object.
+    let name = unsafe { CStr::from_ptr(name) };
+    Some(OsStr::from_bytes(name.to_bytes()).into())
+}
+
+/// Has the library stay in memory when the application unloads it. False if that cannot be done.
+pub fn stay_loaded() -> bool {
+    let Some(own) = own_object() else {
+        return false;
+    };
+    if main_program().is_some_and(|main| main.dli_fbase == own.dli_fbase) {
+        return true; // it is part of a program, which is never unloaded
+    }
+    let how = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+    // SAFETY: the name is that of an object that is loaded, so this runs no constructor. The handle is not needed.
+    !own.dli_fname.is_null() && !unsafe { libc::dlopen(own.dli_fname, how) }.is_null()
+}
+
+/// The object that this code is in.
+fn own_object() -> Option<libc::Dl_info> {
+    object_at(ptr::from_ref(&FORKS).cast())
+}
+
+/// The program that was executed.
+#[cfg(target_os = "linux")]
+fn main_program() -> Option<libc::Dl_info> {
+    // SAFETY: reads what the kernel told this process when it was executed.
+    let entry = unsafe { libc::getauxval(libc::AT_ENTRY) };
+    object_at(ptr::with_exposed_provenance(usize::try_from(entry).ok()?))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main_program() -> Option<libc::Dl_info> {
+    None
+}
+
+/// The object that an address is in.
+fn object_at(address: *const libc::c_void) -> Option<libc::Dl_info> {
     let mut found = MaybeUninit::<libc::Dl_info>::uninit();
-    let address = ptr::from_ref(&FORKS).cast();
     // SAFETY: any address may be asked for, and `found` is writable for a `Dl_info`.
     if unsafe { libc::dladdr(address, found.as_mut_ptr()) } == 0 {
         return None;
     }
     // SAFETY: dladdr fills the structure when it answers anything but zero.
-    let found = unsafe { found.assume_init() };
-    if found.dli_fname.is_null() {
-        return None;
-    }
-    // SAFETY: a string of the dynamic linker, which lasts as long as the object is loaded, and this
-    // code is in that object.
-    let name = unsafe { CStr::from_ptr(found.dli_fname) };
-    Some(OsStr::from_bytes(name.to_bytes()).into())
+    Some(unsafe { found.assume_init() })
 }
 
 /// A value of which each process has one of its own, made at its first use and never freed.
@@ -257,14 +292,32 @@ pub fn above_standard(descriptor: OwnedFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
-/// The open connection: the number of its process in the upper half, descriptor in the lower; or [`NONE`].
-static OPEN: AtomicU64 = AtomicU64::new(NONE);
+/// A socket that is closed in children.
+struct Remembered {
+    /// The number of its process in the upper half, descriptor in the lower; or [`NONE`].
+    entry: AtomicU64,
+    /// Its [`FileIdentity`].
+    device: AtomicU64,
+    inode: AtomicU64,
+}
 
-/// The [`FileIdentity`] of the open connection's socket.
-static DEVICE: AtomicU64 = AtomicU64::new(0);
-static INODE: AtomicU64 = AtomicU64::new(0);
+/// The sockets that are closed in children: the open connection's, or one for each address that a new one is tried at.
+static OPEN: [Remembered; MOST_REMEMBERED] = [const {
+    Remembered {
+        entry: AtomicU64::new(NONE),
+        device: AtomicU64::new(0),
+        inode: AtomicU64::new(0),
+    }
+}; MOST_REMEMBERED];
+
+/// More sockets than are open at a time. With 250 ms from one attempt to the next these are 8 s of attempts that get no
+/// answer; a child that is forked while there are more inherits the others' descriptors, which are of no use to it.
+const MOST_REMEMBERED: usize = 32;
 
 const NONE: u64 = u64::MAX;
+
+/// No descriptor, in an entry that is not complete.
+const NO_DESCRIPTOR: RawFd = -1;
 
 fn open_entry(descriptor: RawFd) -> u64 {
     u64::from(own_number()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
@@ -272,43 +325,61 @@ fn open_entry(descriptor: RawFd) -> u64 {
 
 /// Has `socket`, which is this file, closed in children from now on.
 pub fn remember(socket: &impl AsRawFd, file: FileIdentity) {
-    DEVICE.store(file.device, Ordering::Relaxed);
-    INODE.store(file.inode, Ordering::Relaxed);
-    OPEN.store(open_entry(socket.as_raw_fd()), Ordering::Release);
+    // Of threads that do so at the same time, each takes a place of its own.
+    let incomplete = open_entry(NO_DESCRIPTOR);
+    let (taken, free) = (Ordering::AcqRel, Ordering::Relaxed);
+    let is_taken = |place: &&Remembered| {
+        let taken = place.entry.compare_exchange(NONE, incomplete, taken, free);
+        taken.is_ok()
+    };
+    if let Some(place) = OPEN.iter().find(is_taken) {
+        place.device.store(file.device, Ordering::Relaxed);
+        place.inode.store(file.inode, Ordering::Relaxed);
+        let entry = open_entry(socket.as_raw_fd());
+        place.entry.store(entry, Ordering::Release);
+    }
 }
 
 /// Has `socket` no longer closed in children. To be called before it is closed here: its number is
 /// soon another file's.
 pub fn forget(socket: &impl AsRawFd) {
     let entry = open_entry(socket.as_raw_fd());
-    // Fails when a later connection has taken the place.
-    let _ = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
+    for place in &OPEN {
+        // Fails for each other socket's place.
+        let (forgotten, other) = (Ordering::AcqRel, Ordering::Relaxed);
+        let _ = place.entry.compare_exchange(entry, NONE, forgotten, other);
+    }
 }
 
 /// Closes what this process has inherited, and nothing that it has opened itself. Atomics and system calls only.
 fn close_inherited() {
-    let entry = OPEN.load(Ordering::Acquire);
-    if entry == NONE || entry >> 32 == u64::from(own_number()) {
-        return;
-    }
-    let taken = OPEN.compare_exchange(entry, NONE, Ordering::AcqRel, Ordering::Relaxed);
-    if taken.is_ok() {
-        close(entry);
-    }
+    let own = u64::from(own_number());
+    close_remembered(|entry| entry >> 32 != own);
 }
 
-/// Closes the descriptor of an entry taken out of [`OPEN`], if it is still the socket. Only
-/// system calls that are allowed in a signal handler.
-fn close(entry: u64) {
-    let [.., a, b, c, d] = entry.to_be_bytes();
-    let descriptor = RawFd::from_be_bytes([a, b, c, d]); // as `open_entry` put it there
-    let file = FileIdentity {
-        device: DEVICE.load(Ordering::Relaxed),
-        inode: INODE.load(Ordering::Relaxed),
-    };
-    if FileIdentity::of(&descriptor).is_ok_and(|now| now == file) {
-        // A failure leaves nothing to do.
-        let _ = nix::unistd::close(descriptor);
+/// Closes those of the sockets, if they still are sockets of ours. Only system calls that are allowed in a signal
+/// handler.
+fn close_remembered(is_wanted: impl Fn(u64) -> bool) {
+    for place in &OPEN {
+        let entry = place.entry.load(Ordering::Acquire);
+        if entry == NONE || !is_wanted(entry) {
+            continue;
+        }
+        let [.., a, b, c, d] = entry.to_be_bytes();
+        let descriptor = RawFd::from_be_bytes([a, b, c, d]); // as `open_entry` put it there
+        let file = FileIdentity {
+            device: place.device.load(Ordering::Relaxed),
+            inode: place.inode.load(Ordering::Relaxed),
+        };
+        let (order, other) = (Ordering::AcqRel, Ordering::Relaxed);
+        let taken = place.entry.compare_exchange(entry, NONE, order, other);
+        if taken.is_ok()
+            && descriptor != NO_DESCRIPTOR
+            && FileIdentity::of(&descriptor).is_ok_and(|now| now == file)
+        {
+            // A failure leaves nothing to do.
+            let _ = nix::unistd::close(descriptor);
+        }
     }
 }
 
@@ -333,10 +404,7 @@ extern "C" fn in_child() {
     if !is_cleared_in_children() {
         // The id may be the parent's: only this tells that there was a fork.
         FORKS.fetch_add(1, Ordering::Relaxed);
-        let entry = OPEN.swap(NONE, Ordering::AcqRel);
-        if entry != NONE {
-            close(entry);
-        }
+        close_remembered(|_| true);
     }
     close_inherited();
 }

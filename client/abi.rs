@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cryptoki_sys::{
     CK_BYTE, CK_C_INITIALIZE_ARGS, CK_INFO, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID,
-    CK_VOID_PTR, CKF_OS_LOCKING_OK, CKR_GENERAL_ERROR,
+    CK_VOID_PTR, CKF_LIBRARY_CANT_CREATE_OS_THREADS, CKF_OS_LOCKING_OK, CKR_GENERAL_ERROR,
 };
 use xdr::word_size::wide;
 use xdr::{CkRv, Function, ObjectHandle, SessionHandle, SlotId, Ulong};
@@ -31,6 +31,7 @@ use crate::instance;
 use crate::library::Library;
 use crate::remote::{ask, result};
 use crate::settings::Environment;
+use crate::socket::OwnThreads;
 use crate::structures;
 use memory::{Place, Places};
 
@@ -214,22 +215,25 @@ fn put_bytes(
 pub unsafe extern "C" fn C_Initialize(arguments: CK_VOID_PTR) -> CK_RV {
     guard(|| {
         let arguments = arguments.cast::<CK_C_INITIALIZE_ARGS>();
+        let mut environment = Environment::process();
         let threads = if arguments.is_null() {
             false
         } else {
             // SAFETY: not null, so a CK_C_INITIALIZE_ARGS by the contract of this module.
             let arguments = unsafe { arguments.read_unaligned() };
+            if arguments.flags & CKF_LIBRARY_CANT_CREATE_OS_THREADS != 0 {
+                environment.threads = OwnThreads::Forbidden;
+            }
             allows_threads(&arguments)?
         };
-        instance().initialize(&Environment::process(), threads)
+        instance().initialize(&environment, threads)
     })
 }
 
 /// Whether the application may call from several threads. Refuses some mutex functions without the others, and a
 /// pReserved that is not null.
 ///
-/// This library uses the system's locks whatever the flags say: it never calls the application's
-/// mutex functions, and it starts no thread.
+/// This library uses the system's locks whatever the flags say: it never calls the application's mutex functions.
 fn allows_threads(arguments: &CK_C_INITIALIZE_ARGS) -> Result<bool, CkRv> {
     let mutex_functions = [
         arguments.CreateMutex.is_some(),

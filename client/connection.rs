@@ -36,8 +36,8 @@ use xdr::{Call, CkRv, Function, Hello, HelloResult, NullPlaces, Reply, SessionHa
 use crate::failure::Failure;
 use crate::library::ROOM_AT_END;
 use crate::remote::Remote;
-use crate::settings::{Endpoint, TlsSettings};
-use crate::socket::{self, Purpose, Registered};
+use crate::settings::{Daemon, Settings};
+use crate::socket::{self, Connected, Purpose, Registered, SocketError};
 use crate::tls::{self, TlsError};
 
 use exchange::{Exchange, Next, Order, Stopped, Ticket, calling_back};
@@ -91,40 +91,44 @@ struct Receiving {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("{0}")]
-    Socket(#[from] io::Error),
+    Socket(#[from] SocketError),
     #[error("{0}")]
     Tls(#[from] TlsError),
 }
 
 impl Connection {
-    /// Connects until `deadline`, the TLS handshake included; each call then has `timeout`. The time that resolving a
-    /// name takes is the resolver's. Over TLS, offers the protocol that is spoken; `None` is either
-    /// version. Calls `notify` in threads whose call is in progress.
+    /// Connects until `deadline`, resolving a name and the TLS handshake included; each call then has the timeout of the
+    /// settings. Calls `notify` in threads whose call is in progress.
     pub fn open(
-        endpoint: &Endpoint,
-        tls: Option<&TlsSettings>,
-        protocol: Option<Version>,
-        timeout: Duration,
+        daemon: &Daemon,
+        settings: &Settings,
         deadline: Deadline,
         purpose: Purpose,
         notify: Notify,
     ) -> Result<Connection, ConnectError> {
-        let (socket, registered) = socket::connect(endpoint, purpose, deadline)?;
+        let resolved = socket::resolve(&daemon.endpoint, settings.threads, deadline)?;
+        let Connected { registered, timed } = socket::connect(&resolved, purpose, deadline)?;
+        let halves = match &daemon.tls {
+            None => Halves::plain(timed),
+            Some(tls) => tls::connect(timed, tls, offered(settings.protocol), deadline)?,
+        };
+        Ok(Connection::over(registered, halves, settings, notify))
+    }
+
+    /// A connection over a socket that is connected, after the TLS handshake.
+    pub fn over(
+        registered: Registered,
+        halves: Halves,
+        settings: &Settings,
+        notify: Notify,
+    ) -> Connection {
         let Halves {
             receiver,
             sender,
             closer,
-        } = match tls {
-            None => Halves::plain(socket),
-            Some(tls) => {
-                let offered: &[&[u8]] = match protocol {
-                    None | Some(Version::Four) => &PROTOCOLS,
-                    Some(Version::Three) => &[PROTOCOL3],
-                };
-                tls::connect(socket, tls, offered, deadline)?
-            }
-        };
-        Ok(Connection {
+        } = halves;
+        let timeout = settings.timeout;
+        Connection {
             registered,
             closer,
             sender: SharedSender::new(sender, timeout),
@@ -138,7 +142,15 @@ impl Connection {
             ),
             notify,
             longest_call: AtomicU64::new(u64::MAX),
-        })
+        }
+    }
+}
+
+/// What is offered over TLS: the version of the protocol that is spoken; `None` is either.
+pub(crate) fn offered(protocol: Option<Version>) -> &'static [&'static [u8]] {
+    match protocol {
+        None | Some(Version::Four) => &PROTOCOLS,
+        Some(Version::Three) => &[PROTOCOL3],
     }
 }
 

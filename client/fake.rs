@@ -17,7 +17,8 @@ use crate::library::Library;
 use crate::link::Link;
 use crate::notifications::Notifications;
 use crate::remote::Remote;
-use crate::settings::{Interface, Settings};
+use crate::settings::{Daemon, Endpoint, Interface, Reason, Settings, TlsSettings};
+use crate::socket::OwnThreads;
 
 type Answering = Box<dyn Fn(Call<'_>) -> Reply + Send + Sync>;
 type AnsweringVersion3 = Box<dyn Fn(version3::Call<'_>) -> version3::Reply + Send + Sync>;
@@ -129,6 +130,16 @@ pub(crate) fn settings(protocol: Option<Version>) -> Settings {
         recovery: None,
         spread: false,
         log: None,
+        threads: OwnThreads::Allowed,
+    }
+}
+
+/// A daemon that listens there.
+pub(crate) fn daemon(endpoint: Endpoint, tls: Option<TlsSettings>) -> Daemon {
+    Daemon {
+        endpoint,
+        tls,
+        reason: Reason::Endpoint,
     }
 }
 

@@ -15,6 +15,7 @@ use xdr::rpc::Version;
 use xdr::{Flags, INTERFACE_2_40};
 
 use crate::settings::{Environment, Settings};
+use crate::socket::is_resolving;
 use crate::{ask_interfaces, logging};
 
 /// What the last connection was told: `INTERFACE_*` of `pkcs11_rpc_v4.x`; 0 as long as there was none.
@@ -33,7 +34,8 @@ static IS_SILENT: AtomicBool = AtomicBool::new(false);
 const LONGEST: Duration = Duration::from_secs(5);
 
 thread_local! {
-    /// Whether this thread is asking. What it calls for that, such as the system's resolver, may call C_GetInterface.
+    /// Whether this thread is asking. What it calls for that may call C_GetInterface; the system's resolver, too, which
+    /// has a thread of its own.
     static ASKING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -56,7 +58,11 @@ pub(crate) fn of_module(environment: &Environment<'_>) -> Option<Flags> {
         // May call C_GetInterface, which then asks.
         openssl_context::prepare();
     }
-    if known().is_none() && !IS_SILENT.load(Ordering::Relaxed) && !ASKING.replace(true) {
+    if known().is_none()
+        && !IS_SILENT.load(Ordering::Relaxed)
+        && !is_resolving()
+        && !ASKING.replace(true)
+    {
         // C_Initialize says if the log cannot be written.
         let _ = logging::follow(&settings);
         let start = Instant::now();

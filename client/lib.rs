@@ -7,7 +7,8 @@
 //! `version3` does what version 3 leaves to the client: sizes, lists, attributes, waiting. `connection` sends them, over `tls` where that is asked for. Loading the library does nothing: it
 //! connects in C_Initialize and disconnects in C_Finalize. `interfaces` knows which interfaces the module has, and asks
 //! over a connection of its own if the application wants to know earlier. It never ends the process, prints only if
-//! `PKCS11PROXY_LOG` asks for it, starts no thread and leaves signals alone.
+//! `PKCS11PROXY_LOG` asks for it, and leaves signals alone. It starts no thread, except for one that resolves a host name while
+//! it connects.
 
 #![deny(unsafe_code)]
 #![deny(
@@ -151,6 +152,10 @@ impl Instance {
 
     /// C_Initialize, its arguments checked. `threads`: whether the application may call from several threads.
     fn initialize(&self, environment: &Environment<'_>, threads: bool) -> Result<(), CkRv> {
+        if socket::is_resolving() {
+            // The resolver calls this, and another thread of this library waits for the resolver.
+            return Err(CkRv::FUNCTION_FAILED);
+        }
         if self.library().is_err() && Settings::read(environment).is_ok_and(|it| it.has_tls()) {
             // May call C_Initialize: before any lock.
             openssl_context::prepare();
@@ -312,15 +317,7 @@ fn connect(
     purpose: Purpose,
     notify: Notify,
 ) -> Result<Connection, InitializeError> {
-    let opened = Connection::open(
-        &daemon.endpoint,
-        daemon.tls.as_ref(),
-        settings.protocol,
-        settings.timeout,
-        deadline,
-        purpose,
-        notify,
-    );
+    let opened = Connection::open(daemon, settings, deadline, purpose, notify);
     opened.map_err(|cause| InitializeError::Connect(daemon.endpoint.clone(), cause))
 }
 
@@ -346,6 +343,7 @@ mod tests {
     use std::collections::HashSet;
 
     use settings::Reason;
+    use socket::SocketError;
 
     use super::*;
 
@@ -367,6 +365,7 @@ mod tests {
                 let reached = first_of(&settings, settings.timeout, |place, daemon, _| {
                     tried.borrow_mut().push(place);
                     let nobody = io::Error::from(io::ErrorKind::ConnectionRefused);
+                    let nobody = SocketError::from(nobody);
                     Err::<(), _>(InitializeError::Connect(
                         daemon.endpoint.clone(),
                         nobody.into(),
@@ -404,7 +403,7 @@ mod tests {
                 while deadline.remaining().is_ok() {
                     thread::sleep(Duration::from_millis(1));
                 }
-                let late = io::Error::from(io::ErrorKind::TimedOut);
+                let late = SocketError::from(io::Error::from(io::ErrorKind::TimedOut));
                 Err::<(), _>(InitializeError::Connect(
                     daemon.endpoint.clone(),
                     late.into(),

@@ -21,6 +21,7 @@ pub(crate) use endpoint::{Endpoint, Reason};
 pub(crate) use sources::Environment;
 
 use crate::logging::{self, LogTo};
+use crate::socket::OwnThreads;
 use endpoint::{Built, Destination, destination};
 use sources::{Found, Options, Origin, Sections, Written};
 #[cfg(test)]
@@ -66,6 +67,8 @@ pub(crate) struct Settings {
     pub spread: bool,
     /// What is logged, and where; `None` leaves that as it is.
     pub log: Option<LogSettings>,
+    /// Whether the application lets this library start threads.
+    pub threads: OwnThreads,
 }
 
 /// How the library outlives a connection.
@@ -245,6 +248,7 @@ impl Settings {
                 .flag("PKCS11PROXY_SPREAD", |it| &it.spread)?
                 .is_some_and(|it| it.value),
             log: sources.log()?,
+            threads: environment.threads,
         })
     }
 }

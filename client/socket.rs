@@ -1,5 +1,8 @@
 //! Connects to the daemon, and keeps the socket apart from those of forked children and of the application.
 //!
+//! `resolver` finds the addresses of a name, `schedule` says in which order they are tried, and `race` tries them side by
+//! side. All of it ends at the deadline.
+//!
 //! An application may close descriptors that are not its own, as programs do that close all of them to become daemons.
 //! The number of the socket may then be that of a file of the application's. So before each use the socket is
 //! compared with what it was when it was connected (fstat), and is left alone if it is another file. A thread that
@@ -7,10 +10,15 @@
 //! descriptor between the comparison and the use, nobody can notice. The socket's number is above those of standard
 //! input, output and error: an application that has closed them may still write there.
 
+mod race;
+mod resolver;
+mod schedule;
+
 use std::io;
 use std::mem;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use bindings::process::{self, FileIdentity, Process};
@@ -19,6 +27,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use transport::{Deadline, TimedSocket};
 
 use crate::settings::Endpoint;
+
+pub(crate) use race::Failures;
+pub(crate) use resolver::{OwnThreads, is_resolving};
 
 /// The socket of a connection, as long as it belongs to the process that connected it. To be dropped before the
 /// other parts of the connection.
@@ -111,77 +122,111 @@ pub(crate) enum Purpose {
     Question,
 }
 
-/// Connects, to each address of a name in turn.
-pub(crate) fn connect(
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SocketError {
+    #[error("the name cannot be resolved: {0}")]
+    Name(io::Error),
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    /// None of the addresses of a name.
+    #[error("{0}")]
+    Addresses(Failures),
+}
+
+/// A connected socket.
+pub(crate) struct Connected {
+    pub registered: Registered,
+    pub timed: TimedSocket,
+}
+
+impl Connected {
+    /// A socket that is not connected yet.
+    fn new(domain: Domain, purpose: Purpose) -> io::Result<Connected> {
+        // close-on-exec from the start
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        let socket = Socket::from(process::above_standard(socket.into())?);
+        let made = Made::here(&socket)?;
+        if purpose == Purpose::Application {
+            process::remember(&socket, made.file);
+        }
+        let timed = TimedSocket::guarded(socket, Arc::new(move || made.check()));
+        let registered = Registered {
+            socket: timed.socket().clone(),
+            made,
+        };
+        Ok(Connected { registered, timed })
+    }
+}
+
+/// An endpoint whose name is resolved.
+pub(crate) enum Resolved<'a> {
+    Unix(&'a Path),
+    /// The endpoint is this address.
+    Address(SocketAddr),
+    /// A name, which has these addresses.
+    Addresses(Vec<SocketAddr>),
+}
+
+/// Finds the addresses of an endpoint.
+pub(crate) fn resolve(
     endpoint: &Endpoint,
+    threads: OwnThreads,
+    deadline: Deadline,
+) -> Result<Resolved<'_>, SocketError> {
+    match endpoint {
+        Endpoint::Unix(path) => Ok(Resolved::Unix(path)),
+        Endpoint::Tcp { host, port } => match host.parse::<IpAddr>() {
+            Ok(address) => Ok(Resolved::Address(SocketAddr::new(address, *port))),
+            Err(_) => resolver::addresses(host, *port, threads, deadline)
+                .map(Resolved::Addresses)
+                .map_err(SocketError::Name),
+        },
+    }
+}
+
+/// Connects to the first of the addresses that answers.
+pub(crate) fn connect(
+    resolved: &Resolved<'_>,
     purpose: Purpose,
     deadline: Deadline,
-) -> io::Result<(TimedSocket, Registered)> {
-    match endpoint {
-        Endpoint::Unix(path) => connect_to(Domain::UNIX, &SockAddr::unix(path)?, purpose, deadline),
-        Endpoint::Tcp { host, port } => {
-            let mut last = io::Error::other("the name resolves to no address");
-            for address in addresses(host, *port)? {
-                match connect_to(
-                    Domain::for_address(address),
-                    &address.into(),
-                    purpose,
-                    deadline,
-                ) {
-                    Ok(connected) => return Ok(connected),
-                    Err(failure) => last = failure,
-                }
-            }
-            Err(last)
+) -> Result<Connected, SocketError> {
+    match resolved {
+        Resolved::Unix(path) => Ok(connect_to_path(path, purpose, deadline)?),
+        Resolved::Address(address) => {
+            let connected = race::connect(&[*address], purpose, deadline);
+            connected.map_err(|failures| SocketError::Socket(failures.into_last()))
+        }
+        Resolved::Addresses(addresses) => {
+            race::connect(addresses, purpose, deadline).map_err(SocketError::Addresses)
         }
     }
 }
 
-fn connect_to(
-    domain: Domain,
-    address: &SockAddr,
-    purpose: Purpose,
-    deadline: Deadline,
-) -> io::Result<(TimedSocket, Registered)> {
-    let remaining = remaining(deadline)?;
-    // close-on-exec from the start
-    let socket = Socket::new(domain, Type::STREAM, None)?;
-    let socket = Socket::from(process::above_standard(socket.into())?);
-    let made = Made::here(&socket)?;
-    if purpose == Purpose::Application {
-        process::remember(&socket, made.file);
-    }
-    let mut timed = TimedSocket::guarded(socket, Arc::new(move || made.check()));
-    let registered = Registered {
-        socket: timed.socket().clone(),
-        made,
-    };
-    timed.limit_both(remaining)?;
-    if domain == Domain::UNIX {
-        // Waits, within the send limit, while the listener's queue is full.
-        while let Err(failure) = timed.socket().connect(address) {
-            if failure.kind() != io::ErrorKind::Interrupted {
-                return Err(failure);
-            }
-            timed.limit_both(self::remaining(deadline)?)?;
+fn connect_to_path(path: &Path, purpose: Purpose, deadline: Deadline) -> io::Result<Connected> {
+    let address = SockAddr::unix(path)?;
+    let mut connected = Connected::new(Domain::UNIX, purpose)?;
+    let timed = &mut connected.timed;
+    timed.limit_both(remaining(deadline)?)?;
+    // Waits, within the send limit, while the listener's queue is full.
+    while let Err(failure) = timed.socket().connect(&address) {
+        match failure.kind() {
+            io::ErrorKind::Interrupted => timed.limit_both(remaining(deadline)?)?,
+            io::ErrorKind::WouldBlock => return Err(no_answer()),
+            _ => return Err(failure),
         }
-    } else {
-        timed.socket().connect_timeout(address, remaining)?;
-        timed.socket().set_tcp_nodelay(true)?;
     }
-    Ok((timed, registered))
+    Ok(connected)
 }
 
 /// Why there is no time left, as it is told of a connection that is not made.
 fn remaining(deadline: Deadline) -> io::Result<std::time::Duration> {
-    let no_reply = |_| io::Error::other("no reply in time");
-    deadline.remaining().map_err(no_reply)
+    deadline.remaining().map_err(|_| no_answer())
 }
 
-/// Without a look at the resolver where the host is an address.
-fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    match host.parse::<IpAddr>() {
-        Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
-        Err(_) => Ok((host, port).to_socket_addrs()?.collect()),
-    }
+fn no_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,9 +12,10 @@ use xdr::codec::Encoder;
 use xdr::rpc::{Outgoing, Peer, Rejection, Request};
 use xdr::{Architecture, Flags, Input, NullPlaces, OutputResult, Room, SlotId, SlotResult, Ulong};
 
-use super::tests::{SocketPath, nothing_is_told};
+use super::tests::{SocketPath, nothing_is_told, with_timeout};
 use super::*;
-use crate::settings::{Credentials, Source};
+use crate::fake;
+use crate::settings::{Credentials, Source, TlsSettings};
 
 const LONG: Duration = Duration::from_secs(20);
 const KEY: &str = "00112233445566778899aabbccddeeff";
@@ -236,10 +237,8 @@ fn open(path: &SocketPath, is_tls: bool, timeout: Duration, notify: Notify) -> C
         }
     });
     let connection = Connection::open(
-        &path.endpoint(),
-        settings.as_ref(),
-        None,
-        timeout,
+        &fake::daemon(path.endpoint(), settings),
+        &with_timeout(timeout),
         Deadline::after(timeout),
         Purpose::Application,
         notify,
@@ -663,10 +662,8 @@ fn an_older_daemon_gets_calls_of_version_3() {
         versions
     });
     let connection = Connection::open(
-        &path.endpoint(),
-        None,
-        None,
-        LONG,
+        &fake::daemon(path.endpoint(), None),
+        &with_timeout(LONG),
         Deadline::after(LONG),
         Purpose::Application,
         nothing_is_told(),

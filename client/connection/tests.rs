@@ -13,6 +13,8 @@ use xdr::rpc::Outgoing;
 use xdr::version3::{Call, DataResult, Reply};
 
 use super::*;
+use crate::fake;
+use crate::settings::Endpoint;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -86,12 +88,17 @@ pub(super) fn nothing_is_told() -> Notify {
     Box::new(|_, _| unreachable!("nothing is told"))
 }
 
+pub(super) fn with_timeout(timeout: Duration) -> Settings {
+    Settings {
+        timeout,
+        ..fake::settings(None)
+    }
+}
+
 fn open(endpoint: &Endpoint, timeout: Duration) -> Result<Connection, ConnectError> {
     Connection::open(
-        endpoint,
-        None,
-        None,
-        timeout,
+        &fake::daemon(endpoint.clone(), None),
+        &with_timeout(timeout),
         Deadline::after(timeout),
         Purpose::Application,
         nothing_is_told(),

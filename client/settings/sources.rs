@@ -15,6 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::SettingsError;
+use crate::socket::OwnThreads;
 
 /// The longest file that is read, in bytes.
 pub(super) const LONGEST_FILE: usize = 1 << 20;
@@ -40,6 +41,8 @@ pub(crate) struct Environment<'a> {
     pub library: Option<PathBuf>,
     /// What was compiled in for TLS.
     pub tls: TlsFiles,
+    /// Whether the application lets this library start threads: it may, unless C_Initialize says otherwise.
+    pub threads: OwnThreads,
 }
 
 /// What was compiled in for TLS: paths, or contents in PEM.
@@ -83,6 +86,7 @@ impl Environment<'static> {
                 key: option_env!("P11CLIENT_TLS_KEY"),
                 pinned: option_env!("P11CLIENT_TLS_PINNED"),
             },
+            threads: OwnThreads::Allowed,
         }
     }
 }

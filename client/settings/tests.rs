@@ -34,6 +34,7 @@ fn read(
         transport: found("the transport").map(|(_, value)| *value),
         library: found("the library's file").map(|(_, value)| value.into()),
         tls: TlsFiles::default(),
+        threads: OwnThreads::Allowed,
     })
 }
 
@@ -439,6 +440,7 @@ fn the_description_of_mechanisms_is_a_text_of_bounded_length() {
             transport: None,
             library: None,
             tls: TlsFiles::default(),
+            threads: OwnThreads::Allowed,
         });
         settings.map(|settings| settings.mechanisms)
     };
@@ -506,6 +508,7 @@ fn filed(
         transport: None,
         library: None,
         tls: TlsFiles::default(),
+        threads: OwnThreads::Allowed,
     })
 }
 

@@ -12,6 +12,7 @@ mod hostile;
 mod interfaces;
 mod lifetime;
 mod lying;
+mod names;
 mod original;
 mod parameters;
 
@@ -67,6 +68,11 @@ fn scenario() {
         ),
         ("slow_finalize", lifetime::slow_finalize),
         ("cannot_connect", lifetime::cannot_connect),
+        ("resolver_hangs", names::resolver_hangs),
+        ("resolver_answers", names::resolver_answers),
+        ("resolver_in_place", names::resolver_in_place),
+        ("quickly_connected", names::quickly_connected),
+        ("never_connected", names::never_connected),
     ];
     let known = scenarios.iter().find(|(known, _)| name == *known);
     known.expect("a scenario of the list").1();

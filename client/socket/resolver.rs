@@ -1,0 +1,200 @@
+//! Resolves host names with the system's resolver, within a time.
+//!
+//! The system's resolver (getaddrinfo, and what nsswitch.conf names) has no time limit that a caller could set. So it
+//! runs in a short-lived thread, which is left behind when the time is over ([`Background`] says what that costs). Where
+//! the application allows no thread, or the system gives none, the resolver's own time holds.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use bindings::background::Background;
+use bindings::process::PerProcess;
+use transport::Deadline;
+
+/// Whether this library may start threads (CKF_LIBRARY_CANT_CREATE_OS_THREADS of C_Initialize).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum OwnThreads {
+    Allowed,
+    Forbidden,
+}
+
+/// How many threads may be in the resolver: a program that tries again and again must not collect them.
+const MOST_THREADS: usize = 8;
+
+/// The threads of this process that are in the resolver. In a forked child there is none.
+static THREADS: PerProcess<AtomicUsize> = PerProcess::new();
+
+thread_local! {
+    /// Whether this thread is in the system's resolver.
+    static RESOLVING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in the resolver that this library waits for. Parts of the resolver may call PKCS#11
+/// libraries, and those must not wait for what waits for them.
+pub(crate) fn is_resolving() -> bool {
+    RESOLVING.get()
+}
+
+/// The addresses of a host, in the resolver's order. [`io::ErrorKind::TimedOut`] at the deadline.
+pub(super) fn addresses(
+    host: &str,
+    port: u16,
+    threads: OwnThreads,
+    deadline: Deadline,
+) -> io::Result<Vec<SocketAddr>> {
+    let host = host.to_owned();
+    let found = within(deadline, threads, move || {
+        Ok((host.as_str(), port).to_socket_addrs()?.collect::<Vec<_>>())
+    })?;
+    match found.is_empty() {
+        true => Err(io::Error::other("the name has no address")),
+        false => Ok(found),
+    }
+}
+
+/// What a thread hands over to the one that waits for it.
+struct Answer<T> {
+    found: Mutex<Option<io::Result<T>>>,
+    has_come: Condvar,
+}
+
+impl<T> Answer<T> {
+    fn give(&self, found: io::Result<T>) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        self.has_come.notify_one();
+    }
+
+    /// `None` at the deadline.
+    fn wait(&self, deadline: Deadline) -> Option<io::Result<T>> {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        while found.is_none() {
+            let remaining = deadline.remaining().ok()?;
+            let waited = self.has_come.wait_timeout(found, remaining);
+            (found, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        found.take()
+    }
+}
+
+/// What `lookup` gives, if it does before the deadline.
+fn within<T: Send + 'static>(
+    deadline: Deadline,
+    threads: OwnThreads,
+    lookup: impl Fn() -> io::Result<T> + Send + Sync + 'static,
+) -> io::Result<T> {
+    let lookup = move || {
+        let outer = RESOLVING.replace(true);
+        let found = lookup();
+        RESOLVING.set(outer);
+        found
+    };
+    if threads == OwnThreads::Forbidden {
+        return lookup();
+    }
+    let running = THREADS.get(AtomicUsize::default, |_| {});
+    if running.load(Ordering::Relaxed) >= MOST_THREADS {
+        return Err(io::Error::other(format!(
+            "the system's resolver has not answered {MOST_THREADS} earlier questions yet"
+        )));
+    }
+    let answer = Arc::new(Answer {
+        found: Mutex::new(None),
+        has_come: Condvar::new(),
+    });
+    let lookup = Arc::new(lookup);
+    let (for_answer, for_thread) = (answer.clone(), lookup.clone());
+    running.fetch_add(1, Ordering::Relaxed);
+    let started = Background::start(move || {
+        for_answer.give(for_thread());
+        running.fetch_sub(1, Ordering::Relaxed);
+    });
+    let Ok(thread) = started else {
+        running.fetch_sub(1, Ordering::Relaxed);
+        return lookup();
+    };
+    match answer.wait(deadline) {
+        Some(found) => {
+            thread.join();
+            found
+        }
+        None => Err(io::ErrorKind::TimedOut.into()), // and leaves the thread behind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_millis(200);
+
+    fn never() -> io::Result<()> {
+        loop {
+            thread::park();
+        }
+    }
+
+    #[test]
+    fn a_name_of_this_host_is_found() {
+        for threads in [OwnThreads::Allowed, OwnThreads::Forbidden] {
+            let find = |host| addresses(host, 7, threads, Deadline::after(100 * TIME));
+            let found = find("localhost").unwrap();
+            assert!(!found.is_empty() && found.iter().all(|it| it.ip().is_loopback()));
+            assert!(find("name\0with a zero").is_err());
+        }
+        assert!(!is_resolving());
+    }
+
+    /// And a process does not collect such threads. Nextest gives each test a process; elsewhere they add up.
+    #[test]
+    fn a_resolver_that_hangs_takes_the_time_there_is() {
+        for _ in 0..MOST_THREADS {
+            let start = Instant::now();
+            let found = within(Deadline::after(TIME), OwnThreads::Allowed, never);
+            assert_eq!(found.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            let taken = start.elapsed();
+            assert!(
+                taken >= TIME - Duration::from_millis(2) && taken < 10 * TIME,
+                "{taken:?}"
+            );
+        }
+        let start = Instant::now();
+        let found = within(Deadline::after(TIME), OwnThreads::Allowed, never);
+        let message = found.unwrap_err().to_string();
+        assert!(message.contains("8 earlier questions"), "{message}");
+        assert!(start.elapsed() < TIME);
+    }
+
+    #[test]
+    fn the_thread_ends_with_the_lookup() {
+        let (sender, receiver) = mpsc::channel();
+        let sender = Mutex::new(sender);
+        let lookup = move || {
+            thread::sleep(2 * TIME);
+            sender.lock().unwrap().send(is_resolving()).unwrap();
+            Ok(())
+        };
+        let found = within(Deadline::after(TIME), OwnThreads::Allowed, lookup);
+        assert!(found.is_err());
+        assert_eq!(receiver.recv_timeout(100 * TIME), Ok(true));
+        // The sender goes with the closure, and that with the thread.
+        assert!(receiver.recv_timeout(100 * TIME).is_err());
+    }
+
+    #[test]
+    fn without_threads_the_resolver_has_its_own_time() {
+        let here = thread::current().id();
+        let lookup = move || {
+            thread::sleep(2 * TIME);
+            Ok(thread::current().id() == here && is_resolving())
+        };
+        let found = within(Deadline::after(TIME), OwnThreads::Forbidden, lookup);
+        assert!(found.unwrap());
+    }
+}
