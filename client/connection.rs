@@ -21,6 +21,7 @@ mod model;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use transport::halves::{Closer, Halves, Receiver};
@@ -33,10 +34,11 @@ use xdr::record::{MARK_SIZE, Records};
 use xdr::rpc::{self, Asking, Notification, ReplyError, Version, Xid};
 use xdr::{Call, CkRv, Function, Hello, HelloResult, NullPlaces, Reply, SessionHandle, version3};
 
+use crate::advice::Advice;
 use crate::failure::Failure;
 use crate::library::ROOM_AT_END;
 use crate::remote::Remote;
-use crate::settings::{Daemon, Settings};
+use crate::settings::{Daemon, Endpoint, Settings};
 use crate::socket::{self, Connected, Purpose, Registered, SocketError};
 use crate::tls::{self, TlsError};
 
@@ -67,6 +69,12 @@ const OS_LOCKING_OK: u64 = 2;
 
 /// A connected daemon.
 pub(crate) struct Connection {
+    /// Where it listens, for the log.
+    peer: Endpoint,
+    /// Whether a lost connection is made again without C_Initialize.
+    recovers: bool,
+    /// Why the last call of C_Initialize failed on the way.
+    failure: Mutex<Option<Failure>>,
     /// Dropped first, before the descriptor is closed.
     registered: Registered,
     closer: Closer,
@@ -112,11 +120,13 @@ impl Connection {
             None => Halves::plain(timed),
             Some(tls) => tls::connect(timed, tls, offered(settings.protocol), deadline)?,
         };
-        Ok(Connection::over(registered, halves, settings, notify))
+        let peer = daemon.endpoint.clone();
+        Ok(Connection::over(peer, registered, halves, settings, notify))
     }
 
     /// A connection over a socket that is connected, after the TLS handshake.
     pub fn over(
+        peer: Endpoint,
         registered: Registered,
         halves: Halves,
         settings: &Settings,
@@ -129,6 +139,9 @@ impl Connection {
         } = halves;
         let timeout = settings.timeout;
         Connection {
+            peer,
+            recovers: settings.recovery.is_some(),
+            failure: Mutex::new(None),
             registered,
             closer,
             sender: SharedSender::new(sender, timeout),
@@ -235,17 +248,25 @@ impl Connection {
             Err(failure) => failure,
         };
         let rv = failure.rv();
-        // Why C_Initialize fails is said at the same level as that it does.
-        let level = match function {
-            Function::C_SetupArch | Function::C_LoadModule => log::Level::Error,
-            _ => log::Level::Warn,
-        };
-        match failure {
+        match (function, failure) {
             // Said when it happened.
-            Failure::Lost | Failure::Finalized => {}
-            failure => log::log!(level, "{}: {failure}; returning {rv}", function.name()),
+            (_, Failure::Lost | Failure::Finalized) => {}
+            (Function::C_LoadModule | Function::C_Initialize | Function::C_SetupArch, failure) => {
+                self.keep(failure);
+            }
+            (function, failure) => {
+                let (name, peer) = (function.name(), &self.peer);
+                let advice = Advice(failure.advice(self.recovers));
+                log::warn!("{name}: {peer}: {failure}; returning {rv}{advice}");
+            }
         }
         R::only_rv(function, rv)
+    }
+
+    /// Keeps why a call of C_Initialize failed: that C_Initialize fails is one message.
+    fn keep(&self, failure: Failure) {
+        let mut kept = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(failure);
     }
 
     /// Ends the operations that a call belongs to which is too long: a failing call does that, and the daemon does
@@ -454,8 +475,9 @@ impl Remote for Connection {
             Err(Failure::Reply(ReplyError::NotExecuted(PROG_MISMATCH))) => return Ok(None),
             Err(failure) => failure,
         };
-        log::error!("C_SetupArch: {failure}");
-        Err(failure.rv())
+        let rv = failure.rv();
+        self.keep(failure);
+        Err(rv)
     }
 
     fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
@@ -486,6 +508,11 @@ impl Remote for Connection {
 
     fn has_ended(&self) -> bool {
         self.is_lost() || self.registered.has_ended()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        let mut kept = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.take()
     }
 
     fn close(&self) {

@@ -13,6 +13,7 @@ use xdr::{
     SessionResult,
 };
 
+use crate::failure::Failure;
 use crate::library::Library;
 use crate::link::Link;
 use crate::notifications::Notifications;
@@ -86,6 +87,10 @@ impl Remote for Scripted {
         self.is_lost()
     }
 
+    fn failure(&self) -> Option<Failure> {
+        None
+    }
+
     fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
@@ -111,6 +116,10 @@ impl Remote for Arc<Scripted> {
 
     fn has_ended(&self) -> bool {
         (**self).has_ended()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        (**self).failure()
     }
 
     fn close(&self) {

@@ -14,6 +14,7 @@ use bindings::openssl_context;
 use xdr::rpc::Version;
 use xdr::{Flags, INTERFACE_2_40};
 
+use crate::advice::Advice;
 use crate::settings::{Environment, Settings};
 use crate::socket::is_resolving;
 use crate::{ask_interfaces, logging};
@@ -74,7 +75,8 @@ pub(crate) fn of_module(environment: &Environment<'_>) -> Option<Flags> {
                 learn(interfaces);
             }
             Err(error) => {
-                log::info!("C_GetInterface: {error}; offering all interfaces");
+                let advice = Advice(error.advice());
+                log::info!("C_GetInterface: {error}; offering all interfaces{advice}");
                 IS_SILENT.fetch_or(start.elapsed() >= settings.timeout, Ordering::Relaxed);
             }
         }

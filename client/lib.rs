@@ -35,10 +35,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use xdr::mechanism::parameters::TableError;
-use xdr::{CkRv, Flags};
+use xdr::{CkRv, Flags, Function};
 
 #[allow(unsafe_code)]
 pub mod abi;
+mod advice;
+mod certificate;
 mod connection;
 mod failure;
 #[cfg(test)]
@@ -60,6 +62,7 @@ mod tls;
 mod vendor_mechanisms;
 mod version3;
 
+use advice::Advice;
 use bindings::openssl_context;
 use bindings::process::PerProcess;
 use connection::{ConnectError, Connection, Notify};
@@ -99,14 +102,17 @@ enum InitializeError {
     Mechanisms(#[from] TableError),
     #[error("cannot connect to {0}: {1}")]
     Connect(Endpoint, ConnectError),
-    #[error("{0}")]
-    Start(#[from] StartError),
+    #[error("{0}: {1}")]
+    Start(Endpoint, StartError),
 }
 
 impl From<&InitializeError> for CkRv {
     fn from(error: &InitializeError) -> CkRv {
         match error {
-            InitializeError::Start(StartError::Initialize(rv)) => *rv,
+            InitializeError::Start(_, StartError::Initialize(rv)) => *rv,
+            InitializeError::Start(_, StartError::Call(Function::C_Initialize, failure)) => {
+                failure.rv()
+            }
             _ => CkRv::DEVICE_ERROR,
         }
     }
@@ -115,10 +121,11 @@ impl From<&InitializeError> for CkRv {
 impl InitializeError {
     /// Whether another daemon may do better.
     fn is_unreachable(&self) -> bool {
-        matches!(
-            self,
-            InitializeError::Connect(..) | InitializeError::Start(StartError::Lost)
-        )
+        match self {
+            InitializeError::Connect(..) => true,
+            InitializeError::Start(_, error) => error.is_lost_at_once(),
+            _ => false,
+        }
     }
 
     /// Whether the same may succeed a moment later, when a daemon has started or has forgotten a connection.
@@ -129,7 +136,7 @@ impl InitializeError {
     /// Whether this is how a daemon refuses a peer that has too many connections: it closes this one.
     fn may_be_refusal(&self) -> bool {
         match self {
-            InitializeError::Start(StartError::Lost) => true,
+            InitializeError::Start(_, error) => error.is_lost_at_once(),
             InitializeError::Connect(_, cause) => matches!(cause, ConnectError::Tls(_)),
             _ => false,
         }
@@ -183,7 +190,8 @@ impl Instance {
             }
             Err(error) => {
                 let rv = CkRv::from(&error);
-                log::error!("C_Initialize: {error}; returning {rv}");
+                let advice = Advice(error.advice());
+                log::error!("C_Initialize: {error}; returning {rv}{advice}");
                 Err(rv)
             }
         }
@@ -253,7 +261,9 @@ fn reach(
         let purpose = Purpose::Application;
         let connection = connect(settings, daemon, deadline, purpose, notify())?;
         connection.set_timeout(time);
-        let link = Link::start(connection, settings, threads)?;
+        let started = Link::start(connection, settings, threads);
+        let endpoint = || daemon.endpoint.clone();
+        let link = started.map_err(|error| InitializeError::Start(endpoint(), error))?;
         link.remote().set_timeout(settings.timeout);
         let version = link.version().number();
         let transport = if daemon.tls.is_some() {
@@ -297,7 +307,8 @@ fn first_of<T>(
         match attempt(place, daemon, Deadline::after(left() / (others + 1))) {
             // Each attempt has some time, so that the last of many may not have their turn.
             Err(error) if error.is_unreachable() && others > 0 && !left().is_zero() => {
-                log::warn!("{error}");
+                let advice = Advice(error.advice());
+                log::warn!("{error}; trying the next daemon{advice}");
             }
             result => return result,
         }
@@ -333,7 +344,8 @@ fn ask_interfaces(settings: &Settings) -> Result<Flags, InitializeError> {
             Purpose::Question,
             Box::new(nothing),
         )?;
-        Ok(Link::ask_interfaces(connection, settings)?)
+        let asked = Link::ask_interfaces(connection, settings);
+        asked.map_err(|error| InitializeError::Start(daemon.endpoint.clone(), error))
     })
 }
 

@@ -6,11 +6,12 @@
 
 use xdr::rpc::Version;
 use xdr::{
-    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, FEATURE_RECOVER, Flags, Hello, LoadResult,
-    NullPlaces, Reply, Ulong,
+    Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, FEATURE_RECOVER, Flags, Function, Hello,
+    LoadResult, NullPlaces, Reply, Ulong,
 };
 
 use crate::connection::{Connection, LONGEST_REPLY};
+use crate::failure::Failure;
 use crate::remote::{Remote, ask, result};
 use crate::settings::Settings;
 use crate::version3::{self, Adapter};
@@ -30,18 +31,53 @@ pub(crate) trait DistantModule: Cryptoki {
 pub(crate) enum StartError {
     #[error("the connection was lost during the first call")]
     Lost,
+    /// A call failed on the way.
+    #[error("{name}: {1}", name = .0.name())]
+    Call(Function, Failure),
     #[error("C_SetupArch: {0}")]
     Hello(CkRv),
-    #[error("C_SetupArch: the daemon answered {0:?}")]
+    #[error("C_SetupArch: the daemon answered {number}", number = .0.0)]
     Architecture(Architecture),
     #[error(
         "the daemon does not speak version 4 of the protocol, which PKCS11PROXY_PROTOCOL demands"
     )]
     Version,
-    #[error("C_LoadModule: {0} for module {1:?}")]
+    #[error("C_LoadModule: {0} for alias {1:?}")]
     Module(CkRv, String),
     #[error("C_Initialize: {0}")]
     Initialize(CkRv),
+}
+
+impl StartError {
+    /// The call that has failed.
+    pub fn function(&self) -> Function {
+        match self {
+            StartError::Call(function, _) => *function,
+            StartError::Lost
+            | StartError::Hello(_)
+            | StartError::Architecture(_)
+            | StartError::Version => Function::C_SetupArch,
+            StartError::Module(..) => Function::C_LoadModule,
+            StartError::Initialize(_) => Function::C_Initialize,
+        }
+    }
+
+    /// Whether the connection was lost during the first call.
+    pub fn is_lost_at_once(&self) -> bool {
+        match self {
+            StartError::Lost => true,
+            StartError::Call(Function::C_SetupArch, failure) => failure.is_fatal(),
+            _ => false,
+        }
+    }
+
+    /// The same where the call has failed on the way.
+    fn because(self, failure: Option<Failure>) -> StartError {
+        match failure {
+            Some(failure) => StartError::Call(self.function(), failure),
+            None => self,
+        }
+    }
 }
 
 /// How many calls this library makes at a time, if the daemon serves as many.
@@ -66,10 +102,12 @@ impl<R: Remote> Link<R> {
         let mut link = Link::new(remote);
         let loaded = link.load(settings);
         let started = loaded.and_then(|()| link.initialize(threads));
-        if started.is_err() {
+        if let Err(error) = started {
+            let failure = link.remote.failure();
             link.remote.close();
+            return Err(error.because(failure));
         }
-        started.map(|()| link)
+        Ok(link)
     }
 
     /// Asks the daemon which interfaces the module has, without C_Initialize. The caller has connected; the connection
@@ -77,8 +115,10 @@ impl<R: Remote> Link<R> {
     pub fn ask_interfaces(remote: R, settings: &Settings) -> Result<Flags, StartError> {
         let mut link = Link::new(remote);
         let loaded = link.load(settings);
+        let failure = link.remote.failure();
         link.remote.close();
-        loaded.map(|()| link.interfaces)
+        let interfaces = loaded.map(|()| link.interfaces);
+        interfaces.map_err(|error| error.because(failure))
     }
 
     fn new(remote: R) -> Link<R> {

@@ -22,6 +22,7 @@ use xdr::facts::{Effect, Step};
 use xdr::{Call, CkRv, Cryptoki, Flags, Function, NullPlaces, RV_LEAVING, Reply, SessionHandle};
 
 use crate::InitializeError;
+use crate::advice::Advice;
 use crate::connection::{Connection, Notify};
 use crate::link::{DistantModule, Link};
 use crate::notifications::Notifications;
@@ -258,12 +259,10 @@ impl<R: Remote + 'static> Recovery<R> {
             };
             let time = deadline.remaining().unwrap_or_default();
             if !error.may_pass() || time <= pause {
-                log::error!(
-                    "{}: {error}; returning {}",
-                    function.name(),
-                    CkRv::DEVICE_ERROR
-                );
-                return Err(CkRv::DEVICE_ERROR);
+                let (name, rv) = (function.name(), CkRv::DEVICE_ERROR);
+                let advice = Advice(error.advice());
+                log::error!("{name}: {error}; returning {rv}{advice}");
+                return Err(rv);
             }
             log::debug!("{}: {error}; trying again", function.name());
             let state = self.shared.state();

@@ -2,6 +2,8 @@
 
 use xdr::{Call, CkRv, Hello, HelloResult, NullPlaces, Reply, version3};
 
+use crate::failure::Failure;
+
 /// A daemon at the other end of a connection.
 pub(crate) trait Remote: Send + Sync {
     /// Makes the first call in version 4. `None` if the daemon speaks version 3 only; the connection goes on.
@@ -14,6 +16,8 @@ pub(crate) trait Remote: Send + Sync {
     fn is_lost(&self) -> bool;
     /// Whether the daemon has closed the connection, which a call may not have noticed yet.
     fn has_ended(&self) -> bool;
+    /// Why the last call of C_Initialize failed on the way, if it did and has not been asked yet.
+    fn failure(&self) -> Option<Failure>;
     /// Ends the connection; calls still waiting are answered CKR_CRYPTOKI_NOT_INITIALIZED.
     fn close(&self);
 }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bindings::openssl_context;
 use openssl::error::ErrorStack;
@@ -15,7 +16,7 @@ use openssl::ssl::{
 };
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509CheckFlags;
-use openssl::x509::{X509, X509VerifyResult};
+use openssl::x509::{X509, X509StoreContextRef, X509VerifyResult};
 use transport::halves::Halves;
 use transport::psk::{PreSharedKey, lines};
 use transport::tls::{
@@ -25,6 +26,7 @@ use transport::tls::{
 use transport::{Deadline, TimedSocket};
 use zeroize::Zeroizing;
 
+use crate::certificate::{Certificate, Unverified};
 use crate::failure::Failure;
 use crate::files;
 use crate::settings::{Credentials, Source, TlsSettings};
@@ -45,9 +47,11 @@ pub(crate) enum TlsError {
     #[error("{0} does not belong to the certificate {1}")]
     Mismatch(Source, Source),
     #[error("the server's certificate: {0}")]
-    Server(&'static str),
-    #[error("the server's certificate is not in {0}")]
-    NotPinned(Source),
+    Unverified(Box<Unverified>),
+    #[error("the server's certificate: the server sent no certificate")]
+    NoCertificate,
+    #[error("the server's certificate is not in {0} ({1})")]
+    NotPinned(Source, Box<Certificate>),
     #[error("the TLS handshake took too long")]
     TooSlow,
     #[error("TLS handshake: {0}")]
@@ -75,7 +79,8 @@ pub(crate) fn connect(
     let _entered = openssl_context::enter()?;
     // The application's, which would be taken for ours.
     drop(ErrorStack::get());
-    let context = context(settings, protocols, deadline)?;
+    let refused = Arc::new(Mutex::new(None));
+    let context = context(settings, protocols, refused.clone(), deadline)?;
     let mut ssl = Ssl::new(&context)?;
     // TLS defaults of the application's openssl.cnf reach it, too: not to weaken it.
     let level = ssl.security_level().max(SECURITY_LEVEL);
@@ -89,21 +94,25 @@ pub(crate) fn connect(
         }
     }
     let pipe = Pipe::new(socket, deadline);
-    let stream = ssl.connect(pipe).map_err(handshake_error)?;
+    let connected = ssl.connect(pipe);
+    let stream = connected.map_err(|error| handshake_error(error, &refused))?;
     let ssl = stream.ssl();
     let peer = ssl.peer_certificate();
     // With a pre-shared key: neither its name nor itself could be what is asked for.
     if peer.is_none() && (settings.name.is_some() || settings.pinned.is_some()) {
-        return Err(TlsError::Server("the server sent no certificate"));
+        return Err(TlsError::NoCertificate);
     }
-    if let (Some(source), Some(peer)) = (&settings.pinned, peer) {
-        let peer = peer.to_der()?;
+    if let (Some(source), Some(peer)) = (&settings.pinned, &peer) {
+        let der = peer.to_der()?;
         let known = certificates(source, deadline)?;
         if !known
             .iter()
-            .any(|known| known.to_der().is_ok_and(|der| der == peer))
+            .any(|known| known.to_der().is_ok_and(|known| known == der))
         {
-            return Err(TlsError::NotPinned(source.clone()));
+            return Err(TlsError::NotPinned(
+                source.clone(),
+                Box::new(Certificate::of(peer)),
+            ));
         }
     }
     let suite = ssl.current_cipher().map_or("", |suite| suite.name());
@@ -112,9 +121,31 @@ pub(crate) fn connect(
     Ok(Halves::tls(stream, LONGEST_FRAGMENT, in_our_context)?)
 }
 
+/// Keeps what a certificate is not accepted for, and changes nothing of OpenSSL's verdict.
+fn explaining(
+    refused: Arc<Mutex<Option<Unverified>>>,
+) -> impl Fn(bool, &mut X509StoreContextRef) -> bool + Send + Sync + 'static {
+    move |is_good, context| {
+        if !is_good {
+            let chain = context.chain();
+            let server = chain.and_then(|chain| chain.get(0));
+            let issuer = context.current_cert().filter(|_| context.error_depth() > 0);
+            let unverified = Unverified {
+                verdict: context.error(),
+                server: server.map(Certificate::of),
+                issuer: issuer.map(Certificate::of),
+            };
+            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(unverified);
+        }
+        is_good
+    }
+}
+
+/// `refused` is where it is noted why a certificate is not accepted.
 fn context(
     settings: &TlsSettings,
     protocols: &[&[u8]],
+    refused: Arc<Mutex<Option<Unverified>>>,
     deadline: Deadline,
 ) -> Result<SslContext, TlsError> {
     let mut context = SslContextBuilder::new(SslMethod::tls_client())?;
@@ -123,7 +154,9 @@ fn context(
     settle(&mut context);
     context.set_alpn_protos(&offer(protocols))?;
     // Also with a pre-shared key: a server that shows a certificate instead is not trusted.
-    context.set_verify(SslVerifyMode::PEER);
+    // Of the context and not of the connection: OpenSSL numbers what is attached to either for each library context,
+    // and the crate takes one number for all. Nothing else may be attached to a connection.
+    context.set_verify_callback(SslVerifyMode::PEER, explaining(refused));
     let mut store = X509StoreBuilder::new()?;
     match &settings.credentials {
         Credentials::Certificates {
@@ -232,14 +265,22 @@ fn pre_shared_key(source: &Source, deadline: Deadline) -> Result<PreSharedKey, T
     })
 }
 
-fn handshake_error(error: HandshakeError<Pipe>) -> TlsError {
+fn handshake_error(error: HandshakeError<Pipe>, refused: &Mutex<Option<Unverified>>) -> TlsError {
     let stream = match error {
         HandshakeError::SetupFailure(error) => return TlsError::OpenSsl(error),
         HandshakeError::Failure(stream) | HandshakeError::WouldBlock(stream) => stream,
     };
     let verified = stream.ssl().verify_result();
     if verified != X509VerifyResult::OK {
-        return TlsError::Server(verified.error_string());
+        let refused = refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        return TlsError::Unverified(Box::new(refused.unwrap_or(Unverified {
+            verdict: verified,
+            server: None,
+            issuer: None,
+        })));
     }
     match Failure::from(into_io_error(stream.into_error())) {
         Failure::Timeout => TlsError::TooSlow,

@@ -13,7 +13,13 @@ use xdr::{
 
 use super::*;
 use crate::fake::{self, Scripted};
+use crate::link::StartError;
 use crate::remote::ask;
+use crate::settings::Endpoint;
+
+fn not_started(error: StartError) -> InitializeError {
+    InitializeError::Start(Endpoint::Unix("/fake".into()), error)
+}
 
 /// A module, as it is behind each connection, and what it was asked.
 struct Module {
@@ -107,7 +113,7 @@ impl Module {
         let connect: Connect<Arc<Scripted>> = Box::new(move |_, _| {
             module.connects.fetch_add(1, Ordering::SeqCst);
             if module.is_down.load(Ordering::SeqCst) {
-                return Err(InitializeError::Start(crate::link::StartError::Lost));
+                return Err(not_started(StartError::Lost));
             }
             let answering = module.clone();
             let scripted = Arc::new_cyclic(|own: &std::sync::Weak<Scripted>| {
@@ -118,7 +124,7 @@ impl Module {
                 state.connection = Connection::default();
                 state.daemon
             });
-            let link = Link::start(scripted, &fake::settings(None), true)?;
+            let link = Link::start(scripted, &fake::settings(None), true).map_err(not_started)?;
             Ok(Reached { link, daemon })
         });
         let started = Recovery::start(connect, Duration::from_secs(1), keep_pin, Arc::default());

@@ -27,6 +27,11 @@ impl Failures {
         let last = self.0.pop().map(|(_, cause)| cause);
         last.unwrap_or_else(|| io::Error::other("there is no address"))
     }
+
+    /// The causes, in the order in which they came.
+    pub fn causes(&self) -> impl Iterator<Item = &io::Error> {
+        self.0.iter().map(|(_, cause)| cause)
+    }
 }
 
 impl fmt::Display for Failures {

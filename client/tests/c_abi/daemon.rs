@@ -84,6 +84,11 @@ impl Daemon {
         daemon
     }
 
+    /// As the log calls it.
+    pub fn name(&self) -> String {
+        self.address.replace(':', " port ")
+    }
+
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }

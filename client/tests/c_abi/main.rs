@@ -7,6 +7,7 @@ mod arguments;
 mod daemon;
 mod descriptors;
 mod exact;
+mod failures;
 mod forks;
 mod hostile;
 mod interfaces;
@@ -68,6 +69,8 @@ fn scenario() {
         ),
         ("slow_finalize", lifetime::slow_finalize),
         ("cannot_connect", lifetime::cannot_connect),
+        ("failing_initialize", failures::failing_initialize),
+        ("failing_call", failures::failing_call),
         ("resolver_hangs", names::resolver_hangs),
         ("resolver_answers", names::resolver_answers),
         ("resolver_in_place", names::resolver_in_place),

@@ -1,0 +1,118 @@
+//! Describes a certificate for people: who it is for, who issued it, when it is valid.
+//!
+//! What is shown comes from a peer, so that control characters are escaped. Nothing is decided here: OpenSSL verifies.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use openssl::x509::{X509NameRef, X509Ref, X509VerifyResult};
+
+/// What people compare of a certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct Certificate {
+    pub subject: String,
+    pub issuer: String,
+    /// Host names and addresses (subjectAltName).
+    pub names: Vec<String>,
+    pub not_before: String,
+    pub not_after: String,
+}
+
+impl Certificate {
+    /// To be called in the context that the certificate belongs to.
+    pub fn of(certificate: &X509Ref) -> Certificate {
+        let names = certificate.subject_alt_names();
+        let names = names.iter().flatten().filter_map(|name| {
+            let address = name.ipaddress().and_then(address);
+            address.or_else(|| name.dnsname().map(escaped))
+        });
+        let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
+        Certificate {
+            subject: name(certificate.subject_name()),
+            issuer: name(certificate.issuer_name()),
+            names: names.collect(),
+            not_before: not_before.to_string(),
+            not_after: not_after.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, issued by {}, ", self.subject, self.issuer)?;
+        if !self.names.is_empty() {
+            write!(f, "for {}, ", self.names.join(", "))?;
+        }
+        write!(f, "valid from {} to {}", self.not_before, self.not_after)
+    }
+}
+
+/// `CN=name, O=organisation`: the most special part first, as most are read.
+fn name(name: &X509NameRef) -> String {
+    let part = |entry: &openssl::x509::X509NameEntryRef| {
+        let kind = entry.object().nid().short_name().unwrap_or("?");
+        let value = entry.data().to_string();
+        let value = value.map_or_else(|_| "?".into(), |value| escaped(&value));
+        format!("{kind}={value}")
+    };
+    let mut parts: Vec<String> = name.entries().map(part).collect();
+    parts.reverse();
+    match parts.is_empty() {
+        true => "(no name)".into(),
+        false => parts.join(", "),
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<String> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    let v6 = <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+    v4.or(v6).ok().map(|address| address.to_string())
+}
+
+fn escaped(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+/// Why a server's certificate was not accepted.
+#[derive(Clone, Debug)]
+pub(crate) struct Unverified {
+    pub verdict: X509VerifyResult,
+    /// The server's own.
+    pub server: Option<Certificate>,
+    /// The one of its chain that the verdict is about, if it is another one.
+    pub issuer: Option<Certificate>,
+}
+
+impl fmt::Display for Unverified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.verdict.error_string())?;
+        match self.issuer.as_ref().or(self.server.as_ref()) {
+            Some(certificate) => write!(f, " ({certificate})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Unverified {
+    /// What an operator can do, in a clause.
+    pub fn advice(&self) -> &'static str {
+        // x509_vfy.h of OpenSSL 3
+        match self.verdict.as_raw() {
+            2 | 18 | 19 | 20 | 21 => {
+                "PKCS11PROXY_CA_FILE (ca_file) must name the authority that issued it; if it does, the daemon must send the certificates in between"
+            }
+            9 => "the certificate is not valid yet: check the clocks of both hosts",
+            10 => {
+                "it has expired: give the daemon a new one and send it SIGHUP, or check this host's clock"
+            }
+            62 | 64 => {
+                "PKCS11PROXY_VERIFY_NAME (verify_name) and the names in the certificate must agree: correct one of them, or the endpoint"
+            }
+            66..=68 => "its key or signature is too weak: the daemon needs a new certificate",
+            26 => {
+                "the certificate is not made for servers: extendedKeyUsage must contain serverAuth"
+            }
+            _ => "the daemon needs another certificate, or the client another authority",
+        }
+    }
+}
