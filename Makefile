@@ -1,6 +1,6 @@
 # Builds, tests and installs the PKCS#11 proxy. Everything else is cargo's.
 #
-#   make                the daemon and the client library, in target/release
+#   make                the daemon, the client library and the doctor, in target/release
 #   make demo           a token, a daemon and pkcs11-tool, end to end (no root but for packages)
 #   make check          every test
 #   make deny           the dependencies: versions, licences, sources, known vulnerabilities
@@ -91,11 +91,12 @@ all: $(SPECIAL) $(NAMED)
 	$(CLIENT_CARGO) build --release --workspace
 
 $(SPECIAL): $(TARGET)/release/libp11client%.so: $(SOURCES) $(OPTIONS)
-	P11CLIENT_TRANSPORT=$* P11CLIENT_SOCKET='$($*_socket)' $(CLIENT_CARGO) build --release --package client
+	P11CLIENT_TRANSPORT=$* P11CLIENT_SOCKET='$($*_socket)' \
+	  $(CLIENT_CARGO) build --release --package client --lib
 	cp $(TARGET)/release/libp11client.so $@
 
 $(NAMED): $(TARGET)/release/libp11client%.so: $(SOURCES) $(OPTIONS)
-	P11CLIENT_LIBNAME=$* $(CLIENT_CARGO) build --release --package client
+	P11CLIENT_LIBNAME=$* $(CLIENT_CARGO) build --release --package client --lib
 	cp $(TARGET)/release/libp11client.so $@
 
 # Newer than the libraries if they were built with other options.
@@ -156,7 +157,8 @@ certs:
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
-	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(DESTDIR)$(BINDIR)/
+	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(TARGET)/release/p11client-doctor \
+	  $(DESTDIR)$(BINDIR)/
 	for library in $(LIBRARIES); do \
 	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \
 	done

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use openssl::asn1::Asn1Time;
+use openssl::hash::MessageDigest;
 use openssl::x509::{X509NameRef, X509Ref, X509VerifyResult};
 
 /// What people compare of a certificate.
@@ -16,6 +18,10 @@ pub(crate) struct Certificate {
     pub names: Vec<String>,
     pub not_before: String,
     pub not_after: String,
+    /// Days from now until it expires, rounded down; `None` if the date cannot be read.
+    pub days_left: Option<i32>,
+    /// SHA-256 of the whole certificate.
+    pub fingerprint: String,
 }
 
 impl Certificate {
@@ -27,12 +33,19 @@ impl Certificate {
             address.or_else(|| name.dnsname().map(escaped))
         });
         let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
+        let left = Asn1Time::days_from_now(0).and_then(|now| now.diff(not_after));
+        let digest = certificate.digest(MessageDigest::sha256());
+        let bytes = digest.as_deref().unwrap_or_default().iter();
+        let bytes: Vec<String> = bytes.map(|byte| format!("{byte:02X}")).collect();
         Certificate {
             subject: name(certificate.subject_name()),
             issuer: name(certificate.issuer_name()),
             names: names.collect(),
             not_before: not_before.to_string(),
             not_after: not_after.to_string(),
+            // A time that is over counts as less than no day.
+            days_left: left.ok().map(|it| it.days - i32::from(it.secs < 0)),
+            fingerprint: bytes.join(":"),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Connection {
         let Connected { registered, timed } = socket::connect(&resolved, purpose, deadline)?;
         let halves = match &daemon.tls {
             None => Halves::plain(timed),
-            Some(tls) => tls::connect(timed, tls, offered(settings.protocol), deadline)?,
+            Some(tls) => tls::connect(timed, tls, offered(settings.protocol), deadline)?.halves,
         };
         let peer = daemon.endpoint.clone();
         Ok(Connection::over(peer, registered, halves, settings, notify))

@@ -18,7 +18,7 @@ use crate::library::Library;
 use crate::link::Link;
 use crate::notifications::Notifications;
 use crate::remote::Remote;
-use crate::settings::{Daemon, Endpoint, Interface, Reason, Settings, TlsSettings};
+use crate::settings::{Daemon, Endpoint, Interface, Origin, Reason, Settings, TlsSettings};
 use crate::socket::OwnThreads;
 
 type Answering = Box<dyn Fn(Call<'_>) -> Reply + Send + Sync>;
@@ -140,6 +140,8 @@ pub(crate) fn settings(protocol: Option<Version>) -> Settings {
         spread: false,
         log: None,
         threads: OwnThreads::Allowed,
+        file: None,
+        told: Vec::new(),
     }
 }
 
@@ -149,6 +151,7 @@ pub(crate) fn daemon(endpoint: Endpoint, tls: Option<TlsSettings>) -> Daemon {
         endpoint,
         tls,
         reason: Reason::Endpoint,
+        origin: Origin::Built,
     }
 }
 

@@ -42,6 +42,7 @@ pub mod abi;
 mod advice;
 mod certificate;
 mod connection;
+pub mod doctor;
 mod failure;
 #[cfg(test)]
 mod fake;
@@ -354,7 +355,6 @@ mod tests {
     use std::cell::{Cell, RefCell};
     use std::collections::HashSet;
 
-    use settings::Reason;
     use socket::SocketError;
 
     use super::*;
@@ -363,11 +363,7 @@ mod tests {
     #[test]
     fn daemons_are_tried_in_order_or_from_any_of_them_on() {
         let mut settings = fake::settings(None);
-        let nobody = || Daemon {
-            endpoint: Endpoint::Unix("/nobody".into()),
-            tls: None,
-            reason: Reason::Endpoint,
-        };
+        let nobody = || fake::daemon(Endpoint::Unix("/nobody".into()), None);
         settings.daemons = vec![nobody(), nobody(), nobody()];
         let mut seen = HashSet::new();
         for spread in [false, true] {
@@ -402,11 +398,7 @@ mod tests {
         const SHORTEST: Duration = Duration::from_millis(10); // an attempt's, see `Deadline::after`
         let mut settings = fake::settings(None);
         settings.timeout = 10 * SHORTEST;
-        let nobody = || Daemon {
-            endpoint: Endpoint::Unix("/nobody".into()),
-            tls: None,
-            reason: Reason::Endpoint,
-        };
+        let nobody = || fake::daemon(Endpoint::Unix("/nobody".into()), None);
         for (daemons, most) in [(1, 1), (3, 3), (1000, 12)] {
             settings.daemons = std::iter::repeat_with(nobody).take(daemons).collect();
             let attempts = Cell::new(0);

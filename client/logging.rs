@@ -126,7 +126,7 @@ fn severity(level: Level) -> u8 {
 }
 
 /// One line, whatever a daemon or a setting put into it.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character.is_control() {

@@ -6,9 +6,13 @@
 //! value that cannot be used is an error that says where it stands. Everything comes through an [`Environment`], so that
 //! tests need not touch that of the process.
 
+mod alias;
+mod built_in;
 mod endpoint;
 mod sources;
+mod tls_files;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -17,21 +21,17 @@ use std::time::Duration;
 
 use xdr::rpc::Version;
 
-pub(crate) use endpoint::{Endpoint, Reason};
-pub(crate) use sources::Environment;
+pub(crate) use built_in::BuiltIn;
+pub(crate) use endpoint::{Built, Endpoint, Reason};
+pub(crate) use sources::{Environment, Origin};
 
 use crate::logging::{self, LogTo};
 use crate::socket::OwnThreads;
-use endpoint::{Built, Destination, destination};
-use sources::{Found, Options, Origin, Sections, Written};
+use alias::{LONGEST_ALIAS, alias};
+use endpoint::{Destination, destination};
 #[cfg(test)]
-use sources::{LONGEST_FILE, TlsFiles};
-
-/// The file in the user's home directory that names the module.
-const ALIAS_FILE: &str = ".camlcrushlibname";
-
-/// The longest alias the file can give, in bytes; a variable can give any.
-const LONGEST_ALIAS: usize = 32;
+use sources::LONGEST_FILE;
+use sources::{Found, Options, Sections, Written};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -69,6 +69,19 @@ pub(crate) struct Settings {
     pub log: Option<LogSettings>,
     /// Whether the application lets this library start threads.
     pub threads: OwnThreads,
+    /// The settings file, if there is one.
+    pub file: Option<PathBuf>,
+    /// What is set, and where, except for endpoints.
+    pub told: Vec<Told>,
+}
+
+/// A setting as people read it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Told {
+    /// The name of the option.
+    pub option: String,
+    pub value: String,
+    pub origin: Origin,
 }
 
 /// How the library outlives a connection.
@@ -108,6 +121,8 @@ pub(crate) struct Daemon {
     pub tls: Option<TlsSettings>,
     /// Why TLS is spoken, or not.
     pub reason: Reason,
+    /// Where the endpoint comes from.
+    pub origin: Origin,
 }
 
 /// A site's `mechanisms.toml`, as read.
@@ -230,14 +245,21 @@ impl Settings {
     /// Reads the variables, the settings file and, if both leave the alias open, the alias file.
     pub fn read(environment: &Environment<'_>) -> Result<Settings, SettingsError> {
         let sections = Sections::read(environment)?;
+        let file = sections.path().map(PathBuf::from);
         let alias = alias(environment, &sections)?;
         let sources = Sources {
             environment,
-            file: sections.of_alias(&alias),
+            file: sections.of_alias(&alias.value),
+            told: RefCell::default(),
         };
+        sources.tell(
+            "alias",
+            &String::from_utf8_lossy(&alias.value),
+            &alias.origin,
+        );
         Ok(Settings {
             daemons: sources.daemons()?,
-            alias,
+            alias: alias.value,
             protocol: sources.protocol()?,
             interface: sources.interface()?,
             mechanisms: sources.mechanisms()?,
@@ -249,6 +271,8 @@ impl Settings {
                 .is_some_and(|it| it.value),
             log: sources.log()?,
             threads: environment.threads,
+            file,
+            told: sources.told.into_inner(),
         })
     }
 }
@@ -272,9 +296,13 @@ impl Interface {
     pub fn read(environment: &Environment<'_>) -> Result<Interface, SettingsError> {
         let sections = Sections::read(environment)?;
         // Without an alias there is nothing to be found in its section.
-        let alias = alias(environment, &sections).unwrap_or_default();
-        let file = sections.of_alias(&alias);
-        Sources { environment, file }.interface()
+        let alias = alias(environment, &sections).map(|alias| alias.value);
+        let sources = Sources {
+            environment,
+            file: sections.of_alias(&alias.unwrap_or_default()),
+            told: RefCell::default(),
+        };
+        sources.interface()
     }
 }
 
@@ -282,6 +310,8 @@ impl Interface {
 struct Sources<'a> {
     environment: &'a Environment<'a>,
     file: Written,
+    /// What was found so far.
+    told: RefCell<Vec<Told>>,
 }
 
 impl Sources<'_> {
@@ -292,13 +322,25 @@ impl Sources<'_> {
         Some(Found { value, origin })
     }
 
+    fn tell(&self, option: impl Into<String>, value: &str, origin: &Origin) {
+        self.told.borrow_mut().push(Told {
+            option: option.into(),
+            value: value.to_owned(),
+            origin: origin.clone(),
+        });
+    }
+
     fn daemons(&self) -> Result<Vec<Daemon>, SettingsError> {
         let environment = self.environment;
-        let built = Built::of(environment.transport, environment.library.as_deref());
+        let built = Built::of(
+            environment.built_in.transport,
+            environment.library.as_deref(),
+        );
         let files = self.tls_files();
         self.endpoints(built)?
             .into_iter()
             .map(|written| {
+                let origin = written.origin.clone();
                 let Destination {
                     endpoint,
                     is_tls,
@@ -309,6 +351,7 @@ impl Sources<'_> {
                     endpoint,
                     tls,
                     reason,
+                    origin,
                 })
             })
             .collect()
@@ -331,7 +374,7 @@ impl Sources<'_> {
             };
             return Ok(endpoints.get_ref().iter().map(found).collect());
         }
-        let socket = self.environment.socket;
+        let socket = self.environment.built_in.socket;
         Ok(vec![Found {
             value: socket.unwrap_or(built.default_endpoint()).into(),
             origin: Origin::Built,
@@ -348,6 +391,7 @@ impl Sources<'_> {
         let Some(Found { value, origin }) = written else {
             return Ok(None);
         };
+        self.tell("protocol", &value.to_string_lossy(), &origin);
         match value.as_bytes() {
             b"3" => Ok(Some(Version::Three)),
             b"4" => Ok(Some(Version::Four)),
@@ -365,6 +409,7 @@ impl Sources<'_> {
         else {
             return Ok(Interface::default());
         };
+        self.tell("interface", &value.to_string_lossy(), &origin);
         let (major, minor) = match value.as_bytes() {
             b"3.2" => (3, 2),
             b"3.0" => (3, 0),
@@ -385,6 +430,7 @@ impl Sources<'_> {
         else {
             return Ok(None);
         };
+        self.tell("mechanisms_file", &path.to_string_lossy(), &origin);
         match self.environment.text(&path) {
             Ok(text) => Ok(Some(MechanismsFile { path, text })),
             Err(cause) => Err(SettingsError::MechanismsFile(origin, path, cause)),
@@ -393,20 +439,24 @@ impl Sources<'_> {
 
     fn timeout(&self) -> Result<Duration, SettingsError> {
         let file = self.file.found(&self.file.options.timeout);
-        let number = self.number("PKCS11PROXY_RPC_TIMEOUT", file, "seconds", LONGEST_TIMEOUT)?;
+        let name = "PKCS11PROXY_RPC_TIMEOUT";
+        let number = self.number("timeout", name, file, "seconds", LONGEST_TIMEOUT)?;
         Ok(number.map_or(DEFAULT_TIMEOUT, Duration::from_secs))
     }
 
     fn slot_event_period(&self) -> Result<Duration, SettingsError> {
         let file = self.file.found(&self.file.options.slot_event_period);
         let name = "PKCS11PROXY_SLOT_EVENT_PERIOD";
-        let number = self.number(name, file, "milliseconds", LONGEST_SLOT_EVENT_PERIOD)?;
+        let option = "slot_event_period";
+        let most = LONGEST_SLOT_EVENT_PERIOD;
+        let number = self.number(option, name, file, "milliseconds", most)?;
         Ok(number.map_or(DEFAULT_SLOT_EVENT_PERIOD, Duration::from_millis))
     }
 
     /// A number of these units, at most `most`. A variable is read as the original reads it.
     fn number(
         &self,
+        option: &str,
         name: &'static str,
         file: Option<Found<i64>>,
         units: &'static str,
@@ -418,9 +468,13 @@ impl Sources<'_> {
         let Some(Found { value, origin }) = variable.or(file) else {
             return Ok(None);
         };
-        let number = value.filter(|number| (1..=most).contains(number));
-        let number = number.ok_or(SettingsError::Number(origin, units, most))?;
-        Ok(Some(number))
+        match value.filter(|number| (1..=most).contains(number)) {
+            Some(number) => {
+                self.tell(option, &format!("{number} {units}"), &origin);
+                Ok(Some(number))
+            }
+            None => Err(SettingsError::Number(origin, units, most)),
+        }
     }
 
     fn recovery(&self) -> Result<Option<RecoverySettings>, SettingsError> {
@@ -448,20 +502,21 @@ impl Sources<'_> {
         name: &'static str,
         option: fn(&Options) -> &Option<toml::Spanned<bool>>,
     ) -> Result<Option<Found<bool>>, SettingsError> {
-        let Some(Found { value, origin }) = self.variable(name) else {
-            return Ok(self.file.found(option(&self.file.options)));
+        let found = match self.variable(name) {
+            None => self.file.found(option(&self.file.options)),
+            Some(Found { value, origin }) => {
+                let value = match value.as_bytes() {
+                    b"true" => true,
+                    b"false" => false,
+                    _ => return Err(SettingsError::Flag(origin)),
+                };
+                Some(Found { value, origin })
+            }
         };
-        match value.as_bytes() {
-            b"true" => Ok(Some(Found {
-                value: true,
-                origin,
-            })),
-            b"false" => Ok(Some(Found {
-                value: false,
-                origin,
-            })),
-            _ => Err(SettingsError::Flag(origin)),
+        if let Some(Found { value, origin }) = &found {
+            self.tell(option_of(name), &value.to_string(), origin);
         }
+        Ok(found)
     }
 
     fn log(&self) -> Result<Option<LogSettings>, SettingsError> {
@@ -473,139 +528,29 @@ impl Sources<'_> {
         let to = match to.or(file) {
             None => LogTo::Stderr,
             Some(Found { value, origin }) => {
+                self.tell("log_to", &value.to_string_lossy(), &origin);
                 LogTo::parse(&value).ok_or(SettingsError::LogTo(origin))?
             }
         };
         let Some(Found { value, origin }) = filter else {
             return Ok(None);
         };
+        self.tell("log", &value.to_string_lossy(), &origin);
         let filter = value.into_string().ok();
         let filter = filter.filter(|filter| logging::parsed(filter).is_some());
         let filter = filter.ok_or(SettingsError::Log(origin))?;
         Ok(Some(LogSettings { filter, to }))
     }
+}
 
-    fn tls_files(&self) -> TlsSources {
-        let options = &self.file.options;
-        let file = |name, option| {
-            let variable = self.variable(name).map(|it| it.map(PathBuf::from));
-            variable.or(self.file.found(option)).map(|it| it.value)
-        };
-        let source = |name, option, built_in: Option<&'static str>| {
-            file(name, option).map(Source::File).or_else(|| {
-                let built_in = built_in.filter(|text| !text.is_empty())?;
-                Some(match built_in.contains("-----BEGIN") {
-                    true => Source::BuiltIn(built_in),
-                    false => Source::File(built_in.into()),
-                })
-            })
-        };
-        let built_in = self.environment.tls;
-        let name = self.variable("PKCS11PROXY_VERIFY_NAME");
-        TlsSources {
-            psk: file("PKCS11PROXY_PSK_FILE", &options.psk_file),
-            authority: source(CA_FILE, &options.ca_file, built_in.authority),
-            certificate: source(CERT_FILE, &options.cert_file, built_in.certificate),
-            key: source(PRIVKEY_FILE, &options.privkey_file, built_in.key),
-            pinned: source(
-                "PKCS11PROXY_SERVER_CERTS_FILE",
-                &options.server_certs_file,
-                built_in.pinned,
-            ),
-            name: name.or(self
-                .file
-                .found(&options.verify_name)
-                .map(|it| it.map(OsString::from))),
-        }
-    }
+/// The option that is named as a variable is.
+fn option_of(variable: &str) -> String {
+    variable.trim_start_matches("PKCS11PROXY_").to_lowercase()
 }
 
 /// What is logged, and where; also looked at while the settings are not read yet.
 const LOG: &str = "PKCS11PROXY_LOG";
 const LOG_TO: &str = "PKCS11PROXY_LOG_TO";
-const CA_FILE: &str = "PKCS11PROXY_CA_FILE";
-const CERT_FILE: &str = "PKCS11PROXY_CERT_FILE";
-const PRIVKEY_FILE: &str = "PKCS11PROXY_PRIVKEY_FILE";
-
-/// What is set for TLS, whether it is spoken or not.
-struct TlsSources {
-    psk: Option<PathBuf>,
-    authority: Option<Source>,
-    certificate: Option<Source>,
-    key: Option<Source>,
-    pinned: Option<Source>,
-    name: Option<Found<OsString>>,
-}
-
-impl TlsSources {
-    /// Whether anything is set that only TLS needs.
-    fn is_any(&self) -> bool {
-        let sources = [&self.authority, &self.certificate, &self.key, &self.pinned];
-        self.psk.is_some() || self.name.is_some() || sources.iter().any(|it| it.is_some())
-    }
-
-    fn settings(&self, endpoint: &Endpoint) -> Result<TlsSettings, SettingsError> {
-        let wanted =
-            |source: &Option<Source>, name| source.clone().ok_or(SettingsError::TlsFile(name));
-        let credentials = match &self.psk {
-            Some(path) => Credentials::Psk(Source::File(path.clone())),
-            None => Credentials::Certificates {
-                authority: wanted(&self.authority, CA_FILE)?,
-                certificate: wanted(&self.certificate, CERT_FILE)?,
-                key: wanted(&self.key, PRIVKEY_FILE)?,
-            },
-        };
-        let name = match &self.name {
-            None => None,
-            Some(Found { value, origin }) => {
-                let refused = || SettingsError::VerifyName(origin.clone());
-                let name = value.to_str().ok_or_else(refused)?;
-                match endpoint {
-                    _ if name != "endpoint" => Some(name.to_owned()),
-                    Endpoint::Tcp { host, .. } => Some(host.clone()),
-                    Endpoint::Unix(_) => return Err(refused()),
-                }
-            }
-        };
-        Ok(TlsSettings {
-            credentials,
-            pinned: self.pinned.clone(),
-            name,
-        })
-    }
-}
-
-/// The variable, even if empty; then the settings file; then the compiled-in name; then the alias file.
-fn alias(environment: &Environment<'_>, sections: &Sections) -> Result<Vec<u8>, SettingsError> {
-    if let Some(alias) = (environment.variable)("PKCS11PROXY_LIBNAME") {
-        return Ok(alias.into_encoded_bytes());
-    }
-    if let Some(alias) = sections.alias() {
-        return Ok(alias.as_bytes().to_vec());
-    }
-    if let Some(alias) = environment.libname {
-        return Ok(alias.as_bytes().to_vec());
-    }
-    let home = (environment.variable)("HOME").ok_or(SettingsError::Home)?;
-    // As the original puts it together: an empty HOME is not the directory the application is in.
-    let mut path = home;
-    path.push("/");
-    path.push(ALIAS_FILE);
-    let path = PathBuf::from(path);
-    let content = match (environment.file)(&path) {
-        Ok(content) => content,
-        Err(cause) => return Err(SettingsError::AliasFile(path, cause)),
-    };
-    if content.is_empty() {
-        return Err(SettingsError::AliasFileEmpty(path));
-    }
-    let line = content.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.len() > LONGEST_ALIAS {
-        return Err(SettingsError::AliasTooLong(path));
-    }
-    Ok(line.to_vec())
-}
 
 /// The number that C's `strtol` would read: blanks, a sign, digits, then anything. `None` where it
 /// reads none or a negative one; a number that does not fit is the largest there is.

@@ -69,13 +69,23 @@ fn in_our_context(work: &mut dyn FnMut()) -> io::Result<()> {
     Ok(())
 }
 
+/// A connection after the handshake.
+pub(crate) struct Secured {
+    pub halves: Halves,
+    /// The version of TLS, and the cipher suite.
+    pub version: &'static str,
+    pub suite: &'static str,
+    /// The server's certificate; none with a pre-shared key.
+    pub server: Option<Certificate>,
+}
+
 /// Shakes hands on a connected socket; both sides have proved who they are afterwards. `protocols` are offered.
 pub(crate) fn connect(
     socket: TimedSocket,
     settings: &TlsSettings,
     protocols: &[&[u8]],
     deadline: Deadline,
-) -> Result<Halves, TlsError> {
+) -> Result<Secured, TlsError> {
     let _entered = openssl_context::enter()?;
     // The application's, which would be taken for ours.
     drop(ErrorStack::get());
@@ -116,9 +126,16 @@ pub(crate) fn connect(
         }
     }
     let suite = ssl.current_cipher().map_or("", |suite| suite.name());
-    log::debug!("{} with {suite}", ssl.version_str());
+    let version = ssl.version_str();
+    log::debug!("{version} with {suite}");
+    let server = peer.as_deref().map(Certificate::of);
     drop(ErrorStack::get());
-    Ok(Halves::tls(stream, LONGEST_FRAGMENT, in_our_context)?)
+    Ok(Secured {
+        halves: Halves::tls(stream, LONGEST_FRAGMENT, in_our_context)?,
+        version,
+        suite,
+        server,
+    })
 }
 
 /// Keeps what a certificate is not accepted for, and changes nothing of OpenSSL's verdict.

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::SettingsError;
+use super::built_in::BuiltIn;
 use crate::socket::OwnThreads;
 
 /// The longest file that is read, in bytes.
@@ -31,31 +32,16 @@ pub(crate) struct Environment<'a> {
     pub file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// The name of the program's file, if it is known.
     pub program: Option<OsString>,
-    /// The endpoint compiled in.
-    pub socket: Option<&'a str>,
-    /// The alias compiled in, in a library made for one module.
-    pub libname: Option<&'a str>,
-    /// The transport compiled in, in a library made for one.
-    pub transport: Option<&'a str>,
     /// The file this library was loaded from.
     pub library: Option<PathBuf>,
-    /// What was compiled in for TLS.
-    pub tls: TlsFiles,
+    /// What is compiled into this library.
+    pub built_in: BuiltIn<'a>,
     /// Whether the application lets this library start threads: it may, unless C_Initialize says otherwise.
     pub threads: OwnThreads,
 }
 
-/// What was compiled in for TLS: paths, or contents in PEM.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct TlsFiles {
-    pub authority: Option<&'static str>,
-    pub certificate: Option<&'static str>,
-    pub key: Option<&'static str>,
-    pub pinned: Option<&'static str>,
-}
-
 impl Environment<'static> {
-    /// The environment of this process and the build options of this library.
+    /// The environment of this process, and what is compiled into this library.
     pub fn process() -> Environment<'static> {
         Environment {
             variable: match process::is_privileged() {
@@ -76,16 +62,8 @@ impl Environment<'static> {
             program: std::env::current_exe()
                 .ok()
                 .and_then(|file| file.file_name().map(OsString::from)),
-            socket: option_env!("P11CLIENT_SOCKET").filter(|socket| !socket.is_empty()),
-            libname: option_env!("P11CLIENT_LIBNAME"),
-            transport: option_env!("P11CLIENT_TRANSPORT"),
             library: process::own_path(),
-            tls: TlsFiles {
-                authority: option_env!("P11CLIENT_TLS_CA"),
-                certificate: option_env!("P11CLIENT_TLS_CERT"),
-                key: option_env!("P11CLIENT_TLS_KEY"),
-                pinned: option_env!("P11CLIENT_TLS_PINNED"),
-            },
+            built_in: BuiltIn::own(),
             threads: OwnThreads::Allowed,
         }
     }
@@ -234,6 +212,12 @@ pub(super) struct Sections {
 }
 
 impl Sections {
+    /// The file that was read, if there was one.
+    pub fn path(&self) -> Option<&Path> {
+        let path = self.written.path.as_path();
+        (!path.as_os_str().is_empty()).then_some(path)
+    }
+
     /// Reads the file. There need not be one, unless a variable names it.
     pub fn read(environment: &Environment<'_>) -> Result<Sections, SettingsError> {
         let named = (environment.variable)("PKCS11PROXY_CONF").filter(|path| !path.is_empty());
@@ -277,9 +261,12 @@ impl Sections {
     }
 
     /// The alias that the file names.
-    pub fn alias(&self) -> Option<&str> {
-        let alias = self.of_program.alias.as_ref().or(self.top.alias.as_ref());
-        alias.map(|alias| alias.get_ref().as_str())
+    pub fn alias(&self) -> Option<Found<String>> {
+        let alias = self.of_program.alias.as_ref().or(self.top.alias.as_ref())?;
+        Some(Found {
+            value: alias.get_ref().clone(),
+            origin: self.written.origin(alias),
+        })
     }
 
     /// What holds for this alias.

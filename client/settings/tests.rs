@@ -29,11 +29,12 @@ fn read(
             }
         },
         program: None,
-        socket: None,
-        libname,
-        transport: found("the transport").map(|(_, value)| *value),
         library: found("the library's file").map(|(_, value)| value.into()),
-        tls: TlsFiles::default(),
+        built_in: BuiltIn {
+            libname,
+            transport: found("the transport").map(|(_, value)| *value),
+            ..BuiltIn::default()
+        },
         threads: OwnThreads::Allowed,
     })
 }
@@ -435,11 +436,8 @@ fn the_description_of_mechanisms_is_a_text_of_bounded_length() {
                 }
             },
             program: None,
-            socket: None,
-            libname: None,
-            transport: None,
             library: None,
-            tls: TlsFiles::default(),
+            built_in: BuiltIn::default(),
             threads: OwnThreads::Allowed,
         });
         settings.map(|settings| settings.mechanisms)
@@ -503,11 +501,8 @@ fn filed(
             _ => Err(io::ErrorKind::NotFound.into()),
         },
         program: program.map(OsString::from),
-        socket: None,
-        libname: None,
-        transport: None,
         library: None,
-        tls: TlsFiles::default(),
+        built_in: BuiltIn::default(),
         threads: OwnThreads::Allowed,
     })
 }

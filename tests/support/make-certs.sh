@@ -7,8 +7,8 @@
 #
 # With "more", what the tests need besides: ECDSA certificates (server-ec, client-ec), one of RSA
 # 1024 (server-weak), chains with an intermediate authority (server-chain, client-chain), an encrypted
-# key (server-encrypted.key, password "secret"), a client's that has expired (client-expired), one that is revoked (client-revoked,
-# crl.pem; crl-reasons.pem for one reason only, crl-delta.pem without it), another client's (client-other),
+# key (server-encrypted.key, password "secret"), some that have expired (server-expired, client-expired), one that is
+# revoked (client-revoked, crl.pem; crl-reasons.pem for one reason only, crl-delta.pem without it), another client's (client-other),
 # everything of another authority (other-ca, other-server for names with wildcards, other-client), DH
 # parameters (dh.pem, dh-short.pem of 1024 bits) and pre-shared keys (psk.keys for the daemon, psk.client).
 set -eu
@@ -104,6 +104,7 @@ certificate client rsa ca is_client
 if [ "${2-}" = more ]; then
     certificate server-ec ec ca is_server
     certificate server-weak weak ca is_server
+    certificate server-expired ec ca is_server -startdate 20200101000000Z -enddate 20210101000000Z
     certificate client-ec ec ca is_client
     certificate client-other ec ca is_client
     certificate client-expired ec ca is_client -startdate 20200101000000Z -enddate 20210101000000Z

@@ -1,0 +1,54 @@
+//! Finds the alias of the module to ask for.
+
+use std::path::PathBuf;
+
+use super::SettingsError;
+use super::sources::{Environment, Found, Origin, Sections};
+
+/// The file in the user's home directory that names the module.
+const ALIAS_FILE: &str = ".camlcrushlibname";
+
+/// The longest alias the file can give, in bytes; a variable can give any.
+pub(super) const LONGEST_ALIAS: usize = 32;
+
+/// The variable, even if empty; then the settings file; then the compiled-in name; then the alias file.
+pub(super) fn alias(
+    environment: &Environment<'_>,
+    sections: &Sections,
+) -> Result<Found<Vec<u8>>, SettingsError> {
+    const LIBNAME: &str = "PKCS11PROXY_LIBNAME";
+    if let Some(alias) = (environment.variable)(LIBNAME) {
+        let (value, origin) = (alias.into_encoded_bytes(), Origin::Variable(LIBNAME));
+        return Ok(Found { value, origin });
+    }
+    if let Some(alias) = sections.alias() {
+        return Ok(alias.map(String::into_bytes));
+    }
+    if let Some(alias) = environment.built_in.libname {
+        let (value, origin) = (alias.as_bytes().to_vec(), Origin::Built);
+        return Ok(Found { value, origin });
+    }
+    let home = (environment.variable)("HOME").ok_or(SettingsError::Home)?;
+    // As the original puts it together: an empty HOME is not the directory the application is in.
+    let mut path = home;
+    path.push("/");
+    path.push(ALIAS_FILE);
+    let path = PathBuf::from(path);
+    let content = match (environment.file)(&path) {
+        Ok(content) => content,
+        Err(cause) => return Err(SettingsError::AliasFile(path, cause)),
+    };
+    if content.is_empty() {
+        return Err(SettingsError::AliasFileEmpty(path));
+    }
+    let line = content.split(|byte| *byte == b'\n').next().unwrap_or(&[]);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.len() > LONGEST_ALIAS {
+        return Err(SettingsError::AliasTooLong(path));
+    }
+    let value = line.to_vec();
+    Ok(Found {
+        value,
+        origin: Origin::File(path, 1),
+    })
+}
