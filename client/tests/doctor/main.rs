@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -213,9 +213,10 @@ fn settings_are_told_with_their_places() {
     fs::remove_file(&file).expect("it was made above");
 }
 
-/// The library that cargo has built beside the doctor.
+/// The library that cargo has built for this test.
 fn library() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_p11client-doctor")).with_file_name("libp11client.so")
+    let test = std::env::current_exe().expect("a running program has a file");
+    test.with_file_name("libp11client.so")
 }
 
 #[test]
