@@ -20,9 +20,7 @@
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <dirent.h>
-#include <dlfcn.h>
 #include <errno.h>
-#include <pkcs11.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -32,93 +30,11 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-static CK_FUNCTION_LIST_PTR p11;
-static CK_BYTE PIN[] = "1234", DATA[200], KEY[32] = { 1, 2, 3 };
-static int failures;
-
-static void check(const char *what, int holds)
-{
-    printf("%s -> %s\n", what, holds ? "yes" : "NO");
-    failures += !holds;
-}
-static void check_rv(const char *what, CK_RV expected, CK_RV got)
-{
-    if (expected == got)
-        printf("%s -> yes\n", what);
-    else
-        printf("%s -> NO, 0x%lx\n", what, got);
-    failures += expected != got;
-}
-static void pause_ms(long ms) { nanosleep(&(struct timespec){ ms / 1000, ms % 1000 * 1000000 }, NULL); }
-
-/* SoftHSM's file locks race when processes start at once: a few tries. */
-static CK_RV initialize(void)
-{
-    CK_C_INITIALIZE_ARGS arguments = { .flags = CKF_OS_LOCKING_OK };
-    CK_RV rv = CKR_OK;
-    for (int attempt = 0; attempt < 40; attempt++) {
-        rv = p11->C_Initialize(&arguments);
-        if (rv != CKR_GENERAL_ERROR && rv != CKR_FUNCTION_FAILED)
-            break;
-        pause_ms(25);
-    }
-    return rv;
-}
-
-static CK_RV open_session(CK_SESSION_HANDLE *session)
-{
-    CK_SLOT_ID slots[16];
-    CK_ULONG count = 16;
-    CK_RV rv = p11->C_GetSlotList(CK_TRUE, slots, &count);
-    for (CK_ULONG i = 0; rv == CKR_OK && i < count; i++) {
-        CK_TOKEN_INFO token;
-        rv = p11->C_GetTokenInfo(slots[i], &token);
-        if (rv == CKR_OK && memcmp(token.label, "e2e ", 4) == 0)
-            return p11->C_OpenSession(slots[i], CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, session);
-    }
-    return rv == CKR_OK ? CKR_TOKEN_NOT_PRESENT : rv;
-}
-
-/* One HMAC under a fixed key: 32 bytes that everybody agrees on. */
-static CK_RV sign(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key, CK_BYTE *mac)
-{
-    CK_MECHANISM hmac = { CKM_SHA256_HMAC, NULL, 0 };
-    CK_ULONG length = 32;
-    CK_RV rv = p11->C_SignInit(session, &hmac, key);
-    return rv != CKR_OK ? rv : p11->C_Sign(session, DATA, sizeof DATA, mac, &length);
-}
-static CK_RV import(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE *key)
-{
-    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
-    CK_KEY_TYPE type = CKK_GENERIC_SECRET;
-    CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
-    CK_ATTRIBUTE template[] = { { CKA_CLASS, &class, sizeof class }, { CKA_KEY_TYPE, &type, sizeof type }, { CKA_VALUE, KEY, sizeof KEY },
-        { CKA_SIGN, &yes, 1 }, { CKA_VERIFY, &yes, 1 }, { CKA_PRIVATE, &no, 1 }, { CKA_TOKEN, &no, 1 } };
-    return p11->C_CreateObject(session, template, sizeof template / sizeof template[0], key);
-}
-/* From C_GetSlotList to a signature. */
-static CK_RV whole_round(CK_SESSION_HANDLE *session, CK_OBJECT_HANDLE *key, CK_BYTE *mac)
-{
-    CK_RV rv = open_session(session);
-    for (int attempt = 0; rv == CKR_OK && attempt < 40; attempt++) {
-        rv = p11->C_Login(*session, CKU_USER, PIN, sizeof PIN - 1);
-        if (rv == CKR_USER_ALREADY_LOGGED_IN)
-            rv = CKR_OK;
-        if (rv != CKR_GENERAL_ERROR)
-            break;
-        pause_ms(25);
-    }
-    if (rv == CKR_OK)
-        rv = import(*session, key);
-    return rv == CKR_OK ? sign(*session, *key, mac) : rv;
-}
+#include "signer.h"
 
 /* ---- threads ---------------------------------------------------------------------------- */
-
-static CK_BYTE expected[32];
 
 static void *signer(void *result)
 {
@@ -529,14 +445,9 @@ int main(int argc, char **argv)
         return 2;
     }
     signal(SIGPIPE, SIG_DFL);
-    void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
-    CK_C_GetFunctionList list = NULL;
-    if (library)
-        *(void **)&list = dlsym(library, "C_GetFunctionList");
-    if (!list || list(&p11) != CKR_OK) {
-        fprintf(stderr, "threads: cannot use %s: %s\n", argv[1], library ? "no function list" : dlerror());
+    p11 = functions_of(dlopen(argv[1], RTLD_NOW | RTLD_LOCAL));
+    if (p11 == NULL)
         return 2;
-    }
     check_rv("C_Initialize", CKR_OK, initialize());
     check_rv("the first session signs", CKR_OK, whole_round(&session, &key, expected));
     if (failures == 0 && strcmp(argv[2], "threads") == 0)
