@@ -50,6 +50,8 @@ pub struct Incoming {
     is_checked: bool,
     /// What the kernel has; no other value of this type is made for the socket.
     limit: Option<Duration>,
+    /// Whether the deadline was over the last time, and what had come was taken nevertheless.
+    was_late: bool,
 }
 
 /// The direction to the peer.
@@ -74,14 +76,17 @@ impl Incoming {
     }
 
     /// Receives some bytes; none when the peer closed the connection. Without a deadline it waits for ever.
-    /// [`io::ErrorKind::TimedOut`] at the deadline.
+    /// [`io::ErrorKind::TimedOut`] at the deadline, unless something has come by then.
     pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
         loop {
             if !mem::take(&mut self.is_checked) {
                 allowed(&self.guard)?;
             }
             if let Some(deadline) = deadline {
-                let remaining = deadline.remaining()?;
+                let Ok(remaining) = deadline.remaining() else {
+                    return self.receive_late(space);
+                };
+                self.was_late = false;
                 if is_off(self.limit, remaining, SLACK) {
                     self.limit = Some(remaining);
                     self.socket.set_read_timeout(Some(remaining))?;
@@ -96,6 +101,20 @@ impl Incoming {
                 self.socket.set_read_timeout(None)?;
             }
         }
+    }
+
+    /// Takes what has come, although the deadline is over: a process that was stopped meanwhile (SIGSTOP) could not
+    /// look earlier. Only once, as a peer that goes on sending must not draw the call out.
+    fn receive_late(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        if !mem::replace(&mut self.was_late, true) {
+            self.limit = Some(SHORTEST);
+            self.socket.set_read_timeout(self.limit)?;
+            let mut socket = &*self.socket;
+            if let Ok(count) = socket.read(space) {
+                return Ok(count);
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
@@ -187,6 +206,7 @@ impl TimedSocket {
                 guard: guard.clone(),
                 is_checked: false,
                 limit: None,
+                was_late: false,
             },
             outgoing: Outgoing {
                 socket,
@@ -276,6 +296,27 @@ mod tests {
     /// A limit that an earlier call left, and that is close enough not to be set anew.
     const EARLIER: Duration = Duration::from_millis(30);
     const TIME: Duration = Duration::from_millis(120);
+
+    /// As a process does that was stopped for longer than a call may take.
+    #[test]
+    fn what_has_come_is_taken_after_the_deadline_but_only_once() {
+        let (near, far) = Socket::pair(Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let mut socket = TimedSocket::new(near);
+        let mut space = [0; 4];
+        let over = Deadline::after(Duration::ZERO);
+        far.send(b"a reply").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let mut receive = |deadline| {
+            let result = socket.incoming().receive(&mut space, Some(deadline));
+            result.map_err(|error| error.kind())
+        };
+        assert_eq!(receive(over), Ok(4));
+        assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
+        assert_eq!(receive(Deadline::after(TIME)), Ok(3));
+        let start = Instant::now();
+        assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
+        assert!(start.elapsed() < TIME);
+    }
 
     #[test]
     fn no_call_ends_before_its_deadline() {

@@ -343,6 +343,48 @@ pub fn wait_at_the_daemon() {
     }
 }
 
+/// What has come by then counts, although the time of the call is over.
+#[test]
+fn a_process_may_be_stopped_for_longer_than_a_call_may_take() {
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |call| match call {
+            Call::C_GetInfo() => {
+                let reply = Reply::only(Function::C_GetInfo, CkRv::OK);
+                Some(Act::AnswerLater(
+                    Duration::from_millis(500),
+                    Box::new(reply),
+                ))
+            }
+            _ => None,
+        });
+        let variables = [("PKCS11PROXY_RPC_TIMEOUT", "1")];
+        run_at("stopped", &daemon.address, &variables);
+    }
+}
+
+pub fn stopped() {
+    let loaded = initialized();
+    // SAFETY: the child sends signals and sleeps.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        thread::sleep(Duration::from_millis(200));
+        // SAFETY: only asks.
+        let parent = unsafe { libc::getppid() };
+        // SAFETY: the parent is continued below.
+        unsafe { libc::kill(parent, libc::SIGSTOP) };
+        thread::sleep(Duration::from_secs(3));
+        // SAFETY: continues the parent.
+        unsafe { libc::kill(parent, libc::SIGCONT) };
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    let start = Instant::now();
+    assert_eq!(get_info(&loaded), CKR_OK);
+    assert!(start.elapsed() > Duration::from_secs(2), "it was stopped");
+    assert_eq!(get_info(&loaded), CKR_OK);
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+}
+
 #[test]
 fn a_failed_c_initialize_says_why_only_if_asked() {
     run_at("cannot_connect", "127.0.0.1:1", &[]);

@@ -68,6 +68,7 @@ fn scenario() {
             lifetime::finalize_beside_slow_call,
         ),
         ("slow_finalize", lifetime::slow_finalize),
+        ("stopped", lifetime::stopped),
         ("cannot_connect", lifetime::cannot_connect),
         ("failing_initialize", failures::failing_initialize),
         ("failing_call", failures::failing_call),
