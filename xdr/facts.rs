@@ -350,13 +350,16 @@ macro_rules! define_facts {
             /// The arguments that a rule may be about, in their order.
             pub fn arguments(&self) -> impl Iterator<Item = Argument<'_>> {
                 let mut arguments: [Option<Argument<'_>>; MOST_ARGUMENTS] = [None; MOST_ARGUMENTS];
+                let mut places = arguments.iter_mut();
+                // A list for each function would take 5 KiB of the stack.
+                let mut add = |argument| {
+                    if let Some(place) = places.next() {
+                        *place = argument;
+                    }
+                };
                 match self {$(
                     Call::$name($($argument),*) => {
-                        let found: &[Option<Argument<'_>>] =
-                            &[$(argument!($argument: $role $($refusal)?)),*];
-                        for (place, argument) in arguments.iter_mut().zip(found) {
-                            *place = *argument;
-                        }
+                        $(add(argument!($argument: $role $($refusal)?));)*
                     }
                 ),*}
                 arguments.into_iter().flatten()
