@@ -33,6 +33,7 @@ use crate::remote::{ask, result};
 use crate::settings::Environment;
 use crate::socket::OwnThreads;
 use crate::structures;
+use cancellation::Uncancelled;
 use memory::{Place, Places};
 
 /// Functions that fill one structure: their arguments, and the function that makes the structure.
@@ -156,6 +157,7 @@ macro_rules! taking_bytes {
 }
 
 mod asynchronous;
+mod cancellation;
 mod function_list;
 mod interfaces;
 mod keys;
@@ -167,8 +169,10 @@ mod sessions;
 mod slots;
 mod unload;
 
-/// Runs the body of a C function. Catches panics, so that none unwinds into the application.
+/// Runs the body of a C function. Catches panics, so that none unwinds into the application, and lets nobody cancel
+/// the thread.
 fn guard(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
+    let _uncancelled = Uncancelled::new();
     let rv = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CkRv::OK,
         Ok(Err(rv)) => rv,
