@@ -22,6 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use cryptoki_sys::{
     CK_BYTE, CK_C_INITIALIZE_ARGS, CK_INFO, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID,
     CK_VOID_PTR, CKF_LIBRARY_CANT_CREATE_OS_THREADS, CKF_OS_LOCKING_OK, CKR_GENERAL_ERROR,
+    CKR_HOST_MEMORY,
 };
 use xdr::word_size::wide;
 use xdr::{CkRv, Function, ObjectHandle, SessionHandle, SlotId, Ulong};
@@ -165,6 +166,7 @@ mod memory;
 mod messages;
 mod objects;
 mod operations;
+mod reserve;
 mod sessions;
 mod slots;
 mod unload;
@@ -182,9 +184,17 @@ fn guard(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
     structures::number(rv.0).unwrap_or(CKR_GENERAL_ERROR)
 }
 
-/// Runs the body of a function that needs C_Initialize first.
+/// Runs the body of a function that needs C_Initialize first, and memory.
 fn enter(body: impl FnOnce(&Library) -> Result<(), CkRv>) -> CK_RV {
-    guard(|| body(&*instance().library()?))
+    guard_with_memory(|| body(&*instance().library()?))
+}
+
+/// The same where there is some memory; C_Finalize needs none.
+fn guard_with_memory(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
+    match reserve::is_low() {
+        true => CKR_HOST_MEMORY,
+        false => guard(body),
+    }
 }
 
 fn session_handle(session: CK_SESSION_HANDLE) -> SessionHandle {
@@ -217,7 +227,7 @@ fn put_bytes(
 /// Initialises the library: connects, and initialises the module behind the daemon.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Initialize(arguments: CK_VOID_PTR) -> CK_RV {
-    guard(|| {
+    guard_with_memory(|| {
         let arguments = arguments.cast::<CK_C_INITIALIZE_ARGS>();
         let mut environment = Environment::process();
         let threads = if arguments.is_null() {
