@@ -12,15 +12,15 @@
 //! middle of the application's own C_Initialize, is served; OpenSSL reads its configuration once.
 //! (OPENSSL_INIT_NO_LOAD_CONFIG would leave the application without its configuration for good.)
 //!
-//! The context lives as long as the process: a child forked from it goes on with it, and a library
-//! that was unloaded leaves it behind, with nothing in it that points into the library's code but
-//! callbacks for objects of that context.
+//! The context lives as long as the library is loaded: a child forked from it goes on with it, and at `dlclose` it is
+//! freed ([`free`]). OpenSSL keeps random generators of a context for each thread, and frees them when the thread
+//! ends; that may be after the context is gone. So a thread leaves none behind when it leaves the context.
 
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 // Links libcrypto and libssl.
 use openssl_sys as _;
@@ -33,6 +33,8 @@ unsafe extern "C" {
     fn OSSL_LIB_CTX_free(context: *mut Context);
     /// Sets the context of this thread, for calls that name none; gives the one before.
     fn OSSL_LIB_CTX_set0_default(context: *mut Context) -> *mut Context;
+    /// Frees what the context has for this thread.
+    fn OPENSSL_thread_stop_ex(context: *mut Context);
     fn OPENSSL_init_ssl(options: u64, settings: *const c_void) -> c_int;
 }
 
@@ -40,6 +42,9 @@ unsafe extern "C" {
 const OPENSSL_INIT_NO_ATEXIT: u64 = 0x0008_0000;
 
 static PRIVATE: AtomicPtr<Context> = AtomicPtr::new(ptr::null_mut());
+
+/// How many threads are in it.
+static USERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Has OpenSSL initialise itself, and read the application's configuration if nobody had it done
 /// yet. May call back into this library: no lock may be held.
@@ -51,6 +56,7 @@ pub fn prepare() {
 
 /// The private context, for this thread, until it is dropped.
 pub struct Entered {
+    context: *mut Context,
     before: *mut Context,
     /// Of one thread: not `Send`.
     _thread: PhantomData<*mut ()>,
@@ -59,17 +65,22 @@ pub struct Entered {
 /// Everything OpenSSL does on this thread from here on is in the private context. Objects made in
 /// it must be used and freed in it, too.
 pub fn enter() -> io::Result<Entered> {
-    let context = private()?;
-    // SAFETY: the context came out of OSSL_LIB_CTX_new and is never freed once published.
+    // Before the context is looked for, as `free` asks in the reverse order.
+    USERS.fetch_add(1, Ordering::SeqCst);
+    let context = private().inspect_err(|_| {
+        USERS.fetch_sub(1, Ordering::SeqCst);
+    })?;
+    // SAFETY: the context came out of OSSL_LIB_CTX_new, and is not freed while it has users.
     let before = unsafe { OSSL_LIB_CTX_set0_default(context) };
     Ok(Entered {
+        context,
         before,
         _thread: PhantomData,
     })
 }
 
 fn private() -> io::Result<*mut Context> {
-    let known = PRIVATE.load(Ordering::Acquire);
+    let known = PRIVATE.load(Ordering::SeqCst);
     if !known.is_null() {
         return Ok(known);
     }
@@ -77,7 +88,7 @@ fn private() -> io::Result<*mut Context> {
     if fresh.is_null() {
         return Err(io::Error::other("OpenSSL cannot create a library context"));
     }
-    match PRIVATE.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire) {
+    match PRIVATE.compare_exchange(known, fresh, Ordering::SeqCst, Ordering::SeqCst) {
         Ok(_) => Ok(fresh),
         Err(other) => {
             // SAFETY: it was made above, and nobody else has seen it.
@@ -93,5 +104,22 @@ impl Drop for Entered {
         // have freed it since, as this thread has been in our code, nor entered another, as
         // `Entered` values of a thread end in the reverse order.
         unsafe { OSSL_LIB_CTX_set0_default(self.before) };
+        // SAFETY: the context has at least this user. What is freed is this thread's, which uses none of it now.
+        unsafe { OPENSSL_thread_stop_ex(self.context) };
+        USERS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Frees the context, if no thread is in it. Objects that belong to it and were left in memory must not be used any
+/// more. The next [`enter`] makes another.
+pub fn free() {
+    let context = PRIVATE.swap(ptr::null_mut(), Ordering::SeqCst);
+    if context.is_null() {
+        return;
+    }
+    if USERS.load(Ordering::SeqCst) == 0 {
+        // SAFETY: it came out of OSSL_LIB_CTX_new. Nobody is in it, and nobody finds it any more; no thread has
+        // left anything in it that OpenSSL would free later.
+        unsafe { OSSL_LIB_CTX_free(context) };
     }
 }

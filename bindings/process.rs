@@ -197,7 +197,7 @@ fn object_at(address: *const libc::c_void) -> Option<libc::Dl_info> {
     Some(unsafe { found.assume_init() })
 }
 
-/// A value of which each process has one of its own, made at its first use and never freed.
+/// A value of which each process has one of its own, made at its first use and freed by [`PerProcess::free`] alone.
 pub struct PerProcess<T> {
     /// The value of this process, or one inherited, or null before the first use.
     current: AtomicPtr<Held<T>>,
@@ -224,7 +224,7 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
         loop {
             let known = self.current.load(Ordering::Acquire);
             // SAFETY: `current` is null or came out of `Box::into_raw` below, and a value that was
-            // once published there is never freed.
+            // once published there is freed only when nobody uses it any more.
             let inherited = unsafe { known.as_ref() };
             match inherited {
                 Some(held) if held.process == process => return &held.value,
@@ -247,10 +247,24 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
         }
     }
 
+    /// Frees the value of this process, if there is one. The next [`PerProcess::get`] makes another.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses a reference to the value any more.
+    pub unsafe fn free(&self) {
+        if self.existing().is_some() {
+            let last = self.current.swap(ptr::null_mut(), Ordering::AcqRel);
+            // SAFETY: `last` came out of `Box::into_raw` in `get`, was taken out here, and the caller says that nobody
+            // uses it.
+            drop(unsafe { Box::from_raw(last) });
+        }
+    }
+
     /// The value of this process, if there is one.
     pub fn existing(&self) -> Option<&'static T> {
         let known = self.current.load(Ordering::Acquire);
-        // SAFETY: as in `get`: null, or published and never freed.
+        // SAFETY: as in `get`: null, or published and not freed.
         let held = unsafe { known.as_ref() }?;
         (held.process == Process::current()).then_some(&held.value)
     }

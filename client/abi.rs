@@ -228,6 +228,7 @@ fn put_bytes(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Initialize(arguments: CK_VOID_PTR) -> CK_RV {
     guard_with_memory(|| {
+        unload::watch_exit();
         let arguments = arguments.cast::<CK_C_INITIALIZE_ARGS>();
         let mut environment = Environment::process();
         let threads = if arguments.is_null() {

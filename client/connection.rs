@@ -34,6 +34,7 @@ use xdr::record::{MARK_SIZE, Records};
 use xdr::rpc::{self, Asking, Notification, ReplyError, Version, Xid};
 use xdr::{Call, CkRv, Function, Hello, HelloResult, NullPlaces, Reply, SessionHandle, version3};
 
+use crate::IS_UNLOADED;
 use crate::advice::Advice;
 use crate::failure::Failure;
 use crate::library::ROOM_AT_END;
@@ -521,9 +522,12 @@ impl Remote for Connection {
 }
 
 /// At exit OpenSSL may have cleaned up already, and in a forked child its objects belong to the parent: without
-/// [`Remote::close`] they stay in memory.
+/// [`Remote::close`] they stay in memory there.
 impl Drop for Connection {
     fn drop(&mut self) {
+        if IS_UNLOADED.load(Ordering::Relaxed) {
+            self.end(Stopped::Closed);
+        }
         self.closer.leave_tls_behind();
     }
 }

@@ -30,6 +30,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,7 +86,10 @@ pub(crate) struct Instance {
 }
 
 /// The instance of this process and, until it has its own, of the one it was forked from.
-static INSTANCE: PerProcess<Instance> = PerProcess::new();
+pub(crate) static INSTANCE: PerProcess<Instance> = PerProcess::new();
+
+/// Whether the library is being unloaded from a process that goes on: nothing may be left behind.
+pub(crate) static IS_UNLOADED: AtomicBool = AtomicBool::new(false);
 
 /// The instance of this process. Waits for nothing.
 pub(crate) fn instance() -> &'static Instance {

@@ -49,13 +49,13 @@ impl LogTo {
 }
 
 /// What is logged, and where.
-struct Output {
+pub(crate) struct Output {
     filter: Filter,
     to: LogTo,
 }
 
 /// A forked child has none until its own C_Initialize.
-static OUTPUT: PerProcess<RwLock<Option<Output>>> = PerProcess::new();
+pub(crate) static OUTPUT: PerProcess<RwLock<Option<Output>>> = PerProcess::new();
 
 struct Logger;
 

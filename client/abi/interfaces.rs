@@ -14,6 +14,7 @@ use xdr::{CkRv, INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2};
 use super::function_list::{LIST_2_40, LIST_3_0, LIST_3_2, V2_40, V3_0, V3_2};
 use super::guard;
 use super::memory::{Place, Places};
+use super::unload;
 use crate::interfaces;
 use crate::settings::{Environment, Interface};
 
@@ -56,6 +57,7 @@ const fn offer(version: CK_VERSION, flag: u64, list: *const c_void) -> Offered {
 
 /// The interfaces that this process may have. May ask the daemon.
 fn offered() -> impl Iterator<Item = &'static Offered> {
+    unload::watch_exit();
     let environment = Environment::process();
     // A setting that is wrong is reported by C_Initialize.
     let newest = Interface::read(&environment).unwrap_or_default();

@@ -1,13 +1,61 @@
-//! Closes the connection when the library is unloaded.
+//! Closes the connection when the library is unloaded, and frees what the library shares with nobody.
+//!
+//! At `dlclose` an application that did not call C_Finalize is left without a descriptor, an OpenSSL object or a
+//! library context of this library. At exit the kernel frees everything, and OpenSSL may be gone already: there
+//! nothing is freed.
 
-use crate::INSTANCE;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Runs at `dlclose` and at exit: an application that did not call C_Finalize leaves no descriptor
-/// behind in a process that unloads the library. Waits for no thread that is still in a call.
+use bindings::openssl_context;
+
+use crate::logging::OUTPUT;
+use crate::{INSTANCE, IS_UNLOADED};
+
+/// Whether the process ends: as long as this is not [`RUNNING`], it may.
+static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const RUNNING: u8 = 1;
+const EXITING: u8 = 2;
+
+/// At exit this runs before [`at_unload`], at `dlclose` after it: the linker puts what runs such functions first into
+/// .fini_array, which is run from its end.
+#[cfg(target_os = "linux")]
+extern "C" fn at_exit() {
+    STATE.store(EXITING, Ordering::Relaxed);
+}
+
+/// To be called before there is anything to be freed: tells exit from `dlclose` from then on.
+pub(super) fn watch_exit() {
+    let (order, state) = (Ordering::Relaxed, &STATE);
+    #[cfg(target_os = "linux")]
+    if state.load(order) == UNKNOWN
+        && state
+            .compare_exchange(UNKNOWN, RUNNING, order, order)
+            .is_ok()
+    {
+        // SAFETY: the function is of this object, for which glibc registers it; `dlclose` runs and forgets it.
+        if unsafe { libc::atexit(at_exit) } != 0 {
+            state.store(EXITING, order);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (state, order, UNKNOWN, RUNNING, EXITING);
+}
+
+/// Runs at `dlclose` and at exit. Waits for no thread that is still in a call.
 #[cfg(target_os = "linux")]
 extern "C" fn at_unload() {
+    let is_unloaded = STATE.load(Ordering::Relaxed) == RUNNING;
+    IS_UNLOADED.store(is_unloaded, Ordering::Relaxed);
     if let Some(instance) = INSTANCE.existing() {
         instance.abandon();
+    }
+    if is_unloaded {
+        openssl_context::free();
+        // SAFETY: a thread that used it would run code that is unmapped after this.
+        unsafe { OUTPUT.free() };
+        // SAFETY: the same.
+        unsafe { INSTANCE.free() };
     }
 }
 

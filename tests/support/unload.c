@@ -1,31 +1,39 @@
 /*
- * unload LIBRARY finalize|leave|exit: an application that uses OpenSSL (libssl.so.3) and loads, uses and
- * unloads a PKCS#11 library forty times; with `leave` without C_Finalize, with `exit` once and without
- * unloading it. Its own TLS objects have to work in between and after.
+ * unload LIBRARY finalize|leave|exit|thread|bare ROUNDS: an application that uses OpenSSL (libssl.so.3) and loads,
+ * uses and unloads a PKCS#11 library that often; with `leave` without C_Finalize, with `exit` once and without
+ * unloading it, with `thread` in a thread that goes on for ten rounds more, with `bare` without OpenSSL of its own.
+ * Its own TLS objects have to work in between and after, and its memory must not grow.
  */
 #define _GNU_SOURCE
+#include "signer.h"
 #include <dirent.h>
-#include <dlfcn.h>
-#include <pkcs11.h>
-#include <stdio.h>
+#include <malloc.h>
+#include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
+#include <unistd.h>
+
+/* How many bytes a round may leave behind. */
+#define LEFT_BEHIND 1024
 
 static void *(*SSL_CTX_new)(const void *), *(*SSL_new)(void *);
 static const void *(*TLS_method)(void);
 static void (*SSL_CTX_free)(void *), (*SSL_free)(void *);
+static const char *path, *mode;
 
-static void check(const char *what, int round, int holds)
+static void expect(const char *what, int round, int holds)
 {
     if (!holds)
         printf("%s in round %d -> NO\n", what, round);
+    failures += !holds;
 }
 
 static void own_objects(int round)
 {
+    if (strcmp(mode, "bare") == 0)
+        return;
     void *context = SSL_CTX_new(TLS_method());
     void *ssl = context ? SSL_new(context) : NULL;
-    check("SSL_new", round, ssl != NULL);
+    expect("SSL_new", round, ssl != NULL);
     SSL_free(ssl);
     SSL_CTX_free(context);
 }
@@ -40,18 +48,9 @@ static int descriptors(void)
     return count;
 }
 
-static long resident(void)
-{
-    char line[256];
-    long kib = 0;
-    FILE *status = fopen("/proc/self/status", "r");
-    while (status && fgets(line, sizeof line, status))
-        sscanf(line, "VmRSS: %ld", &kib);
-    fclose(status);
-    return kib;
-}
+static long in_use(void) { return (long)(mallinfo2().uordblks + mallinfo2().hblkhd); }
 
-static int is_mapped(const char *path)
+static int is_mapped(void)
 {
     char line[1024];
     int found = 0;
@@ -62,45 +61,95 @@ static int is_mapped(const char *path)
     return found;
 }
 
+static void use(int round, int is_unloaded)
+{
+    CK_SESSION_HANDLE session;
+    CK_OBJECT_HANDLE key;
+    CK_BYTE mac[32];
+    void *library = dlopen(path, RTLD_NOW);
+    p11 = functions_of(library);
+    if (p11 == NULL)
+        exit(3);
+    expect("C_Initialize", round, initialize() == CKR_OK);
+    own_objects(round);
+    expect("signing", round, whole_round(&session, &key, mac) == CKR_OK);
+    if (round == 0)
+        memcpy(expected, mac, sizeof mac);
+    expect("the same signature", round, memcmp(expected, mac, sizeof mac) == 0);
+    if (!is_unloaded)
+        return;
+    if (strcmp(mode, "leave") != 0)
+        expect("C_Finalize", round, p11->C_Finalize(NULL) == CKR_OK);
+    dlclose(library);
+    expect("unloading", round, !is_mapped());
+    own_objects(round);
+}
+
+struct task { int round; pthread_barrier_t used, over; };
+
+static void *in_thread(void *task)
+{
+    struct task *own = task;
+    use(own->round, 1);
+    pthread_barrier_wait(&own->used);
+    pthread_barrier_wait(&own->over);
+    return NULL;
+}
+
+/* The threads of ten rounds end when the library has been unloaded for long. */
+static void use_in_threads(int round)
+{
+    static pthread_t threads[10];
+    static struct task tasks[10];
+    struct task *task = &tasks[round % 10];
+    task->round = round;
+    pthread_barrier_init(&task->used, NULL, 2);
+    pthread_barrier_init(&task->over, NULL, 2);
+    pthread_create(&threads[round % 10], NULL, in_thread, task);
+    pthread_barrier_wait(&task->used);
+    for (int i = 0; round % 10 == 9 && i < 10; i++) {
+        pthread_barrier_wait(&tasks[i].over);
+        pthread_join(threads[i], NULL);
+        own_objects(round);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    void *libssl = dlopen("libssl.so.3", RTLD_NOW | RTLD_GLOBAL);
-    if (argc < 3 || !libssl)
+    if (argc < 4)
         return 2;
-    *(void **)&SSL_CTX_new = dlsym(libssl, "SSL_CTX_new");
-    *(void **)&SSL_new = dlsym(libssl, "SSL_new");
-    *(void **)&TLS_method = dlsym(libssl, "TLS_method");
-    *(void **)&SSL_CTX_free = dlsym(libssl, "SSL_CTX_free");
-    *(void **)&SSL_free = dlsym(libssl, "SSL_free");
+    path = argv[1];
+    mode = argv[2];
+    int rounds = atoi(argv[3]), open_before = 0;
+    if (strcmp(mode, "bare") != 0) {
+        void *libssl = dlopen("libssl.so.3", RTLD_NOW | RTLD_GLOBAL);
+        if (!libssl)
+            return 2;
+        *(void **)&SSL_CTX_new = dlsym(libssl, "SSL_CTX_new");
+        *(void **)&SSL_new = dlsym(libssl, "SSL_new");
+        *(void **)&TLS_method = dlsym(libssl, "TLS_method");
+        *(void **)&SSL_CTX_free = dlsym(libssl, "SSL_CTX_free");
+        *(void **)&SSL_free = dlsym(libssl, "SSL_free");
+    }
     own_objects(-1);
-    int open_before = 0, rounds = strcmp(argv[2], "exit") == 0 ? 1 : 40;
-    long memory_before = 0;
+    if (strcmp(mode, "exit") == 0) {
+        use(0, 0);
+        return failures != 0;
+    }
+    long before = 0, grown;
     for (int round = 0; round < rounds; round++) {
-        void *library = dlopen(argv[1], RTLD_NOW);
-        CK_C_GetFunctionList list = library ? (CK_C_GetFunctionList)dlsym(library, "C_GetFunctionList") : NULL;
-        CK_FUNCTION_LIST_PTR p11;
-        CK_ULONG count = 0;
-        if (!list || list(&p11) != CKR_OK)
-            return 3;
-        check("C_Initialize", round, p11->C_Initialize(NULL) == CKR_OK);
-        own_objects(round);
-        check("C_GetSlotList", round, p11->C_GetSlotList(CK_TRUE, NULL, &count) == CKR_OK && count > 0);
-        if (rounds == 1)
-            break;
-        if (strcmp(argv[2], "finalize") == 0)
-            check("C_Finalize", round, p11->C_Finalize(NULL) == CKR_OK);
-        dlclose(library);
-        check("unloading", round, !is_mapped(argv[1]));
-        own_objects(round);
-        if (round == 9) {
+        if (strcmp(mode, "thread") == 0)
+            use_in_threads(round);
+        else
+            use(round, 1);
+        if (round == rounds / 2 - 1) {
             open_before = descriptors();
-            memory_before = resident();
+            before = in_use();
         }
     }
-    if (rounds > 1) {
-        check("no descriptor more", rounds, descriptors() == open_before);
-        printf("%ld KiB a round\n", (resident() - memory_before) / 30);
-        check("memory", rounds, resident() - memory_before < 30 * 1024);
-    }
-    return 0;
+    grown = (in_use() - before) / (rounds - rounds / 2);
+    printf("%ld bytes a round\n", grown);
+    expect("no descriptor more", rounds, descriptors() == open_before);
+    expect("memory", rounds, grown < LEFT_BEHIND);
+    return failures != 0;
 }

@@ -196,28 +196,6 @@ fn the_name_of_the_library_the_endpoint_or_the_files_choose_tls() {
     assert!(!with(Library::Ours, format!("tcp:{}", daemon.address())));
 }
 
-/// An application with OpenSSL that loads and unloads the library, with and without C_Finalize:
-/// nothing of ours is called afterwards, no descriptor stays, and memory does not grow without
-/// bound.
-#[test]
-fn our_tls_library_can_be_unloaded_from_an_application_with_openssl() {
-    let (daemon, _token) = daemon_with_key();
-    for mode in ["finalize", "leave", "exit"] {
-        let outcome = run(
-            c_program("unload", Ours, &daemon, &[mode]),
-            Duration::from_secs(60),
-        );
-        let said = format!(
-            "{mode}: {}\n{}\n{}",
-            outcome.status, outcome.stdout, outcome.stderr
-        );
-        assert!(
-            outcome.status.success() && !outcome.stdout.contains("NO"),
-            "{said}"
-        );
-    }
-}
-
 /// A child that forks and exits writes nothing to its parent's connection, nor closes it for it.
 #[test]
 fn a_child_that_only_exits_writes_nothing() {
