@@ -7,6 +7,7 @@
 #   make msrv           whether everything builds with the oldest Rust that Cargo.toml promises
 #   make bench          cost of a call beside the bare transport
 #   make soak           the slow tests
+#   make sanitizers     programs on a library built for AddressSanitizer and ThreadSanitizer (nightly Rust)
 #   make suites         other projects' test suites, on modules and through the proxy: no difference
 #   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
@@ -82,7 +83,7 @@ SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt') \
   $(if $(CLIENT_TLS_EMBED),$(CLIENT_TLS_CA) $(CLIENT_TLS_CERT) $(CLIENT_TLS_KEY) $(CLIENT_TLS_PINNED))
 OPTIONS := $(TARGET)/release/client-options
-.PHONY: all demo check deny msrv bench soak suites vectors fresh certs install packages demo-packages suites-packages force
+.PHONY: all demo check deny msrv bench soak sanitizers suites vectors fresh certs install packages demo-packages suites-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -135,10 +136,13 @@ msrv: packages
 bench: packages
 	$(CARGO) bench --bench cost
 
-# Without the tests that others run in processes of their own, and `make vectors`.
+# Without the tests that others run in processes of their own, `make vectors` and `make sanitizers`.
 soak: packages
 	$(CARGO) test --release --workspace --no-fail-fast -- --ignored --test-threads=1 \
-	  --skip in_a_soft --skip capture_every_function
+	  --skip in_a_soft --skip capture_every_function --skip sanitized
+
+sanitizers: packages
+	CARGO=$(CARGO) tests/support/sanitizers.sh
 
 # SUITES and MODULES are lists; see tests/suites/run.sh. Needs the network, to build what is tested.
 suites: suites-packages all

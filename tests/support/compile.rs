@@ -27,9 +27,13 @@ pub enum Kind {
 
 /// Compiles `tests/support/NAME.c` and gives the result's path.
 pub fn compile(name: &str, kind: Kind) -> PathBuf {
+    compile_with(name, kind, &[])
+}
+
+fn compile_with(name: &str, kind: Kind, options: &[&str]) -> PathBuf {
     let source = support(&format!("{name}.c"));
     let mut hasher = DefaultHasher::new();
-    (texts(&source), FLAGS, kind).hash(&mut hasher);
+    (texts(&source), FLAGS, options, kind).hash(&mut hasher);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (suffix, extra): (_, &[&str]) = match kind {
         Kind::Program => ("", &[]),
@@ -53,6 +57,7 @@ pub fn compile(name: &str, kind: Kind) -> PathBuf {
     };
     let output = Command::new("cc")
         .args(FLAGS)
+        .args(options)
         .arg("-I")
         .arg(include)
         .args(extra)
@@ -125,6 +130,11 @@ fn newest_header() -> PathBuf {
 /// A program of `tests/support`.
 pub fn program(name: &str) -> PathBuf {
     compile(name, Kind::Program)
+}
+
+/// The same, compiled with one more option.
+pub fn program_with(name: &str, option: &str) -> PathBuf {
+    compile_with(name, Kind::Program, &[option])
 }
 
 /// A PKCS#11 module of `tests/support`.

@@ -168,15 +168,16 @@ impl Stack {
 
     /// Runs a C program of `tests/support` with the library and these arguments.
     pub fn run(&self, name: &str, arguments: &[&str], limit: Duration) -> Outcome {
-        run(self.c_program(name, arguments), limit)
+        run(self.program(name, arguments), limit)
     }
 
     /// Starts one.
     pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
-        Running::start(self.c_program(name, arguments))
+        Running::start(self.program(name, arguments))
     }
 
-    fn c_program(&self, name: &str, arguments: &[&str]) -> Command {
+    /// The command that runs one.
+    pub fn program(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = self.command(program(name));
         command.arg(self.library.path()).args(arguments);
         command
