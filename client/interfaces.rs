@@ -8,9 +8,10 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bindings::openssl_context;
+use nix::time::{ClockId, clock_gettime};
 use xdr::rpc::Version;
 use xdr::{Flags, INTERFACE_2_40};
 
@@ -22,7 +23,7 @@ use crate::{ask_interfaces, logging};
 /// What the last connection was told: `INTERFACE_*` of `pkcs11_rpc_v4.x`; 0 as long as there was none.
 static KNOWN: AtomicU64 = AtomicU64::new(0);
 
-/// When the daemon last answered the question, in milliseconds since 1970; 0: never.
+/// When the daemon last answered the question, in milliseconds by the clock of [`milliseconds`]; 0: never.
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 /// For how long after an answer its connection may still count at the daemon.
@@ -91,10 +92,11 @@ pub(crate) fn may_still_count() -> bool {
     passed.is_some_and(|passed| Duration::from_millis(passed) < COUNTS)
 }
 
+/// Milliseconds by a clock that does not step.
 fn milliseconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| {
+        u64::try_from(Duration::from(now).as_millis()).unwrap_or(u64::MAX)
     })
 }
 
