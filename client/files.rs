@@ -26,8 +26,8 @@ pub(crate) fn read(path: &Path, most: u64, deadline: Deadline) -> io::Result<Zer
         wait(file.get_ref(), deadline)?;
         match file.read_to_end(&mut bytes) {
             Ok(_) => return Ok(bytes),
-            // What came so far was kept.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // What came so far was kept. `poll` takes every file that is no pipe for readable, also one that says this.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
             Err(error) => return Err(error),
         }
     }
@@ -42,12 +42,15 @@ fn open(path: &Path, deadline: Deadline) -> io::Result<File> {
         match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 deadline.remaining()?;
-                thread::sleep(Duration::from_millis(10));
+                thread::sleep(PAUSE);
             }
             opened => return opened,
         }
     }
 }
+
+/// How long a file that is not there at once is left alone.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// More than most certificates and keys, in bytes.
 const SMALL: u64 = 16 << 10;
