@@ -220,6 +220,9 @@ impl Records {
             self.dropped = 0;
             self.shrink();
             self.payload = self.raw.start..self.raw.start;
+            if self.raw.is_empty() {
+                return Ok(false);
+            }
         }
         loop {
             let arrived = self.fragment.min(self.raw.len());
