@@ -25,6 +25,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use transport::halves::{Closer, Halves, Receiver};
+use transport::shared_sender::Held;
 use transport::tls::{PROTOCOL3, PROTOCOLS};
 use transport::{Deadline, SharedSender};
 use xdr::codec::{DecodeError, EncodeError, Slices, wipe};
@@ -354,6 +355,9 @@ impl Connection {
         let own = Xid(ticket.xid());
         let mut read = None;
         loop {
+            // Threads that get their replies make their next calls soon, which go out together then. That does not keep
+            // this one from reading: the daemon has a thread for each call that is out, so it receives what is sent.
+            let mut held = None;
             while let Some(record) = records.next()? {
                 if let Some(told) = notification::<C>(record) {
                     let (xid, notification) = told.map_err(ReplyError::from)?;
@@ -373,9 +377,11 @@ impl Connection {
                     }
                 }
                 let other = rpc::xid_of(record).map_err(ReplyError::from)?;
+                held = held.or_else(|| self.sender.hold());
                 deadline = ticket.hand_over(other.0, record)?;
                 records.wipe();
             }
+            held.map_or(Ok(()), Held::send)?;
             if let Some(read) = read {
                 return Ok(read);
             }
@@ -402,7 +408,8 @@ impl Connection {
         let rv = calling_back(|| (self.notify)(session, event.0));
         ticket.told(start.elapsed());
         let mut buffer = Vec::new();
-        self.send(rpc::write_notified(xid, rv, &mut buffer), || Ok(()))
+        let record = rpc::write_notified(xid, rv, &mut buffer);
+        self.send(record, || Ok(self.sender.deadline()))
     }
 
     /// Why nothing more came: another thread may have ended the connection.
@@ -428,7 +435,7 @@ impl Connection {
     fn send(
         &self,
         record: Result<Slices<'_>, EncodeError>,
-        begin: impl FnOnce() -> Result<(), Failure>,
+        begin: impl FnOnce() -> Result<Deadline, Failure>,
     ) -> Result<(), Failure> {
         let mut record = record?;
         if (record.len() - MARK_SIZE) as u64 > self.longest_call.load(Ordering::Relaxed) {

@@ -133,7 +133,7 @@ impl Incoming for TimedReceiver {
 
 impl Outgoing for TimedSender {
     fn send(&self, mut slices: Slices<'_>) -> io::Result<()> {
-        let sent = self.sender.send(&mut slices, || Ok(()));
+        let sent = self.sender.send(&mut slices, || Ok(self.sender.deadline()));
         match leaving::has_left() {
             true => Ok(()),
             false => sent,

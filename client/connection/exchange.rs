@@ -248,14 +248,17 @@ impl<R> State<R> {
         if !self.threads {
             return is_now;
         }
-        let (now, thread) = (Instant::now(), this_thread());
+        let thread = this_thread();
         let is_other = self.last_thread != 0 && self.last_thread != thread;
         self.last_thread = thread;
         if is_now || is_other {
-            self.overlapped = Some(now);
+            self.overlapped = Some(Instant::now());
+            return true;
         }
-        let lately = |then: Instant| now.saturating_duration_since(then) < OVERLAPPING;
-        is_now || is_slow || self.overlapped.is_some_and(lately)
+        is_slow
+            || self
+                .overlapped
+                .is_some_and(|then| then.elapsed() < OVERLAPPING)
     }
 
     fn wake_all(&mut self) {
@@ -451,20 +454,21 @@ impl<R> Ticket<'_, R> {
         }
     }
 
-    /// The call is being sent, after those for which this was called before; its time begins.
-    pub fn send(&self) -> Result<(), Failure> {
+    /// The call is being sent, after those for which this was called before; its time begins. Tells until when it is to
+    /// be sent.
+    pub fn send(&self) -> Result<Deadline, Failure> {
         let mut state = self.exchange.state();
         if let Some(stopped) = state.stopped {
             return Err(stopped.into());
         }
         state.sent += 1;
-        let (timeout, sent) = (state.timeout, state.sent);
+        let (deadline, sent) = (Deadline::after(state.timeout), state.sent);
         let call = state.entry(self.xid).ok_or(Failure::Lost)?;
         call.sent = sent;
         if call.counts() {
-            call.deadline = Some(Deadline::after(timeout));
+            call.deadline = Some(deadline);
         }
-        Ok(())
+        Ok(deadline)
     }
 
     /// Waits until there is something to do.

@@ -57,9 +57,8 @@ struct Client {
 impl Client {
     fn send(&self, record: Result<Slices<'_>, EncodeError>) {
         // The client may be gone.
-        let _ = self
-            .sender
-            .send(&mut record.unwrap(), || Ok::<(), io::Error>(()));
+        let begin = || Ok::<_, io::Error>(self.sender.deadline());
+        let _ = self.sender.send(&mut record.unwrap(), begin);
     }
 
     fn reply(&self, xid: Xid, reply: Reply) {

@@ -4,6 +4,8 @@
 //! along what was left meanwhile, all of it in one message and with TLS as one piece, so that many threads cost fewer
 //! system calls and rarely wait for each other. A long record is never copied: its thread waits until nobody sends.
 //!
+//! A thread that is about to have others send soon can have them leave their records with it ([`SharedSender::hold`]).
+//!
 //! A thread cannot be kept sending for others: after [`ROUNDS`] messages it takes nothing more, and those who come
 //! wait for it to be done.
 
@@ -31,7 +33,7 @@ pub struct SharedSender {
     state: Mutex<State>,
     /// Nobody sends any more.
     free: Condvar,
-    /// How long a thread's own record may take, and then all messages that it sends for others.
+    /// How long all messages may take that a thread sends for others.
     time: Duration,
 }
 
@@ -56,7 +58,7 @@ struct Idle {
 
 impl SharedSender {
     /// Has threads share this half. `time` is how long a thread may send its own
-    /// record, and then all that others left.
+    /// record by [`SharedSender::deadline`], and then all that others left.
     pub fn new(sender: Sender, time: Duration) -> SharedSender {
         SharedSender {
             state: Mutex::new(State {
@@ -74,16 +76,21 @@ impl SharedSender {
         }
     }
 
+    /// When a record has to be out that is sent from now on.
+    pub fn deadline(&self) -> Deadline {
+        Deadline::after(self.time)
+    }
+
     /// Sends a whole record, or leaves it with the thread that is sending. Records go out in the order in which
-    /// `begin` was called for them; if it fails, nothing is sent. [`io::ErrorKind::TimedOut`] if the peer did not take
-    /// a message in time.
+    /// `begin` was called for them, which tells when its record has to be out; if it fails, nothing is sent.
+    /// [`io::ErrorKind::TimedOut`] if the peer did not take a message in time.
     ///
     /// A failure is told to the thread that sends, not to those who left records with it. After one nothing more can
     /// be sent, so the connection has to be ended.
     pub fn send<E: From<io::Error>>(
         &self,
         record: &mut Slices<'_>,
-        begin: impl FnOnce() -> Result<(), E>,
+        begin: impl FnOnce() -> Result<Deadline, E>,
     ) -> Result<(), E> {
         let mut state = self.state();
         let idle = loop {
@@ -98,32 +105,58 @@ impl SharedSender {
                 record.append_to(&mut state.left).map_err(io::Error::from)?;
                 return Ok(());
             }
-            state.waiting += 1;
-            state = self
-                .free
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-            state.waiting -= 1;
+            state = self.wait(state);
         };
-        if let Err(error) = begin() {
-            self.give_back(state, idle);
-            return Err(error);
+        let deadline = match begin() {
+            Ok(deadline) => deadline,
+            Err(error) => {
+                self.give_back(state, idle);
+                return Err(error);
+            }
+        };
+        let turn = Turn::new(self, state, idle);
+        Ok(turn.send(record, deadline)?)
+    }
+
+    /// Has others leave their short records with this thread, until it sends them, which is to be soon. `None` if a thread is sending
+    /// already.
+    pub fn hold(&self) -> Option<Held<'_>> {
+        let mut state = self.state();
+        if state.has_failed {
+            return None;
         }
-        state.rounds = ROUNDS;
-        drop(state);
-        let turn = Turn {
-            shared: self,
-            is_over: false,
-        };
-        Ok(turn.send(idle, record)?)
+        let idle = state.idle.take()?;
+        Some(Held(Turn::new(self, state, idle)))
+    }
+
+    /// Waits until nobody sends. What was left with a thread is out then, unless it failed.
+    pub fn finish(&self) {
+        let mut state = self.state();
+        while state.idle.is_none() && !state.has_failed {
+            state = self.wait(state);
+        }
+        self.give_way(state);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        state.waiting += 1;
+        let waited = self.free.wait(state);
+        state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state
+    }
+
     fn give_back(&self, mut state: MutexGuard<'_, State>, idle: Box<Idle>) {
         state.idle = Some(idle);
+        self.give_way(state);
+    }
+
+    /// Wakes a thread that waits until nobody sends.
+    fn give_way(&self, state: MutexGuard<'_, State>) {
         let is_awaited = state.waiting > 0;
         drop(state);
         if is_awaited {
@@ -145,38 +178,68 @@ impl State {
 /// What a thread has that sends. Unless all was sent, nobody can send any more.
 struct Turn<'a> {
     shared: &'a SharedSender,
-    is_over: bool,
+    /// `None` when it is over.
+    idle: Option<Box<Idle>>,
 }
 
-impl Turn<'_> {
+/// The turn of a thread that has nothing to send itself. It has to send what others left: if this is dropped, nobody
+/// can send any more.
+pub struct Held<'a>(Turn<'a>);
+
+impl Held<'_> {
+    /// Sends what others have left meanwhile. Fails as [`SharedSender::send`] does.
+    pub fn send(self) -> io::Result<()> {
+        self.0.send_left()
+    }
+}
+
+impl<'a> Turn<'a> {
+    fn new(
+        shared: &'a SharedSender,
+        mut state: MutexGuard<'_, State>,
+        idle: Box<Idle>,
+    ) -> Turn<'a> {
+        state.rounds = ROUNDS;
+        let idle = Some(idle);
+        Turn { shared, idle }
+    }
+
     /// Sends this record, then what others leave.
-    fn send(mut self, mut idle: Box<Idle>, record: &mut Slices<'_>) -> io::Result<()> {
-        let time = self.shared.time;
-        idle.sender.send_record(record, Deadline::after(time))?;
+    fn send(mut self, record: &mut Slices<'_>, deadline: Deadline) -> io::Result<()> {
+        if let Some(idle) = &mut self.idle {
+            idle.sender.send_record(record, deadline)?;
+        }
+        self.send_left()
+    }
+
+    /// Sends what others leave.
+    fn send_left(mut self) -> io::Result<()> {
         let mut for_others = None;
-        loop {
+        while let Some(idle) = &mut self.idle {
             let mut state = self.shared.state();
             if state.left.is_empty() {
-                self.is_over = true;
-                self.shared.give_back(state, idle);
-                return Ok(());
+                if let Some(idle) = self.idle.take() {
+                    self.shared.give_back(state, idle);
+                }
+                break;
             }
             mem::swap(&mut state.left, &mut idle.spare);
             state.rounds = state.rounds.saturating_sub(1);
             drop(state);
             let mut records = Slices::from(idle.spare.as_slice());
-            let deadline = *for_others.get_or_insert_with(|| Deadline::after(time));
+            let deadline = *for_others.get_or_insert_with(|| self.shared.deadline());
             let sent = idle.sender.send_record(&mut records, deadline);
             wipe(&mut idle.spare);
             idle.spare.clear();
             sent?;
         }
+        Ok(())
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if self.is_over {
+        if self.idle.is_none() {
             return;
         }
         let mut state = self.shared.state();

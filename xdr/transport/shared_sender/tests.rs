@@ -29,7 +29,9 @@ fn record<'b>(words: [u32; 2], value: &'b [u8], buffer: &'b mut Vec<u8>) -> Slic
 }
 
 fn send(shared: &SharedSender, words: [u32; 2], value: &[u8]) -> io::Result<()> {
-    shared.send(&mut record(words, value, &mut Vec::new()), || Ok(()))
+    shared.send(&mut record(words, value, &mut Vec::new()), || {
+        Ok(shared.deadline())
+    })
 }
 
 /// The words of every record until the end, whose byte strings have to be what [`value`] says.
@@ -64,7 +66,7 @@ fn with_turn_taken(shared: &SharedSender, far: &Socket, then: impl FnOnce()) -> 
             let value = vec![0; 4 << 20];
             shared.send(&mut record([0, 0], &value, &mut Vec::new()), || {
                 flag.store(true, Ordering::SeqCst);
-                Ok::<(), io::Error>(())
+                Ok::<_, io::Error>(shared.deadline())
             })
         });
         while !begun.load(Ordering::SeqCst) {
@@ -202,4 +204,51 @@ fn what_does_not_begin_is_not_sent_and_others_are() {
     send(&shared, [1, 4], &value([1, 4])).unwrap();
     shared.state().idle = None;
     assert!(read_all(&far).iter().map(|words| words[1]).eq([3, 4]));
+}
+
+#[test]
+fn a_thread_that_holds_the_turn_sends_what_others_leave_with_it() {
+    let (shared, far) = connected(LONG);
+    let held = shared.hold().unwrap();
+    assert!(shared.hold().is_none());
+    for number in 0..5 {
+        send(&shared, [1, number], &value([1, number])).unwrap();
+    }
+    far.set_nonblocking(true).unwrap();
+    let nothing = (&far).read(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    held.send().unwrap();
+    far.set_nonblocking(false).unwrap();
+    send(&shared, [2, 0], &value([2, 0])).unwrap();
+    // Only now: a turn that is held and not sent is the end.
+    drop(shared.hold());
+    assert!(shared.hold().is_none());
+    assert!(send(&shared, [3, 0], &value([3, 0])).is_err());
+    drop(shared);
+    let one = (0..5).map(|number| [1, number]);
+    assert_eq!(read_all(&far), one.chain([[2, 0]]).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_waits_for_the_end_of_sending_finds_everything_sent() {
+    let (shared, far) = connected(LONG);
+    shared.finish();
+    let held = shared.hold().unwrap();
+    send(&shared, [1, 1], &value([1, 1])).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                shared.finish();
+                assert!(is_over.load(Ordering::SeqCst));
+            });
+        }
+        while shared.state().waiting < 2 {
+            thread::yield_now();
+        }
+        is_over.store(true, Ordering::SeqCst);
+        held.send().unwrap();
+    });
+    drop(shared);
+    assert_eq!(read_all(&far), [[1, 1]]);
 }
