@@ -76,6 +76,8 @@ pub trait Outgoing: Send + Sync {
     /// Sends a whole record, or leaves it with a thread that is sending. A failure that only that thread is told
     /// ends the connection.
     fn send(&self, slices: Slices<'_>) -> io::Result<()>;
+    /// Waits until all that was left with a thread that is sending is out, or lost.
+    fn finish(&self);
     /// Ends the connection in both directions, so that whoever reads from it finds out.
     fn shut_down(&self);
 }
@@ -138,6 +140,10 @@ impl Outgoing for TimedSender {
             true => Ok(()),
             false => sent,
         }
+    }
+
+    fn finish(&self) {
+        self.sender.finish();
     }
 
     fn shut_down(&self) {
@@ -379,6 +385,8 @@ mod tests {
             *self.0.lock().unwrap() = slices.to_vec();
             Ok(())
         }
+
+        fn finish(&self) {}
 
         fn shut_down(&self) {}
     }

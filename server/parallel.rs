@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use filter::replies;
+use xdr::codec::Slices;
 use xdr::record::Taken;
 use xdr::rpc::{self, Notification, Peer, Request, Xid};
 use xdr::{Call, CkRv, Cryptoki, Function, Reply, SessionHandle, Ulong};
@@ -103,7 +104,11 @@ pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
         let waited = connection.ended.wait(end);
         end = waited.unwrap_or_else(PoisonError::into_inner);
     }
-    end.take().unwrap_or(Ok(()))
+    let ended = end.take();
+    drop(end);
+    // A waiting call, which nobody waits for, may be sending the replies of others.
+    connection.outgoing.finish();
+    ended.unwrap_or(Ok(()))
 }
 
 impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
@@ -179,8 +184,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                             Request::Call(incoming) => self.sessions.enter(&incoming.call),
                             Request::Rejected(..) | Request::Unanswerable => None,
                         };
-                        let answer = || answering.answer(reader.record(), served, outgoing);
-                        self.sessions.in_turn(turn, answer)?;
+                        let outgoing = self.sessions.in_turn(turn, outgoing);
+                        answering.answer(reader.record(), served, &outgoing)?;
                         reader.wipe();
                         continue;
                     };
@@ -252,12 +257,13 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         let Overtaken { task, turn } = overtaken;
         let (served, outgoing) = (&*self.served, &self.outgoing);
         let session = turn.as_ref().map(|turn| turn.session);
-        let answered = self.sessions.in_turn(turn, || match &task {
+        let outgoing = &self.sessions.in_turn(turn, outgoing);
+        let answered = match &task {
             Task::Refuse(refused) => answering.refuse(refused, served, outgoing),
             Task::Execute { record, .. } => self.notifying(record, session, || {
                 answering.answer(record, served, outgoing).map(|_| ())
             }),
-        });
+        };
         drop(task);
         if let Err(error) = answered {
             self.fail(error);
@@ -445,15 +451,16 @@ impl Sessions {
         Some(Turn { session, number })
     }
 
-    /// Does this in its turn, if it has one.
-    fn in_turn<T>(&self, turn: Option<Turn>, work: impl FnOnce() -> T) -> T {
-        let Some(turn) = turn else {
-            return work();
-        };
-        self.wait(&turn);
-        let done = work();
-        self.leave(turn);
-        done
+    /// Waits for the turn of a call, if it has one. The turn is over when the call has been executed.
+    fn in_turn<'a, O: Outgoing>(&'a self, turn: Option<Turn>, outgoing: &'a O) -> InTurn<'a, O> {
+        if let Some(turn) = &turn {
+            self.wait(turn);
+        }
+        InTurn {
+            sessions: self,
+            turn: Mutex::new(turn),
+            outgoing,
+        }
     }
 
     /// Waits until the calls that came before are over.
@@ -481,6 +488,43 @@ impl Sessions {
         } else {
             self.moved.notify_all();
         }
+    }
+}
+
+/// Ends the turn of a call before its reply is sent: a thread that sends may have to send for others, too, and the next
+/// call of the session need not wait for that.
+struct InTurn<'a, O> {
+    sessions: &'a Sessions,
+    turn: Mutex<Option<Turn>>,
+    outgoing: &'a O,
+}
+
+impl<O> InTurn<'_, O> {
+    fn end(&self) {
+        if let Some(turn) = lock(&self.turn).take() {
+            self.sessions.leave(turn);
+        }
+    }
+}
+
+impl<O: Outgoing> Outgoing for InTurn<'_, O> {
+    fn send(&self, slices: Slices<'_>) -> io::Result<()> {
+        self.end();
+        self.outgoing.send(slices)
+    }
+
+    fn finish(&self) {
+        self.outgoing.finish();
+    }
+
+    fn shut_down(&self) {
+        self.outgoing.shut_down();
+    }
+}
+
+impl<O> Drop for InTurn<'_, O> {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
