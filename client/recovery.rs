@@ -15,7 +15,7 @@ mod restoring;
 mod tables;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transport::Deadline;
 use xdr::facts::{Effect, Step};
@@ -82,6 +82,8 @@ struct Live<R> {
     link: Arc<Link<R>>,
     generation: u64,
     daemon: usize,
+    /// Until when the library makes calls of its own for it.
+    deadline: Deadline,
 }
 
 /// Why a call cannot go out.
@@ -210,6 +212,7 @@ impl<R: Remote + 'static> Recovery<R> {
                         link: link.clone(),
                         generation: state.generation,
                         daemon: state.daemon,
+                        deadline,
                     });
                 }
                 log::warn!(
@@ -307,7 +310,7 @@ impl<R: Remote + 'static> Recovery<R> {
             if let Some(rv) = self.shared.state().answer_alone(call) {
                 return Ok(Reply::only(function, rv));
             }
-            let live = self.live(function, deadline)?;
+            let mut live = self.live(function, deadline)?;
             let real = match self.with_real_handles(&live, call, deadline) {
                 Ok(real) => real,
                 Err(Trouble::Lost) => continue,
@@ -318,6 +321,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 }
                 Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
             };
+            let sent = Instant::now();
             let mut reply = live.link.call_without(real, nulls);
             if reply.rv() == RV_LEAVING {
                 self.wait_for_end(&live, deadline)?;
@@ -330,7 +334,7 @@ impl<R: Remote + 'static> Recovery<R> {
                     self.shared.state().tables.interrupted(call);
                     return Ok(Reply::only(function, CkRv::OK));
                 }
-                if function == Function::C_WaitForSlotEvent {
+                if function == Function::C_WaitForSlotEvent && sent.elapsed() > PAUSES.1 {
                     // It may have waited for long, and for as many connections as there were.
                     deadline = Deadline::after(self.timeout);
                     attempts = 1;
@@ -339,6 +343,8 @@ impl<R: Remote + 'static> Recovery<R> {
                     continue;
                 }
             } else {
+                // The call may have taken all of its time.
+                live.deadline = Deadline::after(self.timeout);
                 match self.learn(&live, call, &mut reply, nulls, deadline) {
                     Ok(()) => return Ok(reply),
                     Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),

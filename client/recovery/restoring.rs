@@ -36,8 +36,19 @@ fn refused(rv: CkRv) -> Trouble {
 }
 
 impl<R: Remote> Live<R> {
-    /// Makes a call of the library's own.
+    /// Makes a call of the library's own, if there is time for it.
     fn ask(&self, call: Call<'_>) -> Result<Reply, Trouble> {
+        self.check_time()?;
+        self.ask_at_any_time(call)
+    }
+
+    fn check_time(&self) -> Result<(), Trouble> {
+        let is_over = |_| Trouble::Refused(CkRv::DEVICE_ERROR);
+        self.deadline.remaining().map(drop).map_err(is_over)
+    }
+
+    /// Makes a call of the library's own that must not be left out.
+    fn ask_at_any_time(&self, call: Call<'_>) -> Result<Reply, Trouble> {
         let reply = self.link.call(call);
         match reply.rv() {
             RV_LEAVING => Err(Trouble::Leaving),
@@ -254,6 +265,7 @@ impl<R: Remote + 'static> Recovery<R> {
         slot: SlotId,
         session: SessionHandle,
     ) -> Result<(), Trouble> {
+        live.check_time()?; // or the PIN would be given up without having been tried
         let mut state = self.shared.state();
         let Some(known) = state.tables.slots.get_mut(&slot) else {
             return Ok(());
@@ -274,7 +286,7 @@ impl<R: Remote + 'static> Recovery<R> {
             None => Call::C_Login(session, login.user, pin),
             Some(name) => Call::C_LoginUser(session, login.user, pin, Input::Bytes(name)),
         };
-        let rv = match live.ask(call) {
+        let rv = match live.ask_at_any_time(call) {
             Ok(reply) => reply.rv(),
             Err(trouble) => {
                 if let Trouble::Leaving = trouble {
@@ -334,7 +346,7 @@ impl<R: Remote + 'static> Recovery<R> {
             .open(real_slot, flags, false)
             .map_err(Trouble::into_device_error)?;
         let found = find_object(live, own, known, present);
-        live.ask(Call::C_CloseSession(own))?;
+        live.ask_at_any_time(Call::C_CloseSession(own))?;
         match found? {
             Some(real) => {
                 let mut state = self.shared.state();
@@ -450,7 +462,9 @@ impl<R: Remote + 'static> Recovery<R> {
                 }
                 Ok(_) => Ok(Known::OfSession),
                 // What was made is made.
-                Err(Trouble::Lost | Trouble::Leaving) if !is_search => Ok(Known::Nothing),
+                Err(_) if !is_search => Ok(Known::Nothing),
+                // There is no time for more.
+                Err(Trouble::Refused(_)) => Ok(Known::NotYet),
                 Err(trouble) => Err(trouble),
             }
         });

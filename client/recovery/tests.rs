@@ -21,6 +21,8 @@ fn not_started(error: StartError) -> InitializeError {
     InitializeError::Start(Endpoint::Unix("/fake".into()), error)
 }
 
+mod faults;
+
 /// A module, as it is behind each connection, and what it was asked.
 struct Module {
     state: Mutex<ModuleState>,
@@ -44,6 +46,16 @@ struct ModuleState {
     always_breaks_at: Option<Function>,
     /// C_GetAttributeValue ends at the first attribute that an object has not.
     is_impatient: bool,
+    /// The flags of the token.
+    flags: u64,
+    /// What C_OpenSession is answered instead of a session.
+    refuses_sessions: Option<CkRv>,
+    /// There is a second slot, with this number.
+    second_slot: Option<u64>,
+    /// How long each call of a function takes.
+    takes: Option<(Function, Duration)>,
+    /// What happens once when this function was executed, before its answer is on its way.
+    meanwhile: Option<(Function, Box<dyn FnOnce() + Send>)>,
     connection: Connection,
 }
 
@@ -144,6 +156,16 @@ impl Module {
         }
         *state.calls.entry(function).or_default() += 1;
         let reply = state.answer(call);
+        if let Some((_, time)) = state.takes.filter(|(slow, _)| *slow == function) {
+            drop(state);
+            std::thread::sleep(time);
+            state = self.state.lock().unwrap();
+        }
+        if let Some((_, happens)) = state.meanwhile.take_if(|(of, _)| *of == function) {
+            drop(state);
+            happens();
+            state = self.state.lock().unwrap();
+        }
         let breaks = state.breaks_at.take_if(|it| *it == function).is_some();
         if breaks || state.always_breaks_at == Some(function) {
             state.connection.lost.store(true, Ordering::SeqCst);
@@ -175,12 +197,25 @@ impl ModuleState {
                     manufacturer_id: Vec::new(),
                     model: Vec::new(),
                     serial_number: self.serial.into(),
+                    flags: Flags(self.flags),
+                    ..fake_token_info()
+                };
+                Reply::C_GetTokenInfo(Box::new(TokenInfoResult { rv: CkRv::OK, info }))
+            }
+            Call::C_GetTokenInfo(slot) if self.second_slot == Some(slot.0) => {
+                let info = TokenInfo {
+                    label: b"second".to_vec(),
                     ..fake_token_info()
                 };
                 Reply::C_GetTokenInfo(Box::new(TokenInfoResult { rv: CkRv::OK, info }))
             }
             Call::C_GetTokenInfo(_) => only(CkRv::SLOT_ID_INVALID),
-            Call::C_OpenSession(slot, ..) if slot.0 == self.slot => {
+            Call::C_OpenSession(..) if self.refuses_sessions.is_some() => {
+                only(self.refuses_sessions.unwrap_or_default())
+            }
+            Call::C_OpenSession(slot, ..)
+                if slot.0 == self.slot || self.second_slot == Some(slot.0) =>
+            {
                 self.connection.last += 1;
                 // Other numbers on each connection.
                 let session =
@@ -196,6 +231,15 @@ impl ModuleState {
                 self.connection.sessions.remove(&session.0);
                 self.connection.is_logged_in &= !self.connection.sessions.is_empty();
                 only(CkRv::OK)
+            }
+            Call::C_Login(_, UserType(2), _) => only(CkRv::OPERATION_NOT_INITIALIZED),
+            Call::C_Logout(_) => {
+                let was_logged_in = std::mem::take(&mut self.connection.is_logged_in);
+                only(if was_logged_in {
+                    CkRv::OK
+                } else {
+                    CkRv::USER_NOT_LOGGED_IN
+                })
             }
             Call::C_Login(_, _, Input::Bytes(pin)) => {
                 if pin != self.pin.as_bytes() {
