@@ -251,10 +251,15 @@ impl<R: Remote + 'static> Recovery<R> {
             }
             trouble.into_device_error()
         })?;
-        self.restore_login(live, slot, real)?;
-        let mut state = self.shared.state();
-        state.tables.reopened(session, real, live.generation);
-        Ok(())
+        let restored = self.restore_login(live, slot, real);
+        let reopened = || {
+            let mut state = self.shared.state();
+            state.tables.reopened(session, real, live.generation)
+        };
+        if restored.is_err() || !reopened() {
+            live.ask_at_any_time(Call::C_CloseSession(real))?;
+        }
+        restored
     }
 
     /// Logs in again, if the application was logged in and its PIN was kept. A PIN that was refused, or whose login was not
@@ -383,9 +388,11 @@ impl<R: Remote + 'static> Recovery<R> {
         if state.finished {
             return Ok(());
         }
-        state
-            .tables
-            .put_into(call, reply, live.generation, nulls, known)?;
+        if rv.is_ok() {
+            state
+                .tables
+                .put_into(call, reply, live.generation, nulls, known)?;
+        }
         state.tables.done(call, rv);
         drop(state);
         if !rv.is_ok() {
@@ -393,7 +400,14 @@ impl<R: Remote + 'static> Recovery<R> {
         }
         match call {
             Call::C_OpenSession(slot, ..) if !nulls.first => {
-                self.opened(live, *slot, reply, deadline)
+                let Reply::C_OpenSession(opened) = reply else {
+                    return Ok(());
+                };
+                let ready = self.opened(live, *slot, opened.session, deadline);
+                if ready.is_err() {
+                    self.close(live, opened.session);
+                }
+                ready
             }
             Call::C_Login(session, user, pin) => {
                 self.logged_in(live, *session, *user, *pin, None);
@@ -517,16 +531,13 @@ impl<R: Remote + 'static> Recovery<R> {
         &self,
         live: &Live<R>,
         slot: SlotId,
-        reply: &Reply,
+        session: SessionHandle,
         deadline: Deadline,
     ) -> Result<(), Trouble> {
-        let Reply::C_OpenSession(opened) = reply else {
-            return Ok(());
-        };
         let _turn = self.turn(deadline)?;
         let state = self.shared.state();
         let is_known = state.tables.slots.contains_key(&slot);
-        let real = state.tables.sessions.get(&opened.session).map(|it| it.real);
+        let real = state.tables.sessions.get(&session).map(|it| it.real);
         drop(state);
         if !is_known {
             // Nothing is known if the connection is lost at this moment; the session is opened again all the same.
@@ -554,6 +565,17 @@ impl<R: Remote + 'static> Recovery<R> {
             }
         }
         Ok(())
+    }
+
+    /// Closes a session of which the application will not know.
+    fn close(&self, live: &Live<R>, session: SessionHandle) {
+        let mut state = self.shared.state();
+        let real = state.tables.sessions.get(&session).map(|it| it.real);
+        state.tables.close(session);
+        drop(state);
+        if let Some(real) = real {
+            let _closed = live.ask_at_any_time(Call::C_CloseSession(real));
+        }
     }
 
     fn logged_in(

@@ -309,20 +309,24 @@ impl Tables {
     }
 
     /// Forgets a session, and what ends with it.
-    fn close(&mut self, session: SessionHandle) {
+    pub fn close(&mut self, session: SessionHandle) {
         let Some(closed) = self.sessions.remove(&session) else {
             return;
         };
         for object in closed.made {
             self.forget(object);
         }
-        let mut others = self.sessions.values().filter(|it| it.slot == closed.slot);
-        if others.any(|it| it.generation == closed.generation) {
+        let slot = closed.slot;
+        let others = || self.sessions.values().filter(|it| it.slot == slot);
+        let is_last = others().next().is_none();
+        // One that was not opened again is not known to the module.
+        let is_present = |it: &Slot| it.generation == closed.generation;
+        let is_real = self.slots.get(&slot).is_none_or(is_present);
+        let is_last_real = is_real && !others().any(|it| it.generation == closed.generation);
+        if !is_last && !is_last_real {
             return;
         }
         // With the last session of an application its login ends (PKCS#11 v2.20, section 6.7.4).
-        let slot = closed.slot;
-        let is_last = !self.sessions.values().any(|it| it.slot == slot);
         if let Some(slot) = self.slots.get_mut(&slot) {
             if is_last {
                 slot.log_out();
@@ -433,13 +437,20 @@ impl Tables {
         }
     }
 
-    /// A session was opened again. What had begun in it is lost.
-    pub fn reopened(&mut self, session: SessionHandle, real: SessionHandle, generation: u64) {
-        if let Some(session) = self.sessions.get_mut(&session) {
-            session.real = real;
-            session.generation = generation;
-            session.lost.append(&mut session.active);
-        }
+    /// A session was opened again. What had begun in it is lost. False if the application has closed it meanwhile.
+    pub fn reopened(
+        &mut self,
+        session: SessionHandle,
+        real: SessionHandle,
+        generation: u64,
+    ) -> bool {
+        let Some(session) = self.sessions.get_mut(&session) else {
+            return false;
+        };
+        session.real = real;
+        session.generation = generation;
+        session.lost.append(&mut session.active);
+        true
     }
 
     /// What is now known of an object that the application has changed.

@@ -2,6 +2,59 @@
 
 use super::*;
 
+fn create(recovery: &Fake, session: SessionHandle, on_token: bool) -> ObjectHandle {
+    let attributes = [
+        (CLASS, 4u64.to_ne_bytes().to_vec()),
+        (TOKEN, vec![u8::from(on_token)]),
+        (LABEL, b"made".to_vec()),
+    ];
+    let attributes = attributes.map(|(it, value)| Attribute::new(AttributeType(it), value));
+    let template = Some(Template(attributes.to_vec()));
+    let created = ask!(recovery, C_CreateObject(session, template)).unwrap();
+    assert_eq!(created.rv, CkRv::OK);
+    created.object.unwrap()
+}
+
+fn close(recovery: &Fake, session: SessionHandle) {
+    let closed = recovery.call(Call::C_CloseSession(session));
+    assert_eq!(closed.rv(), CkRv::OK);
+}
+
+fn sizes(recovery: &Fake) -> (usize, usize) {
+    recovery.shared.state().tables.sizes()
+}
+
+/// It would keep the login beyond the application's last session, and the PIN with it.
+#[test]
+fn a_session_that_was_refused_is_not_remembered() {
+    let (module, recovery, session, _) = ready();
+    module.change(|state| state.refuses_sessions = Some(CkRv::SESSION_COUNT));
+    for _ in 0..3 {
+        let refused = recovery.call(Call::C_OpenSession(SlotId(5), Flags(4), false));
+        assert_eq!(refused.rv(), CkRv::SESSION_COUNT);
+    }
+    module.change(|state| state.refuses_sessions = None);
+    assert_eq!(sizes(&recovery).0, 1);
+    close(&recovery, session);
+    module.cut();
+    let session = open(&recovery);
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+    assert_eq!(module.calls(Function::C_Login), 1);
+}
+
+#[test]
+fn closing_a_session_of_an_earlier_connection_ends_nothing_of_this_one() {
+    let (module, recovery, session, key) = ready();
+    let idle = open(&recovery);
+    module.cut();
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    let passing = create(&recovery, session, false);
+    close(&recovery, idle);
+    assert_eq!(begin(&recovery, session, passing), CkRv::OK);
+    assert_eq!(module.calls(Function::C_Login), 2);
+}
+
 /// Such as one whose module does not survive the call.
 #[test]
 fn waiting_for_a_slot_does_not_keep_a_daemon_busy_that_ends_every_connection() {
@@ -40,4 +93,44 @@ fn restoring_takes_no_longer_than_the_timeout_and_one_call() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// The application does not know of the session.
+#[test]
+fn a_session_that_could_not_be_made_ready_is_closed() {
+    let (module, recovery, session, _) = ready();
+    module.cut();
+    module.change(|state| {
+        state.takes = Some((Function::C_Login, Duration::from_millis(1500)));
+    });
+    std::thread::scope(|scope| {
+        let recovery = &recovery;
+        scope.spawn(move || recovery.call(Call::C_GetSessionInfo(session)));
+        while module.calls(Function::C_Login) < 2 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let opened = recovery.call(Call::C_OpenSession(SlotId(5), Flags(4), false));
+        assert_eq!(opened.rv(), CkRv::DEVICE_ERROR);
+    });
+    assert_eq!(sizes(&recovery).0, 1);
+    assert_eq!(module.change(|state| state.connection.sessions.len()), 1);
+}
+
+/// The module would keep it, and count it.
+#[test]
+fn a_session_that_is_closed_while_it_is_opened_again_is_closed() {
+    let (module, recovery, session, _) = ready();
+    let other = open(&recovery);
+    module.cut();
+    let recovery = Arc::new(recovery);
+    let closing = recovery.clone();
+    module.change(|state| {
+        let happens = move || close(&closing, session);
+        state.meanwhile = Some((Function::C_OpenSession, Box::new(happens)));
+    });
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::SESSION_HANDLE_INVALID);
+    let info = recovery.call(Call::C_GetSessionInfo(other));
+    assert_eq!(info.rv(), CkRv::OK);
+    assert_eq!(module.change(|state| state.connection.sessions.len()), 1);
 }
