@@ -181,12 +181,27 @@ impl Description {
 }
 
 /// What a token is known by: its label, who made it, and its serial number.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Token {
     label: Vec<u8>,
     manufacturer: Vec<u8>,
     model: Vec<u8>,
     serial_number: Vec<u8>,
+    /// Whether the next wrong PIN of the user locks it, or one has done so: then none is tried that may have been
+    /// changed. Not what it is known by.
+    pub is_at_last_try: bool,
+}
+
+/// CKF_USER_PIN_FINAL_TRY and CKF_USER_PIN_LOCKED.
+const LAST_TRY: u64 = 0x20000 | 0x40000;
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Token) -> bool {
+        self.label == other.label
+            && self.manufacturer == other.manufacturer
+            && self.model == other.model
+            && self.serial_number == other.serial_number
+    }
 }
 
 impl Token {
@@ -197,6 +212,7 @@ impl Token {
             manufacturer: info.manufacturer_id.clone(),
             model: info.model.clone(),
             serial_number: info.serial_number.clone(),
+            is_at_last_try: info.flags.0 & LAST_TRY != 0,
         }
     }
 

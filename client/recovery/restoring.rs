@@ -281,7 +281,12 @@ impl<R: Remote + 'static> Recovery<R> {
         };
         known.has_lost_login = true;
         let (logouts, is_known) = (known.logouts, known.present.is_some());
+        let is_at_last_try = known.present.as_ref().is_some_and(|it| it.is_at_last_try);
         drop(state);
+        if is_at_last_try {
+            log::error!("the application has to log in again: a wrong PIN would lock the token");
+            return Ok(());
+        }
         let Some(pin) = login.pin.as_ref().filter(|_| is_known) else {
             log::warn!("the application has to log in again: its PIN was not kept (keep_pin)");
             return Ok(());
@@ -308,18 +313,22 @@ impl<R: Remote + 'static> Recovery<R> {
             return Ok(());
         }
         login.generation = live.generation;
-        self.keep_login(slot, logouts, login);
+        if !self.keep_login(slot, logouts, login) {
+            live.ask_at_any_time(Call::C_Logout(session))?;
+        }
         Ok(())
     }
 
     /// Keeps a login that was being repeated, unless the application has logged out meanwhile.
-    fn keep_login(&self, slot: SlotId, logouts: u64, login: Login) {
+    fn keep_login(&self, slot: SlotId, logouts: u64, login: Login) -> bool {
         let mut state = self.shared.state();
         let known = state.tables.slots.get_mut(&slot);
-        if let Some(known) = known.filter(|it| it.logouts == logouts) {
-            known.has_lost_login = false;
-            known.login = Some(login);
-        }
+        let Some(known) = known.filter(|it| it.logouts == logouts) else {
+            return false;
+        };
+        known.has_lost_login = false;
+        known.login = Some(login);
+        true
     }
 
     /// Finds an object again that the call of `session` uses.
@@ -525,7 +534,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok((known.real, slot.and_then(|it| it.present.clone())))
     }
 
-    /// A session was opened. The first one with a slot: which token is it with? Another one on a new connection: is the
+    /// A session was opened. The only one with a slot: which token is it with? Another one on a new connection: is the
     /// login to be repeated?
     fn opened(
         &self,
@@ -536,28 +545,28 @@ impl<R: Remote + 'static> Recovery<R> {
     ) -> Result<(), Trouble> {
         let _turn = self.turn(deadline)?;
         let state = self.shared.state();
-        let is_known = state.tables.slots.contains_key(&slot);
+        let known = state.tables.slots.get(&slot);
+        let (is_known, real_slot) = (known.is_some(), known.map_or(slot, |it| it.real));
+        let is_only_one = state.tables.is_only_one(session, slot);
         let real = state.tables.sessions.get(&session).map(|it| it.real);
         drop(state);
-        if !is_known {
+        if !is_known || is_only_one {
             // Nothing is known if the connection is lost at this moment; the session is opened again all the same.
-            let token = live.token(slot).ok().flatten().map(Arc::new);
-            let first = Slot {
+            let token = live.token(real_slot).ok().flatten().map(Arc::new);
+            let first = || Slot {
                 real: slot,
                 generation: live.generation,
-                token: token.clone(),
-                present: token,
+                token: None,
+                present: None,
                 daemon: live.daemon,
                 login: None,
                 has_lost_login: false,
                 logouts: 0,
             };
-            self.shared
-                .state()
-                .tables
-                .slots
-                .entry(slot)
-                .or_insert(first);
+            let mut state = self.shared.state();
+            let known = state.tables.slots.entry(slot).or_insert_with(first);
+            known.daemon = live.daemon;
+            known.holds(token);
         } else if let Some(real) = real {
             match self.restore_login(live, slot, real) {
                 Err(Trouble::Lost | Trouble::Leaving) | Ok(()) => {}
@@ -594,17 +603,29 @@ impl<R: Remote + 'static> Recovery<R> {
             Some(Input::Bytes(name)) => Some(name.to_vec()),
             Some(_) => return,
         };
-        let login = Login {
+        let mut login = Login {
             user,
             name,
             pin: self.kept(pin),
             generation: live.generation,
         };
-        let mut state = self.shared.state();
+        let state = self.shared.state();
         let slot = state.tables.sessions.get(&session).map(|it| it.slot);
+        let real = slot.and_then(|it| Some(state.tables.slots.get(&it)?.real));
+        drop(state);
+        // The PIN is that of the token which is there now. It may be another one than when the session was opened.
+        let mut token = None;
+        if let Some(real) = real.filter(|_| login.pin.is_some()) {
+            token = live.token(real).ok().flatten().map(Arc::new);
+            login.pin = login.pin.filter(|_| token.is_some());
+        }
+        let mut state = self.shared.state();
         if let Some(slot) = slot.and_then(|it| state.tables.slots.get_mut(&it)) {
             slot.has_lost_login = false;
             slot.login = Some(login);
+            if token.is_some() && slot.token != token {
+                slot.holds(token);
+            }
         }
     }
 

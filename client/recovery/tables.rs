@@ -21,6 +21,9 @@ use super::needs_operation;
 /// A handle that no module has: it judges a call with a handle that the application made up.
 const NO_HANDLE: u64 = u64::MAX;
 
+/// CKU_CONTEXT_SPECIFIC: for one operation, within a login.
+const CONTEXT_SPECIFIC: UserType = UserType(2);
+
 /// No connection has this number.
 pub(super) const PAST: u64 = 0;
 
@@ -76,7 +79,7 @@ pub(super) struct Slot {
     /// The module's, on the connection with this number.
     pub real: SlotId,
     pub generation: u64,
-    /// The token that the application opened its first session with. `None`: it could not be asked for.
+    /// The token that the application uses. `None`: it could not be asked for.
     pub token: Option<Arc<Token>>,
     /// The one that is there now.
     pub present: Option<Arc<Token>>,
@@ -296,7 +299,9 @@ impl Tables {
                 slot.log_out();
                 is_lost.then_some(CkRv::OK)
             }
-            Call::C_Login(session, ..) | Call::C_LoginUser(session, ..) => {
+            Call::C_Login(session, user, ..) | Call::C_LoginUser(session, user, ..)
+                if *user != CONTEXT_SPECIFIC =>
+            {
                 // The application logs in itself, so that nothing has to be repeated.
                 let slot = self.sessions.get(session)?.slot;
                 let slot = self.slots.get_mut(&slot)?;
@@ -470,6 +475,12 @@ impl Tables {
         count
     }
 
+    /// Whether this is the only session of the application with its slot.
+    pub fn is_only_one(&self, session: SessionHandle, slot: SlotId) -> bool {
+        let mut of_slot = self.sessions.iter().filter(|(_, it)| it.slot == slot);
+        of_slot.all(|(other, _)| *other == session)
+    }
+
     /// The module's handle of an object, on this connection.
     pub fn real_object(&self, object: ObjectHandle, generation: u64) -> Option<ObjectHandle> {
         let known = self.objects.get(&object)?;
@@ -552,7 +563,10 @@ impl Tables {
             Call::C_CloseAllSessions(slot) if rv.is_ok() => self.close_all(*slot),
             Call::C_DestroyObject(_, object) if rv.is_ok() => self.forget(*object),
             Call::C_InitToken(slot, ..) if rv.is_ok() => {
-                self.slots.remove(slot);
+                if let Some(slot) = self.slots.get_mut(slot) {
+                    slot.log_out();
+                    slot.holds(None);
+                }
             }
             call => self.operated(call, rv),
         }
@@ -600,6 +614,12 @@ impl Shown {
 }
 
 impl Slot {
+    /// What is now known of the token that is in it.
+    pub fn holds(&mut self, token: Option<Arc<Token>>) {
+        self.token.clone_from(&token);
+        self.present = token;
+    }
+
     /// Nobody is logged in any more; the PIN is wiped.
     pub fn log_out(&mut self) {
         self.login = None;

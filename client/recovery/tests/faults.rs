@@ -43,6 +43,49 @@ fn a_session_that_was_refused_is_not_remembered() {
     assert_eq!(module.calls(Function::C_Login), 1);
 }
 
+/// The application has another token in its reader, and logs in to that one.
+#[test]
+fn a_pin_is_for_the_token_that_it_was_given_for() {
+    for closes in [true, false] {
+        let (module, recovery, first, _) = ready();
+        if closes {
+            close(&recovery, first);
+        }
+        module.change(|state| {
+            (state.serial, state.pin) = ("2", "5678");
+            if !closes {
+                state.connection.sessions.clear();
+            }
+            state.connection.is_logged_in = false;
+        });
+        let session = open(&recovery);
+        assert_eq!(log_in(&recovery, session, "5678"), CkRv::OK);
+        module.cut();
+        module.change(|state| (state.serial, state.pin) = ("1", "1234"));
+        let info = recovery.call(Call::C_GetSessionInfo(session));
+        assert_eq!(info.rv(), CkRv::DEVICE_REMOVED);
+        assert_eq!(module.calls(Function::C_Login), 2);
+        // And it comes back with the token.
+        module.cut();
+        module.change(|state| (state.serial, state.pin) = ("2", "5678"));
+        let info = recovery.call(Call::C_GetSessionInfo(session));
+        assert_eq!(info.rv(), CkRv::OK);
+        assert_eq!(module.calls(Function::C_Login), 3);
+    }
+}
+
+/// A key that asks for the PIN before each use.
+#[test]
+fn a_login_for_one_operation_does_not_end_that_of_the_user() {
+    let (module, recovery, session, key) = ready();
+    module.cut();
+    let connected = recovery.call(Call::C_GetSlotList(Ulong(1), Room::Buffer(9)));
+    assert_eq!(connected.rv(), CkRv::OK);
+    let call = Call::C_Login(session, UserType(2), Input::Bytes(b"1234"));
+    assert_eq!(recovery.call(call).rv(), CkRv::OPERATION_NOT_INITIALIZED);
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}
+
 #[test]
 fn closing_a_session_of_an_earlier_connection_ends_nothing_of_this_one() {
     let (module, recovery, session, key) = ready();
@@ -74,6 +117,26 @@ fn waiting_for_a_slot_does_not_keep_a_daemon_busy_that_ends_every_connection() {
             assert_eq!(rv, Ok(CkRv::DEVICE_ERROR));
         });
     }
+}
+
+/// Otherwise it would be logged in without knowing it.
+#[test]
+fn a_logout_while_the_login_is_repeated_counts() {
+    let (module, recovery, session, _) = ready();
+    let other = open(&recovery);
+    module.cut();
+    let recovery = Arc::new(recovery);
+    let logging_out = recovery.clone();
+    module.change(|state| {
+        let happens = move || {
+            assert_eq!(logging_out.call(Call::C_Logout(other)).rv(), CkRv::OK);
+        };
+        state.meanwhile = Some((Function::C_Login, Box::new(happens)));
+    });
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+    assert!(!module.change(|state| state.connection.is_logged_in));
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
 }
 
 /// Many objects look alike, and the module takes its time.
@@ -116,6 +179,29 @@ fn a_session_that_could_not_be_made_ready_is_closed() {
     assert_eq!(module.change(|state| state.connection.sessions.len()), 1);
 }
 
+/// Also after C_InitToken, the slot is the one that the application means.
+#[test]
+fn a_slot_with_another_number_keeps_it_when_its_token_is_initialised() {
+    let (module, recovery, session, _) = ready();
+    module.cut();
+    module.change(|state| (state.slot, state.second_slot) = (8, Some(5)));
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+    close(&recovery, session);
+    let pin = Input::Bytes(b"so");
+    let initialised = recovery.call(Call::C_InitToken(SlotId(5), pin, Input::Bytes(b"new")));
+    assert_eq!(initialised.rv(), CkRv::OK);
+    module.change(|state| state.label = "new");
+    let token = ask!(&recovery, C_GetTokenInfo(SlotId(5))).unwrap();
+    assert_eq!(token.info.label, b"new");
+    // Its new token is known from then on.
+    let session = open(&recovery);
+    module.cut();
+    module.change(|state| (state.slot, state.second_slot) = (9, Some(8)));
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+}
+
 /// The module would keep it, and count it.
 #[test]
 fn a_session_that_is_closed_while_it_is_opened_again_is_closed() {
@@ -133,4 +219,18 @@ fn a_session_that_is_closed_while_it_is_opened_again_is_closed() {
     let info = recovery.call(Call::C_GetSessionInfo(other));
     assert_eq!(info.rv(), CkRv::OK);
     assert_eq!(module.change(|state| state.connection.sessions.len()), 1);
+}
+
+/// Of many processes that have the same old PIN, each tries it once.
+#[test]
+fn a_pin_is_not_tried_where_a_wrong_one_would_lock_the_token() {
+    for flag in [0x20000, 0x40000] {
+        let (module, recovery, session, key) = ready();
+        module.cut();
+        module.change(|state| state.flags = flag);
+        assert_eq!(begin(&recovery, session, key), CkRv::USER_NOT_LOGGED_IN);
+        assert_eq!(module.calls(Function::C_Login), 1);
+        assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+        assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    }
 }
