@@ -434,8 +434,11 @@ impl<R: Remote + 'static> Recovery<R> {
                 Ok(())
             }
             Call::C_SetAttributeValue(session, object, _) => {
-                // The change has been made, whatever becomes of this question.
-                let _ = self.look_at_object(live, *session, *object);
+                // The change has been made, whatever becomes of this question. What the object was does not count any more.
+                if self.look_at_object(live, *session, *object).is_err() {
+                    let mut state = self.shared.state();
+                    state.tables.changed(*object, Known::Nothing);
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -463,7 +466,7 @@ impl<R: Remote + 'static> Recovery<R> {
         let mut made = call.values().flat_map(|template| &template.0);
         let is_worth_asking = matches!(
             call.function(),
-            Function::C_FindObjects | Function::C_CopyObject
+            Function::C_FindObjects | Function::C_CopyObject | Function::C_AsyncComplete
         ) || made.any(is_for_token);
         if !is_worth_asking {
             return Ok(vec![Known::OfSession; objects.len()]);

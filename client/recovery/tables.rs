@@ -69,7 +69,7 @@ pub(super) struct Session {
     /// Operations that ended with a connection, which the application does not know yet.
     lost: Operations,
     /// Session objects that it has made.
-    made: Vec<ObjectHandle>,
+    made: HashSet<ObjectHandle>,
     /// How many objects of the present search may still be looked at.
     curiosity: usize,
 }
@@ -197,7 +197,12 @@ impl Tables {
                         }
                         return Ok(());
                     }
-                    match (&known.known, application_session) {
+                    // Another slot may have a copy.
+                    let session = application_session.filter(|session| {
+                        let session = self.sessions.get(session);
+                        session.is_some_and(|it| it.slot == known.slot)
+                    });
+                    match (&known.known, session) {
                         (Known::Described(known), Some(session)) => {
                             missing.get_or_insert(Missing::Object {
                                 object: *object,
@@ -251,6 +256,10 @@ impl Tables {
 
     /// A call failed with the connection, and the application is told: what the call belongs to is over.
     pub fn interrupted(&mut self, call: &Call<'_>) {
+        if let Call::C_SetAttributeValue(_, object, _) = call {
+            // It may be what it was, or not.
+            self.changed(*object, Known::Nothing);
+        }
         let Some(session) = call.session().and_then(|it| self.sessions.get_mut(&it)) else {
             return;
         };
@@ -348,7 +357,10 @@ impl Tables {
     /// not all are kept.
     fn leave(&mut self, slot: SlotId, is_last: bool) {
         self.shown.by_real.retain(|(of, _), _| *of != slot);
-        for handle in self.shown.of_slot.remove(&slot).unwrap_or_default() {
+        let handles = self.shown.of_slot.remove(&slot).unwrap_or_default();
+        // What has been in use since comes last.
+        self.left.retain(|handle| !handles.contains(handle));
+        for handle in handles {
             let Some(object) = self.objects.get_mut(&handle) else {
                 continue;
             };
@@ -382,6 +394,8 @@ impl Tables {
         if let Some(known) = self.objects.remove(&object) {
             self.shown.remove(known.slot, known.real, object);
         }
+        let mut sessions = self.sessions.values_mut();
+        sessions.any(|session| session.made.remove(&object));
     }
 
     /// The application's handle of a session of the module's.
@@ -410,15 +424,17 @@ impl Tables {
         source: &Source,
         known: Known,
     ) -> ObjectHandle {
-        let before = match source {
-            Source::Found => self.shown.at(generation).by_real.get(&place).copied(),
+        let shown = match source {
+            Source::Found => self.shown.at(generation),
             Source::Made => None,
         };
+        let before = shown.and_then(|it| it.by_real.get(&place).copied());
         let object = before.unwrap_or_else(|| ObjectHandle(self.next()));
         let (slot, real) = place;
-        let shown = self.shown.at(generation);
-        shown.by_real.insert(place, object);
-        shown.of_slot.entry(slot).or_default().insert(object);
+        if let Some(shown) = self.shown.at(generation) {
+            shown.by_real.insert(place, object);
+            shown.of_slot.entry(slot).or_default().insert(object);
+        }
         self.objects.insert(
             object,
             Object {
@@ -436,9 +452,10 @@ impl Tables {
         if let Some(known) = self.objects.get_mut(&object) {
             known.real = real;
             known.generation = generation;
-            let shown = self.shown.at(generation);
-            shown.by_real.entry((known.slot, real)).or_insert(object);
-            shown.of_slot.entry(known.slot).or_default().insert(object);
+            if let Some(shown) = self.shown.at(generation) {
+                shown.by_real.entry((known.slot, real)).or_insert(object);
+                shown.of_slot.entry(known.slot).or_default().insert(object);
+            }
         }
     }
 
@@ -527,7 +544,7 @@ impl Tables {
             Ok(())
         })?;
         if let Some(session) = session.and_then(|it| self.sessions.get_mut(&it)) {
-            session.made.append(&mut made);
+            session.made.extend(made);
         }
         Ok(())
     }
@@ -548,7 +565,7 @@ impl Tables {
                 generation,
                 active: Operations::default(),
                 lost: Operations::default(),
-                made: Vec::new(),
+                made: HashSet::new(),
                 curiosity: 0,
             },
         );
@@ -584,6 +601,14 @@ impl Tables {
 }
 
 #[cfg(test)]
+impl Session {
+    /// How many objects it is remembered to have made.
+    pub fn made(&self) -> usize {
+        self.made.len()
+    }
+}
+
+#[cfg(test)]
 impl Tables {
     /// How many sessions and objects are remembered.
     pub fn sizes(&self) -> (usize, usize) {
@@ -592,15 +617,16 @@ impl Tables {
 }
 
 impl Shown {
-    /// The same for this connection: nothing is good that an earlier one has shown.
-    fn at(&mut self, generation: u64) -> &mut Shown {
-        if self.generation != generation {
+    /// The same for this connection: nothing is good that an earlier one has shown. `None`: this is an earlier one, whose
+    /// answer is late.
+    fn at(&mut self, generation: u64) -> Option<&mut Shown> {
+        if self.generation < generation {
             *self = Shown {
                 generation,
                 ..Shown::default()
             };
         }
-        self
+        (self.generation == generation).then_some(self)
     }
 
     fn remove(&mut self, slot: SlotId, real: ObjectHandle, object: ObjectHandle) {

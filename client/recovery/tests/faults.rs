@@ -86,6 +86,19 @@ fn a_login_for_one_operation_does_not_end_that_of_the_user() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
 
+/// A program that opens a session for each of its signatures, and knows its key.
+#[test]
+fn a_key_in_use_is_not_forgotten_with_many_sessions() {
+    let (_module, recovery, session, key) = ready();
+    close(&recovery, session);
+    for round in 0..1500 {
+        let session = open(&recovery);
+        assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+        assert_eq!(begin(&recovery, session, key), CkRv::OK, "{round}");
+        close(&recovery, session);
+    }
+}
+
 #[test]
 fn closing_a_session_of_an_earlier_connection_ends_nothing_of_this_one() {
     let (module, recovery, session, key) = ready();
@@ -96,6 +109,18 @@ fn closing_a_session_of_an_earlier_connection_ends_nothing_of_this_one() {
     close(&recovery, idle);
     assert_eq!(begin(&recovery, session, passing), CkRv::OK);
     assert_eq!(module.calls(Function::C_Login), 2);
+}
+
+#[test]
+fn objects_of_a_session_that_were_destroyed_are_forgotten() {
+    let (_module, recovery, session, _) = ready();
+    for _ in 0..100 {
+        let object = create(&recovery, session, false);
+        let destroyed = recovery.call(Call::C_DestroyObject(session, object));
+        assert_eq!(destroyed.rv(), CkRv::OK);
+    }
+    let state = recovery.shared.state();
+    assert_eq!(state.tables.sessions[&session].made(), 0);
 }
 
 /// Such as one whose module does not survive the call.
@@ -158,6 +183,44 @@ fn restoring_takes_no_longer_than_the_timeout_and_one_call() {
     );
 }
 
+/// Two tokens may have copies of a key.
+#[test]
+fn an_object_is_not_looked_for_in_the_slot_of_another_session() {
+    let (module, recovery, session, key) = ready();
+    module.change(|state| state.second_slot = Some(6));
+    let opened = ask!(&recovery, C_OpenSession(SlotId(6), Flags(4), false)).unwrap();
+    assert_eq!(opened.rv, CkRv::OK);
+    module.cut();
+    // So that the key can be seen.
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+    let used = begin(&recovery, opened.session, key);
+    assert_eq!(used, CkRv::OBJECT_HANDLE_INVALID);
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}
+
+/// The answer came before the connection was lost, and is looked at after another thread has gone on.
+#[test]
+fn a_late_answer_does_not_disturb_the_next_connection() {
+    let (module, recovery, session, _) = ready();
+    let other = open(&recovery);
+    let recovery = Arc::new(recovery);
+    let (others, found) = (recovery.clone(), Arc::new(Mutex::new(Vec::new())));
+    module.change(|state| {
+        let (lost, found) = (state.connection.lost.clone(), found.clone());
+        let happens = move || {
+            lost.store(true, Ordering::SeqCst);
+            // This thread finds out, and connects again.
+            *found.lock().unwrap() = find(&others, other);
+        };
+        state.meanwhile = Some((Function::C_CreateObject, Box::new(happens)));
+    });
+    create(&recovery, session, false);
+    let before = found.lock().unwrap().clone();
+    assert_eq!(before.len(), 2);
+    assert_eq!(find(&recovery, other), before);
+}
+
 /// The application does not know of the session.
 #[test]
 fn a_session_that_could_not_be_made_ready_is_closed() {
@@ -177,6 +240,27 @@ fn a_session_that_could_not_be_made_ready_is_closed() {
     });
     assert_eq!(sizes(&recovery).0, 1);
     assert_eq!(module.change(|state| state.connection.sessions.len()), 1);
+}
+
+/// It has another label now, as far as anybody knows; the next key may get the one it had.
+#[test]
+fn an_object_whose_change_was_not_answered_is_not_taken_for_its_successor() {
+    for lost_in in [Function::C_SetAttributeValue, Function::C_GetAttributeValue] {
+        let (module, recovery, session, key) = ready();
+        assert_eq!(begin(&recovery, session, key), CkRv::OK);
+        module.change(|state| state.breaks_at = Some(lost_in));
+        let label = Attribute::new(AttributeType(LABEL), b"previous".to_vec());
+        let call = Call::C_SetAttributeValue(session, key, Some(Template(vec![label])));
+        recovery.call(call);
+        module.change(|state| {
+            state.objects = vec![
+                (71, private_key("previous", b"n")),
+                (72, private_key("key", b"n")),
+            ];
+        });
+        let used = begin(&recovery, session, key);
+        assert_eq!(used, CkRv::OBJECT_HANDLE_INVALID, "{lost_in:?}");
+    }
 }
 
 /// Also after C_InitToken, the slot is the one that the application means.
