@@ -310,7 +310,11 @@ impl<R: Remote + 'static> Recovery<R> {
             if let Some(rv) = self.shared.state().answer_alone(call) {
                 return Ok(Reply::only(function, rv));
             }
-            let mut live = self.live(function, deadline)?;
+            let mut live = self.live(function, deadline).inspect_err(|_| {
+                if needs_operation(function) {
+                    self.shared.state().tables.interrupted(call);
+                }
+            })?;
             let real = match self.with_real_handles(&live, call, deadline) {
                 Ok(real) => real,
                 Err(Trouble::Lost) => continue,

@@ -594,6 +594,9 @@ impl Tables {
         let Some(session) = call.session().and_then(|it| self.sessions.get_mut(&it)) else {
             return;
         };
+        if call.function() == Function::C_SetOperationState && rv.is_ok() {
+            session.lost.clear(); // the application has brought back what it needs
+        }
         if session.active.note(call.function(), call.room(), rv) {
             session.curiosity = MOST_LOOKED_AT;
         }

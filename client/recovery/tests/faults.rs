@@ -318,3 +318,18 @@ fn a_pin_is_not_tried_where_a_wrong_one_would_lock_the_token() {
         assert_eq!(begin(&recovery, session, key), CkRv::OK);
     }
 }
+
+/// The application was told while there was no daemon.
+#[test]
+fn an_operation_that_is_lost_is_told_of_once_although_there_is_no_daemon() {
+    let (module, recovery, session, key) = ready();
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    module.is_down.store(true, Ordering::SeqCst);
+    module.cut();
+    // The connection is found to be lost.
+    let connected = recovery.call(Call::C_GetSlotList(Ulong(1), Room::Buffer(9)));
+    assert_eq!(connected.rv(), CkRv::DEVICE_ERROR);
+    assert_eq!(sign(&recovery, session), CkRv::DEVICE_ERROR);
+    module.is_down.store(false, Ordering::SeqCst);
+    assert_eq!(sign(&recovery, session), CkRv::OK); // the fake signs whatever was begun
+}
