@@ -44,7 +44,8 @@ use crate::settings::{Daemon, Endpoint, Settings};
 use crate::socket::{self, Connected, Purpose, Registered, SocketError};
 use crate::tls::{self, TlsError};
 
-use exchange::{Exchange, Next, Order, Stopped, Ticket, calling_back};
+use exchange::{Exchange, Next, Order, Stopped, Ticket};
+pub(crate) use exchange::{calling_back, is_calling_back};
 
 /// What `exchange` waits with; its model has others.
 mod sync {

@@ -23,7 +23,7 @@ use xdr::{Call, CkRv, Cryptoki, Flags, Function, NullPlaces, RV_LEAVING, Reply, 
 
 use crate::InitializeError;
 use crate::advice::Advice;
-use crate::connection::{Connection, Notify};
+use crate::connection::{Connection, Notify, is_calling_back};
 use crate::link::{DistantModule, Link};
 use crate::notifications::Notifications;
 use crate::remote::Remote;
@@ -121,12 +121,16 @@ impl<R> Shared<R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a change, for this long at the most. CKR_DEVICE_ERROR when the time is over.
+    /// Waits for a change, for this long at the most. CKR_DEVICE_ERROR when the time is over. A call that a callback of the
+    /// application makes does not wait: the callback belongs to a call that may be the one to be waited for.
     fn wait<'s>(
         &self,
         state: MutexGuard<'s, State<R>>,
         deadline: Deadline,
     ) -> Result<MutexGuard<'s, State<R>>, CkRv> {
+        if is_calling_back() {
+            return Err(CkRv::FUNCTION_FAILED);
+        }
         let time = deadline.remaining().map_err(|_| CkRv::DEVICE_ERROR)?;
         let waited = self.changed.wait_timeout(state, time);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);

@@ -399,7 +399,7 @@ fn this_thread() -> usize {
 
 /// Runs a callback of the application. A call that it makes goes out at once or not at all: it would wait for the
 /// call that the callback belongs to, for ever.
-pub(super) fn calling_back<T>(callback: impl FnOnce() -> T) -> T {
+pub(crate) fn calling_back<T>(callback: impl FnOnce() -> T) -> T {
     struct Restored(bool);
     impl Drop for Restored {
         fn drop(&mut self) {
@@ -408,6 +408,11 @@ pub(super) fn calling_back<T>(callback: impl FnOnce() -> T) -> T {
     }
     let _restored = Restored(CALLING_BACK.replace(true));
     callback()
+}
+
+/// Whether a callback of the application is running in this thread.
+pub(crate) fn is_calling_back() -> bool {
+    CALLING_BACK.get()
 }
 
 impl<R> Ticket<'_, R> {

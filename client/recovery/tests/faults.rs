@@ -1,6 +1,7 @@
 //! What once went wrong, or might: answers that come late, tokens that change, sessions that end in another order.
 
 use super::*;
+use crate::connection::calling_back;
 
 fn create(recovery: &Fake, session: SessionHandle, on_token: bool) -> ObjectHandle {
     let attributes = [
@@ -303,6 +304,30 @@ fn a_session_that_is_closed_while_it_is_opened_again_is_closed() {
     let info = recovery.call(Call::C_GetSessionInfo(other));
     assert_eq!(info.rv(), CkRv::OK);
     assert_eq!(module.change(|state| state.connection.sessions.len()), 1);
+}
+
+/// A module may notify the application during any call, also during one that opens a session again.
+#[test]
+fn a_callback_does_not_wait_for_the_call_that_it_belongs_to() {
+    let (module, recovery, session, _) = ready();
+    let other = open(&recovery);
+    module.cut();
+    let recovery = Arc::new(recovery);
+    let calling = recovery.clone();
+    module.change(|state| {
+        let happens = move || {
+            let start = Instant::now();
+            let call = Call::C_GetSessionInfo(other);
+            let rv = calling_back(|| calling.call(call).rv());
+            assert_eq!(rv, CkRv::FUNCTION_FAILED);
+            assert!(start.elapsed() < Duration::from_millis(500));
+        };
+        state.meanwhile = Some((Function::C_OpenSession, Box::new(happens)));
+    });
+    for session in [session, other] {
+        let info = recovery.call(Call::C_GetSessionInfo(session));
+        assert_eq!(info.rv(), CkRv::OK);
+    }
 }
 
 /// Of many processes that have the same old PIN, each tries it once.
