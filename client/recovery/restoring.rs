@@ -16,7 +16,7 @@ use xdr::{
 };
 
 use super::descriptions::{Description, Token, Values, describe};
-use super::tables::{Known, Login, Missing, Slot};
+use super::tables::{Copied, Known, Login, Missing, Slot};
 use super::{Live, Recovery, State, Trouble, Turn};
 use crate::link::DistantModule;
 use crate::remote::Remote;
@@ -173,7 +173,14 @@ impl<R: Remote + 'static> Recovery<R> {
                     session,
                     refusal,
                     known,
+                    copied: None,
                 } => self.restore_object(live, object, session, refusal, &known),
+                Missing::Object {
+                    object,
+                    refusal,
+                    copied: Some(copied),
+                    ..
+                } => self.restore_copy(live, object, refusal, &copied),
                 Missing::Description { object, session } => {
                     self.look_at_object(live, session, object)
                 }
@@ -340,9 +347,57 @@ impl<R: Remote + 'static> Recovery<R> {
         refusal: CkRv,
         known: &Description,
     ) -> Result<(), Trouble> {
+        if let Some(real) = self.find_again(live, object, session, refusal, known)? {
+            let mut state = self.shared.state();
+            state.tables.restored(object, real, live.generation);
+        }
+        Ok(())
+    }
+
+    /// Makes a copy again, in the session that it ends with.
+    fn restore_copy(
+        &self,
+        live: &Live<R>,
+        object: ObjectHandle,
+        refusal: CkRv,
+        copied: &Copied,
+    ) -> Result<(), Trouble> {
+        self.restore_session(live, copied.session)?;
+        let found = self.find_again(live, object, copied.session, refusal, &copied.original)?;
+        let Some(original) = found else {
+            return Ok(());
+        };
+        let state = self.shared.state();
+        let Some(session) = state.tables.sessions.get(&copied.session) else {
+            return Err(refusal.into());
+        };
+        let session = session.real;
+        drop(state);
+        let call = Call::C_CopyObject(session, original, Some(copied.template.clone()));
+        match live.ask(call)? {
+            Reply::C_CopyObject(made) if made.rv.is_ok() => {
+                let real = made.object.ok_or(Trouble::Refused(refusal))?;
+                let mut state = self.shared.state();
+                state.tables.restored(object, real, live.generation);
+                Ok(())
+            }
+            reply => Err(refused(reply.rv()).into_device_error()),
+        }
+    }
+
+    /// The object on the token that is what is known of one; the application uses it in `session`. `None`: `object` was
+    /// restored meanwhile.
+    fn find_again(
+        &self,
+        live: &Live<R>,
+        object: ObjectHandle,
+        session: SessionHandle,
+        refusal: CkRv,
+        known: &Description,
+    ) -> Result<Option<ObjectHandle>, Trouble> {
         let state = self.shared.state();
         if state.tables.real_object(object, live.generation).is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let of_session = state.tables.sessions.get(&session);
         let Some((slot, flags)) = of_session.map(|it| (it.slot, it.flags)) else {
@@ -362,11 +417,7 @@ impl<R: Remote + 'static> Recovery<R> {
         let found = find_object(live, own, known, present);
         live.ask_at_any_time(Call::C_CloseSession(own))?;
         match found? {
-            Some(real) => {
-                let mut state = self.shared.state();
-                state.tables.restored(object, real, live.generation);
-                Ok(())
-            }
+            Some(real) => Ok(Some(real)),
             None if has_lost_login && known.is_private() => {
                 Err(Trouble::Refused(CkRv::USER_NOT_LOGGED_IN))
             }
@@ -486,7 +537,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 Ok(description) if description.is_of_token() => {
                     Ok(Known::Described(Arc::new(description)))
                 }
-                Ok(_) => Ok(Known::OfSession),
+                Ok(_) => Ok(self.copied(call)),
                 // What was made is made.
                 Err(_) if !is_search => Ok(Known::Nothing),
                 // There is no time for more.
@@ -495,6 +546,23 @@ impl<R: Remote + 'static> Recovery<R> {
             }
         });
         described.collect()
+    }
+
+    /// What is known of a session object that a call has found or made.
+    fn copied(&self, call: &Call<'_>) -> Known {
+        let Call::C_CopyObject(session, original, template) = call else {
+            return Known::OfSession;
+        };
+        let template = template.clone().unwrap_or_default();
+        let original = self.shared.state().tables.description(*original);
+        match original {
+            Some(original) if template.0.len() as u64 <= MOST => Known::Copied(Arc::new(Copied {
+                original,
+                session: *session,
+                template,
+            })),
+            _ => Known::OfSession,
+        }
     }
 
     /// Looks at an object that is used for the first time.

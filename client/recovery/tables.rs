@@ -12,7 +12,8 @@ use xdr::facts::Family;
 use xdr::handles::Handle;
 use xdr::operations::Operations;
 use xdr::{
-    Call, CkRv, Flags, Function, NullPlaces, ObjectHandle, Reply, SessionHandle, SlotId, UserType,
+    Call, CkRv, Flags, Function, NullPlaces, ObjectHandle, Reply, SessionHandle, SlotId, Template,
+    UserType,
 };
 
 use super::descriptions::{Description, Token};
@@ -118,10 +119,21 @@ pub(super) enum Known {
     Described(Arc<Description>),
     /// It ends with its session, and so with the connection.
     OfSession,
+    /// It ends with the session that made it, too, but it is the copy of an object on the token, and can be made again.
+    Copied(Arc<Copied>),
     /// It was not looked at yet: it is one of many that a search has found.
     NotYet,
     /// Nothing could be read.
     Nothing,
+}
+
+/// A session object that C_CopyObject has made: OpenSSL's provider for PKCS#11 and NSS sign with such copies of their keys.
+pub(super) struct Copied {
+    pub original: Arc<Description>,
+    /// The application's session that made it.
+    pub session: SessionHandle,
+    /// What is different in the copy.
+    pub template: Template,
 }
 
 /// What has to be restored before a call can go out.
@@ -134,6 +146,8 @@ pub(super) enum Missing {
         /// What the call is answered if it cannot be found.
         refusal: CkRv,
         known: Arc<Description>,
+        /// It is a copy of what is found.
+        copied: Option<Arc<Copied>>,
     },
     /// What an object is, before it is used for the first time.
     Description {
@@ -209,6 +223,16 @@ impl Tables {
                                 session,
                                 refusal,
                                 known: known.clone(),
+                                copied: None,
+                            });
+                        }
+                        (Known::Copied(copied), _) => {
+                            missing.get_or_insert(Missing::Object {
+                                object: *object,
+                                session: copied.session,
+                                refusal,
+                                known: copied.original.clone(),
+                                copied: Some(copied.clone()),
                             });
                         }
                         (Known::OfSession, _) => {
@@ -370,7 +394,7 @@ impl Tables {
             }
             match object.known {
                 Known::Described(_) => self.left.push_back(handle),
-                Known::OfSession | Known::NotYet | Known::Nothing => {
+                Known::OfSession | Known::Copied(_) | Known::NotYet | Known::Nothing => {
                     self.objects.remove(&handle);
                 }
             }
@@ -498,6 +522,14 @@ impl Tables {
         of_slot.all(|(other, _)| *other == session)
     }
 
+    /// What is known of an object on a token.
+    pub fn description(&self, object: ObjectHandle) -> Option<Arc<Description>> {
+        match &self.objects.get(&object)?.known {
+            Known::Described(known) => Some(known.clone()),
+            _ => None,
+        }
+    }
+
     /// The module's handle of an object, on this connection.
     pub fn real_object(&self, object: ObjectHandle, generation: u64) -> Option<ObjectHandle> {
         let known = self.objects.get(&object)?;
@@ -533,7 +565,7 @@ impl Tables {
                 Handle::Slot(slot) => *slot = self.application_slot(generation, *slot),
                 Handle::Result(object) => {
                     let known = known.next().unwrap_or(Known::Nothing);
-                    let is_of_session = matches!(known, Known::OfSession);
+                    let is_of_session = matches!(known, Known::OfSession | Known::Copied(_));
                     let place = (slot.unwrap_or(SlotId::NONE), *object);
                     *object = self.application_object(place, generation, &source, known);
                     if is_of_session && matches!(source, Source::Made) {

@@ -328,6 +328,25 @@ impl ModuleState {
                     object: Some(ObjectHandle(object)),
                 })
             }
+            Call::C_CopyObject(_, original, Some(template)) => {
+                let original = self.objects.iter().find(|(it, _)| *it == original.0);
+                let Some((_, attributes)) = original else {
+                    return only(CkRv::OBJECT_HANDLE_INVALID);
+                };
+                let value = |it: &Attribute| (it.attribute_type.0, it.bytes().to_vec());
+                let mut copy: Attributes = template.0.iter().map(value).collect();
+                let of_original = attributes.iter().filter(|(it, _)| {
+                    let is_it = |other: &Attribute| other.attribute_type.0 == *it;
+                    !template.0.iter().any(is_it)
+                });
+                copy.extend(of_original.cloned());
+                let object = 200 + self.objects.len() as u64;
+                self.objects.push((object, copy));
+                Reply::C_CopyObject(ObjectResult {
+                    rv: CkRv::OK,
+                    object: Some(ObjectHandle(object)),
+                })
+            }
             Call::C_Sign(..) => Reply::C_Sign(OutputResult {
                 rv: CkRv::OK,
                 length: Ulong(1),
@@ -344,6 +363,8 @@ fn fake_token_info() -> TokenInfo {
         _ => unreachable!("a reply is of the function that it is made for"),
     }
 }
+
+mod copies;
 
 type Fake = Recovery<Arc<Scripted>>;
 
