@@ -12,12 +12,15 @@
 #   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS
-#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR
+#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT
 
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= $(PREFIX)/etc
 LIBDIR     ?= $(PREFIX)/lib
 BINDIR     ?= $(PREFIX)/bin
+
+# Where p11-kit looks for files that describe modules; empty to install none.
+P11_KIT ?= $(or $(shell pkg-config --variable=p11_module_configs p11-kit-1 2>/dev/null),$(PREFIX)/share/p11-kit/modules)
 
 # Where the client library connects unless a variable or the settings file says otherwise: an
 # endpoint, such as host:port or the absolute path of a Unix socket.
@@ -170,3 +173,9 @@ install: all
 	  test -e $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/$$file || \
 	  $(INSTALL) -m 640 etc/$$file $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/; \
 	done
+ifneq ($(P11_KIT),)
+	$(INSTALL) -d $(DESTDIR)$(P11_KIT)
+	sed 's|^module: .*|module: $(LIBDIR)/libp11client.so|' etc/libp11client.module \
+	  >$(DESTDIR)$(P11_KIT)/libp11client.module
+	chmod 644 $(DESTDIR)$(P11_KIT)/libp11client.module
+endif
