@@ -9,6 +9,7 @@
 #   make soak           the slow tests
 #   make sanitizers     programs on a library built for AddressSanitizer and ThreadSanitizer (nightly Rust)
 #   make suites         other projects' test suites, on modules and through the proxy: no difference
+#   make applications   real applications on a token, directly and through the proxy
 #   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS
@@ -55,6 +56,12 @@ SUITES  ?=
 MODULES ?=
 export MODULES
 
+# What `make applications` runs, and in which ways; empty for all. See tests/applications/run.sh.
+APPLICATIONS ?=
+WAYS         ?=
+RECOVER      ?=
+export WAYS RECOVER
+
 CARGO   ?= cargo
 INSTALL ?= install
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -86,7 +93,7 @@ SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt') \
   $(if $(CLIENT_TLS_EMBED),$(CLIENT_TLS_CA) $(CLIENT_TLS_CERT) $(CLIENT_TLS_KEY) $(CLIENT_TLS_PINNED))
 OPTIONS := $(TARGET)/release/client-options
-.PHONY: all demo check deny msrv bench soak sanitizers suites vectors fresh certs install packages demo-packages suites-packages force
+.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh certs install packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -116,6 +123,9 @@ packages:
 
 suites-packages:
 	tests/support/install-packages.sh suites
+
+applications-packages:
+	tests/support/install-packages.sh applications
 
 demo-packages:
 	tests/support/install-packages.sh demo
@@ -150,6 +160,10 @@ sanitizers: packages
 # SUITES and MODULES are lists; see tests/suites/run.sh. Needs the network, to build what is tested.
 suites: suites-packages all
 	tests/suites/run.sh $(TARGET)/release $(SUITES)
+
+# Needs the network, to build what is tested.
+applications: applications-packages all
+	tests/applications/run.sh $(TARGET)/release $(APPLICATIONS)
 
 vectors: packages
 	VECTORS=$(CURDIR)/tests/wire/vectors \

@@ -1,11 +1,11 @@
 #!/bin/sh
-# install-packages.sh demo|check|suites: installs the Debian packages that `make demo`, `make check` or
-# `make suites` needs, and only those that are missing. For all: compiler, OpenSSL, SoftHSM, OpenSC. For the
-# tests also GnuTLS, PyKCS11 and the like, and the original Caml Crush as the other side. For the suites also Go,
-# Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For Debian 12 and 13; the latter has no
-# Caml Crush any more, so that its packages come from Debian 12's sources, and the former has the provider
-# only in its backports. Asks nothing; run again it does nothing. Starts no service: caml-crush-server would
-# otherwise listen on port 4444.
+# install-packages.sh demo|check|suites|applications: installs the Debian packages that `make demo`, `make check`,
+# `make suites` or `make applications` needs, and only those that are missing. For all: compiler, OpenSSL, SoftHSM,
+# OpenSC. For the tests also GnuTLS, PyKCS11 and the like, and the original Caml Crush as the other side. For the
+# suites also Go, Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For the applications the servers
+# and tools that tests/applications runs, and the original. For Debian 12 and 13; the latter has no Caml Crush any
+# more, so that its packages come from Debian 12's sources, and the former has the provider only in its backports.
+# Asks nothing; run again it does nothing. Starts no service: caml-crush-server would otherwise listen on port 4444.
 set -eu
 
 fail() {
@@ -14,7 +14,7 @@ fail() {
 }
 
 packages="build-essential pkg-config libssl-dev softhsm2 opensc"
-# Packages that one of the two systems lacks, and the Debian suite that has them.
+# Packages that one of the two systems lacks, and the Debian suites that have them.
 elsewhere=
 source=
 case "${1-}" in
@@ -31,7 +31,15 @@ suites)
     elsewhere=pkcs11-provider
     source=bookworm-backports
     ;;
-*) fail "usage: install-packages.sh demo|check|suites" ;;
+applications)
+    packages="$packages openssl libengine-pkcs11-openssl gnutls-bin p11-kit p11-kit-modules nginx apache2 stunnel4"
+    packages="$packages openssh-client openssh-server libnss3-tools osslsigncode strongswan-pki"
+    packages="$packages libstrongswan-standard-plugins libstrongswan-extra-plugins default-jdk-headless golang-go"
+    packages="$packages golang-github-thalesignite-crypto11-dev python3 python3-dev python3-venv libclang-dev"
+    elsewhere="pkcs11-provider caml-crush-server"
+    source="bookworm-backports bookworm"
+    ;;
+*) fail "usage: install-packages.sh demo|check|suites|applications" ;;
 esac
 
 is_installed() {
@@ -60,7 +68,10 @@ fi
 
 # The tests read Caml Crush's configuration files, which only root and its own group may.
 copy_configuration() {
-    [ "$source" = bookworm ] || return 0
+    case " $elsewhere " in
+    *" caml-crush-server "*) ;;
+    *) return 0 ;;
+    esac
     copies=${CARGO_TARGET_DIR:-target}/caml-crush
     for file in /etc/pkcs11proxyd/pkcs11proxyd.conf /etc/pkcs11proxyd/filter.conf; do
         [ -r "$file" ] || [ -r "$copies/${file##*/}" ] || {
@@ -124,8 +135,10 @@ for package in $missing_elsewhere; do
         continue
     fi
     if [ ! -e "$work/sources" ]; then
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
-${DEBIAN_MIRROR:-http://deb.debian.org/debian} $source main" >"$work/sources"
+        for suite in $source; do
+            echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
+${DEBIAN_MIRROR:-http://deb.debian.org/debian} $suite main"
+        done >"$work/sources"
         mkdir -p "$work/lists/partial"
         apart="-o Dir::Etc::SourceList=$work/sources -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$work/lists"
         apart="$apart -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User="
