@@ -150,7 +150,8 @@ impl Module {
         let function = call.function();
         let scripted = connection.upgrade().expect("somebody calls");
         let mut state = self.state.lock().unwrap();
-        if state.connection.lost.load(Ordering::SeqCst) {
+        // What is sent over an earlier connection is lost with it.
+        if scripted.is_lost() || state.connection.lost.load(Ordering::SeqCst) {
             scripted.lost.store(true, Ordering::SeqCst);
             return Reply::only(function, CkRv::DEVICE_ERROR);
         }
