@@ -86,6 +86,8 @@ pub(crate) struct Connection {
     notify: Notify,
     /// The longest call that the daemon takes, in bytes.
     longest_call: AtomicU64,
+    /// Until when the daemon has to answer the first call.
+    answers_by: Deadline,
 }
 
 /// Tells the application what a module tells of a session: the event (CK_NOTIFICATION). Gives what the application
@@ -124,15 +126,18 @@ impl Connection {
             Some(tls) => tls::connect(timed, tls, offered(settings.protocol), deadline)?.halves,
         };
         let peer = daemon.endpoint.clone();
-        Ok(Connection::over(peer, registered, halves, settings, notify))
+        let connection = Connection::over(peer, registered, halves, settings, deadline, notify);
+        Ok(connection)
     }
 
-    /// A connection over a socket that is connected, after the TLS handshake.
+    /// A connection over a socket that is connected, after the TLS handshake. The first call is to be answered until
+    /// `answers_by`.
     pub fn over(
         peer: Endpoint,
         registered: Registered,
         halves: Halves,
         settings: &Settings,
+        answers_by: Deadline,
         notify: Notify,
     ) -> Connection {
         let Halves {
@@ -158,6 +163,7 @@ impl Connection {
             ),
             notify,
             longest_call: AtomicU64::new(u64::MAX),
+            answers_by,
         }
     }
 }
@@ -470,7 +476,11 @@ impl Remote for Connection {
             order: Order::Alone,
             is_slow: false,
         };
-        let failure = match self.ask(&call, manner) {
+        // One that accepts connections and does nothing more must not use up the time of the others.
+        let timeout = self.exchange.limit_timeout(self.answers_by);
+        let answer = self.ask(&call, manner);
+        self.exchange.set_timeout(timeout);
+        let failure = match answer {
             Ok(Reply::C_SetupArch(result)) => {
                 let hello = &result.hello;
                 if result.rv.is_ok() {

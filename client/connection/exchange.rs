@@ -317,6 +317,14 @@ impl<R> Exchange<R> {
         self.state().timeout = timeout;
     }
 
+    /// Has calls that are sent from now on answered until then. Gives the timeout as it was.
+    pub fn limit_timeout(&self, deadline: Deadline) -> Duration {
+        let mut state = self.state();
+        let before = state.timeout;
+        state.timeout = before.min(deadline.remaining().unwrap_or_default());
+        before
+    }
+
     /// Whether the application may call from several threads.
     pub fn set_threads(&self, threads: bool) {
         self.state().threads = threads;

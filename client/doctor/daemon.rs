@@ -69,7 +69,7 @@ pub(super) fn examine(daemon: &Daemon, settings: &Settings, report: &mut Report<
     };
     let peer = daemon.endpoint.clone();
     let nothing = Box::new(|_, _| CkRv::OK); // there is no session
-    let connection = Connection::over(peer, registered, halves, settings, nothing);
+    let connection = Connection::over(peer, registered, halves, settings, deadline, nothing);
     let start = Instant::now();
     let link = match Link::start(connection, settings, false) {
         Ok(link) => link,

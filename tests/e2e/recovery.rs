@@ -303,3 +303,33 @@ fn a_program_goes_over_to_another_daemon() {
         lasting.quit();
     }
 }
+
+/// One that hangs is like one that is gone: it accepts connections, but does nothing more.
+#[test]
+fn a_program_goes_over_to_another_daemon_when_the_first_one_hangs() {
+    let mut stack = stack(Maker::Ours, Endpoint::Tcp);
+    let token = stack.token.copy();
+    let other = Setup::new(Maker::Ours, Endpoint::Unix, &token).start();
+    let directory = Directory::new();
+    let file = directory.join("client.conf");
+    let endpoints = format!(
+        "endpoints = [\"{}\", \"{}\"]\nrecover = true\nkeep_pin = true\ntimeout = 4\n",
+        stack.daemon().address(),
+        other.address()
+    );
+    fs::write(&file, endpoints).expect("a new directory");
+    let mut command = stack.command(lasting());
+    command.env_remove("PKCS11PROXY_SOCKET_PATH");
+    command.env_remove("PKCS11PROXY_RPC_TIMEOUT");
+    command.env("PKCS11PROXY_CONF", &file);
+    let mut lasting = Lasting::start(command, &stack.library.path());
+    assert_eq!(lasting.does("sign"), SIGNED);
+    let daemon = stack.daemon();
+    let workers = daemon.workers();
+    daemon.process().signal(Signal::SIGSTOP);
+    workers.iter().for_each(|it| it.signal(Signal::SIGKILL));
+    let said = lasting.does("sign");
+    stack.daemon().process().signal(Signal::SIGCONT);
+    assert_eq!(said, SIGNED);
+    lasting.quit();
+}
