@@ -133,9 +133,11 @@ impl InitializeError {
         }
     }
 
-    /// Whether the same may succeed a moment later, when a daemon has started or has forgotten a connection.
+    /// Whether the same may succeed a moment later, when a daemon has started, has forgotten a connection, or has its HSM
+    /// back.
     fn may_pass(&self) -> bool {
         self.is_unreachable()
+            || matches!(self, InitializeError::Start(_, StartError::Initialize(_)))
     }
 
     /// Whether this is how a daemon refuses a peer that has too many connections: it closes this one.

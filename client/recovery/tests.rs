@@ -44,6 +44,8 @@ struct ModuleState {
     /// The connection is lost in the next call of this function, after it was executed.
     breaks_at: Option<Function>,
     always_breaks_at: Option<Function>,
+    /// How many times more C_Initialize fails.
+    failing_starts: usize,
     /// C_GetAttributeValue ends at the first attribute that an object has not.
     is_impatient: bool,
     /// The flags of the token.
@@ -187,6 +189,10 @@ impl ModuleState {
             }
         }
         match call {
+            Call::C_Initialize(_) if self.failing_starts > 0 => {
+                self.failing_starts -= 1;
+                only(CkRv::DEVICE_ERROR)
+            }
             Call::C_GetSlotList(..) => Reply::C_GetSlotList(SlotListResult {
                 rv: CkRv::OK,
                 slots: vec![SlotId(1), SlotId(self.slot)],
@@ -680,6 +686,16 @@ fn a_daemon_that_comes_back_in_time_is_waited_for() {
     );
     module.is_down.store(false, Ordering::SeqCst);
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}
+
+/// It answers, but its HSM is not there yet.
+#[test]
+fn a_module_that_cannot_start_yet_is_waited_for() {
+    let (module, recovery, session, key) = ready();
+    module.cut();
+    module.change(|state| state.failing_starts = 3);
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    assert_eq!(module.calls(Function::C_Initialize), 5);
 }
 
 #[test]
