@@ -55,6 +55,10 @@ mod sync {
 /// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
 pub(crate) const LONGEST_REPLY: usize = 1 << 30;
 
+/// How many replies a thread hands over before it sends the next calls that others left with it. More would leave the
+/// daemon without work meanwhile.
+const MOST_HELD_FOR: u32 = 4;
+
 /// How long the last message may take.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -364,7 +368,8 @@ impl Connection {
         loop {
             // Threads that get their replies make their next calls soon, which go out together then. That does not keep
             // this one from reading: the daemon has a thread for each call that is out, so it receives what is sent.
-            let mut held = None;
+            let mut held: Option<Held<'_>> = None;
+            let mut handed_over = 0;
             while let Some(record) = records.next()? {
                 if let Some(told) = notification::<C>(record) {
                     let (xid, notification) = told.map_err(ReplyError::from)?;
@@ -387,6 +392,10 @@ impl Connection {
                 held = held.or_else(|| self.sender.hold());
                 deadline = ticket.hand_over(other.0, record)?;
                 records.wipe();
+                handed_over += 1;
+                if handed_over % MOST_HELD_FOR == 0 {
+                    held.take().map_or(Ok(()), Held::send)?;
+                }
             }
             held.map_or(Ok(()), Held::send)?;
             if let Some(read) = read {
