@@ -110,7 +110,7 @@ fn bad_arguments_end_nothing_in_version_3() {
 /// The program is compiled for it; of the library it sees what the C library's functions do.
 #[test]
 fn address_sanitizer_finds_nothing_in_every_call() {
-    let sanitized = program_with("every_call", "-fsanitize=address");
+    let sanitized = program_with("every_call", &["-fsanitize=address"]);
     let pair = Way::Tcp.stack();
     let plain = pair.program("every_call", &[]);
     let mut command = Command::new(sanitized);
@@ -139,22 +139,24 @@ fn valgrind_finds_nothing_in_every_call() {
     }
 }
 
-/// The library itself is built for it, and named by a variable. (Valgrind's tools for threads do not know the locks of
-/// Rust's standard library.)
+/// The library itself is built for it, and named by a variable; another names what has to be linked into the programs.
+/// (Valgrind's tools for threads do not know the locks of Rust's standard library.)
 #[test]
 #[ignore = "make sanitizers"]
 fn sanitized_programs_find_nothing() {
     let variable = |name| std::env::var(name).expect("make sanitizers sets it");
-    let (sanitizer, library) = (variable("SANITIZER"), variable("SANITIZED_LIBRARY"));
+    let (library, runtime) = (variable("SANITIZED_LIBRARY"), variable("SANITIZER_RUNTIME"));
+    let linked = format!("-Wl,--whole-archive,{runtime},--no-whole-archive");
     for way in [Way::Tcp, Way::Tls] {
         let pair = way.stack();
         for (name, arguments) in PROGRAMS {
-            let sanitized = program_with(name, &format!("-fsanitize={sanitizer}"));
+            let sanitized = program_with(name, &[&linked, "-rdynamic", "-lm", "-lrt"]);
             let plain = pair.program(name, arguments);
             let mut command = Command::new(sanitized);
             command.arg(&library).args(arguments);
             copy_variables(&plain, &mut command);
             command.env("EVERY_CALL_ALONE", "1");
+            command.env("TSAN_OPTIONS", "exitcode=66 report_thread_leaks=0");
             let outcome = run(command, LIMIT);
             assert!(
                 outcome.status.success() && !outcome.stderr.contains("Sanitizer"),

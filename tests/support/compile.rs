@@ -132,9 +132,9 @@ pub fn program(name: &str) -> PathBuf {
     compile(name, Kind::Program)
 }
 
-/// The same, compiled with one more option.
-pub fn program_with(name: &str, option: &str) -> PathBuf {
-    compile_with(name, Kind::Program, &[option])
+/// The same, compiled with more options.
+pub fn program_with(name: &str, options: &[&str]) -> PathBuf {
+    compile_with(name, Kind::Program, options)
 }
 
 /// A PKCS#11 module of `tests/support`.
