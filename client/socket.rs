@@ -11,7 +11,7 @@
 //! input, output and error: an application that has closed them may still write there.
 
 mod race;
-mod resolver;
+pub(crate) mod resolver;
 mod schedule;
 
 use std::io;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bindings::openssl_context;
 
 use crate::logging::OUTPUT;
+use crate::socket::resolver::THREADS;
 use crate::{INSTANCE, IS_UNLOADED};
 
 /// Whether the process ends: as long as this is not [`RUNNING`], it may.
@@ -56,6 +57,8 @@ extern "C" fn at_unload() {
         unsafe { OUTPUT.free() };
         // SAFETY: the same.
         unsafe { INSTANCE.free() };
+        // SAFETY: a thread in the resolver keeps the library loaded.
+        unsafe { THREADS.free() };
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) enum OwnThreads {
 const MOST_THREADS: usize = 8;
 
 /// The threads of this process that are in the resolver. In a forked child there is none.
-static THREADS: PerProcess<AtomicUsize> = PerProcess::new();
+pub(crate) static THREADS: PerProcess<AtomicUsize> = PerProcess::new();
 
 thread_local! {
     /// Whether this thread is in the system's resolver.
