@@ -110,8 +110,12 @@ fn encoded(call: &impl Asking) -> Vec<u8> {
 }
 
 fn encoded_as(call: &impl Asking, overlaps: bool) -> Vec<u8> {
+    encoded_with(Xid(7), call, overlaps)
+}
+
+fn encoded_with(xid: Xid, call: &impl Asking, overlaps: bool) -> Vec<u8> {
     let mut buffer = Vec::new();
-    let record = rpc::write_call(Xid(7), call, overlaps, &mut buffer).expect("it can be sent");
+    let record = rpc::write_call(xid, call, overlaps, &mut buffer).expect("it can be sent");
     let parts: Vec<&[u8]> = record.unsent().iter().map(|part| &**part).collect();
     parts.concat()
 }

@@ -55,12 +55,12 @@ fn a_worker_keeps_nothing_it_does_not_need() {
     ]);
     let daemon = setup.start();
     let _client = Client::ready(&daemon);
-    // Standard input, output and error, the channel, and the client's socket. The worker tells: only
-    // root may look at what it has open.
+    // Standard input, output and error, the channel, and the client's socket, which there are two of: one is to leave
+    // the client by (SIGUSR2). The worker tells: only root may look at what it has open.
     let told = std::fs::read_to_string(&log).expect("the module's log");
     assert_eq!(
         told.lines().next(),
-        Some("process descriptors=5 directory=/")
+        Some("process descriptors=6 directory=/")
     );
     assert!(wait_until(Duration::from_secs(5), || daemon
         .workers()
