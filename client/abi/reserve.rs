@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// The size of the reserve, in bytes: many calls at the same time, or C_Initialize several times over.
 const SIZE: usize = 512 << 10;
 
-/// The largest piece of it, in bytes.
-const LARGEST: usize = 32 << 10;
+/// The largest piece of it, in bytes: what the half of a TLS connection receives into.
+const LARGEST: usize = 64 << 10;
 
 #[repr(C, align(64))]
 struct Space(UnsafeCell<[u8; SIZE]>);
