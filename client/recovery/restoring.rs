@@ -184,6 +184,11 @@ impl<R: Remote + 'static> Recovery<R> {
                 Missing::Description { object, session } => {
                     self.look_at_object(live, session, object)
                 }
+                Missing::Keeper(session) => match self.restore_session(live, session) {
+                    // The call can do without.
+                    Ok(()) | Err(Trouble::Refused(_)) => return Ok(real),
+                    lost => lost,
+                },
             };
             restored?;
             if deadline.remaining().is_err() {

@@ -154,6 +154,8 @@ pub(super) enum Missing {
         object: ObjectHandle,
         session: SessionHandle,
     },
+    /// A session that keeps the login in force when another is closed.
+    Keeper(SessionHandle),
 }
 
 /// Where an object of a reply comes from.
@@ -250,8 +252,29 @@ impl Tables {
         })?;
         if missing.is_none() {
             self.tell_of_lost_operation(application_session, function)?;
+            if let (Function::C_CloseSession, Some(closed)) = (function, application_session) {
+                missing = self.keeper(closed, generation).map(Missing::Keeper);
+            }
         }
         Ok(missing)
+    }
+
+    /// A session that the application has, but the module does not, if closing this one would leave the module with none: it
+    /// would end the login, which then had to be repeated for the next call.
+    fn keeper(&self, closed: SessionHandle, generation: u64) -> Option<SessionHandle> {
+        let slot = self.sessions.get(&closed)?.slot;
+        let login = self.slots.get(&slot)?.login.as_ref()?;
+        let others = || {
+            let of_slot = move |(session, it): &(&SessionHandle, &Session)| {
+                it.slot == slot && **session != closed
+            };
+            self.sessions.iter().filter(of_slot)
+        };
+        let is_present = |it: u64| it == generation;
+        if !is_present(login.generation) || others().any(|(_, it)| is_present(it.generation)) {
+            return None;
+        }
+        others().map(|(session, _)| *session).min_by_key(|it| it.0)
     }
 
     /// CKR_DEVICE_ERROR if the call needs an operation that has ended with a connection.

@@ -372,6 +372,7 @@ fn fake_token_info() -> TokenInfo {
 }
 
 mod copies;
+mod keepers;
 
 type Fake = Recovery<Arc<Scripted>>;
 
