@@ -1,7 +1,7 @@
 # helpers.sh: what the applications' scripts have in common. run.sh sets the variables:
 #   library     the PKCS#11 library that the application loads
 #   way         direct, ours or original
-#   module      SoftHSM's library
+#   module      SoftHSM, by one-at-a-time.c
 #   label, pin  the token's
 #   public      a directory with ca.pem, and rsa.pem, rsa.der, rsa.pub, ec.pem, ec.der, ec.pub for the token's keys:
 #               certificate in two forms, public key
@@ -156,7 +156,7 @@ kill_daemon() {
     wait "$daemon" 2>/dev/null || true
     # SoftHSM writes this file anew at each login, and is sometimes ended before it has written it.
     for file in "$work"/token/tokens/*/token.object; do
-        [ -s "$file" ] || cp "$work/pristine/${file#"$work/token/"}" "$file"
+        cp "$work/pristine/${file#"$work/token/"}" "$file"
     done
 }
 

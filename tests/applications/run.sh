@@ -45,8 +45,13 @@ ways=${ways:-direct ours original}
 mkdir -p "${CARGO_TARGET_DIR:-$project/target}/applications/results"
 kept=$(cd "${CARGO_TARGET_DIR:-$project/target}/applications" && pwd)
 results=$kept/results
-module=$(find /usr/lib /usr/local/lib -name libsofthsm2.so 2>/dev/null | head -n 1)
-[ -n "$module" ] || { echo "run.sh: libsofthsm2.so is missing; make applications-packages installs it" >&2; exit 1; }
+softhsm=$(find /usr/lib /usr/local/lib -name libsofthsm2.so 2>/dev/null | head -n 1)
+[ -n "$softhsm" ] || { echo "run.sh: libsofthsm2.so is missing; make applications-packages installs it" >&2; exit 1; }
+# Of two processes that log in at once, SoftHSM lets one fail.
+module=$kept/softhsm.so
+# shellcheck disable=SC2046 # a list
+cc -std=c11 -D_DEFAULT_SOURCE -Wall -Wextra -Werror -O1 -shared -fPIC "-DSOFTHSM=\"$softhsm\"" \
+    $(pkg-config --cflags p11-kit-1) -o "$module" "$applications/one-at-a-time.c" -ldl
 
 # A short path: that of a Unix socket has at most 107 bytes. Servers that change their user have to get in.
 work=$(mktemp -d)
@@ -79,6 +84,7 @@ make_token() {
     mkdir -p "$work/token/tokens" "$work/public"
     printf '%s\n' "directories.tokendir = $work/token/tokens" "objectstore.backend = file" \
         "log.level = ERROR" "slots.removable = false" >"$work/token/softhsm2.conf"
+    : >"$work/token/softhsm2.conf.lock"
     export SOFTHSM2_CONF="$work/token/softhsm2.conf"
     softhsm2-util --init-token --free --label "$label" --pin "$pin" --so-pin 12345678
     cd "$work/public"

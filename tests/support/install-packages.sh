@@ -32,7 +32,7 @@ suites)
     source=bookworm-backports
     ;;
 applications)
-    packages="$packages openssl libengine-pkcs11-openssl gnutls-bin p11-kit p11-kit-modules nginx apache2 stunnel4"
+    packages="$packages openssl libengine-pkcs11-openssl gnutls-bin p11-kit p11-kit-modules libp11-kit-dev nginx apache2 stunnel4"
     packages="$packages openssh-client openssh-server libnss3-tools osslsigncode strongswan-pki"
     packages="$packages libstrongswan-standard-plugins libstrongswan-extra-plugins default-jdk-headless golang-go"
     packages="$packages golang-github-thalesignite-crypto11-dev python3 python3-dev python3-venv libclang-dev"
