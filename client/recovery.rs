@@ -287,6 +287,9 @@ impl<R: Remote + 'static> Recovery<R> {
 
     /// The daemon is about to close the connection, when the operations of other threads are over. Waits for that.
     fn wait_for_end(&self, live: &Live<R>, deadline: Deadline) -> Result<(), CkRv> {
+        if is_calling_back() {
+            return Err(CkRv::FUNCTION_FAILED); // as in `Shared::wait`
+        }
         let mut state = self.shared.state();
         while state.generation == live.generation && state.link.is_some() {
             if live.link.has_ended() {

@@ -14,7 +14,8 @@ pub(crate) trait Remote: Send + Sync {
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply;
     /// Whether a call failed on the way, so that no other will succeed.
     fn is_lost(&self) -> bool;
-    /// Whether the daemon has closed the connection, which a call may not have noticed yet.
+    /// Whether the daemon has closed the connection, or the application its descriptor, which a call may not have
+    /// noticed yet.
     fn has_ended(&self) -> bool;
     /// Why the last call of C_Initialize failed on the way, if it did and has not been asked yet.
     fn failure(&self) -> Option<Failure>;

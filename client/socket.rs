@@ -75,8 +75,12 @@ impl Registered {
         self.made.process == Process::current()
     }
 
-    /// Whether the other side has closed the connection. What it sent before may still be there.
+    /// Whether the other side has closed the connection, or the application its descriptor. What the other side sent
+    /// before may still be there.
     pub fn has_ended(&self) -> bool {
+        if !self.is_intact() {
+            return true;
+        }
         let ended = CLOSED | PollFlags::POLLHUP | PollFlags::POLLERR;
         let mut asked = [PollFd::new(self.socket.as_fd(), ended)];
         let polled = poll(&mut asked, PollTimeout::ZERO);

@@ -174,6 +174,44 @@ pub fn descriptors_taken_over() {
     finalize(&loaded);
 }
 
+/// With recovery, the library connects again before it sends anything: C_Login could not be repeated.
+#[test]
+fn an_application_that_takes_over_the_descriptor_is_connected_again() {
+    for versions in OLDER_AND_NEWER {
+        let daemon = Daemon::of_versions(versions, |_| None);
+        let recover = [("PKCS11PROXY_RECOVER", "true")];
+        run_at(
+            "descriptors_taken_over_recovering",
+            &daemon.address,
+            &recover,
+        );
+        assert_eq!(daemon.connections(), 4);
+        daemon.wait_for_ended(4);
+    }
+}
+
+pub fn descriptors_taken_over_recovering() {
+    let loaded = initialized();
+    close(connection());
+    assert_eq!(log_in(&loaded), CKR_OK);
+
+    let number = connection();
+    let (own, peer) = UnixStream::pair().expect("two sockets");
+    give_number(number, own);
+    assert_eq!(log_in(&loaded), CKR_OK);
+    assert_connected(number, peer);
+
+    let number = connection();
+    let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+    give_number(number, writer);
+    assert_eq!(log_in(&loaded), CKR_OK);
+    close(number);
+    let mut came = Vec::new();
+    File::from(reader).read_to_end(&mut came).expect("a pipe");
+    assert_eq!(came, b"");
+    finalize(&loaded);
+}
+
 /// Nobody calls after the descriptor was taken over.
 #[test]
 fn unloading_closes_nothing_that_the_application_took_over() {

@@ -32,6 +32,10 @@ fn scenario() {
             "descriptors_taken_over",
             descriptors::descriptors_taken_over,
         ),
+        (
+            "descriptors_taken_over_recovering",
+            descriptors::descriptors_taken_over_recovering,
+        ),
         ("unload_taken_over", descriptors::unload_taken_over),
         (
             "standard_descriptors_closed",
