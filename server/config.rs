@@ -33,10 +33,10 @@ pub struct Configuration {
     /// `controller.socket_directory`: base of relative socket paths, to be created with mode 0700
     /// if missing. Default none: relative socket paths are then refused.
     pub socket_directory: Option<PathBuf>,
-    /// `controller.mechanisms_file`: the description of vendors' mechanisms, `mechanisms.toml`. If relative, to the
+    /// `daemon.mechanisms_file`: the description of vendors' mechanisms, `mechanisms.toml`. If relative, to the
     /// directory of the configuration file. Default none.
     pub mechanisms_file: Option<PathBuf>,
-    /// `controller.drain_timeout`: seconds that clients have to leave when the daemon drains. Default 30.
+    /// `daemon.drain_timeout`: seconds that clients have to leave when the daemon drains. Default 30.
     pub drain_timeout: Duration,
     /// `controller.max_level`: the least grave severity that reaches any logger. Default `info`.
     pub max_level: Severity,

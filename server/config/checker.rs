@@ -37,11 +37,13 @@ impl Checker<'_> {
             value:
                 NetplexSection {
                     controller,
+                    daemon,
                     service,
                 },
             place,
         } = netplex;
-        let controller = controller.unwrap_or_default();
+        let mut controller = controller.unwrap_or_default();
+        let daemon = daemon.unwrap_or_default();
         if service.is_empty() {
             return Err(place.fault("expected at least one section `service`"));
         }
@@ -50,8 +52,8 @@ impl Checker<'_> {
             .as_ref()
             .map(|at| path(at, None))
             .transpose()?;
-        let mechanisms_file = controller
-            .mechanisms_file
+        let mechanisms_file = self
+            .moved(controller.mechanisms_file.take(), daemon.mechanisms_file)?
             .as_ref()
             .map(|at| path(at, Some(self.file.parent().unwrap_or(Path::new("/")))))
             .transpose()?;
@@ -67,7 +69,8 @@ impl Checker<'_> {
                 place,
             });
         }
-        let drain_timeout = seconds(controller.drain_timeout, 30)?;
+        let drain_timeout = self.moved(controller.drain_timeout.take(), daemon.drain_timeout)?;
+        let drain_timeout = seconds(drain_timeout, 30)?;
         let max_level = level(controller.max_level, Severity::Info)?;
         let mut services = Vec::new();
         for section in service {
@@ -83,6 +86,23 @@ impl Checker<'_> {
             services,
             warnings: self.warnings,
         })
+    }
+
+    /// An option that may still stand in `controller`, where the original does not accept it.
+    fn moved<T>(
+        &mut self,
+        before: Option<At<T>>,
+        now: Option<At<T>>,
+    ) -> Result<Option<At<T>>, Fault> {
+        match (before, now) {
+            (Some(before), Some(_)) => Err(before.fault("is also given in the section `daemon`")),
+            (Some(before), None) => {
+                let text = "belongs into the section `daemon`: Caml Crush refuses it here";
+                self.warn(&before.place, text);
+                Ok(Some(before))
+            }
+            (None, now) => Ok(now),
+        }
     }
 
     fn warn(&mut self, place: &Place, message: &str) {

@@ -20,6 +20,7 @@ pub(super) struct Root {
 #[serde(deny_unknown_fields)]
 pub(super) struct NetplexSection {
     pub(super) controller: Option<ControllerSection>,
+    pub(super) daemon: Option<DaemonSection>,
     #[serde(default)]
     pub(super) service: Vec<At<ServiceSection>>,
 }
@@ -28,10 +29,20 @@ pub(super) struct NetplexSection {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ControllerSection {
     pub(super) socket_directory: Option<At<String>>,
-    pub(super) mechanisms_file: Option<At<String>>,
-    pub(super) drain_timeout: Option<At<Float>>,
     pub(super) max_level: Option<At<String>>,
     pub(super) logging: Vec<At<LoggingSection>>,
+    /// Both belong into [`DaemonSection`]: the original refuses a `controller` that has them.
+    pub(super) mechanisms_file: Option<At<String>>,
+    pub(super) drain_timeout: Option<At<Float>>,
+}
+
+/// What belongs to no service and is not the original's. The original ignores a section here that it
+/// does not know.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DaemonSection {
+    pub(super) mechanisms_file: Option<At<String>>,
+    pub(super) drain_timeout: Option<At<Float>>,
 }
 
 #[derive(Deserialize)]

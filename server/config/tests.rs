@@ -506,6 +506,24 @@ fn reads_every_type_of_logger() {
     }
 }
 
+/// The original refuses both in `controller`.
+#[test]
+fn what_belongs_to_no_service_is_in_a_section_that_the_original_ignores() {
+    let of = |text: &str| with("controller { (*in controller*) }", text);
+    for (section, warnings) in [("daemon", 0), ("controller", 2)] {
+        let text = format!("{section} {{ drain_timeout = 2.5; mechanisms_file = \"m.toml\" }}");
+        let configuration = of(&text).unwrap();
+        assert_eq!(configuration.drain_timeout, Duration::from_millis(2500));
+        let file = configuration.mechanisms_file.unwrap();
+        assert_eq!(file, Path::new("/etc/m.toml"));
+        assert_eq!(configuration.warnings.len(), warnings);
+    }
+    let twice = of("daemon { drain_timeout = 2.5 }; controller { drain_timeout = 2.5 }");
+    let message = twice.unwrap_err();
+    assert!(message.contains("section `daemon`"), "{message}");
+    assert!(of("daemon { max_level = \"info\" }").is_err());
+}
+
 #[test]
 fn survives_every_prefix_of_the_sample() {
     let text = include_bytes!("../../etc/pkcs11proxyd.conf").trim_ascii_end();

@@ -244,7 +244,7 @@ fn rules_may_be_about_mechanisms_that_the_site_describes() {
     std::fs::write(directory.join("wrong.toml"), wrong).expect("a file");
     let plain = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
     let with = |file: &str| {
-        let section = format!("{{ controller {{ mechanisms_file = \"{file}\"; }};");
+        let section = format!("{{ daemon {{ mechanisms_file = \"{file}\"; }};");
         plain.replacen('{', &section, 1)
     };
     for (conf, status, expected) in [

@@ -33,7 +33,7 @@ fn sigusr2_accepts_nobody_and_waits_for_clients_to_leave() {
     for (timeout, stays) in [("30.0", false), ("0.5", true)] {
         let token = Token::new();
         let mut setup = setup(&token);
-        setup.controller = format!("drain_timeout = {timeout};");
+        setup.daemon = format!("drain_timeout = {timeout};");
         let mut daemon = setup.start();
         let mut client = Client::ready(&daemon);
         daemon.process().signal(Signal::SIGUSR2);

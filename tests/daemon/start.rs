@@ -2,6 +2,21 @@
 
 use crate::*;
 
+/// So that a site goes back without editing its file.
+#[test]
+fn the_originals_daemon_starts_with_a_file_that_has_our_additions() {
+    let token = Token::new();
+    let mut setup = Setup::new(Maker::Original, Endpoint::Tcp, &token);
+    setup.daemon = "drain_timeout = 3.0; mechanisms_file = \"mechanisms.toml\"".into();
+    setup.processor = "max_record_size = 65536; record_memory = 4194304; record_timeout = 3.0; \
+                       max_connections_per_peer = 9; handshake_timeout = 3.0; flat_mechanisms = \"\"; \
+                       protocol = 4; max_parallel_calls = 3; compatibility = \"\"; \
+                       module { alias = \"softhsm\"; init_args = \"\" };"
+        .into();
+    let daemon = setup.start();
+    assert!(daemon.accepts());
+}
+
 /// Where nothing can be written any more.
 #[test]
 fn a_pid_file_that_cannot_be_written_ends_the_start_and_is_not_left_empty() {

@@ -43,6 +43,8 @@ pub struct Setup {
     pub filter: String,
     /// More lines for the `controller` section.
     pub controller: String,
+    /// Lines for the `daemon` section.
+    pub daemon: String,
     /// More lines for the `processor` section.
     pub processor: String,
     /// Whether clients use TLS: `use_ssl`.
@@ -69,6 +71,7 @@ impl Setup {
             modules: vec![("softhsm".into(), SOFTHSM.into())],
             filter: String::new(),
             controller: String::new(),
+            daemon: String::new(),
             processor: String::new(),
             use_ssl: false,
             service: String::new(),
@@ -324,6 +327,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
     logging {{ type = "stderr"; }};
     {controller}
   }};
+  daemon {{ {daemon} }};
   service {{
     name = "PKCS#11 Filtering Proxy";
     conn_limit = 1;
@@ -355,6 +359,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
         service = setup.service,
         services = setup.services,
         controller = setup.controller,
+        daemon = setup.daemon,
         processor = setup.processor,
         max_threads = setup.max_threads,
     )
