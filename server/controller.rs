@@ -7,6 +7,7 @@
 //! client sent, loads no module, waits for nobody, and stays small so that a fork costs little.
 
 mod admission;
+mod edits;
 mod event;
 mod queue;
 mod service;
@@ -26,6 +27,7 @@ use crate::policy::Policy;
 use crate::sockets::Listener;
 
 use admission::WorkerId;
+use edits::Edits;
 use event::{Source, Watch};
 use service::{RunningService, Shared};
 pub use signals::hold_signals;
@@ -53,6 +55,8 @@ pub struct Controller {
     signals: Signals,
     services: Vec<RunningService>,
     shared: Shared,
+    /// Filter files, by the position of their service; none where the system cannot watch them.
+    edits: Option<Edits>,
     /// The configuration file, for messages.
     conf: PathBuf,
     /// How long clients have to leave when the daemon drains.
@@ -79,6 +83,7 @@ impl Controller {
             let service = RunningService::new(position, settings, policy, listeners, &mut watch)?;
             running.push(service);
         }
+        let edits = watch_filter_files(&running, &mut watch);
         Ok(Controller {
             signals,
             services: running,
@@ -88,6 +93,7 @@ impl Controller {
                 loggers,
                 trace,
             },
+            edits,
             conf,
             drain_time,
             drained_at: None,
@@ -109,6 +115,11 @@ impl Controller {
                             return self.stop();
                         }
                     }
+                    Source::Edits => {
+                        if let Some(edits) = &mut self.edits {
+                            edits.take_reports(Instant::now());
+                        }
+                    }
                     Source::Listener { service, listener } => {
                         if let Some(service) = self.services.get_mut(service) {
                             service.listener_is_ready(listener);
@@ -119,6 +130,7 @@ impl Controller {
             }
             match self.drained_at {
                 None => {
+                    self.load_edited_rules();
                     for service in &mut self.services {
                         service.accept(&mut self.shared);
                         service.fill(&mut self.shared);
@@ -138,8 +150,10 @@ impl Controller {
         if let Some(end) = self.drained_at {
             return Some(end.saturating_duration_since(now).min(ASKING));
         }
+        let edits = self.edits.as_ref().and_then(|edits| edits.next_wake(now));
         let services = self.services.iter();
-        services.filter_map(|service| service.next_wake(now)).min()
+        let services = services.filter_map(|service| service.next_wake(now));
+        services.chain(edits).min()
     }
 
     fn take_signals(&mut self) -> io::Result<Turn> {
@@ -206,25 +220,27 @@ impl Controller {
         }
     }
 
-    /// Loads the filter files and what TLS needs again. If anything is bad in those of one service, all
-    /// services keep what they have. Clients that are connected keep it in any case.
+    /// Loads the filter files and what TLS needs again. A service for which anything is bad keeps all that it
+    /// has. Clients that are connected keep it in any case.
     fn reload(&mut self) {
         self.reopen_logs();
-        let mut policies = Vec::new();
-        for service in &self.services {
-            match Policy::load(&service.settings, &self.conf) {
-                Ok(policy) => policies.push(policy),
-                Err(error) => log(
-                    Severity::Err,
-                    format_args!(
-                        "reload failed, the old filter rules and TLS keys stay in force: {error}"
-                    ),
-                ),
-            }
+        if let Some(edits) = &mut self.edits {
+            // Before they are loaded: a later edit counts as one.
+            edits.loaded_all();
         }
-        if policies.len() == self.services.len() {
-            for (service, policy) in self.services.iter_mut().zip(policies) {
-                service.replace_policy(policy, &self.shared.workers);
+        for service in &mut self.services {
+            service.reload(&self.conf, &self.shared.workers);
+        }
+    }
+
+    /// Loads the filter files that were edited. A service whose file is bad keeps the rules it has.
+    fn load_edited_rules(&mut self) {
+        let Some(edits) = &mut self.edits else {
+            return;
+        };
+        for position in edits.edited(Instant::now()) {
+            if let Some(service) = self.services.get_mut(position) {
+                service.load_rules(&self.conf, &self.shared.workers);
             }
         }
     }
@@ -290,6 +306,25 @@ impl Controller {
         }
         Ok(())
     }
+}
+
+/// Watches the filter file of each service. If that cannot be, SIGHUP loads what was edited.
+fn watch_filter_files(services: &[RunningService], watch: &mut Watch) -> Option<Edits> {
+    let files = services
+        .iter()
+        .map(|service| service.settings.processor.filter_config.clone());
+    let edits = Edits::watch(files).and_then(|edits| {
+        watch.add(Source::Edits, &edits)?;
+        Ok(edits)
+    });
+    edits
+        .inspect_err(|error| {
+            log(
+                Severity::Warning,
+                format_args!("edited filter files are not loaded without SIGHUP: {error}"),
+            );
+        })
+        .ok()
 }
 
 /// The service of a worker.

@@ -28,13 +28,7 @@ impl Policy {
     /// Reads the files that the configuration, in the file `conf`, names.
     pub fn load(service: &Service, conf: &Path) -> Result<Policy, config_file::Error> {
         let processor = &service.processor;
-        let rules = Rules::load(&processor.filter_config, &processor.compatibility)?;
-        for module in &processor.modules {
-            if rules.module(module.alias.as_bytes()).is_none() {
-                let text = format!("{} has no module of this name", rules.file.display());
-                return Err(module.place.fault(text).in_file(conf));
-            }
-        }
+        let rules = load_rules(service, conf)?;
         let mut warnings = rules.warnings.clone();
         // Settings that are not in use have to be valid nonetheless, as in the original.
         let tls = processor
@@ -54,6 +48,20 @@ impl Policy {
         })
     }
 
+    /// Reads the rules anew. The TLS keys and certificates stay.
+    pub fn with_new_rules(
+        &self,
+        service: &Service,
+        conf: &Path,
+    ) -> Result<Policy, config_file::Error> {
+        let rules = load_rules(service, conf)?;
+        Ok(Policy {
+            warnings: rules.warnings.clone(),
+            rules: Arc::new(rules),
+            tls: self.tls.clone(),
+        })
+    }
+
     /// Logs what is accepted but probably a mistake. A missing module is one of these: it may be
     /// installed later.
     pub fn report_warnings(&self) {
@@ -62,6 +70,19 @@ impl Policy {
             log::warn!("{missing}");
         }
     }
+}
+
+/// Reads the filter file of a service. Each module that has a section in the configuration has to be there.
+fn load_rules(service: &Service, conf: &Path) -> Result<Rules, config_file::Error> {
+    let processor = &service.processor;
+    let rules = Rules::load(&processor.filter_config, &processor.compatibility)?;
+    for module in &processor.modules {
+        if rules.module(module.alias.as_bytes()).is_none() {
+            let text = format!("{} has no module of this name", rules.file.display());
+            return Err(module.place.fault(text).in_file(conf));
+        }
+    }
+    Ok(rules)
 }
 
 /// Logs the warnings about a configuration file.

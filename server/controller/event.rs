@@ -20,6 +20,8 @@ const CAPACITY: usize = 256;
 pub enum Source {
     /// The signal descriptor.
     Signals,
+    /// Changes in the directories of filter files.
+    Edits,
     /// A listening socket of a service: both by their positions at start.
     Listener {
         /// Which service.

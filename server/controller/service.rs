@@ -4,6 +4,7 @@
 //! listeners; their sockets go to workers, unread.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -281,8 +282,45 @@ impl RunningService {
         }
     }
 
+    /// Loads the filter file, which was edited, for new clients. If it is bad, the old rules stay in force.
+    pub fn load_rules(&mut self, conf: &Path, workers: &Workers) {
+        match self.policy.with_new_rules(&self.settings, conf) {
+            Ok(policy) => self.apply(policy, workers),
+            Err(error) => log(
+                Severity::Err,
+                format_args!(
+                    "the edited filter file is not used, the old rules stay in force: {error}"
+                ),
+            ),
+        }
+    }
+
+    /// Loads the filter file and what TLS needs again, for new clients. If anything is bad, all that is old
+    /// stays in force.
+    pub fn reload(&mut self, conf: &Path, workers: &Workers) {
+        let policy = match Policy::load(&self.settings, conf) {
+            Ok(policy) => policy,
+            Err(error) => {
+                return log(
+                    Severity::Err,
+                    format_args!(
+                        "reload failed, the old filter rules and TLS keys stay in force: {error}"
+                    ),
+                );
+            }
+        };
+        self.apply(policy, workers);
+        if self.policy.tls.is_some() {
+            let name = &self.settings.name;
+            log(
+                Severity::Notice,
+                format_args!("{name}: TLS keys and certificates loaded"),
+            );
+        }
+    }
+
     /// Applies another policy to new clients. Those that are connected keep theirs.
-    pub fn replace_policy(&mut self, policy: Policy, workers: &Workers) {
+    fn apply(&mut self, policy: Policy, workers: &Workers) {
         policy.report_warnings();
         self.policy = policy;
         let name = &self.settings.name;
@@ -290,12 +328,6 @@ impl RunningService {
             Severity::Notice,
             format_args!("{name}: filter configuration loaded"),
         );
-        if self.policy.tls.is_some() {
-            log(
-                Severity::Notice,
-                format_args!("{name}: TLS keys and certificates loaded"),
-            );
-        }
         self.end_idle(workers);
     }
 
