@@ -24,6 +24,7 @@ use nix::sys::signal::Signal;
 use crate::config::Service;
 use crate::logging::{Loggers, Severity, log};
 use crate::policy::Policy;
+use crate::service_manager::ServiceManager;
 use crate::sockets::Listener;
 
 use admission::WorkerId;
@@ -55,6 +56,7 @@ pub struct Controller {
     signals: Signals,
     services: Vec<RunningService>,
     shared: Shared,
+    service_manager: ServiceManager,
     /// Filter files, by the position of their service; none where the system cannot watch them.
     edits: Option<Edits>,
     /// The configuration file, for messages.
@@ -93,6 +95,7 @@ impl Controller {
                 loggers,
                 trace,
             },
+            service_manager: ServiceManager::new(Instant::now()),
             edits,
             conf,
             drain_time,
@@ -106,6 +109,7 @@ impl Controller {
         for service in &mut self.services {
             service.fill(&mut self.shared);
         }
+        self.service_manager.ready();
         loop {
             let next = self.next_wake();
             for source in self.shared.watch.wait(next)? {
@@ -128,6 +132,7 @@ impl Controller {
                     Source::Worker(worker) => self.take_messages(worker),
                 }
             }
+            self.service_manager.alive(Instant::now());
             match self.drained_at {
                 None => {
                     self.load_edited_rules();
@@ -147,13 +152,15 @@ impl Controller {
     /// How long the loop may sleep.
     fn next_wake(&self) -> Option<Duration> {
         let now = Instant::now();
+        let alive = self.service_manager.next_wake(now);
         if let Some(end) = self.drained_at {
-            return Some(end.saturating_duration_since(now).min(ASKING));
+            let left = end.saturating_duration_since(now).min(ASKING);
+            return Some(alive.map_or(left, |alive| alive.min(left)));
         }
         let edits = self.edits.as_ref().and_then(|edits| edits.next_wake(now));
         let services = self.services.iter();
         let services = services.filter_map(|service| service.next_wake(now));
-        services.chain(edits).min()
+        services.chain(alive).chain(edits).min()
     }
 
     fn take_signals(&mut self) -> io::Result<Turn> {
@@ -223,6 +230,7 @@ impl Controller {
     /// Loads the filter files and what TLS needs again. A service for which anything is bad keeps all that it
     /// has. Clients that are connected keep it in any case.
     fn reload(&mut self) {
+        self.service_manager.reloading();
         self.reopen_logs();
         if let Some(edits) = &mut self.edits {
             // Before they are loaded: a later edit counts as one.
@@ -231,6 +239,7 @@ impl Controller {
         for service in &mut self.services {
             service.reload(&self.conf, &self.shared.workers);
         }
+        self.service_manager.ready();
     }
 
     /// Loads the filter files that were edited. A service whose file is bad keeps the rules it has.
@@ -261,6 +270,7 @@ impl Controller {
             Severity::Notice,
             format_args!("draining: clients have {seconds} s to leave"),
         );
+        self.service_manager.stopping();
         let now = Instant::now();
         self.drained_at = Some(
             now.checked_add(self.drain_time)
@@ -285,6 +295,7 @@ impl Controller {
 
     /// Stops listening, ends every worker, waits until the last one is gone.
     fn stop(mut self) -> io::Result<()> {
+        self.service_manager.stopping();
         for service in &mut self.services {
             service.stop_listening();
         }

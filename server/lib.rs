@@ -27,6 +27,7 @@ pub mod config;
 pub mod connection;
 pub mod controller;
 pub mod gateway;
+pub mod inherited;
 pub mod large_records;
 pub mod logging;
 pub mod netplex;
@@ -37,6 +38,7 @@ pub mod parallel;
 mod pid_file;
 pub mod policy;
 pub mod record_memory;
+pub mod service_manager;
 pub mod sockets;
 pub mod throttle;
 pub mod tls;
@@ -51,6 +53,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::controller::Controller;
+use crate::inherited::Inherited;
 use crate::logging::Loggers;
 use crate::options::{Command, Options};
 use crate::pid_file::PidFile;
@@ -67,6 +70,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         .map(|a| a.to_string_lossy().into_owned());
     let result = match options::parse(arguments) {
         Ok(Command::Help(text)) => return print(&text),
+        Ok(Command::Version) => {
+            return print(concat!("pkcs11proxyd ", env!("CARGO_PKG_VERSION")));
+        }
         Ok(Command::DebugList) => return print(&logging::debug_modules()),
         Ok(Command::Check(conf)) => check::check(&conf).and_then(|report| {
             print(&report.text);
@@ -116,14 +122,16 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         create_directory(directory)?;
     }
     controller::hold_signals()?;
+    let mut inherited = Inherited::from_environment()?;
     let mut services = Vec::new();
     for (service, policy) in configuration.services.into_iter().zip(policies) {
         let mut listeners = Vec::new();
         for protocol in &service.protocols {
-            listeners.extend(Listener::bind_all(protocol)?);
+            listeners.extend(Listener::bind_all(protocol, &mut inherited)?);
         }
         services.push((service, policy, listeners));
     }
+    inherited.finish()?;
 
     let pid_file = options
         .pid

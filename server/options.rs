@@ -14,6 +14,8 @@ use crate::logging::DebugSelection;
 pub enum Command {
     /// Print this text on standard output and exit with 0.
     Help(String),
+    /// Print the program's name and version, and exit with 0.
+    Version,
     /// Print the names `-debug` knows, one a line, and exit with 0.
     DebugList,
     /// Check this configuration and the files it names, print the rules of each module, and exit.
@@ -77,6 +79,9 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Co
         .map_err(|fail| refuse(fail.to_string()))?;
     if matches.opt_present("help") {
         return Ok(Command::Help(usage()));
+    }
+    if matches.opt_present("version") {
+        return Ok(Command::Version);
     }
     if let Some(word) = matches.free.first() {
         return Err(refuse(format!("stray word `{word}`")));
@@ -151,6 +156,7 @@ fn known_options() -> getopts::Options {
             "Parameter of the daemonize hook; must be empty",
             "STRING",
         )
+        .optflagmulti("", "version", "Print the version")
         .optflagmulti("", "help", "Print this text");
     options
 }
@@ -216,6 +222,7 @@ mod tests {
             };
             assert!(text.contains("conf FILE"), "{text}");
         }
+        assert_eq!(command("p -version"), Ok(Command::Version));
         assert_eq!(command("p -debug-list"), Ok(Command::DebugList));
         for line in ["p -check -conf a", "p -fg -conf a -check"] {
             assert_eq!(command(line), Ok(Command::Check("a".into())));
@@ -226,7 +233,6 @@ mod tests {
     fn refuses_what_it_does_not_know() {
         for line in [
             "p -h",
-            "p -version",
             "p word",
             "p -fg word",
             "p -conf",

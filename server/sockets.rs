@@ -15,6 +15,7 @@ use nix::unistd::Uid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Address, Protocol};
+use crate::inherited::Inherited;
 
 /// An address that the daemon cannot listen at.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +66,11 @@ struct SocketFile {
 }
 
 impl Listener {
-    /// Binds every address of a protocol section.
-    pub fn bind_all(protocol: &Protocol) -> Result<Vec<Listener>, BindError> {
+    /// Binds every address of a protocol section, unless a socket that listens there was inherited.
+    pub fn bind_all(
+        protocol: &Protocol,
+        inherited: &mut Inherited,
+    ) -> Result<Vec<Listener>, BindError> {
         let mut listeners = Vec::new();
         for address in &protocol.addresses {
             let at = |name: &dyn fmt::Display| {
@@ -76,11 +80,19 @@ impl Listener {
             match address {
                 Address::Internet(addresses) => {
                     for address in addresses {
-                        listeners.push(internet(address, protocol).map_err(at(address))?);
+                        let listener = match inherited.take_internet(address) {
+                            Some(socket) => adopt(socket, protocol),
+                            None => internet(address, protocol),
+                        };
+                        listeners.push(listener.map_err(at(address))?);
                     }
                 }
                 Address::Local(path) => {
-                    listeners.push(local(path, protocol).map_err(at(&path.display()))?);
+                    let listener = match inherited.take_local(path) {
+                        Some(socket) => adopt(socket, protocol),
+                        None => local(path, protocol),
+                    };
+                    listeners.push(listener.map_err(at(&path.display()))?);
                 }
                 Address::SocketFile(path) => {
                     listeners.push(socket_file(path, protocol).map_err(at(&path.display()))?);
@@ -151,6 +163,13 @@ impl SocketFile {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Listens at a socket that was bound before. Its file, mode and owner are those of whoever bound it.
+fn adopt(socket: Socket, protocol: &Protocol) -> io::Result<Listener> {
+    // Means nothing for Unix sockets, which accept it.
+    socket.set_keepalive(protocol.keepalive)?;
+    listen(socket, protocol, None)
 }
 
 fn internet(address: &SocketAddr, protocol: &Protocol) -> io::Result<Listener> {
@@ -280,7 +299,8 @@ mod tests {
                 mode: None,
                 owner: None,
             };
-            let listeners = Listener::bind_all(&protocol).unwrap();
+            let mut none = Inherited::from_environment().unwrap();
+            let listeners = Listener::bind_all(&protocol, &mut none).unwrap();
             let address = listeners[0].socket.local_addr().unwrap();
             let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             client.connect(&address).unwrap();

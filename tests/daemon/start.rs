@@ -17,6 +17,84 @@ fn the_originals_daemon_starts_with_a_file_that_has_our_additions() {
     assert!(daemon.accepts());
 }
 
+/// As systemd passes it (LISTEN_FDS), and as sd_listen_fds(3) describes.
+#[test]
+fn sockets_of_the_service_manager_are_taken_and_stay_when_the_daemon_ends() {
+    let directory = with_rules();
+    let passed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = passed.local_addr().expect("bound").to_string();
+    let inherit = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
+    nix::fcntl::fcntl(&passed, inherit).expect("a flag");
+    let start = |bind: &str| {
+        let address = format!("type = \"internet\"; bind = \"{bind}\"");
+        let conf = directory.join("d.conf");
+        std::fs::write(&conf, configuration(&address, "")).expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+        command.args(["-fg", "-conf"]).arg(&conf);
+        command
+            .env("LISTEN_FDS", "1")
+            .env("LISTEN_FDS_FIRST_FD", passed.as_raw_fd().to_string());
+        Running::start(command)
+    };
+    let daemon = start(&address);
+    let mut stream = std::net::TcpStream::connect(&address).expect("it listens");
+    let request = encoded(&Call::C_LoadModule(b"null"));
+    stream.write_all(&request).expect("sent");
+    assert!(stream.read(&mut [0; 4]).expect("a reply") > 0);
+    Process::of(daemon.pid())
+        .expect("it runs")
+        .signal(Signal::SIGTERM);
+    let outcome = daemon.finish(Duration::from_secs(10));
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+    // Whoever passed it has it still.
+    assert!(std::net::TcpStream::connect(&address).is_ok());
+
+    let outcome = start("127.0.0.1:0").finish(Duration::from_secs(10));
+    assert_eq!(outcome.status.code(), Some(2), "{}", outcome.stderr);
+    let expected = format!("a socket for {address}, which is no address of the configuration");
+    assert!(outcome.stderr.contains(&expected), "{}", outcome.stderr);
+}
+
+#[test]
+fn the_service_manager_hears_when_the_daemon_is_ready_reloads_stops_and_is_alive() {
+    let token = Token::new();
+    let directory = Directory::new();
+    let socket = directory.join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    let patience = Some(Duration::from_secs(20));
+    manager.set_read_timeout(patience).expect("a timeout");
+    let mut setup = setup(&token);
+    let variable = |name: &str, value: String| (name.to_owned(), value);
+    setup.environment.extend([
+        variable("NOTIFY_SOCKET", socket.display().to_string()),
+        variable("WATCHDOG_USEC", "200000".into()),
+    ]);
+    let mut daemon = setup.start();
+    let next = || {
+        let mut message = [0; 256];
+        let length = manager.recv(&mut message).expect("a message");
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let other_than_alive = || loop {
+        let message = next();
+        if message != "WATCHDOG=1\n" {
+            return message;
+        }
+    };
+    assert_eq!(next(), "READY=1\n");
+    assert_eq!(next(), "WATCHDOG=1\n");
+    assert_eq!(next(), "WATCHDOG=1\n");
+    daemon.process().signal(Signal::SIGHUP);
+    let reloading = other_than_alive();
+    assert!(
+        reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert_eq!(other_than_alive(), "READY=1\n");
+    assert_eq!(daemon.terminate().and_then(|status| status.code()), Some(0));
+    assert_eq!(other_than_alive(), "STOPPING=1\n");
+}
+
 /// Where nothing can be written any more.
 #[test]
 fn a_pid_file_that_cannot_be_written_ends_the_start_and_is_not_left_empty() {
