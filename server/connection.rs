@@ -433,8 +433,8 @@ mod tests {
             let record = rpc::write_call(Xid(1), &call, false, &mut record);
             let record = record.unwrap().to_vec();
             let payload = &record[xdr::record::MARK_SIZE..];
-            let budget = Budget::<()>::new(1 << 20, 1).unwrap();
-            let mut answering = Answering::new(Portion::new(budget.next_share()));
+            let budget = Budget::new(1 << 20, 1).unwrap();
+            let mut answering = Answering::new(Portion::new(budget.share(0)));
             let answered = answering.answer(payload, &Always(bytes), &sent);
             assert!(answered.is_ok_and(|function| function == Some(call.function())));
             assert!(holds(&sent.0.lock().unwrap()));

@@ -36,6 +36,7 @@ pub mod operating;
 mod options;
 pub mod parallel;
 mod pid_file;
+pub mod places;
 pub mod policy;
 pub mod record_memory;
 pub mod service_manager;

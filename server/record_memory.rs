@@ -60,11 +60,8 @@ fn group_limits(root: &Path, group: &str) -> impl Iterator<Item = usize> {
         .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
 }
 
-/// The controller's side: which worker, as `W` names it, has which counter.
-pub struct Budget<W> {
-    all: All,
-    owners: Vec<Option<W>>,
-}
+/// The controller's side. Workers have their counters by their places, see [`crate::places`].
+pub struct Budget(All);
 
 /// What all processes of a service have in common.
 #[derive(Clone, Copy)]
@@ -77,46 +74,30 @@ struct All {
     taken: &'static [AtomicU64],
 }
 
-impl<W: PartialEq> Budget<W> {
+impl Budget {
     /// For this many workers, which may take `limit` bytes together.
-    pub fn new(limit: usize, workers: usize) -> io::Result<Budget<W>> {
+    pub fn new(limit: usize, workers: usize) -> io::Result<Budget> {
         let counters = NonZeroUsize::MIN.saturating_add(workers.min(MOST_WORKERS));
         let counters = shared::counters(counters)?;
         let (used, taken) = counters.split_first().ok_or(io::ErrorKind::OutOfMemory)?;
         let limit = limit as u64;
-        Ok(Budget {
-            all: All { limit, used, taken },
-            owners: Vec::new(),
-        })
+        Ok(Budget(All { limit, used, taken }))
     }
 
-    /// The share of a worker that is about to be forked.
-    pub fn next_share(&self) -> Share {
-        let free = self.owners.iter().position(Option::is_none);
-        let number = free.unwrap_or(self.owners.len());
-        self.all.used.fetch_max(number as u64 + 1, Ordering::SeqCst);
+    /// The share of the worker that is about to be forked for this place.
+    pub fn share(&self, place: usize) -> Share {
+        self.0.used.fetch_max(place as u64 + 1, Ordering::SeqCst);
         Share {
-            all: self.all,
-            own: self.all.taken.get(number),
+            all: self.0,
+            own: self.0.taken.get(place),
             taken: 0,
         }
     }
 
-    /// The worker that was forked has the share that [`Budget::next_share`] gave.
-    pub fn given_to(&mut self, worker: W) {
-        match self.owners.iter_mut().find(|owner| owner.is_none()) {
-            Some(owner) => *owner = Some(worker),
-            None => self.owners.push(Some(worker)),
-        }
-    }
-
-    /// A worker was reaped, so that its memory is free.
-    pub fn reclaim(&mut self, worker: &W) {
-        for (owner, counter) in self.owners.iter_mut().zip(self.all.taken) {
-            if owner.as_ref() == Some(worker) {
-                *owner = None;
-                counter.store(0, Ordering::SeqCst);
-            }
+    /// The worker in this place was reaped, so that its memory is free.
+    pub fn reclaim(&self, place: usize) {
+        if let Some(counter) = self.0.taken.get(place) {
+            counter.store(0, Ordering::SeqCst);
         }
     }
 }
@@ -291,14 +272,9 @@ mod tests {
         assert!(other.take(10 * MIB));
     }
 
-    fn workers(limit: usize, count: usize) -> (Budget<usize>, Vec<Share>) {
-        let mut budget = Budget::new(limit, count).unwrap();
-        let shares = (0..count).map(|number| {
-            let share = budget.next_share();
-            budget.given_to(number);
-            share
-        });
-        let shares = shares.collect();
+    fn workers(limit: usize, count: usize) -> (Budget, Vec<Share>) {
+        let budget = Budget::new(limit, count).unwrap();
+        let shares = (0..count).map(|place| budget.share(place)).collect();
         (budget, shares)
     }
 
@@ -317,15 +293,13 @@ mod tests {
 
     #[test]
     fn a_worker_that_was_reaped_leaves_its_share_to_the_next() {
-        let (mut budget, mut shares) = workers(100, 2);
+        let (budget, mut shares) = workers(100, 2);
         assert!(shares[0].take(90) && !shares[1].take(20));
-        budget.reclaim(&0);
+        budget.reclaim(0);
         assert!(shares[1].take(20));
-        let mut next = budget.next_share();
-        budget.given_to(2);
+        let mut next = budget.share(0);
         assert!(!next.take(81) && next.take(80));
-        assert_eq!(budget.owners.len(), 2);
-        budget.reclaim(&2);
+        budget.reclaim(0);
         assert!(shares[1].take(100));
     }
 
@@ -357,7 +331,7 @@ mod tests {
     #[test]
     fn without_a_counter_nothing_is_taken() {
         let (budget, _shares) = workers(100, 2);
-        let mut surplus = budget.next_share();
+        let mut surplus = budget.share(2);
         assert!(!surplus.take(1) && surplus.take(0));
     }
 

@@ -18,6 +18,7 @@ use super::workers::{End, Reaped, Workers};
 use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Record, Route, Severity, log};
+use crate::places::Places;
 use crate::policy::Policy;
 use crate::record_memory::Budget;
 use crate::sockets::{Accepted, Listener, Peer};
@@ -50,7 +51,8 @@ pub struct RunningService {
     listeners: Vec<Listener>,
     queue: Queue<Accepted>,
     admission: Admission<Peer>,
-    memory: Budget<WorkerId>,
+    places: Places<WorkerId>,
+    memory: Budget,
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
@@ -82,6 +84,7 @@ impl RunningService {
             queue: Queue::new(listeners.len()),
             listeners,
             admission: Admission::new(limits),
+            places: Places::default(),
             memory,
             full_warning: Throttle::default(),
             peer_warning: Throttle::default(),
@@ -221,13 +224,13 @@ impl RunningService {
             service: &self.settings,
             rules: self.policy.rules.clone(),
             tls: self.policy.tls.clone(),
-            memory: self.memory.next_share(),
+            memory: self.memory.share(self.places.next()),
             trace: shared.trace,
             controller: getpid(),
         };
         let Shared { workers, watch, .. } = shared;
         let worker = workers.fork(watch, self.position, &setup)?;
-        self.memory.given_to(worker);
+        self.places.given_to(worker);
         self.admission.forked(worker);
         Ok(())
     }
@@ -267,7 +270,9 @@ impl RunningService {
 
     /// One of the service's workers was reaped: frees its place and its memory, and logs an unexpected end.
     pub fn worker_ended(&mut self, worker: WorkerId, end: End, reaped: &Reaped) {
-        self.memory.reclaim(&worker);
+        if let Some(place) = self.places.left_by(&worker) {
+            self.memory.reclaim(place);
+        }
         let is_expected = self.admission.ended(worker, Instant::now());
         if !is_expected && end != End::Exit(worker::DONE) {
             let (pid, name) = (reaped.pid, &self.settings.name);

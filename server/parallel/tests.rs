@@ -149,8 +149,8 @@ struct Client {
 
 impl Client {
     fn new(parallel_calls: usize) -> Client {
-        let budget = Budget::<()>::new(64 << 20, 1).unwrap();
-        Client::with_memory(parallel_calls, budget.next_share())
+        let budget = Budget::new(64 << 20, 1).unwrap();
+        Client::with_memory(parallel_calls, budget.share(0))
     }
 
     /// Large calls take memory of this share.
@@ -332,8 +332,8 @@ fn waiting_for_a_slot_event_occupies_nothing() {
 #[test]
 fn large_calls_that_overlap_take_of_the_budget_together() {
     const LENGTH: usize = 5 << 20;
-    let budget = Budget::<()>::new(8 << 20, 1).unwrap();
-    let client = Client::with_memory(4, budget.next_share());
+    let budget = Budget::new(8 << 20, 1).unwrap();
+    let client = Client::with_memory(4, budget.share(0));
     client.sign_long(1, 1, UNTIL_EVENT, true, LENGTH);
     // Refused, because of the first one.
     client.sign_long(2, 2, 0, true, LENGTH);
@@ -360,11 +360,10 @@ fn large_calls_that_overlap_take_of_the_budget_together() {
 #[test]
 fn calls_without_memory_for_a_copy_are_executed_nonetheless() {
     const LENGTH: usize = 100 << 10;
-    let mut budget = Budget::<u8>::new(8 << 20, 2).unwrap();
-    let mut other = Portion::new(budget.next_share());
-    budget.given_to(0);
+    let budget = Budget::new(8 << 20, 2).unwrap();
+    let mut other = Portion::new(budget.share(1));
     assert!(other.take(8 << 20));
-    let client = Client::with_memory(64, budget.next_share());
+    let client = Client::with_memory(64, budget.share(0));
     for xid in 0..40 {
         client.sign_long(xid, (xid % 30).into(), 20, true, LENGTH);
     }
