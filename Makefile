@@ -178,7 +178,7 @@ certs:
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
-	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(TARGET)/release/p11client-doctor \
+	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(TARGET)/release/pkcs11proxyctl $(TARGET)/release/p11client-doctor \
 	  $(DESTDIR)$(BINDIR)/
 	for library in $(LIBRARIES); do \
 	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \

@@ -22,6 +22,9 @@ const RECORD_SIZE: usize = 4096;
 /// Upper bound on the bytes of the client's name.
 const PEER_SIZE: usize = 256;
 
+/// Upper bound on the bytes of what a certificate says who the client is. A longer text is cut off.
+const USER_SIZE: usize = 512;
+
 /// The first bytes of a text, at most this many.
 fn start(text: &str, most: usize) -> &[u8] {
     let bytes = text.as_bytes();
@@ -87,11 +90,14 @@ pub enum Message {
     Refusal(WorkerRecord),
     /// The client's TLS handshake succeeded.
     Established,
+    /// What the client's certificate or pre-shared key says who it is.
+    User(String),
 }
 
 const LOG: u8 = 0;
 const REFUSAL: u8 = 1;
 const ESTABLISHED: u8 = 2;
+const USER: u8 = 3;
 
 impl Message {
     fn read(bytes: &[u8]) -> Option<Message> {
@@ -99,6 +105,7 @@ impl Message {
         match *kind {
             LOG => WorkerRecord::read(bytes).map(Message::Log),
             REFUSAL => WorkerRecord::read(bytes).map(Message::Refusal),
+            USER => Some(Message::User(String::from_utf8_lossy(bytes).into_owned())),
             ESTABLISHED if bytes.is_empty() => Some(Message::Established),
             _ => None,
         }
@@ -163,6 +170,14 @@ impl WorkerEnd {
         // If the channel is full the message is lost: then the worker may be evicted when all are busy.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let _ = send(self.socket.as_raw_fd(), &[ESTABLISHED], flags);
+    }
+
+    /// Tells the controller who the client is, for administrators.
+    pub fn user(&self, user: &str) {
+        let mut message = vec![USER];
+        message.extend_from_slice(start(user, USER_SIZE));
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ = send(self.socket.as_raw_fd(), &message, flags);
     }
 
     /// Logs why the client is refused. The controller limits the rate of such messages.
@@ -261,7 +276,7 @@ mod tests {
             &[0, 3],
             &[1, 3, 9, b'x'],
             &[2, 0],
-            &[3],
+            &[4],
         ] {
             send(worker.socket.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
         }

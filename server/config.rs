@@ -36,6 +36,9 @@ pub struct Configuration {
     /// `daemon.mechanisms_file`: the description of vendors' mechanisms, `mechanisms.toml`. If relative, to the
     /// directory of the configuration file. Default none.
     pub mechanisms_file: Option<PathBuf>,
+    /// `daemon.control_socket`: the Unix socket of `pkcs11proxyctl`, for root and the user who starts the daemon. If
+    /// relative, to `socket_directory`. Default none.
+    pub control_socket: Option<PathBuf>,
     /// `daemon.drain_timeout`: seconds that clients have to leave when the daemon drains. Default 30.
     pub drain_timeout: Duration,
     /// `controller.max_level`: the least grave severity that reaches any logger. Default `info`.

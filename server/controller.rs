@@ -6,6 +6,7 @@
 //! `workers` forks and reaps; this file does what signals ask for. The controller reads no byte that a
 //! client sent, loads no module, waits for nobody, and stays small so that a fork costs little.
 
+mod administrators;
 mod admission;
 mod edits;
 mod event;
@@ -17,16 +18,20 @@ mod workers;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
+use crate::administration::{self, Reply, Status};
+use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Severity, log};
 use crate::policy::Policy;
 use crate::service_manager::ServiceManager;
 use crate::sockets::Listener;
 
+pub use administrators::Administrators;
+use administrators::Asked;
 use admission::WorkerId;
 use edits::Edits;
 use event::{Source, Watch};
@@ -59,6 +64,10 @@ pub struct Controller {
     service_manager: ServiceManager,
     /// Filter files, by the position of their service; none where the system cannot watch them.
     edits: Option<Edits>,
+    /// Whoever is connected to the control socket, if there is one.
+    administrators: Option<Administrators>,
+    /// When the daemon started.
+    since: SystemTime,
     /// The configuration file, for messages.
     conf: PathBuf,
     /// How long clients have to leave when the daemon drains.
@@ -69,9 +78,11 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Takes over the listeners; no worker is started yet. Expects [`hold_signals`] before.
+    /// Takes over the listeners, and the control socket if there is one; no worker is started yet. Expects
+    /// [`hold_signals`] before.
     pub fn new(
         services: Vec<(Service, Policy, Vec<Listener>)>,
+        control_socket: Option<Listener>,
         conf: PathBuf,
         drain_time: Duration,
         loggers: Arc<Loggers>,
@@ -86,6 +97,9 @@ impl Controller {
             running.push(service);
         }
         let edits = watch_filter_files(&running, &mut watch);
+        let administrators = control_socket
+            .map(|listener| Administrators::new(listener, &mut watch))
+            .transpose()?;
         Ok(Controller {
             signals,
             services: running,
@@ -97,6 +111,8 @@ impl Controller {
             },
             service_manager: ServiceManager::new(Instant::now()),
             edits,
+            administrators,
+            since: SystemTime::now(),
             conf,
             drain_time,
             drained_at: None,
@@ -122,6 +138,16 @@ impl Controller {
                     Source::Edits => {
                         if let Some(edits) = &mut self.edits {
                             edits.take_reports(Instant::now());
+                        }
+                    }
+                    Source::ControlSocket => {
+                        if let Some(administrators) = &mut self.administrators {
+                            administrators.accept(&mut self.shared.watch);
+                        }
+                    }
+                    Source::Administrator(number) => {
+                        if self.serve_administrator(number) == Turn::Stop {
+                            return self.stop();
                         }
                     }
                     Source::Listener { service, listener } => {
@@ -168,7 +194,7 @@ impl Controller {
             match request {
                 Request::Stop => return Ok(Turn::Stop),
                 Request::Reap => self.reap(),
-                Request::Reload => self.reload(),
+                Request::Reload => drop(self.reload()),
                 Request::ReopenLogs => self.reopen_logs(),
                 Request::Drain => self.drain(),
             }
@@ -186,9 +212,85 @@ impl Controller {
         let Some(service) = service_of(&mut self.services, workers, worker) else {
             return;
         };
+        let mut user = None;
         workers.receive(worker, watch, |message| {
             service.take_message(worker, &message, loggers);
+            if let Message::User(name) = message {
+                user = Some(name);
+            }
         });
+        if let Some(user) = user {
+            self.shared.workers.set_user(worker, user);
+        }
+    }
+
+    /// Does what an administrator asks for.
+    fn serve_administrator(&mut self, number: usize) -> Turn {
+        while let Some(Asked { request, name }) = self.next_request(number) {
+            let (reply, turn) = match request {
+                Ok(request) => {
+                    if request != administration::Request::Status {
+                        log(
+                            Severity::Notice,
+                            format_args!("administrator {name} asks: {request:?}"),
+                        );
+                    }
+                    self.administer(request)
+                }
+                Err(error) => (Reply::Failed(error), Turn::GoOn),
+            };
+            if let Some(administrators) = &mut self.administrators {
+                administrators.answer(number, &reply, &mut self.shared.watch);
+            }
+            if turn == Turn::Stop {
+                return turn;
+            }
+        }
+        Turn::GoOn
+    }
+
+    fn next_request(&mut self, administrator: usize) -> Option<Asked> {
+        let administrators = self.administrators.as_mut()?;
+        administrators.take(administrator, &mut self.shared.watch)
+    }
+
+    fn administer(&mut self, request: administration::Request) -> (Reply, Turn) {
+        let reply = match request {
+            administration::Request::Status => Reply::Status(self.status()),
+            administration::Request::Reload => match self.reload() {
+                Ok(()) => Reply::Done,
+                Err(errors) => Reply::Failed(errors),
+            },
+            administration::Request::Disconnect(number) => {
+                let worker = WorkerId(number);
+                let workers = &self.shared.workers;
+                let service = service_of(&mut self.services, workers, worker);
+                match service.is_some_and(|service| service.disconnect(worker, workers)) {
+                    true => Reply::Done,
+                    false => Reply::Failed(format!("there is no client {number}")),
+                }
+            }
+            administration::Request::Drain => {
+                self.drain();
+                Reply::Done
+            }
+            administration::Request::Stop => return (Reply::Done, Turn::Stop),
+        };
+        (reply, Turn::GoOn)
+    }
+
+    fn status(&self) -> Status {
+        let since = self.since.duration_since(UNIX_EPOCH);
+        let services = self.services.iter();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            since: since.map_or(0, |since| since.as_secs()),
+            drains: self.drained_at.is_some(),
+            services: services
+                .map(|service| service.status(&self.shared.workers))
+                .collect(),
+        }
     }
 
     fn reap(&mut self) {
@@ -229,17 +331,24 @@ impl Controller {
 
     /// Loads the filter files and what TLS needs again. A service for which anything is bad keeps all that it
     /// has. Clients that are connected keep it in any case.
-    fn reload(&mut self) {
+    /// Returns the errors, a line each.
+    fn reload(&mut self) -> Result<(), String> {
         self.service_manager.reloading();
         self.reopen_logs();
         if let Some(edits) = &mut self.edits {
             // Before they are loaded: a later edit counts as one.
             edits.loaded_all();
         }
+        let mut errors = Vec::new();
         for service in &mut self.services {
-            service.reload(&self.conf, &self.shared.workers);
+            let reloaded = service.reload(&self.conf, &self.shared.workers);
+            errors.extend(reloaded.err().map(|error| error.to_string()));
         }
         self.service_manager.ready();
+        match errors.is_empty() {
+            true => Ok(()),
+            false => Err(errors.join("\n")),
+        }
     }
 
     /// Loads the filter files that were edited. A service whose file is bad keeps the rules it has.

@@ -18,6 +18,7 @@ use xdr::{
     HelloResult, LoadResult, NullPlaces, Reply, Ulong,
 };
 
+use crate::activity::Activity;
 use crate::config::Processor;
 use crate::connection::Served;
 use crate::logging::{Severity, log};
@@ -27,6 +28,7 @@ use crate::operating::Operating;
 pub struct Gateway {
     rules: Arc<Rules>,
     processor: Processor,
+    activity: Activity,
     /// Whether to log two lines for each call (`-debug-pkcs11`).
     trace: bool,
     client: OnceLock<Client>,
@@ -49,10 +51,16 @@ enum Client {
 
 impl Gateway {
     /// A connection on which nothing was called yet.
-    pub fn new(rules: Arc<Rules>, processor: Processor, trace: bool) -> Gateway {
+    pub fn new(
+        rules: Arc<Rules>,
+        processor: Processor,
+        activity: Activity,
+        trace: bool,
+    ) -> Gateway {
         Gateway {
             rules,
             processor,
+            activity,
             trace,
             client: OnceLock::new(),
             module: OnceLock::new(),
@@ -198,6 +206,10 @@ impl Gateway {
                 let _ = self
                     .module
                     .set(Filter::new(&self.rules, alias, entry, module));
+                let mut modules = self.rules.modules.iter();
+                if let Some(position) = modules.position(|module| std::ptr::eq(module, entry)) {
+                    self.activity.loaded(position);
+                }
                 Ok(interfaces)
             }
             Err(error) => {
@@ -243,12 +255,13 @@ impl Cryptoki for Gateway {
     }
 
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        match self.client.get() {
+        let function = call.function();
+        self.activity.during(function, || match self.client.get() {
             Some(Client::Current { recovers: true, .. }) => self
                 .operating
                 .during(call, |call| self.answer_traced(call, nulls)),
             _ => self.answer_traced(call, nulls),
-        }
+        })
     }
 }
 

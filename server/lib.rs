@@ -21,11 +21,14 @@
     )
 )]
 
+pub mod activity;
+pub mod administration;
 pub mod channel;
 pub mod check;
 pub mod config;
 pub mod connection;
 pub mod controller;
+pub mod ctl;
 pub mod gateway;
 pub mod inherited;
 pub mod large_records;
@@ -53,7 +56,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::controller::Controller;
+use crate::controller::{Administrators, Controller};
 use crate::inherited::Inherited;
 use crate::logging::Loggers;
 use crate::options::{Command, Options};
@@ -133,6 +136,11 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         services.push((service, policy, listeners));
     }
     inherited.finish()?;
+    let control_socket = configuration
+        .control_socket
+        .as_deref()
+        .map(Administrators::listen)
+        .transpose()?;
 
     let pid_file = options
         .pid
@@ -156,6 +164,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let conf = configuration.file;
     let controller = Controller::new(
         services,
+        control_socket,
         conf,
         configuration.drain_timeout,
         loggers,

@@ -3,6 +3,9 @@
 //! The controller knows who has which place. A worker gets a number at the fork, and the next worker may
 //! get the same number when it was reaped. Places are as few as there were workers at a time.
 
+/// Upper bound on the places of a service: Linux has no more process ids.
+pub const MOST_WORKERS: usize = 1 << 22;
+
 /// The places of a service, and which worker, as `W` names it, has each.
 pub struct Places<W>(Vec<Option<W>>);
 

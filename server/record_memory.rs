@@ -18,8 +18,7 @@ use bindings::shared;
 use nix::unistd::{SysconfVar, sysconf};
 use xdr::record::LARGE;
 
-/// Upper bound on the counters of a service: Linux has no more process ids.
-const MOST_WORKERS: usize = 1 << 22;
+use crate::places::MOST_WORKERS;
 
 /// How often a worker tries again when others take their memory in the same moment.
 const ATTEMPTS: usize = 3;

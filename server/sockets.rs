@@ -17,6 +17,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::config::{Address, Protocol};
 use crate::inherited::Inherited;
 
+/// How many may wait at a private socket.
+const PRIVATE_BACKLOG: i32 = 16;
+
 /// An address that the daemon cannot listen at.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen at {address}: {cause}")]
@@ -100,6 +103,24 @@ impl Listener {
             }
         }
         Ok(listeners)
+    }
+
+    /// Listens at a Unix socket that only the daemon's user, and root, can connect to.
+    pub fn bind_private(path: &Path) -> Result<Listener, BindError> {
+        let protocol = Protocol {
+            name: String::new(),
+            addresses: Vec::new(),
+            backlog: PRIVATE_BACKLOG,
+            reuse_address: false,
+            keepalive: false,
+            nodelay: false,
+            mode: Some(0o600),
+            owner: None,
+        };
+        local(path, &protocol).map_err(|cause| BindError {
+            address: path.display().to_string(),
+            cause,
+        })
     }
 
     /// Accepts the next connection, without waiting for one.

@@ -23,6 +23,7 @@ use transport::halves::Halves;
 use transport::{Deadline, TimedSocket};
 use xdr::record::LARGE;
 
+use crate::activity::Activity;
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
 use crate::connection::{self, ConnectionError, Limits};
@@ -52,6 +53,8 @@ pub struct Setup<'a> {
     pub tls: Option<Arc<Acceptor>>,
     /// Its share of the memory for large records.
     pub memory: Share,
+    /// Where it says what it does.
+    pub activity: Activity,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
     /// The controller's process id. If a worker has another parent, the controller has ended.
@@ -113,6 +116,7 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
                 Ok(accepted) => {
                     channel.established();
                     let user = &accepted.user;
+                    channel.user(user);
                     log(
                         Severity::Info,
                         format_args!("user={user} is authenticated and connected"),
@@ -161,7 +165,8 @@ fn serve_calls(setup: &Setup<'_>, halves: Halves, peer: &str) -> Result<(), Conn
         record_time: processor.record_timeout,
         parallel_calls: processor.max_parallel_calls,
     };
-    let gateway = Gateway::new(setup.rules.clone(), processor.clone(), setup.trace);
+    let rules = setup.rules.clone();
+    let gateway = Gateway::new(rules, processor.clone(), setup.activity, setup.trace);
     let gateway = Arc::new(gateway);
     let (incoming, outgoing) = connection::timed(halves, processor.record_timeout);
     let memory = setup.memory.clone();

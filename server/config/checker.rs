@@ -69,6 +69,15 @@ impl Checker<'_> {
                 place,
             });
         }
+        let control_socket = daemon
+            .control_socket
+            .map(|at| {
+                path(
+                    &at,
+                    Some(socket_directory.as_deref().unwrap_or(Path::new("/"))),
+                )
+            })
+            .transpose()?;
         let drain_timeout = self.moved(controller.drain_timeout.take(), daemon.drain_timeout)?;
         let drain_timeout = seconds(drain_timeout, 30)?;
         let max_level = level(controller.max_level, Severity::Info)?;
@@ -80,6 +89,7 @@ impl Checker<'_> {
             file: self.file.to_path_buf(),
             socket_directory,
             mechanisms_file,
+            control_socket,
             drain_timeout,
             max_level,
             loggers,

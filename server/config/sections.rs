@@ -41,6 +41,7 @@ pub(super) struct ControllerSection {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DaemonSection {
+    pub(super) control_socket: Option<At<String>>,
     pub(super) mechanisms_file: Option<At<String>>,
     pub(super) drain_timeout: Option<At<Float>>,
 }

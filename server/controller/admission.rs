@@ -44,7 +44,7 @@ enum State<P> {
     Serving(P),
     /// Has had a client since then; its TLS handshake has not succeeded yet.
     ShakingHands(P, Instant),
-    /// Was ended during a handshake, to make room for another client.
+    /// Was ended with its client: during a handshake, to make room for another, or by an administrator.
     Evicted(P),
     /// Was told to end while idle, because its rules are out of date.
     Retired,
@@ -164,6 +164,25 @@ impl<P: Clone + Eq + Hash> Admission<P> {
                 *state = State::Serving(peer.clone());
             }
         }
+    }
+
+    /// A worker is about to be killed, because an administrator wants its client away. Returns whether it has one.
+    pub fn disconnect(&mut self, worker: WorkerId) -> bool {
+        match self.workers.get_mut(&worker) {
+            Some(state @ (State::Serving(_) | State::ShakingHands(..))) => {
+                if let State::Serving(peer) | State::ShakingHands(peer, _) = state {
+                    *state = State::Evicted(peer.clone());
+                }
+                true
+            }
+            Some(State::Evicted(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// How many workers wait for a client.
+    pub fn idle_workers(&self) -> usize {
+        self.idle.len()
     }
 
     /// A worker was reaped. Returns whether it ended because it was told to.

@@ -22,6 +22,10 @@ pub enum Source {
     Signals,
     /// Changes in the directories of filter files.
     Edits,
+    /// The control socket.
+    ControlSocket,
+    /// An administrator's connection.
+    Administrator(usize),
     /// A listening socket of a service: both by their positions at start.
     Listener {
         /// Which service.
@@ -68,12 +72,26 @@ impl Watch {
 
     /// Reports a source again if it still has something to read.
     pub fn again(&self, source: Source, descriptor: &impl AsFd) -> io::Result<()> {
+        self.again_for(source, descriptor, Interest::READABLE)
+    }
+
+    /// As [`Watch::again`], and also when there is room to write.
+    pub fn again_with_room(&self, source: Source, descriptor: &impl AsFd) -> io::Result<()> {
+        self.again_for(source, descriptor, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    fn again_for(
+        &self,
+        source: Source,
+        descriptor: &impl AsFd,
+        interest: Interest,
+    ) -> io::Result<()> {
         let Some(token) = self.tokens.get(&source) else {
             return Ok(());
         };
         let raw = descriptor.as_fd().as_raw_fd();
         let registry = self.poll.registry();
-        registry.reregister(&mut SourceFd(&raw), *token, Interest::READABLE)
+        registry.reregister(&mut SourceFd(&raw), *token, interest)
     }
 
     /// Stops watching a source.

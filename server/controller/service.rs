@@ -6,15 +6,18 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use filter::log::Printable;
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
 use super::admission::{Admission, Limits, Placement, WorkerId};
 use super::event::{Source, Watch};
 use super::queue::{Next, Queue};
-use super::workers::{End, Reaped, Workers};
+use super::workers::{End, Reaped, Serving, Workers};
+use crate::activity::Activities;
+use crate::administration::{ClientStatus, ServiceStatus};
 use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Record, Route, Severity, log};
@@ -53,6 +56,7 @@ pub struct RunningService {
     admission: Admission<Peer>,
     places: Places<WorkerId>,
     memory: Budget,
+    activities: Activities,
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
@@ -86,6 +90,7 @@ impl RunningService {
             admission: Admission::new(limits),
             places: Places::default(),
             memory,
+            activities: Activities::new(limits.workers)?,
             full_warning: Throttle::default(),
             peer_warning: Throttle::default(),
             refusals: RefusalLog::default(),
@@ -225,6 +230,7 @@ impl RunningService {
             rules: self.policy.rules.clone(),
             tls: self.policy.tls.clone(),
             memory: self.memory.share(self.places.next()),
+            activity: self.activities.share(self.places.next()),
             trace: shared.trace,
             controller: getpid(),
         };
@@ -244,6 +250,8 @@ impl RunningService {
                 self.log_refusal(record.severity, record.message, loggers);
             }
             Message::Established => self.admission.established(worker),
+            // The controller keeps it.
+            Message::User(_) => {}
         }
     }
 
@@ -302,18 +310,15 @@ impl RunningService {
 
     /// Loads the filter file and what TLS needs again, for new clients. If anything is bad, all that is old
     /// stays in force.
-    pub fn reload(&mut self, conf: &Path, workers: &Workers) {
-        let policy = match Policy::load(&self.settings, conf) {
-            Ok(policy) => policy,
-            Err(error) => {
-                return log(
-                    Severity::Err,
-                    format_args!(
-                        "reload failed, the old filter rules and TLS keys stay in force: {error}"
-                    ),
-                );
-            }
-        };
+    pub fn reload(&mut self, conf: &Path, workers: &Workers) -> Result<(), config_file::Error> {
+        let policy = Policy::load(&self.settings, conf).inspect_err(|error| {
+            log(
+                Severity::Err,
+                format_args!(
+                    "reload failed, the old filter rules and TLS keys stay in force: {error}"
+                ),
+            );
+        })?;
         self.apply(policy, workers);
         if self.policy.tls.is_some() {
             let name = &self.settings.name;
@@ -322,6 +327,7 @@ impl RunningService {
                 format_args!("{name}: TLS keys and certificates loaded"),
             );
         }
+        Ok(())
     }
 
     /// Applies another policy to new clients. Those that are connected keep theirs.
@@ -334,6 +340,63 @@ impl RunningService {
             format_args!("{name}: filter configuration loaded"),
         );
         self.end_idle(workers);
+    }
+
+    /// Ends the connection of a worker's client, for an administrator. Returns whether there is one.
+    pub fn disconnect(&mut self, worker: WorkerId, workers: &Workers) -> bool {
+        let has_client = self.admission.disconnect(worker);
+        if has_client {
+            workers.signal(worker, Signal::SIGKILL);
+        }
+        has_client
+    }
+
+    /// The state of this service and its clients.
+    pub fn status(&self, workers: &Workers) -> ServiceStatus {
+        let mut clients: Vec<ClientStatus> = workers
+            .serving(self.position)
+            .map(|serving| self.client_status(&serving))
+            .collect();
+        clients.sort_unstable_by_key(|client| client.id);
+        let idle = self.admission.idle_workers();
+        ServiceStatus {
+            name: self.settings.name.clone(),
+            workers: idle + clients.len(),
+            max_workers: self.settings.workload.max_workers,
+            idle,
+            clients,
+        }
+    }
+
+    fn client_status(&self, serving: &Serving<'_>) -> ClientStatus {
+        let since = serving.since.duration_since(UNIX_EPOCH);
+        let mut status = ClientStatus {
+            id: serving.id.0,
+            pid: serving.pid.as_raw(),
+            peer: serving.client.to_owned(),
+            user: serving.user.to_owned(),
+            since: since.map_or(0, |since| since.as_secs()),
+            module: String::new(),
+            calls: 0,
+            in_flight: 0,
+            last_call: String::new(),
+            idle: 0.0,
+        };
+        let Some(place) = self.places.of(&serving.id) else {
+            return status;
+        };
+        let done = self.activities.of(place);
+        status.calls = done.calls;
+        status.in_flight = done.in_flight;
+        if let Some((function, age)) = done.last {
+            status.last_call = function.name().to_owned();
+            status.idle = age.as_secs_f64();
+        }
+        let loaded = done.module.and_then(|at| serving.rules.modules.get(at));
+        status.module = loaded.map_or_else(String::new, |module| {
+            Printable(&module.alias_text).to_string()
+        });
+        status
     }
 
     /// Ends the workers that have no client.

@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::SystemTime;
 
+use filter::Rules;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -36,6 +39,28 @@ struct Worker {
     service: usize,
     /// Its client, for the log; empty without one.
     client: String,
+    /// Who the client is, if TLS tells; otherwise empty.
+    user: String,
+    /// When it got its client.
+    since: Option<SystemTime>,
+    /// The rules that it has.
+    rules: Arc<Rules>,
+}
+
+/// A worker that has a client, as administrators see it.
+pub struct Serving<'a> {
+    /// Its number.
+    pub id: WorkerId,
+    /// Its process.
+    pub pid: Pid,
+    /// Its client.
+    pub client: &'a str,
+    /// Who the client is, if TLS tells; otherwise empty.
+    pub user: &'a str,
+    /// When it got its client.
+    pub since: SystemTime,
+    /// The rules that it has.
+    pub rules: &'a Rules,
 }
 
 /// A worker that was reaped.
@@ -69,14 +94,16 @@ impl Workers {
             .inspect_err(|_| watch.remove(Source::Worker(id), &channel))?;
         self.next += 1;
         self.by_pid.insert(pid, id);
-        let client = String::new();
         self.workers.insert(
             id,
             Worker {
                 pid,
                 channel,
                 service,
-                client,
+                client: String::new(),
+                user: String::new(),
+                since: None,
+                rules: setup.rules.clone(),
             },
         );
         Ok(id)
@@ -94,7 +121,31 @@ impl Workers {
         let channel = &worker.channel;
         channel.hand_over(client.socket.as_fd(), &client.name)?;
         worker.client.clone_from(&client.name);
+        worker.since = Some(SystemTime::now());
         Ok(())
+    }
+
+    /// TLS has told who the client of a worker is.
+    pub fn set_user(&mut self, id: WorkerId, user: String) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.user = user;
+        }
+    }
+
+    /// The workers of a service that have a client.
+    pub fn serving(&self, service: usize) -> impl Iterator<Item = Serving<'_>> {
+        let workers = self.workers.iter();
+        let workers = workers.filter(move |(_, worker)| worker.service == service);
+        workers.filter_map(|(id, worker)| {
+            Some(Serving {
+                id: *id,
+                pid: worker.pid,
+                client: &worker.client,
+                user: &worker.user,
+                since: worker.since?,
+                rules: &worker.rules,
+            })
+        })
     }
 
     /// Reads a batch of a worker's messages. If more may wait, its event comes again.

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod administration;
 mod clients;
 mod large;
 mod large4;

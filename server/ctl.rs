@@ -1,0 +1,272 @@
+//! `pkcs11proxyctl`: asks a running daemon what it does, and tells it what to do.
+//!
+//! Connects to the control socket, sends what [`crate::administration`] defines, and prints the answer. The
+//! exit status is 0 if the daemon did it, 1 if it did not, and 2 if it could not be asked.
+
+mod table;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use getopts::ParsingStyle;
+
+use crate::administration::{self, Reply, Request, Status};
+
+/// Where the control socket is if `-socket` does not say.
+const CONTROL_SOCKET: &str = "/run/pkcs11proxyd/control";
+
+/// How long the daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Upper bound on the bytes of a reply.
+const LONGEST_REPLY: u64 = 64 << 20;
+
+/// The exit status if the daemon did not do what it was asked.
+const NOT_DONE: i32 = 1;
+
+/// The exit status if the daemon could not be asked.
+const UNUSABLE: i32 = 2;
+
+const COMMANDS: &str = "\
+Commands:
+    status          show the services and their clients
+    top             show the clients every two seconds, the busiest first
+    reload          read filter files, TLS keys and certificates again, and reopen log files
+    disconnect ID   end the connection of the client with this number
+    drain           accept nobody any more, and end when the clients have left
+    stop            end all connections and the daemon";
+
+/// What was asked for on the command line.
+struct Asked {
+    socket: PathBuf,
+    json: bool,
+    /// For `top`: how often the clients are shown; 0 for ever.
+    rounds: u64,
+    command: Command,
+}
+
+enum Command {
+    Top,
+    One(Request),
+}
+
+/// Runs the program with these arguments, its name first; returns the exit status.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    let arguments: Vec<String> = arguments
+        .into_iter()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let asked = match parse(arguments.get(1..).unwrap_or_default()) {
+        Ok(Some(asked)) => asked,
+        Ok(None) => {
+            println!("{}", usage());
+            return 0;
+        }
+        Err(error) => {
+            eprintln!("pkcs11proxyctl: {error}\n\n{}", usage());
+            return UNUSABLE;
+        }
+    };
+    let done = match &asked.command {
+        Command::Top => top(&asked),
+        Command::One(request) => one(&asked, request),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("pkcs11proxyctl: {error}");
+        UNUSABLE
+    })
+}
+
+fn options() -> getopts::Options {
+    let mut options = getopts::Options::new();
+    options
+        .long_only(true)
+        .parsing_style(ParsingStyle::FloatingFrees)
+        .optopt(
+            "",
+            "socket",
+            &format!("The daemon's control socket; {CONTROL_SOCKET} by default"),
+            "PATH",
+        )
+        .optflag("", "json", "Print the daemon's answer as it is")
+        .optopt(
+            "",
+            "rounds",
+            "End `top` after it has shown the clients this often",
+            "N",
+        )
+        .optflag("", "help", "Print this text");
+    options
+}
+
+fn usage() -> String {
+    options().usage(&format!(
+        "Usage: pkcs11proxyctl [options] COMMAND\n\n{COMMANDS}"
+    ))
+}
+
+/// `None` if only the usage is wanted.
+fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
+    let matches = options()
+        .parse(arguments)
+        .map_err(|error| error.to_string())?;
+    if matches.opt_present("help") {
+        return Ok(None);
+    }
+    let words: Vec<&str> = matches.free.iter().map(String::as_str).collect();
+    let command = match words.as_slice() {
+        ["status"] => Command::One(Request::Status),
+        ["top"] => Command::Top,
+        ["reload"] => Command::One(Request::Reload),
+        ["disconnect", number] => {
+            let number = number.parse();
+            let number = number.map_err(|_| "disconnect: expected the number of a client")?;
+            Command::One(Request::Disconnect(number))
+        }
+        ["drain"] => Command::One(Request::Drain),
+        ["stop"] => Command::One(Request::Stop),
+        [] => return Err("expected a command".into()),
+        words => return Err(format!("unknown command `{}`", words.join(" "))),
+    };
+    let rounds = matches.opt_get_default("rounds", 0);
+    Ok(Some(Asked {
+        socket: matches
+            .opt_str("socket")
+            .unwrap_or_else(|| CONTROL_SOCKET.into())
+            .into(),
+        json: matches.opt_present("json"),
+        rounds: rounds.map_err(|_| "-rounds: expected a number")?,
+        command,
+    }))
+}
+
+/// Sends a request, and returns the line that answers it.
+fn ask(asked: &Asked, request: &Request) -> Result<String, String> {
+    let path = asked.socket.display();
+    let failed = |what: &str, error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
+            "{path}: {what}: {error}; is the daemon running, and is this its `control_socket`?"
+        ),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::UnexpectedEof => {
+            format!("{path}: {what}: {error}; only root and the daemon's user may ask")
+        }
+        _ => format!("{path}: {what}: {error}"),
+    };
+    let stream = UnixStream::connect(&asked.socket);
+    let mut stream = stream.map_err(|error| failed("cannot connect", error))?;
+    let limited = stream.set_read_timeout(Some(PATIENCE));
+    limited.map_err(|error| failed("cannot connect", error))?;
+    let sent = stream.write_all(&administration::line(request));
+    sent.map_err(|error| failed("cannot ask", error))?;
+    let mut line = String::new();
+    BufReader::new(stream.take(LONGEST_REPLY))
+        .read_line(&mut line)
+        .and_then(|length| match length {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        })
+        .map_err(|error| failed("no answer", error))?;
+    Ok(line)
+}
+
+fn understood(line: &str) -> Result<Reply, String> {
+    serde_json::from_str(line).map_err(|error| {
+        format!("the answer is not understood, is the daemon of another version? {error}")
+    })
+}
+
+fn one(asked: &Asked, request: &Request) -> Result<i32, String> {
+    let line = ask(asked, request)?;
+    let reply = understood(&line)?;
+    let status = match &reply {
+        Reply::Failed(_) => NOT_DONE,
+        _ => 0,
+    };
+    if asked.json {
+        print(&line);
+        return Ok(status);
+    }
+    match reply {
+        Reply::Done => {}
+        Reply::Failed(reason) => eprintln!("pkcs11proxyctl: {}", table::printable(&reason)),
+        Reply::Status(status) => print(&table::status(&status)),
+    }
+    Ok(status)
+}
+
+fn top(asked: &Asked) -> Result<i32, String> {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    let mut before = HashMap::new();
+    let mut round = 0;
+    loop {
+        let status = match understood(&ask(asked, &Request::Status)?)? {
+            Reply::Status(status) => status,
+            Reply::Failed(reason) => return Err(reason),
+            Reply::Done => return Err("the daemon answers something else".into()),
+        };
+        // Clears the screen and begins in its first line.
+        let clear = if io::stdout().is_terminal() {
+            "\x1b[H\x1b[2J"
+        } else {
+            ""
+        };
+        print(&format!(
+            "{clear}{}",
+            table::top(&status, &before, INTERVAL)
+        ));
+        before = calls(&status);
+        round += 1;
+        if round == asked.rounds {
+            return Ok(0);
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+/// The calls of each client so far.
+fn calls(status: &Status) -> HashMap<usize, u64> {
+    let clients = status.services.iter().flat_map(|service| &service.clients);
+    clients.map(|client| (client.id, client.calls)).collect()
+}
+
+/// It is no error if nobody reads the output.
+fn print(text: &str) {
+    let _ = write!(io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_and_options_are_read_in_any_order() {
+        let parsed = |line: &str| {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            parse(&words)
+        };
+        let Ok(Some(asked)) = parsed("disconnect -json 7 -socket /s") else {
+            panic!("refused");
+        };
+        assert_eq!(asked.socket.to_str(), Some("/s"));
+        assert!(asked.json);
+        assert!(matches!(
+            asked.command,
+            Command::One(Request::Disconnect(7))
+        ));
+        assert!(matches!(parsed("-help"), Ok(None)));
+        for (line, expected) in [
+            ("", "expected a command"),
+            ("disconnect", "unknown command"),
+            ("disconnect x", "the number of a client"),
+            ("status now", "unknown command `status now`"),
+            ("top -rounds x", "-rounds"),
+        ] {
+            let message = parsed(line).err().unwrap_or_default();
+            assert!(message.contains(expected), "{line}: {message}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The control socket and `pkcs11proxyctl`.
+
+use crate::support::processes::Outcome;
+use crate::*;
+
+/// Runs `pkcs11proxyctl` with the daemon's control socket.
+fn ctl(daemon: &Daemon, words: &[&str]) -> Outcome {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyctl"));
+    command
+        .arg("-socket")
+        .arg(daemon.directory().join("control"))
+        .args(words);
+    run(command, Duration::from_secs(20))
+}
+
+/// A daemon with a control socket in its directory.
+fn administered(mut setup: Setup) -> Daemon {
+    // If relative, to the socket directory.
+    setup.daemon = "control_socket = \"../control\";".into();
+    setup.start()
+}
+
+#[test]
+fn status_shows_each_client_and_disconnect_ends_one() {
+    let token = Token::new();
+    let daemon = administered(setup(&token));
+    let mut first = Client::ready(&daemon);
+    let mut second = Client::ready(&daemon);
+    assert!(second.call(Call::C_GetInfo()).rv().is_ok());
+
+    let output = ctl(&daemon, &["-json", "status"]);
+    let state: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+    let service = &state["status"]["services"][0];
+    assert_eq!(service["max_workers"], 50, "{state}");
+    let clients = service["clients"].as_array().expect("clients");
+    let [one, other] = clients.as_slice() else {
+        panic!("{state}");
+    };
+    for (client, calls, last) in [(one, 4, "C_OpenSession"), (other, 5, "C_GetInfo")] {
+        assert_eq!(client["module"], "null", "{state}");
+        assert_eq!(client["calls"], calls, "{state}");
+        assert_eq!(client["in_flight"], 0, "{state}");
+        assert_eq!(client["last_call"], last, "{state}");
+    }
+
+    let listed = ctl(&daemon, &["status"]).stdout;
+    assert!(listed.contains("2 clients"), "{listed}");
+    let top = ctl(&daemon, &["-rounds", "1", "top"]).stdout;
+    assert!(top.contains("CALLS/S") && top.contains("null"), "{top}");
+
+    let number = one["id"].to_string();
+    assert_eq!(
+        ctl(&daemon, &["disconnect", &number]).status.code(),
+        Some(0)
+    );
+    assert!(first.is_closed_within(Duration::from_secs(5)));
+    assert!(second.call(Call::C_GetInfo()).rv().is_ok());
+    let unknown = ctl(&daemon, &["disconnect", "4711"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(unknown.stderr.contains("no client 4711"));
+    let log = daemon.log();
+    assert!(log.contains("asks: Disconnect("), "{log}");
+    assert!(!log.contains("terminated by signal"), "{log}");
+}
+
+#[test]
+fn reload_drain_and_stop_do_what_the_signals_do() {
+    let token = Token::new();
+    let mut daemon = administered(setup(&token));
+    let filter = daemon.directory().join("filter.conf");
+    assert_eq!(ctl(&daemon, &["reload"]).status.code(), Some(0));
+    std::fs::write(&filter, "modules = [(").expect("a file");
+    let failed = ctl(&daemon, &["reload"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(failed.stderr.contains("filter.conf:1"));
+
+    let client = Client::ready(&daemon);
+    assert_eq!(ctl(&daemon, &["drain"]).status.code(), Some(0));
+    assert!(wait_until(PATIENCE, || !daemon.accepts()));
+    let status = ctl(&daemon, &["status"]).stdout;
+    assert!(status.contains("draining"), "{status}");
+    assert_eq!(ctl(&daemon, &["stop"]).status.code(), Some(0));
+    assert_eq!(daemon.wait().and_then(|status| status.code()), Some(0));
+    drop(client);
+    assert!(!daemon.directory().join("control").exists());
+    let gone = ctl(&daemon, &["status"]);
+    assert_eq!(gone.status.code(), Some(2));
+    assert!(gone.stderr.contains("is the daemon running"));
+}
+
+/// Neither other users nor workers reach it, and what is no request changes nothing.
+#[test]
+fn only_root_and_the_daemons_user_reach_the_control_socket() {
+    let token = Token::new();
+    let daemon = administered(setup(&token));
+    let control = daemon.directory().join("control");
+    let mode = control.metadata().expect("a socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let client = Client::ready(&daemon);
+    let inode = std::fs::read_to_string("/proc/net/unix").expect("sockets");
+    let inode = inode
+        .lines()
+        .find(|line| {
+            // Bound by the path that the configuration makes.
+            let bound = daemon.directory().join("run/../control");
+            line.ends_with(&bound.display().to_string())
+        })
+        .and_then(|line| line.split_whitespace().nth(6))
+        .expect("it listens")
+        .to_owned();
+    let holds = |process: &Process| {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", process.pid));
+        descriptors.expect("it runs").any(|descriptor| {
+            let target = std::fs::read_link(descriptor.expect("listed").path());
+            target.is_ok_and(|target| target.display().to_string() == format!("socket:[{inode}]"))
+        })
+    };
+    assert!(holds(&daemon.process()));
+    assert!(!daemon.workers().iter().any(holds));
+    drop(client);
+
+    if nix::unistd::geteuid().is_root() {
+        // Others may connect by the file's mode now, and are asked who they are.
+        std::fs::set_permissions(&control, std::fs::Permissions::from_mode(0o666)).expect("a mode");
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+            .args(["/usr/bin/python3", "-c"])
+            .arg("import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(9))")
+            .arg(&control);
+        let outcome = run(command, Duration::from_secs(20));
+        assert_eq!(outcome.stdout, "b''\n", "{}", outcome.stderr);
+        let is_logged = || daemon.log().contains("refused: not root");
+        assert!(wait_until(PATIENCE, is_logged), "{}", daemon.log());
+    }
+
+    let mut strange = UnixStream::connect(&control).expect("it listens");
+    strange
+        .write_all(b"{\"shutdown\":1}\n\"status\"\n")
+        .expect("sent");
+    strange.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut replies = std::io::BufRead::lines(std::io::BufReader::new(&strange));
+    let mut next = || replies.next().expect("a line").expect("a reply");
+    assert!(next().starts_with("{\"failed\":"));
+    assert!(next().starts_with("{\"status\":"));
+    let mut endless = UnixStream::connect(&control).expect("it listens");
+    let _cut = endless.write_all(&vec![b'x'; 1 << 20]);
+    endless.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    assert_eq!(endless.read(&mut [0]).unwrap_or(0), 0);
+    assert!(daemon.process().is_alive());
+}
