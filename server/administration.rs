@@ -22,6 +22,13 @@ pub enum Request {
     Drain,
     /// Do what SIGTERM does.
     Stop,
+    /// Start the program anew, which takes over.
+    Upgrade,
+    /// Send copies of the listening sockets; [`Reply::HandingOver`]. A daemon that starts asks this.
+    HandOver,
+    /// Accept nobody any more, because the daemon that asked for the sockets does; serve the clients until
+    /// they leave.
+    HandedOver,
 }
 
 /// What the controller answers.
@@ -34,6 +41,8 @@ pub enum Reply {
     Failed(String),
     /// The answer to [`Request::Status`].
     Status(Status),
+    /// This many sockets follow, each with a byte of its own.
+    HandingOver(usize),
 }
 
 /// The state of the daemon.

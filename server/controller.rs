@@ -13,6 +13,7 @@ mod event;
 mod queue;
 mod service;
 mod signals;
+mod successor;
 mod workers;
 
 use std::io;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::administration::{self, Reply, Status};
 use crate::channel::Message;
@@ -30,15 +32,15 @@ use crate::policy::Policy;
 use crate::service_manager::ServiceManager;
 use crate::sockets::Listener;
 
-pub use administrators::Administrators;
-use administrators::Asked;
+use administrators::{Administrators, Asked};
 use admission::WorkerId;
 use edits::Edits;
 use event::{Source, Watch};
 use service::{RunningService, Shared};
 pub use signals::hold_signals;
 use signals::{Request, Signals};
-use workers::{End, Workers};
+pub use successor::Origin;
+use workers::{Child, End, Workers};
 
 /// How long workers have to end after SIGTERM before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
@@ -68,6 +70,12 @@ pub struct Controller {
     administrators: Option<Administrators>,
     /// When the daemon started.
     since: SystemTime,
+    /// How it was started.
+    origin: Origin,
+    /// The daemon that was started to take over, and the administrator who waits for that.
+    successor: Option<(Pid, usize)>,
+    /// The administrator that has copies of the listening sockets.
+    handed_to: Option<usize>,
     /// The configuration file, for messages.
     conf: PathBuf,
     /// How long clients have to leave when the daemon drains.
@@ -83,6 +91,7 @@ impl Controller {
     pub fn new(
         services: Vec<(Service, Policy, Vec<Listener>)>,
         control_socket: Option<Listener>,
+        origin: Origin,
         conf: PathBuf,
         drain_time: Duration,
         loggers: Arc<Loggers>,
@@ -113,6 +122,9 @@ impl Controller {
             edits,
             administrators,
             since: SystemTime::now(),
+            origin,
+            successor: None,
+            handed_to: None,
             conf,
             drain_time,
             drained_at: None,
@@ -235,12 +247,12 @@ impl Controller {
                             format_args!("administrator {name} asks: {request:?}"),
                         );
                     }
-                    self.administer(request)
+                    self.administer(number, request)
                 }
-                Err(error) => (Reply::Failed(error), Turn::GoOn),
+                Err(error) => (Some(Reply::Failed(error)), Turn::GoOn),
             };
-            if let Some(administrators) = &mut self.administrators {
-                administrators.answer(number, &reply, &mut self.shared.watch);
+            if let Some(reply) = reply {
+                self.answer(number, &reply);
             }
             if turn == Turn::Stop {
                 return turn;
@@ -254,7 +266,22 @@ impl Controller {
         administrators.take(administrator, &mut self.shared.watch)
     }
 
-    fn administer(&mut self, request: administration::Request) -> (Reply, Turn) {
+    fn answer(&mut self, administrator: usize, reply: &Reply) {
+        let Some(administrators) = &mut self.administrators else {
+            return;
+        };
+        administrators.answer(administrator, reply, &mut self.shared.watch);
+        if let Reply::HandingOver(_) = reply {
+            administrators.pass(administrator, &self.services, &mut self.shared.watch);
+        }
+    }
+
+    /// The reply is missing where it comes later.
+    fn administer(
+        &mut self,
+        administrator: usize,
+        request: administration::Request,
+    ) -> (Option<Reply>, Turn) {
         let reply = match request {
             administration::Request::Status => Reply::Status(self.status()),
             administration::Request::Reload => match self.reload() {
@@ -274,9 +301,80 @@ impl Controller {
                 self.drain();
                 Reply::Done
             }
-            administration::Request::Stop => return (Reply::Done, Turn::Stop),
+            administration::Request::Stop => return (Some(Reply::Done), Turn::Stop),
+            administration::Request::Upgrade => match self.upgrade(administrator) {
+                Ok(()) => return (None, Turn::GoOn),
+                Err(reason) => Reply::Failed(reason),
+            },
+            administration::Request::HandOver if self.drained_at.is_some() => {
+                Reply::Failed("the daemon drains".to_owned())
+            }
+            administration::Request::HandOver => {
+                self.handed_to = Some(administrator);
+                let listeners = self
+                    .services
+                    .iter()
+                    .map(|service| service.listeners().len());
+                // One more: the control socket.
+                Reply::HandingOver(listeners.sum::<usize>() + 1)
+            }
+            administration::Request::HandedOver if self.handed_to == Some(administrator) => {
+                self.be_replaced(administrator);
+                Reply::Done
+            }
+            administration::Request::HandedOver => {
+                Reply::Failed("this connection has no copies of the sockets".to_owned())
+            }
         };
-        (reply, Turn::GoOn)
+        (Some(reply), Turn::GoOn)
+    }
+
+    /// Starts the program anew; the administrator hears when that serves, or has failed.
+    fn upgrade(&mut self, administrator: usize) -> Result<(), String> {
+        if std::process::id() == 1 {
+            return Err("process 1 cannot be replaced: its container ends with it".to_owned());
+        }
+        if self.drained_at.is_some() || self.successor.is_some() {
+            return Err("the daemon drains, or is being replaced already".to_owned());
+        }
+        let process = self.origin.start_successor();
+        let process = process.map_err(|error| format!("cannot start the new daemon: {error}"))?;
+        self.successor = Some((process, administrator));
+        Ok(())
+    }
+
+    /// Another daemon serves from now on. This one goes on for the clients it has, until they leave.
+    fn be_replaced(&mut self, administrator: usize) {
+        let administrators = self.administrators.as_ref();
+        let process = administrators.and_then(|known| known.process(administrator));
+        let process = process.unwrap_or(Pid::from_raw(0));
+        log(
+            Severity::Notice,
+            format_args!("process {process} has taken over; clients are served until they leave"),
+        );
+        self.service_manager.replaced_by(process);
+        for service in &mut self.services {
+            service.leave_listeners();
+        }
+        if let Some(administrators) = &mut self.administrators {
+            administrators.stop_listening(&mut self.shared.watch);
+        }
+        self.drain_until(Instant::now() + LONGEST_DRAIN);
+        if let Some((_, waiting)) = self.successor.take() {
+            self.answer(waiting, &Reply::Done);
+        }
+    }
+
+    /// A child that is no worker was reaped.
+    fn other_ended(&mut self, process: Pid, end: End) {
+        let Some((_, waiting)) = self.successor.take_if(|(started, _)| *started == process) else {
+            return;
+        };
+        let reason = format!(
+            "the new daemon terminated {end}; its message is where this one's standard error goes"
+        );
+        log(Severity::Err, format_args!("upgrade failed: {reason}"));
+        self.answer(waiting, &Reply::Failed(reason));
     }
 
     fn status(&self) -> Status {
@@ -296,7 +394,8 @@ impl Controller {
     fn reap(&mut self) {
         loop {
             match self.shared.workers.reap() {
-                Ok(Some((worker, end))) => self.bury(worker, Some(end)),
+                Ok(Some((Child::Worker(worker), end))) => self.bury(worker, Some(end)),
+                Ok(Some((Child::Other(process), end))) => self.other_ended(process, end),
                 Ok(None) => return,
                 Err(error) => {
                     log(
@@ -381,10 +480,12 @@ impl Controller {
         );
         self.service_manager.stopping();
         let now = Instant::now();
-        self.drained_at = Some(
-            now.checked_add(self.drain_time)
-                .unwrap_or(now + LONGEST_DRAIN),
-        );
+        let end = now.checked_add(self.drain_time);
+        self.drain_until(end.unwrap_or(now + LONGEST_DRAIN));
+    }
+
+    fn drain_until(&mut self, end: Instant) {
+        self.drained_at = Some(end);
         for service in &mut self.services {
             service.stop_listening();
             service.end_idle(&self.shared.workers);
@@ -419,9 +520,11 @@ impl Controller {
             let wait = if left.is_zero() { GRACE } else { left };
             self.shared.watch.wait(Some(wait))?;
             while self.signals.next_request()?.is_some() {}
-            while let Ok(Some((worker, _))) = self.shared.workers.reap() {
+            while let Ok(Some((child, _))) = self.shared.workers.reap() {
                 // They were told to end, so that how they did says nothing.
-                self.bury(worker, None);
+                if let Child::Worker(worker) = child {
+                    self.bury(worker, None);
+                }
             }
         }
         Ok(())
@@ -430,9 +533,7 @@ impl Controller {
 
 /// Watches the filter file of each service. If that cannot be, SIGHUP loads what was edited.
 fn watch_filter_files(services: &[RunningService], watch: &mut Watch) -> Option<Edits> {
-    let files = services
-        .iter()
-        .map(|service| service.settings.processor.filter_config.clone());
+    let files = services.iter().map(RunningService::filter_file);
     let edits = Edits::watch(files).and_then(|edits| {
         watch.add(Source::Edits, &edits)?;
         Ok(edits)

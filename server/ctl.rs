@@ -38,7 +38,9 @@ Commands:
     reload          read filter files, TLS keys and certificates again, and reopen log files
     disconnect ID   end the connection of the client with this number
     drain           accept nobody any more, and end when the clients have left
-    stop            end all connections and the daemon";
+    stop            end all connections and the daemon
+    upgrade         start the program anew, which takes over; clients are served by the
+                    old one until they leave";
 
 /// What was asked for on the command line.
 struct Asked {
@@ -128,6 +130,7 @@ fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
             Command::One(Request::Disconnect(number))
         }
         ["drain"] => Command::One(Request::Drain),
+        ["upgrade"] => Command::One(Request::Upgrade),
         ["stop"] => Command::One(Request::Stop),
         [] => return Err("expected a command".into()),
         words => return Err(format!("unknown command `{}`", words.join(" "))),
@@ -194,6 +197,7 @@ fn one(asked: &Asked, request: &Request) -> Result<i32, String> {
         Reply::Done => {}
         Reply::Failed(reason) => eprintln!("pkcs11proxyctl: {}", table::printable(&reason)),
         Reply::Status(status) => print(&table::status(&status)),
+        Reply::HandingOver(_) => return Err("the daemon answers something else".into()),
     }
     Ok(status)
 }
@@ -206,7 +210,7 @@ fn top(asked: &Asked) -> Result<i32, String> {
         let status = match understood(&ask(asked, &Request::Status)?)? {
             Reply::Status(status) => status,
             Reply::Failed(reason) => return Err(reason),
-            Reply::Done => return Err("the daemon answers something else".into()),
+            _ => return Err("the daemon answers something else".into()),
         };
         // Clears the screen and begins in its first line.
         let clear = if io::stdout().is_terminal() {

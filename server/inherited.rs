@@ -1,9 +1,11 @@
 //! Takes over listening sockets that another process has bound for the daemon.
 //!
-//! They come from the service manager, which passes them at the start (LISTEN_FDS, sd_listen_fds(3)), and go
-//! to `sockets`, which asks for the socket of each configured address before it binds one.
+//! They come from the service manager, which passes them at the start (LISTEN_FDS, sd_listen_fds(3)), or from the
+//! daemon that is replaced (`predecessor`). They go to `sockets`, which asks for the socket of each
+//! configured address before it binds one.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
@@ -17,7 +19,11 @@ enum Bound {
 }
 
 /// Sockets that listen already, and that no configured address has asked for yet.
-pub struct Inherited(Vec<(Bound, Socket)>);
+pub struct Inherited {
+    sockets: Vec<(Bound, Socket)>,
+    /// Whether the files of Unix sockets are this daemon's from now on.
+    owns_files: bool,
+}
 
 impl Inherited {
     /// The sockets that the service manager has passed to this process. One that is not a listening socket
@@ -39,7 +45,27 @@ impl Inherited {
                 sockets.push((place, socket));
             }
         }
-        Ok(Inherited(sockets))
+        Ok(Inherited {
+            sockets,
+            owns_files: false,
+        })
+    }
+
+    /// The sockets of the daemon that is replaced.
+    pub fn from_predecessor(passed: Vec<OwnedFd>) -> Inherited {
+        let sockets = passed.into_iter().filter_map(|socket| {
+            let socket = Socket::from(socket);
+            Some((place(&socket)?, socket))
+        });
+        Inherited {
+            sockets: sockets.collect(),
+            owns_files: true,
+        }
+    }
+
+    /// Whether the files of Unix sockets are this daemon's from now on.
+    pub fn owns_files(&self) -> bool {
+        self.owns_files
     }
 
     /// The socket that listens at this address of TCP.
@@ -53,15 +79,18 @@ impl Inherited {
     }
 
     fn take(&mut self, is_wanted: impl Fn(&Bound) -> bool) -> Option<Socket> {
-        let number = self.0.iter().position(|(place, _)| is_wanted(place))?;
-        Some(self.0.swap_remove(number).1)
+        let number = self
+            .sockets
+            .iter()
+            .position(|(place, _)| is_wanted(place))?;
+        Some(self.sockets.swap_remove(number).1)
     }
 
-    /// An error if a socket is left: clients that connect to it would wait for ever.
+    /// An error if a socket of the service manager is left: clients that connect to it would wait for ever. What is
+    /// left of the replaced daemon's belongs to addresses that are not configured any more.
     pub fn finish(self) -> Result<(), String> {
-        match self.0.first() {
-            None => Ok(()),
-            Some((place, _)) => {
+        match self.sockets.first() {
+            Some((place, _)) if !self.owns_files => {
                 let place = match place {
                     Bound::Internet(address) => address.to_string(),
                     Bound::Local(path) => path.display().to_string(),
@@ -70,6 +99,7 @@ impl Inherited {
                     "the service manager passes a socket for {place}, which is no address of the configuration"
                 ))
             }
+            _ => Ok(()),
         }
     }
 }

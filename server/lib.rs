@@ -41,6 +41,7 @@ pub mod parallel;
 mod pid_file;
 pub mod places;
 pub mod policy;
+pub mod predecessor;
 pub mod record_memory;
 pub mod service_manager;
 pub mod sockets;
@@ -56,12 +57,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::controller::{Administrators, Controller};
+use crate::controller::{Controller, Origin};
 use crate::inherited::Inherited;
 use crate::logging::Loggers;
 use crate::options::{Command, Options};
 use crate::pid_file::PidFile;
 use crate::policy::{Policy, report_warnings};
+use crate::predecessor::Predecessor;
 use crate::sockets::Listener;
 
 /// The exit status for everything that is wrong at start.
@@ -127,6 +129,19 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     controller::hold_signals()?;
     let mut inherited = Inherited::from_environment()?;
+    let mut predecessor = None;
+    if options.takeover {
+        let path = configuration.control_socket.as_deref();
+        let path = path.ok_or("-takeover: the configuration has no `control_socket`")?;
+        if let Some((found, sockets)) = Predecessor::ask(path)? {
+            predecessor = Some(found);
+            inherited = Inherited::from_predecessor(sockets);
+        }
+    }
+    let control_socket = configuration.control_socket.as_deref();
+    let control_socket = control_socket
+        .map(|path| Listener::bind_private(path, &mut inherited))
+        .transpose()?;
     let mut services = Vec::new();
     for (service, policy) in configuration.services.into_iter().zip(policies) {
         let mut listeners = Vec::new();
@@ -136,11 +151,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         services.push((service, policy, listeners));
     }
     inherited.finish()?;
-    let control_socket = configuration
-        .control_socket
-        .as_deref()
-        .map(Administrators::listen)
-        .transpose()?;
+    let origin = Origin::of_this_process()?;
 
     let pid_file = options
         .pid
@@ -153,7 +164,11 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         Some(bindings::sys::detach()?)
     };
     nix::unistd::chdir("/")?;
-    let pid_file = pid_file.map(PidFile::write).transpose()?;
+    let write_pid = match predecessor {
+        Some(_) => PidFile::write_over,
+        None => PidFile::write,
+    };
+    let mut pid_file = pid_file.map(write_pid).transpose()?;
     report_warnings(&configuration.warnings);
     for (service, policy, _) in &services {
         policy.report_warnings();
@@ -165,11 +180,18 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let controller = Controller::new(
         services,
         control_socket,
+        origin,
         conf,
         configuration.drain_timeout,
         loggers,
         options.debug_pkcs11,
     )?;
+    if let Some(predecessor) = predecessor {
+        predecessor.replace()?;
+        if let Some(pid_file) = &mut pid_file {
+            pid_file.keep();
+        }
+    }
     if let Some(launcher) = launcher {
         launcher.ready()?;
     }

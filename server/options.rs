@@ -40,6 +40,8 @@ pub struct Options {
     pub debug: Vec<String>,
     /// `-debug-all`: all modules' debug messages.
     pub debug_all: bool,
+    /// `-takeover`: take the listening sockets of the daemon that runs with this configuration, and have it drain.
+    pub takeover: bool,
     /// `-daemonize-param`: for a hook that no build has yet, so only an empty one is accepted.
     pub daemonize_param: Option<String>,
 }
@@ -111,6 +113,7 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Co
         debug_pkcs11: matches.opt_present("debug-pkcs11"),
         debug: matches.opt_strs("debug"),
         debug_all: matches.opt_present("debug-all"),
+        takeover: matches.opt_present("takeover"),
         daemonize_param,
     }))
 }
@@ -150,6 +153,11 @@ fn known_options() -> getopts::Options {
             "debug-list",
             "List the parts of the program that have debug messages",
         )
+        .optflagmulti(
+            "",
+            "takeover",
+            "Take the sockets of the running daemon over, and have it drain",
+        )
         .optmulti(
             "",
             "daemonize-param",
@@ -183,7 +191,7 @@ mod tests {
     #[test]
     fn reads_every_option() {
         let line = "/usr/bin/pkcs11proxyd -conf /etc/a.conf -pid /run/a.pid -fg -debug-pkcs11 \
-                    -debug A -debug B -debug-all";
+                    -debug A -debug B -debug-all -takeover";
         let expected = Options {
             conf: "/etc/a.conf".into(),
             pid: Some("/run/a.pid".into()),
@@ -191,6 +199,7 @@ mod tests {
             debug_pkcs11: true,
             debug: vec!["A".into(), "B".into()],
             debug_all: true,
+            takeover: true,
             daemonize_param: None,
         };
         assert_eq!(options(line), expected);

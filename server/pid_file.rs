@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 pub struct PidFile {
     path: PathBuf,
     content: String,
+    /// What was in it before, and is put back when this is dropped.
+    before: Option<String>,
 }
 
 impl PidFile {
@@ -22,17 +24,36 @@ impl PidFile {
             .mode(0o644)
             .open(&path);
         match file.and_then(|mut file| file.write_all(content.as_bytes())) {
-            Ok(()) => Ok(PidFile { path, content }),
+            Ok(()) => Ok(PidFile {
+                path,
+                content,
+                before: None,
+            }),
             Err(error) => {
                 let message = format!("cannot write pid file {}: {error}", path.display());
                 // Empty when the disk is full.
                 drop(PidFile {
                     path,
                     content: String::new(),
+                    before: None,
                 });
                 Err(message)
             }
         }
+    }
+
+    /// As [`PidFile::write`], but what was in the file is put back unless [`PidFile::keep`] is called: it is the
+    /// number of a daemon that may go on.
+    pub fn write_over(path: PathBuf) -> Result<PidFile, String> {
+        let before = std::fs::read_to_string(&path).ok();
+        let mut file = PidFile::write(path)?;
+        file.before = before;
+        Ok(file)
+    }
+
+    /// This process is the daemon from now on.
+    pub fn keep(&mut self) {
+        self.before = None;
     }
 
     fn is_ours(path: &Path, content: &str) -> bool {
@@ -43,7 +64,10 @@ impl PidFile {
 impl Drop for PidFile {
     fn drop(&mut self) {
         if PidFile::is_ours(&self.path, &self.content) {
-            let _ = std::fs::remove_file(&self.path);
+            let _ = match &self.before {
+                Some(before) => std::fs::write(&self.path, before),
+                None => std::fs::remove_file(&self.path),
+            };
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,12 +23,36 @@ pub struct Policy {
     pub tls: Option<Arc<Acceptor>>,
     /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
+    /// The version of the filter file that was read, or of the one before, if it was edited meanwhile.
+    pub filter_version: Option<FileVersion>,
+}
+
+/// What tells one version of a file from another: device, inode, size, and when content and inode were
+/// changed, in seconds and nanoseconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FileVersion([i128; 7]);
+
+impl FileVersion {
+    /// The version of a file that is there now.
+    pub fn of(path: &Path) -> Option<FileVersion> {
+        let found = path.metadata().ok()?;
+        Some(FileVersion([
+            found.dev().into(),
+            found.ino().into(),
+            found.size().into(),
+            found.mtime().into(),
+            found.mtime_nsec().into(),
+            found.ctime().into(),
+            found.ctime_nsec().into(),
+        ]))
+    }
 }
 
 impl Policy {
     /// Reads the files that the configuration, in the file `conf`, names.
     pub fn load(service: &Service, conf: &Path) -> Result<Policy, config_file::Error> {
         let processor = &service.processor;
+        let filter_version = FileVersion::of(&processor.filter_config);
         let rules = load_rules(service, conf)?;
         let mut warnings = rules.warnings.clone();
         // Settings that are not in use have to be valid nonetheless, as in the original.
@@ -45,6 +70,7 @@ impl Policy {
             rules: Arc::new(rules),
             tls: tls.map(Arc::new),
             warnings,
+            filter_version,
         })
     }
 
@@ -54,8 +80,10 @@ impl Policy {
         service: &Service,
         conf: &Path,
     ) -> Result<Policy, config_file::Error> {
+        let filter_version = FileVersion::of(&service.processor.filter_config);
         let rules = load_rules(service, conf)?;
         Ok(Policy {
+            filter_version,
             warnings: rules.warnings.clone(),
             rules: Arc::new(rules),
             tls: self.tls.clone(),

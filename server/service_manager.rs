@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use sd_notify::NotifyState;
 
 /// The service manager, if there is one.
@@ -13,6 +14,8 @@ pub struct ServiceManager {
     /// How often it wants to hear that the daemon is alive; `None` if it does not watch that.
     interval: Option<Duration>,
     told_at: Instant,
+    /// Another process is the service now, and speaks for it.
+    is_replaced: bool,
 }
 
 impl ServiceManager {
@@ -22,25 +25,33 @@ impl ServiceManager {
         ServiceManager {
             interval: sd_notify::watchdog_enabled().map(|interval| interval / 2),
             told_at: now,
+            is_replaced: false,
         }
+    }
+
+    /// Another process is the service from now on. Nothing more is told.
+    pub fn replaced_by(&mut self, process: Pid) {
+        self.tell(&[NotifyState::Custom(&format!("MAINPID={process}"))]);
+        self.is_replaced = true;
+        self.interval = None;
     }
 
     /// Clients are accepted.
     pub fn ready(&self) {
-        tell(&[NotifyState::Ready]);
+        self.tell(&[NotifyState::Ready]);
     }
 
     /// Rules and keys are loaded again; [`ServiceManager::ready`] ends it.
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(error) => log::debug!("no time for the service manager: {error}"),
         }
     }
 
     /// The daemon ends, as soon as its clients have left.
     pub fn stopping(&self) {
-        tell(&[NotifyState::Stopping]);
+        self.tell(&[NotifyState::Stopping]);
     }
 
     /// How long the controller may sleep before [`ServiceManager::alive`] has to be called.
@@ -53,15 +64,18 @@ impl ServiceManager {
     pub fn alive(&mut self, now: Instant) {
         if self.next_wake(now).is_some_and(|left| left.is_zero()) {
             self.told_at = now;
-            tell(&[NotifyState::Watchdog]);
+            self.tell(&[NotifyState::Watchdog]);
         }
     }
-}
 
-/// A service manager that cannot be told is no reason to serve nobody.
-fn tell(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        log::warn!("the service manager cannot be told: {error}");
+    /// A service manager that cannot be told is no reason to serve nobody.
+    fn tell(&self, state: &[NotifyState<'_>]) {
+        if self.is_replaced {
+            return;
+        }
+        if let Err(error) = sd_notify::notify(state) {
+            log::warn!("the service manager cannot be told: {error}");
+        }
     }
 }
 
@@ -75,6 +89,7 @@ mod tests {
         let mut manager = ServiceManager {
             interval: Some(Duration::from_secs(5)),
             told_at: start,
+            is_replaced: false,
         };
         let left = |manager: &ServiceManager, seconds| {
             manager.next_wake(start + Duration::from_secs(seconds))

@@ -84,17 +84,14 @@ impl Listener {
                 Address::Internet(addresses) => {
                     for address in addresses {
                         let listener = match inherited.take_internet(address) {
-                            Some(socket) => adopt(socket, protocol),
+                            Some(socket) => listen_again(socket, protocol, None),
                             None => internet(address, protocol),
                         };
                         listeners.push(listener.map_err(at(address))?);
                     }
                 }
                 Address::Local(path) => {
-                    let listener = match inherited.take_local(path) {
-                        Some(socket) => adopt(socket, protocol),
-                        None => local(path, protocol),
-                    };
+                    let listener = local_or_inherited(path, protocol, inherited);
                     listeners.push(listener.map_err(at(&path.display()))?);
                 }
                 Address::SocketFile(path) => {
@@ -106,7 +103,8 @@ impl Listener {
     }
 
     /// Listens at a Unix socket that only the daemon's user, and root, can connect to.
-    pub fn bind_private(path: &Path) -> Result<Listener, BindError> {
+    /// Unless one was inherited.
+    pub fn bind_private(path: &Path, inherited: &mut Inherited) -> Result<Listener, BindError> {
         let protocol = Protocol {
             name: String::new(),
             addresses: Vec::new(),
@@ -117,10 +115,15 @@ impl Listener {
             mode: Some(0o600),
             owner: None,
         };
-        local(path, &protocol).map_err(|cause| BindError {
+        local_or_inherited(path, &protocol, inherited).map_err(|cause| BindError {
             address: path.display().to_string(),
             cause,
         })
+    }
+
+    /// Leaves the socket's file to the daemon that has taken it over.
+    pub fn leave_file(&mut self) {
+        self.file = None;
     }
 
     /// Accepts the next connection, without waiting for one.
@@ -186,11 +189,31 @@ impl SocketFile {
     }
 }
 
-/// Listens at a socket that was bound before. Its file, mode and owner are those of whoever bound it.
-fn adopt(socket: Socket, protocol: &Protocol) -> io::Result<Listener> {
+/// Listens at a socket that was bound before.
+fn listen_again(
+    socket: Socket,
+    protocol: &Protocol,
+    file: Option<SocketFile>,
+) -> io::Result<Listener> {
     // Means nothing for Unix sockets, which accept it.
     socket.set_keepalive(protocol.keepalive)?;
-    listen(socket, protocol, None)
+    listen(socket, protocol, file)
+}
+
+/// Mode and owner of the file of an inherited socket are those that it has.
+fn local_or_inherited(
+    path: &Path,
+    protocol: &Protocol,
+    inherited: &mut Inherited,
+) -> io::Result<Listener> {
+    let owns_files = inherited.owns_files();
+    match inherited.take_local(path) {
+        Some(socket) => {
+            let file = owns_files.then(|| SocketFile::of(path)).transpose()?;
+            listen_again(socket, protocol, file)
+        }
+        None => local(path, protocol),
+    }
 }
 
 fn internet(address: &SocketAddr, protocol: &Protocol) -> io::Result<Listener> {

@@ -7,22 +7,26 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::path::Path;
+use std::os::fd::AsFd;
 
-use nix::unistd::{Uid, geteuid};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::{Pid, Uid, geteuid};
 use socket2::Socket;
 
 use super::event::{Source, Watch};
+use super::service::RunningService;
 use crate::administration::{self, LONGEST_REQUEST, Reply, Request};
 use crate::logging::{Severity, log};
-use crate::sockets::{BindError, Listener, Peer};
+use crate::sockets::{Listener, Peer};
 
 /// Upper bound on the administrators that are connected at a time; the oldest have to leave for more.
 const MOST: usize = 16;
 
 /// The control socket and those who are connected to it.
 pub struct Administrators {
-    listener: Listener,
+    /// None when another daemon has taken it over.
+    listener: Option<Listener>,
     connections: BTreeMap<usize, Connection>,
     next: usize,
 }
@@ -46,16 +50,11 @@ pub struct Asked {
 }
 
 impl Administrators {
-    /// Listens at a path that only its owner can connect to.
-    pub fn listen(path: &Path) -> Result<Listener, BindError> {
-        Listener::bind_private(path)
-    }
-
     /// Watches a control socket.
     pub fn new(listener: Listener, watch: &mut Watch) -> io::Result<Administrators> {
         watch.add(Source::ControlSocket, &listener)?;
         Ok(Administrators {
-            listener,
+            listener: Some(listener),
             connections: BTreeMap::new(),
             next: 0,
         })
@@ -63,8 +62,8 @@ impl Administrators {
 
     /// Accepts those who wait at the control socket.
     pub fn accept(&mut self, watch: &mut Watch) {
-        loop {
-            let accepted = match self.listener.accept() {
+        while let Some(listener) = &self.listener {
+            let accepted = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -135,6 +134,38 @@ impl Administrators {
         };
         if sent.is_err() || is_watched.is_err() {
             self.remove(number, watch);
+        }
+    }
+
+    /// Sends copies of the services' sockets, and of the control socket, after a reply, each with a byte of its own. An administrator that does not take
+    /// them is cut off.
+    pub fn pass(&mut self, number: usize, services: &[RunningService], watch: &mut Watch) {
+        let Some(connection) = self.connections.get(&number) else {
+            return;
+        };
+        let is_clear = connection.output.is_empty();
+        let to = connection.socket.as_fd();
+        let pass = |socket: &Listener| bindings::sys::send(to, &[0], socket.as_fd());
+        let sockets = services.iter().flat_map(RunningService::listeners);
+        let mut sockets = sockets.chain(self.listener.as_ref());
+        let is_passed = sockets.all(|socket| pass(socket).is_ok());
+        if !is_clear || !is_passed {
+            self.remove(number, watch);
+        }
+    }
+
+    /// The process at the other end.
+    pub fn process(&self, number: usize) -> Option<Pid> {
+        let connection = self.connections.get(&number)?;
+        let credentials = getsockopt(&connection.socket, PeerCredentials).ok()?;
+        Some(Pid::from_raw(credentials.pid()))
+    }
+
+    /// Leaves the control socket to the daemon that has taken it over. Those who are connected stay.
+    pub fn stop_listening(&mut self, watch: &mut Watch) {
+        if let Some(mut listener) = self.listener.take() {
+            watch.remove(Source::ControlSocket, &listener);
+            listener.leave_file();
         }
     }
 

@@ -7,12 +7,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::policy::FileVersion;
 
 /// How long the directories have to be quiet before edited files are loaded.
 const QUIET: Duration = Duration::from_millis(100);
@@ -27,25 +28,24 @@ pub struct Edits {
 
 struct Watched {
     path: PathBuf,
-    loaded: Option<Version>,
+    loaded: Option<FileVersion>,
 }
 
-/// What tells one version of a file from another: device, inode, size, and when content and inode were
-/// changed, in seconds and nanoseconds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Version([i128; 7]);
-
 impl Edits {
-    /// Watches these files, which were loaded just now.
-    pub fn watch(files: impl IntoIterator<Item = PathBuf>) -> io::Result<Edits> {
+    /// Watches these files, of which these versions were loaded. They may have been edited since then.
+    pub fn watch(
+        files: impl IntoIterator<Item = (PathBuf, Option<FileVersion>)>,
+    ) -> io::Result<Edits> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let files = files.into_iter().map(|path| Watched { path, loaded: None });
-        let mut edits = Edits {
+        let files = files.into_iter();
+        let edits = Edits {
             inotify,
-            files: files.collect(),
-            noticed_at: None,
+            files: files
+                .map(|(path, loaded)| Watched { path, loaded })
+                .collect(),
+            noticed_at: Some(Instant::now()),
         };
-        edits.loaded_all();
+        edits.watch_directories();
         Ok(edits)
     }
 
@@ -92,7 +92,7 @@ impl Edits {
         let Some(file) = self.files.get_mut(position) else {
             return false;
         };
-        let found = Version::of(&file.path);
+        let found = FileVersion::of(&file.path);
         std::mem::replace(&mut file.loaded, found) != found
     }
 
@@ -126,21 +126,6 @@ impl AsFd for Edits {
     }
 }
 
-impl Version {
-    fn of(path: &Path) -> Option<Version> {
-        let found = path.metadata().ok()?;
-        Some(Version([
-            found.dev().into(),
-            found.ino().into(),
-            found.size().into(),
-            found.mtime().into(),
-            found.mtime_nsec().into(),
-            found.ctime().into(),
-            found.ctime_nsec().into(),
-        ]))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,8 +153,10 @@ mod tests {
         }
         let at = |name: &str| directory.join(name);
         fs::write(at("file"), "a").unwrap();
-        let mut edits = Edits::watch([at("file")]).unwrap();
+        let version = FileVersion::of(&at("file"));
+        let mut edits = Edits::watch([(at("file"), version)]).unwrap();
         let edits = &mut edits;
+        assert_eq!(told(edits, || ()), [0; 0]);
         assert_eq!(edits.next_wake(Instant::now()), None);
         assert_eq!(told(edits, || fs::write(at("file"), "b").unwrap()), [0]);
         assert_eq!(told(edits, || fs::write(at("other"), "c").unwrap()), [0; 0]);
@@ -198,6 +185,9 @@ mod tests {
             told(edits, || fs::write(at("second/real"), "g").unwrap()),
             [0]
         );
+        // Edited between the start's loading and watching.
+        let mut late = Edits::watch([(at("file"), version)]).unwrap();
+        assert_eq!(told(&mut late, || ()), [0]);
         fs::remove_dir_all(&directory).unwrap();
     }
 }

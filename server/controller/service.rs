@@ -4,7 +4,7 @@
 //! listeners; their sockets go to workers, unread.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Record, Route, Severity, log};
 use crate::places::Places;
-use crate::policy::Policy;
+use crate::policy::{FileVersion, Policy};
 use crate::record_memory::Budget;
 use crate::sockets::{Accepted, Listener, Peer};
 use crate::throttle::{RefusalLog, Throttle};
@@ -404,6 +404,25 @@ impl RunningService {
         for worker in self.admission.retire_idle() {
             workers.signal(worker, Signal::SIGTERM);
         }
+    }
+
+    /// Its filter file, and the version of it that is in force.
+    pub fn filter_file(&self) -> (PathBuf, Option<FileVersion>) {
+        let path = &self.settings.processor.filter_config;
+        (path.clone(), self.policy.filter_version)
+    }
+
+    /// The sockets that it listens at.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// Closes the listeners, whose sockets another daemon has taken over.
+    pub fn leave_listeners(&mut self) {
+        for listener in &mut self.listeners {
+            listener.leave_file();
+        }
+        self.stop_listening();
     }
 
     /// Closes the listeners, which removes their files, and the connection of a client that is held.

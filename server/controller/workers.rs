@@ -205,9 +205,9 @@ impl Workers {
     ///
     /// Processes that the worker's module left in its process group are killed, since they would keep
     /// the client's socket open. This comes before the reaping: until then the group's number is not
-    /// used again. Children that are not workers belong to whoever started the daemon, or, for
-    /// process 1, are orphans of other processes. They are reaped and passed over.
-    pub fn reap(&mut self) -> Result<Option<(WorkerId, End)>, Errno> {
+    /// used again. Children that are not workers are the daemon's successor, belong to whoever started the
+    /// daemon, or, for process 1, are orphans of other processes.
+    pub fn reap(&mut self) -> Result<Option<(Child, End)>, Errno> {
         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         loop {
             let pid = match waitid(Id::All, ended | WaitPidFlag::WNOWAIT) {
@@ -226,9 +226,8 @@ impl Workers {
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(error) => return Err(error),
             };
-            if let Some(id) = self.by_pid.remove(&pid) {
-                return Ok(Some((id, end)));
-            }
+            let worker = self.by_pid.remove(&pid);
+            return Ok(Some((worker.map_or(Child::Other(pid), Child::Worker), end)));
         }
     }
 }
@@ -247,7 +246,16 @@ impl Worker {
     }
 }
 
-/// How a worker ended.
+/// A child that was reaped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Child {
+    /// A worker.
+    Worker(WorkerId),
+    /// Another process, which had this number.
+    Other(Pid),
+}
+
+/// How a child ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
     /// By exiting, with this status.

@@ -149,3 +149,99 @@ fn only_root_and_the_daemons_user_reach_the_control_socket() {
     assert_eq!(endless.read(&mut [0]).unwrap_or(0), 0);
     assert!(daemon.process().is_alive());
 }
+
+/// A new daemon serves new clients at the same sockets; the old one serves those it has.
+#[test]
+fn an_upgrade_refuses_no_connection_and_cuts_off_no_client() {
+    for endpoint in [Endpoint::Tcp, Endpoint::Unix] {
+        let token = Token::new();
+        let mut setup = setup(&token);
+        setup.endpoint = endpoint;
+        let daemon = administered(setup);
+        let pid_file = daemon.directory().join("pid");
+        let old_pid = std::fs::read_to_string(&pid_file).expect("a pid file");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let mut old = connect(&daemon);
+        assert!(load(&mut *old));
+        let new_pid = std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| {
+                let mut count = 0;
+                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    assert!(load(&mut *connect(&daemon)), "{}", daemon.log());
+                    count += 1;
+                }
+                count
+            });
+            let outcome = ctl(&daemon, &["upgrade"]);
+            assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+            let new_pid = std::fs::read_to_string(&pid_file).expect("a pid file");
+            std::thread::sleep(Duration::from_millis(500));
+            stop.store(true, std::sync::atomic::Ordering::SeqCst);
+            assert!(connecting.join().expect("no panic") > 5);
+            new_pid
+        });
+        assert_ne!(old_pid, new_pid);
+        assert!(daemon.log().contains("has taken over"), "{}", daemon.log());
+
+        // The old daemon serves its client, and ends when that leaves.
+        assert!(daemon.process().is_alive());
+        old.write_all(&encoded(&Call::C_Initialize()))
+            .expect("sent");
+        assert!(old.read(&mut [0; 64]).expect("a reply") > 0);
+        drop(old);
+        assert!(wait_until(PATIENCE, || !daemon.process().is_alive()));
+        assert!(daemon.accepts());
+        let status = ctl(&daemon, &["status"]).stdout;
+        assert!(status.contains(new_pid.trim()), "{status}");
+        assert_eq!(std::fs::read_to_string(&pid_file).expect("still"), new_pid);
+        assert_eq!(ctl(&daemon, &["stop"]).status.code(), Some(0));
+        assert!(wait_until(PATIENCE, || !daemon.accepts() && !pid_file.exists()));
+    }
+}
+
+/// A connection over either transport.
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
+fn connect(daemon: &Daemon) -> Box<dyn Stream> {
+    let address = daemon.address();
+    match address.starts_with('/') {
+        true => Box::new(UnixStream::connect(address).expect("it accepts")),
+        false => Box::new(TcpStream::connect(address).expect("it accepts")),
+    }
+}
+
+/// Makes the first call of a client, which shows that it is served.
+fn load(stream: &mut dyn Stream) -> bool {
+    let call = encoded(&Call::C_LoadModule(b"null"));
+    stream.write_all(&call).is_ok() && stream.read(&mut [0; 64]).is_ok_and(|count| count > 0)
+}
+
+#[test]
+fn an_upgrade_that_fails_changes_nothing() {
+    let token = Token::new();
+    let daemon = administered(setup(&token));
+    let pid_file = daemon.directory().join("pid");
+    let pid = std::fs::read_to_string(&pid_file).expect("a pid file");
+    let conf = daemon.directory().join("pkcs11proxyd.conf");
+    let good = std::fs::read_to_string(&conf).expect("a file");
+    let mut client = Client::ready(&daemon);
+    std::fs::write(&conf, good.replace("max_threads", "most_threads")).expect("a file");
+    let outcome = ctl(&daemon, &["upgrade"]);
+    assert_eq!(outcome.status.code(), Some(1));
+    assert!(outcome.stderr.contains("exit code 2"), "{}", outcome.stderr);
+    assert!(daemon.log().contains("most_threads"), "{}", daemon.log());
+
+    // One that fails after it has the sockets.
+    let address = "address { type = \"local\"; path = \"/nonexistent/s\" }; address {";
+    std::fs::write(&conf, good.replacen("address {", address, 1)).expect("a file");
+    let outcome = ctl(&daemon, &["upgrade"]);
+    assert_eq!(outcome.status.code(), Some(1));
+    assert!(daemon.log().contains("cannot listen at /nonexistent/s"));
+    assert!(client.call(Call::C_GetInfo()).rv().is_ok());
+    assert!(Client::ready(&daemon).call(Call::C_GetInfo()).rv().is_ok());
+    assert_eq!(std::fs::read_to_string(&pid_file).expect("still"), pid);
+    let unasked = ctl(&daemon, &["status"]);
+    assert!(!unasked.stdout.contains("draining"), "{}", unasked.stdout);
+}

@@ -224,6 +224,44 @@ fn a_daemon_that_drains_is_left_without_an_error() {
     lasting.quit();
 }
 
+/// The new daemon takes the sockets over, and the old one is left between operations.
+#[test]
+fn an_upgrade_of_the_daemon_is_outlived_without_an_error() {
+    let token = Token::new().with_rsa_key();
+    let mut setup = Setup::new(Maker::Ours, Endpoint::Unix, &token);
+    setup.daemon = "control_socket = \"../control\";".into();
+    let daemon = setup.start();
+    let control = daemon.directory().join("control");
+    let old = daemon.process();
+    let stack = Stack {
+        library: Library::Ours,
+        daemon: Some(daemon),
+        token,
+        protocol: None,
+    };
+    let mut lasting = start(&stack, &KEPT);
+    let ask = |word: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyctl"));
+        let status = command.arg("-socket").arg(&control).arg(word).status();
+        assert!(status.expect("it runs").success(), "{word}");
+    };
+    assert_eq!(lasting.does("sign"), SIGNED);
+    lasting.tell("load 8");
+    for _ in 0..3 {
+        let before = good(&mut lasting);
+        ask("upgrade");
+        let goes_on = wait_until(PATIENCE, || good(&mut lasting) > before + 50);
+        assert!(goes_on, "no signature is made any more");
+    }
+    lasting.tell("stop");
+    let said = lasting.line();
+    assert!(!said.contains(':'), "{said}");
+    // Nobody is left with the old daemon.
+    assert!(wait_until(PATIENCE, || !old.is_alive()));
+    lasting.quit();
+    ask("stop");
+}
+
 fn good(lasting: &mut Lasting) -> u64 {
     let said = lasting.does("good");
     said.parse().unwrap_or_else(|_| panic!("{said}"))
