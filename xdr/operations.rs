@@ -3,10 +3,34 @@
 //! It may take an operation for active that a failing call has ended, and never the other way round: whoever uses this
 //! decides what may be given up. Makes no call and looks at no data.
 
+use cryptoki_sys::{
+    CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS, CKF_MESSAGE_DECRYPT,
+    CKF_MESSAGE_ENCRYPT, CKF_MESSAGE_SIGN, CKF_MESSAGE_VERIFY, CKF_SIGN, CKF_SIGN_RECOVER,
+    CKF_VERIFY, CKF_VERIFY_RECOVER,
+};
+
 use crate::buffers::Room;
 use crate::call::Function;
 use crate::facts::{Family, Step};
-use crate::integers::CkRv;
+use crate::integers::{CkRv, Flags};
+use crate::word_size::wide;
+
+/// The flags of C_SessionCancel (PKCS#11 v3.0, section 5.6.5) and what they end. Operations on messages are of the same
+/// families as others.
+const CANCELS: [(u64, Family); 12] = [
+    (wide(CKF_MESSAGE_ENCRYPT), Family::Encrypt),
+    (wide(CKF_MESSAGE_DECRYPT), Family::Decrypt),
+    (wide(CKF_MESSAGE_SIGN), Family::Sign),
+    (wide(CKF_MESSAGE_VERIFY), Family::Verify),
+    (wide(CKF_FIND_OBJECTS), Family::Search),
+    (wide(CKF_ENCRYPT), Family::Encrypt),
+    (wide(CKF_DECRYPT), Family::Decrypt),
+    (wide(CKF_DIGEST), Family::Digest),
+    (wide(CKF_SIGN), Family::Sign),
+    (wide(CKF_SIGN_RECOVER), Family::SignRecover),
+    (wide(CKF_VERIFY), Family::Verify),
+    (wide(CKF_VERIFY_RECOVER), Family::VerifyRecover),
+];
 
 /// The operations of one session.
 #[derive(Debug, Default)]
@@ -32,6 +56,15 @@ impl Operations {
             }
             _ => false,
         }
+    }
+
+    /// C_SessionCancel has ended the operations that these flags name.
+    pub fn cancel(&mut self, flags: Flags) {
+        let is_named = |family: &Family| {
+            let mut named = CANCELS.iter().filter(|(flag, _)| flags.0 & flag != 0);
+            named.any(|(_, ended)| ended == family)
+        };
+        self.0.retain(|family| !is_named(family));
     }
 
     /// Operations of these kinds are over.
@@ -64,6 +97,19 @@ impl Operations {
 mod tests {
     use super::*;
     use Function::{C_DigestInit, C_FindObjectsFinal, C_FindObjectsInit, C_Sign, C_SignInit};
+
+    #[test]
+    fn c_session_cancel_ends_what_its_flags_name() {
+        let mut operations = Operations::default();
+        operations.note(C_FindObjectsInit, None, CkRv::OK);
+        operations.note(C_DigestInit, None, CkRv::OK);
+        operations.cancel(Flags(wide(CKF_SIGN)));
+        operations.cancel(Flags(wide(CKF_DIGEST | CKF_SIGN)));
+        assert!(operations.has_any(&[Family::Search]));
+        assert!(!operations.has_any(&[Family::Digest]));
+        operations.cancel(Flags(wide(CKF_FIND_OBJECTS)));
+        assert!(operations.is_empty());
+    }
 
     #[test]
     fn an_operation_lasts_until_its_result_is_there() {

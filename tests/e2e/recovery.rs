@@ -262,6 +262,33 @@ fn an_upgrade_of_the_daemon_is_outlived_without_an_error() {
     ask("stop");
 }
 
+/// What has begun ends with its session: nobody waits for it then.
+#[test]
+fn a_daemon_that_drains_waits_for_no_operation_of_a_closed_session() {
+    let mut stack = stack(Maker::Ours, Endpoint::Unix);
+    let mut lasting = start(&stack, &KEPT);
+    for (begin, close) in [
+        ("begin", "close"),
+        ("begin", "close-all"),
+        ("search", "close-all"),
+    ] {
+        assert_eq!(lasting.does(begin), "0");
+        assert_eq!(lasting.does(close), "0");
+        let daemon = stack.daemon();
+        let start = Instant::now();
+        daemon.process().signal(Signal::SIGUSR2);
+        let status = daemon.wait().expect("it ends");
+        assert_eq!(status.code(), Some(0), "{}", daemon.log());
+        // By default clients have 30 s.
+        assert!(start.elapsed() < Duration::from_secs(15), "{close}");
+        daemon.start_again();
+        assert_eq!(lasting.does("open"), "0");
+        assert_eq!(lasting.does("login 1234"), "0");
+        assert_eq!(lasting.does("sign"), SIGNED);
+    }
+    lasting.quit();
+}
+
 fn good(lasting: &mut Lasting) -> u64 {
     let said = lasting.does("good");
     said.parse().unwrap_or_else(|_| panic!("{said}"))

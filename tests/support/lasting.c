@@ -13,7 +13,7 @@
  *   state           C_GetSessionInfo, and the state
  *   slots           C_GetSlotList, and how many have a token
  *   login PIN, logout   C_Login; C_Logout
- *   close, open     C_CloseSession; C_OpenSession
+ *   close, close-all, open   C_CloseSession; C_CloseAllSessions; C_OpenSession
  *   load N          N threads sign, each in a session of its own, until `stop` is read: prints `stop`, how many signatures
  *                   were made and verified, and how many times each other value was returned
  *   quit            C_Finalize
@@ -222,6 +222,8 @@ int main(int arguments, char **argument)
             printf("logout %#lx\n", p11->C_Logout(session));
         } else if (strcmp(line, "close") == 0) {
             printf("close %#lx\n", p11->C_CloseSession(session));
+        } else if (strcmp(line, "close-all") == 0) {
+            printf("close-all %#lx\n", p11->C_CloseAllSessions(slot));
         } else if (strcmp(line, "open") == 0) {
             printf("open %#lx\n", open_session(&session));
         } else if (strncmp(line, "load ", 5) == 0) {
