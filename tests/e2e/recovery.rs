@@ -289,6 +289,36 @@ fn a_daemon_that_drains_waits_for_no_operation_of_a_closed_session() {
     lasting.quit();
 }
 
+/// A search that nobody ends, or another operation, holds a daemon up until its `drain_timeout`, and not longer.
+#[test]
+fn a_daemon_that_drains_waits_for_an_operation_within_its_time() {
+    for (begin, next, lost) in [("search", "next", "0x30 0"), ("begin", "end", "0x30")] {
+        let token = Token::new().with_rsa_key();
+        let mut setup = Setup::new(Maker::Ours, Endpoint::Unix, &token);
+        setup.daemon = "drain_timeout = 1.5;".into();
+        let mut stack = Stack {
+            library: Library::Ours,
+            daemon: Some(setup.start()),
+            token,
+            protocol: None,
+        };
+        let mut lasting = start(&stack, &KEPT);
+        assert_eq!(lasting.does(begin), "0");
+        let daemon = stack.daemon();
+        let start = Instant::now();
+        daemon.process().signal(Signal::SIGUSR2);
+        let status = daemon.wait().expect("it ends");
+        let time = start.elapsed();
+        assert_eq!(status.code(), Some(0), "{}", daemon.log());
+        assert!(time >= Duration::from_millis(1400), "{time:?}");
+        assert!(time < Duration::from_secs(10), "{time:?}");
+        daemon.start_again();
+        assert_eq!(lasting.does(next), lost);
+        assert_eq!(lasting.does("sign"), SIGNED);
+        lasting.quit();
+    }
+}
+
 fn good(lasting: &mut Lasting) -> u64 {
     let said = lasting.does("good");
     said.parse().unwrap_or_else(|_| panic!("{said}"))
