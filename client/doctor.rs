@@ -1,10 +1,11 @@
 //! Finds out why a connection fails: `p11client-doctor`, for an operator.
 //!
 //! It reads the settings that the library would read, and takes the library's steps one after the other, with the
-//! library's own code: settings, name, connection, TLS, the first calls, slots and tokens. It prints what it finds, and
+//! library's own code: settings, log, name, connection, TLS, the first calls, slots and tokens. It prints what it finds, and
 //! of a step that fails the cause and what to do. It never logs in, writes no log file, and prints no secret.
 
 mod daemon;
+mod local;
 mod options;
 mod report;
 
@@ -14,7 +15,7 @@ use std::path::Path;
 
 use bindings::openssl_context;
 
-use crate::settings::{Built, BuiltIn, Environment, Settings, Told};
+use crate::settings::{Built, BuiltIn, Endpoint, Environment, Settings, Told};
 use crate::vendor_mechanisms;
 use options::{Command, Options};
 use report::Report;
@@ -66,6 +67,7 @@ fn examine(options: &Options, report: &mut Report<'_>) {
     if settings.has_tls() {
         openssl_context::prepare();
     }
+    let has_log = local::examine(&settings, report);
     let count = settings.daemons.len();
     let mut usable = Vec::new();
     for (position, daemon) in settings.daemons.iter().enumerate() {
@@ -75,18 +77,52 @@ fn examine(options: &Options, report: &mut Report<'_>) {
             daemon.endpoint
         ));
         let before = report.failures();
-        daemon::examine(daemon, &settings, report);
+        let tokens = daemon::examine(daemon, &settings, report);
         if report.failures() == before {
-            usable.push(&daemon.endpoint);
+            usable.push((&daemon.endpoint, tokens));
         }
     }
+    if settings.recovery.is_some() && usable.len() > 1 {
+        report.heading("Recovery");
+        compare_tokens(&usable, report);
+    }
     report.heading("Result");
-    match (usable.first(), report.failures()) {
+    let first = usable.first().map(|(endpoint, _)| endpoint);
+    match (first, report.failures()) {
         (_, 0) => report.line("  All went well."),
+        _ if !has_log => report.line("  C_Initialize fails with any daemon; see FAILED above."),
         (None, _) => report.line("  No daemon can be used; see FAILED above."),
+        (Some(first), _) if usable.len() == count => report.line(&format!(
+            "  The library would use {first}; see FAILED above."
+        )),
         (Some(first), _) => report.line(&format!(
             "  The library would use {first}, but not every daemon; see FAILED above."
         )),
+    }
+}
+
+/// An application goes on with a token of another daemon if that is the only one there with its label.
+fn compare_tokens(usable: &[(&Endpoint, Vec<String>)], report: &mut Report<'_>) {
+    let mut are_alike = true;
+    for (here, tokens) in usable {
+        let others = usable.iter().filter(|(there, _)| there != here);
+        for (there, others) in others {
+            for label in tokens {
+                let number = match others.iter().filter(|other| *other == label).count() {
+                    1 => continue,
+                    0 => "no token",
+                    _ => "several tokens",
+                };
+                are_alike = false;
+                let text = format!(
+                    "{there} has {number} {label:?}: what uses that of {here} cannot go on there"
+                );
+                report.more("tokens", &text);
+            }
+        }
+    }
+    if are_alike {
+        report.good("tokens", &"each daemon has those of the others");
     }
 }
 

@@ -6,7 +6,7 @@
 //! rotates a file need not tell. A message that cannot be written is lost. None holds a PIN, a key, an attribute's
 //! value or data.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,11 +17,12 @@ use std::sync::RwLock;
 use bindings::process::PerProcess;
 use env_filter::{Builder, Filter};
 use log::{Level, Log, Metadata, Record};
+use nix::unistd::{AccessFlags, eaccess};
 
 use crate::settings::{Environment, LogSettings, Settings};
 
 /// Where the system logger listens.
-const SYSLOG: &str = "/dev/log";
+pub(crate) const SYSLOG: &str = "/dev/log";
 
 /// The facility of its messages: user (RFC 5424, section 6.2.1).
 const USER: u8 = 1;
@@ -105,6 +106,11 @@ impl Output {
     }
 }
 
+/// Whether the system logger takes messages. Sends none.
+pub(crate) fn reach_syslog(path: &Path) -> io::Result<()> {
+    UnixDatagram::unbound()?.connect(path)
+}
+
 /// Never waits for the system logger.
 fn to_syslog(path: &Path, message: &str) -> io::Result<()> {
     let most = message.len().min(LONGEST_DATAGRAM);
@@ -139,16 +145,30 @@ pub(crate) fn escaped(text: &str) -> String {
 
 /// Opens a log file to append to it. Does not wait for the reader of a pipe.
 fn opened(path: &Path) -> io::Result<File> {
-    let file = File::options()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NONBLOCK)
-        .open(path)?;
+    let file = to_append().create(true).mode(0o600).open(path)?;
     // What the application prints must not end up here: std gives copies a number of at least 3.
     match file.as_raw_fd() {
         0..=2 => file.try_clone(),
         _ => Ok(file),
+    }
+}
+
+fn to_append() -> OpenOptions {
+    let mut options = File::options();
+    options.append(true).custom_flags(nix::libc::O_NONBLOCK);
+    options
+}
+
+/// Whether a log file could be opened to append to it, without making it: whether there is one, or an error.
+pub(crate) fn could_open(path: &Path) -> io::Result<bool> {
+    match to_append().open(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().unwrap_or(path);
+            eaccess(directory, AccessFlags::W_OK | AccessFlags::X_OK)?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -111,6 +111,12 @@ impl LogSettings {
             to: to.unwrap_or(LogTo::Stderr),
         })
     }
+
+    /// Whether nothing is logged.
+    pub fn is_off(&self) -> bool {
+        let filter = logging::parsed(&self.filter);
+        filter.is_none_or(|filter| filter.filter() == log::LevelFilter::Off)
+    }
 }
 
 /// Where a daemon listens, and how it is spoken to.

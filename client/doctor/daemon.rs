@@ -4,14 +4,17 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::{
-    CK_FLAGS, CKF_SO_PIN_LOCKED, CKF_TOKEN_INITIALIZED, CKF_TOKEN_PRESENT, CKF_USER_PIN_COUNT_LOW,
-    CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_INITIALIZED, CKF_USER_PIN_LOCKED, CKF_WRITE_PROTECTED,
+    CK_FLAGS, CKF_PROTECTED_AUTHENTICATION_PATH, CKF_SO_PIN_LOCKED, CKF_TOKEN_INITIALIZED,
+    CKF_TOKEN_PRESENT, CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_INITIALIZED,
+    CKF_USER_PIN_LOCKED, CKF_WRITE_PROTECTED,
 };
 use transport::Deadline;
 use transport::halves::Halves;
 use xdr::rpc::Version;
 use xdr::word_size::wide;
-use xdr::{CkRv, Function, Room, SlotId, TokenInfo, Ulong};
+use xdr::{
+    CkRv, Function, INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2, Room, SlotId, TokenInfo, Ulong,
+};
 
 use super::report::Report;
 use crate::certificate::Certificate;
@@ -30,7 +33,12 @@ const CALLS: usize = 100;
 const MEASURED: Duration = Duration::from_secs(2);
 
 /// Flags of CK_TOKEN_INFO that say why a token cannot be used as expected, each with whether it is set then.
-const TOKEN_FLAGS: [(CK_FLAGS, bool, &str); 6] = [
+const TOKEN_FLAGS: [(CK_FLAGS, bool, &str); 7] = [
+    (
+        CKF_PROTECTED_AUTHENTICATION_PATH,
+        true,
+        "takes the PIN itself, so that no login is repeated",
+    ),
     (CKF_WRITE_PROTECTED, true, "is write-protected"),
     (CKF_USER_PIN_INITIALIZED, false, "has no user PIN yet"),
     (CKF_USER_PIN_COUNT_LOW, true, "a wrong user PIN was entered"),
@@ -46,13 +54,29 @@ const TOKEN_FLAGS: [(CK_FLAGS, bool, &str); 6] = [
 /// A certificate that expires within so many days is worth a word.
 const SOON: i32 = 30;
 
-/// Stops at the first step that fails.
-pub(super) fn examine(daemon: &Daemon, settings: &Settings, report: &mut Report<'_>) {
+/// Stops at the first step that fails. Gives the labels of the tokens.
+pub(super) fn examine(
+    daemon: &Daemon,
+    settings: &Settings,
+    report: &mut Report<'_>,
+) -> Vec<String> {
+    let mut tokens = Vec::new();
+    if let Some(link) = start(daemon, settings, report) {
+        show_interfaces(&link, settings, report);
+        use_module(&link, &mut tokens, report);
+        match link.finish() {
+            Ok(()) => report.good("C_Finalize", &"disconnected"),
+            Err(rv) => report.failed("C_Finalize", &rv, None),
+        }
+    }
+    tokens
+}
+
+/// Takes the steps to C_Initialize.
+fn start(daemon: &Daemon, settings: &Settings, report: &mut Report<'_>) -> Option<Link> {
     // What the library has for all of these together.
     let deadline = Deadline::after(settings.timeout);
-    let Some(connected) = connect(daemon, settings, deadline, report) else {
-        return;
-    };
+    let connected = connect(daemon, settings, deadline, report)?;
     let Connected { registered, timed } = connected;
     let halves = match &daemon.tls {
         None => Halves::plain(timed),
@@ -62,7 +86,8 @@ pub(super) fn examine(daemon: &Daemon, settings: &Settings, report: &mut Report<
                 Ok(secured) => show_tls(secured, tls, Since(start), report),
                 Err(error) => {
                     report.failed("TLS handshake", &error, error.advice());
-                    return show_refused(&error, report);
+                    show_refused(&error, report);
+                    return None;
                 }
             }
         }
@@ -81,22 +106,45 @@ pub(super) fn examine(daemon: &Daemon, settings: &Settings, report: &mut Report<
             let text = error.to_string();
             let name = error.function().name();
             let cause = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text);
-            return report.failed(name, &cause, error.advice());
+            report.failed(name, &cause, error.advice());
+            return None;
         }
     };
     let (version, alias) = (link.version(), String::from_utf8_lossy(&settings.alias));
-    let version = match version {
-        Version::Four => "version 4 of the protocol",
-        Version::Three => "version 3 of the protocol, as Caml Crush's daemon speaks",
+    let version = match (version, settings.protocol) {
+        (Version::Four, _) => "version 4 of the protocol",
+        (Version::Three, None) => "version 3 of the protocol, as Caml Crush's daemon speaks",
+        (Version::Three, Some(_)) => "version 3 of the protocol, as the settings say",
     };
     report.good("C_SetupArch", &version);
     report.good("C_LoadModule", &format_args!("alias {alias}"));
     report.good("C_Initialize", &Since(start));
-    use_module(&link, report);
-    match link.finish() {
-        Ok(()) => report.good("C_Finalize", &"disconnected"),
-        Err(rv) => report.failed("C_Finalize", &rv, None),
-    }
+    Some(link)
+}
+
+/// Those of the module, and which of them applications get.
+fn show_interfaces(link: &Link, settings: &Settings, report: &mut Report<'_>) {
+    let interfaces = link.interfaces().0 | INTERFACE_2_40;
+    let newest = (settings.interface.major, settings.interface.minor);
+    let versions = [
+        ((2, 40), INTERFACE_2_40),
+        ((3, 0), INTERFACE_3_0),
+        ((3, 2), INTERFACE_3_2),
+    ];
+    let texts = versions
+        .into_iter()
+        .filter(|(_, flag)| interfaces & flag != 0);
+    let texts = texts.map(|(version, _)| {
+        let ((major, minor), offered) = (version, version <= newest);
+        let text = if offered {
+            ""
+        } else {
+            " (not offered, as interface says)"
+        };
+        format!("{major}.{minor}{text}")
+    });
+    let texts: Vec<String> = texts.collect();
+    report.more("interfaces", &format_args!("PKCS#11 {}", texts.join(", ")));
 }
 
 /// The calls that have succeeded when this one of C_Initialize fails.
@@ -217,7 +265,7 @@ fn show_certificate(certificate: &Certificate, report: &mut Report<'_>) {
 }
 
 /// Asks what can be asked without a session.
-fn use_module(link: &Link, report: &mut Report<'_>) {
+fn use_module(link: &Link, tokens: &mut Vec<String>, report: &mut Report<'_>) {
     let asked = ask!(link, C_GetInfo());
     match asked.and_then(|answer| result(answer.rv).map(|()| answer.info)) {
         Ok(info) => {
@@ -234,7 +282,7 @@ fn use_module(link: &Link, report: &mut Report<'_>) {
         Ok(slots) => {
             report.good("C_GetSlotList", &format_args!("{} slots", slots.len()));
             for slot in slots {
-                show_slot(link, slot, report);
+                tokens.extend(show_slot(link, slot, report));
             }
         }
         Err(rv) => return report.failed("C_GetSlotList", &rv, Some(FILTER)),
@@ -244,21 +292,33 @@ fn use_module(link: &Link, report: &mut Report<'_>) {
 
 const FILTER: &str = "a rule of the daemon's filter.conf may forbid it, or the module fails: look at the daemon's log";
 
-fn show_slot(link: &Link, slot: SlotId, report: &mut Report<'_>) {
+/// The label of the slot's token, if it has one that is initialised.
+fn show_slot(link: &Link, slot: SlotId, report: &mut Report<'_>) -> Option<String> {
     let name = format!("  slot {:#x}", slot.0);
     let asked = ask!(link, C_GetSlotInfo(slot));
     let info = match asked.and_then(|answer| result(answer.rv).map(|()| answer.info)) {
         Ok(info) => info,
-        Err(rv) => return report.failed(&name, &format_args!("C_GetSlotInfo: {rv}"), None),
+        Err(rv) => {
+            report.failed(&name, &format_args!("C_GetSlotInfo: {rv}"), None);
+            return None;
+        }
     };
     let description = text(&info.slot_description);
     if info.flags.0 & wide(CKF_TOKEN_PRESENT) == 0 {
-        return report.more(&name, &format_args!("no token ({description})"));
+        report.more(&name, &format_args!("no token ({description})"));
+        return None;
     }
     let asked = ask!(link, C_GetTokenInfo(slot));
     match asked.and_then(|answer| result(answer.rv).map(|()| answer.info)) {
-        Ok(token) => report.more(&name, &token_text(&token)),
-        Err(rv) => report.failed(&name, &format_args!("C_GetTokenInfo: {rv}"), None),
+        Ok(token) => {
+            report.more(&name, &token_text(&token));
+            let is_initialised = token.flags.0 & wide(CKF_TOKEN_INITIALIZED) != 0;
+            is_initialised.then(|| text(&token.label))
+        }
+        Err(rv) => {
+            report.failed(&name, &format_args!("C_GetTokenInfo: {rv}"), None);
+            None
+        }
     }
 }
 

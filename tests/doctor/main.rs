@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use support::certificates::certificate;
+use support::compile::module;
 use support::processes::{Outcome, run};
 use support::{Daemon, Endpoint, Maker, Setup, Token};
 use tls::Tls;
@@ -151,6 +152,64 @@ fn every_endpoint_is_tried() {
         printed.contains("The library would use 127.0.0.1 port "),
         "{printed}"
     );
+}
+
+/// A version that is forced, and what is offered of a module's interfaces.
+#[test]
+fn versions_that_the_settings_choose_are_told() {
+    let token = Token::new();
+    let mut setup = Setup::new(Ours, Endpoint::Tcp, &token);
+    setup.modules = vec![("softhsm".into(), module("recorder"))];
+    let daemon = setup.start();
+    let address = daemon.address();
+    let endpoint = ("PKCS11PROXY_SOCKET_PATH", address.as_str());
+    let four = "C_SetupArch        ok, version 4 of the protocol";
+    for (variable, version, interfaces) in [
+        (("PKCS11PROXY_PROTOCOL", "4"), four, "2.40, 3.0, 3.2\n"),
+        (
+            ("PKCS11PROXY_PROTOCOL", "3"),
+            "C_SetupArch        ok, version 3 of the protocol, as the settings say",
+            "2.40\n",
+        ),
+        (
+            ("PKCS11PROXY_INTERFACE", "3.0"),
+            four,
+            "2.40, 3.0, 3.2 (not offered, as interface says)\n",
+        ),
+    ] {
+        let interfaces = format!("interfaces         PKCS#11 {interfaces}");
+        is_well(&[endpoint, variable], &[version, &interfaces]);
+    }
+}
+
+/// With recovery an application goes over to another daemon, if its token is there.
+#[test]
+fn daemons_with_different_tokens_are_told() {
+    let token = Token::new();
+    let copy = token.copy();
+    let first = Daemon::ours(Endpoint::Tcp, &token);
+    let second = Daemon::ours(Endpoint::Unix, &copy);
+    let mut third = Setup::new(Ours, Endpoint::Unix, &token);
+    third.modules = vec![("softhsm".into(), module("nullmodule"))];
+    let third = third.start();
+    let directory = support::Directory::new();
+    let file = directory.join("client.conf");
+    let path = file.to_str().expect("a path");
+    for (other, expected) in [
+        (
+            &second,
+            "tokens             ok, each daemon has those of the others",
+        ),
+        (
+            &third,
+            "has no token \"e2e\": what uses that of 127.0.0.1 port ",
+        ),
+    ] {
+        let (first, other) = (first.address(), other.address());
+        let text = format!("recover = true\nendpoints = [\"{first}\", \"{other}\"]\n");
+        std::fs::write(&file, text).expect("a new directory");
+        is_well(&[("PKCS11PROXY_CONF", path)], &[expected]);
+    }
 }
 
 /// The variables of a client with this authority, the certificate `own`, and more.

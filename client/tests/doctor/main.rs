@@ -213,6 +213,110 @@ fn settings_are_told_with_their_places() {
     fs::remove_file(&file).expect("it was made above");
 }
 
+/// The log is as the library would find it, and is not written.
+#[test]
+fn a_log_that_cannot_be_written_is_a_step_that_fails() {
+    let directory =
+        std::env::temp_dir().join(format!("p11client-doctor-log-{}", std::process::id()));
+    fs::create_dir(&directory).expect("a new directory");
+    let (new, old, missing) = (
+        directory.join("new"),
+        directory.join("old"),
+        directory.join("no/log"),
+    );
+    fs::write(&old, "").expect("a file");
+    let examine = |level: &str, path: &PathBuf| {
+        let variables = [
+            ("PKCS11PROXY_SOCKET_PATH", "/nobody/socket"),
+            ("PKCS11PROXY_LOG", level),
+            ("PKCS11PROXY_LOG_TO", path.to_str().expect("a path")),
+        ];
+        text(&run(&[], &variables).stdout)
+    };
+    for (path, expected) in [
+        (
+            &new,
+            format!(
+                "log                ok, {} does not exist yet, and can be made",
+                new.display()
+            ),
+        ),
+        (
+            &old,
+            format!("log                ok, {} can be written", old.display()),
+        ),
+        (
+            &missing,
+            format!(
+                "log                FAILED: the log cannot be written to {}: No such file",
+                missing.display()
+            ),
+        ),
+        (
+            &directory,
+            format!(
+                "log                FAILED: the log cannot be written to {}: Is a directory",
+                directory.display()
+            ),
+        ),
+    ] {
+        let found = examine("warn", path);
+        assert!(found.contains(&expected), "{expected}: {found}");
+        let fails = expected.contains("FAILED");
+        assert_eq!(
+            found.contains("to do: PKCS11PROXY_LOG_TO (log_to) must name a file"),
+            fails,
+            "{found}"
+        );
+        assert_eq!(
+            found.contains("C_Initialize fails with any daemon"),
+            fails,
+            "{found}"
+        );
+        // Nothing is logged, so that the library does not look at the file either.
+        let found = examine("off", path);
+        assert!(
+            !found.contains("log                ok")
+                && !found.contains("log                FAILED"),
+            "{found}"
+        );
+    }
+    assert!(!new.exists());
+    assert_eq!(fs::read(&old).expect("a file"), b"");
+    let found = examine("warn", &"syslog".into());
+    let says = [
+        "log                ok, /dev/log",
+        "log                FAILED: /dev/log: ",
+    ];
+    assert!(says.iter().any(|text| found.contains(text)), "{found}");
+    fs::remove_dir_all(&directory).expect("it was made above");
+}
+
+/// What the other options mean for the operator.
+#[test]
+fn options_without_effect_are_told() {
+    let examine = |variables: &[(&str, &str)]| {
+        let endpoint = [("PKCS11PROXY_SOCKET_PATH", "/nobody/socket")];
+        text(&run(&[], &[&endpoint, variables].concat()).stdout)
+    };
+    let found = examine(&[("PKCS11PROXY_SPREAD", "true")]);
+    assert!(
+        found.contains("spread             has no effect with one endpoint"),
+        "{found}"
+    );
+    let recover = ("PKCS11PROXY_RECOVER", "true");
+    let found = examine(&[recover]);
+    assert!(
+        found.contains("keep_pin           not set: after a reconnect"),
+        "{found}"
+    );
+    let found = examine(&[recover, ("PKCS11PROXY_KEEP_PIN", "true")]);
+    assert!(
+        found.contains("keep_pin           ok, memory for the PIN can be locked"),
+        "{found}"
+    );
+}
+
 /// The library that cargo has built for this test.
 fn library() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a file");
