@@ -1,6 +1,7 @@
 about="Apache, prefork, with a graceful restart, by the engine of libp11"
 transport=tcp
 lives=long
+signs=2
 
 operation() {
     handshake "$port" ec -tls1_3 && handshake "$port" ec -tls1_2

@@ -1,6 +1,7 @@
 about="a signing service in Rust with the crate cryptoki"
 transport=tls
 lives=long
+signs=1
 signer=rsa
 
 prepare() {
@@ -8,7 +9,7 @@ prepare() {
 }
 
 operation() {
-    ask "$port" "what process ${loader:-0} signs"
+    ask "$port" "what process ${loader:-0} signs at $(date +%s.%N)"
 }
 
 application() {

@@ -1,6 +1,7 @@
 about="a TLS server with GnuTLS"
 transport=unix
 lives=long
+signs=2
 
 operation() {
     handshake "$port" ec -tls1_3 && handshake "$port" ec -tls1_2

@@ -1,6 +1,7 @@
 about="a TLS server in Go with crypto11"
 transport=tcp
 lives=long
+signs=2
 
 prepare() {
     # Debian installs the libraries' sources there, for the old way of building.

@@ -1,7 +1,7 @@
 # helpers.sh: what the applications' scripts have in common. run.sh sets the variables:
 #   library     the PKCS#11 library that the application loads
 #   way         direct, ours or original
-#   module      SoftHSM, by one-at-a-time.c
+#   module      SoftHSM, by tests/support/witness.c
 #   label, pin  the token's
 #   public      a directory with ca.pem, and rsa.pem, rsa.der, rsa.pub, ec.pem, ec.der, ec.pub for the token's keys:
 #               certificate in two forms, public key
@@ -10,6 +10,8 @@
 
 token="pkcs11:token=$label"
 daemon_directory=$work/daemon
+# A line for each signature, decryption and login.
+calls=$work/token/softhsm2.conf.calls
 
 # fail WHAT: ends the run.
 fail() {
@@ -30,6 +32,12 @@ step() {
 # contains FILE TEXT
 contains() {
     grep -qF -- "$2" "$1" || { echo "no \"$2\" in $1:"; cat "$1"; return 1; }
+}
+
+# calls_are COUNT PATTERN: how many lines that begin like this the module has written.
+calls_are() {
+    counted=$(grep -c "^$2" "$calls" || true)
+    [ "$counted" -eq "$1" ] || { echo "expected $1 of $2:"; cat "$calls"; return 1; }
 }
 
 # until_true SECONDS COMMAND...: repeats it until it succeeds.
@@ -235,7 +243,11 @@ PYTHON
 load() {
     operation=$1 loaders=${2:-4} rounds=${3:-25}
     [ -z "$recover" ] || rounds=1000000
-    rm -f load.stop
+    rm -f load.stop load.lost.* load.failed.*
+    before=$(wc -l <"$calls")
+    # After each restart there is an operation more.
+    extra=${recover:+$restarts}
+    extra=${extra:-0}
     pids=
     for loader in $(seq "$loaders"); do
         load_from "$operation" "$rounds" "$loader" &
@@ -247,8 +259,17 @@ load() {
         wait "$pid" || fail "load: $(tail -n 8 load.failed.* 2>/dev/null | tr '\n' ' ' | cut -c 1-600)"
     done
     total=$(cat load.ok.* | wc -l) lost=$(cat load.lost.* 2>/dev/null | wc -l)
-    printf 'ok: load: %s operations, %s failed\n' "$total" "$lost"
-    [ -z "$recover" ] || printf 'note: %s operations, %s failed in %s restarts\n' "$total" "$lost" "$restarts"
+    tail -n +$((before + 1)) "$calls" | grep '^C_Sign' >load.signed || true
+    signed=$(wc -l <load.signed)
+    printf 'ok: load: %s operations, %s failed, %s signatures\n' "$total" "$lost" "$signed"
+    [ -z "$recover" ] || printf 'note: %s operations, %s failed in %s restarts, %s signatures\n' \
+        "$total" "$lost" "$restarts" "$signed"
+    twice=$(sort load.signed | uniq -d)
+    [ -z "$twice" ] || fail "load: signed twice: $twice"
+    succeeded=$((signs * (total + extra))) asked=$((signs * (total + extra + lost)))
+    { [ "$succeeded" -le "$signed" ] && [ "$signed" -le "$asked" ]; } ||
+        fail "load: $signed signatures for $succeeded to $asked that were asked for"
+    ! grep '^C_Login 0xa0 ' "$calls" || fail "load: the PIN was wrong"
     [ "$lost" -le $((loaders * restarts)) ] || fail "load: $lost operations failed: $(tail -n 4 load.failed.1)"
     [ "$total" -ge "$loaders" ] || fail "load: only $total operations"
 }

@@ -1,6 +1,7 @@
 about="Java's SunPKCS11: keytool, jarsigner, a TLS server"
 transport=tls
 lives=long
+signs=2
 
 prepare() {
     javac -d . "$applications/java/Serve.java"

@@ -1,6 +1,7 @@
 about="nginx with two workers and reloads, by the engine of libp11"
 transport=unix
 lives=long
+signs=2
 
 operation() {
     handshake "$port" rsa -tls1_3 && handshake "$port" rsa -tls1_2

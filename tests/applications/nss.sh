@@ -1,6 +1,7 @@
 about="NSS: modutil, certutil, a TLS server"
 transport=tcp
 lives=long
+signs=2
 
 adds() {
     modutil -dbdir sql:db -force -add ours -libfile "$library" && modutil -dbdir sql:db -list ours >listed &&

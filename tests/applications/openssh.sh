@@ -1,6 +1,7 @@
 about="OpenSSH: ssh-keygen -D, ssh-agent with ssh-add -s, logins to an sshd"
 transport=unix
 lives=long
+signs=1
 
 public_keys() {
     ssh-keygen -D "$library" | cut -d ' ' -f 1,2 | sort >keys &&

@@ -1,6 +1,7 @@
 about="a TLS server of OpenSSL with the engine of libp11"
 transport=tcp
 lives=long
+signs=2
 
 operation() {
     handshake "$port" rsa -tls1_3 && handshake "$port" rsa -tls1_2

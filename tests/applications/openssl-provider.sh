@@ -1,6 +1,7 @@
 about="a TLS server of OpenSSL with pkcs11-provider"
 transport=tls
 lives=long
+signs=2
 
 prepare() {
     [ -n "$(find /usr/lib -path '*ossl-modules/pkcs11.so')" ] ||

@@ -37,7 +37,8 @@ same() {
     cmp through direct
 }
 wrong_pin() {
-    ! tool --login --pin 9999 --list-objects >output.wrong 2>&1 && contains output.wrong CKR_PIN_INCORRECT
+    ! tool --login --pin 9999 --list-objects >output.wrong 2>&1 && contains output.wrong CKR_PIN_INCORRECT &&
+        calls_are 1 "C_Login 0xa0 "
 }
 
 application() {
@@ -50,5 +51,7 @@ application() {
     step "ECDSA signature" signs ec ECDSA 02 digest
     step "OAEP decryption" decrypts
     step "new key" new_key
+    step "each was signed once" calls_are 3 "C_Sign"
+    step "and decrypted once" calls_are 1 "C_Decrypt"
     step "a wrong PIN is refused" wrong_pin
 }

@@ -1,6 +1,7 @@
 about="a signing service in Python with python-pkcs11"
 transport=unix
 lives=long
+signs=1
 
 prepare() {
     [ ! -e stamp ] || return 0
@@ -11,7 +12,7 @@ prepare() {
 }
 
 operation() {
-    ask "$port" "what process ${loader:-0} signs"
+    ask "$port" "what process ${loader:-0} signs at $(date +%s.%N)"
 }
 
 application() {

@@ -12,6 +12,7 @@
 #   about       one line: what is run
 #   transport   what the client library connects over: unix, tcp or tls
 #   lives       "long" if it is a server or an agent that lives through many operations, given by load
+#   signs       how many signatures one operation of load asks for
 #   not_on      ways in which it is not run, each as WAY: REASON, separated by semicolons
 #   limit       seconds after which a run is ended, by default 120
 #   prepare     builds in $tools, a directory that is kept, what the application is built from
@@ -21,6 +22,9 @@
 # WAYS        which of direct, ours and original; the default is all of them, with RECOVER without direct.
 # RECOVER=1   sets recover and keep_pin of the client library. While an application is under load, the daemon is ended
 #             with SIGKILL and started again, RESTARTS times (by default 3). The next operation has to succeed each time.
+#
+# The module writes down what it signs (tests/support/witness.c): under load, no data may be signed twice, and there may be
+# no more signatures than were asked for, nor fewer than operations that succeeded.
 #
 # Everything that is built stays below CARGO_TARGET_DIR (by default target), in applications. What the runs, their
 # daemons and the client library said is there too, in results: APPLICATION.WAY.log, .daemon.log and .client.log.
@@ -47,11 +51,12 @@ kept=$(cd "${CARGO_TARGET_DIR:-$project/target}/applications" && pwd)
 results=$kept/results
 softhsm=$(find /usr/lib /usr/local/lib -name libsofthsm2.so 2>/dev/null | head -n 1)
 [ -n "$softhsm" ] || { echo "run.sh: libsofthsm2.so is missing; make applications-packages installs it" >&2; exit 1; }
-# Of two processes that log in at once, SoftHSM lets one fail.
-module=$kept/softhsm.so
-# shellcheck disable=SC2046 # a list
-cc -std=c11 -D_DEFAULT_SOURCE -Wall -Wextra -Werror -O1 -shared -fPIC "-DSOFTHSM=\"$softhsm\"" \
-    $(pkg-config --cflags p11-kit-1) -o "$module" "$applications/one-at-a-time.c" -ldl
+# SoftHSM, by a module that writes down what it signs. The header is that of SoftHSM or of p11-kit.
+module=$kept/witness.so
+kit=$(pkg-config --cflags-only-I p11-kit-1 2>/dev/null || true)
+# shellcheck disable=SC2086 # a list
+cc -std=c11 -Wall -Wextra -Werror -O1 -shared -fPIC "-DSOFTHSM=\"$softhsm\"" -I /usr/include/softhsm \
+    ${kit:+$kit "${kit%% *}/p11-kit"} -o "$module" "$project/tests/support/witness.c" -ldl
 
 # A short path: that of a Unix socket has at most 107 bytes. Servers that change their user have to get in.
 work=$(mktemp -d)
@@ -85,6 +90,9 @@ make_token() {
     printf '%s\n' "directories.tokendir = $work/token/tokens" "objectstore.backend = file" \
         "log.level = ERROR" "slots.removable = false" >"$work/token/softhsm2.conf"
     : >"$work/token/softhsm2.conf.lock"
+    # Written by servers that have changed their user, too.
+    : >"$work/token/softhsm2.conf.calls"
+    chmod 666 "$work/token/softhsm2.conf.calls"
     export SOFTHSM2_CONF="$work/token/softhsm2.conf"
     softhsm2-util --init-token --free --label "$label" --pin "$pin" --so-pin 12345678
     cd "$work/public"

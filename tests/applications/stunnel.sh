@@ -1,6 +1,7 @@
 about="stunnel, by the engine of libp11"
 transport=unix
 lives=long
+signs=2
 
 operation() {
     handshake "$port" ec -tls1_3 && handshake "$port" ec -tls1_2
