@@ -1,5 +1,6 @@
 //! Programs that live longer than the daemon: with `recover = true`, they go on when it has come back.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::support::compile::module;
 use super::support::lasting::{KEPT, Lasting, SIGNED, lasting};
 use super::support::processes::wait_until;
 use super::support::stack::{Library, Stack};
@@ -28,6 +30,25 @@ fn start(stack: &Stack, variables: &[(&str, &str)]) -> Lasting {
 
 fn stack(maker: Maker, endpoint: Endpoint) -> Stack {
     Stack::through(Maker::Ours, maker, endpoint, Token::new().with_rsa_key())
+}
+
+/// The same, with a module that writes down signatures and logins.
+fn witnessed(maker: Maker, endpoint: Endpoint) -> Stack {
+    let token = Token::new().with_rsa_key().witnessed();
+    let mut setup = Setup::new(maker, endpoint, &token);
+    setup.modules = vec![("softhsm".into(), module("witness"))];
+    Stack {
+        library: Library::Ours,
+        daemon: Some(setup.start()),
+        token,
+        protocol: None,
+    }
+}
+
+/// How many calls the module has written down that begin like this.
+fn calls(stack: &Stack, what: &str) -> usize {
+    let calls = stack.token.calls();
+    calls.iter().filter(|call| call.starts_with(what)).count()
 }
 
 /// Between operations nothing is lost: no call fails.
@@ -118,37 +139,50 @@ fn a_login_is_repeated_only_with_a_pin_that_was_kept() {
     lasting.quit();
 }
 
-/// Somebody changed the PIN: it is tried once, not until the token is locked.
+/// Somebody changed the PIN: it is tried once, not until the token is locked. Nor is one tried again that the application
+/// got wrong.
 #[test]
 fn a_wrong_pin_is_never_retried() {
-    let mut stack = stack(Maker::Ours, Endpoint::Unix);
-    let mut lasting = start(&stack, &KEPT);
-    stack.daemon().kill();
-    let mut change = Command::new("pkcs11-tool");
-    change
-        .args(["--module", SOFTHSM, "--login", "--pin", "1234"])
-        .args(["--change-pin", "--new-pin", "4321"])
-        .env("SOFTHSM2_CONF", stack.token.configuration());
-    let changed = change.output().expect("pkcs11-tool runs");
-    assert!(changed.status.success(), "{changed:?}");
-    stack.daemon().start_again();
-    for _ in 0..5 {
-        assert_eq!(lasting.does("begin"), "0x101");
+    for maker in [Maker::Ours, Maker::Original] {
+        let mut stack = witnessed(maker, Endpoint::Tcp);
+        let mut lasting = start(&stack, &KEPT);
+        stack.daemon().kill();
+        let mut change = Command::new("pkcs11-tool");
+        change
+            .args(["--module", SOFTHSM, "--login", "--pin", "1234"])
+            .args(["--change-pin", "--new-pin", "4321"])
+            .env("SOFTHSM2_CONF", stack.token.configuration());
+        let changed = change.output().expect("pkcs11-tool runs");
+        assert!(changed.status.success(), "{changed:?}");
+        stack.daemon().start_again();
+        for _ in 0..3 {
+            assert_eq!(lasting.does("begin"), "0x101", "{maker:?}");
+            restart(&mut stack);
+        }
+        assert_eq!(calls(&stack, "C_Login 0xa0 "), 1, "{maker:?}");
+        for wrong in 2..=3 {
+            assert_eq!(lasting.does("login 9999"), "0xa0");
+            restart(&mut stack);
+            assert_eq!(lasting.does("begin"), "0x101");
+            assert_eq!(calls(&stack, "C_Login 0xa0 "), wrong, "{maker:?}");
+        }
+        assert_eq!(lasting.does("login 4321"), "0");
+        assert_eq!(lasting.does("sign"), SIGNED);
         restart(&mut stack);
+        assert_eq!(lasting.does("sign"), SIGNED);
+        assert_eq!(calls(&stack, "C_Login 0xa0 "), 3, "{maker:?}");
+        // At its start, with the new PIN, and after the last restart.
+        assert_eq!(calls(&stack, "C_Login 0 "), 3, "{maker:?}");
+        lasting.quit();
     }
-    assert_eq!(lasting.does("login 4321"), "0");
-    assert_eq!(lasting.does("sign"), SIGNED);
-    restart(&mut stack);
-    assert_eq!(lasting.does("sign"), SIGNED);
-    lasting.quit();
 }
 
-/// Under load: each thread is told at most once of each restart, and everything goes on.
+/// Under load: each thread is told at most once of each restart, everything goes on, and nothing is signed twice.
 #[test]
 fn threads_go_on_after_the_daemon_was_killed_under_them() {
     const THREADS: usize = 8;
     for maker in [Maker::Ours, Maker::Original] {
-        let mut stack = stack(maker, Endpoint::Tcp);
+        let mut stack = witnessed(maker, Endpoint::Tcp);
         let mut lasting = start(&stack, &KEPT);
         lasting.tell(&format!("load {THREADS}"));
         let restarts = 5;
@@ -161,7 +195,9 @@ fn threads_go_on_after_the_daemon_was_killed_under_them() {
         lasting.tell("stop");
         let line = lasting.line();
         let said = line.strip_prefix("stop ").expect("what it was told");
-        let errors: Vec<&str> = said.split(' ').skip(1).collect();
+        let (good, errors) = said.split_once(' ').unwrap_or((said, ""));
+        let good: usize = good.parse().expect("a number");
+        let errors: Vec<&str> = errors.split_whitespace().collect();
         let told: usize = errors
             .iter()
             .map(|error| {
@@ -171,6 +207,15 @@ fn threads_go_on_after_the_daemon_was_killed_under_them() {
             })
             .sum();
         assert!(told <= restarts * THREADS, "{maker:?}: {line}");
+        let mut signed = stack.token.calls();
+        signed.retain(|call| call.starts_with("C_Sign "));
+        let count = signed.len();
+        assert!(
+            (good..=good + told).contains(&count),
+            "{maker:?}: {line}: {count} signatures"
+        );
+        // No data were signed twice.
+        assert_eq!(HashSet::<String>::from_iter(signed).len(), count);
         assert_eq!(lasting.does("sign"), SIGNED);
         lasting.quit();
     }

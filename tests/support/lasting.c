@@ -33,7 +33,14 @@ static CK_FUNCTION_LIST *p11;
 static CK_SLOT_ID slot;
 static CK_SESSION_HANDLE session;
 static CK_OBJECT_HANDLE public_key, private_key, secret_key;
-static CK_BYTE data[] = "what is signed";
+
+/* What is signed next: never the same twice. */
+static CK_ULONG next_data(CK_BYTE data[64])
+{
+    static atomic_ulong number;
+
+    return (CK_ULONG)snprintf((char *)data, 64, "what is signed, %lu", atomic_fetch_add(&number, 1));
+}
 
 static CK_OBJECT_HANDLE key_of(CK_OBJECT_CLASS class)
 {
@@ -56,17 +63,17 @@ static CK_RV open_session(CK_SESSION_HANDLE *opened)
 static CK_RV sign(CK_SESSION_HANDLE with, CK_RV values[4])
 {
     CK_MECHANISM mechanism = { CKM_SHA256_RSA_PKCS, NULL, 0 };
-    CK_BYTE signature[512];
-    CK_ULONG length = sizeof signature;
+    CK_BYTE signature[512], data[64];
+    CK_ULONG length = sizeof signature, size = next_data(data);
 
     memset(values, 0, 4 * sizeof *values);
     if ((values[0] = p11->C_SignInit(with, &mechanism, private_key)))
         return values[0];
-    if ((values[1] = p11->C_Sign(with, data, sizeof data, signature, &length)))
+    if ((values[1] = p11->C_Sign(with, data, size, signature, &length)))
         return values[1];
     if ((values[2] = p11->C_VerifyInit(with, &mechanism, public_key)))
         return values[2];
-    return values[3] = p11->C_Verify(with, data, sizeof data, signature, length);
+    return values[3] = p11->C_Verify(with, data, size, signature, length);
 }
 
 static CK_RV generate(CK_BBOOL on_token)
@@ -191,7 +198,9 @@ int main(int arguments, char **argument)
         } else if (strcmp(line, "begin") == 0) {
             printf("begin %#lx\n", p11->C_SignInit(session, &sha_rsa, private_key));
         } else if (strcmp(line, "end") == 0) {
-            printf("end %#lx\n", p11->C_Sign(session, data, sizeof data, bytes, &length));
+            CK_BYTE data[64];
+            CK_ULONG size = next_data(data);
+            printf("end %#lx\n", p11->C_Sign(session, data, size, bytes, &length));
         } else if (strcmp(line, "session-key") == 0) {
             printf("session-key %#lx\n", generate(CK_FALSE));
         } else if (strcmp(line, "token-key") == 0) {

@@ -64,6 +64,21 @@ impl Token {
         self
     }
 
+    /// Has the module `witness.c` write down what it does with the token.
+    pub fn witnessed(self) -> Self {
+        for name in ["softhsm2.conf.calls", "softhsm2.conf.lock"] {
+            fs::write(self.directory.join(name), "").expect("a file in a new directory");
+        }
+        self
+    }
+
+    /// What `witness.c` has written: a line for each login, and for each signature or decryption that succeeded.
+    pub fn calls(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.directory.join("softhsm2.conf.calls"));
+        let text = text.expect("a witnessed token");
+        text.lines().map(str::to_owned).collect()
+    }
+
     /// The value of `SOFTHSM2_CONF`.
     pub fn configuration(&self) -> PathBuf {
         self.directory.join("softhsm2.conf")
