@@ -1,7 +1,8 @@
 //! Tests daemon, client library and SoftHSM together, in every pairing with the original's halves.
 //!
 //! `pairs` compares transcripts of a long script of calls, `long` those of calls of 100 MiB, `nested` one about a
-//! template in a template. `applications` runs threaded and forking programs and pkcs11-tool, `parameters` runs
+//! template in a template. `applications` runs threaded and forking programs and pkcs11-tool, `unmodified` some of
+//! `tests/applications`, `parameters` runs
 //! programs whose mechanism parameters hold pointers, `settings` programs with other settings, `recovery` kills daemons
 //! under programs that live on, `modules` puts another module behind a daemon, `workers` looks
 //! at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
@@ -21,4 +22,5 @@ mod pairs;
 mod parameters;
 mod recovery;
 mod settings;
+mod unmodified;
 mod workers;
