@@ -10,6 +10,7 @@
 
 token="pkcs11:token=$label"
 daemon_directory=$work/daemon
+asks_again=
 # A line for each signature, decryption and login.
 calls=$work/token/softhsm2.conf.calls
 
@@ -84,8 +85,9 @@ start_daemon() {
     [ "$way" != original ] || program=/usr/bin/pkcs11proxyd
     rm -f "$daemon_directory/pid"
     [ -d "$daemon_directory" ] || configure_daemon
-    # The application does not see the token: only the daemon's environment names it.
-    env -u PKCS11PROXY_CONF SOFTHSM2_CONF="$work/token/softhsm2.conf" "$program" -fg \
+    # The application does not see the token: only the daemon's environment names it. A pause after each signature, so
+    # that a daemon that is killed has often signed what it has not answered.
+    env -u PKCS11PROXY_CONF SOFTHSM2_CONF="$work/token/softhsm2.conf" WITNESS_PAUSE="${recover:+20}" "$program" -fg \
         -conf "$daemon_directory/pkcs11proxyd.conf" -pid "$daemon_directory/pid" >>"$daemon_log" 2>&1 </dev/null &
     daemon=$!
     until_true 10 accepts "$daemon_address" || fail "the daemon does not start: $(tail -n 5 "$daemon_log")"
@@ -264,9 +266,11 @@ load() {
     printf 'ok: load: %s operations, %s failed, %s signatures\n' "$total" "$lost" "$signed"
     [ -z "$recover" ] || printf 'note: %s operations, %s failed in %s restarts, %s signatures\n' \
         "$total" "$lost" "$restarts" "$signed"
-    twice=$(sort load.signed | uniq -d)
-    [ -z "$twice" ] || fail "load: signed twice: $twice"
-    succeeded=$((signs * (total + extra))) asked=$((signs * (total + extra + lost)))
+    most=1 asked=$((signs * (total + extra + lost))) succeeded=$((signs * (total + extra)))
+    # Of each process, one signature may have been lost in each restart.
+    [ -z "$asks_again" ] || { most=2 && asked=$((asked + loaders * extra)); }
+    often=$(sort load.signed | uniq -c | awk -v most=$most '$1 > most')
+    [ -z "$often" ] || fail "load: signed more than $most times: $often"
     { [ "$succeeded" -le "$signed" ] && [ "$signed" -le "$asked" ]; } ||
         fail "load: $signed signatures for $succeeded to $asked that were asked for"
     ! grep '^C_Login 0xa0 ' "$calls" || fail "load: the PIN was wrong"

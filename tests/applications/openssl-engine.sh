@@ -2,6 +2,7 @@ about="a TLS server of OpenSSL with the engine of libp11"
 transport=tcp
 lives=long
 signs=2
+asks_again="where libp11's method for EVP_PKEY fails, OpenSSL tries that for RSA or EC"
 
 operation() {
     handshake "$port" rsa -tls1_3 && handshake "$port" rsa -tls1_2

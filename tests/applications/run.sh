@@ -13,6 +13,7 @@
 #   transport   what the client library connects over: unix, tcp or tls
 #   lives       "long" if it is a server or an agent that lives through many operations, given by load
 #   signs       how many signatures one operation of load asks for
+#   asks_again  the reason why the application itself asks for the same signature once more when C_Sign fails
 #   not_on      ways in which it is not run, each as WAY: REASON, separated by semicolons
 #   limit       seconds after which a run is ended, by default 120
 #   prepare     builds in $tools, a directory that is kept, what the application is built from
@@ -23,8 +24,9 @@
 # RECOVER=1   sets recover and keep_pin of the client library. While an application is under load, the daemon is ended
 #             with SIGKILL and started again, RESTARTS times (by default 3). The next operation has to succeed each time.
 #
-# The module writes down what it signs (tests/support/witness.c): under load, no data may be signed twice, and there may be
-# no more signatures than were asked for, nor fewer than operations that succeeded.
+# The module writes down what it signs (tests/support/witness.c): under load, no data may be signed twice, unless the
+# application itself asks again, and there may be no more signatures than were asked for, nor fewer than operations that
+# succeeded.
 #
 # Everything that is built stays below CARGO_TARGET_DIR (by default target), in applications. What the runs, their
 # daemons and the client library said is there too, in results: APPLICATION.WAY.log, .daemon.log and .client.log.

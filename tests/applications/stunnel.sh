@@ -2,6 +2,7 @@ about="stunnel, by the engine of libp11"
 transport=unix
 lives=long
 signs=2
+asks_again="where libp11's method for EVP_PKEY fails, OpenSSL tries that for RSA or EC"
 
 operation() {
     handshake "$port" ec -tls1_3 && handshake "$port" ec -tls1_2

@@ -37,6 +37,10 @@ fn witnessed(maker: Maker, endpoint: Endpoint) -> Stack {
     let token = Token::new().with_rsa_key().witnessed();
     let mut setup = Setup::new(maker, endpoint, &token);
     setup.modules = vec![("softhsm".into(), module("witness"))];
+    // Long enough that a worker is killed with it: what it has signed is not answered then.
+    setup
+        .environment
+        .push(("WITNESS_PAUSE".into(), "20".into()));
     Stack {
         library: Library::Ours,
         daemon: Some(setup.start()),
@@ -211,8 +215,8 @@ fn threads_go_on_after_the_daemon_was_killed_under_them() {
         signed.retain(|call| call.starts_with("C_Sign "));
         let count = signed.len();
         assert!(
-            (good..=good + told).contains(&count),
-            "{maker:?}: {line}: {count} signatures"
+            (good + 1..=good + told).contains(&count),
+            "{maker:?}: {line}: {count} signatures, some of them not answered"
         );
         // No data were signed twice.
         assert_eq!(HashSet::<String>::from_iter(signed).len(), count);

@@ -3,7 +3,8 @@
  * Beside the file that SOFTHSM2_CONF names, FILE.calls gets a line for each call of C_Login, and for each call that has
  * given a signature or a plaintext: the function, the CK_RV in hexadecimal, and a checksum of what was signed or decrypted,
  * so that the same twice can be seen. A line is there before the caller can have the result. Where there is no such file,
- * nothing is written.
+ * nothing is written. WITNESS_PAUSE=MS makes what gives a signature or a plaintext take so many milliseconds more, after the
+ * line: a process that is killed meanwhile has signed, and nobody has been told.
  *
  * SoftHSM writes the file of its token anew at each login, in place, and reads it without waiting for the writer. When
  * several processes log in at once, as workers of a server do, some find no token, or C_Login returns
@@ -126,8 +127,16 @@ static CK_RV login(CK_SESSION_HANDLE session, CK_USER_TYPE user, unsigned char *
 }
 
 /* A call that only asks for the length has given nothing yet. */
-#define GIVEN(function, result, sum) \
-    (rv == CKR_OK && (result) != NULL ? write_down(function, rv, sum) : rv)
+static CK_RV given(const char *function, CK_RV rv, const unsigned char *result, checksum sum)
+{
+    const char *pause = getenv("WITNESS_PAUSE");
+    if (rv == CKR_OK && result != NULL) {
+        write_down(function, rv, sum);
+        if (pause != NULL)
+            usleep((useconds_t)atoi(pause) * 1000);
+    }
+    return rv;
+}
 
 /* An operation that begins, in parts or not. */
 #define BEGINS(name, Function)                                                                     \
@@ -142,13 +151,13 @@ static CK_RV login(CK_SESSION_HANDLE session, CK_USER_TYPE user, unsigned char *
     {                                                                                              \
         checksum sum = add(BEGINNING, data, length);                                               \
         CK_RV rv = softhsm->Function(session, data, length, result, room);                         \
-        return GIVEN(#Function, result, sum);                                                      \
+        return given(#Function, rv, result, sum);                                                      \
     }
 #define GIVES_LAST(name, Function)                                                                 \
     static CK_RV name##_final(CK_SESSION_HANDLE session, unsigned char *result, CK_ULONG *room)    \
     {                                                                                              \
         CK_RV rv = softhsm->Function##Final(session, result, room);                                \
-        return GIVEN(#Function "Final", result, *parts_of(session));                               \
+        return given(#Function "Final", rv, result, *parts_of(session));                               \
     }
 
 BEGINS(sign, C_Sign)
