@@ -14,6 +14,8 @@ pub const LONGEST_REQUEST: usize = 4096;
 pub enum Request {
     /// Tell who is connected; [`Reply::Status`].
     Status,
+    /// Tell the numbers for a monitoring system; [`Reply::Metrics`].
+    Metrics,
     /// Do what SIGHUP does.
     Reload,
     /// End the connection of the client with this number.
@@ -31,6 +33,13 @@ pub enum Request {
     HandedOver,
 }
 
+impl Request {
+    /// Whether nothing is changed by it, so that it needs no line in the log.
+    pub fn only_looks(&self) -> bool {
+        matches!(self, Request::Status | Request::Metrics)
+    }
+}
+
 /// What the controller answers.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,6 +50,8 @@ pub enum Reply {
     Failed(String),
     /// The answer to [`Request::Status`].
     Status(Status),
+    /// The answer to [`Request::Metrics`], in Prometheus' text format.
+    Metrics(String),
     /// This many sockets follow, each with a byte of its own.
     HandingOver(usize),
 }

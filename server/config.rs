@@ -39,6 +39,8 @@ pub struct Configuration {
     /// `daemon.control_socket`: the Unix socket of `pkcs11proxyctl`, for root and the user who starts the daemon. If
     /// relative, to `socket_directory`. Default none.
     pub control_socket: Option<PathBuf>,
+    /// `daemon.metrics`: the loopback address at which a monitoring system gets the daemon's numbers. Default none.
+    pub metrics: Option<SocketAddr>,
     /// `daemon.drain_timeout`: seconds that clients have to leave when the daemon drains. Default 30.
     pub drain_timeout: Duration,
     /// `controller.max_level`: the least grave severity that reaches any logger. Default `info`.

@@ -8,9 +8,11 @@
 
 mod administrators;
 mod admission;
+mod conversation;
 mod edits;
 mod event;
 mod queue;
+mod scrapers;
 mod service;
 mod signals;
 mod successor;
@@ -28,6 +30,7 @@ use crate::administration::{self, Reply, Status};
 use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Severity, log};
+use crate::metrics::exposition::{self, Numbers};
 use crate::policy::Policy;
 use crate::service_manager::ServiceManager;
 use crate::sockets::Listener;
@@ -36,6 +39,7 @@ use administrators::{Administrators, Asked};
 use admission::WorkerId;
 use edits::Edits;
 use event::{Source, Watch};
+use scrapers::Scrapers;
 use service::{RunningService, Shared};
 pub use signals::hold_signals;
 use signals::{Request, Signals};
@@ -58,6 +62,20 @@ enum Turn {
     Stop,
 }
 
+/// What the daemon has besides its services.
+pub struct Own {
+    /// For administrators.
+    pub control_socket: Option<Listener>,
+    /// For monitoring systems.
+    pub metrics: Option<Listener>,
+    /// How the daemon was started.
+    pub origin: Origin,
+    /// The configuration file, for messages.
+    pub conf: PathBuf,
+    /// How long clients have to leave when the daemon drains.
+    pub drain_time: Duration,
+}
+
 /// The controller's whole state.
 pub struct Controller {
     signals: Signals,
@@ -68,6 +86,8 @@ pub struct Controller {
     edits: Option<Edits>,
     /// Whoever is connected to the control socket, if there is one.
     administrators: Option<Administrators>,
+    /// The monitoring systems that are connected, if there is a socket for them.
+    scrapers: Option<Scrapers>,
     /// When the daemon started.
     since: SystemTime,
     /// How it was started.
@@ -86,28 +106,34 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Takes over the listeners, and the control socket if there is one; no worker is started yet. Expects
-    /// [`hold_signals`] before.
+    /// Takes over the listeners; no worker is started yet. Expects [`hold_signals`] before.
     pub fn new(
         services: Vec<(Service, Policy, Vec<Listener>)>,
-        control_socket: Option<Listener>,
-        origin: Origin,
-        conf: PathBuf,
-        drain_time: Duration,
+        own: Own,
         loggers: Arc<Loggers>,
         trace: bool,
     ) -> io::Result<Controller> {
         let signals = Signals::new()?;
         let mut watch = Watch::new()?;
         watch.add(Source::Signals, &signals)?;
+        let is_counted = own.control_socket.is_some() || own.metrics.is_some();
         let mut running = Vec::new();
         for (position, (settings, policy, listeners)) in services.into_iter().enumerate() {
             let service = RunningService::new(position, settings, policy, listeners, &mut watch)?;
+            let service = match is_counted {
+                true => service.counted()?,
+                false => service,
+            };
             running.push(service);
         }
         let edits = watch_filter_files(&running, &mut watch);
-        let administrators = control_socket
+        let administrators = own.control_socket;
+        let administrators = administrators
             .map(|listener| Administrators::new(listener, &mut watch))
+            .transpose()?;
+        let scrapers = own.metrics;
+        let scrapers = scrapers
+            .map(|listener| Scrapers::new(listener, &mut watch))
             .transpose()?;
         Ok(Controller {
             signals,
@@ -121,12 +147,13 @@ impl Controller {
             service_manager: ServiceManager::new(Instant::now()),
             edits,
             administrators,
+            scrapers,
             since: SystemTime::now(),
-            origin,
+            origin: own.origin,
             successor: None,
             handed_to: None,
-            conf,
-            drain_time,
+            conf: own.conf,
+            drain_time: own.drain_time,
             drained_at: None,
             asked_at: None,
         })
@@ -157,6 +184,12 @@ impl Controller {
                             administrators.accept(&mut self.shared.watch);
                         }
                     }
+                    Source::MetricsSocket => {
+                        if let Some(scrapers) = &mut self.scrapers {
+                            scrapers.accept(&mut self.shared.watch);
+                        }
+                    }
+                    Source::Scraper(number) => self.serve_scraper(number),
                     Source::Administrator(number) => {
                         if self.serve_administrator(number) == Turn::Stop {
                             return self.stop();
@@ -241,7 +274,7 @@ impl Controller {
         while let Some(Asked { request, name }) = self.next_request(number) {
             let (reply, turn) = match request {
                 Ok(request) => {
-                    if request != administration::Request::Status {
+                    if !request.only_looks() {
                         log(
                             Severity::Notice,
                             format_args!("administrator {name} asks: {request:?}"),
@@ -272,7 +305,10 @@ impl Controller {
         };
         administrators.answer(administrator, reply, &mut self.shared.watch);
         if let Reply::HandingOver(_) = reply {
-            administrators.pass(administrator, &self.services, &mut self.shared.watch);
+            let metrics = self.scrapers.as_ref().and_then(Scrapers::listener);
+            let listeners = self.services.iter().flat_map(RunningService::listeners);
+            let sockets = listeners.chain(metrics);
+            administrators.pass(administrator, sockets, &mut self.shared.watch);
         }
     }
 
@@ -284,6 +320,7 @@ impl Controller {
     ) -> (Option<Reply>, Turn) {
         let reply = match request {
             administration::Request::Status => Reply::Status(self.status()),
+            administration::Request::Metrics => Reply::Metrics(exposition::text(self.numbers())),
             administration::Request::Reload => match self.reload() {
                 Ok(()) => Reply::Done,
                 Err(errors) => Reply::Failed(errors),
@@ -311,12 +348,11 @@ impl Controller {
             }
             administration::Request::HandOver => {
                 self.handed_to = Some(administrator);
-                let listeners = self
-                    .services
-                    .iter()
-                    .map(|service| service.listeners().len());
+                let services = self.services.iter();
+                let listeners: usize = services.map(|service| service.listeners().len()).sum();
+                let metrics = usize::from(self.scrapers.is_some());
                 // One more: the control socket.
-                Reply::HandingOver(listeners.sum::<usize>() + 1)
+                Reply::HandingOver(listeners + metrics + 1)
             }
             administration::Request::HandedOver if self.handed_to == Some(administrator) => {
                 self.be_replaced(administrator);
@@ -359,6 +395,9 @@ impl Controller {
         if let Some(administrators) = &mut self.administrators {
             administrators.stop_listening(&mut self.shared.watch);
         }
+        if let Some(scrapers) = &mut self.scrapers {
+            scrapers.stop_listening(&mut self.shared.watch);
+        }
         self.drain_until(Instant::now() + LONGEST_DRAIN);
         if let Some((_, waiting)) = self.successor.take() {
             self.answer(waiting, &Reply::Done);
@@ -375,6 +414,24 @@ impl Controller {
         );
         log(Severity::Err, format_args!("upgrade failed: {reason}"));
         self.answer(waiting, &Reply::Failed(reason));
+    }
+
+    fn serve_scraper(&mut self, number: usize) {
+        // Taken out, since the numbers come from everything else.
+        if let Some(mut scrapers) = self.scrapers.take() {
+            let numbers = self.numbers();
+            scrapers.serve(number, || exposition::text(numbers), &mut self.shared.watch);
+            self.scrapers = Some(scrapers);
+        }
+    }
+
+    fn numbers(&self) -> Numbers {
+        let services = self.services.iter();
+        Numbers {
+            since: self.since,
+            drains: self.drained_at.is_some(),
+            services: services.map(RunningService::numbers).collect(),
+        }
     }
 
     fn status(&self) -> Status {

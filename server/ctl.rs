@@ -35,6 +35,7 @@ const COMMANDS: &str = "\
 Commands:
     status          show the services and their clients
     top             show the clients every two seconds, the busiest first
+    metrics         print the numbers for a monitoring system, in Prometheus' format
     reload          read filter files, TLS keys and certificates again, and reopen log files
     disconnect ID   end the connection of the client with this number
     drain           accept nobody any more, and end when the clients have left
@@ -123,6 +124,7 @@ fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
     let command = match words.as_slice() {
         ["status"] => Command::One(Request::Status),
         ["top"] => Command::Top,
+        ["metrics"] => Command::One(Request::Metrics),
         ["reload"] => Command::One(Request::Reload),
         ["disconnect", number] => {
             let number = number.parse();
@@ -197,6 +199,7 @@ fn one(asked: &Asked, request: &Request) -> Result<i32, String> {
         Reply::Done => {}
         Reply::Failed(reason) => eprintln!("pkcs11proxyctl: {}", table::printable(&reason)),
         Reply::Status(status) => print(&table::status(&status)),
+        Reply::Metrics(text) => print(&text),
         Reply::HandingOver(_) => return Err("the daemon answers something else".into()),
     }
     Ok(status)

@@ -22,6 +22,7 @@ use crate::activity::Activity;
 use crate::config::Processor;
 use crate::connection::Served;
 use crate::logging::{Severity, log};
+use crate::metrics::{Meter, Timed};
 use crate::operating::Operating;
 
 /// The state of one connection.
@@ -29,10 +30,11 @@ pub struct Gateway {
     rules: Arc<Rules>,
     processor: Processor,
     activity: Activity,
+    meter: Meter,
     /// Whether to log two lines for each call (`-debug-pkcs11`).
     trace: bool,
     client: OnceLock<Client>,
-    module: OnceLock<Filter<Module>>,
+    module: OnceLock<Filter<Timed<Module>>>,
     /// Whether a session was opened with a callback.
     notifies: AtomicBool,
     /// Held while a module is loaded: of two calls in parallel, one does it.
@@ -55,12 +57,14 @@ impl Gateway {
         rules: Arc<Rules>,
         processor: Processor,
         activity: Activity,
+        meter: Meter,
         trace: bool,
     ) -> Gateway {
         Gateway {
             rules,
             processor,
             activity,
+            meter,
             trace,
             client: OnceLock::new(),
             module: OnceLock::new(),
@@ -203,6 +207,7 @@ impl Gateway {
         match Module::load(&entry.path, self.processor.module(alias)) {
             Ok(module) => {
                 let interfaces = module.interfaces();
+                let module = Timed::new(module, self.meter);
                 let _ = self
                     .module
                     .set(Filter::new(&self.rules, alias, entry, module));
@@ -256,12 +261,14 @@ impl Cryptoki for Gateway {
 
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let function = call.function();
-        self.activity.during(function, || match self.client.get() {
+        let answer = || match self.client.get() {
             Some(Client::Current { recovers: true, .. }) => self
                 .operating
                 .during(call, |call| self.answer_traced(call, nulls)),
             _ => self.answer_traced(call, nulls),
-        })
+        };
+        let measured = || self.meter.measure(function, answer);
+        self.activity.during(function, measured)
     }
 }
 

@@ -33,6 +33,7 @@ pub mod gateway;
 pub mod inherited;
 pub mod large_records;
 pub mod logging;
+pub mod metrics;
 pub mod netplex;
 pub mod notifications;
 pub mod operating;
@@ -57,7 +58,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::controller::{Controller, Origin};
+use crate::controller::{Controller, Origin, Own};
 use crate::inherited::Inherited;
 use crate::logging::Loggers;
 use crate::options::{Command, Options};
@@ -142,6 +143,10 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let control_socket = control_socket
         .map(|path| Listener::bind_private(path, &mut inherited))
         .transpose()?;
+    let metrics = configuration.metrics.as_ref();
+    let metrics = metrics
+        .map(|address| Listener::bind_own(address, &mut inherited))
+        .transpose()?;
     let mut services = Vec::new();
     for (service, policy) in configuration.services.into_iter().zip(policies) {
         let mut listeners = Vec::new();
@@ -179,10 +184,13 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let conf = configuration.file;
     let controller = Controller::new(
         services,
-        control_socket,
-        origin,
-        conf,
-        configuration.drain_timeout,
+        Own {
+            control_socket,
+            metrics,
+            origin,
+            conf,
+            drain_time: configuration.drain_timeout,
+        },
         loggers,
         options.debug_pkcs11,
     )?;

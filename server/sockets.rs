@@ -17,8 +17,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::config::{Address, Protocol};
 use crate::inherited::Inherited;
 
-/// How many may wait at a private socket.
-const PRIVATE_BACKLOG: i32 = 16;
+/// How many may wait at a socket that is for the daemon itself.
+const OWN_BACKLOG: i32 = 16;
 
 /// An address that the daemon cannot listen at.
 #[derive(Debug, thiserror::Error)]
@@ -105,18 +105,25 @@ impl Listener {
     /// Listens at a Unix socket that only the daemon's user, and root, can connect to.
     /// Unless one was inherited.
     pub fn bind_private(path: &Path, inherited: &mut Inherited) -> Result<Listener, BindError> {
-        let protocol = Protocol {
-            name: String::new(),
-            addresses: Vec::new(),
-            backlog: PRIVATE_BACKLOG,
-            reuse_address: false,
-            keepalive: false,
-            nodelay: false,
-            mode: Some(0o600),
-            owner: None,
-        };
+        let protocol = own_protocol(false, Some(0o600));
         local_or_inherited(path, &protocol, inherited).map_err(|cause| BindError {
             address: path.display().to_string(),
+            cause,
+        })
+    }
+
+    /// Listens at an address of TCP for the daemon itself, unless a socket that listens there was inherited.
+    pub fn bind_own(
+        address: &SocketAddr,
+        inherited: &mut Inherited,
+    ) -> Result<Listener, BindError> {
+        let protocol = own_protocol(true, None);
+        let listener = match inherited.take_internet(address) {
+            Some(socket) => listen_again(socket, &protocol, None),
+            None => internet(address, &protocol),
+        };
+        listener.map_err(|cause| BindError {
+            address: address.to_string(),
             cause,
         })
     }
@@ -151,6 +158,20 @@ impl Listener {
             peer,
             name,
         })
+    }
+}
+
+/// How the daemon listens for itself.
+fn own_protocol(reuse_address: bool, mode: Option<u32>) -> Protocol {
+    Protocol {
+        name: String::new(),
+        addresses: Vec::new(),
+        backlog: OWN_BACKLOG,
+        reuse_address,
+        keepalive: false,
+        nodelay: false,
+        mode,
+        owner: None,
     }
 }
 

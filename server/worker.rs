@@ -29,6 +29,7 @@ use crate::config::{Identity, Service};
 use crate::connection::{self, ConnectionError, Limits};
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
+use crate::metrics::Meter;
 use crate::parallel;
 use crate::record_memory::Share;
 use crate::tls::acceptor::{Acceptor, Refusal};
@@ -55,6 +56,8 @@ pub struct Setup<'a> {
     pub memory: Share,
     /// Where it says what it does.
     pub activity: Activity,
+    /// Where it counts and measures its calls.
+    pub meter: Meter,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
     /// The controller's process id. If a worker has another parent, the controller has ended.
@@ -166,7 +169,13 @@ fn serve_calls(setup: &Setup<'_>, halves: Halves, peer: &str) -> Result<(), Conn
         parallel_calls: processor.max_parallel_calls,
     };
     let rules = setup.rules.clone();
-    let gateway = Gateway::new(rules, processor.clone(), setup.activity, setup.trace);
+    let gateway = Gateway::new(
+        rules,
+        processor.clone(),
+        setup.activity,
+        setup.meter,
+        setup.trace,
+    );
     let gateway = Arc::new(gateway);
     let (incoming, outgoing) = connection::timed(halves, processor.record_timeout);
     let memory = setup.memory.clone();

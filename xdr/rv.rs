@@ -10,6 +10,9 @@ macro_rules! return_values {
         impl CkRv {
             $(pub const $name: CkRv = CkRv($value);)*
 
+            /// Every code of the standard, in the order of the table.
+            pub const NAMED: &'static [CkRv] = &[$(CkRv($value)),*];
+
             /// The name without `CKR_`; `None` for a code outside of the standard.
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 { $($value => Some(stringify!($name)),)* _ => None }

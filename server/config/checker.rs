@@ -78,6 +78,7 @@ impl Checker<'_> {
                 )
             })
             .transpose()?;
+        let metrics = daemon.metrics.map(loopback).transpose()?;
         let drain_timeout = self.moved(controller.drain_timeout.take(), daemon.drain_timeout)?;
         let drain_timeout = seconds(drain_timeout, 30)?;
         let max_level = level(controller.max_level, Severity::Info)?;
@@ -90,6 +91,7 @@ impl Checker<'_> {
             socket_directory,
             mechanisms_file,
             control_socket,
+            metrics,
             drain_timeout,
             max_level,
             loggers,
@@ -518,6 +520,16 @@ impl Checker<'_> {
             max_workers,
         })
     }
+}
+
+/// An address that only this machine can reach. Whoever reaches it is asked nothing.
+fn loopback(at: At<String>) -> Result<SocketAddr, Fault> {
+    let address = at.value.parse::<SocketAddr>().ok();
+    address
+        .filter(|address| address.ip().is_loopback())
+        .ok_or_else(|| {
+            at.fault("expected an address and port of this machine, such as 127.0.0.1:9464")
+        })
 }
 
 /// What single modules need; no module has two sections.

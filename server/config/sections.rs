@@ -42,6 +42,7 @@ pub(super) struct ControllerSection {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DaemonSection {
     pub(super) control_socket: Option<At<String>>,
+    pub(super) metrics: Option<At<String>>,
     pub(super) mechanisms_file: Option<At<String>>,
     pub(super) drain_timeout: Option<At<Float>>,
 }

@@ -521,6 +521,14 @@ fn what_belongs_to_no_service_is_in_a_section_that_the_original_ignores() {
     let twice = of("daemon { drain_timeout = 2.5 }; controller { drain_timeout = 2.5 }");
     let message = twice.unwrap_err();
     assert!(message.contains("section `daemon`"), "{message}");
+    for address in ["0.0.0.0:9464", "localhost:9464", "127.0.0.1"] {
+        let message = of(&format!("daemon {{ metrics = \"{address}\" }}")).unwrap_err();
+        assert!(
+            message.contains("metrics: expected an address"),
+            "{message}"
+        );
+    }
+    assert!(of("daemon { metrics = \"[::1]:9464\" }").is_ok());
     assert!(of("daemon { max_level = \"info\" }").is_err());
 }
 

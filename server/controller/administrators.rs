@@ -5,8 +5,7 @@
 //! few may be connected.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::io;
 use std::os::fd::AsFd;
 
 use nix::sys::socket::getsockopt;
@@ -14,8 +13,8 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::{Pid, Uid, geteuid};
 use socket2::Socket;
 
+use super::conversation::Conversation;
 use super::event::{Source, Watch};
-use super::service::RunningService;
 use crate::administration::{self, LONGEST_REQUEST, Reply, Request};
 use crate::logging::{Severity, log};
 use crate::sockets::{Listener, Peer};
@@ -32,13 +31,9 @@ pub struct Administrators {
 }
 
 struct Connection {
-    socket: Socket,
+    conversation: Conversation,
     /// Who it is, for the log.
     name: String,
-    /// The beginning of a request.
-    input: Vec<u8>,
-    /// What was not sent yet of replies.
-    output: Vec<u8>,
 }
 
 /// A request, and who made it.
@@ -87,22 +82,16 @@ impl Administrators {
     }
 
     fn add(&mut self, socket: Socket, name: String, watch: &mut Watch) -> io::Result<()> {
-        socket.set_nonblocking(true)?;
         if self.connections.len() >= MOST {
             if let Some((oldest, connection)) = self.connections.pop_first() {
-                watch.remove(Source::Administrator(oldest), &connection.socket);
+                let source = Source::Administrator(oldest);
+                connection.conversation.end(source, watch);
             }
         }
-        watch.add(Source::Administrator(self.next), &socket)?;
-        self.connections.insert(
-            self.next,
-            Connection {
-                socket,
-                name,
-                input: Vec::new(),
-                output: Vec::new(),
-            },
-        );
+        let source = Source::Administrator(self.next);
+        let conversation = Conversation::new(socket, source, watch)?;
+        self.connections
+            .insert(self.next, Connection { conversation, name });
         self.next += 1;
         Ok(())
     }
@@ -111,12 +100,18 @@ impl Administrators {
     /// that is complete.
     pub fn take(&mut self, number: usize, watch: &mut Watch) -> Option<Asked> {
         let connection = self.connections.get_mut(&number)?;
-        let is_open = connection.send().is_ok() && connection.receive().is_ok();
-        let asked = connection.next_request();
-        if !is_open && asked.is_none() {
-            self.remove(number, watch);
-        }
-        asked
+        let conversation = &mut connection.conversation;
+        let is_open = conversation.go_on(end_of_line, LONGEST_REQUEST).is_ok();
+        let Some(line) = conversation.question(end_of_line) else {
+            if !is_open {
+                self.remove(number, watch);
+            }
+            return None;
+        };
+        Some(Asked {
+            request: serde_json::from_slice(&line).map_err(|error| error.to_string()),
+            name: connection.name.clone(),
+        })
     }
 
     /// Sends a reply. The administrator's next event comes when there is room for more of it, or when it has
@@ -125,30 +120,29 @@ impl Administrators {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
-        connection.output.extend(administration::line(reply));
         let source = Source::Administrator(number);
-        let sent = connection.send();
-        let is_watched = match connection.output.is_empty() {
-            true => watch.again(source, &connection.socket),
-            false => watch.again_with_room(source, &connection.socket),
-        };
-        if sent.is_err() || is_watched.is_err() {
+        let line = administration::line(reply);
+        if connection.conversation.answer(line, source, watch).is_err() {
             self.remove(number, watch);
         }
     }
 
-    /// Sends copies of the services' sockets, and of the control socket, after a reply, each with a byte of its own. An administrator that does not take
+    /// Sends copies of these sockets, and of the control socket, after a reply, each with a byte of its own. An administrator that does not take
     /// them is cut off.
-    pub fn pass(&mut self, number: usize, services: &[RunningService], watch: &mut Watch) {
+    pub fn pass<'a>(
+        &mut self,
+        number: usize,
+        mut sockets: impl Iterator<Item = &'a Listener>,
+        watch: &mut Watch,
+    ) {
         let Some(connection) = self.connections.get(&number) else {
             return;
         };
-        let is_clear = connection.output.is_empty();
-        let to = connection.socket.as_fd();
+        let is_clear = connection.conversation.is_answered();
+        let to = connection.conversation.as_fd();
         let pass = |socket: &Listener| bindings::sys::send(to, &[0], socket.as_fd());
-        let sockets = services.iter().flat_map(RunningService::listeners);
-        let mut sockets = sockets.chain(self.listener.as_ref());
-        let is_passed = sockets.all(|socket| pass(socket).is_ok());
+        let is_passed = sockets.all(|socket| pass(socket).is_ok())
+            && self.listener.iter().all(|socket| pass(socket).is_ok());
         if !is_clear || !is_passed {
             self.remove(number, watch);
         }
@@ -157,7 +151,7 @@ impl Administrators {
     /// The process at the other end.
     pub fn process(&self, number: usize) -> Option<Pid> {
         let connection = self.connections.get(&number)?;
-        let credentials = getsockopt(&connection.socket, PeerCredentials).ok()?;
+        let credentials = getsockopt(&connection.conversation, PeerCredentials).ok()?;
         Some(Pid::from_raw(credentials.pid()))
     }
 
@@ -171,8 +165,8 @@ impl Administrators {
 
     fn remove(&mut self, number: usize, watch: &mut Watch) {
         if let Some(connection) = self.connections.remove(&number) {
-            watch.remove(Source::Administrator(number), &connection.socket);
-            let _ = connection.socket.shutdown(Shutdown::Both);
+            let source = Source::Administrator(number);
+            connection.conversation.end(source, watch);
         }
     }
 }
@@ -182,44 +176,7 @@ fn may_administer(user: Uid) -> bool {
     user.is_root() || user == geteuid()
 }
 
-impl Connection {
-    /// Sends as much as there is room for.
-    fn send(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            match (&self.socket).write(&self.output) {
-                Ok(count) => drop(self.output.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Receives until a request is complete; an error if no more will come.
-    fn receive(&mut self) -> io::Result<()> {
-        let mut buffer = [0; LONGEST_REQUEST];
-        while !self.input.contains(&b'\n') {
-            match (&self.socket).read(&mut buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.input.extend(buffer.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if self.input.len() > 2 * LONGEST_REQUEST {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-        }
-        Ok(())
-    }
-
-    fn next_request(&mut self) -> Option<Asked> {
-        let end = self.input.iter().position(|byte| *byte == b'\n')?;
-        let line: Vec<u8> = self.input.drain(..=end).collect();
-        Some(Asked {
-            request: serde_json::from_slice(&line).map_err(|error| error.to_string()),
-            name: self.name.clone(),
-        })
-    }
+/// Where a line ends.
+fn end_of_line(bytes: &[u8]) -> Option<usize> {
+    Some(bytes.iter().position(|byte| *byte == b'\n')? + 1)
 }

@@ -180,6 +180,22 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         }
     }
 
+    /// How many workers are in each state.
+    pub fn states(&self) -> Vec<(&'static str, usize)> {
+        let mut counts = [("idle", 0), ("handshake", 0), ("serving", 0), ("ending", 0)];
+        for state in self.workers.values() {
+            let name = match state {
+                State::Idle => "idle",
+                State::ShakingHands(..) => "handshake",
+                State::Serving(_) => "serving",
+                State::Evicted(_) | State::Retired => "ending",
+            };
+            let count = counts.iter_mut().find(|(known, _)| *known == name);
+            count.into_iter().for_each(|(_, count)| *count += 1);
+        }
+        counts.to_vec()
+    }
+
     /// How many workers wait for a client.
     pub fn idle_workers(&self) -> usize {
         self.idle.len()

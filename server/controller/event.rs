@@ -26,6 +26,10 @@ pub enum Source {
     ControlSocket,
     /// An administrator's connection.
     Administrator(usize),
+    /// The socket of monitoring systems.
+    MetricsSocket,
+    /// A monitoring system's connection.
+    Scraper(usize),
     /// A listening socket of a service: both by their positions at start.
     Listener {
         /// Which service.

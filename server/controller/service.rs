@@ -21,6 +21,8 @@ use crate::administration::{ClientStatus, ServiceStatus};
 use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Record, Route, Severity, log};
+use crate::metrics::exposition::ServiceNumbers;
+use crate::metrics::{Histogram, Measured, Meter, Meters};
 use crate::places::Places;
 use crate::policy::{FileVersion, Policy};
 use crate::record_memory::Budget;
@@ -43,6 +45,17 @@ pub struct Shared {
     pub trace: bool,
 }
 
+/// Clients that were turned away.
+#[derive(Clone, Copy, Default)]
+struct TurnedAway {
+    /// Their peer had as many connections as it may have.
+    over_limit: u64,
+    /// Others waited, and their handshake took too long.
+    to_make_room: u64,
+    /// Their handshake failed.
+    by_tls: u64,
+}
+
 /// A service as it runs.
 pub struct RunningService {
     /// Its position among the services.
@@ -57,6 +70,11 @@ pub struct RunningService {
     places: Places<WorkerId>,
     memory: Budget,
     activities: Activities,
+    /// None if nobody can ask for them.
+    meters: Option<Meters>,
+    /// Clients that were handed to a worker.
+    connections: u64,
+    turned_away: TurnedAway,
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
@@ -91,10 +109,19 @@ impl RunningService {
             places: Places::default(),
             memory,
             activities: Activities::new(limits.workers)?,
+            meters: None,
+            connections: 0,
+            turned_away: TurnedAway::default(),
             full_warning: Throttle::default(),
             peer_warning: Throttle::default(),
             refusals: RefusalLog::default(),
         })
+    }
+
+    /// Counts and measures the calls of its workers.
+    pub fn counted(mut self) -> io::Result<RunningService> {
+        self.meters = Some(Meters::new()?);
+        Ok(self)
     }
 
     /// Connections may be waiting at the listener of this number.
@@ -157,6 +184,7 @@ impl RunningService {
         let now = Instant::now();
         for eviction in self.admission.evict(now) {
             shared.workers.signal(eviction.worker, Signal::SIGKILL);
+            self.turned_away.to_make_room += 1;
             let message = format!(
                 "client {}: ended in its TLS handshake after {:.1} s, because all workers are busy and other clients wait",
                 eviction.peer,
@@ -191,6 +219,7 @@ impl RunningService {
             };
             // A worker that died meanwhile: SIGCHLD is on its way, try another.
             if shared.workers.hand_over(worker, &client).is_ok() {
+                self.connections += 1;
                 let handshake = self.policy.tls.as_ref().map(|_| Instant::now());
                 return self.admission.given(worker, client.peer, handshake);
             }
@@ -198,6 +227,7 @@ impl RunningService {
     }
 
     fn refuse(&mut self, client: &Accepted, connected: usize) {
+        self.turned_away.over_limit += 1;
         if self.peer_warning.passes(Instant::now()) {
             let name = &client.name;
             log(
@@ -231,6 +261,7 @@ impl RunningService {
             tls: self.policy.tls.clone(),
             memory: self.memory.share(self.places.next()),
             activity: self.activities.share(self.places.next()),
+            meter: self.meters.map_or(Meter::OFF, Meters::share),
             trace: shared.trace,
             controller: getpid(),
         };
@@ -246,6 +277,7 @@ impl RunningService {
         match message {
             Message::Log(record) => loggers.record(&record.for_component(&self.settings.name)),
             Message::Refusal(record) => {
+                self.turned_away.by_tls += 1;
                 let record = record.for_component("");
                 self.log_refusal(record.severity, record.message, loggers);
             }
@@ -365,6 +397,34 @@ impl RunningService {
             max_workers: self.settings.workload.max_workers,
             idle,
             clients,
+        }
+    }
+
+    /// The numbers for a monitoring system.
+    pub fn numbers(&self) -> ServiceNumbers {
+        let TurnedAway {
+            over_limit,
+            to_make_room,
+            by_tls,
+        } = self.turned_away;
+        let empty = || Histogram {
+            counts: Vec::new(),
+            sum: Duration::ZERO,
+        };
+        let histogram = |measured| self.meters.map_or_else(empty, |it| it.histogram(measured));
+        ServiceNumbers {
+            name: self.settings.name.clone(),
+            max_workers: self.settings.workload.max_workers,
+            workers: self.admission.states(),
+            connections: self.connections,
+            turned_away: vec![
+                ("max_connections_per_peer", over_limit),
+                ("make_room", to_make_room),
+                ("tls", by_tls),
+            ],
+            calls: self.meters.into_iter().flat_map(Meters::calls).collect(),
+            whole: histogram(Measured::Whole),
+            module: histogram(Measured::Module),
         }
     }
 

@@ -63,6 +63,64 @@ fn status_shows_each_client_and_disconnect_ends_one() {
     assert!(!log.contains("terminated by signal"), "{log}");
 }
 
+/// Over HTTP, and with `pkcs11proxyctl metrics`.
+#[test]
+fn a_monitoring_system_gets_the_numbers_at_a_loopback_address() {
+    let token = Token::new();
+    let address = free_address();
+    let mut setup = setup(&token);
+    setup.daemon = format!("control_socket = \"../control\"; metrics = \"{address}\"");
+    let daemon = setup.start();
+    let mut client = Client::ready(&daemon);
+    assert!(
+        !client
+            .call(Call::C_CloseSession(SessionHandle(4711)))
+            .rv()
+            .is_ok()
+    );
+    let ask = |request: &str| {
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let answer = ask("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let printed = ctl(&daemon, &["metrics"]).stdout;
+    let service = "service=\"PKCS#11 Filtering Proxy\"";
+    for line in [
+        format!("pkcs11proxy_calls_total{{{service},function=\"C_OpenSession\",result=\"OK\"}} 1"),
+        format!("pkcs11proxy_workers{{{service},state=\"serving\"}} 1"),
+        format!("pkcs11proxy_call_duration_seconds_count{{{service}}} 5"),
+        // C_SetupArch and C_LoadModule are answered without the module.
+        format!("pkcs11proxy_module_duration_seconds_count{{{service}}} 3"),
+    ] {
+        assert!(
+            answer.lines().any(|found| found == line),
+            "{line}\n{answer}"
+        );
+        assert!(
+            printed.lines().any(|found| found == line),
+            "{line}\n{printed}"
+        );
+    }
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(ask("GET /status HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(&address).expect("it listens"));
+    }
+    assert!(ask("GET /metrics HTTP/1.0\r\n\r\n").contains("# EOF"));
+    assert!(client.call(Call::C_GetInfo()).rv().is_ok());
+}
+
+/// An address that nobody listens at.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("bound").to_string()
+}
+
 #[test]
 fn reload_drain_and_stop_do_what_the_signals_do() {
     let token = Token::new();
@@ -157,7 +215,9 @@ fn an_upgrade_refuses_no_connection_and_cuts_off_no_client() {
         let token = Token::new();
         let mut setup = setup(&token);
         setup.endpoint = endpoint;
-        let daemon = administered(setup);
+        let metrics = free_address();
+        setup.daemon = format!("control_socket = \"../control\"; metrics = \"{metrics}\"");
+        let daemon = setup.start();
         let pid_file = daemon.directory().join("pid");
         let old_pid = std::fs::read_to_string(&pid_file).expect("a pid file");
         let stop = std::sync::atomic::AtomicBool::new(false);
@@ -194,6 +254,7 @@ fn an_upgrade_refuses_no_connection_and_cuts_off_no_client() {
         let status = ctl(&daemon, &["status"]).stdout;
         assert!(status.contains(new_pid.trim()), "{status}");
         assert_eq!(std::fs::read_to_string(&pid_file).expect("still"), new_pid);
+        assert!(TcpStream::connect(&metrics).is_ok());
         assert_eq!(ctl(&daemon, &["stop"]).status.code(), Some(0));
         assert!(wait_until(PATIENCE, || !daemon.accepts() && !pid_file.exists()));
     }

@@ -1,0 +1,267 @@
+//! Counts calls and measures how long they take, for a monitoring system.
+//!
+//! The workers of a service add to counters in memory that they share with the controller. The controller
+//! reads them when somebody asks; `exposition` writes them in Prometheus' format. If nobody can ask, the
+//! workers have no counters, and a call costs nothing more.
+
+pub mod exposition;
+
+use std::cell::Cell;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bindings::shared;
+use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply};
+
+/// Upper bounds of the buckets of a histogram, in microseconds. One more bucket takes what is above.
+pub const BUCKETS: [u64; 18] = [
+    10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000,
+    500_000, 1_000_000, 2_500_000, 10_000_000,
+];
+
+/// The counters of a histogram: its buckets, and the sum of all times in nanoseconds.
+const HISTOGRAM: usize = BUCKETS.len() + 2;
+
+/// Results that are counted by name, and one counter for all others.
+const RESULTS: usize = CkRv::NAMED.len() + 1;
+
+/// Where the counters of results begin: behind the two histograms.
+const CALLS: usize = 2 * HISTOGRAM;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Measured {
+    /// A call from its decoding to its reply.
+    Whole,
+    /// The part of it that the module takes.
+    Module,
+}
+
+/// The controller's side: the counters of a service.
+#[derive(Clone, Copy)]
+pub struct Meters(&'static [AtomicU64]);
+
+/// A worker's side.
+#[derive(Clone, Copy)]
+pub struct Meter(Option<&'static [AtomicU64]>);
+
+/// A histogram as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// How many calls took at most as long as each of [`BUCKETS`] and longer than the one before; then those
+    /// that took longer than all.
+    pub counts: Vec<u64>,
+    /// What all together took.
+    pub sum: Duration,
+}
+
+impl Meters {
+    /// All at 0.
+    pub fn new() -> io::Result<Meters> {
+        let functions = Function::ALL.iter().map(|function| function.number());
+        let rows = functions.max().map_or(0, |last| last as usize + 1);
+        let count = NonZeroUsize::MIN.saturating_add(CALLS + rows * RESULTS);
+        Ok(Meters(shared::counters(count)?))
+    }
+
+    /// For a worker that is about to be forked.
+    pub fn share(self) -> Meter {
+        Meter(Some(self.0))
+    }
+
+    /// How many calls of each function had each result, `None` for one without a name. Without those that never
+    /// were.
+    pub fn calls(self) -> impl Iterator<Item = (Function, Option<CkRv>, u64)> {
+        let results = CkRv::NAMED.iter().copied().map(Some).chain([None]);
+        Function::ALL.iter().flat_map(move |function| {
+            let row = self.0.get(row(*function)..).unwrap_or_default();
+            let counts = row.iter().map(|count| count.load(Ordering::Relaxed));
+            results
+                .clone()
+                .zip(counts)
+                .filter_map(|(result, count)| (count > 0).then_some((*function, result, count)))
+        })
+    }
+
+    /// How long calls took.
+    pub fn histogram(self, measured: Measured) -> Histogram {
+        let counters = histogram(self.0, measured).unwrap_or_default();
+        let mut counts: Vec<u64> = counters
+            .iter()
+            .map(|counter| counter.load(Ordering::Relaxed))
+            .collect();
+        let sum = Duration::from_nanos(counts.pop().unwrap_or(0));
+        Histogram { counts, sum }
+    }
+}
+
+fn row(function: Function) -> usize {
+    CALLS + function.number() as usize * RESULTS
+}
+
+fn histogram(counters: &[AtomicU64], measured: Measured) -> Option<&[AtomicU64]> {
+    let start = match measured {
+        Measured::Whole => 0,
+        Measured::Module => HISTOGRAM,
+    };
+    counters.get(start..start + HISTOGRAM)
+}
+
+thread_local! {
+    /// What the module took of the call that this thread executes.
+    static IN_MODULE: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+impl Meter {
+    /// For a worker that nobody asks about.
+    pub const OFF: Meter = Meter(None);
+
+    /// Executes a call, counts it, and measures it.
+    pub fn measure(self, function: Function, call: impl FnOnce() -> Reply) -> Reply {
+        let Some(counters) = self.0 else {
+            return call();
+        };
+        IN_MODULE.set(Duration::ZERO);
+        let start = Instant::now();
+        let reply = call();
+        let rv = reply.rv();
+        let named = CkRv::NAMED.iter().position(|known| *known == rv);
+        let result = named.unwrap_or(CkRv::NAMED.len());
+        if let Some(counter) = counters.get(row(function) + result) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        // It waits for a token, which takes as long as it takes.
+        if function != Function::C_WaitForSlotEvent {
+            add(counters, Measured::Whole, start.elapsed());
+            let in_module = IN_MODULE.take();
+            if !in_module.is_zero() {
+                add(counters, Measured::Module, in_module);
+            }
+        }
+        reply
+    }
+}
+
+fn add(counters: &[AtomicU64], measured: Measured, time: Duration) {
+    let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let bucket = BUCKETS.iter().position(|bound| micros < *bound);
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let counters = histogram(counters, measured).unwrap_or_default();
+    let bucket = counters.get(bucket.unwrap_or(BUCKETS.len()));
+    for (counter, amount) in bucket
+        .into_iter()
+        .zip([1])
+        .chain(counters.last().into_iter().zip([nanos]))
+    {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+/// Measures what a module takes of each call, for [`Meter::measure`].
+pub struct Timed<M> {
+    module: M,
+    /// Whether anybody wants to know.
+    is_on: bool,
+}
+
+impl<M> Timed<M> {
+    /// A module of a worker with this meter.
+    pub fn new(module: M, meter: Meter) -> Timed<M> {
+        Timed {
+            module,
+            is_on: meter.0.is_some(),
+        }
+    }
+}
+
+impl<M: Cryptoki> Cryptoki for Timed<M> {
+    fn call(&self, call: Call<'_>) -> Reply {
+        self.call_without(call, NullPlaces::NONE)
+    }
+
+    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        if !self.is_on {
+            return self.module.call_without(call, nulls);
+        }
+        let start = Instant::now();
+        let reply = self.module.call_without(call, nulls);
+        IN_MODULE.set(IN_MODULE.get() + start.elapsed());
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a time for each call, and answers CKR_OK.
+    struct Slow(Duration);
+
+    impl Cryptoki for Slow {
+        fn call(&self, call: Call<'_>) -> Reply {
+            std::thread::sleep(self.0);
+            Reply::only(call.function(), CkRv::OK)
+        }
+    }
+
+    #[test]
+    fn calls_are_counted_by_function_and_result_and_measured_twice() {
+        let meters = Meters::new().unwrap();
+        let meter = meters.share();
+        let module = Timed::new(Slow(Duration::from_millis(3)), meter);
+        let function = Function::C_GetInfo;
+        for rv in [CkRv::OK, CkRv::OK, CkRv::PIN_INCORRECT, CkRv(0x8000_0001)] {
+            let reply = meter.measure(function, || {
+                if rv.is_ok() {
+                    // A rule may ask the module as well.
+                    assert!(module.call(Call::C_GetInfo()).rv().is_ok());
+                    assert!(module.call(Call::C_GetInfo()).rv().is_ok());
+                }
+                Reply::only(function, rv)
+            });
+            assert_eq!(reply.rv(), rv);
+        }
+        meter.measure(Function::C_WaitForSlotEvent, || {
+            Reply::only(Function::C_WaitForSlotEvent, CkRv::NO_EVENT)
+        });
+        let calls: Vec<_> = meters.calls().collect();
+        assert_eq!(
+            calls,
+            [
+                (function, Some(CkRv::OK), 2),
+                (function, Some(CkRv::PIN_INCORRECT), 1),
+                (function, None, 1),
+                (Function::C_WaitForSlotEvent, Some(CkRv::NO_EVENT), 1),
+            ]
+        );
+        let whole = meters.histogram(Measured::Whole);
+        assert_eq!(whole.counts.iter().sum::<u64>(), 4);
+        let in_module = meters.histogram(Measured::Module);
+        assert_eq!(in_module.counts.iter().sum::<u64>(), 2);
+        assert!(in_module.sum >= Duration::from_millis(12), "{in_module:?}");
+        assert!(whole.sum >= in_module.sum);
+        let fast: u64 = in_module.counts.iter().take(8).sum();
+        assert_eq!(fast, 0, "{in_module:?}");
+    }
+
+    #[test]
+    fn a_time_is_in_the_bucket_that_it_does_not_reach() {
+        let meters = Meters::new().unwrap();
+        for micros in [0, 9, 10, 9_999_999, 10_000_000, u64::MAX / 1000] {
+            add(meters.0, Measured::Whole, Duration::from_micros(micros));
+        }
+        let counts = meters.histogram(Measured::Whole).counts;
+        assert_eq!((counts[0], counts[1]), (2, 1));
+        assert_eq!((counts[BUCKETS.len() - 1], counts[BUCKETS.len()]), (1, 2));
+    }
+
+    #[test]
+    fn without_a_meter_nothing_is_counted() {
+        let rv = Meter::OFF.measure(Function::C_GetInfo, || {
+            Reply::only(Function::C_GetInfo, CkRv::OK)
+        });
+        assert!(rv.rv().is_ok());
+    }
+}
