@@ -3,6 +3,12 @@
 //! A request is one line of JSON, and so is its reply; a connection may have several of both. Times are
 //! seconds since 1970 if they say when, and seconds otherwise.
 
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Upper bound on the bytes of a request.
@@ -26,6 +32,9 @@ pub enum Request {
     Stop,
     /// Start the program anew, which takes over.
     Upgrade,
+    /// Fork a worker of the service at this position for this connection alone, and send a socket that leads to it;
+    /// [`Reply::HandingOver`].
+    Probe(usize),
     /// Send copies of the listening sockets; [`Reply::HandingOver`]. A daemon that starts asks this.
     HandOver,
     /// Accept nobody any more, because the daemon that asked for the sockets does; serve the clients until
@@ -36,7 +45,7 @@ pub enum Request {
 impl Request {
     /// Whether nothing is changed by it, so that it needs no line in the log.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Request::Status | Request::Metrics)
+        matches!(self, Request::Status | Request::Metrics | Request::Probe(_))
     }
 }
 
@@ -82,6 +91,8 @@ pub struct ServiceStatus {
     pub max_workers: usize,
     /// Workers that wait for a client.
     pub idle: usize,
+    /// The aliases of its modules.
+    pub modules: Vec<String>,
     /// By their numbers.
     pub clients: Vec<ClientStatus>,
 }
@@ -110,6 +121,57 @@ pub struct ClientStatus {
     pub last_call: String,
     /// How long ago that began.
     pub idle: f64,
+}
+
+/// Upper bound on the sockets that come with a reply.
+const MOST_SOCKETS: usize = 4096;
+
+/// Upper bound on the bytes of a reply.
+const LONGEST_REPLY: usize = 64 << 20;
+
+/// The side that asks.
+pub struct Connection(BufReader<UnixStream>);
+
+impl Connection {
+    /// Connects to a control socket whose daemon may take this long for each answer.
+    pub fn open(control_socket: &Path, patience: Duration) -> io::Result<Connection> {
+        let stream = UnixStream::connect(control_socket)?;
+        stream.set_read_timeout(Some(patience))?;
+        // A read that took more than the line would lose the sockets that come with the bytes behind it.
+        Ok(Connection(BufReader::with_capacity(1, stream)))
+    }
+
+    /// Sends a request and waits for its reply.
+    pub fn ask(&mut self, request: &Request) -> io::Result<Reply> {
+        let line = self.ask_for_line(request)?;
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// The reply as it comes: a line of JSON.
+    pub fn ask_for_line(&mut self, request: &Request) -> io::Result<String> {
+        self.0.get_ref().write_all(&line(request))?;
+        let mut text = String::new();
+        let mut limited = (&mut self.0).take(LONGEST_REPLY as u64);
+        match limited.read_line(&mut text)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(text),
+        }
+    }
+
+    /// Receives the sockets that [`Reply::HandingOver`] tells of.
+    pub fn sockets(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        if count > MOST_SOCKETS {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut sockets = Vec::new();
+        while sockets.len() < count {
+            match bindings::sys::receive(self.0.get_ref().as_fd(), &mut [0])? {
+                Some((_, socket)) => sockets.push(socket),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        Ok(sockets)
+    }
 }
 
 /// Writes a request or a reply as the line that is sent.

@@ -19,6 +19,7 @@ mod successor;
 mod workers;
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -94,6 +95,8 @@ pub struct Controller {
     origin: Origin,
     /// The daemon that was started to take over, and the administrator who waits for that.
     successor: Option<(Pid, usize)>,
+    /// The socket to a worker for a readiness check, until it is sent with the reply.
+    probed: Option<OwnedFd>,
     /// The administrator that has copies of the listening sockets.
     handed_to: Option<usize>,
     /// The configuration file, for messages.
@@ -151,6 +154,7 @@ impl Controller {
             since: SystemTime::now(),
             origin: own.origin,
             successor: None,
+            probed: None,
             handed_to: None,
             conf: own.conf,
             drain_time: own.drain_time,
@@ -304,10 +308,22 @@ impl Controller {
             return;
         };
         administrators.answer(administrator, reply, &mut self.shared.watch);
-        if let Reply::HandingOver(_) = reply {
+        if let Some(socket) = self.probed.take() {
+            administrators.pass(
+                administrator,
+                [socket.as_fd()].into_iter(),
+                &mut self.shared.watch,
+            );
+        } else if let Reply::HandingOver(_) = reply {
             let metrics = self.scrapers.as_ref().and_then(Scrapers::listener);
             let listeners = self.services.iter().flat_map(RunningService::listeners);
-            let sockets = listeners.chain(metrics);
+            let own = administrators.listener();
+            let sockets: Vec<OwnedFd> = listeners
+                .chain(metrics)
+                .chain(own)
+                .filter_map(|listener| listener.as_fd().try_clone_to_owned().ok())
+                .collect();
+            let sockets = sockets.iter().map(AsFd::as_fd);
             administrators.pass(administrator, sockets, &mut self.shared.watch);
         }
     }
@@ -343,6 +359,13 @@ impl Controller {
                 Ok(()) => return (None, Turn::GoOn),
                 Err(reason) => Reply::Failed(reason),
             },
+            administration::Request::Probe(service) => match self.probe(service) {
+                Ok(socket) => {
+                    self.probed = Some(socket);
+                    Reply::HandingOver(1)
+                }
+                Err(reason) => Reply::Failed(reason),
+            },
             administration::Request::HandOver if self.drained_at.is_some() => {
                 Reply::Failed("the daemon drains".to_owned())
             }
@@ -363,6 +386,14 @@ impl Controller {
             }
         };
         (Some(reply), Turn::GoOn)
+    }
+
+    /// Forks a worker that serves a readiness check only, and returns the socket to it.
+    fn probe(&mut self, service: usize) -> Result<OwnedFd, String> {
+        let service = self.services.get_mut(service);
+        let service = service.ok_or("there is no such service")?;
+        let socket = service.probe(&mut self.shared);
+        socket.map_err(|error| format!("cannot start a worker: {error}"))
     }
 
     /// Starts the program anew; the administrator hears when that serves, or has failed.

@@ -3,18 +3,18 @@
 //! Connects to the control socket, sends what [`crate::administration`] defines, and prints the answer. The
 //! exit status is 0 if the daemon did it, 1 if it did not, and 2 if it could not be asked.
 
+mod readiness;
 mod table;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use getopts::ParsingStyle;
 
-use crate::administration::{self, Reply, Request, Status};
+use crate::administration::{Connection, Reply, Request, Status};
 
 /// Where the control socket is if `-socket` does not say.
 const CONTROL_SOCKET: &str = "/run/pkcs11proxyd/control";
@@ -22,8 +22,8 @@ const CONTROL_SOCKET: &str = "/run/pkcs11proxyd/control";
 /// How long the daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Upper bound on the bytes of a reply.
-const LONGEST_REPLY: u64 = 64 << 20;
+/// How long a module may take for a call of the readiness check.
+const READINESS: Duration = Duration::from_secs(10);
 
 /// The exit status if the daemon did not do what it was asked.
 const NOT_DONE: i32 = 1;
@@ -36,6 +36,7 @@ Commands:
     status          show the services and their clients
     top             show the clients every two seconds, the busiest first
     metrics         print the numbers for a monitoring system, in Prometheus' format
+    ready           ask each module for its slots, and succeed if all answer
     reload          read filter files, TLS keys and certificates again, and reopen log files
     disconnect ID   end the connection of the client with this number
     drain           accept nobody any more, and end when the clients have left
@@ -54,6 +55,7 @@ struct Asked {
 
 enum Command {
     Top,
+    Ready,
     One(Request),
 }
 
@@ -76,6 +78,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     };
     let done = match &asked.command {
         Command::Top => top(&asked),
+        Command::Ready => ready(&asked),
         Command::One(request) => one(&asked, request),
     };
     done.unwrap_or_else(|error| {
@@ -125,6 +128,7 @@ fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
         ["status"] => Command::One(Request::Status),
         ["top"] => Command::Top,
         ["metrics"] => Command::One(Request::Metrics),
+        ["ready"] => Command::Ready,
         ["reload"] => Command::One(Request::Reload),
         ["disconnect", number] => {
             let number = number.parse();
@@ -149,33 +153,29 @@ fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
     }))
 }
 
+/// Connects to the daemon.
+fn open(asked: &Asked) -> Result<Connection, String> {
+    Connection::open(&asked.socket, PATIENCE).map_err(|error| failed(asked, &error))
+}
+
 /// Sends a request, and returns the line that answers it.
 fn ask(asked: &Asked, request: &Request) -> Result<String, String> {
-    let path = asked.socket.display();
-    let failed = |what: &str, error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
-            "{path}: {what}: {error}; is the daemon running, and is this its `control_socket`?"
-        ),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::UnexpectedEof => {
-            format!("{path}: {what}: {error}; only root and the daemon's user may ask")
+    let line = open(asked)?.ask_for_line(request);
+    line.map_err(|error| failed(asked, &error))
+}
+
+/// Why the daemon cannot be asked.
+fn failed(asked: &Asked, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "; is the daemon running, and is this its `control_socket`?"
         }
-        _ => format!("{path}: {what}: {error}"),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::UnexpectedEof => {
+            "; only root and the daemon's user may ask"
+        }
+        _ => "",
     };
-    let stream = UnixStream::connect(&asked.socket);
-    let mut stream = stream.map_err(|error| failed("cannot connect", error))?;
-    let limited = stream.set_read_timeout(Some(PATIENCE));
-    limited.map_err(|error| failed("cannot connect", error))?;
-    let sent = stream.write_all(&administration::line(request));
-    sent.map_err(|error| failed("cannot ask", error))?;
-    let mut line = String::new();
-    BufReader::new(stream.take(LONGEST_REPLY))
-        .read_line(&mut line)
-        .and_then(|length| match length {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
-        })
-        .map_err(|error| failed("no answer", error))?;
-    Ok(line)
+    format!("{}: {error}{advice}", asked.socket.display())
 }
 
 fn understood(line: &str) -> Result<Reply, String> {
@@ -232,6 +232,49 @@ fn top(asked: &Asked) -> Result<i32, String> {
         }
         std::thread::sleep(INTERVAL);
     }
+}
+
+/// Asks each module of each service for its slots.
+fn ready(asked: &Asked) -> Result<i32, String> {
+    let mut connection = open(asked)?;
+    let mut ask = |request: &Request| {
+        let reply = connection.ask(request);
+        let reply = reply.map_err(|error| failed(asked, &error))?;
+        let sockets = match reply {
+            Reply::HandingOver(count) => connection.sockets(count),
+            _ => Ok(Vec::new()),
+        };
+        Ok::<_, String>((reply, sockets.map_err(|error| failed(asked, &error))?))
+    };
+    let (Reply::Status(status), _) = ask(&Request::Status)? else {
+        return Err("the daemon answers something else".into());
+    };
+    let mut exit = 0;
+    if status.drains {
+        eprintln!("pkcs11proxyctl: the daemon accepts nobody any more");
+        exit = NOT_DONE;
+    }
+    for (position, service) in status.services.iter().enumerate() {
+        for alias in &service.modules {
+            let name = table::printable(&format!("{}, {alias}", service.name));
+            let slots = match ask(&Request::Probe(position))? {
+                (_, mut sockets) if sockets.len() == 1 => {
+                    let socket = sockets.pop().ok_or("no socket")?;
+                    readiness::slots(socket, alias, READINESS)
+                }
+                (Reply::Failed(reason), _) => Err(reason),
+                _ => Err("the daemon answers something else".into()),
+            };
+            match slots {
+                Ok(count) => print(&format!("{name}: ready, {count} slots\n")),
+                Err(reason) => {
+                    eprintln!("pkcs11proxyctl: {name}: {}", table::printable(&reason));
+                    exit = NOT_DONE;
+                }
+            }
+        }
+    }
+    Ok(exit)
 }
 
 /// The calls of each client so far.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -53,6 +53,11 @@ impl Administrators {
             connections: BTreeMap::new(),
             next: 0,
         })
+    }
+
+    /// The control socket.
+    pub fn listener(&self) -> Option<&Listener> {
+        self.listener.as_ref()
     }
 
     /// Accepts those who wait at the control socket.
@@ -127,12 +132,12 @@ impl Administrators {
         }
     }
 
-    /// Sends copies of these sockets, and of the control socket, after a reply, each with a byte of its own. An administrator that does not take
+    /// Sends copies of sockets after a reply, each with a byte of its own. An administrator that does not take
     /// them is cut off.
     pub fn pass<'a>(
         &mut self,
         number: usize,
-        mut sockets: impl Iterator<Item = &'a Listener>,
+        mut sockets: impl Iterator<Item = BorrowedFd<'a>>,
         watch: &mut Watch,
     ) {
         let Some(connection) = self.connections.get(&number) else {
@@ -140,9 +145,7 @@ impl Administrators {
         };
         let is_clear = connection.conversation.is_answered();
         let to = connection.conversation.as_fd();
-        let pass = |socket: &Listener| bindings::sys::send(to, &[0], socket.as_fd());
-        let is_passed = sockets.all(|socket| pass(socket).is_ok())
-            && self.listener.iter().all(|socket| pass(socket).is_ok());
+        let is_passed = sockets.all(|socket| bindings::sys::send(to, &[0], socket).is_ok());
         if !is_clear || !is_passed {
             self.remove(number, watch);
         }

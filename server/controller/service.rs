@@ -4,13 +4,15 @@
 //! listeners; their sockets go to workers, unread.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use filter::log::Printable;
 use nix::sys::signal::Signal;
-use nix::unistd::getpid;
+use nix::unistd::{geteuid, getpid};
 
 use super::admission::{Admission, Limits, Placement, WorkerId};
 use super::event::{Source, Watch};
@@ -28,6 +30,7 @@ use crate::policy::{FileVersion, Policy};
 use crate::record_memory::Budget;
 use crate::sockets::{Accepted, Listener, Peer};
 use crate::throttle::{RefusalLog, Throttle};
+use crate::tls::acceptor::Acceptor;
 use crate::worker::{self, Setup};
 
 /// Connections accepted for a service before everything else has its turn.
@@ -254,11 +257,35 @@ impl RunningService {
         self.admission.pause(Instant::now());
     }
 
+    /// Forks a worker for a readiness check, and returns the socket that it serves: without TLS, and beside the
+    /// workers that there may be for clients.
+    pub fn probe(&mut self, shared: &mut Shared) -> io::Result<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let worker = self.fork_with(None, shared)?;
+        let client = Accepted {
+            socket: theirs.into(),
+            peer: Peer::User(geteuid()),
+            name: "readiness check".to_owned(),
+        };
+        shared.workers.hand_over(worker, &client)?;
+        Ok(ours.into())
+    }
+
     fn fork(&mut self, shared: &mut Shared) -> io::Result<()> {
+        let worker = self.fork_with(self.policy.tls.clone(), shared)?;
+        self.admission.forked(worker);
+        Ok(())
+    }
+
+    fn fork_with(
+        &mut self,
+        tls: Option<Arc<Acceptor>>,
+        shared: &mut Shared,
+    ) -> io::Result<WorkerId> {
         let setup = Setup {
             service: &self.settings,
             rules: self.policy.rules.clone(),
-            tls: self.policy.tls.clone(),
+            tls,
             memory: self.memory.share(self.places.next()),
             activity: self.activities.share(self.places.next()),
             meter: self.meters.map_or(Meter::OFF, Meters::share),
@@ -268,8 +295,7 @@ impl RunningService {
         let Shared { workers, watch, .. } = shared;
         let worker = workers.fork(watch, self.position, &setup)?;
         self.places.given_to(worker);
-        self.admission.forked(worker);
-        Ok(())
+        Ok(worker)
     }
 
     /// Takes a message of one of the service's workers.
@@ -396,6 +422,13 @@ impl RunningService {
             workers: idle + clients.len(),
             max_workers: self.settings.workload.max_workers,
             idle,
+            modules: self
+                .policy
+                .rules
+                .modules
+                .iter()
+                .map(|module| String::from_utf8_lossy(&module.alias_text).into_owned())
+                .collect(),
             clients,
         }
     }

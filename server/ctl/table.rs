@@ -202,6 +202,7 @@ mod tests {
                 workers: 3,
                 max_workers: 9,
                 idle: 1,
+                modules: Vec::new(),
                 clients,
             }],
         }

@@ -122,6 +122,40 @@ fn free_address() -> String {
 }
 
 #[test]
+fn ready_asks_each_module_for_its_slots() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.max_threads = 2;
+    let hanging = module("nullmodule");
+    setup.modules.push(("other".into(), hanging));
+    let daemon = administered(setup);
+    // Whoever has all workers is not in the way.
+    let clients = [Client::ready(&daemon), Client::ready(&daemon)];
+    let ready = ctl(&daemon, &["ready"]);
+    assert_eq!(ready.status.code(), Some(0), "{}", ready.stderr);
+    for alias in ["null", "other"] {
+        let line = format!("PKCS#11 Filtering Proxy, {alias}: ready, ");
+        assert!(ready.stdout.contains(&line), "{}", ready.stdout);
+    }
+    assert!(wait_until(PATIENCE, || daemon.workers().len() == 2));
+    drop(clients);
+
+    let filter = daemon.directory().join("filter.conf");
+    let rules = std::fs::read_to_string(&filter).expect("a file");
+    let rules = rules.replacen("nullmodule", "nomodule", 1);
+    std::fs::write(&filter, rules).expect("a file");
+    assert_eq!(ctl(&daemon, &["reload"]).status.code(), Some(0));
+    let ready = ctl(&daemon, &["ready"]);
+    assert_eq!(ready.status.code(), Some(1));
+    assert!(
+        ready.stderr.contains(", null: C_LoadModule returned"),
+        "{}",
+        ready.stderr
+    );
+    assert!(ready.stdout.contains(", other: ready"), "{}", ready.stdout);
+}
+
+#[test]
 fn reload_drain_and_stop_do_what_the_signals_do() {
     let token = Token::new();
     let mut daemon = administered(setup(&token));
