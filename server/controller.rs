@@ -50,8 +50,9 @@ use workers::{Child, End, Workers};
 /// How long workers have to end after SIGTERM before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How often workers are asked again to leave their clients while the daemon drains.
-const ASKING: Duration = Duration::from_millis(500);
+/// How long after workers were asked to leave their clients they are asked again while the daemon drains: first, and
+/// when that has gone on for long.
+const ASKING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// How long draining takes at the most where the clock has no number for the configured time.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -103,9 +104,9 @@ pub struct Controller {
     conf: PathBuf,
     /// How long clients have to leave when the daemon drains.
     drain_time: Duration,
-    /// While it drains: when it ends, and when workers were asked last.
+    /// While it drains: when it ends, and when workers were asked first and last.
     drained_at: Option<Instant>,
-    asked_at: Option<Instant>,
+    asked_at: Option<(Instant, Instant)>,
 }
 
 impl Controller {
@@ -229,7 +230,7 @@ impl Controller {
         let now = Instant::now();
         let alive = self.service_manager.next_wake(now);
         if let Some(end) = self.drained_at {
-            let left = end.saturating_duration_since(now).min(ASKING);
+            let left = end.saturating_duration_since(now).min(self.asking(now));
             return Some(alive.map_or(left, |alive| alive.min(left)));
         }
         let edits = self.edits.as_ref().and_then(|edits| edits.next_wake(now));
@@ -581,12 +582,22 @@ impl Controller {
         self.ask_workers_to_leave();
     }
 
+    /// How long to wait until workers are asked again. A client that does not come back may stay for months after an
+    /// upgrade.
+    fn asking(&self, now: Instant) -> Duration {
+        let (soon, late) = ASKING;
+        let first = self.asked_at.map_or(now, |(first, _)| first);
+        (now.saturating_duration_since(first) / 8).clamp(soon, late)
+    }
+
     /// One that has a call in progress leaves later, and takes more than one signal for it (`bindings::leaving`).
     fn ask_workers_to_leave(&mut self) {
         let now = Instant::now();
-        let is_due = |then: Instant| now.saturating_duration_since(then) >= ASKING;
+        let asking = self.asking(now);
+        let is_due = |(_, last): (Instant, Instant)| now.saturating_duration_since(last) >= asking;
         if self.asked_at.is_none_or(is_due) {
-            self.asked_at = Some(now);
+            let first = self.asked_at.map_or(now, |(first, _)| first);
+            self.asked_at = Some((first, now));
             self.shared.workers.signal_all(Signal::SIGUSR2);
         }
     }
