@@ -2,15 +2,19 @@
 //!
 //! The application gets handles that are made here (`tables`), and a call goes out with those of the module. When a
 //! connection is lost, the next call connects again, to the first daemon that answers; each session is opened again when
-//! it is used, the user is logged in if the PIN was kept, and an object is looked for by what was known of it
-//! (`restoring`, `descriptions`). What cannot come back is an operation that had begun, and a session object: the call
+//! it is used (`restoring`), the user is logged in if the PIN was kept (`logins`), and an object is looked for by what was
+//! known of it (`objects`, `descriptions`). What cannot come back is an operation that had begun, and a session object: the call
 //! that misses it is answered CKR_DEVICE_ERROR, once.
 //!
 //! A call that failed on the way may have been executed. It is made again only if that does no harm: never a
 //! signature, a login, or what makes or changes an object. A call waits for a new connection no longer than its
 //! timeout. No lock is held while a call is on its way; of several threads that miss something, one restores it.
 
+mod asking;
 mod descriptions;
+mod learning;
+mod logins;
+mod objects;
 mod restoring;
 mod tables;
 

@@ -1,0 +1,150 @@
+//! Makes calls of the library's own on a connection: they ask for slots, tokens and attributes, open sessions, and search.
+//!
+//! They go out with the module's handles and say nothing to the application. Each is begun while there is time for the
+//! call of the application that it is made for.
+
+use std::sync::Arc;
+
+use xdr::{
+    Answer, Call, CkRv, Cryptoki, Flags, Found, ObjectHandle, Query, RV_LEAVING, Reply, Room,
+    SessionHandle, SlotId, Ulong, Wanted,
+};
+
+use super::descriptions::{Description, Token, Values, describe};
+use super::{Live, Trouble};
+use crate::link::DistantModule;
+use crate::remote::Remote;
+
+/// How many objects are compared, and how many slots looked at, at the most.
+pub(super) const MOST: u64 = 64;
+
+/// Why an answer of the module is of no use.
+pub(super) fn refused(rv: CkRv) -> Trouble {
+    Trouble::Refused(if rv.is_ok() { CkRv::GENERAL_ERROR } else { rv })
+}
+
+impl<R: Remote> Live<R> {
+    /// Makes a call of the library's own, if there is time for it.
+    pub(super) fn ask(&self, call: Call<'_>) -> Result<Reply, Trouble> {
+        self.check_time()?;
+        self.ask_at_any_time(call)
+    }
+
+    pub(super) fn check_time(&self) -> Result<(), Trouble> {
+        let is_over = |_| Trouble::Refused(CkRv::DEVICE_ERROR);
+        self.deadline.remaining().map(drop).map_err(is_over)
+    }
+
+    /// Makes a call of the library's own that must not be left out.
+    pub(super) fn ask_at_any_time(&self, call: Call<'_>) -> Result<Reply, Trouble> {
+        let reply = self.link.call(call);
+        match reply.rv() {
+            RV_LEAVING => Err(Trouble::Leaving),
+            CkRv::DEVICE_ERROR if self.link.is_lost() => Err(Trouble::Lost),
+            _ => Ok(reply),
+        }
+    }
+
+    /// The token in a slot of the module's, if it says.
+    pub(super) fn token(&self, slot: SlotId) -> Result<Option<Token>, Trouble> {
+        match self.ask(Call::C_GetTokenInfo(slot))? {
+            Reply::C_GetTokenInfo(answer) if answer.rv.is_ok() => Ok(Some(Token::of(&answer.info))),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn slots(&self) -> Result<Vec<SlotId>, Trouble> {
+        match self.ask(Call::C_GetSlotList(Ulong(1), Room::Buffer(MOST)))? {
+            Reply::C_GetSlotList(answer) if answer.rv.is_ok() => Ok(answer.slots),
+            reply => Err(refused(reply.rv())),
+        }
+    }
+
+    pub(super) fn open(
+        &self,
+        slot: SlotId,
+        flags: Flags,
+        notify: bool,
+    ) -> Result<SessionHandle, Trouble> {
+        match self.ask(Call::C_OpenSession(slot, flags, notify))? {
+            Reply::C_OpenSession(opened) if opened.rv.is_ok() => Ok(opened.session),
+            reply => Err(refused(reply.rv())),
+        }
+    }
+
+    /// The values of these attributes of an object, as far as it has them and they may be known.
+    pub(super) fn values(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        wanted: Vec<Wanted>,
+    ) -> Result<Values, Trouble> {
+        let ask = |wanted| {
+            let call = Call::C_GetAttributeValue(session, object, Some(Query(wanted)));
+            match self.ask(call)? {
+                Reply::C_GetAttributeValue(answer) => Ok(answer.answers.0),
+                reply => Err(refused(reply.rv())),
+            }
+        };
+        let of = |answers: &[Answer]| -> Values {
+            let value = |it: &Answer| Some((it.attribute_type.0, it.bytes()?.to_vec()));
+            answers.iter().filter_map(value).collect()
+        };
+        let answers = ask(wanted.clone())?;
+        let mut values = of(&answers);
+        // A module may end at the first attribute that the object has not.
+        let is_untouched = |it: &Answer| it.found == Found::Untouched;
+        let mut answers = answers.iter();
+        for wanted in wanted {
+            if answers.next().is_none_or(is_untouched) {
+                values.append(&mut of(&ask(vec![wanted])?));
+            }
+        }
+        Ok(values)
+    }
+
+    pub(super) fn describe(
+        &self,
+        session: SessionHandle,
+        object: ObjectHandle,
+        token: Option<Arc<Token>>,
+    ) -> Result<Description, Trouble> {
+        describe(token, |wanted| self.values(session, object, wanted))
+    }
+
+    /// The objects that a search finds, as many as are compared and one more.
+    pub(super) fn find(
+        &self,
+        session: SessionHandle,
+        template: xdr::Template,
+    ) -> Result<Vec<ObjectHandle>, Trouble> {
+        let begun = self.ask(Call::C_FindObjectsInit(session, Some(template)))?;
+        if !begun.rv().is_ok() {
+            return Err(refused(begun.rv()));
+        }
+        let mut found = Vec::new();
+        while (found.len() as u64) <= MOST {
+            match self.ask(Call::C_FindObjects(session, Room::Buffer(MOST)))? {
+                Reply::C_FindObjects(answer) if answer.rv.is_ok() => {
+                    if answer.objects.is_empty() {
+                        break;
+                    }
+                    found.extend(answer.objects);
+                }
+                reply => return Err(refused(reply.rv())),
+            }
+        }
+        self.ask(Call::C_FindObjectsFinal(session))?;
+        Ok(found)
+    }
+}
+
+impl Trouble {
+    /// What cannot be restored for a reason of the module's is an error of the device for the application.
+    pub(super) fn into_device_error(self) -> Trouble {
+        match self {
+            Trouble::Lost | Trouble::Leaving => self,
+            Trouble::Refused(_) => Trouble::Refused(CkRv::DEVICE_ERROR),
+        }
+    }
+}

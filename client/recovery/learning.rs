@@ -1,0 +1,131 @@
+//! Learns from the answers of the module: which sessions and objects there are now, who is logged in, and with which token.
+
+use std::sync::Arc;
+
+use transport::Deadline;
+use xdr::{Call, NullPlaces, Reply, SessionHandle, SlotId};
+
+use super::tables::{Known, Slot};
+use super::{Live, Recovery, Trouble};
+use crate::remote::Remote;
+
+impl<R: Remote + 'static> Recovery<R> {
+    /// Notes what a call has done, and puts the application's handles into its reply.
+    pub(super) fn learn(
+        &self,
+        live: &Live<R>,
+        call: &Call<'_>,
+        reply: &mut Reply,
+        nulls: NullPlaces,
+        deadline: Deadline,
+    ) -> Result<(), Trouble> {
+        let rv = reply.rv();
+        let known = match rv.is_ok() {
+            true => self.look_at(live, call, reply)?,
+            false => Vec::new(),
+        };
+        let mut state = self.shared.state();
+        if state.finished {
+            return Ok(());
+        }
+        if rv.is_ok() {
+            state
+                .tables
+                .put_into(call, reply, live.generation, nulls, known)?;
+        }
+        state.tables.done(call, rv);
+        drop(state);
+        if !rv.is_ok() {
+            return Ok(());
+        }
+        match call {
+            Call::C_OpenSession(slot, ..) if !nulls.first => {
+                let Reply::C_OpenSession(opened) = reply else {
+                    return Ok(());
+                };
+                let ready = self.opened(live, *slot, opened.session, deadline);
+                if ready.is_err() {
+                    self.close(live, opened.session);
+                }
+                ready
+            }
+            Call::C_Login(session, user, pin) => {
+                self.logged_in(live, *session, *user, *pin, None);
+                Ok(())
+            }
+            Call::C_LoginUser(session, user, pin, name) => {
+                self.logged_in(live, *session, *user, *pin, Some(*name));
+                Ok(())
+            }
+            Call::C_SetPIN(session, _, new) => {
+                let mut state = self.shared.state();
+                if let Some(login) = state.login_of(*session) {
+                    login.pin = login.pin.take().and_then(|_| self.kept(*new));
+                }
+                Ok(())
+            }
+            Call::C_SetAttributeValue(session, object, _) => {
+                // The change has been made, whatever becomes of this question. What the object was does not count any more.
+                if self.look_at_object(live, *session, *object).is_err() {
+                    let mut state = self.shared.state();
+                    state.tables.changed(*object, Known::Nothing);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A session was opened. The only one with a slot: which token is it with? Another one on a new connection: is the
+    /// login to be repeated?
+    fn opened(
+        &self,
+        live: &Live<R>,
+        slot: SlotId,
+        session: SessionHandle,
+        deadline: Deadline,
+    ) -> Result<(), Trouble> {
+        let _turn = self.turn(deadline)?;
+        let state = self.shared.state();
+        let known = state.tables.slots.get(&slot);
+        let (is_known, real_slot) = (known.is_some(), known.map_or(slot, |it| it.real));
+        let is_only_one = state.tables.is_only_one(session, slot);
+        let real = state.tables.sessions.get(&session).map(|it| it.real);
+        drop(state);
+        if !is_known || is_only_one {
+            // Nothing is known if the connection is lost at this moment; the session is opened again all the same.
+            let token = live.token(real_slot).ok().flatten().map(Arc::new);
+            let first = || Slot {
+                real: slot,
+                generation: live.generation,
+                token: None,
+                present: None,
+                daemon: live.daemon,
+                login: None,
+                has_lost_login: false,
+                logouts: 0,
+            };
+            let mut state = self.shared.state();
+            let known = state.tables.slots.entry(slot).or_insert_with(first);
+            known.daemon = live.daemon;
+            known.holds(token);
+        } else if let Some(real) = real {
+            match self.restore_login(live, slot, real) {
+                Err(Trouble::Lost | Trouble::Leaving) | Ok(()) => {}
+                refused => return refused,
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a session of which the application will not know.
+    fn close(&self, live: &Live<R>, session: SessionHandle) {
+        let mut state = self.shared.state();
+        let real = state.tables.sessions.get(&session).map(|it| it.real);
+        state.tables.close(session);
+        drop(state);
+        if let Some(real) = real {
+            let _closed = live.ask_at_any_time(Call::C_CloseSession(real));
+        }
+    }
+}

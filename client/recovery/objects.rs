@@ -1,0 +1,244 @@
+//! Describes the objects that the application gets handles of, and finds them again on a new connection.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use xdr::{Attribute, AttributeType, Call, CkRv, Function, ObjectHandle, Reply, SessionHandle};
+
+use super::asking::{MOST, refused};
+use super::descriptions::{Description, Token};
+use super::tables::{Copied, Known};
+use super::{Live, Recovery, Trouble};
+use crate::remote::Remote;
+
+/// CKA_TOKEN.
+const TOKEN: AttributeType = AttributeType(1);
+
+impl<R: Remote + 'static> Recovery<R> {
+    /// Finds an object again that the call of `session` uses.
+    pub(super) fn restore_object(
+        &self,
+        live: &Live<R>,
+        object: ObjectHandle,
+        session: SessionHandle,
+        refusal: CkRv,
+        known: &Description,
+    ) -> Result<(), Trouble> {
+        if let Some(real) = self.find_again(live, object, session, refusal, known)? {
+            let mut state = self.shared.state();
+            state.tables.restored(object, real, live.generation);
+        }
+        Ok(())
+    }
+
+    /// Makes a copy again, in the session that it ends with.
+    pub(super) fn restore_copy(
+        &self,
+        live: &Live<R>,
+        object: ObjectHandle,
+        refusal: CkRv,
+        copied: &Copied,
+    ) -> Result<(), Trouble> {
+        self.restore_session(live, copied.session)?;
+        let found = self.find_again(live, object, copied.session, refusal, &copied.original)?;
+        let Some(original) = found else {
+            return Ok(());
+        };
+        let state = self.shared.state();
+        let Some(session) = state.tables.sessions.get(&copied.session) else {
+            return Err(refusal.into());
+        };
+        let session = session.real;
+        drop(state);
+        let call = Call::C_CopyObject(session, original, Some(copied.template.clone()));
+        match live.ask(call)? {
+            Reply::C_CopyObject(made) if made.rv.is_ok() => {
+                let real = made.object.ok_or(Trouble::Refused(refusal))?;
+                let mut state = self.shared.state();
+                state.tables.restored(object, real, live.generation);
+                Ok(())
+            }
+            reply => Err(refused(reply.rv()).into_device_error()),
+        }
+    }
+
+    /// The object on the token that is what is known of one; the application uses it in `session`. `None`: `object` was
+    /// restored meanwhile.
+    fn find_again(
+        &self,
+        live: &Live<R>,
+        object: ObjectHandle,
+        session: SessionHandle,
+        refusal: CkRv,
+        known: &Description,
+    ) -> Result<Option<ObjectHandle>, Trouble> {
+        let state = self.shared.state();
+        if state.tables.real_object(object, live.generation).is_some() {
+            return Ok(None);
+        }
+        let of_session = state.tables.sessions.get(&session);
+        let Some((slot, flags)) = of_session.map(|it| (it.slot, it.flags)) else {
+            return Err(refusal.into());
+        };
+        let slot = state.tables.slots.get(&slot);
+        let Some((real_slot, present, has_lost_login)) =
+            slot.map(|it| (it.real, it.present.clone(), it.has_lost_login))
+        else {
+            return Err(refusal.into());
+        };
+        drop(state);
+        // The application may search in its own session at this moment.
+        let own = live
+            .open(real_slot, flags, false)
+            .map_err(Trouble::into_device_error)?;
+        let found = find_object(live, own, known, present);
+        live.ask_at_any_time(Call::C_CloseSession(own))?;
+        match found? {
+            Some(real) => Ok(Some(real)),
+            None if has_lost_login && known.is_private() => {
+                Err(Trouble::Refused(CkRv::USER_NOT_LOGGED_IN))
+            }
+            None => {
+                log::warn!(
+                    "an object of the application cannot be found again, or not told from others"
+                );
+                Err(refusal.into())
+            }
+        }
+    }
+
+    /// What is known of each object in a reply, in their order.
+    pub(super) fn look_at(
+        &self,
+        live: &Live<R>,
+        call: &Call<'_>,
+        reply: &mut Reply,
+    ) -> Result<Vec<Known>, Trouble> {
+        let mut objects = Vec::new();
+        reply.each_handle(call, &mut |handle| {
+            if let xdr::handles::Handle::Result(object) = handle {
+                objects.push(*object);
+            }
+            Ok(())
+        })?;
+        let Some(session) = call.session().filter(|_| !objects.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let is_for_token = |it: &Attribute| it.attribute_type == TOKEN && *it.bytes() == [1];
+        let mut made = call.values().flat_map(|template| &template.0);
+        let is_worth_asking = matches!(
+            call.function(),
+            Function::C_FindObjects | Function::C_CopyObject | Function::C_AsyncComplete
+        ) || made.any(is_for_token);
+        if !is_worth_asking {
+            return Ok(vec![Known::OfSession; objects.len()]);
+        }
+        let (real, token) = self.place(live, session)?;
+        let is_search = call.function() == Function::C_FindObjects;
+        let mut left = match is_search {
+            true => self.shared.state().tables.look_at(session, objects.len()),
+            false => objects.len(),
+        };
+        let described = objects.into_iter().map(|object| {
+            if left == 0 {
+                return Ok(Known::NotYet);
+            }
+            left -= 1;
+            match live.describe(real, object, token.clone()) {
+                Ok(description) if description.is_of_token() => {
+                    Ok(Known::Described(Arc::new(description)))
+                }
+                Ok(_) => Ok(self.copied(call)),
+                // What was made is made.
+                Err(_) if !is_search => Ok(Known::Nothing),
+                // There is no time for more.
+                Err(Trouble::Refused(_)) => Ok(Known::NotYet),
+                Err(trouble) => Err(trouble),
+            }
+        });
+        described.collect()
+    }
+
+    /// What is known of a session object that a call has found or made.
+    fn copied(&self, call: &Call<'_>) -> Known {
+        let Call::C_CopyObject(session, original, template) = call else {
+            return Known::OfSession;
+        };
+        let template = template.clone().unwrap_or_default();
+        let original = self.shared.state().tables.description(*original);
+        match original {
+            Some(original) if template.0.len() as u64 <= MOST => Known::Copied(Arc::new(Copied {
+                original,
+                session: *session,
+                template,
+            })),
+            _ => Known::OfSession,
+        }
+    }
+
+    /// Looks at an object that is used for the first time.
+    pub(super) fn look_at_object(
+        &self,
+        live: &Live<R>,
+        session: SessionHandle,
+        object: ObjectHandle,
+    ) -> Result<(), Trouble> {
+        let real_object = self
+            .shared
+            .state()
+            .tables
+            .real_object(object, live.generation);
+        let Some(real_object) = real_object else {
+            return Ok(());
+        };
+        let (real, token) = self.place(live, session)?;
+        let known = match live.describe(real, real_object, token) {
+            Ok(description) if description.is_of_token() => Known::Described(Arc::new(description)),
+            Ok(_) => Known::OfSession,
+            Err(Trouble::Refused(_)) => Known::Nothing,
+            Err(trouble) => return Err(trouble),
+        };
+        self.shared.state().tables.changed(object, known);
+        Ok(())
+    }
+
+    /// The module's handle of a session, and the token that it is with.
+    fn place(
+        &self,
+        live: &Live<R>,
+        session: SessionHandle,
+    ) -> Result<(SessionHandle, Option<Arc<Token>>), Trouble> {
+        let state = self.shared.state();
+        let known = state.tables.sessions.get(&session);
+        let known = known.filter(|it| it.generation == live.generation);
+        let known = known.ok_or(Trouble::Lost)?;
+        let slot = state.tables.slots.get(&known.slot);
+        Ok((known.real, slot.and_then(|it| it.present.clone())))
+    }
+}
+
+/// The only object that is what is known of one.
+fn find_object<R: Remote>(
+    live: &Live<R>,
+    session: SessionHandle,
+    known: &Description,
+    present: Option<Arc<Token>>,
+) -> Result<Option<ObjectHandle>, Trouble> {
+    let Some(template) = known.search(present.as_deref()) else {
+        return Ok(None);
+    };
+    let found = live.find(session, template)?;
+    if found.len() as u64 > MOST {
+        return Ok(None); // too many to compare
+    }
+    let found: HashSet<ObjectHandle> = found.into_iter().collect();
+    let mut same = Vec::new();
+    for object in found {
+        let description = live.describe(session, object, present.clone())?;
+        if known.is(&description, present.as_deref()) {
+            same.push(object);
+        }
+    }
+    let is_only_one = same.len() == 1;
+    Ok(same.pop().filter(|_| is_only_one))
+}

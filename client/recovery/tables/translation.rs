@@ -1,0 +1,258 @@
+//! Puts the module's handles into a call, and the application's into its reply.
+
+use std::collections::HashSet;
+
+use xdr::handles::Handle;
+use xdr::operations::Operations;
+use xdr::{Call, CkRv, Function, NullPlaces, ObjectHandle, Reply, SessionHandle, SlotId};
+
+use super::{Known, Missing, NO_HANDLE, Object, Session, Slot, Source, Tables};
+use crate::recovery::needs_operation;
+
+impl Tables {
+    /// Puts the module's handles into a call. Says what is missing for that; the call is then of no use.
+    pub fn translate(
+        &mut self,
+        call: &mut Call<'_>,
+        generation: u64,
+    ) -> Result<Option<Missing>, CkRv> {
+        let function = call.function();
+        let application_session = call.session();
+        // Programs that list objects read attributes of each.
+        let is_used = !matches!(
+            function,
+            Function::C_GetAttributeValue | Function::C_GetObjectSize
+        );
+        let mut missing = None;
+        call.each_handle(&mut |handle| {
+            match handle {
+                Handle::Session(session) => match self.sessions.get(session) {
+                    Some(known) if known.generation == generation => *session = known.real,
+                    Some(_) => drop(missing.get_or_insert(Missing::Session(*session))),
+                    None => *session = SessionHandle(NO_HANDLE),
+                },
+                Handle::Slot(slot) => match self.slots.get(slot) {
+                    Some(known) if known.generation == generation => *slot = known.real,
+                    Some(_) => drop(missing.get_or_insert(Missing::Slot(*slot))),
+                    None => {}
+                },
+                Handle::Object(object, refusal) => {
+                    let Some(known) = self.objects.get(object) else {
+                        *object = ObjectHandle(NO_HANDLE);
+                        return Ok(());
+                    };
+                    if known.generation == generation {
+                        match (&known.known, application_session) {
+                            (Known::NotYet, Some(session)) if is_used => {
+                                let object = *object;
+                                missing.get_or_insert(Missing::Description { object, session });
+                            }
+                            _ => *object = known.real,
+                        }
+                        return Ok(());
+                    }
+                    // Another slot may have a copy.
+                    let session = application_session.filter(|session| {
+                        let session = self.sessions.get(session);
+                        session.is_some_and(|it| it.slot == known.slot)
+                    });
+                    match (&known.known, session) {
+                        (Known::Described(known), Some(session)) => {
+                            missing.get_or_insert(Missing::Object {
+                                object: *object,
+                                session,
+                                refusal,
+                                known: known.clone(),
+                                copied: None,
+                            });
+                        }
+                        (Known::Copied(copied), _) => {
+                            missing.get_or_insert(Missing::Object {
+                                object: *object,
+                                session: copied.session,
+                                refusal,
+                                known: copied.original.clone(),
+                                copied: Some(copied.clone()),
+                            });
+                        }
+                        (Known::OfSession, _) => {
+                            self.objects.remove(object);
+                            return Err(CkRv::DEVICE_ERROR);
+                        }
+                        (Known::Described(_) | Known::NotYet | Known::Nothing, _) => {
+                            return Err(refusal);
+                        }
+                    }
+                }
+                Handle::Result(_) => {}
+            }
+            Ok(())
+        })?;
+        if missing.is_none() {
+            self.tell_of_lost_operation(application_session, function)?;
+            if let (Function::C_CloseSession, Some(closed)) = (function, application_session) {
+                missing = self.keeper(closed, generation).map(Missing::Keeper);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// A session that the application has, but the module does not, if closing this one would leave the module with none: it
+    /// would end the login, which then had to be repeated for the next call.
+    fn keeper(&self, closed: SessionHandle, generation: u64) -> Option<SessionHandle> {
+        let slot = self.sessions.get(&closed)?.slot;
+        let login = self.slots.get(&slot)?.login.as_ref()?;
+        let others = || {
+            let of_slot = move |(session, it): &(&SessionHandle, &Session)| {
+                it.slot == slot && **session != closed
+            };
+            self.sessions.iter().filter(of_slot)
+        };
+        let is_present = |it: u64| it == generation;
+        if !is_present(login.generation) || others().any(|(_, it)| is_present(it.generation)) {
+            return None;
+        }
+        others().map(|(session, _)| *session).min_by_key(|it| it.0)
+    }
+
+    /// CKR_DEVICE_ERROR if the call needs an operation that has ended with a connection.
+    fn tell_of_lost_operation(
+        &mut self,
+        session: Option<SessionHandle>,
+        function: Function,
+    ) -> Result<(), CkRv> {
+        let Some(session) = session.and_then(|it| self.sessions.get_mut(&it)) else {
+            return Ok(());
+        };
+        let facts = function.facts();
+        // Reading out an operation means whichever there is.
+        let reads_out = function == Function::C_GetOperationState;
+        let is_lost = session.lost.has_any(facts.families) || reads_out && !session.lost.is_empty();
+        if reads_out {
+            session.lost.clear();
+        }
+        session.lost.forget(facts.families);
+        let needs = needs_operation(function) || reads_out;
+        match is_lost && needs {
+            true => Err(CkRv::DEVICE_ERROR),
+            false => Ok(()),
+        }
+    }
+
+    /// The application's handle of a session of the module's.
+    pub fn application_session(
+        &self,
+        generation: u64,
+        real: SessionHandle,
+    ) -> Option<SessionHandle> {
+        let is_meant = |it: &Session| it.generation == generation && it.real == real;
+        let found = self.sessions.iter().find(|(_, it)| is_meant(it));
+        found.map(|(session, _)| *session)
+    }
+
+    /// The application's number of a slot of the module's.
+    fn application_slot(&self, generation: u64, real: SlotId) -> SlotId {
+        let is_meant = |it: &Slot| it.generation == generation && it.real == real;
+        let found = self.slots.iter().find(|(_, it)| is_meant(it));
+        found.map_or(real, |(slot, _)| *slot)
+    }
+
+    /// The application's handle of an object of the module's, and what is known of it.
+    fn application_object(
+        &mut self,
+        place: (SlotId, ObjectHandle),
+        generation: u64,
+        source: &Source,
+        known: Known,
+    ) -> ObjectHandle {
+        let shown = match source {
+            Source::Found => self.shown.at(generation),
+            Source::Made => None,
+        };
+        let before = shown.and_then(|it| it.by_real.get(&place).copied());
+        let object = before.unwrap_or_else(|| ObjectHandle(self.next()));
+        let (slot, real) = place;
+        if let Some(shown) = self.shown.at(generation) {
+            shown.by_real.insert(place, object);
+            shown.of_slot.entry(slot).or_default().insert(object);
+        }
+        self.objects.insert(
+            object,
+            Object {
+                slot,
+                real,
+                generation,
+                known,
+            },
+        );
+        object
+    }
+
+    /// Puts the application's handles into the reply to its call. `known` has what is known of each object in it, in their
+    /// order.
+    pub fn put_into(
+        &mut self,
+        call: &Call<'_>,
+        reply: &mut Reply,
+        generation: u64,
+        nulls: NullPlaces,
+        known: Vec<Known>,
+    ) -> Result<(), CkRv> {
+        let source = match call.function() {
+            Function::C_FindObjects => Source::Found,
+            _ => Source::Made,
+        };
+        let session = call.session();
+        let slot = session
+            .and_then(|it| self.sessions.get(&it))
+            .map(|it| it.slot);
+        let mut known = known.into_iter();
+        let mut made = Vec::new();
+        reply.each_handle(call, &mut |handle| {
+            match handle {
+                Handle::Session(opened) if !nulls.first => {
+                    *opened = self.opened(call, *opened, generation);
+                }
+                Handle::Session(_) | Handle::Object(..) => {}
+                Handle::Slot(slot) => *slot = self.application_slot(generation, *slot),
+                Handle::Result(object) => {
+                    let known = known.next().unwrap_or(Known::Nothing);
+                    let is_of_session = matches!(known, Known::OfSession | Known::Copied(_));
+                    let place = (slot.unwrap_or(SlotId::NONE), *object);
+                    *object = self.application_object(place, generation, &source, known);
+                    if is_of_session && matches!(source, Source::Made) {
+                        made.push(*object);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        if let Some(session) = session.and_then(|it| self.sessions.get_mut(&it)) {
+            session.made.extend(made);
+        }
+        Ok(())
+    }
+
+    /// Notes a session that `call` has opened.
+    fn opened(&mut self, call: &Call<'_>, real: SessionHandle, generation: u64) -> SessionHandle {
+        let Call::C_OpenSession(slot, flags, notify) = call else {
+            return real;
+        };
+        let session = SessionHandle(self.next());
+        self.sessions.insert(
+            session,
+            Session {
+                slot: *slot,
+                flags: *flags,
+                notify: *notify,
+                real,
+                generation,
+                active: Operations::default(),
+                lost: Operations::default(),
+                made: HashSet::new(),
+                curiosity: 0,
+            },
+        );
+        session
+    }
+}
