@@ -122,6 +122,14 @@ impl<R: Remote> Live<R> {
         if !begun.rv().is_ok() {
             return Err(refused(begun.rv()));
         }
+        let found = self.next(session);
+        // The session may be one that goes on.
+        self.ask_at_any_time(Call::C_FindObjectsFinal(session))?;
+        found
+    }
+
+    /// The objects of a search that has begun.
+    fn next(&self, session: SessionHandle) -> Result<Vec<ObjectHandle>, Trouble> {
         let mut found = Vec::new();
         while (found.len() as u64) <= MOST {
             match self.ask(Call::C_FindObjects(session, Room::Buffer(MOST)))? {
@@ -134,7 +142,6 @@ impl<R: Remote> Live<R> {
                 reply => return Err(refused(reply.rv())),
             }
         }
-        self.ask(Call::C_FindObjectsFinal(session))?;
         Ok(found)
     }
 }

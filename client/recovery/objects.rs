@@ -76,23 +76,17 @@ impl<R: Remote + 'static> Recovery<R> {
         if state.tables.real_object(object, live.generation).is_some() {
             return Ok(None);
         }
-        let of_session = state.tables.sessions.get(&session);
-        let Some((slot, flags)) = of_session.map(|it| (it.slot, it.flags)) else {
-            return Err(refusal.into());
-        };
-        let slot = state.tables.slots.get(&slot);
-        let Some((real_slot, present, has_lost_login)) =
-            slot.map(|it| (it.real, it.present.clone(), it.has_lost_login))
+        let slot = state.tables.sessions.get(&session).map(|it| it.slot);
+        let slot = slot.and_then(|it| state.tables.slots.get(&it));
+        let Some((present, has_lost_login)) =
+            slot.map(|it| (it.present.clone(), it.has_lost_login))
         else {
             return Err(refusal.into());
         };
         drop(state);
-        // The application may search in its own session at this moment.
-        let own = live
-            .open(real_slot, flags, false)
-            .map_err(Trouble::into_device_error)?;
-        let found = find_object(live, own, known, present);
-        live.ask_at_any_time(Call::C_CloseSession(own))?;
+        let found = self.in_some_session(live, session, |searching| {
+            find_object(live, searching, known, present)
+        });
         match found? {
             Some(real) => Ok(Some(real)),
             None if has_lost_login && known.is_private() => {
@@ -104,6 +98,34 @@ impl<R: Remote + 'static> Recovery<R> {
                 );
                 Err(refusal.into())
             }
+        }
+    }
+
+    /// Searches in a session of the library's own, as the application may search in its own at this moment. Where the module
+    /// opens none, in the application's, unless it has begun a search there.
+    fn in_some_session<T>(
+        &self,
+        live: &Live<R>,
+        session: SessionHandle,
+        search: impl FnOnce(SessionHandle) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let state = self.shared.state();
+        let known = state.tables.sessions.get(&session);
+        let slot = known.and_then(|it| state.tables.slots.get(&it.slot));
+        let Some((session, slot)) = known.zip(slot) else {
+            return Err(Trouble::Lost);
+        };
+        let may_search = session.generation == live.generation && !session.searches();
+        let (real, slot, flags) = (session.real, slot.real, session.flags);
+        drop(state);
+        match live.open(slot, flags, false) {
+            Ok(own) => {
+                let found = search(own);
+                live.ask_at_any_time(Call::C_CloseSession(own))?;
+                found
+            }
+            Err(Trouble::Refused(_)) if may_search => search(real),
+            Err(trouble) => Err(trouble.into_device_error()),
         }
     }
 

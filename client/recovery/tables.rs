@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bindings::locked::LockedSecret;
+use xdr::facts::Family;
 use xdr::operations::Operations;
 use xdr::{Call, CkRv, Flags, Function, ObjectHandle, SessionHandle, SlotId, Template, UserType};
 
@@ -280,6 +281,13 @@ impl Tables {
     /// How many sessions and objects are remembered.
     pub fn sizes(&self) -> (usize, usize) {
         (self.sessions.len(), self.objects.len())
+    }
+}
+
+impl Session {
+    /// Whether the application has begun a search in it, as far as is known.
+    pub fn searches(&self) -> bool {
+        self.active.has_any(&[Family::Search])
     }
 }
 

@@ -20,6 +20,7 @@ mod copies;
 mod faults;
 mod keepers;
 mod module;
+mod searches;
 
 use module::*;
 

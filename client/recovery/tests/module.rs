@@ -40,6 +40,8 @@ pub(super) struct ModuleState {
     pub(super) flags: u64,
     /// What C_OpenSession is answered instead of a session.
     pub(super) refuses_sessions: Option<CkRv>,
+    /// How many sessions there may be at a time.
+    pub(super) most_sessions: Option<usize>,
     /// There is a second slot, with this number.
     pub(super) second_slot: Option<u64>,
     /// How long each call of a function takes.
@@ -58,6 +60,8 @@ pub(super) struct Connection {
     pub(super) sessions: HashSet<u64>,
     pub(super) last: u64,
     pub(super) is_logged_in: bool,
+    /// The session of the last search, until it ends.
+    pub(super) searching: Option<u64>,
     pub(super) found: Vec<u64>,
     pub(super) lost: Arc<AtomicBool>,
 }
@@ -208,6 +212,11 @@ impl ModuleState {
             Call::C_OpenSession(..) if self.refuses_sessions.is_some() => {
                 only(self.refuses_sessions.unwrap_or_default())
             }
+            Call::C_OpenSession(..)
+                if self.most_sessions == Some(self.connection.sessions.len()) =>
+            {
+                only(CkRv::SESSION_COUNT)
+            }
             Call::C_OpenSession(slot, ..)
                 if slot.0 == self.slot || self.second_slot == Some(slot.0) =>
             {
@@ -245,7 +254,15 @@ impl ModuleState {
                     false => only(CkRv::OK),
                 }
             }
-            Call::C_FindObjectsInit(_, template) => {
+            Call::C_FindObjectsInit(session, _) if self.connection.searching == Some(session.0) => {
+                only(CkRv::OPERATION_ACTIVE)
+            }
+            Call::C_FindObjectsFinal(_) => {
+                self.connection.searching = None;
+                only(CkRv::OK)
+            }
+            Call::C_FindObjectsInit(session, template) => {
+                self.connection.searching = Some(session.0);
                 let template = template.unwrap_or_default();
                 let is_visible = self.connection.is_logged_in;
                 let matches = |attributes: &[(u64, Vec<u8>)]| {
