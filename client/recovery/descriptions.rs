@@ -84,7 +84,6 @@ const ROOM: usize = 4096;
 pub(super) type Values = BTreeMap<u64, Vec<u8>>;
 
 /// What an object is known by.
-#[derive(PartialEq)]
 pub(super) struct Description {
     /// The token that it is on, if that could be asked for.
     token: Option<Arc<Token>>,
@@ -175,8 +174,12 @@ impl Description {
 
     /// Whether an object that was found is this one.
     pub fn is(&self, other: &Description, present: Option<&Token>) -> bool {
-        let is_same_id = !self.counts_by_id(present) || self.unique_id == other.unique_id;
-        is_same_id && self.values == other.values
+        if !self.counts_by_id(present) {
+            return self.values == other.values;
+        }
+        // The rest may have been changed, but for what an object is (PKCS#11 v3.0, section 4.4.1).
+        let is_same = |it| self.values.get(it) == other.values.get(it);
+        self.unique_id == other.unique_id && [CLASS, KEY_TYPE].iter().all(is_same)
     }
 }
 

@@ -24,9 +24,13 @@ impl<R: Remote + 'static> Recovery<R> {
         refusal: CkRv,
         known: &Description,
     ) -> Result<(), Trouble> {
-        if let Some(real) = self.find_again(live, object, session, refusal, known)? {
+        if let Some((real, now)) = self.find_again(live, object, session, refusal, known)? {
             let mut state = self.shared.state();
             state.tables.restored(object, real, live.generation);
+            // It may have got another name meanwhile.
+            state
+                .tables
+                .changed(object, Known::Described(Arc::new(now)));
         }
         Ok(())
     }
@@ -41,7 +45,7 @@ impl<R: Remote + 'static> Recovery<R> {
     ) -> Result<(), Trouble> {
         self.restore_session(live, copied.session)?;
         let found = self.find_again(live, object, copied.session, refusal, &copied.original)?;
-        let Some(original) = found else {
+        let Some((original, _)) = found else {
             return Ok(());
         };
         let state = self.shared.state();
@@ -62,7 +66,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// The object on the token that is what is known of one; the application uses it in `session`. `None`: `object` was
+    /// The object on the token that is what is known of one, and what it is now; the application uses it in `session`. `None`: `object` was
     /// restored meanwhile.
     fn find_again(
         &self,
@@ -71,7 +75,7 @@ impl<R: Remote + 'static> Recovery<R> {
         session: SessionHandle,
         refusal: CkRv,
         known: &Description,
-    ) -> Result<Option<ObjectHandle>, Trouble> {
+    ) -> Result<Option<(ObjectHandle, Description)>, Trouble> {
         let state = self.shared.state();
         if state.tables.real_object(object, live.generation).is_some() {
             return Ok(None);
@@ -88,7 +92,7 @@ impl<R: Remote + 'static> Recovery<R> {
             find_object(live, searching, known, present)
         });
         match found? {
-            Some(real) => Ok(Some(real)),
+            Some(found) => Ok(Some(found)),
             None if has_lost_login && known.is_private() => {
                 Err(Trouble::Refused(CkRv::USER_NOT_LOGGED_IN))
             }
@@ -239,13 +243,13 @@ impl<R: Remote + 'static> Recovery<R> {
     }
 }
 
-/// The only object that is what is known of one.
+/// The only object that is what is known of one, and what it is now.
 fn find_object<R: Remote>(
     live: &Live<R>,
     session: SessionHandle,
     known: &Description,
     present: Option<Arc<Token>>,
-) -> Result<Option<ObjectHandle>, Trouble> {
+) -> Result<Option<(ObjectHandle, Description)>, Trouble> {
     let Some(template) = known.search(present.as_deref()) else {
         return Ok(None);
     };
@@ -258,7 +262,7 @@ fn find_object<R: Remote>(
     for object in found {
         let description = live.describe(session, object, present.clone())?;
         if known.is(&description, present.as_deref()) {
-            same.push(object);
+            same.push((object, description));
         }
     }
     let is_only_one = same.len() == 1;

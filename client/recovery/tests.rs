@@ -191,6 +191,16 @@ fn an_object_is_found_by_what_it_is_and_never_by_its_place() {
         attributes.push((UNIQUE_ID, id.to_vec()));
         attributes
     };
+    let renamed = |mut attributes: Attributes| {
+        attributes.retain(|(it, _)| *it != LABEL);
+        attributes.push((LABEL, b"new name".to_vec()));
+        attributes
+    };
+    let of_class = |class: u64, mut attributes: Attributes| {
+        attributes.retain(|(it, _)| *it != CLASS);
+        attributes.push((CLASS, class.to_ne_bytes().to_vec()));
+        attributes
+    };
     for (before, after, is_found) in [
         (
             key(),
@@ -210,6 +220,14 @@ fn an_object_is_found_by_what_it_is_and_never_by_its_place() {
             true,
         ),
         (with_id(b"1"), vec![(70, with_id(b"2"))], false),
+        // It may have got another name.
+        (
+            with_id(b"1"),
+            vec![(70, renamed(with_id(b"1"))), (71, with_id(b"2"))],
+            true,
+        ),
+        // But it is no certificate now.
+        (with_id(b"1"), vec![(70, of_class(1, with_id(b"1")))], false),
     ] {
         let module = Module::new();
         module.change(|state| state.objects = vec![(70, before)]);

@@ -29,3 +29,28 @@ fn a_search_of_the_application_is_not_disturbed_when_an_object_is_looked_for() {
     assert_eq!(ended.rv(), CkRv::OK);
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
+
+/// Its unique id means nothing there, so that its present name counts.
+#[test]
+fn an_object_with_another_name_is_found_behind_another_daemon_too() {
+    let named = |label: &str, id: &[u8]| {
+        let mut attributes = private_key(label, b"n");
+        attributes.push((UNIQUE_ID, id.to_vec()));
+        attributes
+    };
+    let module = Module::new();
+    module.change(|state| state.objects = vec![(70, named("key", b"1"))]);
+    let recovery = module.recovery(true);
+    let session = open(&recovery);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    let key = find(&recovery, session)[0];
+    module.cut();
+    module.change(|state| state.objects = vec![(71, named("new name", b"1"))]);
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    module.cut();
+    module.change(|state| {
+        (state.daemon, state.serial) = (1, "2");
+        state.objects = vec![(72, named("new name", b"4"))];
+    });
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}
