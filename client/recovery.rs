@@ -78,6 +78,8 @@ struct State<R> {
     /// Whether a thread restores something.
     restoring: bool,
     finished: bool,
+    /// The last connection on which C_GetAttributeValue is known to be forbidden.
+    hidden_since: Option<u64>,
     tables: Tables,
 }
 
@@ -179,6 +181,7 @@ impl<R: Remote + 'static> Recovery<R> {
                     connecting: false,
                     restoring: false,
                     finished: false,
+                    hidden_since: None,
                     tables: Tables::default(),
                 }),
                 changed: Condvar::new(),

@@ -82,7 +82,9 @@ impl<R: Remote> Live<R> {
         let ask = |wanted| {
             let call = Call::C_GetAttributeValue(session, object, Some(Query(wanted)));
             match self.ask(call)? {
-                Reply::C_GetAttributeValue(answer) => Ok(answer.answers.0),
+                Reply::C_GetAttributeValue(answer) if answer.rv != CkRv::FUNCTION_NOT_SUPPORTED => {
+                    Ok(answer.answers.0)
+                }
                 reply => Err(refused(reply.rv())),
             }
         };

@@ -133,6 +133,11 @@ impl Description {
         self.values.get(&TOKEN).is_some_and(|value| **value == [1])
     }
 
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.unique_id.is_none()
+    }
+
     /// Whether it is visible only when the user is logged in.
     pub fn is_private(&self) -> bool {
         self.values.get(&PRIVATE).is_none_or(|value| **value != [0])

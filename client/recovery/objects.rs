@@ -14,6 +14,9 @@ use crate::remote::Remote;
 /// CKA_TOKEN.
 const TOKEN: AttributeType = AttributeType(1);
 
+/// What a function is answered that the daemon's filter does not allow, or the module does not have.
+const FORBIDDEN: CkRv = CkRv::FUNCTION_NOT_SUPPORTED;
+
 impl<R: Remote + 'static> Recovery<R> {
     /// Finds an object again that the call of `session` uses.
     pub(super) fn restore_object(
@@ -91,7 +94,14 @@ impl<R: Remote + 'static> Recovery<R> {
         let found = self.in_some_session(live, session, |searching| {
             find_object(live, searching, known, present)
         });
-        match found? {
+        let found = match found {
+            Err(Trouble::Refused(FORBIDDEN)) => {
+                self.note_hidden(live);
+                None
+            }
+            found => found?,
+        };
+        match found {
             Some(found) => Ok(Some(found)),
             None if has_lost_login && known.is_private() => {
                 Err(Trouble::Refused(CkRv::USER_NOT_LOGGED_IN))
@@ -170,11 +180,9 @@ impl<R: Remote + 'static> Recovery<R> {
                 return Ok(Known::NotYet);
             }
             left -= 1;
-            match live.describe(real, object, token.clone()) {
-                Ok(description) if description.is_of_token() => {
-                    Ok(Known::Described(Arc::new(description)))
-                }
-                Ok(_) => Ok(self.copied(call)),
+            match self.known(live, real, object, token.clone()) {
+                Ok(Known::OfSession) => Ok(self.copied(call)),
+                Ok(known) => Ok(known),
                 // What was made is made.
                 Err(_) if !is_search => Ok(Known::Nothing),
                 // There is no time for more.
@@ -183,6 +191,43 @@ impl<R: Remote + 'static> Recovery<R> {
             }
         });
         described.collect()
+    }
+
+    /// What is known of an object after a look at it, in a session of the module's. Where nobody may look, nothing.
+    fn known(
+        &self,
+        live: &Live<R>,
+        session: SessionHandle,
+        object: ObjectHandle,
+        token: Option<Arc<Token>>,
+    ) -> Result<Known, Trouble> {
+        if self.shared.state().hidden_since == Some(live.generation) {
+            return Ok(Known::Nothing);
+        }
+        match live.describe(session, object, token) {
+            Ok(description) if description.is_of_token() => {
+                Ok(Known::Described(Arc::new(description)))
+            }
+            Ok(description) if description.is_empty() => Ok(Known::Nothing),
+            Ok(_) => Ok(Known::OfSession),
+            Err(Trouble::Refused(FORBIDDEN)) => {
+                self.note_hidden(live);
+                Ok(Known::Nothing)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Remembers that objects cannot be looked at, and says so the first time.
+    fn note_hidden(&self, live: &Live<R>) {
+        let mut state = self.shared.state();
+        if state.hidden_since.replace(live.generation).is_none() {
+            log::warn!(
+                "no object is found again after a lost connection: a call of the library was answered {FORBIDDEN}; the \
+                 daemon's filter.conf would have to allow C_GetAttributeValue, C_FindObjectsInit, C_FindObjects and \
+                 C_FindObjectsFinal (forbidden_functions)"
+            );
+        }
     }
 
     /// What is known of a session object that a call has found or made.
@@ -218,11 +263,9 @@ impl<R: Remote + 'static> Recovery<R> {
             return Ok(());
         };
         let (real, token) = self.place(live, session)?;
-        let known = match live.describe(real, real_object, token) {
-            Ok(description) if description.is_of_token() => Known::Described(Arc::new(description)),
-            Ok(_) => Known::OfSession,
+        let known = match self.known(live, real, real_object, token) {
             Err(Trouble::Refused(_)) => Known::Nothing,
-            Err(trouble) => return Err(trouble),
+            known => known?,
         };
         self.shared.state().tables.changed(object, known);
         Ok(())

@@ -477,3 +477,38 @@ fn a_program_goes_over_to_another_daemon_when_the_first_one_hangs() {
     assert_eq!(said, SIGNED);
     lasting.quit();
 }
+
+/// The filter keeps the library from knowing its objects: they are lost, and the log says why, once.
+#[test]
+fn a_filter_that_hides_attributes_costs_the_objects_and_the_log_says_so() {
+    let token = Token::new().with_rsa_key();
+    let mut setup = Setup::new(Maker::Ours, Endpoint::Unix, &token);
+    setup.filter = "forbidden_functions = [(\"softhsm\", [C_GetAttributeValue])]".into();
+    let mut stack = Stack {
+        library: Library::Ours,
+        daemon: Some(setup.start()),
+        token,
+        protocol: None,
+    };
+    let directory = Directory::new();
+    let log = directory.join("log");
+    let to = log.display().to_string();
+    let variables = [
+        KEPT[0],
+        KEPT[1],
+        ("PKCS11PROXY_LOG", "warn"),
+        ("PKCS11PROXY_LOG_TO", &to),
+    ];
+    let mut lasting = start(&stack, &variables);
+    assert_eq!(lasting.does("sign"), SIGNED);
+    for _ in 0..2 {
+        restart(&mut stack);
+        assert_eq!(lasting.does("begin"), "0x82"); // CKR_OBJECT_HANDLE_INVALID
+        assert_eq!(lasting.does("token-key"), "0");
+        assert_eq!(lasting.does("encrypt"), "0 0");
+    }
+    lasting.quit();
+    let said = fs::read_to_string(&log).expect("the library has written it");
+    let told = said.matches("would have to allow C_GetAttributeValue");
+    assert_eq!(told.count(), 1, "{said}");
+}

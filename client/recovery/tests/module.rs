@@ -40,6 +40,8 @@ pub(super) struct ModuleState {
     pub(super) flags: u64,
     /// What C_OpenSession is answered instead of a session.
     pub(super) refuses_sessions: Option<CkRv>,
+    /// The daemon's filter lets nobody call C_GetAttributeValue.
+    pub(super) hides_attributes: bool,
     /// How many sessions there may be at a time.
     pub(super) most_sessions: Option<usize>,
     /// There is a second slot, with this number.
@@ -289,6 +291,9 @@ impl ModuleState {
                     count: Ulong(objects.len() as u64),
                     objects,
                 })
+            }
+            Call::C_GetAttributeValue(..) if self.hides_attributes => {
+                only(CkRv::FUNCTION_NOT_SUPPORTED)
             }
             Call::C_GetAttributeValue(_, object, Some(Query(wanted))) => {
                 let object = self.objects.iter().find(|(it, _)| *it == object.0);

@@ -54,3 +54,33 @@ fn an_object_with_another_name_is_found_behind_another_daemon_too() {
     });
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
+
+/// The daemon's filter may be so: a key on the token is no session object then, but cannot be found again.
+#[test]
+fn objects_whose_attributes_may_not_be_read_are_not_known() {
+    let module = Module::new();
+    module.change(|state| state.hides_attributes = true);
+    let recovery = module.recovery(true);
+    let session = open(&recovery);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    for connection in 1..3 {
+        let key = find(&recovery, session)[0];
+        assert_eq!(begin(&recovery, session, key), CkRv::OK);
+        assert_eq!(find(&recovery, session), [key]);
+        // Once is enough to know.
+        assert_eq!(module.calls(Function::C_GetAttributeValue), connection);
+        module.cut();
+        for _ in 0..2 {
+            assert_eq!(begin(&recovery, session, key), CkRv::OBJECT_HANDLE_INVALID);
+        }
+    }
+}
+
+/// The filter was changed while the daemon was away.
+#[test]
+fn an_object_whose_attributes_may_not_be_read_any_more_is_not_found_again() {
+    let (module, recovery, session, key) = ready();
+    module.cut();
+    module.change(|state| state.hides_attributes = true);
+    assert_eq!(begin(&recovery, session, key), CkRv::OBJECT_HANDLE_INVALID);
+}
