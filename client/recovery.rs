@@ -3,7 +3,7 @@
 //! The application gets handles that are made here (`tables`), and a call goes out with those of the module. When a
 //! connection is lost, the next call connects again, to the first daemon that answers; each session is opened again when
 //! it is used (`restoring`), the user is logged in if the PIN was kept (`logins`), and an object is looked for by what was
-//! known of it (`objects`, `descriptions`). What cannot come back is an operation that had begun, and a session object: the call
+//! known of it (`objects`, `descriptions`, `counterparts`). What cannot come back is an operation that had begun, and a session object: the call
 //! that misses it is answered CKR_DEVICE_ERROR, once.
 //!
 //! A call that failed on the way may have been executed. It is made again only if that does no harm: never a
@@ -11,6 +11,7 @@
 //! timeout. No lock is held while a call is on its way; of several threads that miss something, one restores it.
 
 mod asking;
+mod counterparts;
 mod descriptions;
 mod learning;
 mod logins;

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use xdr::{Attribute, AttributeType, Template, TokenInfo, Ulong, Wanted};
 
+use super::counterparts::Counterpart;
+
 /// Attributes (CKA_*) by which objects are found and compared.
-mod attribute {
+pub(super) mod attribute {
     pub const CLASS: u64 = 0x0;
     pub const TOKEN: u64 = 0x1;
     pub const PRIVATE: u64 = 0x2;
@@ -37,11 +39,14 @@ mod attribute {
 use attribute::*;
 
 /// Classes of objects (CKO_*).
-const DATA: u64 = 0;
-const CERTIFICATE: u64 = 1;
-const PUBLIC_KEY: u64 = 2;
-const PRIVATE_KEY: u64 = 3;
-const SECRET_KEY: u64 = 4;
+pub(super) mod class {
+    pub const DATA: u64 = 0;
+    pub const CERTIFICATE: u64 = 1;
+    pub const PUBLIC_KEY: u64 = 2;
+    pub const PRIVATE_KEY: u64 = 3;
+    pub const SECRET_KEY: u64 = 4;
+}
+use class::*;
 
 /// What every object may have.
 const COMMON: &[u64] = &[CLASS, TOKEN, PRIVATE, LABEL, ID, KEY_TYPE, UNIQUE_ID];
@@ -84,12 +89,15 @@ const ROOM: usize = 4096;
 pub(super) type Values = BTreeMap<u64, Vec<u8>>;
 
 /// What an object is known by.
+#[derive(Clone)]
 pub(super) struct Description {
     /// The token that it is on, if that could be asked for.
     token: Option<Arc<Token>>,
     /// CKA_UNIQUE_ID means something on that token only.
     unique_id: Option<Vec<u8>>,
     values: Values,
+    /// Of a private key that does not show its public value itself. `None`: it was not looked for yet.
+    pub counterpart: Option<Option<Counterpart>>,
 }
 
 /// Asks for the values of attributes of one object. Those that it has not, or must not be known, are left out.
@@ -115,6 +123,7 @@ pub(super) fn describe<E>(
         token,
         unique_id,
         values,
+        counterpart: None,
     })
 }
 
@@ -124,6 +133,14 @@ fn number(bytes: &[u8]) -> Option<u64> {
         8 => Some(u64::from_ne_bytes(bytes.try_into().ok()?)),
         4 => Some(u32::from_ne_bytes(bytes.try_into().ok()?).into()),
         _ => None,
+    }
+}
+
+/// A CK_ULONG of this length.
+fn bytes(number: u64, length: usize) -> Vec<u8> {
+    match u32::try_from(number) {
+        Ok(number) if length == 4 => number.to_ne_bytes().to_vec(),
+        _ => number.to_ne_bytes().to_vec(),
     }
 }
 
@@ -144,7 +161,7 @@ impl Description {
     }
 
     /// Whether its unique id means the same on the token that is there now.
-    fn counts_by_id(&self, present: Option<&Token>) -> bool {
+    pub fn counts_by_id(&self, present: Option<&Token>) -> bool {
         self.unique_id.is_some() && self.token.as_deref() == present
     }
 
@@ -170,6 +187,31 @@ impl Description {
         let attributes =
             attributes.map(|(it, value)| Attribute::new(AttributeType(*it), value.clone()));
         Some(Template(attributes.collect()))
+    }
+
+    /// Whether it is a private key that is told from others by nothing that it shows itself, and what would tell was not
+    /// looked for yet.
+    pub fn wants_counterpart(&self) -> bool {
+        let tells = |it: &u64| [MODULUS, PUBLIC_KEY_INFO].contains(it);
+        self.counterpart.is_none()
+            && self.class() == PRIVATE_KEY
+            && self.values.contains_key(&ID)
+            && !self.values.keys().any(tells)
+    }
+
+    /// The search for objects of a class that belong to this private key.
+    pub fn counterparts(&self, class: u64) -> Template {
+        let types: &[u64] = match class {
+            PUBLIC_KEY => &[TOKEN, ID, KEY_TYPE],
+            _ => &[TOKEN, ID],
+        };
+        let values = types.iter().filter_map(|it| self.values.get_key_value(it));
+        let of_class = self.values.get(&CLASS).map(|own| {
+            let value = bytes(class, own.len());
+            Attribute::new(AttributeType(CLASS), value)
+        });
+        let others = values.map(|(it, value)| Attribute::new(AttributeType(*it), value.clone()));
+        Template(of_class.into_iter().chain(others).collect())
     }
 
     fn class(&self) -> u64 {

@@ -271,6 +271,32 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
+    /// Looks for what tells a private key from others before it is used for the first time. What cannot be found now is not
+    /// looked for again.
+    pub(super) fn look_for_counterpart(
+        &self,
+        live: &Live<R>,
+        session: SessionHandle,
+        object: ObjectHandle,
+        known: &Description,
+    ) -> Result<(), Trouble> {
+        let is_hidden = self.shared.state().hidden_since == Some(live.generation);
+        let found = match is_hidden {
+            true => Ok(None),
+            false => self.in_some_session(live, session, |it| live.counterpart(it, known)),
+        };
+        let counterpart = match found {
+            Ok(counterpart) => counterpart,
+            Err(Trouble::Refused(_)) => None,
+            Err(trouble) => return Err(trouble),
+        };
+        let mut known = known.clone();
+        known.counterpart = Some(counterpart);
+        let known = Known::Described(Arc::new(known));
+        self.shared.state().tables.changed(object, known);
+        Ok(())
+    }
+
     /// The module's handle of a session, and the token that it is with.
     fn place(
         &self,
@@ -308,6 +334,17 @@ fn find_object<R: Remote>(
             same.push((object, description));
         }
     }
-    let is_only_one = same.len() == 1;
-    Ok(same.pop().filter(|_| is_only_one))
+    let only_one = same.pop().filter(|_| same.is_empty());
+    let Some((object, mut description)) = only_one else {
+        return Ok(None);
+    };
+    if let Some(Some(counterpart)) = &known.counterpart {
+        if !known.counts_by_id(present.as_deref())
+            && !live.has_counterpart(session, known, counterpart)?
+        {
+            return Ok(None);
+        }
+    }
+    description.counterpart.clone_from(&known.counterpart);
+    Ok(Some((object, description)))
 }

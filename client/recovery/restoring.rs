@@ -51,6 +51,11 @@ impl<R: Remote + 'static> Recovery<R> {
                 Missing::Description { object, session } => {
                     self.look_at_object(live, session, object)
                 }
+                Missing::Counterpart {
+                    object,
+                    session,
+                    known,
+                } => self.look_for_counterpart(live, session, object, &known),
                 Missing::Keeper(session) => match self.restore_session(live, session) {
                     // The call can do without.
                     Ok(()) | Err(Trouble::Refused(_)) => return Ok(real),

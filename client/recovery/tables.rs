@@ -154,6 +154,12 @@ pub(super) enum Missing {
         object: ObjectHandle,
         session: SessionHandle,
     },
+    /// What tells a private key from others, before it is used for the first time.
+    Counterpart {
+        object: ObjectHandle,
+        session: SessionHandle,
+        known: Arc<Description>,
+    },
     /// A session that keeps the login in force when another is closed.
     Keeper(SessionHandle),
 }

@@ -18,6 +18,7 @@ fn not_started(error: StartError) -> InitializeError {
 
 mod copies;
 mod faults;
+mod identity;
 mod keepers;
 mod module;
 mod searches;

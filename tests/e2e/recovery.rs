@@ -55,6 +55,17 @@ fn calls(stack: &Stack, what: &str) -> usize {
     calls.iter().filter(|call| call.starts_with(what)).count()
 }
 
+/// Changes the token with pkcs11-tool, past the daemon.
+fn administer(stack: &Stack, options: &[&str]) {
+    let mut command = Command::new("pkcs11-tool");
+    command
+        .args(["--module", SOFTHSM, "--login", "--pin", "1234"])
+        .args(options)
+        .env("SOFTHSM2_CONF", stack.token.configuration());
+    let changed = command.output().expect("pkcs11-tool runs");
+    assert!(changed.status.success(), "{changed:?}");
+}
+
 /// Between operations nothing is lost: no call fails.
 #[test]
 fn a_program_goes_on_signing_through_ten_restarts() {
@@ -151,13 +162,7 @@ fn a_wrong_pin_is_never_retried() {
         let mut stack = witnessed(maker, Endpoint::Tcp);
         let mut lasting = start(&stack, &KEPT);
         stack.daemon().kill();
-        let mut change = Command::new("pkcs11-tool");
-        change
-            .args(["--module", SOFTHSM, "--login", "--pin", "1234"])
-            .args(["--change-pin", "--new-pin", "4321"])
-            .env("SOFTHSM2_CONF", stack.token.configuration());
-        let changed = change.output().expect("pkcs11-tool runs");
-        assert!(changed.status.success(), "{changed:?}");
+        administer(&stack, &["--change-pin", "--new-pin", "4321"]);
         stack.daemon().start_again();
         for _ in 0..3 {
             assert_eq!(lasting.does("begin"), "0x101", "{maker:?}");
@@ -511,4 +516,40 @@ fn a_filter_that_hides_attributes_costs_the_objects_and_the_log_says_so() {
     let said = fs::read_to_string(&log).expect("the library has written it");
     let told = said.matches("would have to allow C_GetAttributeValue");
     assert_eq!(told.count(), 1, "{said}");
+}
+
+/// It has the same label and CKA_ID. SoftHSM's private keys on curves do not show their public value, and its secret
+/// keys show their check value.
+#[test]
+fn a_key_that_was_replaced_is_not_taken_for_the_one_that_the_application_had() {
+    let of_key = ["--label", "e2e-rsa", "--id", "01"];
+    let curve = ["--keypairgen", "--key-type", "EC:prime256v1"];
+    let generate = [&curve[..], &of_key].concat();
+    for maker in [Maker::Ours, Maker::Original] {
+        let token = Token::new().with_key(&generate);
+        let mut stack = Stack::through(Maker::Ours, maker, Endpoint::Unix, token);
+        let mut lasting = start(&stack, &KEPT);
+        assert_eq!(lasting.does("token-key"), "0");
+        assert_eq!(lasting.does("encrypt"), "0 0");
+        assert_eq!(lasting.does("begin-ec"), "0");
+        for _ in 0..2 {
+            restart(&mut stack);
+            assert_eq!(lasting.does("encrypt"), "0 0");
+            assert_eq!(lasting.does("begin-ec"), "0");
+        }
+        stack.daemon().kill();
+        for class in ["privkey", "pubkey"] {
+            let delete = [&["--delete-object", "--type", class][..], &of_key].concat();
+            administer(&stack, &delete);
+        }
+        administer(&stack, &generate);
+        let secret = ["--type", "secrkey", "--label", "lasting"];
+        administer(&stack, &[&["--delete-object"][..], &secret].concat());
+        let make = ["--keygen", "--key-type", "AES:16", "--label", "lasting"];
+        administer(&stack, &make);
+        stack.daemon().start_again();
+        assert_eq!(lasting.does("begin-ec"), "0x82"); // CKR_OBJECT_HANDLE_INVALID
+        assert_eq!(lasting.does("encrypt"), "0x82 0");
+        lasting.quit();
+    }
 }

@@ -5,6 +5,7 @@
  *
  *   sign            C_SignInit, C_Sign, C_VerifyInit, C_Verify
  *   begin, end      C_SignInit; C_Sign
+ *   begin-ec        C_SignInit for a key on an elliptic curve
  *   session-key     C_GenerateKey: an AES key that is a session object
  *   token-key       the same on the token
  *   encrypt         C_EncryptInit with the last of these, C_Encrypt
@@ -197,6 +198,9 @@ int main(int arguments, char **argument)
             printf("sign %#lx %#lx %#lx %#lx\n", values[0], values[1], values[2], values[3]);
         } else if (strcmp(line, "begin") == 0) {
             printf("begin %#lx\n", p11->C_SignInit(session, &sha_rsa, private_key));
+        } else if (strcmp(line, "begin-ec") == 0) {
+            CK_MECHANISM ecdsa = { CKM_ECDSA, NULL, 0 };
+            printf("begin-ec %#lx\n", p11->C_SignInit(session, &ecdsa, private_key));
         } else if (strcmp(line, "end") == 0) {
             CK_BYTE data[64];
             CK_ULONG size = next_data(data);

@@ -41,21 +41,32 @@ impl Tables {
                         *object = ObjectHandle(NO_HANDLE);
                         return Ok(());
                     };
-                    if known.generation == generation {
-                        match (&known.known, application_session) {
-                            (Known::NotYet, Some(session)) if is_used => {
-                                let object = *object;
-                                missing.get_or_insert(Missing::Description { object, session });
-                            }
-                            _ => *object = known.real,
-                        }
-                        return Ok(());
-                    }
                     // Another slot may have a copy.
                     let session = application_session.filter(|session| {
                         let session = self.sessions.get(session);
                         session.is_some_and(|it| it.slot == known.slot)
                     });
+                    if known.generation == generation {
+                        let unknown = session.filter(|_| is_used).and_then(|session| {
+                            let object = *object;
+                            match &known.known {
+                                Known::NotYet => Some(Missing::Description { object, session }),
+                                Known::Described(known) if known.wants_counterpart() => {
+                                    Some(Missing::Counterpart {
+                                        object,
+                                        session,
+                                        known: known.clone(),
+                                    })
+                                }
+                                _ => None,
+                            }
+                        });
+                        match unknown {
+                            Some(unknown) => drop(missing.get_or_insert(unknown)),
+                            None => *object = known.real,
+                        }
+                        return Ok(());
+                    }
                     match (&known.known, session) {
                         (Known::Described(known), Some(session)) => {
                             missing.get_or_insert(Missing::Object {

@@ -1,0 +1,141 @@
+//! Keys that do not show their public value, or have none: what else tells them from others.
+
+use super::*;
+use crate::recovery::counterparts::tests::certificate;
+
+const VALUE: u64 = 0x11;
+const CHECK_VALUE: u64 = 0x90;
+const PUBLIC_KEY_INFO: u64 = 0x129;
+const EC_POINT: u64 = 0x181;
+
+/// An object with the label and CKA_ID of the key.
+fn object(class: u64, (shown, value): (u64, &[u8])) -> Attributes {
+    vec![
+        (CLASS, class.to_ne_bytes().to_vec()),
+        (TOKEN, vec![1]),
+        (LABEL, b"key".to_vec()),
+        (ID, vec![7]),
+        (shown, value.to_vec()),
+    ]
+}
+
+fn certified(serial: u8, key: &[u8]) -> Attributes {
+    object(1, (VALUE, &certificate(serial, key)))
+}
+
+fn public(point: &[u8]) -> Attributes {
+    object(2, (EC_POINT, point))
+}
+
+/// A private key that shows nothing of its public value.
+fn private() -> Attributes {
+    object(3, (PRIVATE, &[1]))
+}
+
+/// A module with these objects, and an application that has found its key, the first of them, and used it.
+fn with_objects(objects: Vec<Attributes>) -> (Arc<Module>, Fake, SessionHandle, ObjectHandle) {
+    let module = Module::new();
+    module.change(|state| state.objects = (70..).zip(objects).collect());
+    let recovery = module.recovery(true);
+    let session = open(&recovery);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    let key = find(&recovery, session)[0];
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    (module, recovery, session, key)
+}
+
+#[test]
+fn a_private_key_is_told_from_others_by_what_belongs_to_it() {
+    for (before, after, is_found) in [
+        (vec![public(b"p")], vec![public(b"p")], true),
+        (vec![public(b"p")], vec![public(b"q")], false),
+        (vec![public(b"p")], vec![], false),
+        // Which of the two is it?
+        (vec![public(b"p")], vec![public(b"p"), public(b"q")], false),
+        (vec![public(b"p"), public(b"p")], vec![public(b"p")], true),
+        // A public key says more than a certificate.
+        (
+            vec![public(b"p"), certified(1, b"p")],
+            vec![public(b"p"), certified(1, b"q")],
+            true,
+        ),
+        (vec![certified(1, b"p")], vec![certified(1, b"p")], true),
+        // It was renewed.
+        (vec![certified(1, b"p")], vec![certified(2, b"p")], true),
+        (vec![certified(1, b"p")], vec![certified(1, b"q")], false),
+        (
+            vec![certified(1, b"p")],
+            vec![certified(2, b"p"), certified(1, b"p")],
+            true,
+        ),
+        // Nothing tells it from another one.
+        (vec![], vec![], true),
+        (vec![], vec![public(b"q")], true),
+        (vec![public(b"p"), public(b"q")], vec![public(b"r")], true),
+    ] {
+        let objects = |others: &Vec<Attributes>| {
+            let mut objects = vec![private()];
+            objects.extend_from_slice(others);
+            objects
+        };
+        let (module, recovery, session, key) = with_objects(objects(&before));
+        for round in 2..4 {
+            module.cut();
+            module.change(|state| state.objects = (10 * round..).zip(objects(&after)).collect());
+            let expected = match is_found {
+                true => CkRv::OK,
+                false => CkRv::OBJECT_HANDLE_INVALID,
+            };
+            assert_eq!(
+                begin(&recovery, session, key),
+                expected,
+                "{before:?} {after:?}"
+            );
+        }
+    }
+}
+
+/// What it takes to know the key is asked once, and only of keys that do not show it themselves.
+#[test]
+fn what_belongs_to_a_private_key_is_looked_for_once() {
+    let searches = |module: &Arc<Module>| module.calls(Function::C_FindObjectsInit);
+    let (module, recovery, session, key) = with_objects(vec![private(), public(b"p")]);
+    assert_eq!(searches(&module), 2); // the application's, and one more
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    assert_eq!(searches(&module), 2);
+
+    let (module, _, _, _) = with_objects(vec![object(3, (PUBLIC_KEY_INFO, b"p")), public(b"p")]);
+    assert_eq!(searches(&module), 1);
+    let (module, _, _, _) = with_objects(vec![private_key("key", b"n"), public(b"p")]);
+    assert_eq!(searches(&module), 1);
+}
+
+#[test]
+fn a_key_that_shows_its_public_value_or_check_value_is_known_by_it() {
+    for (class, shown) in [(3, PUBLIC_KEY_INFO), (4, CHECK_VALUE)] {
+        let (module, recovery, session, key) = with_objects(vec![object(class, (shown, b"p"))]);
+        module.cut();
+        module.change(|state| state.objects = vec![(80, object(class, (shown, b"q")))]);
+        assert_eq!(begin(&recovery, session, key), CkRv::OBJECT_HANDLE_INVALID);
+        module.change(|state| state.objects = vec![(81, object(class, (shown, b"p")))]);
+        assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    }
+}
+
+/// There may be no time, or no session, for looking.
+#[test]
+fn a_key_is_used_although_what_belongs_to_it_cannot_be_looked_for() {
+    let module = Module::new();
+    module.change(|state| {
+        state.objects = (70..).zip([private(), public(b"p")]).collect();
+        state.most_sessions = Some(1);
+    });
+    let recovery = module.recovery(true);
+    let session = open(&recovery);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    let begun = recovery.call(Call::C_FindObjectsInit(session, None));
+    assert_eq!(begun.rv(), CkRv::OK);
+    let found = ask!(&recovery, C_FindObjects(session, Room::Buffer(9))).unwrap();
+    assert_eq!(begin(&recovery, session, found.objects[0]), CkRv::OK);
+    assert_eq!(module.calls(Function::C_FindObjectsInit), 1);
+}
