@@ -34,6 +34,10 @@ const MOST_LEFT: usize = 1000;
 /// How many objects of a search are looked at when they are found, in case the connection is lost before one is used.
 const MOST_LOOKED_AT: usize = 16;
 
+/// How many objects are looked at in a session, from one search to the next, because the application reads their attributes.
+/// Programs that list a token do so with each.
+const MOST_READ: usize = 256;
+
 /// Everything the application has.
 #[derive(Default)]
 pub(super) struct Tables {
@@ -73,6 +77,8 @@ pub(super) struct Session {
     made: HashSet<ObjectHandle>,
     /// How many objects of the present search may still be looked at.
     curiosity: usize,
+    /// How many objects that are only read may still be looked at.
+    readings: usize,
 }
 
 /// A slot in which the application has opened a session.
@@ -270,6 +276,7 @@ impl Tables {
         }
         if session.active.note(call.function(), call.room(), rv) {
             session.curiosity = MOST_LOOKED_AT;
+            session.readings = MOST_READ;
         }
     }
 }

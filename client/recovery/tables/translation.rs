@@ -6,7 +6,7 @@ use xdr::handles::Handle;
 use xdr::operations::Operations;
 use xdr::{Call, CkRv, Function, NullPlaces, ObjectHandle, Reply, SessionHandle, SlotId};
 
-use super::{Known, Missing, NO_HANDLE, Object, Session, Slot, Source, Tables};
+use super::{Known, MOST_READ, Missing, NO_HANDLE, Object, Session, Slot, Source, Tables};
 use crate::recovery::needs_operation;
 
 impl Tables {
@@ -18,7 +18,6 @@ impl Tables {
     ) -> Result<Option<Missing>, CkRv> {
         let function = call.function();
         let application_session = call.session();
-        // Programs that list objects read attributes of each.
         let is_used = !matches!(
             function,
             Function::C_GetAttributeValue | Function::C_GetObjectSize
@@ -47,11 +46,17 @@ impl Tables {
                         session.is_some_and(|it| it.slot == known.slot)
                     });
                     if known.generation == generation {
-                        let unknown = session.filter(|_| is_used).and_then(|session| {
+                        let unknown = session.and_then(|session| {
                             let object = *object;
                             match &known.known {
-                                Known::NotYet => Some(Missing::Description { object, session }),
-                                Known::Described(known) if known.wants_counterpart() => {
+                                Known::NotYet => {
+                                    let counted = self.sessions.get_mut(&session)?;
+                                    if !is_used {
+                                        counted.readings = counted.readings.checked_sub(1)?;
+                                    }
+                                    Some(Missing::Description { object, session })
+                                }
+                                Known::Described(known) if is_used && known.wants_counterpart() => {
                                     Some(Missing::Counterpart {
                                         object,
                                         session,
@@ -262,6 +267,7 @@ impl Tables {
                 lost: Operations::default(),
                 made: HashSet::new(),
                 curiosity: 0,
+                readings: MOST_READ,
             },
         );
         session

@@ -1,5 +1,7 @@
 //! Where objects are looked for: in a session of the library's own, or in the application's.
 
+use xdr::{Query, Wanted};
+
 use super::*;
 
 #[test]
@@ -83,4 +85,40 @@ fn an_object_whose_attributes_may_not_be_read_any_more_is_not_found_again() {
     module.cut();
     module.change(|state| state.hides_attributes = true);
     assert_eq!(begin(&recovery, session, key), CkRv::OBJECT_HANDLE_INVALID);
+}
+
+/// Programs that list a token read each object, and go on with some of them when the daemon is back.
+#[test]
+fn objects_that_were_only_read_are_found_again_but_not_all_are_looked_at() {
+    let objects = |first: u64| -> Vec<(u64, Attributes)> {
+        let objects = (0..400).map(|it| (first + it, private_key(&it.to_string(), b"n")));
+        objects.collect()
+    };
+    let module = Module::new();
+    module.change(|state| state.objects = objects(1000));
+    let recovery = module.recovery(true);
+    let session = open(&recovery);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    let begun = recovery.call(Call::C_FindObjectsInit(session, None));
+    assert_eq!(begun.rv(), CkRv::OK);
+    let found = ask!(&recovery, C_FindObjects(session, Room::Buffer(400))).unwrap();
+    let found = found.objects;
+    let ended = recovery.call(Call::C_FindObjectsFinal(session));
+    assert_eq!(ended.rv(), CkRv::OK);
+    let read = |object| {
+        let query = Query(vec![Wanted::value(AttributeType(LABEL), 9)]);
+        let call = Call::C_GetAttributeValue(session, object, Some(query));
+        recovery.call(call).rv()
+    };
+    for object in &found {
+        assert_eq!(read(*object), CkRv::OK);
+        assert_eq!(read(*object), CkRv::OK);
+    }
+    let asked = module.calls(Function::C_GetAttributeValue);
+    assert_eq!(asked, 2 * (16 + 256) + 2 * 400);
+    module.cut();
+    module.change(|state| state.objects = objects(5000));
+    assert_eq!(read(found[200]), CkRv::OK);
+    assert_eq!(begin(&recovery, session, found[100]), CkRv::OK);
+    assert_eq!(read(found[300]), CkRv::OBJECT_HANDLE_INVALID);
 }
