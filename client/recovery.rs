@@ -2,7 +2,7 @@
 //!
 //! The application gets handles that are made here (`tables`), and a call goes out with those of the module. When a
 //! connection is lost, the next call connects again, to the first daemon that answers; each session is opened again when
-//! it is used (`restoring`), the user is logged in if the PIN was kept (`logins`), and an object is looked for by what was
+//! it is used (`restoring`), with the token it was with (`slots`), the user is logged in if the PIN was kept (`logins`), and an object is looked for by what was
 //! known of it (`objects`, `descriptions`, `counterparts`). What cannot come back is an operation that had begun, and a session object: the call
 //! that misses it is answered CKR_DEVICE_ERROR, once.
 //!
@@ -17,6 +17,7 @@ mod learning;
 mod logins;
 mod objects;
 mod restoring;
+mod slots;
 mod tables;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -337,6 +338,9 @@ impl<R: Remote + 'static> Recovery<R> {
                     self.wait_for_end(&live, deadline)?;
                     attempts -= 1;
                     continue;
+                }
+                Err(Trouble::Refused(CkRv::DEVICE_REMOVED)) => {
+                    return Ok(slots::answer_without_token(call));
                 }
                 Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
             };

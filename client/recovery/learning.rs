@@ -49,6 +49,12 @@ impl<R: Remote + 'static> Recovery<R> {
                 }
                 ready
             }
+            Call::C_GetTokenInfo(slot) if !nulls.first => {
+                if let Reply::C_GetTokenInfo(answer) = reply {
+                    self.shown_token(live, *slot, &answer.info);
+                }
+                Ok(())
+            }
             Call::C_Login(session, user, pin) => {
                 self.logged_in(live, *session, *user, *pin, None);
                 Ok(())
@@ -95,16 +101,7 @@ impl<R: Remote + 'static> Recovery<R> {
         if !is_known || is_only_one {
             // Nothing is known if the connection is lost at this moment; the session is opened again all the same.
             let token = live.token(real_slot).ok().flatten().map(Arc::new);
-            let first = || Slot {
-                real: slot,
-                generation: live.generation,
-                token: None,
-                present: None,
-                daemon: live.daemon,
-                login: None,
-                has_lost_login: false,
-                logouts: 0,
-            };
+            let first = || Slot::new(slot, live);
             let mut state = self.shared.state();
             let known = state.tables.slots.entry(slot).or_insert_with(first);
             known.daemon = live.daemon;

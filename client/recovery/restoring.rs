@@ -1,14 +1,11 @@
-//! Restores what a call needs on a new connection: the slot of a token, a session, and what `logins` and `objects` know to.
+//! Restores what a call needs on a new connection: a session, and what `slots`, `logins` and `objects` know to.
 //!
 //! One thread does so at a time. What was restored is noted in the tables; what could not be is tried again by the next call
 //! that needs it, except a login.
 
-use std::sync::Arc;
-
 use transport::Deadline;
-use xdr::{Call, CkRv, SessionHandle, SlotId};
+use xdr::{Call, CkRv, Function, SessionHandle};
 
-use super::descriptions::Token;
 use super::tables::Missing;
 use super::{Live, Recovery, Trouble, Turn};
 use crate::remote::Remote;
@@ -21,6 +18,10 @@ impl<R: Remote + 'static> Recovery<R> {
         call: &Call<'a>,
         deadline: Deadline,
     ) -> Result<Call<'a>, Trouble> {
+        if let Call::C_GetSlotList(..) | Call::C_WaitForSlotEvent(..) = call {
+            let is_list = call.function() == Function::C_GetSlotList;
+            self.restore_slots(live, is_list, deadline)?;
+        }
         loop {
             let mut real = call.clone();
             let missing = self
@@ -33,7 +34,21 @@ impl<R: Remote + 'static> Recovery<R> {
             };
             let _turn = self.turn(deadline)?;
             let restored = match missing {
-                Missing::Slot(slot) => self.restore_slot(live, slot).map(drop),
+                Missing::Slot(slot) => {
+                    let restored = self.restore_slot(live, slot);
+                    if let Err(Trouble::Refused(CkRv::DEVICE_REMOVED)) = restored {
+                        match (call, self.free_slot(live, slot)) {
+                            (Call::C_GetSlotInfo(_), Some(left)) => {
+                                return Ok(Call::C_GetSlotInfo(left));
+                            }
+                            (Call::C_GetTokenInfo(_), Some(left)) => {
+                                return Ok(Call::C_GetTokenInfo(left));
+                            }
+                            _ => {}
+                        }
+                    }
+                    restored.map(drop)
+                }
                 Missing::Session(session) => self.restore_session(live, session),
                 Missing::Object {
                     object,
@@ -83,40 +98,6 @@ impl<R: Remote + 'static> Recovery<R> {
         })
     }
 
-    /// The module's number of the slot with the application's token: the same token, or behind another daemon one of the same
-    /// name.
-    pub(super) fn restore_slot(&self, live: &Live<R>, slot: SlotId) -> Result<SlotId, Trouble> {
-        let state = self.shared.state();
-        let Some(known) = state.tables.slots.get(&slot) else {
-            return Ok(slot);
-        };
-        if known.generation == live.generation {
-            return Ok(known.real);
-        }
-        let (token, real, is_same_daemon) =
-            (known.token.clone(), known.real, known.daemon == live.daemon);
-        drop(state);
-        let (real, present) = match &token {
-            // It could not be asked for, so the slot's number has to do.
-            None => (real, None),
-            Some(token) => {
-                let found = find_token(live, token, real, is_same_daemon)?;
-                let (real, present) = found.ok_or_else(|| {
-                    log::error!("no slot has the token {} any more", token.name());
-                    Trouble::Refused(CkRv::DEVICE_REMOVED)
-                })?;
-                (real, Some(Arc::new(present)))
-            }
-        };
-        let mut state = self.shared.state();
-        if let Some(known) = state.tables.slots.get_mut(&slot) {
-            known.real = real;
-            known.present = present;
-            known.generation = live.generation;
-        }
-        Ok(real)
-    }
-
     /// Opens a session again, and logs in if the application was.
     pub(super) fn restore_session(
         &self,
@@ -149,26 +130,4 @@ impl<R: Remote + 'static> Recovery<R> {
         }
         restored
     }
-}
-
-/// The slot with a token, and the token: first where it was, then anywhere.
-fn find_token<R: Remote>(
-    live: &Live<R>,
-    token: &Token,
-    was_in: SlotId,
-    is_same_daemon: bool,
-) -> Result<Option<(SlotId, Token)>, Trouble> {
-    if let Some(present) = live.token(was_in)?.filter(|present| present == token) {
-        return Ok(Some((was_in, present)));
-    }
-    let mut alike = Vec::new();
-    for slot in live.slots()? {
-        match live.token(slot)? {
-            Some(present) if present == *token => return Ok(Some((slot, present))),
-            Some(present) if present.has_label_of(token) => alike.push((slot, present)),
-            _ => {}
-        }
-    }
-    let is_only_one = alike.len() == 1 && !is_same_daemon;
-    Ok(alike.pop().filter(|_| is_only_one))
 }

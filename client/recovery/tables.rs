@@ -1,7 +1,7 @@
 //! Knows the sessions, objects and slots of the application: the handles that it has, those of the module behind the
 //! present connection, and what it takes to get these again.
 //!
-//! `translation` puts the handles into calls and replies, and `endings` forgets what has ended.
+//! `translation` puts the handles into calls and replies, and `slots` the numbers of slots; `endings` forgets what has ended.
 //!
 //! Connections are counted (`generation`). What was learnt from an earlier one is looked up by `restoring`. Nothing here
 //! makes a call.
@@ -14,9 +14,11 @@ use xdr::facts::Family;
 use xdr::operations::Operations;
 use xdr::{Call, CkRv, Flags, Function, ObjectHandle, SessionHandle, SlotId, Template, UserType};
 
+use super::Live;
 use super::descriptions::{Description, Token};
 
 mod endings;
+mod slots;
 mod translation;
 
 /// A handle that no module has: it judges a call with a handle that the application made up.
@@ -81,7 +83,7 @@ pub(super) struct Session {
     readings: usize,
 }
 
-/// A slot in which the application has opened a session.
+/// A slot in which the application has opened a session, or asked for the token.
 pub(super) struct Slot {
     /// The module's, on the connection with this number.
     pub real: SlotId,
@@ -90,6 +92,10 @@ pub(super) struct Slot {
     pub token: Option<Arc<Token>>,
     /// The one that is there now.
     pub present: Option<Arc<Token>>,
+    /// The last connection on which the token was looked for and not found.
+    pub gone: Option<u64>,
+    /// Whether the slot that it was in could then be shown to the application for what it is now.
+    pub is_free: bool,
     /// The daemon that it was behind.
     pub daemon: usize,
     /// Who is logged in.
@@ -328,6 +334,35 @@ impl Shown {
 }
 
 impl Slot {
+    /// One that is used for the first time, on this connection.
+    pub fn new<R>(slot: SlotId, live: &Live<R>) -> Slot {
+        Slot {
+            daemon: live.daemon,
+            ..Slot::unknown(slot, live.generation)
+        }
+    }
+
+    /// One of whose token nothing is known, on the connection with this number.
+    fn unknown(real: SlotId, generation: u64) -> Slot {
+        Slot {
+            real,
+            generation,
+            token: None,
+            present: None,
+            gone: None,
+            is_free: false,
+            daemon: 0,
+            login: None,
+            has_lost_login: false,
+            logouts: 0,
+        }
+    }
+
+    /// Whether its token is gone on the connection with this number, and has left the slot.
+    pub fn is_left(&self, generation: u64) -> bool {
+        self.gone == Some(generation) && self.is_free
+    }
+
     /// What is now known of the token that is in it.
     pub fn holds(&mut self, token: Option<Arc<Token>>) {
         self.token.clone_from(&token);

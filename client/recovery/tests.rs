@@ -22,6 +22,7 @@ mod identity;
 mod keepers;
 mod module;
 mod searches;
+mod slots;
 
 use module::*;
 

@@ -553,3 +553,29 @@ fn a_key_that_was_replaced_is_not_taken_for_the_one_that_the_application_had() {
         lasting.quit();
     }
 }
+
+/// Its slot is gone as well: SoftHSM has none for a token that is not there.
+#[test]
+fn a_token_that_is_gone_is_missed_where_it_is_needed_until_it_is_back() {
+    let mut stack = stack(Maker::Ours, Endpoint::Unix);
+    let mut lasting = start(&stack, &KEPT);
+    assert_eq!(lasting.does("slots"), "0 2"); // a free one, too
+    let copy = stack.token.copy();
+    stack.daemon().kill();
+    let tokens = stack.token.path().join("tokens");
+    fs::remove_dir_all(&tokens).expect("the token is there");
+    fs::create_dir(&tokens).expect("a directory again");
+    stack.daemon().start_again();
+    assert_eq!(lasting.does("slots"), "0 1");
+    assert_eq!(lasting.does("slot"), "0 0");
+    assert_eq!(lasting.does("token"), "0xe0"); // CKR_TOKEN_NOT_PRESENT
+    assert_eq!(lasting.does("begin"), "0x32"); // CKR_DEVICE_REMOVED
+    stack.daemon().kill();
+    stack.token.restore(&copy);
+    stack.daemon().start_again();
+    assert_eq!(lasting.does("slots"), "0 2");
+    assert_eq!(lasting.does("slot"), "0 1");
+    assert_eq!(lasting.does("token"), "0");
+    assert_eq!(lasting.does("sign"), SIGNED);
+    lasting.quit();
+}

@@ -13,6 +13,8 @@
  *   random          C_GenerateRandom
  *   state           C_GetSessionInfo, and the state
  *   slots           C_GetSlotList, and how many have a token
+ *   slot            C_GetSlotInfo of the session's, and whether it has a token
+ *   token           C_GetTokenInfo of that slot
  *   login PIN, logout   C_Login; C_Logout
  *   close, close-all, open   C_CloseSession; C_CloseAllSessions; C_OpenSession
  *   load N          N threads sign, each in a session of its own, until `stop` is read: prints `stop`, how many signatures
@@ -229,6 +231,13 @@ int main(int arguments, char **argument)
             CK_ULONG number = 0;
             CK_RV value = p11->C_GetSlotList(CK_TRUE, NULL, &number);
             printf("slots %#lx %lu\n", value, number);
+        } else if (strcmp(line, "slot") == 0) {
+            CK_SLOT_INFO seen = { .flags = 0 };
+            CK_RV value = p11->C_GetSlotInfo(slot, &seen);
+            printf("slot %#lx %d\n", value, (seen.flags & CKF_TOKEN_PRESENT) != 0);
+        } else if (strcmp(line, "token") == 0) {
+            CK_TOKEN_INFO seen;
+            printf("token %#lx\n", p11->C_GetTokenInfo(slot, &seen));
         } else if (strncmp(line, "login ", 6) == 0) {
             printf("login %#lx\n", p11->C_Login(session, CKU_USER, (CK_UTF8CHAR *)line + 6, strlen(line + 6)));
         } else if (strcmp(line, "logout") == 0) {

@@ -6,7 +6,7 @@ use xdr::handles::Handle;
 use xdr::operations::Operations;
 use xdr::{Call, CkRv, Function, NullPlaces, ObjectHandle, Reply, SessionHandle, SlotId};
 
-use super::{Known, MOST_READ, Missing, NO_HANDLE, Object, Session, Slot, Source, Tables};
+use super::{Known, MOST_READ, Missing, NO_HANDLE, Object, Session, Source, Tables};
 use crate::recovery::needs_operation;
 
 impl Tables {
@@ -33,7 +33,7 @@ impl Tables {
                 Handle::Slot(slot) => match self.slots.get(slot) {
                     Some(known) if known.generation == generation => *slot = known.real,
                     Some(_) => drop(missing.get_or_insert(Missing::Slot(*slot))),
-                    None => {}
+                    None => *slot = self.unknown_slot(generation, *slot),
                 },
                 Handle::Object(object, refusal) => {
                     let Some(known) = self.objects.get(object) else {
@@ -164,13 +164,6 @@ impl Tables {
         let is_meant = |it: &Session| it.generation == generation && it.real == real;
         let found = self.sessions.iter().find(|(_, it)| is_meant(it));
         found.map(|(session, _)| *session)
-    }
-
-    /// The application's number of a slot of the module's.
-    fn application_slot(&self, generation: u64, real: SlotId) -> SlotId {
-        let is_meant = |it: &Slot| it.generation == generation && it.real == real;
-        let found = self.slots.iter().find(|(_, it)| is_meant(it));
-        found.map_or(real, |(slot, _)| *slot)
     }
 
     /// The application's handle of an object of the module's, and what is known of it.

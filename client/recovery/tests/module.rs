@@ -42,6 +42,7 @@ pub(super) struct ModuleState {
     pub(super) refuses_sessions: Option<CkRv>,
     /// The daemon's filter lets nobody call C_GetAttributeValue.
     pub(super) hides_attributes: bool,
+    pub(super) empty_slots: Vec<u64>,
     /// How many sessions there may be at a time.
     pub(super) most_sessions: Option<usize>,
     /// There is a second slot, with this number.
@@ -92,6 +93,7 @@ impl Module {
         Arc::new(Module {
             state: Mutex::new(ModuleState {
                 slot: 5,
+                empty_slots: vec![1],
                 label: "token",
                 serial: "1",
                 pin: "1234",
@@ -174,6 +176,12 @@ impl Module {
 }
 
 impl ModuleState {
+    fn slots(&self) -> Vec<SlotId> {
+        let empty = self.empty_slots.iter().copied();
+        let numbers = empty.chain([self.slot]).chain(self.second_slot);
+        numbers.map(SlotId).collect()
+    }
+
     fn answer(&mut self, call: Call<'_>) -> Reply {
         let function = call.function();
         let only = |rv| Reply::only(function, rv);
@@ -187,11 +195,25 @@ impl ModuleState {
                 self.failing_starts -= 1;
                 only(CkRv::DEVICE_ERROR)
             }
-            Call::C_GetSlotList(..) => Reply::C_GetSlotList(SlotListResult {
-                rv: CkRv::OK,
-                slots: vec![SlotId(1), SlotId(self.slot)],
-                count: Ulong(2),
-            }),
+            Call::C_GetSlotList(..) => {
+                let slots = self.slots();
+                Reply::C_GetSlotList(SlotListResult {
+                    rv: CkRv::OK,
+                    count: Ulong(slots.len() as u64),
+                    slots,
+                })
+            }
+            Call::C_GetSlotInfo(slot) if !self.slots().contains(&slot) => {
+                only(CkRv::SLOT_ID_INVALID)
+            }
+            Call::C_GetSlotInfo(slot) => {
+                let mut reply = only(CkRv::OK);
+                if let Reply::C_GetSlotInfo(answer) = &mut reply {
+                    answer.info.slot_description = slot.0.to_string().into();
+                    answer.info.flags = Flags(u64::from(!self.empty_slots.contains(&slot.0)));
+                }
+                reply
+            }
             Call::C_GetTokenInfo(slot) if slot.0 == self.slot => {
                 let info = TokenInfo {
                     label: self.label.into(),
@@ -209,6 +231,9 @@ impl ModuleState {
                     ..fake_token_info()
                 };
                 Reply::C_GetTokenInfo(Box::new(TokenInfoResult { rv: CkRv::OK, info }))
+            }
+            Call::C_GetTokenInfo(slot) if self.empty_slots.contains(&slot.0) => {
+                only(CkRv::TOKEN_NOT_PRESENT)
             }
             Call::C_GetTokenInfo(_) => only(CkRv::SLOT_ID_INVALID),
             Call::C_OpenSession(..) if self.refuses_sessions.is_some() => {

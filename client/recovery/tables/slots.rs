@@ -1,0 +1,66 @@
+//! Puts the application's numbers of slots in the place of the module's, and the other way round.
+
+use xdr::SlotId;
+
+use super::{NO_HANDLE, Slot, Tables};
+
+/// Where numbers begin that slots get whose own number the application has for another one. They fit into a CK_ULONG of any
+/// platform, and modules rarely count so far.
+const FIRST_NEW: u64 = 0x4000_0000;
+
+impl Tables {
+    /// Slots of the application that were not found on this connection yet. `again`: also those whose token is gone.
+    pub fn past_slots(&self, generation: u64, again: bool) -> Vec<SlotId> {
+        let is_past =
+            |it: &Slot| it.generation != generation && (again || it.gone != Some(generation));
+        let mut slots: Vec<SlotId> = self
+            .slots
+            .iter()
+            .filter(|(_, it)| is_past(it))
+            .map(|(slot, _)| *slot)
+            .collect();
+        slots.sort_unstable_by_key(|it| it.0);
+        slots
+    }
+
+    /// Whether the application has sessions with a slot.
+    pub fn has_sessions(&self, slot: SlotId) -> bool {
+        self.sessions.values().any(|it| it.slot == slot)
+    }
+
+    /// The application's number of a slot of the module's. A slot that has the number of another one for it gets a new
+    /// number.
+    pub(super) fn application_slot(&mut self, generation: u64, real: SlotId) -> SlotId {
+        if let Some(slot) = self.number(generation, real) {
+            return slot;
+        }
+        if !self.slots.contains_key(&real) {
+            return real;
+        }
+        let numbers = (FIRST_NEW..).map(SlotId);
+        let mut free = numbers.filter(|it| !self.slots.contains_key(it));
+        let slot = free.next().unwrap_or(SlotId::NONE);
+        self.slots.insert(slot, Slot::unknown(real, generation));
+        slot
+    }
+
+    /// The number that the application has for a slot of the module's: of the token that is there, or of one that was.
+    pub fn number(&self, generation: u64, real: SlotId) -> Option<SlotId> {
+        let is_there = |it: &Slot| it.generation == generation;
+        let meant = self
+            .slots
+            .iter()
+            .filter(|(_, it)| it.real == real && (is_there(it) || it.is_left(generation)));
+        let number = meant.min_by_key(|(slot, it)| (!is_there(it), it.token.is_none(), slot.0));
+        number.map(|(slot, _)| *slot)
+    }
+
+    /// The module's number for one that the application uses for the first time. It may be that of a slot for which the
+    /// application has another one: that token was not meant.
+    pub(super) fn unknown_slot(&self, generation: u64, slot: SlotId) -> SlotId {
+        match self.number(generation, slot) {
+            Some(_) => SlotId(NO_HANDLE),
+            None => slot,
+        }
+    }
+}
