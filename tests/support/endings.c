@@ -200,12 +200,12 @@ static void mode_cancel(void)
             pthread_join(threads[j], &result);
             check("a thread is cancelled", result == PTHREAD_CANCELED);
         }
+        if (i == 0)
+            pthread_join(other, NULL); /* before `enough` is 0 again, or it may never see it */
         atomic_store(&enough, 0);
         check_signing("another signs");
-        if (i == 0) {
-            pthread_join(other, NULL);
+        if (i == 0)
             pthread_create(&other, NULL, caller, NULL);
-        }
     }
     check("handlers of cancellation ran", atomic_load(&cleaned) == 40);
     pthread_t waiting;
