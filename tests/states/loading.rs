@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::support::{Directory, Library};
-use super::{Way, passes};
+use super::{SOME_WAYS, Way, passes};
 
 /// Half as many rounds as `unload.c` has show whether anything grows.
 const ROUNDS: &str = "100";
@@ -12,7 +12,7 @@ const ROUNDS: &str = "100";
 /// C_Finalize, in threads that end later, and where the application uses OpenSSL itself or does not.
 #[test]
 fn a_library_that_is_unloaded_leaves_nothing_behind() {
-    for way in [Way::Tcp, Way::Tls] {
+    for way in SOME_WAYS {
         let stack = way.stack();
         for mode in ["finalize", "leave", "thread", "bare", "exit"] {
             passes(&stack, "unload", &[mode, ROUNDS], &[]);

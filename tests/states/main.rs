@@ -2,7 +2,7 @@
 //!
 //! `process` has signals, limits, clocks, places and ends; `loading` has dlopen, dlclose and several copies; `stacks`
 //! has threads with little stack; `every_call` calls every function with every bad argument, also under sanitizers. C programs of `tests/support` are the
-//! applications. Other states are tested elsewhere: forks, dead daemons, closed descriptors and little memory with
+//! applications. One of the ways to reach the daemon has `recover = true`. Other states are tested elsewhere: forks, dead daemons, closed descriptors and little memory with
 //! large data in `tests/e2e/applications.rs` and `client/tests/c_abi`.
 
 #![forbid(unsafe_code)]
@@ -18,8 +18,11 @@ mod loading;
 mod process;
 mod stacks;
 
+use std::ops::{Deref, DerefMut};
+use std::process::Command;
 use std::time::Duration;
 
+use support::lasting::KEPT;
 use support::processes::{Outcome, run};
 use support::{Endpoint, Maker, Stack, Token};
 
@@ -32,23 +35,62 @@ enum Way {
     Tcp,
     Unix,
     Tls,
+    /// Over TCP, with the settings that let it outlive the daemon.
+    Recovering,
 }
 
-const WAYS: [Way; 3] = [Way::Tcp, Way::Unix, Way::Tls];
+const WAYS: [Way; 4] = [Way::Tcp, Way::Unix, Way::Tls, Way::Recovering];
+
+/// Ways that have code of their own in the library.
+const SOME_WAYS: [Way; 3] = [Way::Tcp, Way::Tls, Way::Recovering];
+
+/// A stack, and whether its applications are to outlive the daemon.
+struct Site {
+    stack: Stack,
+    recovers: bool,
+}
+
+impl Site {
+    /// As [`Stack::program`].
+    fn program(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = self.stack.program(name, arguments);
+        if self.recovers {
+            command.envs(KEPT);
+        }
+        command
+    }
+}
+
+impl Deref for Site {
+    type Target = Stack;
+
+    fn deref(&self) -> &Stack {
+        &self.stack
+    }
+}
+
+impl DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut Stack {
+        &mut self.stack
+    }
+}
 
 impl Way {
     /// Our library, our daemon and a token.
-    fn stack(self) -> Stack {
-        match self {
-            Way::Tcp => Stack::through(Maker::Ours, Maker::Ours, Endpoint::Tcp, Token::new()),
-            Way::Unix => Stack::through(Maker::Ours, Maker::Ours, Endpoint::Unix, Token::new()),
+    fn stack(self) -> Site {
+        let plain = |endpoint| Stack::through(Maker::Ours, Maker::Ours, endpoint, Token::new());
+        let stack = match self {
+            Way::Tcp | Way::Recovering => plain(Endpoint::Tcp),
+            Way::Unix => plain(Endpoint::Unix),
             Way::Tls => tls::stack(Maker::Ours, Maker::Ours, &tls::Tls::default()),
-        }
+        };
+        let recovers = matches!(self, Way::Recovering);
+        Site { stack, recovers }
     }
 }
 
 /// Runs a C program with these arguments after the library's; every line that it prints has to say yes.
-fn passes(stack: &Stack, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
+fn passes(stack: &Site, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let mut command = stack.program(program, arguments);
     command.env("PKCS11PROXY_LOG", "warn");
     command.envs(variables.iter().copied());

@@ -1,6 +1,6 @@
 //! Threads with little stack.
 
-use super::{Way, passes};
+use super::{SOME_WAYS, passes};
 
 /// What an unoptimised library and OpenSSL take is no concern of applications.
 const LIMITS: (&str, &str) = match cfg!(debug_assertions) {
@@ -23,7 +23,7 @@ fn threads_with_16_kib_of_stack_can_make_every_call() {
 
 fn little_stack() {
     let (calls, initialize) = LIMITS;
-    for way in [Way::Tcp, Way::Tls] {
+    for way in SOME_WAYS {
         let variables = [("PKCS11PROXY_LOG", "debug")];
         let outcome = passes(
             &way.stack(),
