@@ -219,6 +219,13 @@ impl Description {
         class.unwrap_or(Ulong::UNAVAILABLE.0)
     }
 
+    /// Whether both say the same, of the same token. What belongs to a private key does not count.
+    pub fn says_the_same(&self, other: &Description) -> bool {
+        self.token == other.token
+            && self.unique_id == other.unique_id
+            && self.values == other.values
+    }
+
     /// Whether an object that was found is this one.
     pub fn is(&self, other: &Description, present: Option<&Token>) -> bool {
         if !self.counts_by_id(present) {

@@ -280,20 +280,34 @@ impl<R: Remote + 'static> Recovery<R> {
         object: ObjectHandle,
         known: &Description,
     ) -> Result<(), Trouble> {
-        let is_hidden = self.shared.state().hidden_since == Some(live.generation);
-        let found = match is_hidden {
-            true => Ok(None),
-            false => self.in_some_session(live, session, |it| live.counterpart(it, known)),
+        let state = self.shared.state();
+        let is_hidden = state.hidden_since == Some(live.generation);
+        let before = state.tables.with_counterpart(known, live.generation);
+        drop(state);
+        let (key, is_certain) = match before {
+            Some(key) => (key, false),
+            None => {
+                let looked = match is_hidden {
+                    true => Ok(None),
+                    false => self.in_some_session(live, session, |it| live.counterpart(it, known)),
+                };
+                let is_certain = looked.is_ok();
+                let counterpart = match looked {
+                    Err(Trouble::Refused(_)) => None,
+                    looked => looked?,
+                };
+                let mut key = known.clone();
+                key.counterpart = Some(counterpart);
+                (Arc::new(key), is_certain)
+            }
         };
-        let counterpart = match found {
-            Ok(counterpart) => counterpart,
-            Err(Trouble::Refused(_)) => None,
-            Err(trouble) => return Err(trouble),
-        };
-        let mut known = known.clone();
-        known.counterpart = Some(counterpart);
-        let known = Known::Described(Arc::new(known));
-        self.shared.state().tables.changed(object, known);
+        let mut state = self.shared.state();
+        if is_certain {
+            state
+                .tables
+                .remember_counterpart(key.clone(), live.generation);
+        }
+        state.tables.changed(object, Known::Described(key));
         Ok(())
     }
 

@@ -40,6 +40,9 @@ const MOST_LOOKED_AT: usize = 16;
 /// Programs that list a token do so with each.
 const MOST_READ: usize = 256;
 
+/// How many private keys are remembered with what belongs to them, the last ones.
+const MOST_KEYS: usize = 64;
+
 /// Everything the application has.
 #[derive(Default)]
 pub(super) struct Tables {
@@ -51,6 +54,8 @@ pub(super) struct Tables {
     /// Objects of slots that the application had no session with, in this order.
     left: VecDeque<ObjectHandle>,
     pub slots: HashMap<SlotId, Slot>,
+    /// Private keys with what belongs to them, as it was found on the connection with this number.
+    keys: (u64, VecDeque<Arc<Description>>),
 }
 
 /// The objects whose handles of the module are good: on the connection with this number.
@@ -223,6 +228,27 @@ impl Tables {
         if let Some(object) = self.objects.get_mut(&object) {
             object.known = known;
         }
+    }
+
+    /// A private key of this description with what belongs to it, if that was looked for on this connection.
+    pub fn with_counterpart(
+        &self,
+        known: &Description,
+        generation: u64,
+    ) -> Option<Arc<Description>> {
+        let (found_on, keys) = &self.keys;
+        let mut keys = keys.iter().filter(|_| *found_on == generation);
+        keys.find(|it| it.says_the_same(known)).cloned()
+    }
+
+    /// Remembers a private key with what belongs to it: programs find and use the same ones again and again.
+    pub fn remember_counterpart(&mut self, key: Arc<Description>, generation: u64) {
+        if self.keys.0 != generation {
+            self.keys = (generation, VecDeque::new());
+        }
+        let (_, keys) = &mut self.keys;
+        keys.truncate(MOST_KEYS - 1);
+        keys.push_front(key);
     }
 
     /// How many of this many objects that a search has found are looked at.

@@ -139,3 +139,36 @@ fn a_key_is_used_although_what_belongs_to_it_cannot_be_looked_for() {
     assert_eq!(begin(&recovery, session, found.objects[0]), CkRv::OK);
     assert_eq!(module.calls(Function::C_FindObjectsInit), 1);
 }
+
+/// A program that does everything anew for each of its signatures is not held up each time.
+#[test]
+fn what_belongs_to_a_private_key_is_remembered_between_searches_and_sessions() {
+    let (module, recovery, session, _) = with_objects(vec![private(), public(b"p")]);
+    let searches = || module.calls(Function::C_FindObjectsInit);
+    let own = searches() - 1;
+    for round in 2..5 {
+        let key = find(&recovery, session)[0];
+        assert_eq!(begin(&recovery, session, key), CkRv::OK);
+        assert_eq!(searches(), round + own);
+    }
+    assert_eq!(recovery.call(Call::C_CloseSession(session)).rv(), CkRv::OK);
+    for round in 5..8 {
+        let session = open(&recovery);
+        assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+        let key = find(&recovery, session)[0];
+        assert_eq!(begin(&recovery, session, key), CkRv::OK);
+        assert_eq!(searches(), round + own);
+        assert_eq!(recovery.call(Call::C_CloseSession(session)).rv(), CkRv::OK);
+    }
+    // But not longer than the connection: the key may be another one by now.
+    let session = open(&recovery);
+    module.cut();
+    module.change(|state| state.objects = (90..).zip([private(), public(b"q")]).collect());
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    let key = find(&recovery, session)[0];
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    module.cut();
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}
