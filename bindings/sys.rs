@@ -6,8 +6,10 @@
 
 use std::ffi::{c_int, c_uint};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -154,6 +156,25 @@ pub fn send(socket: BorrowedFd<'_>, message: &[u8], descriptor: BorrowedFd<'_>) 
     Ok(())
 }
 
+/// How long the peer of a TCP socket has sent nothing, since it connected or since its last bytes. `None` for other
+/// sockets.
+pub fn idle_time(socket: BorrowedFd<'_>) -> Option<Duration> {
+    let mut told = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    let place = told.as_mut_ptr().cast();
+    // SAFETY: the place is writable for `length` bytes, of which the kernel writes as many as it has to tell, and
+    // writes how many that were to `length`.
+    let answer =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, place, &raw mut length) };
+    if answer != 0 {
+        return None;
+    }
+    // SAFETY: the structure holds numbers only; the kernel has written some, and the others are zero.
+    let told = unsafe { told.assume_init() };
+    Some(Duration::from_millis(told.tcpi_last_data_recv.into()))
+}
+
 /// Waits for one message of [`send`]: its length in `buffer`, and its descriptor. `None` when the
 /// sender is gone.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(usize, OwnedFd)>> {
@@ -209,6 +230,21 @@ mod tests {
         assert!(!is_same(&arrived, &kept));
         drop(ours);
         assert!(receive(theirs.as_fd(), &mut buffer).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_peer_is_idle_since_it_connected_or_sent_something() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let (accepted, _) = listener.accept().unwrap();
+        let silent = idle_time(accepted.as_fd()).unwrap();
+        assert!(silent >= Duration::from_millis(80), "{silent:?}");
+        io::Write::write_all(&mut client, b"x").unwrap();
+        assert!(idle_time(accepted.as_fd()).unwrap() < silent);
+        let (unix, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(idle_time(unix.as_fd()), None);
     }
 
     #[test]

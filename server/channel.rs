@@ -1,13 +1,14 @@
 //! Carries log messages from a worker to the controller, and the client's socket, once, to the worker.
 //!
 //! A channel is a Unix socket pair that keeps message boundaries. The worker sends log records of a
-//! fixed form, and one message when its client's TLS handshake has succeeded. The controller uses only
-//! the text of a record, and its logger escapes that. A worker never waits for the controller: a record
-//! for which the channel has no room is dropped and counted.
+//! fixed form, and messages that say how far its client is until it has made its first call. The
+//! controller uses only the text of a record, and its logger escapes that. A worker never waits for the
+//! controller: a record for which the channel has no room is dropped and counted.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -89,6 +90,10 @@ pub enum Message {
     /// limited.
     Refusal(WorkerRecord),
     /// The client's TLS handshake succeeded.
+    ShookHands,
+    /// The client has sent less than a complete call, and has done nothing for this long.
+    Waits(Duration),
+    /// The client's first complete call has come.
     Established,
     /// What the client's certificate or pre-shared key says who it is.
     User(String),
@@ -96,8 +101,10 @@ pub enum Message {
 
 const LOG: u8 = 0;
 const REFUSAL: u8 = 1;
-const ESTABLISHED: u8 = 2;
-const USER: u8 = 3;
+const SHOOK_HANDS: u8 = 2;
+const WAITS: u8 = 3;
+const ESTABLISHED: u8 = 4;
+const USER: u8 = 5;
 
 impl Message {
     fn read(bytes: &[u8]) -> Option<Message> {
@@ -106,6 +113,11 @@ impl Message {
             LOG => WorkerRecord::read(bytes).map(Message::Log),
             REFUSAL => WorkerRecord::read(bytes).map(Message::Refusal),
             USER => Some(Message::User(String::from_utf8_lossy(bytes).into_owned())),
+            SHOOK_HANDS if bytes.is_empty() => Some(Message::ShookHands),
+            WAITS => {
+                let millis = u32::from_be_bytes(bytes.try_into().ok()?);
+                Some(Message::Waits(Duration::from_millis(millis.into())))
+            }
             ESTABLISHED if bytes.is_empty() => Some(Message::Established),
             _ => None,
         }
@@ -165,19 +177,30 @@ impl WorkerEnd {
         }))
     }
 
-    /// Tells the controller that the client's handshake succeeded.
-    pub fn established(&self) {
-        // If the channel is full the message is lost: then the worker may be evicted when all are busy.
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let _ = send(self.socket.as_raw_fd(), &[ESTABLISHED], flags);
+    /// Tells the controller that the client's handshake succeeded. If the channel is full the message is
+    /// lost; then the client's first call will do.
+    pub fn shook_hands(&self) {
+        self.send_bytes(&[SHOOK_HANDS]);
+    }
+
+    /// Tells the controller that less than a call has come, and for how long the client has done nothing.
+    pub fn waits(&self, idle: Duration) {
+        let millis = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX);
+        let [a, b, c, d] = millis.to_be_bytes();
+        self.send_bytes(&[WAITS, a, b, c, d]);
+    }
+
+    /// Tells the controller that the client's first call has come. False if the channel is full: then it has to be
+    /// told again.
+    pub fn established(&self) -> bool {
+        self.send_bytes(&[ESTABLISHED])
     }
 
     /// Tells the controller who the client is, for administrators.
     pub fn user(&self, user: &str) {
         let mut message = vec![USER];
         message.extend_from_slice(start(user, USER_SIZE));
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let _ = send(self.socket.as_raw_fd(), &message, flags);
+        self.send_bytes(&message);
     }
 
     /// Logs why the client is refused. The controller limits the rate of such messages.
@@ -194,8 +217,12 @@ impl WorkerEnd {
         bytes.extend_from_slice(subchannel);
         let room = RECORD_SIZE - bytes.len();
         bytes.extend_from_slice(start(message, room));
+        self.send_bytes(&bytes)
+    }
+
+    fn send_bytes(&self, bytes: &[u8]) -> bool {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        send(self.socket.as_raw_fd(), &bytes, flags).is_ok()
+        send(self.socket.as_raw_fd(), bytes, flags).is_ok()
     }
 }
 
@@ -255,11 +282,13 @@ mod tests {
             ("filter", "C_Sign refused")
         );
         assert_eq!(received.component, "service");
-        worker.established();
-        assert!(matches!(
-            controller.next_message(),
-            Ok(Some(Message::Established))
-        ));
+        worker.shook_hands();
+        worker.waits(Duration::from_millis(70_000));
+        assert!(worker.established());
+        let next = || controller.next_message().unwrap().unwrap();
+        assert!(matches!(next(), Message::ShookHands));
+        assert!(matches!(next(), Message::Waits(idle) if idle == Duration::from_secs(70)));
+        assert!(matches!(next(), Message::Established));
         worker.refused(Severity::Warning, "no certificate");
         let refusal = controller.next_message().unwrap().unwrap();
         assert!(matches!(refusal, Message::Refusal(record) if record.message == "no certificate"));
@@ -276,7 +305,9 @@ mod tests {
             &[0, 3],
             &[1, 3, 9, b'x'],
             &[2, 0],
-            &[4],
+            &[3, 0, 0, 0],
+            &[4, 0],
+            &[6],
         ] {
             send(worker.socket.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
         }

@@ -86,7 +86,7 @@ pub struct Protocol {
     pub name: String,
     /// `address`, repeatable: each socket to listen on.
     pub addresses: Vec<Address>,
-    /// `lstn_backlog`: connections the kernel queues. Default 20.
+    /// `lstn_backlog`: connections the kernel queues. Default as many as the kernel takes (net.core.somaxconn).
     pub backlog: i32,
     /// `lstn_reuseaddr`: SO_REUSEADDR. Default true.
     pub reuse_address: bool,
@@ -133,6 +133,11 @@ pub struct Processor {
     pub record_timeout: Duration,
     /// `max_connections_per_peer`: connections one address may have at a time. Default 0, no limit.
     pub max_connections_per_peer: usize,
+    /// `first_call_timeout`: seconds until a client's first complete call, from when it is accepted or its TLS
+    /// handshake ends. Default 30.0.
+    pub first_call_timeout: Duration,
+    /// `abandoned_call_timeout`: seconds that calls may take after their client has gone. Default 10.0.
+    pub abandoned_call_timeout: Duration,
     /// `flat_mechanisms`: numbers, decimal or 0x..., of vendor mechanisms whose parameter holds no
     /// pointer, so that it may be passed on as it comes; separated by blanks. Default "", none.
     pub flat_mechanisms: Vec<u64>,

@@ -9,6 +9,7 @@
 mod administrators;
 mod admission;
 mod conversation;
+mod departures;
 mod edits;
 mod event;
 mod queue;
@@ -38,6 +39,7 @@ use crate::sockets::Listener;
 
 use administrators::{Administrators, Asked};
 use admission::WorkerId;
+use departures::Departures;
 use edits::Edits;
 use event::{Source, Watch};
 use scrapers::Scrapers;
@@ -121,6 +123,8 @@ impl Controller {
         let mut watch = Watch::new()?;
         watch.add(Source::Signals, &signals)?;
         let is_counted = own.control_socket.is_some() || own.metrics.is_some();
+        let departures = Departures::new()?;
+        watch.add(Source::Departures, &departures)?;
         let mut running = Vec::new();
         for (position, (settings, policy, listeners)) in services.into_iter().enumerate() {
             let service = RunningService::new(position, settings, policy, listeners, &mut watch)?;
@@ -145,6 +149,7 @@ impl Controller {
             shared: Shared {
                 workers: Workers::default(),
                 watch,
+                departures,
                 loggers,
                 trace,
             },
@@ -205,10 +210,14 @@ impl Controller {
                             service.listener_is_ready(listener);
                         }
                     }
+                    Source::Departures => self.take_departures()?,
                     Source::Worker(worker) => self.take_messages(worker),
                 }
             }
             self.service_manager.alive(Instant::now());
+            for service in &mut self.services {
+                service.end_overdue(&self.shared);
+            }
             match self.drained_at {
                 None => {
                     self.load_edited_rules();
@@ -250,6 +259,15 @@ impl Controller {
             }
         }
         Ok(Turn::GoOn)
+    }
+
+    fn take_departures(&mut self) -> io::Result<()> {
+        for worker in self.shared.departures.take()? {
+            if let Some(service) = service_of(&mut self.services, &self.shared.workers, worker) {
+                service.client_gone(worker);
+            }
+        }
+        Ok(())
     }
 
     fn take_messages(&mut self, worker: WorkerId) {

@@ -23,6 +23,7 @@ use crate::config::Processor;
 use crate::connection::Served;
 use crate::logging::{Severity, log};
 use crate::metrics::{Meter, Timed};
+use crate::opening::FirstCall;
 use crate::operating::Operating;
 
 /// The state of one connection.
@@ -40,6 +41,7 @@ pub struct Gateway {
     /// Held while a module is loaded: of two calls in parallel, one does it.
     loading: Mutex<()>,
     operating: Operating,
+    first_call: FirstCall,
 }
 
 /// What C_SetupArch told.
@@ -59,6 +61,7 @@ impl Gateway {
         activity: Activity,
         meter: Meter,
         trace: bool,
+        first_call: FirstCall,
     ) -> Gateway {
         Gateway {
             rules,
@@ -71,6 +74,7 @@ impl Gateway {
             notifies: AtomicBool::new(false),
             loading: Mutex::new(()),
             operating: Operating::default(),
+            first_call,
         }
     }
 
@@ -260,6 +264,7 @@ impl Cryptoki for Gateway {
     }
 
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        self.first_call.has_come();
         let function = call.function();
         let answer = || match self.client.get() {
             Some(Client::Current { recovers: true, .. }) => self

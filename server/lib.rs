@@ -36,6 +36,7 @@ pub mod logging;
 pub mod metrics;
 pub mod netplex;
 pub mod notifications;
+pub mod opening;
 pub mod operating;
 mod options;
 pub mod parallel;

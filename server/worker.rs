@@ -30,6 +30,7 @@ use crate::connection::{self, ConnectionError, Limits};
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
 use crate::metrics::Meter;
+use crate::opening::{self, FirstCall};
 use crate::parallel;
 use crate::record_memory::Share;
 use crate::tls::acceptor::{Acceptor, Refusal};
@@ -97,7 +98,7 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     DONE
 }
 
-fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
+fn serve(setup: &Setup<'_>, channel: &Arc<WorkerEnd>, socket: Socket, peer: &str) {
     let processor = &setup.service.processor;
     // Failing is no reason to refuse the client: it would only be slower.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
@@ -109,15 +110,16 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
     }
     match &setup.tls {
         None => {
+            opening::tell_if_it_waits(channel, &socket);
             let plain = Halves::plain(TimedSocket::new(socket));
             // What ended it is logged, and there is nothing to close.
-            let _ = serve_calls(setup, plain, peer);
+            let _ = serve_calls(setup, channel, plain, peer);
         }
         Some(tls) => {
             let refused = socket.try_clone();
             match tls.accept(socket, processor.handshake_timeout) {
                 Ok(accepted) => {
-                    channel.established();
+                    channel.shook_hands();
                     let user = &accepted.user;
                     channel.user(user);
                     log(
@@ -125,7 +127,7 @@ fn serve(setup: &Setup<'_>, channel: &WorkerEnd, socket: Socket, peer: &str) {
                         format_args!("user={user} is authenticated and connected"),
                     );
                     let closer = accepted.halves.closer.clone();
-                    if serve_calls(setup, accepted.halves, peer).is_ok() {
+                    if serve_calls(setup, channel, accepted.halves, peer).is_ok() {
                         closer.farewell(Deadline::after(processor.record_timeout));
                     }
                 }
@@ -161,23 +163,31 @@ fn take_leave(socket: &Socket) {
 }
 
 /// Serves the client until it leaves. Returns an error, which is logged, if it is cut off.
-fn serve_calls(setup: &Setup<'_>, halves: Halves, peer: &str) -> Result<(), ConnectionError> {
+fn serve_calls(
+    setup: &Setup<'_>,
+    channel: &Arc<WorkerEnd>,
+    halves: Halves,
+    peer: &str,
+) -> Result<(), ConnectionError> {
     let processor = &setup.service.processor;
     let limits = Limits {
         record_size: processor.max_record_size,
         record_time: processor.record_timeout,
         parallel_calls: processor.max_parallel_calls,
     };
-    let rules = setup.rules.clone();
+    let first_call = FirstCall::new(channel.clone());
+    let (rules, processor) = (setup.rules.clone(), processor.clone());
+    let record_time = processor.record_timeout;
     let gateway = Gateway::new(
         rules,
-        processor.clone(),
+        processor,
         setup.activity,
         setup.meter,
         setup.trace,
+        first_call,
     );
     let gateway = Arc::new(gateway);
-    let (incoming, outgoing) = connection::timed(halves, processor.record_timeout);
+    let (incoming, outgoing) = connection::timed(halves, record_time);
     let memory = setup.memory.clone();
     let result = parallel::serve(incoming, outgoing, gateway.clone(), limits, memory);
     if let Err(error) = &result {

@@ -536,3 +536,28 @@ impl<'a> Wire<'a> for Answers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::integers::Architecture;
+
+    /// A template of this many attributes without a value.
+    fn decoded(count: u32) -> Result<Template, DecodeError> {
+        let attribute = [&3_u64.to_be_bytes()[..], &[0; 4], &[0; 8]].concat();
+        let attributes = attribute.repeat(count as usize);
+        let bytes = [&count.to_be_bytes()[..], &attributes].concat();
+        Template::read(&mut Decoder::new(&bytes, Architecture::host()))
+    }
+
+    #[test]
+    fn a_template_has_no_more_attributes_than_allowed() {
+        let most = u32::try_from(MOST_ELEMENTS).unwrap();
+        assert!(decoded(most).is_ok_and(|template| template.0.len() == most as usize));
+        assert!(decoded(most + 1) == Err(DecodeError::TooLong));
+        // No memory is reserved for those that do not come.
+        let bytes = most.to_be_bytes();
+        let short = Template::read(&mut Decoder::new(&bytes, Architecture::host()));
+        assert!(short == Err(DecodeError::Short));
+    }
+}

@@ -16,6 +16,9 @@ use crate::logging::line_format::{self, LineFormat};
 use crate::logging::settings::{Facility, LogFileConfig, LoggerConfig, LoggerKind, Selection};
 use crate::record_memory;
 
+/// A queue of connections that is longer than any kernel has.
+const MOST_BACKLOG: i64 = i32::MAX as i64;
+
 /// Checks the sections of `file`.
 pub(super) fn check(root: Root, file: &Path) -> Result<Configuration, Fault> {
     let checker = Checker {
@@ -258,7 +261,8 @@ impl Checker<'_> {
             .into_iter()
             .map(|section| address(section, socket_directory))
             .collect::<Result<Vec<_>, _>>()?;
-        let backlog = within(section.lstn_backlog, 20, 0, i64::from(i32::MAX))?;
+        // The kernel takes as many as net.core.somaxconn says.
+        let backlog = within(section.lstn_backlog, MOST_BACKLOG, 0, MOST_BACKLOG)?;
         let mode = match section.local_chmod {
             None => None,
             Some(at) => {
@@ -332,6 +336,8 @@ impl Checker<'_> {
                 0,
                 i64::from(i32::MAX),
             )?),
+            first_call_timeout: seconds(section.first_call_timeout, 30)?,
+            abandoned_call_timeout: seconds(section.abandoned_call_timeout, 10)?,
             flat_mechanisms: section.flat_mechanisms.map_or(Ok(Vec::new()), mechanisms)?,
             compatibility: section
                 .compatibility

@@ -148,6 +148,8 @@ pub(super) struct ProcessorSection {
     pub(super) record_memory: Option<At<i64>>,
     pub(super) record_timeout: Option<At<Float>>,
     pub(super) max_connections_per_peer: Option<At<i64>>,
+    pub(super) first_call_timeout: Option<At<Float>>,
+    pub(super) abandoned_call_timeout: Option<At<Float>>,
     pub(super) flat_mechanisms: Option<At<String>>,
     pub(super) compatibility: Option<At<String>>,
     pub(super) protocol: Option<At<i64>>,

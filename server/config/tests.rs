@@ -75,7 +75,7 @@ fn has_the_defaults_of_the_original() {
     let protocol = &service.protocols[0];
     assert_eq!(
         (protocol.backlog, protocol.mode, protocol.owner),
-        (20, None, None)
+        (i32::MAX, None, None)
     );
     assert!(protocol.reuse_address && protocol.keepalive && !protocol.nodelay);
     let processor = &service.processor;
@@ -84,6 +84,8 @@ fn has_the_defaults_of_the_original() {
     assert_eq!(processor.record_memory, record_memory::default_limit());
     assert_eq!(processor.record_timeout, Duration::from_secs(30));
     assert_eq!(processor.max_connections_per_peer, 0);
+    assert_eq!(processor.first_call_timeout, Duration::from_secs(30));
+    assert_eq!(processor.abandoned_call_timeout, Duration::from_secs(10));
     assert_eq!(processor.flat_mechanisms, [0; 0]);
     assert_eq!((processor.protocol, processor.max_parallel_calls), (4, 16));
     assert!(processor.modules.is_empty());
@@ -301,7 +303,7 @@ fn checks_the_workload() {
 #[test]
 fn reads_the_new_parameters_of_the_processor() {
     let text = "max_record_size = 65536; record_timeout = 0.5; max_connections_per_peer = 7;
-        record_memory = 4194304;
+        record_memory = 4194304; first_call_timeout = 1.5; abandoned_call_timeout = 2.5;
         flat_mechanisms = \" 0x80000001 12\"; compatibility = \"admin-login-only\";";
     let processor = inside("processor", text).unwrap().services[0]
         .processor
@@ -310,6 +312,11 @@ fn reads_the_new_parameters_of_the_processor() {
     assert_eq!(processor.record_memory, 4 << 20);
     assert_eq!(processor.record_timeout, Duration::from_millis(500));
     assert_eq!(processor.max_connections_per_peer, 7);
+    assert_eq!(processor.first_call_timeout, Duration::from_millis(1500));
+    assert_eq!(
+        processor.abandoned_call_timeout,
+        Duration::from_millis(2500)
+    );
     assert_eq!(processor.flat_mechanisms, [0x8000_0001, 12]);
     let on: Vec<_> = processor
         .compatibility
@@ -337,6 +344,8 @@ fn reads_the_new_parameters_of_the_processor() {
         ("record_timeout = -1.0;", "expected more than 0.0"),
         ("record_timeout = 1e300;", "expected more than 0.0"),
         ("max_connections_per_peer = -1;", "expected 0 or more"),
+        ("first_call_timeout = 0.0;", "expected more than 0.0"),
+        ("abandoned_call_timeout = 0.0;", "expected more than 0.0"),
         ("protocol = 2;", "expected 3 or more"),
         ("protocol = 5;", "expected 4 or less"),
         ("max_parallel_calls = 0;", "expected 1 or more"),

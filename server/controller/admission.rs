@@ -1,8 +1,10 @@
 //! Decides which client gets which worker: limits, spare workers, pauses, and who has to make room.
 //!
 //! One [`Admission`] is the state of one service. The controller tells it what happened (a client came, a
-//! worker was forked, a handshake succeeded, a worker ended) and carries out what it answers. It makes no
-//! system call, and every time is an argument, so that each rule has a unit test.
+//! worker was forked, a client made its first call, a client has gone, a worker ended) and carries out what
+//! it answers. It makes no system call, and every time is an argument, so that each rule has a unit test.
+//!
+//! A client is established when its first complete call has come. Before that it gives way to others.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -14,10 +16,11 @@ const EARLY_ENDS: u32 = 10;
 /// How long accepting and forking pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a TLS handshake may take when all workers are busy and other clients wait.
-const HANDSHAKE_GRACE: Duration = Duration::from_millis(250);
+/// How long a client may take to become established when all workers are busy and other clients wait: over
+/// its TLS handshake, and then again over its first complete call.
+const GRACE: Duration = Duration::from_millis(250);
 
-/// Upper bound on the handshakes that are ended at once.
+/// Upper bound on the clients that give way at once.
 const EVICTIONS_A_TURN: usize = 8;
 
 /// Names a worker for as long as it is not reaped.
@@ -33,6 +36,10 @@ pub struct Limits {
     pub spare: usize,
     /// Connections of one peer; 0 for no limit (`max_connections_per_peer`).
     pub per_peer: usize,
+    /// The time until a client's first complete call, after its TLS handshake (`first_call_timeout`).
+    pub first_call: Duration,
+    /// The time that calls may take after their client has gone (`abandoned_call_timeout`).
+    pub abandoned: Duration,
 }
 
 /// What a worker is doing.
@@ -42,9 +49,7 @@ enum State<P> {
     Idle,
     /// Has a client.
     Serving(P),
-    /// Has had a client since then; its TLS handshake has not succeeded yet.
-    ShakingHands(P, Instant),
-    /// Was ended with its client: during a handshake, to make room for another, or by an administrator.
+    /// Was ended while it had a client, for one of the reasons in [`Reason`] or by an administrator.
     Evicted(P),
     /// Was told to end while idle, because its rules are out of date.
     Retired,
@@ -61,14 +66,45 @@ pub enum Placement {
     Refuse(usize),
 }
 
-/// A handshake that is to be ended.
+/// What a client has to do before it is established.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// Its TLS handshake.
+    Handshake,
+    /// Its first complete call.
+    FirstCall,
+}
+
+/// A client that is not established.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    stage: Stage,
+    /// When this stage began. In the first call's, the time counts for which the client did nothing before a
+    /// worker got it.
+    since: Instant,
+}
+
+/// Why a worker is ended with its client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// It makes room for another client at this stage.
+    GivesWay(Stage),
+    /// The first call did not come in time.
+    NoCall,
+    /// Its client has gone, and its calls do not end.
+    Abandoned,
+}
+
+/// A worker that is to be ended with its client.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Eviction<P> {
     /// The worker to kill.
     pub worker: WorkerId,
     /// Its client.
     pub peer: P,
-    /// How long the handshake has taken.
+    /// Why.
+    pub reason: Reason,
+    /// How long that has taken.
     pub taken: Duration,
 }
 
@@ -81,6 +117,10 @@ pub struct Admission<P> {
     idle: VecDeque<WorkerId>,
     /// Connections by peer.
     peers: HashMap<P, usize>,
+    /// The workers whose clients are not established.
+    opening: HashMap<WorkerId, Opening>,
+    /// The workers whose clients have gone, and when.
+    gone: HashMap<WorkerId, Instant>,
     early_ends: u32,
     paused_until: Option<Instant>,
 }
@@ -93,6 +133,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
             workers: HashMap::new(),
             idle: VecDeque::new(),
             peers: HashMap::new(),
+            opening: HashMap::new(),
+            gone: HashMap::new(),
             early_ends: 0,
             paused_until: None,
         }
@@ -144,33 +186,53 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.idle.push_back(worker);
     }
 
-    /// A worker got its client. With TLS, `handshake` is when it got it.
-    pub fn given(&mut self, worker: WorkerId, peer: P, handshake: Option<Instant>) {
+    /// A worker gets its client now, which is at this stage.
+    pub fn given(&mut self, worker: WorkerId, peer: P, stage: Stage, now: Instant) {
         let Some(state) = self.workers.get_mut(&worker) else {
             return;
         };
         *self.peers.entry(peer.clone()).or_default() += 1;
         self.early_ends = 0;
-        *state = match handshake {
-            None => State::Serving(peer),
-            Some(since) => State::ShakingHands(peer, since),
-        };
+        *state = State::Serving(peer);
+        self.opening.insert(worker, Opening { stage, since: now });
     }
 
-    /// A worker's TLS handshake succeeded: it will not be evicted any more.
+    /// A client's TLS handshake succeeded: its first call is next.
+    pub fn shook_hands(&mut self, worker: WorkerId, now: Instant) {
+        if let Some(opening) = self.opening.get_mut(&worker) {
+            *opening = Opening {
+                stage: Stage::FirstCall,
+                since: now,
+            };
+        }
+    }
+
+    /// A client has sent less than a call, and has done nothing for this long.
+    pub fn waits(&mut self, worker: WorkerId, idle: Duration, now: Instant) {
+        if let Some(opening) = self.opening.get_mut(&worker) {
+            let since = now.checked_sub(idle).unwrap_or(opening.since);
+            opening.since = opening.since.min(since);
+        }
+    }
+
+    /// A client's first call has come: it is established, and gives way to nobody any more.
     pub fn established(&mut self, worker: WorkerId) {
-        if let Some(state) = self.workers.get_mut(&worker) {
-            if let State::ShakingHands(peer, _) = state {
-                *state = State::Serving(peer.clone());
-            }
+        self.opening.remove(&worker);
+    }
+
+    /// A client has closed its connection, or the half to the daemon.
+    pub fn client_gone(&mut self, worker: WorkerId, now: Instant) {
+        if let Some(State::Serving(_)) = self.workers.get(&worker) {
+            self.gone.entry(worker).or_insert(now);
         }
     }
 
     /// A worker is about to be killed, because an administrator wants its client away. Returns whether it has one.
     pub fn disconnect(&mut self, worker: WorkerId) -> bool {
+        self.forget_client(worker);
         match self.workers.get_mut(&worker) {
-            Some(state @ (State::Serving(_) | State::ShakingHands(..))) => {
-                if let State::Serving(peer) | State::ShakingHands(peer, _) = state {
+            Some(state @ State::Serving(_)) => {
+                if let State::Serving(peer) = state {
                     *state = State::Evicted(peer.clone());
                 }
                 true
@@ -183,10 +245,11 @@ impl<P: Clone + Eq + Hash> Admission<P> {
     /// How many workers are in each state.
     pub fn states(&self) -> Vec<(&'static str, usize)> {
         let mut counts = [("idle", 0), ("handshake", 0), ("serving", 0), ("ending", 0)];
-        for state in self.workers.values() {
+        for (worker, state) in &self.workers {
+            let stage = self.opening.get(worker).map(|opening| opening.stage);
             let name = match state {
                 State::Idle => "idle",
-                State::ShakingHands(..) => "handshake",
+                State::Serving(_) if stage == Some(Stage::Handshake) => "handshake",
                 State::Serving(_) => "serving",
                 State::Evicted(_) | State::Retired => "ending",
             };
@@ -206,9 +269,10 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         let Some(state) = self.workers.remove(&worker) else {
             return false;
         };
+        self.forget_client(worker);
         let is_expected = matches!(state, State::Retired | State::Evicted(_));
         match state {
-            State::Serving(peer) | State::ShakingHands(peer, _) | State::Evicted(peer) => {
+            State::Serving(peer) | State::Evicted(peer) => {
                 if let Some(connected) = self.peers.get_mut(&peer) {
                     *connected -= 1;
                     if *connected == 0 {
@@ -229,43 +293,71 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         is_expected
     }
 
-    /// Picks the handshakes to end while all workers are busy and clients wait, longest first, so that
-    /// peers that never finish keep nobody out. Picks none while earlier ones still have to end.
-    pub fn evict(&mut self, now: Instant) -> Vec<Eviction<P>> {
-        let mut shaking = self.handshakes();
-        shaking.retain(|(since, _)| now.saturating_duration_since(*since) >= HANDSHAKE_GRACE);
-        shaking.sort_unstable();
-        shaking.truncate(EVICTIONS_A_TURN);
-        let mut evictions = Vec::new();
-        for (since, worker) in shaking {
-            let Some(state) = self.workers.get_mut(&worker) else {
-                continue;
-            };
-            if let State::ShakingHands(peer, _) = state {
-                let peer = peer.clone();
-                *state = State::Evicted(peer.clone());
-                let taken = now.saturating_duration_since(since);
-                evictions.push(Eviction {
-                    worker,
-                    peer,
-                    taken,
-                });
-            }
-        }
-        evictions
+    /// Nothing can happen to the worker's client any more.
+    fn forget_client(&mut self, worker: WorkerId) {
+        self.opening.remove(&worker);
+        self.gone.remove(&worker);
     }
 
-    /// Workers in a handshake and since when; none while evicted workers still have to end.
-    fn handshakes(&self) -> Vec<(Instant, WorkerId)> {
-        let mut shaking = Vec::new();
-        for (worker, state) in &self.workers {
-            match state {
-                State::ShakingHands(_, since) => shaking.push((*since, *worker)),
-                State::Evicted(_) => return Vec::new(),
-                State::Idle | State::Serving(_) | State::Retired => {}
-            }
+    /// Ends a worker with its client.
+    fn evict(&mut self, worker: WorkerId, reason: Reason, taken: Duration) -> Option<Eviction<P>> {
+        self.forget_client(worker);
+        let state = self.workers.get_mut(&worker)?;
+        let State::Serving(peer) = state else {
+            return None;
+        };
+        let peer = peer.clone();
+        *state = State::Evicted(peer.clone());
+        Some(Eviction {
+            worker,
+            peer,
+            reason,
+            taken,
+        })
+    }
+
+    /// Picks the clients that give way while all workers are busy and others wait: of those that are not
+    /// established the ones that have taken longest. Picks none while earlier ones still have to end.
+    pub fn make_room(&mut self, now: Instant) -> Vec<Eviction<P>> {
+        if self.is_evicting() {
+            return Vec::new();
         }
-        shaking
+        let openings = self.opening.iter();
+        let mut openings: Vec<(Instant, WorkerId, Stage)> = openings
+            .filter(|(_, opening)| now.saturating_duration_since(opening.since) >= GRACE)
+            .map(|(worker, opening)| (opening.since, *worker, opening.stage))
+            .collect();
+        openings.sort_unstable_by_key(|(since, worker, _)| (*since, *worker));
+        openings.truncate(EVICTIONS_A_TURN);
+        let evict = |(since, worker, stage)| {
+            let taken = now.saturating_duration_since(since);
+            self.evict(worker, Reason::GivesWay(stage), taken)
+        };
+        openings.into_iter().filter_map(evict).collect()
+    }
+
+    /// Whether workers that were ended with their clients have not been reaped.
+    fn is_evicting(&self) -> bool {
+        let mut states = self.workers.values();
+        states.any(|state| matches!(state, State::Evicted(_)))
+    }
+
+    /// Picks the workers whose time is over, whether anybody waits or not: their clients have made no call, or have
+    /// gone.
+    pub fn overdue(&mut self, now: Instant) -> Vec<Eviction<P>> {
+        let taken = |since: Instant| now.saturating_duration_since(since);
+        let silent = self.opening.iter().filter_map(|(worker, opening)| {
+            let is_over =
+                opening.stage == Stage::FirstCall && taken(opening.since) >= self.limits.first_call;
+            is_over.then_some((*worker, Reason::NoCall, taken(opening.since)))
+        });
+        let abandoned = self.gone.iter().filter_map(|(worker, since)| {
+            let is_over = taken(*since) >= self.limits.abandoned;
+            is_over.then_some((*worker, Reason::Abandoned, taken(*since)))
+        });
+        let overdue: Vec<_> = abandoned.chain(silent).collect();
+        let evict = |(worker, reason, taken)| self.evict(worker, reason, taken);
+        overdue.into_iter().filter_map(evict).collect()
     }
 
     /// Gives up the idle workers, whose rules are out of date. They are to be ended.
@@ -278,18 +370,24 @@ impl<P: Clone + Eq + Hash> Admission<P> {
     }
 
     /// How long nothing can happen by itself. With clients waiting (`is_awaited`): no time if one can be
-    /// served, else until the next handshake can be ended. A pause ends by itself, too.
+    /// served, else until the next client has to give way. A pause ends by itself, and so does the time for a
+    /// first call and for calls whose client has gone.
     pub fn next_wake(&self, now: Instant, is_awaited: bool) -> Option<Duration> {
-        if is_awaited {
-            if self.can_accept(now) {
-                return Some(Duration::ZERO);
-            }
-            if let Some((since, _)) = self.handshakes().into_iter().min() {
-                return Some((since + HANDSHAKE_GRACE).saturating_duration_since(now));
-            }
+        if is_awaited && self.can_accept(now) {
+            return Some(Duration::ZERO);
         }
-        let until = self.paused_until?;
-        Some(until.saturating_duration_since(now))
+        let gives_way = is_awaited && !self.is_evicting();
+        let giving_way = self.opening.values().filter(|_| gives_way);
+        let giving_way = giving_way.map(|opening| opening.since.checked_add(GRACE));
+        let first_calls = self.opening.values();
+        let first_calls = first_calls.filter(|opening| opening.stage == Stage::FirstCall);
+        let first_calls =
+            first_calls.map(|opening| opening.since.checked_add(self.limits.first_call));
+        let abandoned = self.gone.values();
+        let abandoned = abandoned.map(|since| since.checked_add(self.limits.abandoned));
+        let times = giving_way.chain(first_calls).chain(abandoned).flatten();
+        let next = times.chain(self.paused_until).min()?;
+        Some(next.saturating_duration_since(now))
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Source {
         /// Which of its listeners.
         listener: usize,
     },
+    /// Clients that have gone.
+    Departures,
     /// The channel of a worker.
     Worker(WorkerId),
 }

@@ -14,7 +14,8 @@ use filter::log::Printable;
 use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpid};
 
-use super::admission::{Admission, Limits, Placement, WorkerId};
+use super::admission::{Admission, Eviction, Limits, Placement, Reason, Stage, WorkerId};
+use super::departures::Departures;
 use super::event::{Source, Watch};
 use super::queue::{Next, Queue};
 use super::workers::{End, Reaped, Serving, Workers};
@@ -42,6 +43,8 @@ pub struct Shared {
     pub workers: Workers,
     /// What wakes the controller.
     pub watch: Watch,
+    /// Tells which clients have gone.
+    pub departures: Departures,
     /// Where log records go.
     pub loggers: Arc<Loggers>,
     /// Whether workers log calls (`-debug-pkcs11`).
@@ -100,6 +103,8 @@ impl RunningService {
             workers: settings.workload.max_workers,
             spare: settings.workload.spare,
             per_peer: settings.processor.max_connections_per_peer,
+            first_call: settings.processor.first_call_timeout,
+            abandoned: settings.processor.abandoned_call_timeout,
         };
         let memory = Budget::new(settings.processor.record_memory, limits.workers)?;
         Ok(RunningService {
@@ -181,19 +186,13 @@ impl RunningService {
         }
     }
 
-    /// Clients wait and cannot be served: ends handshakes that take too long, and warns when all workers
-    /// are busy. The places become free with SIGCHLD.
+    /// Clients wait and cannot be served: those that are not established give way, and it warns when all
+    /// workers are busy. The places become free with SIGCHLD.
     fn make_room(&mut self, shared: &Shared) {
         let now = Instant::now();
-        for eviction in self.admission.evict(now) {
-            shared.workers.signal(eviction.worker, Signal::SIGKILL);
+        for eviction in self.admission.make_room(now) {
             self.turned_away.to_make_room += 1;
-            let message = format!(
-                "client {}: ended in its TLS handshake after {:.1} s, because all workers are busy and other clients wait",
-                eviction.peer,
-                eviction.taken.as_secs_f32()
-            );
-            self.log_refusal(Severity::Warning, &message, &shared.loggers);
+            self.evict(&eviction, shared);
         }
         if self.admission.is_full() && self.full_warning.passes(now) {
             let limit = self.settings.workload.max_workers;
@@ -203,6 +202,46 @@ impl RunningService {
                 format_args!("{name}: all {limit} workers are busy; clients have to wait"),
             );
         }
+    }
+
+    /// Ends the workers whose clients have made no call in time, or have gone and left calls that do not end.
+    pub fn end_overdue(&mut self, shared: &Shared) {
+        for eviction in self.admission.overdue(Instant::now()) {
+            self.evict(&eviction, shared);
+        }
+    }
+
+    /// Clients can cause this at will, so that the rate of the messages is limited.
+    fn evict(&mut self, eviction: &Eviction<Peer>, shared: &Shared) {
+        const ROOM: &str = "because all workers are busy and other clients wait";
+        let (peer, taken) = (&eviction.peer, eviction.taken.as_secs_f32());
+        shared.workers.signal(eviction.worker, Signal::SIGKILL);
+        let (severity, message) = match eviction.reason {
+            Reason::GivesWay(Stage::Handshake) => (
+                Severity::Warning,
+                format!("client {peer}: ended in its TLS handshake after {taken:.1} s, {ROOM}"),
+            ),
+            Reason::GivesWay(Stage::FirstCall) => (
+                Severity::Warning,
+                format!("client {peer}: ended after {taken:.1} s without a complete call, {ROOM}"),
+            ),
+            Reason::NoCall => (
+                Severity::Warning,
+                format!("client {peer}: ended after {taken:.1} s without a complete call"),
+            ),
+            Reason::Abandoned => (
+                Severity::Err,
+                format!(
+                    "client {peer}: has gone, and its calls have not ended within {taken:.1} s; the worker is killed"
+                ),
+            ),
+        };
+        self.log_refusal(severity, &message, &shared.loggers);
+    }
+
+    /// The client of one of the service's workers has gone.
+    pub fn client_gone(&mut self, worker: WorkerId) {
+        self.admission.client_gone(worker, Instant::now());
     }
 
     /// Hands a client to an idle worker, or to a new one. While none can be forked, which pauses
@@ -223,8 +262,14 @@ impl RunningService {
             // A worker that died meanwhile: SIGCHLD is on its way, try another.
             if shared.workers.hand_over(worker, &client).is_ok() {
                 self.connections += 1;
-                let handshake = self.policy.tls.as_ref().map(|_| Instant::now());
-                return self.admission.given(worker, client.peer, handshake);
+                // If it cannot be watched, its calls may take any time.
+                let _ = shared.departures.watch(worker, &client.socket);
+                let stage = match self.policy.tls {
+                    None => Stage::FirstCall,
+                    Some(_) => Stage::Handshake,
+                };
+                let (peer, now) = (client.peer, Instant::now());
+                return self.admission.given(worker, peer, stage, now);
             }
         }
     }
@@ -307,6 +352,8 @@ impl RunningService {
                 let record = record.for_component("");
                 self.log_refusal(record.severity, record.message, loggers);
             }
+            Message::ShookHands => self.admission.shook_hands(worker, Instant::now()),
+            Message::Waits(idle) => self.admission.waits(worker, *idle, Instant::now()),
             Message::Established => self.admission.established(worker),
             // The controller keeps it.
             Message::User(_) => {}

@@ -7,6 +7,7 @@
 mod support;
 
 mod administration;
+mod bounds;
 mod clients;
 mod large;
 mod large4;

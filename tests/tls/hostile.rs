@@ -160,6 +160,28 @@ fn a_client_may_idle_between_calls_but_not_within_one() {
     );
 }
 
+#[test]
+fn a_client_that_makes_no_call_after_its_handshake_is_dropped_in_time() {
+    let (daemon, _token) = daemon("first_call_timeout = 1.0;", 50);
+    for first in [&[][..], &hex(NULL)[..20]] {
+        let peer = TcpStream::connect(daemon.address()).expect("it listens");
+        // The time begins when the handshake is over.
+        std::thread::sleep(Duration::from_millis(600));
+        let mut stream = connector().connect("localhost", peer).expect("a handshake");
+        let started = Instant::now();
+        stream.write_all(first).expect("it is connected");
+        assert!(!stream.read(&mut [0; 28]).is_ok_and(|count| count > 0));
+        let took = started.elapsed();
+        assert!(
+            took > Duration::from_millis(900) && took < Duration::from_secs(3),
+            "{took:?}"
+        );
+    }
+    let log = daemon.log();
+    assert_eq!(log.matches("s without a complete call").count(), 2, "{log}");
+    serves(&daemon, "client", &[]);
+}
+
 /// As clients do that are killed: no alert, only the end of the connection.
 #[test]
 fn a_client_that_leaves_without_a_word_is_nothing_to_warn_of() {

@@ -6,6 +6,8 @@ const LIMITS: Limits = Limits {
     workers: 3,
     spare: 1,
     per_peer: 0,
+    first_call: Duration::from_secs(30),
+    abandoned: Duration::from_secs(10),
 };
 
 fn service(limits: Limits) -> Admission<&'static str> {
@@ -20,9 +22,16 @@ fn all_shaking(start: Instant) -> Admission<&'static str> {
         service.forked(worker);
         assert_eq!(service.place(&"peer"), Placement::Worker(worker));
         let since = start + Duration::from_millis(10 * number as u64);
-        service.given(worker, "peer", Some(since));
+        service.given(worker, "peer", Stage::Handshake, since);
     }
     service
+}
+
+/// Gives the worker a client that is established.
+fn serve(service: &mut Admission<&'static str>, worker: usize, peer: &'static str) {
+    let worker = WorkerId(worker);
+    service.given(worker, peer, Stage::FirstCall, Instant::now());
+    service.established(worker);
 }
 
 fn millis(count: u64) -> Duration {
@@ -42,7 +51,7 @@ fn forks_spare_workers_up_to_both_limits() {
     assert!(!service.needs_spare(now));
     for (number, needs_spare) in [(1, true), (2, true), (3, false)] {
         assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(number)));
-        service.given(WorkerId(number), "peer", None);
+        serve(&mut service, number, "peer");
         assert_eq!(service.needs_spare(now), needs_spare);
         if needs_spare {
             service.forked(WorkerId(number + 1));
@@ -75,7 +84,7 @@ fn accepts_as_long_as_a_worker_is_idle_though_no_more_may_be_forked() {
     assert!(service.can_accept(now));
     assert_eq!(service.next_wake(now, true), Some(Duration::ZERO));
     assert_eq!(service.place(&"peer"), Placement::Worker(WorkerId(1)));
-    service.given(WorkerId(1), "peer", None);
+    serve(&mut service, 1, "peer");
     assert!(!service.can_accept(now));
 }
 
@@ -98,10 +107,10 @@ fn counts_the_connections_of_each_peer_until_its_workers_are_reaped() {
     service.forked(WorkerId(1));
     service.forked(WorkerId(2));
     assert_eq!(service.place(&"one"), Placement::Worker(WorkerId(1)));
-    service.given(WorkerId(1), "one", None);
+    serve(&mut service, 1, "one");
     assert_eq!(service.place(&"one"), Placement::Refuse(1));
     assert_eq!(service.place(&"two"), Placement::Worker(WorkerId(2)));
-    service.given(WorkerId(2), "two", Some(now));
+    service.given(WorkerId(2), "two", Stage::Handshake, now);
     assert_eq!(service.place(&"two"), Placement::Refuse(1));
     service.ended(WorkerId(1), now);
     assert_eq!(service.place(&"one"), Placement::Fork);
@@ -116,16 +125,17 @@ fn gives_a_connection_back_to_its_peer_however_far_it_came() {
         per_peer: 4,
         ..LIMITS
     });
-    // 1 serves, 2 has finished its handshake, 3 is evicted, 4 still shakes hands.
+    // 1 and 2 are established, 3 is evicted, 4 still shakes hands.
     for number in 1..=4 {
         let worker = WorkerId(number);
         service.forked(worker);
         assert_eq!(service.place(&"peer"), Placement::Worker(worker));
         let since = start + millis(number as u64);
-        service.given(worker, "peer", (number > 1).then_some(since));
+        service.given(worker, "peer", Stage::Handshake, since);
     }
+    service.established(WorkerId(1));
     service.established(WorkerId(2));
-    let evicted = service.evict(start + HANDSHAKE_GRACE + millis(3));
+    let evicted = service.make_room(start + GRACE + millis(3));
     assert_eq!(workers(&evicted), [3]);
     assert_eq!(service.place(&"peer"), Placement::Refuse(4));
 
@@ -170,7 +180,7 @@ fn pauses_when_workers_keep_ending_without_a_client() {
     // One that gets a client shows that workers can start.
     service.forked(WorkerId(20));
     service.place(&"peer");
-    service.given(WorkerId(20), "peer", None);
+    serve(&mut service, 20, "peer");
     for number in 30..39 {
         end_idle(&mut service, number);
     }
@@ -203,7 +213,7 @@ fn does_not_pause_for_workers_that_had_a_client_or_were_retired() {
     for number in 0..20 {
         service.forked(WorkerId(number));
         service.place(&"peer");
-        service.given(WorkerId(number), "peer", None);
+        serve(&mut service, number, "peer");
     }
     for number in 0..20 {
         service.ended(WorkerId(number), now);
@@ -230,11 +240,12 @@ fn a_dead_idle_worker_is_not_given_to_anybody() {
 fn ends_the_longest_handshakes_and_none_before_their_grace() {
     let start = Instant::now();
     let mut service = all_shaking(start);
-    assert!(service.evict(start + millis(259)).is_empty());
-    let evicted = service.evict(start + millis(270));
+    assert!(service.make_room(start + millis(259)).is_empty());
+    let evicted = service.make_room(start + millis(270));
     assert_eq!(workers(&evicted), [1, 2]);
     assert_eq!(evicted[0].peer, "peer");
     assert_eq!(evicted[0].taken, millis(260));
+    assert_eq!(evicted[0].reason, Reason::GivesWay(Stage::Handshake));
 }
 
 #[test]
@@ -242,11 +253,11 @@ fn ends_no_handshake_while_earlier_ones_have_to_end() {
     let start = Instant::now();
     let mut service = all_shaking(start);
     let later = start + millis(1000);
-    assert_eq!(workers(&service.evict(start + millis(265))), [1]);
-    assert!(service.evict(later).is_empty());
+    assert_eq!(workers(&service.make_room(start + millis(265))), [1]);
+    assert!(service.make_room(later).is_empty());
     assert_eq!(service.next_wake(later, true), None);
     assert!(service.ended(WorkerId(1), later));
-    assert_eq!(workers(&service.evict(later)), [2, 3]);
+    assert_eq!(workers(&service.make_room(later)), [2, 3]);
 }
 
 #[test]
@@ -259,7 +270,7 @@ fn ends_handshakes_also_while_a_retired_worker_has_to_end() {
     assert!(service.is_full());
     let later = start + PAUSE;
     assert_eq!(service.next_wake(later, true), Some(Duration::ZERO));
-    assert_eq!(workers(&service.evict(later)), [1, 2]);
+    assert_eq!(workers(&service.make_room(later)), [1, 2]);
 }
 
 #[test]
@@ -272,9 +283,9 @@ fn ends_eight_handshakes_at_once_at_the_most() {
     for number in 0..20 {
         service.forked(WorkerId(number));
         service.place(&"peer");
-        service.given(WorkerId(number), "peer", Some(start));
+        service.given(WorkerId(number), "peer", Stage::Handshake, start);
     }
-    let evicted = service.evict(start + PAUSE);
+    let evicted = service.make_room(start + PAUSE);
     assert_eq!(workers(&evicted), (0..8).collect::<Vec<_>>());
 }
 
@@ -283,7 +294,7 @@ fn keeps_whoever_finished_its_handshake() {
     let start = Instant::now();
     let mut service = all_shaking(start);
     service.established(WorkerId(1));
-    assert_eq!(workers(&service.evict(start + PAUSE)), [2, 3]);
+    assert_eq!(workers(&service.make_room(start + PAUSE)), [2, 3]);
     // Too late for one that was ended.
     service.established(WorkerId(2));
     assert!(service.ended(WorkerId(2), start));
@@ -332,8 +343,117 @@ fn retired_workers_get_no_client_and_count_until_they_end() {
 fn a_worker_that_nobody_knows_changes_nothing() {
     let now = Instant::now();
     let mut service = service(LIMITS);
-    service.given(WorkerId(9), "peer", None);
+    service.given(WorkerId(9), "peer", Stage::FirstCall, now);
+    service.shook_hands(WorkerId(9), now);
+    service.waits(WorkerId(9), PAUSE, now);
     service.established(WorkerId(9));
+    service.client_gone(WorkerId(9), now);
+    assert!(service.overdue(now + millis(3_600_000)).is_empty());
     assert!(!service.ended(WorkerId(9), now));
     assert_eq!(service.place(&"peer"), Placement::Fork);
+}
+
+#[test]
+fn a_handshake_and_the_first_call_have_their_time_one_after_the_other() {
+    let start = Instant::now();
+    let mut service = all_shaking(start);
+    service.shook_hands(WorkerId(1), start + millis(200));
+    service.established(WorkerId(2));
+    assert!(service.make_room(start + millis(279)).is_empty());
+    assert_eq!(workers(&service.make_room(start + millis(280))), [3]);
+    service.ended(WorkerId(3), start);
+    assert!(service.make_room(start + millis(449)).is_empty());
+    let evicted = service.make_room(start + millis(450));
+    assert_eq!(workers(&evicted), [1]);
+    assert_eq!(evicted[0].reason, Reason::GivesWay(Stage::FirstCall));
+}
+
+/// So that many who wait with it do not have their time one after the other.
+#[test]
+fn a_client_that_did_nothing_while_it_waited_has_had_its_time() {
+    let start = Instant::now();
+    let mut service = service(LIMITS);
+    for number in 1..=3 {
+        service.forked(WorkerId(number));
+        service.place(&"peer");
+        service.given(WorkerId(number), "peer", Stage::FirstCall, start);
+    }
+    // The first has sent its call, which its worker has not looked at; the third has come just now.
+    service.waits(WorkerId(2), millis(260), start + millis(5));
+    service.waits(WorkerId(3), millis(5), start + millis(5));
+    assert_eq!(
+        service.next_wake(start + millis(5), true),
+        Some(Duration::ZERO)
+    );
+    assert_eq!(workers(&service.make_room(start + millis(5))), [2]);
+    service.ended(WorkerId(2), start);
+    assert!(service.make_room(start + millis(249)).is_empty());
+    assert_eq!(workers(&service.make_room(start + millis(250))), [1, 3]);
+}
+
+#[test]
+fn a_client_without_a_call_is_ended_in_time_though_nobody_waits() {
+    let start = Instant::now();
+    let mut service = all_shaking(start);
+    // A handshake has a limit of its own, in the worker.
+    assert_eq!(service.next_wake(start, false), None);
+    service.shook_hands(WorkerId(1), start + millis(500));
+    service.shook_hands(WorkerId(2), start + millis(600));
+    service.established(WorkerId(2));
+    assert_eq!(service.next_wake(start, false), Some(millis(30_500)));
+    assert!(service.overdue(start + millis(30_499)).is_empty());
+    let evicted = service.overdue(start + millis(30_500));
+    assert_eq!(workers(&evicted), [1]);
+    assert_eq!(evicted[0].reason, Reason::NoCall);
+    assert_eq!(evicted[0].taken, millis(30_000));
+    assert!(service.overdue(start + millis(99_000)).is_empty());
+    assert!(service.ended(WorkerId(1), start));
+    assert_eq!(service.next_wake(start, false), None);
+}
+
+#[test]
+fn calls_have_some_time_after_their_client_has_gone() {
+    let start = Instant::now();
+    let mut service = service(LIMITS);
+    for number in 1..=3 {
+        service.forked(WorkerId(number));
+        service.place(&"peer");
+        if number < 3 {
+            serve(&mut service, number, "peer");
+        }
+    }
+    service.client_gone(WorkerId(1), start + millis(100));
+    // Half first, then the other half: the first counts.
+    service.client_gone(WorkerId(1), start + millis(900));
+    service.client_gone(WorkerId(2), start + millis(200));
+    // One that has no client.
+    service.client_gone(WorkerId(3), start);
+    assert_eq!(service.next_wake(start, false), Some(millis(10_100)));
+    assert!(service.overdue(start + millis(10_099)).is_empty());
+    assert!(!service.ended(WorkerId(2), start));
+    let evicted = service.overdue(start + millis(10_300));
+    assert_eq!(workers(&evicted), [1]);
+    assert_eq!(evicted[0].reason, Reason::Abandoned);
+    assert_eq!(evicted[0].taken, millis(10_200));
+    assert!(service.ended(WorkerId(1), start));
+    assert!(service.overdue(start + millis(99_000)).is_empty());
+    assert_eq!(service.next_wake(start, false), None);
+    assert!(service.opening.is_empty() && service.gone.is_empty());
+}
+
+#[test]
+fn times_that_the_clock_has_no_number_for_are_never_over() {
+    let start = Instant::now();
+    let mut service = service(Limits {
+        first_call: Duration::MAX,
+        abandoned: Duration::MAX,
+        ..LIMITS
+    });
+    service.forked(WorkerId(1));
+    service.place(&"peer");
+    service.given(WorkerId(1), "peer", Stage::FirstCall, start);
+    service.waits(WorkerId(1), Duration::MAX, start);
+    service.client_gone(WorkerId(1), start);
+    assert_eq!(service.next_wake(start, false), None);
+    assert!(service.overdue(start + millis(99_000)).is_empty());
 }
