@@ -19,6 +19,7 @@ use config_file::{Error, Place};
 use filter::Compatibility;
 use nix::unistd::{Gid, Uid};
 
+use crate::failed_logins;
 use crate::logging::Severity;
 use crate::logging::settings::LoggerConfig;
 use crate::netplex::Netplex;
@@ -138,6 +139,9 @@ pub struct Processor {
     pub first_call_timeout: Duration,
     /// `abandoned_call_timeout`: seconds that calls may take after their client has gone. Default 10.0.
     pub abandoned_call_timeout: Duration,
+    /// `max_failed_logins`: failed logins of one peer, 0 to 200, within `failed_login_window` seconds. Default 10 and
+    /// 300.0. `None` if the first is 0.
+    pub failed_logins: Option<failed_logins::Limits>,
     /// `flat_mechanisms`: numbers, decimal or 0x..., of vendor mechanisms whose parameter holds no
     /// pointer, so that it may be passed on as it comes; separated by blanks. Default "", none.
     pub flat_mechanisms: Vec<u64>,

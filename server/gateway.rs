@@ -22,6 +22,7 @@ use crate::activity::Activity;
 use crate::config::Processor;
 use crate::connection::Served;
 use crate::logging::{Severity, log};
+use crate::login_limit::{Guard, LoginLimit};
 use crate::metrics::{Meter, Timed};
 use crate::opening::FirstCall;
 use crate::operating::Operating;
@@ -35,13 +36,14 @@ pub struct Gateway {
     /// Whether to log two lines for each call (`-debug-pkcs11`).
     trace: bool,
     client: OnceLock<Client>,
-    module: OnceLock<Filter<Timed<Module>>>,
+    module: OnceLock<LoginLimit<Filter<Timed<Module>>>>,
     /// Whether a session was opened with a callback.
     notifies: AtomicBool,
     /// Held while a module is loaded: of two calls in parallel, one does it.
     loading: Mutex<()>,
     operating: Operating,
     first_call: FirstCall,
+    logins: Option<Arc<Guard>>,
 }
 
 /// What C_SetupArch told.
@@ -62,6 +64,7 @@ impl Gateway {
         meter: Meter,
         trace: bool,
         first_call: FirstCall,
+        logins: Option<Guard>,
     ) -> Gateway {
         Gateway {
             rules,
@@ -75,6 +78,7 @@ impl Gateway {
             loading: Mutex::new(()),
             operating: Operating::default(),
             first_call,
+            logins: logins.map(Arc::new),
         }
     }
 
@@ -212,9 +216,9 @@ impl Gateway {
             Ok(module) => {
                 let interfaces = module.interfaces();
                 let module = Timed::new(module, self.meter);
-                let _ = self
-                    .module
-                    .set(Filter::new(&self.rules, alias, entry, module));
+                let filter = Filter::new(&self.rules, alias, entry, module);
+                let limit = LoginLimit::new(filter, self.logins.clone(), alias);
+                let _ = self.module.set(limit);
                 let mut modules = self.rules.modules.iter();
                 if let Some(position) = modules.position(|module| std::ptr::eq(module, entry)) {
                     self.activity.loaded(position);

@@ -333,6 +333,7 @@ fn has_bytes(function: Function) -> bool {
         | Role::Selection
         | Role::Query
         | Role::Pin
+        | Role::NewPin
         | Role::Secret
         | Role::Data
         | Role::Name => true,

@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{UnixCredentials, getsockopt};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::Uid;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -28,20 +30,50 @@ pub struct BindError {
     cause: io::Error,
 }
 
-/// Who is at the other end, as the kernel reports it. Limits count connections by it.
+/// Who is at the other end, as the kernel reports it. Limits count connections and failed logins by it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Peer {
-    /// A TCP client's address.
+    /// A TCP client's address. Of an IPv6 address only the network, the first 64 bits: one client has them all.
     Address(IpAddr),
     /// The user a Unix socket's client runs as.
     User(Uid),
+    /// It has gone before it could be asked for.
+    Gone,
+}
+
+impl Peer {
+    /// Who is at the other end of this connection.
+    pub fn of(socket: &Socket) -> io::Result<Peer> {
+        match socket.peer_addr()?.as_socket() {
+            Some(address) => Ok(Peer::at(address.ip())),
+            None => Ok(Peer::User(Uid::from_raw(credentials(socket)?.uid()))),
+        }
+    }
+
+    fn at(address: IpAddr) -> Peer {
+        const NETWORK: u128 = !(u64::MAX as u128);
+        Peer::Address(match address.to_canonical() {
+            IpAddr::V6(address) if !address.is_loopback() => {
+                IpAddr::V6((address.to_bits() & NETWORK).into())
+            }
+            address => address,
+        })
+    }
+}
+
+fn credentials(socket: &impl AsFd) -> io::Result<UnixCredentials> {
+    Ok(getsockopt(socket, PeerCredentials)?)
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Peer::Address(IpAddr::V6(address)) if !address.is_loopback() => {
+                write!(f, "{address}/64")
+            }
             Peer::Address(address) => address.fmt(f),
             Peer::User(user) => write!(f, "uid {user}"),
+            Peer::Gone => f.write_str("a client that has gone"),
         }
     }
 }
@@ -137,15 +169,9 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Accepted> {
         let (socket, address) = self.socket.accept()?;
         let (peer, name) = match address.as_socket() {
-            Some(address) => (
-                Peer::Address(address.ip().to_canonical()),
-                address.to_string(),
-            ),
+            Some(address) => (Peer::at(address.ip()), address.to_string()),
             None => {
-                let credentials = nix::sys::socket::getsockopt(
-                    &socket,
-                    nix::sys::socket::sockopt::PeerCredentials,
-                )?;
+                let credentials = credentials(&socket)?;
                 let (uid, pid) = (credentials.uid(), credentials.pid());
                 (
                     Peer::User(Uid::from_raw(uid)),
@@ -350,6 +376,17 @@ fn listen(socket: Socket, protocol: &Protocol, file: Option<SocketFile>) -> io::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_addresses_of_an_ipv6_network_are_one_peer() {
+        let peer = |address: &str| Peer::at(address.parse().unwrap());
+        assert_eq!(peer("2001:db8:1:2::3"), peer("2001:db8:1:2:ffff::4"));
+        assert_ne!(peer("2001:db8:1:2::3"), peer("2001:db8:1:3::3"));
+        assert_eq!(peer("2001:db8:1:2::3").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(peer("::ffff:192.0.2.1"), peer("192.0.2.1"));
+        assert_ne!(peer("192.0.2.1"), peer("192.0.2.2"));
+        assert_eq!(peer("::1").to_string(), "::1");
+    }
 
     #[test]
     fn each_protocol_says_for_itself_whether_connections_are_kept_alive() {

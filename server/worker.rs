@@ -27,12 +27,15 @@ use crate::activity::Activity;
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
 use crate::connection::{self, ConnectionError, Limits};
+use crate::failed_logins::FailedLogins;
 use crate::gateway::Gateway;
 use crate::logging::{self, Severity, log};
+use crate::login_limit::{Guard, Guesser};
 use crate::metrics::Meter;
 use crate::opening::{self, FirstCall};
 use crate::parallel;
 use crate::record_memory::Share;
+use crate::sockets::Peer;
 use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that ends as intended. It is not 0, since a module may call `exit(0)`
@@ -59,6 +62,8 @@ pub struct Setup<'a> {
     pub activity: Activity,
     /// Where it counts and measures its calls.
     pub meter: Meter,
+    /// The failed logins of all clients; `None` if there is no limit.
+    pub logins: Option<FailedLogins>,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
     /// The controller's process id. If a worker has another parent, the controller has ended.
@@ -108,12 +113,15 @@ fn serve(setup: &Setup<'_>, channel: &Arc<WorkerEnd>, socket: Socket, peer: &str
     if let Ok(socket) = socket.try_clone() {
         leaving::serve(socket.into());
     }
+    // One that has gone already makes no login.
+    let guesser = Peer::of(&socket).unwrap_or(Peer::Gone);
+    let guesser = Guesser::Peer(guesser);
     match &setup.tls {
         None => {
             opening::tell_if_it_waits(channel, &socket);
             let plain = Halves::plain(TimedSocket::new(socket));
             // What ended it is logged, and there is nothing to close.
-            let _ = serve_calls(setup, channel, plain, peer);
+            let _ = serve_calls(setup, channel, plain, peer, guesser);
         }
         Some(tls) => {
             let refused = socket.try_clone();
@@ -127,7 +135,11 @@ fn serve(setup: &Setup<'_>, channel: &Arc<WorkerEnd>, socket: Socket, peer: &str
                         format_args!("user={user} is authenticated and connected"),
                     );
                     let closer = accepted.halves.closer.clone();
-                    if serve_calls(setup, channel, accepted.halves, peer).is_ok() {
+                    let guesser = match accepted.fingerprint {
+                        Some(fingerprint) => Guesser::Certificate(fingerprint, accepted.user),
+                        None => Guesser::Identity(accepted.user),
+                    };
+                    if serve_calls(setup, channel, accepted.halves, peer, guesser).is_ok() {
                         closer.farewell(Deadline::after(processor.record_timeout));
                     }
                 }
@@ -168,6 +180,7 @@ fn serve_calls(
     channel: &Arc<WorkerEnd>,
     halves: Halves,
     peer: &str,
+    guesser: Guesser,
 ) -> Result<(), ConnectionError> {
     let processor = &setup.service.processor;
     let limits = Limits {
@@ -178,14 +191,10 @@ fn serve_calls(
     let first_call = FirstCall::new(channel.clone());
     let (rules, processor) = (setup.rules.clone(), processor.clone());
     let record_time = processor.record_timeout;
-    let gateway = Gateway::new(
-        rules,
-        processor,
-        setup.activity,
-        setup.meter,
-        setup.trace,
-        first_call,
-    );
+    let logins = setup.logins.clone();
+    let logins = logins.map(|logins| Guard::new(logins, guesser, peer, channel.clone()));
+    let (activity, meter, trace) = (setup.activity, setup.meter, setup.trace);
+    let gateway = Gateway::new(rules, processor, activity, meter, trace, first_call, logins);
     let gateway = Arc::new(gateway);
     let (incoming, outgoing) = connection::timed(halves, record_time);
     let memory = setup.memory.clone();

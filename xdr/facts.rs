@@ -47,8 +47,10 @@ pub enum Role {
     Query,
     /// Who logs in.
     User,
-    /// A PIN.
+    /// A PIN that the token compares with its own.
     Pin,
+    /// A PIN that is set.
+    NewPin,
     /// Bytes that are or may hold plaintext, a key or a seed.
     Secret,
     /// Other bytes: a ciphertext, a signature, what is digested or signed.
@@ -63,7 +65,7 @@ impl Role {
     /// Whether an argument of this role may be a PIN, a key or plaintext.
     pub const fn is_secret(self) -> bool {
         match self {
-            Role::Values | Role::Pin | Role::Secret => true,
+            Role::Values | Role::Pin | Role::NewPin | Role::Secret => true,
             Role::Session
             | Role::Slot
             | Role::Plain
@@ -439,8 +441,8 @@ define_facts! {
     C_GetMechanismList(slot: Slot, room: Room);
     C_GetMechanismInfo(slot: Slot, mechanism: MechanismType);
     C_InitToken(slot: Slot, pin: Pin, label: Data): Writes, Administers;
-    C_InitPIN(session: Session, pin: Pin): Writes, Administers;
-    C_SetPIN(session: Session, old: Pin, new: Pin): Writes;
+    C_InitPIN(session: Session, pin: NewPin): Writes, Administers;
+    C_SetPIN(session: Session, old: Pin, new: NewPin): Writes;
 
     // Sessions
     C_OpenSession(slot: Slot, flags: Plain, notify: Plain);
@@ -601,6 +603,11 @@ impl Function {
         self.facts().roles.iter().any(|role| role.is_secret())
     }
 
+    /// Whether the token compares a PIN of the caller's with its own, so that the caller may guess it.
+    pub fn compares_pin(self) -> bool {
+        self.facts().roles.contains(&Role::Pin)
+    }
+
     /// Whether its result is, or may hold, plaintext or a key.
     pub fn hands_out_secrets(self) -> bool {
         self.facts().has(Effect::Reveals)
@@ -745,6 +752,10 @@ mod tests {
         let having = |effect| names(move |function| function.facts().has(effect));
         assert_eq!(having(Effect::LogsIn), ["C_Login", "C_LoginUser"]);
         assert_eq!(having(Effect::Administers), ["C_InitPIN", "C_InitToken"]);
+        assert_eq!(
+            names(Function::compares_pin),
+            ["C_Login", "C_SetPIN", "C_InitToken", "C_LoginUser"]
+        );
         assert_eq!(
             having(Effect::Writes),
             [

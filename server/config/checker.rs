@@ -5,13 +5,14 @@
 
 use std::path::{Path, PathBuf};
 
-use config_file::{At, Fault, Place};
+use config_file::{At, Fault, Float, Place};
 use filter::Compatibility;
 
 use super::sections::*;
 use super::tls::{self, LegacyKeys, TlsSection};
 use super::values::*;
 use super::*;
+use crate::failed_logins;
 use crate::logging::line_format::{self, LineFormat};
 use crate::logging::settings::{Facility, LogFileConfig, LoggerConfig, LoggerKind, Selection};
 use crate::record_memory;
@@ -338,6 +339,7 @@ impl Checker<'_> {
             )?),
             first_call_timeout: seconds(section.first_call_timeout, 30)?,
             abandoned_call_timeout: seconds(section.abandoned_call_timeout, 10)?,
+            failed_logins: failed_logins(section.max_failed_logins, section.failed_login_window)?,
             flat_mechanisms: section.flat_mechanisms.map_or(Ok(Vec::new()), mechanisms)?,
             compatibility: section
                 .compatibility
@@ -536,6 +538,17 @@ fn loopback(at: At<String>) -> Result<SocketAddr, Fault> {
         .ok_or_else(|| {
             at.fault("expected an address and port of this machine, such as 127.0.0.1:9464")
         })
+}
+
+/// How many logins of a peer may fail, and within which time; none if that is 0.
+fn failed_logins(
+    most: Option<At<i64>>,
+    window: Option<At<Float>>,
+) -> Result<Option<failed_logins::Limits>, Fault> {
+    const MOST: usize = failed_logins::MOST_FAILURES;
+    let failures = size(within(most, 10, 0, i64::try_from(MOST).unwrap_or(0))?);
+    let window = seconds(window, 300)?;
+    Ok((failures > 0).then_some(failed_logins::Limits { failures, window }))
 }
 
 /// What single modules need; no module has two sections.

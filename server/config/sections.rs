@@ -150,6 +150,8 @@ pub(super) struct ProcessorSection {
     pub(super) max_connections_per_peer: Option<At<i64>>,
     pub(super) first_call_timeout: Option<At<Float>>,
     pub(super) abandoned_call_timeout: Option<At<Float>>,
+    pub(super) max_failed_logins: Option<At<i64>>,
+    pub(super) failed_login_window: Option<At<Float>>,
     pub(super) flat_mechanisms: Option<At<String>>,
     pub(super) compatibility: Option<At<String>>,
     pub(super) protocol: Option<At<i64>>,

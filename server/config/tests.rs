@@ -86,6 +86,8 @@ fn has_the_defaults_of_the_original() {
     assert_eq!(processor.max_connections_per_peer, 0);
     assert_eq!(processor.first_call_timeout, Duration::from_secs(30));
     assert_eq!(processor.abandoned_call_timeout, Duration::from_secs(10));
+    let logins = processor.failed_logins.unwrap();
+    assert_eq!((logins.failures, logins.window.as_secs()), (10, 300));
     assert_eq!(processor.flat_mechanisms, [0; 0]);
     assert_eq!((processor.protocol, processor.max_parallel_calls), (4, 16));
     assert!(processor.modules.is_empty());
@@ -304,6 +306,7 @@ fn checks_the_workload() {
 fn reads_the_new_parameters_of_the_processor() {
     let text = "max_record_size = 65536; record_timeout = 0.5; max_connections_per_peer = 7;
         record_memory = 4194304; first_call_timeout = 1.5; abandoned_call_timeout = 2.5;
+        max_failed_logins = 0; failed_login_window = 1.0;
         flat_mechanisms = \" 0x80000001 12\"; compatibility = \"admin-login-only\";";
     let processor = inside("processor", text).unwrap().services[0]
         .processor
@@ -312,6 +315,7 @@ fn reads_the_new_parameters_of_the_processor() {
     assert_eq!(processor.record_memory, 4 << 20);
     assert_eq!(processor.record_timeout, Duration::from_millis(500));
     assert_eq!(processor.max_connections_per_peer, 7);
+    assert!(processor.failed_logins.is_none());
     assert_eq!(processor.first_call_timeout, Duration::from_millis(1500));
     assert_eq!(
         processor.abandoned_call_timeout,
@@ -346,6 +350,9 @@ fn reads_the_new_parameters_of_the_processor() {
         ("max_connections_per_peer = -1;", "expected 0 or more"),
         ("first_call_timeout = 0.0;", "expected more than 0.0"),
         ("abandoned_call_timeout = 0.0;", "expected more than 0.0"),
+        ("max_failed_logins = -1;", "expected 0 or more"),
+        ("max_failed_logins = 201;", "expected 200 or less"),
+        ("failed_login_window = 0.0;", "expected more than 0.0"),
         ("protocol = 2;", "expected 3 or more"),
         ("protocol = 5;", "expected 4 or less"),
         ("max_parallel_calls = 0;", "expected 1 or more"),

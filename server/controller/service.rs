@@ -23,6 +23,7 @@ use crate::activity::Activities;
 use crate::administration::{ClientStatus, ServiceStatus};
 use crate::channel::Message;
 use crate::config::Service;
+use crate::failed_logins::FailedLogins;
 use crate::logging::{Loggers, Record, Route, Severity, log};
 use crate::metrics::exposition::ServiceNumbers;
 use crate::metrics::{Histogram, Measured, Meter, Meters};
@@ -81,6 +82,7 @@ pub struct RunningService {
     /// Clients that were handed to a worker.
     connections: u64,
     turned_away: TurnedAway,
+    logins: Option<FailedLogins>,
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
@@ -107,6 +109,8 @@ impl RunningService {
             abandoned: settings.processor.abandoned_call_timeout,
         };
         let memory = Budget::new(settings.processor.record_memory, limits.workers)?;
+        let logins = settings.processor.failed_logins;
+        let logins = logins.map(FailedLogins::new).transpose()?;
         Ok(RunningService {
             position,
             settings,
@@ -120,6 +124,7 @@ impl RunningService {
             meters: None,
             connections: 0,
             turned_away: TurnedAway::default(),
+            logins,
             full_warning: Throttle::default(),
             peer_warning: Throttle::default(),
             refusals: RefusalLog::default(),
@@ -334,6 +339,7 @@ impl RunningService {
             memory: self.memory.share(self.places.next()),
             activity: self.activities.share(self.places.next()),
             meter: self.meters.map_or(Meter::OFF, Meters::share),
+            logins: self.logins.clone(),
             trace: shared.trace,
             controller: getpid(),
         };

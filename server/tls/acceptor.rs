@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::ssl::{HandshakeError, Ssl, SslContext};
 use openssl::x509::{X509, X509NameRef, X509Ref, X509VerifyResult};
@@ -86,6 +87,8 @@ pub struct Accepted {
     pub halves: Halves,
     /// Who it is, for the log.
     pub user: String,
+    /// The SHA-256 fingerprint of its certificate; none with a pre-shared key.
+    pub fingerprint: Option<Vec<u8>>,
 }
 
 impl Acceptor {
@@ -105,14 +108,19 @@ impl Acceptor {
         if self.clients == ClientAuth::NobodyConnects {
             return Err(Refusal::NobodyConnects);
         }
-        let user = match (stream.ssl().peer_certificate(), &self.identity) {
+        let (user, fingerprint) = match (stream.ssl().peer_certificate(), &self.identity) {
             (Some(certificate), None) => {
                 if let Some(directory) = &self.allowed {
                     allow(directory, &certificate)?;
                 }
-                written(certificate.subject_name())
+                let fingerprint = certificate.digest(MessageDigest::sha256());
+                let fingerprint = fingerprint.map_err(io::Error::other)?.to_vec();
+                (written(certificate.subject_name()), Some(fingerprint))
             }
-            (None, Some(_)) => self.psk_client().map_or_else(String::new, |psk| psk.name),
+            (None, Some(_)) => {
+                let name = self.psk_client().map_or_else(String::new, |psk| psk.name);
+                (name, None)
+            }
             // OpenSSL was told to let neither happen.
             _ => return Err(Refusal::Handshake("the client did not authenticate".into())),
         };
@@ -124,6 +132,7 @@ impl Acceptor {
         Ok(Accepted {
             halves: Halves::tls(stream, fragment, default_context)?,
             user,
+            fingerprint,
         })
     }
 

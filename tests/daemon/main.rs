@@ -11,6 +11,7 @@ mod bounds;
 mod clients;
 mod large;
 mod large4;
+mod logins;
 mod logs;
 mod rules;
 mod signals;

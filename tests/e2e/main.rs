@@ -15,6 +15,7 @@ mod support;
 
 mod applications;
 mod differences;
+mod logins;
 mod long;
 mod modules;
 mod nested;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
 
-use super::support::processes::wait_until;
+use super::support::processes::{run, wait_until};
 use super::support::{Daemon, Endpoint, Maker, Token};
-use super::tls::{Tls, serves};
+use super::tls::{Tls, command, library, serves};
 
 use Maker::Ours;
 
@@ -180,6 +180,33 @@ fn a_client_that_makes_no_call_after_its_handshake_is_dropped_in_time() {
     let log = daemon.log();
     assert_eq!(log.matches("s without a complete call").count(), 2, "{log}");
     serves(&daemon, "client", &[]);
+}
+
+/// Two clients of one address.
+#[test]
+fn guesses_of_a_pin_count_for_the_certificate_that_makes_them() {
+    let (daemon, _token) = daemon("max_failed_logins = 2;", 50);
+    let login = |own: &str, pin: &str| {
+        let mut command = command("pkcs11-tool", &daemon, own);
+        command.arg("--module").arg(library(Ours).path());
+        command.args(["--login", "--pin", pin, "--list-objects"]);
+        run(command, Duration::from_secs(40))
+    };
+    for (pin, expected) in [
+        ("4321", "CKR_PIN_INCORRECT"),
+        ("4321", "CKR_PIN_INCORRECT"),
+        (Token::PIN, "CKR_PIN_LOCKED"),
+    ] {
+        let outcome = login("client", pin);
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    }
+    let other = login("client-other", Token::PIN);
+    assert!(other.status.success(), "{}", other.stderr);
+    let log = daemon.log();
+    assert!(
+        log.contains("2 failed logins of the certificate of "),
+        "{log}"
+    );
 }
 
 /// As clients do that are killed: no alert, only the end of the connection.
