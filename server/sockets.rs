@@ -9,7 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{UnixCredentials, getsockopt};
 use nix::sys::stat::{Mode, umask};
@@ -88,6 +90,20 @@ pub struct Accepted {
     pub name: String,
 }
 
+impl Accepted {
+    /// For how long a TCP client has been connected, if it has sent nothing. Reads nothing.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let is_silent = !is_readable(self.socket.as_fd());
+        is_silent.then(|| bindings::sys::idle_time(self.socket.as_fd()))?
+    }
+}
+
+/// Whether there are bytes or connections, or the other end has closed.
+fn is_readable(socket: BorrowedFd<'_>) -> bool {
+    let mut asked = [PollFd::new(socket, PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// One listening socket. Dropping it removes its file.
 pub struct Listener {
     socket: Socket,
@@ -163,6 +179,11 @@ impl Listener {
     /// Leaves the socket's file to the daemon that has taken it over.
     pub fn leave_file(&mut self) {
         self.file = None;
+    }
+
+    /// Whether another connection waits to be accepted.
+    pub fn is_awaited(&self) -> bool {
+        is_readable(self.socket.as_fd())
     }
 
     /// Accepts the next connection, without waiting for one.

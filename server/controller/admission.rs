@@ -21,7 +21,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(250);
 
 /// Upper bound on the clients that give way at once.
-const EVICTIONS_A_TURN: usize = 8;
+const EVICTIONS_A_TURN: usize = 16;
+
+/// How long clients are expected to wait after some had to.
+const CROWD: Duration = Duration::from_secs(1);
 
 /// Names a worker for as long as it is not reaped.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -121,6 +124,8 @@ pub struct Admission<P> {
     opening: HashMap<WorkerId, Opening>,
     /// The workers whose clients have gone, and when.
     gone: HashMap<WorkerId, Instant>,
+    /// When clients had to wait for the last time.
+    crowded_at: Option<Instant>,
     early_ends: u32,
     paused_until: Option<Instant>,
 }
@@ -135,6 +140,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
             peers: HashMap::new(),
             opening: HashMap::new(),
             gone: HashMap::new(),
+            crowded_at: None,
             early_ends: 0,
             paused_until: None,
         }
@@ -166,6 +172,18 @@ impl<P: Clone + Eq + Hash> Admission<P> {
 
     fn is_paused(&self, now: Instant) -> bool {
         self.paused_until.is_some_and(|until| now < until)
+    }
+
+    /// For how long a client has waited that gives way before it gets a worker, because it has sent nothing. `silent`
+    /// tells that and is asked only if clients had to wait just now. Whether others wait behind it the caller knows.
+    pub fn turns_away(
+        &self,
+        silent: impl FnOnce() -> Option<Duration>,
+        now: Instant,
+    ) -> Option<Duration> {
+        let crowded = now.saturating_duration_since(self.crowded_at?) < CROWD;
+        let silent = crowded.then(silent)??;
+        (silent >= GRACE).then_some(silent)
     }
 
     /// Finds a worker for a client. A worker that turns out to be dead is asked for again.
@@ -319,6 +337,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
     /// Picks the clients that give way while all workers are busy and others wait: of those that are not
     /// established the ones that have taken longest. Picks none while earlier ones still have to end.
     pub fn make_room(&mut self, now: Instant) -> Vec<Eviction<P>> {
+        self.crowded_at = Some(now);
         if self.is_evicting() {
             return Vec::new();
         }

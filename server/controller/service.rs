@@ -38,6 +38,9 @@ use crate::worker::{self, Setup};
 /// Connections accepted for a service before everything else has its turn.
 const ACCEPTS_A_TURN: usize = 64;
 
+/// Why clients give way.
+const ROOM: &str = "because all workers are busy and other clients wait";
+
 /// What all services use.
 pub struct Shared {
     /// The workers of all services.
@@ -218,7 +221,6 @@ impl RunningService {
 
     /// Clients can cause this at will, so that the rate of the messages is limited.
     fn evict(&mut self, eviction: &Eviction<Peer>, shared: &Shared) {
-        const ROOM: &str = "because all workers are busy and other clients wait";
         let (peer, taken) = (&eviction.peer, eviction.taken.as_secs_f32());
         shared.workers.signal(eviction.worker, Signal::SIGKILL);
         let (severity, message) = match eviction.reason {
@@ -249,9 +251,29 @@ impl RunningService {
         self.admission.client_gone(worker, Instant::now());
     }
 
+    /// Whether a client gives way to others before it gets a worker: silent ones are many in an attack, and to fork
+    /// for each would take time.
+    fn turns_away(&mut self, client: &Accepted, loggers: &Loggers) -> bool {
+        let silent = || client.silent_for();
+        let Some(silent) = self.admission.turns_away(silent, Instant::now()) else {
+            return false;
+        };
+        if !self.listeners.iter().any(Listener::is_awaited) {
+            return false;
+        }
+        let (name, taken) = (&client.name, silent.as_secs_f32());
+        let message =
+            format!("client {name}: turned away after {taken:.1} s without a byte, {ROOM}");
+        self.log_refusal(Severity::Warning, &message, loggers);
+        true
+    }
+
     /// Hands a client to an idle worker, or to a new one. While none can be forked, which pauses
     /// accepting too, the client waits.
     fn admit(&mut self, client: Accepted, shared: &mut Shared) {
+        if self.turns_away(&client, &shared.loggers) {
+            return;
+        }
         loop {
             let worker = match self.admission.place(&client.peer) {
                 Placement::Worker(worker) => worker,

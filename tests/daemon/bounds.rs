@@ -28,6 +28,9 @@ fn silent_and_half_sent_clients_keep_nobody_out_at_the_limit_of_workers() {
     let daemon = setup.start();
     // They have been here for ever, and will be.
     let mut established: Vec<Client> = (0..5).map(|_| Client::ready(&daemon)).collect();
+    // On a busy machine a client takes longer in any case.
+    let undisturbed = (0..5).map(|_| good(&daemon)).max().expect("some");
+    let limit = SERVED + 10 * undisturbed;
     let halves = halves();
     let mut hostile = Vec::new();
     for number in 0..400 {
@@ -38,9 +41,8 @@ fn silent_and_half_sent_clients_keep_nobody_out_at_the_limit_of_workers() {
         hostile.push(client);
     }
     let times: Vec<Duration> = (0..20).map(|_| good(&daemon)).collect();
-    eprintln!("good clients: {times:?}");
     let slowest = times.iter().max().expect("some");
-    assert!(*slowest < SERVED, "{times:?}");
+    assert!(*slowest < limit, "{times:?}, undisturbed {undisturbed:?}");
     for client in &mut established {
         assert!(client.call(Call::C_GetInfo()).rv().is_ok());
     }
@@ -52,13 +54,12 @@ fn silent_and_half_sent_clients_keep_nobody_out_at_the_limit_of_workers() {
             *place = client;
         }
         let time = good(&daemon);
-        assert!(time < SERVED, "{time:?}");
+        assert!(time < limit, "{time:?}, undisturbed {undisturbed:?}");
     }
-    assert!(
-        daemon
-            .log()
-            .contains("without a complete call, because all workers are busy")
-    );
+    for told in ["without a complete call", "without a byte"] {
+        let told = format!("{told}, because all workers are busy");
+        assert!(daemon.log().contains(&told), "{}", daemon.log());
+    }
 }
 
 #[test]

@@ -274,19 +274,19 @@ fn ends_handshakes_also_while_a_retired_worker_has_to_end() {
 }
 
 #[test]
-fn ends_eight_handshakes_at_once_at_the_most() {
+fn ends_sixteen_clients_at_once_at_the_most() {
     let start = Instant::now();
     let mut service = service(Limits {
-        workers: 20,
+        workers: 40,
         ..LIMITS
     });
-    for number in 0..20 {
+    for number in 0..40 {
         service.forked(WorkerId(number));
         service.place(&"peer");
         service.given(WorkerId(number), "peer", Stage::Handshake, start);
     }
     let evicted = service.make_room(start + PAUSE);
-    assert_eq!(workers(&evicted), (0..8).collect::<Vec<_>>());
+    assert_eq!(workers(&evicted), (0..16).collect::<Vec<_>>());
 }
 
 #[test]
@@ -456,4 +456,20 @@ fn times_that_the_clock_has_no_number_for_are_never_over() {
     service.client_gone(WorkerId(1), start);
     assert_eq!(service.next_wake(start, false), None);
     assert!(service.overdue(start + millis(99_000)).is_empty());
+}
+
+#[test]
+fn a_client_that_was_silent_while_it_waited_is_turned_away_from_a_crowd() {
+    let start = Instant::now();
+    let mut service = all_shaking(start);
+    let away = |service: &Admission<_>, silent, now| service.turns_away(|| silent, now);
+    assert_eq!(away(&service, Some(GRACE), start), None);
+    service.make_room(start);
+    assert_eq!(
+        away(&service, Some(GRACE), start + millis(999)),
+        Some(GRACE)
+    );
+    assert_eq!(away(&service, Some(millis(249)), start), None);
+    assert_eq!(away(&service, None, start), None);
+    assert_eq!(away(&service, Some(GRACE), start + CROWD), None);
 }
