@@ -10,9 +10,11 @@ use std::path::Path;
 use filter::config::ModuleEntry;
 use filter::log::Printable;
 use filter::module_rules::ModuleRules;
+use nix::unistd::geteuid;
 
 use crate::config;
-use crate::policy::{Policy, missing_modules};
+use crate::policy::Policy;
+use crate::sandbox::probe;
 use crate::vendor_mechanisms;
 
 /// What `-check` found.
@@ -34,16 +36,22 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
     }
     for service in &configuration.services {
         let processor = &service.processor;
+        let policy = Policy::load(service, &configuration.file)?;
+        faults.extend(probe::run(service, &policy, &configuration.file).err());
+        faults.extend(policy.missing_modules());
         let Policy {
             rules, warnings, ..
-        } = Policy::load(service, &configuration.file)?;
-        faults.extend(missing_modules(&rules));
+        } = policy;
         for warning in &warnings {
             writeln!(report, "warning: {warning}")?;
         }
         writeln!(report, "service {}: {}", service.name, rules.file.display())?;
         for (name, effect) in processor.compatibility.effects() {
             writeln!(report, "  compatibility {name}: {effect}")?;
+        }
+        let is_root = geteuid().is_root() && service.identity.is_none();
+        for step in processor.sandbox.describe(is_root) {
+            writeln!(report, "  sandbox: {step}")?;
         }
         for entry in &rules.modules {
             let (alias, path) = (Printable(&entry.alias_text), entry.path.display());

@@ -6,6 +6,7 @@
 //! depend on this module.
 
 mod checker;
+mod sandbox;
 mod sections;
 mod tls;
 mod values;
@@ -23,6 +24,7 @@ use crate::failed_logins;
 use crate::logging::Severity;
 use crate::logging::settings::LoggerConfig;
 use crate::netplex::Netplex;
+use crate::sandbox::Sandbox;
 use crate::tls::TlsConfig;
 use sections::Root;
 
@@ -153,6 +155,8 @@ pub struct Processor {
     /// `max_parallel_calls`: how many calls of one client are executed at a time, from 1 to 256.
     /// Default 16.
     pub max_parallel_calls: usize,
+    /// `sandbox`: what workers may still do.
+    pub sandbox: Sandbox,
     /// `module`, repeatable: what single modules need.
     pub modules: Vec<ModuleSettings>,
 }

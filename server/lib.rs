@@ -47,6 +47,7 @@ pub mod places;
 pub mod policy;
 pub mod predecessor;
 pub mod record_memory;
+pub mod sandbox;
 pub mod service_manager;
 pub mod sockets;
 pub mod throttle;
@@ -117,6 +118,9 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     for service in &configuration.services {
         policies.push(Policy::load(service, &configuration.file)?);
     }
+    for (service, policy) in configuration.services.iter().zip(&policies) {
+        sandbox::probe::run(service, policy, &configuration.file)?;
+    }
     let loggers = Arc::new(Loggers::open(
         &configuration.file,
         configuration.max_level,
@@ -183,6 +187,12 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         for (name, effect) in service.processor.compatibility.effects() {
             log::warn!("{}: compatibility {name}: {effect}", service.name);
         }
+    }
+    let is_root = nix::unistd::geteuid().is_root();
+    for (service, ..) in &services {
+        let is_root = is_root && service.identity.is_none();
+        let steps = service.processor.sandbox.describe(is_root).join("; ");
+        log::info!("{}: sandbox: {steps}", service.name);
     }
     let conf = configuration.file;
     let controller = Controller::new(

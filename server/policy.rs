@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use filter::Rules;
@@ -25,6 +25,8 @@ pub struct Policy {
     pub warnings: Vec<String>,
     /// The version of the filter file that was read, or of the one before, if it was edited meanwhile.
     pub filter_version: Option<FileVersion>,
+    /// The root directory of workers, where modules are looked for.
+    root: Option<PathBuf>,
 }
 
 /// What tells one version of a file from another: device, inode, size, and when content and inode were
@@ -71,6 +73,7 @@ impl Policy {
             tls: tls.map(Arc::new),
             warnings,
             filter_version,
+            root: processor.sandbox.root.clone(),
         })
     }
 
@@ -87,6 +90,7 @@ impl Policy {
             warnings: rules.warnings.clone(),
             rules: Arc::new(rules),
             tls: self.tls.clone(),
+            root: self.root.clone(),
         })
     }
 
@@ -94,9 +98,21 @@ impl Policy {
     /// installed later.
     pub fn report_warnings(&self) {
         report_warnings(&self.warnings);
-        for missing in missing_modules(&self.rules) {
+        for missing in self.missing_modules() {
             log::warn!("{missing}");
         }
+    }
+
+    /// The modules that cannot be loaded, as far as can be told without running them:
+    /// `file:line: option: what was expected`.
+    pub fn missing_modules(&self) -> impl Iterator<Item = String> {
+        let Policy { rules, root, .. } = self;
+        rules.modules.iter().filter_map(move |entry| {
+            let ModuleEntry { path, line, .. } = entry;
+            let fault = readable(path, root.as_deref()).err()?;
+            let (file, path) = (rules.file.display(), path.display());
+            Some(format!("{file}:{line}: modules: {path}: {fault}"))
+        })
     }
 }
 
@@ -120,22 +136,13 @@ pub fn report_warnings(warnings: &[String]) {
     }
 }
 
-/// The modules of `rules` that cannot be loaded, as far as can be told without running them:
-/// `file:line: option: what was expected`.
-pub fn missing_modules(rules: &Rules) -> impl Iterator<Item = String> {
-    rules.modules.iter().filter_map(|entry| {
-        let ModuleEntry { path, line, .. } = entry;
-        let fault = readable(path).err()?;
-        let (file, path) = (rules.file.display(), path.display());
-        Some(format!("{file}:{line}: modules: {path}: {fault}"))
-    })
-}
-
 /// A name without a slash is looked for by the loader, in places of its own.
-fn readable(module: &Path) -> Result<(), String> {
+fn readable(module: &Path, root: Option<&Path>) -> Result<(), String> {
     if !module.as_os_str().as_bytes().contains(&b'/') {
         return Ok(());
     }
+    let below = module.strip_prefix("/").unwrap_or(module);
+    let module = &root.map_or_else(|| module.to_owned(), |root| root.join(below));
     let unreadable = |error| format!("cannot be read: {error}");
     // Asked first, since to open a pipe would wait for its writer.
     if !fs::metadata(module).map_err(unreadable)?.is_file() {

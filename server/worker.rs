@@ -2,8 +2,8 @@
 //!
 //! The controller forks it ahead of need. The worker gives up, in this order: open descriptors (in
 //! `bindings::sys::fork_child`), outliving the controller, the controller's process group and signal
-//! mask, core dumps, its groups and user, gaining privileges by exec. A TLS handshake comes after all
-//! this. A worker never serves a second client, as PKCS#11 login state belongs to the process.
+//! mask, core dumps, root's groups, root directory and user, gaining privileges by exec, and what the section
+//! `sandbox` takes away (`crate::sandbox`). A TLS handshake comes after all this. A worker never serves a second client, as PKCS#11 login state belongs to the process.
 
 use std::ffi::CString;
 use std::io::Read;
@@ -36,6 +36,7 @@ use crate::opening::{self, FirstCall};
 use crate::parallel;
 use crate::record_memory::Share;
 use crate::sockets::Peer;
+use crate::sandbox::StepError;
 use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that ends as intended. It is not 0, since a module may call `exit(0)`
@@ -85,7 +86,7 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     logging::switch(channel.clone(), &setup.service.name);
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
     setup.rules.announce();
-    if let Err(error) = confine(setup) {
+    if let Err(error) = confine(setup.service, &setup.rules, setup.controller) {
         log(
             Severity::Crit,
             format_args!("worker cannot give up its privileges: {error}"),
@@ -208,25 +209,42 @@ fn serve_calls(
     result
 }
 
-fn confine(setup: &Setup<'_>) -> Result<(), Errno> {
-    die_with(setup.controller)?;
+/// Gives up, in the order of ARCHITECTURE.md, what serving a client of this service does not need.
+pub fn confine(service: &Service, rules: &Rules, controller: Pid) -> Result<(), StepError> {
+    let processor = &service.processor;
+    let sandbox = &processor.sandbox;
+    leave_controller(controller).map_err(StepError::of("process"))?;
+    if let Some(identity) = &service.identity {
+        take_groups(identity).map_err(StepError::of("groups"))?;
+    }
+    sandbox.change_root()?;
+    sandbox.drop_bounding_capabilities()?;
+    if let Some(identity) = &service.identity {
+        become_user(identity).map_err(StepError::of("user"))?;
+        // A change of user takes the parent-death signal away.
+        die_with(controller).map_err(StepError::of("user"))?;
+    }
+    prctl::set_dumpable(false).map_err(StepError::of("core dumps"))?;
+    prctl::set_no_new_privs().map_err(StepError::of("no_new_privs"))?;
+    let modules = rules.modules.iter().map(|entry| entry.path.as_path());
+    let certificates = processor.tls.as_ref().filter(|_| processor.use_tls);
+    let certificates = certificates.and_then(|tls| tls.allowed.as_deref());
+    sandbox.enter(modules, certificates)
+}
+
+/// What ties this process to the controller, or could show what is in its memory.
+fn leave_controller(controller: Pid) -> nix::Result<()> {
+    die_with(controller)?;
     // A group of its own: what the module forks ends with the worker.
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     // To a terminal that stops whoever writes in the background (`stty tostop`), the module may write
     // nonetheless.
     SigSet::from(Signal::SIGTTOU).thread_set_mask()?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    if let Some(identity) = &setup.service.identity {
-        become_user(identity)?;
-        // A change of user takes the parent-death signal away.
-        die_with(setup.controller)?;
-    }
-    prctl::set_dumpable(false)?;
-    prctl::set_no_new_privs()
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
 /// Has the kernel kill this process when the controller dies.
-fn die_with(controller: Pid) -> Result<(), Errno> {
+fn die_with(controller: Pid) -> nix::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() == controller {
         Ok(())
@@ -235,13 +253,17 @@ fn die_with(controller: Pid) -> Result<(), Errno> {
     }
 }
 
-/// Switches to the configured user and group, and to that user's supplementary groups. None of root's
-/// groups remain; the original keeps them (DIFFERENCES.md).
-fn become_user(identity: &Identity) -> Result<(), Errno> {
-    let Identity { user, uid, gid } = identity;
+/// Takes the supplementary groups of the configured user. None of root's groups remain; the original
+/// keeps them (DIFFERENCES.md).
+fn take_groups(identity: &Identity) -> nix::Result<()> {
     setgroups(&[])?;
-    let name = CString::new(user.as_str()).map_err(|_| Errno::EINVAL)?;
-    initgroups(&name, *gid)?;
-    setresgid(*gid, *gid, *gid)?;
-    setresuid(*uid, *uid, *uid)
+    let name = CString::new(identity.user.as_str()).map_err(|_| Errno::EINVAL)?;
+    initgroups(&name, identity.gid)
+}
+
+/// Switches to the configured user and group.
+fn become_user(identity: &Identity) -> nix::Result<()> {
+    let Identity { uid, gid, .. } = *identity;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
 }

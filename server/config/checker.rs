@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use config_file::{At, Fault, Float, Place};
 use filter::Compatibility;
 
+use super::sandbox;
 use super::sections::*;
 use super::tls::{self, LegacyKeys, TlsSection};
 use super::values::*;
@@ -351,6 +352,7 @@ impl Checker<'_> {
                 _ => 4,
             },
             max_parallel_calls: size(within(section.max_parallel_calls, 16, 1, 256)?),
+            sandbox: sandbox::of_section(section.sandbox, record_memory)?,
             modules: modules(section.module)?,
         })
     }

@@ -8,6 +8,7 @@ use config_file::{At, Float};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+use super::sandbox::SandboxSection;
 use super::tls::TlsSection;
 
 #[derive(Deserialize)]
@@ -156,6 +157,7 @@ pub(super) struct ProcessorSection {
     pub(super) compatibility: Option<At<String>>,
     pub(super) protocol: Option<At<i64>>,
     pub(super) max_parallel_calls: Option<At<i64>>,
+    pub(super) sandbox: Option<At<SandboxSection>>,
     #[serde(default)]
     pub(super) module: Vec<At<ModuleSection>>,
 }

@@ -14,6 +14,7 @@ mod large4;
 mod logins;
 mod logs;
 mod rules;
+mod sandbox;
 mod signals;
 mod start;
 mod workers;

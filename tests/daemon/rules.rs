@@ -32,11 +32,15 @@ fn check_tells_what_applies_to_each_module_and_starts_nothing() {
         null.display()
     );
     let filter = format!("{modules}\nforbidden_functions = [(a, [C_Sign])]\ndebug = 7");
-    let (status, output, errors) = checked(&filter, "compatibility = \"admin-login-only\"");
+    let (status, output, errors) = checked(
+        &filter,
+        "sandbox { preset = \"none\" }; compatibility = \"admin-login-only\"",
+    );
     let expected = format!(
         "warning: filter.conf:3: debug: expected 3 or less; using 3
 service s: filter.conf
   compatibility admin-login-only: forbid_admin_operations allows C_InitToken and C_InitPIN
+  sandbox: preset none
   filter.conf:1: modules: 'a' -> '{0}'
     filter.conf:2: forbidden_functions: C_Sign is refused
     filter.conf:2: forbidden_functions: C_SignMessage is refused

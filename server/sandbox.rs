@@ -1,0 +1,235 @@
+//! Confines a worker, beyond what every worker gives up: root directory, capabilities, files, system calls, limits.
+//!
+//! The section `sandbox` of pkcs11proxyd.conf says how much ([`Sandbox`]); `worker::confine` takes the steps, in the
+//! order of ARCHITECTURE.md, before it serves a client. `probe` takes them once at start in a process of its own, so
+//! that a step which this system cannot take ends the start. Nothing
+//! here decides what a client may call: that is the filter's part.
+
+mod capabilities;
+mod files;
+pub mod probe;
+mod system_calls;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use config_file::Place;
+use nix::sys::resource::{Resource, setrlimit};
+
+/// What a worker may still do. The default is that of a service without a section `sandbox`.
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    /// Where the section stands, for messages; `None` if there is none.
+    pub place: Option<Place>,
+    /// `preset`: how much is taken away. Default [`Preset::Default`].
+    pub preset: Preset,
+    /// Steps of the preset that are left out.
+    pub without: LeftOut,
+    /// `root`: the root directory of workers. Default that of the daemon.
+    pub root: Option<PathBuf>,
+    /// `read`: further files and directories that workers may read; only with [`Preset::Strict`].
+    pub read: Vec<PathBuf>,
+    /// `write`: those in which they may also write, create and remove files; only with [`Preset::Strict`].
+    pub write: Vec<PathBuf>,
+    /// `memory`, `files`, `processes`.
+    pub limits: Limits,
+}
+
+/// How much a worker gives up.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Preset {
+    /// Nothing beyond what every worker gives up.
+    None,
+    /// What no module needs.
+    #[default]
+    Default,
+    /// Everything but files that are named: for modules that need neither network nor programs.
+    Strict,
+}
+
+/// Steps that are switched off: `capabilities = false` and so on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeftOut {
+    /// Workers keep their capabilities.
+    pub capabilities: bool,
+    /// Landlock is not used.
+    pub landlock: bool,
+    /// No system call is denied.
+    pub seccomp: bool,
+}
+
+/// The kernel's limits on one worker. Where there is none, the daemon's own apply.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// `memory`: private writable memory, in bytes (RLIMIT_DATA).
+    pub memory: Option<u64>,
+    /// `files`: open files (RLIMIT_NOFILE).
+    pub files: Option<u64>,
+    /// `processes`: processes and threads of the worker's user, those of all workers together (RLIMIT_NPROC).
+    pub processes: Option<u64>,
+}
+
+/// A step that could not be taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {cause}")]
+pub struct StepError {
+    step: &'static str,
+    cause: String,
+}
+
+impl StepError {
+    /// Turns the error of a step into one that names it.
+    pub fn of<E: fmt::Display>(step: &'static str) -> impl FnOnce(E) -> StepError {
+        move |cause| StepError {
+            step,
+            cause: cause.to_string(),
+        }
+    }
+}
+
+impl Preset {
+    /// The name of the preset in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::None => "none",
+            Preset::Default => "default",
+            Preset::Strict => "strict",
+        }
+    }
+}
+
+impl Sandbox {
+    fn drops_capabilities(&self) -> bool {
+        self.preset != Preset::None && !self.without.capabilities
+    }
+
+    fn uses_landlock(&self) -> bool {
+        self.preset != Preset::None && !self.without.landlock
+    }
+
+    fn uses_seccomp(&self) -> bool {
+        self.preset != Preset::None && !self.without.seccomp
+    }
+
+    /// Whether landlock keeps signals from other processes; otherwise seccomp does.
+    fn scopes_signals(&self) -> bool {
+        self.uses_landlock() && files::can_scope_signals()
+    }
+
+    /// Changes the root directory. Needs root, and the file with the groups of users is no longer reachable afterwards.
+    pub fn change_root(&self) -> Result<(), StepError> {
+        let Some(root) = &self.root else {
+            return Ok(());
+        };
+        nix::unistd::chroot(root)
+            .and_then(|()| nix::unistd::chdir("/"))
+            .map_err(StepError::of("root"))
+    }
+
+    /// Takes capabilities away that no program started by the worker may have. To be called as root, and before the
+    /// change of user; others have none to lose.
+    pub fn drop_bounding_capabilities(&self) -> Result<(), StepError> {
+        if !self.drops_capabilities() {
+            return Ok(());
+        }
+        capabilities::bound(&capabilities::of_worker(self.preset))
+            .map_err(StepError::of("capabilities"))
+    }
+
+    /// Takes the steps that come after the change of user. `modules` may be loaded, `certificates` is a directory
+    /// that the worker reads for each client.
+    pub fn enter<'a>(
+        &self,
+        modules: impl Iterator<Item = &'a Path>,
+        certificates: Option<&Path>,
+    ) -> Result<(), StepError> {
+        if self.drops_capabilities() {
+            capabilities::keep(&capabilities::of_worker(self.preset))
+                .map_err(StepError::of("capabilities"))?;
+        }
+        let scopes_signals = self.scopes_signals();
+        match self.preset {
+            _ if !self.uses_landlock() => {}
+            Preset::Strict => {
+                let mut reachable = files::Reachable::new(modules);
+                reachable.read.extend(certificates.map(Path::to_path_buf));
+                files::restrict(&reachable, self).map_err(StepError::of("landlock"))?;
+            }
+            _ if scopes_signals => files::scope_signals().map_err(StepError::of("landlock"))?,
+            _ => {}
+        }
+        if self.uses_seccomp() {
+            let list = system_calls::List {
+                is_strict: self.preset == Preset::Strict,
+                covers_signals: !scopes_signals,
+            };
+            system_calls::deny(list).map_err(StepError::of("seccomp"))?;
+        }
+        self.limits.apply().map_err(StepError::of("limits"))
+    }
+
+    /// What is done, step by step, for `-check` and the log. `is_root` is whether workers run as root.
+    pub fn describe(&self, is_root: bool) -> Vec<String> {
+        let mut steps = vec![format!("preset {}", self.preset.name())];
+        if let Some(root) = &self.root {
+            steps.push(format!("root directory {}", root.display()));
+        }
+        if self.drops_capabilities() {
+            let kept = if is_root {
+                capabilities::names(&capabilities::of_worker(self.preset))
+            } else {
+                String::new()
+            };
+            let kept = Some(kept).filter(|kept| !kept.is_empty());
+            let kept = kept.as_deref().unwrap_or("none");
+            steps.push(format!("capabilities: {kept}"));
+        }
+        if self.uses_landlock() && self.preset == Preset::Strict {
+            steps.push("landlock: only files that are named".into());
+            for (right, paths) in [("read", &self.read), ("read and write", &self.write)] {
+                let paths = paths.iter();
+                steps.extend(paths.map(|path| format!("landlock: {right} {}", path.display())));
+            }
+        }
+        match (self.scopes_signals(), self.uses_seccomp()) {
+            (true, _) => steps.push("landlock: signals only to itself and what it started".into()),
+            (false, true) => steps.push("seccomp: signals only to itself".into()),
+            (false, false) => {}
+        }
+        if self.uses_seccomp() {
+            let more = match self.preset {
+                Preset::Strict => ", sockets and programs among them",
+                _ => "",
+            };
+            steps.push(format!("seccomp: system calls are denied{more}"));
+        }
+        let Limits {
+            memory,
+            files,
+            processes,
+        } = self.limits;
+        for (name, limit) in [
+            ("memory", memory),
+            ("files", files),
+            ("processes", processes),
+        ] {
+            steps.extend(limit.map(|limit| format!("limits: {name} {limit}")));
+        }
+        steps
+    }
+}
+
+impl Limits {
+    fn apply(self) -> nix::Result<()> {
+        for (resource, limit) in [
+            (Resource::RLIMIT_DATA, self.memory),
+            (Resource::RLIMIT_NOFILE, self.files),
+            (Resource::RLIMIT_NPROC, self.processes),
+        ] {
+            if let Some(limit) = limit {
+                setrlimit(resource, limit, limit)?;
+            }
+        }
+        Ok(())
+    }
+}

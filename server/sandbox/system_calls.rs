@@ -1,0 +1,314 @@
+//! Denies system calls with seccomp.
+//!
+//! A denied call answers an error instead of ending the process: a module that tries something it can do without goes
+//! on, and one that cannot tells its client so. The error is EPERM; it is ENOSYS where callers have another way, which
+//! they take on a kernel without the call: clone3, whose flags a filter cannot see, and io_uring, which makes system
+//! calls that no filter sees. Calls of another architecture end the process, except x32's, which answer ENOSYS.
+
+use std::collections::BTreeMap;
+
+use libc::c_long;
+use nix::unistd::getpid;
+use seccompiler::SeccompCmpArgLen::{Dword, Qword};
+use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch, apply_filter,
+};
+
+/// Which calls are denied.
+#[derive(Clone, Copy)]
+pub(super) struct List {
+    /// Sockets, programs, and whatever else a module does not need that only reads and writes files.
+    pub(super) is_strict: bool,
+    /// Signals to other processes, where landlock does not deny them.
+    pub(super) covers_signals: bool,
+}
+
+/// What no module needs: mounts and other views of the system, other processes' memory, the kernel's code, keyrings,
+/// the clock, the machine itself.
+const NEVER: &[c_long] = &[
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_setns,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_acct,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_userfaultfd,
+    libc::SYS_perf_event_open,
+    libc::SYS_bpf,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    libc::SYS_kexec_file_load,
+    libc::SYS_reboot,
+    libc::SYS_syslog,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_vhangup,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_iopl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_ioperm,
+];
+
+/// Where callers have another way.
+const AS_IF_UNKNOWN: &[c_long] = &[
+    libc::SYS_clone3,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
+/// What a module that needs only files can do without. A datagram can be sent with one half of a `socketpair` to any
+/// Unix socket, so that is among them. Landlock does not cover owners and modes of files.
+const STRICTLY: &[c_long] = &[
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_fork,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_vfork,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_semget,
+    libc::SYS_msgget,
+    libc::SYS_mq_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+];
+
+/// Namespaces that clone and unshare make. The one of time is no flag of clone.
+const NAMESPACES: &[i32] = &[
+    libc::CLONE_NEWNS,
+    libc::CLONE_NEWUTS,
+    libc::CLONE_NEWIPC,
+    libc::CLONE_NEWUSER,
+    libc::CLONE_NEWPID,
+    libc::CLONE_NEWNET,
+    libc::CLONE_NEWCGROUP,
+];
+
+/// CLONE_NEWTIME of unshare.
+const CLONE_NEWTIME: u64 = 0x80;
+
+/// fchmodat2, which libc has no name for everywhere.
+const FCHMODAT2: c_long = 452;
+
+/// Rules for system calls, by their numbers. A call without rules is meant as a whole.
+struct Rules {
+    of_call: BTreeMap<i64, Vec<SeccompRule>>,
+}
+
+/// An argument of a call: its position, width, and what is compared.
+type Argument = (u8, SeccompCmpArgLen, SeccompCmpOp, u64);
+
+impl Rules {
+    fn new(calls: &[c_long]) -> Rules {
+        let mut rules = Rules {
+            of_call: BTreeMap::new(),
+        };
+        rules.add_all(calls);
+        rules
+    }
+
+    fn add_all(&mut self, calls: &[c_long]) {
+        for call in calls {
+            self.of_call.insert(*call, Vec::new());
+        }
+    }
+
+    /// Denies a call where all of these arguments are so. A call that is denied as a whole stays denied.
+    fn add(&mut self, call: c_long, arguments: &[Argument]) -> Result<(), BackendError> {
+        let mut conditions = Vec::new();
+        for (position, width, comparison, value) in arguments {
+            let comparison = comparison.clone();
+            let width = width.clone();
+            conditions.push(SeccompCondition::new(*position, width, comparison, *value)?);
+        }
+        let rule = SeccompRule::new(conditions)?;
+        match self.of_call.get_mut(&call) {
+            Some(rules) if rules.is_empty() => {}
+            Some(rules) => rules.push(rule),
+            None => {
+                self.of_call.insert(call, vec![rule]);
+            }
+        }
+        Ok(())
+    }
+
+    fn compile(self, answer: i32) -> Result<BpfProgram, BackendError> {
+        let action = SeccompAction::Errno(answer.unsigned_abs());
+        let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+        SeccompFilter::new(self.of_call, SeccompAction::Allow, action, architecture)?.try_into()
+    }
+}
+
+/// From now on the calls on the list are denied to this process and what it starts. It has one thread.
+pub(super) fn deny(list: List) -> Result<(), seccompiler::Error> {
+    for program in programs(list)? {
+        apply_filter(&program)?;
+    }
+    Ok(())
+}
+
+fn programs(list: List) -> Result<Vec<BpfProgram>, BackendError> {
+    let mut programs = vec![
+        denied(list)?.compile(libc::EPERM)?,
+        Rules::new(AS_IF_UNKNOWN).compile(libc::ENOSYS)?,
+    ];
+    programs.extend(other_numbers());
+    Ok(programs)
+}
+
+fn denied(list: List) -> Result<Rules, BackendError> {
+    let own = u64::from(getpid().as_raw().unsigned_abs());
+    let mut rules = Rules::new(NEVER);
+    for flag in NAMESPACES {
+        let flag = u64::from(flag.unsigned_abs());
+        for call in [libc::SYS_clone, libc::SYS_unshare] {
+            rules.add(call, &[(0, Qword, MaskedEq(flag), flag)])?;
+        }
+    }
+    let time = (0, Qword, MaskedEq(CLONE_NEWTIME), CLONE_NEWTIME);
+    rules.add(libc::SYS_unshare, &[time])?;
+    // What is typed at the daemon's terminal.
+    for request in [libc::TIOCSTI, libc::TIOCLINUX] {
+        rules.add(libc::SYS_ioctl, &[(1, Dword, Eq, request)])?;
+    }
+    // Memory that contains PINs is to be in no core file.
+    let dumpable = u64::from(libc::PR_SET_DUMPABLE.unsigned_abs());
+    let (option, on) = ((0, Dword, Eq, dumpable), (1, Qword, Ne, 0));
+    rules.add(libc::SYS_prctl, &[option, on])?;
+    // Limits of other processes.
+    let (not_own, not_zero) = ((0, Dword, Ne, own), (0, Dword, Ne, 0));
+    rules.add(libc::SYS_prlimit64, &[not_own, not_zero])?;
+    if list.covers_signals {
+        deny_signals(&mut rules, own)?;
+    }
+    if list.is_strict {
+        rules.add_all(STRICTLY);
+        rules.add_all(&[FCHMODAT2]);
+        let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+        rules.add(libc::SYS_clone, &[(0, Qword, MaskedEq(thread), 0)])?;
+        // With this flag, sending connects.
+        let connect = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
+        for (call, flags) in [
+            (libc::SYS_sendto, 3),
+            (libc::SYS_sendmsg, 2),
+            (libc::SYS_sendmmsg, 3),
+        ] {
+            rules.add(call, &[(flags, Dword, MaskedEq(connect), connect)])?;
+        }
+    }
+    Ok(rules)
+}
+
+/// Signals to processes other than `own` and its group. What this process starts may not even signal itself.
+fn deny_signals(rules: &mut Rules, own: u64) -> Result<(), BackendError> {
+    let group = u64::from(u32::from_ne_bytes(
+        getpid().as_raw().wrapping_neg().to_ne_bytes(),
+    ));
+    let differs = |value| (0, Dword, Ne, value);
+    let is_sent = (1, Dword, Ne, 0);
+    rules.add(
+        libc::SYS_kill,
+        &[differs(own), differs(group), differs(0), is_sent],
+    )?;
+    for call in [
+        libc::SYS_tgkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+    ] {
+        rules.add(call, &[differs(own)])?;
+    }
+    rules.add_all(&[libc::SYS_tkill, libc::SYS_pidfd_send_signal]);
+    // Have the kernel send SIGIO, or any other signal, to another process.
+    for (call, requests) in [
+        (libc::SYS_fcntl, [F_SETOWN, F_SETOWN_EX]),
+        (libc::SYS_ioctl, [FIOSETOWN, SIOCSPGRP]),
+    ] {
+        for request in requests {
+            rules.add(call, &[(1, Dword, Eq, request)])?;
+        }
+    }
+    Ok(())
+}
+
+const F_SETOWN: u64 = 8;
+const F_SETOWN_EX: u64 = 15;
+const FIOSETOWN: u64 = 0x8901;
+const SIOCSPGRP: u64 = 0x8902;
+
+/// The calls of x32 are those of x86-64 with other numbers, which no rule names.
+#[cfg(target_arch = "x86_64")]
+fn other_numbers() -> Option<BpfProgram> {
+    use seccompiler::sock_filter;
+    const X32: u32 = 0x4000_0000;
+    let (load, jump, answer) = (
+        u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).ok()?,
+        u16::try_from(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K).ok()?,
+        u16::try_from(libc::BPF_RET | libc::BPF_K).ok()?,
+    );
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+    Some(vec![
+        // The number of the call comes first in `struct seccomp_data`.
+        step(load, 0, 0, 0),
+        step(jump, 0, 1, X32),
+        step(answer, 0, 0, unknown),
+        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn other_numbers() -> Option<BpfProgram> {
+    None
+}

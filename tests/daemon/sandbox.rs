@@ -1,0 +1,448 @@
+//! What a hostile module gets away with, under each preset and without single steps, and what works nonetheless.
+
+use std::os::unix::net::UnixDatagram;
+
+use crate::*;
+
+/// What a hostile module reaches for: the test's own sockets and files, and the controller.
+struct Surroundings {
+    directory: Directory,
+    tcp: std::net::TcpListener,
+    _unix: UnixListener,
+    _datagram: UnixDatagram,
+}
+
+impl Surroundings {
+    fn new() -> Surroundings {
+        let directory = Directory::new();
+        // Whoever the worker runs as may come here.
+        let mode = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(directory.path(), mode).expect("a mode");
+        let stream = directory.join("stream");
+        let datagram = directory.join("datagram");
+        let surroundings = Surroundings {
+            tcp: std::net::TcpListener::bind("127.0.0.1:0").expect("a port"),
+            _unix: UnixListener::bind(&stream).expect("a socket"),
+            _datagram: UnixDatagram::bind(&datagram).expect("a socket"),
+            directory,
+        };
+        for path in [stream, datagram] {
+            let mode = std::fs::Permissions::from_mode(0o777);
+            std::fs::set_permissions(path, mode).expect("a mode");
+        }
+        surroundings
+    }
+
+    /// Has the module of `client` try something. `{}` in the order is the argument that is known here only.
+    fn attempt(&self, client: &mut Client, controller: &Process, order: &str) -> String {
+        let file = |name: &str| {
+            let path = self.directory.join(name);
+            std::fs::write(&path, "content").expect("a file");
+            let mode = std::fs::Permissions::from_mode(0o666);
+            std::fs::set_permissions(&path, mode).expect("a mode");
+            path.display().to_string()
+        };
+        let argument = match order {
+            "tcp" => self.tcp.local_addr().expect("bound").port().to_string(),
+            "unix" => self.directory.join("stream").display().to_string(),
+            "datagram" => self.directory.join("datagram").display().to_string(),
+            "read" => "/etc/passwd".into(),
+            "write" => {
+                let path = self.directory.join("new");
+                let _none = std::fs::remove_file(&path);
+                path.display().to_string()
+            }
+            "cut" | "mode" => file("content"),
+            "ptrace" | "signal" | "sigio" => controller.pid.to_string(),
+            _ => return obeys(client, order),
+        };
+        obeys(client, &format!("{order} {argument}"))
+    }
+}
+
+/// What the hostile module says to an order.
+fn obeys(client: &mut Client, order: &str) -> String {
+    match client.call(Call::C_Sign(SESSION, order.as_bytes())) {
+        Reply::C_Sign(reply) if reply.rv.is_ok() => {
+            String::from_utf8_lossy(&reply.data).into_owned()
+        }
+        Reply::C_Sign(reply) => format!("{}", reply.rv),
+        _ => panic!("another function's reply"),
+    }
+}
+
+/// A daemon in front of the hostile module, with a section `sandbox`.
+fn hostile(token: &Token, section: &str) -> Setup {
+    let mut setup = Setup::new(Maker::Ours, Endpoint::Tcp, token);
+    setup.modules = vec![("null".into(), module("hostile"))];
+    setup.processor = section.into();
+    setup
+}
+
+/// The same as another user, who reaches the module.
+fn hostile_as_nobody(token: &Token, section: &str) -> (Setup, Directory) {
+    let public = Directory::new();
+    let copy = public.join("module.so");
+    std::fs::copy(module("hostile"), &copy).expect("a copy");
+    for path in [public.path(), &copy] {
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(path, mode).expect("a mode");
+    }
+    let mut setup = hostile(token, section);
+    setup.modules = vec![("null".into(), copy)];
+    setup.service = "user = \"nobody\";".into();
+    (setup, public)
+}
+
+const DONE: &str = "done";
+
+/// What the module tries, and what comes of it with the presets `none`, `default` and `strict`.
+const ATTEMPTS: &[(&str, &str, &str, &str)] = &[
+    ("tcp", DONE, DONE, "EPERM"),
+    ("unix", DONE, DONE, "EPERM"),
+    ("datagram", DONE, DONE, "EPERM"),
+    ("run", DONE, DONE, "EPERM"),
+    ("read", DONE, DONE, "EACCES"),
+    ("write", DONE, DONE, "EACCES"),
+    ("cut", DONE, DONE, "EACCES"),
+    ("mode", DONE, DONE, "EPERM"),
+    ("namespace", DONE, "EPERM", "EPERM"),
+    ("namespace-3", DONE, "ENOSYS", "ENOSYS"),
+    ("ptrace", DONE, "EPERM", "EPERM"),
+    ("signal", DONE, "EPERM", "EPERM"),
+    ("fork 20", DONE, DONE, "EPERM"),
+    ("limit", DONE, "EPERM", "EPERM"),
+    ("dumpable", DONE, "EPERM", "EPERM"),
+    ("keyring", DONE, "EPERM", "EPERM"),
+    ("ring", DONE, "ENOSYS", "ENOSYS"),
+    ("capability", DONE, "EPERM", "EPERM"),
+    ("files 2000", DONE, DONE, "EMFILE"),
+    ("thread", DONE, DONE, DONE),
+    ("own", DONE, DONE, DONE),
+];
+
+fn results(setup: Setup) -> Vec<(&'static str, String)> {
+    let daemon = setup.start();
+    let surroundings = Surroundings::new();
+    let mut client = Client::ready(&daemon);
+    ATTEMPTS
+        .iter()
+        .map(|(order, ..)| {
+            let result = surroundings.attempt(&mut client, &daemon.process(), order);
+            (*order, result)
+        })
+        .collect()
+}
+
+/// Whether this process may raise its limits: in a container not even root may.
+fn may_raise_limits() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let own = Process::of(std::process::id()).expect("it runs");
+    let effective = u64::from_str_radix(&status(&own, "CapEff:"), 16).expect("a mask");
+    effective >> CAP_SYS_RESOURCE & 1 == 1
+}
+
+/// A line of a process's status.
+fn status(process: &Process, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.expect(name).trim().to_owned()
+}
+
+/// Needs root: with `none`, all of it works.
+#[test]
+fn each_preset_takes_away_what_it_says() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root has all of this to lose");
+        return;
+    }
+    let token = Token::new();
+    for (preset, column) in [("none", 0), ("default", 1), ("strict", 2)] {
+        let section = format!("sandbox {{ preset = \"{preset}\" }};");
+        let found = results(hostile(&token, &section));
+        let expected: Vec<(&str, String)> = ATTEMPTS
+            .iter()
+            .map(|&(order, none, default, strict)| {
+                let none = if order == "limit" && !may_raise_limits() {
+                    "EPERM"
+                } else {
+                    none
+                };
+                (order, [none, default, strict][column].to_owned())
+            })
+            .collect();
+        assert_eq!(found, expected, "{preset}");
+    }
+}
+
+/// A step that is left out is left out alone. Needs root.
+#[test]
+fn each_step_can_be_left_out() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root has capabilities");
+        return;
+    }
+    let token = Token::new();
+    for (section, expected) in [
+        // Then seccomp keeps signals from others.
+        (
+            "preset = \"default\"; landlock = false",
+            &[
+                ("signal", "EPERM"),
+                ("sigio", "EPERM"),
+                ("own", DONE),
+                ("read", DONE),
+                ("namespace", "EPERM"),
+            ][..],
+        ),
+        (
+            "preset = \"default\"; seccomp = false",
+            &[
+                ("signal", "EPERM"),
+                ("namespace", DONE),
+                ("ring", DONE),
+                ("capability", "EPERM"),
+            ],
+        ),
+        (
+            "preset = \"default\"; capabilities = false",
+            &[("capability", DONE), ("ptrace", "EPERM")],
+        ),
+        (
+            "preset = \"default\"; landlock = false; seccomp = false",
+            &[
+                ("signal", DONE),
+                ("namespace", DONE),
+                ("capability", "EPERM"),
+            ],
+        ),
+        (
+            "preset = \"strict\"; landlock = false",
+            &[
+                ("read", DONE),
+                ("tcp", "EPERM"),
+                ("signal", "EPERM"),
+                ("own", DONE),
+                ("thread", DONE),
+            ],
+        ),
+        (
+            "preset = \"strict\"; seccomp = false",
+            &[
+                ("read", "EACCES"),
+                ("tcp", "EACCES"),
+                ("unix", DONE),
+                ("run", "EACCES"),
+                ("signal", "EPERM"),
+            ],
+        ),
+    ] {
+        let daemon = hostile(&token, &format!("sandbox {{ {section} }};")).start();
+        let surroundings = Surroundings::new();
+        let mut client = Client::ready(&daemon);
+        for (order, result) in expected {
+            let found = surroundings.attempt(&mut client, &daemon.process(), order);
+            assert_eq!(found, *result, "{section}: {order}");
+        }
+    }
+}
+
+#[test]
+fn strict_reaches_what_the_section_names_and_no_more() {
+    let token = Token::new();
+    let directory = Directory::new();
+    for name in ["r", "w"] {
+        std::fs::create_dir(directory.join(name)).expect("a directory");
+        std::fs::write(directory.join(name).join("file"), "x").expect("a file");
+    }
+    let (read, write) = (directory.join("r"), directory.join("w"));
+    let section = format!(
+        "sandbox {{ preset = \"strict\"; read = \"{}:/etc/hostname\"; write = \"{}\" }};",
+        read.display(),
+        write.display()
+    );
+    let daemon = hostile(&token, &section).start();
+    let mut client = Client::ready(&daemon);
+    let mut check = |order: &str, path: &Path, expected: &str| {
+        let order = format!("{order} {}", path.display());
+        assert_eq!(obeys(&mut client, &order), expected, "{order}");
+    };
+    check("read", &read.join("file"), DONE);
+    check("cut", &read.join("file"), "EACCES");
+    check("write", &read.join("new"), "EACCES");
+    check("read", &write.join("file"), DONE);
+    check("cut", &write.join("file"), DONE);
+    check("write", &write.join("new"), DONE);
+    check("read", Path::new("/etc/hostname"), DONE);
+    check("read", Path::new("/etc/passwd"), "EACCES");
+    check("read", &directory.join("r/../../../etc/passwd"), "EACCES");
+    // Its own memory, but nobody's else.
+    let controller = format!("/proc/{}/maps", daemon.process().pid);
+    check("read", Path::new(&controller), "EACCES");
+    // What it shares with its libraries.
+    check("read", &module("hostile"), DONE);
+}
+
+#[test]
+fn limits_hold() {
+    let token = Token::new();
+    let section = "sandbox { preset = \"none\"; memory = 134217728; files = 64 };";
+    let daemon = hostile(&token, section).start();
+    let mut client = Client::ready(&daemon);
+    for (order, expected) in [
+        ("memory 16", DONE),
+        ("memory 256", "ENOMEM"),
+        ("files 32", DONE),
+        ("files 64", "EMFILE"),
+        ("limit", "EPERM"),
+    ] {
+        if order != "limit" || !may_raise_limits() {
+            assert_eq!(obeys(&mut client, order), expected, "{order}");
+        }
+    }
+}
+
+/// Needs root, on whom there is no limit of processes.
+#[test]
+fn a_fork_bomb_ends_at_the_limit_of_processes() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can start workers as another user");
+        return;
+    }
+    let token = Token::new();
+    // Other tests have processes of this user, too.
+    let (setup, _public) = hostile_as_nobody(&token, "sandbox { processes = 100 };");
+    let daemon = setup.start();
+    let mut client = Client::ready(&daemon);
+    assert_eq!(obeys(&mut client, "fork 3"), DONE);
+    assert_eq!(obeys(&mut client, "fork 150"), "EAGAIN");
+    assert_eq!(obeys(&mut client, "fork 3"), DONE);
+}
+
+/// With a configured user. Needs root.
+#[test]
+fn workers_of_another_user_keep_no_capability() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can start workers as another user");
+        return;
+    }
+    let token = Token::new();
+    let (setup, _public) = hostile_as_nobody(&token, "sandbox { preset = \"strict\" };");
+    let daemon = setup.start();
+    let surroundings = Surroundings::new();
+    let mut client = Client::ready(&daemon);
+    for order in ["tcp", "unix", "run", "read", "write", "namespace"] {
+        let found = surroundings.attempt(&mut client, &daemon.process(), order);
+        assert_ne!(found, DONE, "{order}");
+    }
+    assert!(wait_until(PATIENCE, || daemon.workers().iter().all(
+        |worker| {
+            let is_zero = |name| status(worker, name) == "0000000000000000";
+            let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"];
+            sets.into_iter().all(is_zero) && status(worker, "Seccomp:") == "2"
+        }
+    )));
+}
+
+#[test]
+fn a_worker_whose_module_crashes_or_hangs_is_alone() {
+    let token = Token::new();
+    let daemon = hostile(&token, "sandbox { preset = \"strict\" };").start();
+    let mut good = Client::ready(&daemon);
+    let mut hangs = Client::ready(&daemon);
+    hangs.send(&encoded(&Call::C_Sign(SESSION, b"hang")));
+    let mut crashes = Client::ready(&daemon);
+    crashes.send(&encoded(&Call::C_Sign(SESSION, b"crash")));
+    assert!(crashes.record().is_none());
+    assert_eq!(obeys(&mut good, "own"), DONE);
+    assert_eq!(obeys(&mut Client::ready(&daemon), "thread"), DONE);
+    assert!(!hangs.is_closed_within(Duration::from_millis(100)));
+    assert!(
+        wait_until(PATIENCE, || daemon
+            .log()
+            .contains("terminated by signal SIGSEGV")),
+        "{}",
+        daemon.log()
+    );
+}
+
+#[test]
+fn a_module_may_have_threads_of_its_own() {
+    let token = Token::new();
+    let mut setup = hostile(&token, "sandbox { preset = \"strict\" };");
+    setup
+        .environment
+        .push(("HOSTILE_THREADS".into(), "1".into()));
+    let daemon = setup.start();
+    assert_eq!(obeys(&mut Client::ready(&daemon), "thread"), DONE);
+}
+
+/// Needs root.
+#[test]
+fn workers_may_have_a_root_directory_of_their_own() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can change the root directory");
+        return;
+    }
+    let token = Token::new();
+    for (preset, read) in [("none", "done"), ("default", "done"), ("strict", "EACCES")] {
+        let root = Directory::new();
+        std::fs::create_dir(root.join("lib")).expect("a directory");
+        std::fs::copy(module("hostile"), root.join("lib/module.so")).expect("a copy");
+        std::fs::write(root.join("inside"), "x").expect("a file");
+        for name in ["", "lib", "lib/module.so", "inside"] {
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(root.join(name), mode).expect("a mode");
+        }
+        for user in ["", "user = \"nobody\";"] {
+            let section = format!(
+                "sandbox {{ preset = \"{preset}\"; root = \"{}\" }};",
+                root.path().display()
+            );
+            let mut setup = hostile(&token, &section);
+            setup.modules = vec![("null".into(), "/lib/module.so".into())];
+            setup.service = user.into();
+            let daemon = setup.start();
+            let mut client = Client::ready(&daemon);
+            assert_eq!(obeys(&mut client, "read /etc/passwd"), "ENOENT");
+            assert_eq!(obeys(&mut client, "read /inside"), read, "{preset}");
+            assert!(!daemon.log().contains("cannot be read"), "{}", daemon.log());
+        }
+    }
+}
+
+#[test]
+fn a_step_that_cannot_be_taken_ends_the_start() {
+    let directory = with_rules();
+    let path = directory.join("s");
+    let address = format!("type = \"local\"; path = \"{}\"", path.display());
+    for (section, expected) in [
+        (
+            "preset = \"strict\"; read = \"/nonexistent/file\"",
+            "sandbox: landlock: ",
+        ),
+        ("root = \"/nonexistent\"", "sandbox: root: ENOENT"),
+    ] {
+        let conf = configuration(&address, &format!("sandbox {{ {section} }}"));
+        for more in [&[][..], &["-fg"], &["-check"]] {
+            let output = refused(&directory, &conf, more);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{section}: {text}");
+            assert!(text.contains("d.conf:2: "), "{section}: {text}");
+            assert!(text.contains(expected), "{section}: {text}");
+            assert!(!path.exists());
+        }
+    }
+}
+
+/// What is ours stands where the original looks for nothing.
+#[test]
+fn the_original_starts_with_a_sandbox_in_its_configuration() {
+    let token = Token::new();
+    let mut setup = Setup::new(Maker::Original, Endpoint::Tcp, &token);
+    setup.processor = "sandbox { preset = \"strict\"; read = \"/a:/b\"; write = \"/c\"; root = \"/d\"; memory = 67108864;
+                  files = 32; processes = 1; landlock = true; seccomp = true; capabilities = true };"
+        .into();
+    let daemon = setup.start();
+    assert!(daemon.accepts());
+}
