@@ -34,6 +34,7 @@ use crate::config::Service;
 use crate::logging::{Loggers, Severity, log};
 use crate::metrics::exposition::{self, Numbers};
 use crate::policy::Policy;
+use crate::sandbox::{self, StepError};
 use crate::service_manager::ServiceManager;
 use crate::sockets::Listener;
 
@@ -167,6 +168,11 @@ impl Controller {
             drained_at: None,
             asked_at: None,
         })
+    }
+
+    /// Gives up what only the start needed; says what is left. To be called before [`Controller::run`].
+    pub fn give_up_privileges(&self) -> Result<String, StepError> {
+        sandbox::controller::give_up(self.services.iter().map(|service| &service.settings))
     }
 
     /// Runs until a signal stops it; then ends every worker and removes the sockets.

@@ -207,6 +207,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         loggers,
         options.debug_pkcs11,
     )?;
+    log::info!("{}", controller.give_up_privileges()?);
     if let Some(predecessor) = predecessor {
         predecessor.replace()?;
         if let Some(pid_file) = &mut pid_file {

@@ -2,10 +2,11 @@
 //!
 //! The section `sandbox` of pkcs11proxyd.conf says how much ([`Sandbox`]); `worker::confine` takes the steps, in the
 //! order of ARCHITECTURE.md, before it serves a client. `probe` takes them once at start in a process of its own, so
-//! that a step which this system cannot take ends the start. Nothing
+//! that a step which this system cannot take ends the start. `controller` does the same for the controller. Nothing
 //! here decides what a client may call: that is the filter's part.
 
 mod capabilities;
+pub mod controller;
 mod files;
 pub mod probe;
 mod system_calls;

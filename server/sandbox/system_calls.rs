@@ -199,6 +199,16 @@ pub(super) fn deny(list: List) -> Result<(), seccompiler::Error> {
     Ok(())
 }
 
+/// The same for the controller, whose workers inherit it: what no worker needs either. It sends signals, and may change
+/// the root directory of workers.
+pub(super) fn deny_to_controller(changes_root: bool) -> Result<(), seccompiler::Error> {
+    let mut rules = Rules::new(NEVER);
+    if changes_root {
+        rules.of_call.remove(&libc::SYS_chroot);
+    }
+    apply_filter(&rules.compile(libc::EPERM)?)
+}
+
 fn programs(list: List) -> Result<Vec<BpfProgram>, BackendError> {
     let mut programs = vec![
         denied(list)?.compile(libc::EPERM)?,

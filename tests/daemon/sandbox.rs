@@ -321,7 +321,7 @@ fn a_fork_bomb_ends_at_the_limit_of_processes() {
 
 /// With a configured user. Needs root.
 #[test]
-fn workers_of_another_user_keep_no_capability() {
+fn workers_of_another_user_keep_no_capability_and_the_controller_few() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can start workers as another user");
         return;
@@ -342,6 +342,14 @@ fn workers_of_another_user_keep_no_capability() {
             sets.into_iter().all(is_zero) && status(worker, "Seccomp:") == "2"
         }
     )));
+    let controller = daemon.process();
+    assert_eq!(status(&controller, "NoNewPrivs:"), "1");
+    assert_eq!(status(&controller, "Seccomp:"), "2");
+    // DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, KILL, SETGID, SETUID, SETPCAP.
+    let bits: u64 = [1, 2, 3, 5, 6, 7, 8].iter().map(|bit| 1_u64 << bit).sum();
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        assert_eq!(status(&controller, set), format!("{bits:016x}"), "{set}");
+    }
 }
 
 #[test]
