@@ -1,8 +1,8 @@
 //! All foreign code but the application's: the module's C interface, and system and OpenSSL calls that
 //! have no safe wrapper elsewhere.
 //!
-//! For the daemon, [`module::Module`] makes C calls of a module, [`sys`] has fork and descriptors, and
-//! [`shared`] has memory that processes share.
+//! For the daemon, [`module::Module`] makes C calls of a module, [`sys`] has fork and descriptors,
+//! [`shared`] has memory that processes share, and [`hook`] calls the administrator's C_Daemonize.
 //! For the client library, [`process`] tells forked children apart, [`background`] has a thread that can be left behind,
 //! and [`openssl_context`] gives it an OpenSSL of its own. This crate and `client/abi` have the only unsafe code.
 
@@ -24,6 +24,7 @@
 
 mod arguments;
 pub mod background;
+pub mod hook;
 pub mod leaving;
 pub mod locked;
 pub mod module;

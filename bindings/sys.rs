@@ -39,7 +39,8 @@ pub fn fork_child<K: AsFd>(keep: K, child: impl FnOnce(K) -> i32) -> io::Result<
     }
 }
 
-fn require_one_thread() -> io::Result<()> {
+/// Fails if the process has more than one thread, since it could then not fork.
+pub fn require_one_thread() -> io::Result<()> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads == 1 {
         return Ok(());

@@ -155,10 +155,21 @@ pub struct Processor {
     /// `max_parallel_calls`: how many calls of one client are executed at a time, from 1 to 256.
     /// Default 16.
     pub max_parallel_calls: usize,
+    /// `daemonize_hook`: a shared object whose C_Daemonize is called once the sockets are bound. Default none.
+    pub daemonize_hook: Option<Hook>,
     /// `sandbox`: what workers may still do.
     pub sandbox: Sandbox,
     /// `module`, repeatable: what single modules need.
     pub modules: Vec<ModuleSettings>,
+}
+
+/// What `daemonize_hook` names.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    /// The shared object. If relative, to the directory of the configuration file.
+    pub file: PathBuf,
+    /// Where the option stands, for messages.
+    pub place: Place,
 }
 
 /// One `module` section.

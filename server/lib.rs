@@ -62,6 +62,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::Service;
 use crate::controller::{Controller, Origin, Own};
 use crate::inherited::Inherited;
 use crate::logging::Loggers;
@@ -118,6 +119,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     for service in &configuration.services {
         policies.push(Policy::load(service, &configuration.file)?);
     }
+    let parameter = hook_parameter(options, &configuration.services)?;
     for (service, policy) in configuration.services.iter().zip(&policies) {
         sandbox::probe::run(service, policy, &configuration.file)?;
     }
@@ -188,6 +190,9 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
             log::warn!("{}: compatibility {name}: {effect}", service.name);
         }
     }
+    for (service, ..) in &services {
+        call_hook(service, parameter, &configuration.file)?;
+    }
     let is_root = nix::unistd::geteuid().is_root();
     for (service, ..) in &services {
         let is_root = is_root && service.identity.is_none();
@@ -220,6 +225,30 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let result = controller.run();
     drop(pid_file);
     Ok(result?)
+}
+
+/// What `-daemonize-param` says. It would be lost if no service has a hook.
+fn hook_parameter<'a>(options: &'a Options, services: &[Service]) -> Result<&'a str, String> {
+    let parameter = options.daemonize_param.as_deref().unwrap_or_default();
+    let mut processors = services.iter().map(|service| &service.processor);
+    if parameter.is_empty() || processors.any(|processor| processor.daemonize_hook.is_some()) {
+        Ok(parameter)
+    } else {
+        Err("-daemonize-param: expected the parameter daemonize_hook in a processor".to_owned())
+    }
+}
+
+/// Calls the hook of a service, if it has one, as the original does once the service listens.
+fn call_hook(service: &Service, parameter: &str, conf: &Path) -> Result<(), Box<dyn Error>> {
+    let Some(hook) = &service.processor.daemonize_hook else {
+        return Ok(());
+    };
+    let failed = |cause: String| hook.place.fault(cause).in_file(conf);
+    bindings::hook::daemonize(&hook.file, parameter.as_bytes())
+        .map_err(|error| failed(error.to_string()))?;
+    // Workers are forked from here on.
+    bindings::sys::require_one_thread().map_err(|error| failed(error.to_string()))?;
+    Ok(())
 }
 
 /// Creates a directory that only this user can enter, unless it exists. Its parent has to exist.

@@ -42,7 +42,7 @@ pub struct Options {
     pub debug_all: bool,
     /// `-takeover`: take the listening sockets of the daemon that runs with this configuration, and have it drain.
     pub takeover: bool,
-    /// `-daemonize-param`: for a hook that no build has yet, so only an empty one is accepted.
+    /// `-daemonize-param`: what the hook of the configuration is called with. Without a hook it has to be empty.
     pub daemonize_param: Option<String>,
 }
 
@@ -91,14 +91,6 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Co
     if matches.opt_present("debug-list") {
         return Ok(Command::DebugList);
     }
-    let daemonize_param = last(&matches, "daemonize-param");
-    if daemonize_param
-        .as_ref()
-        .is_some_and(|param| !param.is_empty())
-    {
-        let message = "-daemonize-param: no daemonize hook in this build";
-        return Err(refuse(message.to_owned()));
-    }
     let conf = last(&matches, "conf").map_or_else(
         || Path::new(&argument).with_extension("conf"),
         PathBuf::from,
@@ -114,7 +106,7 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Co
         debug: matches.opt_strs("debug"),
         debug_all: matches.opt_present("debug-all"),
         takeover: matches.opt_present("takeover"),
-        daemonize_param,
+        daemonize_param: last(&matches, "daemonize-param"),
     }))
 }
 
@@ -161,7 +153,7 @@ fn known_options() -> getopts::Options {
         .optmulti(
             "",
             "daemonize-param",
-            "Parameter of the daemonize hook; must be empty",
+            "Parameter of the hook that daemonize_hook names",
             "STRING",
         )
         .optflagmulti("", "version", "Print the version")
@@ -255,10 +247,9 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_parameter_for_a_hook_it_does_not_have() {
-        let message = command("p -daemonize-param x").unwrap_err().to_string();
-        assert!(message.contains("no daemonize hook in this build"));
-        let empty = ["p", "-daemonize-param", ""];
-        assert!(matches!(parse(empty), Ok(Command::Run(_))));
+    fn passes_the_parameter_of_the_hook_on() {
+        assert_eq!(options("p -fg").daemonize_param, None);
+        let options = options("p -daemonize-param x -daemonize-param y");
+        assert_eq!(options.daemonize_param.as_deref(), Some("y"));
     }
 }

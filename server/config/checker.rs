@@ -352,8 +352,17 @@ impl Checker<'_> {
                 _ => 4,
             },
             max_parallel_calls: size(within(section.max_parallel_calls, 16, 1, 256)?),
+            daemonize_hook: section.daemonize_hook.map(|at| self.hook(at)).transpose()?,
             sandbox: sandbox::of_section(section.sandbox, record_memory)?,
             modules: modules(section.module)?,
+        })
+    }
+
+    /// A name that does not depend on where libraries are looked for.
+    fn hook(&self, at: At<String>) -> Result<Hook, Fault> {
+        Ok(Hook {
+            file: path(&at, Some(self.file.parent().unwrap_or(Path::new("/"))))?,
+            place: at.place,
         })
     }
 

@@ -157,6 +157,7 @@ pub(super) struct ProcessorSection {
     pub(super) compatibility: Option<At<String>>,
     pub(super) protocol: Option<At<i64>>,
     pub(super) max_parallel_calls: Option<At<i64>>,
+    pub(super) daemonize_hook: Option<At<String>>,
     pub(super) sandbox: Option<At<SandboxSection>>,
     #[serde(default)]
     pub(super) module: Vec<At<ModuleSection>>,

@@ -9,6 +9,7 @@ mod support;
 mod administration;
 mod bounds;
 mod clients;
+mod hook;
 mod large;
 mod large4;
 mod logins;

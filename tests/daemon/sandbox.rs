@@ -445,10 +445,11 @@ fn a_step_that_cannot_be_taken_ends_the_start() {
 
 /// What is ours stands where the original looks for nothing.
 #[test]
-fn the_original_starts_with_a_sandbox_in_its_configuration() {
+fn the_original_starts_with_a_sandbox_and_a_hook_in_its_configuration() {
     let token = Token::new();
     let mut setup = Setup::new(Maker::Original, Endpoint::Tcp, &token);
-    setup.processor = "sandbox { preset = \"strict\"; read = \"/a:/b\"; write = \"/c\"; root = \"/d\"; memory = 67108864;
+    setup.processor = "daemonize_hook = \"/nonexistent\";
+        sandbox { preset = \"strict\"; read = \"/a:/b\"; write = \"/c\"; root = \"/d\"; memory = 67108864;
                   files = 32; processes = 1; landlock = true; seccomp = true; capabilities = true };"
         .into();
     let daemon = setup.start();
