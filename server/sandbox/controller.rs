@@ -21,8 +21,7 @@ pub fn give_up<'a>(
     let every = |is: fn(&Service) -> bool| services.clone().all(is);
     let denies = every(|service| service.processor.sandbox.uses_seccomp());
     if denies {
-        let changes_root = !every(|service| service.processor.sandbox.root.is_none());
-        system_calls::deny_to_controller(changes_root).map_err(StepError::of(step))?;
+        system_calls::deny_in_advance().map_err(StepError::of(step))?;
     }
     let left = caps::read(None, CapSet::Permitted).map_err(StepError::of(step))?;
     let left = match capabilities::names(&left) {

@@ -6,6 +6,7 @@
 //! calls that no filter sees. Calls of another architecture end the process, except x32's, which answer ENOSYS.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::c_long;
 use nix::unistd::getpid;
@@ -31,7 +32,6 @@ const NEVER: &[c_long] = &[
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
-    libc::SYS_chroot,
     libc::SYS_move_mount,
     libc::SYS_open_tree,
     libc::SYS_fsopen,
@@ -191,35 +191,33 @@ impl Rules {
     }
 }
 
+/// Whether the controller has denied itself what [`deny_common`] names. Workers inherit both.
+static IS_INHERITED: AtomicBool = AtomicBool::new(false);
+
 /// From now on the calls on the list are denied to this process and what it starts. It has one thread.
 pub(super) fn deny(list: List) -> Result<(), seccompiler::Error> {
-    for program in programs(list)? {
-        apply_filter(&program)?;
+    if !IS_INHERITED.load(Ordering::Relaxed) {
+        deny_common()?;
     }
+    apply_filter(&of_worker(list)?.compile(libc::EPERM)?)
+}
+
+/// The same in the controller, as far as it does without these calls itself. A worker is ready sooner for it: the
+/// kernel tries each filter with every number of a call when it is installed.
+pub(super) fn deny_in_advance() -> Result<(), seccompiler::Error> {
+    deny_common()?;
+    IS_INHERITED.store(true, Ordering::Relaxed);
     Ok(())
 }
 
-/// The same for the controller, whose workers inherit it: what no worker needs either. It sends signals, and may change
-/// the root directory of workers.
-pub(super) fn deny_to_controller(changes_root: bool) -> Result<(), seccompiler::Error> {
-    let mut rules = Rules::new(NEVER);
-    if changes_root {
-        rules.of_call.remove(&libc::SYS_chroot);
-    }
-    apply_filter(&rules.compile(libc::EPERM)?)
+fn deny_common() -> Result<(), seccompiler::Error> {
+    apply_filter(&common()?.compile(libc::EPERM)?)?;
+    apply_filter(&Rules::new(AS_IF_UNKNOWN).compile(libc::ENOSYS)?)?;
+    other_numbers().map_or(Ok(()), |program| apply_filter(&program))
 }
 
-fn programs(list: List) -> Result<Vec<BpfProgram>, BackendError> {
-    let mut programs = vec![
-        denied(list)?.compile(libc::EPERM)?,
-        Rules::new(AS_IF_UNKNOWN).compile(libc::ENOSYS)?,
-    ];
-    programs.extend(other_numbers());
-    Ok(programs)
-}
-
-fn denied(list: List) -> Result<Rules, BackendError> {
-    let own = u64::from(getpid().as_raw().unsigned_abs());
+/// What is denied whatever the preset, to the controller, too.
+fn common() -> Result<Rules, BackendError> {
     let mut rules = Rules::new(NEVER);
     for flag in NAMESPACES {
         let flag = u64::from(flag.unsigned_abs());
@@ -238,10 +236,15 @@ fn denied(list: List) -> Result<Rules, BackendError> {
     let (option, on) = ((0, Dword, Eq, dumpable), (1, Qword, Ne, 0));
     rules.add(libc::SYS_prctl, &[option, on])?;
     // Limits of other processes.
-    let (not_own, not_zero) = ((0, Dword, Ne, own), (0, Dword, Ne, 0));
-    rules.add(libc::SYS_prlimit64, &[not_own, not_zero])?;
+    rules.add(libc::SYS_prlimit64, &[(0, Dword, Ne, 0)])?;
+    Ok(rules)
+}
+
+/// What is denied to a worker in addition. The controller changes its root directory.
+fn of_worker(list: List) -> Result<Rules, BackendError> {
+    let mut rules = Rules::new(&[libc::SYS_chroot]);
     if list.covers_signals {
-        deny_signals(&mut rules, own)?;
+        deny_signals(&mut rules)?;
     }
     if list.is_strict {
         rules.add_all(STRICTLY);
@@ -261,11 +264,11 @@ fn denied(list: List) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// Signals to processes other than `own` and its group. What this process starts may not even signal itself.
-fn deny_signals(rules: &mut Rules, own: u64) -> Result<(), BackendError> {
-    let group = u64::from(u32::from_ne_bytes(
-        getpid().as_raw().wrapping_neg().to_ne_bytes(),
-    ));
+/// Signals to processes other than this one and its group. What it starts may not even signal itself.
+fn deny_signals(rules: &mut Rules) -> Result<(), BackendError> {
+    let own = getpid().as_raw();
+    let group = u64::from(u32::from_ne_bytes(own.wrapping_neg().to_ne_bytes()));
+    let own = u64::from(own.unsigned_abs());
     let differs = |value| (0, Dword, Ne, value);
     let is_sent = (1, Dword, Ne, 0);
     rules.add(

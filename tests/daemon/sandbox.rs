@@ -142,11 +142,12 @@ fn may_raise_limits() -> bool {
     effective >> CAP_SYS_RESOURCE & 1 == 1
 }
 
-/// A line of a process's status.
+/// A line of a process's status; empty if it has ended.
 fn status(process: &Process, name: &str) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).expect("status");
+    let path = format!("/proc/{}/status", process.pid);
+    let status = std::fs::read_to_string(path).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.expect(name).trim().to_owned()
+    line.unwrap_or_default().trim().to_owned()
 }
 
 /// Needs root: with `none`, all of it works.
