@@ -87,7 +87,7 @@ const AS_IF_UNKNOWN: &[c_long] = &[
 ];
 
 /// What a module that needs only files can do without. A datagram can be sent with one half of a `socketpair` to any
-/// Unix socket, so that is among them. Landlock does not cover owners and modes of files.
+/// Unix socket, so that is among them. Landlock does not cover owners and attributes of files.
 const STRICTLY: &[c_long] = &[
     libc::SYS_socket,
     libc::SYS_socketpair,
@@ -107,10 +107,6 @@ const STRICTLY: &[c_long] = &[
     libc::SYS_semget,
     libc::SYS_msgget,
     libc::SYS_mq_open,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_chmod,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_chown,
     #[cfg(target_arch = "x86_64")]
@@ -138,6 +134,18 @@ const NAMESPACES: &[i32] = &[
 
 /// CLONE_NEWTIME of unshare.
 const CLONE_NEWTIME: u64 = 0x80;
+
+/// Calls that set the mode of a file, and which argument that is.
+const MODES: &[(c_long, u8)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, 1),
+    (libc::SYS_fchmod, 1),
+    (libc::SYS_fchmodat, 2),
+    (FCHMODAT2, 2),
+];
+
+/// What a file may be made in `strict`: its owner's alone. softokn does so with its databases.
+const PRIVATE: [u64; 4] = [0o400, 0o500, 0o600, 0o700];
 
 /// fchmodat2, which libc has no name for everywhere.
 const FCHMODAT2: c_long = 452;
@@ -248,7 +256,9 @@ fn of_worker(list: List) -> Result<Rules, BackendError> {
     }
     if list.is_strict {
         rules.add_all(STRICTLY);
-        rules.add_all(&[FCHMODAT2]);
+        for (call, mode) in MODES {
+            rules.add(*call, &PRIVATE.map(|private| (*mode, Dword, Ne, private)))?;
+        }
         let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
         rules.add(libc::SYS_clone, &[(0, Qword, MaskedEq(thread), 0)])?;
         // With this flag, sending connects.

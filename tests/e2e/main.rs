@@ -4,8 +4,8 @@
 //! template in a template. `applications` runs threaded and forking programs and pkcs11-tool, `unmodified` some of
 //! `tests/applications`, `parameters` runs
 //! programs whose mechanism parameters hold pointers, `settings` programs with other settings, `recovery` kills daemons
-//! under programs that live on, `modules` puts another module behind a daemon, `workers` looks
-//! at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
+//! under programs that live on, `modules` puts another module behind a daemon, `sandbox` confines SoftHSM and softokn,
+//! `workers` looks at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
 //! `E2E_KEEP=1` keeps the temporary directories, the daemons' logs and configurations among them.
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod nested;
 mod pairs;
 mod parameters;
 mod recovery;
+mod sandbox;
 mod settings;
 mod unmodified;
 mod workers;

@@ -45,7 +45,7 @@ const NOT_WITH_ORIGINAL_DAEMON: &[&str] = &["badclass"];
 /// What ends it unless our client refuses it first.
 const NOT_WITH_BOTH_ORIGINAL: &[&str] = &["pointers"];
 
-fn sections(client: Maker, daemon: Maker) -> Vec<&'static str> {
+pub fn sections(client: Maker, daemon: Maker) -> Vec<&'static str> {
     let mut sections = Vec::new();
     if client == Ours {
         sections.extend(NOT_WITH_ORIGINAL_CLIENT);

@@ -9,7 +9,7 @@
  *   read PATH      read a byte of a file
  *   write PATH     create a file
  *   cut PATH       cut a file to length 0
- *   mode PATH      change the mode of a file
+ *   mode PATH      make a file readable for everybody
  *   namespace      become root in a user namespace
  *   namespace-3    the same with clone3
  *   ptrace PID     attach to a process
@@ -282,7 +282,7 @@ static int try_cut(const char *path)
 
 static int try_mode(const char *path)
 {
-    return outcome(chmod(path, 0600));
+    return outcome(chmod(path, 0644));
 }
 
 static int try_dumpable(const char *unused)

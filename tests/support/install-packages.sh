@@ -21,6 +21,7 @@ case "${1-}" in
 demo) ;;
 check)
     packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev python3-pykcs11"
+    packages="$packages libnss3 libnss3-tools"
     elsewhere="caml-crush-server caml-crush-clients"
     source=bookworm
     ;;

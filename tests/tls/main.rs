@@ -15,6 +15,7 @@ mod hostile;
 mod pairs;
 mod refused;
 mod reload;
+mod sandbox;
 mod start;
 mod suites;
 mod tls;
