@@ -456,3 +456,62 @@ fn the_original_starts_with_a_sandbox_and_a_hook_in_its_configuration() {
     let daemon = setup.start();
     assert!(daemon.accepts());
 }
+
+/// A daemon that was not started by root, and detached. Landlock and seccomp need no privilege.
+#[test]
+fn an_ordinary_user_can_confine_workers() {
+    let public = Directory::new();
+    let program = public.join("pkcs11proxyd");
+    std::fs::copy(env!("CARGO_BIN_EXE_pkcs11proxyd"), &program).expect("a copy");
+    std::fs::copy(module("hostile"), public.join("module.so")).expect("a copy");
+    let rules = format!(
+        "modules = [(\"null\", \"{}\")]",
+        public.join("module.so").display()
+    );
+    std::fs::write(public.join("filter.conf"), rules).expect("a file");
+    let (port, pid) = (public.join("port"), public.join("pid"));
+    let address = format!("type = \"socket_file\"; path = \"{}\"", port.display());
+    let conf = configuration(&address, "sandbox { preset = \"strict\" }");
+    std::fs::write(public.join("d.conf"), conf).expect("a file");
+    for name in ["", "pkcs11proxyd", "module.so", "filter.conf", "d.conf"] {
+        let mode = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(public.join(name), mode).expect("a mode");
+    }
+    let mut command = if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]);
+        command.arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    command
+        .arg("-conf")
+        .arg(public.join("d.conf"))
+        .arg("-pid")
+        .arg(&pid);
+    let outcome = run(command, PATIENCE);
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+    let number = |path: &Path| {
+        let text = std::fs::read_to_string(path).expect("the daemon's file");
+        text.lines()
+            .next_back()
+            .and_then(|line| line.parse::<u32>().ok())
+            .expect("a number")
+    };
+    let daemon = Process::of(number(&pid)).expect("it runs");
+    let port = u16::try_from(number(&port)).expect("a port");
+    let mut client = Client(TcpStream::connect(("127.0.0.1", port)).expect("it listens"));
+    client.call(Call::C_SetupArch(Architecture::host()));
+    client.call(Call::C_LoadModule(b"null"));
+    client.call(Call::C_Initialize());
+    client.call(Call::C_OpenSession(SlotId(0), Flags(6)));
+    let surroundings = Surroundings::new();
+    for (order, _, _, expected) in ATTEMPTS {
+        let found = surroundings.attempt(&mut client, &daemon, order);
+        assert_eq!(found, *expected, "{order}");
+    }
+    assert_eq!(status(&daemon, "NoNewPrivs:"), "1");
+    daemon.signal(Signal::SIGTERM);
+    assert!(wait_until(PATIENCE, || !daemon.is_alive() && !pid.exists()));
+}
