@@ -93,6 +93,11 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
         );
         return NOT_CONFINED;
     }
+    let preset = setup.service.processor.sandbox.preset.name();
+    log(
+        Severity::Debug,
+        format_args!("worker is confined, preset {preset}"),
+    );
     match channel.client() {
         Ok(Some((socket, peer))) => serve(setup, &channel, socket.into(), &peer),
         Ok(None) => {}

@@ -515,3 +515,52 @@ fn an_ordinary_user_can_confine_workers() {
     daemon.signal(Signal::SIGTERM);
     assert!(wait_until(PATIENCE, || !daemon.is_alive() && !pid.exists()));
 }
+
+/// As on an older kernel. What needs landlock does not start; what can do without it does.
+#[test]
+fn a_kernel_without_a_step_ends_the_start_if_the_step_is_asked_for() {
+    let directory = with_rules();
+    let path = directory.join("s");
+    let address = format!("type = \"local\"; path = \"{}\"", path.display());
+    for (missing, section, expected) in [
+        (
+            "landlock",
+            "preset = \"strict\"",
+            Some("sandbox: landlock: expected Linux 6.2"),
+        ),
+        ("landlock", "preset = \"strict\"; landlock = false", None),
+        ("landlock", "preset = \"default\"", None),
+        (
+            "seccomp",
+            "preset = \"default\"",
+            Some("sandbox: seccomp: "),
+        ),
+        ("seccomp", "preset = \"default\"; seccomp = false", None),
+        ("seccomp", "preset = \"none\"", None),
+    ] {
+        let conf = configuration(&address, &format!("sandbox {{ {section} }}"));
+        std::fs::write(directory.join("d.conf"), conf).expect("a file");
+        let mut command = Command::new(support::compile::program("without"));
+        command
+            .args([
+                missing,
+                env!("CARGO_BIN_EXE_pkcs11proxyd"),
+                "-check",
+                "-conf",
+            ])
+            .arg(directory.join("d.conf"));
+        let outcome = run(command, PATIENCE);
+        let text = format!(
+            "{missing}, {section}: {} {}",
+            outcome.stdout, outcome.stderr
+        );
+        if let Some(reason) = expected {
+            assert_eq!(outcome.status.code(), Some(2), "{text}");
+            assert!(outcome.stderr.contains(reason), "{text}");
+            continue;
+        }
+        assert_eq!(outcome.status.code(), Some(0), "{text}");
+        let by_seccomp = text.contains("seccomp: signals only to itself");
+        assert_eq!(by_seccomp, missing == "landlock", "{text}");
+    }
+}
