@@ -31,6 +31,7 @@ pub mod module;
 pub mod openssl_context;
 mod outputs;
 pub mod process;
+pub mod recorder;
 pub mod shared;
 pub mod sys;
 mod templates;

@@ -27,14 +27,15 @@ pub struct Report {
 
 /// Reports on a configuration that is understood.
 pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
-    let configuration = config::load(conf)?;
+    let mut configuration = config::load(conf)?;
     vendor_mechanisms::install(configuration.mechanisms_file.as_deref())?;
     let mut report = String::new();
     let mut faults = Vec::new();
     for warning in &configuration.warnings {
         writeln!(report, "warning: {warning}")?;
     }
-    for service in &configuration.services {
+    for service in &mut configuration.services {
+        faults.extend(probe::load_profile(service, &configuration.file).err());
         let processor = &service.processor;
         let policy = Policy::load(service, &configuration.file)?;
         faults.extend(probe::run(service, &policy, &configuration.file).err());

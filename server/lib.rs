@@ -113,8 +113,14 @@ fn print(text: &str) -> i32 {
 }
 
 fn start(options: &Options) -> Result<(), Box<dyn Error>> {
-    let configuration = config::load(&options.conf)?;
+    let mut configuration = config::load(&options.conf)?;
     vendor_mechanisms::install(configuration.mechanisms_file.as_deref())?;
+    let recording = options.profile.as_deref().map(std::path::absolute);
+    let recording = recording.transpose()?;
+    for service in &mut configuration.services {
+        service.processor.sandbox.recording = recording.clone();
+        sandbox::probe::load_profile(service, &configuration.file)?;
+    }
     let mut policies = Vec::new();
     for service in &configuration.services {
         policies.push(Policy::load(service, &configuration.file)?);

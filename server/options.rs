@@ -42,6 +42,8 @@ pub struct Options {
     pub debug_all: bool,
     /// `-takeover`: take the listening sockets of the daemon that runs with this configuration, and have it drain.
     pub takeover: bool,
+    /// `-profile`: the file to which the system calls of workers are written.
+    pub profile: Option<PathBuf>,
     /// `-daemonize-param`: what the hook of the configuration is called with. Without a hook it has to be empty.
     pub daemonize_param: Option<String>,
 }
@@ -106,6 +108,7 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Co
         debug: matches.opt_strs("debug"),
         debug_all: matches.opt_present("debug-all"),
         takeover: matches.opt_present("takeover"),
+        profile: last(&matches, "profile").map(PathBuf::from),
         daemonize_param: last(&matches, "daemonize-param"),
     }))
 }
@@ -152,6 +155,12 @@ fn known_options() -> getopts::Options {
         )
         .optmulti(
             "",
+            "profile",
+            "Write the system calls of workers into this file, for the preset learned",
+            "FILE",
+        )
+        .optmulti(
+            "",
             "daemonize-param",
             "Parameter of the hook that daemonize_hook names",
             "STRING",
@@ -192,6 +201,7 @@ mod tests {
             debug: vec!["A".into(), "B".into()],
             debug_all: true,
             takeover: true,
+            profile: None,
             daemonize_param: None,
         };
         assert_eq!(options(line), expected);

@@ -9,9 +9,12 @@ mod capabilities;
 pub mod controller;
 mod files;
 pub mod probe;
+pub mod profile;
 mod system_calls;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use config_file::Place;
@@ -28,6 +31,12 @@ pub struct Sandbox {
     pub without: LeftOut,
     /// `root`: the root directory of workers. Default that of the daemon.
     pub root: Option<PathBuf>,
+    /// `profile`: the list of system calls; only with [`Preset::Learned`].
+    pub profile: Option<PathBuf>,
+    /// What that file contains, by number; see [`Sandbox::load_profile`].
+    pub allowed: BTreeSet<i64>,
+    /// `-profile`: the file to which system calls are written instead of being denied.
+    pub recording: Option<PathBuf>,
     /// `read`: further files and directories that workers may read; only with [`Preset::Strict`].
     pub read: Vec<PathBuf>,
     /// `write`: those in which they may also write, create and remove files; only with [`Preset::Strict`].
@@ -46,6 +55,8 @@ pub enum Preset {
     Default,
     /// Everything but files that are named: for modules that need neither network nor programs.
     Strict,
+    /// System calls that no profile lists, beyond what [`Preset::Default`] takes away.
+    Learned,
 }
 
 /// Steps that are switched off: `capabilities = false` and so on.
@@ -95,6 +106,7 @@ impl Preset {
             Preset::None => "none",
             Preset::Default => "default",
             Preset::Strict => "strict",
+            Preset::Learned => "learned",
         }
     }
 }
@@ -115,6 +127,20 @@ impl Sandbox {
     /// Whether landlock keeps signals from other processes; otherwise seccomp does.
     fn scopes_signals(&self) -> bool {
         self.uses_landlock() && files::can_scope_signals()
+    }
+
+    /// Reads the profile, if calls are to be denied by one.
+    pub fn load_profile(&mut self) -> Result<(), StepError> {
+        if let (Some(path), None) = (&self.profile, &self.recording) {
+            self.allowed = profile::load(path).map_err(StepError::of("profile"))?;
+        }
+        Ok(())
+    }
+
+    /// The file that calls are written to. To be opened as the user who started the daemon.
+    pub fn open_recording(&self) -> Result<Option<File>, StepError> {
+        let opened = self.recording.as_deref().map(profile::open).transpose();
+        opened.map_err(StepError::of("profile"))
     }
 
     /// Changes the root directory. Needs root, and the file with the groups of users is no longer reachable afterwards.
@@ -138,11 +164,12 @@ impl Sandbox {
     }
 
     /// Takes the steps that come after the change of user. `modules` may be loaded, `certificates` is a directory
-    /// that the worker reads for each client.
+    /// that the worker reads for each client, and `recording` is what calls are written to.
     pub fn enter<'a>(
         &self,
         modules: impl Iterator<Item = &'a Path>,
         certificates: Option<&Path>,
+        recording: Option<File>,
     ) -> Result<(), StepError> {
         if self.drops_capabilities() {
             capabilities::keep(&capabilities::of_worker(self.preset))
@@ -165,6 +192,11 @@ impl Sandbox {
                 covers_signals: !scopes_signals,
             };
             system_calls::deny(list).map_err(StepError::of("seccomp"))?;
+        }
+        if let Some(file) = recording {
+            profile::record(file).map_err(StepError::of("profile"))?;
+        } else if self.preset == Preset::Learned && self.uses_seccomp() {
+            system_calls::allow(&self.allowed).map_err(StepError::of("profile"))?;
         }
         self.limits.apply().map_err(StepError::of("limits"))
     }
@@ -203,6 +235,15 @@ impl Sandbox {
                 _ => "",
             };
             steps.push(format!("seccomp: system calls are denied{more}"));
+        }
+        if let Some(file) = &self.recording {
+            steps.push(format!(
+                "profile: system calls are written to {}",
+                file.display()
+            ));
+        } else if let Some(file) = &self.profile {
+            let (file, count) = (file.display(), self.allowed.len());
+            steps.push(format!("seccomp: only the {count} system calls of {file}"));
         }
         let Limits {
             memory,

@@ -218,6 +218,7 @@ fn serve_calls(
 pub fn confine(service: &Service, rules: &Rules, controller: Pid) -> Result<(), StepError> {
     let processor = &service.processor;
     let sandbox = &processor.sandbox;
+    let recording = sandbox.open_recording()?;
     leave_controller(controller).map_err(StepError::of("process"))?;
     if let Some(identity) = &service.identity {
         take_groups(identity).map_err(StepError::of("groups"))?;
@@ -234,7 +235,7 @@ pub fn confine(service: &Service, rules: &Rules, controller: Pid) -> Result<(), 
     let modules = rules.modules.iter().map(|entry| entry.path.as_path());
     let certificates = processor.tls.as_ref().filter(|_| processor.use_tls);
     let certificates = certificates.and_then(|tls| tls.allowed.as_deref());
-    sandbox.enter(modules, certificates)
+    sandbox.enter(modules, certificates, recording)
 }
 
 /// What ties this process to the controller, or could show what is in its memory.

@@ -2,6 +2,7 @@
 //!
 //! Sections come from `sections`, with their places; a [`Sandbox`] goes to the checker. Opens nothing.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use config_file::{At, Fault, Place};
@@ -30,6 +31,7 @@ pub(super) struct SandboxSection {
     landlock: Option<At<bool>>,
     seccomp: Option<At<bool>>,
     root: Option<At<String>>,
+    profile: Option<At<String>>,
     read: Option<At<String>>,
     write: Option<At<String>>,
     memory: Option<At<i64>>,
@@ -60,8 +62,20 @@ pub(super) fn of_section(
             return Err(paths.fault("expected preset = \"strict\", with landlock"));
         }
     }
+    let profile = match section.profile {
+        Some(at) if preset != Preset::Learned || without.seccomp => {
+            return Err(at.fault("expected preset = \"learned\", with seccomp"));
+        }
+        None if preset == Preset::Learned => {
+            return Err(place.fault("preset = \"learned\": `profile` is missing"));
+        }
+        profile => profile.map(|at| one_path(&at, &at.value)).transpose()?,
+    };
     Ok(Sandbox {
         preset,
+        profile,
+        allowed: BTreeSet::new(),
+        recording: None,
         without,
         root: section.root.map(root).transpose()?,
         read: section.read.map_or(Ok(Vec::new()), paths)?,
@@ -89,10 +103,15 @@ fn preset(option: Option<At<String>>) -> Result<Preset, Fault> {
     let Some(at) = option else {
         return Ok(Preset::default());
     };
-    [Preset::None, Preset::Default, Preset::Strict]
-        .into_iter()
-        .find(|preset| preset.name() == at.value)
-        .ok_or_else(|| at.fault("expected none, default or strict"))
+    [
+        Preset::None,
+        Preset::Default,
+        Preset::Strict,
+        Preset::Learned,
+    ]
+    .into_iter()
+    .find(|preset| preset.name() == at.value)
+    .ok_or_else(|| at.fault("expected none, default, strict or learned"))
 }
 
 /// A step can be left out of a preset, not added to `none`.
@@ -215,11 +234,16 @@ mod tests {
     fn refuses_what_would_not_be_enforced() {
         for (text, expected) in [
             (
-                "preset = \"learned\"",
-                "preset: expected none, default or strict",
+                "preset = \"all\"",
+                "preset: expected none, default, strict or",
+            ),
+            ("preset = \"learned\"", "`profile` is missing"),
+            (
+                "preset = \"learned\"; seccomp = false; profile = \"/p\"",
+                "profile: expected preset",
             ),
             ("preset = strict", "expected"),
-            ("profile = \"/p\"", "profile: unknown option"),
+            ("profile = \"/p\"", "profile: expected preset"),
             (
                 "read = \"/a\"",
                 "read: expected preset = \"strict\", with landlock",

@@ -12,7 +12,7 @@ pub(super) fn of_worker(preset: Preset) -> CapsHashSet {
     match preset {
         Preset::None => caps::all(),
         Preset::Strict => CapsHashSet::new(),
-        Preset::Default => CapsHashSet::from([
+        Preset::Default | Preset::Learned => CapsHashSet::from([
             Capability::CAP_CHOWN,
             Capability::CAP_DAC_OVERRIDE,
             Capability::CAP_DAC_READ_SEARCH,

@@ -2,6 +2,7 @@
 //!
 //! What this kernel or this user cannot do ends the start, before clients are accepted, and not the first worker.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -17,13 +18,23 @@ use crate::worker;
 /// What the process says when all steps were taken.
 const DONE: &str = "done";
 
-/// Whether workers of this service can be confined as configured in the file `conf`; if not, why.
-pub fn run(service: &Service, policy: &Policy, conf: &Path) -> Result<(), String> {
-    let sandbox = &service.processor.sandbox;
-    let failed = |cause: &dyn std::fmt::Display| match &sandbox.place {
+/// A fault of the section `sandbox`.
+fn fault(service: &Service, conf: &Path, cause: &dyn fmt::Display) -> String {
+    match &service.processor.sandbox.place {
         Some(place) => place.fault(cause.to_string()).in_file(conf).to_string(),
         None => format!("service {}: sandbox: {cause}", service.name),
-    };
+    }
+}
+
+/// Reads the service's profile, if there is one.
+pub fn load_profile(service: &mut Service, conf: &Path) -> Result<(), String> {
+    let loaded = service.processor.sandbox.load_profile();
+    loaded.map_err(|error| fault(service, conf, &error))
+}
+
+/// Whether workers of this service can be confined as configured in the file `conf`; if not, why.
+pub fn run(service: &Service, policy: &Policy, conf: &Path) -> Result<(), String> {
+    let failed = |cause: &dyn fmt::Display| fault(service, conf, cause);
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let parent = getpid();
     let child = bindings::sys::fork_child(write, |write| {

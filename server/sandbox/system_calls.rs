@@ -5,7 +5,7 @@
 //! they take on a kernel without the call: clone3, whose flags a filter cannot see, and io_uring, which makes system
 //! calls that no filter sees. Calls of another architecture end the process, except x32's, which answer ENOSYS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::c_long;
@@ -210,7 +210,68 @@ pub(super) fn deny(list: List) -> Result<(), seccompiler::Error> {
     apply_filter(&of_worker(list)?.compile(libc::EPERM)?)
 }
 
-/// The same in the controller, as far as it does without these calls itself. A worker is ready sooner for it: the
+/// What a worker calls itself, and may call only where a recording does not get: when it drains, runs several calls at a
+/// time, allocates, is interrupted, or ends.
+const OWN: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_ppoll,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_futex,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_getrandom,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    libc::SYS_prctl,
+    libc::SYS_prlimit64,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// From now on only these calls, and those of the worker itself, are not denied.
+pub(super) fn allow(calls: &BTreeSet<i64>) -> Result<(), seccompiler::Error> {
+    let mut rules = Rules::new(OWN);
+    rules
+        .of_call
+        .extend(calls.iter().map(|call| (*call, Vec::new())));
+    let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+    let filter = SeccompFilter::new(rules.of_call, denied, SeccompAction::Allow, architecture)?;
+    let program: BpfProgram = filter.try_into()?;
+    apply_filter(&program)
+}
+
+/// The calls of [`deny`] in the controller, as far as it does without these calls itself. A worker is ready sooner for it: the
 /// kernel tries each filter with every number of a call when it is installed.
 pub(super) fn deny_in_advance() -> Result<(), seccompiler::Error> {
     deny_common()?;

@@ -564,3 +564,123 @@ fn a_kernel_without_a_step_ends_the_start_if_the_step_is_asked_for() {
         assert_eq!(by_seccomp, missing == "landlock", "{text}");
     }
 }
+
+/// What an application does at a site: keys are made, found and used, by several clients one after the other.
+fn works(daemon: &Daemon, token: &Token) -> bool {
+    let (data, signature) = (token.path().join("data"), token.path().join("signature"));
+    std::fs::write(&data, "data").expect("a directory of ours");
+    let _none = std::fs::remove_file(&signature);
+    let (data, signed) = (data.display().to_string(), signature.display().to_string());
+    let tool = |arguments: &[&str]| {
+        let mut command = Command::new("pkcs11-tool");
+        command.arg("--module").arg(support::Library::Ours.path());
+        command
+            .args(["--login", "--pin", Token::PIN])
+            .args(arguments);
+        command.env("PKCS11PROXY_SOCKET_PATH", daemon.address());
+        command.env("PKCS11PROXY_LIBNAME", "softhsm");
+        run(command, PATIENCE).stdout
+    };
+    let made = tool(&["--keypairgen", "--key-type", "rsa:2048", "--id", "07"]);
+    let found = tool(&["--list-objects", "--type", "privkey"]);
+    tool(&[
+        "--sign",
+        "--mechanism",
+        "SHA256-RSA-PKCS",
+        "--id",
+        "07",
+        "--input-file",
+        &data,
+        "--output-file",
+        &signed,
+    ]);
+    let length = std::fs::metadata(&signature).map(|file| file.len());
+    made.contains("Key pair generated")
+        && found.contains("ID:         07")
+        && length.ok() == Some(256)
+}
+
+/// A run with `-profile` is what `learned` allows afterwards, and no more.
+#[test]
+fn what_was_recorded_is_what_learned_allows() {
+    let token = Token::new();
+    let profile = token.path().join("profile");
+    let section = format!(
+        "sandbox {{ preset = \"learned\"; profile = \"{}\" }};",
+        profile.display()
+    );
+    let softhsm = || {
+        let mut setup = Setup::new(Maker::Ours, Endpoint::Tcp, &token);
+        setup.processor.clone_from(&section);
+        setup
+    };
+    let mut setup = softhsm();
+    setup.options = vec!["-profile".into(), profile.display().to_string()];
+    let mut recording = setup.start();
+    assert!(works(&recording, &token), "{}", recording.log());
+    assert!(recording.terminate().is_some_and(|status| status.success()));
+    let recorded = std::fs::read_to_string(&profile).expect("a profile");
+    assert!(recorded.lines().count() > 20, "{recorded}");
+
+    let enforcing = softhsm().start();
+    assert!(works(&enforcing, &token), "{}", enforcing.log());
+    drop(enforcing);
+
+    // Another module under this profile. SoftHSM reads files and needs neither programs nor another root.
+    let daemon = hostile(&token, &section).start();
+    let surroundings = Surroundings::new();
+    let mut client = Client::ready(&daemon);
+    for (order, expected) in [
+        ("run", "EPERM"),
+        ("tcp", "EPERM"),
+        ("unix", "EPERM"),
+        ("namespace", "EPERM"),
+        ("mode", "EPERM"),
+        ("thread", DONE),
+        ("read", DONE),
+    ] {
+        let found = surroundings.attempt(&mut client, &daemon.process(), order);
+        assert_eq!(found, expected, "{order}");
+    }
+}
+
+#[test]
+fn a_profile_that_cannot_be_used_ends_the_start() {
+    let directory = with_rules();
+    let profile = directory.join("profile");
+    let address = format!(
+        "type = \"local\"; path = \"{}\"",
+        directory.join("s").display()
+    );
+    let section = format!(
+        "sandbox {{ preset = \"learned\"; profile = \"{}\" }}",
+        profile.display()
+    );
+    let conf = configuration(&address, &section);
+    for (content, expected) in [
+        (None, "No such file"),
+        (Some("x86_64 x\n"), "profile: 1: expected"),
+        (Some("# nothing\n"), "-profile records them"),
+    ] {
+        if let Some(content) = content {
+            std::fs::write(&profile, content).expect("a file");
+        }
+        for more in ["-fg", "-check"] {
+            let output = refused(&directory, &conf, &[more]);
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{text}");
+            assert!(
+                text.contains("d.conf:2: ") && text.contains(expected),
+                "{text}"
+            );
+        }
+    }
+    let output = refused(
+        &directory,
+        &conf,
+        &["-fg", "-profile", "/nonexistent/profile"],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("sandbox: profile: No such file"), "{text}");
+}

@@ -1,0 +1,72 @@
+//! Tells which system calls a thread, and what it starts, makes.
+//!
+//! A seccomp filter has the kernel stop at each call and ask; the answer is always to go on. Another thread answers,
+//! which the filter does not cover because it was there before.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use libc::{c_int, seccomp_notif, seccomp_notif_resp, sock_filter, sock_fprog};
+
+mod ioctls {
+    use libc::{seccomp_notif, seccomp_notif_resp};
+    nix::ioctl_readwrite!(receive, b'!', 0, seccomp_notif);
+    nix::ioctl_readwrite!(answer, b'!', 1, seccomp_notif_resp);
+}
+
+/// Where the kernel asks. Calls of a thread wait for [`Listener::next`] from here on.
+pub struct Listener(OwnedFd);
+
+/// From now on every call of this thread, and of what it starts, is told to the listener. Needs no_new_privs. If nobody
+/// takes what is told, the next call never returns.
+pub fn tell_all() -> io::Result<Listener> {
+    let mut step = sock_filter {
+        code: u16::try_from(libc::BPF_RET | libc::BPF_K).map_err(io::Error::other)?,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_USER_NOTIF,
+    };
+    let program = sock_fprog {
+        len: 1,
+        filter: &raw mut step,
+    };
+    let (mode, flags) = (
+        libc::SECCOMP_SET_MODE_FILTER,
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    );
+    // SAFETY: the kernel copies the program, which is one step long, before the call returns.
+    let descriptor = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let descriptor = c_int::try_from(descriptor).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(Listener(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+}
+
+impl Listener {
+    /// Waits for a call, has `told` take its number, and lets it go on.
+    pub fn next(&self, told: impl FnOnce(i32)) -> io::Result<()> {
+        // SAFETY: all zeros are a valid value, and the one that the kernel wants.
+        let mut question: seccomp_notif = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes a structure of this type.
+        match unsafe { ioctls::receive(self.0.as_raw_fd(), &raw mut question) } {
+            // The call was interrupted, or its thread has ended.
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EINTR) => return Ok(()),
+            other => other?,
+        };
+        told(question.data.nr);
+        let mut answer = seccomp_notif_resp {
+            id: question.id,
+            val: 0,
+            error: 0,
+            flags: u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+                .map_err(io::Error::other)?,
+        };
+        // SAFETY: the kernel reads a structure of this type.
+        match unsafe { ioctls::answer(self.0.as_raw_fd(), &raw mut answer) } {
+            Err(nix::errno::Errno::ENOENT) => Ok(()),
+            other => Ok(other.map(drop)?),
+        }
+    }
+}
