@@ -79,14 +79,20 @@ fn to_write() -> BitFlags<AccessFs> {
 
 /// From now on this process and what it starts reach these files only, no TCP port, and no process but themselves.
 ///
-/// Needs the ABI 3 of landlock (Linux 6.2): before that, any file can be cut to length 0. What newer kernels can
-/// restrict in addition, they do: ioctl on devices, TCP, abstract Unix sockets, signals.
+/// Landlock denies cutting a file to length 0 since its ABI 3 (Linux 6.2). Before that seccomp has to, so that without
+/// seccomp this ABI is needed, and else the first one (5.13). What newer kernels can restrict in addition, they do:
+/// ioctl on devices, TCP, abstract Unix sockets, signals.
 pub(super) fn restrict(reachable: &Reachable, sandbox: &Sandbox) -> Result<(), String> {
     let text = |error: &dyn std::error::Error| error.to_string();
+    let (least, linux) = if sandbox.uses_seccomp() {
+        (ABI::V1, "5.13")
+    } else {
+        (ABI::V3, "6.2")
+    };
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::from_all(ABI::V3))
-        .map_err(|error| format!("expected Linux 6.2 or newer with landlock: {error}"))?;
+        .handle_access(AccessFs::from_all(least))
+        .map_err(|error| format!("expected Linux {linux} or newer with landlock: {error}"))?;
     let mut ruleset = ruleset
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))

@@ -86,8 +86,19 @@ const AS_IF_UNKNOWN: &[c_long] = &[
     libc::SYS_io_uring_register,
 ];
 
+/// Opens files as openat does, with flags that a filter cannot see.
+const OPENAT2: &[c_long] = &[libc::SYS_openat2];
+
+/// Calls that open a file, and which argument has the flags.
+const OPENING: &[(c_long, u8)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 1),
+    (libc::SYS_openat, 2),
+];
+
 /// What a module that needs only files can do without. A datagram can be sent with one half of a `socketpair` to any
-/// Unix socket, so that is among them. Landlock does not cover owners and attributes of files.
+/// Unix socket, so that is among them. Landlock does not cover owners and attributes of files, nor, before Linux 6.2,
+/// their length.
 const STRICTLY: &[c_long] = &[
     libc::SYS_socket,
     libc::SYS_socketpair,
@@ -119,6 +130,7 @@ const STRICTLY: &[c_long] = &[
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
     libc::SYS_fremovexattr,
+    libc::SYS_truncate,
 ];
 
 /// Namespaces that clone and unshare make. The one of time is no flag of clone.
@@ -206,6 +218,9 @@ static IS_INHERITED: AtomicBool = AtomicBool::new(false);
 pub(super) fn deny(list: List) -> Result<(), seccompiler::Error> {
     if !IS_INHERITED.load(Ordering::Relaxed) {
         deny_common()?;
+    }
+    if list.is_strict {
+        apply_filter(&Rules::new(OPENAT2).compile(libc::ENOSYS)?)?;
     }
     apply_filter(&of_worker(list)?.compile(libc::EPERM)?)
 }
@@ -319,6 +334,12 @@ fn of_worker(list: List) -> Result<Rules, BackendError> {
         rules.add_all(STRICTLY);
         for (call, mode) in MODES {
             rules.add(*call, &PRIVATE.map(|private| (*mode, Dword, Ne, private)))?;
+        }
+        // Cuts a file that is opened for reading.
+        let only_cut = u64::from(libc::O_TRUNC.unsigned_abs());
+        let access = only_cut | u64::from(libc::O_ACCMODE.unsigned_abs());
+        for (call, flags) in OPENING {
+            rules.add(*call, &[(*flags, Dword, MaskedEq(access), only_cut)])?;
         }
         let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
         rules.add(libc::SYS_clone, &[(0, Qword, MaskedEq(thread), 0)])?;

@@ -9,6 +9,8 @@
  *   read PATH      read a byte of a file
  *   write PATH     create a file
  *   cut PATH       cut a file to length 0
+ *   cut-open PATH  the same, by opening it for reading
+ *   open-2 PATH    open a file with openat2
  *   mode PATH      make a file readable for everybody
  *   namespace      become root in a user namespace
  *   namespace-3    the same with clone3
@@ -280,6 +282,17 @@ static int try_cut(const char *path)
     return outcome(truncate(path, 0));
 }
 
+static int try_cut_open(const char *path)
+{
+    return outcome(open(path, O_RDONLY | O_TRUNC | O_CLOEXEC));
+}
+
+static int try_open_2(const char *path)
+{
+    uint64_t how[3] = { O_RDONLY | O_CLOEXEC };
+    return outcome(syscall(SYS_openat2, AT_FDCWD, path, how, sizeof how));
+}
+
 static int try_mode(const char *path)
 {
     return outcome(chmod(path, 0644));
@@ -325,7 +338,7 @@ static const struct {
     int (*attempt)(const char *argument);
 } ATTEMPTS[] = {
     { "tcp", try_tcp }, { "unix", try_unix }, { "datagram", try_datagram }, { "run", try_run },
-    { "read", try_read }, { "write", try_write }, { "cut", try_cut }, { "mode", try_mode },
+    { "read", try_read }, { "write", try_write }, { "cut", try_cut }, { "cut-open", try_cut_open }, { "open-2", try_open_2 }, { "mode", try_mode },
     { "namespace", try_namespace }, { "namespace-3", try_namespace_3 }, { "ptrace", try_ptrace },
     { "signal", try_signal }, { "sigio", try_sigio }, { "fork", try_fork }, { "thread", try_thread },
     { "limit", try_limit }, { "dumpable", try_dumpable }, { "ring", try_ring }, { "keyring", try_keyring },
