@@ -61,7 +61,8 @@ netplex {
   service {
     name = "suites";
     protocol { name = "rpc_pkcs11"; address { type = "local"; path = "$work/daemon/socket" } };
-    processor { type = "rpc_pkcs11"; filter_config = "filter.conf"; $daemon_options };
+    processor { type = "rpc_pkcs11"; filter_config = "filter.conf"; $daemon_options
+      sandbox { preset = "strict"; write = "$work/token" } };
     workload_manager {
       type = "dynamic"; min_free_jobs_capacity = 1; max_free_jobs_capacity = 1; max_threads = 50
     }
