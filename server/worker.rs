@@ -35,8 +35,8 @@ use crate::metrics::Meter;
 use crate::opening::{self, FirstCall};
 use crate::parallel;
 use crate::record_memory::Share;
-use crate::sockets::Peer;
 use crate::sandbox::StepError;
+use crate::sockets::Peer;
 use crate::tls::acceptor::{Acceptor, Refusal};
 
 /// The exit status of a worker that ends as intended. It is not 0, since a module may call `exit(0)`
