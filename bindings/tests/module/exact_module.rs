@@ -31,8 +31,11 @@ pub(super) fn load_with(name: &str, flags: &[&str], options: ModuleOptions) -> M
 
 /// The directory of the `pkcs11.h` of version 3.2, in the sources of the crate `cryptoki-sys`.
 fn header() -> PathBuf {
+    // Dependencies of other systems were not downloaded.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let metadata = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(["--filter-platform", &platform])
         .args([
             "--manifest-path",
             concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
