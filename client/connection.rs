@@ -270,7 +270,11 @@ impl Connection {
             (function, failure) => {
                 let (name, peer) = (function.name(), &self.peer);
                 let advice = Advice(failure.advice(self.recovers));
-                log::warn!("{name}: {peer}: {failure}; returning {rv}{advice}");
+                // What a lost connection means for the call is decided, and said, by recovery.
+                match self.recovers && failure.is_fatal() {
+                    true => log::warn!("{name}: {peer}: {failure}{advice}"),
+                    false => log::warn!("{name}: {peer}: {failure}; returning {rv}{advice}"),
+                }
             }
         }
         R::only_rv(function, rv)

@@ -379,7 +379,9 @@ impl<R: Remote + 'static> Recovery<R> {
         }
         // The application is told now, so its next call begins anew.
         self.shared.state().tables.interrupted(call);
-        Err(CkRv::DEVICE_ERROR)
+        let (name, rv) = (function.name(), CkRv::DEVICE_ERROR);
+        log::error!("{name}: the connection was lost before its reply came; returning {rv}");
+        Err(rv)
     }
 }
 
