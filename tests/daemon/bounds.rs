@@ -181,3 +181,25 @@ fn a_hundred_clients_that_connect_at_once_do_not_wait_for_the_kernel() {
         begun.elapsed()
     );
 }
+
+#[test]
+#[ignore = "soak: make soak"]
+fn a_thousand_idle_clients_and_ten_thousand_that_come_and_go_keep_nobody_waiting() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.max_threads = 1100;
+    let daemon = setup.start();
+    let idle: Vec<Client> = (0..1000).map(|_| Client::ready(&daemon)).collect();
+    let begun = Instant::now();
+    let mut times: Vec<Duration> = (0..10_000).map(|_| good(&daemon)).collect();
+    let took = begun.elapsed();
+    times.sort_unstable();
+    let [median, late, last] = [5_000, 9_900, 9_999].map(|position| times[position]);
+    println!("10000 clients in {took:?}: median {median:?}, 99 % {late:?}, slowest {last:?}");
+    assert!(last < SERVED, "{last:?}");
+    assert_eq!(idle.len(), 1000);
+    drop(idle);
+    // Listeners, signals, epoll and the like, and the channel of the idle worker.
+    let is_tidy = || daemon.workers().len() == 1 && daemon.process().descriptors() < 30;
+    assert!(wait_until(PATIENCE, is_tidy));
+}
