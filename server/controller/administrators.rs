@@ -13,7 +13,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::{Pid, Uid, geteuid};
 use socket2::Socket;
 
-use super::conversation::Conversation;
+use super::conversation::{self, Conversation};
 use super::event::{Source, Watch};
 use crate::administration::{self, LONGEST_REQUEST, Reply, Request};
 use crate::logging::{Severity, log};
@@ -21,6 +21,9 @@ use crate::sockets::{Listener, Peer};
 
 /// Upper bound on the administrators that are connected at a time; the oldest have to leave for more.
 const MOST: usize = 16;
+
+/// The socket's name in the log.
+const NAME: &str = "control socket";
 
 /// The control socket and those who are connected to it.
 pub struct Administrators {
@@ -62,26 +65,17 @@ impl Administrators {
 
     /// Accepts those who wait at the control socket.
     pub fn accept(&mut self, watch: &mut Watch) {
-        while let Some(listener) = &self.listener {
-            let accepted = match listener.accept() {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    let message = format_args!("control socket: cannot accept: {error}");
-                    return log(Severity::Err, message);
-                }
-            };
+        while let Some(accepted) = conversation::accept(self.listener.as_ref(), NAME) {
             let name = accepted.name;
             if !matches!(accepted.peer, Peer::User(user) if may_administer(user)) {
                 log(
                     Severity::Warning,
-                    format_args!("control socket: {name} refused: not root"),
+                    format_args!("{NAME}: {name} refused: not root"),
                 );
                 continue;
             }
             if let Err(error) = self.add(accepted.socket.into(), name, watch) {
-                log(Severity::Err, format_args!("control socket: {error}"));
+                log(Severity::Err, format_args!("{NAME}: {error}"));
             }
         }
     }

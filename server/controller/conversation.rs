@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use socket2::Socket;
 
 use super::event::{Source, Watch};
+use crate::logging::{Severity, log};
+use crate::sockets::{Accepted, Listener};
 
 /// A connection to the controller.
 pub struct Conversation {
@@ -90,6 +92,24 @@ impl Conversation {
     pub fn end(&self, source: Source, watch: &mut Watch) {
         watch.remove(source, &self.socket);
         let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// The next one who waits at a socket of the daemon's own. An error is logged with the socket's `name`.
+pub fn accept(listener: Option<&Listener>, name: &str) -> Option<Accepted> {
+    loop {
+        match listener?.accept() {
+            Ok(accepted) => return Some(accepted),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                log(
+                    Severity::Err,
+                    format_args!("{name}: cannot accept: {error}"),
+                );
+                return None;
+            }
+        }
     }
 }
 

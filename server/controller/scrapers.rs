@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::conversation::Conversation;
+use super::conversation::{self, Conversation};
 use super::event::{Source, Watch};
 use crate::logging::{Severity, log};
 use crate::metrics::exposition::MEDIA_TYPE;
@@ -20,6 +20,9 @@ const LONGEST_REQUEST: usize = 8192;
 
 /// Upper bound on the headers of a request.
 const MOST_HEADERS: usize = 64;
+
+/// The socket's name in the log.
+const NAME: &str = "metrics";
 
 /// The media type of other answers.
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -56,26 +59,15 @@ impl Scrapers {
 
     /// Accepts those who wait.
     pub fn accept(&mut self, watch: &mut Watch) {
-        while let Some(listener) = &self.listener {
-            let added = match listener.accept() {
-                Ok(accepted) => {
-                    if self.connections.len() >= MOST {
-                        if let Some((oldest, connection)) = self.connections.pop_first() {
-                            connection.conversation.end(Source::Scraper(oldest), watch);
-                        }
-                    }
-                    let source = Source::Scraper(self.next);
-                    Conversation::new(accepted.socket.into(), source, watch)
+        while let Some(accepted) = conversation::accept(self.listener.as_ref(), NAME) {
+            if self.connections.len() >= MOST {
+                if let Some((oldest, connection)) = self.connections.pop_first() {
+                    let source = Source::Scraper(oldest);
+                    connection.conversation.end(source, watch);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    return log(
-                        Severity::Err,
-                        format_args!("metrics: cannot accept: {error}"),
-                    );
-                }
-            };
+            }
+            let source = Source::Scraper(self.next);
+            let added = Conversation::new(accepted.socket.into(), source, watch);
             match added {
                 Ok(conversation) => {
                     let connection = Connection {
@@ -84,7 +76,7 @@ impl Scrapers {
                     };
                     self.connections.insert(self.next, connection);
                 }
-                Err(error) => log(Severity::Err, format_args!("metrics: {error}")),
+                Err(error) => log(Severity::Err, format_args!("{NAME}: {error}")),
             }
             self.next += 1;
         }

@@ -12,14 +12,8 @@ pub(super) fn status(status: &Status) -> String {
         text.push('\n');
         text.push_str(&service_heading(service));
         let rows = service.clients.iter().map(|client| {
-            let mut row = identity(client);
-            row.extend([
-                duration(age(client.since)),
-                client.calls.to_string(),
-                client.in_flight.to_string(),
-                last_call(client),
-            ]);
-            row
+            let activity = [duration(age(client.since)), client.calls.to_string()];
+            row(client, activity)
         });
         let titles = [
             "ID",
@@ -52,15 +46,9 @@ pub(super) fn top(status: &Status, before: &HashMap<usize, u64>, interval: Durat
             .total_cmp(&rate(one))
             .then(one.id.cmp(&other.id))
     });
-    let rows = clients.into_iter().map(|client| {
-        let mut row = identity(client);
-        row.extend([
-            format!("{:.1}", rate(client)),
-            client.in_flight.to_string(),
-            last_call(client),
-        ]);
-        row
-    });
+    let rows = clients
+        .into_iter()
+        .map(|client| row(client, [format!("{:.1}", rate(client))]));
     let titles = [
         "ID",
         "PID",
@@ -93,6 +81,14 @@ fn service_heading(service: &ServiceStatus) -> String {
         service.max_workers,
         service.idle
     )
+}
+
+/// A client's row: who it is, what a table tells of its activity, and what it does now.
+fn row<const N: usize>(client: &ClientStatus, activity: [String; N]) -> Vec<String> {
+    let mut row = identity(client);
+    row.extend(activity);
+    row.extend([client.in_flight.to_string(), last_call(client)]);
+    row
 }
 
 fn identity(client: &ClientStatus) -> Vec<String> {
