@@ -46,9 +46,7 @@ impl InitializeError {
 impl SettingsError {
     pub fn advice(&self) -> Option<&'static str> {
         match self {
-            SettingsError::Home
-            | SettingsError::AliasFile(..)
-            | SettingsError::AliasFileEmpty(_) => {
+            SettingsError::AliasFile(..) | SettingsError::AliasFileEmpty(_) => {
                 Some("set PKCS11PROXY_LIBNAME, or alias in the settings file")
             }
             SettingsError::TlsFile(_) => {
@@ -164,6 +162,9 @@ impl StartError {
             StartError::Lost | StartError::Call(..) => Some(DAEMONS_LOG),
             StartError::Hello(_) | StartError::Architecture(_) => Some(DAEMONS_LOG),
             StartError::Version => Some("unset PKCS11PROXY_PROTOCOL (protocol)"),
+            StartError::Module(CkRv::GENERAL_ERROR, alias) if alias.is_empty() => Some(
+                "set PKCS11PROXY_LIBNAME, or alias in the settings file; or give a module the name \"\" in the daemon's filter.conf",
+            ),
             StartError::Module(CkRv::GENERAL_ERROR, _) => Some(
                 "the daemon's filter.conf must have a module of this alias, and the daemon must be able to load it: its log says more",
             ),

@@ -230,10 +230,6 @@ pub(crate) enum SettingsError {
     LogTo(Origin),
     #[error("{0}: {1}: {2}")]
     MechanismsFile(Origin, PathBuf, io::Error),
-    #[error(
-        "which module to load is unknown: neither PKCS11PROXY_LIBNAME nor HOME is set, or this program has privileges of its own, so that they do not count"
-    )]
-    Home,
     #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
     AliasFile(PathBuf, io::Error),
     #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0} is empty")]

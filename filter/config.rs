@@ -16,7 +16,7 @@ mod tests;
 use crate::actions::{Row, WrappingKey};
 use crate::compatibility::Compatibility;
 use crate::parameter_rules::Requirement;
-use crate::regexp::Regexp;
+use crate::regexp::{self, Regexp};
 use checker::Checker;
 use config_file::Error;
 use options::{Options, Reader};
@@ -32,6 +32,8 @@ pub use option_types::Operation;
 pub struct Rules {
     /// `modules`: which names a client may ask for, and what they stand for. Not empty.
     pub modules: Vec<ModuleEntry>,
+    /// The name of the option that lists them, for messages.
+    pub modules_option: &'static str,
     /// `debug`: how much the filter logs, from 0 to 3. Default 0.
     pub debug: u8,
     /// `debug` is below 0: not even the lines at the start of a worker are logged.
@@ -80,6 +82,18 @@ pub struct ModuleEntry {
     pub path: PathBuf,
     /// Where the entry stands.
     pub line: u32,
+}
+
+impl ModuleEntry {
+    /// A module that only this name finds. Fails if the name is too long.
+    pub fn named(name: &[u8], path: &Path, line: u32) -> Result<ModuleEntry, regexp::Error> {
+        Ok(ModuleEntry {
+            alias: Regexp::literal(name)?,
+            alias_text: name.to_vec(),
+            path: path.to_path_buf(),
+            line,
+        })
+    }
 }
 
 /// One couple of an option that holds rules.
@@ -136,6 +150,31 @@ impl Rules {
         let reader = Reader::new(compatibility);
         let options = config_file::parse(text, &reader).map_err(|fault| fault.in_file(file))?;
         check(options, reader, file, compatibility)
+    }
+
+    /// Rules that refuse nothing, for these modules, which an option of another file lists.
+    pub fn unrestricted(modules: Vec<ModuleEntry>, option: &'static str, file: &Path) -> Rules {
+        Rules {
+            modules,
+            modules_option: option,
+            debug: 0,
+            silent: true,
+            log_subchannel: String::new(),
+            forbidden_mechanisms: Vec::new(),
+            allowed_labels: Vec::new(),
+            allowed_ids: Vec::new(),
+            forbidden_functions: Vec::new(),
+            enforce_ro_sessions: Vec::new(),
+            forbid_admin_operations: Vec::new(),
+            remove_padding_oracles: Vec::new(),
+            mechanism_parameters: Vec::new(),
+            filter_actions_pre: Vec::new(),
+            filter_actions_post: Vec::new(),
+            wrapping_format_key: None,
+            compatibility: Compatibility::default(),
+            warnings: Vec::new(),
+            file: file.to_path_buf(),
+        }
     }
 
     /// The entry for the module name a client asks for: the first whose alias matches.

@@ -70,6 +70,18 @@ impl Regexp {
         })
     }
 
+    /// Compiles a pattern that only this text matches.
+    pub fn literal(text: &[u8]) -> Result<Regexp, Error> {
+        let mut pattern = Vec::new();
+        for byte in text {
+            if b"$^.*+?[]\\".contains(byte) {
+                pattern.push(b'\\');
+            }
+            pattern.push(*byte);
+        }
+        Regexp::new(&pattern)
+    }
+
     /// Whether the whole subject matches: for rules that allow.
     ///
     /// Str's words include the letters of Latin-1, the regex crate's do not. A pattern with `\b`
@@ -336,6 +348,18 @@ mod tests {
                 "applies {shown:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_literal_matches_itself_only() {
+        for text in [&b""[..], b"a.b", b"$^.*+?[]\\|()\\b{2}", b"a\\|b"] {
+            let literal = Regexp::literal(text).unwrap();
+            assert!(literal.is_match(text), "{}", text.escape_ascii());
+            for other in [&b"axb"[..], b"a", b"b", b"x"] {
+                assert!(!literal.is_match(other), "{}", text.escape_ascii());
+            }
+        }
+        assert!(Regexp::literal(&[b'a'; LONGEST + 1]).is_err());
     }
 
     #[test]

@@ -59,8 +59,9 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
             let ModuleEntry { line, .. } = entry;
             writeln!(
                 report,
-                "  {}:{line}: modules: '{alias}' -> '{path}'",
-                rules.file.display()
+                "  {}:{line}: {}: '{alias}' -> '{path}'",
+                rules.file.display(),
+                rules.modules_option
             )?;
             write!(report, "{}", ModuleRules::new(&rules, &entry.alias_text))?;
         }

@@ -6,6 +6,7 @@
 //! depend on this module.
 
 mod checker;
+pub mod rule_source;
 mod sandbox;
 mod sections;
 mod tls;
@@ -26,6 +27,7 @@ use crate::logging::settings::LoggerConfig;
 use crate::netplex::Netplex;
 use crate::sandbox::Sandbox;
 use crate::tls::TlsConfig;
+use rule_source::RuleSource;
 use sections::Root;
 
 /// What pkcs11proxyd.conf says.
@@ -117,9 +119,8 @@ pub enum Address {
 /// The `processor` section.
 #[derive(Clone, Debug)]
 pub struct Processor {
-    /// `filter_config`: the rules. If relative, to the directory of the configuration file, or to
-    /// `/` if only there such a file exists.
-    pub filter_config: PathBuf,
+    /// `filter_config` or `libnames`: which modules there are, and the rules for them.
+    pub rules: RuleSource,
     /// `tls`, or the older keys: how clients are spoken to over TLS.
     pub tls: Option<TlsConfig>,
     /// `use_ssl`: whether they are. Default false.

@@ -656,7 +656,8 @@ impl Controller {
 
 /// Watches the filter file of each service. If that cannot be, SIGHUP loads what was edited.
 fn watch_filter_files(services: &[RunningService], watch: &mut Watch) -> Option<Edits> {
-    let files = services.iter().map(RunningService::filter_file);
+    let services = services.iter().enumerate();
+    let files = services.filter_map(|(position, service)| Some((position, service.filter_file()?)));
     let edits = Edits::watch(files).and_then(|edits| {
         watch.add(Source::Edits, &edits)?;
         Ok(edits)

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use filter::Rules;
 use filter::config::ModuleEntry;
+use filter::log::Printable;
 
 use crate::config::Service;
+use crate::config::rule_source::{Libnames, RuleSource};
 use crate::tls::acceptor::Acceptor;
 use crate::tls::builder;
 
@@ -54,7 +56,7 @@ impl Policy {
     /// Reads the files that the configuration, in the file `conf`, names.
     pub fn load(service: &Service, conf: &Path) -> Result<Policy, config_file::Error> {
         let processor = &service.processor;
-        let filter_version = FileVersion::of(&processor.filter_config);
+        let filter_version = processor.rules.filter_file().and_then(FileVersion::of);
         let rules = load_rules(service, conf)?;
         let mut warnings = rules.warnings.clone();
         // Settings that are not in use have to be valid nonetheless, as in the original.
@@ -83,7 +85,8 @@ impl Policy {
         service: &Service,
         conf: &Path,
     ) -> Result<Policy, config_file::Error> {
-        let filter_version = FileVersion::of(&service.processor.filter_config);
+        let file = service.processor.rules.filter_file();
+        let filter_version = file.and_then(FileVersion::of);
         let rules = load_rules(service, conf)?;
         Ok(Policy {
             filter_version,
@@ -111,21 +114,42 @@ impl Policy {
             let ModuleEntry { path, line, .. } = entry;
             let fault = readable(path, root.as_deref()).err()?;
             let (file, path) = (rules.file.display(), path.display());
-            Some(format!("{file}:{line}: modules: {path}: {fault}"))
+            let option = rules.modules_option;
+            Some(format!("{file}:{line}: {option}: {path}: {fault}"))
         })
     }
 }
 
-/// Reads the filter file of a service. Each module that has a section in the configuration has to be there.
+/// The rules of a service, from its filter file if it has one. Each module that has a section in the configuration has to be there.
 fn load_rules(service: &Service, conf: &Path) -> Result<Rules, config_file::Error> {
     let processor = &service.processor;
-    let rules = Rules::load(&processor.filter_config, &processor.compatibility)?;
+    let rules = match &processor.rules {
+        RuleSource::FilterFile(file) => Rules::load(file, &processor.compatibility)?,
+        RuleSource::Libnames(libnames) => unfiltered(libnames, conf)?,
+    };
     for module in &processor.modules {
         if rules.module(module.alias.as_bytes()).is_none() {
             let text = format!("{} has no module of this name", rules.file.display());
             return Err(module.place.fault(text).in_file(conf));
         }
     }
+    Ok(rules)
+}
+
+/// Rules that refuse nothing, for the modules of `libnames`.
+fn unfiltered(libnames: &Libnames, conf: &Path) -> Result<Rules, config_file::Error> {
+    let fault = |text: String| libnames.place.fault(text).in_file(conf);
+    let line = libnames.place.line;
+    // The first module that matches a name is taken; here the last one counts.
+    let entries = libnames.entries.iter().rev();
+    let modules = entries.map(|(name, path)| {
+        ModuleEntry::named(name.as_bytes(), path, line)
+            .map_err(|error| fault(format!("`{}`: {error}", Printable(name.as_bytes()))))
+    });
+    let modules = modules.collect::<Result<_, _>>()?;
+    let mut rules = Rules::unrestricted(modules, "libnames", conf);
+    let text = "there is no filter: every call of a client reaches the module";
+    rules.warnings.push(fault(text.into()).to_string());
     Ok(rules)
 }
 

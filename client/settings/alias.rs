@@ -1,5 +1,6 @@
 //! Finds the alias of the module to ask for.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::SettingsError;
@@ -11,7 +12,9 @@ const ALIAS_FILE: &str = ".camlcrushlibname";
 /// The longest alias the file can give, in bytes; a variable can give any.
 pub(super) const LONGEST_ALIAS: usize = 32;
 
-/// The variable, even if empty; then the settings file; then the compiled-in name; then the alias file.
+/// The variable, even if empty; then the settings file; then the compiled-in name; then the alias file; then the
+/// empty name, which a site gives the module that clients get by default. A library of the original that is built
+/// with an empty name asks for it, too.
 pub(super) fn alias(
     environment: &Environment<'_>,
     sections: &Sections,
@@ -28,7 +31,13 @@ pub(super) fn alias(
         let (value, origin) = (alias.as_bytes().to_vec(), Origin::Built);
         return Ok(Found { value, origin });
     }
-    let home = (environment.variable)("HOME").ok_or(SettingsError::Home)?;
+    let unnamed = Found {
+        value: Vec::new(),
+        origin: Origin::Default,
+    };
+    let Some(home) = (environment.variable)("HOME") else {
+        return Ok(unnamed);
+    };
     // As the original puts it together: an empty HOME is not the directory the application is in.
     let mut path = home;
     path.push("/");
@@ -36,6 +45,7 @@ pub(super) fn alias(
     let path = PathBuf::from(path);
     let content = match (environment.file)(&path) {
         Ok(content) => content,
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(unnamed),
         Err(cause) => return Err(SettingsError::AliasFile(path, cause)),
     };
     if content.is_empty() {

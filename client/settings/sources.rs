@@ -89,6 +89,8 @@ pub(crate) enum Origin {
     /// The settings file, and the line.
     File(PathBuf, usize),
     Built,
+    /// Nothing says otherwise.
+    Default,
 }
 
 impl std::fmt::Display for Origin {
@@ -97,6 +99,7 @@ impl std::fmt::Display for Origin {
             Origin::Variable(name) => f.write_str(name),
             Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
             Origin::Built => f.write_str("the compiled-in value"),
+            Origin::Default => f.write_str("the default"),
         }
     }
 }

@@ -107,6 +107,7 @@ impl<'a> Checker<'a> {
         let wrapping_format_key = self.key(options.wrapping_format_key, user)?;
         Ok(Rules {
             modules,
+            modules_option: "modules",
             debug,
             silent: level < 0,
             log_subchannel,

@@ -3,7 +3,7 @@
 //! Sections come from `sections`, with their places; [`super::load`] gets the result. Single values
 //! are read by `values`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use config_file::{At, Fault, Float, Place};
 use filter::Compatibility;
@@ -304,13 +304,12 @@ impl Checker<'_> {
                 "has no effect, as in the original; see record_timeout",
             );
         }
-        if let Some(libnames) = section.libnames {
-            self.warn(
-                &libnames.place,
-                "has no effect: modules are defined by filter_config",
-            );
+        let base = self.file.parent().unwrap_or(Path::new("/"));
+        let (given, mut warnings) = ((section.filter_config, section.libnames), Vec::new());
+        let rules = rule_source::of(given, &place, base, &mut warnings)?;
+        for (place, text) in warnings {
+            self.warn(&place, &text);
         }
-        let filter_config = required(section.filter_config, "filter_config", &place)?;
         let use_tls = section.use_ssl.as_ref().is_some_and(|at| at.value);
         let legacy = LegacyKeys {
             cafile: section.cafile,
@@ -325,7 +324,7 @@ impl Checker<'_> {
         let (max_record_size, record_memory) =
             self.record_limits(section.max_record_size, section.record_memory)?;
         Ok(Processor {
-            filter_config: self.filter_config(&filter_config)?,
+            rules,
             tls: self.tls(use_ssl, section.tls, legacy, allowed)?,
             use_tls,
             handshake_timeout: seconds(section.handshake_timeout, 15)?,
@@ -434,18 +433,6 @@ impl Checker<'_> {
             }
             (Some(place), None) => tls::of_legacy_keys(&place, legacy, allowed, &base).map(Some),
             (None, None) => Ok(None),
-        }
-    }
-
-    /// The original resolves a relative name against `/`, which no author can have meant, but some
-    /// may rely on.
-    fn filter_config(&self, at: &At<String>) -> Result<PathBuf, Fault> {
-        let beside = path(at, Some(self.file.parent().unwrap_or(Path::new("/"))))?;
-        let below_root = Path::new("/").join(&at.value);
-        if !beside.exists() && below_root.exists() {
-            Ok(below_root)
-        } else {
-            Ok(beside)
         }
     }
 

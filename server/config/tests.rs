@@ -52,7 +52,7 @@ fn loads_the_sample_file_without_warnings() {
     let address = Address::Internet(vec!["127.0.0.1:4444".parse().unwrap()]);
     assert_eq!(service.protocols[0].addresses, [address]);
     let rules = filter::Rules::load(
-        &service.processor.filter_config,
+        service.processor.rules.filter_file().unwrap(),
         &service.processor.compatibility,
     )
     .unwrap();
@@ -79,7 +79,10 @@ fn has_the_defaults_of_the_original() {
     );
     assert!(protocol.reuse_address && protocol.keepalive && !protocol.nodelay);
     let processor = &service.processor;
-    assert_eq!(processor.filter_config, Path::new("/etc/filter.conf"));
+    assert_eq!(
+        processor.rules.filter_file().unwrap(),
+        Path::new("/etc/filter.conf")
+    );
     assert_eq!(processor.max_record_size, 1 << 30);
     assert_eq!(processor.record_memory, record_memory::default_limit());
     assert_eq!(processor.record_timeout, Duration::from_secs(30));
@@ -191,11 +194,6 @@ fn warns_of_what_has_no_effect() {
             "processor",
             "timeout = 2.0;",
             "processor.timeout: has no effect",
-        ),
-        (
-            "processor",
-            "libnames = \"a:/b;\";",
-            "processor.libnames: has no effect",
         ),
         (
             "processor",

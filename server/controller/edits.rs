@@ -27,21 +27,27 @@ pub struct Edits {
 }
 
 struct Watched {
+    service: usize,
     path: PathBuf,
     loaded: Option<FileVersion>,
 }
 
 impl Edits {
-    /// Watches these files, of which these versions were loaded. They may have been edited since then.
+    /// Watches these files, each with the position of its service, of which these versions were loaded. They may
+    /// have been edited since then.
     pub fn watch(
-        files: impl IntoIterator<Item = (PathBuf, Option<FileVersion>)>,
+        files: impl IntoIterator<Item = (usize, (PathBuf, Option<FileVersion>))>,
     ) -> io::Result<Edits> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let files = files.into_iter();
         let edits = Edits {
             inotify,
             files: files
-                .map(|(path, loaded)| Watched { path, loaded })
+                .map(|(service, (path, loaded))| Watched {
+                    service,
+                    path,
+                    loaded,
+                })
                 .collect(),
             noticed_at: Some(Instant::now()),
         };
@@ -51,9 +57,9 @@ impl Edits {
 
     /// Every file was loaded just now.
     pub fn loaded_all(&mut self) {
-        for position in 0..self.files.len() {
-            self.is_edited(position);
-        }
+        self.files.iter_mut().for_each(|file| {
+            file.is_edited();
+        });
         self.watch_directories();
     }
 
@@ -74,26 +80,20 @@ impl Edits {
         Some(QUIET.saturating_sub(quiet))
     }
 
-    /// The positions of the files that were edited and have to be loaded now. Each edit is told once.
+    /// The services whose files were edited and have to be loaded now. Each edit is told once.
     pub fn edited(&mut self, now: Instant) -> Vec<usize> {
         if self.next_wake(now).is_none_or(|left| !left.is_zero()) {
             return Vec::new();
         }
         self.noticed_at = None;
         self.watch_directories();
-        let positions = 0..self.files.len();
-        positions
-            .filter(|position| self.is_edited(*position))
-            .collect()
-    }
-
-    /// Whether a file is another version than the last time; it counts as loaded from now on.
-    fn is_edited(&mut self, position: usize) -> bool {
-        let Some(file) = self.files.get_mut(position) else {
-            return false;
-        };
-        let found = FileVersion::of(&file.path);
-        std::mem::replace(&mut file.loaded, found) != found
+        let mut services = Vec::new();
+        for file in &mut self.files {
+            if file.is_edited() {
+                services.push(file.service);
+            }
+        }
+        services
     }
 
     /// A name may be a symbolic link: its own directory is watched and that of the file it leads to. Both
@@ -117,6 +117,14 @@ impl Edits {
                 }
             }
         }
+    }
+}
+
+impl Watched {
+    /// Whether the file is another version than the last time; it counts as loaded from now on.
+    fn is_edited(&mut self) -> bool {
+        let found = FileVersion::of(&self.path);
+        std::mem::replace(&mut self.loaded, found) != found
     }
 }
 
@@ -154,7 +162,7 @@ mod tests {
         let at = |name: &str| directory.join(name);
         fs::write(at("file"), "a").unwrap();
         let version = FileVersion::of(&at("file"));
-        let mut edits = Edits::watch([(at("file"), version)]).unwrap();
+        let mut edits = Edits::watch([(0, (at("file"), version))]).unwrap();
         let edits = &mut edits;
         assert_eq!(told(edits, || ()), [0; 0]);
         assert_eq!(edits.next_wake(Instant::now()), None);
@@ -186,7 +194,7 @@ mod tests {
             [0]
         );
         // Edited between the start's loading and watching.
-        let mut late = Edits::watch([(at("file"), version)]).unwrap();
+        let mut late = Edits::watch([(0, (at("file"), version))]).unwrap();
         assert_eq!(told(&mut late, || ()), [0]);
         fs::remove_dir_all(&directory).unwrap();
     }

@@ -574,10 +574,10 @@ impl RunningService {
         }
     }
 
-    /// Its filter file, and the version of it that is in force.
-    pub fn filter_file(&self) -> (PathBuf, Option<FileVersion>) {
-        let path = &self.settings.processor.filter_config;
-        (path.clone(), self.policy.filter_version)
+    /// Its filter file, if it has one, and the version of it that is in force.
+    pub fn filter_file(&self) -> Option<(PathBuf, Option<FileVersion>)> {
+        let path = self.settings.processor.rules.filter_file()?;
+        Some((path.to_path_buf(), self.policy.filter_version))
     }
 
     /// The sockets that it listens at.

@@ -18,6 +18,7 @@ mod rules;
 mod sandbox;
 mod signals;
 mod start;
+mod wild;
 mod workers;
 
 use std::io::{ErrorKind, Read, Write};

@@ -11,7 +11,7 @@ use super::support::certificates::certificate;
 use super::support::compile::program;
 use super::support::processes::{Outcome, run};
 use super::support::stack::{Library, Stack};
-use super::support::{Directory, Endpoint, Maker, Token};
+use super::support::{Directory, Endpoint, Maker, SOFTHSM, Setup, Token};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -33,6 +33,36 @@ fn starts(stack: &Stack, variables: &[(&str, &str)]) -> Outcome {
         .envs(variables.iter().copied())
         .arg(stack.library.path());
     run(command, LONG)
+}
+
+/// As a library of Caml Crush that is built with an empty name.
+#[test]
+fn a_library_without_an_alias_asks_for_the_module_without_a_name() {
+    let token = Token::new();
+    let home = Directory::new();
+    for filtered in [true, false] {
+        for (alias, expected) in [("", "0\n"), ("softhsm", "0x30\n")] {
+            let mut setup = Setup::new(Maker::Ours, Endpoint::Tcp, &token);
+            setup.filtered = filtered;
+            setup.modules = vec![(alias.into(), SOFTHSM.into())];
+            let stack = Stack {
+                library: Library::Ours,
+                daemon: Some(setup.start()),
+                token: Token::new(),
+                protocol: None,
+            };
+            let mut command = stack.program("starts", &[]);
+            command
+                .env_remove("PKCS11PROXY_LIBNAME")
+                .env("PKCS11PROXY_LOG", "error")
+                .env("HOME", home.path());
+            let outcome = run(command, LONG);
+            assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);
+            let advice = "; set PKCS11PROXY_LIBNAME, or alias in the settings file; or give a module the name \"\"";
+            let advised = outcome.stderr.contains(advice);
+            assert_eq!(advised, !alias.is_empty(), "{}", outcome.stderr);
+        }
+    }
 }
 
 #[test]

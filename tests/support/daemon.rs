@@ -39,6 +39,8 @@ pub struct Setup {
     pub endpoint: Endpoint,
     /// Aliases and paths of the modules.
     pub modules: Vec<(String, PathBuf)>,
+    /// Whether there is a filter.conf; without it, `libnames` gives the modules.
+    pub filtered: bool,
     /// More lines for filter.conf.
     pub filter: String,
     /// More lines for the `controller` section.
@@ -69,6 +71,7 @@ impl Setup {
             maker,
             endpoint,
             modules: vec![("softhsm".into(), SOFTHSM.into())],
+            filtered: true,
             filter: String::new(),
             controller: String::new(),
             daemon: String::new(),
@@ -308,6 +311,15 @@ fn filter_conf(setup: &Setup) -> String {
     format!("modules = [{}]\n{}\n", modules.join("; "), setup.filter)
 }
 
+fn rule_source(setup: &Setup, filter: &Path) -> String {
+    if setup.filtered {
+        return format!("filter_config = \"{}\";", filter.display());
+    }
+    let modules = setup.modules.iter();
+    let modules = modules.map(|(alias, path)| format!("{alias}:{};", path.display()));
+    format!("libnames = \"{}\";", modules.collect::<String>())
+}
+
 fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> String {
     let address = match address {
         // The original's workers die of this option on a Unix socket (EOPNOTSUPP).
@@ -338,7 +350,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
     }};
     processor {{
       type = "rpc_pkcs11";
-      filter_config = "{filter}";
+      {rules}
       use_ssl = {use_ssl};
       {processor}
     }};
@@ -354,7 +366,7 @@ fn daemon_conf(setup: &Setup, address: &Address, directory: &Directory) -> Strin
 }}
 "#,
         run = directory.join("run").display(),
-        filter = directory.join("filter.conf").display(),
+        rules = rule_source(setup, &directory.join("filter.conf")),
         use_ssl = setup.use_ssl,
         service = setup.service,
         services = setup.services,

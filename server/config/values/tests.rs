@@ -87,7 +87,10 @@ fn resolves_local_paths_against_the_socket_directory() {
             max_workers: 3
         }
     );
-    assert_eq!(service.processor.filter_config, Path::new("/f"));
+    assert_eq!(
+        service.processor.rules.filter_file().unwrap(),
+        Path::new("/f")
+    );
 }
 
 #[test]

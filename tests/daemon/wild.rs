@@ -1,0 +1,107 @@
+//! Configuration files as sites have them that run Caml Crush: what works as it is, and what `-check` says
+//! about the rest. The files here are made up, with the features of published ones.
+
+use crate::*;
+
+/// As of Caml Crush that is built without its filter.
+#[test]
+fn libnames_serve_their_modules_without_a_filter() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.filtered = false;
+    setup.modules = vec![
+        ("soft".into(), "/nonexistent/first.so".into()),
+        (String::new(), module("nullmodule")),
+        ("null.so".into(), module("nullmodule")),
+        ("soft".into(), module("nullmodule")),
+    ];
+    let daemon = setup.start();
+    let no_filter = |log: &str| {
+        log.matches("libnames: there is no filter: every call")
+            .count()
+    };
+    assert!(
+        wait_until(PATIENCE, || no_filter(&daemon.log()) == 1),
+        "{}",
+        daemon.log()
+    );
+    let log = daemon.log();
+    let repeated = "libnames: the last module `soft` counts, the others are never used";
+    assert!(log.contains(repeated), "{log}");
+    for name in [&b""[..], b"null.so", b"soft"] {
+        let mut client = Client::ready_for(&daemon, name, SlotId(0));
+        assert!(client.call(Call::C_GetInfo()).rv().is_ok());
+    }
+    // A part of a name, and a pattern, found one in the original.
+    for name in [&b"so"[..], b"oft", b".*", b"nullxso", b"none"] {
+        let mut client = Client::new(&daemon);
+        let loaded = client.call(Call::C_LoadModule(name));
+        assert_eq!(loaded.rv(), CkRv::GENERAL_ERROR, "{}", name.escape_ascii());
+    }
+    daemon.process().signal(Signal::SIGHUP);
+    assert!(
+        wait_until(PATIENCE, || no_filter(&daemon.log()) == 2),
+        "{}",
+        daemon.log()
+    );
+    Client::ready_for(&daemon, b"soft", SlotId(0));
+}
+
+#[test]
+fn check_says_that_libnames_have_no_filter_and_what_to_write_instead() {
+    let directory = Directory::new();
+    let null = module("nullmodule");
+    let check = |rules: &str| {
+        let address = format!(
+            "type = \"local\"; path = \"{}\"",
+            directory.join("s").display()
+        );
+        let conf = configuration(&address, "use_ssl = false");
+        let conf = conf.replace("filter_config = \"filter.conf\";", rules);
+        let output = refused(&directory, &conf, &["-check"]);
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        let told = text(output.stdout) + &text(output.stderr);
+        let folder = format!("{}/", directory.path().display());
+        (output.status.code(), told.replace(&folder, ""))
+    };
+    let good = format!("libnames = \"a:{};\";", null.display());
+    let (status, told) = check(&good);
+    let option = "netplex.service[0].processor.libnames";
+    let expected = format!(
+        "warning: d.conf:2: {option}: there is no filter: every call of a client reaches the module
+service s: d.conf
+  d.conf:2: libnames: 'a' -> '{}'
+    no rule: all calls pass
+",
+        null.display()
+    );
+    assert_eq!((status, told), (Some(0), expected));
+    for (rules, expected) in [
+        (
+            "libnames = \"a:/nonexistent;\";".to_owned(),
+            "d.conf:2: libnames: /nonexistent: cannot be read".to_owned(),
+        ),
+        (
+            "libnames = \"/usr/lib/p11.so\";".to_owned(),
+            format!("d.conf:2: {option}: `/usr/lib/p11.so` has no name with a colon in front: write libnames ="),
+        ),
+        (
+            format!("filter_config = \"/nonexistent/filter.conf\"; {good}"),
+            "d.conf:2: netplex.service[0].processor.filter_config: there is no such file; to serve the modules \
+             of libnames without a filter, as Caml Crush does if it is built without its filter, remove this line"
+                .to_owned(),
+        ),
+        (
+            String::new(),
+            "d.conf:2: netplex.service[0].processor: `filter_config` is missing: write filter_config = ".to_owned(),
+        ),
+        (
+            format!("{good} module {{ alias = \"b\" }};"),
+            "d.conf has no module of this name".to_owned(),
+        ),
+    ] {
+        let (status, told) = check(&rules);
+        assert_eq!(status, Some(2), "{rules}");
+        assert!(told.contains(&expected), "{told}");
+    }
+}
