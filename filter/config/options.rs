@@ -71,7 +71,7 @@ pub(super) struct Options {
     pub(super) wrapping_format_key: Option<At<Text>>,
 }
 
-/// The format of the file. It remarks on backslashes that have no effect and, if the switch
+/// The format of the file. It remarks on repeated options and backslashes that have no effect and, if the switch
 /// `unknown-options` is on, takes unknown options out and remarks on them.
 pub(super) struct Reader {
     lenient: bool,
@@ -96,10 +96,11 @@ impl Reader {
 impl Format for Reader {
     fn parse(
         &self,
-        uri: Option<&String>,
+        _uri: Option<&String>,
         text: &str,
     ) -> Result<Map<String, Value>, Box<dyn std::error::Error + Send + Sync>> {
-        let mut entries = FilterSyntax.parse(uri, text)?;
+        let (mut entries, remarks) = FilterSyntax::entries(text)?;
+        self.remarks.borrow_mut().extend(remarks);
         // The pattern itself warns of `\(`, `\)` and `\|`.
         for (line, byte) in FilterSyntax::dropped_escapes(text)
             .into_iter()

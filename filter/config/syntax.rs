@@ -2,22 +2,28 @@
 //!
 //! The text of the file comes from [`config_file`]; values with their lines go to `options`. The
 //! original stops at the first token that cannot begin an entry, without an error, and ignores the
-//! rest; if a key is given twice, it takes the first. Both are errors here, so that every option that
-//! is written also applies.
+//! rest; if a key is given twice, it takes the first. Both are errors here, so that every rule that
+//! is written also applies. An option that only says what is logged may be repeated, with a remark.
 
 use config::{Format, Map, Value, ValueKind};
 use config_file::tokenizer::{Lexer, Token};
-use config_file::{Fault, TUPLE, latin1_bytes, latin1_text, line_of, value_at};
+use config_file::{Fault, Place, TUPLE, latin1_bytes, latin1_text, line_of, value_at};
 use std::error::Error;
 
 /// Reads filter.conf.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FilterSyntax;
 
+/// Options that decide about no call. The files of Caml Crush 1.0.0 to 1.0.2 have one of them twice.
+const ONLY_LOGGING: &[&str] = &["debug", "log_subchannel"];
+
 const KEYWORDS: &[&str] = &["=", "{", "}", "[", "]", ";", "(", ")", ","];
 
 /// Lists in lists in lists: no option needs more than five.
 const DEEPEST: usize = 32;
+
+/// The options of a file, and remarks on those that are repeated.
+pub(crate) type Entries = (Map<String, Value>, Vec<Fault>);
 
 impl FilterSyntax {
     /// Lines and characters of backslashes in quotes that the original drops without a word. In a
@@ -28,6 +34,17 @@ impl FilterSyntax {
         while let Ok(Some(_)) = lexer.next() {}
         lexer.dropped_escapes().to_vec()
     }
+
+    /// Reads a file.
+    pub(crate) fn entries(text: &str) -> Result<Entries, Box<dyn Error + Send + Sync>> {
+        let input = latin1_bytes(text).ok_or("a character above 255")?;
+        let mut parser = Parser {
+            lexer: Lexer::new(&input, KEYWORDS),
+            remarks: Vec::new(),
+        };
+        let entries = parser.entries(None, 0)?;
+        Ok((entries, parser.remarks))
+    }
 }
 
 impl Format for FilterSyntax {
@@ -36,16 +53,13 @@ impl Format for FilterSyntax {
         _uri: Option<&String>,
         text: &str,
     ) -> Result<Map<String, Value>, Box<dyn Error + Send + Sync>> {
-        let input = latin1_bytes(text).ok_or("a character above 255")?;
-        let mut parser = Parser {
-            lexer: Lexer::new(&input, KEYWORDS),
-        };
-        Ok(parser.entries(None, 0)?)
+        FilterSyntax::entries(text).map(|(entries, _)| entries)
     }
 }
 
 struct Parser<'a> {
     lexer: Lexer<'a>,
+    remarks: Vec<Fault>,
 }
 
 impl Parser<'_> {
@@ -78,11 +92,24 @@ impl Parser<'_> {
             }
             let value = self.value(depth, line)?;
             let value = Value::new(Some(&line.to_string()), value.kind);
-            if let Some(first) = entries.insert(latin1_text(&key), value) {
-                let first = line_of(&first);
-                let message = format!("{shown}: already given in line {first}");
-                return Err(Fault::in_line(line, message));
+            let key = latin1_text(&key);
+            let Some(first) = entries.get(&key).map(line_of) else {
+                entries.insert(key, value);
+                continue;
+            };
+            let place = Place {
+                line,
+                option: shown,
+            };
+            if section.is_some() || !ONLY_LOGGING.contains(&key.as_str()) {
+                let message = format!(
+                    "already given in line {first}; write all of it there, and remove this one, which \
+                     Caml Crush ignores"
+                );
+                return Err(place.fault(message));
             }
+            let message = format!("ignored: already given in line {first}; remove one of them");
+            self.remarks.push(place.fault(message));
         }
     }
 
@@ -212,7 +239,18 @@ mod tests {
     #[test]
     fn names_both_lines_of_an_option_given_twice() {
         let message = sample("a = x\n\na = y").unwrap_err();
-        assert_eq!(message, "3: a: already given in line 1");
+        let expected = "3: a: already given in line 1; write all of it there, and remove this one, which \
+                        Caml Crush ignores";
+        assert_eq!(message, expected);
+        let (entries, remarks) =
+            FilterSyntax::entries("debug = 1 log_subchannel = x\nlog_subchannel = y debug = 2")
+                .unwrap();
+        assert_eq!(entries["debug"].clone().into_int().unwrap(), 1);
+        let remarks: Vec<_> = remarks.iter().map(ToString::to_string).collect();
+        let told =
+            |option| format!("2: {option}: ignored: already given in line 1; remove one of them");
+        assert_eq!(remarks, [told("log_subchannel"), told("debug")]);
+        assert!(FilterSyntax::entries("a = { debug = 1 debug = 1 }").is_err());
     }
 
     #[test]

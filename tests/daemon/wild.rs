@@ -105,3 +105,34 @@ service s: d.conf
         assert!(told.contains(&expected), "{told}");
     }
 }
+
+/// The features of the file of Caml Crush 1.0.0: `log_subchannel` twice. What decides stays an error.
+#[test]
+fn a_filter_file_of_the_first_releases_starts() {
+    let token = Token::new();
+    let filter = "log_subchannel = filter\nlog_subchannel = ad\ndebug = 1\n\
+                  forbidden_mechanisms = [(\"nul.*\", [CKM_SHA384_RSA_PKCS])]\n";
+    let mut setup = setup(&token);
+    setup.filter = filter.into();
+    let daemon = setup.start();
+    Client::ready(&daemon);
+    let log = daemon.log();
+    let expected =
+        "filter.conf:3: log_subchannel: ignored: already given in line 2; remove one of them";
+    assert!(log.contains(expected), "{log}");
+    // The first counts.
+    assert!(log.contains("\u{20}   filter\n"), "{log}");
+
+    let directory = with_rules();
+    let file = directory.join("filter.conf");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    let twice = "forbidden_functions = [(null, [C_Sign])]\n".repeat(2);
+    std::fs::write(&file, text + &twice).expect("a file");
+    let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+    let output = refused(&directory, &conf, &["-fg"]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    let expected =
+        "filter.conf:3: forbidden_functions: already given in line 2; write all of it there";
+    assert!(told.contains(expected), "{told}");
+}
