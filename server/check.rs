@@ -1,7 +1,7 @@
 //! `-check`: reads the configuration as a start would, and reports the rules that apply to each module.
 //!
-//! Reads both configuration files and what TLS needs, and sees whether the modules can be read. Opens no
-//! socket, runs no code of a module and starts nothing.
+//! Reads both configuration files and what TLS needs, and looks at the modules' files, as the user who serves
+//! clients. Opens no socket, runs no code of a module and starts no daemon.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -39,11 +39,12 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
         let processor = &service.processor;
         let policy = Policy::load(service, &configuration.file)?;
         faults.extend(probe::run(service, &policy, &configuration.file).err());
-        faults.extend(policy.missing_modules());
+        let findings = policy.examine_modules(service.identity.as_ref());
+        faults.extend(findings.faults);
         let Policy {
             rules, warnings, ..
         } = policy;
-        for warning in &warnings {
+        for warning in warnings.iter().chain(&findings.remarks) {
             writeln!(report, "warning: {warning}")?;
         }
         writeln!(report, "service {}: {}", service.name, rules.file.display())?;

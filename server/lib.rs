@@ -36,6 +36,7 @@ pub mod large_records;
 pub mod logging;
 pub mod login_limit;
 pub mod metrics;
+mod module_file;
 pub mod netplex;
 pub mod notifications;
 pub mod opening;

@@ -2,7 +2,6 @@
 //!
 //! The controller loads it at start and at SIGHUP, as root; workers inherit it when they are forked.
 
-use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,8 +11,9 @@ use filter::Rules;
 use filter::config::ModuleEntry;
 use filter::log::Printable;
 
-use crate::config::Service;
 use crate::config::rule_source::{Libnames, RuleSource};
+use crate::config::{Identity, Service};
+use crate::module_file;
 use crate::tls::acceptor::Acceptor;
 use crate::tls::builder;
 
@@ -101,22 +101,38 @@ impl Policy {
     /// installed later.
     pub fn report_warnings(&self) {
         report_warnings(&self.warnings);
-        for missing in self.missing_modules() {
-            log::warn!("{missing}");
-        }
+        let findings = self.examine_modules(None);
+        report_warnings(&findings.faults);
+        report_warnings(&findings.remarks);
     }
 
-    /// The modules that cannot be loaded, as far as can be told without running them:
-    /// `file:line: option: what was expected`.
-    pub fn missing_modules(&self) -> impl Iterator<Item = String> {
+    /// Looks at the files of the modules, as this process and, if it is given, as the user who loads them. The latter
+    /// takes a process of its own.
+    pub fn examine_modules(&self, user: Option<&Identity>) -> ModuleFindings {
         let Policy { rules, root, .. } = self;
-        rules.modules.iter().filter_map(move |entry| {
-            let ModuleEntry { path, line, .. } = entry;
-            let fault = readable(path, root.as_deref()).err()?;
-            let (file, path) = (rules.file.display(), path.display());
-            let option = rules.modules_option;
-            Some(format!("{file}:{line}: {option}: {path}: {fault}"))
-        })
+        let mut findings = ModuleFindings::default();
+        for ModuleEntry { path, line, .. } in &rules.modules {
+            // A name without a slash is looked for by the loader, in places of its own.
+            if !path.as_os_str().as_bytes().contains(&b'/') {
+                continue;
+            }
+            let below = path.strip_prefix("/").unwrap_or(path);
+            let found = &root
+                .as_ref()
+                .map_or_else(|| path.clone(), |root| root.join(below));
+            let (file, option, shown) =
+                (rules.file.display(), rules.modules_option, path.display());
+            let tell = |text: &str| format!("{file}:{line}: {option}: {shown}: {text}");
+            let examined = module_file::examine(found).and_then(|remark| {
+                user.map_or(Ok(()), |user| module_file::readable_by(user, found))?;
+                Ok(remark)
+            });
+            match examined {
+                Ok(remark) => findings.remarks.extend(remark.map(tell)),
+                Err(fault) => findings.faults.push(tell(&fault)),
+            }
+        }
+        findings
     }
 }
 
@@ -160,17 +176,11 @@ pub fn report_warnings(warnings: &[String]) {
     }
 }
 
-/// A name without a slash is looked for by the loader, in places of its own.
-fn readable(module: &Path, root: Option<&Path>) -> Result<(), String> {
-    if !module.as_os_str().as_bytes().contains(&b'/') {
-        return Ok(());
-    }
-    let below = module.strip_prefix("/").unwrap_or(module);
-    let module = &root.map_or_else(|| module.to_owned(), |root| root.join(below));
-    let unreadable = |error| format!("cannot be read: {error}");
-    // Asked first, since to open a pipe would wait for its writer.
-    if !fs::metadata(module).map_err(unreadable)?.is_file() {
-        return Err("expected a library file".to_owned());
-    }
-    File::open(module).map_err(unreadable).map(drop)
+/// What the files of modules tell, each as `file:line: option: text`.
+#[derive(Default)]
+pub struct ModuleFindings {
+    /// Why modules cannot be loaded, as far as can be told without running them.
+    pub faults: Vec<String>,
+    /// What is probably a mistake.
+    pub remarks: Vec<String>,
 }

@@ -261,14 +261,14 @@ fn die_with(controller: Pid) -> nix::Result<()> {
 
 /// Takes the supplementary groups of the configured user. None of root's groups remain; the original
 /// keeps them (DIFFERENCES.md).
-fn take_groups(identity: &Identity) -> nix::Result<()> {
+pub(crate) fn take_groups(identity: &Identity) -> nix::Result<()> {
     setgroups(&[])?;
     let name = CString::new(identity.user.as_str()).map_err(|_| Errno::EINVAL)?;
     initgroups(&name, identity.gid)
 }
 
 /// Switches to the configured user and group.
-fn become_user(identity: &Identity) -> nix::Result<()> {
+pub(crate) fn become_user(identity: &Identity) -> nix::Result<()> {
     let Identity { uid, gid, .. } = *identity;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)

@@ -136,3 +136,143 @@ fn a_filter_file_of_the_first_releases_starts() {
         "filter.conf:3: forbidden_functions: already given in line 2; write all of it there";
     assert!(told.contains(expected), "{told}");
 }
+
+/// The null module's file with other bytes at some place.
+fn changed(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut file = std::fs::read(module("nullmodule")).expect("a library");
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+    file
+}
+
+fn place_of(needle: &[u8]) -> usize {
+    let file = std::fs::read(module("nullmodule")).expect("a library");
+    let mut windows = file.windows(needle.len());
+    windows
+        .position(|window| window == needle)
+        .expect("it is there")
+}
+
+/// What the file tells, and that the loader agrees.
+#[test]
+fn check_tells_modules_that_cannot_be_loaded_without_running_them() {
+    let directory = Directory::new();
+    let whole = changed(0, b"\x7f");
+    let program = std::fs::read(env!("CARGO_BIN_EXE_pkcs11proxyd")).expect("a program");
+    let entry = place_of(b"\0C_GetFunctionList\0");
+    let text = b"#!/bin/sh\necho a module\n# as long as the first part of a header\n".to_vec();
+    let cases: &[(&str, Vec<u8>, &str)] = &[
+        ("empty", Vec::new(), "is empty: expected a shared library"),
+        ("text", text, "is no shared library: it is no ELF file"),
+        (
+            "short",
+            b"\x7fELF\x02".to_vec(),
+            "is no shared library: it is no ELF file",
+        ),
+        (
+            "class",
+            changed(4, &[1]),
+            "is a library of 32 bits, and this daemon has 64",
+        ),
+        (
+            "order",
+            changed(5, &[2]),
+            "is for machines with the other byte order",
+        ),
+        (
+            "machine",
+            changed(18, &22_u16.to_ne_bytes()),
+            "is for s390, and this daemon is for ",
+        ),
+        (
+            "type",
+            changed(16, &1_u16.to_ne_bytes()),
+            "is no shared library, but a program or an object file",
+        ),
+        ("program", program, "is no shared library, but a program"),
+        (
+            "cut",
+            whole[..whole.len() / 4].to_vec(),
+            "is cut off: at least ",
+        ),
+        (
+            "other",
+            changed(entry, b"\0C_GetFunctionLost\0"),
+            "does not export C_GetFunctionList",
+        ),
+        ("whole", whole, ""),
+    ];
+    let mut setup = setup(&Token::new());
+    setup.modules.clear();
+    for (name, content, _) in cases {
+        let path = directory.join(name);
+        std::fs::write(&path, content).expect("a file");
+        setup.modules.push(((*name).into(), path));
+    }
+    let daemon = setup.start();
+    for (name, _, expected) in cases {
+        let mut client = Client::new(&daemon);
+        client.call(Call::C_SetupArch(Architecture::host()));
+        let call = Call::C_LoadModule(name.as_bytes());
+        client.send(&encoded(&call));
+        // The loader dies of a file that is cut off.
+        let reply = client.record().map(|record| {
+            let reply = rpc::read_reply::<Call<'_>>(Xid(7), call.function(), &record);
+            reply.expect("its xid").expect("a result")
+        });
+        let loaded = reply.is_some_and(|reply| reply.rv().is_ok());
+        assert_eq!(loaded, expected.is_empty(), "{name}");
+        let path = directory.join(name);
+        let line = format!("filter.conf:1: modules: {}: {expected}", path.display());
+        let told = daemon.log().contains(&line);
+        assert_eq!(told, !expected.is_empty(), "{name}: {}", daemon.log());
+    }
+
+    let check = |name: &str| {
+        let path = directory.join(name);
+        let rules = format!("modules = [(a, \"{}\")]", path.display());
+        std::fs::write(directory.join("filter.conf"), rules).expect("a file");
+        let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+        let output = refused(&directory, &conf, &["-check"]);
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (status, _, errors) = check("machine");
+    assert_eq!(status, Some(2));
+    assert!(errors.contains("is for s390"), "{errors}");
+    // Another library may have the function: this is no more than likely wrong.
+    let (status, output, errors) = check("other");
+    assert_eq!((status, errors.as_str()), (Some(0), ""));
+    assert!(
+        output.starts_with("warning: ") && output.contains("does not export"),
+        "{output}"
+    );
+    assert_eq!(check("whole").0, Some(0));
+}
+
+#[test]
+fn check_tells_a_module_that_the_user_who_serves_cannot_read() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can start a daemon that serves as another user");
+        return;
+    }
+    let directory = Directory::new();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).expect("ours");
+    let library = directory.join("module.so");
+    std::fs::copy(module("nullmodule"), &library).expect("a copy");
+    let rules = format!("modules = [(a, \"{}\")]", library.display());
+    std::fs::write(directory.join("filter.conf"), rules).expect("a file");
+    let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+    let conf = conf.replace("name = \"s\";", "name = \"s\"; user = \"nobody\";");
+    for (mode, status) in [(0o644, Some(0)), (0o600, Some(2))] {
+        std::fs::set_permissions(&library, PermissionsExt::from_mode(mode)).expect("ours");
+        let output = refused(&directory, &conf, &["-check"]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), status, "{errors}");
+        let told = "module.so: cannot be read by the user nobody: Permission denied";
+        assert_eq!(errors.contains(told), status != Some(0), "{errors}");
+    }
+}
