@@ -82,7 +82,7 @@ const ENTRY: &[u8] = b"C_GetFunctionList";
 
 /// Looks at a module's file. An error says why it cannot be loaded; a remark, what is probably wrong.
 pub fn examine(module: &Path) -> Result<Option<&'static str>, String> {
-    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let unreadable = |error: io::Error| format!("cannot be read: {error}{}", successor(module));
     // Asked first, since to open a pipe would wait for its writer.
     if !fs::metadata(module).map_err(unreadable)?.is_file() {
         return Err("expected a library file".to_owned());
@@ -107,6 +107,15 @@ pub fn examine(module: &Path) -> Result<Option<&'static str>, String> {
         length,
     };
     elf.check(&header)
+}
+
+/// For the path of SoftHSM 1, which the original's files name, that of SoftHSM 2 if it is there.
+fn successor(missing: &Path) -> String {
+    const SOFTHSM_2: &str = "/usr/lib/softhsm/libsofthsm2.so";
+    if missing.ends_with("libsofthsm.so") && Path::new(SOFTHSM_2).exists() {
+        return format!("; write \"{SOFTHSM_2}\" for SoftHSM 2");
+    }
+    String::new()
 }
 
 /// Whether a user can open a module's file: tried in a process that becomes that user.

@@ -267,7 +267,8 @@ impl<'a> Checker<'a> {
         key: Option<At<Text>>,
         user: Option<&Lined<(Function, &'static Row)>>,
     ) -> Result<Option<Secret>, Fault> {
-        const EXPECTED: &str = "expected 32 hexadecimal digits";
+        const EXPECTED: &str = "expected 32 hexadecimal digits: write wrapping_format_key = \"...\" with what \
+                                `openssl rand -hex 16` prints";
         match (key, user) {
             (None, None) => Ok(None),
             (None, Some(user)) => {
@@ -275,7 +276,8 @@ impl<'a> Checker<'a> {
                     line: user.line,
                     option: "wrapping_format_key".into(),
                 };
-                Err(place.fault(format!("{EXPECTED}, for the action {KEYED} in this line")))
+                let message = format!("{EXPECTED}; the action {KEYED} in this line needs the key");
+                Err(place.fault(message))
             }
             (Some(key), None) => {
                 self.warn(key.fault(format!("has no effect without the action {KEYED}")));

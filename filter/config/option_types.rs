@@ -4,10 +4,10 @@
 //! `options` uses them, and serde fills them in from what `config_file` hands over. A value that is
 //! not of its type is refused here, where its line is known.
 
-use crate::actions::{self, Row};
+use crate::actions::{self, ACTIONS, Row};
 use crate::parameter_rules::{Comparison, OPERATIONS};
 use crate::regexp::Regexp;
-use config_file::{At, Bytes, Place};
+use config_file::{At, Bytes, Place, did_you_mean};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use std::fmt;
@@ -162,12 +162,18 @@ fn mechanism(text: &str) -> Option<u64> {
 fn named<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     what: &str,
+    known: &[&str],
     find: impl Fn(&str) -> Option<T>,
 ) -> Result<T, D::Error> {
     let Bytes(name) = Bytes::deserialize(deserializer)?;
     let name = String::from_utf8_lossy(&name);
-    find(&name)
-        .ok_or_else(|| de::Error::custom(format!("unknown {what} `{}`", name.escape_debug())))
+    find(&name).ok_or_else(|| {
+        let hint = did_you_mean(&name, known);
+        let own = "one that a site has added to Caml Crush does not exist here: remove the couple";
+        let hint = hint.or_else(|| (what == "action").then(|| own.to_owned()));
+        let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
+        de::Error::custom(format!("unknown {what} `{}`{hint}", name.escape_debug()))
+    })
 }
 
 /// A function that can be forbidden or given an action, as the standard spells it.
@@ -175,10 +181,11 @@ pub(crate) struct FunctionName(pub(crate) Function);
 
 impl<'de> Deserialize<'de> for FunctionName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        named(deserializer, "function", |name| {
-            Function::from_name(name).filter(|function| *function != Function::C_SetupArch)
-        })
-        .map(FunctionName)
+        let can_be_named = |function: &Function| *function != Function::C_SetupArch;
+        let known = Function::ALL.iter().copied().filter(can_be_named);
+        let known: Vec<&str> = known.map(Function::name).collect();
+        let find = |name: &str| Function::from_name(name).filter(can_be_named);
+        named(deserializer, "function", &known, find).map(FunctionName)
     }
 }
 
@@ -235,8 +242,9 @@ pub(crate) struct PaddingKind(pub(crate) &'static [Operation]);
 impl<'de> Deserialize<'de> for PaddingKind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use Operation::{Decrypt, Encrypt, Sign, Unwrap, Wrap};
+        const KINDS: &[&str] = &["wrap", "unwrap", "encrypt", "sign", "decrypt", "all"];
 
-        named(deserializer, "kind of operation", |name| {
+        named(deserializer, "kind of operation", KINDS, |name| {
             Some(match name {
                 "wrap" => [Wrap].as_slice(),
                 "unwrap" => &[Unwrap],
@@ -256,7 +264,8 @@ pub(crate) struct OperationName(pub(crate) Option<&'static [Family]>);
 
 impl<'de> Deserialize<'de> for OperationName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        named(deserializer, "kind of operation", |name| {
+        let known: Vec<&str> = OPERATIONS.iter().map(|(name, _)| *name).collect();
+        named(deserializer, "kind of operation", &known, |name| {
             let row = OPERATIONS.iter().find(|(known, _)| *known == name);
             row.map(|(_, families)| OperationName(*families))
         })
@@ -268,7 +277,7 @@ pub(crate) struct ComparisonSign(pub(crate) Comparison, pub(crate) String);
 
 impl<'de> Deserialize<'de> for ComparisonSign {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        named(deserializer, "comparison", |sign| {
+        named(deserializer, "comparison", &[], |sign| {
             Some(ComparisonSign(Comparison::of(sign)?, sign.to_owned()))
         })
     }
@@ -308,7 +317,8 @@ pub(crate) struct ActionName(pub(crate) &'static Row);
 
 impl<'de> Deserialize<'de> for ActionName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        named(deserializer, "action", actions::row).map(ActionName)
+        let known: Vec<&str> = ACTIONS.iter().map(|row| row.name).collect();
+        named(deserializer, "action", &known, actions::row).map(ActionName)
     }
 }
 

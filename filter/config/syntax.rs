@@ -74,11 +74,14 @@ impl Parser<'_> {
                     return Err(Fault::in_line(line, "a section without its closing `}`"));
                 }
                 (Some((other, line)), _) => {
+                    let advice = if matches!(other, Token::Keyword(";" | ",")) {
+                        ": remove it, as nothing stands between options; Caml Crush ignores all that follows"
+                    } else {
+                        ""
+                    };
                     let found = other.describe();
-                    return Err(Fault::in_line(
-                        line,
-                        format!("expected the name of an option, found {found}"),
-                    ));
+                    let message = format!("expected the name of an option, found {found}{advice}");
+                    return Err(Fault::in_line(line, message));
                 }
             };
             let shown = String::from_utf8_lossy(&key).into_owned();

@@ -182,7 +182,8 @@ fn wants_a_key_exactly_where_the_wrapping_format_is_used() {
         let message = refusal(&key(bad));
         assert_eq!(
             message,
-            "filter.conf:3: wrapping_format_key: expected 32 hexadecimal digits"
+            "filter.conf:3: wrapping_format_key: expected 32 hexadecimal digits: write wrapping_format_key = \"...\" \
+             with what `openssl rand -hex 16` prints"
         );
     }
     assert!(refusal(used).starts_with("filter.conf:3: wrapping_format_key: expected 32"));
@@ -275,11 +276,11 @@ fn checks_the_types_of_rules() {
         ),
         (
             "remove_padding_oracles = [(a, [WRAP])]",
-            "remove_padding_oracles[0][1][0]: unknown kind of operation `WRAP`",
+            "remove_padding_oracles[0][1][0]: unknown kind of operation `WRAP`; did you mean `wrap`?",
         ),
         (
             "filter_actions_pre = [(a, [(C_Login, x)])]",
-            "filter_actions_pre[0][1][0][1]: unknown action `x`",
+            "filter_actions_pre[0][1][0][1]: unknown action `x`; one that a site has added to Caml Crush does not exist here: remove the couple",
         ),
     ] {
         assert_eq!(refusal(rule), format!("filter.conf:2: {expected}"));

@@ -144,25 +144,31 @@ impl de::Error for Fault {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        let alike = expected.iter().find(|known| {
-            known.eq_ignore_ascii_case(field) || field.len() > 3 && distance(field, known) <= 2
-        });
-        let longer: Vec<_> = expected
-            .iter()
-            .filter(|known| known.starts_with(field))
-            .collect();
-        de::Error::custom(match (alike, longer.as_slice()) {
-            (Some(known), _) => format!("unknown option; did you mean `{known}`?"),
-            (None, [known]) => format!("unknown option; did you mean `{known}`?"),
-            (None, [first, second, ..]) => {
-                format!("unknown option; did you mean `{first}` or `{second}`?")
-            }
-            (None, []) if expected.is_empty() => "unknown option; no option is allowed here".into(),
-            (None, []) => format!(
+        de::Error::custom(match did_you_mean(field, expected) {
+            Some(hint) => format!("unknown option; {hint}"),
+            None if expected.is_empty() => "unknown option; no option is allowed here".into(),
+            None => format!(
                 "unknown option; the options here are {}",
                 expected.join(", ")
             ),
         })
+    }
+}
+
+/// The names that an unknown one was probably meant to be, as a question.
+pub fn did_you_mean(name: &str, known: &[&str]) -> Option<String> {
+    let alike = known.iter().find(|known| {
+        known.eq_ignore_ascii_case(name) || name.len() > 3 && distance(name, known) <= 2
+    });
+    let longer: Vec<_> = known
+        .iter()
+        .filter(|known| !name.is_empty() && known.starts_with(name))
+        .collect();
+    match (alike, longer.as_slice()) {
+        (Some(known), _) => Some(format!("did you mean `{known}`?")),
+        (None, [known]) => Some(format!("did you mean `{known}`?")),
+        (None, [first, second, ..]) => Some(format!("did you mean `{first}` or `{second}`?")),
+        (None, []) => None,
     }
 }
 

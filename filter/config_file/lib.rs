@@ -38,7 +38,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-pub use fault::{Error, Fault, Place};
+pub use fault::{Error, Fault, Place, did_you_mean};
 pub use types::{At, Bytes, Float};
 
 /// The key of a table with one entry that represents a tuple. Its brackets are not in Latin-1, so no

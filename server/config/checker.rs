@@ -422,6 +422,10 @@ impl Checker<'_> {
             self.warn(&at.place, "has no effect without use_ssl = true");
         }
         let allowed = allowed.map(|at| path(&at, Some(&base))).transpose()?;
+        if let (None, Some(section)) = (&in_use, &section) {
+            let text = "has no effect without use_ssl = true: clients are served without TLS";
+            self.warn(&section.place, text);
+        }
         match (in_use, section) {
             (_, Some(section)) => {
                 let mut warnings = Vec::new();

@@ -162,7 +162,10 @@ pub(super) fn of_legacy_keys(
     base: &Path,
 ) -> Result<TlsConfig, Fault> {
     if keys.places().next().is_none() {
-        return Err(use_ssl.fault("expected a section `tls` as well"));
+        return Err(use_ssl.fault(
+            "expected a section `tls` as well: write tls { x509 { key { crt_file = \"...\"; key_file = \"...\" }; \
+             trust { crt_file = \"...\" } } }",
+        ));
     }
     let file = |at, name| located(&required(at, name, use_ssl)?, base);
     let key = KeyConfig {

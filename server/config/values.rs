@@ -103,14 +103,22 @@ pub(super) fn identity(
     }
     let account = match User::from_name(&user.value) {
         Ok(Some(account)) => account,
-        Ok(None) => return Err(user.fault("expected the name of a user")),
+        Ok(None) => {
+            return Err(user.fault(
+                "expected the name of a user: write one that exists here, or create it, as by useradd --system",
+            ));
+        }
         Err(error) => return Err(user.fault(format!("cannot be looked up: {error}"))),
     };
     let gid = match group {
         None => account.gid,
         Some(group) => match Group::from_name(&group.value) {
             Ok(Some(group)) => group.gid,
-            Ok(None) => return Err(group.fault("expected the name of a group")),
+            Ok(None) => {
+                return Err(group.fault(
+                    "expected the name of a group: write one that exists here, or create it, as by groupadd --system",
+                ));
+            }
             Err(error) => return Err(group.fault(format!("cannot be looked up: {error}"))),
         },
     };

@@ -198,7 +198,13 @@ impl Builder<'_> {
                     "HIGH:"
                 };
                 let suites = format!("{high}{}:{NEVER}", list.value);
-                context.set_cipher_list(&suites).map_err(at(&list.place))?;
+                let nothing_left = |_| {
+                    list.fault(
+                        "selects no suite with forward secrecy and RSA or ECDSA: write cipher_suite = \"HIGH\", \
+                         or remove this line",
+                    )
+                };
+                context.set_cipher_list(&suites).map_err(nothing_left)?;
                 if let Some(curve) = curve {
                     let unknown = |_| curve.fault("expected a curve such as prime256v1");
                     context.set_groups_list(&curve.value).map_err(unknown)?;

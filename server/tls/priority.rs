@@ -312,7 +312,9 @@ impl State {
         signatures.dedup();
         let chooses = !signatures.is_empty() && self.signatures.chosen.len() < SIGNATURES.len();
         if !tls12 && !tls13 {
-            return Err("selects no suite of TLS 1.2 or TLS 1.3".into());
+            return Err(
+                "selects no suite of TLS 1.2 or TLS 1.3: write algorithms = \"NORMAL\"".into(),
+            );
         }
         if self.signatures_named && signatures.is_empty() {
             return Err("selects no signature algorithm".into());

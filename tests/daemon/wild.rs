@@ -276,3 +276,148 @@ fn check_tells_a_module_that_the_user_who_serves_cannot_read() {
         assert_eq!(errors.contains(told), status != Some(0), "{errors}");
     }
 }
+
+/// Features of published filter files that are refused, with what to write instead.
+#[test]
+fn check_says_what_to_write_in_a_filter_file_that_is_refused() {
+    let directory = Directory::new();
+    let null = module("nullmodule");
+    let check = |text: &str| {
+        let rules = format!("modules = [(\"\", \"{}\")]\n{text}", null.display());
+        std::fs::write(directory.join("filter.conf"), rules).expect("a file");
+        let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+        let output = refused(&directory, &conf, &["-check"]);
+        let errors = String::from_utf8(output.stderr).expect("UTF-8");
+        (output.status.code(), errors)
+    };
+    let action = |name: &str| format!("filter_actions_post = [(\".*\",\n[(C_WrapKey, {name})])]");
+    for (text, expected) in [
+        (
+            action("wrapping_format_patch"),
+            "3: wrapping_format_key: expected 32 hexadecimal digits: write wrapping_format_key = \"...\" with \
+             what `openssl rand -hex 16` prints; the action wrapping_format_patch in this line needs the key",
+        ),
+        (
+            action("site_usage_patch"),
+            "3: filter_actions_post[0][1][0][1]: unknown action `site_usage_patch`; one that a site has added \
+             to Caml Crush does not exist here: remove the couple",
+        ),
+        (
+            action("sticky_attribute_patch"),
+            "3: filter_actions_post[0][1][0][1]: unknown action `sticky_attribute_patch`; did you mean \
+             `sticky_attributes_patch`?",
+        ),
+        (
+            "forbiddden_functions = [(\".*\", [C_Login])]".into(),
+            "2: forbiddden_functions: unknown option; did you mean `forbidden_functions`?",
+        ),
+        (
+            "filter_actions = [(\".*\", [(C_Login, identity)])]".into(),
+            "2: filter_actions: unknown option; did you mean `filter_actions_pre` or `filter_actions_post`?",
+        ),
+        (
+            "log_subchanel = x".into(),
+            "2: log_subchanel: unknown option; did you mean `log_subchannel`?",
+        ),
+        (
+            "forbidden_functions = [(\".*\", [C_Wrap])]".into(),
+            "2: forbidden_functions[0][1][0]: unknown function `C_Wrap`; did you mean `C_WrapKey` or ",
+        ),
+        (
+            "debug = 0;\nforbidden_functions = [(\".*\", [C_Login])]".into(),
+            "2: expected the name of an option, found `;`: remove it, as nothing stands between options; Caml \
+             Crush ignores all that follows",
+        ),
+        (
+            "filter_actions_post = []\nfilter_actions_post = []".into(),
+            "3: filter_actions_post: already given in line 2; write all of it there, and remove this one, which \
+             Caml Crush ignores",
+        ),
+    ] {
+        let (status, errors) = check(&text);
+        assert_eq!(status, Some(2), "{text}");
+        assert!(
+            errors.contains(&format!("filter.conf:{expected}")),
+            "{errors}"
+        );
+    }
+    assert_eq!(check("debug = 0"), (Some(0), String::new()));
+    let rules = "modules = [(softhsm, \"/usr/lib/softhsm/libsofthsm.so\")]";
+    std::fs::write(directory.join("filter.conf"), rules).expect("a file");
+    let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+    let output = refused(&directory, &conf, &["-check"]);
+    let told = "libsofthsm.so: cannot be read: No such file or directory (os error 2); write \
+                \"/usr/lib/softhsm/libsofthsm2.so\" for SoftHSM 2";
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains(told), "{errors}");
+}
+
+/// The same for the daemon's configuration.
+#[test]
+fn check_says_what_to_write_in_a_configuration_that_is_refused() {
+    let directory = with_rules();
+    let file = support::certificates::certificate;
+    let older = format!(
+        "cafile = \"{}\"; certfile = \"{}\"; certkey = \"{}\";",
+        file("ca.pem"),
+        file("server.pem"),
+        file("server.key")
+    );
+    let newer = format!(
+        "x509 {{ key {{ crt_file = \"{}\"; key_file = \"{}\" }}; trust {{ crt_file = \"{}\" }} }}; peer_auth = \"required\"",
+        file("server.pem"),
+        file("server.key"),
+        file("ca.pem")
+    );
+    let processor = "d.conf:2: netplex.service[0].processor";
+    for (option, status, expected) in [
+        (
+            "use_ssl = true".to_owned(),
+            2,
+            format!(
+                "{processor}.use_ssl: expected a section `tls` as well: write tls {{ x509 {{ key {{"
+            ),
+        ),
+        (
+            format!("tls {{ {newer} }}"),
+            0,
+            format!(
+                "warning: {processor}.tls: has no effect without use_ssl = true: clients are served without TLS"
+            ),
+        ),
+        (
+            format!("use_ssl = true; {older} cipher_suite = \"AES256-SHA256\""),
+            2,
+            format!(
+                "{processor}.cipher_suite: selects no suite with forward secrecy and RSA or ECDSA: write \
+                     cipher_suite = \"HIGH\", or remove this line"
+            ),
+        ),
+        (
+            format!("use_ssl = true; {older} cipher_suite = \"DHE-RSA-AES128-SHA:!eNull:!aNull\""),
+            0,
+            "service s".to_owned(),
+        ),
+        (
+            format!(
+                "use_ssl = true; tls {{ algorithms = \"NORMAL:-VERS-TLS-ALL:+VERS-TLS1.0\"; {newer} }}"
+            ),
+            2,
+            format!(
+                "{processor}.tls.algorithms: selects no suite of TLS 1.2 or TLS 1.3: write algorithms = \"NORMAL\""
+            ),
+        ),
+        (
+            "portmapper = true".to_owned(),
+            2,
+            format!("{processor}.portmapper: expected false"),
+        ),
+    ] {
+        let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", &option);
+        let output = refused(&directory, &conf, &["-check"]);
+        assert_eq!(output.status.code(), Some(status), "{option}");
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat())
+            .replace(&format!("{}/", directory.path().display()), "");
+        assert!(told.contains(&expected), "{option}: {told}");
+    }
+}
