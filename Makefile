@@ -13,7 +13,8 @@
 #   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS
-#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT
+#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD
+#   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
 
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= $(PREFIX)/etc
@@ -22,6 +23,9 @@ BINDIR     ?= $(PREFIX)/bin
 
 # Where p11-kit looks for files that describe modules; empty to install none.
 P11_KIT ?= $(or $(shell pkg-config --variable=p11_module_configs p11-kit-1 2>/dev/null),$(PREFIX)/share/p11-kit/modules)
+
+# Where systemd looks for units; empty to install none.
+SYSTEMD ?= $(PREFIX)/lib/systemd/system
 
 # Where the client library connects unless a variable or the settings file says otherwise: an
 # endpoint, such as host:port or the absolute path of a Unix socket.
@@ -93,7 +97,7 @@ SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt') \
   $(if $(CLIENT_TLS_EMBED),$(CLIENT_TLS_CA) $(CLIENT_TLS_CERT) $(CLIENT_TLS_KEY) $(CLIENT_TLS_PINNED))
 OPTIONS := $(TARGET)/release/client-options
-.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh certs install packages demo-packages suites-packages applications-packages force
+.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units certs install install-units packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -173,10 +177,24 @@ fresh:
 	tests/fresh-system.sh bookworm
 	tests/fresh-system.sh trixie
 
+units: all
+	tests/units.sh bookworm $(TARGET)/release
+	tests/units.sh trixie $(TARGET)/release
+
 certs:
 	tests/support/make-certs.sh $(CERTS)
 
-install: all
+# With the directories where things are installed.
+install-units:
+ifneq ($(SYSTEMD),)
+	$(INSTALL) -d $(DESTDIR)$(SYSTEMD)
+	for unit in pkcs11proxyd.service pkcs11proxyd-unprivileged.service pkcs11proxyd.socket; do \
+	  sed 's|/usr/bin/pkcs11proxyd|$(BINDIR)/pkcs11proxyd|; s|/etc/pkcs11proxyd|$(SYSCONFDIR)/pkcs11proxyd|' etc/$$unit \
+	    >$(DESTDIR)$(SYSTEMD)/$$unit && chmod 644 $(DESTDIR)$(SYSTEMD)/$$unit || exit 1; \
+	done
+endif
+
+install: all install-units
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
 	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(TARGET)/release/pkcs11proxyctl $(TARGET)/release/p11client-doctor \
 	  $(DESTDIR)$(BINDIR)/

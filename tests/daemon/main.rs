@@ -18,6 +18,7 @@ mod rules;
 mod sandbox;
 mod signals;
 mod start;
+mod units;
 mod wild;
 mod workers;
 
