@@ -40,6 +40,8 @@ impl Origin {
             .args(arguments)
             .args(["-fg", "-takeover"])
             .current_dir(&self.directory)
+            // The service manager has meant this process; now it watches the other one.
+            .env_remove("WATCHDOG_PID")
             .stdin(Stdio::null())
             .spawn()?;
         // The controller reaps it like every child.

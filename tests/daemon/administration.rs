@@ -340,3 +340,55 @@ fn an_upgrade_that_fails_changes_nothing() {
     let unasked = ctl(&daemon, &["status"]);
     assert!(!unasked.stdout.contains("draining"), "{}", unasked.stdout);
 }
+
+/// The service manager watches the new daemon from then on.
+#[test]
+fn after_an_upgrade_the_new_daemon_says_that_it_is_alive() {
+    let directory = with_rules();
+    let path = |name: &str| directory.join(name).display().to_string();
+    let manager = std::os::unix::net::UnixDatagram::bind(path("notify")).expect("a socket");
+    manager
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a timeout");
+    let told = |expected: &str| loop {
+        let mut message = [0; 256];
+        let length = manager.recv(&mut message).expect("a message");
+        let message = String::from_utf8_lossy(&message[..length]).into_owned();
+        if message.starts_with(expected) {
+            return message;
+        }
+    };
+    let ctl = |what: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyctl"));
+        command.args(["-socket", &path("control"), what]);
+        let outcome = run(command, Duration::from_secs(20));
+        assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+    };
+    let address = format!("type = \"local\"; path = \"{}\"", path("s"));
+    let control = format!(
+        "netplex {{ daemon {{ control_socket = \"{}\" }};",
+        path("control")
+    );
+    let conf = configuration(&address, "").replacen("netplex {", &control, 1);
+    std::fs::write(path("d.conf"), conf).expect("a file");
+    let mut command = Command::new("sh");
+    let daemon = env!("CARGO_BIN_EXE_pkcs11proxyd");
+    let script = format!("export WATCHDOG_PID=$$; exec '{daemon}' -fg -conf d.conf");
+    command.arg("-c").arg(script).current_dir(directory.path());
+    command
+        .env("NOTIFY_SOCKET", path("notify"))
+        .env("WATCHDOG_USEC", "200000");
+    let old = Running::start(command);
+    told("READY=1");
+    told("WATCHDOG=1");
+    ctl("upgrade");
+    told("MAINPID=");
+    assert_eq!(old.finish(Duration::from_secs(20)).status.code(), Some(0));
+    // Only the new one is there.
+    manager.set_nonblocking(true).expect("a flag");
+    while manager.recv(&mut [0; 256]).is_ok() {}
+    manager.set_nonblocking(false).expect("a flag");
+    told("WATCHDOG=1");
+    ctl("stop");
+    told("STOPPING=1");
+}
