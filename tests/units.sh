@@ -2,7 +2,7 @@
 # units.sh bookworm|trixie DIRECTORY: proves the systemd units on a system that boots in a container. Debootstraps Debian 12
 # or 13, installs the units and the programs that were built in DIRECTORY there, makes a token of SoftHSM, boots systemd, and
 # has OpenSC use the token: through a daemon that root starts, through one that starts as its own user, and through one
-# that its socket starts. Each is reloaded, watched and stopped.
+# that its socket starts. Each is reloaded, watched, upgraded and stopped.
 #
 # Needs root, debootstrap and systemd-nspawn (systemd-container), which it installs. SYSTEM names a system that is
 # debootstrapped already; it is copied. Everything is removed at the end.
@@ -64,7 +64,7 @@ say() { echo "proof: $*"; }
 
 fail() {
     say "FAILED: $*"
-    journalctl -b --no-pager -n 40 -u 'pkcs11proxyd*' || true
+    journalctl -b --no-pager -n 400 -u 'pkcs11proxyd*' | grep -v DEBUG_LEVEL | tail -n 40
     exit 1
 }
 
@@ -104,6 +104,19 @@ watched() {
     pkcs11proxyctl status >/dev/null || fail "$1: pkcs11proxyctl"
 }
 
+# upgraded UNIT: another process takes its place, and systemd knows it.
+upgraded() {
+    before=$(systemctl show -P MainPID "$1")
+    pkcs11proxyctl upgrade >/dev/null || fail "$1: upgrade"
+    sleep 3
+    after=$(systemctl show -P MainPID "$1")
+    [ "$after" != "$before" ] || fail "$1: the same process runs after the upgrade"
+    [ "$(systemctl show -P ActiveState "$1")" = active ] || fail "$1: not active after the upgrade"
+    [ "$(systemctl show -P NRestarts "$1")" = 0 ] || fail "$1: it was restarted"
+    [ ! -e "/proc/$before" ] || fail "$1: the former process stays"
+    say "$1: upgraded"
+}
+
 ended() {
     systemctl stop "$1" || fail "$1: stop"
     [ "$(systemctl show -P Result "$1")" = success ] || fail "$1: $(systemctl show -P Result "$1")"
@@ -127,12 +140,16 @@ systemctl start pkcs11proxyd || fail "pkcs11proxyd does not start"
 use pkcs11proxyd
 watched pkcs11proxyd pkcs11proxyd
 use "after the reload"
+upgraded pkcs11proxyd
+use "after the upgrade"
+watched pkcs11proxyd pkcs11proxyd
 ended pkcs11proxyd
 
 systemctl start pkcs11proxyd.socket || fail "pkcs11proxyd.socket does not start"
 [ "$(systemctl is-active pkcs11proxyd)" = inactive ] || fail "it runs before anybody connects"
 use pkcs11proxyd.socket
 watched pkcs11proxyd pkcs11proxyd
+upgraded pkcs11proxyd
 systemctl restart pkcs11proxyd &
 use "during a restart"
 wait
@@ -144,6 +161,8 @@ chgrp -R pkcs11proxyd /etc/pkcs11proxyd
 systemctl start pkcs11proxyd-unprivileged || fail "pkcs11proxyd-unprivileged does not start"
 use pkcs11proxyd-unprivileged
 watched pkcs11proxyd-unprivileged pkcs11proxyd
+upgraded pkcs11proxyd-unprivileged
+use "after the upgrade"
 ended pkcs11proxyd-unprivileged
 say passed
 EOF
