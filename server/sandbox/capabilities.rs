@@ -35,11 +35,18 @@ pub(super) fn names(set: &CapsHashSet) -> String {
 
 /// Keeps at most these, and passes none on to programs that would not have them anyway.
 pub(super) fn keep(set: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
-    let permitted = caps::read(None, CapSet::Permitted)?;
-    let effective = caps::read(None, CapSet::Effective)?;
-    caps::clear(None, CapSet::Inheritable)?;
-    caps::set(None, CapSet::Effective, &(&effective & set))?;
-    caps::set(None, CapSet::Permitted, &(&permitted & set))
+    for (kind, most) in [
+        (CapSet::Inheritable, &CapsHashSet::new()),
+        (CapSet::Effective, set),
+        (CapSet::Permitted, set),
+    ] {
+        // A unit of systemd that starts as a user of its own may have taken the system call away, too.
+        let present = caps::read(None, kind)?;
+        if !present.is_subset(most) {
+            caps::set(None, kind, &(&present & most))?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps at most these in the bounding set. A process that may not change that set has nothing to lose.
