@@ -86,6 +86,12 @@ fn a_monitoring_system_gets_the_numbers_at_a_loopback_address() {
         stream.read_to_string(&mut answer).expect("an answer");
         answer
     };
+    // The daemon hears of a client's first call while that is being answered.
+    let serving = "state=\"serving\"} 1";
+    assert!(wait_until(PATIENCE, || ask(
+        "GET /metrics HTTP/1.1\r\n\r\n"
+    )
+    .contains(serving)));
     let answer = ask("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let printed = ctl(&daemon, &["metrics"]).stdout;
     let service = "service=\"PKCS#11 Filtering Proxy\"";

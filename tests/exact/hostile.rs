@@ -239,7 +239,7 @@ fn change_calls(lengths: usize) {
     // Those that finalised, closed the session or were no call at all.
     assert!(ended < sent / 4, "{ended} of {sent} ended their connection");
     let log = pair.daemon().log();
-    for sign in ["signal", "internal error", "panicked"] {
+    for sign in ["by signal", "internal error", "panicked"] {
         let found: Vec<&str> = log
             .lines()
             .filter(|line| line.contains(sign))
