@@ -66,6 +66,11 @@ fn check_says_that_libnames_have_no_filter_and_what_to_write_instead() {
     };
     let good = format!("libnames = \"a:{};\";", null.display());
     let (status, told) = check(&good);
+    // What workers give up differs between systems.
+    let lines = told.split_inclusive('\n');
+    let told: String = lines
+        .filter(|line| !line.starts_with("  sandbox: "))
+        .collect();
     let option = "netplex.service[0].processor.libnames";
     let expected = format!(
         "warning: d.conf:2: {option}: there is no filter: every call of a client reaches the module
