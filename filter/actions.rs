@@ -48,8 +48,10 @@ pub use crate::patches::wrapping_format_patch::WrappingKey;
 pub enum Verdict {
     /// The next action or check decides, or the call goes to the module.
     Continue,
-    /// This is the reply; nothing else is done.
+    /// This is the reply; nothing else is done. The action has executed the call itself, or what it made of it.
     Decide(Reply),
+    /// The same for a reply that refuses the call, or a part of it.
+    Refuse(Reply),
 }
 
 /// A rule in code that filter.conf attaches to a function.

@@ -57,7 +57,7 @@ impl Context<'_> {
         self.log(format_args!(
             "{name}: refused with {rv} for alias '{module}': {reason}"
         ));
-        Verdict::Decide(replies::refused(self.function, rv))
+        Verdict::Refuse(replies::refused(self.function, rv))
     }
 
     /// Logs at debug level 1.

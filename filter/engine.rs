@@ -19,9 +19,10 @@ use xdr::{Call, CkRv, Cryptoki, Function, Mechanism, NullPlaces, Reply};
 use crate::actions::{Verdict, takes_object};
 use crate::checks::Refusal;
 use crate::context::Context;
-use crate::module_rules::{ModuleRules, Step};
+use crate::module_rules::{ModuleRules, Source, Step};
 use crate::object_reader::ObjectReader;
 use crate::search::Searches;
+use crate::witness::{Refused, Witness};
 use crate::{ModuleEntry, Rules, canonical_template, checks, log, mechanism_list, replies};
 
 /// CKF_RW_SESSION.
@@ -55,6 +56,24 @@ impl<N: Cryptoki> Filter<N> {
         });
         Filter { next, engine }
     }
+
+    /// What the rules are in front of.
+    pub fn next(&self) -> &N {
+        &self.next
+    }
+
+    /// Passes a call through the rules, before a witness who is told if they refuse it.
+    pub fn call_before(
+        &self,
+        witness: Option<&dyn Witness>,
+        call: Call<'_>,
+        nulls: NullPlaces,
+    ) -> Reply {
+        match &self.engine {
+            Some(engine) => engine.call(witness, call, nulls, &self.next),
+            None => self.next.call_without(call, nulls),
+        }
+    }
 }
 
 impl<N: Cryptoki> Cryptoki for Filter<N> {
@@ -63,10 +82,7 @@ impl<N: Cryptoki> Cryptoki for Filter<N> {
     }
 
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        match &self.engine {
-            Some(engine) => engine.call(call, nulls, &self.next),
-            None => self.next.call_without(call, nulls),
-        }
+        self.call_before(None, call, nulls)
     }
 }
 
@@ -93,7 +109,13 @@ enum Hold<'a> {
 }
 
 impl Engine {
-    fn call(&self, call: Call<'_>, nulls: NullPlaces, backend: &dyn Cryptoki) -> Reply {
+    fn call(
+        &self,
+        witness: Option<&dyn Witness>,
+        call: Call<'_>,
+        nulls: NullPlaces,
+        backend: &dyn Cryptoki,
+    ) -> Reply {
         let key = self.settings.wrapping_format_key.as_ref();
         let context = Context {
             backend,
@@ -108,10 +130,29 @@ impl Engine {
             debug: self.settings.debug,
         };
         let _hold = self.hold(&call);
-        self.filter(call, &context).unwrap_or_else(|refusal| {
+        let filtered = self.filter(witness, call, &context);
+        filtered.unwrap_or_else(|refusal| {
             refusal.log(&context);
+            self.tell(witness, &context, refusal.rv, refusal.source);
             replies::refused(context.function, refusal.rv)
         })
+    }
+
+    /// Tells the witness of a refusal.
+    fn tell(
+        &self,
+        witness: Option<&dyn Witness>,
+        context: &Context<'_>,
+        rv: CkRv,
+        source: Option<Source>,
+    ) {
+        if let Some(witness) = witness {
+            witness.refused(&Refused {
+                function: context.function,
+                rv,
+                rule: source.map(|source| (&*self.rules.file, source)),
+            });
+        }
     }
 
     /// Waits for the calls that must not run beside this one.
@@ -135,7 +176,12 @@ impl Engine {
     }
 
     /// Returns the reply of an action or of the module, unless a check refuses the call.
-    fn filter(&self, call: Call<'_>, context: &Context<'_>) -> Result<Reply, Refusal> {
+    fn filter(
+        &self,
+        witness: Option<&dyn Witness>,
+        call: Call<'_>,
+        context: &Context<'_>,
+    ) -> Result<Reply, Refusal> {
         let mut call = match canonical_template::canonical(call) {
             Ok(call) => call,
             Err(rv) => {
@@ -152,7 +198,7 @@ impl Engine {
             checks::check_function(context)?;
             return Err(refusal);
         }
-        if let Some(reply) = self.act(&self.rules.pre, &call, context) {
+        if let Some(reply) = self.act(witness, &self.rules.pre, &call, context) {
             return Ok(reply);
         }
         checks::check_function(context)?;
@@ -162,7 +208,7 @@ impl Engine {
                 flags.0 &= !READ_WRITE;
             }
         }
-        if let Some(reply) = self.act(&self.rules.post, &call, context) {
+        if let Some(reply) = self.act(witness, &self.rules.post, &call, context) {
             return Ok(reply);
         }
         Ok(self.execute(call, context))
@@ -171,6 +217,7 @@ impl Engine {
     /// Runs a chain and returns the reply of the first action that decides.
     fn act(
         &self,
+        witness: Option<&dyn Witness>,
         chains: &BTreeMap<Function, Vec<Step>>,
         call: &Call<'_>,
         context: &Context<'_>,
@@ -179,20 +226,23 @@ impl Engine {
         for step in steps {
             let name = step.name;
             context.log_call(1, format_args!("action '{name}' runs"));
-            match step.action.judge(call, context) {
-                Verdict::Continue => {}
-                Verdict::Decide(reply) if reply.function() == context.function => {
-                    let rv = reply.rv();
-                    context.log_rule(step.source, format_args!("action '{name}' returned {rv}"));
-                    return Some(reply);
-                }
-                Verdict::Decide(_) => {
-                    log::error(format_args!(
-                        "action '{name}' returned the reply of another function"
-                    ));
-                    return Some(replies::refused(context.function, CkRv::GENERAL_ERROR));
-                }
+            let (reply, refuses) = match step.action.judge(call, context) {
+                Verdict::Continue => continue,
+                Verdict::Decide(reply) => (reply, false),
+                Verdict::Refuse(reply) => (reply, true),
+            };
+            if reply.function() != context.function {
+                log::error(format_args!(
+                    "action '{name}' returned the reply of another function"
+                ));
+                return Some(replies::refused(context.function, CkRv::GENERAL_ERROR));
             }
+            let rv = reply.rv();
+            context.log_rule(step.source, format_args!("action '{name}' returned {rv}"));
+            if refuses {
+                self.tell(witness, context, rv, Some(step.source));
+            }
+            return Some(reply);
         }
         None
     }

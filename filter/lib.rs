@@ -45,7 +45,9 @@ pub mod regexp;
 pub mod replies;
 mod room;
 mod search;
+pub mod witness;
 
 pub use compatibility::Compatibility;
 pub use config::{ModuleEntry, Operation, Rules};
 pub use engine::Filter;
+pub use witness::Witness;

@@ -59,8 +59,12 @@ impl Action for Decides {
     fn judge(&self, _: &Call<'_>, context: &Context<'_>) -> Verdict {
         assert_eq!(context.module, b"m");
         self.trace.lock().unwrap().push(self.name.to_owned());
-        let refused = |function| Verdict::Decide(Reply::only(function, CkRv::PIN_LOCKED));
-        self.by.map_or(Verdict::Continue, refused)
+        let reply = |function| Reply::only(function, CkRv::PIN_LOCKED);
+        match (self.by.map(reply), self.name) {
+            (None, _) => Verdict::Continue,
+            (Some(reply), "refuses") => Verdict::Refuse(reply),
+            (Some(reply), _) => Verdict::Decide(reply),
+        }
     }
 
     fn watches(&self, function: Function, template: &Template) -> bool {
@@ -217,4 +221,62 @@ fn actions_of_both_chains_hide_what_a_search_finds() {
         panic!("another reply");
     };
     assert_eq!(found.objects, [ObjectHandle(1), ObjectHandle(3)]);
+}
+
+/// Notes what it is told.
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Witness for Notes {
+    fn refused(&self, refused: &Refused<'_>) {
+        let rule = refused.rule.map(|(file, source)| {
+            let (file, Source { option, line }) = (file.display(), source);
+            format!("{file}:{line}: {option}")
+        });
+        let rule = rule.unwrap_or_default();
+        let note = format!("{}: {}: {rule}", refused.function.name(), refused.rv);
+        self.0.lock().unwrap().push(note);
+    }
+}
+
+#[test]
+fn a_witness_is_told_of_each_refusal_and_of_nothing_else() {
+    use Function::{C_GenerateRandom, C_Logout};
+
+    let told = |function, rules: &str, by: &[(&'static str, Option<Function>)], call| {
+        let (filter, _) = filter(function, rules, by, &[]);
+        let notes = Notes::default();
+        let reply = filter.call_before(Some(&notes), call, NullPlaces::NONE);
+        (reply.rv(), notes.0.into_inner().unwrap())
+    };
+    let forbidden = "forbidden_functions = [(m, [C_Logout])]";
+    let (rv, notes) = told(C_Logout, forbidden, &[], Call::C_Logout(SESSION));
+    assert_eq!(rv, CkRv::FUNCTION_NOT_SUPPORTED);
+    assert_eq!(
+        notes,
+        ["C_Logout: CKR_FUNCTION_NOT_SUPPORTED: f:1: forbidden_functions"]
+    );
+    for (name, expected) in [
+        (
+            "refuses",
+            &["C_Logout: CKR_PIN_LOCKED: f:1: filter_actions_pre"][..],
+        ),
+        ("decides", &[]),
+    ] {
+        let by = [(name, Some(C_Logout))];
+        let (rv, notes) = told(C_Logout, "", &by, Call::C_Logout(SESSION));
+        assert_eq!(rv, CkRv::PIN_LOCKED);
+        assert_eq!(notes, expected, "{name}");
+    }
+    let attribute = |value: &[u8]| Attribute::new(AttributeType(3), value.to_vec());
+    let twice = Template(vec![attribute(b"a"), attribute(b"b")]);
+    let (rv, notes) = told(
+        C_GenerateRandom,
+        "",
+        &[],
+        Call::C_CreateObject(SESSION, Some(twice)),
+    );
+    assert_eq!(notes, [format!("C_CreateObject: {rv}: ")]);
+    let (_, notes) = told(C_Logout, "", &[], Call::C_GetInfo());
+    assert_eq!(notes, Vec::<String>::new());
 }

@@ -121,7 +121,8 @@ fn read(
         // The attributes go back as they came, as with any call that fails.
         Err(rv) => {
             let rv = unreadable(rv, CkRv::ATTRIBUTE_VALUE_INVALID);
-            return with(rv, query.0.iter().map(as_it_came).collect());
+            let answers = query.0.iter().map(as_it_came).collect();
+            return Verdict::Decide(with(rv, answers));
         }
     };
     if !query.0.iter().any(asks_for_values) || !is_kept(attributes) {
@@ -168,7 +169,11 @@ fn read(
         let name = context.function.name();
         context.log(format_args!("{name}: the value of a key is withheld, {rv}"));
     }
-    with(rv, answers)
+    let reply = with(rv, answers);
+    match is_withheld {
+        true => Verdict::Refuse(reply),
+        false => Verdict::Decide(reply),
+    }
 }
 
 fn unavailable(attribute_type: AttributeType) -> Answer {
@@ -194,9 +199,9 @@ fn as_it_came(wanted: &Wanted) -> Answer {
     }
 }
 
-fn with(rv: CkRv, answers: Vec<Answer>) -> Verdict {
+fn with(rv: CkRv, answers: Vec<Answer>) -> Reply {
     let answers = Answers(answers);
-    Verdict::Decide(Reply::C_GetAttributeValue(AttributesResult { rv, answers }))
+    Reply::C_GetAttributeValue(AttributesResult { rv, answers })
 }
 
 fn judge_written(

@@ -165,7 +165,7 @@ impl Cryptoki for Chain<'_> {
         };
         let attached = || self.actions.iter().filter(|(it, _)| *it == function);
         for (_, action) in attached() {
-            if let Verdict::Decide(reply) = action.judge(&call, &context) {
+            if let Verdict::Decide(reply) | Verdict::Refuse(reply) = action.judge(&call, &context) {
                 assert_eq!(reply.function(), function);
                 return reply;
             }

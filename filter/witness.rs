@@ -1,0 +1,27 @@
+//! Tells whoever wants to know it of each call that the rules refuse, and of the rule.
+//!
+//! The caller of [`Filter::call_before`](crate::Filter::call_before) brings the witness, so that it knows which call
+//! the refusal belongs to. A call that the module refuses is none of the filter's.
+
+use std::path::Path;
+
+use xdr::{CkRv, Function};
+
+use crate::module_rules::Source;
+
+/// A call that was refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused<'a> {
+    /// What was called.
+    pub function: Function,
+    /// What the client is told.
+    pub rv: CkRv,
+    /// The file and the rule in it; none if no rule is behind the refusal, such as for a malformed template.
+    pub rule: Option<(&'a Path, Source)>,
+}
+
+/// Somebody who is told of refusals, before the client is.
+pub trait Witness {
+    /// A call was refused. Called at most once for a call.
+    fn refused(&self, refused: &Refused<'_>);
+}
