@@ -18,19 +18,26 @@ use nix::unistd::{ForkResult, Pid};
 /// The exit status of a child that panicked.
 const PANICKED: i32 = 70;
 
-/// Forks a child that keeps standard input, output, error and `keep` open, runs `child` and exits
-/// with what it returns. The child never returns to the caller; in the parent, `keep` is dropped.
+/// Forks a child that keeps standard input, output, error, `keep` and what is `also` named open, runs
+/// `child` and exits with what it returns. The child never returns to the caller; in the parent, `keep`
+/// is dropped.
 ///
 /// Fails in a process with more than one thread: of the others only their locks would reach the
 /// child.
-pub fn fork_child<K: AsFd>(keep: K, child: impl FnOnce(K) -> i32) -> io::Result<Pid> {
+pub fn fork_child<K: AsFd>(
+    keep: K,
+    also: &[BorrowedFd<'_>],
+    child: impl FnOnce(K) -> i32,
+) -> io::Result<Pid> {
     require_one_thread()?;
     // SAFETY: the process has one thread (checked above, and only this thread could start another),
     // so the child may use everything its copy of memory holds.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
-            let status = match close_all_but(keep.as_fd().as_raw_fd()) {
+            let also = also.iter().map(AsRawFd::as_raw_fd);
+            let kept = also.chain([keep.as_fd().as_raw_fd()]).collect();
+            let status = match close_all_but(kept) {
                 Ok(()) => catch_unwind(AssertUnwindSafe(|| child(keep))).unwrap_or(PANICKED),
                 Err(_) => PANICKED,
             };
@@ -50,14 +57,19 @@ pub fn require_one_thread() -> io::Result<()> {
     )))
 }
 
-/// Closes every descriptor above standard error but `keep`. Only for a child that drops nothing of
+/// Closes every descriptor above standard error but those in `kept`. Only for a child that drops nothing of
 /// its parent afterwards: [`fork_child`] is the one caller.
-fn close_all_but(keep: RawFd) -> io::Result<()> {
-    let keep = c_uint::try_from(keep).map_err(io::Error::other)?;
-    if keep > 3 {
-        close_range(3, keep - 1)?;
+fn close_all_but(mut kept: Vec<RawFd>) -> io::Result<()> {
+    kept.sort_unstable();
+    let mut first = 3;
+    for keep in kept {
+        let keep = c_uint::try_from(keep).map_err(io::Error::other)?;
+        if keep > first {
+            close_range(first, keep - 1)?;
+        }
+        first = first.max(keep + 1);
     }
-    close_range(keep.max(2) + 1, c_uint::MAX)
+    close_range(first, c_uint::MAX)
 }
 
 fn close_range(first: c_uint, last: c_uint) -> io::Result<()> {
@@ -254,7 +266,7 @@ mod tests {
         std::thread::scope(|scope| {
             let (stop, stopped) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || stopped.recv());
-            assert!(fork_child(file, |_| 0).is_err());
+            assert!(fork_child(file, &[], |_| 0).is_err());
             drop(stop);
         });
     }

@@ -21,7 +21,7 @@ pub struct Refused<'a> {
 }
 
 /// Somebody who is told of refusals, before the client is.
-pub trait Witness {
+pub trait Witness: Sync {
     /// A call was refused. Called at most once for a call.
     fn refused(&self, refused: &Refused<'_>);
 }

@@ -55,6 +55,13 @@ impl ControllerEnd {
         Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
     }
 
+    /// Sends a message to a process that is no worker, without waiting.
+    pub fn tell(&self, message: &[u8]) -> io::Result<()> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        send(self.0.as_raw_fd(), message, flags)?;
+        Ok(())
+    }
+
     /// Reads the next message, without waiting; `Ok(None)` if there is none now. An error means that the
     /// worker has ended.
     pub fn next_message(&self) -> io::Result<Option<Message>> {

@@ -12,6 +12,7 @@ use filter::log::Printable;
 use filter::module_rules::ModuleRules;
 use nix::unistd::geteuid;
 
+use crate::audit::auditor;
 use crate::config;
 use crate::policy::Policy;
 use crate::sandbox::probe;
@@ -33,6 +34,9 @@ pub fn check(conf: &Path) -> Result<Report, Box<dyn Error>> {
     let mut faults = Vec::new();
     for warning in &configuration.warnings {
         writeln!(report, "warning: {warning}")?;
+    }
+    if let Some(audit) = &configuration.audit {
+        auditor::check_key(audit).map_err(|fault| fault.in_file(&configuration.file))?;
     }
     for service in &mut configuration.services {
         faults.extend(probe::load_profile(service, &configuration.file).err());

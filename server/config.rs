@@ -21,6 +21,7 @@ use config_file::{Error, Place};
 use filter::Compatibility;
 use nix::unistd::{Gid, Uid};
 
+use crate::audit::AuditConfig;
 use crate::failed_logins;
 use crate::logging::Severity;
 use crate::logging::settings::LoggerConfig;
@@ -48,6 +49,8 @@ pub struct Configuration {
     pub metrics: Option<SocketAddr>,
     /// `daemon.drain_timeout`: seconds that clients have to leave when the daemon drains. Default 30.
     pub drain_timeout: Duration,
+    /// `daemon.audit`: the audit log. Default none.
+    pub audit: Option<AuditConfig>,
     /// `controller.max_level`: the least grave severity that reaches any logger. Default `info`.
     pub max_level: Severity,
     /// `controller.logging`, repeatable. Default one of type `stderr`.

@@ -8,6 +8,7 @@
 
 mod administrators;
 mod admission;
+mod auditing;
 mod conversation;
 mod departures;
 mod edits;
@@ -29,6 +30,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::administration::{self, Reply, Status};
+use crate::audit::AuditConfig;
+use crate::audit::records::Told;
 use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Severity, log};
@@ -40,6 +43,7 @@ use crate::sockets::Listener;
 
 use administrators::{Administrators, Asked};
 use admission::WorkerId;
+use auditing::{Auditing, Configured};
 use departures::Departures;
 use edits::Edits;
 use event::{Source, Watch};
@@ -153,6 +157,7 @@ impl Controller {
                 departures,
                 loggers,
                 trace,
+                auditing: None,
             },
             service_manager: ServiceManager::new(Instant::now()),
             edits,
@@ -173,6 +178,19 @@ impl Controller {
     /// Gives up what only the start needed; says what is left. To be called before [`Controller::run`].
     pub fn give_up_privileges(&self) -> Result<String, StepError> {
         sandbox::controller::give_up(self.services.iter().map(|service| &service.settings))
+    }
+
+    /// Starts the auditor, before any worker is started.
+    pub fn audit(&mut self, config: AuditConfig) -> io::Result<()> {
+        let services = self.services.iter();
+        let configured = Configured {
+            config,
+            conf: self.conf.clone(),
+            services: services.map(RunningService::rules).collect(),
+        };
+        let auditing = Auditing::start(configured, &mut self.shared.watch)?;
+        self.shared.auditing = Some(auditing);
+        Ok(())
     }
 
     /// Runs until a signal stops it; then ends every worker and removes the sockets.
@@ -218,8 +236,14 @@ impl Controller {
                     }
                     Source::Departures => self.take_departures()?,
                     Source::Worker(worker) => self.take_messages(worker),
+                    Source::Auditor => {
+                        if let Some(auditing) = &self.shared.auditing {
+                            auditing.take_messages(&self.shared.loggers);
+                        }
+                    }
                 }
             }
+            self.proceed_with_audit();
             self.service_manager.alive(Instant::now());
             for service in &mut self.services {
                 service.end_overdue(&self.shared);
@@ -240,10 +264,39 @@ impl Controller {
         }
     }
 
+    fn proceed_with_audit(&mut self) {
+        let Shared {
+            auditing: Some(auditing),
+            workers,
+            watch,
+            ..
+        } = &mut self.shared
+        else {
+            return;
+        };
+        let services = self.services.iter();
+        auditing.proceed(watch, || {
+            services
+                .flat_map(|service| service.given(workers))
+                .collect()
+        });
+    }
+
+    fn tell_auditor(&mut self, told: &Told) {
+        if let Some(auditing) = &mut self.shared.auditing {
+            auditing.tell(told);
+        }
+    }
+
     /// How long the loop may sleep.
     fn next_wake(&self) -> Option<Duration> {
         let now = Instant::now();
+        let auditing = self.shared.auditing.as_ref();
         let alive = self.service_manager.next_wake(now);
+        let alive = alive
+            .into_iter()
+            .chain(auditing.and_then(|auditing| auditing.next_wake(now)))
+            .min();
         if let Some(end) = self.drained_at {
             let left = end.saturating_duration_since(now).min(self.asking(now));
             return Some(alive.map_or(left, |alive| alive.min(left)));
@@ -445,6 +498,7 @@ impl Controller {
             format_args!("process {process} has taken over; clients are served until they leave"),
         );
         self.service_manager.replaced_by(process);
+        self.tell_auditor(&Told::MoveAside);
         for service in &mut self.services {
             service.leave_listeners();
         }
@@ -508,7 +562,18 @@ impl Controller {
         loop {
             match self.shared.workers.reap() {
                 Ok(Some((Child::Worker(worker), end))) => self.bury(worker, Some(end)),
-                Ok(Some((Child::Other(process), end))) => self.other_ended(process, end),
+                Ok(Some((Child::Other(process), end))) => {
+                    let Shared {
+                        auditing,
+                        watch,
+                        loggers,
+                        ..
+                    } = &mut self.shared;
+                    let auditing = auditing.as_mut();
+                    if !auditing.is_some_and(|it| it.ended(process, end, watch, loggers)) {
+                        self.other_ended(process, end);
+                    }
+                }
                 Ok(None) => return,
                 Err(error) => {
                     log(
@@ -528,6 +593,7 @@ impl Controller {
             workers,
             watch,
             loggers,
+            auditing,
             ..
         } = &mut self.shared;
         let Some(service) = service_of(&mut self.services, workers, worker) else {
@@ -536,6 +602,11 @@ impl Controller {
         let reaped = workers.remove(worker, watch, |message| {
             service.take_message(worker, &message, loggers);
         });
+        if let (Some(reaped), Some(auditing)) = (&reaped, auditing) {
+            if !reaped.client.is_empty() {
+                auditing.tell(&Told::Left(reaped.pid.as_raw()));
+            }
+        }
         if let (Some(reaped), Some(end)) = (reaped, end) {
             service.worker_ended(worker, end, &reaped);
         }
@@ -575,7 +646,8 @@ impl Controller {
         }
     }
 
-    fn reopen_logs(&self) {
+    fn reopen_logs(&mut self) {
+        self.tell_auditor(&Told::Reopen);
         if let Err(error) = self.shared.loggers.reopen() {
             log(Severity::Err, format_args!("{error}"));
         }
@@ -626,7 +698,7 @@ impl Controller {
         }
     }
 
-    /// Stops listening, ends every worker, waits until the last one is gone.
+    /// Stops listening, ends every worker, waits until the last one is gone, then for the auditor.
     fn stop(mut self) -> io::Result<()> {
         self.service_manager.stopping();
         for service in &mut self.services {
@@ -649,6 +721,9 @@ impl Controller {
                     self.bury(worker, None);
                 }
             }
+        }
+        if let Some(auditing) = self.shared.auditing {
+            auditing.finish(&self.shared.loggers);
         }
         Ok(())
     }

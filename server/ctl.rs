@@ -3,6 +3,7 @@
 //! Connects to the control socket, sends what [`crate::administration`] defines, and prints the answer. The
 //! exit status is 0 if the daemon did it, 1 if it did not, and 2 if it could not be asked.
 
+mod audit;
 mod readiness;
 mod table;
 
@@ -42,7 +43,10 @@ Commands:
     drain           accept nobody any more, and end when the clients have left
     stop            end all connections and the daemon
     upgrade         start the program anew, which takes over; clients are served by the
-                    old one until they leave";
+                    old one until they leave
+    audit verify -key PUBLIC.pem FILE...
+                    find out whether an audit log is as it was written; the files in their
+                    order. Exit status 1 if it is not. -running: the daemon still writes it";
 
 /// What was asked for on the command line.
 struct Asked {
@@ -57,6 +61,7 @@ enum Command {
     Top,
     Ready,
     One(Request),
+    Verify(audit::Log),
 }
 
 /// Runs the program with these arguments, its name first; returns the exit status.
@@ -80,6 +85,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Command::Top => top(&asked),
         Command::Ready => ready(&asked),
         Command::One(request) => one(&asked, request),
+        Command::Verify(log) => audit::verify(log),
     };
     done.unwrap_or_else(|error| {
         eprintln!("pkcs11proxyctl: {error}");
@@ -105,6 +111,13 @@ fn options() -> getopts::Options {
             "End `top` after it has shown the clients this often",
             "N",
         )
+        .optopt(
+            "",
+            "key",
+            "For `audit verify`: the public key, Ed25519, in PEM",
+            "PATH",
+        )
+        .optflag("", "running", "For `audit verify`: the log has no end yet")
         .optflag("", "help", "Print this text");
     options
 }
@@ -138,6 +151,14 @@ fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
         ["drain"] => Command::One(Request::Drain),
         ["upgrade"] => Command::One(Request::Upgrade),
         ["stop"] => Command::One(Request::Stop),
+        ["audit", "verify", files @ ..] => Command::Verify(audit::Log {
+            key: matches
+                .opt_str("key")
+                .ok_or("audit verify: expected -key")?
+                .into(),
+            files: files.iter().map(PathBuf::from).collect(),
+            is_running: matches.opt_present("running"),
+        }),
         [] => return Err("expected a command".into()),
         words => return Err(format!("unknown command `{}`", words.join(" "))),
     };
@@ -312,6 +333,7 @@ mod tests {
             ("", "expected a command"),
             ("disconnect", "unknown command"),
             ("disconnect x", "the number of a client"),
+            ("audit verify f", "-key"),
             ("status now", "unknown command `status now`"),
             ("top -rounds x", "-rounds"),
         ] {

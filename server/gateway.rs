@@ -11,7 +11,7 @@ use bindings::leaving;
 use bindings::module::Module;
 use bindings::module::notify::{self, Notifier};
 use filter::log::Printable;
-use filter::{Filter, Rules, replies};
+use filter::{Filter, Rules, Witness, replies};
 use xdr::rpc::{Peer, Version};
 use xdr::{
     Architecture, Call, CkRv, Cryptoki, FEATURE_NOTIFY, FEATURE_RECOVER, Flags, Function, Hello,
@@ -19,6 +19,7 @@ use xdr::{
 };
 
 use crate::activity::Activity;
+use crate::audit::trail::Trail;
 use crate::config::Processor;
 use crate::connection::Served;
 use crate::logging::{Severity, log};
@@ -35,6 +36,8 @@ pub struct Gateway {
     meter: Meter,
     /// Whether to log two lines for each call (`-debug-pkcs11`).
     trace: bool,
+    /// What records the calls; none without an audit log.
+    trail: Option<Trail>,
     client: OnceLock<Client>,
     module: OnceLock<LoginLimit<Filter<Timed<Module>>>>,
     /// Whether a session was opened with a callback.
@@ -72,6 +75,7 @@ impl Gateway {
             activity,
             meter,
             trace,
+            trail: None,
             client: OnceLock::new(),
             module: OnceLock::new(),
             notifies: AtomicBool::new(false),
@@ -82,7 +86,12 @@ impl Gateway {
         }
     }
 
-    fn answer(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    /// Has its calls recorded, if there is an audit log.
+    pub fn recorded(self, trail: Option<Trail>) -> Gateway {
+        Gateway { trail, ..self }
+    }
+
+    fn answer(&self, witness: Option<&dyn Witness>, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let function = call.function();
         match call {
             Call::C_SetupArch(hello) => Reply::C_SetupArch(self.setup(&hello)),
@@ -97,7 +106,10 @@ impl Gateway {
                 let Some(module) = self.module.get() else {
                     return replies::no_module(function);
                 };
-                let reply = module.call_without(self.with_callback(call), nulls);
+                let call = self.with_callback(call);
+                let reply = module.call_before(witness, call, |filter, call| {
+                    filter.call_before(witness, call, nulls)
+                });
                 if function == Function::C_Initialize {
                     report_failed_start(reply.rv());
                 }
@@ -107,22 +119,39 @@ impl Gateway {
     }
 
     /// Answers, and logs that if it is to be traced.
-    fn answer_traced(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn answer_traced(
+        &self,
+        witness: Option<&dyn Witness>,
+        call: Call<'_>,
+        nulls: NullPlaces,
+    ) -> Reply {
         if !self.trace {
-            return self.answer(call, nulls);
+            return self.answer(witness, call, nulls);
         }
         let (name, pid) = (call.function().name(), std::process::id());
         log(
             Severity::Info,
             format_args!("{name} called in process {pid}"),
         );
-        let reply = self.answer(call, nulls);
+        let reply = self.answer(witness, call, nulls);
         let rv = original_name(reply.rv());
         log(
             Severity::Info,
             format_args!("{name} returned in process {pid} with {rv}"),
         );
         reply
+    }
+
+    /// Answers, and records the call if there is an audit log.
+    fn answer_recorded(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        let Some(trail) = &self.trail else {
+            return self.answer_traced(None, call, nulls);
+        };
+        let module = self.module.get();
+        let module = module.map(|limit| -> &dyn Cryptoki { limit.inner().next() });
+        trail.during(call, module, |call, witness| {
+            self.answer_traced(witness, call, nulls)
+        })
     }
 
     /// A session has a callback only if its client has said that it takes notifications.
@@ -273,8 +302,8 @@ impl Cryptoki for Gateway {
         let answer = || match self.client.get() {
             Some(Client::Current { recovers: true, .. }) => self
                 .operating
-                .during(call, |call| self.answer_traced(call, nulls)),
-            _ => self.answer_traced(call, nulls),
+                .during(call, |call| self.answer_recorded(call, nulls)),
+            _ => self.answer_recorded(call, nulls),
         };
         let measured = || self.meter.measure(function, answer);
         self.activity.during(function, measured)

@@ -23,6 +23,7 @@
 
 pub mod activity;
 pub mod administration;
+pub mod audit;
 pub mod channel;
 pub mod check;
 pub mod config;
@@ -58,11 +59,15 @@ pub mod worker;
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::sys::wait::WaitStatus;
+
+use crate::audit::{AuditConfig, auditor};
 use crate::config::Service;
 use crate::controller::{Controller, Origin, Own};
 use crate::inherited::Inherited;
@@ -129,6 +134,9 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let parameter = hook_parameter(options, &configuration.services)?;
     for (service, policy) in configuration.services.iter().zip(&policies) {
         sandbox::probe::run(service, policy, &configuration.file)?;
+    }
+    if let Some(audit) = &configuration.audit {
+        check_audit(audit, &configuration.file, options.takeover)?;
     }
     let loggers = Arc::new(Loggers::open(
         &configuration.file,
@@ -207,7 +215,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         log::info!("{}: sandbox: {steps}", service.name);
     }
     let conf = configuration.file;
-    let controller = Controller::new(
+    let mut controller = Controller::new(
         services,
         Own {
             control_socket,
@@ -220,6 +228,9 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         options.debug_pkcs11,
     )?;
     log::info!("{}", controller.give_up_privileges()?);
+    if let Some(audit) = configuration.audit {
+        controller.audit(audit)?;
+    }
     if let Some(predecessor) = predecessor {
         predecessor.replace()?;
         if let Some(pid_file) = &mut pid_file {
@@ -256,6 +267,26 @@ fn call_hook(service: &Service, parameter: &str, conf: &Path) -> Result<(), Box<
     // Workers are forked from here on.
     bindings::sys::require_one_thread().map_err(|error| failed(error.to_string()))?;
     Ok(())
+}
+
+/// Sees whether the audit log and its key can be used. A child does it, so that the key never is in the memory that
+/// workers inherit.
+fn check_audit(audit: &AuditConfig, conf: &Path, takes_over: bool) -> Result<(), Box<dyn Error>> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let child = bindings::sys::fork_child(theirs, &[], |mut theirs| {
+        let Err(fault) = auditor::check(audit, takes_over) else {
+            return 0;
+        };
+        let told = theirs.write_all(fault.in_file(conf).to_string().as_bytes());
+        told.map_or(1, |()| UNUSABLE)
+    })?;
+    let mut fault = String::new();
+    ours.read_to_string(&mut fault)?;
+    match nix::sys::wait::waitpid(child, None)? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        _ if fault.is_empty() => Err("the audit log could not be checked".into()),
+        _ => Err(fault.into()),
+    }
 }
 
 /// Creates a directory that only this user can enter, unless it exists. Its parent has to exist.

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use filter::replies;
+use filter::witness::Refused;
+use filter::{Witness, replies};
 use xdr::facts::{Argument, Effect};
 use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply, SessionHandle, SlotId, UserType};
 
@@ -207,15 +208,81 @@ impl<N: Cryptoki> LoginLimit<N> {
         guard.logins.target(&(&self.module, slot, user.0))
     }
 
-    fn login(&self, guard: &Guard, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    /// What it is in front of.
+    pub fn inner(&self) -> &N {
+        &self.inner
+    }
+
+    fn login(
+        &self,
+        guard: &Guard,
+        witness: Option<&dyn Witness>,
+        call: Call<'_>,
+        execute: impl FnOnce(&N, Call<'_>) -> Reply,
+    ) -> Reply {
         let function = call.function();
         let target = self.target(guard, &call);
         let Some(attempt) = guard.begin(function, target) else {
+            if let Some(witness) = witness {
+                witness.refused(&Refused {
+                    function,
+                    rv: CkRv::PIN_LOCKED,
+                    rule: None,
+                });
+            }
             return replies::refused(function, CkRv::PIN_LOCKED);
         };
-        let reply = self.inner.call_without(call, nulls);
+        let reply = execute(&self.inner, call);
         guard.settle(function, &attempt, reply.rv());
         reply
+    }
+}
+
+impl<N: Cryptoki> LoginLimit<N> {
+    /// Passes a call on, in the way that the caller says, or refuses it before a witness.
+    pub fn call_before(
+        &self,
+        witness: Option<&dyn Witness>,
+        call: Call<'_>,
+        execute: impl FnOnce(&N, Call<'_>) -> Reply,
+    ) -> Reply {
+        let Some(guard) = &self.guard else {
+            return execute(&self.inner, call);
+        };
+        match call {
+            Call::C_OpenSession(slot, ..) => {
+                let reply = execute(&self.inner, call);
+                if let Reply::C_OpenSession(opened) = &reply {
+                    if opened.rv.is_ok() {
+                        self.slots().insert(opened.session, slot);
+                    }
+                }
+                reply
+            }
+            Call::C_CloseSession(session) => {
+                let reply = execute(&self.inner, call);
+                if reply.rv().is_ok() {
+                    self.slots().remove(&session);
+                }
+                reply
+            }
+            Call::C_CloseAllSessions(closed) => {
+                let reply = execute(&self.inner, call);
+                if reply.rv().is_ok() {
+                    self.slots().retain(|_, slot| *slot != closed);
+                }
+                reply
+            }
+            Call::C_Finalize() => {
+                let reply = execute(&self.inner, call);
+                if reply.rv().is_ok() {
+                    self.slots().clear();
+                }
+                reply
+            }
+            call if call.function().compares_pin() => self.login(guard, witness, call, execute),
+            call => execute(&self.inner, call),
+        }
     }
 }
 
@@ -225,43 +292,7 @@ impl<N: Cryptoki> Cryptoki for LoginLimit<N> {
     }
 
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        let Some(guard) = &self.guard else {
-            return self.inner.call_without(call, nulls);
-        };
-        match call {
-            Call::C_OpenSession(slot, ..) => {
-                let reply = self.inner.call_without(call, nulls);
-                if let Reply::C_OpenSession(opened) = &reply {
-                    if opened.rv.is_ok() {
-                        self.slots().insert(opened.session, slot);
-                    }
-                }
-                reply
-            }
-            Call::C_CloseSession(session) => {
-                let reply = self.inner.call_without(call, nulls);
-                if reply.rv().is_ok() {
-                    self.slots().remove(&session);
-                }
-                reply
-            }
-            Call::C_CloseAllSessions(closed) => {
-                let reply = self.inner.call_without(call, nulls);
-                if reply.rv().is_ok() {
-                    self.slots().retain(|_, slot| *slot != closed);
-                }
-                reply
-            }
-            Call::C_Finalize() => {
-                let reply = self.inner.call_without(call, nulls);
-                if reply.rv().is_ok() {
-                    self.slots().clear();
-                }
-                reply
-            }
-            call if call.function().compares_pin() => self.login(guard, call, nulls),
-            call => self.inner.call_without(call, nulls),
-        }
+        self.call_before(None, call, |inner, call| inner.call_without(call, nulls))
     }
 }
 

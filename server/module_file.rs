@@ -122,7 +122,7 @@ fn successor(missing: &Path) -> String {
 pub fn readable_by(identity: &Identity, module: &Path) -> Result<(), String> {
     const NOT_TRIED: i32 = 255;
     let user = &identity.user;
-    let child = fork_child(io::stdin(), |_| {
+    let child = fork_child(io::stdin(), &[], |_| {
         let became = take_groups(identity).and_then(|()| become_user(identity));
         if became.is_err() {
             return NOT_TRIED;

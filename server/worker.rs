@@ -24,6 +24,8 @@ use transport::{Deadline, TimedSocket};
 use xdr::record::LARGE;
 
 use crate::activity::Activity;
+use crate::audit::records::{FromWorker, RecordSender};
+use crate::audit::trail::Trail;
 use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
 use crate::connection::{self, ConnectionError, Limits};
@@ -65,6 +67,8 @@ pub struct Setup<'a> {
     pub meter: Meter,
     /// The failed logins of all clients; `None` if there is no limit.
     pub logins: Option<FailedLogins>,
+    /// What records its calls; none without an audit log.
+    pub audit: Option<&'a RecordSender>,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
     /// The controller's process id. If a worker has another parent, the controller has ended.
@@ -136,6 +140,9 @@ fn serve(setup: &Setup<'_>, channel: &Arc<WorkerEnd>, socket: Socket, peer: &str
                     channel.shook_hands();
                     let user = &accepted.user;
                     channel.user(user);
+                    if let Some(audit) = setup.audit {
+                        audit.send(&FromWorker::User(user.clone()));
+                    }
                     log(
                         Severity::Info,
                         format_args!("user={user} is authenticated and connected"),
@@ -200,7 +207,9 @@ fn serve_calls(
     let logins = setup.logins.clone();
     let logins = logins.map(|logins| Guard::new(logins, guesser, peer, channel.clone()));
     let (activity, meter, trace) = (setup.activity, setup.meter, setup.trace);
+    let trail = setup.audit.cloned().map(Trail::new);
     let gateway = Gateway::new(rules, processor, activity, meter, trace, first_call, logins);
+    let gateway = gateway.recorded(trail);
     let gateway = Arc::new(gateway);
     let (incoming, outgoing) = connection::timed(halves, record_time);
     let memory = setup.memory.clone();

@@ -99,6 +99,21 @@ fn find(table: &[(&str, u64)], name: &str) -> Option<u64> {
     row.map(|(_, value)| *value)
 }
 
+fn printed(table: &[(&str, u64)], number: u64) -> String {
+    let row = table.iter().find(|(_, value)| *value == number);
+    row.map_or_else(|| format!("{number:#x}"), |(name, _)| (*name).to_owned())
+}
+
+/// An attribute for a log: its name, or its number in hexadecimal digits.
+pub fn printed_attribute(number: u64) -> String {
+    printed(ATTRIBUTES, number)
+}
+
+/// The class of an object for a log: its name, or its number in hexadecimal digits.
+pub fn printed_class(number: u64) -> String {
+    printed(OBJECT_CLASSES, number)
+}
+
 /// The attribute of this name, such as `CKA_EC_PARAMS`.
 pub fn attribute(name: &str) -> Option<u64> {
     find(ATTRIBUTES, name)

@@ -13,6 +13,7 @@ use super::sections::*;
 use super::tls::{self, LegacyKeys, TlsSection};
 use super::values::*;
 use super::*;
+use crate::audit::{AuditConfig, WhenFull};
 use crate::failed_logins;
 use crate::logging::line_format::{self, LineFormat};
 use crate::logging::settings::{Facility, LogFileConfig, LoggerConfig, LoggerKind, Selection};
@@ -86,6 +87,8 @@ impl Checker<'_> {
         let metrics = daemon.metrics.map(loopback).transpose()?;
         let drain_timeout = self.moved(controller.drain_timeout.take(), daemon.drain_timeout)?;
         let drain_timeout = seconds(drain_timeout, 30)?;
+        let base = self.file.parent().unwrap_or(Path::new("/"));
+        let audit = daemon.audit.map(|at| audit(at, base)).transpose()?;
         let max_level = level(controller.max_level, Severity::Info)?;
         let mut services = Vec::new();
         for section in service {
@@ -98,6 +101,7 @@ impl Checker<'_> {
             control_socket,
             metrics,
             drain_timeout,
+            audit,
             max_level,
             loggers,
             services,
@@ -589,5 +593,32 @@ fn selection(
         component: component.unwrap_or_else(|| "*".into()),
         subchannel: subchannel.unwrap_or_else(|| "*".into()),
         max_level: level(max_level, Severity::Debug)?,
+    })
+}
+
+/// Paths are relative to the directory of the configuration file.
+fn audit(section: At<AuditSection>, base: &Path) -> Result<AuditConfig, Fault> {
+    let At {
+        value: section,
+        place,
+    } = section;
+    let file = required(section.file, "file", &place)?;
+    let key = required(section.key, "key", &place)?;
+    let sign_lines = within(section.sign_lines, 1000, 1, 1_000_000)?;
+    Ok(AuditConfig {
+        file: path(&file, Some(base))?,
+        file_place: file.place,
+        key: path(&key, Some(base))?,
+        key_place: key.place,
+        sign_lines: u64::try_from(sign_lines).unwrap_or(1000),
+        sign_interval: seconds(section.sign_interval, 60)?,
+        when_full: match section.when_full {
+            None => WhenFull::Refuse,
+            Some(at) => match at.value.as_str() {
+                "refuse" => WhenFull::Refuse,
+                "count" => WhenFull::Count,
+                _ => return Err(at.fault("expected refuse or count")),
+            },
+        },
     })
 }

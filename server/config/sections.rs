@@ -46,6 +46,17 @@ pub(super) struct DaemonSection {
     pub(super) metrics: Option<At<String>>,
     pub(super) mechanisms_file: Option<At<String>>,
     pub(super) drain_timeout: Option<At<Float>>,
+    pub(super) audit: Option<At<AuditSection>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuditSection {
+    pub(super) file: Option<At<String>>,
+    pub(super) key: Option<At<String>>,
+    pub(super) sign_lines: Option<At<i64>>,
+    pub(super) sign_interval: Option<At<Float>>,
+    pub(super) when_full: Option<At<String>>,
 }
 
 #[derive(Deserialize)]

@@ -39,6 +39,8 @@ pub enum Source {
     },
     /// Clients that have gone.
     Departures,
+    /// The channel of the auditor.
+    Auditor,
     /// The channel of a worker.
     Worker(WorkerId),
 }

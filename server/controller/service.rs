@@ -10,17 +10,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use filter::Rules;
 use filter::log::Printable;
 use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpid};
 
 use super::admission::{Admission, Eviction, Limits, Placement, Reason, Stage, WorkerId};
+use super::auditing::Auditing;
 use super::departures::Departures;
 use super::event::{Source, Watch};
 use super::queue::{Next, Queue};
 use super::workers::{End, Reaped, Serving, Workers};
 use crate::activity::Activities;
 use crate::administration::{ClientStatus, ServiceStatus};
+use crate::audit::records::{Given, Told};
 use crate::channel::Message;
 use crate::config::Service;
 use crate::failed_logins::FailedLogins;
@@ -53,6 +56,8 @@ pub struct Shared {
     pub loggers: Arc<Loggers>,
     /// Whether workers log calls (`-debug-pkcs11`).
     pub trace: bool,
+    /// The way to the auditor; none without an audit log.
+    pub auditing: Option<Auditing>,
 }
 
 /// Clients that were turned away.
@@ -274,6 +279,11 @@ impl RunningService {
         if self.turns_away(&client, &shared.loggers) {
             return;
         }
+        if shared.auditing.as_ref().is_some_and(|it| !it.has_room()) {
+            // The auditor has to hear of the client before it calls.
+            self.admission.pause(Instant::now());
+            return self.queue.hold(client);
+        }
         loop {
             let worker = match self.admission.place(&client.peer) {
                 Placement::Worker(worker) => worker,
@@ -287,7 +297,7 @@ impl RunningService {
                 Placement::Refuse(connected) => return self.refuse(&client, connected),
             };
             // A worker that died meanwhile: SIGCHLD is on its way, try another.
-            if shared.workers.hand_over(worker, &client).is_ok() {
+            if self.hand_over(worker, &client, shared).is_ok() {
                 self.connections += 1;
                 // If it cannot be watched, its calls may take any time.
                 let _ = shared.departures.watch(worker, &client.socket);
@@ -339,8 +349,30 @@ impl RunningService {
             peer: Peer::User(geteuid()),
             name: "readiness check".to_owned(),
         };
-        shared.workers.hand_over(worker, &client)?;
+        self.hand_over(worker, &client, shared)?;
         Ok(ours.into())
+    }
+
+    /// Hands a client to a worker. The auditor hears of it before.
+    fn hand_over(
+        &self,
+        worker: WorkerId,
+        client: &Accepted,
+        shared: &mut Shared,
+    ) -> io::Result<()> {
+        let Shared {
+            workers, auditing, ..
+        } = shared;
+        if let (Some(auditing), Some(process)) = (auditing, workers.process(worker)) {
+            auditing.tell(&Told::Given(Given {
+                pid: process.as_raw(),
+                connection: worker.0,
+                peer: client.name.clone(),
+                user: String::new(),
+                service: self.settings.name.clone(),
+            }));
+        }
+        workers.hand_over(worker, client)
     }
 
     fn fork(&mut self, shared: &mut Shared) -> io::Result<()> {
@@ -354,6 +386,13 @@ impl RunningService {
         tls: Option<Arc<Acceptor>>,
         shared: &mut Shared,
     ) -> io::Result<WorkerId> {
+        let Shared {
+            workers,
+            watch,
+            auditing,
+            trace,
+            ..
+        } = shared;
         let setup = Setup {
             service: &self.settings,
             rules: self.policy.rules.clone(),
@@ -362,10 +401,10 @@ impl RunningService {
             activity: self.activities.share(self.places.next()),
             meter: self.meters.map_or(Meter::OFF, Meters::share),
             logins: self.logins.clone(),
-            trace: shared.trace,
+            audit: auditing.as_ref().map(Auditing::sender),
+            trace: *trace,
             controller: getpid(),
         };
-        let Shared { workers, watch, .. } = shared;
         let worker = workers.fork(watch, self.position, &setup)?;
         self.places.given_to(worker);
         Ok(worker)
@@ -565,6 +604,25 @@ impl RunningService {
             Printable(&module.alias_text).to_string()
         });
         status
+    }
+
+    /// Its name and the rules in force.
+    pub fn rules(&self) -> (String, Arc<Rules>) {
+        (self.settings.name.clone(), self.policy.rules.clone())
+    }
+
+    /// The workers that have a client, as the auditor hears of them.
+    pub fn given(&self, workers: &Workers) -> Vec<Given> {
+        let serving = workers.serving(self.position);
+        serving
+            .map(|serving| Given {
+                pid: serving.pid.as_raw(),
+                connection: serving.id.0,
+                peer: serving.client.to_owned(),
+                user: serving.user.to_owned(),
+                service: self.settings.name.clone(),
+            })
+            .collect()
     }
 
     /// Ends the workers that have no client.

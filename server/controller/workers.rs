@@ -90,7 +90,9 @@ impl Workers {
         let id = WorkerId(self.next);
         let (channel, theirs) = channel::pair()?;
         watch.add(Source::Worker(id), &channel)?;
-        let pid = bindings::sys::fork_child(theirs, |theirs| worker::run(setup, theirs))
+        let audit = setup.audit.map(AsFd::as_fd);
+        let run = |theirs| worker::run(setup, theirs);
+        let pid = bindings::sys::fork_child(theirs, audit.as_slice(), run)
             .inspect_err(|_| watch.remove(Source::Worker(id), &channel))?;
         self.next += 1;
         self.by_pid.insert(pid, id);
@@ -112,6 +114,11 @@ impl Workers {
     /// The service of a worker, by position.
     pub fn service(&self, id: WorkerId) -> Option<usize> {
         self.workers.get(&id).map(|worker| worker.service)
+    }
+
+    /// The process of a worker.
+    pub fn process(&self, id: WorkerId) -> Option<Pid> {
+        self.workers.get(&id).map(|worker| worker.pid)
     }
 
     /// Hands a client to a worker; an error when the worker is gone.

@@ -37,7 +37,7 @@ pub fn run(service: &Service, policy: &Policy, conf: &Path) -> Result<(), String
     let failed = |cause: &dyn fmt::Display| fault(service, conf, cause);
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let parent = getpid();
-    let child = bindings::sys::fork_child(write, |write| {
+    let child = bindings::sys::fork_child(write, &[], |write| {
         let said = match worker::confine(service, &policy.rules, parent) {
             Ok(()) => DONE.to_owned(),
             Err(error) => error.to_string(),

@@ -106,7 +106,7 @@ pub fn raw_server(endpoint: &str) -> Outcome<()> {
     listener.listen(128)?;
     loop {
         let (client, _) = listener.accept()?;
-        bindings::sys::fork_child(client, |client| {
+        bindings::sys::fork_child(client, &[], |client| {
             i32::from(raw_serve(client, tls.as_ref()).is_err())
         })?;
         while !matches!(

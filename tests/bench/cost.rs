@@ -4,7 +4,7 @@
 //! `make bench`. Everything runs on a null module, so that only the way there and back is measured.
 //! The baseline is a pair of the same process model (one forked process for each client) that
 //! exchanges messages of the same sizes over the same kind of socket, in the same run, turn by turn
-//! with our pair and, if installed, the original's. Nothing here passes or fails.
+//! with our pair, with ours with an audit log and, if installed, the original's. Nothing here passes or fails.
 //!
 //! Over TLS the baseline is the same pair with OpenSSL on both ends, TLS 1.3 with certificates on
 //! both sides, and OpenSSL's reading ahead on, as our own halves have it.
@@ -65,6 +65,9 @@ const CALLS_OF_A_THREAD: u32 = 200;
 
 /// Clients that idle at once when their memory is measured.
 const IDLE_CLIENTS: usize = 24;
+
+/// A daemon, its token, and what a client needs in its environment to reach it.
+type Behind = (Daemon, Token, Vec<(String, String)>);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -141,6 +144,7 @@ fn measure() -> Outcome<()> {
     for transport in [Transport::Tcp, Transport::Unix, Transport::Tls] {
         pairs.push(raw_pair(transport)?);
         pairs.push(real_pair("ours", Maker::Ours, transport)?);
+        pairs.push(real_pair("audited", Maker::Ours, transport)?);
         if transport.library(Maker::Original).path().exists() {
             pairs.push(real_pair("original", Maker::Original, transport)?);
         }
@@ -295,10 +299,33 @@ fn behind(
     transport: Transport,
     processor: &str,
     module: Option<&(String, String)>,
-) -> (Daemon, Token, Vec<(String, String)>) {
+) -> Behind {
+    behind_with(maker, transport, processor, module, String::new())
+}
+
+/// The same with an audit log in this directory.
+fn behind_audit(transport: Transport, log: &Directory) -> Outcome<Behind> {
+    let key = openssl::pkey::PKey::generate_ed25519()?;
+    std::fs::write(log.join("key.pem"), key.private_key_to_pem_pkcs8()?)?;
+    let audit = format!(
+        "audit {{ file = \"{}\"; key = \"{}\"; }};",
+        log.join("audit.log").display(),
+        log.join("key.pem").display()
+    );
+    Ok(behind_with(Maker::Ours, transport, "", None, audit))
+}
+
+fn behind_with(
+    maker: Maker,
+    transport: Transport,
+    processor: &str,
+    module: Option<&(String, String)>,
+    daemon: String,
+) -> Behind {
     let token = Token::new();
     let mut setup = Setup::new(maker, transport.endpoint(), &token);
     setup.processor = processor.to_owned();
+    setup.daemon = daemon;
     setup.environment.extend(module.cloned());
     if transport == Transport::Tls {
         setup.use_ssl = true;
@@ -331,7 +358,11 @@ fn behind(
 }
 
 fn real_pair(name: &'static str, maker: Maker, transport: Transport) -> Outcome<Pair> {
-    let (running, token, environment) = behind(maker, transport, "", None);
+    let log = Directory::new();
+    let (running, token, environment) = match name {
+        "audited" => behind_audit(transport, &log)?,
+        _ => behind(maker, transport, "", None),
+    };
     let daemon = running.process();
     let library = transport.library(maker).path().display().to_string();
     let address = match transport {
@@ -344,7 +375,7 @@ fn real_pair(name: &'static str, maker: Maker, transport: Transport) -> Outcome<
         client.run("idle", 1).map(|_| client)
     });
     let client = start()?;
-    let _alive = Box::new((running, token));
+    let _alive = Box::new((running, token, log));
     Ok(Pair {
         name,
         transport,

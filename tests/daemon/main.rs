@@ -7,6 +7,7 @@
 mod support;
 
 mod administration;
+mod audit;
 mod bounds;
 mod clients;
 mod hook;

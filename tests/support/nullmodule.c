@@ -19,7 +19,8 @@
  *   NULLMODULE_PROTECTED=1             the token has a protected authentication path
  *   NULLMODULE_OBEY=1                  C_Sign does what its data say: `crash`, `sleep MS`, `rv 0xN`,
  *                                      `size N` (the length of the signature), `exit N`, `fork` (a
- *                                      process that lives a minute; its id goes to NULLMODULE_LOG)
+ *                                      process that lives a minute; its id goes to NULLMODULE_LOG),
+ *                                      `forge` (false records for the audit log, as connection 0)
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -31,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -488,6 +490,30 @@ CK_RV C_DigestKey(CK_SESSION_HANDLE h, CK_OBJECT_HANDLE key)
     return CKR_OK;
 }
 FINAL(C_DigestFinal, 32, 0xd1)
+/* Sends whoever listens to the worker what could pass for the record of another connection, and what could not. */
+static void forge(void)
+{
+    static const char *const messages[] = {
+        "{\"call\":{\"call\":1,\"function\":42,\"module\":\"\",\"rv\":0,\"connection\":0}}",
+        "{\"call\":{\"call\":77,\"function\":28,\"module\":\"666f72676564\",\"rv\":0}}",
+        "{\"call\":{\"call\":1,\"function\":4242,\"module\":\"\",\"rv\":0}}",
+        "{\"user\":\"CN=somebody else\"}",
+        "{\"Given\":{\"pid\":1,\"connection\":0,\"peer\":\"\",\"user\":\"\",\"service\":\"\"}}",
+        "\n\"}{\"seq\":1}",
+        "",
+    };
+    for (int fd = 3; fd < 64; fd++) {
+        int type = 0;
+        socklen_t size = sizeof type;
+        if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_SEQPACKET)
+            continue;
+        for (size_t i = 0; i < sizeof messages / sizeof *messages; i++)
+            send(fd, messages[i], strlen(messages[i]), MSG_NOSIGNAL);
+        static char much[64 << 10];
+        send(fd, much, sizeof much, MSG_NOSIGNAL);
+    }
+}
+
 INIT(C_SignInit)
 CK_RV C_Sign(CK_SESSION_HANDLE h, CK_BYTE *data, CK_ULONG n, CK_BYTE *out, CK_ULONG *len)
 {
@@ -508,6 +534,8 @@ CK_RV C_Sign(CK_SESSION_HANDLE h, CK_BYTE *data, CK_ULONG n, CK_BYTE *out, CK_UL
             exit(atoi(order + 5));
         else if (strcmp(order, "fork") == 0)
             fork_one();
+        else if (strcmp(order, "forge") == 0)
+            forge();
     }
     return give(out, len, NULL, size, 0x51);
 }

@@ -1,0 +1,221 @@
+//! Makes the lines of the log, each with a hash over the one before, and signs and checks the last hash.
+//!
+//! A line is an object of JSON. Its first member is its number, its last the hash: SHA-256 over the hash of the line
+//! before (32 zeros for the first line of all) and the text of the line up to the member `hash`. A signature is
+//! Ed25519 over [`CONTEXT`] and such a hash.
+
+use openssl::error::ErrorStack;
+use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
+use openssl::sha::Sha256;
+use openssl::sign::{Signer, Verifier};
+use serde::{Deserialize, Serialize};
+
+use super::{hex, unhex};
+
+/// What each signed text begins with, so that a signature is one of a log and of nothing else.
+const CONTEXT: &[u8] = b"pkcs11proxyd audit 1\n";
+
+/// Between the text that is hashed and the hash.
+const BEFORE_HASH: &str = ",\"hash\":\"";
+
+/// Behind the hash.
+const AFTER_HASH: &str = "\"}";
+
+/// Upper bound on the bytes of a line.
+pub const LONGEST_LINE: usize = 128 << 10;
+
+/// A hash.
+pub type Hash = [u8; 32];
+
+/// The last line so far.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Head {
+    /// Its number; 0 before the first line.
+    pub number: u64,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+/// Why a line is none of a log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no line of an audit log")]
+pub struct NoLine;
+
+/// A line that was read.
+#[derive(Debug)]
+pub struct Line<'a> {
+    /// Its number and hash, as it says.
+    pub head: Head,
+    /// What is hashed.
+    text: &'a [u8],
+    /// What a reader of the log looks at.
+    pub members: Members,
+}
+
+/// The members that tell how a line belongs to the log.
+#[derive(Debug, Deserialize)]
+pub struct Members {
+    seq: u64,
+    /// What happened.
+    pub event: String,
+    /// In the first line of a file: the hash of the line before it.
+    pub previous: Option<String>,
+    /// What was signed, in hexadecimal digits.
+    pub head: Option<String>,
+    /// The signature, in hexadecimal digits.
+    pub signature: Option<String>,
+    /// At a start: how many lines there are between two signatures at the most.
+    pub sign_lines: Option<u64>,
+}
+
+fn hash(previous: &Hash, text: &[u8]) -> Hash {
+    let mut sha = Sha256::new();
+    sha.update(previous);
+    sha.update(text);
+    sha.finish()
+}
+
+impl Head {
+    /// The next line, with the members of `event`, and its line feed; then the head that it is.
+    pub fn next(&self, time: &str, event: &impl Serialize) -> (Vec<u8>, Head) {
+        let number = self.number.saturating_add(1);
+        let mut line = format!("{{\"seq\":{number},\"time\":\"{time}\"").into_bytes();
+        // Fails for maps with strange keys only; there are none.
+        let members = serde_json::to_vec(event).unwrap_or_default();
+        if let Some(members) = members
+            .strip_prefix(b"{")
+            .and_then(|it| it.strip_suffix(b"}"))
+        {
+            line.push(b',');
+            line.extend_from_slice(members);
+        }
+        let hash = hash(&self.hash, &line);
+        line.extend_from_slice(BEFORE_HASH.as_bytes());
+        line.extend_from_slice(hex(&hash).as_bytes());
+        line.extend_from_slice(AFTER_HASH.as_bytes());
+        line.push(b'\n');
+        (line, Head { number, hash })
+    }
+}
+
+impl Line<'_> {
+    /// Reads a line without its line feed.
+    pub fn read(line: &[u8]) -> Result<Line<'_>, NoLine> {
+        let members: Members = serde_json::from_slice(line).map_err(|_| NoLine)?;
+        let rest = line.strip_suffix(AFTER_HASH.as_bytes()).ok_or(NoLine)?;
+        let (rest, digits) = rest
+            .split_at_checked(rest.len().saturating_sub(2 * size_of::<Hash>()))
+            .ok_or(NoLine)?;
+        let text = rest.strip_suffix(BEFORE_HASH.as_bytes()).ok_or(NoLine)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| NoLine)?;
+        let hash = read_hash(digits).ok_or(NoLine)?;
+        let number = members.seq;
+        Ok(Line {
+            head: Head { number, hash },
+            text,
+            members,
+        })
+    }
+
+    /// Whether its hash is that of this line behind a line of this hash.
+    pub fn follows(&self, previous: &Hash) -> bool {
+        self.computed(previous) == self.head.hash
+    }
+
+    /// The hash that this line should have behind a line of this hash.
+    pub fn computed(&self, previous: &Hash) -> Hash {
+        hash(previous, self.text)
+    }
+}
+
+/// Reads a hash that is written in hexadecimal digits.
+pub fn read_hash(digits: &str) -> Option<Hash> {
+    unhex(digits)?.try_into().ok()
+}
+
+fn signed(hash: &Hash) -> Vec<u8> {
+    [CONTEXT, hash].concat()
+}
+
+/// Signs a hash; in hexadecimal digits.
+pub fn sign(key: &PKeyRef<Private>, hash: &Hash) -> Result<String, ErrorStack> {
+    let signature = Signer::new_without_digest(key)?.sign_oneshot_to_vec(&signed(hash))?;
+    Ok(hex(&signature))
+}
+
+/// Whether a signature is that of a hash.
+pub fn is_signed(key: &PKeyRef<Public>, hash: &Hash, signature: &str) -> bool {
+    let Some(signature) = unhex(signature) else {
+        return false;
+    };
+    Verifier::new_without_digest(key)
+        .and_then(|mut verifier| verifier.verify_oneshot(&signature, &signed(hash)))
+        .unwrap_or(false)
+}
+
+fn of_kind<T: HasPublic>(key: PKey<T>) -> Result<PKey<T>, String> {
+    match key.id() {
+        Id::ED25519 => Ok(key),
+        _ => Err("expected an Ed25519 key".to_owned()),
+    }
+}
+
+/// Reads a private key. An encrypted one is refused: nobody is there to type its password.
+pub fn private_key(pem: &[u8]) -> Result<PKey<Private>, String> {
+    let key = PKey::private_key_from_pem_callback(pem, |_| Ok(0));
+    of_kind(key.map_err(|_| "expected a private key in PEM, not encrypted".to_owned())?)
+}
+
+/// Reads a public key.
+pub fn public_key(pem: &[u8]) -> Result<PKey<Public>, String> {
+    let key = PKey::public_key_from_pem(pem);
+    of_kind(key.map_err(|_| "expected a public key in PEM".to_owned())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_as_it_was_made_and_follows_only_the_line_before_it() {
+        let first = Head::default();
+        let event = serde_json::json!({"event": "call", "label": "a\",\"hash\":\"b\"}\n"});
+        let (line, second) = first.next("2026-11-29T10:00:00.000000Z", &event);
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let line = line.strip_suffix(b"\n").unwrap();
+        let read = Line::read(line).unwrap();
+        assert_eq!((read.head, &*read.members.event), (second, "call"));
+        assert!(read.follows(&first.hash));
+        assert!(!read.follows(&second.hash));
+        for end in 0..line.len() {
+            assert!(Line::read(&line[..end]).is_err(), "{end}");
+        }
+        for position in 0..line.len() {
+            let mut changed = line.to_vec();
+            changed[position] ^= 1;
+            let holds = Line::read(&changed).is_ok_and(|line| line.follows(&first.hash));
+            assert!(!holds, "{position}");
+        }
+    }
+
+    #[test]
+    fn a_signature_is_that_of_one_hash_by_one_key() {
+        let key = PKey::generate_ed25519().unwrap();
+        let other = PKey::generate_ed25519().unwrap();
+        let public = |key: &PKey<Private>| public_key(&key.public_key_to_pem().unwrap()).unwrap();
+        let signature = sign(&key, &[7; 32]).unwrap();
+        assert!(is_signed(&public(&key), &[7; 32], &signature));
+        assert!(!is_signed(&public(&key), &[8; 32], &signature));
+        assert!(!is_signed(&public(&other), &[7; 32], &signature));
+        assert!(!is_signed(&public(&key), &[7; 32], "07"));
+        assert!(!is_signed(&public(&key), &[7; 32], "no digits"));
+    }
+
+    #[test]
+    fn keys_of_another_kind_are_refused() {
+        let other = PKey::generate_x25519().unwrap();
+        let pem = other.private_key_to_pem_pkcs8().unwrap();
+        assert!(private_key(&pem).unwrap_err().contains("Ed25519"));
+        assert!(private_key(b"x").is_err() && public_key(b"").is_err());
+    }
+}

@@ -1,0 +1,286 @@
+//! Knows what a call of a client works on: the objects it names, or those that its session's operation began with.
+//!
+//! Labels, identifiers and classes are read from the module once for each handle, and remembered for a moment, as
+//! other clients may change them. Reads no other attribute.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use xdr::facts::{Argument, Effect, Family, Step};
+use xdr::{
+    AttributeType, Call, CkRv, Cryptoki, Function, Mechanism, ObjectHandle, Query, Reply, Room,
+    SessionHandle, Template, Wanted,
+};
+
+use super::hex;
+use super::records::{CallRecord, LONGEST_NAME, MOST_ATTRIBUTES, MOST_OBJECTS, Object};
+
+/// CKA_CLASS.
+const CLASS: AttributeType = AttributeType(0);
+/// CKA_LABEL.
+const LABEL: AttributeType = AttributeType(0x3);
+/// CKA_ID.
+const ID: AttributeType = AttributeType(0x102);
+
+/// How long what was read of an object is remembered.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Upper bound on the objects, and on the sessions, that are remembered. With one more all are forgotten.
+const MOST: usize = 1024;
+
+/// What is known of a client's objects and operations.
+#[derive(Default)]
+pub(super) struct Known(Mutex<Tables>);
+
+#[derive(Default)]
+struct Tables {
+    objects: HashMap<ObjectHandle, (Instant, Object)>,
+    operations: HashMap<SessionHandle, Vec<Operation>>,
+}
+
+/// An operation that a session has begun.
+#[derive(Clone)]
+struct Operation {
+    family: Family,
+    mechanism: Option<u64>,
+    objects: Vec<Object>,
+}
+
+/// What has to be known of a call when it has its answer.
+pub(super) struct Outline {
+    function: Function,
+    session: Option<SessionHandle>,
+    room: Option<Room>,
+    handles: Vec<ObjectHandle>,
+}
+
+impl Known {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Describes a call before it is executed. What is not known is read from the module.
+    pub(super) fn describe(
+        &self,
+        call: &Call<'_>,
+        module: Option<&dyn Cryptoki>,
+    ) -> (CallRecord, Outline) {
+        let function = call.function();
+        let facts = function.facts();
+        let mut record = CallRecord {
+            function: function.number(),
+            ..CallRecord::default()
+        };
+        let mut session = None;
+        let mut handles = Vec::new();
+        for argument in call.arguments() {
+            match argument {
+                Argument::Session(handle) => session = Some(handle),
+                Argument::Mechanism(mechanism) => {
+                    record.mechanism = Some(mechanism.mechanism_type().0);
+                }
+                Argument::MechanismType(mechanism) => record.mechanism = Some(mechanism.0),
+                Argument::Object(object, _) | Argument::Key(object, _) => handles.push(object),
+                Argument::Values(template) | Argument::Selection(template) => {
+                    record.attributes.extend(types(template));
+                    record.objects.extend(of_template(template));
+                }
+                Argument::Query(query) => {
+                    let types = query.0.iter().map(|wanted| wanted.attribute_type.0);
+                    record.attributes.extend(types);
+                }
+                Argument::User(_) => {}
+            }
+        }
+        let in_parameter = call.mechanism().map(Mechanism::named_keys);
+        handles.extend(in_parameter.and_then(Result::ok).into_iter().flatten());
+        handles.retain(|handle| handle.0 != 0);
+        handles.truncate(MOST_OBJECTS);
+        record.attributes.truncate(MOST_ATTRIBUTES);
+        for handle in &handles {
+            record.objects.push(self.object(*handle, session, module));
+        }
+        let continues = matches!(facts.step, Some(Step::Update | Step::End));
+        if let (true, Some(session)) = (continues, session) {
+            let tables = self.tables();
+            let begun = tables.operations.get(&session).into_iter().flatten();
+            for operation in begun.filter(|begun| facts.is_of(begun.family)) {
+                record.mechanism = record.mechanism.or(operation.mechanism);
+                record.objects.extend(operation.objects.iter().cloned());
+            }
+        }
+        record.objects.truncate(MOST_OBJECTS);
+        record.session = session.map(|session| session.0);
+        let outline = Outline {
+            function,
+            session,
+            room: call.room(),
+            handles,
+        };
+        (record, outline)
+    }
+
+    fn object(
+        &self,
+        handle: ObjectHandle,
+        session: Option<SessionHandle>,
+        module: Option<&dyn Cryptoki>,
+    ) -> Object {
+        if let Some((read, object)) = self.tables().objects.get(&handle) {
+            if read.elapsed() < REMEMBERED {
+                return object.clone();
+            }
+        }
+        let mut object = Object {
+            handle: Some(handle.0),
+            ..Object::default()
+        };
+        let (Some(module), Some(session)) = (module, session) else {
+            return object;
+        };
+        if read(&mut object, module, session, handle) {
+            let mut tables = self.tables();
+            if tables.objects.len() >= MOST {
+                tables.objects.clear();
+            }
+            tables
+                .objects
+                .insert(handle, (Instant::now(), object.clone()));
+        }
+        object
+    }
+
+    /// Notes what a call has begun, ended or changed.
+    pub(super) fn note(&self, outline: &Outline, record: &CallRecord, rv: CkRv) {
+        let Outline {
+            function,
+            session,
+            room,
+            handles,
+        } = outline;
+        let facts = function.facts();
+        let forgets_all = matches!(
+            function,
+            Function::C_CloseSession
+                | Function::C_CloseAllSessions
+                | Function::C_Login
+                | Function::C_LoginUser
+                | Function::C_Logout
+                | Function::C_InitToken
+                | Function::C_Initialize
+                | Function::C_Finalize
+        );
+        if forgets_all {
+            let mut tables = self.tables();
+            tables.objects.clear();
+            match (function, session) {
+                (Function::C_CloseSession, Some(session)) => {
+                    tables.operations.remove(session);
+                }
+                (Function::C_Login | Function::C_LoginUser, _) => {}
+                _ => tables.operations.clear(),
+            }
+        } else if facts.has(Effect::Writes) && !handles.is_empty() {
+            let mut tables = self.tables();
+            for handle in handles {
+                tables.objects.remove(handle);
+            }
+        }
+        let Some(session) = session else { return };
+        match facts.step {
+            Some(Step::Init) if rv.is_ok() => {
+                let mut tables = self.tables();
+                if tables.operations.len() >= MOST && !tables.operations.contains_key(session) {
+                    tables.operations.clear();
+                }
+                let operations = tables.operations.entry(*session).or_default();
+                operations.retain(|begun| !facts.is_of(begun.family));
+                operations.extend(facts.families.iter().map(|family| Operation {
+                    family: *family,
+                    mechanism: record.mechanism,
+                    objects: record.objects.clone(),
+                }));
+            }
+            Some(Step::End) => {
+                let asks_for_size = rv.is_ok() && matches!(room, Some(Room::Null { .. }));
+                if !asks_for_size && rv != CkRv::BUFFER_TOO_SMALL {
+                    if let Some(operations) = self.tables().operations.get_mut(session) {
+                        operations.retain(|begun| !facts.is_of(begun.family));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn types(template: &Template) -> impl Iterator<Item = u64> {
+    template
+        .0
+        .iter()
+        .map(|attribute| attribute.attribute_type.0)
+}
+
+/// What a template says of an object that is made or looked for.
+fn of_template(template: &Template) -> Option<Object> {
+    let mut object = Object::default();
+    for attribute in &template.0 {
+        set(&mut object, attribute.attribute_type, attribute.bytes());
+    }
+    (object != Object::default()).then_some(object)
+}
+
+fn set(object: &mut Object, kind: AttributeType, value: &[u8]) {
+    let name = (value.len() <= LONGEST_NAME && !value.is_empty()).then(|| hex(value));
+    match kind {
+        LABEL => object.label = name,
+        ID => object.id = name,
+        CLASS => object.class = number(value),
+        _ => {}
+    }
+}
+
+/// A CK_ULONG of this host.
+fn number(value: &[u8]) -> Option<u64> {
+    if let Ok(bytes) = value.try_into() {
+        return Some(u64::from_ne_bytes(bytes));
+    }
+    let bytes = value.try_into().ok()?;
+    Some(u64::from(u32::from_ne_bytes(bytes)))
+}
+
+/// Asks the module; tells whether there is an answer.
+fn read(
+    object: &mut Object,
+    module: &dyn Cryptoki,
+    session: SessionHandle,
+    handle: ObjectHandle,
+) -> bool {
+    let wanted = [(LABEL, LONGEST_NAME), (ID, LONGEST_NAME), (CLASS, 8)];
+    let wanted = wanted.map(|(kind, room)| Wanted::value(kind, room));
+    let query = Some(Query(wanted.to_vec()));
+    let Reply::C_GetAttributeValue(told) =
+        module.call(Call::C_GetAttributeValue(session, handle, query))
+    else {
+        return false;
+    };
+    // One that the object does not have, or that is too long, is missing; the others are there.
+    let is_answer = [
+        CkRv::OK,
+        CkRv::ATTRIBUTE_TYPE_INVALID,
+        CkRv::ATTRIBUTE_SENSITIVE,
+        CkRv::BUFFER_TOO_SMALL,
+    ]
+    .contains(&told.rv);
+    if is_answer {
+        for answer in &told.answers.0 {
+            set(
+                object,
+                answer.attribute_type,
+                answer.bytes().unwrap_or_default(),
+            );
+        }
+    }
+    is_answer
+}

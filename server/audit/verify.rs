@@ -1,0 +1,357 @@
+//! Finds out whether a log is as it was written: `pkcs11proxyctl audit verify`.
+//!
+//! Reads the files of a log in their order, and needs the public key only. What is found is a sentence with file and
+//! line. What follows the last signature can have been made up by anybody; so it is told how much that is. A whole run
+//! of the daemon that was cut off, up to an orderly end before it, cannot be noticed from the files that are left.
+
+use std::collections::BTreeSet;
+
+use openssl::pkey::{PKey, Public};
+
+use super::chain::{self, Hash, Head, Line};
+
+/// What was found out.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What was done to the log: `file:line: text`.
+    pub findings: Vec<String>,
+    /// What is no sign of that: the same.
+    pub notes: Vec<String>,
+    /// The number of lines.
+    pub lines: u64,
+    /// The number of the last line that is signed.
+    pub signed: u64,
+}
+
+/// How the log ends so far.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Ending {
+    /// In the middle.
+    Open,
+    /// With a line that says so.
+    Said,
+    /// With that line and a signature of it.
+    Signed,
+}
+
+/// Reads a log from its first line to its last.
+pub struct Verifier {
+    key: PKey<Public>,
+    report: Report,
+    file: String,
+    line: u64,
+    is_first_of_file: bool,
+    /// The last line in order; none before the first.
+    head: Option<Head>,
+    /// The hash that the last line should have, if that is another.
+    computed: Option<Hash>,
+    /// Lines that are missing where they should be: first and last number, and where that is.
+    missing: Vec<(u64, u64, String)>,
+    /// Lines that are where they should not be.
+    moved: BTreeSet<u64>,
+    ending: Ending,
+    /// Most lines between two signatures, as the log says.
+    sign_lines: Option<u64>,
+}
+
+impl Verifier {
+    /// For a log that is signed with this key.
+    pub fn new(key: PKey<Public>) -> Verifier {
+        Verifier {
+            key,
+            report: Report::default(),
+            file: String::new(),
+            line: 0,
+            is_first_of_file: false,
+            head: None,
+            computed: None,
+            missing: Vec::new(),
+            moved: BTreeSet::new(),
+            ending: Ending::Open,
+            sign_lines: None,
+        }
+    }
+
+    /// Reads the next file.
+    pub fn file(&mut self, name: &str, content: &[u8]) {
+        self.file = name.to_owned();
+        self.line = 0;
+        self.is_first_of_file = true;
+        if content.is_empty() {
+            self.line = 1;
+            self.find("the file is empty");
+        }
+        for line in content.split_inclusive(|byte| *byte == b'\n') {
+            self.line += 1;
+            match line.strip_suffix(b"\n") {
+                Some(line) => self.check(line),
+                None => self.find("the line is cut off"),
+            }
+            self.is_first_of_file = false;
+        }
+    }
+
+    /// What was found. A log that the daemon still writes `is_running` and needs no end.
+    pub fn finish(mut self, is_running: bool) -> Report {
+        for (first, last, place) in std::mem::take(&mut self.missing) {
+            let gone: Vec<u64> = (first..=last)
+                .filter(|number| !self.moved.contains(number))
+                .take(3)
+                .collect();
+            let text = match *gone.as_slice() {
+                [] => continue,
+                [one] => format!("{place}: the line number {one} before it was removed"),
+                _ => format!("{place}: the lines number {first} to {last} before it were removed"),
+            };
+            self.report.findings.push(text);
+        }
+        if self.report.signed == 0 {
+            self.find("nothing is signed with this key");
+        }
+        let last = self.head.map_or(0, |head| head.number);
+        let unsigned = last.saturating_sub(self.report.signed);
+        if self
+            .sign_lines
+            .is_some_and(|most| unsigned > most.saturating_add(1))
+        {
+            self.find("more lines than the daemon leaves unsigned follow the last signature");
+        }
+        if self.ending != Ending::Signed {
+            let text =
+                "the log has no orderly end: the daemon runs, was killed, or the end was cut off";
+            match is_running {
+                true => self.note(text),
+                false => self.find(text),
+            }
+            if unsigned > 0 {
+                self.note(&format!("the last {unsigned} lines are not yet signed"));
+            }
+        }
+        self.report
+    }
+
+    fn place(&self) -> String {
+        format!("{}:{}", self.file, self.line)
+    }
+
+    fn find(&mut self, text: &str) {
+        let text = format!("{}: {text}", self.place());
+        self.report.findings.push(text);
+    }
+
+    fn note(&mut self, text: &str) {
+        let text = format!("{}: {text}", self.place());
+        self.report.notes.push(text);
+    }
+
+    fn check(&mut self, line: &[u8]) {
+        self.report.lines += 1;
+        let Ok(line) = Line::read(line) else {
+            self.find("the line was changed: it is none of an audit log");
+            // The next one cannot be compared with it.
+            if let Some(head) = &mut self.head {
+                head.number = head.number.saturating_add(1);
+                self.computed = None;
+                head.hash = Hash::default();
+            }
+            self.ending = Ending::Open;
+            return;
+        };
+        let told = line.members.previous.as_deref().map(chain::read_hash);
+        let before = match (self.head, told) {
+            (None, Some(Some(previous))) => {
+                let number = line.head.number.saturating_sub(1);
+                if number > 0 {
+                    let text = format!("the log begins in a file before: {number} lines");
+                    self.note(&text);
+                }
+                Head {
+                    number,
+                    hash: previous,
+                }
+            }
+            (None, _) => {
+                self.find("the lines before it were removed");
+                self.head = Some(line.head);
+                return;
+            }
+            (Some(head), Some(previous)) => {
+                if previous != Some(head.hash) && line.head.number <= head.number.saturating_add(1)
+                {
+                    self.find("the file does not continue the one before");
+                }
+                head
+            }
+            (Some(head), None) if self.is_first_of_file => {
+                self.find("the file does not begin with its first line");
+                head
+            }
+            (Some(head), None) => head,
+        };
+        self.compare(&line, before);
+    }
+
+    fn compare(&mut self, line: &Line<'_>, before: Head) {
+        let expected = before.number.saturating_add(1);
+        let number = line.head.number;
+        if number < expected {
+            self.find(&format!(
+                "the line number {number} is repeated or was moved: it stands behind number {}",
+                before.number
+            ));
+            self.moved.insert(number);
+            return;
+        }
+        if number > expected {
+            self.missing.push((expected, number - 1, self.place()));
+        } else {
+            let follows = line.follows(&before.hash)
+                || self
+                    .computed
+                    .is_some_and(|computed| line.follows(&computed));
+            // What is behind a line that cannot be read was told already.
+            let is_known = before.hash != Hash::default() || before.number == 0;
+            self.computed = None;
+            if !follows && is_known {
+                self.find("the line was changed");
+                self.computed = Some(line.computed(&before.hash));
+            }
+        }
+        self.head = Some(line.head);
+        self.follow(line, before);
+    }
+
+    /// Looks at what the line says.
+    fn follow(&mut self, line: &Line<'_>, before: Head) {
+        let members = &line.members;
+        match members.event.as_str() {
+            "signed" => {
+                let head = members.head.as_deref().and_then(chain::read_hash);
+                let signature = members.signature.as_deref().unwrap_or_default();
+                if head == Some(before.hash) && chain::is_signed(&self.key, &before.hash, signature)
+                {
+                    self.report.signed = before.number;
+                    if self.ending == Ending::Said {
+                        self.ending = Ending::Signed;
+                    }
+                    return;
+                }
+                let signed = self.report.signed;
+                self.find(&format!(
+                    "the signature does not fit: lines behind number {signed} were changed, or the key is another"
+                ));
+                self.ending = Ending::Open;
+            }
+            "end" | "rotated" => self.ending = Ending::Said,
+            event => {
+                if event == "start" && before.number > 0 && self.ending != Ending::Signed {
+                    self.note("the daemon had no orderly end before this start");
+                }
+                self.sign_lines = members.sign_lines.or(self.sign_lines);
+                self.ending = Ending::Open;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::pkey::Private;
+
+    use super::*;
+
+    /// A log of this many calls between start and end.
+    fn log(key: &PKey<Private>, calls: usize) -> Vec<String> {
+        let mut head = Head::default();
+        let mut lines = Vec::new();
+        let mut add = |event: serde_json::Value| {
+            let (line, next) = head.next("t", &event);
+            head = next;
+            lines.push(String::from_utf8(line).unwrap());
+            chain::sign(key, &next.hash).unwrap()
+        };
+        let mut signed = |event: serde_json::Value| {
+            let signature = add(event);
+            // The head is in the line that was added last.
+            signature
+        };
+        let zeros = "0".repeat(64);
+        signed(serde_json::json!({"event": "start", "previous": zeros, "sign_lines": 4}));
+        for number in 0..calls {
+            signed(serde_json::json!({"event": "call", "call": number}));
+        }
+        let signature = signed(serde_json::json!({"event": "end"}));
+        let end = lines.last().unwrap().trim_end();
+        let digits = &end[end.len() - 66..end.len() - 2];
+        let event = serde_json::json!({"event": "signed", "head": digits, "signature": signature});
+        let read = Line::read(end.as_bytes()).unwrap();
+        let (line, _) = read.head.next("t", &event);
+        lines.push(String::from_utf8(line).unwrap());
+        lines
+    }
+
+    fn found(key: &PKey<Private>, lines: &[String]) -> Vec<String> {
+        let public = chain::public_key(&key.public_key_to_pem().unwrap()).unwrap();
+        let mut verifier = Verifier::new(public);
+        verifier.file("f", lines.concat().as_bytes());
+        verifier.finish(false).findings
+    }
+
+    #[test]
+    fn each_kind_of_tampering_is_found_and_named() {
+        let key = PKey::generate_ed25519().unwrap();
+        let lines = log(&key, 3);
+        assert_eq!(found(&key, &lines), Vec::<String>::new());
+
+        for removed in 1..lines.len() - 1 {
+            let mut without = lines.clone();
+            without.remove(removed);
+            let text = format!(
+                "f:{}: the line number {} before it was removed",
+                removed + 1,
+                removed + 1
+            );
+            assert!(found(&key, &without).contains(&text), "{removed}");
+        }
+        assert_eq!(
+            found(&key, &lines[1..])[0],
+            "f:1: the lines before it were removed"
+        );
+
+        let mut changed = lines.clone();
+        changed[2] = changed[2].replace("\"call\":1", "\"call\":7");
+        assert_eq!(found(&key, &changed), ["f:3: the line was changed"]);
+        let mut changed = lines.clone();
+        let end = changed[2].len() - 4;
+        changed[2].replace_range(end - 2..end, "zz");
+        let text = "f:3: the line was changed: it is none of an audit log";
+        assert_eq!(found(&key, &changed), [text]);
+        let mut changed = lines.clone();
+        let last = &changed[2][end - 1..end].to_owned();
+        changed[2].replace_range(end - 1..end, if last == "0" { "1" } else { "0" });
+        assert_eq!(found(&key, &changed), ["f:3: the line was changed"]);
+
+        let mut moved = lines.clone();
+        moved.swap(2, 3);
+        let found_moved = found(&key, &moved);
+        assert_eq!(found_moved.len(), 1, "{found_moved:?}");
+        assert!(found_moved[0].starts_with("f:4: the line number 3 is repeated or was moved"));
+
+        let cut: Vec<String> = lines[..4].to_vec();
+        assert!(
+            found(&key, &cut)
+                .iter()
+                .any(|text| text.contains("no orderly end"))
+        );
+        let mut cut = lines.clone();
+        cut[5].truncate(20);
+        assert_eq!(found(&key, &cut)[0], "f:6: the line is cut off");
+        // Whoever makes all hashes anew cannot sign.
+        let other = PKey::generate_ed25519().unwrap();
+        let forged = found(&key, &log(&other, 3));
+        assert!(
+            forged[0].starts_with("f:6: the signature does not fit"),
+            "{forged:?}"
+        );
+    }
+}

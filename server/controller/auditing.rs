@@ -1,0 +1,245 @@
+//! Starts the auditor, tells it whose workers processes are, and starts it again if it dies.
+//!
+//! What it does is in [`crate::audit`]. The controller keeps both ends of the socket for records, so that what workers
+//! have sent is there for the next auditor. It does not have the key. It waits for the auditor at the daemon's end only.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use filter::Rules;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::event::{Source, Watch};
+use super::workers::End;
+use crate::audit::AuditConfig;
+use crate::audit::auditor::{self, Inheritance};
+use crate::audit::records::{self, Flags, Given, RecordSender, Told};
+use crate::channel::{self, ControllerEnd, Message};
+use crate::logging::{Loggers, Severity, log};
+
+/// How long a message waits that the auditor had no room for.
+const SOON: Duration = Duration::from_millis(20);
+
+/// How long it takes until an auditor is started behind one that died at once.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the auditor may take over the rest at the daemon's end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What the auditor has to know of the configuration.
+pub struct Configured {
+    /// The section `audit`.
+    pub config: AuditConfig,
+    /// The configuration file.
+    pub conf: PathBuf,
+    /// The services, with their rules at the daemon's start.
+    pub services: Vec<(String, Arc<Rules>)>,
+}
+
+/// The auditor, and the way to it.
+pub struct Auditing {
+    configured: Configured,
+    flags: Flags,
+    /// Where records come from.
+    records: OwnedFd,
+    sender: RecordSender,
+    running: Option<Running>,
+    /// What it has no room for yet.
+    waiting: VecDeque<Vec<u8>>,
+    started: Instant,
+    /// When to start it, if it does not run.
+    start_at: Option<Instant>,
+}
+
+struct Running {
+    process: Pid,
+    channel: ControllerEnd,
+}
+
+impl Auditing {
+    /// Starts the auditor.
+    pub fn start(configured: Configured, watch: &mut Watch) -> io::Result<Auditing> {
+        let flags = Flags::new()?;
+        let (records, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        // The kernel then tells which process a record is from.
+        setsockopt(&records, sockopt::PassCred, &true)?;
+        let sender = RecordSender::new(theirs, flags, configured.config.when_full);
+        let mut auditing = Auditing {
+            configured,
+            flags,
+            records,
+            sender,
+            running: None,
+            waiting: VecDeque::new(),
+            started: Instant::now(),
+            start_at: None,
+        };
+        auditing.fork(watch, Vec::new())?;
+        Ok(auditing)
+    }
+
+    /// What workers send their records with.
+    pub fn sender(&self) -> &RecordSender {
+        &self.sender
+    }
+
+    fn fork(&mut self, watch: &mut Watch, serving: Vec<Given>) -> io::Result<()> {
+        let (channel, theirs) = channel::pair()?;
+        watch.add(Source::Auditor, &channel)?;
+        let Configured {
+            config,
+            conf,
+            services,
+        } = &self.configured;
+        let services = services.iter();
+        let inheritance = Inheritance {
+            config,
+            records: &self.records,
+            flags: self.flags,
+            conf,
+            services: services
+                .map(|(name, rules)| (name.as_str(), rules.clone()))
+                .collect(),
+            controller: std::process::id(),
+        };
+        let run = |theirs| auditor::run(&inheritance, theirs);
+        let process = bindings::sys::fork_child(theirs, &[self.records.as_fd()], run)
+            .inspect_err(|_| watch.remove(Source::Auditor, &channel))?;
+        self.running = Some(Running { process, channel });
+        self.started = Instant::now();
+        self.start_at = None;
+        self.waiting.clear();
+        for given in serving {
+            self.tell(&Told::Given(given));
+        }
+        self.tell(&Told::Ready);
+        self.flags.set_running(true);
+        Ok(())
+    }
+
+    /// Whether the auditor has room to hear of another client.
+    pub fn has_room(&self) -> bool {
+        let Some(running) = &self.running else {
+            return false;
+        };
+        let mut channel = [PollFd::new(running.channel.as_fd(), PollFlags::POLLOUT)];
+        let is_writable = poll(&mut channel, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        self.waiting.is_empty() && is_writable
+    }
+
+    /// Tells the auditor something, as soon as it has room.
+    pub fn tell(&mut self, told: &Told) {
+        self.waiting.push_back(records::message(told));
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        let Some(running) = &self.running else { return };
+        while let Some(message) = self.waiting.front() {
+            match running.channel.tell(message) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // With another error it is gone: SIGCHLD tells more.
+                _ => drop(self.waiting.pop_front()),
+            }
+        }
+    }
+
+    /// How long the controller may sleep for its sake.
+    pub fn next_wake(&self, now: Instant) -> Option<Duration> {
+        let start = self.start_at.map(|at| at.saturating_duration_since(now));
+        let waiting = !self.waiting.is_empty() && self.running.is_some();
+        start.or(waiting.then_some(SOON))
+    }
+
+    /// Sends what waits, and starts the auditor again if it is time for that. `serving` tells who has a client.
+    pub fn proceed(&mut self, watch: &mut Watch, serving: impl FnOnce() -> Vec<Given>) {
+        self.flush();
+        if self.start_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        match self.fork(watch, serving()) {
+            Ok(()) => log(Severity::Notice, format_args!("the auditor runs again")),
+            Err(error) => {
+                log(
+                    Severity::Crit,
+                    format_args!("cannot start the auditor: {error}"),
+                );
+                self.start_at = Some(Instant::now() + PAUSE);
+            }
+        }
+    }
+
+    /// Logs what the auditor says.
+    pub fn take_messages(&self, loggers: &Loggers) {
+        let Some(running) = &self.running else { return };
+        while let Ok(Some(message)) = running.channel.next_message() {
+            if let Message::Log(record) = message {
+                use crate::logging::Route;
+                loggers.record(&record.for_component("audit"));
+            }
+        }
+    }
+
+    /// A child was reaped. If it was the auditor, another one is started.
+    pub fn ended(&mut self, process: Pid, end: End, watch: &mut Watch, loggers: &Loggers) -> bool {
+        let is_it = |running: &mut Running| running.process == process;
+        if self.running.as_mut().is_none_or(|running| !is_it(running)) {
+            return false;
+        }
+        self.take_messages(loggers);
+        if let Some(running) = self.running.take() {
+            watch.remove(Source::Auditor, &running.channel);
+        }
+        self.flags.set_running(false);
+        log(
+            Severity::Alert,
+            format_args!("the auditor (process {process}) terminated {end}; it is started again"),
+        );
+        let now = Instant::now();
+        let lived = now.saturating_duration_since(self.started);
+        self.start_at = Some(now + PAUSE.saturating_sub(lived));
+        true
+    }
+
+    /// Has the auditor write the rest, sign it and end. All workers have ended.
+    pub fn finish(mut self, loggers: &Loggers) {
+        self.tell(&Told::End);
+        let Some(process) = self.running.as_ref().map(|running| running.process) else {
+            return;
+        };
+        let killed_at = Instant::now() + GRACE;
+        loop {
+            self.flush();
+            match waitpid(process, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => break,
+            }
+            if Instant::now() >= killed_at {
+                // Mostly it waits for a disk.
+                let _ = kill(process, Signal::SIGKILL);
+                log(
+                    Severity::Alert,
+                    format_args!("the auditor did not end in time: the audit log has no end"),
+                );
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.take_messages(loggers);
+    }
+}

@@ -1,0 +1,51 @@
+//! `pkcs11proxyctl audit verify`: finds out whether the files of an audit log are as they were written.
+//!
+//! Needs the public key and no daemon. What it looks for is in [`crate::audit::verify`].
+
+use std::path::PathBuf;
+
+use super::table::printable;
+use super::{NOT_DONE, print};
+use crate::audit::chain;
+use crate::audit::verify::Verifier;
+
+/// A log that is to be verified.
+pub(super) struct Log {
+    /// The public key.
+    pub(super) key: PathBuf,
+    /// In the order in which they were written.
+    pub(super) files: Vec<PathBuf>,
+    /// Whether the daemon still writes the last one.
+    pub(super) is_running: bool,
+}
+
+/// Prints what is found. The exit status is 0 if nothing was done to the log.
+pub(super) fn verify(log: &Log) -> Result<i32, String> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))
+    };
+    if log.files.is_empty() {
+        return Err("audit verify: expected the files of a log".to_owned());
+    }
+    let key = chain::public_key(&read(&log.key)?);
+    let key = key.map_err(|error| format!("{}: {error}", log.key.display()))?;
+    let mut verifier = Verifier::new(key);
+    for path in &log.files {
+        verifier.file(&path.display().to_string(), &read(path)?);
+    }
+    let report = verifier.finish(log.is_running);
+    let mut text = String::new();
+    for line in &report.findings {
+        text += &format!("{}\n", printable(line));
+    }
+    for line in &report.notes {
+        text += &format!("note: {}\n", printable(line));
+    }
+    let (lines, signed) = (report.lines, report.signed);
+    text += &format!("{lines} lines, signed up to number {signed}\n");
+    print(&text);
+    match report.findings.is_empty() {
+        true => Ok(0),
+        false => Ok(NOT_DONE),
+    }
+}
