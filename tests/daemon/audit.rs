@@ -10,6 +10,7 @@ use xdr::{
     Query, Room, Template, Ulong, UserType, Wanted,
 };
 
+use crate::support::certificates::certificate;
 use crate::support::processes::Outcome;
 use crate::*;
 
@@ -690,4 +691,137 @@ fn what_is_wrong_with_the_section_is_told_at_start() {
         std::fs::read_to_string(directory.join("precious")).expect("a file"),
         "precious\n"
     );
+}
+
+/// Makes a client's certificate with this common name, by the authority of the tests.
+fn client_certificate(name: &str) -> (openssl::x509::X509, PKey<Private>) {
+    use openssl::asn1::Asn1Time;
+    use openssl::hash::MessageDigest;
+    use openssl::x509::extension::ExtendedKeyUsage;
+    use openssl::x509::{X509Builder, X509Name};
+
+    let authority = std::fs::read(certificate("ca.pem")).expect("a certificate");
+    let authority = openssl::x509::X509::from_pem(&authority).expect("PEM");
+    let signer = std::fs::read(certificate("ca.key")).expect("a key");
+    let signer = PKey::private_key_from_pem(&signer).expect("PEM");
+    let key = PKey::from_rsa(openssl::rsa::Rsa::generate(3072).expect("a key")).expect("a key");
+    let mut subject = X509Name::builder().expect("a name");
+    subject.append_entry_by_text("CN", name).expect("a name");
+    let mut built = X509Builder::new().expect("a certificate");
+    built.set_version(2).expect("version 3");
+    built.set_subject_name(&subject.build()).expect("a subject");
+    built
+        .set_issuer_name(authority.subject_name())
+        .expect("an issuer");
+    built.set_pubkey(&key).expect("a key");
+    let serial = openssl::bn::BigNum::from_u32(4711).and_then(|number| number.to_asn1_integer());
+    built
+        .set_serial_number(&serial.expect("a number"))
+        .expect("a number");
+    let day = |days| Asn1Time::days_from_now(days).expect("a time");
+    built.set_not_before(&day(0)).expect("a time");
+    built.set_not_after(&day(1)).expect("a time");
+    let usage = ExtendedKeyUsage::new()
+        .client_auth()
+        .build()
+        .expect("an extension");
+    built.append_extension(usage).expect("an extension");
+    built
+        .sign(&signer, MessageDigest::sha256())
+        .expect("signed");
+    (built.build(), key)
+}
+
+#[test]
+fn a_subject_with_quotes_and_newlines_stays_in_its_member() {
+    use openssl::ssl::{SslConnector, SslMethod};
+
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.use_ssl = true;
+    setup.processor = format!(
+        "tls {{ peer_auth = \"required\"; x509 {{ key {{ crt_file = \"{}\"; key_file = \"{}\" }};
+           trust {{ crt_file = \"{}\" }} }} }};",
+        certificate("server.pem"),
+        certificate("server.key"),
+        certificate("ca.pem"),
+    );
+    let mut audited = Audited::start(setup, "");
+    let (own, key) = client_certificate("x\",\"user\":\"root\"}\n{\"seq\":1}\r\u{1b}[2J");
+    let mut connector = SslConnector::builder(SslMethod::tls()).expect("a context");
+    connector
+        .set_ca_file(certificate("ca.pem"))
+        .expect("authorities");
+    connector.set_certificate(&own).expect("a certificate");
+    connector.set_private_key(&key).expect("its key");
+    let stream = TcpStream::connect(audited.daemon.address()).expect("it accepts");
+    let connector = connector.build();
+    let mut stream = connector.connect("localhost", stream).expect("a handshake");
+    for call in [
+        Call::C_SetupArch(Architecture::host()),
+        Call::C_LoadModule(b"null"),
+        Call::C_Initialize(),
+        Call::C_GetInfo(),
+    ] {
+        stream.write_all(&encoded(&call)).expect("it reads");
+        let mut mark = [0; 4];
+        stream.read_exact(&mut mark).expect("a reply");
+        let mut record = vec![0; (u32::from_be_bytes(mark) & 0x7fff_ffff) as usize];
+        stream.read_exact(&mut record).expect("a reply");
+    }
+    drop(stream);
+    audited.end(&["audit.log"]);
+    let loads = audited.calls("C_LoadModule");
+    assert_eq!(loads.len(), 1, "from its first call on");
+    for call in [&loads[0], &audited.calls("C_GetInfo")[0]] {
+        let user = call["user"].as_str().expect("a user");
+        assert!(user.contains("user") && user.contains("seq"), "{user}");
+        assert!(!user.contains(char::is_control), "{user}");
+    }
+    assert!(!audited.lines().iter().any(|line| line["user"] == "root"));
+}
+
+/// The old daemon goes on in a file of its own, the new one in the old one's.
+#[test]
+fn an_upgrade_loses_no_line() {
+    let token = Token::new();
+    let directory = Directory::new();
+    let mut setup = setup(&token);
+    let control = directory.join("control");
+    setup.daemon = format!("control_socket = \"{}\";", control.display());
+    let mut audited = Audited::start(setup, "");
+    let old = audited.daemon.process();
+    let mut client = ready4(&audited.daemon);
+    assert_eq!(sign(&mut client), CkRv::OK);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyctl"));
+    command.arg("-socket").arg(&control).arg("upgrade");
+    let outcome = run(command, Duration::from_secs(30));
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+    let pid = std::fs::read_to_string(audited.daemon.directory().join("pid")).expect("a pid");
+    let new = Process::of(pid.trim().parse().expect("a number")).expect("it runs");
+    assert_ne!(new.pid, old.pid);
+    let mut other = ready4(&audited.daemon);
+    assert_eq!(sign(&mut other), CkRv::OK);
+    assert_eq!(sign(&mut client), CkRv::OK);
+    drop((client, other));
+    // The old one ends when its client has left.
+    assert_eq!(
+        audited.daemon.wait().and_then(|status| status.code()),
+        Some(0)
+    );
+    new.signal(Signal::SIGTERM);
+    assert!(wait_until(PATIENCE, || !new.is_alive()));
+    let aside = format!("audit.log.{}", old.pid);
+    for (file, signed) in [("audit.log", 2), (&aside, 1)] {
+        let verified = audited.verify(&[], &[file]);
+        assert_eq!(
+            verified.status.code(),
+            Some(0),
+            "{file}: {}",
+            verified.stdout
+        );
+        let lines = lines(&audited.directory.join(file));
+        let calls = lines.iter().filter(|line| line["function"] == "C_Sign");
+        assert_eq!(calls.count(), signed, "{file}");
+    }
 }
