@@ -18,9 +18,9 @@ use crate::module_rules::{AllowList, Source};
 use crate::patches::UNKNOWN_PARAMETER;
 
 /// CKA_LABEL.
-const LABEL: AttributeType = AttributeType(0x3);
+pub(crate) const LABEL: AttributeType = AttributeType(0x3);
 /// CKA_ID.
-const ID: AttributeType = AttributeType(0x102);
+pub(crate) const ID: AttributeType = AttributeType(0x102);
 
 /// CKF_ASYNC_SESSION.
 const ASYNC_SESSION: u64 = wide(cryptoki_sys::CKF_ASYNC_SESSION);
@@ -175,7 +175,7 @@ fn check_asynchrony(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusa
 
 /// The operations of a function that `remove_padding_oracles` is about. Encapsulating a key wraps it, and
 /// decapsulating unwraps it: an RSA padding fails in the same way.
-fn operations(function: Function) -> impl Iterator<Item = Operation> {
+pub(crate) fn operations(function: Function) -> impl Iterator<Item = Operation> {
     let of_a_key = if function == Function::C_EncapsulateKey {
         Some(Operation::Wrap)
     } else if function == Function::C_DecapsulateKey {
@@ -265,7 +265,7 @@ fn check_value(
 
 /// Checks the labels and identifiers in a template of the client, and in the templates inside it, which are for
 /// keys made later.
-fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refusal> {
+pub(crate) fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refusal> {
     for (kind, list) in [(LABEL, &context.rules.labels), (ID, &context.rules.ids)] {
         let Some(list) = list else { continue };
         for attribute in template
@@ -287,7 +287,10 @@ fn check_template(context: &Context<'_>, template: &Template) -> Result<(), Refu
 }
 
 /// Refuses a forbidden mechanism.
-fn check_mechanism(context: &Context<'_>, mechanism: MechanismType) -> Result<(), Refusal> {
+pub(crate) fn check_mechanism(
+    context: &Context<'_>,
+    mechanism: MechanismType,
+) -> Result<(), Refusal> {
     let what = || format!("mechanism '{}'", log::mechanism(mechanism));
     match context.rules.forbids(mechanism) {
         Some(source) => Err(refusal(CkRv::MECHANISM_INVALID, what(), source)),
@@ -300,7 +303,7 @@ fn check_mechanism(context: &Context<'_>, mechanism: MechanismType) -> Result<()
 }
 
 /// Refuses a mechanism with a padding oracle for this kind of operation.
-fn check_padding(
+pub(crate) fn check_padding(
     context: &Context<'_>,
     operation: Operation,
     mechanism: &Mechanism,
@@ -334,7 +337,7 @@ fn check_user(context: &Context<'_>, user: UserType) -> Result<(), Refusal> {
 }
 
 /// Refuses administration by other functions than C_Login.
-fn check_administration(context: &Context<'_>) -> Result<(), Refusal> {
+pub(crate) fn check_administration(context: &Context<'_>) -> Result<(), Refusal> {
     match context.rules.no_admin {
         Some(source) if !context.rules.admin_is_login_only => Err(refusal(
             CkRv::FUNCTION_NOT_SUPPORTED,

@@ -35,6 +35,7 @@ pub mod config;
 mod context;
 mod curves;
 mod engine;
+pub mod explanation;
 pub mod log;
 mod mechanism_list;
 pub mod module_rules;

@@ -59,6 +59,23 @@ pub fn printable(text: &[u8]) -> String {
     }
 }
 
+/// The bytes that [`printable`] shows like this.
+pub fn unprintable(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("\\x") {
+        let (plain, escape) = rest.split_at(start);
+        bytes.extend_from_slice(plain.as_bytes());
+        let Some(byte) = escape.get(2..4).and_then(unhex) else {
+            break;
+        };
+        bytes.extend(byte);
+        rest = escape.get(4..).unwrap_or_default();
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
+}
+
 /// Bytes as hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
@@ -71,7 +88,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The bytes of hexadecimal digits.
-fn unhex(digits: &str) -> Option<Vec<u8>> {
+pub fn unhex(digits: &str) -> Option<Vec<u8>> {
     let digits = digits.as_bytes();
     if digits.len() % 2 != 0 {
         return None;
@@ -82,4 +99,29 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
         u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()
     };
     digits.chunks_exact(2).map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_tells_the_bytes() {
+        for bytes in [
+            &b"a key"[..],
+            b"\\x41",
+            b"\xff\n\"",
+            "gr\u{fc}n".as_bytes(),
+            "\u{202e}\u{9b}".as_bytes(),
+            b"",
+        ] {
+            let shown = printable(bytes);
+            assert_eq!(unprintable(&shown), bytes, "{shown}");
+            assert!(!shown.contains(char::is_control));
+        }
+        assert_eq!(printable("gr\u{fc}n".as_bytes()), "gr\u{fc}n");
+        assert_eq!(unhex("0aF"), None);
+        assert_eq!(unhex("0aFf"), Some(vec![10, 255]));
+        assert_eq!(unhex("+1"), None);
+    }
 }

@@ -4,6 +4,7 @@
 //! exit status is 0 if the daemon did it, 1 if it did not, and 2 if it could not be asked.
 
 mod audit;
+mod explain;
 mod readiness;
 mod table;
 
@@ -46,7 +47,11 @@ Commands:
                     old one until they leave
     audit verify -key PUBLIC.pem FILE...
                     find out whether an audit log is as it was written; the files in their
-                    order. Exit status 1 if it is not. -running: the daemon still writes it";
+                    order. Exit status 1 if it is not. -running: the daemon still writes it
+    explain -conf FILE LINE LOG
+                    replay the call of this line of an audit log through the rules as they
+                    are now, step by step; without LINE and LOG, the line is read from
+                    standard input";
 
 /// What was asked for on the command line.
 struct Asked {
@@ -62,6 +67,7 @@ enum Command {
     Ready,
     One(Request),
     Verify(audit::Log),
+    Explain(explain::Question),
 }
 
 /// Runs the program with these arguments, its name first; returns the exit status.
@@ -86,6 +92,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Command::Ready => ready(&asked),
         Command::One(request) => one(&asked, request),
         Command::Verify(log) => audit::verify(log),
+        Command::Explain(question) => explain::explain(question),
     };
     done.unwrap_or_else(|error| {
         eprintln!("pkcs11proxyctl: {error}");
@@ -118,6 +125,12 @@ fn options() -> getopts::Options {
             "PATH",
         )
         .optflag("", "running", "For `audit verify`: the log has no end yet")
+        .optopt(
+            "",
+            "conf",
+            "For `explain`: the daemon's configuration",
+            "FILE",
+        )
         .optflag("", "help", "Print this text");
     options
 }
@@ -158,6 +171,21 @@ fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
                 .into(),
             files: files.iter().map(PathBuf::from).collect(),
             is_running: matches.opt_present("running"),
+        }),
+        ["explain", place @ ..] => Command::Explain(explain::Question {
+            conf: matches
+                .opt_str("conf")
+                .ok_or("explain: expected -conf")?
+                .into(),
+            place: match place {
+                [] => None,
+                [number, file] => {
+                    let number = number.parse();
+                    let number = number.map_err(|_| "explain: expected the number of a line")?;
+                    Some((number, PathBuf::from(file)))
+                }
+                _ => return Err("explain: expected the number of a line and a file".into()),
+            },
         }),
         [] => return Err("expected a command".into()),
         words => return Err(format!("unknown command `{}`", words.join(" "))),
@@ -334,6 +362,9 @@ mod tests {
             ("disconnect", "unknown command"),
             ("disconnect x", "the number of a client"),
             ("audit verify f", "-key"),
+            ("explain 1 f", "-conf"),
+            ("explain -conf c x f", "the number of a line"),
+            ("explain -conf c 1", "a line and a file"),
             ("status now", "unknown command `status now`"),
             ("top -rounds x", "-rounds"),
         ] {

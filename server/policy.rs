@@ -138,7 +138,7 @@ impl Policy {
 
 /// The rules of a service, from its filter file if it has one. Each module that has a section in the
 /// configuration has to be there.
-fn load_rules(service: &Service, conf: &Path) -> Result<Rules, config_file::Error> {
+pub fn load_rules(service: &Service, conf: &Path) -> Result<Rules, config_file::Error> {
     let processor = &service.processor;
     let rules = match &processor.rules {
         RuleSource::FilterFile(file) => Rules::load(file, &processor.compatibility)?,

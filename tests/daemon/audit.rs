@@ -825,3 +825,65 @@ fn an_upgrade_loses_no_line() {
         assert_eq!(calls.count(), signed, "{file}");
     }
 }
+
+#[test]
+fn a_refused_call_is_explained_by_the_rules_as_they_are_now() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.filter = "allowed_labels = [\n(\".*\", [other])]".into();
+    let mut audited = Audited::start(setup, "");
+    let mut client = ready4(&audited.daemon);
+    assert_eq!(sign(&mut client), CkRv::OBJECT_HANDLE_INVALID);
+    drop(client);
+    audited.end(&["audit.log"]);
+    let lines = audited.lines();
+    let at = lines
+        .iter()
+        .position(|line| line["function"] == "C_SignInit");
+    let number = (at.expect("a call") + 1).to_string();
+    let filter = audited.daemon.directory().join("filter.conf");
+    let explain = |place: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyctl"));
+        command
+            .current_dir(audited.directory.path())
+            .args(["explain", "-conf"])
+            .arg(audited.daemon.directory().join("pkcs11proxyd.conf"))
+            .args(place);
+        run(command, Duration::from_secs(20))
+    };
+    let refused = explain(&[&number, "audit.log"]);
+    let rule = format!("{}:3: allowed_labels: ", filter.display());
+    let step = format!(
+        "2. {rule}the object with label 'null': label 'null': REFUSED with CKR_OBJECT_HANDLE_INVALID"
+    );
+    let text = &refused.stdout;
+    assert!(text.contains(&step), "{text}{}", refused.stderr);
+    assert!(text.contains("1. the function: passes"), "{text}");
+    let then = format!(
+        "then it was refused with CKR_OBJECT_HANDLE_INVALID by {}:3: allowed_labels; now it is refused",
+        filter.display()
+    );
+    assert!(text.contains(&then), "{text}");
+    assert_eq!(refused.status.code(), Some(1));
+    // The rule is changed.
+    let rules = std::fs::read_to_string(&filter)
+        .expect("a file")
+        .replace("other", "null");
+    std::fs::write(&filter, rules).expect("a file");
+    let passes = explain(&[&number, "audit.log"]);
+    assert!(
+        passes.stdout.contains("; now it reaches the module\n"),
+        "{}",
+        passes.stdout
+    );
+    assert_eq!(passes.status.code(), Some(0));
+    for (place, expected) in [
+        (&["1", "audit.log"][..], "the line of a call"),
+        (&["99", "audit.log"], "has no line 99"),
+        (&[][..], "a line of an audit log"),
+    ] {
+        let failed = explain(place);
+        assert_eq!(failed.status.code(), Some(2));
+        assert!(failed.stderr.contains(expected), "{}", failed.stderr);
+    }
+}
