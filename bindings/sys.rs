@@ -188,12 +188,48 @@ pub fn idle_time(socket: BorrowedFd<'_>) -> Option<Duration> {
     Some(Duration::from_millis(told.tcpi_last_data_recv.into()))
 }
 
+/// The same with or without a descriptor, and without waiting for room.
+pub fn send_now(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let descriptors: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let rights = match descriptors.is_empty() {
+        true => &[][..],
+        false => &rights[..],
+    };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    let parts = [IoSlice::new(message)];
+    sendmsg::<()>(socket.as_raw_fd(), &parts, rights, flags, None)?;
+    Ok(())
+}
+
 /// Waits for one message of [`send`]: its length in `buffer`, and its descriptor. `None` when the
 /// sender is gone.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(usize, OwnedFd)>> {
+    let (length, descriptor) = receive_with(socket, buffer, MsgFlags::empty())?;
+    Ok(descriptor.map(|descriptor| (length, descriptor)))
+}
+
+/// Receives one message of [`send_now`], without waiting: its length in `buffer`, 0 when the sender is gone, and its
+/// descriptor.
+pub fn receive_now(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    receive_with(socket, buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; 1]);
     let mut parts = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let received = loop {
         match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
             Err(nix::errno::Errno::EINTR) => {}
@@ -205,12 +241,11 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(
         ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
         _ => None,
     });
-    let Some(descriptor) = descriptors.next() else {
-        return Ok(None);
-    };
-    // SAFETY: the kernel made this descriptor for us in recvmsg just now; nobody else owns it.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    Ok(Some((length, descriptor)))
+    let descriptor = descriptors.next().map(|descriptor| {
+        // SAFETY: the kernel made this descriptor for us in recvmsg just now; nobody else owns it.
+        unsafe { OwnedFd::from_raw_fd(descriptor) }
+    });
+    Ok((length, descriptor))
 }
 
 #[cfg(test)]

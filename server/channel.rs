@@ -55,11 +55,9 @@ impl ControllerEnd {
         Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
     }
 
-    /// Sends a message to a process that is no worker, without waiting.
-    pub fn tell(&self, message: &[u8]) -> io::Result<()> {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        send(self.0.as_raw_fd(), message, flags)?;
-        Ok(())
+    /// Sends a message to a process that is no worker, with a descriptor if there is one, without waiting.
+    pub fn tell(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        bindings::sys::send_now(self.0.as_fd(), message, descriptor)
     }
 
     /// Reads the next message, without waiting; `Ok(None)` if there is none now. An error means that the

@@ -1,7 +1,7 @@
 //! Runs the auditor: a process that writes the log, and signs it.
 //!
-//! Records come from workers over one socket; the kernel says which process each is from. Whose worker that is comes
-//! from the controller. The auditor keeps the log and the key, and nothing else: no listener, no client, no module. It
+//! Records come from each worker over a socket of its own. The controller sends the other end of it, and whose worker
+//! that is, before the worker gets its client. The auditor keeps the log and the key, and nothing else: no listener, no client, no module. It
 //! never gives the key to anybody: the controller and the workers do not have it.
 //!
 //! While it cannot write, it says so in [`Flags`], keeps or counts what comes, as the site wants, and tries again each
@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use filter::Rules;
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
@@ -44,8 +45,12 @@ const KEPT: usize = 1 << 20;
 /// How long it sleeps between two batches of records. To wake it for each costs the worker more than to send.
 const NAP: Duration = Duration::from_micros(300);
 
-/// Records that it takes before it looks at everything else.
-const BATCH: usize = 256;
+/// The controller's channel among what is watched. The others are processes.
+const CONTROLLER: u64 = u64::MAX;
+
+/// Sockets that are looked at before it looks at everything else, and records that are taken from each.
+const SOCKETS: usize = 64;
+const RECORDS: usize = 16;
 
 /// The exit status if it cannot go on.
 const FAILED: i32 = 72;
@@ -54,8 +59,6 @@ const FAILED: i32 = 72;
 pub struct Inheritance<'a> {
     /// The section `audit`.
     pub config: &'a AuditConfig,
-    /// Where records come from.
-    pub records: &'a OwnedFd,
     /// What all processes see.
     pub flags: Flags,
     /// The configuration file.
@@ -69,6 +72,8 @@ pub struct Inheritance<'a> {
 /// A worker that has a client.
 struct Connection {
     given: Given,
+    /// Where its records come from.
+    records: OwnedFd,
     has_called: bool,
     malformed: u64,
 }
@@ -117,13 +122,24 @@ pub fn run(inheritance: &Inheritance<'_>, channel: WorkerEnd) -> i32 {
     let key = confined
         .map_err(|error| error.to_string())
         .and_then(|()| load_key(&inheritance.config.key));
-    match key {
-        Ok(key) => Auditor::new(inheritance, key).run(&channel),
+    let watched = key.and_then(|key| {
+        let epoll = watch(&channel).map_err(|error| error.to_string())?;
+        Ok((key, epoll))
+    });
+    match watched {
+        Ok((key, epoll)) => Auditor::new(inheritance, key, epoll).run(&channel),
         Err(error) => {
             log(Severity::Alert, format_args!("cannot audit: {error}"));
             FAILED
         }
     }
+}
+
+/// Watches the controller's channel.
+fn watch(channel: &WorkerEnd) -> nix::Result<Epoll> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(channel, EpollEvent::new(EpollFlags::EPOLLIN, CONTROLLER))?;
+    Ok(epoll)
 }
 
 struct Auditor<'a> {
@@ -142,7 +158,7 @@ struct Auditor<'a> {
     connections: HashMap<i32, Connection>,
     /// Processes that have ended. What they sent may not be read yet.
     left: Vec<i32>,
-    strays: u64,
+    epoll: Epoll,
     /// Whether the controller has told of the workers that there were when it started.
     is_ready: bool,
     unsigned: u64,
@@ -159,7 +175,7 @@ enum End {
 }
 
 impl<'a> Auditor<'a> {
-    fn new(inheritance: &'a Inheritance<'a>, key: PKey<Private>) -> Auditor<'a> {
+    fn new(inheritance: &'a Inheritance<'a>, key: PKey<Private>, epoll: Epoll) -> Auditor<'a> {
         Auditor {
             inheritance,
             key,
@@ -171,7 +187,7 @@ impl<'a> Auditor<'a> {
             lost: 0,
             connections: HashMap::new(),
             left: Vec::new(),
-            strays: 0,
+            epoll,
             is_ready: false,
             unsigned: 0,
             unsigned_since: None,
@@ -180,28 +196,22 @@ impl<'a> Auditor<'a> {
     }
 
     fn run(mut self, channel: &WorkerEnd) -> i32 {
-        let records = self.inheritance.records.as_fd();
         let mut buffer = vec![0; records::LONGEST];
         loop {
             self.listen(channel, &mut buffer);
             if self.failing.is_some_and(|at| Instant::now() >= at) {
                 self.try_again();
             }
-            let taken = self.take_records(channel, &mut buffer);
-            if taken < BATCH && self.has_room() {
-                for process in std::mem::take(&mut self.left) {
-                    self.connections.remove(&process);
-                }
+            let taken = self.take_records(&mut buffer);
+            for process in std::mem::take(&mut self.left) {
+                self.forget(process, &mut buffer);
             }
-            if let Some(end) = self.end {
-                if taken < BATCH && (self.has_room() || self.failing.is_some()) {
-                    return self.finish(end);
-                }
+            if let Some(end) = self.end.filter(|_| taken == 0 || self.failing.is_some()) {
+                return self.finish(end);
             }
             self.sign_if_due();
             match taken {
-                0 => self.wait(channel, records),
-                BATCH => {}
+                0 => self.wait(channel),
                 _ => std::thread::sleep(NAP),
             }
         }
@@ -218,49 +228,54 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    fn wait(&self, channel: &WorkerEnd, records: BorrowedFd<'_>) {
+    fn wait(&self, channel: &WorkerEnd) {
         let now = Instant::now();
         let sign_at = self
             .unsigned_since
             .and_then(|since| since.checked_add(self.inheritance.config.sign_interval));
         let next = [self.failing, sign_at].into_iter().flatten().min();
-        let timeout = next.map_or(PollTimeout::NONE, |at| {
-            let left = at.saturating_duration_since(now) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
-        let mut watched = vec![PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-        if self.has_room() {
-            watched.push(PollFd::new(records, PollFlags::POLLIN));
-        }
+        let left = next.map(|at| at.saturating_duration_since(now) + Duration::from_millis(1));
         // An error shows when it reads.
-        let _ = poll(&mut watched, timeout);
+        if self.has_room() {
+            let timeout =
+                left.map(|left| EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX));
+            let mut events = [EpollEvent::empty()];
+            let _ = self
+                .epoll
+                .wait(&mut events, timeout.unwrap_or(EpollTimeout::NONE));
+        } else {
+            let timeout = left.map(|left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+            let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+            let _ = poll(&mut watched, timeout.unwrap_or(PollTimeout::NONE));
+        }
     }
 
     /// Takes what the controller says.
     fn listen(&mut self, channel: &WorkerEnd, buffer: &mut [u8]) {
         loop {
-            let length = match receive(channel.as_fd(), buffer) {
-                Received::Nothing => return,
-                Received::Closed => {
+            let (length, records) = match bindings::sys::receive_now(channel.as_fd(), buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) | Ok((0, _)) => {
                     self.end.get_or_insert(End::Orphaned);
                     return;
                 }
-                Received::Message { length, .. } => length,
+                Ok(received) => received,
             };
             let told = serde_json::from_slice(buffer.get(..length).unwrap_or_default());
-            match told {
-                Ok(Told::Given(given)) => self.given(given),
-                Ok(Told::Ready) => self.is_ready = true,
-                Ok(Told::Left(process)) => self.left.push(process),
-                Ok(Told::Reopen) => self.reopen(),
-                Ok(Told::MoveAside) => self.move_aside(),
-                Ok(Told::End) => self.end = Some(End::Orderly),
-                Err(_) => {}
+            match (told, records) {
+                (Ok(Told::Given(given)), Some(records)) => self.given(given, records),
+                (Ok(Told::Ready), _) => self.is_ready = true,
+                (Ok(Told::Left(process)), _) => self.left.push(process),
+                (Ok(Told::Reopen), _) => self.reopen(),
+                (Ok(Told::MoveAside), _) => self.move_aside(),
+                (Ok(Told::End), _) => self.end = Some(End::Orderly),
+                (Ok(Told::Given(_)) | Err(_), _) => {}
             }
         }
     }
 
-    fn given(&mut self, given: Given) {
+    fn given(&mut self, given: Given, records: OwnedFd) {
+        let process = given.pid;
         let show = |text: &String| printable(text.as_bytes());
         let connection = Connection {
             given: Given {
@@ -269,38 +284,82 @@ impl<'a> Auditor<'a> {
                 service: show(&given.service),
                 ..given
             },
+            records,
             has_called: false,
             malformed: 0,
         };
-        self.left.retain(|process| *process != given.pid);
-        self.connections.insert(given.pid, connection);
+        let key = u64::try_from(process).unwrap_or(CONTROLLER);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, key);
+        if let Err(error) = self.epoll.add(&connection.records, event) {
+            log(
+                Severity::Alert,
+                format_args!("cannot watch the records of process {process}: {error}"),
+            );
+        }
+        self.connections.insert(process, connection);
     }
 
-    /// Takes a batch of records; how many it was.
-    fn take_records(&mut self, channel: &WorkerEnd, buffer: &mut [u8]) -> usize {
-        let records = self.inheritance.records.as_fd();
-        for taken in 0..BATCH {
-            if !self.has_room() {
-                return taken;
-            }
-            let Received::Message { process, length } = receive(records, buffer) else {
-                return taken;
-            };
-            let process = process.unwrap_or(0);
-            if !self.connections.contains_key(&process) {
-                // The controller has said so before the worker got its client.
-                self.listen(channel, &mut [0; 2048]);
-            }
-            let record = serde_json::from_slice(buffer.get(..length).unwrap_or_default());
-            self.take(process, record.ok());
+    /// Takes some of the records that there are; tells how many.
+    fn take_records(&mut self, buffer: &mut [u8]) -> usize {
+        if !self.has_room() {
+            return 0;
         }
-        BATCH
+        let mut events = [EpollEvent::empty(); SOCKETS];
+        let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO);
+        let mut taken = 0;
+        for event in events.iter().take(ready.unwrap_or(0)) {
+            let Ok(process) = i32::try_from(event.data()) else {
+                continue;
+            };
+            for _ in 0..RECORDS {
+                if !self.has_room() || !self.take_record(process, buffer) {
+                    break;
+                }
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    /// Takes a record of a process; tells whether there was one.
+    fn take_record(&mut self, process: i32, buffer: &mut [u8]) -> bool {
+        let Some(connection) = self.connections.get(&process) else {
+            return false;
+        };
+        match receive(connection.records.as_fd(), buffer) {
+            Received::Message { length } => {
+                let record = serde_json::from_slice(buffer.get(..length).unwrap_or_default());
+                self.take(process, record.ok());
+                true
+            }
+            Received::Nothing => false,
+            Received::Closed => {
+                self.disconnect(process);
+                false
+            }
+        }
+    }
+
+    /// A process has ended: takes the rest of its records.
+    fn forget(&mut self, process: i32, buffer: &mut [u8]) {
+        while self.has_room() {
+            if !self.take_record(process, buffer) {
+                return self.disconnect(process);
+            }
+        }
+        self.left.push(process);
+    }
+
+    fn disconnect(&mut self, process: i32) {
+        if let Some(connection) = self.connections.remove(&process) {
+            // The controller has a copy: closing this one does not take it out.
+            let _ = self.epoll.delete(&connection.records);
+        }
     }
 
     fn take(&mut self, process: i32, record: Option<FromWorker>) {
         let Some(mut connection) = self.connections.remove(&process) else {
-            self.strays = self.strays.saturating_add(1);
-            return self.malformed(None, process, self.strays);
+            return;
         };
         match record {
             Some(FromWorker::User(user)) if !connection.has_called => {
@@ -316,14 +375,14 @@ impl<'a> Auditor<'a> {
             _ => {
                 connection.malformed = connection.malformed.saturating_add(1);
                 let number = connection.given.connection;
-                self.malformed(Some(number), process, connection.malformed);
+                self.malformed(number, process, connection.malformed);
             }
         }
         self.connections.insert(process, connection);
     }
 
     /// The first, the second, the fourth and so on are told.
-    fn malformed(&mut self, connection: Option<usize>, process: i32, count: u64) {
+    fn malformed(&mut self, connection: usize, process: i32, count: u64) {
         if !count.is_power_of_two() {
             return;
         }
@@ -487,7 +546,18 @@ impl<'a> Auditor<'a> {
         let is_old = |since: Instant| since.elapsed() >= config.sign_interval;
         let is_due = self.unsigned >= config.sign_lines || self.unsigned_since.is_some_and(is_old);
         if is_due && self.unsigned > 0 && self.failing.is_none() {
+            self.tell_of_gap();
             self.sign();
+        }
+    }
+
+    /// Says how many calls are missing in the log, if some are and no line says so.
+    fn tell_of_gap(&mut self) {
+        let flags = self.inheritance.flags;
+        let (refused, lost) = (flags.refused(), flags.lost());
+        if refused > 0 || lost > 0 {
+            self.write(&Event::Resumed { refused, lost });
+            flags.told(refused, lost);
         }
     }
 
@@ -566,6 +636,7 @@ impl<'a> Auditor<'a> {
         if self.failing.is_some() {
             self.try_again();
         }
+        self.tell_of_gap();
         if end == End::Orderly {
             self.write(&Event::End);
         }

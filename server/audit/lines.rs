@@ -35,12 +35,11 @@ pub(super) enum Event<'a> {
     Call(CallLine<'a>),
     /// A process sent what is no record.
     Malformed {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        connection: Option<usize>,
+        connection: usize,
         process: i32,
         count: u64,
     },
-    /// No line could be written for a while.
+    /// Calls that have no line: refused since none could be written, or lost.
     Resumed {
         refused: u64,
         lost: u64,

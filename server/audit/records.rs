@@ -209,7 +209,7 @@ impl Flags {
     }
 }
 
-/// What workers send with. All have the same socket; the kernel tells the auditor which process a message is from.
+/// What a worker sends with. Each has a socket of its own, so that it can harm no other.
 #[derive(Clone)]
 pub struct RecordSender {
     socket: Arc<OwnedFd>,
@@ -267,8 +267,6 @@ pub enum Received {
     Closed,
     /// A message.
     Message {
-        /// Who sent it, if the socket tells.
-        process: Option<i32>,
         /// Its length in the buffer; 0 if it has no room there.
         length: usize,
     },
@@ -286,17 +284,14 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Received {
             Err(Errno::EAGAIN) => Received::Nothing,
             Err(_) => Received::Closed,
             Ok(message) => {
-                let process = message.cmsgs().ok().and_then(|mut messages| {
-                    messages.find_map(|message| match message {
-                        ControlMessageOwned::ScmCredentials(sender) => Some(sender.pid()),
-                        _ => None,
-                    })
+                // It says who sent a message, and so that there is one.
+                let is_sent = message.cmsgs().is_ok_and(|mut messages| {
+                    messages.any(|it| matches!(it, ControlMessageOwned::ScmCredentials(_)))
                 });
                 let is_cut = message.flags.contains(MsgFlags::MSG_TRUNC);
-                match (message.bytes, process) {
-                    (0, None | Some(0)) => Received::Closed,
-                    (length, process) => Received::Message {
-                        process,
+                match (message.bytes, is_sent) {
+                    (0, false) => Received::Closed,
+                    (length, _) => Received::Message {
                         length: if is_cut { 0 } else { length.min(room) },
                     },
                 }

@@ -1,7 +1,8 @@
 //! Starts the auditor, tells it whose workers processes are, and starts it again if it dies.
 //!
-//! What it does is in [`crate::audit`]. The controller keeps both ends of the socket for records, so that what workers
-//! have sent is there for the next auditor. It does not have the key. It waits for the auditor at the daemon's end only.
+//! What it does is in [`crate::audit`]. The controller makes the socket for each worker's records and keeps a copy of the
+//! auditor's end, so that what workers have sent is there for the next auditor. It does not have the key. It waits for
+//! the auditor at the daemon's end only.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use filter::Rules;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -50,12 +52,9 @@ pub struct Configured {
 pub struct Auditing {
     configured: Configured,
     flags: Flags,
-    /// Where records come from.
-    records: OwnedFd,
-    sender: RecordSender,
     running: Option<Running>,
     /// What it has no room for yet.
-    waiting: VecDeque<Vec<u8>>,
+    waiting: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     started: Instant,
     /// When to start it, if it does not run.
     start_at: Option<Instant>,
@@ -70,20 +69,12 @@ impl Auditing {
     /// Starts the auditor.
     pub fn start(configured: Configured, watch: &mut Watch) -> io::Result<Auditing> {
         let flags = Flags::new()?;
-        let (records, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
-        // The kernel then tells which process a record is from.
-        setsockopt(&records, sockopt::PassCred, &true)?;
-        let sender = RecordSender::new(theirs, flags, configured.config.when_full);
+        // A descriptor more for each worker, here and in the auditor.
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
         let mut auditing = Auditing {
             configured,
             flags,
-            records,
-            sender,
             running: None,
             waiting: VecDeque::new(),
             started: Instant::now(),
@@ -93,12 +84,17 @@ impl Auditing {
         Ok(auditing)
     }
 
-    /// What workers send their records with.
-    pub fn sender(&self) -> &RecordSender {
-        &self.sender
+    /// Makes the socket for the records of a worker: the auditor's end, then what the worker sends with.
+    pub fn connect(&self) -> io::Result<(OwnedFd, RecordSender)> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (records, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        // An empty message then differs from the end.
+        setsockopt(&records, sockopt::PassCred, &true)?;
+        let when_full = self.configured.config.when_full;
+        Ok((records, RecordSender::new(theirs, self.flags, when_full)))
     }
 
-    fn fork(&mut self, watch: &mut Watch, serving: Vec<Given>) -> io::Result<()> {
+    fn fork(&mut self, watch: &mut Watch, serving: Vec<(Given, OwnedFd)>) -> io::Result<()> {
         let (channel, theirs) = channel::pair()?;
         watch.add(Source::Auditor, &channel)?;
         let Configured {
@@ -109,7 +105,6 @@ impl Auditing {
         let services = services.iter();
         let inheritance = Inheritance {
             config,
-            records: &self.records,
             flags: self.flags,
             conf,
             services: services
@@ -118,14 +113,14 @@ impl Auditing {
             controller: std::process::id(),
         };
         let run = |theirs| auditor::run(&inheritance, theirs);
-        let process = bindings::sys::fork_child(theirs, &[self.records.as_fd()], run)
+        let process = bindings::sys::fork_child(theirs, &[], run)
             .inspect_err(|_| watch.remove(Source::Auditor, &channel))?;
         self.running = Some(Running { process, channel });
         self.started = Instant::now();
         self.start_at = None;
         self.waiting.clear();
-        for given in serving {
-            self.tell(&Told::Given(given));
+        for (given, records) in serving {
+            self.tell_of(given, records);
         }
         self.tell(&Told::Ready);
         self.flags.set_running(true);
@@ -144,15 +139,26 @@ impl Auditing {
 
     /// Tells the auditor something, as soon as it has room.
     pub fn tell(&mut self, told: &Told) {
-        self.waiting.push_back(records::message(told));
+        self.waiting.push_back((records::message(told), None));
+        self.flush();
+    }
+
+    /// Tells the auditor of a worker that is about to get a client, and where its records come from.
+    pub fn tell_of(&mut self, given: Given, records: OwnedFd) {
+        let message = records::message(&Told::Given(given));
+        self.waiting.push_back((message, Some(records)));
         self.flush();
     }
 
     fn flush(&mut self) {
         let Some(running) = &self.running else { return };
-        while let Some(message) = self.waiting.front() {
-            match running.channel.tell(message) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+        while let Some((message, records)) = self.waiting.front() {
+            let told = running
+                .channel
+                .tell(message, records.as_ref().map(AsFd::as_fd));
+            match told.map_err(|error| error.raw_os_error().map(Errno::from_raw)) {
+                // The second: it has not taken the descriptors of messages before.
+                Err(Some(Errno::EAGAIN | Errno::ETOOMANYREFS)) => return,
                 // With another error it is gone: SIGCHLD tells more.
                 _ => drop(self.waiting.pop_front()),
             }
@@ -167,7 +173,7 @@ impl Auditing {
     }
 
     /// Sends what waits, and starts the auditor again if it is time for that. `serving` tells who has a client.
-    pub fn proceed(&mut self, watch: &mut Watch, serving: impl FnOnce() -> Vec<Given>) {
+    pub fn proceed(&mut self, watch: &mut Watch, serving: impl FnOnce() -> Vec<(Given, OwnedFd)>) {
         self.flush();
         if self.start_at.is_none_or(|at| Instant::now() < at) {
             return;

@@ -23,7 +23,7 @@ use super::queue::{Next, Queue};
 use super::workers::{End, Reaped, Serving, Workers};
 use crate::activity::Activities;
 use crate::administration::{ClientStatus, ServiceStatus};
-use crate::audit::records::{Given, Told};
+use crate::audit::records::Given;
 use crate::channel::Message;
 use crate::config::Service;
 use crate::failed_logins::FailedLogins;
@@ -363,14 +363,15 @@ impl RunningService {
         let Shared {
             workers, auditing, ..
         } = shared;
-        if let (Some(auditing), Some(process)) = (auditing, workers.process(worker)) {
-            auditing.tell(&Told::Given(Given {
+        if let (Some(auditing), Some((process, records))) = (auditing, workers.records(worker)) {
+            let given = Given {
                 pid: process.as_raw(),
                 connection: worker.0,
                 peer: client.name.clone(),
                 user: String::new(),
                 service: self.settings.name.clone(),
-            }));
+            };
+            auditing.tell_of(given, records.try_clone_to_owned()?);
         }
         workers.hand_over(worker, client)
     }
@@ -393,6 +394,7 @@ impl RunningService {
             trace,
             ..
         } = shared;
+        let audit = auditing.as_ref().map(Auditing::connect).transpose()?;
         let setup = Setup {
             service: &self.settings,
             rules: self.policy.rules.clone(),
@@ -401,12 +403,15 @@ impl RunningService {
             activity: self.activities.share(self.places.next()),
             meter: self.meters.map_or(Meter::OFF, Meters::share),
             logins: self.logins.clone(),
-            audit: auditing.as_ref().map(Auditing::sender),
+            audit: audit.as_ref().map(|(_, sender)| sender),
             trace: *trace,
             controller: getpid(),
         };
         let worker = workers.fork(watch, self.position, &setup)?;
         self.places.given_to(worker);
+        if let Some((records, _)) = audit {
+            workers.keep_records(worker, records);
+        }
         Ok(worker)
     }
 
@@ -612,17 +617,19 @@ impl RunningService {
     }
 
     /// The workers that have a client, as the auditor hears of them.
-    pub fn given(&self, workers: &Workers) -> Vec<Given> {
-        let serving = workers.serving(self.position);
-        serving
-            .map(|serving| Given {
+    pub fn given(&self, workers: &Workers) -> Vec<(Given, OwnedFd)> {
+        let given = |serving: Serving<'_>| {
+            let records = serving.records?.try_clone_to_owned().ok()?;
+            let given = Given {
                 pid: serving.pid.as_raw(),
                 connection: serving.id.0,
                 peer: serving.client.to_owned(),
                 user: serving.user.to_owned(),
                 service: self.settings.name.clone(),
-            })
-            .collect()
+            };
+            Some((given, records))
+        };
+        workers.serving(self.position).filter_map(given).collect()
     }
 
     /// Ends the workers that have no client.

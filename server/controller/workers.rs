@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -45,6 +45,8 @@ struct Worker {
     since: Option<SystemTime>,
     /// The rules that it has.
     rules: Arc<Rules>,
+    /// Where its records for the audit log come from, if there is one.
+    records: Option<OwnedFd>,
 }
 
 /// A worker that has a client, as administrators see it.
@@ -61,6 +63,8 @@ pub struct Serving<'a> {
     pub since: SystemTime,
     /// The rules that it has.
     pub rules: &'a Rules,
+    /// Where its records for the audit log come from, if there is one.
+    pub records: Option<BorrowedFd<'a>>,
 }
 
 /// A worker that was reaped.
@@ -106,6 +110,7 @@ impl Workers {
                 user: String::new(),
                 since: None,
                 rules: setup.rules.clone(),
+                records: None,
             },
         );
         Ok(id)
@@ -116,9 +121,17 @@ impl Workers {
         self.workers.get(&id).map(|worker| worker.service)
     }
 
-    /// The process of a worker.
-    pub fn process(&self, id: WorkerId) -> Option<Pid> {
-        self.workers.get(&id).map(|worker| worker.pid)
+    /// Keeps the socket that a worker's records for the audit log come from.
+    pub fn keep_records(&mut self, id: WorkerId, records: OwnedFd) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.records = Some(records);
+        }
+    }
+
+    /// The process of a worker, and where its records for the audit log come from.
+    pub fn records(&self, id: WorkerId) -> Option<(Pid, BorrowedFd<'_>)> {
+        let worker = self.workers.get(&id)?;
+        Some((worker.pid, worker.records.as_ref()?.as_fd()))
     }
 
     /// Hands a client to a worker; an error when the worker is gone.
@@ -151,6 +164,7 @@ impl Workers {
                 user: &worker.user,
                 since: worker.since?,
                 rules: &worker.rules,
+                records: worker.records.as_ref().map(AsFd::as_fd),
             })
         })
     }

@@ -511,6 +511,9 @@ static void forge(void)
             send(fd, messages[i], strlen(messages[i]), MSG_NOSIGNAL);
         static char much[64 << 10];
         send(fd, much, sizeof much, MSG_NOSIGNAL);
+        /* What it shares with others would be of no use to them either. */
+        fcntl(fd, F_SETFL, O_NONBLOCK);
+        shutdown(fd, SHUT_RDWR);
     }
 }
 
