@@ -43,7 +43,7 @@ const SOON: Duration = Duration::from_millis(50);
 const KEPT: usize = 1 << 20;
 
 /// How long it sleeps between two batches of records. To wake it for each costs the worker more than to send.
-const NAP: Duration = Duration::from_micros(300);
+const NAP: Duration = Duration::from_millis(1);
 
 /// The controller's channel among what is watched. The others are processes.
 const CONTROLLER: u64 = u64::MAX;
@@ -135,6 +135,17 @@ pub fn run(inheritance: &Inheritance<'_>, channel: WorkerEnd) -> i32 {
     }
 }
 
+/// How many of the waiting records were taken.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Taken {
+    /// There was none, or no room for any.
+    Nothing,
+    /// There may be more.
+    Some,
+    /// Of each socket that was looked at.
+    All,
+}
+
 /// Watches the controller's channel.
 fn watch(channel: &WorkerEnd) -> nix::Result<Epoll> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -206,13 +217,17 @@ impl<'a> Auditor<'a> {
             for process in std::mem::take(&mut self.left) {
                 self.forget(process, &mut buffer);
             }
-            if let Some(end) = self.end.filter(|_| taken == 0 || self.failing.is_some()) {
+            if let Some(end) = self
+                .end
+                .filter(|_| taken == Taken::Nothing || self.failing.is_some())
+            {
                 return self.finish(end);
             }
             self.sign_if_due();
             match taken {
-                0 => self.wait(channel),
-                _ => std::thread::sleep(NAP),
+                Taken::Nothing => self.wait(channel),
+                Taken::All => std::thread::sleep(NAP),
+                Taken::Some => {}
             }
         }
     }
@@ -299,24 +314,28 @@ impl<'a> Auditor<'a> {
         self.connections.insert(process, connection);
     }
 
-    /// Takes some of the records that there are; tells how many.
-    fn take_records(&mut self, buffer: &mut [u8]) -> usize {
+    /// Takes records.
+    fn take_records(&mut self, buffer: &mut [u8]) -> Taken {
         if !self.has_room() {
-            return 0;
+            return Taken::Nothing;
         }
         let mut events = [EpollEvent::empty(); SOCKETS];
         let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO);
-        let mut taken = 0;
+        let mut taken = Taken::Nothing;
         for event in events.iter().take(ready.unwrap_or(0)) {
             let Ok(process) = i32::try_from(event.data()) else {
                 continue;
             };
-            for _ in 0..RECORDS {
-                if !self.has_room() || !self.take_record(process, buffer) {
-                    break;
-                }
-                taken += 1;
+            let mut count = 0;
+            while count < RECORDS && self.has_room() && self.take_record(process, buffer) {
+                count += 1;
             }
+            taken = match count {
+                RECORDS => Taken::Some,
+                0 => taken,
+                _ if taken == Taken::Some => taken,
+                _ => Taken::All,
+            };
         }
         taken
     }

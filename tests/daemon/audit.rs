@@ -806,18 +806,16 @@ fn an_upgrade_loses_no_line() {
     new.signal(Signal::SIGTERM);
     assert!(wait_until(PATIENCE, || !new.is_alive()));
     let aside = format!("audit.log.{}", old.pid);
-    for (file, signed) in [("audit.log", 2), (&aside, 1)] {
+    let signed = ["audit.log", &aside].map(|file| {
         let verified = audited.verify(&[], &[file]);
-        assert_eq!(
-            verified.status.code(),
-            Some(0),
-            "{file}: {}",
-            verified.stdout
-        );
+        let status = verified.status.code();
+        assert_eq!(status, Some(0), "{file}: {}", verified.stdout);
         let lines = lines(&audited.directory.join(file));
         let calls = lines.iter().filter(|line| line["function"] == "C_Sign");
-        assert_eq!(calls.count(), signed, "{file}");
-    }
+        calls.count()
+    });
+    // The first one's line may be in either, as the auditor is about to write it.
+    assert!(signed == [2, 1] || signed == [1, 2], "{signed:?}");
 }
 
 #[test]
