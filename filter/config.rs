@@ -26,6 +26,7 @@ use std::sync::Arc;
 use xdr::{Function, MechanismType};
 
 pub use option_types::Operation;
+pub use options::OPTIONS;
 
 /// What filter.conf says.
 #[derive(Clone, Debug)]

@@ -107,6 +107,11 @@ impl Gateway {
                     return replies::no_module(function);
                 };
                 let call = self.with_callback(call);
+                let counting = self.meter.witness(witness);
+                let witness = match self.meter.is_on() {
+                    true => Some(&counting as &dyn Witness),
+                    false => witness,
+                };
                 let reply = module.call_before(witness, call, |filter, call| {
                     filter.call_before(witness, call, nulls)
                 });

@@ -13,6 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bindings::shared;
+use filter::Witness;
+use filter::config::OPTIONS;
+use filter::module_rules::Source;
+use filter::witness::Refused;
 use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply};
 
 /// Upper bounds of the buckets of a histogram, in microseconds. One more bucket takes what is above.
@@ -27,8 +31,15 @@ const HISTOGRAM: usize = BUCKETS.len() + 2;
 /// Results that are counted by name, and one counter for all others.
 const RESULTS: usize = CkRv::NAMED.len() + 1;
 
-/// Where the counters of results begin: behind the two histograms.
-const CALLS: usize = 2 * HISTOGRAM;
+/// Rules whose refusals are counted by themselves; those of further ones are not counted. Each has a counter that says
+/// which it is, and one for its refusals.
+const RULES: usize = 256;
+
+/// Where the counters of rules begin: behind the two histograms.
+const REFUSALS: usize = 2 * HISTOGRAM;
+
+/// Where the counters of results begin.
+const CALLS: usize = REFUSALS + 2 * RULES;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,6 +96,18 @@ impl Meters {
         })
     }
 
+    /// How many calls each rule has refused: its option and line in the filter file, or neither if no rule stands
+    /// there for it.
+    pub fn refusals(self) -> impl Iterator<Item = (Option<(&'static str, u64)>, u64)> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let rules = refusals(self.0).map(move |(rule, count)| (read(rule), read(count)));
+        rules.filter(|(_, count)| *count > 0).map(|(rule, count)| {
+            let option = usize::try_from(rule >> 32).ok();
+            let option = option.and_then(|option| OPTIONS.get(option.checked_sub(2)?));
+            (option.map(|option| (*option, rule & LINE)), count)
+        })
+    }
+
     /// How long calls took.
     pub fn histogram(self, measured: Measured) -> Histogram {
         let counters = histogram(self.0, measured).unwrap_or_default();
@@ -95,6 +118,27 @@ impl Meters {
         let sum = Duration::from_nanos(counts.pop().unwrap_or(0));
         Histogram { counts, sum }
     }
+}
+
+/// The bits of a rule's number that are its line.
+const LINE: u64 = (1 << 32) - 1;
+
+/// The number of a rule, which is not 0: its option's, from 2 on, above its line's. 1 is for refusals without a rule.
+fn number(rule: Option<Source>) -> u64 {
+    let position = |rule: &Source| OPTIONS.iter().position(|option| *option == rule.option);
+    match rule.and_then(|rule| Some((position(&rule)?, rule.line))) {
+        Some((position, line)) => ((position as u64 + 2) << 32) | u64::from(line),
+        None => 1 << 32,
+    }
+}
+
+/// The counters of each rule.
+fn refusals(counters: &[AtomicU64]) -> impl Iterator<Item = (&AtomicU64, &AtomicU64)> {
+    let rules = counters.get(REFUSALS..CALLS).unwrap_or_default();
+    rules.chunks_exact(2).filter_map(|rule| match rule {
+        [rule, count] => Some((rule, count)),
+        _ => None,
+    })
 }
 
 fn row(function: Function) -> usize {
@@ -117,6 +161,11 @@ thread_local! {
 impl Meter {
     /// For a worker that nobody asks about.
     pub const OFF: Meter = Meter(None);
+
+    /// Whether anybody asks.
+    pub fn is_on(self) -> bool {
+        self.0.is_some()
+    }
 
     /// Executes a call, counts it, and measures it.
     pub fn measure(self, function: Function, call: impl FnOnce() -> Reply) -> Reply {
@@ -141,6 +190,37 @@ impl Meter {
             }
         }
         reply
+    }
+}
+
+/// Counts refusals by rule, and tells another witness of them.
+pub struct Refusals<'a> {
+    meter: Meter,
+    next: Option<&'a dyn Witness>,
+}
+
+impl Meter {
+    /// A witness who counts, in front of another one.
+    pub fn witness(self, next: Option<&dyn Witness>) -> Refusals<'_> {
+        Refusals { meter: self, next }
+    }
+}
+
+impl Witness for Refusals<'_> {
+    fn refused(&self, refused: &Refused<'_>) {
+        let number = number(refused.rule.map(|(_, source)| source));
+        let counters = self.meter.0.unwrap_or_default();
+        for (rule, count) in refusals(counters) {
+            // Whoever comes first has the place.
+            let taken = rule.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
+            if taken.is_ok() || taken == Err(number) {
+                count.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+        }
+        if let Some(next) = self.next {
+            next.refused(refused);
+        }
     }
 }
 
@@ -244,6 +324,51 @@ mod tests {
         assert!(whole.sum >= in_module.sum);
         let fast: u64 = in_module.counts.iter().take(8).sum();
         assert_eq!(fast, 0, "{in_module:?}");
+    }
+
+    #[test]
+    fn refusals_are_counted_by_rule_and_told_to_the_next_witness() {
+        struct Next(AtomicU64);
+        impl Witness for Next {
+            fn refused(&self, _: &Refused<'_>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let next = Next(AtomicU64::new(0));
+        let meters = Meters::new().unwrap();
+        let file = std::path::Path::new("filter.conf");
+        let refuse = |rule: Option<(&'static str, u32)>| {
+            let rule = rule.map(|(option, line)| (file, Source { option, line }));
+            let (function, rv) = (Function::C_Sign, CkRv::GENERAL_ERROR);
+            let refused = Refused { function, rv, rule };
+            let witness = meters.share().witness(Some(&next));
+            witness.refused(&refused);
+            Meter::OFF.witness(Some(&next)).refused(&refused);
+        };
+        for rule in [
+            Some(("allowed_labels", 7)),
+            None,
+            Some(("allowed_labels", 9)),
+            Some(("allowed_labels", 7)),
+            Some(("of another version", 7)),
+        ] {
+            refuse(rule);
+        }
+        let counted: Vec<_> = meters.refusals().collect();
+        assert_eq!(
+            counted,
+            [
+                (Some(("allowed_labels", 7)), 2),
+                (None, 2),
+                (Some(("allowed_labels", 9)), 1)
+            ]
+        );
+        assert_eq!(next.0.load(Ordering::Relaxed), 10);
+        for line in 1000..2000 {
+            refuse(Some(("allowed_ids", line)));
+        }
+        assert_eq!(meters.refusals().count(), RULES);
+        assert_eq!(meters.calls().count(), 0);
     }
 
     #[test]

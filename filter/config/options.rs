@@ -16,7 +16,7 @@ use serde::de::Error as _;
 use std::cell::RefCell;
 
 /// The names of the options that [`Options`] declares.
-pub(super) const OPTIONS: &[&str] = &[
+pub const OPTIONS: &[&str] = &[
     "modules",
     "debug",
     "log_subchannel",

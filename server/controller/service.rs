@@ -574,6 +574,12 @@ impl RunningService {
                 ("make_room", to_make_room),
                 ("tls", by_tls),
             ],
+            refusals: self
+                .meters
+                .into_iter()
+                .flat_map(Meters::refusals)
+                .map(|(rule, count)| (rule.map(|(option, line)| (option, line.to_string())), count))
+                .collect(),
             calls: self.meters.into_iter().flat_map(Meters::calls).collect(),
             whole: histogram(Measured::Whole),
             module: histogram(Measured::Module),

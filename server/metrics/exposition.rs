@@ -42,6 +42,8 @@ pub struct ServiceNumbers {
     pub connections: u64,
     /// Clients that were turned away, by reason.
     pub turned_away: Vec<(&'static str, u64)>,
+    /// Calls that the filter refused, by option and line of the rule, if there is one.
+    pub refusals: Vec<(Option<(&'static str, String)>, u64)>,
     /// Calls by function and result.
     pub calls: Vec<(Function, Option<CkRv>, u64)>,
     /// How long they took.
@@ -134,6 +136,20 @@ impl Collector for Numbers {
             "Logins that the token, or the limit on guesses, refused because of the PIN.",
             MetricType::Counter,
             &self.each(|service| vec![(Vec::new(), service.failed_logins())]),
+        )?;
+        family(
+            "refusals",
+            "Calls that the filter or the limit on logins refused, by rule.",
+            MetricType::Counter,
+            &self.each(|service| {
+                let refusals = service.refusals.iter();
+                let refusals = refusals.map(|(rule, count)| {
+                    let rule = rule.as_ref().map(|(option, line)| (*option, line.as_str()));
+                    let (option, line) = rule.unwrap_or(("none", ""));
+                    (vec![("rule", option), ("line", line)], *count)
+                });
+                refusals.collect()
+            }),
         )?;
         family(
             "calls",
@@ -249,6 +265,7 @@ mod tests {
             workers: vec![("idle", 1), ("serving", 2)],
             connections: 7,
             turned_away: vec![("tls", 3)],
+            refusals: vec![(Some(("allowed_labels", "7".into())), 3), (None, 1)],
             calls: vec![
                 (Function::C_Login, Some(CkRv::PIN_INCORRECT), 4),
                 (Function::C_Login, Some(CkRv::OK), 2),
@@ -269,6 +286,8 @@ mod tests {
             format!("pkcs11proxy_connections_total{{{name}}} 7"),
             format!("pkcs11proxy_turned_away_total{{{name},reason=\"tls\"}} 3"),
             format!("pkcs11proxy_failed_logins_total{{{name}}} 4"),
+            format!("pkcs11proxy_refusals_total{{{name},rule=\"allowed_labels\",line=\"7\"}} 3"),
+            format!("pkcs11proxy_refusals_total{{{name},rule=\"none\",line=\"\"}} 1"),
             format!("pkcs11proxy_calls_total{{{name},function=\"C_Sign\",result=\"other\"}} 1"),
             format!("pkcs11proxy_call_duration_seconds_bucket{{le=\"0.00005\",{name}}} 5"),
             format!("pkcs11proxy_call_duration_seconds_bucket{{le=\"+Inf\",{name}}} 6"),

@@ -70,8 +70,10 @@ fn a_monitoring_system_gets_the_numbers_at_a_loopback_address() {
     let address = free_address();
     let mut setup = setup(&token);
     setup.daemon = format!("control_socket = \"../control\"; metrics = \"{address}\"");
+    setup.filter = "forbidden_functions = [(\"null\", [C_GetInfo])]".into();
     let daemon = setup.start();
     let mut client = Client::ready(&daemon);
+    assert!(!client.call(Call::C_GetInfo()).rv().is_ok());
     assert!(
         !client
             .call(Call::C_CloseSession(SessionHandle(4711)))
@@ -98,7 +100,10 @@ fn a_monitoring_system_gets_the_numbers_at_a_loopback_address() {
     for line in [
         format!("pkcs11proxy_calls_total{{{service},function=\"C_OpenSession\",result=\"OK\"}} 1"),
         format!("pkcs11proxy_workers{{{service},state=\"serving\"}} 1"),
-        format!("pkcs11proxy_call_duration_seconds_count{{{service}}} 5"),
+        format!(
+            "pkcs11proxy_refusals_total{{{service},rule=\"forbidden_functions\",line=\"2\"}} 1"
+        ),
+        format!("pkcs11proxy_call_duration_seconds_count{{{service}}} 6"),
         // C_SetupArch and C_LoadModule are answered without the module.
         format!("pkcs11proxy_module_duration_seconds_count{{{service}}} 3"),
     ] {
@@ -118,7 +123,12 @@ fn a_monitoring_system_gets_the_numbers_at_a_loopback_address() {
         silent.push(TcpStream::connect(&address).expect("it listens"));
     }
     assert!(ask("GET /metrics HTTP/1.0\r\n\r\n").contains("# EOF"));
-    assert!(client.call(Call::C_GetInfo()).rv().is_ok());
+    assert!(
+        !client
+            .call(Call::C_CloseSession(SessionHandle(4711)))
+            .rv()
+            .is_ok()
+    );
 }
 
 /// An address that nobody listens at.
