@@ -608,6 +608,18 @@ impl Function {
         self.facts().roles.contains(&Role::Pin)
     }
 
+    /// Whether its result may be a signature: raw decryption and unwrapping with a private key give one, too.
+    pub fn may_sign(self) -> bool {
+        let facts = self.facts();
+        let returns_bytes = facts.roles.contains(&Role::Room);
+        match facts.families {
+            [Family::Sign | Family::SignRecover] => returns_bytes,
+            [Family::Decrypt] => returns_bytes && self.older().facts().step == Some(Step::End),
+            [Family::Unwrap] => true,
+            _ => false,
+        }
+    }
+
     /// Whether its result is, or may hold, plaintext or a key.
     pub fn hands_out_secrets(self) -> bool {
         self.facts().has(Effect::Reveals)
@@ -743,6 +755,25 @@ mod tests {
                 "C_DecryptMessage",
                 "C_DecryptMessageNext",
                 "C_AsyncComplete",
+            ]
+        );
+    }
+
+    #[test]
+    fn names_what_may_make_a_signature() {
+        assert_eq!(
+            names(Function::may_sign),
+            [
+                "C_UnwrapKey",
+                "C_Sign",
+                "C_SignFinal",
+                "C_Decrypt",
+                "C_DecryptFinal",
+                "C_SignRecover",
+                "C_DecryptMessage",
+                "C_SignMessage",
+                "C_SignMessageNext",
+                "C_UnwrapKeyAuthenticated",
             ]
         );
     }
