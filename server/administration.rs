@@ -109,6 +109,8 @@ pub struct ClientStatus {
     /// The subject of its certificate, or the identity of its pre-shared key; empty without TLS and
     /// before the handshake is over.
     pub user: String,
+    /// The name of its profile; empty without one.
+    pub profile: String,
     /// When it connected.
     pub since: u64,
     /// The alias of the module it has loaded; empty before that.

@@ -6,6 +6,7 @@
 //! depend on this module.
 
 mod checker;
+mod profiles;
 pub mod rule_source;
 mod sandbox;
 mod sections;
@@ -26,6 +27,7 @@ use crate::failed_logins;
 use crate::logging::Severity;
 use crate::logging::settings::LoggerConfig;
 use crate::netplex::Netplex;
+use crate::profiles::{Otherwise, Profile};
 use crate::sandbox::Sandbox;
 use crate::tls::TlsConfig;
 use rule_source::RuleSource;
@@ -163,6 +165,10 @@ pub struct Processor {
     pub daemonize_hook: Option<Hook>,
     /// `sandbox`: what workers may still do.
     pub sandbox: Sandbox,
+    /// `profile`, repeatable: what single clients get, the first that matches. Default none.
+    pub profiles: Vec<Profile>,
+    /// `without_profile`: what is done with clients whom none matches. Default `serve`.
+    pub without_profile: Otherwise,
     /// `module`, repeatable: what single modules need.
     pub modules: Vec<ModuleSettings>,
 }
@@ -190,6 +196,18 @@ pub struct ModuleSettings {
 }
 
 impl Processor {
+    /// The sandbox of the service, and those of its profiles.
+    pub fn sandboxes(&self) -> impl Iterator<Item = &Sandbox> + Clone {
+        let profiles = self.profiles.iter();
+        std::iter::once(&self.sandbox).chain(profiles.filter_map(|it| it.sandbox.as_ref()))
+    }
+
+    /// The same, to be changed.
+    pub fn sandboxes_mut(&mut self) -> impl Iterator<Item = &mut Sandbox> {
+        let profiles = self.profiles.iter_mut();
+        std::iter::once(&mut self.sandbox).chain(profiles.filter_map(|it| it.sandbox.as_mut()))
+    }
+
     /// The settings for the module that a client asks for by this name.
     pub fn module(&self, alias: &[u8]) -> ModuleOptions {
         let mut options = ModuleOptions {

@@ -186,7 +186,7 @@ impl Controller {
         let configured = Configured {
             config,
             conf: self.conf.clone(),
-            services: services.map(RunningService::rules).collect(),
+            services: services.flat_map(RunningService::rules).collect(),
         };
         let auditing = Auditing::start(configured, &mut self.shared.watch)?;
         self.shared.auditing = Some(auditing);
@@ -639,7 +639,9 @@ impl Controller {
         let Some(edits) = &mut self.edits else {
             return;
         };
-        for position in edits.edited(Instant::now()) {
+        let mut services = edits.edited(Instant::now());
+        services.dedup();
+        for position in services {
             if let Some(service) = self.services.get_mut(position) {
                 service.load_rules(&self.conf, &self.shared.workers);
             }
@@ -729,10 +731,13 @@ impl Controller {
     }
 }
 
-/// Watches the filter file of each service. If that cannot be, SIGHUP loads what was edited.
+/// Watches the filter files of each service. If that cannot be, SIGHUP loads what was edited.
 fn watch_filter_files(services: &[RunningService], watch: &mut Watch) -> Option<Edits> {
     let services = services.iter().enumerate();
-    let files = services.filter_map(|(position, service)| Some((position, service.filter_file()?)));
+    let files = services.flat_map(|(position, service)| {
+        let files = service.filter_files().iter();
+        files.map(move |file| (position, file.clone()))
+    });
     let edits = Edits::watch(files).and_then(|edits| {
         watch.add(Source::Edits, &edits)?;
         Ok(edits)

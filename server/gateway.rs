@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use bindings::leaving;
 use bindings::module::Module;
 use bindings::module::notify::{self, Notifier};
+use filter::config::ModuleEntry;
 use filter::log::Printable;
 use filter::{Filter, Rules, Witness, replies};
 use xdr::rpc::{Peer, Version};
@@ -27,6 +28,7 @@ use crate::login_limit::{Guard, LoginLimit};
 use crate::metrics::{Meter, Timed};
 use crate::opening::FirstCall;
 use crate::operating::Operating;
+use crate::profiles::limits::ClientLimits;
 
 /// The state of one connection.
 pub struct Gateway {
@@ -47,6 +49,29 @@ pub struct Gateway {
     operating: Operating,
     first_call: FirstCall,
     logins: Option<Arc<Guard>>,
+    /// What the client's profile says.
+    profile: Granted,
+}
+
+/// What a profile leaves to a client. The default is everything.
+#[derive(Default)]
+pub struct Granted {
+    /// The names of the modules that may be loaded; `None` for all.
+    pub modules: Option<Vec<String>>,
+    /// The limits that calls are held to.
+    pub limits: Option<ClientLimits>,
+}
+
+impl Granted {
+    /// Whether a module of these rules may be loaded.
+    pub fn includes(&self, rules: &Rules, entry: &ModuleEntry) -> bool {
+        let is_it = |name: &String| {
+            let found = rules.module(name.as_bytes());
+            found.is_some_and(|found| std::ptr::eq(found, entry))
+        };
+        let modules = self.modules.as_ref();
+        modules.is_none_or(|modules| modules.iter().any(is_it))
+    }
 }
 
 /// What C_SetupArch told.
@@ -83,12 +108,19 @@ impl Gateway {
             operating: Operating::default(),
             first_call,
             logins: logins.map(Arc::new),
+            profile: Granted::default(),
         }
     }
 
     /// Has its calls recorded, if there is an audit log.
     pub fn recorded(self, trail: Option<Trail>) -> Gateway {
         Gateway { trail, ..self }
+    }
+
+    /// With what a profile leaves to the client.
+    pub fn with_profile(mut self, profile: Granted) -> Gateway {
+        self.profile = profile;
+        self
     }
 
     fn answer(&self, witness: Option<&dyn Witness>, call: Call<'_>, nulls: NullPlaces) -> Reply {
@@ -112,9 +144,15 @@ impl Gateway {
                     true => Some(&counting as &dyn Witness),
                     false => witness,
                 };
-                let reply = module.call_before(witness, call, |filter, call| {
-                    filter.call_before(witness, call, nulls)
-                });
+                let execute = |call| {
+                    module.call_before(witness, call, |filter, call| {
+                        filter.call_before(witness, call, nulls)
+                    })
+                };
+                let reply = match &self.profile.limits {
+                    None => execute(call),
+                    Some(limits) => limits.call(witness, call, execute),
+                };
                 if function == Function::C_Initialize {
                     report_failed_start(reply.rv());
                 }
@@ -238,7 +276,9 @@ impl Gateway {
     /// C_LoadModule: the alias is looked up before anything else, also when a module is loaded.
     fn load(&self, alias: &[u8]) -> Result<Flags, CkRv> {
         let requested = Printable(alias);
-        let Some(entry) = self.rules.module(alias) else {
+        let entry = self.rules.module(alias);
+        let entry = entry.filter(|entry| self.profile.includes(&self.rules, entry));
+        let Some(entry) = entry else {
             filter::log::error(format_args!("module '{requested}' is not configured"));
             return Err(CkRv::GENERAL_ERROR);
         };

@@ -48,6 +48,7 @@ mod pid_file;
 pub mod places;
 pub mod policy;
 pub mod predecessor;
+pub mod profiles;
 pub mod record_memory;
 pub mod sandbox;
 pub mod service_manager;
@@ -92,14 +93,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
             return print(concat!("pkcs11proxyd ", env!("CARGO_PKG_VERSION")));
         }
         Ok(Command::DebugList) => return print(&logging::debug_modules()),
-        Ok(Command::Check(conf)) => check::check(&conf).and_then(|report| {
-            print(&report.text);
-            if report.faults.is_empty() {
-                Ok(())
-            } else {
-                Err(report.faults.join("\n").into())
-            }
-        }),
+        Ok(Command::Check(conf, client)) => {
+            check::check(&conf, client.as_deref()).and_then(|report| {
+                print(&report.text);
+                if report.faults.is_empty() {
+                    Ok(())
+                } else {
+                    Err(report.faults.join("\n").into())
+                }
+            })
+        }
         Ok(Command::Run(options)) => start(&options),
         Err(error) => Err(error.into()),
     };
@@ -124,7 +127,9 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     let recording = options.profile.as_deref().map(std::path::absolute);
     let recording = recording.transpose()?;
     for service in &mut configuration.services {
-        service.processor.sandbox.recording = recording.clone();
+        for sandbox in service.processor.sandboxes_mut() {
+            sandbox.recording.clone_from(&recording);
+        }
         sandbox::probe::load_profile(service, &configuration.file)?;
     }
     let mut policies = Vec::new();
@@ -213,6 +218,13 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         let is_root = is_root && service.identity.is_none();
         let steps = service.processor.sandbox.describe(is_root).join("; ");
         log::info!("{}: sandbox: {steps}", service.name);
+        for profile in &service.processor.profiles {
+            if let Some(sandbox) = &profile.sandbox {
+                let steps = sandbox.describe(is_root).join("; ");
+                let profile = &profile.name.value;
+                log::info!("{}: profile {profile}: sandbox: {steps}", service.name);
+            }
+        }
     }
     let conf = configuration.file;
     let mut controller = Controller::new(

@@ -18,8 +18,9 @@ pub enum Command {
     Version,
     /// Print the names `-debug` knows, one a line, and exit with 0.
     DebugList,
-    /// Check this configuration and the files it names, print the rules of each module, and exit.
-    Check(PathBuf),
+    /// Check this configuration and the files it names, print the rules of each module, and exit. `-as` describes a
+    /// client whose profile is printed.
+    Check(PathBuf, Option<String>),
     /// Serve.
     Run(Options),
 }
@@ -98,7 +99,10 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Co
         PathBuf::from,
     );
     if matches.opt_present("check") {
-        return Ok(Command::Check(conf));
+        return Ok(Command::Check(conf, last(&matches, "as")));
+    }
+    if matches.opt_present("as") {
+        return Err(refuse("-as: expected -check".to_owned()));
     }
     Ok(Command::Run(Options {
         conf,
@@ -124,6 +128,12 @@ fn known_options() -> getopts::Options {
             "",
             "check",
             "Check the configuration, print the rules of each module, and exit",
+        )
+        .optmulti(
+            "",
+            "as",
+            "With -check, say which profile this client gets, such as \"address=10.0.0.5\"",
+            "CLIENT",
         )
         .optmulti("", "pid", "Write the process id into this file", "FILE")
         .optflagmulti("", "fg", "Stay in the foreground")
@@ -236,8 +246,12 @@ mod tests {
         assert_eq!(command("p -version"), Ok(Command::Version));
         assert_eq!(command("p -debug-list"), Ok(Command::DebugList));
         for line in ["p -check -conf a", "p -fg -conf a -check"] {
-            assert_eq!(command(line), Ok(Command::Check("a".into())));
+            assert_eq!(command(line), Ok(Command::Check("a".into(), None)));
         }
+        let words = ["p", "-check", "-conf", "a", "-as", "uid=1 gid=2"];
+        let expected = Command::Check("a".into(), Some("uid=1 gid=2".into()));
+        assert_eq!(parse(words), Ok(expected));
+        assert!(parse(["p", "-as", "uid=1"]).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use config_file::At;
 use filter::Rules;
 use filter::config::ModuleEntry;
 use filter::log::Printable;
@@ -21,14 +22,27 @@ use crate::tls::builder;
 pub struct Policy {
     /// The rules of the filter.
     pub rules: Arc<Rules>,
+    /// Those of its profiles that have a filter file of their own, by position.
+    pub profiles: ProfileRules,
     /// The TLS acceptor; none without TLS.
     pub tls: Option<Arc<Acceptor>>,
     /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
-    /// The version of the filter file that was read, or of the one before, if it was edited meanwhile.
-    pub filter_version: Option<FileVersion>,
+    /// The filter files, each with the version that was read, or with the one before, if it was edited meanwhile.
+    pub filter_files: Vec<(PathBuf, Option<FileVersion>)>,
     /// The root directory of workers, where modules are looked for.
     root: Option<PathBuf>,
+}
+
+/// For each profile of a service its own rules; `None` if it has those of the service.
+pub type ProfileRules = Arc<[Option<Arc<Rules>>]>;
+
+/// What the filter files of a service say.
+struct Loaded {
+    rules: Arc<Rules>,
+    profiles: ProfileRules,
+    files: Vec<(PathBuf, Option<FileVersion>)>,
+    warnings: Vec<String>,
 }
 
 /// What tells one version of a file from another: device, inode, size, and when content and inode were
@@ -56,9 +70,12 @@ impl Policy {
     /// Reads the files that the configuration, in the file `conf`, names.
     pub fn load(service: &Service, conf: &Path) -> Result<Policy, config_file::Error> {
         let processor = &service.processor;
-        let filter_version = processor.rules.filter_file().and_then(FileVersion::of);
-        let rules = load_rules(service, conf)?;
-        let mut warnings = rules.warnings.clone();
+        let Loaded {
+            rules,
+            profiles,
+            files,
+            mut warnings,
+        } = load_rules(service, conf)?;
         // Settings that are not in use have to be valid nonetheless, as in the original.
         let tls = processor
             .tls
@@ -71,10 +88,11 @@ impl Policy {
                 .flat_map(|acceptor| acceptor.warnings.iter().cloned()),
         );
         Ok(Policy {
-            rules: Arc::new(rules),
+            rules,
+            profiles,
             tls: tls.map(Arc::new),
             warnings,
-            filter_version,
+            filter_files: files,
             root: processor.sandbox.root.clone(),
         })
     }
@@ -85,16 +103,26 @@ impl Policy {
         service: &Service,
         conf: &Path,
     ) -> Result<Policy, config_file::Error> {
-        let file = service.processor.rules.filter_file();
-        let filter_version = file.and_then(FileVersion::of);
-        let rules = load_rules(service, conf)?;
+        let loaded = load_rules(service, conf)?;
         Ok(Policy {
-            filter_version,
-            warnings: rules.warnings.clone(),
-            rules: Arc::new(rules),
+            rules: loaded.rules,
+            profiles: loaded.profiles,
+            filter_files: loaded.files,
+            warnings: loaded.warnings,
             tls: self.tls.clone(),
             root: self.root.clone(),
         })
+    }
+
+    /// The rules of the service, and those that its profiles have of their own.
+    pub fn all_rules(&self) -> impl Iterator<Item = &Arc<Rules>> {
+        std::iter::once(&self.rules).chain(self.profiles.iter().flatten())
+    }
+
+    /// The rules of the profile at this position.
+    pub fn rules_of(&self, profile: usize) -> &Arc<Rules> {
+        let own = self.profiles.get(profile).and_then(Option::as_ref);
+        own.unwrap_or(&self.rules)
     }
 
     /// Logs what is accepted but probably a mistake. A missing module is one of these: it may be
@@ -109,17 +137,18 @@ impl Policy {
     /// Looks at the files of the modules, as this process and, if it is given, as the user who loads them. The latter
     /// takes a process of its own.
     pub fn examine_modules(&self, user: Option<&Identity>) -> ModuleFindings {
-        let Policy { rules, root, .. } = self;
+        let root = self.root.as_ref();
         let mut findings = ModuleFindings::default();
-        for ModuleEntry { path, line, .. } in &rules.modules {
+        let entries = self
+            .all_rules()
+            .flat_map(|rules| rules.modules.iter().map(move |entry| (rules, entry)));
+        for (rules, ModuleEntry { path, line, .. }) in entries {
             // A name without a slash is looked for by the loader, in places of its own.
             if !path.as_os_str().as_bytes().contains(&b'/') {
                 continue;
             }
             let below = path.strip_prefix("/").unwrap_or(path);
-            let found = &root
-                .as_ref()
-                .map_or_else(|| path.clone(), |root| root.join(below));
+            let found = &root.map_or_else(|| path.clone(), |root| root.join(below));
             let (file, option, shown) =
                 (rules.file.display(), rules.modules_option, path.display());
             let tell = |text: &str| format!("{file}:{line}: {option}: {shown}: {text}");
@@ -136,21 +165,66 @@ impl Policy {
     }
 }
 
-/// The rules of a service, from its filter file if it has one. Each module that has a section in the
-/// configuration has to be there.
-pub fn load_rules(service: &Service, conf: &Path) -> Result<Rules, config_file::Error> {
+/// The rules of a service, then those that its profiles have of their own.
+pub fn all_rules(service: &Service, conf: &Path) -> Result<Vec<Arc<Rules>>, config_file::Error> {
+    let loaded = load_rules(service, conf)?;
+    let own = loaded.profiles.iter().flatten().cloned();
+    Ok(std::iter::once(loaded.rules).chain(own).collect())
+}
+
+/// Reads the filter files of a service and its profiles, each once. Each module that the configuration names has to be
+/// in them.
+fn load_rules(service: &Service, conf: &Path) -> Result<Loaded, config_file::Error> {
     let processor = &service.processor;
-    let rules = match &processor.rules {
-        RuleSource::FilterFile(file) => Rules::load(file, &processor.compatibility)?,
-        RuleSource::Libnames(libnames) => unfiltered(libnames, conf)?,
+    let mut files = Vec::new();
+    let mut known: Vec<(PathBuf, Arc<Rules>)> = Vec::new();
+    let mut warnings = Vec::new();
+    let mut load = |path: &PathBuf| -> Result<Arc<Rules>, config_file::Error> {
+        if let Some((_, rules)) = known.iter().find(|(known, _)| known == path) {
+            return Ok(rules.clone());
+        }
+        let version = FileVersion::of(path);
+        let rules = Arc::new(Rules::load(path, &processor.compatibility)?);
+        warnings.extend(rules.warnings.iter().cloned());
+        files.push((path.clone(), version));
+        known.push((path.clone(), rules.clone()));
+        Ok(rules)
     };
+    let rules = match &processor.rules {
+        RuleSource::FilterFile(file) => load(file)?,
+        RuleSource::Libnames(libnames) => Arc::new(unfiltered(libnames, conf)?),
+    };
+    let mut profiles = Vec::new();
+    for profile in &processor.profiles {
+        profiles.push(profile.filter_config.as_ref().map(&mut load).transpose()?);
+    }
+    let own = profiles.iter().flatten();
     for module in &processor.modules {
-        if rules.module(module.alias.as_bytes()).is_none() {
+        let mut all = std::iter::once(&rules).chain(own.clone());
+        if !all.any(|rules| rules.module(module.alias.as_bytes()).is_some()) {
             let text = format!("{} has no module of this name", rules.file.display());
             return Err(module.place.fault(text).in_file(conf));
         }
     }
-    Ok(rules)
+    for (profile, own) in processor.profiles.iter().zip(&profiles) {
+        let rules = own.as_ref().unwrap_or(&rules);
+        if let Some(At { value, place }) = &profile.modules {
+            let is_missing = |name: &&String| rules.module(name.as_bytes()).is_none();
+            if let Some(name) = value.iter().find(is_missing) {
+                let text = format!("{} has no module `{name}`", rules.file.display());
+                return Err(place.fault(text).in_file(conf));
+            }
+        }
+    }
+    if matches!(processor.rules, RuleSource::Libnames(_)) {
+        warnings.extend(rules.warnings.iter().cloned());
+    }
+    Ok(Loaded {
+        rules,
+        profiles: profiles.into(),
+        files,
+        warnings,
+    })
 }
 
 /// Rules that refuse nothing, for the modules of `libnames`.

@@ -17,6 +17,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use caps::CapsHashSet;
 use config_file::Place;
 use nix::sys::resource::{Resource, setrlimit};
 
@@ -153,16 +154,6 @@ impl Sandbox {
             .map_err(StepError::of("root"))
     }
 
-    /// Takes capabilities away that no program started by the worker may have. To be called as root, and before the
-    /// change of user; others have none to lose.
-    pub fn drop_bounding_capabilities(&self) -> Result<(), StepError> {
-        if !self.drops_capabilities() {
-            return Ok(());
-        }
-        capabilities::bound(&capabilities::of_worker(self.preset))
-            .map_err(StepError::of("capabilities"))
-    }
-
     /// Takes the steps that come after the change of user. `modules` may be loaded, `certificates` is a directory
     /// that the worker reads for each client, and `recording` is what calls are written to.
     pub fn enter<'a>(
@@ -259,6 +250,43 @@ impl Sandbox {
         }
         steps
     }
+}
+
+/// What a worker keeps that may get any of these sandboxes.
+fn capabilities_of<'a>(sandboxes: impl Iterator<Item = &'a Sandbox>) -> CapsHashSet {
+    let mut kept = CapsHashSet::new();
+    for sandbox in sandboxes {
+        kept.extend(capabilities::of_worker(
+            match sandbox.drops_capabilities() {
+                true => sandbox.preset,
+                false => Preset::None,
+            },
+        ));
+    }
+    kept
+}
+
+/// Takes capabilities away that no program started by a worker may have, whichever of these sandboxes the worker gets. To
+/// be called as root, and before the change of user; others have none to lose.
+pub fn drop_bounding_capabilities<'a>(
+    mut sandboxes: impl Iterator<Item = &'a Sandbox> + Clone,
+) -> Result<(), StepError> {
+    let kept = capabilities_of(sandboxes.clone());
+    if !sandboxes.all(Sandbox::drops_capabilities) {
+        return Ok(());
+    }
+    capabilities::bound(&kept).map_err(StepError::of("capabilities"))
+}
+
+/// Takes the capabilities away that none of these sandboxes leaves to the worker.
+pub fn drop_capabilities<'a>(
+    mut sandboxes: impl Iterator<Item = &'a Sandbox> + Clone,
+) -> Result<(), StepError> {
+    let kept = capabilities_of(sandboxes.clone());
+    if !sandboxes.all(Sandbox::drops_capabilities) {
+        return Ok(());
+    }
+    capabilities::keep(&kept).map_err(StepError::of("capabilities"))
 }
 
 impl Limits {

@@ -63,7 +63,8 @@ impl Peer {
     }
 }
 
-fn credentials(socket: &impl AsFd) -> io::Result<UnixCredentials> {
+/// The process at the other end of a Unix socket, as it was when it connected.
+pub(crate) fn credentials(socket: &impl AsFd) -> io::Result<UnixCredentials> {
     Ok(getsockopt(socket, PeerCredentials)?)
 }
 

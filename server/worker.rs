@@ -3,11 +3,15 @@
 //! The controller forks it ahead of need. The worker gives up, in this order: open descriptors (in
 //! `bindings::sys::fork_child`), outliving the controller, the controller's process group and signal
 //! mask, core dumps, root's groups, root directory and user, gaining privileges by exec, and what the section
-//! `sandbox` takes away (`crate::sandbox`). A TLS handshake comes after all this. A worker never serves a second client, as PKCS#11 login state belongs to the process.
+//! `sandbox` takes away (`crate::sandbox`). A TLS handshake comes after all this; only where a profile has a sandbox of its
+//! own, that step waits until the client's profile is known (`crate::profiles`), and still comes before the module. A worker
+//! never serves a second client, as PKCS#11 login state belongs to the process.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::Read;
 use std::net::Shutdown;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,16 +34,20 @@ use crate::channel::WorkerEnd;
 use crate::config::{Identity, Service};
 use crate::connection::{self, ConnectionError, Limits};
 use crate::failed_logins::FailedLogins;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Granted};
 use crate::logging::{self, Severity, log};
 use crate::login_limit::{Guard, Guesser};
 use crate::metrics::Meter;
 use crate::opening::{self, FirstCall};
 use crate::parallel;
+use crate::policy::ProfileRules;
+use crate::profiles::limits::ClientLimits;
+use crate::profiles::usage::Usage;
+use crate::profiles::{self, Fingerprint, Otherwise};
 use crate::record_memory::Share;
-use crate::sandbox::StepError;
+use crate::sandbox::{self, Sandbox, StepError};
 use crate::sockets::Peer;
-use crate::tls::acceptor::{Acceptor, Refusal};
+use crate::tls::acceptor::{Acceptor, Certificate, Refusal};
 
 /// The exit status of a worker that ends as intended. It is not 0, since a module may call `exit(0)`
 /// within a call.
@@ -57,6 +65,12 @@ pub struct Setup<'a> {
     pub service: &'a Service,
     /// The filter rules at the time of the fork.
     pub rules: Arc<Rules>,
+    /// Those of profiles.
+    pub profile_rules: ProfileRules,
+    /// What the clients of profiles use; `None` if the worker's client gets none.
+    pub usage: Option<Usage>,
+    /// Its place in the memory that workers share.
+    pub place: usize,
     /// The TLS acceptor at the time of the fork; `None` without TLS.
     pub tls: Option<Arc<Acceptor>>,
     /// Its share of the memory for large records.
@@ -90,20 +104,18 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     logging::switch(channel.clone(), &setup.service.name);
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
     setup.rules.announce();
-    if let Err(error) = confine(setup.service, &setup.rules, setup.controller) {
-        log(
-            Severity::Crit,
-            format_args!("worker cannot give up its privileges: {error}"),
-        );
-        return NOT_CONFINED;
-    }
-    let preset = setup.service.processor.sandbox.preset.name();
-    log(
-        Severity::Debug,
-        format_args!("worker is confined, preset {preset}"),
-    );
+    let sandbox = match confine(setup) {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            log(
+                Severity::Crit,
+                format_args!("worker cannot give up its privileges: {error}"),
+            );
+            return NOT_CONFINED;
+        }
+    };
     match channel.client() {
-        Ok(Some((socket, peer))) => serve(setup, &channel, socket.into(), &peer),
+        Ok(Some((socket, peer))) => serve(setup, &channel, socket.into(), &peer, sandbox),
         Ok(None) => {}
         Err(error) => log(
             Severity::Err,
@@ -113,7 +125,21 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     DONE
 }
 
-fn serve(setup: &Setup<'_>, channel: &Arc<WorkerEnd>, socket: Socket, peer: &str) {
+/// What is done about the sandbox before the client is known.
+enum Confinement {
+    /// The worker is in that of the service.
+    Done,
+    /// The client's profile decides. With the file that system calls are written to, if so.
+    ByProfile(Option<File>),
+}
+
+fn serve(
+    setup: &Setup<'_>,
+    channel: &Arc<WorkerEnd>,
+    socket: Socket,
+    peer: &str,
+    sandbox: Confinement,
+) {
     let processor = &setup.service.processor;
     // Failing is no reason to refuse the client: it would only be slower.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
@@ -126,12 +152,21 @@ fn serve(setup: &Setup<'_>, channel: &Arc<WorkerEnd>, socket: Socket, peer: &str
     // One that has gone already makes no login.
     let guesser = Peer::of(&socket).unwrap_or(Peer::Gone);
     let guesser = Guesser::Peer(guesser);
+    let known = setup.usage.as_ref().map(|_| profiles::Client::of(&socket));
+    let mut client = known.unwrap_or_default();
     match &setup.tls {
         None => {
+            let terms = match terms(setup, &client, &guesser, peer, sandbox) {
+                Ok(terms) => terms,
+                Err(refusal) => {
+                    channel.refused(Severity::Warning, &format!("client {peer}: {refusal}"));
+                    return take_leave(&socket);
+                }
+            };
             opening::tell_if_it_waits(channel, &socket);
             let plain = Halves::plain(TimedSocket::new(socket));
             // What ended it is logged, and there is nothing to close.
-            let _ = serve_calls(setup, channel, plain, peer, guesser);
+            let _ = serve_calls(setup, channel, plain, peer, guesser, terms);
         }
         Some(tls) => {
             let refused = socket.try_clone();
@@ -148,11 +183,35 @@ fn serve(setup: &Setup<'_>, channel: &Arc<WorkerEnd>, socket: Socket, peer: &str
                         format_args!("user={user} is authenticated and connected"),
                     );
                     let closer = accepted.halves.closer.clone();
-                    let guesser = match accepted.fingerprint {
-                        Some(fingerprint) => Guesser::Certificate(fingerprint, accepted.user),
-                        None => Guesser::Identity(accepted.user),
+                    let guesser = match accepted.certificate {
+                        Some(Certificate {
+                            fingerprint,
+                            issuer,
+                        }) => {
+                            client.certificate = Some(Fingerprint(fingerprint.clone()));
+                            client.subject = Some(accepted.user.clone());
+                            client.issuer = Some(issuer);
+                            Guesser::Certificate(fingerprint, accepted.user)
+                        }
+                        None => {
+                            client.psk = Some(accepted.user.clone());
+                            Guesser::Identity(accepted.user)
+                        }
                     };
-                    if serve_calls(setup, channel, accepted.halves, peer, guesser).is_ok() {
+                    let terms = match terms(setup, &client, &guesser, peer, sandbox) {
+                        Ok(terms) => terms,
+                        Err(refusal) => {
+                            channel
+                                .refused(Severity::Warning, &format!("client {peer}: {refusal}"));
+                            closer.farewell(Deadline::after(LEAVE_TIME));
+                            if let Ok(socket) = refused {
+                                take_leave(&socket);
+                            }
+                            return;
+                        }
+                    };
+                    drop(refused);
+                    if serve_calls(setup, channel, accepted.halves, peer, guesser, terms).is_ok() {
                         closer.farewell(Deadline::after(processor.record_timeout));
                     }
                 }
@@ -187,6 +246,83 @@ fn take_leave(socket: &Socket) {
     while Instant::now() < end && from.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
 }
 
+/// Why a client is not served on the terms of a profile.
+#[derive(Debug, thiserror::Error)]
+enum Unserved {
+    /// `without_profile` says so.
+    #[error("refused: no profile matches {0}")]
+    NoProfile(String),
+    /// `max_connections` of its profile.
+    #[error("refused: its profile {0} has max_connections, {1}, already")]
+    Full(String, usize),
+    /// A fault of this system: the steps were tried at start.
+    #[error("refused: the worker cannot give up its privileges: {0}")]
+    Sandbox(#[from] StepError),
+}
+
+/// On what terms a client is served.
+struct Terms {
+    rules: Arc<Rules>,
+    /// How many of its calls are executed at a time.
+    parallel_calls: usize,
+    granted: Granted,
+}
+
+/// Finds the client's profile, and enters the sandbox if that depends on it.
+fn terms(
+    setup: &Setup<'_>,
+    client: &profiles::Client,
+    guesser: &Guesser,
+    peer: &str,
+    sandbox: Confinement,
+) -> Result<Terms, Unserved> {
+    let processor = &setup.service.processor;
+    let mut terms = Terms {
+        rules: setup.rules.clone(),
+        parallel_calls: processor.max_parallel_calls,
+        granted: Granted::default(),
+    };
+    let usage = setup.usage.as_ref();
+    let chosen = usage.and_then(|_| profiles::choose(&processor.profiles, client));
+    let chosen = chosen.and_then(|at| Some((at, processor.profiles.get(at)?)));
+    if let (Some(usage), Some((position, profile))) = (usage, chosen) {
+        let name = &profile.name.value;
+        if !usage.enter(setup.place, position, profile.max_connections) {
+            let most = profile.max_connections.unwrap_or_default();
+            return Err(Unserved::Full(name.clone(), most));
+        }
+        log(
+            Severity::Info,
+            format_args!("client {peer}: profile {name}"),
+        );
+        if let Some(rules) = setup.profile_rules.get(position).and_then(Option::as_ref) {
+            logging::set_filter_subchannel(&rules.log_subchannel);
+            rules.announce();
+            terms.rules = rules.clone();
+        }
+        let limits = profile.limits;
+        terms.parallel_calls = limits.calls_in_flight.unwrap_or(terms.parallel_calls);
+        terms.granted.modules = profile.modules.as_ref().map(|at| at.value.clone());
+        if limits.concern_calls() {
+            let key = usage.key(&(position, guesser));
+            let limits = ClientLimits::new(limits, usage.clone(), key, peer, name);
+            terms.granted.limits = Some(limits);
+        }
+    } else if usage.is_some() && processor.without_profile == Otherwise::Refuse {
+        return Err(Unserved::NoProfile(client.to_string()));
+    }
+    if let Confinement::ByProfile(recording) = sandbox {
+        let own = chosen.and_then(|(_, profile)| profile.sandbox.as_ref());
+        let sandbox = own.unwrap_or(&processor.sandbox);
+        let rules = &terms.rules;
+        let modules = rules.modules.iter();
+        let modules = modules.filter(|entry| terms.granted.includes(rules, entry));
+        let modules = modules.map(|entry| entry.path.as_path());
+        enter(setup.service, sandbox, modules, recording)?;
+    }
+    Ok(terms)
+}
+
 /// Serves the client until it leaves. Returns an error, which is logged, if it is cut off.
 fn serve_calls(
     setup: &Setup<'_>,
@@ -194,22 +330,24 @@ fn serve_calls(
     halves: Halves,
     peer: &str,
     guesser: Guesser,
+    terms: Terms,
 ) -> Result<(), ConnectionError> {
-    let processor = &setup.service.processor;
+    let mut processor = setup.service.processor.clone();
+    processor.max_parallel_calls = terms.parallel_calls;
     let limits = Limits {
         record_size: processor.max_record_size,
         record_time: processor.record_timeout,
         parallel_calls: processor.max_parallel_calls,
     };
     let first_call = FirstCall::new(channel.clone());
-    let (rules, processor) = (setup.rules.clone(), processor.clone());
+    let rules = terms.rules;
     let record_time = processor.record_timeout;
     let logins = setup.logins.clone();
     let logins = logins.map(|logins| Guard::new(logins, guesser, peer, channel.clone()));
     let (activity, meter, trace) = (setup.activity, setup.meter, setup.trace);
     let trail = setup.audit.cloned().map(Trail::new);
     let gateway = Gateway::new(rules, processor, activity, meter, trace, first_call, logins);
-    let gateway = gateway.recorded(trail);
+    let gateway = gateway.recorded(trail).with_profile(terms.granted);
     let gateway = Arc::new(gateway);
     let (incoming, outgoing) = connection::timed(halves, record_time);
     let memory = setup.memory.clone();
@@ -223,17 +361,34 @@ fn serve_calls(
     result
 }
 
-/// Gives up, in the order of ARCHITECTURE.md, what serving a client of this service does not need.
-pub fn confine(service: &Service, rules: &Rules, controller: Pid) -> Result<(), StepError> {
+/// Gives up, in the order of ARCHITECTURE.md, what serving a client of this service does not need. What the client's
+/// profile decides is left for [`terms`].
+fn confine(setup: &Setup<'_>) -> Result<Confinement, StepError> {
+    let service = setup.service;
     let processor = &service.processor;
-    let sandbox = &processor.sandbox;
-    let recording = sandbox.open_recording()?;
+    let recording = give_up_privileges(service, setup.controller)?;
+    let mut profiles = processor.profiles.iter();
+    if setup.usage.is_some() && profiles.any(|profile| profile.sandbox.is_some()) {
+        sandbox::drop_capabilities(processor.sandboxes())?;
+        return Ok(Confinement::ByProfile(recording));
+    }
+    let rules = std::iter::once(&setup.rules).chain(setup.profile_rules.iter().flatten());
+    let modules = rules.flat_map(|rules| &rules.modules);
+    let modules = modules.map(|entry| entry.path.as_path());
+    enter(service, &processor.sandbox, modules, recording)?;
+    Ok(Confinement::Done)
+}
+
+/// Gives up what depends on no sandbox; returns the file that system calls are written to, if they are.
+pub fn give_up_privileges(service: &Service, controller: Pid) -> Result<Option<File>, StepError> {
+    let processor = &service.processor;
+    let recording = processor.sandbox.open_recording()?;
     leave_controller(controller).map_err(StepError::of("process"))?;
     if let Some(identity) = &service.identity {
         take_groups(identity).map_err(StepError::of("groups"))?;
     }
-    sandbox.change_root()?;
-    sandbox.drop_bounding_capabilities()?;
+    processor.sandbox.change_root()?;
+    sandbox::drop_bounding_capabilities(processor.sandboxes())?;
     if let Some(identity) = &service.identity {
         become_user(identity).map_err(StepError::of("user"))?;
         // A change of user takes the parent-death signal away.
@@ -241,10 +396,26 @@ pub fn confine(service: &Service, rules: &Rules, controller: Pid) -> Result<(), 
     }
     prctl::set_dumpable(false).map_err(StepError::of("core dumps"))?;
     prctl::set_no_new_privs().map_err(StepError::of("no_new_privs"))?;
-    let modules = rules.modules.iter().map(|entry| entry.path.as_path());
+    Ok(recording)
+}
+
+/// Enters a sandbox in which these modules can be loaded.
+pub fn enter<'a>(
+    service: &Service,
+    sandbox: &Sandbox,
+    modules: impl Iterator<Item = &'a Path>,
+    recording: Option<File>,
+) -> Result<(), StepError> {
+    let processor = &service.processor;
     let certificates = processor.tls.as_ref().filter(|_| processor.use_tls);
     let certificates = certificates.and_then(|tls| tls.allowed.as_deref());
-    sandbox.enter(modules, certificates, recording)
+    sandbox.enter(modules, certificates, recording)?;
+    let preset = sandbox.preset.name();
+    log(
+        Severity::Debug,
+        format_args!("worker is confined, preset {preset}"),
+    );
+    Ok(())
 }
 
 /// What ties this process to the controller, or could show what is in its memory.

@@ -8,6 +8,7 @@ use std::path::Path;
 use config_file::{At, Fault, Float, Place};
 use filter::Compatibility;
 
+use super::profiles::{self, Clients, Surroundings};
 use super::sandbox;
 use super::sections::*;
 use super::tls::{self, LegacyKeys, TlsSection};
@@ -250,8 +251,8 @@ impl Checker<'_> {
         Ok(Service {
             name: section.name,
             identity,
+            processor: self.processor(section.processor, &protocols)?,
             protocols,
-            processor: self.processor(section.processor)?,
             workload: self.workload(section.workload_manager)?,
         })
     }
@@ -291,7 +292,11 @@ impl Checker<'_> {
         })
     }
 
-    fn processor(&mut self, section: At<ProcessorSection>) -> Result<Processor, Fault> {
+    fn processor(
+        &mut self,
+        section: At<ProcessorSection>,
+        protocols: &[Protocol],
+    ) -> Result<Processor, Fault> {
         let At {
             value: section,
             place,
@@ -327,9 +332,19 @@ impl Checker<'_> {
         let (use_ssl, allowed) = (section.use_ssl, section.allowed_clients_cert_path);
         let (max_record_size, record_memory) =
             self.record_limits(section.max_record_size, section.record_memory)?;
+        let tls = self.tls(use_ssl, section.tls, legacy, allowed)?;
+        let profiles = profiles::of_sections(
+            section.profile,
+            &mut Surroundings {
+                clients: Clients::of(protocols, tls.as_ref().filter(|_| use_tls)),
+                record_memory,
+                base,
+                warn: &mut |place, text| self.warn(place, text),
+            },
+        )?;
         Ok(Processor {
             rules,
-            tls: self.tls(use_ssl, section.tls, legacy, allowed)?,
+            tls,
             use_tls,
             handshake_timeout: seconds(section.handshake_timeout, 15)?,
             max_record_size,
@@ -357,6 +372,8 @@ impl Checker<'_> {
             max_parallel_calls: size(within(section.max_parallel_calls, 16, 1, 256)?),
             daemonize_hook: section.daemonize_hook.map(|at| self.hook(at)).transpose()?,
             sandbox: sandbox::of_section(section.sandbox, record_memory)?,
+            without_profile: profiles::otherwise(section.without_profile, &profiles)?,
+            profiles,
             modules: modules(section.module)?,
         })
     }

@@ -75,7 +75,7 @@ pub(super) fn of(
 
 /// The original resolves a relative name against `/`, which no author can have meant, but some
 /// may rely on.
-fn filter_file(at: &At<String>, base: &Path) -> Result<PathBuf, Fault> {
+pub(super) fn filter_file(at: &At<String>, base: &Path) -> Result<PathBuf, Fault> {
     let beside = path(at, Some(base))?;
     let below_root = Path::new("/").join(&at.value);
     if !beside.exists() && below_root.exists() {

@@ -8,6 +8,7 @@ use config_file::{At, Float};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+use super::profiles::ProfileSection;
 use super::sandbox::SandboxSection;
 use super::tls::TlsSection;
 
@@ -170,6 +171,9 @@ pub(super) struct ProcessorSection {
     pub(super) max_parallel_calls: Option<At<i64>>,
     pub(super) daemonize_hook: Option<At<String>>,
     pub(super) sandbox: Option<At<SandboxSection>>,
+    #[serde(default)]
+    pub(super) profile: Vec<At<ProfileSection>>,
+    pub(super) without_profile: Option<At<String>>,
     #[serde(default)]
     pub(super) module: Vec<At<ModuleSection>>,
 }

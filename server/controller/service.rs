@@ -32,6 +32,7 @@ use crate::metrics::exposition::ServiceNumbers;
 use crate::metrics::{Histogram, Measured, Meter, Meters};
 use crate::places::Places;
 use crate::policy::{FileVersion, Policy};
+use crate::profiles::usage::Usage;
 use crate::record_memory::Budget;
 use crate::sockets::{Accepted, Listener, Peer};
 use crate::throttle::{RefusalLog, Throttle};
@@ -91,6 +92,8 @@ pub struct RunningService {
     connections: u64,
     turned_away: TurnedAway,
     logins: Option<FailedLogins>,
+    /// None without profiles.
+    usage: Option<Usage>,
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
@@ -119,6 +122,8 @@ impl RunningService {
         let memory = Budget::new(settings.processor.record_memory, limits.workers)?;
         let logins = settings.processor.failed_logins;
         let logins = logins.map(FailedLogins::new).transpose()?;
+        let has_profiles = !settings.processor.profiles.is_empty();
+        let usage = has_profiles.then(|| Usage::new(limits.workers));
         Ok(RunningService {
             position,
             settings,
@@ -133,6 +138,7 @@ impl RunningService {
             connections: 0,
             turned_away: TurnedAway::default(),
             logins,
+            usage: usage.transpose()?,
             full_warning: Throttle::default(),
             peer_warning: Throttle::default(),
             refusals: RefusalLog::default(),
@@ -339,11 +345,11 @@ impl RunningService {
         self.admission.pause(Instant::now());
     }
 
-    /// Forks a worker for a readiness check, and returns the socket that it serves: without TLS, and beside the
-    /// workers that there may be for clients.
+    /// Forks a worker for a readiness check, and returns the socket that it serves: without TLS and profiles, and beside
+    /// the workers that there may be for clients.
     pub fn probe(&mut self, shared: &mut Shared) -> io::Result<OwnedFd> {
         let (ours, theirs) = UnixStream::pair()?;
-        let worker = self.fork_with(None, shared)?;
+        let worker = self.fork_with(None, None, shared)?;
         let client = Accepted {
             socket: theirs.into(),
             peer: Peer::User(geteuid()),
@@ -377,7 +383,7 @@ impl RunningService {
     }
 
     fn fork(&mut self, shared: &mut Shared) -> io::Result<()> {
-        let worker = self.fork_with(self.policy.tls.clone(), shared)?;
+        let worker = self.fork_with(self.policy.tls.clone(), self.usage.clone(), shared)?;
         self.admission.forked(worker);
         Ok(())
     }
@@ -385,6 +391,7 @@ impl RunningService {
     fn fork_with(
         &mut self,
         tls: Option<Arc<Acceptor>>,
+        usage: Option<Usage>,
         shared: &mut Shared,
     ) -> io::Result<WorkerId> {
         let Shared {
@@ -398,6 +405,9 @@ impl RunningService {
         let setup = Setup {
             service: &self.settings,
             rules: self.policy.rules.clone(),
+            profile_rules: self.policy.profiles.clone(),
+            usage,
+            place: self.places.next(),
             tls,
             memory: self.memory.share(self.places.next()),
             activity: self.activities.share(self.places.next()),
@@ -457,6 +467,9 @@ impl RunningService {
     pub fn worker_ended(&mut self, worker: WorkerId, end: End, reaped: &Reaped) {
         if let Some(place) = self.places.left_by(&worker) {
             self.memory.reclaim(place);
+            if let Some(usage) = &self.usage {
+                usage.leave(place);
+            }
         }
         let is_expected = self.admission.ended(worker, Instant::now());
         if !is_expected && end != End::Exit(worker::DONE) {
@@ -472,7 +485,7 @@ impl RunningService {
         }
     }
 
-    /// Loads the filter file, which was edited, for new clients. If it is bad, the old rules stay in force.
+    /// Loads the filter files, of which one was edited, for new clients. If one is bad, the old rules stay in force.
     pub fn load_rules(&mut self, conf: &Path, workers: &Workers) {
         match self.policy.with_new_rules(&self.settings, conf) {
             Ok(policy) => self.apply(policy, workers),
@@ -593,6 +606,7 @@ impl RunningService {
             pid: serving.pid.as_raw(),
             peer: serving.client.to_owned(),
             user: serving.user.to_owned(),
+            profile: String::new(),
             since: since.map_or(0, |since| since.as_secs()),
             module: String::new(),
             calls: 0,
@@ -610,16 +624,23 @@ impl RunningService {
             status.last_call = function.name().to_owned();
             status.idle = age.as_secs_f64();
         }
-        let loaded = done.module.and_then(|at| serving.rules.modules.get(at));
+        let profile = self.usage.as_ref().and_then(|usage| usage.profile(place));
+        let profiles = &self.settings.processor.profiles;
+        let named = profile.and_then(|profile| profiles.get(profile));
+        status.profile = named.map_or_else(String::new, |profile| profile.name.value.clone());
+        let own = profile.and_then(|profile| serving.profiles.get(profile)?.as_deref());
+        let rules = own.unwrap_or(serving.rules);
+        let loaded = done.module.and_then(|at| rules.modules.get(at));
         status.module = loaded.map_or_else(String::new, |module| {
             Printable(&module.alias_text).to_string()
         });
         status
     }
 
-    /// Its name and the rules in force.
-    pub fn rules(&self) -> (String, Arc<Rules>) {
-        (self.settings.name.clone(), self.policy.rules.clone())
+    /// Its name and the rules in force; the same with each of the rules that its profiles have of their own.
+    pub fn rules(&self) -> impl Iterator<Item = (String, Arc<Rules>)> {
+        let named = |rules: &Arc<Rules>| (self.settings.name.clone(), rules.clone());
+        self.policy.all_rules().map(named)
     }
 
     /// The workers that have a client, as the auditor hears of them.
@@ -645,10 +666,9 @@ impl RunningService {
         }
     }
 
-    /// Its filter file, if it has one, and the version of it that is in force.
-    pub fn filter_file(&self) -> Option<(PathBuf, Option<FileVersion>)> {
-        let path = self.settings.processor.rules.filter_file()?;
-        Some((path.to_path_buf(), self.policy.filter_version))
+    /// Its filter files and those of its profiles, and the versions of them that are in force.
+    pub fn filter_files(&self) -> &[(PathBuf, Option<FileVersion>)] {
+        &self.policy.filter_files
     }
 
     /// The sockets that it listens at.

@@ -20,6 +20,7 @@ use super::admission::WorkerId;
 use super::event::{Source, Watch};
 use crate::channel::{self, ControllerEnd, Message};
 use crate::logging::{Severity, log};
+use crate::policy::ProfileRules;
 use crate::sockets::Accepted;
 use crate::worker::{self, Setup};
 
@@ -43,10 +44,12 @@ struct Worker {
     user: String,
     /// When it got its client.
     since: Option<SystemTime>,
-    /// The rules that it has.
+    /// The rules that it has, if its client has no profile with other ones.
     rules: Arc<Rules>,
     /// Where its records for the audit log come from, if there is one.
     records: Option<OwnedFd>,
+    /// Those of profiles.
+    profiles: ProfileRules,
 }
 
 /// A worker that has a client, as administrators see it.
@@ -61,10 +64,12 @@ pub struct Serving<'a> {
     pub user: &'a str,
     /// When it got its client.
     pub since: SystemTime,
-    /// The rules that it has.
+    /// The rules that it has, if its client has no profile with other ones.
     pub rules: &'a Rules,
     /// Where its records for the audit log come from, if there is one.
     pub records: Option<BorrowedFd<'a>>,
+    /// Those of profiles.
+    pub profiles: &'a [Option<Arc<Rules>>],
 }
 
 /// A worker that was reaped.
@@ -111,6 +116,7 @@ impl Workers {
                 since: None,
                 rules: setup.rules.clone(),
                 records: None,
+                profiles: setup.profile_rules.clone(),
             },
         );
         Ok(id)
@@ -165,6 +171,7 @@ impl Workers {
                 since: worker.since?,
                 rules: &worker.rules,
                 records: worker.records.as_ref().map(AsFd::as_fd),
+                profiles: &worker.profiles,
             })
         })
     }

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use filter::Rules;
 use filter::explanation::{self, Judgement, Past, PastObject};
 use serde::Deserialize;
 use xdr::{Function, MechanismType, mechanism_names};
@@ -75,8 +76,15 @@ pub(super) fn explain(question: &Question) -> Result<i32, String> {
         let conf = question.conf.display();
         format!("{conf}: has no service `{}`", recorded.service)
     })?;
-    let rules = policy::load_rules(service, &configuration.file);
-    let rules = Arc::new(rules.map_err(|error| error.to_string())?);
+    let rules = policy::all_rules(service, &configuration.file);
+    let rules = rules.map_err(|error| error.to_string())?;
+    // A client of a profile may have been refused by a file of that profile.
+    let refused = recorded.refused.as_ref();
+    let is_its_file = |rules: &&Arc<Rules>| {
+        refused.is_some_and(|refused| rules.file.display().to_string() == refused.file)
+    };
+    let rules = rules.iter().find(is_its_file).or(rules.first());
+    let rules = rules.ok_or("the service has no rules")?.clone();
     let past = past(function, &recorded);
     let module = unprintable(&recorded.module);
     let checks = explanation::explain(&rules, &module, &past);

@@ -20,6 +20,7 @@ pub(super) fn status(status: &Status) -> String {
             "PID",
             "CLIENT",
             "USER",
+            "PROFILE",
             "MODULE",
             "SINCE",
             "CALLS",
@@ -54,6 +55,7 @@ pub(super) fn top(status: &Status, before: &HashMap<usize, u64>, interval: Durat
         "PID",
         "CLIENT",
         "USER",
+        "PROFILE",
         "MODULE",
         "CALLS/S",
         "NOW",
@@ -101,6 +103,7 @@ fn identity(client: &ClientStatus) -> Vec<String> {
         client.pid.to_string(),
         known(&client.peer),
         known(&client.user),
+        known(&client.profile),
         known(&client.module),
     ]
 }
@@ -178,6 +181,7 @@ mod tests {
             pid: 100,
             peer: "127.0.0.1:5".into(),
             user: String::new(),
+            profile: "office".into(),
             since: 0,
             module: "soft\x1b[2J".into(),
             calls,

@@ -6,7 +6,7 @@
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
 
-use super::{Preset, StepError, capabilities, system_calls};
+use super::{Sandbox, StepError, capabilities, capabilities_of, system_calls};
 use crate::config::Service;
 
 /// Gives up capabilities, gaining any by programs, and the system calls that no worker needs. Says what is left.
@@ -18,8 +18,10 @@ pub fn give_up<'a>(
     let kept = needed(services.clone());
     capabilities::bound(&kept).map_err(StepError::of(step))?;
     capabilities::keep(&kept).map_err(StepError::of(step))?;
-    let every = |is: fn(&Service) -> bool| services.clone().all(is);
-    let denies = every(|service| service.processor.sandbox.uses_seccomp());
+    let denies = services.clone().all(|service| {
+        let mut sandboxes = service.processor.sandboxes();
+        sandboxes.all(Sandbox::uses_seccomp)
+    });
     if denies {
         system_calls::deny_in_advance().map_err(StepError::of(step))?;
     }
@@ -56,11 +58,9 @@ fn needed<'a>(services: impl Iterator<Item = &'a Service>) -> CapsHashSet {
         }
         if service.identity.is_some() {
             kept.extend([Capability::CAP_SETUID, Capability::CAP_SETGID]);
-        } else if sandbox.drops_capabilities() {
-            kept.extend(capabilities::of_worker(sandbox.preset));
-        } else {
-            kept.extend(capabilities::of_worker(Preset::None));
+            continue;
         }
+        kept.extend(capabilities_of(service.processor.sandboxes()));
     }
     kept
 }

@@ -7,38 +7,59 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
+use filter::Rules;
 use nix::fcntl::OFlag;
 use nix::sys::wait::waitpid;
 use nix::unistd::{getpid, pipe2};
 
 use crate::config::Service;
 use crate::policy::Policy;
+use crate::sandbox::Sandbox;
 use crate::worker;
 
 /// What the process says when all steps were taken.
 const DONE: &str = "done";
 
-/// A fault of the section `sandbox`.
-fn fault(service: &Service, conf: &Path, cause: &dyn fmt::Display) -> String {
-    match &service.processor.sandbox.place {
+/// A fault of a section `sandbox`.
+fn fault(service: &str, sandbox: &Sandbox, conf: &Path, cause: &dyn fmt::Display) -> String {
+    match &sandbox.place {
         Some(place) => place.fault(cause.to_string()).in_file(conf).to_string(),
-        None => format!("service {}: sandbox: {cause}", service.name),
+        None => format!("service {service}: sandbox: {cause}"),
     }
 }
 
-/// Reads the service's profile, if there is one.
+/// Reads the lists of system calls of the service and its profiles, if they have some.
 pub fn load_profile(service: &mut Service, conf: &Path) -> Result<(), String> {
-    let loaded = service.processor.sandbox.load_profile();
-    loaded.map_err(|error| fault(service, conf, &error))
+    let name = &service.name;
+    for sandbox in service.processor.sandboxes_mut() {
+        let loaded = sandbox.load_profile();
+        loaded.map_err(|error| fault(name, sandbox, conf, &error))?;
+    }
+    Ok(())
 }
 
-/// Whether workers of this service can be confined as configured in the file `conf`; if not, why.
+/// Whether workers of this service can be confined as configured in the file `conf`, whichever profile their client has;
+/// if not, why.
 pub fn run(service: &Service, policy: &Policy, conf: &Path) -> Result<(), String> {
-    let failed = |cause: &dyn fmt::Display| fault(service, conf, cause);
+    let processor = &service.processor;
+    try_out(service, &processor.sandbox, &policy.rules, conf)?;
+    for (position, profile) in processor.profiles.iter().enumerate() {
+        if let Some(sandbox) = &profile.sandbox {
+            try_out(service, sandbox, policy.rules_of(position), conf)?;
+        }
+    }
+    Ok(())
+}
+
+fn try_out(service: &Service, sandbox: &Sandbox, rules: &Rules, conf: &Path) -> Result<(), String> {
+    let failed = |cause: &dyn fmt::Display| fault(&service.name, sandbox, conf, cause);
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|error| failed(&error))?;
     let parent = getpid();
     let child = bindings::sys::fork_child(write, &[], |write| {
-        let said = match worker::confine(service, &policy.rules, parent) {
+        let modules = rules.modules.iter().map(|entry| entry.path.as_path());
+        let confined = worker::give_up_privileges(service, parent)
+            .and_then(|recording| worker::enter(service, sandbox, modules, recording));
+        let said = match confined {
             Ok(()) => DONE.to_owned(),
             Err(error) => error.to_string(),
         };

@@ -87,8 +87,16 @@ pub struct Accepted {
     pub halves: Halves,
     /// Who it is, for the log.
     pub user: String,
-    /// The SHA-256 fingerprint of its certificate; none with a pre-shared key.
-    pub fingerprint: Option<Vec<u8>>,
+    /// Its certificate; none with a pre-shared key.
+    pub certificate: Option<Certificate>,
+}
+
+/// A client's certificate.
+pub struct Certificate {
+    /// Its SHA-256 fingerprint.
+    pub fingerprint: Vec<u8>,
+    /// Its issuer, written as subjects are.
+    pub issuer: String,
 }
 
 impl Acceptor {
@@ -108,14 +116,17 @@ impl Acceptor {
         if self.clients == ClientAuth::NobodyConnects {
             return Err(Refusal::NobodyConnects);
         }
-        let (user, fingerprint) = match (stream.ssl().peer_certificate(), &self.identity) {
+        let (user, certificate) = match (stream.ssl().peer_certificate(), &self.identity) {
             (Some(certificate), None) => {
                 if let Some(directory) = &self.allowed {
                     allow(directory, &certificate)?;
                 }
                 let fingerprint = certificate.digest(MessageDigest::sha256());
-                let fingerprint = fingerprint.map_err(io::Error::other)?.to_vec();
-                (written(certificate.subject_name()), Some(fingerprint))
+                let known = Certificate {
+                    fingerprint: fingerprint.map_err(io::Error::other)?.to_vec(),
+                    issuer: written(certificate.issuer_name()),
+                };
+                (written(certificate.subject_name()), Some(known))
             }
             (None, Some(_)) => {
                 let name = self.psk_client().map_or_else(String::new, |psk| psk.name);
@@ -132,7 +143,7 @@ impl Acceptor {
         Ok(Accepted {
             halves: Halves::tls(stream, fragment, default_context)?,
             user,
-            fingerprint,
+            certificate,
         })
     }
 

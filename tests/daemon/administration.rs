@@ -4,7 +4,7 @@ use crate::support::processes::Outcome;
 use crate::*;
 
 /// Runs `pkcs11proxyctl` with the daemon's control socket.
-fn ctl(daemon: &Daemon, words: &[&str]) -> Outcome {
+pub fn ctl(daemon: &Daemon, words: &[&str]) -> Outcome {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyctl"));
     command
         .arg("-socket")

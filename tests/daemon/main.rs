@@ -15,6 +15,7 @@ mod large;
 mod large4;
 mod logins;
 mod logs;
+mod profiles;
 mod rules;
 mod sandbox;
 mod signals;

@@ -61,7 +61,7 @@ impl Surroundings {
 }
 
 /// What the hostile module says to an order.
-fn obeys(client: &mut Client, order: &str) -> String {
+pub fn obeys(client: &mut Client, order: &str) -> String {
     match client.call(Call::C_Sign(SESSION, order.as_bytes())) {
         Reply::C_Sign(reply) if reply.rv.is_ok() => {
             String::from_utf8_lossy(&reply.data).into_owned()
@@ -80,7 +80,7 @@ fn hostile(token: &Token, section: &str) -> Setup {
 }
 
 /// The same as another user, who reaches the module.
-fn hostile_as_nobody(token: &Token, section: &str) -> (Setup, Directory) {
+pub fn hostile_as_nobody(token: &Token, section: &str) -> (Setup, Directory) {
     let public = Directory::new();
     let copy = public.join("module.so");
     std::fs::copy(module("hostile"), &copy).expect("a copy");

@@ -13,7 +13,10 @@ fn the_originals_daemon_starts_with_a_file_that_has_our_additions() {
                        abandoned_call_timeout = 3.0; max_failed_logins = 5; \
                        failed_login_window = 60.0; handshake_timeout = 3.0; flat_mechanisms = \"\"; \
                        protocol = 4; max_parallel_calls = 3; compatibility = \"\"; \
-                       module { alias = \"softhsm\"; init_args = \"\" };"
+                       module { alias = \"softhsm\"; init_args = \"\" }; without_profile = \"refuse\"; \
+                       profile { name = \"a\"; network = \"127.0.0.0/8 ::1\"; modules = \"softhsm\"; \
+                         max_sessions = 5; max_calls_per_second = 50; max_signatures_per_day = 500; \
+                         sandbox { preset = \"strict\" } }; profile { name = \"b\" };"
         .into();
     let daemon = setup.start();
     assert!(daemon.accepts());

@@ -13,6 +13,7 @@ mod support;
 mod applications;
 mod hostile;
 mod pairs;
+mod profiles;
 mod refused;
 mod reload;
 mod sandbox;

@@ -1,0 +1,498 @@
+//! Enforces what the profile of a client limits: sessions, calls a second, signatures a day.
+//!
+//! Stands between the gateway and the module of one client, if its profile has such limits. Calls come decoded. Which functions
+//! count as signatures follows from the facts of each function (`xdr::facts`). The number of calls at a time and of
+//! connections is limited elsewhere (`parallel`, `usage`).
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use filter::witness::Refused;
+use filter::{Witness, replies};
+use xdr::facts::{Family, Step};
+use xdr::{Call, CkRv, Function, Reply, Room, SessionHandle, SlotId};
+
+use super::usage::{Key, Usage};
+use crate::logging::{Severity, log};
+use crate::throttle::Throttle;
+
+/// How long a call waits at the most. With everything else this is less than what clients wait for a reply.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+/// The time in which a client that has been silent may make all calls of a second.
+const BURST: Duration = Duration::from_secs(1);
+
+/// What a profile limits for each of its clients. `None` is no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// `max_sessions`: open sessions of one connection.
+    pub sessions: Option<usize>,
+    /// `max_calls_per_second`: calls of one connection; the others wait.
+    pub calls_per_second: Option<u32>,
+    /// `max_calls_in_flight`: calls of one connection at a time. Default `max_parallel_calls` of the service.
+    pub calls_in_flight: Option<usize>,
+    /// `max_signatures_per_day`: signatures of one peer with all its connections, each day in UTC.
+    pub signatures_per_day: Option<u32>,
+}
+
+impl Limits {
+    /// Whether a call has to be looked at.
+    pub fn concern_calls(&self) -> bool {
+        self.sessions.is_some()
+            || self.calls_per_second.is_some()
+            || self.signatures_per_day.is_some()
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value: Option<usize>| value.map(|value| value.to_string());
+        let limits = [
+            ("max_sessions", text(self.sessions)),
+            (
+                "max_calls_per_second",
+                self.calls_per_second.map(|it| it.to_string()),
+            ),
+            ("max_calls_in_flight", text(self.calls_in_flight)),
+            (
+                "max_signatures_per_day",
+                self.signatures_per_day.map(|it| it.to_string()),
+            ),
+        ];
+        let limits = limits
+            .into_iter()
+            .filter_map(|(name, limit)| Some(format!("{name} {}", limit?)));
+        f.write_str(&limits.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// The limits of one client, and what it uses.
+pub struct ClientLimits {
+    limits: Limits,
+    usage: Usage,
+    /// Of the client's peer in its profile.
+    key: Key,
+    /// The client's name and that of its profile, for the log.
+    client: String,
+    sessions: Mutex<Sessions>,
+    rate: Mutex<Rate>,
+    /// Of the messages about each limit.
+    throttles: [Mutex<Throttle>; 3],
+}
+
+/// The sessions of a client.
+#[derive(Default)]
+struct Sessions {
+    open: HashMap<SessionHandle, SlotId>,
+    /// Calls that are about to open one.
+    opening: usize,
+}
+
+/// A bucket of tokens, as the time at which it will be full.
+#[derive(Default)]
+struct Rate(Option<Instant>);
+
+impl Rate {
+    /// Takes a token, of which there are `most` a second; how long the call has to wait for it. `None`, and no token, if
+    /// that is too long.
+    fn take(&mut self, most: u32, now: Instant) -> Option<Duration> {
+        let interval = BURST / most.max(1);
+        let full = self.0.map_or(now, |full| full.max(now)) + interval;
+        let wait = full.saturating_duration_since(now + BURST);
+        (wait <= LONGEST_WAIT).then(|| {
+            self.0 = Some(full);
+            wait
+        })
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ClientLimits {
+    /// For a client of this name, whose signatures count for `key`.
+    pub fn new(
+        limits: Limits,
+        usage: Usage,
+        key: Key,
+        client: &str,
+        profile: &str,
+    ) -> ClientLimits {
+        ClientLimits {
+            limits,
+            usage,
+            key,
+            client: format!("client {client}, profile {profile}"),
+            sessions: Mutex::default(),
+            rate: Mutex::default(),
+            throttles: Default::default(),
+        }
+    }
+
+    /// Executes a call in the way that the caller says, if the limits let it pass, and when they do. Otherwise it is
+    /// refused before a witness.
+    pub fn call<'a>(
+        &self,
+        witness: Option<&dyn Witness>,
+        call: Call<'a>,
+        execute: impl FnOnce(Call<'a>) -> Reply,
+    ) -> Reply {
+        let function = call.function();
+        let is_executed = Cell::new(false);
+        let reply = self.hold(call, |call| {
+            is_executed.set(true);
+            execute(call)
+        });
+        if let Some(witness) = witness.filter(|_| !is_executed.get()) {
+            witness.refused(&Refused {
+                function,
+                rv: reply.rv(),
+                rule: None,
+            });
+        }
+        reply
+    }
+
+    fn hold<'a>(&self, call: Call<'a>, execute: impl FnOnce(Call<'a>) -> Reply) -> Reply {
+        let function = call.function();
+        if let Some(most) = self.limits.calls_per_second {
+            if !self.wait(function, most) {
+                return replies::refused(function, CkRv::FUNCTION_REJECTED);
+            }
+        }
+        if let Some(most) = self.limits.signatures_per_day {
+            if function.may_sign() {
+                return self.sign(call, most, execute);
+            }
+            if begins_signing(function) && self.usage.used(self.key, today()) >= most {
+                return self.over_quota(function, most);
+            }
+        }
+        match self.limits.sessions {
+            Some(most) => self.with_sessions(call, most, execute),
+            None => execute(call),
+        }
+    }
+
+    /// Waits until a call may be made; false if that takes too long. What gives back is never kept waiting.
+    fn wait(&self, function: Function, most: u32) -> bool {
+        let gives_back = matches!(
+            function,
+            Function::C_CloseSession | Function::C_CloseAllSessions | Function::C_Finalize
+        );
+        if gives_back {
+            return true;
+        }
+        let wait = locked(&self.rate).take(most, Instant::now());
+        match wait {
+            Some(wait) => thread::sleep(wait),
+            None => self.warn(
+                0,
+                format_args!(
+                    "{} refused: too many calls wait for max_calls_per_second, {most}",
+                    function.name()
+                ),
+            ),
+        }
+        wait.is_some()
+    }
+
+    /// A call that may make a signature is counted before it is made.
+    fn sign<'a>(
+        &self,
+        call: Call<'a>,
+        most: u32,
+        execute: impl FnOnce(Call<'a>) -> Reply,
+    ) -> Reply {
+        let function = call.function();
+        // A question for the length makes none.
+        if matches!(call.room(), Some(Room::Null { .. } | Room::NoLength)) {
+            return execute(call);
+        }
+        let Some(counted) = self.usage.count(self.key, today(), most) else {
+            return self.over_quota(function, most);
+        };
+        let reply = execute(call);
+        if !was_made(function, reply.rv()) {
+            self.usage.give_back(&counted);
+        }
+        reply
+    }
+
+    fn over_quota(&self, function: Function, most: u32) -> Reply {
+        self.warn(
+            1,
+            format_args!(
+                "{} refused: max_signatures_per_day, {most}, have been made",
+                function.name()
+            ),
+        );
+        replies::refused(function, CkRv::FUNCTION_REJECTED)
+    }
+
+    fn with_sessions<'a>(
+        &self,
+        call: Call<'a>,
+        most: usize,
+        execute: impl FnOnce(Call<'a>) -> Reply,
+    ) -> Reply {
+        let (function, session) = (call.function(), call.session());
+        let slot = match &call {
+            Call::C_OpenSession(slot, ..) | Call::C_CloseAllSessions(slot) => *slot,
+            _ => SlotId::NONE,
+        };
+        if function == Function::C_OpenSession {
+            let mut sessions = locked(&self.sessions);
+            if sessions.open.len().saturating_add(sessions.opening) >= most {
+                drop(sessions);
+                self.warn(
+                    2,
+                    format_args!("C_OpenSession refused: max_sessions, {most}, are open"),
+                );
+                return replies::refused(function, CkRv::SESSION_COUNT);
+            }
+            sessions.opening += 1;
+        }
+        let reply = execute(call);
+        let mut sessions = locked(&self.sessions);
+        if function == Function::C_OpenSession {
+            sessions.opening = sessions.opening.saturating_sub(1);
+        }
+        match (&reply, session) {
+            (Reply::C_OpenSession(opened), _) if opened.rv.is_ok() => {
+                sessions.open.insert(opened.session, slot);
+            }
+            (Reply::C_CloseAllSessions(rv), _) if rv.is_ok() => {
+                sessions.open.retain(|_, of| *of != slot);
+            }
+            (Reply::C_Finalize(rv), _) if rv.is_ok() => sessions.open.clear(),
+            (Reply::C_CloseSession(rv), Some(session)) if rv.is_ok() => {
+                sessions.open.remove(&session);
+            }
+            // A token that was removed has closed them.
+            (reply, Some(session)) if reply.rv() == CkRv::SESSION_HANDLE_INVALID => {
+                sessions.open.remove(&session);
+            }
+            _ => {}
+        }
+        reply
+    }
+
+    /// Clients can cause these messages at will.
+    fn warn(&self, limit: usize, message: fmt::Arguments<'_>) {
+        let throttle = self.throttles.get(limit);
+        if throttle.is_some_and(|throttle| locked(throttle).passes(Instant::now())) {
+            log(
+                Severity::Warning,
+                format_args!("{}: {message}", self.client),
+            );
+        }
+    }
+}
+
+/// Whether a call that returned this counts. A decryption or an unwrapping that fails does: how it fails may tell
+/// something of what a raw decryption would return, and with enough of them a signature can be computed.
+fn was_made(function: Function, rv: CkRv) -> bool {
+    let is_of = |family| function.facts().is_of(family);
+    let signs = is_of(Family::Sign) || is_of(Family::SignRecover);
+    rv.is_ok() || !signs && rv != CkRv::BUFFER_TOO_SMALL
+}
+
+/// Whether a function begins an operation that may end in a signature.
+fn begins_signing(function: Function) -> bool {
+    let facts = function.facts();
+    let families = Function::ALL.iter().filter(|other| other.may_sign());
+    let mut families = families.flat_map(|other| other.facts().families);
+    facts.step == Some(Step::Init) && families.any(|family| facts.is_of(*family))
+}
+
+/// Days since 1970, in UTC.
+fn today() -> u32 {
+    const DAY: u64 = 24 * 60 * 60;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let days = now.map_or(0, |now| now.as_secs() / DAY);
+    u32::try_from(days).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use xdr::{Cryptoki, Flags, Input, SessionResult, UserType};
+
+    use super::*;
+
+    /// A module that opens sessions with growing numbers, and fails where it is told to.
+    struct Module {
+        opened: Mutex<u64>,
+        fails: Mutex<CkRv>,
+    }
+
+    impl Cryptoki for Module {
+        fn call(&self, call: Call<'_>) -> Reply {
+            let function = call.function();
+            let rv = *locked(&self.fails);
+            if function == Function::C_OpenSession && rv.is_ok() {
+                let mut opened = locked(&self.opened);
+                *opened += 1;
+                let session = SessionHandle(*opened);
+                return Reply::C_OpenSession(SessionResult { rv, session });
+            }
+            Reply::only(function, rv)
+        }
+    }
+
+    struct Limited {
+        limits: ClientLimits,
+        module: Module,
+        room: Cell<Room>,
+    }
+
+    impl Limited {
+        fn by(limits: Limits) -> Limited {
+            let usage = Usage::new(1).unwrap();
+            let key = usage.key(&"peer");
+            Limited {
+                limits: ClientLimits::new(limits, usage, key, "client", "profile"),
+                module: Module {
+                    opened: Mutex::default(),
+                    fails: Mutex::new(CkRv::OK),
+                },
+                room: Cell::new(Room::Buffer(9)),
+            }
+        }
+
+        fn call(&self, call: Call<'_>) -> CkRv {
+            self.limits
+                .call(None, call, |call| self.module.call(call))
+                .rv()
+        }
+
+        fn open(&self, slot: u64) -> CkRv {
+            self.call(Call::C_OpenSession(SlotId(slot), Flags(4), false))
+        }
+
+        fn sign(&self) -> CkRv {
+            let session = SessionHandle(1);
+            self.call(Call::C_Sign(session, Input::Bytes(b"x"), self.room.get()))
+        }
+    }
+
+    #[test]
+    fn sessions_are_counted_until_they_are_closed() {
+        let client = Limited::by(Limits {
+            sessions: Some(2),
+            ..Limits::default()
+        });
+        let full = || assert_eq!(client.open(1), CkRv::SESSION_COUNT);
+        assert!(client.open(1).is_ok() && client.open(2).is_ok());
+        full();
+        assert!(client.call(Call::C_CloseSession(SessionHandle(1))).is_ok());
+        *locked(&client.module.fails) = CkRv::TOKEN_NOT_PRESENT;
+        assert_eq!(client.open(1), CkRv::TOKEN_NOT_PRESENT);
+        *locked(&client.module.fails) = CkRv::OK;
+        assert!(client.open(1).is_ok());
+        full();
+        // Of slot 2 there is one.
+        assert!(client.call(Call::C_CloseAllSessions(SlotId(2))).is_ok());
+        assert!(client.open(1).is_ok());
+        full();
+        *locked(&client.module.fails) = CkRv::SESSION_HANDLE_INVALID;
+        client.call(Call::C_Logout(SessionHandle(3)));
+        *locked(&client.module.fails) = CkRv::OK;
+        assert!(client.open(1).is_ok());
+        full();
+        assert!(client.call(Call::C_Finalize()).is_ok());
+        assert!(client.open(1).is_ok() && client.open(1).is_ok());
+        full();
+    }
+
+    #[test]
+    fn signatures_count_when_they_are_made_and_no_question_does() {
+        let client = Limited::by(Limits {
+            signatures_per_day: Some(3),
+            ..Limits::default()
+        });
+        client.room.set(Room::QUESTION);
+        assert!(client.sign().is_ok());
+        client.room.set(Room::Buffer(9));
+        *locked(&client.module.fails) = CkRv::BUFFER_TOO_SMALL;
+        for _ in 0..5 {
+            assert_eq!(client.sign(), CkRv::BUFFER_TOO_SMALL);
+        }
+        let session = SessionHandle(1);
+        let decrypt = || Call::C_Decrypt(session, Input::Bytes(b"x"), Room::Unbounded);
+        assert_eq!(client.call(decrypt()), CkRv::BUFFER_TOO_SMALL);
+        // As a padding oracle answers.
+        *locked(&client.module.fails) = CkRv::ENCRYPTED_DATA_INVALID;
+        assert_eq!(client.call(decrypt()), CkRv::ENCRYPTED_DATA_INVALID);
+        assert_eq!(client.sign(), CkRv::ENCRYPTED_DATA_INVALID);
+        *locked(&client.module.fails) = CkRv::OK;
+        assert!(client.sign().is_ok());
+        assert!(client.call(decrypt()).is_ok());
+        for call in [
+            decrypt(),
+            Call::C_SignFinal(session, Room::Buffer(9)),
+            Call::C_SignInit(session, None, xdr::ObjectHandle(1)),
+        ] {
+            assert_eq!(client.call(call), CkRv::FUNCTION_REJECTED);
+        }
+        assert_eq!(client.sign(), CkRv::FUNCTION_REJECTED);
+        // Everything else goes on.
+        let pin = Input::Bytes(b"1");
+        assert!(
+            client
+                .call(Call::C_Login(session, UserType(1), pin))
+                .is_ok()
+        );
+        assert!(
+            client
+                .call(Call::C_VerifyInit(session, None, xdr::ObjectHandle(1)))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn after_a_seconds_burst_calls_wait_for_their_turn() {
+        let mut rate = Rate::default();
+        let start = Instant::now();
+        for _ in 0..4 {
+            assert_eq!(rate.take(4, start), Some(Duration::ZERO));
+        }
+        let quarter = Duration::from_millis(250);
+        assert_eq!(rate.take(4, start), Some(quarter));
+        assert_eq!(rate.take(4, start), Some(2 * quarter));
+        let later = start + 3 * BURST;
+        for _ in 0..4 {
+            assert_eq!(rate.take(4, later), Some(Duration::ZERO));
+        }
+        assert_eq!(rate.take(4, later), Some(quarter));
+        // No longer than a client waits for its reply.
+        let waits = (0..200).map_while(|_| rate.take(4, later));
+        assert_eq!(waits.last(), Some(LONGEST_WAIT));
+        assert_eq!(rate.take(4, later), None);
+        assert_eq!(rate.take(4, later + quarter), Some(LONGEST_WAIT));
+    }
+
+    #[test]
+    fn what_begins_a_signature_is_refused_too() {
+        let all = Function::ALL.iter().copied();
+        let names: Vec<&str> = all
+            .filter(|it| begins_signing(*it))
+            .map(Function::name)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "C_SignInit",
+                "C_DecryptInit",
+                "C_SignRecoverInit",
+                "C_MessageDecryptInit",
+                "C_MessageSignInit",
+            ]
+        );
+    }
+}

@@ -1,0 +1,309 @@
+//! Counts what the clients of profiles use together, in memory that all workers of a service share.
+//!
+//! The controller makes one [`Usage`] for a service with profiles; workers inherit it. Each worker notes the profile of its
+//! client in a place of its own, which the controller clears when it reaps the worker. So a worker that is killed leaves
+//! nothing behind, and the controller knows each client's profile. Signatures are counted for each peer and profile and
+//! day, in a table of a fixed size like that of `failed_logins`: peers that find no place share the last one, and its
+//! quota. Nobody waits for a lock.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bindings::shared;
+
+use crate::places::MOST_WORKERS;
+
+/// Workers beyond the limit: readiness checks, and those that are being reaped.
+const SURPLUS: usize = 64;
+
+/// Peers with a quota that have a place of their own.
+const PLACES: usize = 4096;
+
+/// How often a client without room in its profile tries: workers that come at the same time see each other, and one
+/// that has lost its client takes a moment to end.
+const ENTRIES: u64 = 20;
+
+/// How often a change is tried while others change the same place.
+const ATTEMPTS: usize = 1000;
+
+/// The key in a place that nobody has had.
+const NOBODY: u64 = 0;
+
+/// The key of those who share the last place.
+const OTHERS: u64 = u64::MAX;
+
+/// What the clients of a service's profiles use.
+#[derive(Clone)]
+pub struct Usage {
+    /// For each worker one more than the position of its client's profile; 0 without one.
+    members: &'static [AtomicU64],
+    /// Pairs of a peer's key, and a day with the number of that day's signatures.
+    quotas: &'static [AtomicU64],
+    /// Peers cannot choose the places that they have.
+    hasher: RandomState,
+}
+
+/// A peer's name in the table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Key(u64);
+
+/// A signature that has been counted.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Counted {
+    place: usize,
+    key: u64,
+    day: u32,
+}
+
+/// A day, in days since 1970, and a number of signatures.
+fn unpack(state: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = state.to_be_bytes();
+    (
+        u32::from_be_bytes([a, b, c, d]),
+        u32::from_be_bytes([e, f, g, h]),
+    )
+}
+
+fn pack(day: u32, count: u32) -> u64 {
+    u64::from(day) << 32 | u64::from(count)
+}
+
+impl Usage {
+    /// For this many workers.
+    pub fn new(workers: usize) -> io::Result<Usage> {
+        let workers = workers.min(MOST_WORKERS).saturating_add(SURPLUS);
+        let usage = Usage {
+            members: shared::counters(NonZeroUsize::MIN.saturating_add(workers))?,
+            quotas: shared::counters(NonZeroUsize::MIN.saturating_add(2 * PLACES + 1))?,
+            hasher: RandomState::new(),
+        };
+        if let Some((owner, _)) = usage.quota(PLACES) {
+            owner.store(OTHERS, Ordering::SeqCst);
+        }
+        Ok(usage)
+    }
+
+    /// The client of the worker in this place has this profile from now on, unless `most` others have it.
+    pub fn enter(&self, place: usize, profile: usize, most: Option<usize>) -> bool {
+        let Some(own) = self.members.get(place) else {
+            return most.is_none();
+        };
+        let profile = profile as u64 + 1;
+        for attempt in 0..ENTRIES {
+            own.store(profile, Ordering::SeqCst);
+            let Some(most) = most else {
+                return true;
+            };
+            let has_it = |member: &&AtomicU64| member.load(Ordering::SeqCst) == profile;
+            if self.members.iter().filter(has_it).count() <= most {
+                return true;
+            }
+            own.store(0, Ordering::SeqCst);
+            // Two that came at the same time try again at different times.
+            thread::sleep(Duration::from_millis(1 + (place as u64 + attempt) % 16));
+        }
+        false
+    }
+
+    /// The worker in this place has been reaped.
+    pub fn leave(&self, place: usize) {
+        if let Some(member) = self.members.get(place) {
+            member.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// The position of the profile that the client of the worker in this place has.
+    pub fn profile(&self, place: usize) -> Option<usize> {
+        let member = self.members.get(place)?.load(Ordering::SeqCst);
+        usize::try_from(member).ok()?.checked_sub(1)
+    }
+
+    /// The name of a peer in the table.
+    pub fn key(&self, peer: &impl Hash) -> Key {
+        Key(self.hasher.hash_one(peer).clamp(NOBODY + 1, OTHERS - 1))
+    }
+
+    /// Owner and state of a place.
+    fn quota(&self, number: usize) -> Option<(&AtomicU64, &AtomicU64)> {
+        match self.quotas.get(2 * number..2 * number + 2) {
+            Some([owner, state]) => Some((owner, state)),
+            _ => None,
+        }
+    }
+
+    /// The place of a peer, and the key that it has there. One without a place gets a free one.
+    fn find(&self, key: Key, day: u32) -> (usize, u64) {
+        for _ in 0..ATTEMPTS {
+            let mut free = None;
+            for number in 0..PLACES {
+                let Some((owner, state)) = self.quota(number) else {
+                    break;
+                };
+                let owner = owner.load(Ordering::SeqCst);
+                if owner == key.0 {
+                    return (number, key.0);
+                }
+                let (counted_on, _) = unpack(state.load(Ordering::SeqCst));
+                if free.is_none() && counted_on != day {
+                    free = Some((number, owner));
+                }
+                // Places are taken in their order.
+                if owner == NOBODY {
+                    break;
+                }
+            }
+            let Some((number, before)) = free else {
+                break;
+            };
+            if let Some((owner, _)) = self.quota(number) {
+                // Whether this succeeds or not, whoever is the first with the key has the place.
+                let (order, other) = (Ordering::SeqCst, Ordering::SeqCst);
+                let _ = owner.compare_exchange(before, key.0, order, other);
+            }
+        }
+        (PLACES, OTHERS)
+    }
+
+    /// How many signatures of this day are counted for a peer.
+    pub fn used(&self, key: Key, day: u32) -> u32 {
+        let (number, _) = self.find(key, day);
+        let state = self.quota(number).map(|(_, state)| state);
+        let (counted_on, count) = unpack(state.map_or(0, |state| state.load(Ordering::SeqCst)));
+        if counted_on == day { count } else { 0 }
+    }
+
+    /// Counts a signature that is about to be made; `None` if `most` of this day are counted.
+    pub fn count(&self, key: Key, day: u32, most: u32) -> Option<Counted> {
+        for _ in 0..ATTEMPTS {
+            let (place, key) = self.find(key, day);
+            let (owner, state) = self.quota(place)?;
+            let before = state.load(Ordering::SeqCst);
+            let (counted_on, count) = unpack(before);
+            let count = if counted_on == day { count } else { 0 };
+            if owner.load(Ordering::SeqCst) != key {
+                continue; // the place has become another's
+            }
+            if count >= most {
+                return None;
+            }
+            let after = pack(day, count.saturating_add(1));
+            let (order, other) = (Ordering::SeqCst, Ordering::SeqCst);
+            let changed = state.compare_exchange(before, after, order, other);
+            if changed.is_ok() && owner.load(Ordering::SeqCst) == key {
+                return Some(Counted { place, key, day });
+            }
+        }
+        None
+    }
+
+    /// The signature was not made after all.
+    pub fn give_back(&self, counted: &Counted) {
+        let Some((owner, state)) = self.quota(counted.place) else {
+            return;
+        };
+        for _ in 0..ATTEMPTS {
+            let before = state.load(Ordering::SeqCst);
+            let (day, count) = unpack(before);
+            if owner.load(Ordering::SeqCst) != counted.key || day != counted.day || count == 0 {
+                return;
+            }
+            let (order, other) = (Ordering::SeqCst, Ordering::SeqCst);
+            let after = pack(day, count - 1);
+            if state.compare_exchange(before, after, order, other).is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_has_as_many_members_as_it_may_and_the_controller_sees_them() {
+        let usage = Usage::new(9).unwrap();
+        assert!(usage.enter(0, 4, Some(2)) && usage.enter(1, 4, Some(2)));
+        assert!(!usage.enter(2, 4, Some(2)));
+        assert!(usage.enter(3, 5, Some(1)) && usage.enter(5, 6, None));
+        let found = [0, 1, 2, 3, 5].map(|place| usage.profile(place));
+        assert_eq!(found, [Some(4), Some(4), None, Some(5), Some(6)]);
+        usage.leave(0);
+        assert!(usage.enter(2, 4, Some(2)));
+        assert_eq!(usage.profile(0), None);
+        // Without memory for it, nothing is counted.
+        assert!(usage.enter(999, 4, None) && !usage.enter(999, 4, Some(99)));
+        assert_eq!(usage.profile(999), None);
+    }
+
+    #[test]
+    fn of_members_that_come_at_once_as_many_enter_as_there_is_room_for() {
+        let usage = Usage::new(16).unwrap();
+        let entered = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for place in 0..8 {
+                let (usage, entered) = (&usage, &entered);
+                scope.spawn(move || {
+                    if usage.enter(place, 0, Some(3)) {
+                        entered.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(entered.into_inner(), 3);
+    }
+
+    #[test]
+    fn a_quota_is_for_a_day_and_a_peer() {
+        let usage = Usage::new(1).unwrap();
+        let (one, other) = (usage.key(&"one"), usage.key(&"other"));
+        let first = usage.count(one, 7, 2).unwrap();
+        usage.count(one, 7, 2).unwrap();
+        assert_eq!(usage.count(one, 7, 2), None);
+        assert_eq!((usage.used(one, 7), usage.used(other, 7)), (2, 0));
+        usage.count(other, 7, 2).unwrap();
+        usage.give_back(&first);
+        assert_eq!(usage.used(one, 7), 1);
+        usage.count(one, 7, 2).unwrap();
+        // The next day begins with nothing, and takes nothing back.
+        assert_eq!(usage.used(one, 8), 0);
+        usage.count(one, 8, 1).unwrap();
+        usage.give_back(&first);
+        assert_eq!(usage.used(one, 8), 1);
+    }
+
+    #[test]
+    fn peers_without_a_place_share_one_until_the_next_day() {
+        let usage = Usage::new(1).unwrap();
+        for peer in 0..PLACES {
+            usage.count(usage.key(&peer), 7, 1).unwrap();
+        }
+        let late = [PLACES, PLACES + 1].map(|peer| usage.key(&peer));
+        usage.count(late[0], 7, 1).unwrap();
+        assert_eq!(usage.count(late[1], 7, 1), None);
+        for key in late {
+            usage.count(key, 8, 1).unwrap();
+        }
+    }
+
+    #[test]
+    fn threads_that_sign_at_once_get_no_more_together() {
+        let usage = Usage::new(1).unwrap();
+        let key = usage.key(&"one");
+        let signed = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    while usage.count(key, 7, 500).is_some() {
+                        signed.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(signed.into_inner(), 500);
+    }
+}
