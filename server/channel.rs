@@ -87,13 +87,29 @@ impl AsFd for ControllerEnd {
     }
 }
 
+/// What refuses a client or one of its logins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    /// The TLS handshake.
+    Tls,
+    /// Too many failed logins.
+    Logins,
+    /// Its profile, or that it has none.
+    Profile,
+}
+
+impl Cause {
+    /// By the byte that stands for each on the channel.
+    const ALL: [Cause; 3] = [Cause::Tls, Cause::Logins, Cause::Profile];
+}
+
 /// A message from a worker. Its first byte says which of these it is.
 pub enum Message {
     /// A log record.
     Log(WorkerRecord),
-    /// A log record about a refused client. Clients can cause these at will, so that their rate is
-    /// limited.
-    Refusal(WorkerRecord),
+    /// A log record about a client, or a login, that is refused. Clients can cause these at will, so that their rate
+    /// is limited.
+    Refusal(Cause, WorkerRecord),
     /// The client's TLS handshake succeeded.
     ShookHands,
     /// The client has sent less than a complete call, and has done nothing for this long.
@@ -116,7 +132,11 @@ impl Message {
         let (kind, bytes) = bytes.split_first()?;
         match *kind {
             LOG => WorkerRecord::read(bytes).map(Message::Log),
-            REFUSAL => WorkerRecord::read(bytes).map(Message::Refusal),
+            REFUSAL => {
+                let (cause, record) = bytes.split_first()?;
+                let cause = Cause::ALL.get(usize::from(*cause))?;
+                WorkerRecord::read(record).map(|record| Message::Refusal(*cause, record))
+            }
             USER => Some(Message::User(String::from_utf8_lossy(bytes).into_owned())),
             SHOOK_HANDS if bytes.is_empty() => Some(Message::ShookHands),
             WAITS => {
@@ -209,14 +229,14 @@ impl WorkerEnd {
     }
 
     /// Logs why the client is refused. The controller limits the rate of such messages.
-    pub fn refused(&self, severity: Severity, message: &str) {
-        self.send(REFUSAL, severity, "", message);
+    pub fn refused(&self, cause: Cause, severity: Severity, message: &str) {
+        self.send(&[REFUSAL, cause as u8], severity, "", message);
     }
 
-    fn send(&self, kind: u8, severity: Severity, subchannel: &str, message: &str) -> bool {
+    fn send(&self, kind: &[u8], severity: Severity, subchannel: &str, message: &str) -> bool {
         let mut bytes = Vec::with_capacity(RECORD_SIZE);
         let subchannel = start(subchannel, usize::from(u8::MAX));
-        bytes.push(kind);
+        bytes.extend_from_slice(kind);
         bytes.push(severity as u8);
         bytes.push(u8::try_from(subchannel.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(subchannel);
@@ -242,11 +262,11 @@ impl Route for WorkerEnd {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let message = format!("{lost} log messages were dropped because the log is too slow");
-            if !self.send(LOG, Severity::Warning, "", &message) {
+            if !self.send(&[LOG], Severity::Warning, "", &message) {
                 self.lost.fetch_add(lost, Ordering::Relaxed);
             }
         }
-        if !self.send(LOG, record.severity, record.subchannel, record.message) {
+        if !self.send(&[LOG], record.severity, record.subchannel, record.message) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -294,9 +314,11 @@ mod tests {
         assert!(matches!(next(), Message::ShookHands));
         assert!(matches!(next(), Message::Waits(idle) if idle == Duration::from_secs(70)));
         assert!(matches!(next(), Message::Established));
-        worker.refused(Severity::Warning, "no certificate");
+        worker.refused(Cause::Profile, Severity::Warning, "no certificate");
         let refusal = controller.next_message().unwrap().unwrap();
-        assert!(matches!(refusal, Message::Refusal(record) if record.message == "no certificate"));
+        assert!(
+            matches!(refusal, Message::Refusal(Cause::Profile, record) if record.message == "no certificate")
+        );
         assert!(controller.next_message().unwrap().is_none());
         drop(worker);
         assert!(controller.next_message().is_err());
@@ -308,7 +330,9 @@ mod tests {
         for bytes in [
             &[0, 200, 0, b'x'][..],
             &[0, 3],
-            &[1, 3, 9, b'x'],
+            &[1, 0, 3, 9, b'x'],
+            &[1, 3, 3, 0, b'x'],
+            &[1],
             &[2, 0],
             &[3, 0, 0, 0],
             &[4, 0],

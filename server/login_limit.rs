@@ -16,7 +16,7 @@ use filter::{Witness, replies};
 use xdr::facts::{Argument, Effect};
 use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply, SessionHandle, SlotId, UserType};
 
-use crate::channel::WorkerEnd;
+use crate::channel::{Cause, WorkerEnd};
 use crate::failed_logins::{Attempt, FailedLogins, Key, NotNow, Outcome, Target};
 use crate::logging::{Severity, log};
 use crate::sockets::Peer;
@@ -102,6 +102,7 @@ impl Guard {
         let (client, name, guesser) = (&self.client, function.name(), &self.guesser);
         let seconds = left.as_secs_f32();
         self.channel.refused(
+            Cause::Logins,
             Severity::Warning,
             &format!(
                 "client {client}: {name} refused without asking the token: too many failed logins of {guesser}, for another {seconds:.0} s"
@@ -394,7 +395,7 @@ mod tests {
                     let set = Call::C_InitPIN(session, wrong);
                     assert!(client.limit.call(set).rv().is_ok());
                     let told = client.controller.next_message().unwrap();
-                    assert!(matches!(told, Some(Message::Refusal(_))));
+                    assert!(matches!(told, Some(Message::Refusal(Cause::Logins, _))));
                     assert!(client.controller.next_message().unwrap().is_none());
                 });
             }

@@ -30,7 +30,7 @@ use xdr::record::LARGE;
 use crate::activity::Activity;
 use crate::audit::records::{FromWorker, RecordSender};
 use crate::audit::trail::Trail;
-use crate::channel::WorkerEnd;
+use crate::channel::{Cause, WorkerEnd};
 use crate::config::{Identity, Service};
 use crate::connection::{self, ConnectionError, Limits};
 use crate::failed_logins::FailedLogins;
@@ -159,7 +159,7 @@ fn serve(
             let terms = match terms(setup, &client, &guesser, peer, sandbox) {
                 Ok(terms) => terms,
                 Err(refusal) => {
-                    channel.refused(Severity::Warning, &format!("client {peer}: {refusal}"));
+                    refusal.log(channel, peer);
                     return take_leave(&socket);
                 }
             };
@@ -201,8 +201,7 @@ fn serve(
                     let terms = match terms(setup, &client, &guesser, peer, sandbox) {
                         Ok(terms) => terms,
                         Err(refusal) => {
-                            channel
-                                .refused(Severity::Warning, &format!("client {peer}: {refusal}"));
+                            refusal.log(channel, peer);
                             closer.farewell(Deadline::after(LEAVE_TIME));
                             if let Ok(socket) = refused {
                                 take_leave(&socket);
@@ -225,7 +224,7 @@ fn serve(
                         Refusal::NotAllowed { .. } | Refusal::NobodyConnects => Severity::Err,
                         _ => Severity::Warning,
                     };
-                    channel.refused(severity, &format!("client {peer}: {refusal}"));
+                    channel.refused(Cause::Tls, severity, &format!("client {peer}: {refusal}"));
                     if let Ok(socket) = refused {
                         take_leave(&socket);
                     }
@@ -258,6 +257,16 @@ enum Unserved {
     /// A fault of this system: the steps were tried at start.
     #[error("refused: the worker cannot give up its privileges: {0}")]
     Sandbox(#[from] StepError),
+}
+
+impl Unserved {
+    fn log(&self, channel: &WorkerEnd, peer: &str) {
+        let severity = match self {
+            Unserved::NoProfile(_) | Unserved::Full(..) => Severity::Warning,
+            Unserved::Sandbox(_) => Severity::Crit,
+        };
+        channel.refused(Cause::Profile, severity, &format!("client {peer}: {self}"));
+    }
 }
 
 /// On what terms a client is served.

@@ -24,7 +24,7 @@ use super::workers::{End, Reaped, Serving, Workers};
 use crate::activity::Activities;
 use crate::administration::{ClientStatus, ServiceStatus};
 use crate::audit::records::Given;
-use crate::channel::Message;
+use crate::channel::{Cause, Message};
 use crate::config::Service;
 use crate::failed_logins::FailedLogins;
 use crate::logging::{Loggers, Record, Route, Severity, log};
@@ -70,6 +70,8 @@ struct TurnedAway {
     to_make_room: u64,
     /// Their handshake failed.
     by_tls: u64,
+    /// No profile matched, or theirs had as many connections as it may have.
+    by_profile: u64,
 }
 
 /// A service as it runs.
@@ -429,8 +431,13 @@ impl RunningService {
     pub fn take_message(&mut self, worker: WorkerId, message: &Message, loggers: &Loggers) {
         match message {
             Message::Log(record) => loggers.record(&record.for_component(&self.settings.name)),
-            Message::Refusal(record) => {
-                self.turned_away.by_tls += 1;
+            Message::Refusal(cause, record) => {
+                match cause {
+                    Cause::Tls => self.turned_away.by_tls += 1,
+                    Cause::Profile => self.turned_away.by_profile += 1,
+                    // The client stays.
+                    Cause::Logins => {}
+                }
                 let record = record.for_component("");
                 self.log_refusal(record.severity, record.message, loggers);
             }
@@ -571,6 +578,7 @@ impl RunningService {
             over_limit,
             to_make_room,
             by_tls,
+            by_profile,
         } = self.turned_away;
         let empty = || Histogram {
             counts: Vec::new(),
@@ -586,6 +594,7 @@ impl RunningService {
                 ("max_connections_per_peer", over_limit),
                 ("make_room", to_make_room),
                 ("tls", by_tls),
+                ("profile", by_profile),
             ],
             refusals: self
                 .meters

@@ -98,6 +98,11 @@ fn the_first_network_that_matches_decides_and_others_are_refused() {
     );
     let log = daemon.log();
     assert!(log.contains("module 'second' is not configured"), "{log}");
+    let numbers = ctl(&daemon, &["metrics"]).stdout;
+    for (reason, count) in [("profile", 1), ("tls", 0)] {
+        let expected = format!("reason=\"{reason}\"}} {count}\n");
+        assert!(numbers.contains(&expected), "{expected}: {numbers}");
+    }
 
     let mut client = ready(&daemon, "127.0.0.2");
     let state = ctl(&daemon, &["-json", "status"]).stdout;
@@ -447,6 +452,34 @@ fn a_profile_has_a_sandbox_of_its_own() {
             assert_eq!(found, expected, "{service} {profile} {address}");
         }
     }
+}
+
+/// With `-profile` workers write down what they call, whichever sandbox their client's profile has.
+#[test]
+fn a_profile_has_its_own_list_of_system_calls() {
+    let token = Token::new();
+    let directory = Directory::new();
+    let list = directory.join("list");
+    let section = format!(
+        "profile {{ name = \"own\"; network = \"127.0.0.2\";
+           sandbox {{ preset = \"learned\"; profile = \"{}\" }} }};",
+        list.display()
+    );
+    let mut recording = with_profiles(&token, &section);
+    recording.options = vec!["-profile".into(), list.display().to_string()];
+    let daemon = recording.start();
+    let use_it = |daemon: &Daemon, address: &str| {
+        let mut client = ready(daemon, address);
+        assert!(client.call(Call::C_GetInfo()).rv().is_ok());
+    };
+    use_it(&daemon, "127.0.0.2");
+    use_it(&daemon, "127.0.0.3");
+    drop(daemon);
+    let recorded = std::fs::read_to_string(&list).expect("a list");
+    assert!(recorded.lines().count() > 5, "{recorded}");
+    let daemon = with_profiles(&token, &section).start();
+    use_it(&daemon, "127.0.0.2");
+    use_it(&daemon, "127.0.0.3");
 }
 
 #[test]
