@@ -1,11 +1,12 @@
 //! Carries log messages from a worker to the controller, and the client's socket, once, to the worker.
 //!
 //! A channel is a Unix socket pair that keeps message boundaries. The worker sends log records of a
-//! fixed form, and messages that say how far its client is until it has made its first call. The
+//! fixed form, and messages that say who its client is, and how far it is until it has made its first call. The
 //! controller uses only the text of a record, and its logger escapes that. A worker never waits for the
 //! controller: a record for which the channel has no room is dropped and counted.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use nix::sys::socket::{
 };
 
 use crate::logging::{Record, Route, Severity};
+use crate::proxy::Origin;
 
 /// Upper bound on the bytes of a log record. A longer message is cut off.
 const RECORD_SIZE: usize = 4096;
@@ -96,11 +98,13 @@ pub enum Cause {
     Logins,
     /// Its profile, or that it has none.
     Profile,
+    /// Its PROXY header, or that it has none.
+    Proxy,
 }
 
 impl Cause {
     /// By the byte that stands for each on the channel.
-    const ALL: [Cause; 3] = [Cause::Tls, Cause::Logins, Cause::Profile];
+    const ALL: [Cause; 4] = [Cause::Tls, Cause::Logins, Cause::Profile, Cause::Proxy];
 }
 
 /// A message from a worker. Its first byte says which of these it is.
@@ -118,6 +122,8 @@ pub enum Message {
     Established,
     /// What the client's certificate or pre-shared key says who it is.
     User(String),
+    /// The PROXY header has come, and says this.
+    Header(Origin),
 }
 
 const LOG: u8 = 0;
@@ -126,6 +132,8 @@ const SHOOK_HANDS: u8 = 2;
 const WAITS: u8 = 3;
 const ESTABLISHED: u8 = 4;
 const USER: u8 = 5;
+const CLIENT: u8 = 6;
+const BALANCER: u8 = 7;
 
 impl Message {
     fn read(bytes: &[u8]) -> Option<Message> {
@@ -144,6 +152,14 @@ impl Message {
                 Some(Message::Waits(Duration::from_millis(millis.into())))
             }
             ESTABLISHED if bytes.is_empty() => Some(Message::Established),
+            CLIENT => {
+                let (address, port) = bytes.split_first_chunk::<16>()?;
+                let address = IpAddr::V6(Ipv6Addr::from(*address)).to_canonical();
+                let port = u16::from_be_bytes(port.try_into().ok()?);
+                let client = SocketAddr::new(address, port);
+                Some(Message::Header(Origin::Client(client)))
+            }
+            BALANCER if bytes.is_empty() => Some(Message::Header(Origin::Balancer)),
             _ => None,
         }
     }
@@ -219,6 +235,21 @@ impl WorkerEnd {
     /// told again.
     pub fn established(&self) -> bool {
         self.send_bytes(&[ESTABLISHED])
+    }
+
+    /// Tells the controller what the PROXY header says. False if the channel is full.
+    pub fn header_came(&self, origin: Origin) -> bool {
+        let Origin::Client(client) = origin else {
+            return self.send_bytes(&[BALANCER]);
+        };
+        let address = match client.ip() {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        let mut message = vec![CLIENT];
+        message.extend_from_slice(&address.octets());
+        message.extend_from_slice(&client.port().to_be_bytes());
+        self.send_bytes(&message)
     }
 
     /// Tells the controller who the client is, for administrators.
@@ -314,6 +345,12 @@ mod tests {
         assert!(matches!(next(), Message::ShookHands));
         assert!(matches!(next(), Message::Waits(idle) if idle == Duration::from_secs(70)));
         assert!(matches!(next(), Message::Established));
+        let addresses = ["10.1.2.3:4567", "[2001:db8::7]:9"];
+        let clients = addresses.map(|address| Origin::Client(address.parse().unwrap()));
+        for origin in clients.into_iter().chain([Origin::Balancer]) {
+            assert!(worker.header_came(origin));
+            assert!(matches!(next(), Message::Header(told) if told == origin));
+        }
         worker.refused(Cause::Profile, Severity::Warning, "no certificate");
         let refusal = controller.next_message().unwrap().unwrap();
         assert!(
@@ -336,7 +373,11 @@ mod tests {
             &[2, 0],
             &[3, 0, 0, 0],
             &[4, 0],
-            &[6],
+            &[6, 0, 0],
+            &[6; 18],
+            &[6; 20],
+            &[7, 0],
+            &[8],
         ] {
             send(worker.socket.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
         }

@@ -58,6 +58,12 @@ pub fn check(conf: &Path, client: Option<&str>) -> Result<Report, Box<dyn Error>
         for (name, effect) in processor.compatibility.effects() {
             writeln!(report, "  compatibility {name}: {effect}")?;
         }
+        if let Some(balancers) = &processor.balancers {
+            writeln!(
+                report,
+                "  proxy_protocol: only {balancers} may connect, and tell their clients' addresses"
+            )?;
+        }
         let is_root = geteuid().is_root() && service.identity.is_none();
         for step in processor.sandbox.describe(is_root) {
             writeln!(report, "  sandbox: {step}")?;

@@ -28,6 +28,7 @@ use crate::logging::Severity;
 use crate::logging::settings::LoggerConfig;
 use crate::netplex::Netplex;
 use crate::profiles::{Otherwise, Profile};
+use crate::proxy::Balancers;
 use crate::sandbox::Sandbox;
 use crate::tls::TlsConfig;
 use rule_source::RuleSource;
@@ -142,8 +143,11 @@ pub struct Processor {
     pub record_timeout: Duration,
     /// `max_connections_per_peer`: connections one address may have at a time. Default 0, no limit.
     pub max_connections_per_peer: usize,
+    /// `proxy_protocol` and `proxy_from`: the load balancers that tell their clients' addresses, and from which alone
+    /// connections are accepted. `None` if the first is false, which is the default.
+    pub balancers: Option<Balancers>,
     /// `first_call_timeout`: seconds until a client's first complete call, from when it is accepted or its TLS
-    /// handshake ends. Default 30.0.
+    /// handshake ends; and seconds until its PROXY header. Default 30.0.
     pub first_call_timeout: Duration,
     /// `abandoned_call_timeout`: seconds that calls may take after their client has gone. Default 10.0.
     pub abandoned_call_timeout: Duration,

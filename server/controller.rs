@@ -37,6 +37,7 @@ use crate::config::Service;
 use crate::logging::{Loggers, Severity, log};
 use crate::metrics::exposition::{self, Numbers};
 use crate::policy::Policy;
+use crate::proxy;
 use crate::sandbox::{self, StepError};
 use crate::service_manager::ServiceManager;
 use crate::sockets::Listener;
@@ -339,13 +340,19 @@ impl Controller {
         let Some(service) = service_of(&mut self.services, workers, worker) else {
             return;
         };
-        let mut user = None;
+        let (mut user, mut client) = (None, None);
         workers.receive(worker, watch, |message| {
-            service.take_message(worker, &message, loggers);
+            client = client.or(service.client_named(worker, &message));
+            if let Some(eviction) = service.take_message(worker, &message, loggers) {
+                service.evict(&eviction, &self.shared);
+            }
             if let Message::User(name) = message {
                 user = Some(name);
             }
         });
+        if let Some(client) = client {
+            self.shared.workers.set_client(worker, client);
+        }
         if let Some(user) = user {
             self.shared.workers.set_user(worker, user);
         }
@@ -599,9 +606,15 @@ impl Controller {
         let Some(service) = service_of(&mut self.services, workers, worker) else {
             return;
         };
-        let reaped = workers.remove(worker, watch, |message| {
-            service.take_message(worker, &message, loggers);
+        let mut client = None;
+        let mut reaped = workers.remove(worker, watch, |message| {
+            client = client.or(service.client_named(worker, &message));
+            // It has ended by itself.
+            let _ = service.take_message(worker, &message, loggers);
         });
+        if let (Some(reaped), Some(client)) = (&mut reaped, client) {
+            reaped.client = proxy::name(client, &reaped.client);
+        }
         if let (Some(reaped), Some(auditing)) = (&reaped, auditing) {
             if !reaped.client.is_empty() {
                 auditing.tell(&Told::Left(reaped.pid.as_raw()));

@@ -49,6 +49,7 @@ pub mod places;
 pub mod policy;
 pub mod predecessor;
 pub mod profiles;
+pub mod proxy;
 pub mod record_memory;
 pub mod sandbox;
 pub mod service_manager;

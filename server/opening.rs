@@ -1,8 +1,8 @@
 //! Tells the controller how far a client is until its first complete call has come.
 //!
-//! The worker looks at what a client without TLS has sent when the worker gets it, and leaves that in the
-//! socket; the calls come from [`crate::gateway`]. The controller decides what follows from it
-//! (`controller::admission`).
+//! The worker looks at what a client has sent when the worker gets it, of its PROXY header and without TLS of its
+//! first call, and leaves that in the socket; the calls come from [`crate::gateway`]. The controller decides what
+//! follows from it (`controller::admission`).
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use xdr::record::MARK_SIZE;
 
 use crate::channel::WorkerEnd;
+use crate::proxy;
 
 /// Bytes that are looked at. The first call of every client is shorter.
 const LOOKED_AT: usize = 1024;
@@ -20,6 +21,15 @@ const LOOKED_AT: usize = 1024;
 /// Tells that the client has sent less than a record, if so. One that waited for a worker has had its time
 /// before.
 pub fn tell_if_it_waits(channel: &WorkerEnd, socket: &impl AsFd) {
+    tell_if(channel, socket, is_incomplete);
+}
+
+/// The same before a PROXY header: that less than one has come.
+pub fn tell_if_header_waits(channel: &WorkerEnd, socket: &impl AsFd) {
+    tell_if(channel, socket, proxy::is_incomplete);
+}
+
+fn tell_if(channel: &WorkerEnd, socket: &impl AsFd, waits: impl FnOnce(&[u8]) -> bool) {
     let mut bytes = [0; LOOKED_AT];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     let count = match recv(socket.as_fd().as_raw_fd(), &mut bytes, flags) {
@@ -27,7 +37,7 @@ pub fn tell_if_it_waits(channel: &WorkerEnd, socket: &impl AsFd) {
         Ok(count) => count,
         Err(_) => 0,
     };
-    if bytes.get(..count).is_some_and(is_incomplete) {
+    if bytes.get(..count).is_some_and(waits) {
         let idle = bindings::sys::idle_time(socket.as_fd());
         channel.waits(idle.unwrap_or(Duration::ZERO));
     }

@@ -184,14 +184,19 @@ impl fmt::Display for Network {
 }
 
 impl Client {
+    /// One at this address.
+    pub fn at(address: IpAddr) -> Client {
+        Client {
+            address: Some(address.to_canonical()),
+            ..Client::default()
+        }
+    }
+
     /// What the kernel tells of the other end of a connection; nothing of a client that has gone.
     pub fn of(socket: &Socket) -> Client {
         let known = |socket: &Socket| -> io::Result<Client> {
             Ok(match socket.peer_addr()?.as_socket() {
-                Some(address) => Client {
-                    address: Some(address.ip().to_canonical()),
-                    ..Client::default()
-                },
+                Some(address) => Client::at(address.ip()),
                 None => {
                     let credentials = sockets::credentials(socket)?;
                     Client {

@@ -52,7 +52,8 @@ impl Peer {
         }
     }
 
-    fn at(address: IpAddr) -> Peer {
+    /// A client with this address.
+    pub fn at(address: IpAddr) -> Peer {
         const NETWORK: u128 = !(u64::MAX as u128);
         Peer::Address(match address.to_canonical() {
             IpAddr::V6(address) if !address.is_loopback() => {
@@ -87,6 +88,8 @@ pub struct Accepted {
     pub socket: OwnedFd,
     /// Who is at the other end.
     pub peer: Peer,
+    /// Its IP address; none of a client of a Unix socket.
+    pub address: Option<IpAddr>,
     /// The peer's name in the log: `127.0.0.1:34567`, or `uid 1000, pid 4711`.
     pub name: String,
 }
@@ -190,7 +193,8 @@ impl Listener {
     /// Accepts the next connection, without waiting for one.
     pub fn accept(&self) -> io::Result<Accepted> {
         let (socket, address) = self.socket.accept()?;
-        let (peer, name) = match address.as_socket() {
+        let address = address.as_socket();
+        let (peer, name) = match address {
             Some(address) => (Peer::at(address.ip()), address.to_string()),
             None => {
                 let credentials = credentials(&socket)?;
@@ -204,6 +208,7 @@ impl Listener {
         Ok(Accepted {
             socket: socket.into(),
             peer,
+            address: address.map(|address| address.ip()),
             name,
         })
     }

@@ -3,13 +3,14 @@
 //! The controller forks it ahead of need. The worker gives up, in this order: open descriptors (in
 //! `bindings::sys::fork_child`), outliving the controller, the controller's process group and signal
 //! mask, core dumps, root's groups, root directory and user, gaining privileges by exec, and what the section
-//! `sandbox` takes away (`crate::sandbox`). A TLS handshake comes after all this; only where a profile has a sandbox of its
-//! own, that step waits until the client's profile is known (`crate::profiles`), and still comes before the module. A worker
-//! never serves a second client, as PKCS#11 login state belongs to the process.
+//! `sandbox` takes away (`crate::sandbox`). A PROXY header and a TLS handshake come after all this; only where a profile has
+//! a sandbox of its own, that step waits until the client's profile is known (`crate::profiles`), and still comes before the
+//! module. A worker never serves a second client, as PKCS#11 login state belongs to the process.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use crate::policy::ProfileRules;
 use crate::profiles::limits::ClientLimits;
 use crate::profiles::usage::Usage;
 use crate::profiles::{self, Fingerprint, Otherwise};
+use crate::proxy::{self, Origin};
 use crate::record_memory::Share;
 use crate::sandbox::{self, Sandbox, StepError};
 use crate::sockets::Peer;
@@ -73,6 +75,8 @@ pub struct Setup<'a> {
     pub place: usize,
     /// The TLS acceptor at the time of the fork; `None` without TLS.
     pub tls: Option<Arc<Acceptor>>,
+    /// Whether its client's connection begins with a PROXY header.
+    pub has_header: bool,
     /// Its share of the memory for large records.
     pub memory: Share,
     /// Where it says what it does.
@@ -103,7 +107,9 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     bindings::sys::free_at_once(LARGE);
     logging::switch(channel.clone(), &setup.service.name);
     logging::set_filter_subchannel(&setup.rules.log_subchannel);
-    setup.rules.announce();
+    if !setup.has_header {
+        setup.rules.announce();
+    }
     let sandbox = match confine(setup) {
         Ok(sandbox) => sandbox,
         Err(error) => {
@@ -115,7 +121,12 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
         }
     };
     match channel.client() {
-        Ok(Some((socket, peer))) => serve(setup, &channel, socket.into(), &peer, sandbox),
+        Ok(Some((socket, name))) => {
+            let socket = socket.into();
+            if let Some(connected) = identify(setup, &channel, &socket, name) {
+                serve(setup, &channel, socket, connected, sandbox);
+            }
+        }
         Ok(None) => {}
         Err(error) => log(
             Severity::Err,
@@ -133,13 +144,103 @@ enum Confinement {
     ByProfile(Option<File>),
 }
 
+/// Who the client is, as far as its connection tells.
+struct Connected {
+    /// Its name in the log.
+    name: String,
+    /// What limits count it by.
+    peer: Peer,
+    /// What profiles are chosen by, so far; nothing if there are none.
+    client: profiles::Client,
+}
+
+/// Finds out who the client is, from the PROXY header if there is one. `None` if it is not served.
+fn identify(
+    setup: &Setup<'_>,
+    channel: &WorkerEnd,
+    socket: &Socket,
+    name: String,
+) -> Option<Connected> {
+    let origin = match setup.has_header {
+        false => Origin::Balancer,
+        true => read_header(channel, socket, &name)?,
+    };
+    if setup.has_header {
+        // Not for each health check.
+        setup.rules.announce();
+    }
+    let (name, peer, client) = match origin {
+        Origin::Client(address) => {
+            let client = profiles::Client::at(address.ip());
+            let name = proxy::name(address, &name);
+            (name, Peer::at(address.ip()), client)
+        }
+        // One that has gone already makes no login.
+        Origin::Balancer => {
+            let peer = Peer::of(socket).unwrap_or(Peer::Gone);
+            (name, peer, profiles::Client::of(socket))
+        }
+    };
+    let has_profiles = setup.usage.is_some();
+    Some(Connected {
+        name,
+        peer,
+        client: has_profiles.then_some(client).unwrap_or_default(),
+    })
+}
+
+/// Reads the PROXY header. `None` if the client is refused, or only looks whether somebody is here.
+fn read_header(channel: &WorkerEnd, socket: &Socket, name: &str) -> Option<Origin> {
+    opening::tell_if_header_waits(channel, socket);
+    let origin = match proxy::read(socket) {
+        Ok(origin) => origin,
+        Err(refusal @ proxy::Refusal::Silent) => {
+            log(
+                Severity::Debug,
+                format_args!("client {name}: {refusal}: a health check"),
+            );
+            return None;
+        }
+        Err(refusal) => {
+            channel.refused(
+                Cause::Proxy,
+                Severity::Warning,
+                &format!("client {name} refused: {refusal}"),
+            );
+            return None;
+        }
+    };
+    // The controller would count the client for nobody, and end it later.
+    if !channel.header_came(origin) {
+        return None;
+    }
+    let is_over = || {
+        !socket
+            .peek(&mut [MaybeUninit::uninit()])
+            .is_ok_and(|count| count > 0)
+    };
+    if origin == Origin::Balancer && is_over() {
+        log(
+            Severity::Debug,
+            format_args!("client {name}: a health check of the load balancer"),
+        );
+        return None;
+    }
+    Some(origin)
+}
+
 fn serve(
     setup: &Setup<'_>,
     channel: &Arc<WorkerEnd>,
     socket: Socket,
-    peer: &str,
+    connected: Connected,
     sandbox: Confinement,
 ) {
+    let Connected {
+        name,
+        peer,
+        mut client,
+    } = connected;
     let processor = &setup.service.processor;
     // Failing is no reason to refuse the client: it would only be slower.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
@@ -149,11 +250,8 @@ fn serve(
     if let Ok(socket) = socket.try_clone() {
         leaving::serve(socket.into());
     }
-    // One that has gone already makes no login.
-    let guesser = Peer::of(&socket).unwrap_or(Peer::Gone);
-    let guesser = Guesser::Peer(guesser);
-    let known = setup.usage.as_ref().map(|_| profiles::Client::of(&socket));
-    let mut client = known.unwrap_or_default();
+    let guesser = Guesser::Peer(peer);
+    let peer = name.as_str();
     match &setup.tls {
         None => {
             let terms = match terms(setup, &client, &guesser, peer, sandbox) {

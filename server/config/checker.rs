@@ -248,6 +248,8 @@ impl Checker<'_> {
         {
             return Err(place.fault("expected at least one `protocol` with an `address`"));
         }
+        let proxy_protocol = section.processor.value.proxy_protocol.clone();
+        only_tcp(proxy_protocol, &protocols)?;
         Ok(Service {
             name: section.name,
             identity,
@@ -356,6 +358,7 @@ impl Checker<'_> {
                 0,
                 i64::from(i32::MAX),
             )?),
+            balancers: balancers(section.proxy_protocol, section.proxy_from)?,
             first_call_timeout: seconds(section.first_call_timeout, 30)?,
             abandoned_call_timeout: seconds(section.abandoned_call_timeout, 10)?,
             failed_logins: failed_logins(section.max_failed_logins, section.failed_login_window)?,

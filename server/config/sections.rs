@@ -161,6 +161,8 @@ pub(super) struct ProcessorSection {
     pub(super) record_memory: Option<At<i64>>,
     pub(super) record_timeout: Option<At<Float>>,
     pub(super) max_connections_per_peer: Option<At<i64>>,
+    pub(super) proxy_protocol: Option<At<bool>>,
+    pub(super) proxy_from: Option<At<String>>,
     pub(super) first_call_timeout: Option<At<Float>>,
     pub(super) abandoned_call_timeout: Option<At<Float>>,
     pub(super) max_failed_logins: Option<At<i64>>,

@@ -553,3 +553,32 @@ fn survives_every_prefix_of_the_sample() {
         assert!(config_file::parse::<Root>(&text[..end], &Netplex).is_err());
     }
 }
+
+#[test]
+fn balancers_are_named_and_only_for_tcp() {
+    let both = "proxy_protocol = true; proxy_from = \"10.0.0.7 10.1.0.0/24\";";
+    let configuration = inside("processor", both).unwrap();
+    let balancers = configuration.services[0].processor.balancers.clone();
+    assert_eq!(balancers.unwrap().to_string(), "10.0.0.7/32 10.1.0.0/24");
+    let off = inside("processor", "proxy_protocol = false;").unwrap();
+    assert_eq!(off.services[0].processor.balancers, None);
+    for (on, from, expected) in [
+        (true, None, "expected `proxy_from` as well"),
+        (false, Some("10.0.0.7"), "expected `proxy_protocol = true`"),
+        (true, Some(""), "at least one address"),
+        (true, Some("::/0"), "choose its address"),
+        (true, Some("10.1.0.5/24"), "the network is 10.1.0.0/24"),
+        (true, Some("proxy"), "`proxy`: expected IP addresses"),
+    ] {
+        let from = from.map_or(String::new(), |from| format!("proxy_from = \"{from}\";"));
+        let text = format!("proxy_protocol = {on}; {from}");
+        refused("processor", &text, expected);
+    }
+    let local = format!(
+        "netplex {{ service {{ name = \"s\";
+           protocol {{ name = \"p\"; address {{ type = \"local\"; path = \"/run/s\" }} }};
+           processor {{ type = \"rpc_pkcs11\"; filter_config = \"f\"; {both} }};
+           workload_manager {{ type = \"constant\"; threads = 2 }} }} }}"
+    );
+    assert!(check(&local).unwrap_err().contains("is for TCP"));
+}

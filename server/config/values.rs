@@ -11,9 +11,10 @@ use config_file::{At, Fault, Float, Place};
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use super::sections::{AddressSection, Mode};
-use super::{Address, Identity};
+use super::{Address, Identity, Protocol};
 use crate::logging::Severity;
 use crate::logging::line_format::{self, LineFormat};
+use crate::proxy::Balancers;
 
 /// A time that is not zero.
 pub(super) fn seconds(option: Option<At<Float>>, default: u64) -> Result<Duration, Fault> {
@@ -258,6 +259,37 @@ pub(super) fn owner(at: &At<String>) -> Result<(Uid, Gid), Fault> {
         .or_else(|| group.parse().ok().map(Gid::from_raw))
         .ok_or_else(|| at.fault("expected the name or number of a group after the colon"))?;
     Ok((uid, gid))
+}
+
+/// Who passes clients on, if connections begin with a PROXY header.
+pub(super) fn balancers(
+    enabled: Option<At<bool>>,
+    from: Option<At<String>>,
+) -> Result<Option<Balancers>, Fault> {
+    match (enabled.filter(|at| at.value), from) {
+        (None, None) => Ok(None),
+        (None, Some(from)) => Err(from.fault("expected `proxy_protocol = true` as well")),
+        (Some(enabled), None) => {
+            Err(enabled.fault("expected `proxy_from` as well: the addresses of the load balancers"))
+        }
+        (Some(_), Some(from)) => Balancers::parse(&from.value)
+            .map(Some)
+            .map_err(|error| from.fault(error.to_string())),
+    }
+}
+
+/// Connections over a Unix socket have no address that balancers could have.
+pub(super) fn only_tcp(
+    proxy_protocol: Option<At<bool>>,
+    protocols: &[Protocol],
+) -> Result<(), Fault> {
+    let mut addresses = protocols.iter().flat_map(|protocol| &protocol.addresses);
+    let is_local = addresses.any(|address| matches!(address, Address::Local(_)));
+    match proxy_protocol {
+        Some(at) if at.value && is_local => Err(at
+            .fault("is for TCP: a Unix socket needs a service of its own, without this parameter")),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn mechanisms(at: At<String>) -> Result<Vec<u64>, Fault> {

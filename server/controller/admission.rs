@@ -5,8 +5,10 @@
 //! it answers. It makes no system call, and every time is an argument, so that each rule has a unit test.
 //!
 //! A client is established when its first complete call has come. Before that it gives way to others.
+//! Behind a load balancer, its connection counts for its peer once the PROXY header has told who that is.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -17,11 +19,14 @@ const EARLY_ENDS: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a client may take to become established when all workers are busy and other clients wait: over
-/// its TLS handshake, and then again over its first complete call.
+/// its PROXY header, then again over its TLS handshake, and over its first complete call.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// Upper bound on the clients that give way at once.
 const EVICTIONS_A_TURN: usize = 16;
+
+/// Why clients give way.
+pub const ROOM: &str = "because all workers are busy and other clients wait";
 
 /// How long clients are expected to wait after some had to.
 const CROWD: Duration = Duration::from_secs(1);
@@ -39,10 +44,19 @@ pub struct Limits {
     pub spare: usize,
     /// Connections of one peer; 0 for no limit (`max_connections_per_peer`).
     pub per_peer: usize,
-    /// The time until a client's first complete call, after its TLS handshake (`first_call_timeout`).
+    /// The time until a client's first complete call, after its TLS handshake, and the time until its PROXY header
+    /// (`first_call_timeout`).
     pub first_call: Duration,
     /// The time that calls may take after their client has gone (`abandoned_call_timeout`).
     pub abandoned: Duration,
+}
+
+/// A worker's client.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Client<P> {
+    peer: P,
+    /// Whether its connection counts for the peer.
+    is_counted: bool,
 }
 
 /// What a worker is doing.
@@ -51,9 +65,9 @@ enum State<P> {
     /// Waits for a client.
     Idle,
     /// Has a client.
-    Serving(P),
+    Serving(Client<P>),
     /// Was ended while it had a client, for one of the reasons in [`Reason`] or by an administrator.
-    Evicted(P),
+    Evicted(Client<P>),
     /// Was told to end while idle, because its rules are out of date.
     Retired,
 }
@@ -72,10 +86,29 @@ pub enum Placement {
 /// What a client has to do before it is established.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Stage {
+    /// Its PROXY header.
+    Header,
     /// Its TLS handshake.
     Handshake,
     /// Its first complete call.
     FirstCall,
+}
+
+impl Stage {
+    /// Whether a client has to get past this stage in time. Handshakes are limited by the workers.
+    fn is_limited(self) -> bool {
+        self != Stage::Handshake
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Header => "without a PROXY header",
+            Stage::Handshake => "in its TLS handshake",
+            Stage::FirstCall => "without a complete call",
+        })
+    }
 }
 
 /// A client that is not established.
@@ -92,8 +125,10 @@ struct Opening {
 pub enum Reason {
     /// It makes room for another client at this stage.
     GivesWay(Stage),
-    /// The first call did not come in time.
-    NoCall,
+    /// It did not get past this stage in time.
+    TooSlow(Stage),
+    /// Its peer already has this many connections, which is the limit.
+    OverLimit(usize),
     /// Its client has gone, and its calls do not end.
     Abandoned,
 }
@@ -109,6 +144,27 @@ pub struct Eviction<P> {
     pub reason: Reason,
     /// How long that has taken.
     pub taken: Duration,
+}
+
+/// For the log.
+impl<P: fmt::Display> fmt::Display for Eviction<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (peer, taken) = (&self.peer, self.taken.as_secs_f32());
+        match self.reason {
+            Reason::GivesWay(stage) => {
+                write!(f, "client {peer}: ended after {taken:.1} s {stage}, {ROOM}")
+            }
+            Reason::TooSlow(stage) => write!(f, "client {peer}: ended after {taken:.1} s {stage}"),
+            Reason::OverLimit(connected) => write!(
+                f,
+                "client {peer} refused: it already has {connected} connections"
+            ),
+            Reason::Abandoned => write!(
+                f,
+                "client {peer}: has gone, and its calls have not ended within {taken:.1} s; the worker is killed"
+            ),
+        }
+    }
 }
 
 /// The workers of one service and their clients.
@@ -192,6 +248,12 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         if self.limits.per_peer > 0 && connected >= self.limits.per_peer {
             return Placement::Refuse(connected);
         }
+        self.place_anyone()
+    }
+
+    /// Finds a worker for a client of whom it is not known who it is. A worker that turns out to be dead is asked for
+    /// again.
+    pub fn place_anyone(&mut self) -> Placement {
         match self.idle.pop_front() {
             Some(worker) => Placement::Worker(worker),
             None => Placement::Fork,
@@ -209,10 +271,49 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         let Some(state) = self.workers.get_mut(&worker) else {
             return;
         };
-        *self.peers.entry(peer.clone()).or_default() += 1;
+        let is_counted = stage != Stage::Header;
+        if is_counted {
+            *self.peers.entry(peer.clone()).or_default() += 1;
+        }
         self.early_ends = 0;
-        *state = State::Serving(peer);
+        *state = State::Serving(Client { peer, is_counted });
         self.opening.insert(worker, Opening { stage, since: now });
+    }
+
+    /// The PROXY header has come, and this stage is next. It says who the client is, unless it is the balancer itself,
+    /// whose connections do not count. Ends a client whose peer has too many.
+    pub fn header_came(
+        &mut self,
+        worker: WorkerId,
+        client: Option<P>,
+        stage: Stage,
+        now: Instant,
+    ) -> Option<Eviction<P>> {
+        let opening = self.opening.get_mut(&worker)?;
+        // Only once: a worker may say anything.
+        if opening.stage != Stage::Header {
+            return None;
+        }
+        *opening = Opening { stage, since: now };
+        let peer = client?;
+        let State::Serving(serving) = self.workers.get_mut(&worker)? else {
+            return None;
+        };
+        *serving = Client {
+            peer: peer.clone(),
+            is_counted: true,
+        };
+        let count = self.peers.entry(peer).or_default();
+        let connected = *count;
+        *count += 1;
+        let is_over = self.limits.per_peer > 0 && connected >= self.limits.per_peer;
+        is_over.then(|| self.evict(worker, Reason::OverLimit(connected), Duration::ZERO))?
+    }
+
+    /// Whether a client's PROXY header is missing.
+    pub fn awaits_header(&self, worker: WorkerId) -> bool {
+        let opening = self.opening.get(&worker);
+        opening.is_some_and(|opening| opening.stage == Stage::Header)
     }
 
     /// A client's TLS handshake succeeded: its first call is next.
@@ -250,8 +351,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.forget_client(worker);
         match self.workers.get_mut(&worker) {
             Some(state @ State::Serving(_)) => {
-                if let State::Serving(peer) = state {
-                    *state = State::Evicted(peer.clone());
+                if let State::Serving(client) = state {
+                    *state = State::Evicted(client.clone());
                 }
                 true
             }
@@ -263,11 +364,12 @@ impl<P: Clone + Eq + Hash> Admission<P> {
     /// How many workers are in each state.
     pub fn states(&self) -> Vec<(&'static str, usize)> {
         let mut counts = [("idle", 0), ("handshake", 0), ("serving", 0), ("ending", 0)];
+        let is_handshake = |stage| matches!(stage, Some(Stage::Header | Stage::Handshake));
         for (worker, state) in &self.workers {
             let stage = self.opening.get(worker).map(|opening| opening.stage);
             let name = match state {
                 State::Idle => "idle",
-                State::Serving(_) if stage == Some(Stage::Handshake) => "handshake",
+                State::Serving(_) if is_handshake(stage) => "handshake",
                 State::Serving(_) => "serving",
                 State::Evicted(_) | State::Retired => "ending",
             };
@@ -290,14 +392,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.forget_client(worker);
         let is_expected = matches!(state, State::Retired | State::Evicted(_));
         match state {
-            State::Serving(peer) | State::Evicted(peer) => {
-                if let Some(connected) = self.peers.get_mut(&peer) {
-                    *connected -= 1;
-                    if *connected == 0 {
-                        self.peers.remove(&peer);
-                    }
-                }
-            }
+            State::Serving(client) | State::Evicted(client) => self.leave(&client),
             State::Idle => {
                 self.idle.retain(|idle| *idle != worker);
                 self.early_ends += 1;
@@ -311,6 +406,19 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         is_expected
     }
 
+    /// A client's connection has ended.
+    fn leave(&mut self, client: &Client<P>) {
+        if !client.is_counted {
+            return;
+        }
+        if let Some(connected) = self.peers.get_mut(&client.peer) {
+            *connected -= 1;
+            if *connected == 0 {
+                self.peers.remove(&client.peer);
+            }
+        }
+    }
+
     /// Nothing can happen to the worker's client any more.
     fn forget_client(&mut self, worker: WorkerId) {
         self.opening.remove(&worker);
@@ -321,11 +429,11 @@ impl<P: Clone + Eq + Hash> Admission<P> {
     fn evict(&mut self, worker: WorkerId, reason: Reason, taken: Duration) -> Option<Eviction<P>> {
         self.forget_client(worker);
         let state = self.workers.get_mut(&worker)?;
-        let State::Serving(peer) = state else {
+        let State::Serving(client) = state else {
             return None;
         };
-        let peer = peer.clone();
-        *state = State::Evicted(peer.clone());
+        let peer = client.peer.clone();
+        *state = State::Evicted(client.clone());
         Some(Eviction {
             worker,
             peer,
@@ -366,9 +474,9 @@ impl<P: Clone + Eq + Hash> Admission<P> {
     pub fn overdue(&mut self, now: Instant) -> Vec<Eviction<P>> {
         let taken = |since: Instant| now.saturating_duration_since(since);
         let silent = self.opening.iter().filter_map(|(worker, opening)| {
-            let is_over =
-                opening.stage == Stage::FirstCall && taken(opening.since) >= self.limits.first_call;
-            is_over.then_some((*worker, Reason::NoCall, taken(opening.since)))
+            let (stage, taken) = (opening.stage, taken(opening.since));
+            let is_over = stage.is_limited() && taken >= self.limits.first_call;
+            is_over.then_some((*worker, Reason::TooSlow(stage), taken))
         });
         let abandoned = self.gone.iter().filter_map(|(worker, since)| {
             let is_over = taken(*since) >= self.limits.abandoned;
@@ -399,7 +507,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         let giving_way = self.opening.values().filter(|_| gives_way);
         let giving_way = giving_way.map(|opening| opening.since.checked_add(GRACE));
         let first_calls = self.opening.values();
-        let first_calls = first_calls.filter(|opening| opening.stage == Stage::FirstCall);
+        let first_calls = first_calls.filter(|opening| opening.stage.is_limited());
         let first_calls =
             first_calls.map(|opening| opening.since.checked_add(self.limits.first_call));
         let abandoned = self.gone.values();

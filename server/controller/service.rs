@@ -4,6 +4,7 @@
 //! listeners; their sockets go to workers, unread.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use filter::log::Printable;
 use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpid};
 
-use super::admission::{Admission, Eviction, Limits, Placement, Reason, Stage, WorkerId};
+use super::admission::{Admission, Eviction, Limits, Placement, ROOM, Reason, Stage, WorkerId};
 use super::auditing::Auditing;
 use super::departures::Departures;
 use super::event::{Source, Watch};
@@ -33,6 +34,7 @@ use crate::metrics::{Histogram, Measured, Meter, Meters};
 use crate::places::Places;
 use crate::policy::{FileVersion, Policy};
 use crate::profiles::usage::Usage;
+use crate::proxy::Origin;
 use crate::record_memory::Budget;
 use crate::sockets::{Accepted, Listener, Peer};
 use crate::throttle::{RefusalLog, Throttle};
@@ -41,9 +43,6 @@ use crate::worker::{self, Setup};
 
 /// Connections accepted for a service before everything else has its turn.
 const ACCEPTS_A_TURN: usize = 64;
-
-/// Why clients give way.
-const ROOM: &str = "because all workers are busy and other clients wait";
 
 /// What all services use.
 pub struct Shared {
@@ -72,6 +71,8 @@ struct TurnedAway {
     by_tls: u64,
     /// No profile matched, or theirs had as many connections as it may have.
     by_profile: u64,
+    /// They are no load balancer, or sent no PROXY header.
+    by_proxy: u64,
 }
 
 /// A service as it runs.
@@ -232,31 +233,17 @@ impl RunningService {
         }
     }
 
-    /// Clients can cause this at will, so that the rate of the messages is limited.
-    fn evict(&mut self, eviction: &Eviction<Peer>, shared: &Shared) {
-        let (peer, taken) = (&eviction.peer, eviction.taken.as_secs_f32());
+    /// Ends a worker with its client. Clients can cause this at will, so that the rate of the messages is limited.
+    pub fn evict(&mut self, eviction: &Eviction<Peer>, shared: &Shared) {
         shared.workers.signal(eviction.worker, Signal::SIGKILL);
-        let (severity, message) = match eviction.reason {
-            Reason::GivesWay(Stage::Handshake) => (
-                Severity::Warning,
-                format!("client {peer}: ended in its TLS handshake after {taken:.1} s, {ROOM}"),
-            ),
-            Reason::GivesWay(Stage::FirstCall) => (
-                Severity::Warning,
-                format!("client {peer}: ended after {taken:.1} s without a complete call, {ROOM}"),
-            ),
-            Reason::NoCall => (
-                Severity::Warning,
-                format!("client {peer}: ended after {taken:.1} s without a complete call"),
-            ),
-            Reason::Abandoned => (
-                Severity::Err,
-                format!(
-                    "client {peer}: has gone, and its calls have not ended within {taken:.1} s; the worker is killed"
-                ),
-            ),
+        if let Reason::OverLimit(_) = eviction.reason {
+            self.turned_away.over_limit += 1;
+        }
+        let severity = match eviction.reason {
+            Reason::Abandoned => Severity::Err,
+            _ => Severity::Warning,
         };
-        self.log_refusal(severity, &message, &shared.loggers);
+        self.log_refusal(severity, &eviction.to_string(), &shared.loggers);
     }
 
     /// The client of one of the service's workers has gone.
@@ -281,10 +268,26 @@ impl RunningService {
         true
     }
 
+    /// Whether a client is refused because it could say of any address that it comes from there.
+    fn is_no_balancer(&mut self, client: &Accepted, loggers: &Loggers) -> bool {
+        let Some(balancers) = &self.settings.processor.balancers else {
+            return false;
+        };
+        let is_balancer = client.address.is_some_and(|at| balancers.contain(at));
+        if !is_balancer {
+            self.turned_away.by_proxy += 1;
+            let message = format!("client {} refused: it is not in proxy_from", client.name);
+            self.log_refusal(Severity::Warning, &message, loggers);
+        }
+        !is_balancer
+    }
+
     /// Hands a client to an idle worker, or to a new one. While none can be forked, which pauses
     /// accepting too, the client waits.
     fn admit(&mut self, client: Accepted, shared: &mut Shared) {
-        if self.turns_away(&client, &shared.loggers) {
+        if self.is_no_balancer(&client, &shared.loggers)
+            || self.turns_away(&client, &shared.loggers)
+        {
             return;
         }
         if shared.auditing.as_ref().is_some_and(|it| !it.has_room()) {
@@ -292,8 +295,16 @@ impl RunningService {
             self.admission.pause(Instant::now());
             return self.queue.hold(client);
         }
+        let stage = match self.settings.processor.balancers {
+            None => self.stage(),
+            Some(_) => Stage::Header,
+        };
         loop {
-            let worker = match self.admission.place(&client.peer) {
+            let placement = match stage {
+                Stage::Header => self.admission.place_anyone(),
+                _ => self.admission.place(&client.peer),
+            };
+            let worker = match placement {
                 Placement::Worker(worker) => worker,
                 Placement::Fork => match self.fork(shared) {
                     Ok(()) => continue,
@@ -309,10 +320,6 @@ impl RunningService {
                 self.connections += 1;
                 // If it cannot be watched, its calls may take any time.
                 let _ = shared.departures.watch(worker, &client.socket);
-                let stage = match self.policy.tls {
-                    None => Stage::FirstCall,
-                    Some(_) => Stage::Handshake,
-                };
                 let (peer, now) = (client.peer, Instant::now());
                 return self.admission.given(worker, peer, stage, now);
             }
@@ -351,10 +358,11 @@ impl RunningService {
     /// the workers that there may be for clients.
     pub fn probe(&mut self, shared: &mut Shared) -> io::Result<OwnedFd> {
         let (ours, theirs) = UnixStream::pair()?;
-        let worker = self.fork_with(None, None, shared)?;
+        let worker = self.fork_with(None, None, false, shared)?;
         let client = Accepted {
             socket: theirs.into(),
             peer: Peer::User(geteuid()),
+            address: None,
             name: "readiness check".to_owned(),
         };
         self.hand_over(worker, &client, shared)?;
@@ -385,7 +393,9 @@ impl RunningService {
     }
 
     fn fork(&mut self, shared: &mut Shared) -> io::Result<()> {
-        let worker = self.fork_with(self.policy.tls.clone(), self.usage.clone(), shared)?;
+        let has_header = self.settings.processor.balancers.is_some();
+        let (tls, usage) = (self.policy.tls.clone(), self.usage.clone());
+        let worker = self.fork_with(tls, usage, has_header, shared)?;
         self.admission.forked(worker);
         Ok(())
     }
@@ -394,6 +404,7 @@ impl RunningService {
         &mut self,
         tls: Option<Arc<Acceptor>>,
         usage: Option<Usage>,
+        has_header: bool,
         shared: &mut Shared,
     ) -> io::Result<WorkerId> {
         let Shared {
@@ -411,6 +422,7 @@ impl RunningService {
             usage,
             place: self.places.next(),
             tls,
+            has_header,
             memory: self.memory.share(self.places.next()),
             activity: self.activities.share(self.places.next()),
             meter: self.meters.map_or(Meter::OFF, Meters::share),
@@ -427,12 +439,29 @@ impl RunningService {
         Ok(worker)
     }
 
-    /// Takes a message of one of the service's workers.
-    pub fn take_message(&mut self, worker: WorkerId, message: &Message, loggers: &Loggers) {
+    /// The address of a worker's client, if this message tells it.
+    pub fn client_named(&self, worker: WorkerId, message: &Message) -> Option<SocketAddr> {
+        match message {
+            // Only once: a worker may say anything later.
+            Message::Header(Origin::Client(client)) if self.admission.awaits_header(worker) => {
+                Some(*client)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes a message of one of the service's workers. Returns whether it is to be ended with its client.
+    pub fn take_message(
+        &mut self,
+        worker: WorkerId,
+        message: &Message,
+        loggers: &Loggers,
+    ) -> Option<Eviction<Peer>> {
         match message {
             Message::Log(record) => loggers.record(&record.for_component(&self.settings.name)),
             Message::Refusal(cause, record) => {
                 match cause {
+                    Cause::Proxy => self.turned_away.by_proxy += 1,
                     Cause::Tls => self.turned_away.by_tls += 1,
                     Cause::Profile => self.turned_away.by_profile += 1,
                     // The client stays.
@@ -444,8 +473,25 @@ impl RunningService {
             Message::ShookHands => self.admission.shook_hands(worker, Instant::now()),
             Message::Waits(idle) => self.admission.waits(worker, *idle, Instant::now()),
             Message::Established => self.admission.established(worker),
+            Message::Header(origin) => {
+                let (stage, now) = (self.stage(), Instant::now());
+                let client = match origin {
+                    Origin::Client(address) => Some(Peer::at(address.ip())),
+                    Origin::Balancer => None,
+                };
+                return self.admission.header_came(worker, client, stage, now);
+            }
             // The controller keeps it.
             Message::User(_) => {}
+        }
+        None
+    }
+
+    /// What clients begin with, behind a PROXY header.
+    fn stage(&self) -> Stage {
+        match self.policy.tls {
+            None => Stage::FirstCall,
+            Some(_) => Stage::Handshake,
         }
     }
 
@@ -579,6 +625,7 @@ impl RunningService {
             to_make_room,
             by_tls,
             by_profile,
+            by_proxy,
         } = self.turned_away;
         let empty = || Histogram {
             counts: Vec::new(),
@@ -595,6 +642,7 @@ impl RunningService {
                 ("make_room", to_make_room),
                 ("tls", by_tls),
                 ("profile", by_profile),
+                ("proxy_protocol", by_proxy),
             ],
             refusals: self
                 .meters

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,6 +22,7 @@ use super::event::{Source, Watch};
 use crate::channel::{self, ControllerEnd, Message};
 use crate::logging::{Severity, log};
 use crate::policy::ProfileRules;
+use crate::proxy;
 use crate::sockets::Accepted;
 use crate::worker::{self, Setup};
 
@@ -149,6 +151,13 @@ impl Workers {
         worker.client.clone_from(&client.name);
         worker.since = Some(SystemTime::now());
         Ok(())
+    }
+
+    /// A PROXY header has told the address of a worker's client. Only with a balancer it is known by now.
+    pub fn set_client(&mut self, id: WorkerId, client: SocketAddr) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.client = proxy::name(client, &worker.client);
+        }
     }
 
     /// TLS has told who the client of a worker is.

@@ -16,6 +16,7 @@ mod large4;
 mod logins;
 mod logs;
 mod profiles;
+mod proxy;
 mod rules;
 mod sandbox;
 mod signals;

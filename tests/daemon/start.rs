@@ -10,6 +10,7 @@ fn the_originals_daemon_starts_with_a_file_that_has_our_additions() {
     setup.daemon = "drain_timeout = 3.0; mechanisms_file = \"mechanisms.toml\"".into();
     setup.processor = "max_record_size = 65536; record_memory = 4194304; record_timeout = 3.0; \
                        max_connections_per_peer = 9; first_call_timeout = 3.0; \
+                       proxy_protocol = true; proxy_from = \"127.0.0.1 10.1.0.0/24\"; \
                        abandoned_call_timeout = 3.0; max_failed_logins = 5; \
                        failed_login_window = 60.0; handshake_timeout = 3.0; flat_mechanisms = \"\"; \
                        protocol = 4; max_parallel_calls = 3; compatibility = \"\"; \

@@ -91,7 +91,7 @@ fn two_hundred_peers_that_stop_within_the_handshake_delay_nobody() {
     // A few lines, not one for each.
     let refused = daemon
         .log()
-        .matches("ended in its TLS handshake after")
+        .matches("s in its TLS handshake, because")
         .count();
     assert!(
         (1..=20).contains(&refused),

@@ -404,7 +404,7 @@ fn a_client_without_a_call_is_ended_in_time_though_nobody_waits() {
     assert!(service.overdue(start + millis(30_499)).is_empty());
     let evicted = service.overdue(start + millis(30_500));
     assert_eq!(workers(&evicted), [1]);
-    assert_eq!(evicted[0].reason, Reason::NoCall);
+    assert_eq!(evicted[0].reason, Reason::TooSlow(Stage::FirstCall));
     assert_eq!(evicted[0].taken, millis(30_000));
     assert!(service.overdue(start + millis(99_000)).is_empty());
     assert!(service.ended(WorkerId(1), start));
@@ -472,4 +472,98 @@ fn a_client_that_was_silent_while_it_waited_is_turned_away_from_a_crowd() {
     assert_eq!(away(&service, Some(millis(249)), start), None);
     assert_eq!(away(&service, None, start), None);
     assert_eq!(away(&service, Some(GRACE), start + CROWD), None);
+}
+
+/// A service whose workers 1 to 3 wait for PROXY headers from the peer "balancer".
+fn behind_a_balancer(start: Instant) -> Admission<&'static str> {
+    let mut service = service(Limits {
+        workers: 5,
+        per_peer: 1,
+        ..LIMITS
+    });
+    for number in 1..=3 {
+        let worker = WorkerId(number);
+        service.forked(worker);
+        assert_eq!(service.place_anyone(), Placement::Worker(worker));
+        service.given(worker, "balancer", Stage::Header, start);
+    }
+    service
+}
+
+#[test]
+fn behind_a_balancer_a_connection_counts_for_the_client_that_the_header_names() {
+    let start = Instant::now();
+    let mut service = behind_a_balancer(start);
+    assert!(service.peers.is_empty());
+    let mut came = |worker, client| {
+        let worker = WorkerId(worker);
+        service.header_came(worker, client, Stage::FirstCall, start)
+    };
+    assert_eq!(came(1, Some("one")), None);
+    // Only once, whatever the worker says.
+    assert_eq!(came(1, Some("two")), None);
+    // A health check counts for nobody.
+    assert_eq!(came(2, None), None);
+    let expected = Eviction {
+        worker: WorkerId(3),
+        peer: "one",
+        reason: Reason::OverLimit(1),
+        taken: Duration::ZERO,
+    };
+    assert_eq!(came(3, Some("one")), Some(expected));
+    // Until its worker is reaped it counts, as any other.
+    assert_eq!(service.place(&"one"), Placement::Refuse(2));
+    assert!(service.ended(WorkerId(3), start));
+    assert!(!service.ended(WorkerId(2), start));
+    assert_eq!(service.place(&"one"), Placement::Refuse(1));
+    assert!(!service.ended(WorkerId(1), start));
+    assert!(service.peers.is_empty());
+}
+
+#[test]
+fn a_client_behind_a_balancer_takes_the_balancers_own_address_for_none_of_its_connections() {
+    let start = Instant::now();
+    let mut service = behind_a_balancer(start);
+    let named = service.header_came(WorkerId(1), Some("balancer"), Stage::FirstCall, start);
+    assert_eq!(named, None);
+    service.forked(WorkerId(4));
+    assert_eq!(service.place_anyone(), Placement::Worker(WorkerId(4)));
+    service.given(WorkerId(4), "balancer", Stage::Header, start);
+    let other = service.header_came(WorkerId(4), Some("other"), Stage::FirstCall, start);
+    assert_eq!(other, None);
+}
+
+#[test]
+fn a_missing_header_gives_way_and_has_its_time() {
+    let start = Instant::now();
+    let mut service = behind_a_balancer(start);
+    assert!(service.awaits_header(WorkerId(1)));
+    assert!(service.make_room(start + GRACE - millis(1)).is_empty());
+    // It was silent before it got a worker.
+    service.waits(WorkerId(2), GRACE, start);
+    assert_eq!(service.next_wake(start, true), Some(Duration::ZERO));
+    let evicted = service.make_room(start);
+    assert_eq!(workers(&evicted), [2]);
+    assert_eq!(evicted[0].reason, Reason::GivesWay(Stage::Header));
+
+    // The header of one comes late; then its first call has as much time.
+    let late = start + millis(29_000);
+    service.header_came(WorkerId(1), Some("one"), Stage::FirstCall, late);
+    assert!(!service.awaits_header(WorkerId(1)));
+    let over = start + LIMITS.first_call;
+    assert_eq!(service.next_wake(late, false), Some(millis(1000)));
+    let overdue = service.overdue(over);
+    assert_eq!(workers(&overdue), [3]);
+    assert_eq!(overdue[0].reason, Reason::TooSlow(Stage::Header));
+    assert_eq!(overdue[0].peer, "balancer");
+    let overdue = service.overdue(late + LIMITS.first_call);
+    assert_eq!(workers(&overdue), [1]);
+    assert_eq!(
+        (overdue[0].reason, overdue[0].peer),
+        (Reason::TooSlow(Stage::FirstCall), "one")
+    );
+    for worker in 1..=3 {
+        assert!(service.ended(WorkerId(worker), over));
+    }
+    assert!(service.peers.is_empty() && service.opening.is_empty());
 }
