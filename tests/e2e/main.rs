@@ -3,7 +3,7 @@
 //! `pairs` compares transcripts of a long script of calls, `long` those of calls of 100 MiB, `nested` one about a
 //! template in a template. `applications` runs threaded and forking programs and pkcs11-tool, `unmodified` some of
 //! `tests/applications`, `parameters` runs
-//! programs whose mechanism parameters hold pointers, `settings` programs with other settings, `recovery` kills daemons
+//! programs whose mechanism parameters hold pointers, `balancer` puts two daemons behind HAProxy, `settings` programs with other settings, `recovery` kills daemons
 //! under programs that live on, `modules` puts another module behind a daemon, `sandbox` confines SoftHSM and softokn,
 //! `workers` looks at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
 //! `E2E_KEEP=1` keeps the temporary directories, the daemons' logs and configurations among them.
@@ -14,6 +14,7 @@
 mod support;
 
 mod applications;
+mod balancer;
 mod differences;
 mod logins;
 mod long;

@@ -223,6 +223,45 @@ fn a_client_that_leaves_without_a_word_is_nothing_to_warn_of() {
     assert!(!daemon.log().contains("[warning]"), "{}", daemon.log());
 }
 
+/// The header comes before the handshake, by itself or with it; what is behind it is for TLS.
+#[test]
+fn a_client_behind_a_load_balancer_shakes_hands_behind_the_proxy_header() {
+    let parameters = "proxy_protocol = true; proxy_from = \"127.0.0.1\"; first_call_timeout = 1.0;";
+    let (daemon, _token) = daemon(parameters, 50);
+    let addresses = [10, 1, 2, 3, 127, 0, 0, 1, 0, 7, 0, 9];
+    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &addresses].concat();
+    for pause in [0, 100] {
+        let mut peer = TcpStream::connect(daemon.address()).expect("it listens");
+        peer.write_all(&header).expect("it is connected");
+        std::thread::sleep(Duration::from_millis(pause));
+        let mut stream = connector().connect("localhost", peer).expect("a handshake");
+        stream.write_all(&hex(NULL)).expect("it is connected");
+        stream.read_exact(&mut [0; 28]).expect("an answer");
+    }
+    let before = daemon.log();
+    assert!(!before.contains("[warning]"), "{before}");
+    // A health check that goes no further, and a handshake that does not come.
+    let mut check = TcpStream::connect(daemon.address()).expect("it listens");
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    check.write_all(local).expect("it is connected");
+    drop(check);
+    let gone = wait_until(Duration::from_secs(5), || daemon.workers().len() == 1);
+    assert!(
+        gone && !daemon.log().contains("[warning]"),
+        "{}",
+        daemon.log()
+    );
+    let mut peer = TcpStream::connect(daemon.address()).expect("it listens");
+    peer.write_all(&[&header[..], b"no TLS at all"].concat())
+        .expect("it is connected");
+    let told = || {
+        daemon
+            .log()
+            .contains("client 10.1.2.3:7 via 127.0.0.1: the client does not use TLS")
+    };
+    assert!(wait_until(Duration::from_secs(5), told), "{}", daemon.log());
+}
+
 /// A client with a good certificate.
 fn connector() -> SslConnector {
     let mut connector = SslConnector::builder(SslMethod::tls_client()).expect("OpenSSL works");
