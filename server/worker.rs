@@ -181,12 +181,11 @@ fn identify(
             (name, peer, profiles::Client::of(socket))
         }
     };
-    let has_profiles = setup.usage.is_some();
-    Some(Connected {
-        name,
-        peer,
-        client: has_profiles.then_some(client).unwrap_or_default(),
-    })
+    let client = match &setup.usage {
+        Some(_) => client,
+        None => profiles::Client::default(),
+    };
+    Some(Connected { name, peer, client })
 }
 
 /// Reads the PROXY header. `None` if the client is refused, or only looks whether somebody is here.
