@@ -52,7 +52,7 @@ fn a_client_is_who_the_header_says_however_it_comes() {
     let token = Token::new();
     let mut setup = setup(&token);
     setup.processor = "proxy_protocol = true; proxy_from = \"127.0.0.0/8\"; \
-                       record_timeout = 0.3; sandbox { preset = \"strict\"; };"
+                       record_timeout = 2.0; sandbox { preset = \"strict\"; };"
         .into();
     setup.daemon = "control_socket = \"../control\";".into();
     let daemon = setup.start();
