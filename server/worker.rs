@@ -163,7 +163,7 @@ fn identify(
 ) -> Option<Connected> {
     let origin = match setup.has_header {
         false => Origin::Balancer,
-        true => read_header(channel, socket, &name)?,
+        true => read_header(channel, setup.audit, socket, &name)?,
     };
     if setup.has_header {
         // Not for each health check.
@@ -189,7 +189,12 @@ fn identify(
 }
 
 /// Reads the PROXY header. `None` if the client is refused, or only looks whether somebody is here.
-fn read_header(channel: &WorkerEnd, socket: &Socket, name: &str) -> Option<Origin> {
+fn read_header(
+    channel: &WorkerEnd,
+    audit: Option<&RecordSender>,
+    socket: &Socket,
+    name: &str,
+) -> Option<Origin> {
     opening::tell_if_header_waits(channel, socket);
     let origin = match proxy::read(socket) {
         Ok(origin) => origin,
@@ -212,6 +217,12 @@ fn read_header(channel: &WorkerEnd, socket: &Socket, name: &str) -> Option<Origi
     // The controller would count the client for nobody, and end it later.
     if !channel.header_came(origin) {
         return None;
+    }
+    if let Some(audit) = audit {
+        audit.send(&FromWorker::Peer(match origin {
+            Origin::Client(address) => proxy::name(address, name),
+            Origin::Balancer => name.to_owned(),
+        }));
     }
     let is_over = || {
         !socket

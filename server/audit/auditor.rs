@@ -381,6 +381,10 @@ impl<'a> Auditor<'a> {
             return;
         };
         match record {
+            Some(FromWorker::Peer(peer)) if connection.given.awaits_header => {
+                connection.given.awaits_header = false;
+                connection.given.peer = printable(peer.as_bytes());
+            }
             Some(FromWorker::User(user)) if !connection.has_called => {
                 connection.has_called = true;
                 if connection.given.user.is_empty() {

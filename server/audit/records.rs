@@ -33,6 +33,8 @@ pub const MOST_ATTRIBUTES: usize = 64;
 pub enum FromWorker {
     /// Who its client is, by the handshake. Counts before the first call only.
     User(String),
+    /// Who its client is, by a PROXY header. Counts once, before that and only where there is such a header.
+    Peer(String),
     /// A call that was answered.
     Call(CallRecord),
 }
@@ -125,6 +127,8 @@ pub struct Given {
     pub connection: usize,
     /// The client's address, or its user and process.
     pub peer: String,
+    /// Whether a PROXY header is to come that says more of the client.
+    pub awaits_header: bool,
     /// Who the client is, by TLS, if that is known already.
     pub user: String,
     /// The service.

@@ -384,6 +384,9 @@ impl RunningService {
                 pid: process.as_raw(),
                 connection: worker.0,
                 peer: client.name.clone(),
+                // Of a readiness check there is none.
+                awaits_header: self.settings.processor.balancers.is_some()
+                    && client.address.is_some(),
                 user: String::new(),
                 service: self.settings.name.clone(),
             };
@@ -708,6 +711,7 @@ impl RunningService {
                 pid: serving.pid.as_raw(),
                 connection: serving.id.0,
                 peer: serving.client.to_owned(),
+                awaits_header: self.admission.awaits_header(serving.id),
                 user: serving.user.to_owned(),
                 service: self.settings.name.clone(),
             };

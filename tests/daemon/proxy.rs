@@ -265,6 +265,39 @@ fn silent_clients_behind_a_balancer_have_their_time_and_keep_nobody_out() {
     }
 }
 
+/// The profile and the audit log are those of the client, not of the balancer.
+#[test]
+fn profiles_and_the_audit_log_know_a_client_by_the_address_in_the_header() {
+    let token = Token::new();
+    let directory = Directory::new();
+    let key = openssl::pkey::PKey::generate_ed25519().expect("a key");
+    let pem = key.private_key_to_pem_pkcs8().expect("PEM");
+    std::fs::write(directory.join("key.pem"), pem).expect("a file");
+    let log = directory.join("audit.log");
+    let mut setup = setup(&token);
+    setup.daemon = format!(
+        "audit {{ file = \"{}\"; key = \"{}\" }};",
+        log.display(),
+        directory.join("key.pem").display()
+    );
+    setup.processor = "proxy_protocol = true; proxy_from = \"127.0.0.1\"; \
+                       without_profile = \"refuse\"; \
+                       profile { name = \"inside\"; network = \"10.1.0.0/16\"; };"
+        .into();
+    let daemon = setup.start();
+    let mut inside = begun_with(&daemon, &header([10, 1, 2, 3], 4567));
+    assert!(load(&mut inside), "{}", daemon.log());
+    for outside in [header([10, 2, 2, 3], 1), header([127, 0, 0, 1], 1)] {
+        let mut outside = begun_with(&daemon, &outside);
+        assert!(!load(&mut outside), "{}", daemon.log());
+    }
+    let name = "10.1.2.3:4567 via 127.0.0.1";
+    let told = format!("client {name}: profile inside");
+    assert!(wait_until(PATIENCE, || daemon.log().contains(&told)));
+    let is_audited = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains(name));
+    assert!(wait_until(PATIENCE, is_audited), "{}", daemon.log());
+}
+
 /// The check comes over a socket to a worker of its own.
 #[test]
 fn the_readiness_check_needs_no_header() {
