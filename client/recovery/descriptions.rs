@@ -247,10 +247,15 @@ pub(super) struct Token {
     /// Whether the next wrong PIN of the user locks it, or one has done so: then none is tried that may have been
     /// changed. Not what it is known by.
     pub is_at_last_try: bool,
+    /// Whether a wrong PIN of the user was tried since the last right one, or may have been. Not what it is known by.
+    pub had_wrong_pin: bool,
 }
 
 /// CKF_USER_PIN_FINAL_TRY and CKF_USER_PIN_LOCKED.
 const LAST_TRY: u64 = 0x20000 | 0x40000;
+
+/// CKF_USER_PIN_COUNT_LOW.
+const WRONG_PIN: u64 = 0x10000;
 
 impl PartialEq for Token {
     fn eq(&self, other: &Token) -> bool {
@@ -270,6 +275,7 @@ impl Token {
             model: info.model.clone(),
             serial_number: info.serial_number.clone(),
             is_at_last_try: info.flags.0 & LAST_TRY != 0,
+            had_wrong_pin: info.flags.0 & (WRONG_PIN | LAST_TRY) != 0,
         }
     }
 

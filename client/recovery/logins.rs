@@ -1,8 +1,11 @@
 //! Keeps the PIN of a login, if the site wants that, and repeats the login on a new connection.
 //!
-//! Whatever comes of repeating a login, its PIN is not tried a second time unless it was right.
+//! Whatever comes of repeating a login, its PIN is not tried a second time unless it was right, or the token itself failed
+//! and has seen no wrong one.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use bindings::locked::LockedSecret;
 use xdr::{Call, CkRv, Input, SessionHandle, SlotId, UserType};
@@ -10,6 +13,10 @@ use xdr::{Call, CkRv, Input, SessionHandle, SlotId, UserType};
 use super::tables::Login;
 use super::{Live, Recovery, State, Trouble};
 use crate::remote::Remote;
+
+/// How long to wait before a login is tried again that failed for a reason of the token's own. SoftHSM fails when several
+/// processes log in at the same moment. Only once: a token may answer a wrong PIN like that, against the standard.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// CKU_USER.
 const USER: UserType = UserType(1);
@@ -33,7 +40,7 @@ impl<R: Remote + 'static> Recovery<R> {
             return Ok(());
         };
         known.has_lost_login = true;
-        let (logouts, is_known) = (known.logouts, known.present.is_some());
+        let (real, logouts, is_known) = (known.real, known.logouts, known.present.is_some());
         let is_at_last_try = known.present.as_ref().is_some_and(|it| it.is_at_last_try);
         drop(state);
         if is_at_last_try {
@@ -49,8 +56,8 @@ impl<R: Remote + 'static> Recovery<R> {
             None => Call::C_Login(session, login.user, pin),
             Some(name) => Call::C_LoginUser(session, login.user, pin, Input::Bytes(name)),
         };
-        let rv = match live.ask_at_any_time(call) {
-            Ok(reply) => reply.rv(),
+        let rv = match live.log_in(real, call) {
+            Ok(rv) => rv,
             Err(trouble) => {
                 if let Trouble::Leaving = trouble {
                     // It was not executed.
@@ -139,6 +146,25 @@ impl<R: Remote + 'static> Recovery<R> {
             log::warn!("the PIN is not kept, so that a login cannot be repeated: {error}");
         }
         kept.ok()
+    }
+}
+
+impl<R: Remote + 'static> Live<R> {
+    /// Makes this call, which has a PIN, again if the token in this slot of the module's failed and says that it has seen
+    /// no wrong PIN.
+    fn log_in(&self, slot: SlotId, call: Call<'_>) -> Result<CkRv, Trouble> {
+        let rv = self.ask_at_any_time(call.clone())?.rv();
+        if rv != CkRv::GENERAL_ERROR {
+            return Ok(rv);
+        }
+        thread::sleep(PAUSE);
+        match self.token(slot)? {
+            Some(token) if !token.had_wrong_pin => {
+                log::info!("C_Login: {rv} on a new connection; it is tried again");
+                Ok(self.ask_at_any_time(call)?.rv())
+            }
+            _ => Ok(rv),
+        }
     }
 }
 

@@ -344,6 +344,26 @@ fn a_pin_is_not_tried_where_a_wrong_one_would_lock_the_token() {
     }
 }
 
+/// As SoftHSM does when several processes log in at the same moment.
+#[test]
+fn a_login_is_tried_again_if_the_token_failed_and_has_seen_no_wrong_pin() {
+    // The application's login is the first.
+    for (failing, flags, logins, expected) in [
+        (1, 0, 1 + 2, CkRv::OK),
+        (2, 0, 1 + 2, CkRv::USER_NOT_LOGGED_IN),
+        (1, 0x10000, 1 + 1, CkRv::USER_NOT_LOGGED_IN),
+    ] {
+        let (module, recovery, session, key) = ready();
+        module.cut();
+        module.change(|state| {
+            state.failing_logins = failing;
+            state.flags = flags;
+        });
+        assert_eq!(begin(&recovery, session, key), expected);
+        assert_eq!(module.calls(Function::C_Login), logins);
+    }
+}
+
 /// The application was told while there was no daemon.
 #[test]
 fn an_operation_that_is_lost_is_told_of_once_although_there_is_no_daemon() {

@@ -36,6 +36,8 @@ pub(super) struct ModuleState {
     pub(super) failing_starts: usize,
     /// C_GetAttributeValue ends at the first attribute that an object has not.
     pub(super) is_impatient: bool,
+    /// How many times more C_Login fails, whatever the PIN.
+    pub(super) failing_logins: usize,
     /// The flags of the token.
     pub(super) flags: u64,
     /// What C_OpenSession is answered instead of a session.
@@ -262,6 +264,10 @@ impl ModuleState {
                 self.connection.sessions.remove(&session.0);
                 self.connection.is_logged_in &= !self.connection.sessions.is_empty();
                 only(CkRv::OK)
+            }
+            Call::C_Login(..) if self.failing_logins > 0 => {
+                self.failing_logins -= 1;
+                only(CkRv::GENERAL_ERROR)
             }
             Call::C_Login(_, UserType(2), _) => only(CkRv::OPERATION_NOT_INITIALIZED),
             Call::C_Logout(_) => {
