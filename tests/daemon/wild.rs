@@ -125,8 +125,9 @@ fn a_filter_file_of_the_first_releases_starts() {
     let expected =
         "filter.conf:3: log_subchannel: ignored: already given in line 2; remove one of them";
     assert!(log.contains(expected), "{log}");
-    // The first counts.
-    assert!(log.contains("\u{20}   filter\n"), "{log}");
+    // The first counts, as a worker says.
+    let is_said = || daemon.log().contains("\u{20}   filter\n");
+    assert!(wait_until(PATIENCE, is_said), "{}", daemon.log());
 
     let directory = with_rules();
     let file = directory.join("filter.conf");
