@@ -1,8 +1,10 @@
 //! Exchanges bytes with whoever asks the controller something, without waiting for it.
 //!
-//! What arrives is kept until a question is complete, and of an answer what could not be sent yet. What
-//! the bytes mean is decided by `administrators` and `scrapers`.
+//! What arrives is kept until a question is complete, and of an answer what could not be sent yet. A [`Room`] has
+//! the connections of one socket; only a few may be connected at a time. What the bytes mean is decided by
+//! `administrators` and `scrapers`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -95,20 +97,108 @@ impl Conversation {
     }
 }
 
-/// The next one who waits at a socket of the daemon's own. An error is logged with the socket's `name`.
-pub fn accept(listener: Option<&Listener>, name: &str) -> Option<Accepted> {
-    loop {
-        match listener?.accept() {
-            Ok(accepted) => return Some(accepted),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                log(
-                    Severity::Err,
-                    format_args!("{name}: cannot accept: {error}"),
-                );
-                return None;
+/// Upper bound on those who are connected to a socket at a time; the oldest has to leave for another.
+const MOST: usize = 16;
+
+/// A socket of the daemon's own, and those who are connected to it. Of each, a `T` is remembered.
+pub struct Room<T> {
+    /// None when another daemon has taken it over.
+    listener: Option<Listener>,
+    /// The socket's name in the log.
+    name: &'static str,
+    /// What wakes the controller for the socket, and for a connection.
+    sources: (Source, fn(usize) -> Source),
+    connected: BTreeMap<usize, (Conversation, T)>,
+    next: usize,
+}
+
+impl<T> Room<T> {
+    /// Watches a socket.
+    pub fn new(
+        listener: Listener,
+        name: &'static str,
+        sources: (Source, fn(usize) -> Source),
+        watch: &mut Watch,
+    ) -> io::Result<Room<T>> {
+        watch.add(sources.0, &listener)?;
+        Ok(Room {
+            listener: Some(listener),
+            name,
+            sources,
+            connected: BTreeMap::new(),
+            next: 0,
+        })
+    }
+
+    /// The socket.
+    pub fn listener(&self) -> Option<&Listener> {
+        self.listener.as_ref()
+    }
+
+    /// Accepts those who wait. Whoever `admit` returns nothing for is sent away.
+    pub fn accept(&mut self, admit: impl Fn(&Accepted) -> Option<T>, watch: &mut Watch) {
+        while let Some(accepted) = self.next_waiting() {
+            let Some(remembered) = admit(&accepted) else {
+                continue;
+            };
+            if self.connected.len() >= MOST {
+                if let Some((oldest, (conversation, _))) = self.connected.pop_first() {
+                    conversation.end(self.sources.1(oldest), watch);
+                }
             }
+            let source = self.sources.1(self.next);
+            match Conversation::new(accepted.socket.into(), source, watch) {
+                Ok(conversation) => {
+                    let connection = (conversation, remembered);
+                    self.connected.insert(self.next, connection);
+                }
+                Err(error) => log(Severity::Err, format_args!("{}: {error}", self.name)),
+            }
+            self.next += 1;
+        }
+    }
+
+    /// An error is logged.
+    fn next_waiting(&self) -> Option<Accepted> {
+        loop {
+            match self.listener.as_ref()?.accept() {
+                Ok(accepted) => return Some(accepted),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let name = self.name;
+                    log(
+                        Severity::Err,
+                        format_args!("{name}: cannot accept: {error}"),
+                    );
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The connection with this number, and what is remembered of it.
+    pub fn get(&self, number: usize) -> Option<&(Conversation, T)> {
+        self.connected.get(&number)
+    }
+
+    /// The same, to go on with.
+    pub fn get_mut(&mut self, number: usize) -> Option<&mut (Conversation, T)> {
+        self.connected.get_mut(&number)
+    }
+
+    /// Ends a connection.
+    pub fn end(&mut self, number: usize, watch: &mut Watch) {
+        if let Some((conversation, _)) = self.connected.remove(&number) {
+            conversation.end(self.sources.1(number), watch);
+        }
+    }
+
+    /// Leaves the socket, and its file, to the daemon that has taken it over. Those who are connected stay.
+    pub fn stop_listening(&mut self, watch: &mut Watch) {
+        if let Some(mut listener) = self.listener.take() {
+            watch.remove(self.sources.0, &listener);
+            listener.leave_file();
         }
     }
 }

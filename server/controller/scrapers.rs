@@ -3,17 +3,12 @@
 //! Any local user can ask; the answer has no client's name. Understands `GET /metrics`, refuses everything
 //! else, and ends each connection after its answer. Waits for nobody.
 
-use std::collections::BTreeMap;
 use std::io;
 
-use super::conversation::{self, Conversation};
+use super::conversation::Room;
 use super::event::{Source, Watch};
-use crate::logging::{Severity, log};
 use crate::metrics::exposition::MEDIA_TYPE;
 use crate::sockets::Listener;
-
-/// Upper bound on connections at a time; the oldest has to leave for another.
-const MOST: usize = 16;
 
 /// Upper bound on the bytes of a request.
 const LONGEST_REQUEST: usize = 8192;
@@ -27,71 +22,32 @@ const NAME: &str = "metrics";
 /// The media type of other answers.
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// The socket and those who are connected to it.
-pub struct Scrapers {
-    /// None when another daemon has taken it over.
-    listener: Option<Listener>,
-    connections: BTreeMap<usize, Connection>,
-    next: usize,
-}
-
-struct Connection {
-    conversation: Conversation,
-    /// Whether its request came. There is only one.
-    is_asked: bool,
-}
+/// The socket and those who are connected to it, and whether the only request of each has come.
+pub struct Scrapers(Room<bool>);
 
 impl Scrapers {
     /// Watches a socket.
     pub fn new(listener: Listener, watch: &mut Watch) -> io::Result<Scrapers> {
-        watch.add(Source::MetricsSocket, &listener)?;
-        Ok(Scrapers {
-            listener: Some(listener),
-            connections: BTreeMap::new(),
-            next: 0,
-        })
+        let sources = (Source::MetricsSocket, Source::Scraper as fn(usize) -> _);
+        Ok(Scrapers(Room::new(listener, NAME, sources, watch)?))
     }
 
     /// The socket.
     pub fn listener(&self) -> Option<&Listener> {
-        self.listener.as_ref()
+        self.0.listener()
     }
 
     /// Accepts those who wait.
     pub fn accept(&mut self, watch: &mut Watch) {
-        while let Some(accepted) = conversation::accept(self.listener.as_ref(), NAME) {
-            if self.connections.len() >= MOST {
-                if let Some((oldest, connection)) = self.connections.pop_first() {
-                    let source = Source::Scraper(oldest);
-                    connection.conversation.end(source, watch);
-                }
-            }
-            let source = Source::Scraper(self.next);
-            let added = Conversation::new(accepted.socket.into(), source, watch);
-            match added {
-                Ok(conversation) => {
-                    let connection = Connection {
-                        conversation,
-                        is_asked: false,
-                    };
-                    self.connections.insert(self.next, connection);
-                }
-                Err(error) => log(Severity::Err, format_args!("{NAME}: {error}")),
-            }
-            self.next += 1;
-        }
+        self.0.accept(|_| Some(false), watch);
     }
 
     /// Something has happened to a connection. `numbers` makes the text if that is asked for.
     pub fn serve(&mut self, number: usize, numbers: impl FnOnce() -> String, watch: &mut Watch) {
         let source = Source::Scraper(number);
-        let Some(connection) = self.connections.get_mut(&number) else {
+        let Some((conversation, is_asked)) = self.0.get_mut(number) else {
             return;
         };
-        let Connection {
-            conversation,
-            is_asked,
-        } = connection;
         let mut is_open = conversation.go_on(end_of_head, LONGEST_REQUEST).is_ok();
         if !*is_asked {
             if let Some(head) = conversation.question(end_of_head) {
@@ -101,21 +57,13 @@ impl Scrapers {
             }
         }
         if !is_open || (*is_asked && conversation.is_answered()) {
-            self.remove(number, watch);
+            self.0.end(number, watch);
         }
     }
 
     /// Leaves the socket to the daemon that has taken it over.
     pub fn stop_listening(&mut self, watch: &mut Watch) {
-        if let Some(listener) = self.listener.take() {
-            watch.remove(Source::MetricsSocket, &listener);
-        }
-    }
-
-    fn remove(&mut self, number: usize, watch: &mut Watch) {
-        if let Some(connection) = self.connections.remove(&number) {
-            connection.conversation.end(Source::Scraper(number), watch);
-        }
+        self.0.stop_listening(watch);
     }
 }
 
