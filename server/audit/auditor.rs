@@ -39,6 +39,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The same while another daemon, which this one replaces, still has the file.
 const SOON: Duration = Duration::from_millis(50);
 
+/// How long it goes on to try at its end, while another daemon has the file.
+const LAST_TRIES: Duration = Duration::from_millis(500);
+
 /// Bytes of lines that are kept while they cannot be written. With more, workers wait.
 const KEPT: usize = 1 << 20;
 
@@ -656,8 +659,18 @@ impl<'a> Auditor<'a> {
     }
 
     fn finish(mut self, end: End) -> i32 {
-        if self.failing.is_some() {
+        let until = Instant::now() + LAST_TRIES;
+        while self.failing.is_some() {
             self.try_again();
+            if self.book.is_some() || Instant::now() >= until {
+                break;
+            }
+            std::thread::sleep(SOON);
+        }
+        // What came while it could not write.
+        if self.failing.is_none() {
+            let mut buffer = vec![0; records::LONGEST];
+            while self.take_records(&mut buffer) != Taken::Nothing {}
         }
         self.tell_of_gap();
         if end == End::Orderly {
