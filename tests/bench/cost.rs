@@ -4,7 +4,8 @@
 //! `make bench`. Everything runs on a null module, so that only the way there and back is measured.
 //! The baseline is a pair of the same process model (one forked process for each client) that
 //! exchanges messages of the same sizes over the same kind of socket, in the same run, turn by turn
-//! with our pair, with ours with an audit log and, if installed, the original's. Nothing here passes or fails.
+//! with our pair, with ours with an audit log and, if they are there, with the original's and with other proxies
+//! (`others.rs`). Nothing here passes or fails.
 //!
 //! Over TLS the baseline is the same pair with OpenSSL on both ends, TLS 1.3 with certificates on
 //! both sides, and OpenSSL's reading ahead on, as our own halves have it.
@@ -17,6 +18,7 @@
 mod support;
 
 mod copies;
+mod others;
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -26,6 +28,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use copies::{Connector, RawClient, raw_server, serve_tasks};
+use others::Other;
 use support::certificates::certificate;
 use support::processes::{Process, wait_until};
 use support::{Daemon, Directory, Endpoint, Library, Maker, Setup, Token, compile};
@@ -127,10 +130,10 @@ impl Transport {
 /// A pair of client and daemon that is measured.
 struct Pair {
     name: &'static str,
-    transport: Transport,
+    transport: &'static str,
     client: Measured,
-    /// What connects, and makes no other calls.
-    connector: Measured,
+    /// What connects, and makes no other calls; none for another protocol than ours.
+    connector: Option<Measured>,
     /// Its children serve the clients.
     daemon: Process,
     /// What starts another client.
@@ -149,6 +152,9 @@ fn measure() -> Outcome<()> {
             pairs.push(real_pair("original", Maker::Original, transport)?);
         }
     }
+    for other in Other::all(None) {
+        pairs.push(other_pair(other)?);
+    }
     println!("One call: C_Sign, 32 bytes in, 256 out; microseconds, times the bare transport.");
     table(&mut pairs, "sign", 2000, 1e-3, false)?;
     println!("C_Digest of 1 MiB; MiB a second, part of the bare transport.");
@@ -163,11 +169,10 @@ fn measure() -> Outcome<()> {
             .map(|_| (pair.start)())
             .collect::<Outcome<_>>()?;
         match private_memory(pair.daemon) {
-            Some(size) => println!("  {:9} {:5} {size:10.0}", pair.name, pair.transport.name()),
+            Some(size) => println!("  {:12} {:5} {size:10.0}", pair.name, pair.transport),
             None => println!(
-                "  {:9} {:5} can be read by root only",
-                pair.name,
-                pair.transport.name()
+                "  {:12} {:5} can be read by root only, or is no process of its own",
+                pair.name, pair.transport
             ),
         }
         drop(clients);
@@ -187,7 +192,7 @@ fn in_threads(threads: u32) -> Outcome<()> {
     let module = compile::module("nullmodule").display().to_string();
     let sleep = ("NULLMODULE_SLEEP".to_owned(), format!("C_Sign:{SLOW}"));
     let alone = Measured::application(&module, std::slice::from_ref(&sleep))?;
-    let mut measured = vec![("alone", "", alone, None)];
+    let mut measured = vec![("alone", "", alone, None::<Box<dyn std::any::Any>>)];
     for transport in [Transport::Tcp, Transport::Unix, Transport::Tls] {
         let (running, token, environment) = behind(
             Maker::Ours,
@@ -197,7 +202,19 @@ fn in_threads(threads: u32) -> Outcome<()> {
         );
         let library = transport.library(Maker::Ours).path().display().to_string();
         let client = Measured::application(&library, &environment)?;
-        measured.push(("ours", transport.name(), client, Some((running, token))));
+        let alive: Box<dyn std::any::Any> = Box::new((running, token));
+        measured.push(("ours", transport.name(), client, Some(alive)));
+    }
+    // One that has its threads take turns would need a minute for more.
+    let others = if threads <= 16 {
+        Other::all(Some(&sleep))
+    } else {
+        Vec::new()
+    };
+    for other in others {
+        let library = other.library.display().to_string();
+        let client = Measured::application(&library, &other.environment)?;
+        measured.push((other.name, other.transport, client, Some(Box::new(other))));
     }
     let task = format!("threads-{threads}");
     let mut taken: Vec<Vec<f64>> = vec![Vec::new(); measured.len()];
@@ -217,24 +234,26 @@ fn in_threads(threads: u32) -> Outcome<()> {
             alone = rate;
         }
         let part = rate / alone;
-        println!("  {name:9} {transport:5} {threads:3} threads {rate:10.0} {part:8.2}");
+        println!("  {name:12} {transport:5} {threads:3} threads {rate:10.0} {part:8.2}");
     }
     Ok(())
 }
 
 /// Measures every pair in turns; prints the median and its ratio to the raw pair of its transport.
+/// `connect` has no figure for the pairs that speak another protocol.
 fn table(pairs: &mut [Pair], task: &str, count: u32, unit: f64, is_rate: bool) -> Outcome<()> {
     let mut taken: Vec<Vec<f64>> = vec![Vec::new(); pairs.len()];
     for round in 0..=ROUNDS {
         for (pair, times) in pairs.iter_mut().zip(&mut taken) {
-            // The slowest there is would take minutes otherwise.
-            let count = if pair.name == "original" {
+            // The slowest would take minutes otherwise.
+            let count = if ["original", "p11-kit", "pkcs11-proxy"].contains(&pair.name) {
                 count.div_ceil(10)
             } else {
                 count
             };
-            let client = match task {
-                "connect" => &mut pair.connector,
+            let client = match (task, &mut pair.connector) {
+                ("connect", None) => continue,
+                ("connect", Some(connector)) => connector,
                 _ => &mut pair.client,
             };
             let nanoseconds = client.run(task, count)? / f64::from(count);
@@ -243,21 +262,26 @@ fn table(pairs: &mut [Pair], task: &str, count: u32, unit: f64, is_rate: bool) -
             }
         }
     }
-    let mut raw = 0.0;
+    let mut raw: Vec<(&str, f64)> = Vec::new();
     for (pair, times) in pairs.iter().zip(&mut taken) {
         times.sort_by(f64::total_cmp);
-        let median = times[times.len() / 2];
+        let Some(&median) = times.get(times.len() / 2) else {
+            continue;
+        };
         if pair.name == "raw" {
-            raw = median;
+            raw.push((pair.transport, median));
         }
+        let raw = raw
+            .iter()
+            .find(|(transport, _)| *transport == pair.transport);
+        let raw = raw.map_or(f64::NAN, |(_, median)| *median);
         let (value, ratio) = match is_rate {
             true => (1.0 / (median * unit), raw / median),
             false => (median * unit, median / raw),
         };
         println!(
-            "  {:9} {:5} {value:10.1} {ratio:8.2}",
-            pair.name,
-            pair.transport.name()
+            "  {:12} {:5} {value:10.1} {ratio:8.2}",
+            pair.name, pair.transport
         );
     }
     Ok(())
@@ -284,9 +308,9 @@ fn raw_pair(transport: Transport) -> Outcome<Pair> {
     let _alive = Box::new((server, directory));
     Ok(Pair {
         name: "raw",
-        transport,
+        transport: transport.name(),
         client,
-        connector,
+        connector: Some(connector),
         daemon,
         start,
         _alive,
@@ -378,12 +402,34 @@ fn real_pair(name: &'static str, maker: Maker, transport: Transport) -> Outcome<
     let _alive = Box::new((running, token, log));
     Ok(Pair {
         name,
-        transport,
+        transport: transport.name(),
         client,
-        connector,
+        connector: Some(connector),
         daemon,
         start,
         _alive,
+    })
+}
+
+/// Another proxy's pair of client and server.
+fn other_pair(other: Other) -> Outcome<Pair> {
+    let daemon = Process::of(other.pid()).ok_or("the other server ended")?;
+    let (library, environment) = (
+        other.library.display().to_string(),
+        other.environment.clone(),
+    );
+    let start = Box::new(move || {
+        let mut client = Measured::application(&library, &environment)?;
+        client.run("idle", 1).map(|_| client)
+    });
+    Ok(Pair {
+        name: other.name,
+        transport: other.transport,
+        client: start()?,
+        connector: None,
+        daemon,
+        start,
+        _alive: Box::new(other),
     })
 }
 

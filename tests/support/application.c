@@ -1,7 +1,7 @@
 /*
  * An application whose calls are timed, for benchmarks: application LIBRARY.
  *
- * It initialises the library, opens a session, reads lines `TASK COUNT` from standard input, and answers
+ * It initialises the library, opens a session with the first token, reads lines `TASK COUNT` from standard input, and answers
  * each with the nanoseconds that COUNT calls took, or ends. `idle` makes none; `threads-N` makes COUNT
  * calls of C_Sign in each of N threads, with a session each.
  */
@@ -31,7 +31,11 @@ static void must(const char *what, CK_RV rv)
 static CK_SESSION_HANDLE open_session(void)
 {
     CK_SESSION_HANDLE session;
-    must("C_OpenSession", p11->C_OpenSession(0, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session));
+    CK_SLOT_ID slots[16];
+    CK_ULONG count = 16;
+    must("C_GetSlotList", p11->C_GetSlotList(CK_TRUE, slots, &count));
+    must("the first slot", count > 0 ? CKR_OK : CKR_TOKEN_NOT_PRESENT);
+    must("C_OpenSession", p11->C_OpenSession(slots[0], CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &session));
     return session;
 }
 
