@@ -7,12 +7,13 @@
 #   make msrv           whether everything builds with the oldest Rust that Cargo.toml promises
 #   make bench          cost of a call beside the bare transport
 #   make soak           the slow tests
+#   make tour           README.md's "Ten minutes", as a reader would follow it (root)
 #   make sanitizers     programs on a library built for AddressSanitizer and ThreadSanitizer (nightly Rust)
 #   make suites         other projects' test suites, on modules and through the proxy: no difference
 #   make applications   real applications on a token, directly and through the proxy
 #   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
-#   make certs          an authority and certificates for a trial of TLS, in CERTS
+#   make certs          an authority and certificates for a trial of TLS, in CERTS, for SERVER
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
 
@@ -52,8 +53,13 @@ CLIENT_TLS_KEY    ?=
 CLIENT_TLS_PINNED ?=
 CLIENT_TLS_EMBED  ?=
 
-# Where `make certs` puts certificates for a trial.
-CERTS ?= certs
+# Where `make certs` puts certificates for a trial, and by which name or address clients reach the server
+# beside localhost.
+CERTS  ?= certs
+SERVER ?=
+
+# Another proxy that `make bench` measures: a directory with pkcs11-daemon and libpkcs11-proxy.so.
+PKCS11_PROXY ?=
 
 # What `make suites` runs, and on which modules; empty for all.
 SUITES  ?=
@@ -97,7 +103,7 @@ SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt') \
   $(if $(CLIENT_TLS_EMBED),$(CLIENT_TLS_CA) $(CLIENT_TLS_CERT) $(CLIENT_TLS_KEY) $(CLIENT_TLS_PINNED))
 OPTIONS := $(TARGET)/release/client-options
-.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units certs install install-units packages demo-packages suites-packages applications-packages force
+.PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-units packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -151,7 +157,10 @@ msrv: packages
 	tests/support/msrv.sh
 
 bench: packages
-	$(CARGO) bench --bench cost
+	PKCS11_PROXY='$(PKCS11_PROXY)' $(CARGO) bench --bench cost
+
+tour: demo-packages all
+	tests/tour.sh $(TARGET)/release
 
 # Without the tests that others run in processes of their own, `make vectors` and `make sanitizers`.
 soak: packages
@@ -182,7 +191,7 @@ units: all
 	tests/units.sh trixie $(TARGET)/release
 
 certs:
-	tests/support/make-certs.sh $(CERTS)
+	SERVER='$(SERVER)' tests/support/make-certs.sh $(CERTS)
 
 # With the directories where things are installed.
 install-units:

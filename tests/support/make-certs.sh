@@ -3,7 +3,8 @@
 #
 # ca.pem, server.pem, server.key, client.pem and client.key are what a daemon and a client need: an
 # authority, and a certificate for each side, good for ten years. Keys are not encrypted, and the
-# authority's is left in ca.key: not for use in earnest.
+# authority's is left in ca.key: not for use in earnest. SERVER is a host name or an address by which clients reach
+# the server, beside localhost.
 #
 # With "more", what the tests need besides: ECDSA certificates (server-ec, client-ec), one of RSA
 # 1024 (server-weak), chains with an intermediate authority (server-chain, client-chain), an encrypted
@@ -15,6 +16,17 @@ set -eu
 export LC_ALL=C
 
 [ $# -ge 1 ] || { echo "usage: make-certs.sh DIRECTORY [more]" >&2; exit 2; }
+alternative=
+case ${SERVER-} in
+"") ;;
+*[!A-Za-z0-9.:-]*)
+    echo "make-certs: SERVER=$SERVER is neither a host name nor an address" >&2
+    exit 2
+    ;;
+*:*) alternative=", IP:$SERVER" ;;
+*[!0-9.]*) alternative=", DNS:$SERVER" ;;
+*) alternative=", IP:$SERVER" ;;
+esac
 mkdir -p "$1"
 cd "$1"
 umask 077
@@ -57,7 +69,7 @@ subjectKeyIdentifier = hash
 basicConstraints = critical, CA:false
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
-subjectAltName = DNS:localhost, IP:127.0.0.1, IP:::1
+subjectAltName = DNS:localhost, IP:127.0.0.1, IP:::1$alternative
 [is_other_server]
 basicConstraints = critical, CA:false
 keyUsage = critical, digitalSignature
