@@ -10,7 +10,7 @@ use xdr::{Call, CkRv, Flags, Reply, SlotId, SlotInfo, SlotInfoResult, TokenInfo,
 
 use super::descriptions::Token;
 use super::tables::Slot;
-use super::{Live, Recovery, Trouble};
+use super::{Live, PAUSES, Recovery, Trouble};
 use crate::remote::Remote;
 
 /// CKF_TOKEN_PRESENT.
@@ -39,6 +39,9 @@ impl<R: Remote + 'static> Recovery<R> {
             Some(token) => match find_token(live, token, was_in, is_same_daemon)? {
                 Some((real, present)) => (real, Some(Arc::new(present))),
                 None => {
+                    if self.connects_once_more(live, slot, token) {
+                        return Err(Trouble::Lost);
+                    }
                     self.note_gone(live, slot, token, was_in)?;
                     return Err(Trouble::Refused(CkRv::DEVICE_REMOVED));
                 }
@@ -52,6 +55,32 @@ impl<R: Remote + 'static> Recovery<R> {
             known.gone = None;
         }
         Ok(real)
+    }
+
+    /// A token that the application has sessions with is not there on a new connection, although it was on the one before.
+    /// Some modules see no token if they start while others use it, as SoftHSM does; and none looks for tokens again. So the
+    /// connection is given up, once, and the next one has another process with the module.
+    fn connects_once_more(&self, live: &Live<R>, slot: SlotId, token: &Token) -> bool {
+        let mut state = self.shared.state();
+        let is_in_use = state.tables.is_in_use(live.generation);
+        if is_in_use || !state.tables.has_sessions(slot) || state.generation != live.generation {
+            return false;
+        }
+        let Some(known) = state.tables.slots.get_mut(&slot) else {
+            return false;
+        };
+        if known.gone.is_some() {
+            return false;
+        }
+        known.gone = Some(live.generation);
+        log::warn!(
+            "no slot has the token {}; connecting once more",
+            token.name()
+        );
+        state.give_up();
+        drop(state);
+        std::thread::sleep(PAUSES.0.min(live.deadline.remaining().unwrap_or_default()));
+        true
     }
 
     /// No slot has the token any more. The slot that it was in may be empty, or have a token that the application can be told

@@ -28,6 +28,13 @@ impl Tables {
         self.sessions.values().any(|it| it.slot == slot)
     }
 
+    /// Whether something was restored, or begun, on the connection with this number.
+    pub fn is_in_use(&self, generation: u64) -> bool {
+        let mut sessions = self.sessions.values();
+        sessions.any(|it| it.generation == generation)
+            || self.slots.values().any(|it| it.generation == generation)
+    }
+
     /// The application's number of a slot of the module's. A slot that has the number of another one for it gets a new
     /// number.
     pub(super) fn application_slot(&mut self, generation: u64, real: SlotId) -> SlotId {

@@ -34,6 +34,8 @@ pub(super) struct ModuleState {
     pub(super) always_breaks_at: Option<Function>,
     /// How many times more C_Initialize fails.
     pub(super) failing_starts: usize,
+    /// On how many connections more the module sees no token.
+    pub(super) blind_starts: usize,
     /// C_GetAttributeValue ends at the first attribute that an object has not.
     pub(super) is_impatient: bool,
     /// How many times more C_Login fails, whatever the PIN.
@@ -68,6 +70,7 @@ pub(super) struct Connection {
     /// The session of the last search, until it ends.
     pub(super) searching: Option<u64>,
     pub(super) found: Vec<u64>,
+    pub(super) sees_no_token: bool,
     pub(super) lost: Arc<AtomicBool>,
 }
 
@@ -133,7 +136,11 @@ impl Module {
                 Scripted::version4(move |call| answering.answer(&own, call))
             });
             let daemon = module.change(|state| {
-                state.connection = Connection::default();
+                state.connection = Connection {
+                    sees_no_token: state.blind_starts > 0,
+                    ..Default::default()
+                };
+                state.blind_starts = state.blind_starts.saturating_sub(1);
                 state.daemon
             });
             let link = Link::start(scripted, &fake::settings(None), true).map_err(not_started)?;
@@ -180,7 +187,8 @@ impl Module {
 impl ModuleState {
     fn slots(&self) -> Vec<SlotId> {
         let empty = self.empty_slots.iter().copied();
-        let numbers = empty.chain([self.slot]).chain(self.second_slot);
+        let tokens = [self.slot].into_iter().chain(self.second_slot);
+        let numbers = empty.chain(tokens.filter(|_| !self.connection.sees_no_token));
         numbers.map(SlotId).collect()
     }
 
@@ -216,6 +224,7 @@ impl ModuleState {
                 }
                 reply
             }
+            Call::C_GetTokenInfo(_) if self.connection.sees_no_token => only(CkRv::SLOT_ID_INVALID),
             Call::C_GetTokenInfo(slot) if slot.0 == self.slot => {
                 let info = TokenInfo {
                     label: self.label.into(),

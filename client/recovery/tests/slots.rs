@@ -76,6 +76,28 @@ fn of_a_token_that_is_gone_the_slot_is_empty_and_sessions_are_lost() {
     assert_eq!(info.rv(), CkRv::OK);
 }
 
+/// As SoftHSM, which sees no token if it starts while others log in, and never looks again.
+#[test]
+fn a_module_that_sees_no_token_at_its_start_is_started_once_more() {
+    let (module, recovery, session, key) = ready();
+    module.cut();
+    module.change(|state| state.blind_starts = 1);
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    assert_eq!(sign(&recovery, session), CkRv::OK);
+    assert_eq!(module.connects.load(Ordering::SeqCst), 3);
+    // A token that stays away is not looked for again and again.
+    module.cut();
+    module.change(|state| state.blind_starts = usize::MAX);
+    for _ in 0..3 {
+        assert_eq!(begin(&recovery, session, key), CkRv::DEVICE_REMOVED);
+    }
+    assert_eq!(module.connects.load(Ordering::SeqCst), 5);
+    module.cut();
+    module.change(|state| state.blind_starts = 0);
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+    assert_eq!(module.connects.load(Ordering::SeqCst), 6);
+}
+
 #[test]
 fn a_token_in_the_place_of_another_one_gets_a_number_of_its_own() {
     let (module, recovery, ..) = ready();
