@@ -13,6 +13,7 @@ mod conversation;
 mod departures;
 mod edits;
 mod event;
+mod orders;
 mod queue;
 mod scrapers;
 mod service;
@@ -21,28 +22,26 @@ mod successor;
 mod workers;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::administration::{self, Reply, Status};
 use crate::audit::AuditConfig;
 use crate::audit::records::Told;
 use crate::channel::Message;
 use crate::config::Service;
 use crate::logging::{Loggers, Severity, log};
-use crate::metrics::exposition::{self, Numbers};
 use crate::policy::Policy;
 use crate::proxy;
 use crate::sandbox::{self, StepError};
 use crate::service_manager::ServiceManager;
 use crate::sockets::Listener;
 
-use administrators::{Administrators, Asked};
+use administrators::Administrators;
 use admission::WorkerId;
 use auditing::{Auditing, Configured};
 use departures::Departures;
@@ -355,213 +354,6 @@ impl Controller {
         }
         if let Some(user) = user {
             self.shared.workers.set_user(worker, user);
-        }
-    }
-
-    /// Does what an administrator asks for.
-    fn serve_administrator(&mut self, number: usize) -> Turn {
-        while let Some(Asked { request, name }) = self.next_request(number) {
-            let (reply, turn) = match request {
-                Ok(request) => {
-                    if !request.only_looks() {
-                        log(
-                            Severity::Notice,
-                            format_args!("administrator {name} asks: {request:?}"),
-                        );
-                    }
-                    self.administer(number, request)
-                }
-                Err(error) => (Some(Reply::Failed(error)), Turn::GoOn),
-            };
-            if let Some(reply) = reply {
-                self.answer(number, &reply);
-            }
-            if turn == Turn::Stop {
-                return turn;
-            }
-        }
-        Turn::GoOn
-    }
-
-    fn next_request(&mut self, administrator: usize) -> Option<Asked> {
-        let administrators = self.administrators.as_mut()?;
-        administrators.take(administrator, &mut self.shared.watch)
-    }
-
-    fn answer(&mut self, administrator: usize, reply: &Reply) {
-        let Some(administrators) = &mut self.administrators else {
-            return;
-        };
-        administrators.answer(administrator, reply, &mut self.shared.watch);
-        if let Some(socket) = self.probed.take() {
-            administrators.pass(
-                administrator,
-                [socket.as_fd()].into_iter(),
-                &mut self.shared.watch,
-            );
-        } else if let Reply::HandingOver(_) = reply {
-            let metrics = self.scrapers.as_ref().and_then(Scrapers::listener);
-            let listeners = self.services.iter().flat_map(RunningService::listeners);
-            let own = administrators.listener();
-            let sockets: Vec<OwnedFd> = listeners
-                .chain(metrics)
-                .chain(own)
-                .filter_map(|listener| listener.as_fd().try_clone_to_owned().ok())
-                .collect();
-            let sockets = sockets.iter().map(AsFd::as_fd);
-            administrators.pass(administrator, sockets, &mut self.shared.watch);
-        }
-    }
-
-    /// The reply is missing where it comes later.
-    fn administer(
-        &mut self,
-        administrator: usize,
-        request: administration::Request,
-    ) -> (Option<Reply>, Turn) {
-        let reply = match request {
-            administration::Request::Status => Reply::Status(self.status()),
-            administration::Request::Metrics => Reply::Metrics(exposition::text(self.numbers())),
-            administration::Request::Reload => match self.reload() {
-                Ok(()) => Reply::Done,
-                Err(errors) => Reply::Failed(errors),
-            },
-            administration::Request::Disconnect(number) => {
-                let worker = WorkerId(number);
-                let workers = &self.shared.workers;
-                let service = service_of(&mut self.services, workers, worker);
-                match service.is_some_and(|service| service.disconnect(worker, workers)) {
-                    true => Reply::Done,
-                    false => Reply::Failed(format!("there is no client {number}")),
-                }
-            }
-            administration::Request::Drain => {
-                self.drain();
-                Reply::Done
-            }
-            administration::Request::Stop => return (Some(Reply::Done), Turn::Stop),
-            administration::Request::Upgrade => match self.upgrade(administrator) {
-                Ok(()) => return (None, Turn::GoOn),
-                Err(reason) => Reply::Failed(reason),
-            },
-            administration::Request::Probe(service) => match self.probe(service) {
-                Ok(socket) => {
-                    self.probed = Some(socket);
-                    Reply::HandingOver(1)
-                }
-                Err(reason) => Reply::Failed(reason),
-            },
-            administration::Request::HandOver if self.drained_at.is_some() => {
-                Reply::Failed("the daemon drains".to_owned())
-            }
-            administration::Request::HandOver => {
-                self.handed_to = Some(administrator);
-                let services = self.services.iter();
-                let listeners: usize = services.map(|service| service.listeners().len()).sum();
-                let metrics = usize::from(self.scrapers.is_some());
-                // One more: the control socket.
-                Reply::HandingOver(listeners + metrics + 1)
-            }
-            administration::Request::HandedOver if self.handed_to == Some(administrator) => {
-                self.be_replaced(administrator);
-                Reply::Done
-            }
-            administration::Request::HandedOver => {
-                Reply::Failed("this connection has no copies of the sockets".to_owned())
-            }
-        };
-        (Some(reply), Turn::GoOn)
-    }
-
-    /// Forks a worker that serves a readiness check only, and returns the socket to it.
-    fn probe(&mut self, service: usize) -> Result<OwnedFd, String> {
-        let service = self.services.get_mut(service);
-        let service = service.ok_or("there is no such service")?;
-        let socket = service.probe(&mut self.shared);
-        socket.map_err(|error| format!("cannot start a worker: {error}"))
-    }
-
-    /// Starts the program anew; the administrator hears when that serves, or has failed.
-    fn upgrade(&mut self, administrator: usize) -> Result<(), String> {
-        if std::process::id() == 1 {
-            return Err("process 1 cannot be replaced: its container ends with it".to_owned());
-        }
-        if self.drained_at.is_some() || self.successor.is_some() {
-            return Err("the daemon drains, or is being replaced already".to_owned());
-        }
-        let process = self.origin.start_successor();
-        let process = process.map_err(|error| format!("cannot start the new daemon: {error}"))?;
-        self.successor = Some((process, administrator));
-        Ok(())
-    }
-
-    /// Another daemon serves from now on. This one goes on for the clients it has, until they leave.
-    fn be_replaced(&mut self, administrator: usize) {
-        let administrators = self.administrators.as_ref();
-        let process = administrators.and_then(|known| known.process(administrator));
-        let process = process.unwrap_or(Pid::from_raw(0));
-        log(
-            Severity::Notice,
-            format_args!("process {process} has taken over; clients are served until they leave"),
-        );
-        self.service_manager.replaced_by(process);
-        self.tell_auditor(&Told::MoveAside);
-        for service in &mut self.services {
-            service.leave_listeners();
-        }
-        if let Some(administrators) = &mut self.administrators {
-            administrators.stop_listening(&mut self.shared.watch);
-        }
-        if let Some(scrapers) = &mut self.scrapers {
-            scrapers.stop_listening(&mut self.shared.watch);
-        }
-        self.drain_until(Instant::now() + LONGEST_DRAIN);
-        if let Some((_, waiting)) = self.successor.take() {
-            self.answer(waiting, &Reply::Done);
-        }
-    }
-
-    /// A child that is no worker was reaped.
-    fn other_ended(&mut self, process: Pid, end: End) {
-        let Some((_, waiting)) = self.successor.take_if(|(started, _)| *started == process) else {
-            return;
-        };
-        let reason = format!(
-            "the new daemon terminated {end}; its message is where this one's standard error goes"
-        );
-        log(Severity::Err, format_args!("upgrade failed: {reason}"));
-        self.answer(waiting, &Reply::Failed(reason));
-    }
-
-    fn serve_scraper(&mut self, number: usize) {
-        // Taken out, since the numbers come from everything else.
-        if let Some(mut scrapers) = self.scrapers.take() {
-            let numbers = self.numbers();
-            scrapers.serve(number, || exposition::text(numbers), &mut self.shared.watch);
-            self.scrapers = Some(scrapers);
-        }
-    }
-
-    fn numbers(&self) -> Numbers {
-        let services = self.services.iter();
-        Numbers {
-            since: self.since,
-            drains: self.drained_at.is_some(),
-            services: services.map(RunningService::numbers).collect(),
-        }
-    }
-
-    fn status(&self) -> Status {
-        let since = self.since.duration_since(UNIX_EPOCH);
-        let services = self.services.iter();
-        Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            since: since.map_or(0, |since| since.as_secs()),
-            drains: self.drained_at.is_some(),
-            services: services
-                .map(|service| service.status(&self.shared.workers))
-                .collect(),
         }
     }
 
