@@ -1,7 +1,7 @@
-//! Lists what the values of attributes are: numbers, booleans, arrays of attributes, or bytes.
+//! Lists the type of each attribute's value: number, boolean, array of attributes, or bytes.
 //!
-//! From PKCS#11 v2.20 to v3.2. The wire of version 4 follows this table; the filter and version 3 ask single
-//! questions. Nothing here refuses an attribute.
+//! The table covers PKCS#11 v2.20 to v3.2. Version 4 of the protocol encodes values by it; the filter and version 3
+//! look up single attributes. Nothing here refuses an attribute.
 
 use cryptoki_sys::*;
 

@@ -1,7 +1,7 @@
-//! Represents the buffers of a C call: what is passed in, and the room and places for what comes back.
+//! Represents the buffers of a C call: the inputs, and the room for each output.
 //!
-//! `client::abi` makes them of the application's pointers and lengths, `bindings` turns them into arguments of
-//! the module. Both know NULL from empty. No address is in them.
+//! `client::abi` makes these values from the application's pointers and lengths. `bindings` turns them into arguments
+//! of the module's functions. Both distinguish NULL from empty. They contain no address.
 
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 

@@ -1,9 +1,8 @@
-//! Represents each PKCS#11 call and reply as a value, and defines the trait that every layer
-//! implements.
+//! Represents each PKCS#11 call and reply as a value, and defines the trait that every layer implements.
 //!
-//! `build.rs` makes a row of each procedure in `pkcs11_rpc_v4.x`; [`Function`], [`Call`] and [`Reply`]
-//! are generated from these rows here. A layer looks at the calls it cares about and hands on the
-//! rest. There is no other list of the procedures.
+//! `build.rs` writes a row for each procedure in `pkcs11_rpc_v4.x`. The macros here turn these rows into [`Function`],
+//! [`Call`] and [`Reply`]. A layer matches on the calls it cares about and passes on the rest. There is no other list
+//! of the procedures.
 
 use crate::buffers::{Input, NullPlaces, Room};
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};

@@ -1,9 +1,9 @@
 //! Decodes and encodes XDR (RFC 4506), without I/O.
 //!
-//! A [`Decoder`] reads the arguments or the result in one record. It allocates nothing before the
-//! bytes are there, whatever length the peer announced; a value that ends early is an error, and so
-//! are bytes left over ([`Decoder::finish`]). An [`Encoder`] lays out one record: short values are
-//! copied into one buffer, a long byte string is sent from the place it already has in memory.
+//! A [`Decoder`] reads the arguments or the result from one record. It allocates memory only for bytes that have
+//! arrived, whatever length the peer announced. A value that ends early is an error, and so are bytes left over
+//! ([`Decoder::finish`]). An [`Encoder`] builds one record. It copies short values into one buffer, and sends a long
+//! byte string from where it already is in memory.
 
 use std::collections::TryReserveError;
 use std::io::{self, IoSlice, Read, Write};

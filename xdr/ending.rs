@@ -1,8 +1,8 @@
-//! Names the calls that end the operation of a call that is refused before it reaches the module.
+//! Lists the calls that end an operation in the module after one of its calls was refused.
 //!
-//! By PKCS#11 (v2.20, sections 11.8 to 11.12) a failing call ends its operation, and until then the session
-//! cannot begin another one of that kind. Whoever refuses a call, daemon or client, makes these calls in its
-//! place and drops their results. Makes no call itself.
+//! By PKCS#11 (v2.20, sections 11.8 to 11.12) a failing call ends its operation, and until then the session cannot
+//! begin another one of that kind. A refused call never reaches the module. So the daemon or the client that refuses it
+//! makes these calls instead, and discards their results. This module makes no call itself.
 
 use crate::buffers::{Input, Room};
 use crate::call::{Call, Function};

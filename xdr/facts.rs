@@ -1,11 +1,9 @@
-//! Lists the facts about each PKCS#11 function that other modules derive their rules from, one row
-//! each.
+//! Lists the facts about each PKCS#11 function from which other modules derive their rules, one row for each function.
 //!
-//! The filter derives which checks a call gets, the client which operation a call belongs to, and
-//! both halves which calls carry secrets. A row gives each argument of the procedure its [`Role`].
-//! The compiler refuses a procedure without a row, and a row whose arguments do not fit the
-//! procedure. This module decides nothing: what a rule does with a fact is written where the rule
-//! is.
+//! The filter derives which checks a call gets, the client which operation a call belongs to, and both programs which
+//! calls carry secrets. A row gives each argument of the procedure its [`Role`]. The compiler refuses a procedure
+//! without a row, and a row whose arguments do not fit the procedure. This module decides nothing: what follows from a
+//! fact is written where the rule is.
 
 use crate::buffers::{Input, Room};
 use crate::call::{Call, Function};

@@ -1,6 +1,6 @@
-//! Shows every handle and slot in a call and in its reply, so that a layer can put others in their places.
+//! Finds every handle and slot number in a call and in its reply, so that a layer can replace them.
 //!
-//! Handles in a call are its arguments and those in mechanism parameters; in a reply they are results and what a
+//! A call has handles in its arguments and in mechanism parameters. A reply has them in its results and in what a
 //! module wrote into a parameter. The table of facts says what each argument is. This module changes nothing itself.
 
 use crate::call::{Call, Reply};

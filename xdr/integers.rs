@@ -1,7 +1,7 @@
-//! Defines the integers of the interface: one type for each meaning that a CK_ULONG has on the wire.
+//! Defines one integer type for each meaning that a CK_ULONG has on the wire.
 //!
-//! `build.rs` makes a row of each `typedef unsigned hyper` in `pkcs11_rpc.x`. All travel as 8 bytes,
-//! big-endian. A number that we do not know passes unchanged.
+//! `build.rs` writes a row for each `typedef unsigned hyper` in `pkcs11_rpc.x`. All these types are encoded as 8 bytes,
+//! big-endian. An unknown number passes unchanged.
 
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 

@@ -1,13 +1,12 @@
-//! Holds mechanisms with their parameters as typed values.
+//! Represents mechanisms with their parameters as typed values.
 //!
 //! Values come from a client's bytes of version 3 ([`Mechanism::laid_out`]), from the wire of version 4
-//! ([`Mechanism::read_v4`]) or from the application's memory ([`Mechanism::from_memory`]). They go to the
-//! wire of either version, or become the memory of a C call ([`Mechanism::assemble`]). All of it goes by one
-//! table, [`parameters`], so that no later layer interprets a layout: the filter asks which keys a
-//! parameter names, and what a field is.
+//! ([`Mechanism::read_v4`]) or from the application's memory ([`Mechanism::from_memory`]). They are encoded for either
+//! version, or become the memory of a C call ([`Mechanism::assemble`]). One table, [`parameters`], describes all
+//! structures, so no later layer interprets a memory layout: the filter asks for the keys and fields of a parameter.
 //!
-//! No byte of a client becomes an address: a pointer is built only for data that is a value here. Whether a
-//! module accepts the values is left to the module.
+//! No byte of a client becomes an address: a pointer is built only to data that is a value here. Whether the values are
+//! acceptable is left to the module.
 
 mod assembly;
 mod fields;

@@ -1,8 +1,7 @@
-//! Maps the names of mechanisms to their numbers: those of PKCS#11 v2.20 to v3.2, from
-//! `cryptoki-sys`.
+//! Maps the names of mechanisms to their numbers, for PKCS#11 v2.20 to v3.2, from `cryptoki-sys`.
 //!
-//! The filter's configuration and the log lines use these names; [`crate::mechanism`] treats every
-//! other mechanism as a vendor's. The names of CK_RV are in `rv`.
+//! The filter's configuration and the log lines use these names. [`crate::mechanism`] treats every other mechanism as a
+//! vendor's. The names of CK_RV values are in `rv`.
 
 use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_VENDOR_DEFINED};
 

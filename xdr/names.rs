@@ -1,8 +1,8 @@
-//! Maps the names of constants to their numbers, those of PKCS#11 v2.20 to v3.2, from `cryptoki-sys`: attributes,
-//! types and classes of objects, and values of fields in mechanism parameters.
+//! Maps the names of constants to their numbers: attributes, types and classes of objects, and values of fields in
+//! mechanism parameters.
 //!
-//! The filter's configuration uses these names. Those of mechanisms are in `mechanism_names`, those of
-//! CK_RV in `rv`.
+//! The constants are those of PKCS#11 v2.20 to v3.2, from `cryptoki-sys`. The filter's configuration uses these names.
+//! The names of mechanisms are in `mechanism_names`, those of CK_RV values in `rv`.
 
 use crate::word_size::wide;
 

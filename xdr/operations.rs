@@ -1,7 +1,7 @@
-//! Knows which operations a session has begun and not ended, as far as calls and their CK_RVs tell.
+//! Tracks which operations of a session are active, as far as calls and their CK_RVs tell.
 //!
-//! It may take an operation for active that a failing call has ended, and never the other way round: whoever uses this
-//! decides what may be given up. Makes no call and looks at no data.
+//! It may report an operation as active that a failing call has ended, but never the other way round: its users decide
+//! by it what may be given up. Makes no call and looks at no data.
 
 use cryptoki_sys::{
     CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS, CKF_MESSAGE_DECRYPT,

@@ -1,10 +1,9 @@
 //! Cuts a byte stream into complete RPC records (record marking, RFC 5531, section 11).
 //!
-//! The connections of both halves read straight into [`Records::space`]; a record of one fragment
-//! is used where it was received. A record over the limit is refused when its length is read,
-//! before any of it is kept, and memory grows with the bytes that came, not with the announced
-//! length. A record that is not wanted can be passed over ([`Records::pass_over`]): only its beginning
-//! is kept, and the connection goes on behind it. Does no I/O.
+//! Client and daemon read from their sockets straight into [`Records::space`]; a record of one fragment is used where
+//! it was received. A record over the limit is refused when its length is read, before any of it is kept. Memory grows
+//! with the bytes that have arrived, not with the announced length. An unwanted record can be skipped
+//! ([`Records::pass_over`]): only its beginning is kept, and the connection continues behind it. Does no I/O.
 
 use std::collections::TryReserveError;
 use std::ops::{Deref, Range};

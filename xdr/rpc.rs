@@ -1,8 +1,8 @@
 //! Reads and writes the ONC RPC headers (RFC 5531, section 9) of calls and replies, for versions 3 and 4 of program 4.
 //!
-//! The daemon's side answers unusual calls with the same statuses as the original, but for another version of RPC;
-//! the client's side accepts any accepted reply to its own xid. `call` reads what follows the headers in version 4, `version3` in
-//! version 3.
+//! The daemon answers unusual calls with the same statuses as the original, except where the RPC version is wrong. The
+//! client accepts any accepted reply to its own xid. In version 4, `call` reads what follows the headers; in version 3,
+//! `version3` does.
 
 mod notifications;
 

@@ -1,6 +1,6 @@
 //! Lists the return values of PKCS#11 functions (CK_RV) with their names, in one table.
 //!
-//! A code that is not in it, such as a vendor's, passes unchanged and is printed in hexadecimal.
+//! A code that is not in the table, such as a vendor's, passes unchanged and is printed in hexadecimal.
 
 use crate::integers::CkRv;
 

@@ -1,8 +1,8 @@
-//! Represents templates: attributes with values, questions for attributes, and their answers.
+//! Represents templates: attributes with values, requests for attributes, and the answers to them.
 //!
-//! Inside, a value is laid out as this host's C has it. On the wire of version 4, numbers and arrays of attributes
-//! are values of their own, so that word size and byte order do not show; [`attribute_types`] says which
-//! attributes have them. A template may contain another; how deep is bounded.
+//! In memory, a value is laid out as in C on this host. On the wire of version 4, numbers and arrays of attributes are
+//! encoded as such, so that word size and byte order do not matter; [`attribute_types`] says which attributes have
+//! them. A template may contain another; the depth is bounded.
 
 use zeroize::Zeroize;
 

@@ -1,9 +1,9 @@
-//! Projects version 3 of the protocol, which the original speaks, onto the calls and replies of version 4.
+//! Converts between version 3 of the protocol, which the original speaks, and the calls and replies of version 4.
 //!
-//! A call of version 3 is read with its own types, which `build.rs` makes of `pkcs11_rpc.x`, and becomes a
-//! [`crate::Call`]; a [`crate::Reply`] becomes one of version 3 and is written. So no layer behind `rpc` knows by
-//! which version a call came. The client goes the other way. `projection` has a rule for each pair of types; which
-//! procedure has which types follows from the two interfaces.
+//! In the daemon, a call of version 3 is read with its own types, which `build.rs` makes from `pkcs11_rpc.x`, and
+//! becomes a [`crate::Call`]. A [`crate::Reply`] becomes one of version 3 and is written. So no layer behind `rpc`
+//! knows which version a call came by. The client converts the other way round. `projection` has a rule for each pair
+//! of types; the two interfaces say which procedure has which types.
 
 mod attributes;
 mod projection;

@@ -1,5 +1,5 @@
-//! Includes the structures that are generated from `pkcs11_rpc_v4.x`, and adds what they lack: reading and writing
-//! through `codec`, and wiping of values.
+//! Includes the structures generated from `pkcs11_rpc_v4.x`, and adds what the generator leaves out: reading and
+//! writing through `codec`, and wiping of values.
 
 #![allow(missing_docs)] // each field is named and explained in pkcs11_rpc_v4.x
 

@@ -1,5 +1,4 @@
-//! Converts CK_ULONG between its 8 bytes on the wire, this host's layout, and a client's with
-//! another word size.
+//! Converts CK_ULONG between its 8 bytes on the wire, this host's layout, and that of a client with another word size.
 //!
 //! The C types themselves come from `cryptoki-sys`. Every narrowing and widening is done here.
 

@@ -1,7 +1,7 @@
-//! Builds the C structures of a mechanism parameter, and reads back what the module wrote.
+//! Builds the C structures of a mechanism parameter, and reads back what the module wrote into them.
 //!
-//! The result is blocks of memory, and a list of the pointers between them. `bindings` fills the
-//! pointers in, because it alone knows addresses, and makes the call.
+//! The result is blocks of memory and a list of the pointers between them. `bindings` fills in the pointers, because
+//! only it knows addresses, and makes the call.
 
 use zeroize::Zeroize;
 

@@ -1,6 +1,6 @@
-//! Names the fields of the structures that mechanisms take, for rules about them.
+//! Lists the names of the fields in mechanism parameters, so that rules can refer to them.
 //!
-//! A path is what [`Parameter::field`](super::Parameter::field) takes. What a field holds is not looked at here.
+//! A path is what [`Parameter::field`](super::Parameter::field) takes. The values of fields are not looked at here.
 
 use super::notation::{Field, Kind, Layout, Ref, Target, Use};
 use super::parameters::layouts;

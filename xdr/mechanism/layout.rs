@@ -1,4 +1,4 @@
-//! Computes where C puts the fields of a structure, for any word size and pointer size.
+//! Computes the offsets of a structure's fields in C, for any word size and pointer size.
 
 use std::ops::Range;
 

@@ -1,8 +1,8 @@
-//! Reads a mechanism from the memory of this process, by the table, and copies back what the module wrote.
+//! Reads a mechanism from the memory of this process, and copies back what the module wrote.
 //!
-//! The client does this with the application's CK_MECHANISM. How memory is read is left to whoever
-//! implements [`Memory`]; everything is bounded before it is read. Every pointer of a structure is
-//! followed, and what cannot be read by the table is refused.
+//! The client does this with the application's CK_MECHANISM. The table of structures says where pointers are, and all
+//! of them are followed; a structure that the table does not describe is refused. Every length is bounded before
+//! anything is read. The implementor of [`Memory`] does the reading itself.
 
 use crate::integers::{CkRv, MechanismType};
 use crate::mechanism_names;

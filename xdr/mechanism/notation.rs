@@ -1,9 +1,9 @@
-//! Reads the table of mechanism parameters: structures, their fields, and the mechanisms that take them.
+//! Parses the table of mechanism parameters: structures, their fields, and the mechanisms that take them.
 //!
-//! The text comes from `xdr/mechanism_parameters.toml`, which `build.rs` turns into static data by
-//! printing these types, and from a site's `mechanisms.toml` at run time. `docs/mechanisms.md`
-//! describes the notation. This file and those in `notation` are compiled into both programs, so they use
-//! nothing of the crate. It knows no sizes or addresses; those are in [`layout`](super::layout).
+//! The text comes from `xdr/mechanism_parameters.toml` at build time, when `build.rs` turns it into static data by
+//! printing these types. At run time it comes from a site's `mechanisms.toml`. `docs/mechanisms.md` describes the
+//! notation. This file and those in `notation` are compiled into both programs, so they use nothing else of the crate.
+//! It knows no sizes or addresses; those are in [`layout`](super::layout).
 
 use std::fmt;
 

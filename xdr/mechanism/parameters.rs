@@ -1,8 +1,8 @@
-//! Says which structures a mechanism takes: the standard's, and those of a site's `mechanisms.toml`.
+//! Looks up which structures a mechanism takes: those of the standard, and those of a site's `mechanisms.toml`.
 //!
-//! `build.rs` makes the standard's table from `xdr/mechanism_parameters.toml`. Both halves read
-//! `mechanisms.toml` themselves and [`install`] it for the whole process. It adds mechanisms; it cannot
-//! change what the standard says of one.
+//! `build.rs` makes the standard's table from `xdr/mechanism_parameters.toml`. Client and daemon each read
+//! `mechanisms.toml` and [`install`] it for the whole process. That file can add mechanisms; it cannot change those of
+//! the standard.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -1,7 +1,7 @@
-//! Holds a structure of a mechanism parameter field by field, with what its pointers refer to.
+//! Represents a structure of a mechanism parameter as its fields, with the data that its pointers refer to.
 //!
-//! Here are also the two conversions of version 3, which carries the bytes of the structure only: a
-//! pointer in them is an address in the client's process, and what it refers to is not sent.
+//! The two conversions for version 3 are here, too. Version 3 sends only the bytes of the structure: a pointer in them
+//! is an address in the client's process, and the data behind it is not sent.
 
 use zeroize::Zeroizing;
 

@@ -1,5 +1,5 @@
-//! Converts the templates inside of mechanism parameters: CK_DERIVED_KEY has one. A template may contain another;
-//! each counts as a level of the parameter.
+//! Converts templates inside mechanism parameters, such as those in CK_DERIVED_KEY. A template may contain another;
+//! each counts as one level of nesting of the parameter.
 
 use super::assembly::Builder;
 use super::memory::{Reader, plain};

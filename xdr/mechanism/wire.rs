@@ -1,9 +1,8 @@
 //! Encodes mechanisms for version 4 of the protocol, and decodes them.
 //!
-//! A structure travels with its name, field by field, and each field tells what it is, so that a peer
-//! needs no table to read it. The decoder then holds it against the table: a structure that is not as the
-//! table says is an error, and one whose name the table does not have for this mechanism becomes
-//! [`Parameter::Unread`], which no module ever gets.
+//! A structure is sent with its name, field by field, and each field with its type. So a peer needs no table to decode
+//! it. The decoder then compares it with the table. A structure that differs from the table is an error. One whose name
+//! the table does not have for this mechanism becomes [`Parameter::Unread`], which no module ever gets.
 
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 use crate::integers::MechanismType;

@@ -1,4 +1,4 @@
-//! Tests of record marking: streams in any fragmentation and in any steps.
+//! Tests record marking with streams in any fragmentation, received in pieces of any size.
 
 use super::*;
 

@@ -1,7 +1,7 @@
-//! Reads and writes the one call that the daemon makes of the client: NOTIFY of `pkcs11_rpc_v4.x`.
+//! Reads and writes NOTIFY of `pkcs11_rpc_v4.x`, the one call that the daemon makes to the client.
 //!
-//! The daemon makes it while it executes a call of the client, and goes on with that call when it has the answer. So
-//! either side receives calls and replies over the same connection, and looks here first what a record is.
+//! The daemon sends it while it executes a call of the client, and continues that call when it has the answer. So both
+//! sides receive calls and replies over the same connection. This module tells which of the two a record is.
 
 use super::{
     AUTH_NONE, CALL, MSG_ACCEPTED, REPLY, RPC_VERSION, ReplyError, Xid, accepted, read_call_header,

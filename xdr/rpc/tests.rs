@@ -1,4 +1,4 @@
-//! The flags in front of the arguments of a call.
+//! Tests the flags in front of the arguments of a call.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A procedure that the table of facts does not know must not compile.
+//! Checks that a procedure without a row in the table of facts does not compile.
 //!
 //! This copies the crate, adds a procedure to its interface and runs the compiler on the copy.
 

@@ -1,7 +1,7 @@
-//! The types that the crate writes by hand are those of `pkcs11_rpc_v4.x`.
+//! Checks that the types the crate writes by hand are those of `pkcs11_rpc_v4.x`.
 //!
-//! build.rs has xdrgen compile all of the interface. What our types write is read by xdrgen's, whole, and written
-//! again as the same bytes.
+//! build.rs has xdrgen compile the whole interface. xdrgen's types read what ours have written, to the last byte, and
+//! write it again as the same bytes.
 
 use xdr::codec::{Encoder, Wire};
 use xdr::{

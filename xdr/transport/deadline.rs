@@ -1,4 +1,4 @@
-//! Represents the point in time at which a blocking call has to be over.
+//! Represents the point in time at which a blocking call has to end.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -1,9 +1,8 @@
-//! Carries records of the protocol to and from a peer: a connection in two halves that two threads can use at the
-//! same time.
+//! Sends and receives records over a connection that has two halves, which two threads can use at the same time.
 //!
-//! A connection is a plain socket or TLS on one. The halves of a socket share nothing but the socket; how TLS has
-//! halves says `tls::halves`. A thread that is blocked in either half is woken by [`Closer::shut_down`]. What the
-//! records say is not looked at here.
+//! A connection is a plain socket, or TLS on one. The halves of a plain socket share nothing but the socket;
+//! `tls::halves` describes those of TLS. [`Closer::shut_down`] wakes a thread that is blocked in either half. The
+//! content of records is not looked at here.
 
 use std::io;
 use std::mem;

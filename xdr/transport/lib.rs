@@ -1,9 +1,9 @@
-//! Holds what client and daemon share of sockets and TLS, so that both halves agree on it.
+//! Has the socket and TLS code that client and daemon share, so that both behave alike.
 //!
-//! [`halves`] carries records of the protocol to and from the peer, over a socket or TLS on it; [`shared_sender`] lets
-//! several threads send; [`deadline`] and [`socket`] make blocking calls end in time; [`tls`] has the suites, the settings and the handshake's stream;
-//! [`psk`] reads pre-shared keys. Who is connected, which certificates are trusted, and what a failure means
-//! belongs to client and daemon.
+//! [`halves`] sends and receives records over a socket, with or without TLS; [`shared_sender`] lets several threads
+//! send. [`deadline`] and [`socket`] make blocking calls end in time. [`tls`] has the cipher suites, the settings and
+//! the stream of the handshake; [`psk`] reads pre-shared keys. Who is connected, which certificates are trusted, and
+//! what a failure means is decided by client and daemon.
 
 #![forbid(unsafe_code)]
 #![deny(

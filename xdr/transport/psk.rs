@@ -1,7 +1,6 @@
 //! Reads pre-shared keys: lines of `identity:key in hexadecimal`.
 //!
-//! Empty lines and lines that begin with `#` are passed over. Keys are never printed, and wiped when
-//! they are dropped.
+//! Empty lines and lines that begin with `#` are skipped. Keys are never printed, and are wiped when they are dropped.
 
 use zeroize::Zeroizing;
 

@@ -1,13 +1,14 @@
-//! Lets several threads send records over one connection, of which one sends at a time.
+//! Lets several threads send records over one connection; one thread sends at a time.
 //!
-//! A thread that comes while another one sends leaves a short record with it and goes on. Whoever sends takes
-//! along what was left meanwhile, all of it in one message and with TLS as one piece, so that many threads cost fewer
-//! system calls and rarely wait for each other. A long record is never copied: its thread waits until nobody sends.
+//! A thread that wants to send a short record while another one is sending leaves its record with that thread and goes
+//! on. The sending thread then sends all records that were left with it, in one message, which TLS encrypts as one
+//! piece. So many threads need fewer system calls and rarely wait for each other. A long record is never copied: its
+//! thread waits until nobody sends.
 //!
-//! A thread that is about to have others send soon can have them leave their records with it ([`SharedSender::hold`]).
+//! A thread that is about to make others send can have them leave their records with it ([`SharedSender::hold`]).
 //!
-//! A thread cannot be kept sending for others: after [`ROUNDS`] messages it takes nothing more, and those who come
-//! wait for it to be done.
+//! No thread has to send for the others for ever: after [`ROUNDS`] messages it accepts no more records, and other
+//! threads wait until it is done.
 
 use std::io;
 use std::mem;
@@ -118,8 +119,8 @@ impl SharedSender {
         Ok(turn.send(record, deadline)?)
     }
 
-    /// Has others leave their short records with this thread, until it sends them, which is to be soon. `None` if a thread is sending
-    /// already.
+    /// Has others leave their short records with this thread, until it sends them, which is to be soon. `None` if a
+    /// thread is sending already.
     pub fn hold(&self) -> Option<Held<'_>> {
         let mut state = self.state();
         if state.has_failed {

@@ -1,11 +1,11 @@
-//! Makes the blocking calls of a stream socket end at a deadline, for each direction by itself.
+//! Makes blocking calls on a stream socket end at a deadline, separately for each direction.
 //!
-//! [`Incoming`] and [`Outgoing`] are the two directions of one socket, which two threads can use at the same
-//! time; [`TimedSocket`] has both. The kernel's own time limits do it (SO_RCVTIMEO, SO_SNDTIMEO). They are set
-//! anew only when they are off by more than [`SLACK`], so that a call that is answered at once costs no system
-//! call for them. So a call ends up to [`SLACK`] late, and never early. On a Unix socket the kernel applies the
-//! limit for sending to each part of a long message, so that a peer who reads slowly could draw one `send` out.
-//! There one `send` has [`PARTS`] such parts at most, and each gets that fraction of the time.
+//! [`Incoming`] and [`Outgoing`] are the two directions of one socket, which two threads can use at the same time;
+//! [`TimedSocket`] has both. The kernel's own time limits are used (SO_RCVTIMEO, SO_SNDTIMEO). They are set again only
+//! when they are wrong by more than [`SLACK`], so that a call that is answered at once costs no system call for them.
+//! As a result, a call may end up to [`SLACK`] late, but never early. On a Unix socket the kernel applies the limit for
+//! sending to each part of a long message, so a peer that reads slowly could prolong one `send`. There one `send` has
+//! at most [`PARTS`] such parts, and each gets that fraction of the time.
 
 use std::io::{self, IoSlice, Read};
 use std::mem;
@@ -122,7 +122,8 @@ impl Incoming {
 }
 
 impl Outgoing {
-    /// Sends some bytes of these slices. If the kernel takes those of a short message at once, nobody looks at the clock.
+    /// Sends some bytes of these slices. If the kernel takes those of a short message at once, nobody looks at the
+    /// clock.
     pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> io::Result<usize> {
         if parts.iter().map(|part| part.len()).sum::<usize>() <= SHORT {
             if let Some(count) = self.try_send(parts)? {

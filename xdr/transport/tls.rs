@@ -1,7 +1,7 @@
-//! Holds the parts of TLS that client and daemon share: names, suites, settings, and the connection.
+//! Has the parts of TLS that client and daemon share: names, cipher suites, settings, and the connection.
 //!
-//! OpenSSL works on memory of ours ([`Pipe`]) once the handshake is over, and [`crate::halves`] carries the
-//! bytes. One read of the socket and one write serve a call, as without TLS.
+//! OpenSSL reads and writes memory of ours ([`Pipe`]) once the handshake is over, and [`crate::halves`] moves the bytes
+//! to and from the socket. One call needs one read and one write of the socket, as without TLS.
 
 pub(crate) mod halves;
 mod pipe;

@@ -1,7 +1,7 @@
-//! Converts the numbers in a client's templates between its layout and this host's.
+//! Converts the numbers in a client's templates between its architecture and this host's.
 //!
-//! Values are converted while a record is decoded or written, so that no rule sees the client's layout. They are
-//! exactly those that the original converts (`encode_ck_attribute_arch`): its clients expect the others as
+//! Values are converted while a record is decoded or written, so that no rule sees the client's layout. Exactly the
+//! attributes that the original converts (`encode_ck_attribute_arch`) are converted: its clients expect the others as
 //! the module wrote them, arrays of CK_ULONG included. Nothing here refuses an attribute.
 
 use crate::attribute_types::{is_nested, is_number};

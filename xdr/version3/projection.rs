@@ -1,8 +1,8 @@
-//! Says what each type of version 3 is in version 4, and the other way round.
+//! Converts each type of version 3 to its type of version 4, and the other way round.
 //!
-//! Where version 3 has less, the value says so: an input that may be NULL or empty, room without a bound. Where it
-//! cannot say what version 4 says, there is no value of version 3. Odd ways of the original that its clients see,
-//! such as the zeros for a length that was asked for, are made here and nowhere else.
+//! Where version 3 says less, the value of version 4 says so: an input that may be NULL or empty, room without a bound.
+//! Where version 3 cannot express a value of version 4, there is no conversion. Oddities of the original that its
+//! clients rely on, such as the zeros for a length that was asked for, are produced here and nowhere else.
 
 use std::borrow::Cow;
 

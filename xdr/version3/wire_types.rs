@@ -1,4 +1,5 @@
-//! Includes the structures that only version 3 has, generated from `pkcs11_rpc.x`, and adds what they lack.
+//! Includes the structures that only version 3 has, generated from `pkcs11_rpc.x`, and adds what the generator leaves
+//! out.
 
 #![allow(missing_docs)] // each field is named and explained in pkcs11_rpc.x
 

@@ -1,4 +1,4 @@
-//! Reads what a field is, in the notation of the table: `bytes(ulIvLen) inout`.
+//! Parses the type of a field in the notation of the table, such as `bytes(ulIvLen) inout`.
 
 use super::{Case, Direction, Extent, Kind, Layout, List, Ref, Tag, Target, is_name};
 

@@ -1,4 +1,4 @@
-//! Reads a section of the table: a structure with its fields, and the mechanisms that take it.
+//! Parses one section of the table: a structure with its fields, and the mechanisms that take it.
 
 use super::kinds::FieldText;
 use super::sections::{Entry, Item, Scalar, Section};

@@ -1,5 +1,5 @@
-//! Reads the part of TOML that a table needs: `[[structure]]`, and keys with a string, an integer or an
-//! array of these. Everything else is an error with its line.
+//! Parses the part of TOML that a table needs: `[[structure]]`, and keys with a string, an integer or an array of
+//! these. Everything else is an error with its line.
 
 use super::{Mistake, mistake};
 

@@ -1,4 +1,4 @@
-//! Reads what an application should not pass: too much, too deep, of the wrong size.
+//! Tests parameters that an application should not pass: too much data, nested too deeply, or of the wrong size.
 
 use super::support::{FakeMemory, mechanism, number_of};
 use crate::mechanism::*;

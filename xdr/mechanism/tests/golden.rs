@@ -1,7 +1,7 @@
-//! Compares parameters with what a C compiler laid out, and with bytes of the wire worked out elsewhere.
+//! Compares parameters with what a C compiler laid out, and with wire bytes that were computed independently.
 //!
-//! `golden.txt` tells how its bytes were made. The structures in it are those of 8-byte little-endian
-//! words; hosts of another kind check the wire only.
+//! `golden.txt` tells how its bytes were made. Its structures are those of 8-byte little-endian words; hosts of another
+//! kind check only the wire.
 
 use super::support::{FakeMemory, decoded, encoded, number_of};
 #[allow(unused_imports)]

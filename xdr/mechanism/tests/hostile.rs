@@ -1,4 +1,4 @@
-//! Feeds the decoder what no honest peer sends.
+//! Feeds the decoder input that no honest peer sends.
 
 use super::support::{Random, decoded, encoded, mechanism, number_of, takers};
 #[allow(unused_imports)]

@@ -1,4 +1,4 @@
-//! Takes every structure through each conversion and back.
+//! Converts every structure to each representation and back.
 
 use super::support::{FakeMemory, Random, all_takers, decoded, encoded, mechanism, takers};
 #[allow(unused_imports)]

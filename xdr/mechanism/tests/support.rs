@@ -1,4 +1,4 @@
-//! Memory that tests make up, and random mechanisms of every structure.
+//! Provides simulated memory and random mechanisms of every structure.
 
 use std::collections::BTreeMap;
 

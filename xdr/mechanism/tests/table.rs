@@ -1,4 +1,4 @@
-//! Compares the table with the C header, and reads tables of vendors.
+//! Compares the table with the C header, and reads vendors' tables.
 
 use cryptoki_sys::*;
 

@@ -1,4 +1,4 @@
-//! Tests the parameters of version 3: what a client of any architecture laid out as C structures.
+//! Tests parameters of version 3, which clients of any architecture send as the bytes of their C structures.
 
 use cryptoki_sys::*;
 

@@ -1,4 +1,4 @@
-//! Both halves of plain and TLS connections, used by several threads at once.
+//! Tests both halves of plain and TLS connections, used by several threads at once.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;

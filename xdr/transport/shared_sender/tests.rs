@@ -1,3 +1,5 @@
+//! Tests that several threads can send over one connection, and in which order their records go out.
+
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;

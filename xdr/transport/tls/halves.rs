@@ -1,13 +1,13 @@
 //! Splits an established TLS connection into a half that receives and a half that sends.
 //!
-//! OpenSSL's object has no halves: one thread at a time may use it, for reading or writing. So OpenSSL works on
-//! memory ([`Pipe`]), and its lock is held only while it encrypts or decrypts. The receiver waits for the socket
-//! without the lock, then has OpenSSL decrypt everything that came. The sender has OpenSSL encrypt, and sends
-//! what was written without that lock. A second lock keeps what is sent in the order in which it was encrypted.
+//! OpenSSL's object has no halves: only one thread at a time may use it, for reading or writing. So OpenSSL reads and
+//! writes memory ([`Pipe`]), and its lock is held only while it encrypts or decrypts. The receiver waits for the socket
+//! without the lock, then has OpenSSL decrypt everything that arrived. The sender has OpenSSL encrypt, then sends the
+//! result without that lock. A second lock keeps the order of sending equal to the order of encryption.
 //!
-//! Reading may have something to send, too, such as an alert. (OpenSSL answers a key update when it writes the next
-//! time.) The receiver never waits for the socket because of it. It sends what the socket takes at once, and leaves
-//! the rest to the next sender.
+//! Reading may produce something to send, too, such as an alert. (OpenSSL answers a key update at its next write.) The
+//! receiver never waits for the socket because of that. It sends what the socket accepts at once, and leaves the rest
+//! to the next sender.
 
 use std::io;
 use std::mem;

@@ -1,8 +1,8 @@
-//! Is the stream that OpenSSL takes for the network.
+//! Is the stream that OpenSSL uses in place of the network.
 //!
-//! During the handshake it reads and writes a socket, within the handshake's time. Afterwards it is memory: the
-//! halves of the connection (`tls::halves`) receive and send the bytes, so that no thread holds OpenSSL's object
-//! while it waits for the socket. It also follows where TLS records end.
+//! During the handshake it reads and writes a socket, within the time limit of the handshake. Afterwards it is memory:
+//! the halves of the connection (`tls::halves`) receive and send the bytes, so that no thread locks OpenSSL's object
+//! while it waits for the socket. It also tracks where TLS records end.
 
 use std::io::{self, Read, Write};
 use std::mem;
