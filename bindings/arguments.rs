@@ -1,8 +1,8 @@
-//! Builds the C arguments of a module's functions: byte strings, PINs, mechanisms, handles to be written.
+//! Builds the C arguments of a module's functions: byte strings, PINs, mechanisms, and handles for the module to write.
 //!
-//! `module` makes the C call with them. Every address passed to a module belongs to a value that
-//! lives longer than the call, and its length is passed beside it. `templates` does the same for
-//! attributes, `outputs` for what a module writes.
+//! `module` makes the C call with them. Every address passed to a module belongs to a value that lives longer than the
+//! call, and its length is passed beside it. `templates` does the same for attributes, `outputs` for what a module
+//! writes.
 
 use std::ptr::null_mut;
 

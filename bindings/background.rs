@@ -1,9 +1,10 @@
-//! Runs work in a thread of its own that its starter may leave behind.
+//! Runs work in a separate thread that its starter can leave behind.
 //!
-//! The client library starts one to wait for something that has no time limit of its own. The thread runs none of the
-//! application's signal handlers: all signals are blocked in it. One that is left behind returns into this code at any
-//! time, so the library is not unloaded from then on, whatever the application says. Std's threads are not used because
-//! starting one registers a thread-local destructor in the thread that starts it, which keeps a library in memory for good.
+//! The client library starts such a thread to wait for something that has no time limit of its own. All signals are
+//! blocked in the thread, so it runs none of the application's signal handlers. A thread that was left behind may
+//! return into this code at any time, so the library then stays in memory even if the application unloads it. Std's
+//! threads are not used, because starting one registers a thread-local destructor in the starting thread, which keeps a
+//! library in memory for good.
 
 use std::ffi::c_void;
 use std::io;

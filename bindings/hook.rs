@@ -1,7 +1,7 @@
 //! Calls the function C_Daemonize of a shared object, once.
 //!
-//! The original can be built with such a function, whose parameter is what `-daemonize-param` says. Ours is in a shared
-//! object that the administrator names. It stays loaded.
+//! The original can be built with such a function; `-daemonize-param` gives its parameter. Here the administrator names
+//! a shared object that has it. The object stays loaded.
 
 use std::ffi::{c_uchar, c_ulong};
 use std::path::Path;

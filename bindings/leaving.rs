@@ -1,10 +1,12 @@
-//! Lets a process that serves one client be asked to leave it (SIGUSR2).
+//! Lets a process that serves one client be asked by a signal (SIGUSR2) to end the connection.
 //!
-//! Once nothing is in the way it sends no more, so that the client finds the end of the connection behind all replies. It
-//! reads on for a while: if it closed the socket, a client that sends at this moment would be told so before it has
-//! read them. The signal has to come again and again; with the second one after this it stops reading, too.
+//! When no operation and no unanswered call is in the way, the process sends no more, so that the client finds the end
+//! of the connection behind all replies. It goes on reading for a while: if it closed the socket, a client that sends
+//! at this moment would get an error before it has read the replies. The signal has to be sent repeatedly; at the
+//! second one after this, the process stops reading, too.
 //!
-//! What is in the way is counted. The signal has no effect on a client that must not be left, as most must not.
+//! Whatever is in the way is counted. The signal has no effect on a process whose client cannot reconnect, as most
+//! cannot.
 
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};

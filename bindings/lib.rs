@@ -1,10 +1,10 @@
-//! All foreign code but the application's: the module's C interface, and system and OpenSSL calls that
-//! have no safe wrapper elsewhere.
+//! Has all calls of foreign code except those with the application: the module's C interface, and the system and
+//! OpenSSL calls that have no safe wrapper elsewhere.
 //!
-//! For the daemon, [`module::Module`] makes C calls of a module, [`sys`] has fork and descriptors,
-//! [`shared`] has memory that processes share, and [`hook`] calls the administrator's C_Daemonize.
-//! For the client library, [`process`] tells forked children apart, [`background`] has a thread that can be left behind,
-//! and [`openssl_context`] gives it an OpenSSL of its own. This crate and `client/abi` have the only unsafe code.
+//! For the daemon, [`module::Module`] makes C calls of a module, [`sys`] has fork and descriptors, [`shared`] has
+//! memory that processes share, and [`hook`] calls the administrator's C_Daemonize. For the client library, [`process`]
+//! detects forked children, [`background`] has a thread that can be left behind, and [`openssl_context`] gives it a
+//! private OpenSSL context. This crate and `client/abi` have the only unsafe code.
 
 #![deny(
     clippy::cast_possible_truncation,

@@ -1,5 +1,6 @@
-//! Keeps a secret for longer than a call: in memory that is not swapped, not in a core dump, not in forked children,
-//! and wiped when it is given up.
+//! Keeps a secret for longer than a call.
+//!
+//! Its memory is not swapped, not in a core dump, not in forked children, and wiped when the secret is dropped.
 
 use std::fmt;
 use std::io;

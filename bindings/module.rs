@@ -1,8 +1,8 @@
 //! Loads a PKCS#11 module: a shared library with a list of C functions.
 //!
-//! Calls come from the filter, with everything in this host's layout; `calls` finds the function
-//! for each, and `functions`, `keys` and `messages` make the C call and turn its outcome into a reply. Whoever
-//! owns a [`Module`] answers C_SetupArch and C_LoadModule; those are not of PKCS#11.
+//! Calls come from the filter, with everything in this host's layout. `calls` finds the function for each; `functions`,
+//! `keys` and `messages` make the C call and turn its outcome into a reply. C_SetupArch and C_LoadModule are not
+//! PKCS#11: the owner of a [`Module`] answers those.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -92,8 +92,8 @@ struct Functions {
 }
 
 impl Module {
-    /// Opens the library, asks it for its interfaces, and takes the newest function list. Runs the library's constructors
-    /// and its C_GetInterface and C_GetFunctionList, and nothing else of the module.
+    /// Opens the library, asks it for its interfaces, and takes the newest function list. Runs the library's
+    /// constructors and its C_GetInterface and C_GetFunctionList, and nothing else of the module.
     pub fn load(path: &Path, options: ModuleOptions) -> Result<Module, LoadError> {
         let named = || path.to_path_buf();
         let init_args = options.init_args.map(CString::new).transpose();

@@ -1,20 +1,20 @@
-//! Keeps the client library's use of OpenSSL apart from the application's, in a library context of its own.
+//! Keeps the client library's use of OpenSSL separate from the application's, in a library context of its own.
 //!
-//! The application may use OpenSSL itself, and its openssl.cnf may load engines and providers that
-//! load this library. So every algorithm, certificate and random number of ours belongs to one
-//! private context ([`enter`]), in which no configuration is loaded: neither FIPS properties nor
-//! providers of the application's reach it, nor do objects of ours meet callbacks of its own.
+//! The application may use OpenSSL itself, and its openssl.cnf may load engines and providers that load this library.
+//! So every algorithm, certificate and random number of ours belongs to one private context ([`enter`]), which loads no
+//! configuration. The application's FIPS properties and providers do not reach it, and its callbacks do not see our
+//! objects.
 //!
-//! Two things cannot be kept apart. OpenSSL applies the TLS defaults of that file (`ssl_conf`) to every
-//! SSL_CTX of the process; the TLS settings say what must not be weakened. And the first use of libssl in a
-//! process reads that file into the application's context. [`prepare`] has that happen, as any
-//! library that links libssl does, before any lock of ours is taken. An engine that calls C_Initialize at that moment, in the
-//! middle of the application's own C_Initialize, is served; OpenSSL reads its configuration once.
-//! (OPENSSL_INIT_NO_LOAD_CONFIG would leave the application without its configuration for good.)
+//! Two things cannot be kept separate. First, OpenSSL applies the TLS defaults of openssl.cnf (`ssl_conf`) to every
+//! SSL_CTX of the process; our TLS settings say what must not be weakened. Second, the first use of libssl in a process
+//! reads that file into the application's context. [`prepare`] triggers this, as any library that links libssl does,
+//! before any lock of ours is taken. If an engine calls C_Initialize at that moment, in the middle of the application's
+//! own C_Initialize, it is served; OpenSSL reads its configuration once. (OPENSSL_INIT_NO_LOAD_CONFIG would leave the
+//! application without its configuration for good.)
 //!
-//! The context lives as long as the library is loaded: a child forked from it goes on with it, and at `dlclose` it is
-//! freed ([`free`]). OpenSSL keeps random generators of a context for each thread, and frees them when the thread
-//! ends; that may be after the context is gone. So a thread leaves none behind when it leaves the context.
+//! The context lives as long as the library is loaded. A forked child goes on using it, and `dlclose` frees it
+//! ([`free`]). OpenSSL keeps random generators of a context for each thread, and frees them when the thread ends, which
+//! may be after the context is gone. So a thread frees its generators when it leaves the context.
 
 use std::ffi::{c_int, c_void};
 use std::io;

@@ -1,11 +1,10 @@
-//! Makes the room for what a module writes: bytes, and lists of numbers.
+//! Allocates the room for what a module writes: bytes, and lists of numbers.
 //!
-//! `module` makes the C call. Every length that a module returns is checked against the room that it was
-//! given. How much room a call gets is said by its [`Room`]; only version 3 leaves it to us.
+//! `module` makes the C call. Every length that a module returns is checked against the room that it was given.
+//! [`Room`] says how much room a call gets; only version 3 leaves the size to us.
 //!
-//! Large buffers are kept from call to call, because new memory is slow: for 1 MiB the kernel clears and
-//! maps 256 pages, which takes as long as a cipher needs for the data. A buffer that was handed out
-//! comes back through [`reuse`].
+//! Large buffers are kept from call to call, because new memory is slow: for 1 MiB the kernel clears and maps 256
+//! pages, which takes as long as a cipher needs for the data. [`reuse`] takes back a buffer that was handed out.
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::cell::Cell;

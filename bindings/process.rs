@@ -1,18 +1,18 @@
-//! Keeps a shared library apart from the processes that are forked from its own.
+//! Detects forked children, and keeps them from using what belongs to their parent's process.
 //!
-//! A child inherits the connection of its parent, and locks that other threads held. It uses neither:
-//! its [`PerProcess`] value is a fresh one, and the inherited descriptor is closed, without a byte
-//! written, by a handler that runs inside of fork (`pthread_atfork`), or at the child's first call. That may come
-//! earlier, from a fork handler of the application, or be the only one, in a process that came about by a bare `clone`.
-//! The handler leaves alone what the child has made by then. (Where the kernel cannot clear a page in children, it
-//! cannot tell, and has the child start anew.)
+//! A child inherits the connection of its parent, and locks that other threads held. It uses neither. Its
+//! [`PerProcess`] value is a new one. The inherited descriptor is closed, without a byte written, by a handler that
+//! runs inside of fork (`pthread_atfork`), or at the child's first call. That call may come before the handler runs,
+//! from a fork handler of the application. In a process made by a bare `clone`, there is no handler, only the call. The
+//! handler leaves alone what the child has made by then. (Where the kernel cannot clear a page in children, the handler
+//! cannot tell, and makes the child start anew.)
 //!
-//! An application, too, may use the number of the descriptor for another file: [`FileIdentity`] tells them apart.
+//! An application may also reuse the number of the descriptor for another file: [`FileIdentity`] tells them apart.
 //!
-//! Unloading is safe: glibc's `pthread_atfork` registers the handler for the shared object that this code
-//! is linked into, and `dlclose` removes it with the object (`__cxa_finalize`). Elsewhere no handler is
-//! registered. Nothing here keeps thread-local destructors, which would pin the object in memory; that
-//! is why the value is behind an `AtomicPtr` and not an `ArcSwap`.
+//! Unloading is safe: glibc's `pthread_atfork` registers the handler for the shared object that this code is linked
+//! into, and `dlclose` removes it with the object (`__cxa_finalize`). With other C libraries no handler is registered.
+//! Nothing here keeps thread-local destructors, which would keep the object in memory; that is why the value is behind
+//! an `AtomicPtr` and not an `ArcSwap`.
 
 use std::ffi::{CStr, OsStr};
 use std::io;

@@ -1,7 +1,7 @@
-//! Tells which system calls a thread, and what it starts, makes.
+//! Reports which system calls a thread, and everything it starts, makes.
 //!
-//! A seccomp filter has the kernel stop at each call and ask; the answer is always to go on. Another thread answers,
-//! which the filter does not cover because it was there before.
+//! A seccomp filter makes the kernel stop at each system call and ask; the answer is always to continue. Another thread
+//! answers. The filter does not cover it, because it was started before.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -1,8 +1,8 @@
-//! Wraps the system calls that neither std nor `nix` offers as safe functions: fork, receiving
-//! descriptors over a socket, closing all other descriptors.
+//! Wraps the system calls that neither std nor `nix` offers as safe functions: fork, receiving descriptors over a
+//! socket, closing all other descriptors.
 //!
-//! The controller calls [`fork_child`] and [`detach`]; workers call [`receive`]. Everything else a
-//! process gives up is a safe call of `nix`, in `server::worker`.
+//! The controller calls [`fork_child`] and [`detach`]; workers call [`receive`]. Everything else that a process gives
+//! up is done with safe calls of `nix`, in `server::worker`.
 
 use std::ffi::{c_int, c_uint};
 use std::io::{self, IoSlice, IoSliceMut};

@@ -1,9 +1,9 @@
-//! Builds C templates: attributes with values that a module reads, and attributes with room that
-//! C_GetAttributeValue fills.
+//! Builds C templates: attributes with values for a module to read, and attributes with room for C_GetAttributeValue to
+//! fill.
 //!
-//! Every pValue is NULL or an address of memory that belongs to the template here. An attribute
-//! whose value is an array of CK_ATTRIBUTE gets such an array, made in the same way; no byte of a
-//! client becomes an address. Every length that a module returns is checked against its room.
+//! Every pValue is NULL or the address of memory that belongs to the template here. An attribute whose value is an
+//! array of CK_ATTRIBUTE gets such an array, built in the same way; no byte of a client becomes an address. Every
+//! length that a module returns is checked against its room.
 
 use std::marker::PhantomData;
 use std::ptr::null_mut;

@@ -1,5 +1,5 @@
-//! Plays both ends of a mechanism: the application, whose C structures are read, and the module, which
-//! follows the pointers that were built for it. No foreign code runs, so that Miri can watch.
+//! Tests mechanisms from both ends: as the application, whose C structures are read, and as the module, which follows
+//! the pointers that were built for it. No foreign code runs, so that Miri can check it.
 
 use std::ptr::{read_unaligned, with_exposed_provenance, with_exposed_provenance_mut};
 

@@ -1,4 +1,4 @@
-//! Maps each call to the C function of the module. Calls of a common shape are made here.
+//! Maps each call to the C function of the module. Calls whose arguments have a common shape are made here.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 

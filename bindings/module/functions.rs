@@ -1,7 +1,7 @@
 //! Makes the C calls whose arguments or results have a shape of their own.
 //!
-//! A failing call returns the same fields beside its CK_RV as the original. The CK_RV is the
-//! module's, unless an argument must not reach the module.
+//! A failing call returns the same fields beside its CK_RV as in the original. The CK_RV is the module's, unless an
+//! argument must not reach the module.
 
 use std::ffi::CString;
 use std::ptr::null_mut;

@@ -1,7 +1,7 @@
 //! Initializes and finalizes the module, and waits for its slot events.
 //!
-//! C_Initialize passes what the configuration says and whether the application has threads. It passes no
-//! mutexes: a module that locks uses those of the operating system.
+//! C_Initialize passes on the parameters of the configuration, and whether the application has threads. It passes no
+//! mutexes: a module that needs locks uses those of the operating system.
 
 use std::ffi::{c_char, c_void};
 use std::ptr::null_mut;

@@ -1,9 +1,9 @@
-//! Asks a library which interfaces it has, and for the newest list of its PKCS#11 functions.
+//! Asks a module which interfaces it has, and gets the newest list of its PKCS#11 functions.
 //!
-//! C_GetInterface is asked for each of the versions that we know, newest first, and C_GetFunctionList if it has
-//! none of them. Lists of all versions begin alike, so an older list becomes the newest one without
-//! its last functions. A module that answers oddly is asked on: with CKR_OK and no interface, with
-//! another name, with another version than asked for.
+//! It calls C_GetInterface for each version that we know, newest first, and C_GetFunctionList if the module has none of
+//! them. The lists of all versions begin alike, so an older list becomes the newest one with its last functions
+//! missing. An unusual answer does not end the search: CKR_OK without an interface, another name, or another version
+//! than asked for.
 
 use std::ffi::c_void;
 use std::mem::offset_of;

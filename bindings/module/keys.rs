@@ -1,8 +1,7 @@
-//! Builds the arguments of C calls with a mechanism, and what such calls hand back: keys, wrapped keys, and what the
-//! mechanism's parameter became.
+//! Builds the arguments of C calls with a mechanism, and reads their results: keys, wrapped keys, and the mechanism's
+//! parameter as the module left it.
 //!
-//! `calls` makes the C call. The CK_RV is the module's, unless an argument must not reach the module: that is the
-//! error.
+//! `calls` makes the C call. The CK_RV is the module's, unless an argument must not reach the module.
 
 use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};

@@ -1,9 +1,9 @@
-//! Remembers which mechanism the messages of a session have, and makes the calls of message functions.
+//! Makes the calls of message functions, and remembers which mechanism the messages of a session have.
 //!
-//! The parameter of a message is a structure that depends on the mechanism of C_MessageEncryptInit and its
-//! kin. A module takes the structure's type from there, not from the client. So a parameter reaches the
-//! module only if its mechanism is that of the operation: of another structure, a number of the client could
-//! be taken for an address. A session is locked while one of its calls changes the operation.
+//! The parameter of a message is a structure that depends on the mechanism of C_MessageEncryptInit or its relatives. A
+//! module takes the structure's type from there, not from the client. So a parameter reaches the module only if its
+//! mechanism is that of the operation. Otherwise the module would read it as another structure, and could take a number
+//! of the client for an address. A session is locked while one of its calls changes the operation.
 
 use std::collections::HashMap;
 use std::sync::{

@@ -1,8 +1,8 @@
-//! Hands on the notifications of a module: the Notify callback of C_OpenSession.
+//! Passes on the notifications of a module (the Notify callback of C_OpenSession).
 //!
-//! A module calls back in the thread of a call, or in one of its own. What becomes of it is for whoever
-//! [`install`]s a notifier; there is one for the process, because a process serves one client. The
-//! pointer that a module gets for the application says nothing of a client and is not looked at.
+//! A module calls back in the thread of a call, or in a thread of its own. The notifier that was [`install`]ed handles
+//! the notification; there is one for the process, because a process serves one client. The application pointer that
+//! the module gets contains nothing of the client and is not looked at.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};

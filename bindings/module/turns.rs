@@ -1,7 +1,7 @@
-//! Decides which calls may be in the module at the same time, and ends waits when it is finalized.
+//! Decides which calls may be in the module at the same time, and ends waits when the module is finalized.
 //!
-//! A module that was initialized for threads gets calls in parallel, but C_Initialize and C_Finalize
-//! alone. Any other module gets one call at a time.
+//! A module that was initialized for threads gets calls in parallel, except that C_Initialize and C_Finalize run alone.
+//! Any other module gets one call at a time.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{

@@ -1,4 +1,4 @@
-//! Mechanisms, templates and PINs: what reaches the module, and what is stopped.
+//! Tests which mechanisms, templates and PINs reach the module, and which are stopped.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What only version 4 can say: NULL beside empty, the caller's room, arrays of attributes.
+//! Tests what only version 4 can express: NULL as opposed to empty, the caller's room, arrays of attributes.
 
 use xdr::{
     Answer, Answers, Attribute, Call, Found, Input, Query, Reply, Room, Template, Value, Wanted,

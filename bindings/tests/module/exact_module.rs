@@ -1,4 +1,4 @@
-//! The module `exact.c`, and calls of version 4.
+//! Loads the module `exact.c`, and makes calls of version 4 on it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

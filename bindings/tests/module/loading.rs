@@ -1,4 +1,4 @@
-//! Libraries that are no modules, and functions that a module does not have.
+//! Tests libraries that are no modules, and functions that a module does not have.
 
 use xdr::{INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2};
 

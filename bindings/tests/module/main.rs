@@ -1,8 +1,8 @@
-//! A module through `bindings::module`: what reaches its functions, what its answers become.
+//! Tests `bindings::module` with real libraries: what reaches a module's functions, and what its answers become.
 //!
-//! `recorder.c` tells what it was called with and misbehaves on demand; it is compiled here with
-//! `cc`, and gets calls of version 3. `exact.c` gets calls of version 4. SoftHSM shows that a real module works; it reads its configuration from the environment,
-//! so its test runs in a process of its own.
+//! `recorder.c` reports what it was called with and misbehaves on demand; it is compiled here with `cc`, and gets calls
+//! of version 3. `exact.c` gets calls of version 4. SoftHSM shows that a real module works; it reads its configuration
+//! from the environment, so its test runs in a process of its own.
 
 // Values of 8 bytes are written out.
 #![cfg(all(unix, target_pointer_width = "64"))]

@@ -1,4 +1,4 @@
-//! Messages: which parameters reach the module, and what it writes into them.
+//! Tests message functions: which parameters reach the module, and what it writes into them.
 
 use cryptoki_sys::{
     CK_CCM_MESSAGE_PARAMS, CK_GCM_MESSAGE_PARAMS, CKF_DIGEST, CKF_END_OF_MESSAGE,

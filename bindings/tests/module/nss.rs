@@ -1,4 +1,5 @@
-//! A module that wants a string: NSS softokn, in a process of its own. It has version 3.0, with messages.
+//! Tests NSS softokn, a module of version 3.0 that needs an initialization string, in a process of its own. It has
+//! message functions.
 
 use std::ffi::OsStr;
 

@@ -1,4 +1,4 @@
-//! Outputs, lists and what a failing call carries beside its CK_RV.
+//! Tests outputs, lists, and what a failing call returns beside its CK_RV.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A real module: SoftHSM, in a process of its own.
+//! Tests a real module, SoftHSM, in a process of its own.
 
 use std::ffi::OsStr;
 

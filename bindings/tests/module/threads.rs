@@ -1,4 +1,4 @@
-//! C_Initialize, threads, slot events and notifications. Each test has a module of its own.
+//! Tests C_Initialize, threads, slot events and notifications. Each test has a module of its own.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
