@@ -1,8 +1,8 @@
-//! Represents the attributes that rules are about, of an object and of a client's template alike.
+//! Represents the attributes that rules are about, whether of an object or of a client's template.
 //!
-//! `object_reader` reads an object's from the module; a template's come from the call. Both become
-//! [`Attributes`]: the class, and for each boolean the values that occur. Which combinations are
-//! refused, and how, is decided in `patches`.
+//! `object_reader` reads those of an object from the module; those of a template come from the call. Both become
+//! [`Attributes`]: the class, and the values that occur for each boolean. `patches` decides which combinations are
+//! refused, and how.
 
 use std::ffi::c_ulong;
 

@@ -1,13 +1,12 @@
 //! Converts templates to a canonical form, so that rules and modules interpret them identically.
 //!
-//! A rule that looks for TRUE must also see what the module takes for TRUE, and no second attribute
-//! of the same type. So before any check, in every template of values for an object that is made or
-//! changed, and in the templates inside it, a boolean becomes one byte of 0 or 1, a number must have
-//! the length of this host's CK_ULONG, and no type may occur twice.
+//! A rule that looks for TRUE must recognise every value that the module takes for TRUE, and must not miss a second
+//! attribute of the same type. So before any check, the templates of values for objects that are made or changed are
+//! converted, with the templates inside them. A boolean becomes one byte of 0 or 1, a number must have the length of
+//! this host's CK_ULONG, and no type may occur twice.
 //!
-//! The templates of C_FindObjectsInit and C_GetAttributeValue stay as they are. The first selects
-//! among objects that are all checked afterwards, and its values match or not, as the module likes.
-//! The second holds types and room, but no values.
+//! The templates of C_FindObjectsInit and C_GetAttributeValue stay as they are. The first selects objects that are all
+//! checked afterwards; how its values match is left to the module. The second has types and room, but no values.
 
 use std::collections::BTreeSet;
 

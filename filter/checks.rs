@@ -1,8 +1,8 @@
 //! Checks a call against the rules for functions, objects, mechanisms, templates and users.
 //!
-//! Which arguments a function has, and in which role, comes from `xdr::facts`. A check that fails
-//! gives a [`Refusal`], which knows the rule. Labels and identifiers are read from the module at
-//! every use, so that a changed label counts at once.
+//! `xdr::facts` says which arguments a function has, and in which role. A check that fails returns a [`Refusal`], which
+//! names the rule. Labels and identifiers are read from the module at every use, so that a changed label counts at
+//! once.
 
 use xdr::facts::{Argument, Effect, Step};
 use xdr::word_size::{narrow, wide};

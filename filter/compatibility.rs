@@ -1,7 +1,7 @@
-//! Defines the switches that bring back single points of the original's behaviour.
+//! Defines the switches that bring back the original's behaviour, one point each.
 //!
-//! The parameter `compatibility` of pkcs11proxyd.conf names them, separated by blanks. All are off by
-//! default; the daemon logs those that are on. Each is a row of DIFFERENCES.md.
+//! The parameter `compatibility` of pkcs11proxyd.conf names them, separated by blanks. All are off by default; the
+//! daemon logs those that are on. Each is a row of DIFFERENCES.md.
 
 use thiserror::Error;
 

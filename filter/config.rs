@@ -1,8 +1,8 @@
 //! Reads filter.conf into typed rules.
 //!
-//! The daemon loads the file at start and at reload. [`crate::module_rules`] works out which rules
-//! apply to the module that a client asks for, and [`Rules::module`] finds that module's library. A
-//! file that is not understood completely is refused, so that every rule that is written holds.
+//! The daemon loads the file at start and at reload. [`crate::module_rules`] selects the rules that apply to the module
+//! a client asks for, and [`Rules::module`] finds that module's library. A file with anything that is not understood is
+//! refused, so that every rule that is written applies.
 
 mod announcement;
 mod checker;

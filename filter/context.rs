@@ -1,8 +1,8 @@
-//! Holds what the checks and actions on one call of a client may use.
+//! Holds what checks and actions need while they judge one call of a client.
 //!
-//! The engine makes a [`Context`] for each call and drops it with the call. It carries the rules and
-//! the state of the connection, reads the module's objects, and logs with the function and the alias
-//! that the call is about. It decides nothing.
+//! The engine makes a [`Context`] for each call and drops it afterwards. It has the rules and the state of the
+//! connection, reads the module's objects, and writes log lines with the function and the alias of the call. It decides
+//! nothing.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

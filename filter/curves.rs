@@ -1,8 +1,8 @@
 //! Lists elliptic curves by name, with the values of CKA_EC_PARAMS that name them.
 //!
-//! From SEC 2, RFC 5639 (Brainpool), RFC 8410 (curve25519, edwards25519 and their kin) and PKCS#11 v3.0, section
-//! 2.3.3, which also names curves by a PrintableString. Parameters that describe a curve instead of naming
-//! it are none of these.
+//! From SEC 2, RFC 5639 (Brainpool), RFC 8410 (curve25519, edwards25519 and the like) and PKCS#11 v3.0, section 2.3.3,
+//! which also names curves by a PrintableString. Parameters that describe a curve instead of naming it match none of
+//! these.
 
 /// An elliptic curve.
 #[derive(Debug)]

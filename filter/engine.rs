@@ -1,13 +1,13 @@
-//! Passes each call of a client through the rules: in front of the module, in a fixed order.
+//! Passes each call of a client through the rules, in a fixed order, and then to the module.
 //!
-//! The order is the same for every function: the template is converted to its canonical form
-//! (`canonical_template`), the actions of the pre chain run, forbidden functions are refused, the
-//! arguments are checked (`checks`), the actions of the post chain run, and the module is called. If
-//! no rule applies to the module of a connection, its calls go straight to the module.
+//! The order is the same for every function: the template is converted to its canonical form (`canonical_template`),
+//! the actions of the pre chain run, forbidden functions are refused, the arguments are checked (`checks`), the actions
+//! of the post chain run, and the module is called. If no rule applies to the module of a connection, its calls go
+//! straight to the module.
 //!
-//! Calls arrive from several threads. Where rules look at objects, a call that changes, copies or destroys one runs
-//! alone among the calls that name objects, from its checks to its end. So what a check has read is
-//! still true when the module executes the call.
+//! Calls arrive from several threads. Where rules look at objects, a call that changes, copies or destroys an object
+//! runs alone among the calls that name objects, from its checks to its end. So what a check has read is still true
+//! when the module executes the call.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;

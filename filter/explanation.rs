@@ -1,8 +1,9 @@
-//! Replays a past call through the present rules, step by step, as far as what was recorded of it allows.
+//! Replays a recorded call through the present rules, step by step.
 //!
-//! What is known of the call comes from a line of the audit log: function, mechanism, labels and identifiers. The
-//! checks are those of `checks`, in the engine's order; where they ask the module, the record answers. What depends on
-//! anything else is told as such: actions, requirements on fields and attributes, the user type of a login.
+//! The call comes from a line of the audit log, which has its function, mechanism, labels and identifiers. The checks
+//! are those of `checks`, in the engine's order; where they ask the module, the record answers. The record does not
+//! have everything that rules can depend on. Where it is missing, the explanation says so: for actions, requirements on
+//! fields and attributes, and the user type of a login.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -1,7 +1,7 @@
-//! Writes the filter's log lines: its prefix, its levels 0 to 3, no control characters.
+//! Writes the filter's log lines, with its prefix and its levels 0 to 3, and without control characters.
 //!
-//! Lines go to the `log` crate under the target `filter`. The daemon's logger writes that target to
-//! the subchannel of `log_subchannel`.
+//! Lines go to the `log` crate under the target `filter`. The daemon's logger writes that target to the subchannel of
+//! `log_subchannel`.
 
 use std::fmt::{self, Write as _};
 use xdr::MechanismType;

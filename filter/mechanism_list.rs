@@ -1,4 +1,4 @@
-//! Answers C_GetMechanismList without the mechanisms that are forbidden.
+//! Answers C_GetMechanismList without the forbidden mechanisms.
 
 use xdr::{Call, CkRv, MechanismListResult, MechanismType, Reply, Room, SlotId};
 

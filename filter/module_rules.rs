@@ -1,15 +1,15 @@
-//! Picks the rules that apply to one module.
+//! Selects the rules that apply to one module.
 //!
-//! [`ModuleRules::new`] does it once for each connection, for the name that the client asked for.
-//! After that a decision is a look into a table, which also has the line of the rule. `checks` decides
-//! by these tables, and `pkcs11proxyd -check` prints them.
+//! [`ModuleRules::new`] does this once for each connection, for the name that the client asked for. After that a
+//! decision is a lookup in a table, which also has the line of the rule. `checks` decides by these tables, and
+//! `pkcs11proxyd -check` prints them.
 //!
-//! A rule about a function is also about the newer functions that do the same (`xdr::facts`), such as
-//! C_MessageEncryptInit for C_EncryptInit. A rule that names a newer function is about that one only.
+//! A rule about a function also covers the newer functions that do the same (`xdr::facts`), such as
+//! C_MessageEncryptInit for C_EncryptInit. A rule that names a newer function covers only that one.
 //!
-//! A rule that restricts applies if its pattern matches in either reading, ours or the original's. A
-//! rule that loosens must match in ours: a `no` that keeps later rules off, or a pattern in a list of
-//! what is allowed.
+//! The original reads patterns differently. A rule that restricts applies if its pattern matches in either reading,
+//! ours or the original's. A rule that loosens must match in ours: a `no` that switches later rules off, or a pattern
+//! in a list of what is allowed.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Reads attributes of the module's objects, for one call of a client.
 //!
-//! Checks and actions ask an [`ObjectReader`], and it alone calls C_GetAttributeValue. It is made for
-//! a call and dropped with it: no attribute is remembered from one call to the next, so that a change
-//! counts at once. What an attribute means for the call is decided by those who ask.
+//! Checks and actions ask an [`ObjectReader`]; nothing else in the filter calls C_GetAttributeValue. It is made for a
+//! call and dropped afterwards. No attribute is remembered from one call to the next, so that a change counts at once.
+//! The callers decide what an attribute means for the call.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -1,9 +1,9 @@
 //! Checks the fields of mechanism parameters, and the attributes in templates, against the option
 //! `mechanism_parameters`.
 //!
-//! A [`Requirement`] is one row of the option: for a mechanism and a kind of operation, a field or attribute has to
-//! compare with given values. `config` makes requirements of the file; `checks` asks whether a call meets
-//! them. A field whose value cannot be seen does not meet any.
+//! A [`Requirement`] is one row of the option: for a mechanism and a kind of operation, a field or attribute must
+//! compare with given values. `config` makes requirements from the file; `checks` asks whether a call meets them. A
+//! field whose value cannot be read meets none.
 
 use std::fmt;
 

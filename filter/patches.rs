@@ -1,9 +1,9 @@
-//! Implements the actions that filter.conf can name: one file for each patch of the original, under
-//! its name, and `strong_wrapping_keys`, which the original does not have.
+//! Implements the actions that filter.conf can name: one file for each patch of the original, under its name, and
+//! `strong_wrapping_keys`, which the original does not have.
 //!
-//! A file begins with its tables, then says which calls are judged by them; `actions` has the names.
-//! This file has what the actions share: how they refuse a call, which keys a call uses, and which
-//! objects it makes or changes. The latter two come from the arguments' roles in `xdr::facts`.
+//! Each file begins with its tables, then says which calls are judged by them; `actions` has the names. This file has
+//! what the actions share: how they refuse a call, which keys a call uses, and which objects it makes or changes. The
+//! latter two come from the arguments' roles in `xdr::facts`.
 
 pub mod conflicting_attributes_patch;
 pub mod do_segregate_usage;

@@ -1,11 +1,9 @@
-//! Translates the patterns of filter.conf, which are in the dialect of OCaml's Str library, for the
-//! regex crate.
+//! Translates the patterns of filter.conf from the dialect of OCaml's Str library to that of the regex crate.
 //!
-//! A pattern comes from `filter::config` as bytes; module names, labels and identifiers are matched
-//! against it. The original appends `$` to the text of the pattern and anchors it at the start only.
-//! So an ungrouped alternation matches prefixes there, and `$` matches before any newline. Here the
-//! whole subject must match. [`Regexp::applies`] adds the original's reading, for rules that forbid,
-//! so that they forbid no less than they did.
+//! A pattern comes from `filter::config` as bytes; module names, labels and identifiers are matched against it. The
+//! original appends `$` to the text of the pattern and anchors it only at the start. So an ungrouped alternation
+//! matches prefixes there, and `$` matches before any newline. Here the whole subject must match. [`Regexp::applies`]
+//! also matches the original's reading, for rules that forbid, so that they forbid no less than they did.
 //!
 //! Back references are refused, and so is a trailing backslash, which in the original quotes the `$`.
 

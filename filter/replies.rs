@@ -1,5 +1,4 @@
-//! Builds the replies to calls that do not reach a module: every field beside the CK_RV, for each
-//! function.
+//! Builds the reply to a refused call, field by field, for each function.
 
 use xdr::{CkRv, Function, Reply, SlotId, Ulong};
 

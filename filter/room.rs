@@ -1,8 +1,7 @@
 //! Applies the two-call convention (PKCS#11 v2.20, section 11.2) to results that the filter makes.
 //!
-//! Some rules need the whole result of the module before they can answer, such as the list of
-//! mechanisms. They ask the module for all of it, and answer the client by the room that it has, as a
-//! module would.
+//! Some rules need the whole result of the module before they can answer, such as the list of mechanisms. They ask the
+//! module for all of it, and answer the client according to the room that it has, as a module would.
 
 use xdr::{CkRv, Room, Ulong};
 

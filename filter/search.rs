@@ -1,11 +1,9 @@
-//! Keeps the object searches of a connection: which objects each has found that the client has not
-//! got yet.
+//! Keeps the object searches of a connection: which objects each search has found that the client has not received yet.
 //!
-//! A search begins with a successful C_FindObjectsInit and ends with C_FindObjectsFinal, with
-//! C_SessionCancel or with its session. Handles come from the module in batches, in its order. Each is checked right before the
-//! client gets it, by the rules for objects and by the actions that watch the search. Searches that
-//! nothing watches are left to the module. The original has one list for all sessions of a client,
-//! which outlives the search.
+//! A search begins with a successful C_FindObjectsInit. It ends with C_FindObjectsFinal, with C_SessionCancel or with
+//! its session. Handles come from the module in batches, in its order. Each is checked right before the client gets it,
+//! by the rules for objects and by the actions that watch the search. Searches that nothing watches are left to the
+//! module. The original has one list for all sessions of a client, which outlives the search.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
-//! Tells whoever wants to know it of each call that the rules refuse, and of the rule.
+//! Reports each call that the rules refuse, and the rule, to an observer.
 //!
-//! The caller of [`Filter::call_before`](crate::Filter::call_before) brings the witness, so that it knows which call
-//! the refusal belongs to. A call that the module refuses is none of the filter's.
+//! The caller of [`Filter::call_before`](crate::Filter::call_before) supplies the observer, called witness, so that it
+//! knows which call the refusal belongs to. Calls that the module refuses are not reported.
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
-//! Logs the rules when a worker starts: the subchannel and the debug level, and at level 3 every
-//! option.
+//! Logs the rules when a worker starts: the subchannel and the debug level, and at level 3 every option.
 
 use super::{Lined, Operation, Rule, Rules};
 use crate::actions::Row;

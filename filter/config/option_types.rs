@@ -1,8 +1,7 @@
-//! Declares the types of single values in filter.conf: texts, patterns, switches, and names from a
-//! table.
+//! Declares the types of single values in filter.conf: texts, patterns, switches, and names from a table.
 //!
-//! `options` uses them, and serde fills them in from what `config_file` hands over. A value that is
-//! not of its type is refused here, where its line is known.
+//! `options` uses them, and serde fills them with values from `config_file`. A value of the wrong type is refused here,
+//! where its line is known.
 
 use crate::actions::{self, ACTIONS, Row};
 use crate::parameter_rules::{Comparison, OPERATIONS};

@@ -1,7 +1,7 @@
 //! Declares the options of filter.conf and reads the file into them.
 //!
-//! Values come from `syntax`; the types of single values are in `option_types`. [`Options`] holds
-//! them as they are written; `checker` turns them into rules.
+//! Values come from `syntax`; the types of single values are in `option_types`. [`Options`] holds them as they are
+//! written; `checker` turns them into rules.
 
 use super::option_types::{
     ActionName, AnyMechanism, Choice, ComparisonSign, FunctionName, MechanismName, OneOrMore,

@@ -1,7 +1,7 @@
-//! Turns the rows of `mechanism_parameters` into requirements.
+//! Turns the rows of the option `mechanism_parameters` into requirements.
 //!
-//! A row that could never apply, or that compares what cannot be compared, is an error: it would look like a
-//! protection.
+//! A row that could never apply is an error, and so is one that compares a field with a value of the wrong type. Such a
+//! row would only look like protection.
 
 use config_file::{At, Fault};
 use xdr::mechanism::{FieldKind, fields};

@@ -1,9 +1,9 @@
 //! Parses filter.conf, which has the syntax of OCaml's config-file library, as a [`config::Format`].
 //!
-//! The text of the file comes from [`config_file`]; values with their lines go to `options`. The
-//! original stops at the first token that cannot begin an entry, without an error, and ignores the
-//! rest; if a key is given twice, it takes the first. Both are errors here, so that every rule that
-//! is written also applies. An option that only says what is logged may be repeated, with a remark.
+//! The text of the file comes from [`config_file`]; values with their lines go to `options`. The original stops at the
+//! first token that cannot begin an entry, without an error, and ignores the rest. If a key is given twice, it takes
+//! the first. Both are errors here, so that every rule that is written also applies. Only options that concern logging
+//! may be repeated; this causes a warning.
 
 use config::{Format, Map, Value, ValueKind};
 use config_file::tokenizer::{Lexer, Token};

@@ -1,8 +1,8 @@
-//! Turns the values that a format has read into typed ones: serde's deserializer for them.
+//! Converts the values of a configuration file into typed ones: a deserializer for serde.
 //!
-//! `config` has one as well, but that turns "yes" into 1 and 3 into "3", drops surplus tuple members
-//! and forgets lines. Here a value has exactly the type that is asked for or is refused, a struct is
-//! filled in the order of its fields, and every [`Fault`] has the line and the option at fault.
+//! `config` has one as well, but that turns "yes" into 1 and 3 into "3", drops surplus tuple members and forgets lines.
+//! Here a value must have exactly the type that is asked for, a struct is filled in the order of its fields, and every
+//! [`Fault`] has the line and the option.
 
 use crate::fault::{Fault, Place, in_words};
 use crate::{TUPLE, latin1_bytes, line_of};

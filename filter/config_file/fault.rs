@@ -1,9 +1,8 @@
-//! Describes what is wrong in a configuration file, and where: the file, the line and the option.
+//! Represents an error in a configuration file with its place: the file, the line and the option.
 //!
-//! The deserializer and the checks that follow it make a [`Fault`], which knows line and option.
-//! [`load`](crate::load) and its callers add the file, which makes an [`struct@Error`] for the user. serde's
-//! own errors become faults here, in the words of a file instead of Rust's. No message shows a value:
-//! it may be a key.
+//! The deserializer and the checks that follow it make a [`Fault`], which knows line and option. [`load`](crate::load)
+//! and its callers add the file, which makes an [`struct@Error`] for the user. serde's own errors are reworded here in
+//! terms of the file instead of Rust. No message shows a value, because it may be a key.
 
 use crate::tokenizer;
 use serde::de;

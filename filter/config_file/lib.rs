@@ -1,13 +1,13 @@
-//! Reads configuration files into typed values that know the line they stand in.
+//! Reads configuration files into typed values that know their line.
 //!
-//! [`load`] reads a file and lets a [`config::Format`] turn it into [`config::Value`]s, whose origin
-//! is their line. The module `deserializer` turns those into the types that the caller declares with
-//! serde. A [`Fault`] names the line and the option at fault; [`At`] keeps both with a value, for the
-//! checks that follow. What the options mean is decided by the callers: the daemon and the filter.
+//! [`load`] reads a file and lets a [`config::Format`] turn it into [`config::Value`]s, whose origin is their line. The
+//! module `deserializer` converts those into the types that the caller declares with serde. A [`Fault`] names the line
+//! and the option; [`At`] keeps both with a value, for the checks that follow. What the options mean is decided by the
+//! callers: the daemon and the filter.
 //!
-//! `config` takes text, but the original reads bytes. So [`latin1_text`] turns each byte into the
-//! character of its number (Latin-1), and [`latin1_bytes`] turns it back. A field of type `String`
-//! then demands UTF-8; one of type [`Bytes`] takes any bytes.
+//! `config` takes text, but the original reads bytes. So [`latin1_text`] turns each byte into the character of its
+//! number (Latin-1), and [`latin1_bytes`] turns it back. A field of type `String` then requires UTF-8; one of type
+//! [`Bytes`] takes any bytes.
 
 #![forbid(unsafe_code)]
 #![deny(

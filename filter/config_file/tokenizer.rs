@@ -1,8 +1,8 @@
-//! Cuts a configuration file into tokens, as OCaml's Genlex does, with a keyword set of the caller's.
+//! Splits a configuration file into tokens, as OCaml's Genlex does, with the caller's set of keywords.
 //!
-//! The bytes of a file come in; tokens with their lines go to `filter::config::syntax` (filter.conf)
-//! and `server::netplex` (pkcs11proxyd.conf). Where Genlex stops without an error, at an unclosed
-//! comment or string, this tokenizer fails with the line where it began.
+//! The bytes of a file come in; tokens with their lines go to `filter::config::syntax` (filter.conf) and
+//! `server::netplex` (pkcs11proxyd.conf). Genlex stops without an error at an unclosed comment or string; this
+//! tokenizer fails with the line where it began.
 
 use thiserror::Error;
 

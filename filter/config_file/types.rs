@@ -1,7 +1,7 @@
-//! Defines types for single values of a configuration file: one that keeps its place, a string of any bytes,
-//! and a number with a decimal point.
+//! Defines types for single values of a configuration file: a value that keeps its place, a string of any bytes, and a
+//! number with a decimal point.
 //!
-//! The two configurations declare their options with them; `deserializer` fills them in.
+//! Both configuration files declare their options with them; `deserializer` fills them in.
 
 use crate::deserializer::AT;
 use crate::fault::{Fault, Place};

@@ -1,4 +1,4 @@
-//! The order of actions and checks around a call, and what searches show.
+//! Tests the order of actions and checks around a call, and which objects searches show.
 
 use super::*;
 use crate::Compatibility;

@@ -1,6 +1,6 @@
-//! `conflicting_attributes_patch`: refuses to give a key two roles that together give keys away.
+//! `conflicting_attributes_patch`: refuses to give a key two roles that together reveal keys.
 //!
-//! `conflicting_attributes_patch_on_existing_objects` refuses to use a key that has them already.
+//! `conflicting_attributes_patch_on_existing_objects` refuses to use a key that already has them.
 
 use xdr::facts::Family;
 use xdr::{Call, CkRv, ObjectHandle, SessionHandle};

@@ -1,5 +1,5 @@
-//! `do_segregate_usage`: from the first call to the end of the connection, each key has one usage. One
-//! that encrypts does not sign, and one that wraps does not encrypt.
+//! `do_segregate_usage`: restricts each key to one usage, from its first use to the end of the connection. A key that
+//! has encrypted cannot sign, and one that has wrapped cannot encrypt.
 
 use std::sync::atomic::Ordering;
 

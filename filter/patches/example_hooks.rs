@@ -1,5 +1,4 @@
-//! The examples of the original: two that write a log line, and one that checks a PIN. They protect
-//! nothing.
+//! The examples of the original: two actions that write a log line, and one that checks a PIN. They protect nothing.
 
 use xdr::{Call, CkRv};
 

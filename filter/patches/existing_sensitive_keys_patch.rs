@@ -1,6 +1,5 @@
-//! `dangerous_sensitive_keys_*`: restricts keys that are sensitive but were not always so
-//! (CKA_ALWAYS_SENSITIVE is false): somebody may know them. They may be used for key escrow, or not at
-//! all.
+//! `dangerous_sensitive_keys_*`: restricts keys that are sensitive but were once readable (CKA_ALWAYS_SENSITIVE is
+//! false). Somebody may know them. They may only be used for key escrow, or not at all.
 
 use xdr::{Call, CkRv, ObjectHandle, SessionHandle};
 

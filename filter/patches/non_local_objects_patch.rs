@@ -1,4 +1,4 @@
-//! `non_local_objects_patch`: lets no key wrap or unwrap whose value came from outside the token.
+//! `non_local_objects_patch`: refuses wrapping and unwrapping with a key whose value came from outside the token.
 
 use cryptoki_sys::*;
 use xdr::word_size::narrow;

@@ -1,5 +1,5 @@
-//! `sanitize_creation_templates_patch`: completes the templates of new keys with safe values, so that
-//! no module's own defaults apply.
+//! `sanitize_creation_templates_patch`: completes the templates of new keys with safe values, so that no default of the
+//! module applies.
 //!
 //! The action calls the module itself, with the complete templates. So it is the last of its chain.
 

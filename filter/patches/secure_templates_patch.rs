@@ -1,5 +1,5 @@
-//! `secure_templates_patch`: allows new keys only a few sets of roles that are safe together, and lets
-//! no key change its roles.
+//! `secure_templates_patch`: allows new keys only with a few sets of roles that are safe together, and forbids to
+//! change the roles of a key.
 
 use xdr::facts::{Facts, Family};
 use xdr::{Call, CkRv, Function};

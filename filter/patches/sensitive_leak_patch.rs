@@ -1,5 +1,5 @@
-//! `prevent_sensitive_leak_patch`: lets nobody read the values of keys, or write attributes that say
-//! where a key is from.
+//! `prevent_sensitive_leak_patch`: forbids to read the values of keys, and to write attributes that say where a key is
+//! from.
 
 use cryptoki_sys::*;
 use xdr::word_size::narrow;

@@ -1,4 +1,4 @@
-//! `sticky_attributes_patch`: keeps certain attributes of an object as they are, also in a copy.
+//! `sticky_attributes_patch`: forbids to change certain attributes of an object, also in a copy.
 
 use xdr::attribute_types::is_nested;
 use xdr::{Call, CkRv};

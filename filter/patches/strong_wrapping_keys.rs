@@ -1,8 +1,7 @@
-//! `strong_wrapping_keys`: refuses to wrap a key with one that is too weak.
+//! `strong_wrapping_keys`: refuses to wrap a key with a wrapping key of less than 112 bits of strength.
 //!
-//! The original has no such action. Without it, a client that may make wrapping keys could make an RSA
-//! key of 512 bits, or a DES key, wrap with it a key that it may not read, and open the result
-//! elsewhere.
+//! The original has no such action. Without it, a client that may make wrapping keys could make an RSA key of 512 bits
+//! or a DES key, wrap with it a key that it may not read, and break the weak key elsewhere.
 
 use cryptoki_sys::*;
 use xdr::facts::Family;

@@ -1,12 +1,12 @@
-//! `wrapping_format_patch`: binds the attributes of a wrapped key to it by a MAC, so that it unwraps
-//! as nothing else.
+//! `wrapping_format_patch`: binds the attributes of a wrapped key to it with a MAC, so that it cannot be unwrapped with
+//! other attributes.
 //!
 //! ```text
 //! what the token wrapped | CLASS, 4 bytes | a byte for each boolean | AES-128-CMAC of all before
 //! ```
 //!
-//! The format is the original's, in which some of the booleans occur only where key usage is
-//! segregated. The action calls the module itself, so no later action of the chain sees the call.
+//! The format is the original's, in which some of the booleans occur only where key usage is segregated. The action
+//! calls the module itself, so no later action of the chain sees the call.
 
 use aes::Aes128;
 use cmac::{Cmac, KeyInit, Mac};

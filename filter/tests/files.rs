@@ -1,4 +1,4 @@
-//! Whole filter files: ours, and those that come with the original.
+//! Tests whole filter files: ours, and those that come with the original.
 
 #[path = "../../tests/support/original.rs"]
 mod original;

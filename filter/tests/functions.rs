@@ -1,6 +1,6 @@
-//! Every function, its checks, their order and codes: one table, and what follows from it.
+//! Tests every function with its checks, their order and their codes, from one table.
 //!
-//! From the table come: each check with its rule off and on, met and not met; each function
+//! The tests derived from the table are: each check with its rule off and on, passed and failed; each function
 //! forbidden and not; and, with all rules on, which of several failing checks decides.
 
 mod support;

@@ -1,4 +1,4 @@
-//! What the filter logs, level by level. One test: the log of a process is one.
+//! Tests what the filter logs, level by level. There is one test, because a process has one log.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! What the rules of filter.conf say about the calls that only version 4 has: newer functions, NULL pointers,
-//! templates inside templates, and mechanisms with structures.
+//! Tests the rules of filter.conf with calls that only version 4 has: newer functions, NULL pointers, templates inside
+//! templates, and mechanisms with structures.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Objects by label and identifier, searches and lists of mechanisms: what the client gets, and what
-//! it costs at the module.
+//! Tests objects by label and identifier, searches and lists of mechanisms: what the client gets, and how many calls
+//! the module gets.
 
 mod support;
 

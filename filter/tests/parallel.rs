@@ -1,4 +1,4 @@
-//! Calls from several threads on one connection.
+//! Tests calls from several threads on one connection.
 
 mod support;
 

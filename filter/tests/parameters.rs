@@ -1,4 +1,4 @@
-//! The option `mechanism_parameters`: which calls meet its rows, and which rows a file can have.
+//! Tests the option `mechanism_parameters`: which calls meet its rows, and which rows a file can have.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What holds for all rules and calls, tried with many that are made from a seed.
+//! Tests properties that hold for all rules and calls, with many that are made from a seed.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! The attacks of docs/attacks.md in the forms that only version 4 has. Each succeeds without rules and fails with
-//! each set of rules. `tests/attacks` plays the others.
+//! Plays the attacks of docs/attacks.md in the forms that only version 4 has. Each succeeds without rules and fails
+//! with each set of rules. `tests/attacks` plays the others.
 
 use std::path::Path;
 use std::sync::Arc;

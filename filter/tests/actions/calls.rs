@@ -1,4 +1,4 @@
-//! Calls that make, copy and change objects, from templates that are written as text.
+//! Builds calls that make, copy and change objects, from templates that are written as text.
 
 use xdr::{Call, ObjectHandle};
 

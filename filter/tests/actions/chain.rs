@@ -1,4 +1,4 @@
-//! Actions in front of a token, as the filter runs them after its own checks.
+//! Tests actions in front of a token, as the filter runs them after its own checks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,4 +1,4 @@
-//! Attributes that conflict with each other, and those that stay as they are.
+//! Tests attributes that conflict with each other, and attributes that must not change.
 
 use xdr::facts::Family;
 use xdr::{Attribute, AttributeType, Call, CkRv};

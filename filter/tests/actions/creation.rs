@@ -1,4 +1,4 @@
-//! Objects that come from outside, and what all actions on templates have in common.
+//! Tests objects that come from outside the token, and what all actions on templates have in common.
 
 use xdr::Function::*;
 use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply, SessionHandle};

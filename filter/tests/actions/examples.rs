@@ -1,4 +1,4 @@
-//! The actions that only watch or serve as examples.
+//! Tests the actions that only watch or serve as examples.
 
 use std::sync::atomic::Ordering;
 

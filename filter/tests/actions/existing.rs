@@ -1,4 +1,4 @@
-//! What is done with keys that are there already.
+//! Tests the actions on keys that already exist.
 
 use xdr::Function::*;
 use xdr::{Call, CkRv, Cryptoki, ObjectHandle, Reply};

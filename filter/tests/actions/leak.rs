@@ -1,4 +1,4 @@
-//! Values of keys are not read, and what says where a key is from is not written.
+//! Tests that values of keys cannot be read, and that attributes that say where a key is from cannot be written.
 
 use xdr::{
     Answers, Attribute, Call, CkRv, Cryptoki, Found, Function, ObjectHandle, Query, Reply,

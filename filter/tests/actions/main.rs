@@ -1,7 +1,7 @@
-//! The actions, alone and in the two sets that the original ships, in front of a token.
+//! Tests the actions, alone and in the two sets that the original ships, in front of a token.
 //!
-//! `token` is a token that does what a call says, and tells how often it was called; what only a
-//! real one can show runs in front of SoftHSM as well.
+//! `token` is a token in memory that executes calls, and counts them. What only a real token can show is also tested in
+//! front of SoftHSM.
 
 mod attacks;
 mod calls;

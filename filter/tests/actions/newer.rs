@@ -1,4 +1,4 @@
-//! The actions and the calls that only version 4 has: authenticated wrapping, encapsulation, room for results,
+//! Tests the actions with calls that only version 4 has: authenticated wrapping, encapsulation, room for results,
 //! templates that are NULL, and templates of the keys that new keys are made with.
 
 use xdr::Function::*;

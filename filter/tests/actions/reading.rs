@@ -1,4 +1,4 @@
-//! What is read of objects and taken from templates, whatever a module or a client does.
+//! Tests what the filter reads of objects and takes from templates, with unusual modules and clients.
 
 use filter::attributes::{Attributes, Boolean, Class};
 use filter::object_reader::ObjectReader;

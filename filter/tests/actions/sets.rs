@@ -1,5 +1,5 @@
-//! The original's two sets of patches: the outcomes captured in front of SoftHSM, and what they
-//! cost. `softhsm` runs the same tables.
+//! Tests the original's two sets of patches: the outcomes captured in front of SoftHSM, and the number of module calls.
+//! `softhsm` runs the same tables.
 
 use std::sync::atomic::AtomicBool;
 

@@ -1,5 +1,4 @@
-//! The actions in front of SoftHSM, in a process of its own: it reads its configuration from the
-//! environment.
+//! Tests the actions in front of SoftHSM, in a process of its own: it reads its configuration from the environment.
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! A token whose ciphertexts say what is in them, for the attacks that need functions SoftHSM does not have.
+//! Simulates a token whose ciphertexts say what is in them, for attacks that need functions SoftHSM does not have.
 //!
-//! A secret is a number. What one secret wraps of another is both numbers, and only a key with the first secret
-//! opens it. A key encapsulated and decapsulated again is the same secret. The token keeps to the usages of
-//! keys and refuses nothing else.
+//! A secret is a number. Wrapping one secret with another yields both numbers, and only a key with the wrapping secret
+//! can open it. Decapsulating an encapsulated key yields the same secret. The token checks the usages of keys and
+//! refuses nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! The templates of new keys: which are secure, and what is added to them.
+//! Tests the templates of new keys: which are secure, and what is added to them.
 
 use std::sync::Mutex;
 

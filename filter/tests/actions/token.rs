@@ -1,6 +1,6 @@
-//! A token in memory: objects and their attributes, with defaults that give everything away.
+//! Simulates a token in memory: objects and their attributes, with defaults that reveal everything.
 //!
-//! It keeps to PKCS#11 where a client reads attributes, unless told to answer as some modules do.
+//! It follows PKCS#11 where a client reads attributes, unless told to answer as some modules do.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! Wrapped keys with their attributes: the original's bytes, captured from it.
+//! Tests wrapped keys with their attributes against bytes captured from the original.
 
 use aes::Aes128;
 use cmac::{Cmac, KeyInit, Mac};

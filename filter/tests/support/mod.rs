@@ -1,4 +1,4 @@
-//! A module that records what it is asked, with rules in front of it.
+//! Provides a module that records the calls it gets, with rules in front of it.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 

@@ -1,4 +1,4 @@
-//! Builds mechanisms with C structures as their parameters, from memory that exists in this file only.
+//! Builds mechanisms with C structures as their parameters, from memory that exists only in this file.
 
 use xdr::mechanism::Memory;
 use xdr::{CkRv, Mechanism, MechanismType, Use};
