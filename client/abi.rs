@@ -1,17 +1,16 @@
 //! Exports the functions of PKCS#11 v3.2, and nothing else.
 //!
-//! Each function turns the application's pointers into slices and values with the help of
-//! `memory`, sends a call through the `Library` and writes the result. Pointers go no further
-//! than this folder. The functions stand in one file for each section of the standard (`interfaces`, `slots`,
-//! `sessions`, `objects`, `operations`, `messages`, `keys`, `asynchronous`); this file has what they share, the general
-//! functions of section 5.4, and one macro for each shape of arguments that several functions have.
+//! Each function turns the application's pointers into slices and values with the help of `memory`, sends a call
+//! through the `Library` and writes the result. Pointers go no further than this folder. There is one file for each
+//! section of the standard (`interfaces`, `slots`, `sessions`, `objects`, `operations`, `messages`, `keys`,
+//! `asynchronous`). This file has what they share, the general functions of section 5.4, and one macro for each shape
+//! of arguments that several functions have.
 //!
-//! Every function first asks whether the library is initialised, then turns its arguments into a call, then
-//! calls, then writes what the reply carries. The module judges the arguments, NULL pointers included.
+//! Every function first checks that the library is initialised, then turns its arguments into a call, makes the call,
+//! and writes what the reply contains. The module judges the arguments, NULL pointers included.
 //!
-//! All functions have one contract, PKCS#11's own (v2.20, section 11): a pointer that is not null
-//! points to what its type and length say, for the length of the call. The SAFETY comments below
-//! call it "the contract of this module".
+//! All functions have one contract, PKCS#11's own (v2.20, section 11): a pointer that is not null points to what its
+//! type and length say, for the length of the call. The SAFETY comments below call it "the contract of this module".
 
 #![allow(non_snake_case)] // the standard's names
 #![allow(clippy::missing_safety_doc)] // one contract for all, above

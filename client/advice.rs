@@ -1,6 +1,6 @@
-//! Says what an operator can do about a failure, in one clause for the end of a log line.
+//! Advises an operator what to do about a failure, in one clause for the end of a log line.
 //!
-//! Where nothing sensible can be said, nothing is. The causes themselves are the errors' own texts.
+//! Where no advice is useful, it gives none. The error's own text states the cause.
 
 use std::fmt;
 use std::io;

@@ -1,6 +1,6 @@
-//! Describes a certificate for people: who it is for, who issued it, when it is valid.
+//! Describes a certificate for people: its subject, its issuer, and when it is valid.
 //!
-//! What is shown comes from a peer, so that control characters are escaped. Nothing is decided here: OpenSSL verifies.
+//! The text comes from a peer, so control characters are escaped. Nothing is decided here: OpenSSL verifies.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,16 +1,16 @@
 //! Makes calls to the daemon over one connection: several at a time, each within its deadline.
 //!
-//! Calls come from `library`, as values. A record goes out in one `sendmsg` and usually comes back in one `recv`, with
-//! or without TLS. There is no thread of its own: of the threads that wait for replies, one reads for all
-//! (`exchange` says which), and hands each reply to its owner. A single thread writes, reads and finds its own
-//! reply, and waits for nobody. While the daemon executes a call of version 4, it may notify the application; the
-//! thread that waits for the reply calls the application and answers.
+//! Calls come from `library`, as values. A record goes out in one `sendmsg` and its reply usually comes back in one
+//! `recv`, with or without TLS. The connection has no thread of its own: of the threads that wait for replies, one
+//! reads for all (`exchange` decides which), and hands each reply to its owner. A single thread writes, reads and finds
+//! its own reply, and waits for nobody. While the daemon executes a call of version 4, it may notify the application;
+//! the thread that waits for the reply calls the application and answers.
 //!
-//! Calls of one session go out one after the other, and so do all calls of version 3. C_Finalize goes out at once in
-//! version 4, and waits only briefly while calls of other threads are not over. A failure after which calls and
-//! replies could get out of step ends the connection for good; so does a call that is not answered in time. Its
-//! sessions and operations end with it, so nothing reconnects without the application's knowledge. Signal mask and
-//! handlers stay as they are; SIGPIPE is not raised.
+//! Calls of one session go out one after the other, and so do all calls of version 3. In version 4, C_Finalize goes out
+//! at once, and waits only briefly while calls of other threads are not over. A failure that could bring calls and
+//! replies out of step ends the connection for good, and so does a call that is not answered in time. Its sessions and
+//! operations end with it. So nothing reconnects without the application's knowledge. The signal mask and handlers stay
+//! as they are, and SIGPIPE is not raised.
 
 mod exchange;
 #[cfg(test)]

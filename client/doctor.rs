@@ -1,8 +1,9 @@
 //! Finds out why a connection fails: `p11client-doctor`, for an operator.
 //!
 //! It reads the settings that the library would read, and takes the library's steps one after the other, with the
-//! library's own code: settings, log, name, connection, TLS, the first calls, slots and tokens. It prints what it finds, and
-//! of a step that fails the cause and what to do. It never logs in, writes no log file, and prints no secret.
+//! library's own code: settings, log, name, connection, TLS, the first calls, slots and tokens. It prints the result of
+//! each step. For a step that fails, it prints the cause and advice. It never logs in, writes no log file, and prints
+//! no secret.
 
 mod daemon;
 mod local;

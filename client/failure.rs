@@ -1,4 +1,4 @@
-//! Says why a call has no result.
+//! Defines the reasons why a call has no result.
 
 use std::collections::TryReserveError;
 use std::io;

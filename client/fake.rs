@@ -1,5 +1,4 @@
-//! Stands in for the daemon in unit tests: once as a closure, once as a daemon that executes
-//! operations itself.
+//! Stands in for the daemon in unit tests: once as a closure, once as a daemon that executes operations itself.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Reads files that the settings name, within a time: one may be a pipe whose writer is late, or never comes.
+//! Reads files that the settings name, within a time limit: a file may be a pipe whose writer is late or never comes.
 
 use std::fs::File;
 use std::io::{self, Read};

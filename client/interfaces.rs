@@ -1,10 +1,10 @@
-//! Knows which interfaces the module has, and asks the daemon if an application wants to know before C_Initialize.
+//! Remembers which interfaces the module has, and asks the daemon if an application wants to know before C_Initialize.
 //!
-//! C_LoadModule tells it. What one connection of this process was told is kept, also for its forked children: it is a
-//! fact about the module. If there was none yet, a connection is made for the question, with the settings that
-//! C_Initialize would use. No lock is held meanwhile: of two threads that ask at the same time, each makes a connection.
-//! What could not be found out is asked again the next time, unless the daemon took all the time that there is for the
-//! question: an application that only looks which libraries there are must not wait for it again and again.
+//! The reply of C_LoadModule lists them. The answer from the first connection of this process is kept, also for forked
+//! children, because it is a fact about the module. If there was no connection yet, one is made for the question, with
+//! the settings that C_Initialize would use. No lock is held meanwhile: if two threads ask at the same time, each makes
+//! a connection. A question that failed is asked again the next time, unless it took all the time allowed for it: an
+//! application that only lists libraries must not wait again and again.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,14 +1,16 @@
-//! Implements `libp11client.so`, the PKCS#11 library that applications load: it sends each call to
-//! `pkcs11proxyd` and returns what the module there answers.
+//! Implements `libp11client.so`, the PKCS#11 library that applications load: it sends each call to `pkcs11proxyd` and
+//! returns what the module there answers.
 //!
-//! Calls arrive in [`abi`], which makes values of the application's pointers, and no pointer goes further. `library`
-//! remembers what it must of the application's sessions. `recovery`, if the site wants it, lets them outlive a
-//! connection. `link` knows which version of the protocol is spoken: in version 4 calls go to the daemon as they are;
-//! `version3` does what version 3 leaves to the client: sizes, lists, attributes, waiting. `connection` sends them, over `tls` where that is asked for. Loading the library does nothing: it
-//! connects in C_Initialize and disconnects in C_Finalize. `interfaces` knows which interfaces the module has, and asks
-//! over a connection of its own if the application wants to know earlier. It never ends the process, prints only if
-//! `PKCS11PROXY_LOG` asks for it, and leaves signals alone. It starts no thread, except for one that resolves a host name while
-//! it connects.
+//! Calls arrive in [`abi`], which makes values from the application's pointers; no pointer goes further. `library`
+//! remembers what it must of the application's sessions. With `recover = true`, `recovery` lets them survive the loss
+//! of a connection. `link` knows which version of the protocol is spoken: in version 4, calls go to the daemon
+//! unchanged; in version 3, `version3` implements what that version leaves to the client: sizes, lists, attributes,
+//! waiting. `connection` sends the calls, over `tls` where that is configured. `interfaces` knows which interfaces the
+//! module has, and asks over a connection of its own if the application wants to know before C_Initialize.
+//!
+//! Loading the library does nothing: it connects in C_Initialize and disconnects in C_Finalize. It never ends the
+//! process, prints only if `PKCS11PROXY_LOG` asks for it, and does not touch signals. It starts no thread, except one
+//! that resolves a host name while it connects.
 
 #![deny(unsafe_code)]
 #![deny(

@@ -1,8 +1,8 @@
-//! Is the library between C_Initialize and C_Finalize: a module behind a daemon, and what has to be remembered of the
-//! application's sessions.
+//! Represents the module behind the daemon between C_Initialize and C_Finalize.
 //!
-//! `abi` makes calls of version 4, as values. They go to the module unchanged. While a call is on its way, no lock of
-//! this module is held.
+//! `abi` makes calls of version 4, as values; they go to the module unchanged. For each session the library remembers
+//! two things that its functions need: the mechanism of its message operations, and its notification callback. No lock
+//! of this module is held during a call.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,8 +1,9 @@
-//! Is a daemon between C_Initialize and C_Finalize: a connection, and the version of the protocol that is spoken over it.
+//! Represents a daemon between C_Initialize and C_Finalize: a connection, and the version of the protocol spoken over
+//! it.
 //!
-//! Calls of version 4 come from [`library`](crate::library), or from what lets it outlive a connection. If the daemon
-//! speaks version 4, they go to it unchanged; otherwise [`version3`](crate::version3) makes them in version 3. What the
-//! application has open is not known here.
+//! Calls of version 4 come from [`library`](crate::library), or from `recovery`. If the daemon speaks version 4, they
+//! are sent unchanged; otherwise [`version3`](crate::version3) makes them in version 3. This module does not know the
+//! application's sessions and objects.
 
 use xdr::rpc::Version;
 use xdr::{

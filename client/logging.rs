@@ -1,10 +1,10 @@
-//! Logs what the settings say, on standard error, in a file, or to the system logger.
+//! Writes log messages to standard error, a file, or the system logger, as the settings say.
 //!
-//! `PKCS11PROXY_LOG` has the syntax of env_logger: levels, for the library or for modules of it (`p11client::tls=debug`),
-//! and a text that messages have to contain. Each message is one write, and takes no lock that a forked child could
-//! inherit (env_logger locks std's stderr). Nothing stays open: the application may close every descriptor, and what
-//! rotates a file need not tell. A message that cannot be written is lost. None holds a PIN, a key, an attribute's
-//! value or data.
+//! `PKCS11PROXY_LOG` has the syntax of env_logger: levels, for the library or for modules of it
+//! (`p11client::tls=debug`), and a text that messages have to contain. Each message is one write, and takes no lock
+//! that a forked child could inherit (env_logger locks std's stderr). No file stays open: the application may close
+//! every descriptor, and a program that rotates the file need not notify the library. A message that cannot be written
+//! is lost. No message contains a PIN, a key, an attribute's value or data.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

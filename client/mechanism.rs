@@ -1,4 +1,4 @@
-//! Decides which mechanism parameters are looked at, and which go to a daemon of version 3. Logs those that are
+//! Decides which mechanism parameters are read from memory, and which go to a daemon of version 3. Logs those that are
 //! refused.
 //!
 //! The application's CK_MECHANISM, which the original changes, stays as it is.

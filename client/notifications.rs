@@ -1,7 +1,7 @@
 //! Keeps the callbacks of C_OpenSession and calls them.
 //!
-//! `abi` makes a [`Callback`] of the application's function. What the daemon tells of a session is to be delivered in the
-//! thread whose call is in progress, as a module in this process would.
+//! `abi` makes a [`Callback`] from the application's function. A notification is delivered in the thread whose call is
+//! in progress, as by a module in this process.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

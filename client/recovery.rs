@@ -1,14 +1,16 @@
-//! Lets an application outlive the connection, and the daemon, that its calls went to (`recover = true`).
+//! Lets an application survive the loss of its connection, or of the daemon (`recover = true`).
 //!
-//! The application gets handles that are made here (`tables`), and a call goes out with those of the module. When a
-//! connection is lost, the next call connects again, to the first daemon that answers; each session is opened again when
-//! it is used (`restoring`), with the token it was with (`slots`), the user is logged in if the PIN was kept (`logins`), and an object is looked for by what was
-//! known of it (`objects`, `descriptions`, `counterparts`). What cannot come back is an operation that had begun, and a session object: the call
-//! that misses it is answered CKR_DEVICE_ERROR, once.
+//! The application gets handles that are made here (`tables`); in a call they are replaced with those of the module.
+//! When a connection is lost, the next call connects again, to the first daemon that answers. The rest is restored when
+//! it is used. A session is opened again (`restoring`), with the same token (`slots`). The user is logged in if the PIN
+//! was kept (`logins`). An object is searched for by what was known of it (`objects`, `descriptions`, `counterparts`).
+//! An active operation and a session object cannot be restored: the first call that needs one returns CKR_DEVICE_ERROR,
+//! once.
 //!
-//! A call that failed on the way may have been executed. It is made again only if that does no harm: never a
-//! signature, a login, or what makes or changes an object. A call waits for a new connection no longer than its
-//! timeout. No lock is held while a call is on its way; of several threads that miss something, one restores it.
+//! A call that failed during transmission may have been executed. It is repeated only if that does no harm: a
+//! signature, a login, and a call that makes or changes an object are never repeated. A call waits for a new connection
+//! no longer than its timeout. No lock is held during a call; if several threads need the same thing restored, one does
+//! it.
 
 mod asking;
 mod counterparts;

@@ -1,4 +1,4 @@
-//! Defines what the library needs of the daemon at the other end, and how it asks.
+//! Defines what the library needs from the daemon at the other end, and how it makes calls.
 
 use xdr::{Call, CkRv, Hello, HelloResult, NullPlaces, Reply, version3};
 

@@ -1,7 +1,7 @@
-//! Remembers something for each session of the application, until the session ends.
+//! Stores a value for each session of the application, until the session ends.
 //!
-//! A session ends with C_CloseSession, with C_CloseAllSessions for its slot, and with the connection. A new
-//! session may have the handle of one that has ended; it inherits nothing.
+//! A session ends with C_CloseSession, with C_CloseAllSessions for its slot, and with the connection. A new session may
+//! have the handle of one that has ended; it inherits nothing.
 
 use std::collections::HashMap;
 

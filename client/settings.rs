@@ -1,10 +1,10 @@
-//! Reads the library's settings: where the daemon is, which module to ask for, how long to wait, and
-//! which files TLS needs.
+//! Reads the library's settings: where the daemon is, which module to ask for, how long to wait, and which files TLS
+//! needs.
 //!
-//! They come from environment variables, the settings file, the file with the alias, the name of the library's file
-//! and the values that are compiled in ([`sources`] says which counts), and are read again at each C_Initialize. A
-//! value that cannot be used is an error that says where it stands. Everything comes through an [`Environment`], so that
-//! tests need not touch that of the process.
+//! They come from environment variables, the settings file, the file with the alias, the name of the library's file and
+//! the values that are compiled in ([`sources`] has the precedence). They are read again at each C_Initialize. A value
+//! that cannot be used is an error that says where the value is written. All input comes through an [`Environment`], so
+//! that tests need not change that of the process.
 
 mod alias;
 mod built_in;

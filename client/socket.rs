@@ -1,14 +1,15 @@
-//! Connects to the daemon, and keeps the socket apart from those of forked children and of the application.
+//! Connects to the daemon, and makes sure that the socket is used neither for a forked child nor in place of another
+//! file.
 //!
-//! `resolver` finds the addresses of a name, `schedule` says in which order they are tried, and `race` tries them side by
-//! side. All of it ends at the deadline.
+//! `resolver` finds the addresses of a name, `schedule` says in which order they are tried, and `race` tries them side
+//! by side. All of it ends at the deadline.
 //!
-//! An application may close descriptors that are not its own, as programs do that close all of them to become daemons.
-//! The number of the socket may then be that of a file of the application's. So before each use the socket is
-//! compared with what it was when it was connected (fstat), and is left alone if it is another file. A thread that
-//! receives the reply to what it has just sent does not compare again. If another thread of the application closes the
-//! descriptor between the comparison and the use, nobody can notice. The socket's number is above those of standard
-//! input, output and error: an application that has closed them may still write there.
+//! An application may close descriptors that are not its own, as programs do that become daemons. The number of the
+//! socket may then be that of a file of the application's. So before each use the socket is compared with what it was
+//! when it was connected (fstat), and is left alone if it is another file. A thread that receives the reply to what it
+//! has just sent does not compare again. If another thread of the application closes the descriptor between the
+//! comparison and the use, this cannot be noticed. The socket's number is above those of standard input, output and
+//! error: an application that has closed them may still write there.
 
 mod race;
 pub(crate) mod resolver;

@@ -1,8 +1,7 @@
-//! Makes numbers and the C structures of C_GetInfo, C_GetSlotInfo and the like of what is in a reply.
+//! Builds numbers and the C structures of C_GetInfo, C_GetSlotInfo and the like from a reply.
 //!
-//! A number that does not fit into this host's CK_ULONG is an error, never another number.
-//! Text fields have a fixed size in C. A text that is shorter is padded with blanks, a longer one
-//! is cut.
+//! A number that does not fit into this host's CK_ULONG is an error, never another number. Text fields have a fixed
+//! size in C. A shorter text is padded with blanks, a longer one is cut.
 
 use cryptoki_sys::{
     CK_INFO, CK_MECHANISM_INFO, CK_SESSION_INFO, CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG,

@@ -1,8 +1,8 @@
-//! Speaks TLS to the daemon: loads keys and certificates, and shakes hands.
+//! Connects to the daemon with TLS: loads keys and certificates, and does the handshake.
 //!
-//! [`crate::settings`] names the files, and `connection` brings a connected socket and uses the halves of the
-//! connection. OpenSSL is used only inside the private library context of [`bindings::openssl_context`], for
-//! freeing too.
+//! [`crate::settings`] names the files, and `connection` provides a connected socket and uses the halves of the
+//! connection. OpenSSL is used, and its objects are freed, only inside the private library context of
+//! [`bindings::openssl_context`].
 
 use std::io;
 use std::net::IpAddr;

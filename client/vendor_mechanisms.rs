@@ -1,6 +1,6 @@
-//! Makes the structures of a site's `mechanisms.toml` known to this process.
+//! Adds the structures of a site's `mechanisms.toml` to the table of this process.
 //!
-//! The text comes from [`settings`](crate::settings). The daemon has to know the same structures.
+//! The text comes from [`settings`](crate::settings). The daemon needs the same file.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};

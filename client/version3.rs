@@ -1,9 +1,8 @@
-//! Makes calls in version 3 of the protocol, which the original's daemons speak, for a library that is made for
-//! version 4.
+//! Makes calls in version 3 of the protocol, which the original's daemons speak.
 //!
-//! Calls and replies are those of version 4, `xdr::version3` says what they are on the wire. This module does what
+//! The library makes calls of version 4, and `xdr::version3` converts them for the wire. This module implements what
 //! PKCS#11 promises and version 3 leaves to the client: sizes (`pending`), lists, attributes (`attributes`), and
-//! waiting for slot events. It refuses what version 3 has no form for.
+//! waiting for slot events. It refuses what version 3 cannot express.
 
 mod attributes;
 mod pending;

@@ -1,8 +1,8 @@
-//! Asynchronous operations, of PKCS#11 v3.2.
+//! Exports the functions for asynchronous operations of PKCS#11 v3.2.
 //!
 //! A module's asynchronous operation writes into the application's buffers after the call has returned, which is not
-//! possible from another process. So the daemon opens no asynchronous session, and what these functions answer is
-//! what a module answers without one.
+//! possible from another process. So the daemon opens no asynchronous session, and these functions answer what a module
+//! answers without one.
 
 use cryptoki_sys::{CK_ASYNC_DATA, CK_BYTE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_UTF8CHAR};
 use xdr::word_size::wide;

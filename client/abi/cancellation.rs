@@ -1,8 +1,8 @@
-//! Has a thread that the application cancels (`pthread_cancel`) end after its call, and not within it.
+//! Postpones the cancellation of a thread (`pthread_cancel`) until its call is over.
 //!
-//! To be cancelled in the middle of a call would unwind the stack through this library, which Rust answers by ending
-//! the process. Waiting for the network is a point of cancellation, so it has to be off meanwhile. It costs no system
-//! call.
+//! A cancellation in the middle of a call would unwind the stack through this library, and Rust would then end the
+//! process. Waiting for the network is a cancellation point, so cancellation has to be disabled meanwhile. This costs
+//! no system call.
 
 use std::ffi::c_int;
 

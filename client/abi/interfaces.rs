@@ -1,8 +1,9 @@
-//! C_GetFunctionList, C_GetInterfaceList and C_GetInterface: which functions there are (PKCS#11 v3.0, section 5.4).
+//! Exports C_GetFunctionList, C_GetInterfaceList and C_GetInterface (PKCS#11 v3.0, section 5.4), which return the
+//! function lists.
 //!
-//! The interfaces are those of ours that the module has, which [`crate::interfaces`] knows or asks for. Without a daemon
-//! they are all of ours. `PKCS11PROXY_INTERFACE` keeps applications from newer versions. Whether the module has a single
-//! function is told by the function: CKR_FUNCTION_NOT_SUPPORTED.
+//! Of our interfaces, only those that the module has are offered; [`crate::interfaces`] knows or asks for them. Without
+//! a daemon, all of ours are. `PKCS11PROXY_INTERFACE` hides newer versions from applications. If the module lacks a
+//! single function, that function returns CKR_FUNCTION_NOT_SUPPORTED.
 
 use std::ffi::{CStr, c_void};
 

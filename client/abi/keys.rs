@@ -1,4 +1,4 @@
-//! Keys made, wrapped, unwrapped, derived and encapsulated: PKCS#11 v3.0, section 5.18.
+//! Exports the functions that make, wrap, unwrap, derive and encapsulate keys: PKCS#11 v3.0, section 5.18.
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG,

@@ -1,9 +1,9 @@
 //! Turns the application's pointers into values and slices, and writes results back through them.
 //!
 //! The application guarantees that a pointer that is not null is valid for the length of the call (PKCS#11 v2.20,
-//! section 11.1); each `# Safety` below asks for that and nothing else. No alignment is assumed. Output is written at
-//! the end and never borrowed, because an application may encrypt in place. What a daemon answers is compared with
-//! what it was asked before a byte of it is written.
+//! section 11.1); each `# Safety` below requires that and nothing else. No alignment is assumed. Output is written at
+//! the end and never borrowed, because an application may encrypt in place. Before a byte is written, the daemon's
+//! answer is compared with the request.
 
 use std::ffi::c_void;
 use std::slice;

@@ -1,7 +1,8 @@
-//! Messages encrypted, decrypted, signed and verified one by one: PKCS#11 v3.0, sections 5.9, 5.11, 5.14 and 5.16.
+//! Exports the functions for single messages, which are encrypted, decrypted, signed and verified one by one: PKCS#11
+//! v3.0, sections 5.9, 5.11, 5.14 and 5.16.
 //!
-//! The structure of a message's parameter depends on the mechanism that the operation began with, which the library
-//! remembers for each session. It is sent with each message.
+//! The structure of a message's parameter depends on the mechanism that the operation began with. The library remembers
+//! it for each session and sends it with each message.
 
 use std::ffi::c_void;
 

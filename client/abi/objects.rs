@@ -1,4 +1,4 @@
-//! Objects, their attributes, and searches: PKCS#11 v3.0, section 5.7.
+//! Exports the functions for objects, their attributes, and searches: PKCS#11 v3.0, section 5.7.
 
 use cryptoki_sys::{CK_ATTRIBUTE, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG};
 use xdr::Call;

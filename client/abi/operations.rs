@@ -1,4 +1,5 @@
-//! Encryption, digests, signatures and random numbers: PKCS#11 v3.0, sections 5.8, 5.10, 5.12, 5.13, 5.15, 5.17 and 5.19.
+//! Exports the functions for encryption, digests, signatures and random numbers: PKCS#11 v3.0, sections 5.8, 5.10,
+//! 5.12, 5.13, 5.15, 5.17 and 5.19.
 
 use cryptoki_sys::{CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_ULONG};
 use xdr::word_size::wide;

@@ -1,10 +1,10 @@
-//! Keeps some memory for the moment in which the system has no more, so that calls can say so: CKR_HOST_MEMORY.
+//! Keeps a reserve of memory, so that calls can still return CKR_HOST_MEMORY when the system has none.
 //!
-//! Rust ends the process when it gets no memory for something small, and the process is the application's. So the
-//! library's allocations go to the system's allocator and, where that has nothing, to a reserve that is part of the
-//! library's data. Calls that have begun come to an end with it; from then on [`is_low`] has others fail at once, until
-//! the system has memory again. What follows the size of the application's data or of a reply does not get any of it: that
-//! fails by itself. Atomics only: a forked child inherits no lock.
+//! Rust aborts the process when a small allocation fails, and the process is the application's. So the library's
+//! allocations go to the system's allocator and, where that fails, to a reserve in the library's static data. Calls
+//! that have begun are completed with it. From then on [`is_low`] makes new calls fail at once, until the system has
+//! memory again. Allocations whose size depends on the application's data or on a reply do not use the reserve: they
+//! can fail by themselves. Only atomics are used, because a forked child must not inherit a lock.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;

@@ -1,4 +1,4 @@
-//! Sessions and logging in: PKCS#11 v3.0, section 5.6, and the obsolete functions of 5.20.
+//! Exports the functions for sessions and logins: PKCS#11 v3.0, section 5.6, and the obsolete functions of 5.20.
 
 use cryptoki_sys::{
     CK_BYTE, CK_FLAGS, CK_NOTIFY, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SESSION_INFO,

@@ -1,4 +1,4 @@
-//! Slots, tokens and their PINs: PKCS#11 v3.0, section 5.5.
+//! Exports the functions for slots, tokens and their PINs: PKCS#11 v3.0, section 5.5.
 
 use cryptoki_sys::{
     CK_BBOOL, CK_FLAGS, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID,

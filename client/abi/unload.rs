@@ -1,9 +1,9 @@
-//! Closes the connection when the library is unloaded, and frees what the library shares with nobody.
+//! Closes the connection when the library is unloaded, and frees what the library does not share.
 //!
-//! At `dlclose` an application that did not call C_Finalize is left without a descriptor, an OpenSSL object or a
-//! library context of this library. What stays with TLS is a table in the crate `openssl`, 116 bytes, which nothing
-//! outside of the crate reaches. At exit the kernel frees everything, and OpenSSL may be gone already: there nothing is
-//! freed.
+//! An application may unload the library without C_Finalize. At `dlclose` it is then left without a descriptor, an
+//! OpenSSL object or a library context of this library. With TLS, one table of the crate `openssl` stays (116 bytes),
+//! which nothing outside of that crate can free. At exit nothing is freed: the kernel frees everything, and OpenSSL may
+//! already be gone.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

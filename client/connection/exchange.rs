@@ -1,13 +1,13 @@
-//! Decides which call may go out, and which of the threads that wait for replies reads for all.
+//! Decides which call may be sent, and which of the threads that wait for replies reads for all.
 //!
-//! A thread enters with its call and gets a [`Ticket`]. It waits for its turn, sends the call, and asks what comes next:
-//! its reply or a notification, which another thread has read, or the reader itself, if nobody has it. Who has the
-//! reader hands everything to its owner, and gives the reader back when its own reply has come; then another thread
-//! gets it. Does no I/O: `connection` sends and receives.
+//! A thread enters with its call and gets a [`Ticket`]. It waits for its turn, sends the call, and asks what comes
+//! next. The answer is its reply or a notification, if another thread has read it, or else the reader, if no thread has
+//! it. The thread with the reader hands each record to its owner. It gives the reader back when its own reply has come;
+//! then another thread gets it. Does no I/O: `connection` sends and receives.
 //!
-//! A thread that need not wait makes no system call here. Nothing is held while waiting, and no thread-local destructor
-//! comes with it, so that the library can be unloaded. `connection::model` compiles this file a second time, to
-//! try every order in which threads can meet here.
+//! A thread that need not wait makes no system call here. No lock is held while waiting, and no thread-local destructor
+//! is registered, so that the library can be unloaded. `connection::model` compiles this file a second time, to try
+//! every order in which threads can meet here.
 
 use std::cell::Cell;
 use std::collections::TryReserveError;

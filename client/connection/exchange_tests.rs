@@ -1,4 +1,4 @@
-//! The order of calls, and who reads, with threads of the system.
+//! Tests the order of calls, and which thread reads, with threads of the system.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;

@@ -1,8 +1,8 @@
-//! Tries every order in which threads can meet in `exchange`, with loom: no thread waits for ever, and each gets its own
-//! reply.
+//! Tries every order in which threads can meet in `exchange`, with loom: no thread waits for ever, and each gets its
+//! own reply.
 //!
-//! `exchange` is compiled a second time here, with loom's locks. Time does not pass in the model, so no call is
-//! too late. In place of a connection there is a list of what the daemon has sent, which whoever reads takes from.
+//! `exchange` is compiled a second time here, with loom's locks. Time does not pass in the model, so no call is too
+//! late. In place of a connection there is a list of what the daemon has sent; the thread that reads takes from it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Calls of version 4 in parallel, against daemons that answer in any order, late, wrongly or not at all.
+//! Tests calls of version 4 in parallel, against daemons that answer in any order, late, wrongly or not at all.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

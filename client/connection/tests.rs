@@ -1,4 +1,4 @@
-//! A connection against servers that answer well, late, wrongly or not at all.
+//! Tests a connection against servers that answer well, late, wrongly or not at all.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! Checks what the settings ask of this machine, and of no daemon: that the log can be written, and that a PIN can be kept.
+//! Checks the settings that need no daemon: that the log can be written, and that a PIN can be kept.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Reads the doctor's command line: one dash, as the daemon's.
+//! Reads the doctor's command line. Options have one dash, as those of the daemon.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

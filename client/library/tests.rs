@@ -1,4 +1,4 @@
-//! What the library remembers of sessions, with a daemon that answers well.
+//! Tests what the library remembers of sessions, with a daemon that answers well.
 
 use xdr::{Mechanism, SessionResult};
 

@@ -1,4 +1,4 @@
-//! From C_Initialize to C_Finalize in both versions, against daemons that answer well or not.
+//! Tests everything from C_Initialize to C_Finalize in both versions, against daemons that answer well or not.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
-//! Makes calls of the library's own on a connection: they ask for slots, tokens and attributes, open sessions, and search.
+//! Makes the library's own calls on a connection: they ask for slots, tokens and attributes, open sessions, and search.
 //!
-//! They go out with the module's handles and say nothing to the application. Each is begun while there is time for the
-//! call of the application that it is made for.
+//! They use the module's handles, and the application sees nothing of them. Each serves a call of the application, and
+//! starts only while that call has time left.
 
 use std::sync::Arc;
 

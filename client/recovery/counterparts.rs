@@ -1,8 +1,8 @@
-//! Tells a private key from others by its public value where the key itself does not show it: the public key, or the
-//! certificate, with the same CKA_ID on its token.
+//! Identifies a private key that does not show its public value, by the public key or certificate with the same CKA_ID
+//! on its token.
 //!
-//! Of a certificate only the public key counts, so that one may be renewed. Of several objects with the same
-//! CKA_ID all have to have the same public value; otherwise nothing is known.
+//! Only the public key of a certificate counts, so that a certificate may be renewed. If several objects have the same
+//! CKA_ID, all must have the same public value; otherwise the key is not identified.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
-//! Knows objects and tokens by what they are, so that they can be told from others when their handles are gone.
+//! Describes objects and tokens by their properties, so that they can be recognised when their handles are gone.
 //!
-//! An object is described by public attributes: what it is called, what kind it is, and the value of a public key or
-//! certificate. The value of a private or secret key is never asked for.
+//! An object is described by public attributes: its name, its type, and the value of a public key or certificate. The
+//! value of a private or secret key is never asked for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Learns from the answers of the module: which sessions and objects there are now, who is logged in, and with which token.
+//! Learns from the module's answers which sessions and objects exist now, who is logged in, and with which token.
 
 use std::sync::Arc;
 

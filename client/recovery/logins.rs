@@ -1,7 +1,6 @@
 //! Keeps the PIN of a login, if the site wants that, and repeats the login on a new connection.
 //!
-//! Whatever comes of repeating a login, its PIN is not tried a second time unless it was right, or the token itself failed
-//! and has seen no wrong one.
+//! A PIN is tried a second time only if it was right, or if the token itself failed and has not counted a wrong PIN.
 
 use std::sync::Arc;
 use std::thread;

@@ -1,4 +1,4 @@
-//! Describes the objects that the application gets handles of, and finds them again on a new connection.
+//! Describes the objects whose handles the application gets, and finds them again on a new connection.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! Restores what a call needs on a new connection: a session, and what `slots`, `logins` and `objects` know to.
+//! Restores what a call needs on a new connection: a session, and with `slots`, `logins` and `objects` the rest.
 //!
-//! One thread does so at a time. What was restored is noted in the tables; what could not be is tried again by the next call
-//! that needs it, except a login.
+//! One thread does so at a time. The tables note what was restored. What could not be restored is tried again by the
+//! next call that needs it, except a login.
 
 use transport::Deadline;
 use xdr::{Call, CkRv, Function, SessionHandle};

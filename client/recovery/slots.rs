@@ -1,7 +1,8 @@
-//! Keeps the numbers of slots that the application knows: a number stands for the token that was in its slot.
+//! Keeps the slot numbers that the application knows; each stands for the token that was in its slot.
 //!
 //! A number is bound to a token when the application asks for the token or opens a session. On a new connection the
-//! token is looked for in all slots. While it is gone, its slot is an empty one; sessions with it get CKR_DEVICE_REMOVED.
+//! token is searched for in all slots. While it is missing, its slot appears empty, and sessions with it get
+//! CKR_DEVICE_REMOVED.
 
 use std::sync::Arc;
 

@@ -1,10 +1,11 @@
-//! Knows the sessions, objects and slots of the application: the handles that it has, those of the module behind the
-//! present connection, and what it takes to get these again.
+//! Keeps the sessions, objects and slots of the application: its handles, the module's handles on the present
+//! connection, and what is needed to get those again.
 //!
-//! `translation` puts the handles into calls and replies, and `slots` the numbers of slots; `endings` forgets what has ended.
+//! `translation` puts the handles into calls and replies, and `slots` the slot numbers; `endings` removes what has
+//! ended.
 //!
-//! Connections are counted (`generation`). What was learnt from an earlier one is looked up by `restoring`. Nothing here
-//! makes a call.
+//! Connections are counted (`generation`). `restoring` restores what was learnt on an earlier one. Nothing here makes a
+//! call.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;

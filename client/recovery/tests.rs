@@ -1,4 +1,4 @@
-//! Recovery with modules that are made up: what is called how often, and which object is taken for which.
+//! Tests recovery with simulated modules: which calls are made how often, and which object is recognised as which.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;

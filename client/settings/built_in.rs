@@ -1,7 +1,7 @@
-//! Holds what is compiled into a library: endpoint, alias, transport, TLS files.
+//! Reads the settings that are compiled into a library: endpoint, alias, transport, TLS files.
 //!
-//! It is one block of bytes, which the library reads like any other source of settings, and which p11client-doctor finds
-//! in a library's file: so both see the same. A block is a mark, then for each value its length and its bytes.
+//! They are one block of bytes. The library reads it like any other source of settings, and p11client-doctor finds it
+//! in a library's file, so both see the same. A block is a mark, then for each value its length and its bytes.
 
 use std::hint::black_box;
 use std::io;

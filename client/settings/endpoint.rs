@@ -1,8 +1,8 @@
-//! Reads endpoints, and decides whether TLS is spoken to them.
+//! Reads endpoints, and decides whether TLS is used with them.
 //!
-//! A library can be built for one transport ([`Built`]); then that is what it speaks, under any name. Otherwise the
-//! endpoint decides, and where it does not say, TCP with TLS files is TLS. Nothing that asks for TLS, the library's
-//! name included, can be outvoted without an error.
+//! A library can be built for one transport ([`Built`]); it then uses that transport under any file name. Otherwise the
+//! endpoint decides. If it does not say, TCP with configured TLS files means TLS. Any request for TLS, by the library's
+//! name too, either leads to TLS or to an error.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

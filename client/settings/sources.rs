@@ -1,9 +1,9 @@
-//! Finds the value of each option: in the environment, in the sections of the settings file, among the values that
+//! Finds the value of each option: in the environment, in the sections of the settings file, or among the values that
 //! are compiled in.
 //!
 //! The environment comes first, then the section of the program, that of the alias, and the rest of the file. In a
-//! program with privileges of its own (AT_SECURE: set-user-id, set-group-id, file capabilities) the environment belongs
-//! to whoever started it, and nothing of it counts. `options!` is the table of what the file may hold.
+//! program with privileges of its own (AT_SECURE: set-user-id, set-group-id, file capabilities) the environment is
+//! ignored, because it belongs to whoever started the program. The table `options!` lists what the file may contain.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Settings out of environments that are closures: endpoints, TLS, timeouts, aliases, the settings file.
+//! Tests settings from environments that are closures: endpoints, TLS, timeouts, aliases, the settings file.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! Finds what TLS connections are made with, and makes the settings of one connection of it.
+//! Finds the files for TLS connections, and makes the TLS settings of a connection from them.
 //!
-//! That anything is set here may decide that TLS is spoken (`endpoint`). The files themselves are read when a connection
-//! is made.
+//! A file that is set here may be the reason that TLS is used (`endpoint`). The files themselves are read when a
+//! connection is made.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

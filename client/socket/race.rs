@@ -1,7 +1,7 @@
 //! Connects to one of several addresses: attempts run side by side, and the first that succeeds is used.
 //!
-//! `schedule` says when the next attempt begins. All attempts are sockets that do not block, in one loop of `poll`;
-//! there is no thread. Those that lose are closed at once.
+//! `schedule` says when the next attempt begins. All attempts are non-blocking sockets, in one loop of `poll`; there is
+//! no thread. Attempts that lose are closed at once.
 
 use std::fmt;
 use std::io;

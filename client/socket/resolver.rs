@@ -1,8 +1,8 @@
-//! Resolves host names with the system's resolver, within a time.
+//! Resolves host names with the system's resolver, within a time limit.
 //!
 //! The system's resolver (getaddrinfo, and what nsswitch.conf names) has no time limit that a caller could set. So it
-//! runs in a short-lived thread, which is left behind when the time is over ([`Background`] says what that costs). Where
-//! the application allows no thread, or the system gives none, the resolver's own time holds.
+//! runs in a short-lived thread, which is left behind when the time is over ([`Background`] says what that costs).
+//! Where the application allows no thread, or the system gives none, the resolver's own time limit applies.
 
 use std::cell::Cell;
 use std::io;

@@ -1,6 +1,6 @@
 //! Decides which address of a daemon is tried when (RFC 8305, "Happy Eyeballs").
 //!
-//! Addresses come in the resolver's order. They are tried alternately by family, the next one 250 ms after the one
+//! Addresses come in the resolver's order. They are tried alternately by address family, each 250 ms after the one
 //! before, or at once when one has failed. Knows no sockets.
 
 use std::collections::VecDeque;

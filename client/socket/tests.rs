@@ -1,4 +1,4 @@
-//! Sockets against listeners that answer, refuse, or leave a client waiting.
+//! Tests sockets against listeners that answer, refuse, or leave a client waiting.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::thread;

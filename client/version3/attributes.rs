@@ -1,9 +1,10 @@
-//! Answers C_GetAttributeValue over version 3: tells the room for each attribute and sorts what comes back.
+//! Answers C_GetAttributeValue over version 3: it sends the room for each attribute and interprets the values that come
+//! back.
 //!
-//! Version 3 tells the room by sending that many bytes. We send zeros; the original sends the application's memory.
-//! The reply becomes one [`Answer`] for each attribute asked for. The semantics are those of PKCS#11 v2.20,
-//! section 11.7, as far as an original daemon supports them. Nested templates hold addresses: only their size is asked
-//! for, and a value is had of an empty one only.
+//! Version 3 expresses room by sending that many bytes. We send zeros; the original sends the application's memory. The
+//! reply becomes one [`Answer`] for each attribute asked for. The semantics are those of PKCS#11 v2.20, section 11.7,
+//! as far as an original daemon supports them. Nested templates hold addresses: only their size is asked for, and only
+//! an empty one yields a value.
 
 use xdr::attribute_types::is_nested;
 use xdr::{

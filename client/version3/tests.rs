@@ -1,4 +1,4 @@
-//! Lists and slot events over version 3, and what it has no form for.
+//! Tests lists and slot events over version 3, and calls that it cannot express.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,7 @@
-//! Reads mechanisms with their parameters from the application's memory, and writes what the module wrote into them.
+//! Reads mechanisms with their parameters from the application's memory, and writes into them what the module wrote.
 //!
-//! `xdr` knows the structures: it says what is to be read, and where a module writes. Here is only the memory.
+//! `xdr` knows the structures: it says what is to be read, and where a module writes. This file only accesses the
+//! memory.
 
 use std::ffi::c_void;
 use std::ptr;

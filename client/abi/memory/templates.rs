@@ -1,7 +1,7 @@
-//! Turns arrays of CK_ATTRIBUTE into templates and questions, and writes the answers of C_GetAttributeValue.
+//! Turns arrays of CK_ATTRIBUTE into templates and requests, and writes the answers of C_GetAttributeValue.
 //!
-//! The value of an array attribute such as CKA_WRAP_TEMPLATE is an array of CK_ATTRIBUTE itself, whose length C counts
-//! in bytes. How deep arrays nest and how many attributes there are in all is bounded.
+//! The value of an array attribute such as CKA_WRAP_TEMPLATE is itself an array of CK_ATTRIBUTE, with a length in
+//! bytes. The depth of nesting and the total number of attributes are bounded.
 
 use cryptoki_sys::{CK_ATTRIBUTE, CK_ULONG, CK_UNAVAILABLE_INFORMATION};
 use xdr::attribute_types::{is_boolean, is_nested, is_number};

@@ -1,5 +1,6 @@
-//! Forgets what has ended: sessions and their objects, logins, and operations. What has ended with a connection is ended for
-//! the application without a call.
+//! Removes what has ended from the tables: sessions and their objects, logins, and operations.
+//!
+//! What has ended with a connection has ended for the application without a call.
 
 use xdr::facts::Family;
 use xdr::{Call, CkRv, ObjectHandle, SessionHandle, SlotId};

@@ -1,4 +1,4 @@
-//! Puts the application's numbers of slots in the place of the module's, and the other way round.
+//! Translates between the application's slot numbers and the module's.
 
 use xdr::SlotId;
 

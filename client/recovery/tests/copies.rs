@@ -1,4 +1,4 @@
-//! Copies of keys, as session objects: they end with the connection, and are made again from the key on the token.
+//! Tests copies of keys as session objects: they end with the connection, and are made again from the key on the token.
 
 use super::*;
 

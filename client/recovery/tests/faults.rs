@@ -1,4 +1,4 @@
-//! What once went wrong, or might: answers that come late, tokens that change, sessions that end in another order.
+//! Tests past and possible bugs: answers that come late, tokens that change, sessions that end in another order.
 
 use super::*;
 use crate::connection::calling_back;

@@ -1,4 +1,4 @@
-//! Keys that do not show their public value, or have none: what else tells them from others.
+//! Tests how keys without a visible public value are told apart.
 
 use super::*;
 use crate::recovery::counterparts::tests::certificate;

@@ -1,4 +1,4 @@
-//! Sessions that an application keeps open without using them: they keep its login in force.
+//! Tests sessions that an application keeps open without using them: they keep its login in force.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A module that is made up, behind a connection that a test can cut. It has one token or two, and objects with attributes.
+//! Simulates a module behind a connection that a test can cut. It has one token or two, and objects with attributes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize};

@@ -1,4 +1,4 @@
-//! Where objects are looked for: in a session of the library's own, or in the application's.
+//! Tests where objects are searched for: in a session of the library's own, or in the application's.
 
 use xdr::{Query, Wanted};
 

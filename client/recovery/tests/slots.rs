@@ -1,4 +1,4 @@
-//! Numbers of slots: an application may keep those that it knows, and never meets another token under one of them.
+//! Tests slot numbers: an application may keep those that it knows, and never finds another token under one of them.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What the library refuses before it calls: before C_Initialize, and with bad arguments.
+//! Tests what the library refuses before it makes a call: calls before C_Initialize, and bad arguments.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;

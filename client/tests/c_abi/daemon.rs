@@ -1,4 +1,4 @@
-//! A fake daemon, which answers each call as a closure says.
+//! Runs a fake daemon, which answers each call as a closure says.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

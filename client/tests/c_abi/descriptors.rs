@@ -1,4 +1,4 @@
-//! Descriptors that the application closes, uses again, or has closed from the start.
+//! Tests descriptors that the application closes, reuses, or has closed from the start.
 
 use std::fs::File;
 use std::io::{Read, Write};

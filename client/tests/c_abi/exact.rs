@@ -1,4 +1,5 @@
-//! Calls of version 4 carry exactly what the application passed, and their outputs are what the module left.
+//! Tests that calls of version 4 carry exactly what the application passed, and that outputs are exactly what the
+//! module wrote.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;

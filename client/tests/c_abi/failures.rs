@@ -1,4 +1,4 @@
-//! What is logged when a call fails: one line with the call, the daemon, the cause, and what to do.
+//! Tests what is logged when a call fails: one line with the call, the daemon, the cause, and advice.
 
 use std::ptr::null_mut;
 

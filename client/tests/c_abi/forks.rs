@@ -1,4 +1,4 @@
-//! Forked children: they use neither the connection of their parent nor its locks.
+//! Tests forked children: they use neither the connection of their parent nor its locks.
 
 use std::net::TcpListener;
 use std::ptr::null_mut;

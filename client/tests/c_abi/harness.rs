@@ -1,8 +1,8 @@
-//! The loaded library, and scenarios that each run in a process of their own.
+//! Loads the library, and runs each scenario in a process of its own.
 //!
-//! The library is one thing to a process: a test starts this program again, with the scenario's name and
-//! the daemon's address in the environment, and `scenario` in `main.rs` runs it there. SIGPIPE has its
-//! default action, as in a C program.
+//! A process has one instance of the library. So a test starts this program again, with the scenario's name and the
+//! daemon's address in the environment, and `scenario` in `main.rs` runs it there. SIGPIPE has its default action, as
+//! in a C program.
 
 use std::ffi::{c_int, c_void};
 use std::os::unix::fs::FileTypeExt;

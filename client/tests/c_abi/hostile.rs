@@ -1,4 +1,4 @@
-//! A hostile daemon of version 3: nothing is written beyond the application's buffers.
+//! Tests a hostile daemon of version 3: nothing is written beyond the application's buffers.
 
 use std::ptr::null_mut;
 

@@ -1,4 +1,4 @@
-//! Which functions there are: C_GetFunctionList, C_GetInterfaceList, C_GetInterface and the exported symbols.
+//! Tests which functions exist: C_GetFunctionList, C_GetInterfaceList, C_GetInterface and the exported symbols.
 
 use std::process::Command;
 use std::ptr::{null, null_mut};

@@ -1,4 +1,4 @@
-//! From C_Initialize to C_Finalize, or to a dead daemon, or to unloading; with several threads.
+//! Tests the library from C_Initialize to C_Finalize, to a dead daemon, or to unloading; with several threads.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! A daemon of version 4 that lies: nothing is written beyond what was asked for, and nothing passes for a value that
-//! was not sent.
+//! Tests a daemon of version 4 that lies: nothing is written beyond what was asked for, and nothing is taken for a
+//! value that was not sent.
 
 use std::ptr::null_mut;
 

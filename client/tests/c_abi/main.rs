@@ -1,5 +1,5 @@
-//! The library as an application meets it: loaded from its file, called through its C functions,
-//! forked, unloaded; against a fake daemon and against the original's.
+//! Tests the library as an application uses it: loaded from its file, called through its C functions, forked, unloaded;
+//! against a fake daemon and against the original's.
 
 #[macro_use]
 mod harness;

@@ -1,4 +1,4 @@
-//! Endpoints with host names: how long resolving and connecting take, and the thread that resolves.
+//! Tests endpoints with host names: how long resolving and connecting take, and the thread that resolves.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The original's daemon in front of SoftHSM.
+//! Tests the library with the original's daemon in front of SoftHSM.
 
 use std::ffi::c_void;
 use std::net::{TcpListener, TcpStream};

@@ -1,4 +1,5 @@
-//! Mechanism parameters with pointers: what they refer to crosses, and what the module writes comes back.
+//! Tests mechanism parameters with pointers: the data behind the pointers is sent, and what the module writes comes
+//! back.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;

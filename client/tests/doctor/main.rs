@@ -1,4 +1,4 @@
-//! `p11client-doctor` as a program: its command line, settings, and servers that are no daemon.
+//! Tests `p11client-doctor` as a program: its command line, its settings, and servers that are no daemon.
 //!
 //! Tests with real daemons are those of the workspace's root, in `tests/e2e` and `tests/tls`.
 

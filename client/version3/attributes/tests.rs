@@ -1,4 +1,4 @@
-//! C_GetAttributeValue over version 3, against each kind of answer that a daemon gives.
+//! Tests C_GetAttributeValue over version 3, against each kind of answer that a daemon gives.
 
 use std::slice::from_ref;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! The two-call convention over version 3, against a daemon that executes operations as the original's does.
+//! Tests the two-call convention over version 3, against a daemon that executes operations as the original's does.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
