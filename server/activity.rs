@@ -1,7 +1,7 @@
 //! Lets the controller see what each worker is doing, without a message for each call.
 //!
-//! A worker writes into its place of memory that the service's processes share; the controller reads it
-//! when an administrator asks. All that a worker can do with it is to lie about itself.
+//! Each worker has a place in memory that the service's processes share, and writes there; the controller reads it when
+//! an administrator asks. A worker can use it to lie only about itself.
 
 use std::io;
 use std::num::NonZeroUsize;

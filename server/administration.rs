@@ -1,7 +1,7 @@
-//! Defines what `pkcs11proxyctl` and the controller say to each other over the control socket.
+//! Defines the messages between `pkcs11proxyctl` and the controller on the control socket.
 //!
-//! A request is one line of JSON, and so is its reply; a connection may have several of both. Times are
-//! seconds since 1970 if they say when, and seconds otherwise.
+//! A request is one line of JSON, and so is its reply; a connection may have several of both. A point in time is in
+//! seconds since 1970, and a duration in seconds.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

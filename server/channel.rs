@@ -1,9 +1,9 @@
 //! Carries log messages from a worker to the controller, and the client's socket, once, to the worker.
 //!
-//! A channel is a Unix socket pair that keeps message boundaries. The worker sends log records of a
-//! fixed form, and messages that say who its client is, and how far it is until it has made its first call. The
-//! controller uses only the text of a record, and its logger escapes that. A worker never waits for the
-//! controller: a record for which the channel has no room is dropped and counted.
+//! A channel is a Unix socket pair that keeps message boundaries. The worker sends log records of a fixed form. Until
+//! the first call of its client is complete, it also reports who the client is and how far it has come. The controller
+//! uses only the text of a record, and its logger escapes that. A worker never waits for the controller: a record for
+//! which the channel has no room is dropped and counted.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -1,6 +1,7 @@
-//! `-check`: reads the configuration as a start would, and reports the rules that apply to each module, and the profiles.
+//! Implements `-check`: reads the configuration as at start, and reports the rules that apply to each module, and the
+//! profiles.
 //!
-//! Reads both configuration files and what TLS needs, and looks at the modules' files, as the user who serves
+//! Reads both configuration files and the files for TLS, and examines the modules' files, as the user who serves
 //! clients. Opens no socket, runs no code of a module and starts no daemon.
 
 use std::error::Error;

@@ -1,9 +1,9 @@
 //! Receives the records of one client, has their calls answered, and sends the replies.
 //!
 //! Bytes come from an [`Incoming`] and go to an [`Outgoing`], the halves of the worker's socket or of TLS on it. Calls
-//! go to a [`Served`]. [`crate::parallel`] says which thread does what, and when. One blocking read and one write
-//! serve a call. A record that has begun must be complete within a time limit. Between two records a client may be
-//! idle for ever.
+//! go to a [`Served`]. [`crate::parallel`] decides which thread does what, and when. A call needs one blocking read and
+//! one write. A record that has begun must be complete within a time limit. Between two records a client may be idle
+//! for any time.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

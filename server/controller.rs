@@ -1,10 +1,9 @@
-//! Runs the controller: accepts clients, keeps workers ready, hands each client to one, reaps, reloads,
-//! stops.
+//! Runs the controller: accepts clients, keeps workers ready, hands each client to one, reaps, reloads, stops.
 //!
-//! One thread runs one event loop over listeners, signals and worker channels (`event`). The loop passes
-//! on what it gets: `service` serves the clients of one service, as `queue` and `admission` decide;
-//! `workers` forks and reaps; this file does what signals ask for. The controller reads no byte that a
-//! client sent, loads no module, waits for nobody, and stays small so that a fork costs little.
+//! One thread runs one event loop over listeners, signals and worker channels (`event`). The loop passes on each event:
+//! `service` serves the clients of one service, as `queue` and `admission` decide; `workers` forks and reaps; this file
+//! does what signals ask for. The controller reads no byte that a client sent, loads no module, waits for nobody, and
+//! stays small so that a fork costs little.
 
 mod administrators;
 mod admission;

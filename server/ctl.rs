@@ -1,7 +1,7 @@
-//! `pkcs11proxyctl`: asks a running daemon what it does, and tells it what to do.
+//! Implements `pkcs11proxyctl`, which asks a running daemon about its state and gives it commands.
 //!
-//! Connects to the control socket, sends what [`crate::administration`] defines, and prints the answer. The
-//! exit status is 0 if the daemon did it, 1 if it did not, and 2 if it could not be asked.
+//! Connects to the control socket, sends what [`crate::administration`] defines, and prints the answer. The exit status
+//! is 0 if the daemon did it, 1 if it did not, and 2 if it could not be asked.
 
 mod audit;
 mod explain;

@@ -1,13 +1,12 @@
 //! Counts the failed logins of each peer, in memory that all workers of a service share.
 //!
 //! The controller makes one [`FailedLogins`] for each service; workers inherit it. A login is counted before the token
-//! sees it, and given back if the PIN was not wrong. So connections that try at the same time make no more guesses
-//! together than one could, and the guess of a worker that is killed in the middle stays counted. `login_limit` makes
-//! and judges the calls.
+//! sees it, and the count is taken back if the PIN was not wrong. So parallel connections get no more guesses than one,
+//! and the guess of a worker that is killed meanwhile stays counted. `login_limit` makes and judges the calls.
 //!
-//! There are places for a fixed number of peers. One that finds none shares a last place with all others that find
-//! none: a peer with many addresses gains nothing by filling the table, and the others can still log in as long as
-//! few PINs are wrong. Nobody waits for a lock; every change is one atomic operation on one number.
+//! There are places for a fixed number of peers. Peers that find no free place share one last place. So a peer with
+//! many addresses gains nothing by filling the table, and the others can still log in as long as few PINs are wrong.
+//! Nobody waits for a lock; every change is one atomic operation on one number.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::io;

@@ -1,8 +1,8 @@
-//! Answers C_SetupArch and C_LoadModule, and hands every other call of a connection to the filter and the
-//! module that C_LoadModule chose.
+//! Answers C_SetupArch and C_LoadModule, and passes every other call of a connection to the filter and to the module
+//! that C_LoadModule chose.
 //!
-//! Calls come from `connection`, decoded: from there on everything is in the host's layout, so that neither a
-//! client's architecture nor the version of the protocol changes what the filter decides.
+//! Calls come decoded from `connection`, with everything in the host's layout. So neither a client's architecture nor
+//! the version of the protocol changes what the filter decides.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};

@@ -1,8 +1,7 @@
 //! Takes over listening sockets that another process has bound for the daemon.
 //!
-//! They come from the service manager, which passes them at the start (LISTEN_FDS, sd_listen_fds(3)), or from the
-//! daemon that is replaced (`predecessor`). They go to `sockets`, which asks for the socket of each
-//! configured address before it binds one.
+//! They come from the service manager, which passes them at start (LISTEN_FDS, sd_listen_fds(3)), or from the daemon
+//! that is replaced (`predecessor`). `sockets` asks here for the socket of each configured address before it binds one.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

@@ -1,12 +1,11 @@
-//! Takes memory for large calls out of the budget of the service, and refuses calls whose record is too
-//! long or finds no memory, so that the connection, its sessions and its login live on.
+//! Limits the memory of large calls, and refuses a call that is too long, or has no memory left, without ending the
+//! connection, its sessions or its login.
 //!
-//! [`crate::connection`] asks before it receives more of a record, and before a call is executed that has room for a
-//! large result. The rest of a record that is refused is read and dropped. Then its call is answered, in the form
-//! of its function's reply, from the beginning that was kept. The module is not called, except to end the operation
-//! that the call belongs to. A long record that cannot be a call ends the connection. Small records take nothing
-//! out of the budget while one is served at a time; what is executed while others are received counts from
-//! [`COUNTED`] on.
+//! [`crate::connection`] asks before it receives more of a record, and before a call with room for a large result is
+//! executed. The rest of a refused record is read and dropped. Then its call is answered, in the form of its function's
+//! reply, from the beginning that was kept. The module is not called, except to end the operation that the call belongs
+//! to. A long record that cannot be a call ends the connection. Small records take nothing from the service's budget
+//! while one is served at a time. A call that is executed while others are received counts from [`COUNTED`] bytes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

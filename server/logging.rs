@@ -1,8 +1,8 @@
 //! Sends log messages, from `log`'s macros and [`log()`], to the process's one [`Route`].
 //!
-//! In the controller the route is [`Loggers`], which writes; in a worker it is the channel to the
-//! controller. Debug and trace messages take neither: those selected by `-debug` go straight to
-//! standard error. No PIN, key or payload may be in any of them.
+//! In the controller the route is [`Loggers`], which writes; in a worker it is the channel to the controller. Debug and
+//! trace messages use neither: those selected by `-debug` go straight to standard error. No PIN, key or payload may be
+//! in any of them.
 
 pub mod line_format;
 mod log_file;

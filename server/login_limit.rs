@@ -1,9 +1,10 @@
-//! Stands in front of a module, and refuses logins of a peer that has failed too often, without asking the token.
+//! Refuses logins of a peer that has failed too often, without asking the token.
 //!
-//! A call that has a PIN compared is counted before it is made, and judged by its CK_RV (`failed_logins`). Failures of
-//! a peer are counted over all its connections. The later ones are delayed; then further logins return CKR_PIN_LOCKED
-//! until the window is over. While as many are being made as may still fail, others wait. Which functions these are
-//! follows from the facts of each function. The log tells who fails, never a PIN.
+//! Calls come from the gateway and go on to the filter. A call that makes the token compare a PIN is counted before it
+//! is made, and judged by its CK_RV (`failed_logins`). The failures of a peer are counted over all its connections.
+//! After some, replies are delayed; after more, logins return CKR_PIN_LOCKED until the window is over. While as many
+//! logins are being made as may still fail, others wait. The facts of each function say which functions these are. The
+//! log tells who fails, never a PIN.
 
 use std::collections::HashMap;
 use std::fmt;

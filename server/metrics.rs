@@ -1,8 +1,8 @@
 //! Counts calls and measures how long they take, for a monitoring system.
 //!
-//! The workers of a service add to counters in memory that they share with the controller. The controller
-//! reads them when somebody asks; `exposition` writes them in Prometheus' format. If nobody can ask, the
-//! workers have no counters, and a call costs nothing more.
+//! The workers of a service add to counters in memory that they share with the controller. The controller reads them
+//! when somebody asks; `exposition` writes them in Prometheus' format. If the configuration lets nobody ask, the
+//! workers have no counters, and calls cost nothing more.
 
 pub mod exposition;
 

@@ -1,8 +1,8 @@
-//! Tells whether a module can be loaded, from its file alone: no code of it runs.
+//! Tells from a module's file alone whether it can be loaded: no code of it runs.
 //!
-//! Paths come from [`crate::policy`]; what is wrong goes to the log at start, and to `-check`. A library that
-//! passes may still fail to load, for example because one that it needs is missing. The format is ELF, as the
-//! System V ABI describes it ("Object Files" and "Dynamic Linking").
+//! Paths come from [`crate::policy`]; what is wrong goes to the log at start, and to `-check`. A library that passes
+//! may still fail to load, for example because a library that it needs is missing. The format is ELF, as the System V
+//! ABI describes it ("Object Files" and "Dynamic Linking").
 
 use std::ffi::CStr;
 use std::fs::{self, File};

@@ -1,8 +1,8 @@
 //! Parses pkcs11proxyd.conf, which has the syntax of Ocamlnet's Netplex, as a [`config::Format`].
 //!
-//! The text of the file comes in (see [`config_file`]); values with their line numbers go out to
-//! `server::config`. The parser does not know which sections may repeat: it makes a list of each, and a
-//! struct can be read from a list of one.
+//! The text of the file comes in (see [`config_file`]); values with their line numbers go to `server::config`. The
+//! parser does not know which sections may be repeated: it makes a list of each, and a struct can be read from a list
+//! of one.
 
 use config::{Format, Map, Value, ValueKind};
 use config_file::tokenizer::{Lexer, Token};

@@ -1,8 +1,8 @@
-//! Keeps what a module notifies until the client has answered it.
+//! Keeps a module's notifications until the client has answered them.
 //!
-//! A module notifies in the thread of a call, or in one of its own. In the thread of a call the client is told at once,
-//! and the call goes on when it has answered. What comes in another thread waits for the next call of its session.
-//! [`crate::parallel`] sends and receives.
+//! A module notifies in the thread of a call, or in a thread of its own. In the thread of a call the client is notified
+//! at once, and the call continues when it has answered. A notification from another thread waits for the next call of
+//! its session. [`crate::parallel`] sends and receives.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};

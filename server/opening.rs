@@ -1,8 +1,8 @@
-//! Tells the controller how far a client is until its first complete call has come.
+//! Tells the controller how far a client is, until its first complete call has come.
 //!
-//! The worker looks at what a client has sent when the worker gets it, of its PROXY header and without TLS of its
-//! first call, and leaves that in the socket; the calls come from [`crate::gateway`]. The controller decides what
-//! follows from it (`controller::admission`).
+//! When a worker gets a client, it peeks at what the client has sent: its PROXY header or, without TLS, its first call.
+//! The bytes stay in the socket. Calls are reported by [`crate::gateway`]. The controller decides what follows from it
+//! (`controller::admission`).
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;

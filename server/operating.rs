@@ -1,7 +1,7 @@
-//! Knows the operations of a client that comes back when it is left: as long as there is one, it is not left.
+//! Tracks the active operations of a client, so that a draining daemon ends its connection only when there is none.
 //!
-//! [`bindings::leaving`] leaves it when the daemon drains. A call is in the way until it is answered, which
-//! [`crate::connection`] sees to.
+//! This concerns only clients that can reconnect. [`bindings::leaving`] ends the connection. A call that is not
+//! answered yet also delays the end; [`crate::connection`] counts those.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,16 +1,16 @@
 //! Executes the calls of one client, one after the other or several at a time.
 //!
-//! One thread reads a record. If the client has said that its calls overlap, the thread lets another one read
-//! before it executes the call; there are at most `max_parallel_calls` threads, and none is started before it is
-//! needed. Otherwise the same thread reads, executes and answers, and pays for none of this. Calls of one
-//! session are executed in the order in which they came. A C_WaitForSlotEvent that waits has a thread of its own. A
-//! record that is refused for its length is answered by the thread that has read it, in the turn of its session.
+//! One thread reads a record. If the client has announced that its calls overlap, the thread lets another one read
+//! before it executes the call. There are at most `max_parallel_calls` threads, and none is started before it is
+//! needed. Otherwise the same thread reads, executes and answers, without any extra cost. Calls of one session are
+//! executed in the order in which they came. A C_WaitForSlotEvent that waits has a thread of its own. A record that is
+//! refused for its length is answered by the thread that has read it, when it is its session's turn.
 //!
 //! Records come from and replies go to the halves of a connection ([`crate::connection`]). When the client has left,
-//! calls that are being executed are waited for, so that a module is not interrupted in the middle of one.
+//! the worker waits for calls that are being executed, so that a module is not interrupted in the middle of one.
 //!
-//! Once the client takes notifications, each of its calls is executed while another thread reads, so that its answer
-//! to one comes in. A call for which there is no such thread is refused.
+//! Once the client accepts notifications, each of its calls is executed while another thread reads, so that the
+//! client's answer to a notification is received. If there is no such thread, the call is refused.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

@@ -1,7 +1,7 @@
-//! Gives each worker of a service a place in the memory that the service's processes share.
+//! Assigns each worker of a service a place in the memory that the service's processes share.
 //!
-//! The controller knows who has which place. A worker gets a number at the fork, and the next worker may
-//! get the same number when it was reaped. Places are as few as there were workers at a time.
+//! The controller knows which worker has which place. A worker gets a number at the fork; when it was reaped, the next
+//! worker may get the same number. There are no more places than workers that existed at the same time.
 
 /// Upper bound on the places of a service: Linux has no more process ids.
 pub const MOST_WORKERS: usize = 1 << 22;

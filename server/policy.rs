@@ -1,6 +1,6 @@
 //! Loads what a reload replaces: the filter rules of a service and its TLS keys and certificates.
 //!
-//! The controller loads it at start and at SIGHUP, as root; workers inherit it when they are forked.
+//! The controller does this at start and at SIGHUP, as root; workers inherit the result when they are forked.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;

@@ -1,9 +1,9 @@
-//! Takes over the listening sockets of a daemon that is running, for an upgrade without a refused connection.
+//! Takes over the listening sockets of a running daemon, so that an upgrade refuses no connection.
 //!
-//! With `-takeover`, a daemon that starts connects to the control socket of its configuration and asks the
-//! daemon there for copies of its sockets. When it is ready to serve, it tells that daemon so, which then
-//! accepts nobody any more and serves its clients until they leave. If the start fails before that, the
-//! old daemon goes on as if nothing had been.
+//! With `-takeover`, a daemon that starts connects to the control socket of its configuration and asks the running
+//! daemon for copies of its sockets. When it is ready to serve, it tells the old daemon. The old daemon then accepts
+//! nobody any more, and serves its clients until they leave. If the start fails before that, the old daemon continues
+//! undisturbed.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,10 +1,9 @@
-//! Reads the PROXY protocol header with which a load balancer tells whose connection it passes on.
+//! Reads the PROXY protocol header, in which a load balancer says whose connection it passes on.
 //!
 //! The header is the first thing on a connection of a service with `proxy_protocol`: version 2, which is binary, as
 //! HAProxy's `send-proxy-v2` sends it. A worker reads it, and not a byte behind it, before TLS and the first call. It
-//! says which client's connection this is, or that the balancer connects for itself, as health checks do (LOCAL).
-//! The controller lets only [`Balancers`] connect. How long a client may take is up to the controller, too
-//! (`controller::admission`).
+//! says which client's connection this is, or that the balancer connects for itself, as health checks do (LOCAL). The
+//! controller lets only [`Balancers`] connect. It also limits how long a client may take (`controller::admission`).
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};

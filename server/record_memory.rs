@@ -1,12 +1,12 @@
-//! Bounds the memory that large records take in all workers of a service together.
+//! Limits the memory that large records take in all workers of a service together.
 //!
-//! The controller makes one [`Budget`] for each service and gives every worker a [`Share`] of it at the fork.
-//! A worker writes into its own counter, in memory that they all share, how much it takes, and adds up
-//! those of all. So nothing has to be undone when a worker dies in the middle of this: the controller sets
-//! its counter to 0 when it reaps it. Nobody waits for anybody.
+//! The controller makes one [`Budget`] for each service and gives every worker a [`Share`] of it at the fork. A worker
+//! writes into a counter of its own how much memory it takes. All workers share the memory of the counters, and each
+//! adds up all of them. So nothing has to be undone when a worker dies: the controller sets its counter to 0 when it
+//! reaps it. Nobody waits for anybody.
 //!
-//! In a worker each call that is received or executed has a [`Portion`]. A worker takes out of the budget what its
-//! portions are together, but for a small amount that each worker has for nothing.
+//! In a worker, each call that is received or executed has a [`Portion`]. A worker takes the sum of its portions from
+//! the budget, less a small amount that every worker has for free.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};

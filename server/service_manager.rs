@@ -1,8 +1,7 @@
-//! Tells the service manager (systemd) how the daemon is: ready, reloading, draining, alive.
+//! Reports the daemon's state to the service manager (systemd): ready, reloading, draining, alive.
 //!
-//! What to tell comes from the controller; it goes to the socket that NOTIFY_SOCKET names, as
-//! sd_notify(3) describes. Without that variable nothing is sent. Sockets that the service manager
-//! passes are taken in `sockets`.
+//! The controller says what to report; it goes to the socket that NOTIFY_SOCKET names, as sd_notify(3) describes.
+//! Without that variable nothing is sent. Sockets that the service manager passes are taken in `sockets`.
 
 use std::time::{Duration, Instant};
 

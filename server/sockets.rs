@@ -1,7 +1,7 @@
 //! Binds the listening sockets, accepts connections, and removes the sockets' files at the end.
 //!
-//! Addresses come from the configuration, and are bound before the daemon detaches; connections go to
-//! the controller. Reads nothing from a connection.
+//! Addresses come from the configuration and are bound before the daemon detaches; connections go to the controller.
+//! Reads nothing from a connection.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};

@@ -1,7 +1,6 @@
 //! Limits how often the controller logs events that clients can cause at will.
 //!
-//! The controller has one of each type for a service, and asks before it logs. Keeps counts, not
-//! messages.
+//! The controller has one throttle of each type for a service, and asks it before it logs. Keeps counts, not messages.
 
 use std::time::{Duration, Instant};
 

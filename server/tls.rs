@@ -1,8 +1,8 @@
-//! Holds the TLS settings of a service: its credentials, its cipher suites and who may connect.
+//! Defines the TLS settings of a service: its credentials, its cipher suites and who may connect.
 //!
-//! `config` makes them out of pkcs11proxyd.conf. They name files, with their places in the
-//! configuration file; [`acceptor`] reads those at start and at each reload, and shakes hands. TLS
-//! GnuTLS priority strings are in [`priority`]. Depends on nothing in `config`.
+//! `config` makes them from pkcs11proxyd.conf. They name files, with their places in the configuration file.
+//! [`acceptor`] reads those files at start and at each reload, and does the handshake. GnuTLS priority strings are in
+//! [`priority`]. Depends on nothing in `config`.
 
 pub mod acceptor;
 pub mod builder;

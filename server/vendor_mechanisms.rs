@@ -1,7 +1,7 @@
 //! Makes the structures of a site's `mechanisms.toml` known to the daemon.
 //!
-//! The table belongs to the process: the rules of every service are checked against it, and workers inherit it when
-//! they are forked. It is read once, at start, so that a reload cannot change what the rules in use mean.
+//! There is one table for the process: the rules of every service are checked against it, and workers inherit it when
+//! they are forked. It is read once, at start, so that a reload cannot change the meaning of rules in use.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -1,11 +1,12 @@
 //! Runs a worker process: it gives up its privileges, waits for one client, serves it, and exits.
 //!
 //! The controller forks it ahead of need. The worker gives up, in this order: open descriptors (in
-//! `bindings::sys::fork_child`), outliving the controller, the controller's process group and signal
-//! mask, core dumps, root's groups, root directory and user, gaining privileges by exec, and what the section
-//! `sandbox` takes away (`crate::sandbox`). A PROXY header and a TLS handshake come after all this; only where a profile has
-//! a sandbox of its own, that step waits until the client's profile is known (`crate::profiles`), and still comes before the
-//! module. A worker never serves a second client, as PKCS#11 login state belongs to the process.
+//! `bindings::sys::fork_child`), outliving the controller, the controller's process group and signal mask, core dumps,
+//! root's groups, root directory and user, gaining privileges by exec, and what the section `sandbox` takes away
+//! (`crate::sandbox`). It reads a PROXY header and does a TLS handshake only afterwards. There is one exception: if a
+//! profile has a sandbox of its own, that step waits until the client's profile is known (`crate::profiles`), but still
+//! comes before the module is loaded. A worker never serves a second client, because PKCS#11 login state belongs to the
+//! process.
 
 use std::ffi::CString;
 use std::fs::File;

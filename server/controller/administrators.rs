@@ -1,8 +1,7 @@
 //! Talks with administrators over the control socket: reads their requests, sends the replies.
 //!
-//! Only root and the daemon's own user may connect. What requests mean is decided by the controller. Waits
-//! for nobody: a reply that an administrator does not take stays in memory until it leaves, and only a
-//! few may be connected.
+//! Only root and the daemon's own user may connect. The controller interprets the requests. Waits for nobody: a reply
+//! that an administrator does not read stays in memory until the administrator leaves, and only a few may be connected.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,10 +1,10 @@
-//! Decides which client gets which worker: limits, spare workers, pauses, and who has to make room.
+//! Decides which client gets which worker: limits, spare workers, pauses, and which clients must give way.
 //!
-//! One [`Admission`] is the state of one service. The controller tells it what happened (a client came, a
-//! worker was forked, a client made its first call, a client has gone, a worker ended) and carries out what
-//! it answers. It makes no system call, and every time is an argument, so that each rule has a unit test.
+//! One [`Admission`] is the state of one service. The controller tells it what happened (a client came, a worker was
+//! forked, a client made its first call, a client has gone, a worker ended) and carries out what it answers. It makes
+//! no system call, and every time is an argument, so that each rule has a unit test.
 //!
-//! A client is established when its first complete call has come. Before that it gives way to others.
+//! A client is established when its first complete call has come. Before that it may be ended in favour of others.
 //! Behind a load balancer, its connection counts for its peer once the PROXY header has told who that is.
 
 use std::collections::{HashMap, VecDeque};

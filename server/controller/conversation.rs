@@ -1,8 +1,8 @@
-//! Exchanges bytes with whoever asks the controller something, without waiting for it.
+//! Exchanges bytes with those who ask the controller something, without waiting for them.
 //!
-//! What arrives is kept until a question is complete, and of an answer what could not be sent yet. A [`Room`] has
-//! the connections of one socket; only a few may be connected at a time. What the bytes mean is decided by
-//! `administrators` and `scrapers`.
+//! Received bytes are kept until a request is complete, and unsent bytes of an answer until they can be sent. A
+//! [`Room`] has the connections of one socket; only a few may be connected at a time. `administrators` and `scrapers`
+//! interpret the bytes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

@@ -1,9 +1,9 @@
-//! Learns that a client has closed its connection, or the half to the daemon, while its worker may be busy.
+//! Learns that a client has closed its connection, or its sending half, while its worker may be busy.
 //!
 //! The controller hands a client's socket to its worker and closes its own descriptor. An epoll set keeps watching the
 //! connection nonetheless, until the last process has closed it (epoll(7), question 6). So this costs no descriptor, no
-//! byte of the client is read, and nothing has to be undone when a worker ends. The kernel wakes the controller at the
-//! end of a connection only, not for what a client sends.
+//! byte of the client is read, and nothing has to be undone when a worker ends. The kernel wakes the controller only at
+//! the end of a connection, not when a client sends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

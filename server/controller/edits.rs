@@ -1,9 +1,9 @@
 //! Notices that filter files were edited, so that new clients get the new rules without a signal.
 //!
-//! The kernel reports changes in the files' directories (inotify). A file counts as edited when its
-//! directory has been quiet for a moment and it is another file than the one that was loaded last, by
-//! inode, size and times. So a file that is being written is not loaded half. Changes that another
-//! machine makes on a network file system are not reported; SIGHUP loads those.
+//! The kernel reports changes in the files' directories (inotify). A file counts as edited when its directory has been
+//! quiet for a moment and its inode, size or times differ from the file that was loaded last. So a file is not loaded
+//! while it is being written. Changes that another machine makes on a network file system are not reported; SIGHUP
+//! loads those.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

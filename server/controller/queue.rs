@@ -1,7 +1,8 @@
-//! Decides which waiting client is next: a client that is held, or one of the listener whose turn it is.
+//! Decides which waiting client is next: one that the controller already holds, or one of the listener whose turn it
+//! is.
 //!
-//! There is one [`Queue`] for each service. It knows listeners by their numbers and makes no system call,
-//! so that each rule has a unit test. `admission` decides whether a client can be served at all.
+//! There is one [`Queue`] for each service. It knows listeners by their numbers and makes no system call, so that each
+//! rule has a unit test. `admission` decides whether a client can be served at all.
 
 use std::collections::VecDeque;
 

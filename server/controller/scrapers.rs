@@ -1,7 +1,7 @@
-//! Gives a monitoring system the daemon's numbers over HTTP, at a loopback address.
+//! Gives a monitoring system the daemon's metrics over HTTP, at a loopback address.
 //!
-//! Any local user can ask; the answer has no client's name. Understands `GET /metrics`, refuses everything
-//! else, and ends each connection after its answer. Waits for nobody.
+//! Any local user can ask; the answer has no client's name. Understands `GET /metrics`, refuses everything else, and
+//! ends each connection after its answer. Waits for nobody.
 
 use std::io;
 

@@ -1,7 +1,7 @@
-//! Starts the daemon that takes this one's place, when an administrator asks for an upgrade.
+//! Starts the daemon that replaces this one, when an administrator asks for an upgrade.
 //!
-//! It is the same program, by its path, with the same arguments and `-takeover`. So after a new version was
-//! installed, that is what runs. It gets the sockets as [`crate::predecessor`] describes.
+//! It starts the same path, with the same arguments and `-takeover`. So if a new version was installed, the new version
+//! runs. It gets the sockets as [`crate::predecessor`] describes.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,7 +1,7 @@
-//! Asks each module for its slots, as a client would, to tell whether the daemon can serve clients.
+//! Asks each module for its slots, as a client would, to find out whether the daemon can serve clients.
 //!
-//! The daemon hands over a connection to a worker that it forks for this alone, so that neither TLS nor other
-//! clients are in the way. The rules of the filter hold.
+//! The daemon forks a worker for this purpose and hands over a connection to it, so that neither TLS nor other clients
+//! are in the way. The rules of the filter apply.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;

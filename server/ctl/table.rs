@@ -1,4 +1,4 @@
-//! Lays out the state of a daemon for a reader.
+//! Prints the state of a daemon as text.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,7 +1,7 @@
-//! Renders log lines: the `format` of a logger, made of fixed text and variables.
+//! Formats log lines: the `format` of a logger, made of fixed text and variables.
 //!
-//! Formats come from `server::config`, which refuses what cannot be a variable: the original
-//! accepts such a format and then loses every line. `logging::outputs` renders them.
+//! Formats come from `server::config`, which refuses unknown variables: the original accepts such a format and then
+//! loses every line. `logging::outputs` uses them to write lines.
 
 use super::record::Record;
 use jiff::Zoned;

@@ -1,4 +1,4 @@
-//! Appends lines to a log file, which is opened when first needed and again after a rotation.
+//! Appends lines to a log file. The file is opened when it is first needed, and again after a rotation.
 //!
 //! A line that cannot be written goes to standard error.
 

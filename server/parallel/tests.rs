@@ -1,3 +1,5 @@
+//! Tests the order of calls, the number of threads, and what happens when a client leaves or notifies.
+
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
-//! Shakes hands with a client, and decides whether it is served.
+//! Does the TLS handshake with a client, and decides whether the client is served.
 //!
-//! The controller loads an [`Acceptor`] as the user who starts the daemon, at start and at each reload;
-//! `builder` makes it from the files that the settings name. Workers inherit it and shake hands in
-//! [`Acceptor::accept`], which also looks into the directory of allowed certificates.
+//! The controller loads an [`Acceptor`] as the user who starts the daemon, at start and at each reload; `builder` makes
+//! it from the files that the settings name. Workers inherit it and do the handshake in [`Acceptor::accept`], which
+//! also looks into the directory of allowed certificates.
 
 use std::fs;
 use std::io;

@@ -1,8 +1,8 @@
-//! Builds a service's OpenSSL context: its certificate, trusted authorities, revocation lists, cipher suites
-//! and DH group.
+//! Builds a service's OpenSSL context from its certificate, trusted authorities, revocation lists, cipher suites and DH
+//! group.
 //!
-//! Everything is read while the daemon starts or reloads, so that a bad file is an error then. Errors
-//! name file and line of the configuration, and the file at fault.
+//! Everything is read while the daemon starts or reloads, so that a bad file is an error then. Errors name file and
+//! line of the configuration, and the file that is wrong.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,8 +1,8 @@
 //! Translates GnuTLS priority strings (`tls.algorithms`) for OpenSSL.
 //!
-//! The text of one option comes in; lists of OpenSSL's names go out to `acceptor`. What GnuTLS knows and
-//! we never offer may be named: TLS 1.1 and older, static RSA, DSS, anonymous key exchange, ciphers out
-//! of use. Adding it explicitly is a warning. Anything else is an error, as in the original.
+//! The text of one option comes in; lists of OpenSSL's names go to `acceptor`. A string may name what GnuTLS knows and
+//! we never offer: TLS 1.1 and older, static RSA, DSS, anonymous key exchange, obsolete ciphers. Adding such a thing
+//! explicitly causes a warning. Anything else is an error, as in the original.
 
 mod tables;
 

@@ -1,4 +1,4 @@
-//! Reads the pre-shared keys that `tls.psk_file` names: one client a line.
+//! Reads the pre-shared keys that `tls.psk_file` names: one client in each line.
 
 use transport::psk::{PreSharedKey, lines};
 

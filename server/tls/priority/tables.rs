@@ -1,4 +1,4 @@
-//! Tables of the names that GnuTLS 3.7.9 knows in priority strings, and of OpenSSL's names for them.
+//! Lists the names that GnuTLS 3.7.9 knows in priority strings, and OpenSSL's names for them.
 //!
 //! A test compares them with `gnutls-cli --list --priority`.
 

@@ -1,4 +1,4 @@
-//! Tests of priority strings, against what GnuTLS 3.7.9 makes of them.
+//! Tests priority strings against what GnuTLS 3.7.9 makes of them.
 
 use super::*;
 
