@@ -1,4 +1,4 @@
-//! Drives an attack: a PKCS#11 application that stops at the first refused call.
+//! Plays an attack: a PKCS#11 application that stops at the first refused call.
 
 use xdr::version3::{Call, Mechanism, Reply};
 use xdr::{Architecture, Flags, ObjectHandle, SessionHandle, SlotId, Ulong, UserType};

@@ -1,5 +1,5 @@
-//! Objects that rules about labels and identifiers hide: no call tells them from objects that are not
-//! there, and none brings what is hidden among what is allowed.
+//! Tests objects that rules about labels and identifiers hide: no call distinguishes them from objects that do not
+//! exist, and no call reveals a hidden object among allowed ones.
 
 use xdr::version3::Call;
 use xdr::{Architecture, ObjectHandle, SessionHandle};

@@ -1,9 +1,8 @@
-//! Plays the published attacks on PKCS#11, each as the calls of a client, against the filter.
+//! Plays the published attacks on PKCS#11 against the filter, each as the calls of a client.
 //!
-//! `traces` and `variations` have the attacks. Each is played without rules, where it must win (so
-//! that it proves something), and under three filter files, where it must not: patch set 1 and
-//! patch set 2 as they are shipped, and `etc/filter-strict.conf`. The tables here say which do not
-//! end so, and why.
+//! `traces` and `variations` have the attacks. Each is played without rules, where it must succeed (otherwise it proves
+//! nothing), and under three filter files, where it must fail: patch set 1 and patch set 2 as they are shipped, and
+//! `etc/filter-strict.conf`. The tables here list the exceptions, with the reason for each.
 
 #[path = "../support/mod.rs"]
 mod support;

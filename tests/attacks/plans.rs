@@ -1,4 +1,4 @@
-//! Plans that several attacks share, and parts of plans.
+//! Builds plans, and parts of plans, that several attacks share.
 
 use xdr::version3::Call;
 

@@ -1,5 +1,4 @@
-//! Sets up what an attack needs: a token with secrets, a daemon in front of it, and the attacker's
-//! own token.
+//! Sets up what an attack needs: a token with secrets, a daemon in front of it, and the attacker's own token.
 
 use xdr::Architecture;
 use xdr::version3::{Call, Reply};

@@ -1,5 +1,5 @@
-//! The attacks. Each is a plan that ends at the first refusal, and is won when the attacker holds the
-//! value of a key, or what else the row says. One table, and how a row of it is written.
+//! Lists the attacks. Each is a plan that ends at the first refusal. It succeeds when the attacker has the value of a
+//! key, or what else the row says. One table, and how a row of it is written.
 
 use xdr::version3::{Call, Reply};
 use xdr::{Architecture, UserType};

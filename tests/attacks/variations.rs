@@ -1,5 +1,5 @@
-//! More plans of the families in `traces`, in none of their sources: one key in several objects, each
-//! with one role; keys that come back; searches that tell a secret by yes or no.
+//! Lists more plans of the attack families in `traces`, which none of the sources has: one key in several objects, each
+//! with one role; keys that come back; searches that reveal a secret by yes or no.
 
 use xdr::version3::{Call, Reply};
 use xdr::{Architecture, ObjectHandle};

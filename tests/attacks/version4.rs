@@ -1,4 +1,4 @@
-//! Says a call of version 3 in version 4, where room has a size and a PIN is NULL or is not.
+//! Converts a call of version 3 to version 4, where room has a size and a PIN is NULL or is not.
 
 use xdr::record::MARK_SIZE;
 use xdr::rpc::{self, Xid};

@@ -1,4 +1,4 @@
-//! Attacks below PKCS#11, on our daemon: addresses in parameters, nested templates, lengths, memory.
+//! Plays attacks below the level of PKCS#11 on our daemon: addresses in parameters, nested templates, lengths, memory.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -1,7 +1,8 @@
-//! The copies of the program that measure: the bare pair of server and client, and what connects to a daemon.
+//! Runs the copies of the program that measure: the bare pair of server and client, and the program that connects to a
+//! daemon.
 //!
-//! Each reads lines with a task and a count and answers with nanoseconds, except for the server, which
-//! serves the bare client.
+//! Each reads lines with a task and a count and answers with nanoseconds, except for the server, which serves the bare
+//! client.
 
 use std::io::{BufRead, Read, Write};
 use std::time::Instant;

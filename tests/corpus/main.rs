@@ -1,8 +1,8 @@
 //! Replays the inputs of bugs that were found, here or in the original: one file for each.
 //!
-//! A folder belongs to one decoder. Each file begins with a sentence on the bug and says what is to
-//! come out (`expect:`, or only its beginning, with `...` behind it). Every input is also tried cut
-//! short and with single bytes changed, where only the decoder's survival counts.
+//! A folder belongs to one decoder. Each file begins with a sentence on the bug and says what the decoder must return
+//! (`expect:`, or only its beginning, followed by `...`). Every input is also tried truncated and with single bytes
+//! changed; there the decoder only has to survive.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

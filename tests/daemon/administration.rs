@@ -1,4 +1,4 @@
-//! The control socket and `pkcs11proxyctl`.
+//! Tests the control socket and `pkcs11proxyctl`.
 
 use crate::support::processes::Outcome;
 use crate::*;

@@ -1,5 +1,5 @@
-//! Bounds on what clients and modules that do nothing can occupy: each is driven over its limit while good clients
-//! are served.
+//! Tests the bounds on what idle clients and modules can occupy: each is driven over its limit while good clients are
+//! served.
 
 use crate::*;
 

@@ -1,4 +1,4 @@
-//! Unusual clients: records in pieces, too slow or never taken, and too many clients at once.
+//! Tests unusual clients: records in pieces, too slow or never read, and too many clients at once.
 
 use crate::*;
 

@@ -1,4 +1,4 @@
-//! The hook C_Daemonize: when it is called, with what, and what ends the start.
+//! Tests the hook C_Daemonize: when it is called, with what, and when it ends the start.
 
 use crate::*;
 

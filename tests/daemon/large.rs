@@ -1,4 +1,4 @@
-//! Large calls: those that are too long are refused, and the client, its session and its login live on.
+//! Tests large calls: those that are too long are refused, and the client keeps its connection, session and login.
 
 use xdr::version3::{Attribute, Mechanism, Template};
 use xdr::{AttributeType, Count, MechanismType, ObjectHandle, State, UserType};

@@ -1,4 +1,4 @@
-//! Large calls of version 4: those that are too long are refused, also between calls that overlap them.
+//! Tests large calls of version 4: those that are too long are refused, also between calls that overlap them.
 
 use filter::replies::refused;
 use xdr::{

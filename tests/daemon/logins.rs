@@ -1,4 +1,4 @@
-//! Guesses of PINs: over all connections of a peer the token sees a limited number of them.
+//! Tests the guessing of PINs: over all connections of a peer, the token sees a limited number of guesses.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! The log: what it tells of modules, calls and workers.
+//! Tests what the log says about modules, calls and workers.
 
 use crate::*;
 

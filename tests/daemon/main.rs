@@ -1,7 +1,6 @@
 //! Tests our daemon alone: hostile and unusual clients, its processes, signals and exit statuses.
 //!
-//! The clients here write bytes to the socket; behind the daemon is the null module, which answers at
-//! once, or SoftHSM.
+//! The clients here write bytes to the socket; behind the daemon is the null module, which answers at once, or SoftHSM.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Clients behind a load balancer that sends PROXY headers: who they are, and what is refused.
+//! Tests clients behind a load balancer that sends PROXY headers: who they are, and what is refused.
 
 use xdr::UserType;
 

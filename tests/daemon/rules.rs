@@ -1,4 +1,4 @@
-//! Filter files: what `-check` prints, and the strict rules in front of SoftHSM.
+//! Tests filter files: what `-check` prints, and the strict rules in front of SoftHSM.
 
 use crate::*;
 

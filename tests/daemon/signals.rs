@@ -1,4 +1,4 @@
-//! Signals: the end of the daemon, the reload of its files, and a signal during the start.
+//! Tests signals: the end of the daemon, the reload of its files, and a signal during the start.
 
 use crate::*;
 

@@ -1,4 +1,4 @@
-//! The start: what ends it, and what it does with files that are there already.
+//! Tests the start: which errors end it, and what it does with files that already exist.
 
 use crate::*;
 

@@ -1,5 +1,6 @@
-//! The systemd units in etc/: what `systemd-analyze` says about them. That the daemon works under them is
-//! proved by `make units`, on a system that boots.
+//! Checks the systemd units in etc/ with `systemd-analyze`.
+//!
+//! `make units` tests that the daemon works under them, on a system that boots.
 
 use crate::*;
 

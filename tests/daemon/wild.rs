@@ -1,5 +1,7 @@
-//! Configuration files as sites have them that run Caml Crush: what works as it is, and what `-check` says
-//! about the rest. The files here are made up, with the features of published ones.
+//! Tests configuration files like those of sites that run Caml Crush: what works unchanged, and what `-check` says
+//! about the rest.
+//!
+//! The files are made up, with the features of published ones.
 
 use crate::*;
 

@@ -1,4 +1,4 @@
-//! Workers: what they may do and keep, when they are forked, and what ends with them.
+//! Tests workers: what they may do and keep, when they are forked, and what ends with them.
 
 use crate::*;
 

@@ -1,4 +1,4 @@
-//! Compares the replies to calls that do something, and pins what differs.
+//! Compares the replies to calls that change something, and pins each difference.
 
 use crate::messages::mechanism_number;
 use crate::*;

@@ -1,8 +1,8 @@
-//! The same request bytes to the original's daemon and to ours: the replies must be the same, field
-//! by field, but for the rows of DIFFERENCES.md, each of which names its test here.
+//! Sends the same request bytes to the original's daemon and to ours: the replies must be the same, field by field,
+//! except for the rows of DIFFERENCES.md, each of which names its test here.
 //!
-//! Both daemons have SoftHSM behind them, with copies of one token, so that slots, serial numbers and
-//! the handles of equal calls are equal.
+//! Both daemons have SoftHSM behind them, with copies of one token, so that slots, serial numbers and the handles of
+//! equal calls are equal.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! Compares the replies to unusual messages, to the first calls of a connection, and to every procedure
+//! Compares the replies to unusual messages, to the first calls of a connection, and to every procedure in a situation
 //! where it cannot succeed.
 
 use crate::*;

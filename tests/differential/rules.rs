@@ -1,4 +1,4 @@
-//! The rules of filter.conf, each alone: the same calls to both daemons, the same replies.
+//! Compares the rules of filter.conf, one at a time: the same calls to both daemons, the same replies.
 
 use xdr::version3::{Call, Reply};
 use xdr::{CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType};

@@ -1,9 +1,9 @@
-//! The two sets of patches that come with the original, in Debian's filter.conf: the same calls to
-//! both daemons, the same values and the same objects found.
+//! Compares the two sets of patches that come with the original, in Debian's filter.conf: the same calls to both
+//! daemons must yield the same values and find the same objects.
 //!
-//! Left out are the departures of DIFFERENCES.md: objects that are not there (an RPC error, or the
-//! end of the worker), copies (the original does not look at what is copied), roles that are given
-//! later, and the lengths of values that are kept from the client.
+//! Left out are the departures of DIFFERENCES.md: objects that do not exist (an RPC error, or the end of the worker),
+//! copies (the original does not check what is copied), roles that are given later, and the lengths of values that the
+//! client may not read.
 
 use xdr::version3::{Call, Reply};
 use xdr::{Flags, ObjectHandle, Ulong, UserType};

@@ -1,7 +1,7 @@
-//! The doctor with real daemons: ours and the original's, with and without TLS, in front of SoftHSM.
+//! Tests the doctor with real daemons: ours and the original's, with and without TLS, in front of SoftHSM.
 //!
-//! Its command line and servers that are no daemon are tested in `client/tests/doctor`. Here this program is the
-//! doctor, too: it runs itself again with `DOCTOR` set. Needs the packages that `tests/support/install-packages.sh`
+//! Its command line, and servers that are no daemon, are tested in `client/tests/doctor`. Here this program is also the
+//! doctor: it runs itself again with `DOCTOR` set. Needs the packages that `tests/support/install-packages.sh`
 //! installs.
 
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! Two daemons behind HAProxy, each in a network namespace of its own, and clients in two more: docs/haproxy.md.
+//! Tests two daemons behind HAProxy (docs/haproxy.md), each in a network namespace of its own, and clients in two more.
 //!
 //! The configuration is etc/haproxy.cfg with other addresses, and the commands are those of the page.
 

@@ -1,8 +1,8 @@
 //! Lists where a pairing of client and daemon may answer differently from SoftHSM without a proxy.
 //!
-//! A row that does not occur with a pairing that it is for fails that pairing's test, so the list
-//! stays true. Version 3 of the protocol, which at least one of the original's halves speaks, and ours if they are
-//! told to, has the long list. Version 4 has what is in [`VERSION4`].
+//! If a row does not occur in a pairing that it is for, that pairing's test fails, so the list stays true. The long
+//! list is for version 3 of the protocol, which is spoken in every pairing with the original's client or daemon, and by
+//! ours if they are configured to. [`VERSION4`] is the list for version 4.
 
 use super::support::Maker;
 use super::support::script::{

@@ -1,4 +1,4 @@
-//! What an application sees whose logins are refused because too many have failed.
+//! Tests what an application sees when its logins are refused because too many have failed.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Calls of 100 MiB through client and daemon: executed, or refused without the loss of the login.
+//! Tests calls of 100 MiB through client and daemon: executed, or refused without the loss of the login.
 
 use super::support::script::{Difference, Who, run_script};
 use super::support::{Endpoint, Library, Maker, Setup, Stack, Token};

@@ -1,12 +1,16 @@
-//! Tests daemon, client library and SoftHSM together, in every pairing with the original's halves.
+//! Tests daemon, client library and SoftHSM together, in every pairing with the original's client and daemon.
 //!
-//! `pairs` compares transcripts of a long script of calls, `long` those of calls of 100 MiB, `nested` one about a
-//! template in a template. `applications` runs threaded and forking programs and pkcs11-tool, `unmodified` some of
-//! `tests/applications`, `parameters` runs
-//! programs whose mechanism parameters hold pointers, `balancer` puts two daemons behind HAProxy, `settings` programs with other settings, `recovery` kills daemons
-//! under programs that live on, `modules` puts another module behind a daemon, `sandbox` confines SoftHSM and softokn,
-//! `workers` looks at the daemon's processes. Needs the packages that `tests/support/install-packages.sh` installs.
-//! `E2E_KEEP=1` keeps the temporary directories, the daemons' logs and configurations among them.
+//! - `pairs` compares transcripts of a long script of calls, `long` those of calls of 100 MiB, `nested` one about a
+//!   template in a template.
+//! - `applications` runs threaded and forking programs and pkcs11-tool; `unmodified` runs some of `tests/applications`.
+//! - `parameters` runs programs whose mechanism parameters hold pointers; `settings` runs programs with other settings.
+//! - `balancer` puts two daemons behind HAProxy.
+//! - `recovery` kills daemons under programs that continue.
+//! - `modules` puts another module behind a daemon; `sandbox` confines SoftHSM and softokn; `workers` looks at the
+//!   daemon's processes.
+//!
+//! Needs the packages that `tests/support/install-packages.sh` installs. `E2E_KEEP=1` keeps the temporary directories,
+//! with the daemons' logs and configurations.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! A key on the token that has a template of its own: version 3 tells its size, and nothing of what it contains.
+//! Tests a key on the token that has a template of its own: version 3 tells the size of the template, but not its
+//! content.
 
 use super::support::script::{Difference, Who, run_script};
 use super::support::{Endpoint, Maker, Stack, Token};

@@ -1,5 +1,5 @@
-//! {original client, ours} with {original daemon, ours} over {TCP, Unix}: whatever the pairing, an
-//! application sees what SoftHSM answers without a proxy, but for the rows of `differences`.
+//! Tests {original client, ours} with {original daemon, ours} over {TCP, Unix}: in every pairing, an application sees
+//! what SoftHSM answers without a proxy, except for the rows of `differences`.
 
 use super::differences::allowed;
 use super::support::script::{Difference, Transcript, run_script};

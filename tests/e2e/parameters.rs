@@ -1,9 +1,9 @@
-//! Tests mechanism parameters and templates with pointers in them: a program sees through the proxy what it
-//! sees on the module.
+//! Tests mechanism parameters and templates with pointers in them: a program sees through the proxy what it sees on the
+//! module.
 //!
-//! The programs are Debian's PyKCS11, by `parameters.py`, and pkcs11-tool. Each runs on SoftHSM directly and
-//! through our pair, on copies of one token, and has to print the same lines, errors among them. More programs,
-//! and the test suites of other projects, are in `tests/suites`.
+//! The programs are Debian's PyKCS11, with `parameters.py`, and pkcs11-tool. Each runs on SoftHSM directly and through
+//! our pair, on copies of one token, and has to print the same lines, errors included. More programs, and the test
+//! suites of other projects, are in `tests/suites`.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Programs that live longer than the daemon: with `recover = true`, they go on when it has come back.
+//! Tests programs that run longer than the daemon: with `recover = true`, they continue when it has come back.
 
 use std::collections::HashSet;
 use std::fs;

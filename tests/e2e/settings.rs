@@ -1,4 +1,4 @@
-//! Where the library's settings come from, seen from programs that use it.
+//! Tests where the library's settings come from, with programs that use it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

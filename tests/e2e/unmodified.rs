@@ -1,6 +1,6 @@
-//! Runs the quick ones of `tests/applications`: programs that know nothing of this project, as they are installed.
+//! Runs the quick programs of `tests/applications`, which know nothing of this project, as they are installed.
 //!
-//! `make applications` runs all of them. These need no package beyond those of the other tests.
+//! `make applications` runs all of them. The quick ones need no package beyond those of the other tests.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;

@@ -1,5 +1,4 @@
-//! Tests the daemon's processes: many clients, a worker that is killed, and that nothing is left at
-//! the end.
+//! Tests the daemon's processes: many clients, a worker that is killed, and that no process is left at the end.
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! Lies about every word of the calls and replies that cross between our two halves.
+//! Changes every word of the calls and replies that are sent between our client and daemon.
 //!
-//! A relay stands between them and notes each record. Of each call that was seen, each word takes other values, one at
-//! a time, and a worker gets the call: it has to live on. Of the replies, now and then a word takes another value: the
-//! application has to live on, and nothing may be written where it gave no room.
+//! A relay stands between them and records each message. For each recorded call, each word gets other values, one at a
+//! time, and a worker gets the call: it must survive. In replies, some words get another value: the application must
+//! survive, and nothing may be written where it gave no room.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

@@ -1,5 +1,7 @@
-//! Applications see the interfaces that the module has. Modules whose C_GetInterface and C_GetInterfaceList answer as
-//! no standard says (`odd_interface.c`) work behind our pair, as far as they work at all.
+//! Tests that applications see the interfaces that the module has.
+//!
+//! Modules whose C_GetInterface and C_GetInterfaceList do not follow the standard (`odd_interface.c`) work behind our
+//! pair as far as they work at all.
 
 use super::pairs::{Way, configured, pair, through, through_to_the_recorder};
 use super::support::compile::module;

@@ -1,7 +1,7 @@
-//! Names what differs between a module alone and the same module behind our pair, and why.
+//! Lists what differs between a module alone and the same module behind our pair, and why.
 //!
-//! [`is_named`] judges two answers to one call; [`arriving`] says which calls arrive at the module, and how. What
-//! neither names is a bug.
+//! [`is_named`] judges two answers to one call; [`arriving`] says which calls arrive at the module, and how. A
+//! difference that is not listed here is a bug.
 
 /// A difference between the answer of a module alone and the one through our pair.
 struct Difference {

@@ -1,4 +1,5 @@
-//! A module alone and through our pair: the same transcript, line by line, and the same calls at the module.
+//! Compares a module alone with the same module through our pair: the same transcript, line by line, and the same calls
+//! at the module.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
-//! Calls at once through our pair, with the recorder as a module of 5 ms a call: `parallel.c` calls from many
-//! threads while something else happens, and the recorder says what overlapped.
+//! Tests parallel calls through our pair, with the recorder as a module that takes 5 ms for each call.
+//!
+//! `parallel.c` makes calls from many threads while something else happens, and the recorder says which calls
+//! overlapped.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The recorder alone: what it records is what `exact.c` called, and what was worked out by hand.
+//! Tests the recorder alone: it records what `exact.c` called, and what was worked out by hand.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
-//! What the log tells of a mechanism parameter that our pair refuses: in the half that refuses it, by the names of the
-//! function and the mechanism, and nothing of its bytes.
+//! Tests what the log says about a mechanism parameter that our pair refuses.
+//!
+//! The client or daemon that refuses it logs the names of the function and the mechanism, and none of the parameter's
+//! bytes.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! SoftHSM alone: `exact.c` survives it, and repeats itself on an equal token.
+//! Tests SoftHSM alone: it survives `exact.c`, and gives the same transcript on an equal token.
 
 use super::support::{SOFTHSM, Token};
 use super::transcript::{Transcript, bare, exact};

@@ -1,4 +1,4 @@
-//! Transcripts of `exact.c` and the log of `recorder.c`, and how they are compared.
+//! Reads and compares the transcripts of `exact.c` and the log of `recorder.c`.
 
 use std::fmt::Write;
 use std::path::Path;

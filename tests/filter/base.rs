@@ -1,7 +1,7 @@
-//! Makes the token that both daemons get a copy of: keys made on it, imported keys, and their labels.
+//! Makes the token of which both daemons get a copy: keys made on it, imported keys, and their labels.
 //!
-//! A search for one label gives one object its handle, so that the handles are the same on both
-//! sides: a search that finds several objects numbers them in an order of SoftHSM's own.
+//! A search for one label gives one object its handle, so that the handles are the same on both sides: SoftHSM numbers
+//! the results of a search that finds several objects in an order of its own.
 
 use xdr::version3::{Call, Reply};
 use xdr::{Architecture, Flags, SessionHandle, Ulong, UserType};

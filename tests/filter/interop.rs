@@ -1,5 +1,4 @@
-//! Tests that keys wrapped through one daemon can be unwrapped through the other, on copies of one
-//! token.
+//! Tests that keys wrapped through one daemon can be unwrapped through the other, on copies of one token.
 
 use xdr::version3::{Attribute, Call, Reply, Template};
 use xdr::{Architecture, Flags, ObjectHandle, SessionHandle, Ulong, UserType};

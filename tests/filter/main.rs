@@ -1,8 +1,7 @@
-//! Compares the filter with the original's: the same calls under the same filter file, reply by
-//! reply.
+//! Compares the filter with the original's: the same calls under the same filter file, reply by reply.
 //!
-//! `walk` makes calls that a seed determines (`FILTER_SEED`, `FILTER_STEPS`), `configurations` has
-//! the filter files, `rows` the differences that are allowed.
+//! `walk` makes calls that a seed determines (`FILTER_SEED`, `FILTER_STEPS`), `configurations` has the filter files,
+//! `rows` the differences that are allowed.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! A generator of numbers that a seed determines: xorshift64* (Vigna, 2016).
+//! Generates numbers that a seed determines: xorshift64* (Vigna, 2016).
 
 pub struct Random(u64);
 

@@ -1,11 +1,11 @@
-//! A walk through PKCS#11 that a seed determines: the same calls to both daemons, reply by reply.
+//! Makes a random walk through PKCS#11 from a seed: the same calls to both daemons, compared reply by reply.
 //!
-//! It goes in episodes. Each begins with new connections and the token as it was made; a difference
-//! ends it, since handles may differ from there on. Half of the episodes are hostile: booleans that
-//! are none, attributes given twice, searches left open.
+//! The walk has episodes. Each begins with new connections and the original token. A difference ends the episode,
+//! because handles may differ from there on. Half of the episodes are hostile: booleans that are none, attributes given
+//! twice, searches left open.
 //!
-//! `situations` are played first; `steps` makes the calls that chance picks, of what `material`
-//! chooses; `comparing` sends them and compares; `describe` writes a call into the report.
+//! `situations` are played first. `steps` then makes the random calls, with arguments that `material` chooses.
+//! `comparing` sends them and compares; `describe` writes a call into the report.
 
 mod comparing;
 mod describe;

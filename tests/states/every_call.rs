@@ -1,4 +1,4 @@
-//! Every function with every bad argument: nothing ends the process, and the answers are the module's.
+//! Calls every function with every bad argument: nothing ends the process, and the answers are the module's.
 
 use std::process::Command;
 

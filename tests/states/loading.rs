@@ -1,4 +1,4 @@
-//! The library is loaded, unloaded, and loaded several times.
+//! Tests that the library can be loaded, unloaded, and loaded several times.
 
 use std::fs;
 

@@ -1,9 +1,13 @@
 //! Tests the client library in unusual states of an application's process and threads, with a daemon and SoftHSM.
 //!
-//! `process` has signals, limits, clocks, places and ends; `loading` has dlopen, dlclose and several copies; `stacks`
-//! has threads with little stack; `every_call` calls every function with every bad argument, also under sanitizers. C programs of `tests/support` are the
-//! applications. One of the ways to reach the daemon has `recover = true`. Other states are tested elsewhere: forks, dead daemons, closed descriptors and little memory with
-//! large data in `tests/e2e/applications.rs` and `client/tests/c_abi`.
+//! - `process` tests signals, limits, clocks, directories and the end of the process.
+//! - `loading` tests dlopen, dlclose and several copies.
+//! - `stacks` tests threads with little stack.
+//! - `every_call` calls every function with every bad argument, also under sanitizers.
+//!
+//! The applications are C programs of `tests/support`. One of the ways to reach the daemon has `recover = true`. Other
+//! states are tested elsewhere: forks, dead daemons, closed descriptors and little memory with large data in
+//! `tests/e2e/applications.rs` and `client/tests/c_abi`.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Signals, limits, clocks, places, cancelled threads, and the end of a process.
+//! Tests signals, limits, clocks, directories, cancelled threads, and the end of a process.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! Threads with little stack.
+//! Tests threads with little stack.
 
 use super::{SOME_WAYS, passes};
 

@@ -1,7 +1,7 @@
 //! Compiles the C programs of `tests/support`, once for each version of their text.
 //!
-//! A file that includes `describe.h`, or names `pkcs11.h` of version 3.2 itself, is compiled with the
-//! header that the crate `cryptoki-sys` comes with: no Debian package has one of 3.2.
+//! A file that includes `describe.h`, or names `pkcs11.h` of version 3.2 itself, is compiled with the header that comes
+//! with the crate `cryptoki-sys`: no Debian package has the header of 3.2.
 
 use std::env;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Temporary directories that disappear with their value.
+//! Makes temporary directories that are removed when their value is dropped.
 
 use std::fs;
 use std::io;

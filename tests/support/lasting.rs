@@ -1,4 +1,4 @@
-//! The program `lasting`, an application that lives longer than its daemon.
+//! Runs the program `lasting`, an application that runs longer than its daemon.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

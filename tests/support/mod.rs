@@ -1,8 +1,8 @@
-//! Fixtures of the tests that need processes: tokens, daemons, libraries, C programs.
+//! Provides fixtures for tests that need processes: tokens, daemons, libraries, C programs.
 //!
-//! A [`Token`] is a SoftHSM token in a directory of its own. A [`Daemon`] serves it, a [`Stack`] is
-//! an application's way to it: a library, with or without a daemon behind. Everything ends and
-//! disappears when its value is dropped, in a panicking test too.
+//! A [`Token`] is a SoftHSM token in a directory of its own. A [`Daemon`] serves it. A [`Stack`] is an application's
+//! path to the token: a library, with or without a daemon behind it. Every process and file is removed when its value
+//! is dropped, in a panicking test too.
 
 #![allow(
     dead_code,

@@ -1,7 +1,7 @@
 //! Sends given bytes to one daemon, or to the original's and ours at once, and compares the replies.
 //!
-//! A [`Connection`] is one client's; a [`Peer`] is a daemon of its own in front of a token of its own
-//! with one connection to it; [`Both`] are two peers that get the same bytes.
+//! A [`Connection`] is one client's. A [`Peer`] is a daemon of its own in front of a token of its own, with one
+//! connection to it. [`Both`] are two peers that get the same bytes.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,4 +1,4 @@
-//! Transcripts of `script.c`, and their comparison line by line.
+//! Reads the transcripts of `script.c`, and compares them line by line.
 
 use std::fmt::Write;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! SoftHSM tokens, each in a directory of its own.
+//! Makes SoftHSM tokens, each in a directory of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};

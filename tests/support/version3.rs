@@ -1,4 +1,4 @@
-//! Speaks version 3 of the protocol: calls and replies to records and back, with the version's own types.
+//! Reads and writes the calls and replies of version 3 of the protocol, with the version's own types.
 
 use xdr::codec::{EncodeError, Slices};
 use xdr::rpc::{self, Rejection, ReplyError, Xid};

@@ -1,5 +1,5 @@
-//! TLS: every pairing with the original's halves, who is let in, what peers can do to others, reload,
-//! applications that use OpenSSL themselves.
+//! Tests TLS: every pairing with the original's client and daemon, who is accepted, what peers can do to others,
+//! reload, applications that use OpenSSL themselves.
 //!
 //! Needs the packages that `tests/support/install-packages.sh` installs.
 

@@ -1,5 +1,4 @@
-//! {original client, ours} with {original daemon, ours}: the same answers as without TLS, whatever
-//! their sizes.
+//! Tests {original client, ours} with {original daemon, ours}: the same answers as without TLS, whatever their sizes.
 
 use std::time::Duration;
 

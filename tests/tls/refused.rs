@@ -1,5 +1,4 @@
-//! Tests who is refused, on either side, and that a refused attempt leaves nothing but a line in
-//! the log.
+//! Tests who is refused, by client or daemon, and that a refused attempt leaves nothing but a line in the log.
 
 use std::fs;
 use std::time::{Duration, Instant};

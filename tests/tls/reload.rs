@@ -1,5 +1,4 @@
-//! Tests that SIGHUP takes new keys, authorities and revocation lists, and that connected clients
-//! notice nothing.
+//! Tests that SIGHUP takes new keys, authorities and revocation lists, and that connected clients notice nothing.
 
 use std::fs;
 use std::time::Duration;

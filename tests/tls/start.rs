@@ -1,5 +1,4 @@
-//! Tests that faults in keys and certificates end the start, with status 2 and the place of the
-//! fault.
+//! Tests that faults in keys and certificates end the start, with status 2 and the place of the fault.
 
 use std::fs;
 use std::process::Command;

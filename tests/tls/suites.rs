@@ -1,5 +1,6 @@
-//! What other implementations see of our daemon: versions and suites, by `openssl s_client` and
-//! `gnutls-cli`; and that priority strings mean what GnuTLS makes of them.
+//! Tests what other implementations see of our daemon, and that priority strings mean what GnuTLS makes of them.
+//!
+//! `openssl s_client` and `gnutls-cli` report versions and cipher suites.
 
 use std::collections::BTreeSet;
 use std::process::Command;

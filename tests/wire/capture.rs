@@ -1,10 +1,10 @@
 //! Captures a call and a reply of every function between the original's client library and its daemon.
 //!
-//! C programs of `tests/support` call through Debian's libp11clienttcp.so, and a relay in front of
-//! Debian's pkcs11proxyd keeps the bytes of both directions. One exchange of each function becomes two
-//! files, `C_Sign.call.hex` and `C_Sign.reply.hex`, with comments that name the fields as
-//! `pkcs11_rpc.x` does. No code under test makes any of these bytes. `make vectors` adds the files
-//! that `tests/wire/vectors` lacks; without it they go to cargo's directory for temporary files.
+//! C programs of `tests/support` make calls through Debian's libp11clienttcp.so, and a relay in front of Debian's
+//! pkcs11proxyd records the bytes of both directions. One exchange of each function becomes two files,
+//! `C_Sign.call.hex` and `C_Sign.reply.hex`, with comments that name the fields as `pkcs11_rpc.x` does. No code under
+//! test makes any of these bytes. `make vectors` adds the files that `tests/wire/vectors` lacks; without it they go to
+//! cargo's directory for temporary files.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

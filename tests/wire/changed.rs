@@ -1,5 +1,4 @@
-//! Cuts and changes the captured records, and cuts streams of records: what comes of it is refused or read
-//! exactly.
+//! Truncates and changes the captured records, and cuts streams of records: the result is refused or read exactly.
 
 use crate::*;
 

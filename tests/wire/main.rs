@@ -1,8 +1,8 @@
-//! Compares the wire format with bytes captured from the original: a call and a reply of every function,
-//! and exchanges at the level of RPC.
+//! Compares the wire format with bytes captured from the original: a call and a reply of every function, and exchanges
+//! at the level of RPC.
 //!
-//! `vectors/README.md` says where the bytes come from; `capture` captures them again; `changed` cuts and
-//! changes them.
+//! `vectors/README.md` says where the bytes come from; `capture` captures them again; `changed` truncates and changes
+//! them.
 
 #[path = "../support/mod.rs"]
 mod support;

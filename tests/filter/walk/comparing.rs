@@ -1,4 +1,4 @@
-//! Makes a call to both daemons and compares the replies, with the rows of differences that are allowed.
+//! Makes a call to both daemons and compares the replies, apart from the rows of differences that are allowed.
 
 use xdr::Ulong;
 use xdr::version3::{Call, Reply};

@@ -1,4 +1,4 @@
-//! Chooses what the calls of a walk are made of: sessions, objects, attributes and their values.
+//! Chooses the arguments of the calls of a walk: sessions, objects, attributes and their values.
 
 use xdr::SessionHandle;
 use xdr::version3::Reply;

@@ -1,4 +1,4 @@
-//! Lists the situations that each walk begins with: what chance seldom comes to.
+//! Lists the situations that each walk begins with, because random calls seldom produce them.
 //!
 //! Each is an episode of its own, with the client's architecture and the calls.
 

@@ -1,4 +1,4 @@
-//! The steps of a walk: each makes one call, or the calls of one operation, with chosen arguments.
+//! Makes the steps of a walk: one call, or the calls of one operation, with chosen arguments.
 
 use xdr::version3::{Call, Mechanism, Reply};
 use xdr::{Architecture, Flags, SessionHandle, SlotId, Ulong, UserType};

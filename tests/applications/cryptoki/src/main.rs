@@ -1,5 +1,7 @@
-//! Signs what clients send, a line each, with an RSA key of a PKCS#11 token, in a thread and a session for each client.
-//! Answers the signature in hexadecimal, or "error". Arguments: the PKCS#11 library, the token's label, the PIN, the port.
+//! Signs the lines that clients send with an RSA key of a PKCS#11 token, in a thread and a session for each client.
+//!
+//! Answers the signature in hexadecimal, or "error". Arguments: the PKCS#11 library, the token's label, the PIN, the
+//! port.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
