@@ -71,7 +71,7 @@ impl SocketError {
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             SocketError::Name(cause) if cause.kind() == io::ErrorKind::TimedOut => Some(
-                "this host's name service does not answer: correct it, or write an address for the name",
+                "this host's name service does not answer: correct it, or write an address instead of the name",
             ),
             SocketError::Name(_) => {
                 Some("correct the name in the endpoint, or this host's name service")
@@ -91,13 +91,13 @@ fn of_socket(cause: &io::Error) -> Option<&'static str> {
             Some("there is no such socket: start pkcs11proxyd, or correct the endpoint")
         }
         io::ErrorKind::PermissionDenied => Some(
-            "this user may not connect: look at the modes of the socket and its directory, or at this host's firewall",
+            "this user may not connect: check the permissions of the socket and its directory, or this host's firewall",
         ),
         io::ErrorKind::TimedOut => Some(
-            "the host is down, a firewall drops what is sent, or the daemon is stopped: correct that, or the endpoint",
+            "the host is down, a firewall drops packets, the daemon is stopped, or the endpoint is wrong",
         ),
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
-            Some("there is no route to the host: look at the network, or correct the endpoint")
+            Some("there is no route to the host: check the network, or correct the endpoint")
         }
         _ => match cause.raw_os_error() {
             Some(nix::libc::EMFILE) => {
@@ -125,16 +125,16 @@ impl TlsError {
             ),
             TlsError::NoCertificate => Some("the daemon must show a certificate"),
             TlsError::TooSlow => Some(
-                "the daemon is too busy, or what listens there waits for a plain connection: then write tcp: or unix: in front of the endpoint",
+                "the daemon is too busy, or the server there does not speak TLS: then write tcp: or unix: in front of the endpoint",
             ),
             TlsError::Handshake(cause) if cause.contains("wrong version number") => Some(
-                "what listens there does not speak TLS: turn it on in the daemon, or write tcp: or unix: in front of the endpoint",
+                "the server there does not speak TLS: turn TLS on in the daemon, or write tcp: or unix: in front of the endpoint",
             ),
             TlsError::Handshake(cause) if cause.contains("unsupported protocol") => {
                 Some("the daemon must speak TLS 1.2 or 1.3")
             }
             TlsError::Handshake(_) => Some(
-                "the daemon's log says why, if it is one; or what listens there does not speak TLS",
+                "the daemon's log says why; or the server there is no pkcs11proxyd, or does not speak TLS",
             ),
             TlsError::Content(..)
             | TlsError::Refused(..)
@@ -149,15 +149,15 @@ impl StartError {
         match self {
             StartError::Call(Function::C_SetupArch, failure) => match failure {
                 Failure::Closed | Failure::Socket(_) => Some(
-                    "the daemon's log says why it refuses this client; or it wants TLS (tls: in front of the endpoint), or what listens there is no pkcs11proxyd",
+                    "the daemon's log says why it refuses this client; or it requires TLS (write tls: in front of the endpoint), or the server there is no pkcs11proxyd",
                 ),
                 Failure::Timeout => Some(
-                    "the daemon is too busy or wants TLS (tls: in front of the endpoint), or what listens there is no pkcs11proxyd",
+                    "the daemon is too busy or requires TLS (write tls: in front of the endpoint), or the server there is no pkcs11proxyd",
                 ),
-                _ => Some("what listens there is no pkcs11proxyd: correct the endpoint"),
+                _ => Some("the server there is no pkcs11proxyd: correct the endpoint"),
             },
             StartError::Call(_, Failure::Timeout) => {
-                Some("the module or the daemon is too busy: look at the daemon's log")
+                Some("the module or the daemon is too busy: check the daemon's log")
             }
             StartError::Lost | StartError::Call(..) => Some(DAEMONS_LOG),
             StartError::Hello(_) | StartError::Architecture(_) => Some(DAEMONS_LOG),
@@ -170,7 +170,7 @@ impl StartError {
             ),
             StartError::Module(..) => Some(DAEMONS_LOG),
             StartError::Initialize(_) => Some(
-                "the module at the daemon refuses: look at the daemon's log and the module's own configuration",
+                "the module at the daemon refuses: check the daemon's log and the module's own configuration",
             ),
         }
     }

@@ -116,14 +116,14 @@ fn compare_tokens(usable: &[(&Endpoint, Vec<String>)], report: &mut Report<'_>) 
                 };
                 are_alike = false;
                 let text = format!(
-                    "{there} has {number} {label:?}: what uses that of {here} cannot go on there"
+                    "{there} has {number} {label:?}: applications that use that of {here} cannot continue there"
                 );
                 report.more("tokens", &text);
             }
         }
     }
     if are_alike {
-        report.good("tokens", &"each daemon has those of the others");
+        report.good("tokens", &"all daemons have the same tokens");
     }
 }
 

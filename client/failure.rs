@@ -23,7 +23,7 @@ pub(crate) enum Failure {
     Memory(#[from] TryReserveError),
     #[error("{0}")]
     Encode(#[from] EncodeError),
-    #[error("the call is longer than the daemon takes")]
+    #[error("the call is longer than the daemon accepts")]
     TooLong,
     #[error("{0}")]
     Reply(#[from] ReplyError),
@@ -31,13 +31,13 @@ pub(crate) enum Failure {
     Lost,
     #[error("C_Finalize was called")]
     Finalized,
-    #[error("the daemon notified before the answer to the last notification")]
+    #[error("the daemon sent a notification before the last one was answered")]
     Notification,
     #[error(
-        "other threads' calls are not over; C_Finalize ends them and does not wait for the module"
+        "calls of other threads are in progress; C_Finalize ends them without waiting for the module"
     )]
     OthersAreOut,
-    #[error("the application's callback made a call that would have to wait for it")]
+    #[error("the application's callback made a call that would wait for the callback itself")]
     CallingBack,
 }
 

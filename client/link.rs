@@ -40,7 +40,7 @@ pub(crate) enum StartError {
     #[error("C_SetupArch: the daemon answered {number}", number = .0.0)]
     Architecture(Architecture),
     #[error(
-        "the daemon does not speak version 4 of the protocol, which PKCS11PROXY_PROTOCOL demands"
+        "PKCS11PROXY_PROTOCOL requires version 4 of the protocol, but the daemon does not speak it"
     )]
     Version,
     #[error("C_LoadModule: {0} for alias {1:?}")]

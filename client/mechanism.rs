@@ -18,7 +18,7 @@ pub(crate) fn is_parameterless(mechanism: MechanismType) -> bool {
 /// Logs that a parameter is refused here. None of its bytes is logged.
 pub(crate) fn log_refused(function: Function, mechanism: MechanismType, rv: CkRv) {
     log::error!(
-        "{}: refused with {rv}: the parameter of {} does not cross",
+        "{}: refused with {rv}: the parameter of {} cannot be sent to the daemon",
         function.name(),
         xdr::mechanism_names::printed(mechanism.0)
     );

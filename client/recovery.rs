@@ -304,7 +304,9 @@ impl<R: Remote + 'static> Recovery<R> {
         let mut state = self.shared.state();
         while state.generation == live.generation && state.link.is_some() {
             if live.link.has_ended() {
-                log::info!("the daemon has closed the connection to end; connecting again");
+                log::info!(
+                    "the daemon is draining and has closed the connection; connecting again"
+                );
                 state.give_up();
                 return Ok(());
             }

@@ -186,7 +186,7 @@ pub(crate) enum SettingsError {
     File(PathBuf, io::Error),
     #[error("{0}: {1}")]
     Syntax(Origin, String),
-    #[error("{0} has sections for programs, and which program this is cannot be found out")]
+    #[error("{0} has sections for programs, but the name of this program cannot be determined")]
     Program(PathBuf),
     #[error("{0}: a section for an alias cannot name another one")]
     AliasInAlias(Origin),
@@ -220,7 +220,7 @@ pub(crate) enum SettingsError {
     Number(Origin, &'static str, u64),
     #[error("{0}: expected true or false")]
     Flag(Origin),
-    #[error("{0}: a PIN is kept for recovery only, and recover is not true")]
+    #[error("{0}: expected recover = true as well: a PIN is kept only for recovery")]
     PinKeptForNothing(Origin),
     #[error(
         "{0}: expected off, error, warn, info, debug or trace, or such levels for modules of p11client, as env_logger reads them"
@@ -230,9 +230,9 @@ pub(crate) enum SettingsError {
     LogTo(Origin),
     #[error("{0}: {1}: {2}")]
     MechanismsFile(Origin, PathBuf, io::Error),
-    #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
+    #[error("no module is named: PKCS11PROXY_LIBNAME is not set, and {0}: {1}")]
     AliasFile(PathBuf, io::Error),
-    #[error("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and {0} is empty")]
+    #[error("no module is named: PKCS11PROXY_LIBNAME is not set, and {0} is empty")]
     AliasFileEmpty(PathBuf),
     #[error("{0}: the module name in the first line is longer than {LONGEST_ALIAS} bytes")]
     AliasTooLong(PathBuf),

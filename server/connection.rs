@@ -37,7 +37,9 @@ pub struct Limits {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// The limit on what is dropped of a record over the limit.
-    #[error("a record exceeds max_record_size and the {0} bytes that are dropped of one at most")]
+    #[error(
+        "a record exceeds max_record_size, and is longer than the {0} bytes that are skipped at most"
+    )]
     TooLong(u64),
     /// Something else than a call, at a length that would take much memory.
     #[error("a long record is not a call")]

@@ -229,7 +229,7 @@ fn failed(asked: &Asked, error: &io::Error) -> String {
 
 fn understood(line: &str) -> Result<Reply, String> {
     serde_json::from_str(line).map_err(|error| {
-        format!("the answer is not understood, is the daemon of another version? {error}")
+        format!("the answer cannot be understood; does the daemon have another version? {error}")
     })
 }
 
@@ -249,7 +249,7 @@ fn one(asked: &Asked, request: &Request) -> Result<i32, String> {
         Reply::Failed(reason) => eprintln!("pkcs11proxyctl: {}", table::printable(&reason)),
         Reply::Status(status) => print(&table::status(&status)),
         Reply::Metrics(text) => print(&text),
-        Reply::HandingOver(_) => return Err("the daemon answers something else".into()),
+        Reply::HandingOver(_) => return Err("unexpected answer from the daemon".into()),
     }
     Ok(status)
 }
@@ -262,7 +262,7 @@ fn top(asked: &Asked) -> Result<i32, String> {
         let status = match understood(&ask(asked, &Request::Status)?)? {
             Reply::Status(status) => status,
             Reply::Failed(reason) => return Err(reason),
-            _ => return Err("the daemon answers something else".into()),
+            _ => return Err("unexpected answer from the daemon".into()),
         };
         // Clears the screen and begins in its first line.
         let clear = if io::stdout().is_terminal() {
@@ -296,11 +296,11 @@ fn ready(asked: &Asked) -> Result<i32, String> {
         Ok::<_, String>((reply, sockets.map_err(|error| failed(asked, &error))?))
     };
     let (Reply::Status(status), _) = ask(&Request::Status)? else {
-        return Err("the daemon answers something else".into());
+        return Err("unexpected answer from the daemon".into());
     };
     let mut exit = 0;
     if status.drains {
-        eprintln!("pkcs11proxyctl: the daemon accepts nobody any more");
+        eprintln!("pkcs11proxyctl: the daemon accepts no new clients");
         exit = NOT_DONE;
     }
     for (position, service) in status.services.iter().enumerate() {
@@ -312,7 +312,7 @@ fn ready(asked: &Asked) -> Result<i32, String> {
                     readiness::slots(socket, alias, READINESS)
                 }
                 (Reply::Failed(reason), _) => Err(reason),
-                _ => Err("the daemon answers something else".into()),
+                _ => Err("unexpected answer from the daemon".into()),
             };
             match slots {
                 Ok(count) => print(&format!("{name}: ready, {count} slots\n")),

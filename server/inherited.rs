@@ -95,7 +95,7 @@ impl Inherited {
                     Bound::Local(path) => path.display().to_string(),
                 };
                 Err(format!(
-                    "the service manager passes a socket for {place}, which is no address of the configuration"
+                    "the service manager passes a socket for {place}, which is not an address of the configuration"
                 ))
             }
             _ => Ok(()),

@@ -247,7 +247,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         if let Err(error) = &started {
             log(
                 Severity::Warning,
-                format_args!("no thread for another call: {error}"),
+                format_args!("cannot start a thread for another call: {error}"),
             );
         }
         started.is_ok()

@@ -33,7 +33,7 @@ impl Predecessor {
         let count = match reply.map_err(|error| failed(error.to_string()))? {
             Reply::HandingOver(count) => count,
             Reply::Failed(reason) => return Err(failed(reason)),
-            _ => return Err(failed("the daemon answers something else".into())),
+            _ => return Err(failed("unexpected answer from the daemon".into())),
         };
         let sockets = connection.sockets(count);
         let sockets = sockets.map_err(|error| failed(error.to_string()))?;
@@ -44,9 +44,9 @@ impl Predecessor {
     pub fn replace(mut self) -> Result<(), String> {
         match self.0.ask(&Request::HandedOver) {
             Ok(Reply::Done) => Ok(()),
-            Ok(_) => Err("-takeover: the old daemon does not let go".into()),
+            Ok(_) => Err("-takeover: the old daemon refuses to hand over".into()),
             Err(error) => Err(format!(
-                "-takeover: the old daemon does not let go: {error}"
+                "-takeover: the old daemon refuses to hand over: {error}"
             )),
         }
     }

@@ -44,7 +44,7 @@ impl ServiceManager {
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(error) => log::debug!("no time for the service manager: {error}"),
+            Err(error) => log::debug!("cannot get the time for the service manager: {error}"),
         }
     }
 
@@ -73,7 +73,7 @@ impl ServiceManager {
             return;
         }
         if let Err(error) = sd_notify::notify(state) {
-            log::warn!("the service manager cannot be told: {error}");
+            log::warn!("cannot notify the service manager: {error}");
         }
     }
 }

@@ -101,7 +101,7 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     if let Err(error) = leaving::take_signal() {
         log(
             Severity::Err,
-            format_args!("cannot be asked to leave a client: {error}"),
+            format_args!("worker cannot handle SIGUSR2: {error}"),
         );
         return NOT_CONFINED;
     }
@@ -361,7 +361,7 @@ enum Unserved {
     #[error("refused: no profile matches {0}")]
     NoProfile(String),
     /// `max_connections` of its profile.
-    #[error("refused: its profile {0} has max_connections, {1}, already")]
+    #[error("refused: its profile {0} already has max_connections, {1}")]
     Full(String, usize),
     /// A fault of this system: the steps were tried at start.
     #[error("refused: the worker cannot give up its privileges: {0}")]

@@ -42,7 +42,7 @@ impl std::fmt::Display for DecodeError {
             DecodeError::TooLong => "length above the limit of its type",
             DecodeError::Trailing => "bytes left after the last value",
             DecodeError::Memory => "no memory for the value",
-            DecodeError::Kind => "kind of value that does not fit here",
+            DecodeError::Kind => "value of the wrong type",
             DecodeError::TooDeep => "values nested too deeply",
             DecodeError::Range => "number too large for this host",
             DecodeError::Invalid => "not a value of its type",
@@ -436,7 +436,7 @@ pub struct EncodeError;
 
 impl std::fmt::Display for EncodeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("value larger than the protocol or memory can carry")
+        f.write_str("value too large for the protocol or for memory")
     }
 }
 

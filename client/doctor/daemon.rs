@@ -37,7 +37,7 @@ const TOKEN_FLAGS: [(CK_FLAGS, bool, &str); 7] = [
     (
         CKF_PROTECTED_AUTHENTICATION_PATH,
         true,
-        "takes the PIN itself, so that no login is repeated",
+        "the PIN is entered at the token, so the library cannot repeat a login",
     ),
     (CKF_WRITE_PROTECTED, true, "is write-protected"),
     (CKF_USER_PIN_INITIALIZED, false, "has no user PIN yet"),
@@ -113,7 +113,7 @@ fn start(daemon: &Daemon, settings: &Settings, report: &mut Report<'_>) -> Optio
     let (version, alias) = (link.version(), String::from_utf8_lossy(&settings.alias));
     let version = match (version, settings.protocol) {
         (Version::Four, _) => "version 4 of the protocol",
-        (Version::Three, None) => "version 3 of the protocol, as Caml Crush's daemon speaks",
+        (Version::Three, None) => "version 3 of the protocol, like Caml Crush's daemon",
         (Version::Three, Some(_)) => "version 3 of the protocol, as the settings say",
     };
     report.good("C_SetupArch", &version);

@@ -35,7 +35,7 @@ fn can_log(log: &LogSettings, report: &mut Report<'_>) -> bool {
         LogTo::Stderr => true,
         LogTo::Syslog => {
             match logging::reach_syslog(Path::new(SYSLOG)) {
-                Ok(()) => report.good("log", &format_args!("{SYSLOG} takes messages")),
+                Ok(()) => report.good("log", &format_args!("{SYSLOG} accepts messages")),
                 Err(error) => report.failed(
                     "log",
                     &format_args!("{SYSLOG}: {error}; messages are lost"),
@@ -50,7 +50,7 @@ fn can_log(log: &LogSettings, report: &mut Report<'_>) -> bool {
                 true
             }
             Ok(false) => {
-                let text = "does not exist yet, and can be made";
+                let text = "does not exist yet, and can be created";
                 report.good("log", &format_args!("{} {text}", path.display()));
                 true
             }

@@ -142,7 +142,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
         let kept = LockedSecret::new(pin);
         if let Err(error) = &kept {
-            log::warn!("the PIN is not kept, so that a login cannot be repeated: {error}");
+            log::warn!("the PIN cannot be kept, so logins cannot be repeated: {error}");
         }
         kept.ok()
     }

@@ -108,7 +108,7 @@ impl<R: Remote + 'static> Recovery<R> {
             }
             None => {
                 log::warn!(
-                    "an object of the application cannot be found again, or not told from others"
+                    "an object of the application cannot be found again, or several objects match it"
                 );
                 Err(refusal.into())
             }
@@ -223,8 +223,8 @@ impl<R: Remote + 'static> Recovery<R> {
         let mut state = self.shared.state();
         if state.hidden_since.replace(live.generation).is_none() {
             log::warn!(
-                "no object is found again after a lost connection: a call of the library was answered {FORBIDDEN}; the \
-                 daemon's filter.conf would have to allow C_GetAttributeValue, C_FindObjectsInit, C_FindObjects and \
+                "objects cannot be found again after a lost connection: the daemon returned {FORBIDDEN} to the library's \
+                 search; filter.conf must not forbid C_GetAttributeValue, C_FindObjectsInit, C_FindObjects and \
                  C_FindObjectsFinal (forbidden_functions)"
             );
         }

@@ -374,7 +374,7 @@ fn the_alias_file_gives_its_first_line() {
     let unreadable = without(io::ErrorKind::PermissionDenied);
     let told = unreadable.err().map(|error| error.to_string()).unwrap();
     assert!(
-        told.starts_with("which module to load is unknown: PKCS11PROXY_LIBNAME is not set, and "),
+        told.starts_with("no module is named: PKCS11PROXY_LIBNAME is not set, and "),
         "{told}"
     );
 }

@@ -75,7 +75,7 @@ impl Parser<'_> {
                 }
                 (Some((other, line)), _) => {
                     let advice = if matches!(other, Token::Keyword(";" | ",")) {
-                        ": remove it, as nothing stands between options; Caml Crush ignores all that follows"
+                        ": remove it, because options need no separator; Caml Crush ignores everything after it"
                     } else {
                         ""
                     };

@@ -94,13 +94,13 @@ impl Collector for Numbers {
         )?;
         family(
             "draining",
-            "1 if the daemon accepts nobody any more.",
+            "1 if the daemon accepts no new clients.",
             MetricType::Gauge,
             &[(Vec::new(), self.drains.into())],
         )?;
         family(
             "max_workers",
-            "How many workers, and so clients, there may be.",
+            "Upper bound on workers, and so on clients.",
             MetricType::Gauge,
             &self.each(|service| vec![(Vec::new(), service.max_workers as u64)]),
         )?;
@@ -176,7 +176,7 @@ impl Collector for Numbers {
         self.histograms(
             &mut encoder,
             "module_duration",
-            "What the module took of these calls.",
+            "Time that these calls took in the module.",
             |service| &service.module,
         )
     }

@@ -301,7 +301,7 @@ fn sessions_signatures_and_connections_are_limited() {
     refuses(
         &daemon,
         "127.0.0.6",
-        "its profile connections has max_connections, 2, already",
+        "its profile connections already has max_connections, 2",
     );
     assert!(two.call(Call::C_GetInfo()).rv().is_ok());
     // Whose worker is killed leaves nothing behind.

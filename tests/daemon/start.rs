@@ -57,7 +57,7 @@ fn sockets_of_the_service_manager_are_taken_and_stay_when_the_daemon_ends() {
 
     let outcome = start("127.0.0.1:0").finish(Duration::from_secs(10));
     assert_eq!(outcome.status.code(), Some(2), "{}", outcome.stderr);
-    let expected = format!("a socket for {address}, which is no address of the configuration");
+    let expected = format!("a socket for {address}, which is not an address of the configuration");
     assert!(outcome.stderr.contains(&expected), "{}", outcome.stderr);
 }
 

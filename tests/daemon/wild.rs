@@ -333,8 +333,8 @@ fn check_says_what_to_write_in_a_filter_file_that_is_refused() {
         ),
         (
             "debug = 0;\nforbidden_functions = [(\".*\", [C_Login])]".into(),
-            "2: expected the name of an option, found `;`: remove it, as nothing stands between options; Caml \
-             Crush ignores all that follows",
+            "2: expected the name of an option, found `;`: remove it, because options need no separator; \
+             Caml Crush ignores everything after it",
         ),
         (
             "filter_actions_post = []\nfilter_actions_post = []".into(),

@@ -198,11 +198,11 @@ fn daemons_with_different_tokens_are_told() {
     for (other, expected) in [
         (
             &second,
-            "tokens             ok, each daemon has those of the others",
+            "tokens             ok, all daemons have the same tokens",
         ),
         (
             &third,
-            "has no token \"e2e\": what uses that of 127.0.0.1 port ",
+            "has no token \"e2e\": applications that use that of 127.0.0.1 port ",
         ),
     ] {
         let (first, other) = (first.address(), other.address());
@@ -347,7 +347,7 @@ fn a_client_that_the_daemon_refuses_is_sent_to_its_log() {
             &plain,
             "C_SetupArch",
             "closed the connection",
-            "it wants TLS",
+            "it requires TLS",
         );
     }
     let token = Token::new();

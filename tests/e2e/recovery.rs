@@ -514,7 +514,7 @@ fn a_filter_that_hides_attributes_costs_the_objects_and_the_log_says_so() {
     }
     lasting.quit();
     let said = fs::read_to_string(&log).expect("the library has written it");
-    let told = said.matches("would have to allow C_GetAttributeValue");
+    let told = said.matches("filter.conf must not forbid C_GetAttributeValue");
     assert_eq!(told.count(), 1, "{said}");
 }
 

@@ -22,7 +22,7 @@ fn the_log_names_function_and_mechanism_of_a_refused_parameter() {
     assert!(outcome.status.success(), "{}", outcome.stderr);
 
     // The client cannot read a structure of another size.
-    let line = "C_EncryptInit: refused with CKR_MECHANISM_PARAM_INVALID: the parameter of CKM_AES_GCM does not cross\n";
+    let line = "C_EncryptInit: refused with CKR_MECHANISM_PARAM_INVALID: the parameter of CKM_AES_GCM cannot be sent to the daemon\n";
     assert!(outcome.stderr.contains(line), "{}", outcome.stderr);
 
     // The daemon does not know the vendor's mechanism.

@@ -219,7 +219,10 @@ fn c_finalize_does_not_wait_for_a_slow_call() {
         });
         let variables = [("LONGEST", "2500"), (LOG, "warn")];
         let log = run_at("finalize_beside_slow_call", &daemon.address, &variables);
-        let said = format!("C_Finalize: {}: other threads' calls", daemon.name());
+        let said = format!(
+            "C_Finalize: {}: calls of other threads are in progress",
+            daemon.name()
+        );
         assert!(log.contains(&said), "{log}");
         assert_eq!(daemon.connections(), 2);
     }

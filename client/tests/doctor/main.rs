@@ -237,7 +237,7 @@ fn a_log_that_cannot_be_written_is_a_step_that_fails() {
         (
             &new,
             format!(
-                "log                ok, {} does not exist yet, and can be made",
+                "log                ok, {} does not exist yet, and can be created",
                 new.display()
             ),
         ),
