@@ -188,7 +188,7 @@ fn enter(body: impl FnOnce(&Library) -> Result<(), CkRv>) -> CK_RV {
     guard_with_memory(|| body(&*instance().library()?))
 }
 
-/// The same where there is some memory; C_Finalize needs none.
+/// Runs the body of a C function if there is memory left. (C_Finalize needs none.)
 fn guard_with_memory(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
     match reserve::is_low() {
         true => CKR_HOST_MEMORY,

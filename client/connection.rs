@@ -52,7 +52,8 @@ mod sync {
     pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 }
 
-/// The longest reply taken, in bytes. Memory follows the bytes that came, not the announced length.
+/// The longest reply that is accepted, in bytes. Memory grows with the bytes that have arrived, not with the announced
+/// length.
 pub(crate) const LONGEST_REPLY: usize = 1 << 30;
 
 /// How many replies a thread hands over before it sends the next calls that others left with it. More would leave the
@@ -78,9 +79,9 @@ const OS_LOCKING_OK: u64 = 2;
 pub(crate) struct Connection {
     /// Where it listens, for the log.
     peer: Endpoint,
-    /// Whether a lost connection is made again without C_Initialize.
+    /// Whether the library reconnects without C_Initialize.
     recovers: bool,
-    /// Why the last call of C_Initialize failed on the way.
+    /// Why the last call within C_Initialize failed.
     failure: Mutex<Option<Failure>>,
     /// Dropped first, before the descriptor is closed.
     registered: Registered,
@@ -98,7 +99,7 @@ pub(crate) struct Connection {
 /// answers.
 pub(crate) type Notify = Box<dyn Fn(SessionHandle, u64) -> CkRv + Send + Sync>;
 
-/// The way from the daemon. Whoever reads has it.
+/// The receiving half of the connection. The thread that reads has it.
 struct Receiving {
     receiver: Receiver,
     records: Records,
@@ -114,8 +115,8 @@ pub(crate) enum ConnectError {
 }
 
 impl Connection {
-    /// Connects until `deadline`, resolving a name and the TLS handshake included; each call then has the timeout of the
-    /// settings. Calls `notify` in threads whose call is in progress.
+    /// Connects, and fails at `deadline`. This includes resolving a name and the TLS handshake. Each call then has the
+    /// timeout of the settings. Calls `notify` in threads whose call is in progress.
     pub fn open(
         daemon: &Daemon,
         settings: &Settings,
@@ -172,7 +173,7 @@ impl Connection {
     }
 }
 
-/// What is offered over TLS: the version of the protocol that is spoken; `None` is either.
+/// The ALPN protocols that are offered over TLS, for this version of the protocol; `None` offers both.
 pub(crate) fn offered(protocol: Option<Version>) -> &'static [&'static [u8]] {
     match protocol {
         None | Some(Version::Four) => &PROTOCOLS,
@@ -230,7 +231,7 @@ impl Only for version3::Reply {
 #[derive(Clone, Copy)]
 struct Manner {
     order: Order,
-    /// Whether the daemon is to expect other calls meanwhile, although there are none yet.
+    /// Whether to announce to the daemon that other calls may overlap this one, although there are none yet.
     is_slow: bool,
 }
 
@@ -280,14 +281,14 @@ impl Connection {
         R::only_rv(function, rv)
     }
 
-    /// Keeps why a call of C_Initialize failed: that C_Initialize fails is one message.
+    /// Keeps why a call within C_Initialize failed, so that a failed C_Initialize logs only one message.
     fn keep(&self, failure: Failure) {
         let mut kept = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(failure);
     }
 
-    /// Ends the operations that a call belongs to which is too long: a failing call does that, and the daemon does
-    /// not see this one.
+    /// Ends the operations of a call that is too long. A failing call ends its operation, but the daemon does not see
+    /// this one.
     fn end_operations(&self, call: &Call<'_>) {
         let Some(session) = call.session() else {
             return;
@@ -358,7 +359,8 @@ impl Connection {
         }
     }
 
-    /// Reads for all, until something of this call has come. Hands over everything else that came with it.
+    /// Reads for all threads, until a reply or notification for this call has arrived. Hands everything else to its
+    /// owner.
     fn read<C: Asking>(
         &self,
         receiving: &mut Receiving,
@@ -416,7 +418,7 @@ impl Connection {
         }
     }
 
-    /// Tells the application, and the daemon what it answers.
+    /// Passes a notification to the application, and its answer to the daemon.
     fn notify(
         &self,
         ticket: &Ticket<'_, Receiving>,
@@ -432,7 +434,7 @@ impl Connection {
         self.send(record, || Ok(self.sender.deadline()))
     }
 
-    /// Why nothing more came: another thread may have ended the connection.
+    /// Why the connection ended: another thread may have ended it.
     fn failure_at_end(&self) -> Failure {
         match self.exchange.stopped() {
             Some(stopped) => stopped.into(),

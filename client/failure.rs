@@ -42,7 +42,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// What the application is told.
+    /// The CK_RV for the application.
     pub fn rv(&self) -> CkRv {
         match self {
             // Nothing was sent.
@@ -68,7 +68,7 @@ impl Failure {
         }
     }
 
-    /// Whether calls and replies could get out of step, so that the connection is of no more use.
+    /// Whether calls and replies could get out of step, so that the connection must be closed.
     pub fn is_fatal(&self) -> bool {
         match self {
             Failure::Encode(_)

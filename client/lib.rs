@@ -78,10 +78,10 @@ use settings::{Daemon, Endpoint, Environment, RecoverySettings, Settings, Settin
 use socket::Purpose;
 use transport::Deadline;
 
-/// The one thing an application has: a library that is, or is not, initialised. A forked child has
-/// one of its own, so that no lock in it was ever held by a thread that is not there.
+/// The state of the library in one process: initialised or not. A forked child gets a new instance, so that no lock in
+/// it is held by a thread that does not exist in the child.
 pub(crate) struct Instance {
-    /// Held through C_Initialize and C_Finalize: of two threads, one does it.
+    /// Held during C_Initialize and C_Finalize, so that only one thread at a time executes them.
     changing: Mutex<()>,
     /// Locked for as long as it takes to copy the `Arc`, not for a call.
     library: RwLock<Option<Arc<Library>>>,
@@ -126,7 +126,7 @@ impl From<&InitializeError> for CkRv {
 }
 
 impl InitializeError {
-    /// Whether another daemon may do better.
+    /// Whether it makes sense to try another daemon.
     fn is_unreachable(&self) -> bool {
         match self {
             InitializeError::Connect(..) => true,
@@ -160,7 +160,7 @@ impl Instance {
         }
     }
 
-    /// What the library is between C_Initialize and C_Finalize.
+    /// The library between C_Initialize and C_Finalize; an error otherwise.
     fn library(&self) -> Result<Arc<Library>, CkRv> {
         let library = self.library.read().unwrap_or_else(PoisonError::into_inner);
         library.clone().ok_or(CkRv::CRYPTOKI_NOT_INITIALIZED)
@@ -221,7 +221,7 @@ impl Instance {
         *self.library.write().unwrap_or_else(PoisonError::into_inner) = library;
     }
 
-    /// Lets go of the connection without a call and without waiting, if no thread uses it.
+    /// Closes the connection without a call and without waiting, if no thread uses it.
     fn abandon(&self) {
         if let Ok(mut library) = self.library.try_write() {
             drop(library.take());
@@ -258,8 +258,8 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
     Ok(Library::new(module, notifications))
 }
 
-/// The first of the daemons that can be reached, within this time; each call to begin with takes no longer either. `notify` makes the way to the application for each
-/// attempt.
+/// Connects to the first daemon that can be reached, within this time. The first calls have the same time limit.
+/// `notify` makes the callback to the application for each attempt.
 fn reach(
     settings: &Settings,
     threads: bool,
@@ -292,8 +292,8 @@ fn reach(
     })
 }
 
-/// What the first of the daemons gives that can be reached; which one is tried first is the settings' choice, or
-/// chance. Connecting to all of them takes no longer than `time`; each that is tried has an equal part of what is left.
+/// Returns the result of the first daemon that can be reached. The settings say which one is tried first, or that it is
+/// chosen at random. Trying all of them takes no longer than `time`: each one has an equal part of the remaining time.
 fn first_of<T>(
     settings: &Settings,
     time: Duration,

@@ -18,11 +18,11 @@ use crate::notifications::{Callback, Notifications};
 use crate::remote::{ask, result};
 use crate::sessions::{Closing, Sessions};
 
-/// What an input is answered that is longer than a record; [`Library::checked`] has more to say.
+/// The CK_RV for an input that is longer than a record; see [`Library::checked`].
 pub(crate) const TOO_LONG: CkRv = CkRv::DATA_LEN_RANGE;
 
-/// The room for what comes out of an operation that is ended because of a call that is too long. A module that has
-/// more of it keeps the operation.
+/// The room for the output of an operation that is ended because a call was too long. If a module has more output, its
+/// operation stays active.
 pub(crate) const ROOM_AT_END: Room = Room::Buffer(1 << 20);
 
 /// A module and what the application does with it.
@@ -66,7 +66,7 @@ impl<M: DistantModule + ?Sized> Library<M> {
         &self.module
     }
 
-    /// A call that only has a CK_RV to answer.
+    /// Makes a call whose reply is only a CK_RV.
     pub fn only(&self, call: Call<'_>) -> Result<(), CkRv> {
         result(self.call(call).rv())
     }
@@ -98,7 +98,7 @@ impl<M: DistantModule + ?Sized> Library<M> {
         })
     }
 
-    /// C_OpenSession. Without a place for its handle, nobody can use a session that a module opens all the same.
+    /// C_OpenSession. If the pointer to the handle is NULL, the module may still open a session, but nobody can use it.
     pub fn open_session(
         &self,
         slot: SlotId,

@@ -17,13 +17,13 @@ use crate::remote::{Remote, ask, result};
 use crate::settings::Settings;
 use crate::version3::{self, Adapter};
 
-/// A module behind a daemon, or behind one after the other.
+/// A module behind a daemon, or behind several daemons in turn.
 pub(crate) trait DistantModule: Cryptoki {
     /// Which interfaces the module has: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
     fn interfaces(&self) -> Flags;
-    /// Whether a call failed on the way, so that no other will succeed.
+    /// Whether the connection has failed, so that no further call can succeed.
     fn is_lost(&self) -> bool;
-    /// C_Finalize. The connection is closed whatever the module says; when it was lost, there was nothing to say it to.
+    /// C_Finalize. The connection is closed whatever the module returns. If it was already lost, nothing is sent.
     fn finish(&self) -> Result<(), CkRv>;
 }
 
@@ -32,7 +32,7 @@ pub(crate) trait DistantModule: Cryptoki {
 pub(crate) enum StartError {
     #[error("the connection was lost during the first call")]
     Lost,
-    /// A call failed on the way.
+    /// A call failed in transmission.
     #[error("{name}: {1}", name = .0.name())]
     Call(Function, Failure),
     #[error("C_SetupArch: {0}")]
@@ -72,7 +72,7 @@ impl StartError {
         }
     }
 
-    /// The same where the call has failed on the way.
+    /// Adds the cause, if the call failed in transmission.
     fn because(self, failure: Option<Failure>) -> StartError {
         match failure {
             Some(failure) => StartError::Call(self.function(), failure),

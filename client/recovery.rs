@@ -67,13 +67,13 @@ pub(crate) struct Recovery<R = Connection> {
 
 struct Shared<R> {
     state: Mutex<State<R>>,
-    /// Whenever a connection was made or given up, or something was restored, or C_Finalize was called.
+    /// Signalled when a connection was made or given up, something was restored, or C_Finalize was called.
     changed: Condvar,
 }
 
 struct State<R> {
     link: Option<Arc<Link<R>>>,
-    /// Counts connections. What the tables know of another one is of the past.
+    /// Counts connections. What the tables know about an earlier one is out of date.
     generation: u64,
     /// The daemon of the last connection.
     daemon: usize,
@@ -102,7 +102,7 @@ enum Trouble {
     Lost,
     /// The daemon is about to close it.
     Leaving,
-    /// The call is answered this.
+    /// The call returns this.
     Refused(CkRv),
 }
 
@@ -320,7 +320,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// Makes a call with the module's handles, as often as it takes and may be.
+    /// Makes a call with the module's handles, and repeats it as often as necessary and allowed.
     fn answer(&self, call: &Call<'_>, nulls: NullPlaces) -> Result<Reply, CkRv> {
         let function = call.function();
         let mut deadline = Deadline::after(self.timeout);
@@ -396,14 +396,14 @@ impl<R: Remote> State<R> {
         self.link = Some(Arc::new(reached.link));
     }
 
-    /// Does without the connection. Threads that wait for replies over it end it when they find out.
+    /// Gives up the connection. Threads that still wait for replies on it close it when they notice.
     fn give_up(&mut self) {
         if let Some(link) = self.link.take().and_then(Arc::into_inner) {
             link.close();
         }
     }
 
-    /// What a call is answered that needs no module: it ends what has ended with the connection.
+    /// Answers a call that needs no module, because it ends what has ended with the connection.
     fn answer_alone(&mut self, call: &Call<'_>) -> Option<CkRv> {
         if self.finished {
             return None;
@@ -445,7 +445,7 @@ impl<R: Remote + 'static> DistantModule for Recovery<R> {
         self.interfaces
     }
 
-    /// What is lost comes back.
+    /// A lost connection is restored.
     fn is_lost(&self) -> bool {
         false
     }

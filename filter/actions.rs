@@ -48,7 +48,7 @@ pub use crate::patches::wrapping_format_patch::WrappingKey;
 pub enum Verdict {
     /// The next action or check decides, or the call goes to the module.
     Continue,
-    /// This is the reply; nothing else is done. The action has executed the call itself, or what it made of it.
+    /// This is the reply; nothing else is done. The action has executed the call itself, possibly changed.
     Decide(Reply),
     /// The same for a reply that refuses the call, or a part of it.
     Refuse(Reply),
@@ -62,7 +62,7 @@ pub trait Action: Send + Sync {
         Verdict::Continue
     }
 
-    /// Whether the action judges or completes templates with values, as it is by default. Where it is attached, a
+    /// Whether the action judges or completes templates with values, which is the default. Where it is attached, a
     /// template inside such a template is refused, because the action sees only the outer one.
     fn judges_templates(&self) -> bool {
         true
@@ -75,7 +75,7 @@ pub trait Action: Send + Sync {
         function == C_FindObjects
     }
 
-    /// Whether to keep an object from the client that was found by a search which the action watches.
+    /// Whether to hide an object from the client. A search that the action watches has found the object.
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
         let _ = (session, object, context);
         false

@@ -76,8 +76,8 @@ impl Boolean {
 /// A boolean and its value: an entry of a rule's table.
 pub type Setting = (Boolean, bool);
 
-/// Which booleans occur, and with which values. An absent one is neither true nor false; in two
-/// templates together, one may be both.
+/// The booleans that occur, with their values. An absent one is neither true nor false. In two templates together, one
+/// may be both.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Booleans {
     yes: u32,

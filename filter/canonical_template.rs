@@ -14,7 +14,7 @@ use xdr::attribute_types::{is_boolean, is_number};
 use xdr::word_size::{Abi, narrow};
 use xdr::{Attribute, Call, CkRv, Template, Value};
 
-/// Converts the templates of a call to canonical form; the error is the CK_RV for one that has none.
+/// Converts the templates of a call to canonical form. The error is the CK_RV for a template that cannot be converted.
 pub(crate) fn canonical(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
     let mut templates = call.values_mut().into_iter().flatten();
     templates.try_for_each(one)?;

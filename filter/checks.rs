@@ -30,7 +30,7 @@ const ADMINISTRATORS: [u64; 2] = [0, 2];
 
 /// Why a call is refused.
 pub(crate) struct Refusal {
-    /// What the client is told.
+    /// The CK_RV for the client.
     pub(crate) rv: CkRv,
     /// What is refused, such as `label 'x'`.
     pub(crate) what: String,
@@ -61,8 +61,8 @@ pub(crate) fn check_function(context: &Context<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses templates inside templates, and templates in mechanism parameters, where an action at the function judges
-/// templates or completes them: it does not do that to the keys that these templates are for.
+/// Refuses templates inside templates, and templates in mechanism parameters, if an action attached to the function
+/// judges or completes templates. Such an action does not see the keys that these inner templates are for.
 pub(crate) fn check_nesting(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusal> {
     let chains = [&context.rules.pre, &context.rules.post];
     let mut steps = chains
@@ -153,8 +153,8 @@ pub(crate) fn is_no_key(call: &Call<'_>, key: ObjectHandle) -> bool {
     begins && call.mechanism().is_none() && key.0 == 0
 }
 
-/// Refuses asynchronous sessions and what belongs to them, where rules look at what a call works on or returns:
-/// the results of an asynchronous call come by C_AsyncComplete, which knows nothing of that call.
+/// Refuses asynchronous sessions and the functions for them, if rules look at what a call works on or returns. The
+/// results of an asynchronous call are returned by C_AsyncComplete, which does not say what the call was.
 fn check_asynchrony(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusal> {
     let rv = if let Call::C_OpenSession(_, flags, _) = call {
         (flags.0 & ASYNC_SESSION != 0).then_some(CkRv::SESSION_ASYNC_NOT_SUPPORTED)
@@ -367,8 +367,8 @@ fn refusal(rv: CkRv, what: String, source: Source) -> Refusal {
     }
 }
 
-/// Whether a CK_RV of the module is about the session or the token and not about the object. It tells
-/// the client nothing about an object that it may not use.
+/// Whether a CK_RV of the module is about the session or the token and not about the object. Such a CK_RV reveals
+/// nothing about an object that the client may not use.
 pub(crate) fn concerns_the_session(rv: CkRv) -> bool {
     [
         CkRv::HOST_MEMORY,

@@ -39,8 +39,8 @@ pub struct Rules {
     pub debug: u8,
     /// `debug` is below 0: not even the lines at the start of a worker are logged.
     pub silent: bool,
-    /// `log_subchannel`: by which the filter's messages can be told from others when they are
-    /// distributed over loggers. Default "", no subchannel.
+    /// `log_subchannel`: the subchannel of the filter's messages, by which loggers can select them. Default "", no
+    /// subchannel.
     pub log_subchannel: String,
     /// `forbidden_mechanisms`: mechanisms that are refused. Default none.
     pub forbidden_mechanisms: Vec<Rule<Vec<Lined<MechanismType>>>>,
@@ -56,17 +56,17 @@ pub struct Rules {
     pub forbid_admin_operations: Vec<Rule<bool>>,
     /// `remove_padding_oracles`: operations for which mechanisms with padding are refused.
     pub remove_padding_oracles: Vec<Rule<Vec<Lined<&'static [Operation]>>>>,
-    /// `mechanism_parameters`: what the fields of mechanism parameters, and attributes, have to be.
+    /// `mechanism_parameters`: requirements on the fields of mechanism parameters and on attributes.
     pub mechanism_parameters: Vec<Rule<Vec<Lined<Requirement>>>>,
     /// `filter_actions_pre`: actions before all checks.
     pub filter_actions_pre: Vec<Rule<Chain>>,
-    /// `filter_actions_post`: actions behind all checks.
+    /// `filter_actions_post`: actions after all checks.
     pub filter_actions_post: Vec<Rule<Chain>>,
     /// `wrapping_format_key`, for the action `wrapping_format_patch`.
     pub wrapping_format_key: Option<Secret>,
-    /// What of the original's behaviour was asked for.
+    /// The switches for the original's behaviour.
     pub compatibility: Compatibility,
-    /// What in the file is accepted but probably a mistake: `file:line: option: text`.
+    /// Warnings about what is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
     /// The file.
     pub file: PathBuf,
@@ -81,7 +81,7 @@ pub struct ModuleEntry {
     pub alias_text: Vec<u8>,
     /// The PKCS#11 library, literally as given to dlopen.
     pub path: PathBuf,
-    /// Where the entry stands.
+    /// The line of the entry.
     pub line: u32,
 }
 

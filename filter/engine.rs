@@ -57,12 +57,12 @@ impl<N: Cryptoki> Filter<N> {
         Filter { next, engine }
     }
 
-    /// What the rules are in front of.
+    /// The layer behind the filter: the module.
     pub fn next(&self) -> &N {
         &self.next
     }
 
-    /// Passes a call through the rules, before a witness who is told if they refuse it.
+    /// Passes a call through the rules. If they refuse it, the witness is told.
     pub fn call_before(
         &self,
         witness: Option<&dyn Witness>,
@@ -96,8 +96,8 @@ struct Engine {
     searches: Searches,
     /// Whether a rule looks at objects.
     looks_at_objects: bool,
-    /// Held by a call that names objects: shared, or alone by one that changes, copies or destroys one. Its holder
-    /// reads nothing behind it.
+    /// Locked by each call that names objects: exclusively if the call changes, copies or destroys one, shared
+    /// otherwise. It protects no data in this process.
     objects: RwLock<()>,
 }
 
@@ -138,7 +138,7 @@ impl Engine {
         })
     }
 
-    /// Tells the witness of a refusal.
+    /// Tells the witness about a refusal.
     fn tell(
         &self,
         witness: Option<&dyn Witness>,
@@ -259,7 +259,7 @@ impl Engine {
     }
 }
 
-/// Whether a call names objects or keys, be it in its mechanism's parameter.
+/// Whether a call names objects or keys, in its arguments or in its mechanism's parameter.
 fn names_objects(call: &Call<'_>) -> bool {
     let is_object =
         |role: &Role| matches!(role, Role::Object(_) | Role::Key(_) | Role::KeyOrNone(_));

@@ -59,11 +59,11 @@ pub struct ModuleRules {
     pub padding: BTreeMap<Operation, Source>,
     /// The list of those mechanisms is the original's.
     pub original_padding_list: bool,
-    /// What the fields of mechanism parameters, and attributes, have to be.
+    /// Requirements on the fields of mechanism parameters and on attributes.
     pub requirements: Vec<(Requirement, Source)>,
     /// Actions before all checks.
     pub pre: BTreeMap<Function, Vec<Step>>,
-    /// Actions behind all checks.
+    /// Actions after all checks.
     pub post: BTreeMap<Function, Vec<Step>>,
 }
 
@@ -149,7 +149,7 @@ impl ModuleRules {
         }
     }
 
-    /// Whether no rule applies, so that every call passes as it is.
+    /// Whether no rule applies, so that every call passes unchanged.
     pub fn is_empty(&self) -> bool {
         let ModuleRules {
             functions,
@@ -172,12 +172,12 @@ impl ModuleRules {
             && self.post.is_empty()
     }
 
-    /// Why this mechanism is refused, if it is.
+    /// The rule that forbids this mechanism, if there is one.
     pub fn forbids(&self, mechanism: MechanismType) -> Option<Source> {
         self.mechanisms.get(&canonical(mechanism)).copied()
     }
 
-    /// Why this mechanism is refused for an operation, if it is.
+    /// The rule that forbids this mechanism for an operation, if there is one.
     pub fn forbids_padding(
         &self,
         operation: Operation,
@@ -302,9 +302,8 @@ fn chains(
     chains
 }
 
-/// Whether `remove_padding_oracles` is about this mechanism: its failures tell how the padding looks,
-/// or it has no padding that resists. The list is the original's, and what that leaves out of each
-/// family.
+/// Whether `remove_padding_oracles` is about this mechanism: its failures reveal whether the padding is right, or it
+/// has no secure padding. The list is the original's, completed for each family of mechanisms.
 fn has_padding_oracle(mechanism: MechanismType, original_list: bool) -> bool {
     use cryptoki_sys::*;
 

@@ -19,7 +19,7 @@ use crate::attributes::{Attributes, Boolean, CLASS, is_same};
 /// treated as unreadable.
 const ROOM: [usize; 2] = [256, 1 << 16];
 
-/// Fills the room of a question, to tell what a module wrote from what it left alone.
+/// Fills buffers before a request, to distinguish what a module wrote from what it left unchanged.
 const UNWRITTEN: u8 = 0xa5;
 
 /// Upper bound on the length of a boolean or class, for modules that use other lengths than the
@@ -55,10 +55,10 @@ impl<'a> ObjectReader<'a> {
         }
     }
 
-    /// The class and the booleans of an object. The module is called once, whoever asks.
+    /// The class and the booleans of an object. The module is called once, however many callers ask.
     ///
-    /// An attribute that the object does not have is absent. A module that stops at the first such
-    /// attribute, or uses another length than the standard's, is asked again for what it left open.
+    /// An attribute that the object does not have is absent. A module that stops at the first such attribute, or uses
+    /// another length than the standard's, is asked again for what it left open.
     pub fn attributes(
         &self,
         session: SessionHandle,
@@ -325,8 +325,8 @@ fn matters(attribute_type: AttributeType) -> bool {
     is_same(attribute_type, CLASS) || Boolean::of(attribute_type).is_some()
 }
 
-/// The question for an attribute inside an array, of which the module told the type and the length.
-/// `None` if it is too long.
+/// The request for an attribute inside an array whose type and length the module has returned. `None` if it is too
+/// long.
 fn wanted_as_told(answer: &Answer) -> Option<Wanted> {
     let attribute_type = answer.attribute_type;
     let length = match &answer.found {
@@ -355,7 +355,7 @@ fn length(answer: &Answer) -> Option<usize> {
     Some(length).filter(|length| *length > 0)
 }
 
-/// What a module said of one attribute of several.
+/// The module's answer about one of several attributes.
 enum Said<'a> {
     Value(&'a [u8]),
     Absent,

@@ -27,9 +27,9 @@ pub struct Requirement {
     pub families: Option<&'static [Family]>,
     /// What is compared.
     pub subject: Subject,
-    /// How it has to compare.
+    /// The comparison.
     pub comparison: Comparison,
-    /// With what.
+    /// The values to compare with.
     pub values: Values,
     /// The row as it is shown, such as `ulTagBits >= 96`.
     pub text: String,
@@ -81,7 +81,7 @@ impl Comparison {
     }
 }
 
-/// Why a call does not meet a requirement: what is wrong, for the log. No value is shown.
+/// Why a call does not meet a requirement, for the log. No value is shown.
 pub(crate) struct Unmet {
     pub(crate) what: String,
     /// Whether it is an attribute.
@@ -248,7 +248,7 @@ impl Requirement {
     }
 }
 
-/// What the values of an attribute are to a requirement.
+/// The kind of an attribute's value, as far as requirements distinguish them.
 pub fn kind_of(attribute_type: AttributeType) -> FieldKind {
     match attribute_types::kind(attribute_type) {
         Kind::Number | Kind::Boolean => FieldKind::Number,
@@ -257,7 +257,7 @@ pub fn kind_of(attribute_type: AttributeType) -> FieldKind {
     }
 }
 
-/// The names by which filter.conf tells for which operations a row is, and the families of functions.
+/// The names of operations in filter.conf, with the families of functions that they stand for.
 pub const OPERATIONS: &[(&str, Option<&[Family]>)] = &[
     ("any", None),
     ("encrypt", Some(&[Family::Encrypt])),

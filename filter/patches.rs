@@ -28,7 +28,7 @@ use crate::actions::{Context, Verdict};
 use crate::attributes::{Attributes, Booleans, Class, Setting};
 use crate::checks::is_no_key;
 
-/// Why a call is refused whose mechanism may name keys that the filter cannot see.
+/// Why a call is refused if its mechanism may name keys that the filter cannot see.
 pub(crate) const UNKNOWN_PARAMETER: &str =
     "a parameter that may name keys and does not have the standard's size";
 
@@ -90,8 +90,8 @@ pub(crate) fn unreadable(rv: CkRv, policy: CkRv) -> CkRv {
     }
 }
 
-/// Judges each existing key that the call uses, those in its mechanism's parameter too. A parameter
-/// that might name keys unseen is refused.
+/// Judges each existing key that the call uses, including those in its mechanism's parameter. A parameter that may name
+/// keys that the filter cannot see is refused.
 pub(crate) fn judge_keys(
     call: &Call<'_>,
     context: &Context<'_>,

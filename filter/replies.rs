@@ -17,8 +17,8 @@ pub fn refused(function: Function, rv: CkRv) -> Reply {
     reply
 }
 
-/// The reply to a call made before C_LoadModule: C_Initialize fails, and for all others the library is
-/// not initialized.
+/// The reply to a call made before C_LoadModule: C_Initialize fails, and all others return that the library is not
+/// initialized.
 pub fn no_module(function: Function) -> Reply {
     let rv = if function == Function::C_Initialize {
         CkRv::GENERAL_ERROR

@@ -207,9 +207,9 @@ impl Searches {
         }
     }
 
-    /// The next `count` handles of a session's search; `None` without a search. `fetch` asks the module
-    /// for up to so many handles. Those for which `hides` is true are left out; it gets the actions
-    /// that watch the search.
+    /// The next `count` handles of a session's search; `None` without a search. `fetch` asks the module for up to the
+    /// given number of handles. Handles for which `hides` is true are left out; `hides` gets the actions that watch the
+    /// search.
     pub(crate) fn next(
         &self,
         session: SessionHandle,
@@ -225,13 +225,13 @@ impl Searches {
     }
 }
 
-/// Whether something decides about each object that is found.
+/// Whether each found object must be checked.
 fn watches_every_search(context: &Context<'_>) -> bool {
     let mut steps = context.rules.steps();
     context.rules.guards_objects() || steps.any(|(at, _)| at == Function::C_FindObjects)
 }
 
-/// What the module says of a session.
+/// The module's answer about a session.
 fn session_state(backend: &dyn Cryptoki, session: SessionHandle) -> Result<(), CkRv> {
     match backend.call(Call::C_GetSessionInfo(session)).rv() {
         CkRv::OK => Ok(()),

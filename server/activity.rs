@@ -53,7 +53,7 @@ impl Activities {
         Ok(Activities(shared::counters(counters)?))
     }
 
-    /// For the worker that is about to be forked for this place.
+    /// The side for the worker that is about to be forked for this place.
     pub fn share(&self, place: usize) -> Activity {
         let activity = Activity(self.at(place));
         for counter in activity.0.into_iter().flatten() {
@@ -92,7 +92,7 @@ impl Activities {
 }
 
 impl Activity {
-    /// For a worker that nobody looks at.
+    /// For a worker whose activity nobody reads.
     pub const UNSEEN: Activity = Activity(None);
 
     /// Executes a call of this function.

@@ -18,9 +18,9 @@ pub const LONGEST_REQUEST: usize = 4096;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Tell who is connected; [`Reply::Status`].
+    /// Report who is connected; answered by [`Reply::Status`].
     Status,
-    /// Tell the numbers for a monitoring system; [`Reply::Metrics`].
+    /// Report the metrics; answered by [`Reply::Metrics`].
     Metrics,
     /// Do what SIGHUP does.
     Reload,
@@ -30,20 +30,20 @@ pub enum Request {
     Drain,
     /// Do what SIGTERM does.
     Stop,
-    /// Start the program anew, which takes over.
+    /// Start a new daemon, which takes over from this one.
     Upgrade,
     /// Fork a worker of the service at this position for this connection alone, and send a socket that leads to it;
     /// [`Reply::HandingOver`].
     Probe(usize),
     /// Send copies of the listening sockets; [`Reply::HandingOver`]. A daemon that starts asks this.
     HandOver,
-    /// Accept nobody any more, because the daemon that asked for the sockets does; serve the clients until
+    /// Accept no new clients, because the daemon that asked for the sockets now does; serve the present clients until
     /// they leave.
     HandedOver,
 }
 
 impl Request {
-    /// Whether nothing is changed by it, so that it needs no line in the log.
+    /// Whether the request changes nothing, so that it needs no line in the log.
     pub fn only_looks(&self) -> bool {
         matches!(self, Request::Status | Request::Metrics | Request::Probe(_))
     }
@@ -74,7 +74,7 @@ pub struct Status {
     pub pid: u32,
     /// When it started.
     pub since: u64,
-    /// Whether it accepts nobody any more.
+    /// Whether it is draining: it accepts no new clients.
     pub drains: bool,
     /// In the order of the configuration.
     pub services: Vec<ServiceStatus>,
@@ -121,7 +121,7 @@ pub struct ClientStatus {
     pub in_flight: u64,
     /// The function of its last call; empty before that.
     pub last_call: String,
-    /// How long ago that began.
+    /// How long ago that call began, in seconds.
     pub idle: f64,
 }
 

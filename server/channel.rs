@@ -25,7 +25,7 @@ const RECORD_SIZE: usize = 4096;
 /// Upper bound on the bytes of the client's name.
 const PEER_SIZE: usize = 256;
 
-/// Upper bound on the bytes of what a certificate says who the client is. A longer text is cut off.
+/// Upper bound on the bytes of the client's name in its certificate. A longer text is cut off.
 const USER_SIZE: usize = 512;
 
 /// The first bytes of a text, at most this many.
@@ -89,16 +89,16 @@ impl AsFd for ControllerEnd {
     }
 }
 
-/// What refuses a client or one of its logins.
+/// Why a client or one of its logins is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cause {
     /// The TLS handshake.
     Tls,
     /// Too many failed logins.
     Logins,
-    /// Its profile, or that it has none.
+    /// Its profile, or having none.
     Profile,
-    /// Its PROXY header, or that it has none.
+    /// Its PROXY header, or having none.
     Proxy,
 }
 
@@ -116,7 +116,7 @@ pub enum Message {
     Refusal(Cause, WorkerRecord),
     /// The client's TLS handshake succeeded.
     ShookHands,
-    /// The client has sent less than a complete call, and has done nothing for this long.
+    /// The client's first call is incomplete, and the client has been silent for this long.
     Waits(Duration),
     /// The client's first complete call has come.
     Established,
@@ -218,13 +218,13 @@ impl WorkerEnd {
         }))
     }
 
-    /// Tells the controller that the client's handshake succeeded. If the channel is full the message is
-    /// lost; then the client's first call will do.
+    /// Tells the controller that the client's handshake succeeded. If the channel is full the message is lost; the
+    /// message about the client's first call then replaces it.
     pub fn shook_hands(&self) {
         self.send_bytes(&[SHOOK_HANDS]);
     }
 
-    /// Tells the controller that less than a call has come, and for how long the client has done nothing.
+    /// Tells the controller that the first call is incomplete, and for how long the client has been silent.
     pub fn waits(&self, idle: Duration) {
         let millis = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX);
         let [a, b, c, d] = millis.to_be_bytes();

@@ -22,12 +22,12 @@ use crate::large_records::{self, Answer, LargeRecords, Refused};
 use crate::logging::{Severity, log};
 use crate::record_memory::Portion;
 
-/// What a peer may ask for.
+/// The limits on a client's records and calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of one record at the most.
     pub record_size: usize,
-    /// How long a record may take from its first byte to its last, and a reply to be taken.
+    /// How long a record may take from its first byte to its last, and how long sending a reply may take.
     pub record_time: Duration,
     /// Calls that are executed at a time, at the most.
     pub parallel_calls: usize,
@@ -36,12 +36,12 @@ pub struct Limits {
 /// Why a connection ended without the client closing it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The limit on what is dropped of a record over the limit.
+    /// A record exceeds the limit on bytes that are skipped.
     #[error(
         "a record exceeds max_record_size, and is longer than the {0} bytes that are skipped at most"
     )]
     TooLong(u64),
-    /// Something else than a call, at a length that would take much memory.
+    /// A long record that is not a call.
     #[error("a long record is not a call")]
     NoCall,
     /// The time limit, in either direction.
@@ -75,10 +75,9 @@ pub trait Incoming: Send {
 
 /// The bytes that go to a client.
 pub trait Outgoing: Send + Sync {
-    /// Sends a whole record, or leaves it with a thread that is sending. A failure that only that thread is told
-    /// ends the connection.
+    /// Sends a whole record, or leaves it with a thread that is sending. If that thread fails, the connection ends.
     fn send(&self, slices: Slices<'_>) -> io::Result<()>;
-    /// Waits until all that was left with a thread that is sending is out, or lost.
+    /// Waits until every record that was left with a sending thread is sent, or lost.
     fn finish(&self);
     /// Ends the connection in both directions, so that whoever reads from it finds out.
     fn shut_down(&self);
@@ -163,7 +162,7 @@ pub trait Served: Cryptoki {
         false
     }
 
-    /// Has the notifications of the module go to this notifier.
+    /// Sends the module's notifications to this notifier.
     fn notify_through(&self, _notifier: Notifier) {}
 }
 

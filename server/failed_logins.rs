@@ -44,7 +44,7 @@ pub struct FailedLogins {
     places: &'static [AtomicU64],
     /// Peers cannot choose the places that they have.
     hasher: RandomState,
-    /// Time 0 of what the places say.
+    /// Time 0 for the times in the places.
     start: Instant,
 }
 
@@ -84,7 +84,7 @@ pub enum Outcome {
 pub enum NotNow {
     /// The peer has failed too often. The others may be made after this time.
     Refused(Duration),
-    /// As many of the peer are being made as may still fail.
+    /// The peer has as many logins in progress as may still fail.
     Busy(Duration),
 }
 
@@ -173,7 +173,7 @@ impl FailedLogins {
         Key(self.hasher.hash_one(peer).clamp(NOBODY + 1, OTHERS - 1))
     }
 
-    /// The name of what a PIN is for.
+    /// The name of the user and token that a PIN is for.
     pub fn target(&self, target: &impl Hash) -> Target {
         let first = SEVERAL_TARGETS + 1;
         Target(first + self.hasher.hash_one(target) % (TARGETS - first))

@@ -44,7 +44,7 @@ pub struct Gateway {
     module: OnceLock<LoginLimit<Filter<Timed<Module>>>>,
     /// Whether a session was opened with a callback.
     notifies: AtomicBool,
-    /// Held while a module is loaded: of two calls in parallel, one does it.
+    /// Held while a module is loaded, so that only one of two parallel calls loads it.
     loading: Mutex<()>,
     operating: Operating,
     first_call: FirstCall,
@@ -53,12 +53,12 @@ pub struct Gateway {
     profile: Granted,
 }
 
-/// What a profile leaves to a client. The default is everything.
+/// What a profile allows a client. The default is everything.
 #[derive(Default)]
 pub struct Granted {
     /// The names of the modules that may be loaded; `None` for all.
     pub modules: Option<Vec<String>>,
-    /// The limits that calls are held to.
+    /// The limits on calls.
     pub limits: Option<ClientLimits>,
 }
 
@@ -79,7 +79,7 @@ impl Granted {
 enum Client {
     /// In version 3: how the client lays out numbers.
     Former(Architecture),
-    /// In version 4: whether it takes notifications, and whether it comes back when it is left between operations.
+    /// In version 4: whether it accepts notifications, and whether it can reconnect between operations.
     Current { notify: bool, recovers: bool },
 }
 
@@ -161,7 +161,7 @@ impl Gateway {
         }
     }
 
-    /// Answers, and logs that if it is to be traced.
+    /// Answers a call, and logs it if tracing is on.
     fn answer_traced(
         &self,
         witness: Option<&dyn Witness>,
@@ -308,7 +308,7 @@ impl Gateway {
 }
 
 impl Served for Gateway {
-    /// A client that has not told is taken for one of the host's kind.
+    /// Before C_SetupArch, a client is treated as one with the host's architecture.
     fn peer(&self) -> Peer {
         let former = Version::Three.number();
         match self.client.get().copied() {
@@ -355,8 +355,8 @@ impl Cryptoki for Gateway {
     }
 }
 
-/// Logs that a module did not start. Mostly the user that serves clients may not read what the module
-/// needs, and a client is told no more than a CK_RV.
+/// Logs that a module did not start. The usual cause is that the user that serves clients may not read what the module
+/// needs; the client only gets a CK_RV.
 fn report_failed_start(rv: CkRv) {
     if !rv.is_ok() && rv != CkRv::CRYPTOKI_ALREADY_INITIALIZED {
         filter::log::error(format_args!("C_Initialize of the module failed with {rv}"));

@@ -13,8 +13,8 @@ pub enum Input<'a> {
         /// Normally 0.
         length: u64,
     },
-    /// NULL, or an empty byte string: version 3 cannot tell them apart where it matters, in PINs. Not on the
-    /// wire of version 4.
+    /// NULL or an empty byte string: version 3 cannot distinguish them in PINs, where it matters. Not on the wire of
+    /// version 4.
     NullOrEmpty,
     /// Bytes, of the record or of the caller's buffer.
     Bytes(&'a [u8]),
@@ -71,8 +71,8 @@ impl<'a> Wire<'a> for Input<'a> {
     }
 }
 
-/// For which of the single values that a function writes the caller has no place: its pointer is NULL. Such a value is
-/// a handle, a number or a structure; [`Function::places`](crate::Function::places) says how many there are.
+/// Tells which pointers to single results are NULL. Such a result is a handle, a number or a structure;
+/// [`Function::places`](crate::Function::places) says how many there are.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct NullPlaces {
     /// The first one, or the only one.
@@ -89,10 +89,10 @@ impl NullPlaces {
     };
 }
 
-/// The room for an output: a pointer to a buffer and a pointer to its length in C.
+/// The room for an output. In C, this is a pointer to a buffer and a pointer to its length.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Room {
-    /// As much as it takes: version 3 does not tell. Not on the wire of version 4.
+    /// As much as the output needs: version 3 does not say how much there is. Not on the wire of version 4.
     #[default]
     Unbounded,
     /// The pointer to the length is NULL.

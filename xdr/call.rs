@@ -28,8 +28,8 @@ pub trait Cryptoki: Send + Sync {
     /// Executes the call. A failure of any kind is a CK_RV in the reply.
     fn call(&self, call: Call<'_>) -> Reply;
 
-    /// The same for a caller that has no place for some of the results. The module sees NULL there, if each layer in
-    /// front of it hands that on.
+    /// Executes the call for a caller whose pointers to some results are NULL. The module gets NULL there if each layer
+    /// in front of it passes `nulls` on.
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let _ = nulls;
         self.call(call)
@@ -66,8 +66,8 @@ macro_rules! define_calls {
                 match self { $(Function::$name => stringify!($name)),* }
             }
 
-            /// How many single values it writes through pointers of their own: handles, numbers and structures, but
-            /// no output with a length and no list.
+            /// The number of single values that it writes through pointers: handles, numbers and structures, but not
+            /// outputs with a length, nor lists.
             pub fn places(self) -> usize {
                 match self { $(Function::$name => <$reply as CallResult>::PLACES),* }
             }
@@ -105,7 +105,7 @@ macro_rules! define_calls {
             }
         }
 
-        /// What a call answers, for each procedure.
+        /// The reply of each procedure.
         #[allow(non_camel_case_types, missing_docs)] // the standard's names
         #[derive(Clone, PartialEq)]
         pub enum Reply { $($name($reply)),* }

@@ -14,7 +14,7 @@ use crate::call::MOST_ELEMENTS;
 use crate::integers::Architecture;
 use crate::record;
 
-/// Why a value could not be decoded. Does not tell the bytes themselves.
+/// Why a value could not be decoded. Does not contain the bytes themselves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DecodeError {
     /// The record ends before the value does.
@@ -25,13 +25,13 @@ pub enum DecodeError {
     Trailing,
     /// There is no memory for the value.
     Memory,
-    /// A union is of a kind that it does not have, or that does not fit beside the other values.
+    /// A union has an unknown kind, or one that contradicts the other values.
     Kind,
     /// A value contains others, more levels deep than is allowed.
     TooDeep,
     /// A number does not fit into this host's CK_ULONG.
     Range,
-    /// The value is not one of its type.
+    /// The value is not valid for its type.
     Invalid,
 }
 
@@ -355,8 +355,8 @@ impl<'b> Encoder<'b> {
         self.failed |= value.pack(self).is_err();
     }
 
-    /// Completes the record. Fails when a value exceeds its bound or the record what one fragment
-    /// can carry, 2 GiB less one byte, and when there was no memory for it.
+    /// Completes the record. Fails if a value exceeds its bound, if the record exceeds what one fragment can carry (2
+    /// GiB less one byte), or if there was no memory for it.
     pub fn finish(self) -> Result<Slices<'b>, EncodeError> {
         let in_place = self.in_place.get(..self.used).unwrap_or_default();
         let length = self.copied.len().saturating_sub(record::MARK_SIZE)

@@ -9,9 +9,10 @@ use crate::call::{Call, Function};
 use crate::facts::{Family, Step};
 use crate::integers::SessionHandle;
 
-/// The calls that end what a failing call of `function` ends; none if that is nothing. `room` is for what comes out.
+/// The calls that end the operation of a refused call of `function`; none if it belongs to no operation. `room` is for
+/// their output.
 ///
-/// A message that fails leaves the operation on messages as it is.
+/// A message that fails does not end the message operation.
 pub fn calls_that_end(
     function: Function,
     session: SessionHandle,

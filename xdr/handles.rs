@@ -20,7 +20,7 @@ pub enum Handle<'a> {
     Result(&'a mut ObjectHandle),
 }
 
-/// Looks at handles; an error ends that.
+/// Gets each handle in turn; an error stops the iteration.
 pub type Look<'l> = dyn FnMut(Handle<'_>) -> Result<(), CkRv> + 'l;
 
 /// What a mechanism's parameter names, with the CK_RV for an object that does not exist. A handle of 0 names nothing.
@@ -48,7 +48,7 @@ pub(crate) fn in_result(
 }
 
 impl Reply {
-    /// Shows each handle and slot in the reply to `call`. An error of `look` is the result.
+    /// Passes each handle and slot in the reply to `call` to `look`. Returns the error of `look`, if any.
     ///
     /// CKR_GENERAL_ERROR if the reply is not what the call's mechanism lets a module write.
     pub fn each_handle(&mut self, call: &Call<'_>, look: &mut Look<'_>) -> Result<(), CkRv> {

@@ -203,16 +203,16 @@ pub fn read_beginning(record: &[u8], peer: &Peer) -> Beginning {
     }
 }
 
-/// Whether a record that begins like this can be a call of RPC: its second word says so. True if that has
-/// not come yet.
+/// Whether a record that begins like this can be an RPC call, by its second word. True if that word has not arrived
+/// yet.
 pub fn may_be_call(record: &[u8]) -> bool {
     let mut input = Decoder::new(record, Architecture::host());
     let _xid = input.word();
     input.word().is_ok_and(|message| message == CALL) || record.len() < 8
 }
 
-/// Whether a record is a call of version 4 that other calls may overtake, by its flags or because it waits for
-/// something to happen. Reads no more of it than that takes.
+/// Whether a record is a call of version 4 that other calls may overtake, because its flags say so or because it waits
+/// for an event. Reads only as much of the record as needed.
 pub fn is_overtaken(record: &[u8]) -> bool {
     let mut input = Decoder::new(record, Architecture::host());
     let mut is_overtaken = || {
@@ -255,7 +255,7 @@ fn read_call<'a>(xid: Xid, mut input: Decoder<'a>, peer: &Peer) -> Result<Incomi
     })
 }
 
-/// What a call says before its arguments.
+/// The header of a call, before its arguments.
 struct Called {
     version: Version,
     function: Function,

@@ -144,7 +144,7 @@ fn write_numbers(bytes: &[u8], output: &mut Encoder<'_>) {
     }
 }
 
-/// How a value of this many bytes travels.
+/// How a value of this many bytes is encoded.
 fn wire_kind(attribute_type: AttributeType, length: usize) -> Kind {
     match attribute_types::kind(attribute_type) {
         Kind::Number if length == Abi::HOST.word => Kind::Number,
@@ -415,7 +415,7 @@ pub enum Found {
 pub struct Answer {
     /// Which attribute.
     pub attribute_type: AttributeType,
-    /// What became of it.
+    /// The answer.
     pub found: Found,
 }
 

@@ -30,7 +30,7 @@ const _: () = assert!(generated::DEEPEST_NESTING == DEEPEST_NESTING as i64);
 /// A feature of [`Hello`]: takes part in notifications.
 pub const FEATURE_NOTIFY: u64 = generated::FEATURE_NOTIFY as u64;
 
-/// A feature of [`Hello`]: the client does without the connection between two operations.
+/// A feature of [`Hello`]: between two operations, the client can lose the connection and reconnect.
 pub const FEATURE_RECOVER: u64 = generated::FEATURE_RECOVER as u64;
 
 /// The answer of a daemon that is about to close the connection: nothing was executed.
@@ -56,12 +56,13 @@ pub type Data = Vec<u8>;
 /// The parameter of one message, with the mechanism of the messages.
 pub type MessageParameter = Mechanism;
 
-/// What each side tells of itself in C_SetupArch.
+/// What each side announces about itself in C_SetupArch.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Hello {
-    /// How it lays out numbers, or a code that says why not: in version 3, and nothing else there.
+    /// How it lays out numbers, or a code that says why the call failed. Only in version 3, where it is the only
+    /// member.
     pub architecture: Option<Architecture>,
-    /// The longest record that it takes, in bytes.
+    /// The longest record that it accepts, in bytes.
     pub longest_record: Ulong,
     /// How many calls it makes or serves at a time.
     pub parallel_calls: Ulong,

@@ -101,7 +101,7 @@ impl Abi {
         }
     }
 
-    /// Fills the bytes with the number; what has no room of it is its upper end.
+    /// Writes the number into the bytes. If they are too few, the upper end of the number is dropped.
     pub fn write(self, number: u64, bytes: &mut [u8]) {
         bytes.fill(0);
         for (byte, value) in bytes.iter_mut().zip(number.to_le_bytes()) {

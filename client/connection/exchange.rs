@@ -22,21 +22,21 @@ use xdr::rpc::{Notification, Xid};
 use super::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::failure::Failure;
 
-/// How long calls are said to overlap after they did.
+/// For how long calls are announced as overlapping after they last did.
 pub(super) const OVERLAPPING: Duration = Duration::from_secs(1);
 
-/// Which other calls have to be over before a call goes out.
+/// Which other calls must be over before a call is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Order {
-    /// All that came before; and those that come later wait for it.
+    /// All earlier calls; later calls wait for it.
     Alone,
-    /// Those of this session that came before.
+    /// Earlier calls of this session.
     Of(u64),
     /// None.
     Free,
-    /// None, and it does not count for the limit: it waits for something to happen.
+    /// None, and it does not count towards the limit, because it waits for an event.
     Waiting,
-    /// None, also where as many calls are out as may be.
+    /// None, even if the limit on calls is reached.
     AtOnce,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct State<R> {
     /// How many calls were sent in all.
     sent: u64,
     stopped: Option<Stopped>,
-    /// How many calls are out, but for those that wait for something to happen, and how many may be.
+    /// The number of calls that are sent and not answered, except those that wait for an event, and its limit.
     out: usize,
     limit: usize,
     /// How long a call may take that does not wait for something to happen.
@@ -83,7 +83,7 @@ pub(super) struct State<R> {
     /// The thread that called last, and when calls last overlapped, or came from different threads.
     last_thread: usize,
     pub(super) overlapped: Option<Instant>,
-    /// Where threads wait that are to be woken when the state is released.
+    /// Where the threads wait that must be woken when the state is released.
     woken: Vec<Arc<Condvar>>,
 }
 
@@ -175,7 +175,7 @@ impl<R> State<R> {
         }
     }
 
-    /// Lets calls go out that may, those that came first at first.
+    /// Lets calls be sent if they may, in the order of their arrival.
     fn grant(&mut self) {
         for place in 0..self.calls.len() {
             let is_queued = self.calls.get(place).is_some_and(|call| !call.is_out);
@@ -189,8 +189,8 @@ impl<R> State<R> {
         }
     }
 
-    /// Has somebody read, if nobody does and somebody waits. A call that waits for something to happen reads only
-    /// if there is no other: all replies would have to pass through its thread.
+    /// Makes a thread read if none does and one waits. A call that waits for an event reads only if there is no other;
+    /// otherwise all replies would pass through its thread.
     fn pass_reader(&mut self) {
         if self.reader.is_none() {
             return;
@@ -227,7 +227,7 @@ impl<R> State<R> {
             .filter(|_| self.calls.iter().any(is_other_out))
     }
 
-    /// Until when this call waits, as it is now.
+    /// Until when this call waits, in the present state.
     fn until(&self, xid: u32) -> Option<Deadline> {
         let call = self.calls.iter().find(|call| call.xid == xid);
         self.patience(xid).or(call?.deadline)
@@ -317,7 +317,7 @@ impl<R> Exchange<R> {
         self.state().timeout = timeout;
     }
 
-    /// Has calls that are sent from now on answered until then. Gives the timeout as it was.
+    /// Limits the time of calls that are sent from now on to this deadline. Returns the previous timeout.
     pub fn limit_timeout(&self, deadline: Deadline) -> Duration {
         let mut state = self.state();
         let before = state.timeout;
@@ -330,7 +330,7 @@ impl<R> Exchange<R> {
         self.state().threads = threads;
     }
 
-    /// Makes no more calls; wakes every thread. True if calls were made until now.
+    /// Stops all calls and wakes every thread. True if calls were still possible until now.
     pub fn stop(&self, why: Stopped) -> bool {
         let mut state = self.state();
         let was_sound = state.stopped.is_none();
@@ -358,7 +358,7 @@ impl<R> Exchange<R> {
             .count()
     }
 
-    /// Takes a place behind the calls in progress. `is_slow`: others are to be expected meanwhile.
+    /// Adds a call behind those in progress. `is_slow`: other calls are expected meanwhile.
     pub fn enter(&self, order: Order, is_slow: bool) -> Result<Ticket<'_, R>, Stopped> {
         let mut state = self.state();
         if let Some(stopped) = state.stopped {
@@ -434,7 +434,7 @@ impl<R> Ticket<'_, R> {
         self.overlaps
     }
 
-    /// Has the call fail with [`Failure::OthersAreOut`] if it has waited this long and others are out.
+    /// Makes the call fail with [`Failure::OthersAreOut`] if it has waited this long and others are not answered.
     pub fn limit_patience(&self, patience: Duration) {
         let mut state = self.exchange.state();
         let patience = Deadline::after(patience.min(state.timeout));
@@ -467,8 +467,8 @@ impl<R> Ticket<'_, R> {
         }
     }
 
-    /// The call is being sent, after those for which this was called before; its time begins. Tells until when it is to
-    /// be sent.
+    /// Notes that the call is being sent, after those for which this was called before. Its time begins. Returns until
+    /// when it must be sent.
     pub fn send(&self) -> Result<Deadline, Failure> {
         let mut state = self.exchange.state();
         if let Some(stopped) = state.stopped {
@@ -514,7 +514,7 @@ impl<R> Ticket<'_, R> {
         }
     }
 
-    /// Waits until it is woken, or for no reason.
+    /// Waits until it is woken. May also return without a reason.
     fn park<'s>(
         &self,
         mut state: MutexGuard<'s, State<R>>,
@@ -537,7 +537,8 @@ impl<R> Ticket<'_, R> {
         Ok(state)
     }
 
-    /// Gives a reply to the call that it answers. One that nobody waits for is dropped. Tells until when to read on.
+    /// Gives a reply to the call that it answers. A reply that nobody waits for is dropped. Returns until when to go on
+    /// reading.
     pub fn hand_over(&self, xid: u32, record: &[u8]) -> Result<Option<Deadline>, TryReserveError> {
         let mut copy = Vec::new();
         copy.try_reserve_exact(record.len())?;

@@ -22,7 +22,7 @@ mod endings;
 mod slots;
 mod translation;
 
-/// A handle that no module has: it judges a call with a handle that the application made up.
+/// A handle that no module has. It replaces a handle that the application made up, so that the module rejects the call.
 const NO_HANDLE: u64 = u64::MAX;
 
 /// CKU_CONTEXT_SPECIFIC: for one operation, within a login.

@@ -22,16 +22,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// its PROXY header, then again over its TLS handshake, and over its first complete call.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// Upper bound on the clients that give way at once.
+/// Upper bound on the clients that are ended at once.
 const EVICTIONS_A_TURN: usize = 16;
 
 /// Why clients give way.
 pub const ROOM: &str = "because all workers are busy and other clients wait";
 
-/// How long clients are expected to wait after some had to.
+/// For how long more clients are expected to wait after some had to wait.
 const CROWD: Duration = Duration::from_secs(1);
 
-/// Names a worker for as long as it is not reaped.
+/// Identifies a worker until it is reaped.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct WorkerId(pub usize);
 
@@ -230,8 +230,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.paused_until.is_some_and(|until| now < until)
     }
 
-    /// For how long a client has waited that gives way before it gets a worker, because it has sent nothing. `silent`
-    /// tells that and is asked only if clients had to wait just now. Whether others wait behind it the caller knows.
+    /// For how long a client has been silent, if it must be turned away before it gets a worker. `silent` measures
+    /// that, and is called only if clients had to wait just now. The caller knows whether others wait behind it.
     pub fn turns_away(
         &self,
         silent: impl FnOnce() -> Option<Duration>,
@@ -251,7 +251,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.place_anyone()
     }
 
-    /// Finds a worker for a client of whom it is not known who it is. A worker that turns out to be dead is asked for
+    /// Finds a worker for a client whose identity is not known yet. A worker that turns out to be dead is asked for
     /// again.
     pub fn place_anyone(&mut self) -> Placement {
         match self.idle.pop_front() {
@@ -326,7 +326,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         }
     }
 
-    /// A client has sent less than a call, and has done nothing for this long.
+    /// A client's first call is incomplete, and the client has been silent for this long.
     pub fn waits(&mut self, worker: WorkerId, idle: Duration, now: Instant) {
         if let Some(opening) = self.opening.get_mut(&worker) {
             let since = now.checked_sub(idle).unwrap_or(opening.since);
@@ -419,7 +419,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         }
     }
 
-    /// Nothing can happen to the worker's client any more.
+    /// Forgets the worker's client, to whom nothing can happen any more.
     fn forget_client(&mut self, worker: WorkerId) {
         self.opening.remove(&worker);
         self.gone.remove(&worker);
@@ -442,8 +442,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         })
     }
 
-    /// Picks the clients that give way while all workers are busy and others wait: of those that are not
-    /// established the ones that have taken longest. Picks none while earlier ones still have to end.
+    /// Picks the clients to end while all workers are busy and others wait: those that have taken longest among the
+    /// clients that are not established. Picks none while earlier ones are still ending.
     pub fn make_room(&mut self, now: Instant) -> Vec<Eviction<P>> {
         self.crowded_at = Some(now);
         if self.is_evicting() {
@@ -487,7 +487,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         overdue.into_iter().filter_map(evict).collect()
     }
 
-    /// Gives up the idle workers, whose rules are out of date. They are to be ended.
+    /// Removes the idle workers, whose rules are out of date, and returns them. The caller must end them.
     pub fn retire_idle(&mut self) -> Vec<WorkerId> {
         let retired: Vec<WorkerId> = self.idle.drain(..).collect();
         for worker in &retired {
@@ -496,8 +496,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         retired
     }
 
-    /// How long nothing can happen by itself. With clients waiting (`is_awaited`): no time if one can be
-    /// served, else until the next client has to give way. A pause ends by itself, and so does the time for a
+    /// How long the event loop may sleep. If clients wait (`is_awaited`), this is no time if one can be served, and
+    /// otherwise the time until the next client must be ended. A pause also ends by itself, and so does the time for a
     /// first call and for calls whose client has gone.
     pub fn next_wake(&self, now: Instant, is_awaited: bool) -> Option<Duration> {
         if is_awaited && self.can_accept(now) {
