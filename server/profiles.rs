@@ -1,4 +1,4 @@
-//! Decides which profile a client gets: rules, modules, limits and sandbox by who the client is.
+//! Decides which profile a client gets: its rules, modules, limits and sandbox depend on who it is.
 //!
 //! `config::profiles` reads the sections `profile` of a processor. The worker knows its client's address or user from the
 //! socket, and the certificate or the identity of a pre-shared key from the TLS handshake; it takes the first profile

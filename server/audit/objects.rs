@@ -1,4 +1,4 @@
-//! Knows what a call of a client works on: the objects it names, or those that its session's operation began with.
+//! Finds the objects that a call works on: those it names, or those that its session's operation began with.
 //!
 //! Labels, identifiers and classes are read from the module once for each handle, and remembered for a moment, as
 //! other clients may change them. Reads no other attribute.

@@ -1,4 +1,4 @@
-//! Has a worker say of each call what it was and how it was answered, before the client gets the answer.
+//! Sends a record of each call and its result to the auditor, before the client gets the reply.
 //!
 //! Calls come from `gateway`, which executes them in here. Records go to the auditor. A worker waits while the auditor
 //! cannot take them, and executes nothing while no line can be written, if the site wants that.

@@ -1,4 +1,4 @@
-//! Finds out whether a log is as it was written: `pkcs11proxyctl audit verify`.
+//! Checks whether an audit log was changed: `pkcs11proxyctl audit verify`.
 //!
 //! Reads the files of a log in their order, and needs the public key only. What is found is a sentence with file and
 //! line. What follows the last signature can have been made up by anybody; so it is told how much that is. A whole run

@@ -1,5 +1,4 @@
-//! Decides where the modules of a service, and the rules for them, are written: in a filter file, or in
-//! `libnames`, without rules.
+//! Decides whether the modules of a service come from a filter file, with rules, or from `libnames`, without.
 //!
 //! The options come from `checker`; [`crate::policy`] loads the filter file, or makes rules of `libnames` that
 //! refuse nothing. `libnames` is `name:path;name:path;`, for sites that have built Caml Crush without its

@@ -1,4 +1,4 @@
-//! `pkcs11proxyctl audit verify`: finds out whether the files of an audit log are as they were written.
+//! Implements `pkcs11proxyctl audit verify`, which checks whether the files of an audit log were changed.
 //!
 //! Needs the public key and no daemon. What it looks for is in [`crate::audit::verify`].
 

@@ -1,4 +1,4 @@
-//! `pkcs11proxyctl explain`: replays a call of the audit log through the rules as they are now.
+//! Implements `pkcs11proxyctl explain`, which replays a call of the audit log through the present rules.
 //!
 //! Reads the line, the configuration and the filter file of the service that the line names, and prints each check
 //! in its order ([`filter::explanation`]). Needs no daemon. It does not verify the log.

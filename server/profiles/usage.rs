@@ -1,4 +1,4 @@
-//! Counts what the clients of profiles use together, in memory that all workers of a service share.
+//! Counts connections and signatures of clients with profiles, in memory that all workers of a service share.
 //!
 //! The controller makes one [`Usage`] for a service with profiles; workers inherit it. Each worker notes the profile of its
 //! client in a place of its own, which the controller clears when it reaps the worker. So a worker that is killed leaves

@@ -1,4 +1,4 @@
-//! Takes from the controller what it does not need once its sockets are bound.
+//! Drops the controller's capabilities and system calls that it no longer needs once its sockets are bound.
 //!
 //! It goes on forking workers, changing their user, sending them signals, reading keys and writing logs as whoever
 //! started it. Workers inherit what it has, so it keeps what the workers of any service keep.

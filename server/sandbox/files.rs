@@ -1,4 +1,4 @@
-//! Restricts which files a worker reaches, and to whom it sends signals, with landlock.
+//! Restricts with landlock which files a worker can use, and to which processes it can send signals.
 //!
 //! Rules name files and directories; everything beneath a directory is meant. What has been opened before stays open.
 //! Metadata is not covered: that a file exists, and its size, can be seen.

@@ -1,4 +1,4 @@
-//! Takes the steps of a worker once at start, in a process that does nothing else.
+//! Tries the sandbox steps of a worker once at start, in a process that does nothing else.
 //!
 //! What this kernel or this user cannot do ends the start, before clients are accepted, and not the first worker.
 

@@ -1,5 +1,4 @@
-//! Profiles: which system calls a module and its worker make, recorded with `-profile` and enforced by the preset
-//! `learned`.
+//! Records which system calls a module and its worker make (`-profile`), and reads them for the preset `learned`.
 //!
 //! A profile is a text. A line names the machine's architecture and the number of a call, such as `x86_64 44`; lines
 //! that begin with # are comments. Workers append what they see, so that calls may occur more than once.

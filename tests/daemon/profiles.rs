@@ -1,4 +1,4 @@
-//! Client profiles over TCP and Unix sockets: who gets which, and what it leaves to a client.
+//! Tests client profiles over TCP and Unix sockets: who gets which, and what it allows.
 
 use std::net::SocketAddr;
 

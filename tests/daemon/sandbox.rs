@@ -1,4 +1,4 @@
-//! What a hostile module gets away with, under each preset and without single steps, and what works nonetheless.
+//! Tests what a hostile module can do under each preset and without single steps, and what still works.
 
 use std::os::unix::net::UnixDatagram;
 

@@ -1,4 +1,4 @@
-//! Tests modules that need only files behind workers with the preset `strict`: SoftHSM, and softokn of NSS.
+//! Tests modules that need only files, behind workers with the preset `strict`: SoftHSM, and softokn of NSS.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Client profiles by certificate and by pre-shared key.
+//! Tests client profiles by certificate and by pre-shared key.
 
 use std::fs;
 

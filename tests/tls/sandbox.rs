@@ -1,4 +1,4 @@
-//! TLS with workers of the preset `strict`: what the handshake needs is loaded, or may be read.
+//! Tests TLS with workers of the preset `strict`: what the handshake needs is loaded, or may be read.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
