@@ -1,11 +1,10 @@
-//! Compiles the interfaces of both versions, `xdr/pkcs11_rpc_v4.x` and `xdr/pkcs11_rpc.x`, for the crate `xdr`.
+//! Compiles the protocol files of both versions, `xdr/pkcs11_rpc_v4.x` and `xdr/pkcs11_rpc.x`, for the crate `xdr`.
 //!
-//! Version 4 is what the crate is made of; version 3 is a projection of it. What is written to OUT_DIR is
-//! mostly data: one macro call each, with a row for each integer type, for each structure whose members all have
-//! types with a name, and for each procedure. The rows of version 3's procedures have the types of version 4
-//! beside their own. Structures with arrays and byte strings go through xdrgen, with bounds added and decoding tied
-//! to `xdr::codec`. Unions, enumerations and other typedefs are written by hand in the crate, and a test compares them
-//! with what xdrgen makes of them.
+//! The types of the crate are those of version 4; version 3 is converted to and from them. The output in OUT_DIR is
+//! mostly data, as macro calls with one row for each integer type, for each procedure, and for each structure whose
+//! members all have types with a name. The rows of version 3's procedures also name the types of version 4. Structures
+//! with arrays and byte strings go through xdrgen; bounds are added to them, and decoding uses `xdr::codec`. Unions,
+//! enumerations and other typedefs are written by hand in the crate, and a test compares them with xdrgen's.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
