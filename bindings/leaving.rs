@@ -15,16 +15,16 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// Whether the process was asked to leave.
+/// Whether the process was asked to end the connection.
 static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the client may be left.
+/// Whether the connection may be ended.
 static IS_ALLOWED: AtomicBool = AtomicBool::new(false);
 
 /// What is in the way.
 static IN_THE_WAY: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the client was left.
+/// Whether the connection was ended.
 static HAS_LEFT: AtomicBool = AtomicBool::new(false);
 
 /// How often the signal has come since then.
@@ -33,7 +33,7 @@ static ASKED_SINCE: AtomicUsize = AtomicUsize::new(0);
 /// The client's socket; -1 before there is one.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 
-/// Takes the signal from now on. Before this it would end the process.
+/// Handles the signal from now on. Before this it would end the process.
 pub fn take_signal() -> io::Result<()> {
     let handler = SigHandler::Handler(asked);
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
@@ -49,6 +49,7 @@ pub fn serve(socket: OwnedFd) {
 }
 
 /// The client may be left.
+///
 pub fn allow() {
     IS_ALLOWED.store(true, Ordering::SeqCst);
     leave_if_possible();
@@ -75,7 +76,8 @@ impl InTheWay {
     }
 }
 
-/// Runs `work` within [`InTheWay`] as if that were not there: it may last for ever, and the client makes it again.
+/// Runs `work` without counting the [`InTheWay`] that the caller holds: the work may last for ever, and the client
+/// repeats it.
 pub fn aside<T>(work: impl FnOnce() -> T) -> T {
     leave();
     let done = work();
@@ -89,7 +91,7 @@ impl Drop for InTheWay {
     }
 }
 
-/// Something less is. To be called once for each [`enter`].
+/// Something is no longer in the way. Must be called once for each [`enter`].
 pub fn leave() {
     IN_THE_WAY.fetch_sub(1, Ordering::SeqCst);
     leave_if_possible();
@@ -117,7 +119,7 @@ fn leave_if_possible() {
     }
 }
 
-/// Atomics and one system call only. The signal may have interrupted a call, which is to find errno as it was.
+/// Uses only atomics and one system call. Restores errno, because the signal may have interrupted a call.
 fn shut_down(direction: i32) {
     let errno = Errno::last();
     let socket = SOCKET.load(Ordering::SeqCst);

@@ -1,5 +1,5 @@
-//! Has all calls of foreign code except those with the application: the module's C interface, and the system and
-//! OpenSSL calls that have no safe wrapper elsewhere.
+//! Makes all calls of foreign code except those between library and application: the module's C interface, and the
+//! system and OpenSSL calls that have no safe wrapper elsewhere.
 //!
 //! For the daemon, [`module::Module`] makes C calls of a module, [`sys`] has fork and descriptors, [`shared`] has
 //! memory that processes share, and [`hook`] calls the administrator's C_Daemonize. For the client library, [`process`]

@@ -49,13 +49,13 @@ pub enum LoadError {
         /// What it answers.
         rv: CkRv,
     },
-    /// C_GetFunctionList succeeded and gave no list.
+    /// C_GetFunctionList succeeded but returned no list.
     #[error("{path}: C_GetFunctionList returned no list")]
     NullList {
         /// The library.
         path: PathBuf,
     },
-    /// The string for the module is none of C.
+    /// The string for the module contains a zero byte, so that it is no C string.
     #[error("{path}: init_args has a zero byte")]
     InitArgs {
         /// The library.
@@ -64,7 +64,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// What C_LoadModule answers.
+    /// The CK_RV that C_LoadModule returns.
     pub fn rv(&self) -> CkRv {
         match self {
             LoadError::Refused { rv, .. } => *rv,
@@ -83,7 +83,7 @@ pub struct Module {
     interfaces: Flags,
 }
 
-/// The module's functions. Whoever calls them has a turn.
+/// The module's functions. A caller must have a turn.
 struct Functions {
     list: CK_FUNCTION_LIST_3_2,
     flat_mechanisms: Vec<u64>,
@@ -119,7 +119,7 @@ impl Module {
         })
     }
 
-    /// Which interfaces it told when it was loaded: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
+    /// The interfaces that it listed when it was loaded: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
     pub fn interfaces(&self) -> Flags {
         self.interfaces
     }

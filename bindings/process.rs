@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, O
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// Tells a process from those it was forked from, also where process ids repeat: in another
-/// namespace, or after a wrap-around.
+/// Distinguishes a process from those it was forked from, even where process ids repeat: in another namespace, or after
+/// a wrap-around.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Process {
     /// Higher than that of each process it was forked from. Where the kernel clears no page in children: its id.
@@ -51,8 +51,8 @@ impl Process {
     }
 }
 
-/// Whether this program got privileges by being executed: set-user-id, set-group-id, file capabilities. Then whoever
-/// started it must not decide by its environment what it does (`secure_getenv(3)`).
+/// Whether this program got privileges by being executed: set-user-id, set-group-id, file capabilities. Its behaviour
+/// must then not depend on the environment of the user who started it (`secure_getenv(3)`).
 #[cfg(target_os = "linux")]
 pub fn is_privileged() -> bool {
     // SAFETY: reads what the kernel told this process when it was executed.
@@ -90,7 +90,7 @@ fn own_number() -> u32 {
     }
 }
 
-/// Gives this process a number. Of threads that do so at the same time, one does.
+/// Gives this process a number. If several threads do this at the same time, only one number is used.
 #[cold]
 fn first_number() -> u32 {
     // Before the number is there, or a child could have it.
@@ -121,7 +121,7 @@ fn is_cleared_in_children() -> bool {
     }
 }
 
-/// Has the page cleared in every process that is forked from this one; false where that cannot be done.
+/// Makes the kernel clear the page in every process that is forked from this one. False if that is not possible.
 #[cfg(target_os = "linux")]
 fn clear_in_children(page: &'static OwnPage) -> bool {
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
@@ -155,7 +155,7 @@ pub fn own_path() -> Option<PathBuf> {
     Some(OsStr::from_bytes(name.to_bytes()).into())
 }
 
-/// Has the library stay in memory when the application unloads it. False if that cannot be done.
+/// Keeps the library in memory when the application unloads it. False if that is not possible.
 pub fn stay_loaded() -> bool {
     let Some(own) = own_object() else {
         return false;
@@ -197,7 +197,7 @@ fn object_at(address: *const libc::c_void) -> Option<libc::Dl_info> {
     Some(unsafe { found.assume_init() })
 }
 
-/// A value of which each process has one of its own, made at its first use and freed by [`PerProcess::free`] alone.
+/// A value of which each process has its own, made at first use and freed only by [`PerProcess::free`].
 pub struct PerProcess<T> {
     /// The value of this process, or one inherited, or null before the first use.
     current: AtomicPtr<Held<T>>,
@@ -363,7 +363,7 @@ fn open_entry(descriptor: RawFd) -> u64 {
     u64::from(own_number()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
 }
 
-/// Has `socket`, which is this file, closed in children from now on.
+/// Makes children close `socket`, which is this file, from now on.
 pub fn remember(socket: &impl AsRawFd, file: FileIdentity) {
     // Of threads that do so at the same time, each takes a place of its own.
     let incomplete = open_entry(NO_DESCRIPTOR);
@@ -380,8 +380,8 @@ pub fn remember(socket: &impl AsRawFd, file: FileIdentity) {
     }
 }
 
-/// Has `socket` no longer closed in children. To be called before it is closed here: its number is
-/// soon another file's.
+/// Stops children from closing `socket`. Must be called before it is closed here, because its number may soon belong to
+/// another file.
 pub fn forget(socket: &impl AsRawFd) {
     let entry = open_entry(socket.as_raw_fd());
     for place in &OPEN {

@@ -12,12 +12,12 @@ pub(crate) trait Remote: Send + Sync {
     fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply;
     /// Makes a call in version 3.
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply;
-    /// Whether a call failed on the way, so that no other will succeed.
+    /// Whether the connection has failed, so that no further call can succeed.
     fn is_lost(&self) -> bool;
     /// Whether the daemon has closed the connection, or the application its descriptor, which a call may not have
     /// noticed yet.
     fn has_ended(&self) -> bool;
-    /// Why the last call of C_Initialize failed on the way, if it did and has not been asked yet.
+    /// Why the last call within C_Initialize failed in transmission, if it did. Returned once.
     fn failure(&self) -> Option<Failure>;
     /// Ends the connection; calls still waiting are answered CKR_CRYPTOKI_NOT_INITIALIZED.
     fn close(&self);

@@ -21,11 +21,11 @@ use crate::connection::{ConnectionError, Served};
 use crate::logging::{Severity, log};
 use crate::record_memory::Portion;
 
-/// How much of one record is read and dropped at most, in bytes: the longest byte string that XDR has.
-/// `record_timeout` ends most longer ones earlier.
+/// Upper bound on the bytes of one record that are read and dropped: the longest byte string in XDR. In most cases
+/// `record_timeout` ends such a record earlier.
 pub const MOST_DROPPED: u64 = 1 << 32;
 
-/// Records that are executed while others are received, and room for results, count from this size on, in bytes.
+/// Records that are executed while others are received, and room for results, are counted from this size on, in bytes.
 const COUNTED: u64 = 64 << 10;
 
 /// Decides about the records of one connection.
@@ -50,7 +50,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What its call answers.
+    /// The CK_RV of its call.
     fn rv(self) -> CkRv {
         match self {
             Refusal::OverLimit(_) | Refusal::OverBudget(_) => CkRv::DATA_LEN_RANGE,
@@ -88,7 +88,7 @@ impl LargeRecords {
         }
     }
 
-    /// The present record is longer than the limit, or than what is dropped of one.
+    /// Handles a record that exceeds the limit, or the bound on bytes that are dropped.
     pub fn too_long(&mut self, records: &mut Records) -> Result<(), ConnectionError> {
         if records.is_passed_over() {
             return Err(ConnectionError::TooLong(MOST_DROPPED));
@@ -96,8 +96,8 @@ impl LargeRecords {
         self.refuse(records, Refusal::OverLimit(self.limit))
     }
 
-    /// More of a record, or another record, is to be received. Takes memory for a large one or refuses it,
-    /// and gives back what is not needed any more.
+    /// Called before more of a record is received. Takes memory for a large one or refuses it, and gives back memory
+    /// that is no longer needed.
     pub fn prepare(
         &mut self,
         records: &mut Records,
@@ -119,7 +119,7 @@ impl LargeRecords {
         Ok(())
     }
 
-    /// Takes memory for as much of the present record as is to be received next, or says why not.
+    /// Takes memory for the part of the present record that is received next, or returns why it cannot.
     fn find_memory(&mut self, records: &Records, peer: &Peer) -> Option<Refusal> {
         let copies = match rpc::read_beginning(records.record(), peer) {
             Beginning::Call { function, .. } => copies(function),
@@ -167,9 +167,9 @@ impl LargeRecords {
     }
 }
 
-/// How many times the bytes of a large call are in memory at once, at most: its record; the values of a
-/// template, which actions of the filter may copy once more, and the reply with them; the output that
-/// grows with the input.
+/// Upper bound on the copies of a large call's bytes that are in memory at the same time: its record; the values of a
+/// template, which actions of the filter may copy once more, and the reply with them; the output that grows with the
+/// input.
 fn copies(function: Function) -> u64 {
     let facts = function.facts();
     let has_template = |role: &Role| matches!(role, Role::Values | Role::Selection | Role::Query);
@@ -278,8 +278,9 @@ pub fn refuse_result(
     Some(replies::refused(function, rv))
 }
 
-/// How much memory the result of a call may take, in bytes, as far as the client tells. Of longer outputs a module
-/// cannot write more than it was given, but for what it kept, and what it leaves alone takes no memory.
+/// Upper bound on the memory for the result of a call, in bytes, by the room that the client has. A module cannot write
+/// more than its input into a longer output, except for data that it has kept, and room that is not written to takes no
+/// memory.
 fn result_room(call: &Call<'_>) -> u64 {
     let room = match call.room() {
         // All of it is written. More is refused without taking memory.
@@ -309,7 +310,7 @@ fn is_list(function: Function) -> bool {
     )
 }
 
-/// The room in a question for attributes, at all depths, but for room that came with its content.
+/// The room in a request for attributes, at all depths, except for room whose content was sent.
 fn query_room(query: &Query) -> u64 {
     let rooms = query.0.iter().map(|wanted| match &wanted.room {
         WantedRoom::Buffer {
@@ -349,7 +350,7 @@ fn has_bytes(function: Function) -> bool {
     function.facts().roles.iter().any(has_bytes)
 }
 
-/// Ends the operations that a refused call belongs to. What comes out is dropped.
+/// Ends the operations that a refused call belongs to, and drops their output.
 fn end_operations(function: Function, session: Option<SessionHandle>, served: &dyn Served) {
     let calls = session.map(|session| calls_that_end(function, session, Room::Unbounded));
     for call in calls.into_iter().flatten() {

@@ -31,11 +31,11 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// How long the answer to a refused login takes.
 const REFUSAL_DELAY: Duration = Duration::from_secs(1);
 
-/// How long a login waits at the most while others of its peer are being made. With everything else this is less than
+/// Upper bound on the time that a login waits for others of its peer. Together with all other delays, this is less than
 /// what clients wait for a reply.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
-/// How often a login that waits asks.
+/// The interval at which a waiting login checks again.
 const ASKING: Duration = Duration::from_millis(20);
 
 /// Whose failed logins are counted together.
@@ -86,7 +86,7 @@ impl Guard {
         }
     }
 
-    /// Waits until a login may be made; if it may not, until it is to be answered.
+    /// Waits until a login may be made. If it may not, waits until the refusal is due.
     fn begin(&self, function: Function, target: Target) -> Option<Attempt> {
         let end = Instant::now() + LONGEST_WAIT;
         let left = loop {
@@ -148,7 +148,8 @@ fn delay(failures: usize, most: usize) -> Duration {
     FIRST_DELAY.saturating_mul(doubled).min(LONGEST_DELAY)
 }
 
-/// What a CK_RV tells about the PIN. Where a call also sets something, only one code is about the PIN that is compared.
+/// What a CK_RV reveals about the PIN. Where a call also sets something, only one code is about the PIN that is
+/// compared.
 fn outcome(function: Function, rv: CkRv) -> Outcome {
     match rv {
         CkRv::OK => Outcome::Right,
@@ -210,7 +211,7 @@ impl<N: Cryptoki> LoginLimit<N> {
         guard.logins.target(&(&self.module, slot, user.0))
     }
 
-    /// What it is in front of.
+    /// The layer behind it.
     pub fn inner(&self) -> &N {
         &self.inner
     }
@@ -241,7 +242,7 @@ impl<N: Cryptoki> LoginLimit<N> {
 }
 
 impl<N: Cryptoki> LoginLimit<N> {
-    /// Passes a call on, in the way that the caller says, or refuses it before a witness.
+    /// Passes a call on by the given function, or refuses it and tells the witness.
     pub fn call_before(
         &self,
         witness: Option<&dyn Witness>,

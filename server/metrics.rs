@@ -19,7 +19,7 @@ use filter::module_rules::Source;
 use filter::witness::Refused;
 use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply};
 
-/// Upper bounds of the buckets of a histogram, in microseconds. One more bucket takes what is above.
+/// Upper bounds of the buckets of a histogram, in microseconds. One more bucket counts longer times.
 pub const BUCKETS: [u64; 18] = [
     10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000,
     500_000, 1_000_000, 2_500_000, 10_000_000,
@@ -31,8 +31,8 @@ const HISTOGRAM: usize = BUCKETS.len() + 2;
 /// Results that are counted by name, and one counter for all others.
 const RESULTS: usize = CkRv::NAMED.len() + 1;
 
-/// Rules whose refusals are counted by themselves; those of further ones are not counted. Each has a counter that says
-/// which it is, and one for its refusals.
+/// Upper bound on rules whose refusals are counted separately; those of further rules are not counted. Each rule has a
+/// counter that identifies it, and one for its refusals.
 const RULES: usize = 256;
 
 /// Where the counters of rules begin: behind the two histograms.
@@ -46,7 +46,7 @@ const CALLS: usize = REFUSALS + 2 * RULES;
 pub enum Measured {
     /// A call from its decoding to its reply.
     Whole,
-    /// The part of it that the module takes.
+    /// The time that the module needs for it.
     Module,
 }
 
@@ -64,7 +64,7 @@ pub struct Histogram {
     /// How many calls took at most as long as each of [`BUCKETS`] and longer than the one before; then those
     /// that took longer than all.
     pub counts: Vec<u64>,
-    /// What all together took.
+    /// The sum of all times.
     pub sum: Duration,
 }
 
@@ -154,15 +154,15 @@ fn histogram(counters: &[AtomicU64], measured: Measured) -> Option<&[AtomicU64]>
 }
 
 thread_local! {
-    /// What the module took of the call that this thread executes.
+    /// The time in the module for the call that this thread executes.
     static IN_MODULE: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 impl Meter {
-    /// For a worker that nobody asks about.
+    /// For a worker whose metrics nobody can read.
     pub const OFF: Meter = Meter(None);
 
-    /// Whether anybody asks.
+    /// Whether calls are counted.
     pub fn is_on(self) -> bool {
         self.0.is_some()
     }
@@ -193,7 +193,7 @@ impl Meter {
     }
 }
 
-/// Counts refusals by rule, and tells another witness of them.
+/// Counts refusals by rule, and passes them on to another witness.
 pub struct Refusals<'a> {
     meter: Meter,
     next: Option<&'a dyn Witness>,
@@ -239,10 +239,10 @@ fn add(counters: &[AtomicU64], measured: Measured, time: Duration) {
     }
 }
 
-/// Measures what a module takes of each call, for [`Meter::measure`].
+/// Measures the time that a module needs for each call, for [`Meter::measure`].
 pub struct Timed<M> {
     module: M,
-    /// Whether anybody wants to know.
+    /// Whether times are measured.
     is_on: bool,
 }
 

@@ -15,7 +15,7 @@ use xdr::{CkRv, SessionHandle, Ulong};
 const MOST_KEPT: usize = 64;
 
 thread_local! {
-    /// The client's call that this thread executes, if the client can be told something meanwhile.
+    /// The client's call that this thread executes, if the client can be notified meanwhile.
     static CALL: Cell<Option<Xid>> = const { Cell::new(None) };
 }
 
@@ -29,7 +29,7 @@ pub struct Notifications {
 #[derive(Default)]
 struct State {
     next_xid: u32,
-    /// What the client answered, for each that it was told.
+    /// The client's answer to each notification that was sent.
     answers: HashMap<u32, Option<CkRv>>,
     kept: VecDeque<(SessionHandle, Ulong)>,
     is_over: bool,
@@ -71,7 +71,7 @@ impl Notifications {
         taken
     }
 
-    /// Tells the client by `send`, which gets the xid to use, and waits for what it answers. CKR_CANCEL if that cannot
+    /// Notifies the client by `send`, which gets the xid to use, and waits for the answer. CKR_CANCEL if no answer can
     /// come any more.
     pub fn ask<E>(&self, send: impl FnOnce(Xid) -> Result<(), E>) -> Result<CkRv, E> {
         let xid = {
@@ -91,7 +91,7 @@ impl Notifications {
         sent.map(|()| answer.unwrap_or(CkRv::CANCEL))
     }
 
-    /// The client has answered. What nobody waits for is dropped.
+    /// The client has answered. An answer that nobody waits for is dropped.
     pub fn answer(&self, xid: Xid, rv: CkRv) {
         if let Some(answer) = self.state().answers.get_mut(&xid.0) {
             answer.get_or_insert(rv);

@@ -18,13 +18,13 @@ use crate::proxy;
 /// Bytes that are looked at. The first call of every client is shorter.
 const LOOKED_AT: usize = 1024;
 
-/// Tells that the client has sent less than a record, if so. One that waited for a worker has had its time
-/// before.
+/// Tells the controller if the client's first record is incomplete, and for how long the client has been silent. A
+/// client that waited for a worker may already have used up its time.
 pub fn tell_if_it_waits(channel: &WorkerEnd, socket: &impl AsFd) {
     tell_if(channel, socket, is_incomplete);
 }
 
-/// The same before a PROXY header: that less than one has come.
+/// The same for the PROXY header.
 pub fn tell_if_header_waits(channel: &WorkerEnd, socket: &impl AsFd) {
     tell_if(channel, socket, proxy::is_incomplete);
 }
@@ -43,7 +43,7 @@ fn tell_if(channel: &WorkerEnd, socket: &impl AsFd, waits: impl FnOnce(&[u8]) ->
     }
 }
 
-/// Whether more has to come for a record. Unknown of one that is longer than what is looked at.
+/// Whether a record is incomplete. False for one that is longer than the bytes that are looked at.
 fn is_incomplete(mut bytes: &[u8]) -> bool {
     const LAST: u32 = 1 << 31;
     let whole = bytes.len();

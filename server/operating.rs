@@ -40,12 +40,12 @@ struct Session {
     /// `None` only if it was not seen being opened.
     slot: Option<SlotId>,
     operations: Operations,
-    /// There while it has an operation.
+    /// Present while it has an operation.
     in_the_way: Option<InTheWay>,
 }
 
 impl Session {
-    /// What has happened to its operations decides whether they are in the way.
+    /// Updates `in_the_way` after its operations have changed.
     fn look(&mut self) {
         let before = self.in_the_way.take();
         self.in_the_way = match self.operations.is_empty() {
@@ -62,8 +62,8 @@ impl Session {
 pub struct Operating(Mutex<HashMap<SessionHandle, Session>>);
 
 impl Operating {
-    /// Executes a call, and notes what it has begun or ended. A daemon that is about to leave executes what continues an
-    /// operation, and nothing else.
+    /// Executes a call, and notes what it has begun or ended. A worker that is about to end the connection executes
+    /// only calls that continue an operation.
     pub fn during<'a>(&self, call: Call<'a>, execute: impl FnOnce(Call<'a>) -> Reply) -> Reply {
         let (function, session, room) = (call.function(), call.session(), call.room());
         // Of many threads some always have an operation, if others may begin one.

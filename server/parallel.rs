@@ -42,7 +42,7 @@ const STACK: usize = 8 << 20;
 struct Connection<I, O> {
     served: Arc<dyn Served>,
     limits: Limits,
-    /// Where the threads have the memory of large results from.
+    /// From here the threads take memory for large results.
     memory: Portion,
     reader: Mutex<Reader<I>>,
     outgoing: O,
@@ -61,7 +61,7 @@ struct Connection<I, O> {
     ended: Condvar,
 }
 
-/// Locks what stays sound if a thread panics.
+/// Locks a value that stays valid if a thread panics.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -112,8 +112,8 @@ pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
 }
 
 impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
-    /// What each thread does: it reads when it is its turn, and executes what it has read.
-    /// Whoever starts it has counted it as idle.
+    /// Runs one thread: it reads when it is its turn, and executes what it has read. The thread that starts it has
+    /// counted it as idle.
     fn run(self: &Arc<Self>) {
         let mut answering = Answering::new(self.memory.another());
         loop {
@@ -217,7 +217,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         Ok(None)
     }
 
-    /// Sees to it that a thread reads, as far as there may be one; tells whether there is.
+    /// Makes sure that a thread reads, within the limit on threads. Returns whether there is one.
     fn let_another_read(self: &Arc<Self>) -> bool {
         if self.idle.load(Ordering::SeqCst) > 0 {
             return true;
@@ -276,8 +276,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         }
     }
 
-    /// Executes a call within which the client can be notified. Tells it first what came for the session since the
-    /// call before.
+    /// Executes a call during which the client can be notified. First sends the notifications that have come for the
+    /// session since its last call.
     fn notifying<T>(
         &self,
         record: &[u8],
@@ -295,7 +295,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         Notifications::during(call, work)
     }
 
-    /// What a module's notification is answered.
+    /// Returns the answer to a module's notification.
     fn notified(&self, session: SessionHandle, event: Ulong) -> CkRv {
         match Notifications::call() {
             Some(call) => self.tell(call, session, event),
@@ -324,8 +324,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         })
     }
 
-    /// Executes a C_WaitForSlotEvent that waits, in a thread of its own that nobody waits for. If there are too many
-    /// of them, it is refused.
+    /// Executes a C_WaitForSlotEvent that waits, in a detached thread of its own. If there are too many of them, it is
+    /// refused.
     fn wait_apart(
         self: &Arc<Self>,
         record: Arc<Taken>,
@@ -410,7 +410,7 @@ fn waits(call: &Call<'_>) -> bool {
     matches!(call, Call::C_WaitForSlotEvent(flags) if flags.0 & DONT_BLOCK == 0)
 }
 
-/// Keeps the calls of each session in the order in which they came.
+/// Executes the calls of each session in the order in which they came.
 #[derive(Default)]
 struct Sessions {
     queues: Mutex<HashMap<SessionHandle, VecDeque<u64>>>,
@@ -491,8 +491,8 @@ impl Sessions {
     }
 }
 
-/// Ends the turn of a call before its reply is sent: a thread that sends may have to send for others, too, and the next
-/// call of the session need not wait for that.
+/// Ends the turn of a call before its reply is sent. A thread that sends may have to send for others, too, and the next
+/// call of the session must not wait for that.
 struct InTurn<'a, O> {
     sessions: &'a Sessions,
     turn: Mutex<Option<Turn>>,

@@ -18,8 +18,8 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// The signature, version and command, family, and the length of what follows.
 const PREFIX_SIZE: usize = 16;
 
-/// Upper bound on the bytes of a header. Addresses of IPv6 take 52; what a balancer may tell besides, such as the names in
-/// a certificate, takes some hundred.
+/// Upper bound on the bytes of a header. IPv6 addresses take 52 bytes; further information of a balancer, such as the
+/// names in a certificate, takes some hundred.
 const LONGEST: usize = 2048;
 
 /// Version and command: a connection of the balancer itself.
@@ -93,7 +93,7 @@ fn network(text: &str) -> Result<IpNet, ListError> {
     }
 }
 
-/// Whose connection it is, as a header says.
+/// Whose connection it is, according to the header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Origin {
     /// This client's.
@@ -117,7 +117,7 @@ pub enum Refusal {
     /// It is longer than is read.
     #[error("the PROXY header has {0} bytes, which is more than {LONGEST}")]
     TooLong(usize),
-    /// It is of a client's connection and does not tell an address of TCP.
+    /// It is for a client's connection and has no TCP address.
     #[error("the PROXY header names no TCP client")]
     NoAddress,
     /// It contradicts itself, or has a command that is not defined.
@@ -131,7 +131,7 @@ pub enum Refusal {
     Transport(io::Error),
 }
 
-/// Reads a header, and nothing behind it. Does not wait for the rest of what is no header.
+/// Reads a header, and nothing behind it. Returns at once if the bytes cannot be a header.
 pub fn read(mut from: impl Read) -> Result<Origin, Refusal> {
     let mut header = Vec::with_capacity(PREFIX_SIZE);
     while header.len() < PREFIX_SIZE {
@@ -163,7 +163,7 @@ pub fn read(mut from: impl Read) -> Result<Origin, Refusal> {
     }
 }
 
-/// Whether more has to come for a header.
+/// Whether a header is incomplete.
 pub fn is_incomplete(bytes: &[u8]) -> bool {
     matches!(read(bytes), Err(Refusal::Silent | Refusal::Incomplete))
 }
@@ -203,7 +203,7 @@ fn client(header: &[u8]) -> Result<SocketAddr, Refusal> {
     Ok(SocketAddr::new(source.ip().to_canonical(), source.port()))
 }
 
-/// The name in the log of a client behind a balancer whose name in the log is this.
+/// The name of a client in the log, behind a balancer that the log calls `balancer`.
 pub fn name(client: SocketAddr, balancer: &str) -> String {
     match balancer.parse::<SocketAddr>() {
         Ok(balancer) => format!("{client} via {}", balancer.ip()),

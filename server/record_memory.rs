@@ -67,7 +67,7 @@ pub struct Budget(All);
 struct All {
     /// Bytes for all together.
     limit: u64,
-    /// How many of `taken` were ever in use. No worker has to look at the others.
+    /// How many of `taken` were ever in use. Workers need not read the others.
     used: &'static AtomicU64,
     /// What each worker takes, in bytes.
     taken: &'static [AtomicU64],
@@ -141,7 +141,7 @@ impl Share {
     }
 }
 
-/// What the portions of a worker are together, in bytes, may be this much without being taken out of the budget.
+/// The sum of a worker's portions may be this many bytes without being taken from the budget.
 const FREE: u64 = LARGE as u64;
 
 /// Memory is taken in multiples of this, in bytes, so that a record in small fragments does not ask often.
@@ -194,7 +194,8 @@ impl Portion {
         self.portions().share.all.limit
     }
 
-    /// Takes this many bytes altogether, if all others leave as much. Less than before is given back.
+    /// Changes the size of this portion to this many bytes, if all others leave as much. If it is less than before, the
+    /// difference is given back.
     pub fn take(&mut self, bytes: u64) -> bool {
         let mut portions = self.portions();
         let limit = portions.share.all.limit;

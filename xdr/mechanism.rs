@@ -55,9 +55,8 @@ pub enum Parameter {
         /// The length beside it, normally 0.
         length: u64,
     },
-    /// Bytes that hold no address: a byte string such as an IV, or a structure of numbers whose
-    /// size is not the standard's, which the module will judge. Possibly none, at an address that is not
-    /// null.
+    /// Bytes that contain no address: a byte string such as an IV, or a structure of numbers whose size is not the
+    /// standard's, which the module will judge. There may be 0 bytes, at an address that is not null.
     Bytes(PlainBytes),
     /// A structure of the table.
     Structure(Structure),
@@ -109,9 +108,9 @@ impl Mechanism {
         }
     }
 
-    /// A mechanism that takes no parameter, with one that was not looked at: `Ok` has its length, `Err` the length
-    /// beside NULL. A module gets zeros in its stead. A parameter of more than [`LONGEST_PARAMETER`] bytes becomes NULL
-    /// with that length.
+    /// A mechanism that takes no parameter, called with a parameter that was not looked at: `Ok` has its length, `Err`
+    /// the length beside NULL. The module gets zeros instead. A parameter of more than [`LONGEST_PARAMETER`] bytes
+    /// becomes NULL with that length.
     pub fn unseen(mechanism_type: MechanismType, length: Result<u64, u64>) -> Mechanism {
         let parameter = match length {
             Ok(length) if length <= LONGEST_PARAMETER as u64 => {
@@ -154,7 +153,7 @@ impl Mechanism {
         self.mechanism_type
     }
 
-    /// Whether version 3 has a form for its parameter's structure. Version 3 takes every structure for one of
+    /// Whether version 3 can express its parameter's structure. Version 3 treats every structure as one of
     /// [`Use::Operation`].
     pub fn is_of_version3(&self) -> bool {
         match &self.parameter {
@@ -191,7 +190,7 @@ impl Mechanism {
         Ok(found)
     }
 
-    /// Shows the same handles, to be changed, but for those of 0.
+    /// Passes the same handles to `look`, which may change them, except those that are 0.
     pub fn each_key_mut(&mut self, look: &mut LookAtKey<'_>) -> Result<(), CkRv> {
         self.named_keys()?;
         match &mut self.parameter {

@@ -37,8 +37,8 @@ const CANCELS: [(u64, Family); 12] = [
 pub struct Operations(Vec<Family>);
 
 impl Operations {
-    /// Notes what a call of the session did, with this room for its result, by its answer. Tells whether the call has
-    /// begun anything.
+    /// Notes what a call of the session did, by its CK_RV and the room for its result. Returns whether the call has
+    /// begun an operation.
     pub fn note(&mut self, function: Function, room: Option<Room>, rv: CkRv) -> bool {
         let facts = function.facts();
         match facts.step {
@@ -72,7 +72,7 @@ impl Operations {
         self.0.retain(|family| !families.contains(family));
     }
 
-    /// Takes over those of another session.
+    /// Adds the operations of another session.
     pub fn append(&mut self, other: &mut Operations) {
         self.0.append(&mut other.0);
     }

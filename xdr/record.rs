@@ -23,8 +23,8 @@ const SMALL: usize = 16 << 10;
 /// a budget. A smaller buffer may be kept for a while.
 pub const LARGE: usize = 2 << 20;
 
-/// What is kept of a record that is passed over, in bytes: the longest header of a call, with 400 bytes
-/// each of credential and verifier, and its first argument.
+/// The bytes that are kept of a record that is skipped: the longest header of a call, with 400 bytes each of credential
+/// and verifier, and its first argument.
 const BEGINNING: usize = 1024;
 
 /// How many small records in a row show that a large buffer is no longer in use.
@@ -38,7 +38,7 @@ pub fn mark_of_one_fragment(length: usize) -> Option<[u8; MARK_SIZE]> {
     Some((length | LAST).to_be_bytes())
 }
 
-/// A record announced more bytes than the limit, or than are to be passed over of it.
+/// A record announced more bytes than the limit, or than may be skipped of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TooLong;
 
@@ -94,7 +94,7 @@ impl Records {
         }
     }
 
-    /// Where the next bytes of the stream go. Never empty. Fails when there is no memory for them.
+    /// The buffer for the next bytes of the stream. Never empty. Fails if there is no memory for it.
     pub fn space(&mut self) -> Result<&mut [u8], TryReserveError> {
         // Unlooked-at bytes are part of a mark here. Right behind the payload they keep the buffer from
         // growing with the number of fragments.
@@ -168,7 +168,7 @@ impl Records {
         self.raw.end = (self.raw.end + count).min(self.buffer.len());
     }
 
-    /// Whether part of a record is there, so that its rest is to be expected.
+    /// Whether a part of a record has been received, so that its rest must follow.
     pub fn is_begun(&self) -> bool {
         self.begun || !self.raw.is_empty()
     }
@@ -185,8 +185,8 @@ impl Records {
         self.buffer.get(self.payload.clone()).unwrap_or_default()
     }
 
-    /// Passes over the present record, which is not complete yet: keeps its beginning and drops what
-    /// follows. Fails, now or in [`Records::advance`], if that are more than `most` bytes.
+    /// Skips the present record, which is not complete yet: keeps its beginning and drops the rest. Fails, now or in
+    /// [`Records::advance`], if the rest has more than `most` bytes.
     pub fn pass_over(&mut self, most: u64) -> Result<(), TooLong> {
         let before = self.payload.clone();
         let kept = before.len().min(BEGINNING);
@@ -212,7 +212,7 @@ impl Records {
 
     /// Drops the current record and looks for the next one. True if it is complete.
     ///
-    /// After [`TooLong`], [`Records::pass_over`] may be called; otherwise the stream is of no more use.
+    /// After [`TooLong`], [`Records::pass_over`] may be called; otherwise the stream cannot be used any more.
     pub fn advance(&mut self) -> Result<bool, TooLong> {
         if !self.begun {
             self.moved = false;
@@ -348,7 +348,7 @@ impl Records {
         }
     }
 
-    /// Frees what the buffer has beyond its first `length` bytes, but for the size of an idle one.
+    /// Frees the buffer beyond its first `length` bytes, but not below the size of an idle one.
     fn cut_to(&mut self, length: usize) {
         self.buffer.truncate(length.max(SMALL));
         self.buffer.shrink_to_fit();

@@ -1,4 +1,4 @@
-//! Has the function lists of PKCS#11 2.40, 3.0 and 3.2.
+//! Defines the function lists of PKCS#11 2.40, 3.0 and 3.2.
 
 use cryptoki_sys::{CK_FUNCTION_LIST, CK_FUNCTION_LIST_3_0, CK_FUNCTION_LIST_3_2, CK_VERSION};
 

@@ -32,7 +32,7 @@ impl<T> Place<T> {
         Place(place)
     }
 
-    /// Of a function that no module answers. NULL is an error.
+    /// A place of a function that the library answers itself. NULL is an error.
     ///
     /// # Safety
     /// As [`Place::new`].
@@ -43,7 +43,7 @@ impl<T> Place<T> {
         }
     }
 
-    /// What the module is told of the only place of a function.
+    /// The [`NullPlaces`] of a function with one place.
     pub fn nulls(self) -> NullPlaces {
         NullPlaces {
             first: self.0.is_null(),

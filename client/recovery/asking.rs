@@ -18,7 +18,7 @@ use crate::remote::Remote;
 /// How many objects are compared, and how many slots looked at, at the most.
 pub(super) const MOST: u64 = 64;
 
-/// Why an answer of the module is of no use.
+/// The error for an answer of the module that cannot be used.
 pub(super) fn refused(rv: CkRv) -> Trouble {
     Trouble::Refused(if rv.is_ok() { CkRv::GENERAL_ERROR } else { rv })
 }
@@ -35,7 +35,7 @@ impl<R: Remote> Live<R> {
         self.deadline.remaining().map(drop).map_err(is_over)
     }
 
-    /// Makes a call of the library's own that must not be left out.
+    /// Makes a call of the library's own even if there is no time left, because it must not be omitted.
     pub(super) fn ask_at_any_time(&self, call: Call<'_>) -> Result<Reply, Trouble> {
         let reply = self.link.call(call);
         match reply.rv() {
@@ -149,7 +149,7 @@ impl<R: Remote> Live<R> {
 }
 
 impl Trouble {
-    /// What cannot be restored for a reason of the module's is an error of the device for the application.
+    /// Turns a failure of the module to restore something into CKR_DEVICE_ERROR for the application.
     pub(super) fn into_device_error(self) -> Trouble {
         match self {
             Trouble::Lost | Trouble::Leaving => self,

@@ -51,7 +51,7 @@ use class::*;
 /// What every object may have.
 const COMMON: &[u64] = &[CLASS, TOKEN, PRIVATE, LABEL, ID, KEY_TYPE, UNIQUE_ID];
 
-/// What an object of a class has beside that, and nobody else has to guess.
+/// Further attributes of objects of this class.
 fn special(class: u64) -> &'static [u64] {
     match class {
         DATA => &[APPLICATION, OBJECT_ID],
@@ -88,7 +88,7 @@ const ROOM: usize = 4096;
 /// The values of some attributes.
 pub(super) type Values = BTreeMap<u64, Vec<u8>>;
 
-/// What an object is known by.
+/// The attributes by which an object is recognised.
 #[derive(Clone)]
 pub(super) struct Description {
     /// The token that it is on, if that could be asked for.
@@ -189,7 +189,7 @@ impl Description {
         Some(Template(attributes.collect()))
     }
 
-    /// Whether it is a private key that is told from others by nothing that it shows itself, and what would tell was not
+    /// Whether it is a private key that shows nothing by which it could be recognised, and whose counterpart was not
     /// looked for yet.
     pub fn wants_counterpart(&self) -> bool {
         let tells = |it: &u64| [MODULUS, PUBLIC_KEY_INFO].contains(it);
@@ -237,7 +237,7 @@ impl Description {
     }
 }
 
-/// What a token is known by: its label, who made it, and its serial number.
+/// The properties by which a token is recognised: its label, its manufacturer, and its serial number.
 #[derive(Debug)]
 pub(super) struct Token {
     label: Vec<u8>,

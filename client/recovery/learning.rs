@@ -82,8 +82,8 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// A session was opened. The only one with a slot: which token is it with? Another one on a new connection: is the
-    /// login to be repeated?
+    /// Notes that a session was opened. If it is the only one with its slot, finds out which token is there. If it is
+    /// on a new connection, repeats the login if necessary.
     fn opened(
         &self,
         live: &Live<R>,
@@ -115,7 +115,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// Closes a session of which the application will not know.
+    /// Closes a session that the application will not learn about.
     fn close(&self, live: &Live<R>, session: SessionHandle) {
         let mut state = self.shared.state();
         let real = state.tables.sessions.get(&session).map(|it| it.real);

@@ -1,7 +1,7 @@
 //! Decides which address of a daemon is tried when (RFC 8305, "Happy Eyeballs").
 //!
 //! Addresses come in the resolver's order. They are tried alternately by address family, each 250 ms after the one
-//! before, or at once when one has failed. Knows no sockets.
+//! before, or at once when one has failed. Uses no sockets.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -14,7 +14,7 @@ use crate::word_size::Abi;
 /// Bytes that may be a secret. They are wiped when they are dropped.
 pub(super) type Secret = Zeroizing<Vec<u8>>;
 
-/// Looks at the handle of a key, and may change it; an error ends that.
+/// Gets the handle of a key, and may change it; an error stops the iteration.
 pub type LookAtKey<'l> = dyn FnMut(&mut ObjectHandle) -> Result<(), CkRv> + 'l;
 
 /// A structure of the table, field by field.
@@ -70,7 +70,7 @@ pub enum FieldValue<'a> {
     Mechanism(&'a Mechanism),
     /// A null pointer.
     Null,
-    /// A pointer that is not null, or its length, of version 3: nothing is known of the value.
+    /// A pointer that is not null, or its length, from version 3: nothing is known about the value.
     Elsewhere,
 }
 
@@ -214,7 +214,7 @@ impl Structure {
         }
     }
 
-    /// Whether the values are those that the layout asks for: kinds, counts and lengths.
+    /// Whether the values fit the layout: kinds, counts and lengths.
     pub(super) fn is_sound(&self, outer: Option<&Scope<'_>>) -> bool {
         let scope = self.scope(outer);
         let mut fields = self.fields();

@@ -99,7 +99,7 @@ impl Receiver {
         }
     }
 
-    /// The guard of the socket was asked just now: the next time that bytes are received, it is not.
+    /// Notes that the guard of the socket was asked just now, so that the next receive does not ask it.
     pub fn is_checked_now(&mut self) {
         match &mut self.0 {
             Receiving::Plain(socket) => socket.is_checked_now(),
@@ -133,8 +133,8 @@ impl Closer {
         &self.socket
     }
 
-    /// Tells the peer that nothing more comes (TLS only). Gives up at the deadline, and at once if a thread is in
-    /// [`Sender::send_record`].
+    /// Tells the peer that nothing more will be sent (TLS only). Gives up at the deadline, and at once if a thread is
+    /// in [`Sender::send_record`].
     pub fn farewell(&self, deadline: Deadline) {
         if let Some(tls) = &self.tls {
             tls.farewell(deadline);
@@ -155,9 +155,9 @@ impl Closer {
         }
     }
 
-    /// Has OpenSSL's objects stay in memory when the last part of the connection is dropped, unless they were
-    /// freed before. Both halves fail from then on. If another thread uses the objects, or did in a parent that this
-    /// process was forked from, all that belongs to the connection stays.
+    /// Leaves OpenSSL's objects in memory when the last part of the connection is dropped, unless they were freed
+    /// before. Both halves fail from then on. If another thread uses the objects, or did so in the parent that this
+    /// process was forked from, everything that belongs to the connection stays.
     pub fn leave_tls_behind(&self) {
         if let Some(tls) = &self.tls {
             if !tls.leave_objects_behind() {
@@ -166,7 +166,7 @@ impl Closer {
         }
     }
 
-    /// Has the descriptor stay open when the last part of the connection is dropped.
+    /// Leaves the descriptor open when the last part of the connection is dropped.
     pub fn leave_socket_behind(&self) {
         mem::forget(self.socket.clone());
     }

@@ -1,4 +1,4 @@
-//! Has the socket and TLS code that client and daemon share, so that both behave alike.
+//! Provides the socket and TLS code that client and daemon share, so that both behave alike.
 //!
 //! [`halves`] sends and receives records over a socket, with or without TLS; [`shared_sender`] lets several threads
 //! send. [`deadline`] and [`socket`] make blocking calls end in time. [`tls`] has the cipher suites, the settings and

@@ -41,7 +41,7 @@ pub struct SharedSender {
 struct State {
     /// `None` while a thread sends.
     idle: Option<Box<Idle>>,
-    /// Whole records that the thread that sends is to take along.
+    /// Whole records for the sending thread to send as well.
     left: Vec<u8>,
     /// How many more times it looks for some.
     rounds: u32,
@@ -58,8 +58,8 @@ struct Idle {
 }
 
 impl SharedSender {
-    /// Has threads share this half. `time` is how long a thread may send its own
-    /// record by [`SharedSender::deadline`], and then all that others left.
+    /// Lets threads share this half. `time` limits how long a thread may take to send its own record
+    /// ([`SharedSender::deadline`]), and again to send all that others left.
     pub fn new(sender: Sender, time: Duration) -> SharedSender {
         SharedSender {
             state: Mutex::new(State {
@@ -77,7 +77,7 @@ impl SharedSender {
         }
     }
 
-    /// When a record has to be out that is sent from now on.
+    /// The deadline for a record that is sent from now on.
     pub fn deadline(&self) -> Deadline {
         Deadline::after(self.time)
     }
@@ -119,8 +119,8 @@ impl SharedSender {
         Ok(turn.send(record, deadline)?)
     }
 
-    /// Has others leave their short records with this thread, until it sends them, which is to be soon. `None` if a
-    /// thread is sending already.
+    /// Makes other threads leave their short records with this one, until it sends them, which must be soon. `None` if
+    /// a thread is sending already.
     pub fn hold(&self) -> Option<Held<'_>> {
         let mut state = self.state();
         if state.has_failed {
@@ -130,7 +130,7 @@ impl SharedSender {
         Some(Held(Turn::new(self, state, idle)))
     }
 
-    /// Waits until nobody sends. What was left with a thread is out then, unless it failed.
+    /// Waits until nobody sends. Records that were left with a thread are sent then, unless sending failed.
     pub fn finish(&self) {
         let mut state = self.state();
         while state.idle.is_none() && !state.has_failed {
@@ -176,15 +176,15 @@ impl State {
     }
 }
 
-/// What a thread has that sends. Unless all was sent, nobody can send any more.
+/// The turn of a thread that sends. If it ends before everything was sent, nobody can send any more.
 struct Turn<'a> {
     shared: &'a SharedSender,
     /// `None` when it is over.
     idle: Option<Box<Idle>>,
 }
 
-/// The turn of a thread that has nothing to send itself. It has to send what others left: if this is dropped, nobody
-/// can send any more.
+/// The turn of a thread that has nothing to send itself. It must send what others left: if this is dropped instead,
+/// nobody can send any more.
 pub struct Held<'a>(Turn<'a>);
 
 impl Held<'_> {

@@ -53,7 +53,7 @@ pub struct Incoming {
     is_checked: bool,
     /// What the kernel has; no other value of this type is made for the socket.
     limit: Option<Duration>,
-    /// Whether the deadline was over the last time, and what had come was taken nevertheless.
+    /// Whether the last receive was after its deadline, and bytes that had arrived were still taken.
     was_late: bool,
 }
 
@@ -106,8 +106,9 @@ impl Incoming {
         }
     }
 
-    /// Takes what has come, although the deadline is over: a process that was stopped meanwhile (SIGSTOP) could not
-    /// look earlier. Only once, as a peer that goes on sending must not draw the call out.
+    /// Takes bytes that have arrived, although the deadline has passed: a process that was stopped meanwhile (SIGSTOP)
+    /// could not read them earlier. It does so only once, because a peer that goes on sending must not prolong the
+    /// call.
     fn receive_late(&mut self, space: &mut [u8]) -> io::Result<usize> {
         if !mem::replace(&mut self.was_late, true) {
             self.limit = Some(SHORTEST);
@@ -122,8 +123,7 @@ impl Incoming {
 }
 
 impl Outgoing {
-    /// Sends some bytes of these slices. If the kernel takes those of a short message at once, nobody looks at the
-    /// clock.
+    /// Sends some bytes of these slices. If the kernel accepts a short message at once, the clock is not read.
     pub fn send(&mut self, parts: &[IoSlice<'_>], deadline: Deadline) -> io::Result<usize> {
         if parts.iter().map(|part| part.len()).sum::<usize>() <= SHORT {
             if let Some(count) = self.try_send(parts)? {
@@ -288,8 +288,8 @@ fn first_of<'a>(
     fewer
 }
 
-/// `None` when the call is to be made again: it was interrupted, or the kernel's limit, which is that of an
-/// earlier call, ended it before the deadline or without one.
+/// `None` if the call must be repeated: it was interrupted, or the kernel's time limit, left from an earlier call,
+/// ended it before its deadline.
 fn finished(result: io::Result<usize>, deadline: Option<Deadline>) -> Option<io::Result<usize>> {
     match result {
         Ok(count) => Some(Ok(count)),

@@ -1,4 +1,4 @@
-//! Has the parts of TLS that client and daemon share: names, cipher suites, settings, and the connection.
+//! Provides the parts of TLS that client and daemon share: names, cipher suites, settings, and the connection.
 //!
 //! OpenSSL reads and writes memory of ours ([`Pipe`]) once the handshake is over, and [`crate::halves`] moves the bytes
 //! to and from the socket. One call needs one read and one write of the socket, as without TLS.

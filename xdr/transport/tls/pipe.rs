@@ -1,4 +1,4 @@
-//! Is the stream that OpenSSL uses in place of the network.
+//! Provides the stream that OpenSSL uses in place of the network.
 //!
 //! During the handshake it reads and writes a socket, within the time limit of the handshake. Afterwards it is memory:
 //! the halves of the connection (`tls::halves`) receive and send the bytes, so that no thread locks OpenSSL's object
