@@ -1,7 +1,7 @@
 //! Represents mechanisms with their parameters as typed values.
 //!
 //! Values come from a client's bytes of version 3 ([`Mechanism::laid_out`]), from the wire of version 4
-//! ([`Mechanism::read_v4`]) or from the application's memory ([`Mechanism::from_memory`]). They are encoded for either
+//! (`wire`) or from the application's memory ([`Mechanism::from_memory`]). They are encoded for either
 //! version, or become the memory of a C call ([`Mechanism::assemble`]). One table, [`parameters`], describes all
 //! structures, so no later layer interprets a memory layout: the filter asks for the keys and fields of a parameter.
 //!
