@@ -11,7 +11,7 @@
 #   make sanitizers     programs on a library built for AddressSanitizer and ThreadSanitizer (nightly Rust)
 #   make suites         other projects' test suites, on modules and through the proxy: no difference
 #   make applications   real applications on a token, directly and through the proxy
-#   make vectors        captures from the original what tests/wire/vectors lacks
+#   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS, for SERVER
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD

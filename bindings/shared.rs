@@ -1,7 +1,7 @@
 //! Maps memory that a process shares with the children that it forks.
 //!
-//! The controller maps counters before it forks a worker; both sides read and write them as atomics. The processes of
-//! the daemon share no other memory.
+//! The controller maps counters before it forks a worker; both sides read and write them as atomics.
+//! Nothing else is shared between the processes of the daemon.
 
 use std::io;
 use std::num::NonZeroUsize;

@@ -1,7 +1,7 @@
-//! Reports each call that the rules refuse, and the rule, to an observer.
+//! Tells whoever wants to know it of each call that the rules refuse, and of the rule.
 //!
-//! The caller of [`Filter::call_before`](crate::Filter::call_before) supplies the observer, called witness, so that it
-//! knows which call the refusal belongs to. Calls that the module refuses are not reported.
+//! The caller of [`Filter::call_before`](crate::Filter::call_before) brings the witness, so that it knows which call
+//! the refusal belongs to. A call that the module refuses is none of the filter's.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
-//! Writes lines to standard error without ever waiting long for the reader.
+//! Writes lines to standard error without ever waiting long for whoever reads it.
 //!
-//! If the reader of a pipe or terminal has stopped, lines are lost; they are counted, and the count is reported later.
+//! A pipe or terminal whose reader has stopped loses lines, which are counted and told of later.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};

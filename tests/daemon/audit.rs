@@ -1,4 +1,4 @@
-//! Tests the audit log: its content, tampering, a full disk, rotation, the end of the auditor, false records.
+//! The audit log: what is in it, what tampering shows, a full disk, rotation, the end of the auditor, false records.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
