@@ -6,12 +6,16 @@
 //! depend on this module.
 
 mod checker;
+mod daemon;
+mod loggers;
+mod processor;
 mod profiles;
 pub mod rule_source;
 mod sandbox;
 mod sections;
 mod tls;
 mod values;
+mod workload;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf, absolute};
