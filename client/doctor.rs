@@ -18,6 +18,7 @@ use bindings::openssl_context;
 
 use crate::settings::{Built, BuiltIn, Endpoint, Environment, Settings, Told};
 use crate::vendor_mechanisms;
+pub use options::OPTIONS;
 use options::{Command, Options};
 use report::Report;
 
@@ -48,6 +49,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
             USAGE
         }
     }
+}
+
+/// Says what is wrong with a command line, the program's name first.
+pub fn complaint(words: impl IntoIterator<Item = OsString>) -> Option<String> {
+    options::parse(words).err().map(|error| error.to_string())
 }
 
 fn examine(options: &Options, report: &mut Report<'_>) {

@@ -66,6 +66,9 @@ mod tls;
 mod vendor_mechanisms;
 mod version3;
 
+/// Every option of the settings file, and the environment variable that counts more.
+pub use settings::OPTIONS as SETTINGS;
+
 use advice::Advice;
 use bindings::openssl_context;
 use bindings::process::PerProcess;

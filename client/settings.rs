@@ -23,6 +23,7 @@ use xdr::rpc::Version;
 
 pub(crate) use built_in::BuiltIn;
 pub(crate) use endpoint::{Built, Endpoint, Reason};
+pub use sources::OPTIONS;
 pub(crate) use sources::{Environment, Origin};
 
 use crate::logging::{self, LogTo};
@@ -545,9 +546,11 @@ impl Sources<'_> {
     }
 }
 
-/// The option that is named as a variable is.
-fn option_of(variable: &str) -> String {
-    variable.trim_start_matches("PKCS11PROXY_").to_lowercase()
+/// The option for which this variable counts more.
+fn option_of(variable: &str) -> &'static str {
+    let mut rows = OPTIONS.iter();
+    rows.find(|(_, name)| *name == variable)
+        .map_or("", |(option, _)| option)
 }
 
 /// What is logged, and where; also looked at while the settings are not read yet.

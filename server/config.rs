@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
 use bindings::module::ModuleOptions;
-use config_file::{Error, Place};
+use config_file::{Error, Fault, Outline, Place};
 use filter::Compatibility;
 use nix::unistd::{Gid, Uid};
 
@@ -247,6 +247,11 @@ pub fn load(file: &Path) -> Result<Configuration, Error> {
         .map_err(|error| Error::of_file(file, format!("cannot be found: {error}")))?;
     let root: Root = config_file::load(&file, &Netplex)?;
     checker::check(root, &file).map_err(|fault| fault.in_file(&file))
+}
+
+/// Every section and parameter that the file may have, for documents about it.
+pub fn outline() -> Result<Outline, Fault> {
+    config_file::outline::<Root>()
 }
 
 #[cfg(test)]

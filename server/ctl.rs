@@ -33,25 +33,90 @@ const NOT_DONE: i32 = 1;
 /// The exit status if the daemon could not be asked.
 const UNUSABLE: i32 = 2;
 
-const COMMANDS: &str = "\
-Commands:
-    status          show the services and their clients
-    top             show the clients every two seconds, the busiest first
-    metrics         print the numbers for a monitoring system, in Prometheus' format
-    ready           ask each module for its slots, and succeed if all answer
-    reload          read filter files, TLS keys and certificates again, and reopen log files
-    disconnect ID   end the connection of the client with this number
-    drain           accept nobody any more, and end when the clients have left
-    stop            end all connections and the daemon
-    upgrade         start the program anew, which takes over; clients are served by the
-                    old one until they leave
-    audit verify -key PUBLIC.pem FILE...
-                    find out whether an audit log is as it was written; the files in their
-                    order. Exit status 1 if it is not. -running: the daemon still writes it
-    explain -conf FILE LINE LOG
-                    replay the call of this line of an audit log through the rules as they
-                    are now, step by step; without LINE and LOG, the line is read from
-                    standard input";
+/// Every command with its arguments, and its effect.
+pub const COMMANDS: &[(&str, &str)] = &[
+    (
+        "status",
+        "Shows the services and their clients: who, since when, which module, how many calls, the last call, and calls in \
+         flight.",
+    ),
+    (
+        "top",
+        "Shows the clients every two seconds, the busiest first.",
+    ),
+    (
+        "metrics",
+        "Prints the numbers for a monitoring system, in Prometheus' format.",
+    ),
+    (
+        "ready",
+        "A readiness check: asks each module for its slots, in a worker of its own, and succeeds if all answer within ten \
+         seconds.",
+    ),
+    (
+        "reload",
+        "Does what SIGHUP does: reads filter files, TLS keys and certificates again, and reopens log files. Says what is \
+         wrong with them.",
+    ),
+    (
+        "disconnect ID",
+        "Ends the connection of the client with this number.",
+    ),
+    (
+        "drain",
+        "Does what SIGUSR2 does: accepts nobody any more, and ends the daemon when the clients have left.",
+    ),
+    (
+        "stop",
+        "Does what SIGTERM does: ends all connections and the daemon.",
+    ),
+    (
+        "upgrade",
+        "Starts the installed program with the same arguments, which takes over. The old one serves its clients until they \
+         leave.",
+    ),
+    (
+        "audit verify -key PUBLIC.pem FILE...",
+        "Finds out whether an audit log is as it was written. The files of a rotation are given in their order. Needs no \
+         daemon.",
+    ),
+    (
+        "explain -conf FILE [LINE LOG]",
+        "Replays the call of this line of an audit log through the rules as they are now, step by step. Without LINE and \
+         LOG, the line is read from standard input. Needs no daemon.",
+    ),
+];
+
+/// Every option: its name, what its argument is, if it has one, and its effect.
+pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
+    (
+        "socket",
+        Some("PATH"),
+        "The daemon's control_socket. The default is /run/pkcs11proxyd/control.",
+    ),
+    ("json", None, "Prints the daemon's answer as it is."),
+    (
+        "rounds",
+        Some("N"),
+        "For top: ends after the clients were shown N times.",
+    ),
+    (
+        "key",
+        Some("PATH"),
+        "For audit verify: the public key, Ed25519, in PEM.",
+    ),
+    (
+        "running",
+        None,
+        "For audit verify: the log has no end yet, because the daemon still writes it.",
+    ),
+    (
+        "conf",
+        Some("FILE"),
+        "For explain: the daemon's configuration.",
+    ),
+    ("help", None, "Prints the commands and options, and exits."),
+];
 
 /// What was asked for on the command line.
 struct Asked {
@@ -104,41 +169,36 @@ fn options() -> getopts::Options {
     let mut options = getopts::Options::new();
     options
         .long_only(true)
-        .parsing_style(ParsingStyle::FloatingFrees)
-        .optopt(
-            "",
-            "socket",
-            &format!("The daemon's control socket; {CONTROL_SOCKET} by default"),
-            "PATH",
-        )
-        .optflag("", "json", "Print the daemon's answer as it is")
-        .optopt(
-            "",
-            "rounds",
-            "End `top` after it has shown the clients this often",
-            "N",
-        )
-        .optopt(
-            "",
-            "key",
-            "For `audit verify`: the public key, Ed25519, in PEM",
-            "PATH",
-        )
-        .optflag("", "running", "For `audit verify`: the log has no end yet")
-        .optopt(
-            "",
-            "conf",
-            "For `explain`: the daemon's configuration",
-            "FILE",
-        )
-        .optflag("", "help", "Print this text");
+        .parsing_style(ParsingStyle::FloatingFrees);
+    for (name, argument, effect) in OPTIONS {
+        match argument {
+            Some(argument) => options.optopt("", name, effect, argument),
+            None => options.optflag("", name, effect),
+        };
+    }
     options
 }
 
 fn usage() -> String {
-    options().usage(&format!(
-        "Usage: pkcs11proxyctl [options] COMMAND\n\n{COMMANDS}"
-    ))
+    let mut text = "Usage: pkcs11proxyctl [options] COMMAND\n\nCommands:".to_owned();
+    for (command, effect) in COMMANDS {
+        text += &format!("\n    {command}");
+        let mut column = usize::MAX;
+        for word in effect.split(' ') {
+            if column.saturating_add(word.len()) > 76 {
+                text += "\n       ";
+                column = 7;
+            }
+            text += &format!(" {word}");
+            column += word.len() + 1;
+        }
+    }
+    options().usage(&text)
+}
+
+/// Says what is wrong with the words of a command line, without the program's name.
+pub fn complaint(words: &[String]) -> Option<String> {
+    parse(words).err()
 }
 
 /// `None` if only the usage is wanted.

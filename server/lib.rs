@@ -42,7 +42,7 @@ pub mod netplex;
 pub mod notifications;
 pub mod opening;
 pub mod operating;
-mod options;
+pub mod options;
 pub mod parallel;
 mod pid_file;
 pub mod places;

@@ -117,66 +117,85 @@ pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Co
     }))
 }
 
+/// Every option: its name, what its argument is, if it has one, and its effect.
+pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
+    (
+        "conf",
+        Some("FILE"),
+        "Reads the configuration from FILE. The default is the path of the program with its extension replaced by .conf.",
+    ),
+    (
+        "check",
+        None,
+        "Checks the configuration, prints the rules of each module and what workers give up, and exits. Starts nothing.",
+    ),
+    (
+        "as",
+        Some("CLIENT"),
+        "With -check, says which profile this client gets, and why, such as \"address=10.0.0.5\".",
+    ),
+    (
+        "fg",
+        None,
+        "Stays in the foreground. Otherwise the daemon detaches.",
+    ),
+    (
+        "pid",
+        Some("FILE"),
+        "Writes the daemon's process id to FILE, and removes FILE when the daemon ends.",
+    ),
+    (
+        "debug-pkcs11",
+        None,
+        "Logs the name and the return value of each PKCS#11 call; never its arguments.",
+    ),
+    (
+        "debug",
+        Some("MODULE"),
+        "Writes debug messages of this part of the program to standard error. May be repeated.",
+    ),
+    (
+        "debug-all",
+        None,
+        "Writes all debug messages to standard error.",
+    ),
+    (
+        "debug-list",
+        None,
+        "Lists the parts of the program that have debug messages, and exits.",
+    ),
+    (
+        "takeover",
+        None,
+        "Takes over the listening sockets of the daemon that runs with this configuration, which then drains. If there \
+         is none, starts as usual.",
+    ),
+    (
+        "profile",
+        Some("FILE"),
+        "Appends the system calls of workers to FILE, for the preset learned of the section sandbox.",
+    ),
+    (
+        "daemonize-param",
+        Some("STRING"),
+        "The parameter of the hook that daemonize_hook names. An error if there is no hook.",
+    ),
+    ("version", None, "Prints the version and exits."),
+    ("help", None, "Prints the options and exits."),
+];
+
 /// All may be repeated: getopts would refuse what the original lets the last one win.
 fn known_options() -> getopts::Options {
     let mut options = getopts::Options::new();
     options
         .long_only(true)
-        .parsing_style(ParsingStyle::FloatingFrees)
-        .optmulti("", "conf", "Read the configuration from this file", "FILE")
-        .optflagmulti(
-            "",
-            "check",
-            "Check the configuration, print the rules of each module, and exit",
-        )
-        .optmulti(
-            "",
-            "as",
-            "With -check, say which profile this client gets, such as \"address=10.0.0.5\"",
-            "CLIENT",
-        )
-        .optmulti("", "pid", "Write the process id into this file", "FILE")
-        .optflagmulti("", "fg", "Stay in the foreground")
-        .optflagmulti(
-            "",
-            "debug-pkcs11",
-            "Log the name and the result of each PKCS#11 call",
-        )
-        .optmulti(
-            "",
-            "debug",
-            "Write debug messages of this part of the program to standard error",
-            "MODULE",
-        )
-        .optflagmulti(
-            "",
-            "debug-all",
-            "Write all debug messages to standard error",
-        )
-        .optflagmulti(
-            "",
-            "debug-list",
-            "List the parts of the program that have debug messages",
-        )
-        .optflagmulti(
-            "",
-            "takeover",
-            "Take the sockets of the running daemon over, and have it drain",
-        )
-        .optmulti(
-            "",
-            "profile",
-            "Write the system calls of workers into this file, for the preset learned",
-            "FILE",
-        )
-        .optmulti(
-            "",
-            "daemonize-param",
-            "Parameter of the hook that daemonize_hook names",
-            "STRING",
-        )
-        .optflagmulti("", "version", "Print the version")
-        .optflagmulti("", "help", "Print this text");
+        .parsing_style(ParsingStyle::FloatingFrees);
+    for (name, argument, effect) in OPTIONS {
+        match argument {
+            Some(argument) => options.optmulti("", name, effect, argument),
+            None => options.optflagmulti("", name, effect),
+        };
+    }
     options
 }
 

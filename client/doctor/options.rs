@@ -30,25 +30,34 @@ pub(super) struct UsageError {
     usage: String,
 }
 
+/// Every option: its name, what its argument is, if it has one, and its effect.
+pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
+    (
+        "library",
+        Some("FILE"),
+        "Takes what is compiled into this client library, and its name: transport, endpoint, alias, TLS files. The default \
+         is what libp11client.so was built with.",
+    ),
+    (
+        "program",
+        Some("NAME"),
+        "Takes this program's section of the settings file. The default is p11client-doctor.",
+    ),
+    ("help", None, "Prints the options and exits."),
+];
+
 /// Reads the command line, the program's own name first.
 pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut options = getopts::Options::new();
     options
         .long_only(true)
-        .parsing_style(ParsingStyle::FloatingFrees)
-        .optopt(
-            "",
-            "library",
-            "Use the values that are compiled into this client library",
-            "FILE",
-        )
-        .optopt(
-            "",
-            "program",
-            "Use the section of the settings file for this program",
-            "NAME",
-        )
-        .optflag("", "help", "Print this text");
+        .parsing_style(ParsingStyle::FloatingFrees);
+    for (name, argument, effect) in OPTIONS {
+        match argument {
+            Some(argument) => options.optopt("", name, effect, argument),
+            None => options.optflag("", name, effect),
+        };
+    }
     let usage = options.usage(
         "Usage: p11client-doctor [-library FILE] [-program NAME]\n\n\
         Takes the steps of the PKCS#11 client library one by one, with its settings, and says which one fails,\n\

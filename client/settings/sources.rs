@@ -123,7 +123,10 @@ impl<T> Found<T> {
 
 /// The file's own form of each option.
 macro_rules! options {
-    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $variable:literal;)*) => {
+        /// Every option, and the environment variable that counts more.
+        pub const OPTIONS: &[(&str, &str)] = &[$((stringify!($name), $variable),)*];
+
         /// The options that may stand at the top of the file, and in each of its sections.
         #[derive(Default, Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -159,41 +162,41 @@ macro_rules! options {
 
 options! {
     /// Where the daemons listen.
-    endpoints: Vec<Spanned<String>>;
+    endpoints: Vec<Spanned<String>> = "PKCS11PROXY_SOCKET_PATH";
     /// The module's name in the daemon's filter.conf.
-    alias: String;
+    alias: String = "PKCS11PROXY_LIBNAME";
     /// Seconds.
-    timeout: i64;
+    timeout: i64 = "PKCS11PROXY_RPC_TIMEOUT";
     /// Milliseconds.
-    slot_event_period: i64;
+    slot_event_period: i64 = "PKCS11PROXY_SLOT_EVENT_PERIOD";
     /// The version of the protocol.
-    protocol: i64;
+    protocol: i64 = "PKCS11PROXY_PROTOCOL";
     /// The newest version of PKCS#11 that is offered.
-    interface: String;
+    interface: String = "PKCS11PROXY_INTERFACE";
     /// The description of vendors' mechanisms.
-    mechanisms_file: PathBuf;
+    mechanisms_file: PathBuf = "PKCS11PROXY_MECHANISMS_FILE";
     /// Whether the library outlives a connection.
-    recover: bool;
+    recover: bool = "PKCS11PROXY_RECOVER";
     /// Whether it keeps the PIN for that.
-    keep_pin: bool;
+    keep_pin: bool = "PKCS11PROXY_KEEP_PIN";
     /// Whether a connection may begin with any of the daemons.
-    spread: bool;
+    spread: bool = "PKCS11PROXY_SPREAD";
     /// What is logged.
-    log: String;
+    log: String = "PKCS11PROXY_LOG";
     /// Where the log goes.
-    log_to: PathBuf;
+    log_to: PathBuf = "PKCS11PROXY_LOG_TO";
     /// Authorities of server certificates.
-    ca_file: PathBuf;
+    ca_file: PathBuf = "PKCS11PROXY_CA_FILE";
     /// The client's certificate.
-    cert_file: PathBuf;
+    cert_file: PathBuf = "PKCS11PROXY_CERT_FILE";
     /// Its private key.
-    privkey_file: PathBuf;
+    privkey_file: PathBuf = "PKCS11PROXY_PRIVKEY_FILE";
     /// The only server certificates to accept.
-    server_certs_file: PathBuf;
+    server_certs_file: PathBuf = "PKCS11PROXY_SERVER_CERTS_FILE";
     /// The name that the server's certificate has to be for.
-    verify_name: String;
+    verify_name: String = "PKCS11PROXY_VERIFY_NAME";
     /// A pre-shared key.
-    psk_file: PathBuf;
+    psk_file: PathBuf = "PKCS11PROXY_PSK_FILE";
 }
 
 /// The settings file, as far as it concerns this process.

@@ -673,3 +673,25 @@ fn a_file_that_a_variable_names_has_to_be_there() {
     assert_eq!(conf("").unwrap().alias, b"a");
     assert!(matches!(conf("/none"), Err(SettingsError::File(..))));
 }
+
+/// A variable that is read but not in the table would be in no document.
+#[test]
+fn the_table_has_each_variable_that_is_read() {
+    let asked = RefCell::new(std::collections::BTreeSet::new());
+    let settings = Settings::read(&Environment {
+        variable: &|name| {
+            asked.borrow_mut().insert(name.to_owned());
+            None
+        },
+        file: &|_| Err(io::ErrorKind::NotFound.into()),
+        program: None,
+        library: None,
+        built_in: BuiltIn::default(),
+        threads: OwnThreads::Allowed,
+    });
+    settings.unwrap();
+    let in_table = OPTIONS.iter().map(|(_, variable)| (*variable).to_owned());
+    let apart = ["PKCS11PROXY_CONF", "HOME"].map(str::to_owned);
+    assert_eq!(asked.into_inner(), in_table.chain(apart).collect());
+    assert_eq!(option_of("PKCS11PROXY_RPC_TIMEOUT"), "timeout");
+}

@@ -28,6 +28,7 @@
 
 mod deserializer;
 mod fault;
+mod outline;
 pub mod tokenizer;
 mod types;
 
@@ -39,6 +40,7 @@ use std::io::Read;
 use std::path::Path;
 
 pub use fault::{Error, Fault, Place, did_you_mean};
+pub use outline::{Outline, outline};
 pub use types::{At, Bytes, Float};
 
 /// The key of a table with one entry that represents a tuple. Its brackets are not in Latin-1, so no

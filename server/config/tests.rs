@@ -582,3 +582,23 @@ fn balancers_are_named_and_only_for_tcp() {
     );
     assert!(check(&local).unwrap_err().contains("is for TCP"));
 }
+
+#[test]
+fn the_outline_has_what_the_sample_has() {
+    let root = outline().unwrap();
+    let inside = |section: &Outline, name: &str| {
+        let found = section.inside.iter().find(|it| it.name == name);
+        found.unwrap_or_else(|| panic!("no {name}")).clone()
+    };
+    let service = inside(&inside(&root, "netplex"), "service");
+    let processor = inside(&service, "processor");
+    assert_eq!(inside(&processor, "record_timeout").kind, "float");
+    assert_eq!(inside(&inside(&processor, "tls"), "x509").kind, "section");
+    let protocol = inside(&service, "protocol");
+    assert_eq!(inside(&protocol, "local_chmod").kind, "string");
+    let logging = inside(&inside(&inside(&root, "netplex"), "controller"), "logging");
+    assert_eq!(
+        inside(&inside(&logging, "file"), "max_level").kind,
+        "string"
+    );
+}
