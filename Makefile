@@ -15,6 +15,8 @@
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS, for SERVER
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD
+#   make man            the man pages, in target/man
+#   make docs           docs/configuration.md, docs/commands.md and docs/client.md, of the same texts
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
 
 PREFIX     ?= /usr/local
@@ -220,3 +222,13 @@ ifneq ($(P11_KIT),)
 	  >$(DESTDIR)$(P11_KIT)/libp11client.module
 	chmod 644 $(DESTDIR)$(P11_KIT)/libp11client.module
 endif
+
+# Names and types come from the parsers, texts from etc/ and manual/pages. In the profile of the other programs, so that
+# nothing has to be built for it but itself.
+.PHONY: man docs
+man:
+	mkdir -p $(TARGET)/man
+	$(CARGO) run --release --example manual -- man $(TARGET)/man
+
+docs:
+	$(CARGO) run --example manual -- docs docs

@@ -591,16 +591,25 @@ fn a_pin_is_kept_for_recovery_only() {
     }
 }
 
-/// As it is, and with every option that it shows.
+/// As it is, and with every option that it shows: certificates, and a pre-shared key in their place.
 #[test]
 fn the_example_of_a_settings_file_is_one() {
     let example = include_str!("../../etc/client.conf");
-    let uncommented = |line: &str| match line.strip_prefix('#') {
-        Some(shown) if !shown.starts_with(' ') => shown.to_owned(),
-        _ => line.to_owned(),
+    let uncommented = |without: &[&str]| {
+        let lines = example.lines().map(|line| match line.strip_prefix('#') {
+            Some(shown) if without.iter().any(|name| shown.starts_with(name)) => line,
+            Some(shown) if !shown.starts_with(' ') => shown,
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
     };
-    let shown: Vec<String> = example.lines().map(uncommented).collect();
-    let settings = filed(&shown.join("\n"), Some("nginx"), &[]).unwrap();
+    let of_certificates = ["server_certs_file", "verify_name"];
+    let by_key = uncommented(&[&of_certificates[..], &["mechanisms_file"]].concat());
+    assert!(filed(&by_key, Some("nginx"), &[]).unwrap().has_tls());
+    let missing = filed(&uncommented(&of_certificates), Some("nginx"), &[]);
+    assert!(matches!(missing, Err(SettingsError::MechanismsFile(..))));
+    let settings = uncommented(&["psk_file", "mechanisms_file"]);
+    let settings = filed(&settings, Some("nginx"), &[]).unwrap();
     assert_eq!(settings.alias, b"tls-keys");
     assert_eq!(settings.daemons.len(), 2);
     assert!(settings.has_tls());
@@ -694,4 +703,16 @@ fn the_table_has_each_variable_that_is_read() {
     let apart = ["PKCS11PROXY_CONF", "HOME"].map(str::to_owned);
     assert_eq!(asked.into_inner(), in_table.chain(apart).collect());
     assert_eq!(option_of("PKCS11PROXY_RPC_TIMEOUT"), "timeout");
+}
+
+/// The examples of libp11client(7).
+#[test]
+fn the_examples_of_the_man_page_are_settings() {
+    let page = include_str!("../../manual/pages/libp11client.7.txt");
+    let (_, examples) = page.split_once("# EXAMPLES").unwrap();
+    let example = examples.split("```").nth(1).unwrap();
+    let settings = filed(example, Some("nginx"), &[]).unwrap();
+    assert_eq!(settings.alias, b"tls-keys");
+    assert_eq!(settings.daemons.len(), 2);
+    assert!(settings.recovery.unwrap().keep_pin);
 }

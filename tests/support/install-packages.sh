@@ -22,7 +22,7 @@ case "${1-}" in
 demo) ;;
 check)
     packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev python3-pykcs11"
-    packages="$packages libnss3 libnss3-tools systemd haproxy iproute2"
+    packages="$packages libnss3 libnss3-tools systemd haproxy iproute2 man-db"
     elsewhere="caml-crush-server caml-crush-clients"
     source=bookworm
     ;;
