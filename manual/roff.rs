@@ -23,10 +23,18 @@ impl Roff {
         Roff { text }
     }
 
+    /// A heading has space below it.
+    fn begin_paragraph(&mut self) {
+        let line = self.text.lines().next_back().unwrap_or_default();
+        if !line.starts_with(".S") {
+            self.text += ".PP\n";
+        }
+    }
+
     /// A line for each sentence.
     fn line(&mut self, words: &str) {
         let text = inline(words);
-        for sentence in text.replace(". ", ".\n").lines() {
+        for sentence in text.replace(". ", ".\n").replace(" - ", " \\- ").lines() {
             if sentence.starts_with(['.', '\'']) {
                 self.text += "\\&";
             }
@@ -45,7 +53,7 @@ impl Document for Roff {
                 let _ = writeln!(self.text, ".{macro_name} \"{words}\"");
             }
             Block::Paragraph(words) => {
-                self.text += ".PP\n";
+                self.begin_paragraph();
                 self.line(words);
             }
             Block::Bullets(bullets) => {
@@ -61,7 +69,8 @@ impl Document for Roff {
                 }
             }
             Block::Code(lines) => {
-                self.text += ".PP\n.RS 4\n.nf\n";
+                self.begin_paragraph();
+                self.text += ".RS 4\n.nf\n";
                 for line in lines {
                     let line = escape(line, true);
                     let _ = writeln!(self.text, "\\&{line}");

@@ -23,6 +23,37 @@ fn the_originals_daemon_starts_with_a_file_that_has_our_additions() {
     assert!(daemon.accepts());
 }
 
+/// The comments too: the original's lexer reads them.
+#[test]
+fn both_daemons_take_the_files_in_etc() {
+    let etc = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc");
+    let directory = Directory::new();
+    let address = format!("127.0.0.1:{}", support::daemon::free_port());
+    let rules = directory.join("filter.conf");
+    std::fs::copy(etc.join("filter.conf"), &rules).expect("a copy");
+    let text = std::fs::read_to_string(etc.join("pkcs11proxyd.conf")).expect("a file");
+    let conf = directory.join("d.conf");
+    let text = text
+        .replace("127.0.0.1:4444", &address)
+        .replace("\"filter.conf\"", &format!("\"{}\"", rules.display()));
+    std::fs::write(&conf, text).expect("a file");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+    check.args(["-check", "-conf"]).arg(&conf);
+    let outcome = run(check, Duration::from_secs(20));
+    assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+
+    let mut original = Command::new("/usr/bin/pkcs11proxyd");
+    original.args(["-fg", "-conf"]).arg(&conf);
+    let original = Running::start(original);
+    let is_there = || std::net::TcpStream::connect(&address).is_ok();
+    let listens = wait_until(Duration::from_secs(20), is_there);
+    Process::of(original.pid())
+        .expect("it runs")
+        .signal(Signal::SIGTERM);
+    let outcome = original.finish(Duration::from_secs(10));
+    assert!(listens, "{}", outcome.stderr);
+}
+
 /// As systemd passes it (LISTEN_FDS), and as sd_listen_fds(3) describes.
 #[test]
 fn sockets_of_the_service_manager_are_taken_and_stay_when_the_daemon_ends() {

@@ -289,7 +289,7 @@ fn spawn(command: &mut Command, directory: &Directory) -> Child {
 
 /// A port nobody listens on, below those the system gives to outgoing connections. Starting points
 /// differ between processes, so that tests that start at once do not meet.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() % 600 * 20;
     for _ in 0..12_000 {
