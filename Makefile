@@ -16,7 +16,7 @@
 #   make certs          an authority and certificates for a trial of TLS, in CERTS, for SERVER
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD
 #   make man            the man pages, in target/man
-#   make docs           docs/configuration.md, docs/commands.md and docs/client.md, of the same texts
+#   make docs           writes docs/man, docs/configuration.md, docs/commands.md and docs/client.md anew
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
 
 PREFIX     ?= /usr/local
@@ -223,12 +223,12 @@ ifneq ($(P11_KIT),)
 	chmod 644 $(DESTDIR)$(P11_KIT)/libp11client.module
 endif
 
-# Names and types come from the parsers, texts from etc/ and manual/pages. In the profile of the other programs, so that
-# nothing has to be built for it but itself.
+# docs/man is committed, so that pages can be installed without building anything for them; a test says if it is not current.
 .PHONY: man docs
 man:
 	mkdir -p $(TARGET)/man
-	$(CARGO) run --release --example manual -- man $(TARGET)/man
+	cp docs/man/* $(TARGET)/man/
 
+# Names and types come from the parsers, texts from etc/ and manual/pages.
 docs:
-	$(CARGO) run --example manual -- docs docs
+	$(CARGO) run --example manual -- docs

@@ -1,7 +1,7 @@
-//! Writes the man pages, `manual man DIRECTORY`, or the documents of docs/ that have the same texts, `manual docs DIRECTORY`.
+//! Writes the man pages, docs/man, and the documents of docs/ that have the same texts: `manual docs`.
 //!
 //! Names, types and command lines come from the parsers' own tables, explanations from the comments in etc/, and the rest from
-//! manual/pages. It is no part of what is installed: `make man` and `make docs` run it.
+//! manual/pages. It is no part of what is installed: `make docs` runs it.
 
 mod annotated;
 mod markdown;
@@ -10,15 +10,12 @@ mod reference;
 mod roff;
 mod text;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let written = match arguments.as_slice() {
-        [what, directory] if what == "man" => man(Path::new(directory)),
-        [what, directory] if what == "docs" => docs(Path::new(directory)),
-        _ => Err(vec!["expected man or docs, and a directory".to_owned()]),
+    let written = match std::env::args().nth(1) {
+        Some(directory) => write(&directory),
+        None => Err(vec!["expected the directory docs".to_owned()]),
     };
     match written {
         Ok(()) => ExitCode::SUCCESS,
@@ -31,23 +28,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn man(directory: &Path) -> Result<(), Vec<String>> {
-    for page in pages::PAGES {
-        let file = directory.join(format!("{}.{}", page.0, page.1));
-        write(&file, &pages::man(*page)?)?;
+fn write(directory: &str) -> Result<(), Vec<String>> {
+    for (name, text) in pages::files()? {
+        let file = format!("{directory}/{name}");
+        std::fs::write(&file, text).map_err(|error| vec![format!("{file}: {error}")])?;
     }
     Ok(())
-}
-
-fn docs(directory: &Path) -> Result<(), Vec<String>> {
-    for (file, title, pages) in pages::DOCUMENTS {
-        write(&directory.join(file), &pages::document(title, pages)?)?;
-    }
-    Ok(())
-}
-
-fn write(file: &Path, text: &str) -> Result<(), Vec<String>> {
-    std::fs::write(file, text).map_err(|error| vec![format!("{}: {error}", file.display())])
 }
 
 #[cfg(test)]
