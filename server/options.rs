@@ -152,7 +152,7 @@ pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
     (
         "debug",
         Some("MODULE"),
-        "Writes debug messages of this part of the program to standard error. May be repeated.",
+        "Writes debug messages of this part of the program to standard error. May be repeated, for several parts.",
     ),
     (
         "debug-all",

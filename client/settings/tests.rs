@@ -716,3 +716,45 @@ fn the_examples_of_the_man_page_are_settings() {
     assert_eq!(settings.daemons.len(), 2);
     assert!(settings.recovery.unwrap().keep_pin);
 }
+
+/// With a default that etc/client.conf tells written out, the settings are the same.
+#[test]
+fn the_defaults_in_the_example_are_those_of_the_code() {
+    let settings = |text: &str| {
+        let text = format!("alias = \"a\"\n{text}");
+        let settings = filed(&text, None, &[]).unwrap();
+        (
+            settings.timeout,
+            settings.slot_event_period,
+            settings.recovery,
+            settings.spread,
+            settings.interface,
+        )
+    };
+    let mut compared = Vec::new();
+    for line in include_str!("../../etc/client.conf").lines() {
+        let Some((name, shape)) = line.strip_prefix("# ").and_then(|it| it.split_once(": ")) else {
+            continue;
+        };
+        let default = shape.split_once("default ").map_or("", |(_, rest)| rest);
+        let value = default.split(". ").next().unwrap_or_default();
+        let is_value = value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok();
+        if is_value || name == "interface" {
+            assert_eq!(
+                settings(&format!("{name} = {value}")),
+                settings(""),
+                "{name}"
+            );
+            compared.push(name);
+        }
+    }
+    let expected = [
+        "spread",
+        "timeout",
+        "recover",
+        "keep_pin",
+        "interface",
+        "slot_event_period",
+    ];
+    assert_eq!(compared, expected);
+}
