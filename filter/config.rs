@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xdr::{Function, MechanismType};
 
-pub use option_types::Operation;
+pub use option_types::{Operation, PADDING_KINDS};
 pub use options::OPTIONS;
 
 /// What filter.conf says.

@@ -33,7 +33,7 @@ mod checks;
 pub mod compatibility;
 pub mod config;
 mod context;
-mod curves;
+pub mod curves;
 mod engine;
 pub mod explanation;
 pub mod log;

@@ -4,6 +4,7 @@
 //! an example are errors, which the tests show.
 
 use config_file::Outline;
+use server::sandbox::Preset;
 
 use crate::annotated::{self, Note};
 
@@ -37,15 +38,16 @@ pub fn daemon() -> Result<(String, Vec<Section>), Vec<String>> {
     superfluous(&outline, &notes, &mut errors);
     let mut sections = Vec::new();
     arrange(&outline, &[], &notes, &mut sections);
+    let switches = filter::compatibility::SWITCHES.iter().map(|row| row.1);
+    let presets = [
+        Preset::None,
+        Preset::Default,
+        Preset::Strict,
+        Preset::Learned,
+    ];
     let words = [
-        (
-            "compatibility",
-            filter::compatibility::SWITCHES
-                .iter()
-                .map(|row| row.1)
-                .collect::<Vec<_>>(),
-        ),
-        ("preset", vec!["none", "default", "strict", "learned"]),
+        ("compatibility", switches.collect::<Vec<_>>()),
+        ("preset", presets.map(Preset::name).to_vec()),
     ];
     mentioned(&words, &notes, &mut errors);
     match errors.is_empty() {
@@ -60,22 +62,14 @@ pub fn filter_options() -> Result<(String, Vec<Note>), Vec<String>> {
     let (head, notes) = without_head(notes);
     let mut errors = Vec::new();
     flat(filter::config::OPTIONS, &notes, &mut errors);
-    let names = |rows: &[&'static str]| rows.to_vec();
-    let actions: Vec<_> = filter::actions::ACTIONS
-        .iter()
-        .map(|row| row.name)
-        .collect();
-    let operations: Vec<_> = filter::parameter_rules::OPERATIONS
-        .iter()
-        .map(|row| row.0)
-        .collect();
+    let actions = filter::actions::ACTIONS.iter().map(|row| row.name);
+    let operations = filter::parameter_rules::OPERATIONS.iter().map(|row| row.0);
+    let curves = filter::curves::CURVES.iter().map(|curve| curve.name);
+    let kinds = filter::config::PADDING_KINDS.iter().map(|row| row.0);
     let words = [
-        ("filter_actions_pre", actions),
-        ("mechanism_parameters", operations),
-        (
-            "remove_padding_oracles",
-            names(&["wrap", "unwrap", "encrypt", "sign", "decrypt", "all"]),
-        ),
+        ("filter_actions_pre", actions.collect()),
+        ("mechanism_parameters", operations.chain(curves).collect()),
+        ("remove_padding_oracles", kinds.collect::<Vec<_>>()),
     ];
     mentioned(&words, &notes, &mut errors);
     match errors.is_empty() {

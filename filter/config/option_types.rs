@@ -235,26 +235,29 @@ impl Operation {
     }
 }
 
+/// What `remove_padding_oracles` can name, and which kinds of operation each name means.
+pub const PADDING_KINDS: &[(&str, &[Operation])] = {
+    use Operation::{Decrypt, Encrypt, Sign, Unwrap, Wrap};
+    &[
+        ("wrap", &[Wrap]),
+        ("unwrap", &[Unwrap]),
+        ("encrypt", &[Encrypt]),
+        ("sign", &[Sign]),
+        ("decrypt", &[Decrypt]),
+        ("all", &[Wrap, Unwrap, Encrypt, Sign]),
+    ]
+};
+
 /// A kind of operation of `remove_padding_oracles`; `all` means several.
 pub(crate) struct PaddingKind(pub(crate) &'static [Operation]);
 
 impl<'de> Deserialize<'de> for PaddingKind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use Operation::{Decrypt, Encrypt, Sign, Unwrap, Wrap};
-        const KINDS: &[&str] = &["wrap", "unwrap", "encrypt", "sign", "decrypt", "all"];
-
-        named(deserializer, "kind of operation", KINDS, |name| {
-            Some(match name {
-                "wrap" => [Wrap].as_slice(),
-                "unwrap" => &[Unwrap],
-                "encrypt" => &[Encrypt],
-                "sign" => &[Sign],
-                "decrypt" => &[Decrypt],
-                "all" => &[Wrap, Unwrap, Encrypt, Sign],
-                _ => return None,
-            })
+        let known: Vec<&str> = PADDING_KINDS.iter().map(|(name, _)| *name).collect();
+        named(deserializer, "kind of operation", &known, |name| {
+            let row = PADDING_KINDS.iter().find(|(known, _)| *known == name);
+            row.map(|(_, kinds)| PaddingKind(kinds))
         })
-        .map(PaddingKind)
     }
 }
 
