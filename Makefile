@@ -30,17 +30,17 @@ P11_KIT ?= $(or $(shell pkg-config --variable=p11_module_configs p11-kit-1 2>/de
 # Where systemd looks for units; empty to install none.
 SYSTEMD ?= $(PREFIX)/lib/systemd/system
 
-# Where the client library connects unless a variable or the settings file says otherwise: an
-# endpoint, such as host:port or the absolute path of a Unix socket.
+# Where the client library connects unless a variable or the settings file says otherwise: an endpoint, such as host:port
+# or the absolute path of a Unix socket; after "tcp," or "unix," one of the only transport.
 CLIENT_SOCKET ?= 127.0.0.1:4444
 
-# The same for the libraries with one transport: libp11clienttcp.so, libp11clienttcpssl.so and
-# libp11clientunix.so.
+# The same for the libraries with one transport: libp11clienttcp.so, libp11clienttcpssl.so, whose default is that of the
+# first, and libp11clientunix.so.
 CLIENT_TCP_SOCKET    ?= 127.0.0.1:4444
-CLIENT_TCPSSL_SOCKET ?= $(CLIENT_TCP_SOCKET)
+CLIENT_TCPSSL_SOCKET ?=
 CLIENT_UNIX_SOCKET   ?= /var/run/pkcs11proxyd.socket
 
-# Besides, one libp11client<name>.so for each name, with that module alias compiled in. The others
+# Besides, one libp11client<name>.so for each name, with that module alias compiled in: a,b or "a b". The others
 # take the alias from PKCS11PROXY_LIBNAME, the settings file or ~/.camlcrushlibname.
 LIBNAMES ?=
 
@@ -62,6 +62,13 @@ SERVER ?=
 
 # Another proxy that `make bench` measures: a directory with pkcs11-daemon and libpkcs11-proxy.so.
 PKCS11_PROXY ?=
+# The same, as options of Caml Crush's configure: env, or path or embed and ;ca=FILE,cert=FILE,privkey=FILE, and
+# embed;certs=FILE or embed;certs=DIRECTORY. With one of them libp11client.so speaks TLS only.
+SSL_CLIENTFILES ?=
+SSL_SERVERCERTS ?=
+
+# Where `make certs` puts certificates for a trial.
+CERTS ?= certs
 
 # What `make suites` runs, and on which modules; empty for all.
 SUITES  ?=
@@ -78,56 +85,45 @@ CARGO   ?= cargo
 INSTALL ?= install
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 
-export P11CLIENT_SOCKET := $(CLIENT_SOCKET)
+# client/built-in.sh checks these, and runs cargo with what is compiled in. It gets them as they were written.
+CLIENT_VARIABLES := CLIENT_SOCKET CLIENT_TCP_SOCKET CLIENT_TCPSSL_SOCKET CLIENT_UNIX_SOCKET LIBNAMES CLIENT_TLS_CA \
+  CLIENT_TLS_CERT CLIENT_TLS_KEY CLIENT_TLS_PINNED CLIENT_TLS_EMBED SSL_CLIENTFILES SSL_SERVERCERTS
+$(foreach variable,$(CLIENT_VARIABLES),$(eval override $(variable) := $$(value $(variable))))
+export $(CLIENT_VARIABLES)
+BUILT_IN := client/built-in.sh
 
-# Set for single libraries only.
-unexport P11CLIENT_TRANSPORT P11CLIENT_LIBNAME
+# Names that are no file names become no targets; client/built-in.sh refuses them.
+comma := ,
+rest  := $(subst $(comma),,$(LIBNAMES))
+$(foreach character,a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X \
+  Y Z 0 1 2 3 4 5 6 7 8 9 . _ -,$(eval rest := $$(subst $(character),,$$(rest))))
+NAMES := $(if $(rest),,$(subst $(comma), ,$(LIBNAMES)))
 
-# Contents have several lines, so that the shell has to bring them into the environment.
-tls_file = $(if $(1),$(if $(CLIENT_TLS_EMBED),"$$(cat '$(1)')",'$(1)'))
-CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
-  P11CLIENT_TLS_CERT=$(call tls_file,$(CLIENT_TLS_CERT)) \
-  P11CLIENT_TLS_KEY=$(call tls_file,$(CLIENT_TLS_KEY)) \
-  P11CLIENT_TLS_PINNED=$(call tls_file,$(CLIENT_TLS_PINNED)) $(CARGO)
-
-# Each has its transport compiled in, whatever it is called later.
-TRANSPORTS := tcp tcpssl unix
-tcp_socket    = $(CLIENT_TCP_SOCKET)
-tcpssl_socket = $(CLIENT_TCPSSL_SOCKET)
-unix_socket   = $(CLIENT_UNIX_SOCKET)
-
-LIBRARIES := libp11client.so $(TRANSPORTS:%=libp11client%.so) $(LIBNAMES:%=libp11client%.so)
-SPECIAL   := $(TRANSPORTS:%=$(TARGET)/release/libp11client%.so)
-NAMED     := $(LIBNAMES:%=$(TARGET)/release/libp11client%.so)
+# Each has its transport or its alias compiled in, whatever it is called later.
+STANDARD := libp11client.so libp11clienttcp.so libp11clienttcpssl.so libp11clientunix.so
+SPECIAL  := $(sort $(filter-out $(TARGET)/release/libp11client.so,$(STANDARD:%=$(TARGET)/release/%) $(NAMES:%=$(TARGET)/release/libp11client%.so)))
 
 # What a library is built from.
 SOURCES := build.rs Cargo.toml Cargo.lock \
-  $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt') \
-  $(if $(CLIENT_TLS_EMBED),$(CLIENT_TLS_CA) $(CLIENT_TLS_CERT) $(CLIENT_TLS_KEY) $(CLIENT_TLS_PINNED))
+  $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt')
 OPTIONS := $(TARGET)/release/client-options
 .PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-units packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
 
-all: $(SPECIAL) $(NAMED)
-	$(CLIENT_CARGO) build --release --workspace
+all: $(SPECIAL)
+	$(BUILT_IN) libp11client.so $(CARGO) build --release --workspace
 
-$(SPECIAL): $(TARGET)/release/libp11client%.so: $(SOURCES) $(OPTIONS)
-	P11CLIENT_TRANSPORT=$* P11CLIENT_SOCKET='$($*_socket)' \
-	  $(CLIENT_CARGO) build --release --package client --lib
+$(SPECIAL): $(TARGET)/release/%.so: $(SOURCES) $(OPTIONS)
+	$(BUILT_IN) $*.so $(CARGO) build --release --package client --lib
 	cp $(TARGET)/release/libp11client.so $@
 
-$(NAMED): $(TARGET)/release/libp11client%.so: $(SOURCES) $(OPTIONS)
-	P11CLIENT_LIBNAME=$* $(CLIENT_CARGO) build --release --package client --lib
-	cp $(TARGET)/release/libp11client.so $@
-
-# Newer than the libraries if they were built with other options.
+# Newer than the libraries if they were built with other values.
 $(OPTIONS): force
+	@for library in $(STANDARD); do $(BUILT_IN) $$library || exit; done >/dev/null
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(CLIENT_SOCKET)' '$(CLIENT_TCP_SOCKET)' '$(CLIENT_TCPSSL_SOCKET)' \
-	  '$(CLIENT_UNIX_SOCKET)' '$(CLIENT_TLS_CA)' '$(CLIENT_TLS_CERT)' '$(CLIENT_TLS_KEY)' \
-	  '$(CLIENT_TLS_PINNED)' '$(CLIENT_TLS_EMBED)' >$@.new
+	@for library in $(STANDARD); do $(BUILT_IN) $$library; done >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 packages:
@@ -209,7 +205,7 @@ install: all install-units
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
 	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(TARGET)/release/pkcs11proxyctl $(TARGET)/release/p11client-doctor \
 	  $(DESTDIR)$(BINDIR)/
-	for library in $(LIBRARIES); do \
+	for library in $$($(BUILT_IN) -libraries); do \
 	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \
 	done
 	for file in pkcs11proxyd.conf filter.conf filter-strict.conf; do \

@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use super::support::built_in;
 use super::support::certificates::certificate;
 use super::support::compile::program;
 use super::support::processes::{Outcome, run};
@@ -205,30 +206,14 @@ fn the_environment_of_a_set_user_id_program_does_not_count() {
     assert_eq!(outcome.stderr, "");
 }
 
-/// A library that is built for one transport, as `make` does.
-fn built_for(transport: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("transports");
-    let output = Command::new(env!("CARGO"))
-        .args(["build", "--offline", "--quiet", "--package", "client"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("CARGO_TARGET_DIR", &target)
-        .env("P11CLIENT_TRANSPORT", transport)
-        .output()
-        .expect("cargo runs the tests");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    target.join("debug/libp11client.so")
-}
-
 /// Under another name, through a copy or a link.
 #[test]
 fn a_library_built_for_tls_never_speaks_anything_else() {
     let mut stack = stack();
     let address = stack.daemon().address();
     let directory = Directory::new();
-    let built = built_for("tcpssl");
     let (copy, link) = (directory.join("vendor.so"), directory.join("link.so"));
-    fs::copy(&built, &copy).expect("a copy");
+    built_in::build("libp11clienttcpssl.so", &[], &copy);
     symlink(&copy, &link).expect("a link");
     for library in [&copy, &link] {
         for (endpoint, tls, told) in [

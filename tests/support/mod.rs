@@ -10,6 +10,7 @@
     reason = "each test target uses a part of it"
 )]
 
+pub mod built_in;
 pub mod certificates;
 pub mod compile;
 pub mod cryptoki;
