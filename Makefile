@@ -17,18 +17,28 @@
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD
 #   make man            the man pages, in target/man
 #   make docs           writes docs/man, docs/configuration.md, docs/commands.md and docs/client.md anew
+#   make certs          an authority and certificates for a trial of TLS, in CERTS
+#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR and others; docs/install.md describes all variables
+#   make install-files  the same with what is built already
+#   make uninstall      removes what make install has installed with the same variables
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
 
+# Where things are installed; docs/install.md says what goes where. An empty directory: these files are not installed,
+# except for the first four.
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= $(PREFIX)/etc
 LIBDIR     ?= $(PREFIX)/lib
 BINDIR     ?= $(PREFIX)/bin
-
-# Where p11-kit looks for files that describe modules; empty to install none.
-P11_KIT ?= $(or $(shell pkg-config --variable=p11_module_configs p11-kit-1 2>/dev/null),$(PREFIX)/share/p11-kit/modules)
-
-# Where systemd looks for units; empty to install none.
-SYSTEMD ?= $(PREFIX)/lib/systemd/system
+MANDIR     ?= $(PREFIX)/share/man
+DOCDIR     ?= $(PREFIX)/share/doc/pkcs11proxyd
+SYSTEMD    ?= $(PREFIX)/lib/systemd/system
+SYSUSERS   ?= $(PREFIX)/lib/sysusers.d
+TMPFILES   ?= $(PREFIX)/lib/tmpfiles.d
+LOGROTATE  ?= $(SYSCONFDIR)/logrotate.d
+INITD      ?= $(SYSCONFDIR)/init.d
+# Where p11-kit looks for files that describe modules. A prefix that is not the system's keeps its own.
+OF_P11_KIT = $(shell pkg-config --variable=p11_module_configs p11-kit-1 2>/dev/null)
+P11_KIT    ?= $(or $(if $(filter /usr /usr/local,$(PREFIX)),$(OF_P11_KIT)),$(PREFIX)/share/p11-kit/modules)
 
 # Where the client library connects unless a variable or the settings file says otherwise: an endpoint, such as host:port
 # or the absolute path of a Unix socket; after "tcp," or "unix," one of the only transport.
@@ -108,6 +118,7 @@ SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt')
 OPTIONS := $(TARGET)/release/client-options
 .PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-units packages demo-packages suites-packages applications-packages force
+.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units certs install install-files install-units uninstall packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -191,15 +202,8 @@ units: all
 certs:
 	SERVER='$(SERVER)' tests/support/make-certs.sh $(CERTS)
 
-# With the directories where things are installed.
-install-units:
-ifneq ($(SYSTEMD),)
-	$(INSTALL) -d $(DESTDIR)$(SYSTEMD)
-	for unit in pkcs11proxyd.service pkcs11proxyd-unprivileged.service pkcs11proxyd.socket; do \
-	  sed 's|/usr/bin/pkcs11proxyd|$(BINDIR)/pkcs11proxyd|; s|/etc/pkcs11proxyd|$(SYSCONFDIR)/pkcs11proxyd|' etc/$$unit \
-	    >$(DESTDIR)$(SYSTEMD)/$$unit && chmod 644 $(DESTDIR)$(SYSTEMD)/$$unit || exit 1; \
-	done
-endif
+# Man pages are made where there are texts for them; before the libraries, because what makes them builds one, too.
+install: $(if $(wildcard manual/pages/*.txt),man) all install-files
 
 install: all install-units
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
@@ -228,3 +232,17 @@ man:
 # Names and types come from the parsers, texts from etc/ and manual/pages.
 docs:
 	$(CARGO) run --example manual -- docs
+# What is built already, in BUILT.
+BUILT     ?= $(TARGET)/release
+MAN_PAGES ?= $(TARGET)/man
+$(foreach variable,DESTDIR BUILT MAN_PAGES INSTALL PREFIX SYSCONFDIR LIBDIR BINDIR MANDIR DOCDIR SYSTEMD SYSUSERS \
+  TMPFILES LOGROTATE INITD P11_KIT,$(eval install-files install-units uninstall: export $(variable) := $$($(variable))))
+
+install-files:
+	@LIBRARIES=$$($(BUILT_IN) -libraries) && export LIBRARIES && etc/install.sh install
+
+install-units:
+	@LIBRARIES= etc/install.sh install units
+
+uninstall:
+	@LIBRARIES=$$($(BUILT_IN) -libraries) && export LIBRARIES && etc/install.sh uninstall

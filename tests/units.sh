@@ -1,8 +1,8 @@
 #!/bin/sh
 # units.sh bookworm|trixie DIRECTORY: proves the systemd units on a system that boots in a container. Debootstraps Debian 12
-# or 13, installs the units and the programs that were built in DIRECTORY there, makes a token of SoftHSM, boots systemd, and
+# or 13, installs there what was built in DIRECTORY, as make install does, makes a token of SoftHSM, boots systemd, and
 # has OpenSC use the token: through a daemon that root starts, through one that starts as its own user, and through one
-# that its socket starts. Each is reloaded, watched, upgraded and stopped.
+# that its socket starts. Each is reloaded, watched, upgraded and stopped, and its logs are rotated.
 #
 # Needs root, debootstrap and systemd-nspawn (systemd-container), which it installs. SYSTEM names a system that is
 # debootstrapped already; it is copied. Everything is removed at the end.
@@ -18,7 +18,7 @@ case $suite in
 bookworm | trixie) ;;
 *) fail "usage: units.sh bookworm|trixie DIRECTORY" ;;
 esac
-for program in pkcs11proxyd pkcs11proxyctl libp11client.so; do
+for program in pkcs11proxyd pkcs11proxyctl p11client-doctor libp11client.so libp11clienttcp.so; do
     [ -e "$built/$program" ] || fail "no $built/$program; run make first"
 done
 [ "$(id -u)" -eq 0 ] || fail "run this as root"
@@ -36,21 +36,21 @@ system=$work/system
 if [ -n "${SYSTEM-}" ]; then
     cp -a "$SYSTEM" "$system"
 else
-    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,softhsm2,opensc "$suite" "$system" \
+    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,softhsm2,opensc,logrotate "$suite" "$system" \
         "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/log" 2>&1 ||
         { tail -n 20 "$work/log" >&2; fail "debootstrap failed"; }
 fi
 
-make -s -C "$project" install-units DESTDIR="$system" PREFIX=/usr SYSCONFDIR=/etc
-install -m 755 "$built/pkcs11proxyd" "$built/pkcs11proxyctl" "$system/usr/bin/"
-install -m 644 "$built/libp11client.so" "$system/usr/lib/"
-install -d "$system/etc/pkcs11proxyd" "$system/proof"
-install -m 640 "$project/etc/filter.conf" "$system/etc/pkcs11proxyd/"
-sed 's|(\* control_socket = .*|control_socket = "/run/pkcs11proxyd/control";|' "$project/etc/pkcs11proxyd.conf" \
-    >"$work/unprivileged.conf"
+make -s -C "$project" install-files BUILT="$(cd "$built" && pwd)" DESTDIR="$system" PREFIX=/usr SYSCONFDIR=/etc \
+    P11_KIT= MANDIR= DOCDIR= LIBNAMES=
+mkdir "$system/proof"
+sed -e 's|(\* control_socket = .*|control_socket = "/run/pkcs11proxyd/control";|' \
+    -e 's|(\* logging { type = "file".*|logging { type = "file"; file = "/var/log/pkcs11proxyd/daemon.log" };|' \
+    "$project/etc/pkcs11proxyd.conf" >"$work/unprivileged.conf"
 sed 's|(\* user = .*|user = "pkcs11proxyd";|' "$work/unprivileged.conf" >"$work/root.conf"
 grep -q '^ *user = "pkcs11proxyd";' "$work/root.conf" || fail "etc/pkcs11proxyd.conf has no place for user"
 grep -q '^ *control_socket' "$work/root.conf" || fail "etc/pkcs11proxyd.conf has no place for control_socket"
+grep -q '^ *logging { type = "file"' "$work/root.conf" || fail "etc/pkcs11proxyd.conf has no place for a log file"
 install -m 640 "$work/root.conf" "$work/unprivileged.conf" "$system/proof/"
 
 cat >"$system/proof/run" <<'EOF'
@@ -117,6 +117,16 @@ upgraded() {
     say "$1: upgraded"
 }
 
+# rotated UNIT: the log file is renamed, and the daemon goes on in a new one.
+rotated() {
+    logrotate --force /etc/logrotate.d/pkcs11proxyd || fail "$1: logrotate"
+    sleep 1
+    use "$1 after the rotation"
+    [ -s /var/log/pkcs11proxyd/daemon.log.1 ] || fail "$1: there is no renamed log file"
+    [ -s /var/log/pkcs11proxyd/daemon.log ] || fail "$1: it writes to no new log file"
+    rm /var/log/pkcs11proxyd/*
+}
+
 ended() {
     systemctl stop "$1" || fail "$1: stop"
     [ "$(systemctl show -P Result "$1")" = success ] || fail "$1: $(systemctl show -P Result "$1")"
@@ -125,7 +135,9 @@ ended() {
 }
 
 say "systemd $(systemctl --version | head -n 1)"
-useradd --system --home-dir /nonexistent --groups softhsm pkcs11proxyd
+systemd-sysusers || fail systemd-sysusers
+systemd-tmpfiles --create pkcs11proxyd.conf || fail systemd-tmpfiles
+usermod --append --groups softhsm pkcs11proxyd
 setpriv --reuid pkcs11proxyd --regid pkcs11proxyd --init-groups \
     softhsm2-util --init-token --free --label units --pin 1234 --so-pin 5678 >/dev/null
 for unit in pkcs11proxyd pkcs11proxyd-unprivileged; do
@@ -140,9 +152,11 @@ systemctl start pkcs11proxyd || fail "pkcs11proxyd does not start"
 use pkcs11proxyd
 watched pkcs11proxyd pkcs11proxyd
 use "after the reload"
+rotated pkcs11proxyd
 upgraded pkcs11proxyd
 use "after the upgrade"
 watched pkcs11proxyd pkcs11proxyd
+rotated pkcs11proxyd
 ended pkcs11proxyd
 
 systemctl start pkcs11proxyd.socket || fail "pkcs11proxyd.socket does not start"
@@ -161,6 +175,7 @@ chgrp -R pkcs11proxyd /etc/pkcs11proxyd
 systemctl start pkcs11proxyd-unprivileged || fail "pkcs11proxyd-unprivileged does not start"
 use pkcs11proxyd-unprivileged
 watched pkcs11proxyd-unprivileged pkcs11proxyd
+rotated pkcs11proxyd-unprivileged
 upgraded pkcs11proxyd-unprivileged
 use "after the upgrade"
 ended pkcs11proxyd-unprivileged

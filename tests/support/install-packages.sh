@@ -1,8 +1,8 @@
 #!/bin/sh
 # install-packages.sh demo|check|suites|applications: installs the Debian packages that `make demo`, `make check`,
 # `make suites` or `make applications` needs, and only those that are missing. For all: compiler, OpenSSL, SoftHSM,
-# OpenSC. For the tests also GnuTLS, PyKCS11, HAProxy, systemd (for systemd-analyze) and the like, and the original Caml
-# Crush as the other side. For the
+# OpenSC. For the tests also GnuTLS, PyKCS11, HAProxy, systemd (for systemd-analyze), logrotate, shellcheck and the
+# like, and the original Caml Crush as the other side. For the
 # suites also Go, Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For the applications the servers
 # and tools that tests/applications runs, and the original. For Debian 12 and 13; the latter has no Caml Crush any
 # more, so that its packages come from Debian 12's sources, and the former has the provider only in its backports.
@@ -22,7 +22,7 @@ case "${1-}" in
 demo) ;;
 check)
     packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev python3-pykcs11"
-    packages="$packages libnss3 libnss3-tools systemd haproxy iproute2 man-db"
+    packages="$packages libnss3 libnss3-tools systemd haproxy iproute2 man-db logrotate shellcheck"
     elsewhere="caml-crush-server caml-crush-clients"
     source=bookworm
     ;;
