@@ -14,10 +14,8 @@
 #   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS, for SERVER
-#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD
 #   make man            the man pages, in target/man
 #   make docs           writes docs/man, docs/configuration.md, docs/commands.md and docs/client.md anew
-#   make certs          an authority and certificates for a trial of TLS, in CERTS
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR and others; docs/install.md describes all variables
 #   make install-files  the same with what is built already
 #   make uninstall      removes what make install has installed with the same variables
@@ -65,6 +63,11 @@ CLIENT_TLS_KEY    ?=
 CLIENT_TLS_PINNED ?=
 CLIENT_TLS_EMBED  ?=
 
+# The same, as options of Caml Crush's configure: env, or path or embed and ;ca=FILE,cert=FILE,privkey=FILE, and
+# embed;certs=FILE or embed;certs=DIRECTORY. With one of them libp11client.so speaks TLS only.
+SSL_CLIENTFILES ?=
+SSL_SERVERCERTS ?=
+
 # Where `make certs` puts certificates for a trial, and by which name or address clients reach the server
 # beside localhost.
 CERTS  ?= certs
@@ -72,13 +75,6 @@ SERVER ?=
 
 # Another proxy that `make bench` measures: a directory with pkcs11-daemon and libpkcs11-proxy.so.
 PKCS11_PROXY ?=
-# The same, as options of Caml Crush's configure: env, or path or embed and ;ca=FILE,cert=FILE,privkey=FILE, and
-# embed;certs=FILE or embed;certs=DIRECTORY. With one of them libp11client.so speaks TLS only.
-SSL_CLIENTFILES ?=
-SSL_SERVERCERTS ?=
-
-# Where `make certs` puts certificates for a trial.
-CERTS ?= certs
 
 # What `make suites` runs, and on which modules; empty for all.
 SUITES  ?=
@@ -117,8 +113,7 @@ SPECIAL  := $(sort $(filter-out $(TARGET)/release/libp11client.so,$(STANDARD:%=$
 SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt')
 OPTIONS := $(TARGET)/release/client-options
-.PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-units packages demo-packages suites-packages applications-packages force
-.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units certs install install-files install-units uninstall packages demo-packages suites-packages applications-packages force
+.PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-files install-units uninstall packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -202,26 +197,7 @@ units: all
 certs:
 	SERVER='$(SERVER)' tests/support/make-certs.sh $(CERTS)
 
-# Man pages are made where there are texts for them; before the libraries, because what makes them builds one, too.
-install: $(if $(wildcard manual/pages/*.txt),man) all install-files
-
-install: all install-units
-	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
-	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(TARGET)/release/pkcs11proxyctl $(TARGET)/release/p11client-doctor \
-	  $(DESTDIR)$(BINDIR)/
-	for library in $$($(BUILT_IN) -libraries); do \
-	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \
-	done
-	for file in pkcs11proxyd.conf filter.conf filter-strict.conf; do \
-	  test -e $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/$$file || \
-	  $(INSTALL) -m 640 etc/$$file $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/; \
-	done
-ifneq ($(P11_KIT),)
-	$(INSTALL) -d $(DESTDIR)$(P11_KIT)
-	sed 's|^module: .*|module: $(LIBDIR)/libp11client.so|' etc/libp11client.module \
-	  >$(DESTDIR)$(P11_KIT)/libp11client.module
-	chmod 644 $(DESTDIR)$(P11_KIT)/libp11client.module
-endif
+install: man all install-files
 
 # docs/man is committed, so that pages can be installed without building anything for them; a test says if it is not current.
 .PHONY: man docs
@@ -232,6 +208,7 @@ man:
 # Names and types come from the parsers, texts from etc/ and manual/pages.
 docs:
 	$(CARGO) run --example manual -- docs
+
 # What is built already, in BUILT.
 BUILT     ?= $(TARGET)/release
 MAN_PAGES ?= $(TARGET)/man
