@@ -11,6 +11,7 @@
 #   make sanitizers     programs on a library built for AddressSanitizer and ThreadSanitizer (nightly Rust)
 #   make suites         other projects' test suites, on modules and through the proxy: no difference
 #   make applications   real applications on a token, directly and through the proxy
+#   make recipes        does what the pages of docs/recipes say, on two machines in containers (root)
 #   make vectors        captures what tests/wire/vectors lacks from the original
 #   make fresh          make demo and make check on new Debian 12 and 13 systems, in directories (root)
 #   make certs          an authority and certificates for a trial of TLS, in CERTS, for SERVER
@@ -86,6 +87,9 @@ APPLICATIONS ?=
 WAYS         ?=
 RECOVER      ?=
 export WAYS RECOVER
+
+# What `make recipes` does; empty for all pages of docs/recipes.
+RECIPES ?=
 
 CARGO   ?= cargo
 INSTALL ?= install
@@ -223,3 +227,27 @@ install-units:
 
 uninstall:
 	@LIBRARIES=$$($(BUILT_IN) -libraries) && export LIBRARIES && etc/install.sh uninstall
+install: all install-units
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
+	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(TARGET)/release/pkcs11proxyctl $(TARGET)/release/p11client-doctor \
+	  $(DESTDIR)$(BINDIR)/
+	for library in $(LIBRARIES); do \
+	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \
+	done
+	for file in pkcs11proxyd.conf filter.conf filter-strict.conf; do \
+	  test -e $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/$$file || \
+	  $(INSTALL) -m 640 etc/$$file $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/; \
+	done
+ifneq ($(P11_KIT),)
+	$(INSTALL) -d $(DESTDIR)$(P11_KIT)
+	sed 's|^module: .*|module: $(LIBDIR)/libp11client.so|' etc/libp11client.module \
+	  >$(DESTDIR)$(P11_KIT)/libp11client.module
+	chmod 644 $(DESTDIR)$(P11_KIT)/libp11client.module
+endif
+
+.PHONY: recipes recipes-packages
+recipes-packages:
+	tests/support/install-packages.sh recipes
+
+recipes: recipes-packages all
+	tests/recipes/run.sh $(TARGET)/release $(RECIPES)

@@ -1,10 +1,11 @@
 #!/bin/sh
-# install-packages.sh demo|check|suites|applications: installs the Debian packages that `make demo`, `make check`,
-# `make suites` or `make applications` needs, and only those that are missing. For all: compiler, OpenSSL, SoftHSM,
-# OpenSC. For the tests also GnuTLS, PyKCS11, HAProxy, systemd (for systemd-analyze), logrotate, shellcheck and the
-# like, and the original Caml Crush as the other side. For the
+# install-packages.sh demo|check|suites|applications|recipes: installs the Debian packages that `make demo`, `make check`,
+# `make suites`, `make applications` or `make recipes` needs, and only those that are missing. For all: compiler, OpenSSL,
+# SoftHSM, OpenSC. For the tests also GnuTLS, PyKCS11, HAProxy, systemd, logrotate, shellcheck and the like, and the
+# original Caml Crush as the other side. For the
 # suites also Go, Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For the applications the servers
-# and tools that tests/applications runs, and the original. For Debian 12 and 13; the latter has no Caml Crush any
+# and tools that tests/applications runs, and the original. For the recipes the servers and tools of docs/recipes, and
+# systemd's containers. For Debian 12 and 13; the latter has no Caml Crush any
 # more, so that its packages come from Debian 12's sources, and the former has the provider only in its backports.
 # Asks nothing; run again it does nothing. Starts no service: caml-crush-server would otherwise listen on port 4444.
 set -eu
@@ -41,7 +42,14 @@ applications)
     elsewhere="pkcs11-provider caml-crush-server"
     source="bookworm-backports bookworm"
     ;;
-*) fail "usage: install-packages.sh demo|check|suites|applications" ;;
+recipes)
+    packages="$packages openssl libengine-pkcs11-openssl nginx apache2 stunnel4 openssh-client openssh-server curl python3"
+    packages="$packages bind9 bind9-utils bind9-dnsutils default-jdk-headless systemd systemd-sysv systemd-container"
+    packages="$packages util-linux iproute2 dbus"
+    elsewhere=pkcs11-provider
+    source=bookworm-backports
+    ;;
+*) fail "usage: install-packages.sh demo|check|suites|applications|recipes" ;;
 esac
 
 is_installed() {
