@@ -88,6 +88,7 @@ make_machine() {
         chroot "$root" usermod --append --groups softhsm pkcs11proxyd
     else
         install -m 755 "$built/p11client-doctor" "$root/usr/bin/"
+        install -m 644 "$recipes/EjbcaCalls.java" "$root/root/"
         install -m 644 "$built/libp11client.so" "$root/usr/local/lib/"
     fi
 }
@@ -135,11 +136,12 @@ audit_lines() {
     do :; done
     echo "$now"
 }
-# The names of functions and mechanisms in the audit log since the page wrote filter.conf, without calls that a rule refused.
+# The names of functions and mechanisms in the audit log since the page wrote filter.conf, without calls that a rule refused,
+# and without mechanisms of which an application only asks whether they are there.
 calls_made() {
     audit_lines >/dev/null
     tail -n +$((audited + 1)) "$work/hsm/root/var/log/pkcs11proxyd/audit.log" | grep -v '"refused":{' |
-        grep -oE '"(function|mechanism)":"[A-Za-z0-9_]+"' | sed 's/.*:"//; s/"$//' | sort -u
+        sed 's/\("function":"C_GetMechanismInfo"\).*/\1/' | grep -oE '"(function|mechanism)":"[A-Za-z0-9_]+"' | sed 's/.*:"//; s/"$//' | sort -u
 }
 
 # do_step NUMBER LINE KIND MACHINE [PATH]
