@@ -44,7 +44,7 @@ applications)
     ;;
 recipes)
     packages="$packages openssl libengine-pkcs11-openssl nginx apache2 stunnel4 openssh-client openssh-server curl python3"
-    packages="$packages bind9 bind9-utils bind9-dnsutils default-jdk-headless libbcpkix-java systemd systemd-sysv systemd-container"
+    packages="$packages knot knot-dnsutils bind9-utils default-jdk-headless libbcpkix-java systemd systemd-sysv systemd-container"
     packages="$packages util-linux iproute2 dbus"
     elsewhere=pkcs11-provider
     source=bookworm-backports
