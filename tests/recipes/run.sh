@@ -93,11 +93,12 @@ make_machine() {
     fi
 }
 
-# boot MACHINE: no service but systemd's own starts. Containers may not call landlock unless they are told.
+# boot MACHINE: no service but systemd's own starts. Containers may not call landlock, nor lock memory for a PIN, unless they
+# are told.
 boot() {
     setsid systemd-nspawn -q -D "$work/$1/root" --register=no --keep-unit --boot --console=pipe --machine="$1" \
         --network-namespace-path="/run/netns/$net-$1" --resolv-conf=off --timezone=off --link-journal=no \
-        --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self" \
+        --system-call-filter="@memlock landlock_create_ruleset landlock_add_rule landlock_restrict_self" \
         systemd.unit=basic.target </dev/null >"$work/$1/console" 2>&1 &
     echo $! >"$work/$1/container"
     until_true 20 started "$1" || fail "$1 does not boot: $(tail -n 5 "$work/$1/console")"
