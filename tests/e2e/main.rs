@@ -5,6 +5,7 @@
 //! - `applications` runs threaded and forking programs and pkcs11-tool; `unmodified` runs some of `tests/applications`.
 //! - `parameters` runs programs whose mechanism parameters hold pointers; `settings` runs programs with other settings.
 //! - `balancer` puts two daemons behind HAProxy.
+//! - `recipes` follows a page of `docs/recipes`.
 //! - `recovery` kills daemons under programs that continue.
 //! - `modules` puts another module behind a daemon; `sandbox` confines SoftHSM and softokn; `workers` looks at the
 //!   daemon's processes.
@@ -26,6 +27,7 @@ mod modules;
 mod nested;
 mod pairs;
 mod parameters;
+mod recipes;
 mod recovery;
 mod sandbox;
 mod settings;

@@ -83,9 +83,6 @@ make_machine() {
     if [ "$1" = hsm ]; then
         make -s -C "$project" install-units DESTDIR="$root" PREFIX=/usr SYSCONFDIR=/etc
         install -m 755 "$built/pkcs11proxyd" "$built/pkcs11proxyctl" "$root/usr/bin/"
-        chroot "$root" id pkcs11proxyd >/dev/null 2>&1 ||
-            chroot "$root" useradd --system --home-dir /nonexistent pkcs11proxyd
-        chroot "$root" usermod --append --groups softhsm pkcs11proxyd
     else
         install -m 755 "$built/p11client-doctor" "$root/usr/bin/"
         install -m 644 "$recipes/EjbcaCalls.java" "$root/root/"

@@ -23,7 +23,8 @@ case "${1-}" in
 demo) ;;
 check)
     packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev python3-pykcs11"
-    packages="$packages libnss3 libnss3-tools systemd haproxy iproute2 man-db logrotate shellcheck"
+    packages="$packages libnss3 libnss3-tools systemd systemd-container dbus curl haproxy iproute2 man-db"
+    packages="$packages logrotate shellcheck"
     elsewhere="caml-crush-server caml-crush-clients"
     source=bookworm
     ;;
@@ -44,7 +45,7 @@ applications)
     ;;
 recipes)
     packages="$packages openssl libengine-pkcs11-openssl nginx apache2 stunnel4 openssh-client openssh-server curl python3"
-    packages="$packages knot knot-dnsutils bind9-utils default-jdk-headless libbcpkix-java systemd systemd-sysv systemd-container"
+    packages="$packages knot knot-dnsutils bind9-utils default-jdk-headless libbcpkix-java systemd systemd-container"
     packages="$packages util-linux iproute2 dbus"
     elsewhere=pkcs11-provider
     source=bookworm-backports
