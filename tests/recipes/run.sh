@@ -41,6 +41,11 @@ label=hsm
 
 # Short names: that of a network link may have 15 bytes.
 net=r$$
+# Where systemd has control groups. Each container has one of its own, or they would take the other's services for theirs.
+hierarchies=
+for hierarchy in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
+    [ ! -f "$hierarchy/cgroup.procs" ] || hierarchies="$hierarchies $hierarchy"
+done
 machines=
 # Ends the machines, and removes them.
 cleanup() {
@@ -51,6 +56,9 @@ cleanup() {
         umount "$work/$machine/root" || umount -l "$work/$machine/root" || true
         rm -rf --one-file-system "${work:?}/$machine"
         ip netns delete "$net-$machine" 2>/dev/null || true
+        for hierarchy in $hierarchies; do
+            find "$hierarchy/$net-$machine" -depth -type d -exec rmdir {} + 2>/dev/null || true
+        done
     done
     machines=
 }
@@ -93,8 +101,13 @@ make_machine() {
 # boot MACHINE: no service but systemd's own starts. Containers may not call landlock, nor lock memory for a PIN, unless they
 # are told.
 boot() {
-    setsid systemd-nspawn -q -D "$work/$1/root" --register=no --keep-unit --boot --console=pipe --machine="$1" \
-        --network-namespace-path="/run/netns/$net-$1" --resolv-conf=off --timezone=off --link-journal=no \
+    for hierarchy in $hierarchies; do
+        mkdir "$hierarchy/$net-$1"
+    done
+    # shellcheck disable=SC2016 # for the shell that is started
+    setsid sh -c 'for group in $1; do echo $$ >"$group/$2/cgroup.procs"; done; shift 2; exec "$@"' sh "$hierarchies" "$net-$1" \
+        systemd-nspawn -q -D "$work/$1/root" --register=no --keep-unit --boot --console=pipe --machine="$net-$1" \
+        --hostname="$1.example.org" --network-namespace-path="/run/netns/$net-$1" --resolv-conf=off --timezone=off --link-journal=no \
         --system-call-filter="@memlock landlock_create_ruleset landlock_add_rule landlock_restrict_self" \
         systemd.unit=basic.target </dev/null >"$work/$1/console" 2>&1 &
     echo $! >"$work/$1/container"
