@@ -128,6 +128,7 @@ fail_at() {
         printf -- '-- %s:\n' "$machine"
         in_machine "$machine" journalctl -b --no-pager -p 6 -n 100 -o cat 2>/dev/null |
             grep -v -e DEBUG_LEVEL -e 'Reached target' -e '^Started .*timer' | tail -n 25 || true
+        find "$work/$machine/root/var/log" -name error.log -exec tail -n 20 {} + || true
     done
     exit 1
 }
