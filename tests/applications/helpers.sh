@@ -321,7 +321,7 @@ pkcs11 = pkcs11
 engine_id = pkcs11
 MODULE_PATH = $library
 PIN = $pin
-init = 0
+init = 1
 CONF
     export OPENSSL_CONF="$PWD/openssl.cnf"
 }

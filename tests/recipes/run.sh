@@ -6,9 +6,9 @@
 #   make recipes RECIPES="nginx openssh"
 #
 # There are two machines, which are containers of systemd: hsm.example.org with the daemon and SoftHSM, and app.example.org
-# with the application. Each boots this machine's own system, with a layer above it that takes whatever it writes, and has
-# a network of its own. So nothing of this machine is changed, and its packages are what runs; tests/support/install-packages.sh
-# recipes installs them.
+# with the application. Each boots this machine's own system, or the one in the directory SYSTEM, with a layer above it that
+# takes whatever it writes, and has a network of its own. So nothing of this machine is changed, and its packages are what
+# runs; tests/support/install-packages.sh recipes installs them.
 #
 # First come the steps of docs/recipes/README.md, then those of the page. blocks.awk finds them. The calls that a page says
 # the application makes are compared with the daemon's audit log, which begins anew when the page has written filter.conf.
@@ -77,7 +77,7 @@ in_machine() {
 make_machine() {
     mkdir -p "$work/$1/root" "$work/$1/upper" "$work/$1/work"
     root=$work/$1/root
-    mount -t overlay overlay -o "lowerdir=/,upperdir=$work/$1/upper,workdir=$work/$1/work" "$root"
+    mount -t overlay overlay -o "lowerdir=${SYSTEM:-/},upperdir=$work/$1/upper,workdir=$work/$1/work" "$root"
     ip netns add "$net-$1"
     ip -n "$net-$1" link set lo up
     machines="$machines $1"
@@ -149,11 +149,12 @@ audit_lines() {
     echo "$now"
 }
 # The names of functions and mechanisms in the audit log since the page wrote filter.conf, without calls that a rule refused,
-# and without mechanisms of which an application only asks whether they are there.
+# and without mechanisms of which an application only asks whether they are there, and functions that only look.
 calls_made() {
     audit_lines >/dev/null
     tail -n +$((audited + 1)) "$work/hsm/root/var/log/pkcs11proxyd/audit.log" | grep -v '"refused":{' |
-        sed 's/\("function":"C_GetMechanismInfo"\).*/\1/' | grep -oE '"(function|mechanism)":"[A-Za-z0-9_]+"' | sed 's/.*:"//; s/"$//' | sort -u
+        sed 's/\("function":"C_GetMechanismInfo"\).*/\1/' | grep -oE '"(function|mechanism)":"[A-Za-z0-9_]+"' | sed 's/.*:"//; s/"$//' | sort -u |
+        grep -vxE 'C_(Initialize|Finalize|LoadModule|GetInfo|Get(Slot|Token|Session|Mechanism)Info|Get(Slot|Mechanism)List|OpenSession|Close(All)?Sessions?|Log(in|out))'
 }
 
 # do_step NUMBER LINE KIND MACHINE [PATH]
