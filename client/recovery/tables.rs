@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bindings::locked::LockedSecret;
 use xdr::facts::Family;
@@ -47,8 +48,6 @@ const MOST_KEYS: usize = 64;
 /// Everything the application has.
 #[derive(Default)]
 pub(super) struct Tables {
-    /// The last handle that was given.
-    last: u64,
     pub sessions: HashMap<SessionHandle, Session>,
     objects: HashMap<ObjectHandle, Object>,
     shown: Shown,
@@ -190,12 +189,14 @@ pub(super) enum Source {
     Made,
 }
 
-impl Tables {
-    fn next(&mut self) -> u64 {
-        self.last += 1;
-        self.last
-    }
+/// A handle that this process, its parent and its children have not given before. Applications remember handles beyond
+/// C_Finalize and in forked children: OpenSSL's engine takes an object with a known handle for the object that it knows.
+fn next_handle() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
 
+impl Tables {
     /// An object was found again.
     pub fn restored(&mut self, object: ObjectHandle, real: ObjectHandle, generation: u64) {
         if let Some(known) = self.objects.get_mut(&object) {

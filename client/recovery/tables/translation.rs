@@ -6,7 +6,7 @@ use xdr::handles::Handle;
 use xdr::operations::Operations;
 use xdr::{Call, CkRv, Function, NullPlaces, ObjectHandle, Reply, SessionHandle, SlotId};
 
-use super::{Known, MOST_READ, Missing, NO_HANDLE, Object, Session, Source, Tables};
+use super::{Known, MOST_READ, Missing, NO_HANDLE, Object, Session, Source, Tables, next_handle};
 use crate::recovery::needs_operation;
 
 impl Tables {
@@ -179,7 +179,7 @@ impl Tables {
             Source::Made => None,
         };
         let before = shown.and_then(|it| it.by_real.get(&place).copied());
-        let object = before.unwrap_or_else(|| ObjectHandle(self.next()));
+        let object = before.unwrap_or_else(|| ObjectHandle(next_handle()));
         let (slot, real) = place;
         if let Some(shown) = self.shown.at(generation) {
             shown.by_real.insert(place, object);
@@ -247,7 +247,7 @@ impl Tables {
         let Call::C_OpenSession(slot, flags, notify) = call else {
             return real;
         };
-        let session = SessionHandle(self.next());
+        let session = SessionHandle(next_handle());
         self.sessions.insert(
             session,
             Session {
