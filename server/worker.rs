@@ -409,6 +409,9 @@ fn terms(
             let most = profile.max_connections.unwrap_or_default();
             return Err(Unserved::Full(name.clone(), most));
         }
+        if let Some(audit) = setup.audit {
+            audit.send(&FromWorker::Profile(name.clone()));
+        }
         log(
             Severity::Info,
             format_args!("client {peer}: profile {name}"),

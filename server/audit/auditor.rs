@@ -299,6 +299,7 @@ impl<'a> Auditor<'a> {
             given: Given {
                 peer: show(&given.peer),
                 user: show(&given.user),
+                profile: show(&given.profile),
                 service: show(&given.service),
                 ..given
             },
@@ -388,11 +389,12 @@ impl<'a> Auditor<'a> {
                 connection.given.awaits_header = false;
                 connection.given.peer = printable(peer.as_bytes());
             }
+            // Another auditor may know it from the controller already.
             Some(FromWorker::User(user)) if !connection.has_called => {
-                connection.has_called = true;
-                if connection.given.user.is_empty() {
-                    connection.given.user = printable(user.as_bytes());
-                }
+                set_once(&mut connection.given.user, &user);
+            }
+            Some(FromWorker::Profile(profile)) if !connection.has_called => {
+                set_once(&mut connection.given.profile, &profile);
             }
             Some(FromWorker::Call(record)) if Function::from_number(record.function).is_some() => {
                 connection.has_called = true;
@@ -681,6 +683,13 @@ impl<'a> Auditor<'a> {
             None => 0,
             Some(_) => FAILED,
         }
+    }
+}
+
+/// Keeps the first text.
+fn set_once(known: &mut String, told: &str) {
+    if known.is_empty() {
+        *known = printable(told.as_bytes());
     }
 }
 

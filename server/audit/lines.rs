@@ -75,6 +75,9 @@ pub(super) struct CallLine<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) user: &'a str,
     pub(super) service: &'a str,
+    /// Empty for a client that has the service's own values.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) profile: &'a str,
     pub(super) module: String,
     pub(super) function: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +142,7 @@ pub(super) fn call(given: &Given, record: CallRecord) -> CallLine<'_> {
         peer: &given.peer,
         user: &given.user,
         service: &given.service,
+        profile: &given.profile,
         module: name(&record.module).unwrap_or_default(),
         function: function.map_or("", Function::name),
         session: record.session,

@@ -35,6 +35,8 @@ pub enum FromWorker {
     User(String),
     /// Who its client is, by a PROXY header. Counts once, before that and only where there is such a header.
     Peer(String),
+    /// The profile that its client has. Counts once, before the first call.
+    Profile(String),
     /// A call that was answered.
     Call(CallRecord),
 }
@@ -131,6 +133,8 @@ pub struct Given {
     pub awaits_header: bool,
     /// Who the client is, by TLS, if that is known already.
     pub user: String,
+    /// The client's profile, if that is known already.
+    pub profile: String,
     /// The service.
     pub service: String,
 }

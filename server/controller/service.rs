@@ -388,6 +388,7 @@ impl RunningService {
                 awaits_header: self.settings.processor.balancers.is_some()
                     && client.address.is_some(),
                 user: String::new(),
+                profile: String::new(),
                 service: self.settings.name.clone(),
             };
             auditing.tell_of(given, records.try_clone_to_owned()?);
@@ -684,10 +685,8 @@ impl RunningService {
             status.last_call = function.name().to_owned();
             status.idle = age.as_secs_f64();
         }
-        let profile = self.usage.as_ref().and_then(|usage| usage.profile(place));
-        let profiles = &self.settings.processor.profiles;
-        let named = profile.and_then(|profile| profiles.get(profile));
-        status.profile = named.map_or_else(String::new, |profile| profile.name.value.clone());
+        let profile = self.profile(place);
+        status.profile = self.profile_name(profile);
         let own = profile.and_then(|profile| serving.profiles.get(profile)?.as_deref());
         let rules = own.unwrap_or(serving.rules);
         let loaded = done.module.and_then(|at| rules.modules.get(at));
@@ -695,6 +694,18 @@ impl RunningService {
             Printable(&module.alias_text).to_string()
         });
         status
+    }
+
+    /// The position of the profile that the client of the worker in this place has.
+    fn profile(&self, place: usize) -> Option<usize> {
+        self.usage.as_ref().and_then(|usage| usage.profile(place))
+    }
+
+    /// Its name; empty without one.
+    fn profile_name(&self, profile: Option<usize>) -> String {
+        let profiles = &self.settings.processor.profiles;
+        let named = profile.and_then(|profile| profiles.get(profile));
+        named.map_or_else(String::new, |profile| profile.name.value.clone())
     }
 
     /// Its name and the rules in force; the same with each of the rules that its profiles have of their own.
@@ -706,6 +717,8 @@ impl RunningService {
     /// The workers that have a client, as the auditor hears of them.
     pub fn given(&self, workers: &Workers) -> Vec<(Given, OwnedFd)> {
         let given = |serving: Serving<'_>| {
+            let place = self.places.of(&serving.id);
+            let profile = place.and_then(|place| self.profile(place));
             let records = serving.records?.try_clone_to_owned().ok()?;
             let given = Given {
                 pid: serving.pid.as_raw(),
@@ -713,6 +726,7 @@ impl RunningService {
                 peer: serving.client.to_owned(),
                 awaits_header: self.admission.awaits_header(serving.id),
                 user: serving.user.to_owned(),
+                profile: self.profile_name(profile),
                 service: self.settings.name.clone(),
             };
             Some((given, records))

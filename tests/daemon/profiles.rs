@@ -24,7 +24,7 @@ fn from(daemon: &Daemon, address: &str) -> Client {
 }
 
 /// The same with a module loaded and initialised, and a session.
-fn ready(daemon: &Daemon, address: &str) -> Client {
+pub fn ready(daemon: &Daemon, address: &str) -> Client {
     let mut client = from(daemon, address);
     client.call(Call::C_SetupArch(Architecture::host()));
     assert!(client.call(Call::C_LoadModule(b"null")).rv().is_ok());

@@ -151,3 +151,36 @@ fn a_refused_call_is_explained_by_the_rules_as_they_are_now() {
         assert!(failed.stderr.contains(expected), "{}", failed.stderr);
     }
 }
+
+#[test]
+fn each_line_names_the_clients_profile_also_from_an_auditor_that_was_started_again() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.processor = "profile { name = \"one \\\"x\"; network = \"127.0.0.2\" };
+        profile { name = \"two\"; network = \"127.0.0.3\" };"
+        .into();
+    let mut audited = Audited::start(setup, "");
+    let addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
+    let mut clients = addresses.map(|address| crate::profiles::ready(&audited.daemon, address));
+    let names = |line: &Value| line["profile"].as_str().map(str::to_owned);
+    let expected = [Some("one \"x".to_owned()), Some("two".to_owned()), None];
+    assert!(audited.has("C_OpenSession", 3));
+    for function in ["C_LoadModule", "C_OpenSession"] {
+        let told: Vec<_> = audited.calls(function).iter().map(names).collect();
+        assert_eq!(told, expected, "{function}");
+    }
+    let auditor = audited.auditor().expect("an auditor");
+    auditor.signal(Signal::SIGKILL);
+    let goes_on = wait_until(PATIENCE, || {
+        audited.auditor().is_some_and(|other| other != auditor)
+    });
+    assert!(goes_on);
+    for client in &mut clients {
+        let is_executed = || client.call(Call::C_GetInfo()).rv().is_ok();
+        assert!(wait_until(PATIENCE, is_executed));
+    }
+    drop(clients);
+    audited.end(&["audit.log"]);
+    let told: Vec<_> = audited.calls("C_GetInfo").iter().map(names).collect();
+    assert_eq!(told, expected);
+}
