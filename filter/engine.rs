@@ -151,6 +151,7 @@ impl Engine {
                 function: context.function,
                 rv,
                 rule: source.map(|source| (&*self.rules.file, source)),
+                limit: None,
             });
         }
     }

@@ -1,4 +1,4 @@
-//! Tells whoever wants to know it of each call that the rules refuse, and of the rule.
+//! Tells whoever wants to know it of each call that the rules or a limit refuse, and of the rule or limit.
 //!
 //! The caller of [`Filter::call_before`](crate::Filter::call_before) brings the witness, so that it knows which call
 //! the refusal belongs to. A call that the module refuses is none of the filter's.
@@ -18,6 +18,8 @@ pub struct Refused<'a> {
     pub rv: CkRv,
     /// The file and the rule in it; none if no rule is behind the refusal, such as for a malformed template.
     pub rule: Option<(&'a Path, Source)>,
+    /// The name of the limit that refused it; none if the filter did. Limits stand in front of the filter.
+    pub limit: Option<&'static str>,
 }
 
 /// Somebody who is told of refusals, before the client is.

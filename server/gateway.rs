@@ -12,6 +12,7 @@ use bindings::module::Module;
 use bindings::module::notify::{self, Notifier};
 use filter::config::ModuleEntry;
 use filter::log::Printable;
+use filter::witness::Refused;
 use filter::{Filter, Rules, Witness, replies};
 use xdr::rpc::{Peer, Version};
 use xdr::{
@@ -127,7 +128,7 @@ impl Gateway {
         let function = call.function();
         match call {
             Call::C_SetupArch(hello) => Reply::C_SetupArch(self.setup(&hello)),
-            Call::C_LoadModule(alias) => match self.load(alias) {
+            Call::C_LoadModule(alias) => match self.load(witness, alias) {
                 Ok(interfaces) => Reply::C_LoadModule(LoadResult {
                     rv: CkRv::OK,
                     interfaces,
@@ -274,13 +275,22 @@ impl Gateway {
     }
 
     /// C_LoadModule: the alias is looked up before anything else, also when a module is loaded.
-    fn load(&self, alias: &[u8]) -> Result<Flags, CkRv> {
+    fn load(&self, witness: Option<&dyn Witness>, alias: &[u8]) -> Result<Flags, CkRv> {
         let requested = Printable(alias);
-        let entry = self.rules.module(alias);
-        let entry = entry.filter(|entry| self.profile.includes(&self.rules, entry));
+        let configured = self.rules.module(alias);
+        let entry = configured.filter(|entry| self.profile.includes(&self.rules, entry));
         let Some(entry) = entry else {
             filter::log::error(format_args!("module '{requested}' is not configured"));
-            return Err(CkRv::GENERAL_ERROR);
+            let rv = CkRv::GENERAL_ERROR;
+            if let (Some(witness), Some(_)) = (witness, configured) {
+                witness.refused(&Refused {
+                    function: Function::C_LoadModule,
+                    rv,
+                    rule: None,
+                    limit: Some("modules"),
+                });
+            }
+            return Err(rv);
         };
         let _loading = self.loading.lock();
         if self.module.get().is_some() {

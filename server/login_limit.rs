@@ -231,6 +231,7 @@ impl<N: Cryptoki> LoginLimit<N> {
                     function,
                     rv: CkRv::PIN_LOCKED,
                     rule: None,
+                    limit: Some("max_failed_logins"),
                 });
             }
             return replies::refused(function, CkRv::PIN_LOCKED);

@@ -340,7 +340,12 @@ mod tests {
         let refuse = |rule: Option<(&'static str, u32)>| {
             let rule = rule.map(|(option, line)| (file, Source { option, line }));
             let (function, rv) = (Function::C_Sign, CkRv::GENERAL_ERROR);
-            let refused = Refused { function, rv, rule };
+            let refused = Refused {
+                function,
+                rv,
+                rule,
+                limit: None,
+            };
             let witness = meters.share().witness(Some(&next));
             witness.refused(&refused);
             Meter::OFF.witness(Some(&next)).refused(&refused);

@@ -113,6 +113,8 @@ pub(super) struct RuleLine {
     pub(super) file: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) line: Option<u32>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) limit: String,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -156,6 +158,7 @@ pub(super) fn call(given: &Given, record: CallRecord) -> CallLine<'_> {
             option: printable(rule.option.as_bytes()),
             file: printable(rule.file.as_bytes()),
             line: rule.line,
+            limit: printable(rule.limit.as_bytes()),
         }),
     }
 }

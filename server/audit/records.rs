@@ -65,7 +65,7 @@ pub struct CallRecord {
     pub attributes: Vec<u64>,
     /// The CK_RV; none if there was an internal error.
     pub rv: Option<u64>,
-    /// The rule that refused it.
+    /// What refused it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refused: Option<Rule>,
 }
@@ -88,7 +88,8 @@ pub struct Object {
     pub class: Option<u64>,
 }
 
-/// A rule of filter.conf. All but the option is missing if no rule was behind the refusal.
+/// What refused a call: a rule of filter.conf, or a limit of pkcs11proxyd.conf. All is missing if neither did, such as for
+/// a malformed template.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -101,6 +102,9 @@ pub struct Rule {
     /// The line in it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub line: Option<u32>,
+    /// The name of the limit.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub limit: String,
 }
 
 /// What the controller sends.

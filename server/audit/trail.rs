@@ -23,19 +23,24 @@ pub struct Trail {
     known: Known,
 }
 
-/// Keeps the rule that refused a call.
+/// Keeps the rule or limit that refused a call.
 #[derive(Default)]
 struct Seen(Mutex<Option<Rule>>);
 
 impl Witness for Seen {
     fn refused(&self, refused: &Refused<'_>) {
-        let rule = refused
-            .rule
-            .map_or_else(Rule::default, |(file, source)| Rule {
+        let rule = match refused.rule {
+            Some((file, source)) => Rule {
                 option: source.option.to_owned(),
                 file: file.display().to_string(),
                 line: Some(source.line),
-            });
+                ..Rule::default()
+            },
+            None => Rule {
+                limit: refused.limit.unwrap_or_default().to_owned(),
+                ..Rule::default()
+            },
+        };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(rule);
     }
 }

@@ -58,6 +58,8 @@ struct RecordedRule {
     #[serde(default)]
     file: String,
     line: Option<u32>,
+    #[serde(default)]
+    limit: String,
 }
 
 /// Prints the decision step by step. The exit status is 0 if no check that can be replayed refuses the call now.
@@ -129,13 +131,23 @@ pub(super) fn explain(question: &Question) -> Result<i32, String> {
     };
     let then = match &recorded.refused {
         None => format!("then it was not refused, and returned {}", recorded.result),
+        Some(rule) if !rule.limit.is_empty() => {
+            format!(
+                "then it was refused with {} by {} of {}",
+                recorded.result,
+                rule.limit,
+                question.conf.display()
+            )
+        }
         Some(rule) if rule.option.is_empty() => {
             format!(
                 "then it was refused with {}, by no rule of the file",
                 recorded.result
             )
         }
-        Some(RecordedRule { option, file, line }) => format!(
+        Some(RecordedRule {
+            option, file, line, ..
+        }) => format!(
             "then it was refused with {} by {file}:{}: {option}",
             recorded.result,
             line.unwrap_or(0)

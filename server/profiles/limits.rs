@@ -4,7 +4,6 @@
 //! count as signatures follows from the facts of each function (`xdr::facts`). The number of calls at a time and of
 //! connections is limited elsewhere (`parallel`, `usage`).
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -84,6 +83,14 @@ pub struct ClientLimits {
     throttles: [Mutex<Throttle>; 3],
 }
 
+/// A limit that a call is over.
+struct Over {
+    /// Its name in the profile.
+    limit: &'static str,
+    /// What the client is told.
+    rv: CkRv,
+}
+
 /// The sessions of a client.
 #[derive(Default)]
 struct Sessions {
@@ -143,63 +150,68 @@ impl ClientLimits {
         execute: impl FnOnce(Call<'a>) -> Reply,
     ) -> Reply {
         let function = call.function();
-        let is_executed = Cell::new(false);
-        let reply = self.hold(call, |call| {
-            is_executed.set(true);
-            execute(call)
-        });
-        if let Some(witness) = witness.filter(|_| !is_executed.get()) {
-            witness.refused(&Refused {
-                function,
-                rv: reply.rv(),
-                rule: None,
-            });
-        }
-        reply
+        self.hold(call, execute).unwrap_or_else(|over| {
+            let Over { limit, rv } = over;
+            if let Some(witness) = witness {
+                witness.refused(&Refused {
+                    function,
+                    rv,
+                    rule: None,
+                    limit: Some(limit),
+                });
+            }
+            replies::refused(function, rv)
+        })
     }
 
-    fn hold<'a>(&self, call: Call<'a>, execute: impl FnOnce(Call<'a>) -> Reply) -> Reply {
+    fn hold<'a>(
+        &self,
+        call: Call<'a>,
+        execute: impl FnOnce(Call<'a>) -> Reply,
+    ) -> Result<Reply, Over> {
         let function = call.function();
         if let Some(most) = self.limits.calls_per_second {
-            if !self.wait(function, most) {
-                return replies::refused(function, CkRv::FUNCTION_REJECTED);
-            }
+            self.wait(function, most)?;
         }
         if let Some(most) = self.limits.signatures_per_day {
             if function.may_sign() {
                 return self.sign(call, most, execute);
             }
             if begins_signing(function) && self.usage.used(self.key, today()) >= most {
-                return self.over_quota(function, most);
+                return Err(self.over_quota(function, most));
             }
         }
         match self.limits.sessions {
             Some(most) => self.with_sessions(call, most, execute),
-            None => execute(call),
+            None => Ok(execute(call)),
         }
     }
 
-    /// Waits until a call may be made; false if that takes too long. What gives back is never kept waiting.
-    fn wait(&self, function: Function, most: u32) -> bool {
+    /// Waits until a call may be made, unless that takes too long. What gives back is never kept waiting.
+    fn wait(&self, function: Function, most: u32) -> Result<(), Over> {
         let gives_back = matches!(
             function,
             Function::C_CloseSession | Function::C_CloseAllSessions | Function::C_Finalize
         );
         if gives_back {
-            return true;
+            return Ok(());
         }
         let wait = locked(&self.rate).take(most, Instant::now());
-        match wait {
-            Some(wait) => thread::sleep(wait),
-            None => self.warn(
+        let Some(wait) = wait else {
+            self.warn(
                 0,
                 format_args!(
                     "{} refused: too many calls wait for max_calls_per_second, {most}",
                     function.name()
                 ),
-            ),
-        }
-        wait.is_some()
+            );
+            return Err(Over {
+                limit: "max_calls_per_second",
+                rv: CkRv::FUNCTION_REJECTED,
+            });
+        };
+        thread::sleep(wait);
+        Ok(())
     }
 
     /// A call that may make a signature is counted before it is made.
@@ -208,23 +220,23 @@ impl ClientLimits {
         call: Call<'a>,
         most: u32,
         execute: impl FnOnce(Call<'a>) -> Reply,
-    ) -> Reply {
+    ) -> Result<Reply, Over> {
         let function = call.function();
         // A question for the length makes none.
         if matches!(call.room(), Some(Room::Null { .. } | Room::NoLength)) {
-            return execute(call);
+            return Ok(execute(call));
         }
         let Some(counted) = self.usage.count(self.key, today(), most) else {
-            return self.over_quota(function, most);
+            return Err(self.over_quota(function, most));
         };
         let reply = execute(call);
         if !was_made(function, reply.rv()) {
             self.usage.give_back(&counted);
         }
-        reply
+        Ok(reply)
     }
 
-    fn over_quota(&self, function: Function, most: u32) -> Reply {
+    fn over_quota(&self, function: Function, most: u32) -> Over {
         self.warn(
             1,
             format_args!(
@@ -232,7 +244,10 @@ impl ClientLimits {
                 function.name()
             ),
         );
-        replies::refused(function, CkRv::FUNCTION_REJECTED)
+        Over {
+            limit: "max_signatures_per_day",
+            rv: CkRv::FUNCTION_REJECTED,
+        }
     }
 
     fn with_sessions<'a>(
@@ -240,7 +255,7 @@ impl ClientLimits {
         call: Call<'a>,
         most: usize,
         execute: impl FnOnce(Call<'a>) -> Reply,
-    ) -> Reply {
+    ) -> Result<Reply, Over> {
         let (function, session) = (call.function(), call.session());
         let slot = match &call {
             Call::C_OpenSession(slot, ..) | Call::C_CloseAllSessions(slot) => *slot,
@@ -254,7 +269,10 @@ impl ClientLimits {
                     2,
                     format_args!("C_OpenSession refused: max_sessions, {most}, are open"),
                 );
-                return replies::refused(function, CkRv::SESSION_COUNT);
+                return Err(Over {
+                    limit: "max_sessions",
+                    rv: CkRv::SESSION_COUNT,
+                });
             }
             sessions.opening += 1;
         }
@@ -280,7 +298,7 @@ impl ClientLimits {
             }
             _ => {}
         }
-        reply
+        Ok(reply)
     }
 
     /// Clients can cause these messages at will.
@@ -321,6 +339,8 @@ fn today() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use xdr::{Cryptoki, Flags, Input, SessionResult, UserType};
 
     use super::*;
@@ -408,6 +428,45 @@ mod tests {
         assert!(client.call(Call::C_Finalize()).is_ok());
         assert!(client.open(1).is_ok() && client.open(1).is_ok());
         full();
+    }
+
+    /// Keeps the limits that refuse calls.
+    #[derive(Default)]
+    struct Noted(Mutex<Vec<(Function, Option<&'static str>)>>);
+
+    impl Witness for Noted {
+        fn refused(&self, refused: &Refused<'_>) {
+            locked(&self.0).push((refused.function, refused.limit));
+        }
+    }
+
+    #[test]
+    fn a_witness_is_told_which_limit_refused_a_call() {
+        let client = Limited::by(Limits {
+            sessions: Some(0),
+            calls_per_second: Some(9),
+            signatures_per_day: Some(0),
+            ..Limits::default()
+        });
+        let noted = Noted::default();
+        let session = SessionHandle(1);
+        let open = || Call::C_OpenSession(SlotId(1), Flags(4), false);
+        let call = |call| {
+            let module = |call: Call<'_>| client.module.call(call);
+            client.limits.call(Some(&noted), call, module).rv()
+        };
+        assert_eq!(call(open()), CkRv::SESSION_COUNT);
+        let sign = Call::C_Sign(session, Input::Bytes(b"x"), Room::Buffer(9));
+        assert_eq!(call(sign), CkRv::FUNCTION_REJECTED);
+        assert!(call(Call::C_Logout(session)).is_ok());
+        *locked(&client.limits.rate) = Rate(Some(Instant::now() + 2 * LONGEST_WAIT));
+        assert_eq!(call(open()), CkRv::FUNCTION_REJECTED);
+        let expected = [
+            (Function::C_OpenSession, Some("max_sessions")),
+            (Function::C_Sign, Some("max_signatures_per_day")),
+            (Function::C_OpenSession, Some("max_calls_per_second")),
+        ];
+        assert_eq!(*locked(&noted.0), expected);
     }
 
     #[test]

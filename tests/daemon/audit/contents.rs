@@ -184,3 +184,67 @@ fn each_line_names_the_clients_profile_also_from_an_auditor_that_was_started_aga
     let told: Vec<_> = audited.calls("C_GetInfo").iter().map(names).collect();
     assert_eq!(told, expected);
 }
+
+#[test]
+fn a_call_that_a_limit_refuses_names_the_limit() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.processor = "max_failed_logins = 2; profile { name = \"p\"; network = \"127.0.0.0/8\";
+        modules = \"null\"; max_sessions = 1; max_signatures_per_day = 1 };"
+        .into();
+    setup.modules.push(("other".into(), module("nullmodule")));
+    let wrong = CkRv::PIN_INCORRECT.0;
+    let fails = format!("C_Login:{wrong}");
+    setup.environment.push(("NULLMODULE_FAIL".into(), fails));
+    let mut audited = Audited::start(setup, "");
+    let mut other = Client::new(&audited.daemon);
+    other.call(Call::C_SetupArch(Architecture::host()));
+    assert!(!other.call(Call::C_LoadModule(b"other")).rv().is_ok());
+    assert!(!other.call(Call::C_LoadModule(b"none")).rv().is_ok());
+    let mut client = ready4(&audited.daemon);
+    let opened = client.call(Call4::C_OpenSession(SlotId(0), Flags(6), false));
+    assert_eq!(opened.rv(), CkRv::SESSION_COUNT);
+    assert_eq!(sign(&mut client), CkRv::OK);
+    assert_eq!(sign(&mut client), CkRv::FUNCTION_REJECTED);
+    let mut login = |pin: &[u8]| {
+        let call = Call4::C_Login(SESSION, UserType(1), Input::Bytes(pin));
+        client.call(call).rv()
+    };
+    let guesses = [b"pin 1", b"pin 2", b"pin 3"].map(|pin| login(pin));
+    let wrong = CkRv::PIN_INCORRECT;
+    assert_eq!(guesses, [wrong, wrong, CkRv::PIN_LOCKED]);
+    drop((client, other));
+    audited.end(&["audit.log"]);
+    let refused = |function: &str| -> Vec<Value> {
+        let calls = audited.calls(function).into_iter();
+        calls.map(|call| call["refused"].clone()).collect()
+    };
+    let by = |limit: &str| serde_json::json!({ "limit": limit });
+    let none = Value::Null;
+    assert_eq!(
+        refused("C_Login"),
+        [none.clone(), none.clone(), by("max_failed_logins")]
+    );
+    assert_eq!(refused("C_OpenSession"), [none.clone(), by("max_sessions")]);
+    let signing = [none.clone(), by("max_signatures_per_day")];
+    assert_eq!(refused("C_SignInit"), signing);
+    let loads = [by("modules"), none.clone(), none];
+    assert_eq!(refused("C_LoadModule"), loads);
+    assert!(
+        !std::fs::read_to_string(audited.file())
+            .expect("a log")
+            .contains("pin 1")
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyctl"));
+    let lines = audited.lines();
+    let refused = lines.iter().rposition(|line| line["function"] == "C_Login");
+    let number = (refused.expect("a call") + 1).to_string();
+    command
+        .current_dir(audited.directory.path())
+        .args(["explain", "-conf"])
+        .arg(audited.daemon.directory().join("pkcs11proxyd.conf"))
+        .args([&number, "audit.log"]);
+    let explained = run(command, PATIENCE).stdout;
+    let expected = "then it was refused with CKR_PIN_LOCKED by max_failed_logins of ";
+    assert!(explained.contains(expected), "{explained}");
+}
