@@ -1,14 +1,22 @@
-//! Maps memory that a process shares with the children that it forks.
+//! Maps memory that processes of the daemon share: counters, and regions that one worker writes and the auditor reads.
 //!
-//! The controller maps counters before it forks a worker; both sides read and write them as atomics.
-//! Nothing else is shared between the processes of the daemon.
+//! The controller maps counters before it forks a worker; all its children have them. It makes a region for one worker, and
+//! gives the descriptor to the auditor only. All sides read and write words as atomics. Nothing else is shared between the
+//! processes of the daemon.
 
+use std::ffi::CStr;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::AtomicU64;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
 
 /// Maps this many counters of 0. They stay mapped until the process ends. Pages that nobody touches take
 /// no memory.
@@ -23,6 +31,75 @@ pub fn counters(count: NonZeroUsize) -> io::Result<&'static [AtomicU64]> {
     // SAFETY: the mapping has room for `count` counters, is aligned to a page, holds zeros, which are
     // valid counters, and is never unmapped. Every process changes it through atomics only.
     Ok(unsafe { slice::from_raw_parts(first.cast::<AtomicU64>().as_ptr(), count.get()) })
+}
+
+/// Memory of a fixed size that the processes share which have mapped it. Unmapped when dropped.
+pub struct Region {
+    first: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, and is used through atomics only.
+unsafe impl Send for Region {}
+
+// SAFETY: as above; atomics may be used by several threads at a time.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Makes and maps this many words of 0. Another process maps the same memory with the descriptor. Pages that nobody
+    /// touches take no memory.
+    pub fn new(name: &CStr, count: NonZeroUsize) -> io::Result<(Region, OwnedFd)> {
+        let size = count.get().checked_mul(size_of::<AtomicU64>());
+        let size = size.and_then(|size| i64::try_from(size).ok());
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let memory = memfd_create(name, flags)?;
+        ftruncate(&memory, size.ok_or(io::ErrorKind::OutOfMemory)?)?;
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(Self::seals()))?;
+        let region = Region::map(memory.as_fd(), count)?;
+        Ok((region, memory))
+    }
+
+    /// Maps the memory of a descriptor that [`Region::new`] made.
+    pub fn open(memory: BorrowedFd<'_>) -> io::Result<Region> {
+        let seals = SealFlag::from_bits_retain(fcntl(memory, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(Self::seals()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let size = usize::try_from(fstat(memory)?.st_size).map_err(io::Error::other)?;
+        let count = NonZeroUsize::new(size / size_of::<AtomicU64>());
+        Region::map(memory, count.ok_or(io::ErrorKind::InvalidInput)?)
+    }
+
+    /// What keeps its size: whoever touches a page behind the end of a file is ended by the kernel.
+    fn seals() -> SealFlag {
+        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
+    }
+
+    fn map(memory: BorrowedFd<'_>, count: NonZeroUsize) -> io::Result<Region> {
+        let size = count.checked_mul(const { NonZeroUsize::new(size_of::<AtomicU64>()).unwrap() });
+        let size = size.ok_or(io::ErrorKind::OutOfMemory)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses replaces no other.
+        let first = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, memory, 0) }?;
+        Ok(Region {
+            first: first.cast(),
+            count: count.get(),
+        })
+    }
+
+    /// The words.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has `count` words, is aligned to a page, and stays until this value is dropped. Its file
+        // has as many, since it is sealed. Every process changes it through atomics only.
+        unsafe { slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: `map` made this mapping with this size, and nothing borrows from this value any more.
+        let _ = unsafe { munmap(self.first.cast(), self.count * size_of::<AtomicU64>()) };
+    }
 }
 
 #[cfg(test)]
@@ -40,5 +117,21 @@ mod tests {
         assert_eq!(last.load(Ordering::SeqCst), 7);
         assert_eq!(counters[0].load(Ordering::SeqCst), 0);
         assert!(super::counters(NonZeroUsize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_region_is_the_same_memory_for_all_who_map_it_and_keeps_its_size() {
+        let (ours, memory) = Region::new(c"test", NonZeroUsize::new(1000).unwrap()).unwrap();
+        let theirs = Region::open(memory.as_fd()).unwrap();
+        assert_eq!((ours.words().len(), theirs.words().len()), (1000, 1000));
+        ours.words()[999].store(7, Ordering::SeqCst);
+        assert_eq!(theirs.words()[999].load(Ordering::SeqCst), 7);
+        assert!(ftruncate(&memory, 0).is_err() && ftruncate(&memory, 1 << 20).is_err());
+        drop(ours);
+        assert_eq!(theirs.words()[999].load(Ordering::SeqCst), 7);
+        // Whoever could cut it off would end those who read it.
+        let loose = memfd_create(c"loose", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        ftruncate(&loose, 4096).unwrap();
+        assert!(Region::open(loose.as_fd()).is_err());
     }
 }
