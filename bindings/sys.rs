@@ -188,13 +188,13 @@ pub fn idle_time(socket: BorrowedFd<'_>) -> Option<Duration> {
     Some(Duration::from_millis(told.tcpi_last_data_recv.into()))
 }
 
-/// The same with or without a descriptor, and without waiting for room.
+/// The same with up to [`MOST_DESCRIPTORS`] descriptors or none, and without waiting for room.
 pub fn send_now(
     socket: BorrowedFd<'_>,
     message: &[u8],
-    descriptor: Option<BorrowedFd<'_>>,
+    descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let descriptors: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+    let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let rights = match descriptors.is_empty() {
         true => &[][..],
@@ -209,16 +209,19 @@ pub fn send_now(
 /// Waits for one message of [`send`]: its length in `buffer`, and its descriptor. `None` when the
 /// sender is gone.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(usize, OwnedFd)>> {
-    let (length, descriptor) = receive_with(socket, buffer, MsgFlags::empty())?;
-    Ok(descriptor.map(|descriptor| (length, descriptor)))
+    let (length, descriptors) = receive_with(socket, buffer, MsgFlags::empty())?;
+    Ok(descriptors
+        .into_iter()
+        .next()
+        .map(|descriptor| (length, descriptor)))
 }
 
+/// Upper bound on the descriptors of a message.
+pub const MOST_DESCRIPTORS: usize = 2;
+
 /// Receives one message of [`send_now`], without waiting: its length in `buffer`, 0 when the sender is gone, and its
-/// descriptor.
-pub fn receive_now(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
+/// descriptors, [`MOST_DESCRIPTORS`] at the most.
+pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     receive_with(socket, buffer, MsgFlags::MSG_DONTWAIT)
 }
 
@@ -226,8 +229,8 @@ fn receive_with(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     flags: MsgFlags,
-) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 1]);
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
     let received = loop {
@@ -237,15 +240,17 @@ fn receive_with(
         }
     };
     let length = received.bytes;
-    let mut descriptors = received.cmsgs()?.filter_map(|message| match message {
-        ControlMessageOwned::ScmRights(descriptors) => descriptors.first().copied(),
-        _ => None,
-    });
-    let descriptor = descriptors.next().map(|descriptor| {
-        // SAFETY: the kernel made this descriptor for us in recvmsg just now; nobody else owns it.
-        unsafe { OwnedFd::from_raw_fd(descriptor) }
-    });
-    Ok((length, descriptor))
+    let mut descriptors = Vec::new();
+    for message in received.cmsgs()? {
+        let ControlMessageOwned::ScmRights(received) = message else {
+            continue;
+        };
+        descriptors.extend(received.into_iter().map(|descriptor| {
+            // SAFETY: the kernel made this descriptor for us in recvmsg just now; nobody else owns it.
+            unsafe { OwnedFd::from_raw_fd(descriptor) }
+        }));
+    }
+    Ok((length, descriptors))
 }
 
 #[cfg(test)]

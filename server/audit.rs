@@ -1,20 +1,24 @@
 //! Records each call in a log that shows whether a line was removed, changed, moved or cut off.
 //!
-//! Workers say what they have executed (`trail`, `objects`) and send it (`records`) to a process of its own
-//! (`auditor`), which knows from the controller whose worker that is. It writes a line for each call, with a hash over
-//! the line before, and signs the last hash now and then (`chain`, `book`). `verify` finds out what was done to a log,
-//! with the public key alone. [`crate::controller`] starts the auditor, and tells it about workers.
+//! Workers say what they execute (`trail`, `objects`, `call_record`) in memory that they share (`ring`) with a process
+//! of its own (`auditor`), which knows from the controller whose worker that is (`records`). It writes a line for each call
+//! (`lines`, `writer`), with a hash over the line before, and signs the last hash now and then (`chain`, `book`). `verify`
+//! finds out what was done to a log, with the public key alone. [`crate::controller`] starts the auditor, and tells it
+//! about workers.
 //!
 //! No PIN, data, key or attribute value is recorded, but for labels and identifiers.
 
 pub mod auditor;
 pub mod book;
+mod call_record;
 pub mod chain;
 mod lines;
 mod objects;
 pub mod records;
+pub mod ring;
 pub mod trail;
 pub mod verify;
+mod writer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,13 +53,20 @@ pub enum WhenFull {
     Count,
 }
 
-/// Text that may come from a client, as a line shows it: letters and digits of any alphabet and printable ASCII as
-/// they are; otherwise all of it as [`filter::log::Printable`] does.
-pub fn printable(text: &[u8]) -> String {
+/// Text that may come from a client, if a line shows it as it is: letters and digits of any alphabet and printable ASCII.
+fn plain(text: &[u8]) -> Option<&str> {
+    let is_ascii = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b'\\';
     let is_plain = |c: char| c.is_alphanumeric() || (' '..='~').contains(&c) && c != '\\';
-    match std::str::from_utf8(text) {
-        Ok(text) if text.chars().all(is_plain) => text.to_owned(),
-        _ => filter::log::Printable(text).to_string(),
+    let is_shown = text.iter().all(is_ascii);
+    let text = std::str::from_utf8(text).ok()?;
+    (is_shown || text.chars().all(is_plain)).then_some(text)
+}
+
+/// The same as a line shows it: [`plain`] text as it is, otherwise all of it as [`filter::log::Printable`] does.
+pub fn printable(text: &[u8]) -> String {
+    match plain(text) {
+        Some(text) => text.to_owned(),
+        None => filter::log::Printable(text).to_string(),
     }
 }
 
@@ -76,15 +87,20 @@ pub fn unprintable(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// The hexadecimal digits of bytes.
+fn digits(bytes: &[u8]) -> impl Iterator<Item = u8> {
+    let digit = |value: u8| match value {
+        0..=9 => b'0' + value,
+        _ => b'a' - 10 + value,
+    };
+    bytes
+        .iter()
+        .flat_map(move |byte| [digit(byte >> 4), digit(byte & 15)])
+}
+
 /// Bytes as hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut digits = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing into a string does not fail.
-        let _ = write!(digits, "{byte:02x}");
-    }
-    digits
+    digits(bytes).map(char::from).collect()
 }
 
 /// The bytes of hexadecimal digits.

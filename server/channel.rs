@@ -57,9 +57,9 @@ impl ControllerEnd {
         Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
     }
 
-    /// Sends a message to a process that is no worker, with a descriptor if there is one, without waiting.
-    pub fn tell(&self, message: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        bindings::sys::send_now(self.0.as_fd(), message, descriptor)
+    /// Sends a message to a process that is no worker, with the descriptors that belong to it, without waiting.
+    pub fn tell(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        bindings::sys::send_now(self.0.as_fd(), message, descriptors)
     }
 
     /// Reads the next message, without waiting; `Ok(None)` if there is none now. An error means that the
@@ -124,6 +124,8 @@ pub enum Message {
     User(String),
     /// The PROXY header has come, and says this.
     Header(Origin),
+    /// From the auditor: all that was left of the worker with this connection is written.
+    Written(usize),
 }
 
 const LOG: u8 = 0;
@@ -134,6 +136,7 @@ const ESTABLISHED: u8 = 4;
 const USER: u8 = 5;
 const CLIENT: u8 = 6;
 const BALANCER: u8 = 7;
+const WRITTEN: u8 = 8;
 
 impl Message {
     fn read(bytes: &[u8]) -> Option<Message> {
@@ -160,6 +163,10 @@ impl Message {
                 Some(Message::Header(Origin::Client(client)))
             }
             BALANCER if bytes.is_empty() => Some(Message::Header(Origin::Balancer)),
+            WRITTEN => {
+                let connection = u64::from_be_bytes(bytes.try_into().ok()?);
+                usize::try_from(connection).ok().map(Message::Written)
+            }
             _ => None,
         }
     }
@@ -257,6 +264,15 @@ impl WorkerEnd {
         let mut message = vec![USER];
         message.extend_from_slice(start(user, USER_SIZE));
         self.send_bytes(&message);
+    }
+
+    /// Tells the controller that all that was left of a worker is written. Waits for room for that: the controller waits
+    /// for nobody.
+    pub fn written(&self, connection: usize) {
+        let mut message = vec![WRITTEN];
+        message.extend_from_slice(&(connection as u64).to_be_bytes());
+        while send(self.socket.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL) == Err(Errno::EINTR) {
+        }
     }
 
     /// Logs why the client is refused. The controller limits the rate of such messages.
@@ -378,6 +394,8 @@ mod tests {
             &[6; 20],
             &[7, 0],
             &[8],
+            &[8, 0],
+            &[9],
         ] {
             send(worker.socket.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
         }

@@ -236,7 +236,7 @@ impl Controller {
                     Source::Departures => self.take_departures()?,
                     Source::Worker(worker) => self.take_messages(worker),
                     Source::Auditor => {
-                        if let Some(auditing) = &self.shared.auditing {
+                        if let Some(auditing) = &mut self.shared.auditing {
                             auditing.take_messages(&self.shared.loggers);
                         }
                     }
@@ -397,6 +397,8 @@ impl Controller {
         let Some(service) = service_of(&mut self.services, workers, worker) else {
             return;
         };
+        let serving = workers.serving_as(worker);
+        let given = serving.and_then(|serving| service.given_to(&serving));
         let mut client = None;
         let mut reaped = workers.remove(worker, watch, |message| {
             client = client.or(service.client_named(worker, &message));
@@ -406,10 +408,9 @@ impl Controller {
         if let (Some(reaped), Some(client)) = (&mut reaped, client) {
             reaped.client = proxy::name(client, &reaped.client);
         }
-        if let (Some(reaped), Some(auditing)) = (&reaped, auditing) {
-            if !reaped.client.is_empty() {
-                auditing.tell(&Told::Left(reaped.pid.as_raw()));
-            }
+        if let (Some((given, records)), Some(auditing)) = (given, auditing) {
+            let end = end.map_or_else(|| "with the daemon".to_owned(), |end| end.to_string());
+            auditing.left(given, records, end);
         }
         if let (Some(reaped), Some(end)) = (reaped, end) {
             service.worker_ended(worker, end, &reaped);

@@ -1,22 +1,22 @@
 //! Runs the auditor: a process that writes the log, and signs it.
 //!
-//! Records come from each worker over a socket of its own. The controller sends the other end of it, and whose worker
-//! that is, before the worker gets its client. The auditor keeps the log and the key, and nothing else: no listener, no client, no module. It
-//! never gives the key to anybody: the controller and the workers do not have it.
+//! Records come from each worker in memory that only these two share (`ring`); over a socket, the worker tells who its client
+//! is and that there are records. The controller sends both, and whose worker that is, before the worker gets its client.
+//! The auditor keeps the log and the key, and nothing else: no listener, no client, no module. It never gives the key to
+//! anybody: the controller and the workers do not have it.
 //!
-//! While it cannot write, it says so in [`Flags`], keeps or counts what comes, as the site wants, and tries again each
-//! second.
+//! It gives the room of records back once their lines are written (`writer`). If it is killed, the next auditor finds what was
+//! not, and leaves out what is in the log already.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use filter::Rules;
-use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl;
@@ -25,35 +25,30 @@ use nix::sys::signal::SigSet;
 use openssl::pkey::{PKey, Private};
 use xdr::Function;
 
-use super::book::{Book, Opened, Unusable};
-use super::chain::{self, Head};
-use super::lines::{self, Event, Modules, hashed};
+use super::book::{Book, Unusable};
+use super::lines::{self, Event};
 use super::records::{self, Flags, FromWorker, Given, Received, Told, receive};
-use super::{AuditConfig, WhenFull, hex, printable};
+use super::ring::{Next, Reader};
+use super::writer::Writer;
+use super::{AuditConfig, call_record, chain, printable};
 use crate::channel::WorkerEnd;
 use crate::logging::{self, Severity, log};
 
-/// How often it tries again to write.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// The same while another daemon, which this one replaces, still has the file.
-const SOON: Duration = Duration::from_millis(50);
-
-/// How long it goes on to try at its end, while another daemon has the file.
-const LAST_TRIES: Duration = Duration::from_millis(500);
-
-/// Bytes of lines that are kept while they cannot be written. With more, workers wait.
-const KEPT: usize = 1 << 20;
-
-/// How long it sleeps between two batches of records. To wake it for each costs the worker more than to send.
+/// How long it sleeps between two batches of records. To be woken for each would cost more than to read it.
 const NAP: Duration = Duration::from_millis(1);
 
-/// The controller's channel among what is watched. The others are processes.
+/// The controller's channel among what is watched. The others are connections.
 const CONTROLLER: u64 = u64::MAX;
 
-/// Sockets that are looked at before it looks at everything else, and records that are taken from each.
+/// Sockets that are looked at before it looks at everything else, and messages or records that are taken of each.
 const SOCKETS: usize = 64;
-const RECORDS: usize = 16;
+const RECORDS: usize = 128;
+
+/// Records that a worker which has ended can have left: more than there is room for.
+const LAST_RECORDS: usize = 8192;
+
+/// How long it waits for workers to end when the controller was killed, which ends them.
+const ORPHANED: Duration = Duration::from_millis(500);
 
 /// The exit status if it cannot go on.
 const FAILED: i32 = 72;
@@ -70,15 +65,53 @@ pub struct Inheritance<'a> {
     pub services: Vec<(&'a str, Arc<Rules>)>,
     /// The controller.
     pub controller: u32,
+    /// How many auditors this daemon had before.
+    pub auditors_before: u32,
+    /// Whether another daemon has the log's file, so that this one goes on beside it.
+    pub is_aside: bool,
 }
 
 /// A worker that has a client.
 struct Connection {
     given: Given,
-    /// Where its records come from.
-    records: OwnedFd,
+    /// Where its messages come from.
+    socket: OwnedFd,
+    /// Where its records are.
+    ring: Reader,
     has_called: bool,
     malformed: u64,
+    numbers: Numbers,
+    /// Whether its ring is looked at without being woken.
+    is_active: bool,
+}
+
+/// Which of the last calls of a connection were taken, as calls in parallel end in any order.
+#[derive(Default)]
+struct Numbers {
+    highest: u64,
+    /// The highest one and those below it, from the lowest bit on.
+    taken: u128,
+}
+
+impl Numbers {
+    fn take(&mut self, number: u64) {
+        if let Some(ahead @ 1..) = number.checked_sub(self.highest) {
+            let shift = u32::try_from(ahead).unwrap_or(u32::MAX);
+            self.taken = self.taken.checked_shl(shift).unwrap_or(0);
+            self.highest = number;
+        }
+        self.taken |= self.bit(number);
+    }
+
+    fn bit(&self, number: u64) -> u128 {
+        let behind = self.highest.checked_sub(number);
+        let behind = behind.and_then(|behind| u32::try_from(behind).ok());
+        behind.map_or(0, |behind| 1_u128.checked_shl(behind).unwrap_or(0))
+    }
+
+    fn has(&self, number: u64) -> bool {
+        self.taken & self.bit(number) != 0
+    }
 }
 
 /// What is wrong with the section `audit`, before anything is started: the place, and the text.
@@ -130,7 +163,7 @@ pub fn run(inheritance: &Inheritance<'_>, channel: WorkerEnd) -> i32 {
         Ok((key, epoll))
     });
     match watched {
-        Ok((key, epoll)) => Auditor::new(inheritance, key, epoll).run(&channel),
+        Ok((key, epoll)) => Auditor::new(inheritance, key, epoll, channel).run(),
         Err(error) => {
             log(Severity::Alert, format_args!("cannot audit: {error}"));
             FAILED
@@ -157,29 +190,26 @@ fn watch(channel: &WorkerEnd) -> nix::Result<Epoll> {
 }
 
 struct Auditor<'a> {
-    inheritance: &'a Inheritance<'a>,
-    key: PKey<Private>,
-    /// None until it could be opened.
-    book: Option<Book>,
-    head: Head,
-    /// Lines that could not be written, in their order.
-    kept: VecDeque<Vec<u8>>,
-    kept_bytes: usize,
-    /// Whether lines cannot be written; then when to try again.
-    failing: Option<Instant>,
-    /// Records that were not written, since a line said so.
-    lost: u64,
-    connections: HashMap<i32, Connection>,
-    /// Processes that have ended. What they sent may not be read yet.
-    left: Vec<i32>,
+    writer: Writer<'a>,
+    channel: Arc<WorkerEnd>,
+    connections: HashMap<usize, Connection>,
+    /// Those whose rings are looked at without being woken.
+    active: Vec<usize>,
+    /// Those of which lines were collected, and not written yet.
+    taken_from: Vec<usize>,
+    /// Connections whose worker has ended, and how. There may be records.
+    left: Vec<(usize, String)>,
+    /// Those of which everything was collected, and not written yet.
+    collected: Vec<usize>,
+    /// Connections and numbers of calls that an auditor before this one has written, as far as their records may be there.
+    calls_before: HashSet<(usize, u64)>,
     epoll: Epoll,
     /// Whether the controller has told of the workers that there were when it started.
     is_ready: bool,
-    unsigned: u64,
-    /// When the first line that is not signed was written.
-    unsigned_since: Option<Instant>,
+    has_predecessor: bool,
     /// Whether the controller has said that it is over, or is gone.
     end: Option<End>,
+    record: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -189,70 +219,65 @@ enum End {
 }
 
 impl<'a> Auditor<'a> {
-    fn new(inheritance: &'a Inheritance<'a>, key: PKey<Private>, epoll: Epoll) -> Auditor<'a> {
+    fn new(
+        inheritance: &'a Inheritance<'a>,
+        key: PKey<Private>,
+        epoll: Epoll,
+        channel: Arc<WorkerEnd>,
+    ) -> Auditor<'a> {
         Auditor {
-            inheritance,
-            key,
-            book: None,
-            head: Head::default(),
-            kept: VecDeque::new(),
-            kept_bytes: 0,
-            failing: Some(Instant::now()),
-            lost: 0,
+            writer: Writer::new(inheritance, key),
+            channel,
             connections: HashMap::new(),
+            active: Vec::new(),
+            taken_from: Vec::new(),
             left: Vec::new(),
+            collected: Vec::new(),
+            calls_before: HashSet::new(),
             epoll,
             is_ready: false,
-            unsigned: 0,
-            unsigned_since: None,
+            has_predecessor: inheritance.auditors_before > 0,
             end: None,
+            record: Vec::new(),
         }
     }
 
-    fn run(mut self, channel: &WorkerEnd) -> i32 {
+    fn run(mut self) -> i32 {
         let mut buffer = vec![0; records::LONGEST];
         loop {
-            self.listen(channel, &mut buffer);
-            if self.failing.is_some_and(|at| Instant::now() >= at) {
-                self.try_again();
+            self.listen(&mut buffer);
+            self.writer.try_if_due();
+            if self.is_ready && self.has_predecessor && !self.writer.is_failing() {
+                self.has_predecessor = false;
+                self.calls_before = self.writer.calls_before();
             }
             let taken = self.take_records(&mut buffer);
-            for process in std::mem::take(&mut self.left) {
-                self.forget(process, &mut buffer);
+            self.forget_left(&mut buffer);
+            self.writer.sign_if_due();
+            self.commit();
+            let is_stuck = self.writer.is_failing();
+            if let Some(end) = self.end.filter(|_| taken == Taken::Nothing || is_stuck) {
+                return self.finish(end, &mut buffer);
             }
-            if let Some(end) = self
-                .end
-                .filter(|_| taken == Taken::Nothing || self.failing.is_some())
-            {
-                return self.finish(end);
-            }
-            self.sign_if_due();
             match taken {
-                Taken::Nothing => self.wait(channel),
-                Taken::All => std::thread::sleep(NAP),
+                Taken::Nothing if self.active.is_empty() || !self.has_room() => self.wait(),
+                Taken::Nothing | Taken::All => std::thread::sleep(NAP),
                 Taken::Some => {}
             }
         }
     }
 
-    /// Whether records may be taken: the controller has told of all workers, and more lines may be kept.
+    /// Whether records may be taken: the controller has told of all workers, and more lines may be collected.
     fn has_room(&self) -> bool {
-        if !self.is_ready {
-            return false;
-        }
-        match self.inheritance.config.when_full {
-            WhenFull::Refuse => self.book.is_some() && self.kept_bytes < KEPT,
-            WhenFull::Count => true,
-        }
+        self.is_ready && self.writer.has_room()
     }
 
-    fn wait(&self, channel: &WorkerEnd) {
-        let now = Instant::now();
-        let sign_at = self
-            .unsigned_since
-            .and_then(|since| since.checked_add(self.inheritance.config.sign_interval));
-        let next = [self.failing, sign_at].into_iter().flatten().min();
-        let left = next.map(|at| at.saturating_duration_since(now) + Duration::from_millis(1));
+    fn wait(&self) {
+        let next = self.writer.next_wake();
+        let left = next.map(|at| {
+            let left = at.saturating_duration_since(Instant::now());
+            left + Duration::from_millis(1)
+        });
         // An error shows when it reads.
         if self.has_room() {
             let timeout =
@@ -263,15 +288,16 @@ impl<'a> Auditor<'a> {
                 .wait(&mut events, timeout.unwrap_or(EpollTimeout::NONE));
         } else {
             let timeout = left.map(|left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
-            let mut watched = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+            let mut watched = [PollFd::new(self.channel.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut watched, timeout.unwrap_or(PollTimeout::NONE));
         }
     }
 
     /// Takes what the controller says.
-    fn listen(&mut self, channel: &WorkerEnd, buffer: &mut [u8]) {
+    fn listen(&mut self, buffer: &mut [u8]) {
         loop {
-            let (length, records) = match bindings::sys::receive_now(channel.as_fd(), buffer) {
+            let received = bindings::sys::receive_now(self.channel.as_fd(), buffer);
+            let (length, descriptors) = match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) | Ok((0, _)) => {
                     self.end.get_or_insert(End::Orphaned);
@@ -279,23 +305,39 @@ impl<'a> Auditor<'a> {
                 }
                 Ok(received) => received,
             };
-            let told = serde_json::from_slice(buffer.get(..length).unwrap_or_default());
-            match (told, records) {
-                (Ok(Told::Given(given)), Some(records)) => self.given(given, records),
-                (Ok(Told::Ready), _) => self.is_ready = true,
-                (Ok(Told::Left(process)), _) => self.left.push(process),
-                (Ok(Told::Reopen), _) => self.reopen(),
-                (Ok(Told::MoveAside), _) => self.move_aside(),
-                (Ok(Told::End), _) => self.end = Some(End::Orderly),
-                (Ok(Told::Given(_)) | Err(_), _) => {}
+            match serde_json::from_slice(buffer.get(..length).unwrap_or_default()) {
+                Ok(Told::Given(given)) => self.given(given, descriptors),
+                Ok(Told::Ready) => self.is_ready = true,
+                Ok(Told::Left { connection, end }) => self.left.push((connection, end)),
+                Ok(Told::Reopen) => self.writer.reopen(),
+                Ok(Told::MoveAside) => self.writer.move_aside(),
+                Ok(Told::End) => self.end = Some(End::Orderly),
+                Err(_) => {}
             }
         }
     }
 
-    fn given(&mut self, given: Given, records: OwnedFd) {
-        let process = given.pid;
+    fn given(&mut self, given: Given, descriptors: Vec<OwnedFd>) {
+        let number = given.connection;
+        let failed = |error: &dyn std::fmt::Display| {
+            log(
+                Severity::Alert,
+                format_args!("the calls of connection {number} are not recorded: {error}"),
+            );
+        };
+        let Ok([socket, memory]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+            return failed(&"descriptors are missing");
+        };
+        let ring = match Reader::open(&memory) {
+            Ok(ring) => ring,
+            Err(error) => return failed(&error),
+        };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, number as u64);
+        if let Err(error) = self.epoll.add(&socket, event) {
+            failed(&error);
+        }
         let show = |text: &String| printable(text.as_bytes());
-        let connection = Connection {
+        let mut connection = Connection {
             given: Given {
                 peer: show(&given.peer),
                 user: show(&given.user),
@@ -303,114 +345,229 @@ impl<'a> Auditor<'a> {
                 service: show(&given.service),
                 ..given
             },
-            records,
+            socket,
+            ring,
             has_called: false,
             malformed: 0,
+            numbers: Numbers::default(),
+            is_active: false,
         };
-        let key = u64::try_from(process).unwrap_or(CONTROLLER);
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, key);
-        if let Err(error) = self.epoll.add(&connection.records, event) {
-            log(
-                Severity::Alert,
-                format_args!("cannot watch the records of process {process}: {error}"),
-            );
+        // Whoever was to be woken before may be dead.
+        if self.has_predecessor {
+            connection.is_active = true;
+            connection.ring.watch();
+            self.active.push(number);
         }
-        self.connections.insert(process, connection);
+        self.connections.insert(number, connection);
     }
 
-    /// Takes records.
+    /// Takes messages and records.
     fn take_records(&mut self, buffer: &mut [u8]) -> Taken {
         if !self.has_room() {
             return Taken::Nothing;
         }
         let mut events = [EpollEvent::empty(); SOCKETS];
         let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO);
-        let mut taken = Taken::Nothing;
-        for event in events.iter().take(ready.unwrap_or(0)) {
-            let Ok(process) = i32::try_from(event.data()) else {
+        let ready = ready.unwrap_or(0);
+        for event in events.iter().take(ready) {
+            let Ok(number) = usize::try_from(event.data()) else {
                 continue;
             };
-            let mut count = 0;
-            while count < RECORDS && self.has_room() && self.take_record(process, buffer) {
-                count += 1;
+            self.take_messages(number, buffer);
+            if let Some(connection) = self.connections.get_mut(&number) {
+                if !connection.is_active {
+                    connection.is_active = true;
+                    connection.ring.watch();
+                    self.active.push(number);
+                }
             }
+        }
+        let mut taken = Taken::Nothing;
+        let mut active = std::mem::take(&mut self.active);
+        // The first are others each time.
+        let turn = active.len().min(1);
+        active.rotate_left(turn);
+        active.retain(|number| {
+            let count = self.take_records_of(*number, RECORDS, buffer);
             taken = match count {
                 RECORDS => Taken::Some,
                 0 => taken,
                 _ if taken == Taken::Some => taken,
                 _ => Taken::All,
             };
-        }
+            if count > 0 || !self.has_room() {
+                return true;
+            }
+            let Some(connection) = self.connections.get_mut(number) else {
+                return false;
+            };
+            // With something in it after all, it is looked at in the next turn.
+            connection.is_active = !connection.ring.rest();
+            if connection.is_active {
+                connection.ring.watch();
+            }
+            connection.is_active
+        });
+        self.active = active;
         taken
     }
 
-    /// Takes a record of a process; tells whether there was one.
-    fn take_record(&mut self, process: i32, buffer: &mut [u8]) -> bool {
-        let Some(connection) = self.connections.get(&process) else {
-            return false;
-        };
-        match receive(connection.records.as_fd(), buffer) {
-            Received::Message { length } => {
-                let record = serde_json::from_slice(buffer.get(..length).unwrap_or_default());
-                self.take(process, record.ok());
-                true
-            }
-            Received::Nothing => false,
-            Received::Closed => {
-                self.disconnect(process);
-                false
-            }
+    /// Takes up to this many records of a connection; returns how many.
+    fn take_records_of(&mut self, number: usize, most: usize, buffer: &mut [u8]) -> usize {
+        let has_called = |connection: &Connection| connection.has_called;
+        if !self.connections.get(&number).is_some_and(has_called) {
+            // They tell who its client is.
+            self.take_messages(number, buffer);
         }
+        let mut count = 0;
+        while count < most && self.has_room() {
+            let Some(connection) = self.connections.get_mut(&number) else {
+                break;
+            };
+            match connection.ring.next(&mut self.record) {
+                Next::Nothing => break,
+                Next::Record => self.take_record(number, None),
+                Next::Broken => self.malformed(number),
+            }
+            count += 1;
+        }
+        if count > 0 {
+            self.taken_from.push(number);
+        }
+        count
     }
 
-    /// A process has ended: takes the rest of its records.
-    fn forget(&mut self, process: i32, buffer: &mut [u8]) {
-        while self.has_room() {
-            if !self.take_record(process, buffer) {
-                return self.disconnect(process);
-            }
-        }
-        self.left.push(process);
-    }
-
-    fn disconnect(&mut self, process: i32) {
-        if let Some(connection) = self.connections.remove(&process) {
-            // The controller has a copy: closing this one does not take it out.
-            let _ = self.epoll.delete(&connection.records);
-        }
-    }
-
-    fn take(&mut self, process: i32, record: Option<FromWorker>) {
-        let Some(mut connection) = self.connections.remove(&process) else {
+    /// Writes the line of the record that was taken. If its worker has `ended` it may say of a call that had no result.
+    fn take_record(&mut self, number: usize, ended: Option<&str>) {
+        let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
-        match record {
-            Some(FromWorker::Peer(peer)) if connection.given.awaits_header => {
-                connection.given.awaits_header = false;
-                connection.given.peer = printable(peer.as_bytes());
-            }
-            // Another auditor may know it from the controller already.
-            Some(FromWorker::User(user)) if !connection.has_called => {
-                set_once(&mut connection.given.user, &user);
-            }
-            Some(FromWorker::Profile(profile)) if !connection.has_called => {
-                set_once(&mut connection.given.profile, &profile);
-            }
-            Some(FromWorker::Call(record)) if Function::from_number(record.function).is_some() => {
-                connection.has_called = true;
-                self.write(&Event::Call(lines::call(&connection.given, record)));
-            }
-            _ => {
-                connection.malformed = connection.malformed.saturating_add(1);
-                let number = connection.given.connection;
-                self.malformed(number, process, connection.malformed);
+        let record = call_record::decode(&self.record);
+        let record = record.filter(|(begun, _)| Function::from_number(begun.function).is_some());
+        let Some((begun, result)) = record else {
+            return self.malformed(number);
+        };
+        connection.has_called = true;
+        let call = begun.call;
+        let is_written = || {
+            ended.is_some() && connection.numbers.has(call)
+                || self.calls_before.contains(&(number, call))
+        };
+        let line = match (result, ended) {
+            _ if is_written() => None,
+            (Some(result), _) => Some(lines::call(&connection.given, begun, result)),
+            (None, Some(end)) => Some(lines::unfinished(&connection.given, begun, end)),
+            (None, None) => return self.malformed(number),
+        };
+        if let Some(line) = line {
+            self.writer.write(&line);
+        }
+        connection.numbers.take(call);
+    }
+
+    /// Takes what the worker of a connection tells of its client.
+    fn take_messages(&mut self, number: usize, buffer: &mut [u8]) {
+        for _ in 0..RECORDS {
+            let Some(connection) = self.connections.get_mut(&number) else {
+                return;
+            };
+            let length = match receive(connection.socket.as_fd(), buffer) {
+                Received::Message { length } => length,
+                Received::Nothing => return,
+                Received::Closed => {
+                    // The controller tells when it has ended. It has a copy: closing this one does not take it out.
+                    let _ = self.epoll.delete(&connection.socket);
+                    return;
+                }
+            };
+            let given = &mut connection.given;
+            match serde_json::from_slice(buffer.get(..length).unwrap_or_default()) {
+                Ok(FromWorker::Peer(peer)) if given.awaits_header => {
+                    given.awaits_header = false;
+                    given.peer = printable(peer.as_bytes());
+                }
+                // Another auditor may know it from the controller already.
+                Ok(FromWorker::User(user)) if !connection.has_called => {
+                    set_once(&mut given.user, &user);
+                }
+                Ok(FromWorker::Profile(profile)) if !connection.has_called => {
+                    set_once(&mut given.profile, &profile);
+                }
+                Ok(FromWorker::Wake) => {}
+                _ => self.malformed(number),
             }
         }
-        self.connections.insert(process, connection);
+    }
+
+    /// Takes what is left of workers that have ended, as far as it can be collected.
+    fn forget_left(&mut self, buffer: &mut [u8]) {
+        for (number, end) in std::mem::take(&mut self.left) {
+            if self.make_room() {
+                self.forget(number, &end, buffer);
+            } else {
+                self.left.push((number, end));
+            }
+        }
+    }
+
+    /// Tells whether lines can be collected, after those that were are written, if need be.
+    fn make_room(&mut self) -> bool {
+        self.has_room() || self.commit() && self.has_room()
+    }
+
+    fn forget(&mut self, number: usize, end: &str, buffer: &mut [u8]) {
+        if !self.connections.contains_key(&number) {
+            // Its descriptors did not arrive. The controller keeps them for the next auditor.
+            return;
+        }
+        let mut count = 0;
+        while count < LAST_RECORDS {
+            let taken = self.take_records_of(number, LAST_RECORDS, buffer);
+            count += taken;
+            if !self.make_room() {
+                return self.left.push((number, end.to_owned()));
+            }
+            if taken == 0 {
+                break;
+            }
+        }
+        let connection = self.connections.get(&number);
+        let in_flight = connection.map(|it| it.ring.in_flight().collect::<Vec<_>>());
+        for record in in_flight.into_iter().flatten() {
+            self.record = record;
+            self.take_record(number, Some(end));
+        }
+        self.collected.push(number);
+    }
+
+    /// Writes what was collected. Then workers get the room of their records back, and the controller hears of those
+    /// that have ended.
+    fn commit(&mut self) -> bool {
+        if !self.writer.commit() {
+            return false;
+        }
+        for number in self.taken_from.drain(..) {
+            if let Some(connection) = self.connections.get(&number) {
+                connection.ring.give_back();
+            }
+        }
+        for number in self.collected.drain(..) {
+            if let Some(connection) = self.connections.remove(&number) {
+                // It may be out already.
+                let _ = self.epoll.delete(&connection.socket);
+            }
+            self.channel.written(number);
+        }
+        true
     }
 
     /// The first, the second, the fourth and so on are told.
-    fn malformed(&mut self, connection: usize, process: i32, count: u64) {
+    fn malformed(&mut self, number: usize) {
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return;
+        };
+        connection.malformed = connection.malformed.saturating_add(1);
+        let (process, count) = (connection.given.pid, connection.malformed);
         if !count.is_power_of_two() {
             return;
         }
@@ -420,268 +577,44 @@ impl<'a> Auditor<'a> {
                 "process {process} sent the auditor what is no record, {count} times so far"
             ),
         );
-        self.write(&Event::Malformed {
-            connection,
+        self.writer.write(&Event::Malformed {
+            connection: number,
             process,
             count,
         });
     }
 
-    /// Writes a line, or keeps or counts it.
-    fn write(&mut self, event: &Event<'_>) {
-        let (line, head) = self.head.next(&now(), event);
-        if self.failing.is_none() {
-            match self.append(&line) {
-                Ok(()) => return self.written(head),
-                Err(error) => self.fail(&error),
-            }
-        }
-        match self.inheritance.config.when_full {
-            WhenFull::Refuse if self.book.is_some() => {
-                self.kept_bytes = self.kept_bytes.saturating_add(line.len());
-                self.kept.push_back(line);
-                self.written(head);
-            }
-            _ => self.lost = self.lost.saturating_add(1),
-        }
-    }
-
-    fn append(&mut self, line: &[u8]) -> io::Result<()> {
-        match &mut self.book {
-            Some(book) => book.append(line),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
-    }
-
-    fn written(&mut self, head: Head) {
-        self.head = head;
-        self.unsigned = self.unsigned.saturating_add(1);
-        self.unsigned_since.get_or_insert_with(Instant::now);
-    }
-
-    fn fail(&mut self, error: &dyn std::fmt::Display) {
-        let effect = match self.inheritance.config.when_full {
-            WhenFull::Refuse => "calls are refused",
-            WhenFull::Count => "calls are executed and not recorded",
-        };
-        let file = self.inheritance.config.file.display();
-        log(
-            Severity::Alert,
-            format_args!("{file}: cannot be written, {effect}: {error}"),
-        );
-        self.inheritance.flags.set_writable(false);
-        self.failing = Some(Instant::now() + AGAIN);
-    }
-
-    /// Opens the log if that is still to be done, and writes what was kept.
-    fn try_again(&mut self) {
-        if self.book.is_none() {
-            return self.begin();
-        }
-        self.failing = Some(Instant::now() + AGAIN);
-        while let Some(line) = self.kept.pop_front() {
-            if self.append(&line).is_err() {
-                self.kept.push_front(line);
-                return;
-            }
-            self.kept_bytes = self.kept_bytes.saturating_sub(line.len());
-        }
-        let flags = self.inheritance.flags;
-        let (refused, lost) = (flags.refused(), self.lost.saturating_add(flags.lost()));
-        let resumed = Event::Resumed { refused, lost };
-        let (line, head) = self.head.next(&now(), &resumed);
-        if self.append(&line).is_err() {
-            return;
-        }
-        self.written(head);
-        flags.told(refused, lost.saturating_sub(self.lost));
-        self.lost = 0;
-        self.failing = None;
-        flags.set_writable(true);
-        let file = self.inheritance.config.file.display();
-        log(
-            Severity::Notice,
-            format_args!(
-                "{file}: is written again; {refused} calls were refused, {lost} are not recorded"
-            ),
-        );
-    }
-
-    /// Opens the log and writes the start line.
-    fn begin(&mut self) {
-        let config = self.inheritance.config;
-        let Opened { book, head, cut } = match Book::open(&config.file) {
-            Ok(opened) => opened,
-            // Its auditor goes on in a file of its own.
-            Err(Unusable::InUse) => {
-                self.failing = Some(Instant::now() + SOON);
-                return;
-            }
-            Err(error) => return self.fail(&error),
-        };
-        if cut > 0 {
-            let file = config.file.display();
-            log(
-                Severity::Warning,
-                format_args!("{file}: {cut} bytes of an unfinished line were cut off"),
-            );
-        }
-        self.book = Some(book);
-        self.head = head;
-        self.failing = None;
-        self.inheritance.flags.set_writable(true);
-        let start = self.start_event(cut);
-        self.write(&start);
-        self.sign();
-    }
-
-    fn start_event(&self, cut: u64) -> Event<'static> {
-        let Inheritance {
-            config,
-            conf,
-            services,
-            controller,
-            ..
-        } = self.inheritance;
-        let mut configuration = vec![hashed(String::new(), conf)];
-        configuration.extend(
-            services
-                .iter()
-                .map(|(_, rules)| hashed(String::new(), &rules.file)),
-        );
-        let modules = services.iter().map(|(service, rules)| {
-            let modules = rules.modules.iter();
-            let modules = modules.map(|module| hashed(printable(&module.alias_text), &module.path));
-            Modules {
-                service: printable(service.as_bytes()),
-                modules: modules.collect(),
-            }
-        });
-        Event::Start {
-            previous: hex(&self.head.hash),
-            version: env!("CARGO_PKG_VERSION"),
-            controller: *controller,
-            sign_lines: config.sign_lines,
-            sign_interval: config.sign_interval.as_secs_f64(),
-            cut,
-            configuration,
-            services: modules.collect(),
-        }
-    }
-
-    fn sign_if_due(&mut self) {
-        let config = self.inheritance.config;
-        let is_old = |since: Instant| since.elapsed() >= config.sign_interval;
-        let is_due = self.unsigned >= config.sign_lines || self.unsigned_since.is_some_and(is_old);
-        if is_due && self.unsigned > 0 && self.failing.is_none() {
-            self.tell_of_gap();
-            self.sign();
-        }
-    }
-
-    /// Says how many calls are missing in the log, if some are and no line says so.
-    fn tell_of_gap(&mut self) {
-        let flags = self.inheritance.flags;
-        let (refused, lost) = (flags.refused(), flags.lost());
-        if refused > 0 || lost > 0 {
-            self.write(&Event::Resumed { refused, lost });
-            flags.told(refused, lost);
-        }
-    }
-
-    fn sign(&mut self) {
-        match chain::sign(&self.key, &self.head.hash) {
-            Ok(signature) => {
-                let head = hex(&self.head.hash);
-                self.write(&Event::Signed { head, signature });
-                self.unsigned = 0;
-                self.unsigned_since = None;
-            }
-            Err(error) => log(Severity::Alert, format_args!("cannot sign: {error}")),
-        }
-    }
-
-    /// Goes on in a new file if this one was renamed.
-    fn reopen(&mut self) {
-        let config = self.inheritance.config;
-        let was_moved = self.book.as_ref().is_some_and(Book::was_moved);
-        if was_moved {
-            self.go_on_in(config.file.clone());
-        }
-    }
-
-    /// Goes on in a file beside it, named after this daemon.
-    fn move_aside(&mut self) {
-        let mut name = self.inheritance.config.file.clone().into_os_string();
-        name.push(format!(".{}", self.inheritance.controller));
-        self.go_on_in(PathBuf::from(name));
-    }
-
-    /// Ends this file and begins another one, which must be new or empty.
-    fn go_on_in(&mut self, path: PathBuf) {
-        let opened = match Book::open(&path) {
-            Ok(opened) if opened.head == Head::default() => opened,
-            Ok(_) => {
-                let path = path.display();
-                return log(
-                    Severity::Err,
-                    format_args!("{path}: is not empty; the audit log stays in its old file"),
-                );
-            }
-            Err(error) => {
-                let path = path.display();
-                return log(
-                    Severity::Err,
-                    format_args!("{path}: {error}; the audit log stays in its old file"),
-                );
-            }
-        };
-        // What was kept belongs to the old file.
-        if self.failing.is_some() {
-            self.try_again();
-        }
-        if self.failing.is_some() {
-            return log(
-                Severity::Err,
-                format_args!("the audit log stays in its old file until that can be written"),
-            );
-        }
-        self.write(&Event::Rotated);
-        self.sign();
-        if self.failing.is_some() {
-            // These lines come into the old file when that can be written.
-            return;
-        }
-        self.book = Some(opened.book);
-        self.write(&Event::Continue {
-            previous: hex(&self.head.hash),
-            file: printable(path.as_os_str().as_encoded_bytes()),
-        });
-        self.sign();
-    }
-
-    fn finish(mut self, end: End) -> i32 {
-        let until = Instant::now() + LAST_TRIES;
-        while self.failing.is_some() {
-            self.try_again();
-            if self.book.is_some() || Instant::now() >= until {
-                break;
-            }
-            std::thread::sleep(SOON);
+    fn finish(mut self, end: End, buffer: &mut [u8]) -> i32 {
+        self.writer.try_last();
+        if end == End::Orphaned {
+            self.is_ready = true;
+            self.outlive_workers();
         }
         // What came while it could not write.
-        if self.failing.is_none() {
-            let mut buffer = vec![0; records::LONGEST];
-            while self.take_records(&mut buffer) != Taken::Nothing {}
+        while self.take_records(buffer) != Taken::Nothing {
+            if !self.commit() {
+                break;
+            }
         }
-        self.tell_of_gap();
-        if end == End::Orderly {
-            self.write(&Event::End);
+        self.forget_left(buffer);
+        self.commit();
+        match self.writer.finish(end == End::Orderly) {
+            true => 0,
+            false => FAILED,
         }
-        self.sign();
-        match self.failing {
-            None => 0,
-            Some(_) => FAILED,
+    }
+
+    /// Waits until the workers have ended, which the kernel kills with the controller.
+    fn outlive_workers(&mut self) {
+        let until = Instant::now() + ORPHANED;
+        for (number, connection) in &self.connections {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            // Nothing is asked for: that the other end was closed is always told.
+            let mut socket = [PollFd::new(connection.socket.as_fd(), PollFlags::empty())];
+            if poll(&mut socket, left).is_ok_and(|ready| ready > 0) {
+                self.left.push((*number, "with the daemon".to_owned()));
+            }
         }
     }
 }
@@ -693,7 +626,22 @@ fn set_once(known: &mut String, told: &str) {
     }
 }
 
-/// The time of a line: UTC, with microseconds (RFC 3339).
-fn now() -> String {
-    format!("{:.6}", Timestamp::now())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_calls_are_known_for_a_while_in_any_order() {
+        let mut numbers = Numbers::default();
+        assert!(!numbers.has(1));
+        for number in [3, 1, 100] {
+            numbers.take(number);
+        }
+        let known: Vec<u64> = (0..200).filter(|number| numbers.has(*number)).collect();
+        assert_eq!(known, [1, 3, 100]);
+        numbers.take(u64::MAX);
+        assert!(numbers.has(u64::MAX) && !numbers.has(100));
+        numbers.take(5);
+        assert!(!numbers.has(5) && numbers.has(u64::MAX));
+    }
 }

@@ -1,11 +1,11 @@
 //! Keeps the file of the log: opens it behind its last line, appends lines, and goes on in a new file.
 //!
-//! Lines come from `auditor`. A line that does not fit is not left half written: what there is of it is cut off
+//! Lines come from `writer`. Lines that do not fit are not left half written: what there is of them is cut off
 //! again. One process at a time writes a file, which its lock says.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -80,20 +80,38 @@ impl Book {
         })
     }
 
-    /// Appends a line, or nothing.
-    pub fn append(&mut self, line: &[u8]) -> io::Result<()> {
-        let written = self.file.write_all(line);
+    /// Appends lines: all of them, or nothing.
+    pub fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let written = self.file.write_all(lines);
         match written {
             Ok(()) => {
-                self.length = self.length.saturating_add(line.len() as u64);
+                self.length = self.length.saturating_add(lines.len() as u64);
                 Ok(())
             }
             Err(error) => {
-                // If it fails the next line is appended to a part of this one, and the log says that it was changed.
+                // If it fails the next line is appended to a part of these, and the log says that it was changed.
                 self.file.set_len(self.length)?;
                 Err(error)
             }
         }
+    }
+
+    /// The last bytes of the file, at most this many, from the beginning of a line on.
+    pub fn end(&self, most: usize) -> io::Result<Vec<u8>> {
+        let window = self.length.min(most as u64);
+        let mut bytes = vec![0; usize::try_from(window).unwrap_or(0)];
+        let start = self.length - window;
+        self.file.read_exact_at(&mut bytes, start)?;
+        if start > 0 {
+            let first = bytes.iter().position(|byte| *byte == b'\n');
+            bytes.drain(..first.map_or(bytes.len(), |first| first + 1));
+        }
+        Ok(bytes)
+    }
+
+    /// The file, for whoever makes it durable.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Whether the file was renamed or removed since it was opened.
@@ -160,6 +178,12 @@ mod tests {
         assert_eq!((opened.head, opened.cut), (last, 9));
         let length = std::fs::metadata(&path).unwrap().len();
         assert_eq!(length, (first.len() + second.len()) as u64);
+        assert_eq!(
+            opened.book.end(1 << 20).unwrap(),
+            [&*first, &second].concat()
+        );
+        assert_eq!(opened.book.end(second.len() + 1).unwrap(), second);
+        assert_eq!(opened.book.end(second.len() - 1).unwrap(), b"");
         assert!(!opened.book.was_moved());
         std::fs::remove_file(&path).unwrap();
         assert!(opened.book.was_moved());

@@ -4,13 +4,15 @@
 //! before (32 zeros for the first line of all) and the text of the line up to the member `hash`. A signature is
 //! Ed25519 over [`CONTEXT`] and such a hash.
 
+use std::io::Write;
+
 use openssl::error::ErrorStack;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
 use openssl::sha::Sha256;
 use openssl::sign::{Signer, Verifier};
 use serde::{Deserialize, Serialize};
 
-use super::{hex, unhex};
+use super::{digits, hex, unhex};
 
 /// What each signed text begins with, so that a signature is one of a log and of nothing else.
 const CONTEXT: &[u8] = b"pkcs11proxyd audit 1\n";
@@ -76,25 +78,36 @@ fn hash(previous: &Hash, text: &[u8]) -> Hash {
 }
 
 impl Head {
-    /// The next line, with the members of `event`, and its line feed; then the head that it is.
-    pub fn next(&self, time: &str, event: &impl Serialize) -> (Vec<u8>, Head) {
+    /// Appends the next line, with the members of `event`, and its line feed; returns the head that it is.
+    pub fn append(&self, text: &mut Vec<u8>, time: &str, event: &impl Serialize) -> Head {
         let number = self.number.saturating_add(1);
-        let mut line = format!("{{\"seq\":{number},\"time\":\"{time}\"").into_bytes();
+        let start = text.len();
+        // Writing into memory does not fail.
+        let _ = write!(text, "{{\"seq\":{number},\"time\":\"{time}\"");
+        let members = text.len();
         // Fails for maps with strange keys only; there are none.
-        let members = serde_json::to_vec(event).unwrap_or_default();
-        if let Some(members) = members
-            .strip_prefix(b"{")
-            .and_then(|it| it.strip_suffix(b"}"))
-        {
-            line.push(b',');
-            line.extend_from_slice(members);
+        let _ = serde_json::to_writer(&mut *text, event);
+        // The object of the event is continued with its members.
+        if text.ends_with(b"}") {
+            text.pop();
         }
-        let hash = hash(&self.hash, &line);
-        line.extend_from_slice(BEFORE_HASH.as_bytes());
-        line.extend_from_slice(hex(&hash).as_bytes());
-        line.extend_from_slice(AFTER_HASH.as_bytes());
-        line.push(b'\n');
-        (line, Head { number, hash })
+        if let Some(brace) = text.get_mut(members) {
+            *brace = b',';
+        }
+        let hash = hash(&self.hash, text.get(start..).unwrap_or_default());
+        text.extend_from_slice(BEFORE_HASH.as_bytes());
+        text.extend(digits(&hash));
+        text.extend_from_slice(AFTER_HASH.as_bytes());
+        text.push(b'\n');
+        Head { number, hash }
+    }
+
+    /// The next line by itself.
+    #[cfg(test)]
+    pub fn next(&self, time: &str, event: &impl Serialize) -> (Vec<u8>, Head) {
+        let mut line = Vec::new();
+        let head = self.append(&mut line, time, event);
+        (line, head)
     }
 }
 

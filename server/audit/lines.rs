@@ -2,16 +2,21 @@
 //!
 //! `auditor` writes them. Text of clients is shown as [`printable`] does.
 
+use std::cell::Cell;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use filter::log::Printable;
+use jiff::Timestamp;
 use openssl::sha::Sha256;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use xdr::{CkRv, Function, mechanism_names, names};
 
-use super::records::{self, CallRecord, Given};
-use super::{hex, printable, unhex};
+use super::call_record::{BegunRecord, Ended, Object, RefusedBy};
+use super::records::Given;
+use super::{digits, hex, plain, printable};
 
 /// A line of the log.
 #[derive(Serialize)]
@@ -33,7 +38,9 @@ pub(super) enum Event<'a> {
         file: String,
     },
     Call(CallLine<'a>),
-    /// A process sent what is no record.
+    /// A call that had begun, and no result yet, when its worker ended.
+    Unfinished(UnfinishedLine<'a>),
+    /// A worker sent what is no record.
     Malformed {
         connection: usize,
         process: i32,
@@ -67,100 +74,192 @@ pub(super) struct Modules {
     pub(super) modules: Vec<Hashed>,
 }
 
+/// What is known of a call from its beginning on.
 #[derive(Serialize)]
-pub(super) struct CallLine<'a> {
-    pub(super) connection: usize,
-    pub(super) call: u64,
-    pub(super) peer: &'a str,
+struct BegunLine<'a> {
+    connection: usize,
+    call: u64,
+    peer: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub(super) user: &'a str,
-    pub(super) service: &'a str,
+    user: &'a str,
+    service: &'a str,
     /// Empty for a client that has the service's own values.
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub(super) profile: &'a str,
-    pub(super) module: String,
-    pub(super) function: &'a str,
+    profile: &'a str,
+    module: Text<'a>,
+    function: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) session: Option<u64>,
+    session: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) mechanism: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) objects: Vec<ObjectLine>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) attributes: Vec<String>,
-    pub(super) result: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) refused: Option<RuleLine>,
+    mechanism: Option<Mechanism>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    objects: Vec<ObjectLine<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    attributes: Vec<String>,
 }
 
 #[derive(Serialize)]
-pub(super) struct ObjectLine {
+pub(super) struct CallLine<'a> {
+    #[serde(flatten)]
+    begun: BegunLine<'a>,
+    result: Shown<CallResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) handle: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) label: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) class: Option<String>,
+    refused: Option<RefusedLine<'a>>,
 }
 
 #[derive(Serialize)]
-pub(super) struct RuleLine {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) option: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) file: String,
+pub(super) struct UnfinishedLine<'a> {
+    #[serde(flatten)]
+    begun: BegunLine<'a>,
+    began: String,
+    /// How its worker ended.
+    end: &'a str,
+}
+
+#[derive(Serialize)]
+struct ObjectLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) line: Option<u32>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) limit: String,
+    handle: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Shown<Digits<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<String>,
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
+#[derive(Default, Serialize)]
+struct RefusedLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    option: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<Text<'a>>,
 }
 
-/// The line of a call.
-pub(super) fn call(given: &Given, record: CallRecord) -> CallLine<'_> {
-    let name = |digits: &String| {
-        let bytes = unhex(digits)?;
-        Some(printable(
-            bytes.get(..records::LONGEST_NAME).unwrap_or(&bytes),
-        ))
-    };
-    let object = |object: records::Object| ObjectLine {
+/// Text that may come from a client, which is shown as [`printable`] does.
+struct Text<'a>(&'a [u8]);
+
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match plain(self.0) {
+            Some(text) => serializer.serialize_str(text),
+            None => serializer.collect_str(&Printable(self.0)),
+        }
+    }
+}
+
+/// What is shown as it is displayed.
+struct Shown<T>(T);
+
+impl<T: fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+struct Digits<'a>(&'a [u8]);
+
+impl fmt::Display for Digits<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        digits(self.0).try_for_each(|digit| fmt::Write::write_char(f, digit.into()))
+    }
+}
+
+/// The CK_RV of a call; none if there was an internal error.
+struct CallResult(Option<u64>);
+
+impl fmt::Display for CallResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(rv) => CkRv(rv).fmt(f),
+            None => f.write_str("internal error"),
+        }
+    }
+}
+
+struct Mechanism(u64);
+
+impl Serialize for Mechanism {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        thread_local! {
+            /// The mechanism before this one: the table of names is long, and mostly it is the same.
+            static LAST: Cell<(u64, Option<&'static str>)> = const { Cell::new((u64::MAX, None)) };
+        }
+        let (mut number, mut name) = LAST.get();
+        if number != self.0 {
+            (number, name) = (self.0, mechanism_names::name(self.0));
+            LAST.set((number, name));
+        }
+        match name {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.collect_str(&format_args!("{number:#x}")),
+        }
+    }
+}
+
+fn begun<'a>(given: &'a Given, record: BegunRecord<'a>) -> BegunLine<'a> {
+    let object = |object: Object<&'a [u8]>| ObjectLine {
         handle: object.handle,
-        label: object.label.as_ref().and_then(name),
-        id: object.id.as_deref().and_then(unhex).map(|id| hex(&id)),
+        label: object.label.map(Text),
+        id: object.id.map(|id| Shown(Digits(id))),
         class: object.class.map(names::printed_class),
     };
-    let function = Function::from_number(record.function);
-    let objects = record.objects.into_iter().take(records::MOST_OBJECTS);
-    let attributes = record.attributes.into_iter().take(records::MOST_ATTRIBUTES);
-    CallLine {
+    let attributes = record.attributes.into_iter();
+    BegunLine {
         connection: given.connection,
         call: record.call,
         peer: &given.peer,
         user: &given.user,
         service: &given.service,
         profile: &given.profile,
-        module: name(&record.module).unwrap_or_default(),
-        function: function.map_or("", Function::name),
+        module: Text(record.module),
+        function: Function::from_number(record.function).map_or("", Function::name),
         session: record.session,
-        mechanism: record.mechanism.map(mechanism_names::printed),
-        objects: objects.map(object).collect(),
+        mechanism: record.mechanism.map(Mechanism),
+        objects: record.objects.into_iter().map(object).collect(),
         attributes: attributes.map(names::printed_attribute).collect(),
-        result: record
-            .rv
-            .map_or_else(|| "internal error".to_owned(), |rv| CkRv(rv).to_string()),
-        refused: record.refused.map(|rule| RuleLine {
-            option: printable(rule.option.as_bytes()),
-            file: printable(rule.file.as_bytes()),
-            line: rule.line,
-            limit: printable(rule.limit.as_bytes()),
-        }),
     }
+}
+
+/// The line of a call.
+pub(super) fn call<'a>(given: &'a Given, record: BegunRecord<'a>, ended: Ended<'a>) -> Event<'a> {
+    let refused = ended.refused.map(|by| match by {
+        RefusedBy::Nothing => RefusedLine::default(),
+        RefusedBy::Rule { option, file, line } => RefusedLine {
+            option: Some(Text(option)),
+            file: Some(Text(file)),
+            line: Some(line),
+            limit: None,
+        },
+        RefusedBy::Limit(limit) => RefusedLine {
+            limit: Some(Text(limit)),
+            ..RefusedLine::default()
+        },
+    });
+    Event::Call(CallLine {
+        begun: begun(given, record),
+        result: Shown(CallResult(ended.rv)),
+        refused,
+    })
+}
+
+/// The line of a call that had no end.
+pub(super) fn unfinished<'a>(given: &'a Given, record: BegunRecord<'a>, end: &'a str) -> Event<'a> {
+    let began = i64::try_from(record.began).ok();
+    let began = began.and_then(|began| Timestamp::from_millisecond(began).ok());
+    Event::Unfinished(UnfinishedLine {
+        began: format!("{:.3}", began.unwrap_or_default()),
+        begun: begun(given, record),
+        end,
+    })
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A file with its hash.

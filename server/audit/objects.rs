@@ -4,7 +4,7 @@
 //! other clients may change them. Reads no other attribute.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use xdr::facts::{Argument, Effect, Family, Step};
@@ -13,8 +13,10 @@ use xdr::{
     SessionHandle, Template, Wanted,
 };
 
-use super::hex;
-use super::records::{CallRecord, LONGEST_NAME, MOST_ATTRIBUTES, MOST_OBJECTS, Object};
+use super::call_record::{self, LONGEST_NAME, MOST_ATTRIBUTES, MOST_OBJECTS};
+
+/// As it is remembered.
+type Object = call_record::Object<Vec<u8>>;
 
 /// CKA_CLASS.
 const CLASS: AttributeType = AttributeType(0);
@@ -35,7 +37,7 @@ pub(super) struct Known(Mutex<Tables>);
 
 #[derive(Default)]
 struct Tables {
-    objects: HashMap<ObjectHandle, (Instant, Object)>,
+    objects: HashMap<ObjectHandle, (Instant, Arc<Object>)>,
     operations: HashMap<SessionHandle, Vec<Operation>>,
 }
 
@@ -44,7 +46,7 @@ struct Tables {
 struct Operation {
     family: Family,
     mechanism: Option<u64>,
-    objects: Vec<Object>,
+    objects: Vec<Arc<Object>>,
 }
 
 /// What has to be known of a call when it has its answer.
@@ -60,18 +62,18 @@ impl Known {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Describes a call before it is executed. What is not known is read from the module.
+    /// Completes the record of a call before it is executed. What is not known is read from the module, before which
+    /// somebody is told of what there is so far: the module may not survive that.
     pub(super) fn describe(
         &self,
+        mut record: call_record::Call,
         call: &Call<'_>,
         module: Option<&dyn Cryptoki>,
-    ) -> (CallRecord, Outline) {
+        mut before_reading: impl FnMut(&call_record::Call),
+    ) -> (call_record::Call, Outline) {
         let function = call.function();
         let facts = function.facts();
-        let mut record = CallRecord {
-            function: function.number(),
-            ..CallRecord::default()
-        };
+        record.function = function.number();
         let mut session = None;
         let mut handles = Vec::new();
         for argument in call.arguments() {
@@ -84,7 +86,7 @@ impl Known {
                 Argument::Object(object, _) | Argument::Key(object, _) => handles.push(object),
                 Argument::Values(template) | Argument::Selection(template) => {
                     record.attributes.extend(types(template));
-                    record.objects.extend(of_template(template));
+                    record.objects.extend(of_template(template).map(Arc::new));
                 }
                 Argument::Query(query) => {
                     let types = query.0.iter().map(|wanted| wanted.attribute_type.0);
@@ -98,8 +100,13 @@ impl Known {
         handles.retain(|handle| handle.0 != 0);
         handles.truncate(MOST_OBJECTS);
         record.attributes.truncate(MOST_ATTRIBUTES);
+        record.session = session.map(|session| session.0);
         for handle in &handles {
-            record.objects.push(self.object(*handle, session, module));
+            let object = self.remembered(*handle).unwrap_or_else(|| {
+                before_reading(&record);
+                self.object(*handle, session, module)
+            });
+            record.objects.push(object);
         }
         let continues = matches!(facts.step, Some(Step::Update | Step::End));
         if let (true, Some(session)) = (continues, session) {
@@ -111,7 +118,6 @@ impl Known {
             }
         }
         record.objects.truncate(MOST_OBJECTS);
-        record.session = session.map(|session| session.0);
         let outline = Outline {
             function,
             session,
@@ -121,25 +127,28 @@ impl Known {
         (record, outline)
     }
 
+    fn remembered(&self, handle: ObjectHandle) -> Option<Arc<Object>> {
+        let tables = self.tables();
+        let (read, object) = tables.objects.get(&handle)?;
+        (read.elapsed() < REMEMBERED).then(|| object.clone())
+    }
+
     fn object(
         &self,
         handle: ObjectHandle,
         session: Option<SessionHandle>,
         module: Option<&dyn Cryptoki>,
-    ) -> Object {
-        if let Some((read, object)) = self.tables().objects.get(&handle) {
-            if read.elapsed() < REMEMBERED {
-                return object.clone();
-            }
-        }
+    ) -> Arc<Object> {
         let mut object = Object {
             handle: Some(handle.0),
             ..Object::default()
         };
         let (Some(module), Some(session)) = (module, session) else {
-            return object;
+            return Arc::new(object);
         };
-        if read(&mut object, module, session, handle) {
+        let is_read = read(&mut object, module, session, handle);
+        let object = Arc::new(object);
+        if is_read {
             let mut tables = self.tables();
             if tables.objects.len() >= MOST {
                 tables.objects.clear();
@@ -152,7 +161,7 @@ impl Known {
     }
 
     /// Notes what a call has begun, ended or changed.
-    pub(super) fn note(&self, outline: &Outline, record: &CallRecord, rv: CkRv) {
+    pub(super) fn note(&self, outline: &Outline, record: &call_record::Call, rv: CkRv) {
         let Outline {
             function,
             session,
@@ -232,7 +241,7 @@ fn of_template(template: &Template) -> Option<Object> {
 }
 
 fn set(object: &mut Object, kind: AttributeType, value: &[u8]) {
-    let name = (value.len() <= LONGEST_NAME && !value.is_empty()).then(|| hex(value));
+    let name = (value.len() <= LONGEST_NAME && !value.is_empty()).then(|| value.to_vec());
     match kind {
         LABEL => object.label = name,
         ID => object.id = name,

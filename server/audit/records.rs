@@ -1,31 +1,29 @@
-//! Defines what workers and the controller send to the auditor, and the flags that they share with it.
+//! Defines what workers and the controller tell the auditor beside the records of calls, and the flags that they share
+//! with it.
 //!
-//! Each message is one datagram of JSON. From a worker comes what it executed; the auditor believes nothing else that a
-//! worker says. From the controller comes whose worker a process is.
+//! Each message is one datagram of JSON. From a worker comes who its client is, and that it has records (`ring`); the
+//! auditor believes nothing else that a worker says. From the controller comes whose worker a process is.
 
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, send};
 use serde::{Deserialize, Serialize};
 
 use super::WhenFull;
+use super::ring::{self, Appended, InFlight};
 
 /// Upper bound on the bytes of a message.
 pub const LONGEST: usize = 32 << 10;
 
-/// Upper bound on the bytes of a label or identifier. Of a longer one nothing is recorded.
-pub const LONGEST_NAME: usize = 256;
-
-/// Upper bound on the objects of a record.
-pub const MOST_OBJECTS: usize = 8;
-
-/// Upper bound on the attribute types of a record.
-pub const MOST_ATTRIBUTES: usize = 64;
+/// How often a worker that finds the ring full looks again.
+const FULL: Duration = Duration::from_micros(200);
 
 /// What a worker sends.
 #[derive(Debug, Deserialize, Serialize)]
@@ -37,85 +35,25 @@ pub enum FromWorker {
     Peer(String),
     /// The profile that its client has. Counts once, before the first call.
     Profile(String),
-    /// A call that was answered.
-    Call(CallRecord),
-}
-
-/// A call that was answered.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct CallRecord {
-    /// Its number on this connection.
-    pub call: u64,
-    /// The number of the function.
-    pub function: u32,
-    /// The alias of the module, in hexadecimal digits.
-    pub module: String,
-    /// The session that it was made in.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub session: Option<u64>,
-    /// The mechanism of its operation.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub mechanism: Option<u64>,
-    /// What it works on.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub objects: Vec<Object>,
-    /// The types of the attributes in its templates.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub attributes: Vec<u64>,
-    /// The CK_RV; none if there was an internal error.
-    pub rv: Option<u64>,
-    /// What refused it.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub refused: Option<Rule>,
-}
-
-/// An object, or the template of one that is made.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Object {
-    /// Its handle, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub handle: Option<u64>,
-    /// CKA_LABEL, in hexadecimal digits.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub label: Option<String>,
-    /// CKA_ID, in hexadecimal digits.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub id: Option<String>,
-    /// CKA_CLASS.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub class: Option<u64>,
-}
-
-/// What refused a call: a rule of filter.conf, or a limit of pkcs11proxyd.conf. All is missing if neither did, such as for
-/// a malformed template.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rule {
-    /// The option.
-    #[serde(skip_serializing_if = "String::is_empty", default)]
-    pub option: String,
-    /// The file.
-    #[serde(skip_serializing_if = "String::is_empty", default)]
-    pub file: String,
-    /// The line in it.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub line: Option<u32>,
-    /// The name of the limit.
-    #[serde(skip_serializing_if = "String::is_empty", default)]
-    pub limit: String,
+    /// The auditor did not look at its records, and there are some.
+    Wake,
 }
 
 /// What the controller sends.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum Told {
-    /// A worker is about to get a client.
+    /// A worker is about to get a client. With two descriptors: the socket that its messages come over, and the memory
+    /// that its records are in.
     Given(Given),
     /// The workers that have a client were told.
     Ready,
-    /// The worker of this process was reaped.
-    Left(i32),
+    /// A worker was reaped. The auditor tells the controller when all that is left of it is written.
+    Left {
+        /// The number of its connection.
+        connection: usize,
+        /// How it ended.
+        end: String,
+    },
     /// The log may have been renamed.
     Reopen,
     /// Another daemon writes the log from now on; go on beside it.
@@ -143,7 +81,7 @@ pub struct Given {
     pub service: String,
 }
 
-/// Writes a message.
+/// A message for a channel.
 pub fn message(message: &impl Serialize) -> Vec<u8> {
     // Fails for maps with strange keys only; there are none.
     serde_json::to_vec(message).unwrap_or_default()
@@ -156,8 +94,7 @@ pub struct Flags(&'static [AtomicU64]);
 const UNWRITABLE: usize = 0;
 const DOWN: usize = 1;
 const REFUSED: usize = 2;
-const LOST: usize = 3;
-const FIELDS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+const FIELDS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 
 impl Flags {
     /// Made by the controller before it forks.
@@ -168,12 +105,6 @@ impl Flags {
     fn set(&self, field: usize, value: bool) {
         if let Some(flag) = self.0.get(field) {
             flag.store(value.into(), Ordering::SeqCst);
-        }
-    }
-
-    fn add(&self, field: usize) {
-        if let Some(counter) = self.0.get(field) {
-            counter.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -196,44 +127,44 @@ impl Flags {
         is_off(UNWRITABLE) && is_off(DOWN)
     }
 
-    fn count(&self, field: usize) -> u64 {
-        let counter = self.0.get(field);
-        counter.map_or(0, |counter| counter.load(Ordering::SeqCst))
+    fn refusals(&self) -> Option<&AtomicU64> {
+        self.0.get(REFUSED)
     }
 
     /// How many calls were refused, because no line could be written, and are in no line.
     pub fn refused(&self) -> u64 {
-        self.count(REFUSED)
-    }
-
-    /// How many records workers could not send, that are in no line.
-    pub fn lost(&self) -> u64 {
-        self.count(LOST)
+        let refused = self.refusals();
+        refused.map_or(0, |refused| refused.load(Ordering::SeqCst))
     }
 
     /// A line says of so many.
-    pub fn told(&self, refused: u64, lost: u64) {
-        for (field, count) in [(REFUSED, refused), (LOST, lost)] {
-            if let Some(counter) = self.0.get(field) {
-                counter.fetch_sub(count, Ordering::SeqCst);
-            }
+    pub fn told(&self, refused: u64) {
+        if let Some(counter) = self.refusals() {
+            counter.fetch_sub(refused, Ordering::SeqCst);
         }
     }
 }
 
-/// What a worker sends with. Each has a socket of its own, so that it can harm no other.
+/// What a worker sends with. Each has a socket and memory of its own, so that it can harm no other.
 #[derive(Clone)]
 pub struct RecordSender {
     socket: Arc<OwnedFd>,
+    ring: Arc<ring::Writer>,
     flags: Flags,
     when_full: WhenFull,
 }
 
 impl RecordSender {
-    /// Sends to the other end of this socket.
-    pub fn new(socket: OwnedFd, flags: Flags, when_full: WhenFull) -> RecordSender {
+    /// Sends to the other end of this socket, and over this ring.
+    pub fn new(
+        socket: OwnedFd,
+        ring: ring::Writer,
+        flags: Flags,
+        when_full: WhenFull,
+    ) -> RecordSender {
         RecordSender {
             socket: Arc::new(socket),
+            ring: Arc::new(ring),
             flags,
             when_full,
         }
@@ -242,10 +173,38 @@ impl RecordSender {
     /// Whether a call may be executed now. Counts it if not.
     pub fn admits(&self) -> bool {
         let admits = self.when_full == WhenFull::Count || self.flags.is_open();
-        if !admits {
-            self.flags.add(REFUSED);
+        if let (false, Some(refused)) = (admits, self.flags.refusals()) {
+            refused.fetch_add(1, Ordering::SeqCst);
         }
         admits
+    }
+
+    /// Notes a call that is about to be made.
+    pub fn begin(&self, record: &[u8]) -> InFlight<'_> {
+        self.ring.begin(record)
+    }
+
+    /// Hands over the record of a call that has its result, and waits for room for it.
+    pub fn end(&self, call: InFlight<'_>, record: &[u8]) {
+        let mut is_noted = false;
+        loop {
+            match self.ring.append(record) {
+                Appended::Done => break,
+                Appended::Wake => {
+                    self.send(&FromWorker::Wake);
+                    break;
+                }
+                Appended::Full => {
+                    if !is_noted {
+                        // If this process is killed meanwhile, the result is known.
+                        call.note(record);
+                        is_noted = true;
+                    }
+                    thread::sleep(FULL);
+                }
+            }
+        }
+        drop(call);
     }
 
     /// Sends a message, and waits for room for it.
@@ -253,13 +212,10 @@ impl RecordSender {
         let bytes = message(what);
         loop {
             match send(self.socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) {
-                Ok(_) => return,
                 Err(Errno::EINTR) => {}
-                Err(error) => {
-                    self.flags.add(LOST);
-                    log::error!("a call is not in the audit log: {error}");
-                    return;
-                }
+                Ok(_) => return,
+                // Only this process can have closed it. What it has recorded is read when it ends.
+                Err(error) => return log::error!("the auditor cannot be told: {error}"),
             }
         }
     }

@@ -4,50 +4,86 @@
 //! cannot take them, and executes nothing while no line can be written, if the site wants that.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
+use filter::module_rules::Source;
 use filter::witness::Refused;
 use filter::{Witness, replies};
+use nix::time::{ClockId, clock_gettime};
 use xdr::{Call, CkRv, Cryptoki, Function, Reply};
 
-use super::hex;
+use super::call_record::{self, Ended, LONGEST_NAME, RefusedBy};
 use super::objects::Known;
-use super::records::{FromWorker, LONGEST_NAME, RecordSender, Rule};
+use super::records::RecordSender;
+use super::ring::LONGEST_IN_PLACE;
 
 /// Of one connection.
 pub struct Trail {
     sender: RecordSender,
     calls: AtomicU64,
-    module: OnceLock<String>,
+    /// The alias of the loaded module.
+    module: OnceLock<Arc<[u8]>>,
     known: Known,
 }
 
 /// Keeps the rule or limit that refused a call.
 #[derive(Default)]
-struct Seen(Mutex<Option<Rule>>);
+struct Seen(Mutex<Option<Refusal>>);
+
+enum Refusal {
+    Rule(PathBuf, Source),
+    Limit(&'static str),
+    Nothing,
+}
 
 impl Witness for Seen {
     fn refused(&self, refused: &Refused<'_>) {
-        let rule = match refused.rule {
-            Some((file, source)) => Rule {
-                option: source.option.to_owned(),
-                file: file.display().to_string(),
-                line: Some(source.line),
-                ..Rule::default()
-            },
-            None => Rule {
-                limit: refused.limit.unwrap_or_default().to_owned(),
-                ..Rule::default()
-            },
+        let refusal = match (refused.rule, refused.limit) {
+            (Some((file, source)), _) => Refusal::Rule(file.to_owned(), source),
+            (None, Some(limit)) => Refusal::Limit(limit),
+            (None, None) => Refusal::Nothing,
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(rule);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+    }
+}
+
+impl Refusal {
+    fn recorded(&self) -> RefusedBy<'_> {
+        match self {
+            Refusal::Rule(file, source) => RefusedBy::Rule {
+                option: source.option.as_bytes(),
+                file: file.as_os_str().as_encoded_bytes(),
+                line: source.line,
+            },
+            Refusal::Limit(limit) => RefusedBy::Limit(limit.as_bytes()),
+            Refusal::Nothing => RefusedBy::Nothing,
+        }
     }
 }
 
 /// The name of a module as it is recorded.
-fn alias(name: &[u8]) -> String {
-    hex(name.get(..LONGEST_NAME).unwrap_or(name))
+fn alias(name: &[u8]) -> Arc<[u8]> {
+    Arc::from(name.get(..LONGEST_NAME).unwrap_or(name))
+}
+
+/// Milliseconds since 1970, as of the clock's last tick, which costs no system call.
+fn now() -> u64 {
+    clock_gettime(ClockId::CLOCK_REALTIME_COARSE)
+        .ok()
+        .and_then(|time| u64::try_from(Duration::from(time).as_millis()).ok())
+        .unwrap_or(0)
+}
+
+/// What is noted of a call in flight whose record is too long for that.
+fn abridged(call: &call_record::Call) -> call_record::Call {
+    call_record::Call {
+        objects: Vec::new(),
+        attributes: Vec::new(),
+        ..call.clone()
+    }
 }
 
 impl Trail {
@@ -75,24 +111,45 @@ impl Trail {
         if !self.sender.admits() {
             return replies::refused(function, CkRv::DEVICE_ERROR);
         }
-        let (mut record, outline) = self.known.describe(&call, module);
-        record.module = match &call {
-            Call::C_LoadModule(name) => alias(name),
-            _ => self.module.get().cloned().unwrap_or_default(),
+        let record = call_record::Call {
+            call: self.calls.fetch_add(1, Ordering::Relaxed) + 1,
+            began: now(),
+            module: match &call {
+                Call::C_LoadModule(name) => alias(name),
+                _ => self.module.get().cloned().unwrap_or_default(),
+            },
+            ..call_record::Call::default()
+        };
+        let mut in_flight = None;
+        let (record, outline) = self.known.describe(record, &call, module, |record| {
+            in_flight.get_or_insert_with(|| self.sender.begin(&record.encode()));
+        });
+        let mut encoded = record.encode();
+        let abridged = (encoded.len() > LONGEST_IN_PLACE).then(|| abridged(&record).encode());
+        let noted = abridged.as_ref().unwrap_or(&encoded);
+        let in_flight = match in_flight {
+            Some(in_flight) => {
+                in_flight.note(noted);
+                in_flight
+            }
+            None => self.sender.begin(noted),
         };
         let seen = Seen::default();
         // Whatever the module has done by then, it is recorded.
         let reply = catch_unwind(AssertUnwindSafe(|| execute(call, Some(&seen))));
-        record.call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
-        record.refused = seen.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        record.rv = reply.as_ref().ok().map(|reply| reply.rv().0);
         if let Ok(reply) = &reply {
             self.known.note(&outline, &record, reply.rv());
             if function == Function::C_LoadModule && reply.rv().is_ok() {
                 let _ = self.module.set(record.module.clone());
             }
         }
-        self.sender.send(&FromWorker::Call(record));
+        let refused = seen.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let ended = Ended {
+            rv: reply.as_ref().ok().map(|reply| reply.rv().0),
+            refused: refused.as_ref().map(Refusal::recorded),
+        };
+        ended.encode(&mut encoded);
+        self.sender.end(in_flight, &encoded);
         reply.unwrap_or_else(|panic| resume_unwind(panic))
     }
 }

@@ -1,10 +1,10 @@
 //! Starts the auditor, tells it whose workers processes are, and starts it again if it dies.
 //!
-//! What it does is in [`crate::audit`]. The controller makes the socket for each worker's records and keeps a copy of the
-//! auditor's end, so that what workers have sent is there for the next auditor. It does not have the key. It waits for
-//! the auditor at the daemon's end only.
+//! What it does is in [`crate::audit`]. The controller makes a socket and memory for each worker's records, and keeps the
+//! descriptors until the auditor says that everything of that worker is written: so it is there for the next auditor. It
+//! does not have the key, and reads no record. It waits for the auditor at the daemon's end only.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -26,8 +26,9 @@ use super::workers::End;
 use crate::audit::AuditConfig;
 use crate::audit::auditor::{self, Inheritance};
 use crate::audit::records::{self, Flags, Given, RecordSender, Told};
+use crate::audit::ring;
 use crate::channel::{self, ControllerEnd, Message};
-use crate::logging::{Loggers, Severity, log};
+use crate::logging::{Loggers, Route, Severity, log};
 
 /// How long a message waits that the auditor had no room for.
 const SOON: Duration = Duration::from_millis(20);
@@ -37,6 +38,33 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the auditor may take over the rest at the daemon's end.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Upper bound on the calls of a worker that are in flight at a time: `max_parallel_calls` is 256 at the most, 64 of
+/// C_WaitForSlotEvent may wait, and one is being read.
+const MOST_IN_FLIGHT: usize = 256 + 64 + 1;
+
+/// Where the records of a worker are: the auditor's end of its socket, and the memory.
+pub struct Records {
+    socket: OwnedFd,
+    memory: OwnedFd,
+}
+
+impl Records {
+    /// Both once more.
+    pub fn try_clone(&self) -> io::Result<Records> {
+        Ok(Records {
+            socket: self.socket.try_clone()?,
+            memory: self.memory.try_clone()?,
+        })
+    }
+}
+
+/// A worker that was reaped, and of which the auditor may not have written everything.
+struct Departed {
+    given: Given,
+    records: Records,
+    end: String,
+}
 
 /// What the auditor has to know of the configuration.
 pub struct Configured {
@@ -54,7 +82,13 @@ pub struct Auditing {
     flags: Flags,
     running: Option<Running>,
     /// What it has no room for yet.
-    waiting: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    waiting: VecDeque<(Vec<u8>, Option<Records>)>,
+    /// By the numbers of their connections.
+    departed: HashMap<usize, Departed>,
+    /// How many auditors were started.
+    count: u32,
+    /// Whether another daemon has the file of the log.
+    is_aside: bool,
     started: Instant,
     /// When to start it, if it does not run.
     start_at: Option<Instant>,
@@ -69,7 +103,7 @@ impl Auditing {
     /// Starts the auditor.
     pub fn start(configured: Configured, watch: &mut Watch) -> io::Result<Auditing> {
         let flags = Flags::new()?;
-        // A descriptor more for each worker, here and in the auditor.
+        // Two descriptors more for each worker here, and one in the auditor.
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
         let mut auditing = Auditing {
@@ -77,6 +111,9 @@ impl Auditing {
             flags,
             running: None,
             waiting: VecDeque::new(),
+            departed: HashMap::new(),
+            count: 0,
+            is_aside: false,
             started: Instant::now(),
             start_at: None,
         };
@@ -84,17 +121,19 @@ impl Auditing {
         Ok(auditing)
     }
 
-    /// Makes the socket for the records of a worker: the auditor's end, then what the worker sends with.
-    pub fn connect(&self) -> io::Result<(OwnedFd, RecordSender)> {
+    /// Makes what a worker records its calls with: where the records will be, then what the worker sends with.
+    pub fn connect(&self) -> io::Result<(Records, RecordSender)> {
         let flags = SockFlag::SOCK_CLOEXEC;
-        let (records, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         // An empty message then differs from the end.
-        setsockopt(&records, sockopt::PassCred, &true)?;
+        setsockopt(&socket, sockopt::PassCred, &true)?;
+        let (ring, memory) = ring::create(MOST_IN_FLIGHT)?;
         let when_full = self.configured.config.when_full;
-        Ok((records, RecordSender::new(theirs, self.flags, when_full)))
+        let sender = RecordSender::new(theirs, ring, self.flags, when_full);
+        Ok((Records { socket, memory }, sender))
     }
 
-    fn fork(&mut self, watch: &mut Watch, serving: Vec<(Given, OwnedFd)>) -> io::Result<()> {
+    fn fork(&mut self, watch: &mut Watch, serving: Vec<(Given, Records)>) -> io::Result<()> {
         let (channel, theirs) = channel::pair()?;
         watch.add(Source::Auditor, &channel)?;
         let Configured {
@@ -111,6 +150,8 @@ impl Auditing {
                 .map(|(name, rules)| (name.as_str(), rules.clone()))
                 .collect(),
             controller: std::process::id(),
+            auditors_before: self.count,
+            is_aside: self.is_aside,
         };
         let run = |theirs| auditor::run(&inheritance, theirs);
         let process = bindings::sys::fork_child(theirs, &[], run)
@@ -119,8 +160,19 @@ impl Auditing {
         self.started = Instant::now();
         self.start_at = None;
         self.waiting.clear();
+        self.count += 1;
         for (given, records) in serving {
             self.tell_of(given, records);
+        }
+        let departed = self.departed.values().map(|departed| {
+            let Departed { given, end, .. } = departed;
+            let records = departed.records.try_clone()?;
+            Ok((given.clone(), records, end.clone()))
+        });
+        for (given, records, end) in departed.collect::<io::Result<Vec<_>>>()? {
+            let connection = given.connection;
+            self.tell_of(given, records);
+            self.tell(&Told::Left { connection, end });
         }
         self.tell(&Told::Ready);
         self.flags.set_running(true);
@@ -139,23 +191,42 @@ impl Auditing {
 
     /// Tells the auditor something, as soon as it has room.
     pub fn tell(&mut self, told: &Told) {
+        self.is_aside |= matches!(told, Told::MoveAside);
         self.waiting.push_back((records::message(told), None));
         self.flush();
     }
 
     /// Tells the auditor of a worker that is about to get a client, and where its records come from.
-    pub fn tell_of(&mut self, given: Given, records: OwnedFd) {
+    pub fn tell_of(&mut self, given: Given, records: Records) {
         let message = records::message(&Told::Given(given));
         self.waiting.push_back((message, Some(records)));
         self.flush();
     }
 
+    /// Tells the auditor that a worker was reaped, and how that ended. Its records are kept until they are written.
+    pub fn left(&mut self, given: Given, records: Records, end: String) {
+        let connection = given.connection;
+        self.tell(&Told::Left {
+            connection,
+            end: end.clone(),
+        });
+        let departed = Departed {
+            given,
+            records,
+            end,
+        };
+        self.departed.insert(connection, departed);
+    }
+
     fn flush(&mut self) {
         let Some(running) = &self.running else { return };
         while let Some((message, records)) = self.waiting.front() {
+            let records = records.as_ref();
+            let descriptors =
+                records.map(|records| [records.socket.as_fd(), records.memory.as_fd()]);
             let told = running
                 .channel
-                .tell(message, records.as_ref().map(AsFd::as_fd));
+                .tell(message, descriptors.as_ref().map_or(&[], |both| &both[..]));
             match told.map_err(|error| error.raw_os_error().map(Errno::from_raw)) {
                 // The second: it has not taken the descriptors of messages before.
                 Err(Some(Errno::EAGAIN | Errno::ETOOMANYREFS)) => return,
@@ -173,7 +244,7 @@ impl Auditing {
     }
 
     /// Sends what waits, and starts the auditor again if it is time for that. `serving` tells who has a client.
-    pub fn proceed(&mut self, watch: &mut Watch, serving: impl FnOnce() -> Vec<(Given, OwnedFd)>) {
+    pub fn proceed(&mut self, watch: &mut Watch, serving: impl FnOnce() -> Vec<(Given, Records)>) {
         self.flush();
         if self.start_at.is_none_or(|at| Instant::now() < at) {
             return;
@@ -190,13 +261,14 @@ impl Auditing {
         }
     }
 
-    /// Logs what the auditor says.
-    pub fn take_messages(&self, loggers: &Loggers) {
+    /// Logs what the auditor says, and forgets workers of which everything is written.
+    pub fn take_messages(&mut self, loggers: &Loggers) {
         let Some(running) = &self.running else { return };
         while let Ok(Some(message)) = running.channel.next_message() {
-            if let Message::Log(record) = message {
-                use crate::logging::Route;
-                loggers.record(&record.for_component("audit"));
+            match message {
+                Message::Log(record) => loggers.record(&record.for_component("audit")),
+                Message::Written(connection) => drop(self.departed.remove(&connection)),
+                _ => {}
             }
         }
     }
@@ -231,6 +303,8 @@ impl Auditing {
         let killed_at = Instant::now() + GRACE;
         loop {
             self.flush();
+            // It waits for room for them.
+            self.take_messages(loggers);
             match waitpid(process, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
                 Ok(_) | Err(_) => break,

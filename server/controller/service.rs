@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpid};
 
 use super::admission::{Admission, Eviction, Limits, Placement, ROOM, Reason, Stage, WorkerId};
-use super::auditing::Auditing;
+use super::auditing::{Auditing, Records};
 use super::departures::Departures;
 use super::event::{Source, Watch};
 use super::queue::{Next, Queue};
@@ -391,7 +391,7 @@ impl RunningService {
                 profile: String::new(),
                 service: self.settings.name.clone(),
             };
-            auditing.tell_of(given, records.try_clone_to_owned()?);
+            auditing.tell_of(given, records.try_clone()?);
         }
         workers.hand_over(worker, client)
     }
@@ -486,7 +486,7 @@ impl RunningService {
                 return self.admission.header_came(worker, client, stage, now);
             }
             // The controller keeps it.
-            Message::User(_) => {}
+            Message::User(_) | Message::Written(_) => {}
         }
         None
     }
@@ -715,23 +715,25 @@ impl RunningService {
     }
 
     /// The workers that have a client, as the auditor hears of them.
-    pub fn given(&self, workers: &Workers) -> Vec<(Given, OwnedFd)> {
-        let given = |serving: Serving<'_>| {
-            let place = self.places.of(&serving.id);
-            let profile = place.and_then(|place| self.profile(place));
-            let records = serving.records?.try_clone_to_owned().ok()?;
-            let given = Given {
-                pid: serving.pid.as_raw(),
-                connection: serving.id.0,
-                peer: serving.client.to_owned(),
-                awaits_header: self.admission.awaits_header(serving.id),
-                user: serving.user.to_owned(),
-                profile: self.profile_name(profile),
-                service: self.settings.name.clone(),
-            };
-            Some((given, records))
+    pub fn given(&self, workers: &Workers) -> Vec<(Given, Records)> {
+        let serving = workers.serving(self.position);
+        serving.filter_map(|it| self.given_to(&it)).collect()
+    }
+
+    /// A worker that has a client, as the auditor hears of it; none without an audit log.
+    pub fn given_to(&self, serving: &Serving<'_>) -> Option<(Given, Records)> {
+        let place = self.places.of(&serving.id);
+        let profile = place.and_then(|place| self.profile(place));
+        let given = Given {
+            pid: serving.pid.as_raw(),
+            connection: serving.id.0,
+            peer: serving.client.to_owned(),
+            awaits_header: self.admission.awaits_header(serving.id),
+            user: serving.user.to_owned(),
+            profile: self.profile_name(profile),
+            service: self.settings.name.clone(),
         };
-        workers.serving(self.position).filter_map(given).collect()
+        Some((given, serving.records?.try_clone().ok()?))
     }
 
     /// Ends the workers that have no client.

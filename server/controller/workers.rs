@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,6 +18,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::admission::WorkerId;
+use super::auditing::Records;
 use super::event::{Source, Watch};
 use crate::channel::{self, ControllerEnd, Message};
 use crate::logging::{Severity, log};
@@ -49,7 +50,7 @@ struct Worker {
     /// The rules that it has, if its client has no profile with other ones.
     rules: Arc<Rules>,
     /// Where its records for the audit log come from, if there is one.
-    records: Option<OwnedFd>,
+    records: Option<Records>,
     /// Those of profiles.
     profiles: ProfileRules,
 }
@@ -69,7 +70,7 @@ pub struct Serving<'a> {
     /// The rules that it has, if its client has no profile with other ones.
     pub rules: &'a Rules,
     /// Where its records for the audit log come from, if there is one.
-    pub records: Option<BorrowedFd<'a>>,
+    pub records: Option<&'a Records>,
     /// Those of profiles.
     pub profiles: &'a [Option<Arc<Rules>>],
 }
@@ -129,17 +130,17 @@ impl Workers {
         self.workers.get(&id).map(|worker| worker.service)
     }
 
-    /// Keeps the socket that a worker's records for the audit log come from.
-    pub fn keep_records(&mut self, id: WorkerId, records: OwnedFd) {
+    /// Keeps the descriptors of a worker's records for the audit log.
+    pub fn keep_records(&mut self, id: WorkerId, records: Records) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.records = Some(records);
         }
     }
 
     /// The process of a worker, and where its records for the audit log come from.
-    pub fn records(&self, id: WorkerId) -> Option<(Pid, BorrowedFd<'_>)> {
+    pub fn records(&self, id: WorkerId) -> Option<(Pid, &Records)> {
         let worker = self.workers.get(&id)?;
-        Some((worker.pid, worker.records.as_ref()?.as_fd()))
+        Some((worker.pid, worker.records.as_ref()?))
     }
 
     /// Hands a client to a worker; an error when the worker is gone.
@@ -171,18 +172,12 @@ impl Workers {
     pub fn serving(&self, service: usize) -> impl Iterator<Item = Serving<'_>> {
         let workers = self.workers.iter();
         let workers = workers.filter(move |(_, worker)| worker.service == service);
-        workers.filter_map(|(id, worker)| {
-            Some(Serving {
-                id: *id,
-                pid: worker.pid,
-                client: &worker.client,
-                user: &worker.user,
-                since: worker.since?,
-                rules: &worker.rules,
-                records: worker.records.as_ref().map(AsFd::as_fd),
-                profiles: &worker.profiles,
-            })
-        })
+        workers.filter_map(|(id, worker)| worker.serving(*id))
+    }
+
+    /// A worker, if it has a client.
+    pub fn serving_as(&self, id: WorkerId) -> Option<Serving<'_>> {
+        self.workers.get(&id)?.serving(id)
     }
 
     /// Reads a batch of a worker's messages. If more may wait, its event comes again.
@@ -270,6 +265,19 @@ impl Workers {
 }
 
 impl Worker {
+    fn serving(&self, id: WorkerId) -> Option<Serving<'_>> {
+        Some(Serving {
+            id,
+            pid: self.pid,
+            client: &self.client,
+            user: &self.user,
+            since: self.since?,
+            rules: &self.rules,
+            records: self.records.as_ref(),
+            profiles: &self.profiles,
+        })
+    }
+
     /// Reads at most this many messages; whether those were all.
     fn receive(&self, most: usize, mut take: impl FnMut(Message)) -> bool {
         for _ in 0..most {

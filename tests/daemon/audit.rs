@@ -5,6 +5,7 @@ mod contents;
 mod full;
 mod tampering;
 mod text;
+mod unfinished;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

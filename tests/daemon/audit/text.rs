@@ -44,7 +44,11 @@ fn text_of_clients_stays_in_its_member_of_its_line() {
     assert_eq!(labels[1..], ["\\xff\\xfe\\x0a\"", "gr\u{fc}n \"7\""]);
     assert_eq!(searches[0]["objects"][0]["id"], "0a22");
     let loads = audited.calls("C_LoadModule");
-    assert_eq!(loads.last().expect("a call")["result"], "CKR_GENERAL_ERROR");
+    assert!(
+        loads
+            .iter()
+            .any(|call| call["result"] == "CKR_GENERAL_ERROR")
+    );
 }
 
 /// Makes a client's certificate with this common name, by the authority of the tests.

@@ -1,0 +1,532 @@
+//! Writes the lines of the log: in batches, with a signature now and then, and into another file at a rotation.
+//!
+//! Events come from `auditor`. Lines are collected and written at once; where a line is signed, a thread of its own has
+//! the disk keep the file, so that nobody waits for that. While lines cannot be written the writer says so in
+//! [`Flags`], keeps what it has or counts what comes, as the site wants, and tries again each second.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use openssl::pkey::{PKey, Private};
+use serde::Deserialize;
+
+use super::auditor::Inheritance;
+use super::book::{Book, Opened, Unusable};
+use super::chain::{self, Head};
+use super::lines::{Event, Modules, hashed};
+use super::{AuditConfig, WhenFull, hex, printable};
+use crate::logging::{Severity, log};
+
+/// How often it tries again to write.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The same while another daemon, which this one replaces, still has the file.
+const SOON: Duration = Duration::from_millis(50);
+
+/// How long it goes on to try at its end, while another daemon has the file.
+const LAST_TRIES: Duration = Duration::from_millis(500);
+
+/// Bytes of lines that are collected at the most before they are written, but for the last line.
+pub(super) const BATCH: usize = 256 << 10;
+
+/// Upper bound on the bytes of lines that were written and whose records may still be there.
+const WINDOW: usize = 4 * BATCH;
+
+/// Where a log stands.
+#[derive(Clone, Copy)]
+struct State {
+    /// Its last line.
+    head: Head,
+    /// Lines behind the last signature.
+    unsigned: u64,
+    /// When the first of them was made.
+    unsigned_since: Option<Instant>,
+}
+
+/// The log, and what is about to be written to it.
+pub(super) struct Writer<'a> {
+    inheritance: &'a Inheritance<'a>,
+    key: PKey<Private>,
+    /// None until it could be opened.
+    book: Option<Book>,
+    /// The lines that are collected.
+    batch: Vec<u8>,
+    /// Calls among them.
+    calls: u64,
+    /// With them.
+    state: State,
+    /// Without them.
+    written: State,
+    /// Whether lines cannot be written; then when to try again.
+    failing: Option<Instant>,
+    /// Calls that were not written, since a line said so.
+    lost: u64,
+    clock: Clock,
+    keeper: Keeper,
+}
+
+impl<'a> Writer<'a> {
+    /// Opens the log when it is asked to try again.
+    pub(super) fn new(inheritance: &'a Inheritance<'a>, key: PKey<Private>) -> Writer<'a> {
+        let state = State {
+            head: Head::default(),
+            unsigned: 0,
+            unsigned_since: None,
+        };
+        Writer {
+            inheritance,
+            key,
+            book: None,
+            batch: Vec::new(),
+            calls: 0,
+            state,
+            written: state,
+            failing: Some(Instant::now()),
+            lost: 0,
+            clock: Clock::default(),
+            keeper: Keeper::default(),
+        }
+    }
+
+    fn config(&self) -> &'a AuditConfig {
+        self.inheritance.config
+    }
+
+    /// Whether lines cannot be written now.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.is_some()
+    }
+
+    /// Whether lines of calls may be collected.
+    pub(super) fn has_room(&self) -> bool {
+        match self.config().when_full {
+            WhenFull::Refuse => self.failing.is_none() && self.batch.len() < BATCH,
+            WhenFull::Count => self.batch.len() < BATCH,
+        }
+    }
+
+    /// When it has something to do.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let since = self.written.unsigned_since;
+        let sign_at = since.and_then(|since| since.checked_add(self.config().sign_interval));
+        [self.failing, sign_at].into_iter().flatten().min()
+    }
+
+    /// Collects a line.
+    pub(super) fn write(&mut self, event: &Event<'_>) {
+        let is_call = matches!(event, Event::Call(_) | Event::Unfinished(_));
+        let counts = self.failing.is_some() && self.config().when_full == WhenFull::Count;
+        if counts || self.book.is_none() {
+            self.lost = self.lost.saturating_add(is_call.into());
+            return;
+        }
+        self.calls += u64::from(is_call);
+        self.add(event);
+        if self.state.unsigned >= self.config().sign_lines {
+            self.sign();
+        }
+    }
+
+    fn add(&mut self, event: &Event<'_>) {
+        let state = &mut self.state;
+        state.head = state.head.append(&mut self.batch, self.clock.time(), event);
+        state.unsigned = state.unsigned.saturating_add(1);
+        state.unsigned_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Writes the lines that were collected; tells whether they are written, or counted as lost.
+    pub(super) fn commit(&mut self) -> bool {
+        if self.keeper.has_failed() {
+            self.fail(&"what was written may not be on the disk");
+        }
+        if self.batch.is_empty() {
+            return true;
+        }
+        if self.failing.is_none() {
+            match self.append() {
+                Ok(()) => return true,
+                Err(error) => self.fail(&error),
+            }
+        }
+        match self.config().when_full {
+            WhenFull::Refuse => false,
+            WhenFull::Count => {
+                self.lost = self.lost.saturating_add(self.calls);
+                self.forget();
+                true
+            }
+        }
+    }
+
+    fn append(&mut self) -> io::Result<()> {
+        let book = self.book.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        book.append(&self.batch)?;
+        let is_signed = self.state.unsigned == 0;
+        self.written = self.state;
+        self.forget();
+        if is_signed {
+            self.keep();
+        }
+        Ok(())
+    }
+
+    /// Forgets the lines that were collected.
+    fn forget(&mut self) {
+        self.batch.clear();
+        self.calls = 0;
+        self.state = self.written;
+    }
+
+    /// Has the disk keep what was written so far.
+    fn keep(&mut self) {
+        match self.book.as_ref().map(Book::file) {
+            Some(Ok(file)) => self.keeper.keep(file),
+            Some(Err(_)) => self.keeper.failed.store(true, Ordering::SeqCst),
+            None => {}
+        }
+    }
+
+    fn fail(&mut self, error: &dyn std::fmt::Display) {
+        let effect = match self.config().when_full {
+            WhenFull::Refuse => "calls are refused",
+            WhenFull::Count => "calls are executed and not recorded",
+        };
+        let file = self.config().file.display();
+        log(
+            Severity::Alert,
+            format_args!("{file}: cannot be written, {effect}: {error}"),
+        );
+        self.inheritance.flags.set_writable(false);
+        self.failing = Some(Instant::now() + AGAIN);
+    }
+
+    /// Opens the log if that is still to be done, and writes what was collected, if it is time to try again.
+    pub(super) fn try_if_due(&mut self) {
+        if self.failing.is_some_and(|at| Instant::now() >= at) {
+            self.try_again();
+        }
+    }
+
+    fn try_again(&mut self) {
+        if self.book.is_none() {
+            return self.begin();
+        }
+        self.failing = Some(Instant::now() + AGAIN);
+        if self.append().is_err() {
+            return;
+        }
+        let flags = self.inheritance.flags;
+        let (refused, lost) = (flags.refused(), self.lost);
+        self.add(&Event::Resumed { refused, lost });
+        if self.append().is_err() {
+            return self.forget();
+        }
+        flags.told(refused);
+        self.lost = 0;
+        self.failing = None;
+        flags.set_writable(true);
+        let file = self.config().file.display();
+        log(
+            Severity::Notice,
+            format_args!(
+                "{file}: is written again; {refused} calls were refused, {lost} are not recorded"
+            ),
+        );
+    }
+
+    /// Opens the log and writes the start line.
+    fn begin(&mut self) {
+        let path = self.path();
+        let Opened { book, head, cut } = match Book::open(&path) {
+            Ok(opened) => opened,
+            // Its auditor goes on in a file of its own.
+            Err(Unusable::InUse) => {
+                self.failing = Some(Instant::now() + SOON);
+                return;
+            }
+            Err(error) => return self.fail(&error),
+        };
+        if cut > 0 {
+            let file = path.display();
+            log(
+                Severity::Warning,
+                format_args!("{file}: {cut} bytes of an unfinished line were cut off"),
+            );
+        }
+        self.book = Some(book);
+        self.state.head = head;
+        self.written = self.state;
+        self.failing = None;
+        self.inheritance.flags.set_writable(true);
+        let start = self.start_event(cut);
+        self.add(&start);
+        self.sign();
+        self.commit();
+    }
+
+    fn start_event(&self, cut: u64) -> Event<'static> {
+        let Inheritance {
+            config,
+            conf,
+            services,
+            controller,
+            ..
+        } = self.inheritance;
+        let mut configuration = vec![hashed(String::new(), conf)];
+        configuration.extend(
+            services
+                .iter()
+                .map(|(_, rules)| hashed(String::new(), &rules.file)),
+        );
+        let modules = services.iter().map(|(service, rules)| {
+            let modules = rules.modules.iter();
+            let modules = modules.map(|module| hashed(printable(&module.alias_text), &module.path));
+            Modules {
+                service: printable(service.as_bytes()),
+                modules: modules.collect(),
+            }
+        });
+        Event::Start {
+            previous: hex(&self.state.head.hash),
+            version: env!("CARGO_PKG_VERSION"),
+            controller: *controller,
+            sign_lines: config.sign_lines,
+            sign_interval: config.sign_interval.as_secs_f64(),
+            cut,
+            configuration,
+            services: modules.collect(),
+        }
+    }
+
+    /// The connections and numbers of the last calls that an auditor of this daemon has written before this one.
+    pub(super) fn calls_before(&self) -> HashSet<(usize, u64)> {
+        #[derive(Deserialize)]
+        struct Written {
+            event: String,
+            connection: Option<usize>,
+            call: Option<u64>,
+        }
+        let end = self.book.as_ref().map(|book| book.end(WINDOW));
+        let end = end.and_then(Result::ok).unwrap_or_default();
+        let mut calls = HashSet::new();
+        let mut auditors = 0;
+        for line in end.split(|byte| *byte == b'\n').rev() {
+            let Ok(written) = serde_json::from_slice::<Written>(line) else {
+                continue;
+            };
+            if let (Some(connection), Some(call)) = (written.connection, written.call) {
+                calls.insert((connection, call));
+            }
+            // What is before the first one's start is another daemon's.
+            auditors += u32::from(written.event == "start");
+            if auditors > self.inheritance.auditors_before {
+                break;
+            }
+        }
+        calls
+    }
+
+    /// Signs the last line if it is time for that.
+    pub(super) fn sign_if_due(&mut self) {
+        let interval = self.config().sign_interval;
+        let is_old = |since: Instant| since.elapsed() >= interval;
+        if self.failing.is_none() && self.state.unsigned_since.is_some_and(is_old) {
+            self.tell_of_gap();
+            self.sign();
+        }
+    }
+
+    /// Says how many calls are missing in the log, if some are and no line says so.
+    fn tell_of_gap(&mut self) {
+        let flags = self.inheritance.flags;
+        let (refused, lost) = (flags.refused(), self.lost);
+        if refused > 0 || lost > 0 {
+            self.add(&Event::Resumed { refused, lost });
+            flags.told(refused);
+            self.lost = 0;
+        }
+    }
+
+    fn sign(&mut self) {
+        match chain::sign(&self.key, &self.state.head.hash) {
+            Ok(signature) => {
+                let head = hex(&self.state.head.hash);
+                self.add(&Event::Signed { head, signature });
+                self.state.unsigned = 0;
+                self.state.unsigned_since = None;
+            }
+            Err(error) => log(Severity::Alert, format_args!("cannot sign: {error}")),
+        }
+    }
+
+    /// The file of the log.
+    fn path(&self) -> PathBuf {
+        match self.inheritance.is_aside {
+            true => self.aside(),
+            false => self.config().file.clone(),
+        }
+    }
+
+    /// A file beside it, named after this daemon.
+    fn aside(&self) -> PathBuf {
+        let mut name = self.config().file.clone().into_os_string();
+        name.push(format!(".{}", self.inheritance.controller));
+        PathBuf::from(name)
+    }
+
+    /// Goes on in a new file if this one was renamed.
+    pub(super) fn reopen(&mut self) {
+        if self.book.as_ref().is_some_and(Book::was_moved) {
+            self.go_on_in(self.path());
+        }
+    }
+
+    /// Goes on beside the file.
+    pub(super) fn move_aside(&mut self) {
+        self.go_on_in(self.aside());
+    }
+
+    /// Ends this file and begins another one, which must be new or empty.
+    fn go_on_in(&mut self, path: PathBuf) {
+        let opened = match Book::open(&path) {
+            Ok(opened) if opened.head == Head::default() => opened,
+            Ok(_) => {
+                let path = path.display();
+                return log(
+                    Severity::Err,
+                    format_args!("{path}: is not empty; the audit log stays in its old file"),
+                );
+            }
+            Err(error) => {
+                let path = path.display();
+                return log(
+                    Severity::Err,
+                    format_args!("{path}: {error}; the audit log stays in its old file"),
+                );
+            }
+        };
+        // What was collected belongs to the old file.
+        if self.failing.is_some() {
+            self.try_again();
+        }
+        if self.failing.is_some() {
+            return log(
+                Severity::Err,
+                format_args!("the audit log stays in its old file until that can be written"),
+            );
+        }
+        self.add(&Event::Rotated);
+        self.sign();
+        if !self.commit() || self.failing.is_some() {
+            // These lines come into the old file when that can be written.
+            return;
+        }
+        self.book = Some(opened.book);
+        self.add(&Event::Continue {
+            previous: hex(&self.state.head.hash),
+            file: printable(path.as_os_str().as_encoded_bytes()),
+        });
+        self.sign();
+        self.commit();
+    }
+
+    /// Sees to it that lines can be written, if they can be, before the last ones come.
+    pub(super) fn try_last(&mut self) {
+        let until = Instant::now() + LAST_TRIES;
+        while self.failing.is_some() {
+            self.try_again();
+            if self.book.is_some() || Instant::now() >= until {
+                break;
+            }
+            thread::sleep(SOON);
+        }
+    }
+
+    /// Writes the end, and waits until the disk has it. Returns whether that worked.
+    pub(super) fn finish(&mut self, is_orderly: bool) -> bool {
+        self.tell_of_gap();
+        if is_orderly {
+            self.write(&Event::End);
+        }
+        if self.book.is_some() {
+            self.sign();
+        }
+        let is_written = self.commit() && self.failing.is_none();
+        let file = self.book.as_ref().map(Book::file);
+        is_written && file.is_some_and(|file| file.and_then(|file| file.sync_data()).is_ok())
+    }
+}
+
+/// Has the disk keep files, in a thread of its own.
+#[derive(Default)]
+struct Keeper {
+    thread: Option<SyncSender<File>>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    fn keep(&mut self, file: File) {
+        if self.thread.is_none() {
+            self.thread = self.start().ok();
+        }
+        // If one waits already, it has these lines, too.
+        match &self.thread {
+            Some(thread) => drop(thread.try_send(file)),
+            None => self.failed.store(true, Ordering::SeqCst),
+        }
+    }
+
+    fn start(&self) -> io::Result<SyncSender<File>> {
+        let (sender, files) = sync_channel::<File>(1);
+        let failed = self.failed.clone();
+        let work = move || {
+            for file in files {
+                if let Err(error) = file.sync_data() {
+                    log(Severity::Alert, format_args!("cannot sync: {error}"));
+                    failed.store(true, Ordering::SeqCst);
+                }
+            }
+        };
+        thread::Builder::new().stack_size(128 << 10).spawn(work)?;
+        Ok(sender)
+    }
+
+    /// Whether it has failed since it was asked the last time.
+    fn has_failed(&self) -> bool {
+        self.failed.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// Tells the time of a line: UTC, with microseconds (RFC 3339).
+#[derive(Default)]
+struct Clock {
+    second: i64,
+    /// The time, of which all up to this length stays the same within a second.
+    text: String,
+    fixed: usize,
+}
+
+impl Clock {
+    fn time(&mut self) -> &str {
+        let now = Timestamp::now();
+        if now.as_second() != self.second || self.text.is_empty() {
+            self.second = now.as_second();
+            self.text = format!("{now:.0}");
+            self.text.pop();
+            self.fixed = self.text.len();
+        }
+        self.text.truncate(self.fixed);
+        // Writing into a string does not fail.
+        let _ = write!(self.text, ".{:06}Z", now.subsec_microsecond());
+        &self.text
+    }
+}
