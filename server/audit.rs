@@ -12,6 +12,7 @@ pub mod auditor;
 pub mod book;
 mod call_record;
 pub mod chain;
+mod connection;
 mod lines;
 mod objects;
 pub mod records;

@@ -26,11 +26,12 @@ use openssl::pkey::{PKey, Private};
 use xdr::Function;
 
 use super::book::{Book, Unusable};
+use super::connection::Connection;
 use super::lines::{self, Event};
-use super::records::{self, Flags, FromWorker, Given, Received, Told, receive};
+use super::records::{self, Flags, Given, Received, Told, receive};
 use super::ring::{Next, Reader};
 use super::writer::Writer;
-use super::{AuditConfig, call_record, chain, printable};
+use super::{AuditConfig, call_record, chain};
 use crate::channel::WorkerEnd;
 use crate::logging::{self, Severity, log};
 
@@ -69,49 +70,6 @@ pub struct Inheritance<'a> {
     pub auditors_before: u32,
     /// Whether another daemon has the log's file, so that this one goes on beside it.
     pub is_aside: bool,
-}
-
-/// A worker that has a client.
-struct Connection {
-    given: Given,
-    /// Where its messages come from.
-    socket: OwnedFd,
-    /// Where its records are.
-    ring: Reader,
-    has_called: bool,
-    malformed: u64,
-    numbers: Numbers,
-    /// Whether its ring is looked at without being woken.
-    is_active: bool,
-}
-
-/// Which of the last calls of a connection were taken, as calls in parallel end in any order.
-#[derive(Default)]
-struct Numbers {
-    highest: u64,
-    /// The highest one and those below it, from the lowest bit on.
-    taken: u128,
-}
-
-impl Numbers {
-    fn take(&mut self, number: u64) {
-        if let Some(ahead @ 1..) = number.checked_sub(self.highest) {
-            let shift = u32::try_from(ahead).unwrap_or(u32::MAX);
-            self.taken = self.taken.checked_shl(shift).unwrap_or(0);
-            self.highest = number;
-        }
-        self.taken |= self.bit(number);
-    }
-
-    fn bit(&self, number: u64) -> u128 {
-        let behind = self.highest.checked_sub(number);
-        let behind = behind.and_then(|behind| u32::try_from(behind).ok());
-        behind.map_or(0, |behind| 1_u128.checked_shl(behind).unwrap_or(0))
-    }
-
-    fn has(&self, number: u64) -> bool {
-        self.taken & self.bit(number) != 0
-    }
 }
 
 /// What is wrong with the section `audit`, before anything is started: the place, and the text.
@@ -336,22 +294,7 @@ impl<'a> Auditor<'a> {
         if let Err(error) = self.epoll.add(&socket, event) {
             failed(&error);
         }
-        let show = |text: &String| printable(text.as_bytes());
-        let mut connection = Connection {
-            given: Given {
-                peer: show(&given.peer),
-                user: show(&given.user),
-                profile: show(&given.profile),
-                service: show(&given.service),
-                ..given
-            },
-            socket,
-            ring,
-            has_called: false,
-            malformed: 0,
-            numbers: Numbers::default(),
-            is_active: false,
-        };
+        let mut connection = Connection::new(given, socket, ring);
         // Whoever was to be woken before may be dead.
         if self.has_predecessor {
             connection.is_active = true;
@@ -480,21 +423,8 @@ impl<'a> Auditor<'a> {
                     return;
                 }
             };
-            let given = &mut connection.given;
-            match serde_json::from_slice(buffer.get(..length).unwrap_or_default()) {
-                Ok(FromWorker::Peer(peer)) if given.awaits_header => {
-                    given.awaits_header = false;
-                    given.peer = printable(peer.as_bytes());
-                }
-                // Another auditor may know it from the controller already.
-                Ok(FromWorker::User(user)) if !connection.has_called => {
-                    set_once(&mut given.user, &user);
-                }
-                Ok(FromWorker::Profile(profile)) if !connection.has_called => {
-                    set_once(&mut given.profile, &profile);
-                }
-                Ok(FromWorker::Wake) => {}
-                _ => self.malformed(number),
+            if !connection.is_told(buffer.get(..length).unwrap_or_default()) {
+                self.malformed(number);
             }
         }
     }
@@ -616,32 +546,5 @@ impl<'a> Auditor<'a> {
                 self.left.push((*number, "with the daemon".to_owned()));
             }
         }
-    }
-}
-
-/// Keeps the first text.
-fn set_once(known: &mut String, told: &str) {
-    if known.is_empty() {
-        *known = printable(told.as_bytes());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_of_calls_are_known_for_a_while_in_any_order() {
-        let mut numbers = Numbers::default();
-        assert!(!numbers.has(1));
-        for number in [3, 1, 100] {
-            numbers.take(number);
-        }
-        let known: Vec<u64> = (0..200).filter(|number| numbers.has(*number)).collect();
-        assert_eq!(known, [1, 3, 100]);
-        numbers.take(u64::MAX);
-        assert!(numbers.has(u64::MAX) && !numbers.has(100));
-        numbers.take(5);
-        assert!(!numbers.has(5) && numbers.has(u64::MAX));
     }
 }

@@ -66,6 +66,12 @@ pub struct Members {
     pub head: Option<String>,
     /// The signature, in hexadecimal digits.
     pub signature: Option<String>,
+    /// The connection of a call, and the call's number there.
+    pub connection: Option<u64>,
+    /// See above.
+    pub call: Option<u64>,
+    /// At a start: 1 for the first auditor of a daemon, and so on.
+    pub auditor: Option<u32>,
     /// At a start: how many lines there are between two signatures at the most.
     pub sign_lines: Option<u64>,
 }

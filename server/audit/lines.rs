@@ -26,6 +26,8 @@ pub(super) enum Event<'a> {
         previous: String,
         version: &'a str,
         controller: u32,
+        /// How many auditors this daemon has had, with this one.
+        auditor: u32,
         sign_lines: u64,
         sign_interval: f64,
         #[serde(skip_serializing_if = "is_zero")]

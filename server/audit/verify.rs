@@ -1,10 +1,10 @@
 //! Checks whether an audit log was changed: `pkcs11proxyctl audit verify`.
 //!
 //! Reads the files of a log in their order, and needs the public key only. What is found is a sentence with file and
-//! line. What follows the last signature can have been made up by anybody; so it is told how much that is. A whole run
+//! line. Calls that were not recorded show in the numbers of a connection's calls. What follows the last signature can have been made up by anybody; so it is told how much that is. A whole run
 //! of the daemon that was cut off, up to an orderly end before it, cannot be noticed from the files that are left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openssl::pkey::{PKey, Public};
 
@@ -34,6 +34,18 @@ enum Ending {
     Signed,
 }
 
+/// Notes about calls without a line, at the most.
+const MOST_GAPS: usize = 20;
+
+/// The numbers of a connection's calls. Calls in parallel end in any order.
+#[derive(Default)]
+struct Calls {
+    /// All below this one have a line.
+    next: u64,
+    /// Those above it that have one, and where.
+    ahead: BTreeMap<u64, String>,
+}
+
 /// Reads a log from its first line to its last.
 pub struct Verifier {
     key: PKey<Public>,
@@ -52,6 +64,11 @@ pub struct Verifier {
     ending: Ending,
     /// Most lines between two signatures, as the log says.
     sign_lines: Option<u64>,
+    /// The connections of this run of the daemon.
+    connections: BTreeMap<u64, Calls>,
+    /// Whether that run was read from its start on.
+    is_whole: bool,
+    gaps: usize,
 }
 
 impl Verifier {
@@ -69,6 +86,9 @@ impl Verifier {
             moved: BTreeSet::new(),
             ending: Ending::Open,
             sign_lines: None,
+            connections: BTreeMap::new(),
+            is_whole: false,
+            gaps: 0,
         }
     }
 
@@ -93,6 +113,7 @@ impl Verifier {
 
     /// What was found. A log that the daemon still writes `is_running` and needs no end.
     pub fn finish(mut self, is_running: bool) -> Report {
+        self.end_run();
         for (first, last, place) in std::mem::take(&mut self.missing) {
             let gone: Vec<u64> = (first..=last)
                 .filter(|number| !self.moved.contains(number))
@@ -128,6 +149,45 @@ impl Verifier {
             }
         }
         self.report
+    }
+
+    /// A call has a line.
+    fn count(&mut self, connection: u64, call: u64) {
+        let first = if self.is_whole { 1 } else { call };
+        let place = self.place();
+        let calls = self.connections.entry(connection).or_insert(Calls {
+            next: first,
+            ahead: BTreeMap::new(),
+        });
+        if call > calls.next {
+            calls.ahead.insert(call, place);
+        } else if call == calls.next {
+            calls.next = calls.next.saturating_add(1);
+            while calls.ahead.remove(&calls.next).is_some() {
+                calls.next = calls.next.saturating_add(1);
+            }
+        }
+    }
+
+    /// Tells which calls of a run of the daemon have no line.
+    fn end_run(&mut self) {
+        for (connection, calls) in std::mem::take(&mut self.connections) {
+            let mut next = calls.next;
+            for (call, place) in calls.ahead {
+                if call > next && self.gaps < MOST_GAPS {
+                    self.gaps += 1;
+                    let last = call - 1;
+                    let which = match next == last {
+                        true => format!("call number {next}"),
+                        false => format!("calls number {next} to {last}"),
+                    };
+                    let text =
+                        format!("{place}: of connection {connection}, no line tells of {which}");
+                    self.report.notes.push(text);
+                }
+                next = call.saturating_add(1);
+            }
+        }
     }
 
     fn place(&self) -> String {
@@ -244,6 +304,13 @@ impl Verifier {
             }
             "end" | "rotated" => self.ending = Ending::Said,
             event => {
+                if event == "start" && members.auditor.unwrap_or(1) == 1 {
+                    self.end_run();
+                    self.is_whole = true;
+                }
+                if let (Some(connection), Some(call)) = (members.connection, members.call) {
+                    self.count(connection, call);
+                }
                 if event == "start" && before.number > 0 && self.ending != Ending::Signed {
                     self.note("the daemon had no orderly end before this start");
                 }
@@ -295,6 +362,38 @@ mod tests {
         let mut verifier = Verifier::new(public);
         verifier.file("f", lines.concat().as_bytes());
         verifier.finish(false).findings
+    }
+
+    #[test]
+    fn calls_without_a_line_are_noted_and_those_in_parallel_come_in_any_order() {
+        let key = PKey::generate_ed25519().unwrap();
+        let public = chain::public_key(&key.public_key_to_pem().unwrap()).unwrap();
+        let notes = |first: u32, calls: &[(u64, u64)]| {
+            let mut verifier = Verifier::new(public.clone());
+            let zeros = "0".repeat(64);
+            let start = serde_json::json!({"event": "start", "previous": zeros, "auditor": first});
+            let (mut log, mut head) = Head::default().next("t", &start);
+            for (connection, call) in calls {
+                let event =
+                    serde_json::json!({"event": "call", "connection": connection, "call": call});
+                head = head.append(&mut log, "t", &event);
+            }
+            verifier.file("f", &log);
+            let notes = verifier.finish(true).notes.into_iter();
+            notes
+                .filter(|note| note.contains("of connection"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(notes(1, &[(1, 2), (1, 1), (2, 1), (1, 4), (1, 3)]), [""; 0]);
+        assert_eq!(
+            notes(1, &[(1, 1), (1, 3), (7, 4), (1, 4)]),
+            [
+                "f:3: of connection 1, no line tells of call number 2",
+                "f:4: of connection 7, no line tells of calls number 1 to 3",
+            ]
+        );
+        // Of a run whose start is not there, nobody knows where its connections began.
+        assert_eq!(notes(2, &[(1, 5), (1, 4), (1, 6)]), [""; 0]);
     }
 
     #[test]

@@ -279,6 +279,7 @@ impl<'a> Writer<'a> {
             conf,
             services,
             controller,
+            auditors_before,
             ..
         } = self.inheritance;
         let mut configuration = vec![hashed(String::new(), conf)];
@@ -299,6 +300,7 @@ impl<'a> Writer<'a> {
             previous: hex(&self.state.head.hash),
             version: env!("CARGO_PKG_VERSION"),
             controller: *controller,
+            auditor: auditors_before.saturating_add(1),
             sign_lines: config.sign_lines,
             sign_interval: config.sign_interval.as_secs_f64(),
             cut,

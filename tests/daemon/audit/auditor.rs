@@ -148,6 +148,8 @@ fn an_auditor_that_is_killed_under_load_loses_no_call_and_repeats_none() {
     let different: std::collections::BTreeSet<_> = calls.iter().map(numbers).collect();
     assert_eq!(different.len(), calls.len(), "a line is repeated");
     assert!(signed > 1000, "{signed}");
+    let notes = audited.verify(&[], &["audit.log"]).stdout;
+    assert!(!notes.contains("no line tells of"), "{notes}");
 }
 
 #[test]
