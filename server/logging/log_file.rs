@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
 
+use super::record::Severity;
 use super::stderr::to_stderr;
 
 /// A log file, open from the first line or [`LogFile::reopen`] on.
@@ -60,7 +61,8 @@ impl LogFile {
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            to_stderr(&format!("{}: {error}\n{line}", self.path.display()));
+            let text = format!("{}: {error}\n{line}", self.path.display());
+            to_stderr(Severity::Err, &text);
         }
     }
 }

@@ -132,7 +132,7 @@ impl Logger {
 impl Sink {
     fn write(&self, record: &Record<'_>, now: &Zoned) {
         match self {
-            Sink::Stderr(template) => to_stderr(&template.render(record, now)),
+            Sink::Stderr(template) => to_stderr(record.severity, &template.render(record, now)),
             Sink::File(template, file, _) => file.write(&template.render(record, now)),
             Sink::MultiFile(files) => {
                 let mut written: Vec<&Path> = Vec::new();

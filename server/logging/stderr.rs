@@ -1,6 +1,7 @@
 //! Writes lines to standard error without ever waiting long for whoever reads it.
 //!
-//! A pipe or terminal whose reader has stopped loses lines, which are counted and told of later.
+//! A pipe or terminal whose reader has stopped loses lines, which are counted and told of later. If standard error is the
+//! journal, each line begins with its priority in angle brackets, as sd-daemon(3) describes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -12,15 +13,37 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
+
+use super::record::Severity;
 
 /// Writes to standard error. That is the last resort: there is nowhere to report a failure to.
-pub(super) fn to_stderr(line: &str) {
+pub(super) fn to_stderr(severity: Severity, text: &str) {
     static LOST: AtomicU64 = AtomicU64::new(0);
     static TERMINAL: OnceLock<Option<File>> = OnceLock::new();
+    static IS_JOURNAL: OnceLock<bool> = OnceLock::new();
+    let text = match IS_JOURNAL.get_or_init(|| is_journal(&io::stderr())) {
+        true => &with_priority(severity, text),
+        false => text,
+    };
     match TERMINAL.get_or_init(|| reopened_terminal(&io::stderr())) {
-        Some(terminal) => write_patiently(&mut &*terminal, line, &LOST),
-        None => write_patiently(&mut io::stderr(), line, &LOST),
+        Some(terminal) => write_patiently(&mut &*terminal, text, &LOST),
+        None => write_patiently(&mut io::stderr(), text, &LOST),
     }
+}
+
+/// Whether the service manager has connected this to the journal: `JOURNAL_STREAM` has its device and inode
+/// (systemd.exec(5)). Whoever redirects it somewhere else does not change the variable.
+fn is_journal(of: &impl AsFd) -> bool {
+    let told = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let is = |(device, inode): (u64, u64)| told == format!("{device}:{inode}");
+    fstat(of).is_ok_and(|found| is((found.st_dev, found.st_ino)))
+}
+
+fn with_priority(severity: Severity, text: &str) -> String {
+    let code = severity.code();
+    let lines = text.lines();
+    lines.map(|line| format!("<{code}>{line}\n")).collect()
 }
 
 /// A terminal once more, for this process alone. It has room for a line when it has room for a byte,

@@ -67,7 +67,8 @@ impl Syslog {
         }
         text.truncate(end);
         if let Err(error) = self.send(text.as_bytes()) {
-            to_stderr(&format!("{}: {error}\n{text}\n", self.path.display()));
+            let text = format!("{}: {error}\n{text}\n", self.path.display());
+            to_stderr(record.severity, &text);
         }
     }
 

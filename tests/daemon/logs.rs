@@ -111,3 +111,45 @@ fn a_refused_call_is_logged_with_its_line_in_the_filter_file() {
     assert!(log.contains("compatibility unknown-options: "), "{log}");
     assert!(!log.contains("s3cret"), "{log}");
 }
+
+/// What systemd does with `StandardError=journal`: the variable has the device and inode of the socket.
+#[test]
+fn lines_for_the_journal_begin_with_their_priority_and_others_do_not() {
+    use std::os::linux::fs::MetadataExt;
+
+    let directory = with_rules();
+    let conf = configuration("type = \"internet\"; bind = \"127.0.0.1:0\"", "");
+    std::fs::write(directory.join("d.conf"), conf).expect("a file");
+    for is_journal in [true, false] {
+        let (mut ours, theirs) = UnixStream::pair().expect("sockets");
+        let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
+        let found = std::fs::metadata(path).expect("a socket");
+        let inode = found.st_ino() + u64::from(!is_journal);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
+        command
+            .args(["-fg", "-conf"])
+            .arg(directory.join("d.conf"))
+            .env("JOURNAL_STREAM", format!("{}:{inode}", found.st_dev()))
+            .stderr(std::os::fd::OwnedFd::from(theirs));
+        let mut daemon = command.spawn().expect("it starts");
+        drop(command);
+        let mut first = vec![0; 3];
+        ours.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        ours.read_exact(&mut first).expect("a line");
+        daemon.kill().expect("it runs");
+        daemon.wait().expect("it ends");
+        let mut rest = String::new();
+        let _ = ours.read_to_string(&mut rest);
+        let text = String::from_utf8_lossy(&first) + &*rest;
+        let has_priority = |line: &str| {
+            let rest = line.strip_prefix('<').and_then(|rest| rest.get(1..));
+            rest.is_some_and(|rest| rest.starts_with(">["))
+        };
+        assert!(!text.is_empty());
+        assert!(
+            text.lines().all(|line| has_priority(line) == is_journal),
+            "{text}"
+        );
+        assert_eq!(text.contains("<6>["), is_journal, "{text}");
+    }
+}
