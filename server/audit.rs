@@ -13,6 +13,7 @@ pub mod book;
 mod call_record;
 pub mod chain;
 mod connection;
+mod journal;
 mod lines;
 mod objects;
 pub mod records;
@@ -41,8 +42,19 @@ pub struct AuditConfig {
     pub sign_lines: u64,
     /// `sign_interval`: seconds after which a line is signed at the latest. Default 60.0.
     pub sign_interval: Duration,
+    /// `journal`: which lines are copied to the journal of systemd, and where that stands; none by default.
+    pub journal: Option<(Copied, Place)>,
     /// `when_full`: what happens while no line can be written.
     pub when_full: WhenFull,
+}
+
+/// Which lines are copied to the journal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Copied {
+    /// All of them.
+    All,
+    /// All but those of calls that had an end: starts, ends, signatures, and what is out of the ordinary.
+    Signatures,
 }
 
 /// What happens while no line can be written.

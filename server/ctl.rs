@@ -77,8 +77,8 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ),
     (
         "audit verify -key PUBLIC.pem FILE...",
-        "Finds out whether an audit log is as it was written. The files of a rotation are given in their order. Needs no \
-         daemon.",
+        "Finds out whether an audit log is as it was written. The files of a rotation are given in their order; - \
+         is standard input. Needs no daemon.",
     ),
     (
         "explain -conf FILE [LINE LOG]",

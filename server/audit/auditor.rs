@@ -31,7 +31,7 @@ use super::lines::{self, Event};
 use super::records::{self, Flags, Given, Received, Told, receive};
 use super::ring::{Next, Reader};
 use super::writer::Writer;
-use super::{AuditConfig, call_record, chain};
+use super::{AuditConfig, call_record, chain, journal};
 use crate::channel::WorkerEnd;
 use crate::logging::{self, Severity, log};
 
@@ -75,6 +75,12 @@ pub struct Inheritance<'a> {
 /// What is wrong with the section `audit`, before anything is started: the place, and the text.
 pub fn check(config: &AuditConfig, takes_over: bool) -> Result<(), config_file::Fault> {
     check_key(config)?;
+    if let Some((_, place)) = &config.journal {
+        if !Path::new(journal::SOCKET).exists() {
+            let text = format!("there is no journal here: {} is missing", journal::SOCKET);
+            return Err(place.fault(text));
+        }
+    }
     match Book::open(&config.file) {
         Err(Unusable::InUse) if takes_over => Ok(()),
         Err(error) => {

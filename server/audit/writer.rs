@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -22,6 +22,7 @@ use serde::Deserialize;
 use super::auditor::Inheritance;
 use super::book::{Book, Opened, Unusable};
 use super::chain::{self, Head};
+use super::journal::{self, Journal};
 use super::lines::{Event, Modules, hashed};
 use super::{AuditConfig, WhenFull, hex, printable};
 use crate::logging::{Severity, log};
@@ -72,11 +73,14 @@ pub(super) struct Writer<'a> {
     lost: u64,
     clock: Clock,
     keeper: Keeper,
+    /// None if no line is copied there.
+    journal: Option<Journal>,
 }
 
 impl<'a> Writer<'a> {
     /// Opens the log when it is asked to try again.
     pub(super) fn new(inheritance: &'a Inheritance<'a>, key: PKey<Private>) -> Writer<'a> {
+        let copied = inheritance.config.journal.as_ref();
         let state = State {
             head: Head::default(),
             unsigned: 0,
@@ -94,6 +98,7 @@ impl<'a> Writer<'a> {
             lost: 0,
             clock: Clock::default(),
             keeper: Keeper::default(),
+            journal: copied.map(|(copied, _)| Journal::new(Path::new(journal::SOCKET), *copied)),
         }
     }
 
@@ -170,6 +175,9 @@ impl<'a> Writer<'a> {
     fn append(&mut self) -> io::Result<()> {
         let book = self.book.as_mut().ok_or(io::ErrorKind::NotFound)?;
         book.append(&self.batch)?;
+        if let Some(journal) = &mut self.journal {
+            journal.copy(&self.batch);
+        }
         let is_signed = self.state.unsigned == 0;
         self.written = self.state;
         self.forget();

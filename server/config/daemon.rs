@@ -9,7 +9,7 @@ use config_file::{At, Fault};
 
 use super::sections::AuditSection;
 use super::values::{path, required, seconds, within};
-use crate::audit::{AuditConfig, WhenFull};
+use crate::audit::{AuditConfig, Copied, WhenFull};
 
 /// An address that only this machine can reach. Whoever reaches it is asked nothing.
 pub(super) fn loopback(at: At<String>) -> Result<SocketAddr, Fault> {
@@ -37,6 +37,15 @@ pub(super) fn audit(section: At<AuditSection>, base: &Path) -> Result<AuditConfi
         key_place: key.place,
         sign_lines: u64::try_from(sign_lines).unwrap_or(1000),
         sign_interval: seconds(section.sign_interval, 60)?,
+        journal: match section.journal {
+            None => None,
+            Some(At { value, place }) => match value.as_str() {
+                "none" => None,
+                "signatures" => Some((Copied::Signatures, place)),
+                "all" => Some((Copied::All, place)),
+                _ => return Err(place.fault("expected none, signatures or all")),
+            },
+        },
         when_full: match section.when_full {
             None => WhenFull::Refuse,
             Some(at) => match at.value.as_str() {

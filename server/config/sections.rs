@@ -58,6 +58,7 @@ pub(super) struct AuditSection {
     pub(super) sign_lines: Option<At<i64>>,
     pub(super) sign_interval: Option<At<Float>>,
     pub(super) when_full: Option<At<String>>,
+    pub(super) journal: Option<At<String>>,
 }
 
 #[derive(Deserialize)]

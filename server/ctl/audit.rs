@@ -2,6 +2,7 @@
 //!
 //! Needs the public key and no daemon. What it looks for is in [`crate::audit::verify`].
 
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::table::printable;
@@ -13,7 +14,7 @@ use crate::audit::verify::Verifier;
 pub(super) struct Log {
     /// The public key.
     pub(super) key: PathBuf,
-    /// In the order in which they were written.
+    /// In the order in which they were written; `-` is standard input.
     pub(super) files: Vec<PathBuf>,
     /// Whether the daemon still writes the last one.
     pub(super) is_running: bool,
@@ -31,6 +32,13 @@ pub(super) fn verify(log: &Log) -> Result<i32, String> {
     let key = key.map_err(|error| format!("{}: {error}", log.key.display()))?;
     let mut verifier = Verifier::new(key);
     for path in &log.files {
+        if path.as_os_str() == "-" {
+            let mut lines = Vec::new();
+            let read = io::stdin().read_to_end(&mut lines);
+            read.map_err(|error| format!("standard input: cannot be read: {error}"))?;
+            verifier.file("standard input", &lines);
+            continue;
+        }
         verifier.file(&path.display().to_string(), &read(path)?);
     }
     let report = verifier.finish(log.is_running);

@@ -119,6 +119,13 @@ fn lines(path: &Path) -> Vec<Value> {
 
 /// A client of version 4 with a session of the null module.
 fn ready4(daemon: &Daemon) -> Client {
+    let (client, opened) = begin4(daemon);
+    assert_eq!(opened, CkRv::OK);
+    client
+}
+
+/// The same, with the CK_RV of C_OpenSession.
+fn begin4(daemon: &Daemon) -> (Client, CkRv) {
     let mut client = Client::new(daemon);
     let hello = Hello {
         longest_record: Ulong(1 << 20),
@@ -129,8 +136,7 @@ fn ready4(daemon: &Daemon) -> Client {
     client.call(Call4::C_LoadModule(b"null"));
     client.call(Call4::C_Initialize(Flags(0)));
     let opened = client.call(Call4::C_OpenSession(SlotId(0), Flags(6), false));
-    assert_eq!(opened.rv(), CkRv::OK);
-    client
+    (client, opened.rv())
 }
 
 fn sign_with(client: &mut Client, data: &[u8]) -> CkRv {
