@@ -2,7 +2,8 @@
 # units.sh bookworm|trixie DIRECTORY: proves the systemd units on a system that boots in a container. Debootstraps Debian 12
 # or 13, installs there what was built in DIRECTORY, as make install does, makes a token of SoftHSM, boots systemd, and
 # has OpenSC use the token: through a daemon that root starts, through one that starts as its own user, and through one
-# that its socket starts. Each is reloaded, watched, upgraded and stopped, and its logs are rotated.
+# that its socket starts. Each is reloaded, watched, upgraded and stopped, and its logs are rotated. One has an audit log,
+# which is copied to the journal.
 #
 # Needs root, debootstrap and systemd-nspawn (systemd-container), which it installs. SYSTEM names a system that is
 # debootstrapped already; it is copied. Everything is removed at the end.
@@ -52,6 +53,9 @@ grep -q '^ *user = "pkcs11proxyd";' "$work/root.conf" || fail "etc/pkcs11proxyd.
 grep -q '^ *control_socket' "$work/root.conf" || fail "etc/pkcs11proxyd.conf has no place for control_socket"
 grep -q '^ *logging { type = "file"' "$work/root.conf" || fail "etc/pkcs11proxyd.conf has no place for a log file"
 install -m 640 "$work/root.conf" "$work/unprivileged.conf" "$system/proof/"
+
+openssl genpkey -algorithm ed25519 -out "$system/proof/audit.pem"
+openssl pkey -in "$system/proof/audit.pem" -pubout -out "$system/proof/audit-public.pem"
 
 cat >"$system/proof/run" <<'EOF'
 #!/bin/sh
@@ -158,6 +162,27 @@ use "after the upgrade"
 watched pkcs11proxyd pkcs11proxyd
 rotated pkcs11proxyd
 ended pkcs11proxyd
+
+# The audit log and its copy in the journal, which finds the daemon's own lines by their priority, too.
+printf 'LogRateLimitIntervalSec=0\n' >>/run/systemd/system/pkcs11proxyd.service.d/watch.conf
+systemctl daemon-reload
+install -m 600 /proof/audit.pem /etc/pkcs11proxyd/
+sed 's|^ *control_socket = .*|& audit { file = "/var/log/pkcs11proxyd/audit.log"; key = "audit.pem"; journal = "all"; };|' \
+    /proof/root.conf >$conf
+systemctl start pkcs11proxyd || fail "pkcs11proxyd does not start with an audit log"
+use "with an audit log"
+ended pkcs11proxyd
+verify="pkcs11proxyctl audit verify -key /proof/audit-public.pem"
+$verify /var/log/pkcs11proxyd/audit.log || fail "the audit log"
+journalctl --sync
+journalctl -q -o cat -t pkcs11proxyd-audit >/tmp/copy
+cmp /tmp/copy /var/log/pkcs11proxyd/audit.log || fail "the journal has other lines than the audit log"
+$verify - </tmp/copy || fail "the audit log in the journal"
+journalctl -q -o cat -t pkcs11proxyd-audit PKCS11_FUNCTION=C_Sign PKCS11_RESULT=CKR_OK | grep -q '"objects"' ||
+    fail "no signature in the journal"
+journalctl -q -u pkcs11proxyd -p notice..notice | grep -q 'notice\]' || fail "lines in the journal have no priority"
+say "the journal has the audit log, as it was written"
+cp /proof/root.conf $conf
 
 systemctl start pkcs11proxyd.socket || fail "pkcs11proxyd.socket does not start"
 [ "$(systemctl is-active pkcs11proxyd)" = inactive ] || fail "it runs before anybody connects"
