@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 use openssl::pkey::{PKey, Private};
 use serde::Deserialize;
 
@@ -472,7 +473,22 @@ impl<'a> Writer<'a> {
         }
         let is_written = self.commit() && self.failing.is_none();
         let file = self.book.as_ref().map(Book::file);
-        is_written && file.is_some_and(|file| file.and_then(|file| file.sync_data()).is_ok())
+        is_written && file.is_some_and(|file| file.and_then(|file| sync(&file)).is_ok())
+    }
+}
+
+/// Waits until the disk has a file, on a file system that can tell.
+fn sync(file: &File) -> io::Result<()> {
+    let is_unsupported = |error: &io::Error| {
+        let known = error.raw_os_error().map(Errno::from_raw);
+        matches!(
+            known,
+            Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
+        )
+    };
+    match file.sync_data() {
+        Err(error) if is_unsupported(&error) => Ok(()),
+        synced => synced,
     }
 }
 
@@ -500,7 +516,7 @@ impl Keeper {
         let failed = self.failed.clone();
         let work = move || {
             for file in files {
-                if let Err(error) = file.sync_data() {
+                if let Err(error) = sync(&file) {
                     log(Severity::Alert, format_args!("cannot sync: {error}"));
                     failed.store(true, Ordering::SeqCst);
                 }

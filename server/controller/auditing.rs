@@ -164,12 +164,13 @@ impl Auditing {
         for (given, records) in serving {
             self.tell_of(given, records);
         }
-        let departed = self.departed.values().map(|departed| {
+        // Without descriptors for it, it is kept for the auditor after this one.
+        let departed = self.departed.values().filter_map(|departed| {
             let Departed { given, end, .. } = departed;
-            let records = departed.records.try_clone()?;
-            Ok((given.clone(), records, end.clone()))
+            let records = departed.records.try_clone().ok()?;
+            Some((given.clone(), records, end.clone()))
         });
-        for (given, records, end) in departed.collect::<io::Result<Vec<_>>>()? {
+        for (given, records, end) in departed.collect::<Vec<_>>() {
             let connection = given.connection;
             self.tell_of(given, records);
             self.tell(&Told::Left { connection, end });

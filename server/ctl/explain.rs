@@ -68,7 +68,8 @@ pub(super) fn explain(question: &Question) -> Result<i32, String> {
     let recorded: Recorded =
         serde_json::from_slice(&line).map_err(|_| "expected a line of an audit log")?;
     let function = Function::from_name(&recorded.function);
-    let function = function.filter(|_| recorded.event == "call");
+    let is_call = ["call", "unfinished"].contains(&&*recorded.event);
+    let function = function.filter(|_| is_call);
     let function = function.ok_or("expected the line of a call")?;
     let configuration = config::load(&question.conf).map_err(|error| error.to_string())?;
     let mut services = configuration.services.iter();
@@ -130,6 +131,7 @@ pub(super) fn explain(question: &Question) -> Result<i32, String> {
         }
     };
     let then = match &recorded.refused {
+        None if recorded.event == "unfinished" => "then it had no result".to_owned(),
         None => format!("then it was not refused, and returned {}", recorded.result),
         Some(rule) if !rule.limit.is_empty() => {
             format!(

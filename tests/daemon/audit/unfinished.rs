@@ -77,6 +77,18 @@ fn a_call_in_which_the_module_crashes_has_a_line() {
     assert!(client.is_closed_within(PATIENCE));
     has_no_end(&audited, "by signal SIGSEGV");
     audited.end(&["audit.log"]);
+    let lines = audited.lines();
+    let place = lines.iter().position(|line| line["event"] == "unfinished");
+    let number = (place.expect("a line") + 1).to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyctl"));
+    command
+        .current_dir(audited.directory.path())
+        .args(["explain", "-conf"])
+        .arg(audited.daemon.directory().join("pkcs11proxyd.conf"))
+        .args([&number, "audit.log"]);
+    let explained = run(command, PATIENCE).stdout;
+    let expected = "then it had no result; now it reaches the module";
+    assert!(explained.contains(expected), "{explained}");
 }
 
 #[test]
