@@ -14,6 +14,7 @@ mod call_record;
 pub mod chain;
 mod connection;
 mod journal;
+mod keeper;
 mod lines;
 mod objects;
 pub mod records;

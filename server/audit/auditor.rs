@@ -66,6 +66,8 @@ pub struct Inheritance<'a> {
     pub services: Vec<(&'a str, Arc<Rules>)>,
     /// The controller.
     pub controller: u32,
+    /// When the daemon has started, which no other daemon with this log has at the same time.
+    pub started: String,
     /// How many auditors this daemon had before.
     pub auditors_before: u32,
     /// Whether another daemon has the log's file, so that this one goes on beside it.

@@ -26,6 +26,8 @@ pub(super) enum Event<'a> {
         previous: String,
         version: &'a str,
         controller: u32,
+        /// When this daemon has started.
+        started: String,
         /// How many auditors this daemon has had, with this one.
         auditor: u32,
         sign_lines: u64,

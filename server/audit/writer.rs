@@ -6,17 +6,12 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use nix::errno::Errno;
 use openssl::pkey::{PKey, Private};
 use serde::Deserialize;
 
@@ -24,6 +19,7 @@ use super::auditor::Inheritance;
 use super::book::{Book, Opened, Unusable};
 use super::chain::{self, Head};
 use super::journal::{self, Journal};
+use super::keeper::{Keeper, sync};
 use super::lines::{Event, Modules, hashed};
 use super::{AuditConfig, WhenFull, hex, printable};
 use crate::logging::{Severity, log};
@@ -199,7 +195,7 @@ impl<'a> Writer<'a> {
     fn keep(&mut self) {
         match self.book.as_ref().map(Book::file) {
             Some(Ok(file)) => self.keeper.keep(file),
-            Some(Err(_)) => self.keeper.failed.store(true, Ordering::SeqCst),
+            Some(Err(_)) => self.keeper.fail(),
             None => {}
         }
     }
@@ -289,6 +285,7 @@ impl<'a> Writer<'a> {
             services,
             controller,
             auditors_before,
+            started,
             ..
         } = self.inheritance;
         let mut configuration = vec![hashed(String::new(), conf)];
@@ -309,6 +306,7 @@ impl<'a> Writer<'a> {
             previous: hex(&self.state.head.hash),
             version: env!("CARGO_PKG_VERSION"),
             controller: *controller,
+            started: started.clone(),
             auditor: auditors_before.saturating_add(1),
             sign_lines: config.sign_lines,
             sign_interval: config.sign_interval.as_secs_f64(),
@@ -318,32 +316,11 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The connections and numbers of the last calls that an auditor of this daemon has written before this one.
+    /// The connections and numbers of the last calls that auditors of this daemon have written before this one.
     pub(super) fn calls_before(&self) -> HashSet<(usize, u64)> {
-        #[derive(Deserialize)]
-        struct Written {
-            event: String,
-            connection: Option<usize>,
-            call: Option<u64>,
-        }
         let end = self.book.as_ref().map(|book| book.end(WINDOW));
         let end = end.and_then(Result::ok).unwrap_or_default();
-        let mut calls = HashSet::new();
-        let mut auditors = 0;
-        for line in end.split(|byte| *byte == b'\n').rev() {
-            let Ok(written) = serde_json::from_slice::<Written>(line) else {
-                continue;
-            };
-            if let (Some(connection), Some(call)) = (written.connection, written.call) {
-                calls.insert((connection, call));
-            }
-            // What is before the first one's start is another daemon's.
-            auditors += u32::from(written.event == "start");
-            if auditors > self.inheritance.auditors_before {
-                break;
-            }
-        }
-        calls
+        calls_of(&self.inheritance.started, &end)
     }
 
     /// Signs the last line if it is time for that.
@@ -477,59 +454,34 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Waits until the disk has a file, on a file system that can tell.
-fn sync(file: &File) -> io::Result<()> {
-    let is_unsupported = |error: &io::Error| {
-        let known = error.raw_os_error().map(Errno::from_raw);
-        matches!(
-            known,
-            Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
-        )
-    };
-    match file.sync_data() {
-        Err(error) if is_unsupported(&error) => Ok(()),
-        synced => synced,
+/// The connections and numbers of calls in these lines, as far as they are of the daemon that was started at this time.
+/// Connections of another one have the same numbers.
+fn calls_of(started: &str, lines: &[u8]) -> HashSet<(usize, u64)> {
+    #[derive(Deserialize)]
+    struct Written {
+        started: Option<String>,
+        auditor: Option<u32>,
+        connection: Option<usize>,
+        call: Option<u64>,
     }
-}
-
-/// Has the disk keep files, in a thread of its own.
-#[derive(Default)]
-struct Keeper {
-    thread: Option<SyncSender<File>>,
-    failed: Arc<AtomicBool>,
-}
-
-impl Keeper {
-    fn keep(&mut self, file: File) {
-        if self.thread.is_none() {
-            self.thread = self.start().ok();
-        }
-        // If one waits already, it has these lines, too.
-        match &self.thread {
-            Some(thread) => drop(thread.try_send(file)),
-            None => self.failed.store(true, Ordering::SeqCst),
-        }
-    }
-
-    fn start(&self) -> io::Result<SyncSender<File>> {
-        let (sender, files) = sync_channel::<File>(1);
-        let failed = self.failed.clone();
-        let work = move || {
-            for file in files {
-                if let Err(error) = sync(&file) {
-                    log(Severity::Alert, format_args!("cannot sync: {error}"));
-                    failed.store(true, Ordering::SeqCst);
-                }
-            }
+    let mut calls = HashSet::new();
+    // Of the first ones the start may be missing.
+    let mut is_others = false;
+    for line in lines.split(|byte| *byte == b'\n') {
+        let Ok(written) = serde_json::from_slice::<Written>(line) else {
+            continue;
         };
-        thread::Builder::new().stack_size(128 << 10).spawn(work)?;
-        Ok(sender)
+        if let Some(other) = written.started {
+            if is_others || other != started || written.auditor == Some(1) {
+                calls.clear();
+            }
+            is_others = other != started;
+        }
+        if let (Some(connection), Some(call)) = (written.connection, written.call) {
+            calls.insert((connection, call));
+        }
     }
-
-    /// Whether it has failed since it was asked the last time.
-    fn has_failed(&self) -> bool {
-        self.failed.swap(false, Ordering::SeqCst)
-    }
+    calls
 }
 
 /// Tells the time of a line: UTC, with microseconds (RFC 3339).
@@ -554,5 +506,57 @@ impl Clock {
         // Writing into a string does not fail.
         let _ = write!(self.text, ".{:06}Z", now.subsec_microsecond());
         &self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_another_daemon_are_not_taken_for_those_of_this_one() {
+        let start = |daemon: &str, auditor: u32| {
+            format!("{{\"event\":\"start\",\"started\":\"{daemon}\",\"auditor\":{auditor}}}")
+        };
+        let call = |call: u64| format!("{{\"event\":\"call\",\"connection\":1,\"call\":{call}}}");
+        let found = |lines: &[String]| {
+            let calls = calls_of("ours", lines.join("\n").as_bytes());
+            let mut numbers: Vec<u64> = calls.into_iter().map(|(_, call)| call).collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        let cut = [call(4), start("ours", 2), call(5), start("ours", 3)];
+        assert_eq!(found(&cut), [4, 5]);
+        let first = [call(4), start("ours", 1), call(5), start("ours", 2)];
+        assert_eq!(found(&first), [5]);
+        let other = [
+            start("other", 1),
+            call(4),
+            start("ours", 1),
+            call(1),
+            start("ours", 2),
+        ];
+        assert_eq!(found(&other), [1]);
+        // The first auditor was killed before it wrote a line.
+        let silent = [
+            start("other", 1),
+            call(4),
+            start("other", 2),
+            call(5),
+            start("ours", 2),
+        ];
+        assert_eq!(found(&silent), [0; 0]);
+    }
+
+    #[test]
+    fn the_time_of_a_line_has_microseconds_and_goes_on_within_a_second() {
+        let mut clock = Clock::default();
+        let mut last = String::new();
+        for _ in 0..1000 {
+            let time = clock.time().to_owned();
+            assert_eq!(time.len(), "2026-11-29T12:00:00.000000Z".len(), "{time}");
+            assert!(time.parse::<Timestamp>().is_ok() && time >= last, "{time}");
+            last = time;
+        }
     }
 }

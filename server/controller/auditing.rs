@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use filter::Rules;
+use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -85,6 +86,8 @@ pub struct Auditing {
     waiting: VecDeque<(Vec<u8>, Option<Records>)>,
     /// By the numbers of their connections.
     departed: HashMap<usize, Departed>,
+    /// When this daemon was started.
+    daemon_started: Timestamp,
     /// How many auditors were started.
     count: u32,
     /// Whether another daemon has the file of the log.
@@ -112,6 +115,7 @@ impl Auditing {
             running: None,
             waiting: VecDeque::new(),
             departed: HashMap::new(),
+            daemon_started: Timestamp::now(),
             count: 0,
             is_aside: false,
             started: Instant::now(),
@@ -150,6 +154,7 @@ impl Auditing {
                 .map(|(name, rules)| (name.as_str(), rules.clone()))
                 .collect(),
             controller: std::process::id(),
+            started: format!("{:.6}", self.daemon_started),
             auditors_before: self.count,
             is_aside: self.is_aside,
         };
