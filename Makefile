@@ -20,6 +20,10 @@
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR and others; docs/install.md describes all variables
 #   make install-files  the same with what is built already
 #   make uninstall      removes what make install has installed with the same variables
+#   make certs          an authority and certificates for a trial of TLS, in CERTS
+#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD
+#   make deb            Debian packages, in target/debian (no root but for what builds them)
+#   make packages-test  these packages on new Debian 12 and 13 systems: over Caml Crush's, and back (root)
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
 
 # Where things are installed; docs/install.md says what goes where. An empty directory: these files are not installed,
@@ -118,6 +122,7 @@ SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt')
 OPTIONS := $(TARGET)/release/client-options
 .PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-files install-units uninstall packages demo-packages suites-packages applications-packages force
+.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units deb deb-files deb-packages packages-test certs install install-units packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -251,3 +256,18 @@ recipes-packages:
 
 recipes: recipes-packages all
 	tests/recipes/run.sh $(TARGET)/release $(RECIPES)
+deb: deb-packages all deb-files
+
+# Of what has been built already, which may have been elsewhere: TARGET=DIRECTORY.
+deb-files:
+	etc/debian/build.sh $(TARGET)/release $(TARGET)/debian
+
+deb-packages:
+	tests/support/install-packages.sh deb
+
+# TEST is `quick` for the most important part only; see tests/packages.sh.
+packages-test: TEST ?=
+packages-test:
+	tests/support/install-packages.sh packages
+	tests/packages.sh bookworm $(TARGET)/debian $(TEST)
+	tests/packages.sh trixie $(TARGET)/debian $(TEST)

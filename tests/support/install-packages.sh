@@ -1,6 +1,6 @@
 #!/bin/sh
-# install-packages.sh demo|check|suites|applications|recipes: installs the Debian packages that `make demo`, `make check`,
-# `make suites`, `make applications` or `make recipes` needs, and only those that are missing. For all: compiler, OpenSSL,
+# install-packages.sh demo|check|suites|applications|recipes|deb|packages: installs the Debian packages that `make demo`,
+# `make check`, `make suites`, `make applications`, `make recipes`, `make deb` or `make packages-test` needs, and only those that are missing. For all: compiler, OpenSSL,
 # SoftHSM, OpenSC. For the tests also GnuTLS, PyKCS11, HAProxy, systemd, logrotate, shellcheck and the like, and the
 # original Caml Crush as the other side. For the
 # suites also Go, Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For the applications the servers
@@ -50,7 +50,11 @@ recipes)
     elsewhere=pkcs11-provider
     source=bookworm-backports
     ;;
-*) fail "usage: install-packages.sh demo|check|suites|applications|recipes" ;;
+deb) packages="dpkg-dev debhelper dh-apparmor" ;;
+packages)
+    packages="build-essential libsofthsm2-dev openssl debootstrap systemd-container lintian piuparts apparmor"
+    ;;
+*) fail "usage: install-packages.sh demo|check|suites|applications|recipes|deb|packages" ;;
 esac
 
 is_installed() {
