@@ -116,6 +116,22 @@ NAMES := $(if $(rest),,$(subst $(comma), ,$(LIBNAMES)))
 # Each has its transport or its alias compiled in, whatever it is called later.
 STANDARD := libp11client.so libp11clienttcp.so libp11clienttcpssl.so libp11clientunix.so
 SPECIAL  := $(sort $(filter-out $(TARGET)/release/libp11client.so,$(STANDARD:%=$(TARGET)/release/%) $(NAMES:%=$(TARGET)/release/libp11client%.so)))
+# Contents have several lines, so that the shell has to bring them into the environment.
+tls_file = $(if $(1),$(if $(CLIENT_TLS_EMBED),"$$(cat '$(1)')",'$(1)'))
+CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
+  P11CLIENT_TLS_CERT=$(call tls_file,$(CLIENT_TLS_CERT)) \
+  P11CLIENT_TLS_KEY=$(call tls_file,$(CLIENT_TLS_KEY)) \
+  P11CLIENT_TLS_PINNED=$(call tls_file,$(CLIENT_TLS_PINNED)) $(CARGO)
+
+# Each has its transport compiled in, whatever it is called later, and its name as Caml Crush's has it (SONAME).
+TRANSPORTS := tcp tcpssl unix
+tcp_socket    = $(CLIENT_TCP_SOCKET)
+tcpssl_socket = $(CLIENT_TCPSSL_SOCKET)
+unix_socket   = $(CLIENT_UNIX_SOCKET)
+
+LIBRARIES := libp11client.so $(TRANSPORTS:%=libp11client%.so) $(LIBNAMES:%=libp11client%.so)
+SPECIAL   := $(TRANSPORTS:%=$(TARGET)/release/libp11client%.so)
+NAMED     := $(LIBNAMES:%=$(TARGET)/release/libp11client%.so)
 
 # What a library is built from.
 SOURCES := build.rs Cargo.toml Cargo.lock \
@@ -132,6 +148,9 @@ all: $(SPECIAL)
 
 $(SPECIAL): $(TARGET)/release/%.so: $(SOURCES) $(OPTIONS)
 	$(BUILT_IN) $*.so $(CARGO) build --release --package client --lib
+$(SPECIAL): $(TARGET)/release/libp11client%.so: $(SOURCES) $(OPTIONS)
+	P11CLIENT_TRANSPORT=$* P11CLIENT_SOCKET='$($*_socket)' \
+	  $(CLIENT_CARGO) rustc --release --package client --lib -- -C link-arg=-Wl,-soname,libp11client$*.so
 	cp $(TARGET)/release/libp11client.so $@
 
 # Newer than the libraries if they were built with other values.
@@ -265,9 +284,10 @@ deb-files:
 deb-packages:
 	tests/support/install-packages.sh deb
 
-# TEST is `quick` for the most important part only; see tests/packages.sh.
+# TEST=quick leaves piuparts out.
 packages-test: TEST ?=
 packages-test:
 	tests/support/install-packages.sh packages
+	tests/packages.sh files $(TARGET)/debian
 	tests/packages.sh bookworm $(TARGET)/debian $(TEST)
 	tests/packages.sh trixie $(TARGET)/debian $(TEST)
