@@ -1,11 +1,14 @@
 #!/bin/sh
-# packages.sh bookworm|trixie DIRECTORY [quick]: proves the packages that `make deb` put into DIRECTORY, on a new system of
-# Debian 12 or 13.
+# packages.sh bookworm|trixie|files DIRECTORY [quick]: proves the packages that `make deb` put into DIRECTORY. With the name of
+# a Debian suite, on a new system of Debian 12 or 13:
 #
 #   site    a site that runs Caml Crush, under systemd: our packages replace the original's, and the other way round
 #   sysv    the same without systemd, by the init script alone
 #   fresh   a machine that had neither: it starts and signs; it is upgraded while a client is connected; it is purged
-#   lintian, piuparts, the AppArmor parser, and whether a second build gives the same bytes (not with `quick`)
+#   piuparts (not with `quick`)
+#
+# With `files`: lintian finds nothing, AppArmor's parser reads the profile, and a second build, by a user who is not root, gives the
+# same bytes. It is made of BUILT, by default DIRECTORY/../release.
 #
 # tests/packages/ has what runs inside of the system. Needs root and `make packages-test`'s packages. SYSTEM names a
 # system that an earlier run made with KEEP=SYSTEM; it is not changed. Everything else is removed at the end.
@@ -17,11 +20,12 @@ fail() {
 }
 
 suite=${1-} directory=${2-} quick=${3-}
+usage="usage: packages.sh bookworm|trixie|files DIRECTORY [quick]"
 case $suite in
-bookworm | trixie) ;;
-*) fail "usage: packages.sh bookworm|trixie DIRECTORY [quick]" ;;
+bookworm | trixie | files) ;;
+*) fail "$usage" ;;
 esac
-[ -z "$quick" ] || [ "$quick" = quick ] || fail "usage: packages.sh bookworm|trixie DIRECTORY [quick]"
+[ -z "$quick" ] || [ "$quick" = quick ] || fail "$usage"
 for package in server clients; do
     set -- "$directory/pkcs11proxyd-$package"_*.deb
     [ $# -eq 1 ] && [ -e "$1" ] || fail "expected one pkcs11proxyd-$package in $directory; run make deb first"
@@ -35,6 +39,40 @@ work=$(mktemp -d)
 trap 'rm -rf --one-file-system "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+
+check_files() {
+    lintian --allow-root --fail-on error,warning "$directory"/pkcs11proxyd_*.changes || fail "lintian"
+    apparmor_parser --skip-kernel-load --skip-cache "$project/etc/debian/usr.bin.pkcs11proxyd" >"$work/log" 2>&1 ||
+        { cat "$work/log" >&2; fail "AppArmor does not read the profile"; }
+    dpkg-deb -x "$directory"/pkcs11proxyd-clients_*.deb "$work/clients"
+    for library in "$work"/clients/usr/lib/*/caml-crush/*.so; do
+        readelf -d "$library" | grep -q "SONAME.*\[${library##*/}\]" || fail "${library##*/} has another SONAME"
+    done
+    built=$(cd "${BUILT:-$directory/../release}" && pwd)
+    # The other user may not be able to read this project.
+    mkdir "$work/again" "$work/built"
+    for file in pkcs11proxyd pkcs11proxyctl p11client-doctor libp11client.so libp11clienttcp.so libp11clienttcpssl.so \
+        libp11clientunix.so; do
+        cp "$built/$file" "$work/built/"
+    done
+    git -C "$project" archive --prefix=project/ HEAD | tar -x -C "$work"
+    : "${SOURCE_DATE_EPOCH:=$(git -C "$project" log -1 --format=%ct)}"
+    export SOURCE_DATE_EPOCH
+    chmod -R a+rX "$work"
+    chown nobody: "$work/again"
+    setpriv --reuid nobody --regid nogroup --clear-groups \
+        sh -c 'umask 027; exec "$0" "$1" "$2"' "$work/project/etc/debian/build.sh" "$work/built" "$work/again" >/dev/null ||
+        fail "a user who is not root cannot build"
+    for package in "$directory"/pkcs11proxyd-*.deb; do
+        cmp "$package" "$work/again/${package##*/}" || fail "a second build gives other bytes"
+    done
+}
+
+if [ "$suite" = files ]; then
+    check_files
+    echo "packages: lintian finds nothing, the profile is read, a second build by another user gives the same bytes"
+    exit
+fi
 
 # original SUM NAME: Debian 12's package of Caml Crush.
 original() {
@@ -139,5 +177,10 @@ without_systemd() {
 without_systemd sysv
 boot fresh
 boot site
-[ -z "$quick" ] || { echo "packages: $suite: passed"; exit; }
+if [ -z "$quick" ]; then
+    # The user stays, with its home, as that of Caml Crush's package does.
+    piuparts --distribution="$suite" --mirror="$mirror main" --no-eatmydata --ignore-regex='^/var/lib/pkcs11proxyd' \
+        "$directory"/pkcs11proxyd_*.changes >"$work/log" 2>&1 || { tail -n 30 "$work/log" >&2; fail "$suite: piuparts"; }
+    echo "$suite: piuparts: passed"
+fi
 echo "packages: $suite: passed"

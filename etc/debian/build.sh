@@ -52,6 +52,14 @@ cp "$project/README.md" "$project/DIFFERENCES.md" "$project/docs/debian.md" file
 (cd files/original && sha256sum pkcs11proxyd/filter.conf pkcs11proxyd/pkcs11proxyd.conf) |
     sed 's|  |  /etc/|' >files/as-shipped.sha256
 
+man=$project/docs/man
+if [ -d "$man" ]; then
+    cp -r "$man" files/man
+    printf 'files/man/%s\n' p11client-doctor.1 libp11client.7 >debian/pkcs11proxyd-clients.manpages
+    printf 'files/man/%s\n' pkcs11proxyd.8 pkcs11proxyctl.8 pkcs11proxyd.conf.5 pkcs11proxyd-filter.conf.5 \
+        >debian/pkcs11proxyd-server.manpages
+fi
+
 cp "$here/rules" "$here/control" "$here/copyright" "$here"/pkcs11proxyd-* debian/
 cp -r "$here/source" debian/
 sum=$(sha256sum <files/etc-default)
