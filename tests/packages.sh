@@ -55,7 +55,8 @@ check_files() {
         libp11clientunix.so; do
         cp "$built/$file" "$work/built/"
     done
-    git -C "$project" archive --prefix=project/ HEAD | tar -x -C "$work"
+    mkdir "$work/project"
+    (cd "$project" && git ls-files -z --cached --others --exclude-standard | tar -c --null -T -) | tar -x -C "$work/project"
     : "${SOURCE_DATE_EPOCH:=$(git -C "$project" log -1 --format=%ct)}"
     export SOURCE_DATE_EPOCH
     chmod -R a+rX "$work"

@@ -1,12 +1,12 @@
 #!/bin/sh
 # install-packages.sh demo|check|suites|applications|recipes|deb|packages: installs the Debian packages that `make demo`,
-# `make check`, `make suites`, `make applications`, `make recipes`, `make deb` or `make packages-test` needs, and only those that are missing. For all: compiler, OpenSSL,
-# SoftHSM, OpenSC. For the tests also GnuTLS, PyKCS11, HAProxy, systemd, logrotate, shellcheck and the like, and the
-# original Caml Crush as the other side. For the
-# suites also Go, Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For the applications the servers
-# and tools that tests/applications runs, and the original. For the recipes the servers and tools of docs/recipes, and
-# systemd's containers. For Debian 12 and 13; the latter has no Caml Crush any
-# more, so that its packages come from Debian 12's sources, and the former has the provider only in its backports.
+# `make check`, `make suites`, `make applications`, `make recipes`, `make deb` or `make packages-test` needs, and only
+# those that are missing. For all but the last two: compiler, OpenSSL, SoftHSM, OpenSC. For the tests also GnuTLS,
+# PyKCS11, HAProxy, systemd, logrotate, shellcheck and the like, and the original Caml Crush as the other side. For the
+# suites also Go, Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For the applications the servers and
+# tools that tests/applications runs, and the original. For the recipes the servers and tools of docs/recipes, and
+# systemd's containers. For Debian 12 and 13; the latter has no Caml Crush any more, so that its packages come from
+# Debian 12's sources, and the former has the provider only in its backports.
 # Asks nothing; run again it does nothing. Starts no service: caml-crush-server would otherwise listen on port 4444.
 set -eu
 
