@@ -139,6 +139,7 @@ SOURCES := build.rs Cargo.toml Cargo.lock \
 OPTIONS := $(TARGET)/release/client-options
 .PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-files install-units uninstall packages demo-packages suites-packages applications-packages force
 .PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units deb deb-files deb-packages packages-test certs install install-units packages demo-packages suites-packages applications-packages force
+.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units certs install install-units packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -275,6 +276,7 @@ recipes-packages:
 
 recipes: recipes-packages all
 	tests/recipes/run.sh $(TARGET)/release $(RECIPES)
+.PHONY: deb deb-files deb-packages packages-test
 deb: deb-packages all deb-files
 
 # Of what has been built already, which may have been elsewhere: TARGET=DIRECTORY.
