@@ -25,6 +25,10 @@
 #   make deb            Debian packages, in target/debian (no root but for what builds them)
 #   make packages-test  these packages on new Debian 12 and 13 systems: over Caml Crush's, and back (root)
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
+#   make licences       the licence texts of what is linked, in target/release-files/THIRD-PARTY-LICENSES
+#   make sbom           the software bill of materials (CycloneDX), in target/release-files
+#   make reproducible   packs the sources with all crates, and proves that two builds of them have the same bytes
+#   make release        all files of a release, in target/release-files, after all checks; see docs/releasing.md
 
 # Where things are installed; docs/install.md says what goes where. An empty directory: these files are not installed,
 # except for the first four.
@@ -293,3 +297,10 @@ packages-test:
 	tests/packages.sh files $(TARGET)/debian
 	tests/packages.sh bookworm $(TARGET)/debian $(TEST)
 	tests/packages.sh trixie $(TARGET)/debian $(TEST)
+# The paths of this machine are left out of programs and libraries, so that each folder gives the same bytes, with crates
+# from crates.io or from vendor/. The number is cargo's for crates.io.
+CARGO_DIRECTORY := $(or $(CARGO_HOME),$(HOME)/.cargo)
+REMAPPED := $(foreach path,$(CARGO_DIRECTORY)=/cargo $(CURDIR)=/source $(abspath $(TARGET))=/target \
+  $(CURDIR)/vendor=/crates $(CARGO_DIRECTORY)/registry/src/index.crates.io-1949cf8c6b5b557f=/crates, \
+  --remap-path-prefix=$(path))
+all $(SPECIAL) $(NAMED): export RUSTFLAGS := $(strip $(RUSTFLAGS) $(REMAPPED))
