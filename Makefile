@@ -304,3 +304,25 @@ REMAPPED := $(foreach path,$(CARGO_DIRECTORY)=/cargo $(CURDIR)=/source $(abspath
   $(CURDIR)/vendor=/crates $(CARGO_DIRECTORY)/registry/src/index.crates.io-1949cf8c6b5b557f=/crates, \
   --remap-path-prefix=$(path))
 all $(SPECIAL) $(NAMED): export RUSTFLAGS := $(strip $(RUSTFLAGS) $(REMAPPED))
+
+# Where `make release` and its parts put their files.
+RELEASE ?= $(TARGET)/release-files
+
+.PHONY: licences sbom reproducible release
+
+licences:
+	@mkdir -p $(RELEASE)
+	CARGO=$(CARGO) python3 etc/release/linked.py licences >$(RELEASE)/THIRD-PARTY-LICENSES.new
+	mv $(RELEASE)/THIRD-PARTY-LICENSES.new $(RELEASE)/THIRD-PARTY-LICENSES
+
+sbom:
+	@mkdir -p $(RELEASE)
+	CARGO=$(CARGO) etc/release/sbom.sh $(RELEASE)
+
+reproducible:
+	@mkdir -p $(RELEASE)
+	etc/release/reproducible.sh "$$(CARGO=$(CARGO) etc/release/tarball.sh $(RELEASE))" $(RELEASE)
+
+# STEPS names some of the steps; see etc/release/release.sh.
+release:
+	CARGO=$(CARGO) etc/release/release.sh $(RELEASE)
