@@ -25,6 +25,7 @@
 #   make deb            Debian packages, in target/debian (no root but for what builds them)
 #   make packages-test  these packages on new Debian 12 and 13 systems: over Caml Crush's, and back (root)
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
+#   make kubernetes-test   checks the manifests in etc/kubernetes
 #   make licences       the licence texts of what is linked, in target/release-files/THIRD-PARTY-LICENSES
 #   make sbom           the software bill of materials (CycloneDX), in target/release-files
 #   make reproducible   packs the sources with all crates, and proves that two builds of them have the same bytes
@@ -308,7 +309,11 @@ all $(SPECIAL) $(NAMED): export RUSTFLAGS := $(strip $(RUSTFLAGS) $(REMAPPED))
 # Where `make release` and its parts put their files.
 RELEASE ?= $(TARGET)/release-files
 
-.PHONY: licences sbom reproducible release
+.PHONY: kubernetes-test licences sbom reproducible release
+
+kubernetes-test: packages
+	$(CARGO) build --bin pkcs11proxyd
+	tests/kubernetes.sh $(TARGET)/debug
 
 licences:
 	@mkdir -p $(RELEASE)

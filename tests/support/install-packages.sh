@@ -24,7 +24,7 @@ demo) ;;
 check)
     packages="$packages openssl gnutls-bin strace libengine-pkcs11-openssl libsofthsm2-dev python3-pykcs11"
     packages="$packages libnss3 libnss3-tools systemd systemd-container dbus curl haproxy iproute2 man-db"
-    packages="$packages logrotate shellcheck"
+    packages="$packages logrotate shellcheck python3-venv"
     elsewhere="caml-crush-server caml-crush-clients"
     source=bookworm
     ;;
