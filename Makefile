@@ -25,6 +25,7 @@
 #   make deb            Debian packages, in target/debian (no root but for what builds them)
 #   make packages-test  these packages on new Debian 12 and 13 systems: over Caml Crush's, and back (root)
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
+#   make container-test    builds the container image and runs it, with podman (root)
 #   make kubernetes-test   checks the manifests in etc/kubernetes
 #   make licences       the licence texts of what is linked, in target/release-files/THIRD-PARTY-LICENSES
 #   make sbom           the software bill of materials (CycloneDX), in target/release-files
@@ -309,7 +310,10 @@ all $(SPECIAL) $(NAMED): export RUSTFLAGS := $(strip $(RUSTFLAGS) $(REMAPPED))
 # Where `make release` and its parts put their files.
 RELEASE ?= $(TARGET)/release-files
 
-.PHONY: kubernetes-test licences sbom reproducible release
+.PHONY: container-test kubernetes-test licences sbom reproducible release
+
+container-test:
+	tests/container.sh
 
 kubernetes-test: packages
 	$(CARGO) build --bin pkcs11proxyd

@@ -2,7 +2,7 @@
 # release.sh DIRECTORY: makes a release of the committed sources and puts its files into DIRECTORY, which it empties
 # first. docs/releasing.md says what a release is, and what to do before and after.
 #
-# STEPS names the steps to take, by default all: version deny msrv check source licences sbom reproducible
+# STEPS names the steps to take, by default all: version deny msrv check source licences sbom reproducible container
 # deb sums. With other steps than all, nothing is a release. TRIAL=yes takes a version that has no date in CHANGELOG.md yet.
 set -eu
 
@@ -13,7 +13,7 @@ fail() {
 
 directory=${1-}
 [ -n "$directory" ] || fail "usage: release.sh DIRECTORY"
-all="version deny msrv check source licences sbom reproducible deb sums"
+all="version deny msrv check source licences sbom reproducible container deb sums"
 STEPS=${STEPS:-$all}
 project=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$project"
@@ -59,6 +59,7 @@ if takes sbom; then etc/release/sbom.sh "$directory"; fi
 if takes reproducible; then
     etc/release/reproducible.sh "$directory/pkcs11proxyd-$version.tar.xz" "$directory"
 fi
+if takes container; then make container-test; fi
 if takes deb; then
     # Only if the Makefile can make them.
     if make --question deb >/dev/null 2>&1 || [ $? -eq 1 ]; then
