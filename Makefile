@@ -20,8 +20,6 @@
 #   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR and others; docs/install.md describes all variables
 #   make install-files  the same with what is built already
 #   make uninstall      removes what make install has installed with the same variables
-#   make certs          an authority and certificates for a trial of TLS, in CERTS
-#   make install        DESTDIR, PREFIX, SYSCONFDIR, LIBDIR, P11_KIT, SYSTEMD
 #   make deb            Debian packages, in target/debian (no root but for what builds them)
 #   make packages-test  these packages on new Debian 12 and 13 systems: over Caml Crush's, and back (root)
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
@@ -119,33 +117,16 @@ $(foreach character,a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D 
   Y Z 0 1 2 3 4 5 6 7 8 9 . _ -,$(eval rest := $$(subst $(character),,$$(rest))))
 NAMES := $(if $(rest),,$(subst $(comma), ,$(LIBNAMES)))
 
-# Each has its transport or its alias compiled in, whatever it is called later.
+# Each has its transport or its alias compiled in, whatever it is called later, and its name as Caml Crush's has it
+# (SONAME).
 STANDARD := libp11client.so libp11clienttcp.so libp11clienttcpssl.so libp11clientunix.so
 SPECIAL  := $(sort $(filter-out $(TARGET)/release/libp11client.so,$(STANDARD:%=$(TARGET)/release/%) $(NAMES:%=$(TARGET)/release/libp11client%.so)))
-# Contents have several lines, so that the shell has to bring them into the environment.
-tls_file = $(if $(1),$(if $(CLIENT_TLS_EMBED),"$$(cat '$(1)')",'$(1)'))
-CLIENT_CARGO = P11CLIENT_TLS_CA=$(call tls_file,$(CLIENT_TLS_CA)) \
-  P11CLIENT_TLS_CERT=$(call tls_file,$(CLIENT_TLS_CERT)) \
-  P11CLIENT_TLS_KEY=$(call tls_file,$(CLIENT_TLS_KEY)) \
-  P11CLIENT_TLS_PINNED=$(call tls_file,$(CLIENT_TLS_PINNED)) $(CARGO)
-
-# Each has its transport compiled in, whatever it is called later, and its name as Caml Crush's has it (SONAME).
-TRANSPORTS := tcp tcpssl unix
-tcp_socket    = $(CLIENT_TCP_SOCKET)
-tcpssl_socket = $(CLIENT_TCPSSL_SOCKET)
-unix_socket   = $(CLIENT_UNIX_SOCKET)
-
-LIBRARIES := libp11client.so $(TRANSPORTS:%=libp11client%.so) $(LIBNAMES:%=libp11client%.so)
-SPECIAL   := $(TRANSPORTS:%=$(TARGET)/release/libp11client%.so)
-NAMED     := $(LIBNAMES:%=$(TARGET)/release/libp11client%.so)
 
 # What a library is built from.
 SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt')
 OPTIONS := $(TARGET)/release/client-options
 .PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-files install-units uninstall packages demo-packages suites-packages applications-packages force
-.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units deb deb-files deb-packages packages-test certs install install-units packages demo-packages suites-packages applications-packages force
-.PHONY: all demo check deny msrv bench soak sanitizers suites applications vectors fresh units certs install install-units packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -154,10 +135,7 @@ all: $(SPECIAL)
 	$(BUILT_IN) libp11client.so $(CARGO) build --release --workspace
 
 $(SPECIAL): $(TARGET)/release/%.so: $(SOURCES) $(OPTIONS)
-	$(BUILT_IN) $*.so $(CARGO) build --release --package client --lib
-$(SPECIAL): $(TARGET)/release/libp11client%.so: $(SOURCES) $(OPTIONS)
-	P11CLIENT_TRANSPORT=$* P11CLIENT_SOCKET='$($*_socket)' \
-	  $(CLIENT_CARGO) rustc --release --package client --lib -- -C link-arg=-Wl,-soname,libp11client$*.so
+	$(BUILT_IN) $*.so $(CARGO) rustc --release --package client --lib -- -C link-arg=-Wl,-soname,$*.so
 	cp $(TARGET)/release/libp11client.so $@
 
 # Newer than the libraries if they were built with other values.
@@ -258,23 +236,6 @@ install-units:
 
 uninstall:
 	@LIBRARIES=$$($(BUILT_IN) -libraries) && export LIBRARIES && etc/install.sh uninstall
-install: all install-units
-	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd
-	$(INSTALL) -m 755 $(TARGET)/release/pkcs11proxyd $(TARGET)/release/pkcs11proxyctl $(TARGET)/release/p11client-doctor \
-	  $(DESTDIR)$(BINDIR)/
-	for library in $(LIBRARIES); do \
-	  $(INSTALL) -m 644 $(TARGET)/release/$$library $(DESTDIR)$(LIBDIR)/; \
-	done
-	for file in pkcs11proxyd.conf filter.conf filter-strict.conf; do \
-	  test -e $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/$$file || \
-	  $(INSTALL) -m 640 etc/$$file $(DESTDIR)$(SYSCONFDIR)/pkcs11proxyd/; \
-	done
-ifneq ($(P11_KIT),)
-	$(INSTALL) -d $(DESTDIR)$(P11_KIT)
-	sed 's|^module: .*|module: $(LIBDIR)/libp11client.so|' etc/libp11client.module \
-	  >$(DESTDIR)$(P11_KIT)/libp11client.module
-	chmod 644 $(DESTDIR)$(P11_KIT)/libp11client.module
-endif
 
 .PHONY: recipes recipes-packages
 recipes-packages:
@@ -282,6 +243,7 @@ recipes-packages:
 
 recipes: recipes-packages all
 	tests/recipes/run.sh $(TARGET)/release $(RECIPES)
+
 .PHONY: deb deb-files deb-packages packages-test
 deb: deb-packages all deb-files
 
@@ -299,13 +261,14 @@ packages-test:
 	tests/packages.sh files $(TARGET)/debian
 	tests/packages.sh bookworm $(TARGET)/debian $(TEST)
 	tests/packages.sh trixie $(TARGET)/debian $(TEST)
+
 # The paths of this machine are left out of programs and libraries, so that each folder gives the same bytes, with crates
 # from crates.io or from vendor/. The number is cargo's for crates.io.
 CARGO_DIRECTORY := $(or $(CARGO_HOME),$(HOME)/.cargo)
 REMAPPED := $(foreach path,$(CARGO_DIRECTORY)=/cargo $(CURDIR)=/source $(abspath $(TARGET))=/target \
   $(CURDIR)/vendor=/crates $(CARGO_DIRECTORY)/registry/src/index.crates.io-1949cf8c6b5b557f=/crates, \
   --remap-path-prefix=$(path))
-all $(SPECIAL) $(NAMED): export RUSTFLAGS := $(strip $(RUSTFLAGS) $(REMAPPED))
+all $(SPECIAL): export RUSTFLAGS := $(strip $(RUSTFLAGS) $(REMAPPED))
 
 # Where `make release` and its parts put their files.
 RELEASE ?= $(TARGET)/release-files
