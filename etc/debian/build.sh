@@ -48,7 +48,11 @@ for file in pkcs11proxyd.conf filter.conf filter-strict.conf pkcs11proxyd.servic
     pkcs11proxyd.socket haproxy.cfg prometheus-alerts.yml grafana-dashboard.json; do
     cp "$project/etc/$file" files/examples/server/
 done
-cp "$project/README.md" "$project/DIFFERENCES.md" "$project/docs/debian.md" files/docs/
+cp "$project/README.md" "$project/DIFFERENCES.md" "$project/SECURITY.md" files/docs/
+mkdir -p files/docs/docs
+(cd "$project/docs" && find . -name '*.md' -exec cp --parents {} "$build/files/docs/docs" \;)
+python3 "$project/etc/release/linked.py" licences >files/docs/THIRD-PARTY-LICENSES ||
+    fail "the licences of what is linked cannot be listed"
 (cd files/original && sha256sum pkcs11proxyd/filter.conf pkcs11proxyd/pkcs11proxyd.conf) |
     sed 's|  |  /etc/|' >files/as-shipped.sha256
 
