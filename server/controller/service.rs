@@ -65,8 +65,10 @@ pub struct Shared {
 struct TurnedAway {
     /// Their peer had as many connections as it may have.
     over_limit: u64,
-    /// Others waited, and their handshake took too long.
+    /// Others waited, and they were not established in time, or had sent nothing.
     to_make_room: u64,
+    /// They were not established in time, though nobody waited.
+    too_slow: u64,
     /// Their handshake failed.
     by_tls: u64,
     /// No profile matched, or theirs had as many connections as it may have.
@@ -213,7 +215,6 @@ impl RunningService {
     fn make_room(&mut self, shared: &Shared) {
         let now = Instant::now();
         for eviction in self.admission.make_room(now) {
-            self.turned_away.to_make_room += 1;
             self.evict(&eviction, shared);
         }
         if self.admission.is_full() && self.full_warning.passes(now) {
@@ -236,8 +237,12 @@ impl RunningService {
     /// Ends a worker with its client. Clients can cause this at will, so that the rate of the messages is limited.
     pub fn evict(&mut self, eviction: &Eviction<Peer>, shared: &Shared) {
         shared.workers.signal(eviction.worker, Signal::SIGKILL);
-        if let Reason::OverLimit(_) = eviction.reason {
-            self.turned_away.over_limit += 1;
+        match eviction.reason {
+            Reason::GivesWay(_) => self.turned_away.to_make_room += 1,
+            Reason::TooSlow(_) => self.turned_away.too_slow += 1,
+            Reason::OverLimit(_) => self.turned_away.over_limit += 1,
+            // It has left by itself.
+            Reason::Abandoned => {}
         }
         let severity = match eviction.reason {
             Reason::Abandoned => Severity::Err,
@@ -261,6 +266,7 @@ impl RunningService {
         if !self.listeners.iter().any(Listener::is_awaited) {
             return false;
         }
+        self.turned_away.to_make_room += 1;
         let (name, taken) = (&client.name, silent.as_secs_f32());
         let message =
             format!("client {name}: turned away after {taken:.1} s without a byte, {ROOM}");
@@ -627,6 +633,7 @@ impl RunningService {
         let TurnedAway {
             over_limit,
             to_make_room,
+            too_slow,
             by_tls,
             by_profile,
             by_proxy,
@@ -644,6 +651,7 @@ impl RunningService {
             turned_away: vec![
                 ("max_connections_per_peer", over_limit),
                 ("make_room", to_make_room),
+                ("first_call_timeout", too_slow),
                 ("tls", by_tls),
                 ("profile", by_profile),
                 ("proxy_protocol", by_proxy),

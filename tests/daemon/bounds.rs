@@ -1,6 +1,7 @@
 //! Tests the bounds on what idle clients and modules can occupy: each is driven over its limit while good clients are
 //! served.
 
+use crate::administration::ctl;
 use crate::*;
 
 /// How long a good client waits at the most.
@@ -20,11 +21,33 @@ fn good(daemon: &Daemon) -> Duration {
     begun.elapsed()
 }
 
+/// How many clients were turned away for this reason, as monitoring systems are told.
+fn turned_away(daemon: &Daemon, reason: &str) -> u64 {
+    let text = ctl(daemon, &["metrics"]).stdout;
+    let is_it = |line: &&str| {
+        line.starts_with("pkcs11proxy_turned_away_total{")
+            && line.contains(&format!("reason=\"{reason}\""))
+    };
+    let line = text.lines().find(is_it);
+    let count = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    count.unwrap_or_else(|| panic!("no {reason} in {text}"))
+}
+
+/// How many such clients the log tells of: each line, and what it says about those that have none.
+fn logged(log: &str, told: &str) -> u64 {
+    let left_out = log.lines().filter_map(|line| {
+        let count = line.strip_suffix(" more refused clients were not logged")?;
+        count.rsplit(' ').next()?.parse::<u64>().ok()
+    });
+    log.matches(told).count() as u64 + left_out.sum::<u64>()
+}
+
 #[test]
 fn silent_and_half_sent_clients_keep_nobody_out_at_the_limit_of_workers() {
     let token = Token::new();
     let mut setup = setup(&token);
     setup.max_threads = 20;
+    setup.daemon = "control_socket = \"../control\";".into();
     let daemon = setup.start();
     // They have been here for ever, and will be.
     let mut established: Vec<Client> = (0..5).map(|_| Client::ready(&daemon)).collect();
@@ -60,6 +83,12 @@ fn silent_and_half_sent_clients_keep_nobody_out_at_the_limit_of_workers() {
         let told = format!("{told}, because all workers are busy");
         assert!(daemon.log().contains(&told), "{}", daemon.log());
     }
+    let told = logged(
+        &daemon.log(),
+        "because all workers are busy and other clients wait",
+    );
+    let counted = turned_away(&daemon, "make_room");
+    assert!(counted >= told, "{counted} of {told} are counted");
 }
 
 #[test]
@@ -67,6 +96,7 @@ fn a_client_without_a_complete_call_is_ended_in_time_though_nobody_waits() {
     let token = Token::new();
     let mut setup = setup(&token);
     setup.processor = "first_call_timeout = 0.5;".into();
+    setup.daemon = "control_socket = \"../control\";".into();
     let daemon = setup.start();
     let mut ready = Client::ready(&daemon);
     let mut cheap = Client::new(&daemon);
@@ -93,6 +123,7 @@ fn a_client_without_a_complete_call_is_ended_in_time_though_nobody_waits() {
     assert!(cheap.call(Call::C_Initialize()).rv().is_ok());
     let log = daemon.log();
     assert_eq!(log.matches("s without a complete call").count(), 4, "{log}");
+    assert_eq!(turned_away(&daemon, "first_call_timeout"), 4);
 }
 
 /// A module that hangs in C_Sign, behind a daemon for two clients.
