@@ -145,7 +145,7 @@ impl Gateway {
                     true => Some(&counting as &dyn Witness),
                     false => witness,
                 };
-                let execute = |call| {
+                let execute = |call: Call<'_>| {
                     module.call_before(witness, call, |filter, call| {
                         filter.call_before(witness, call, nulls)
                     })

@@ -4,10 +4,16 @@
 //! begin another one of that kind. A refused call never reaches the module. So the daemon or the client that refuses it
 //! makes these calls instead, and discards their results. This module makes no call itself.
 
+use cryptoki_sys::{
+    CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_SIGN, CKF_SIGN_RECOVER, CKF_VERIFY,
+    CKF_VERIFY_RECOVER,
+};
+
 use crate::buffers::{Input, Room};
 use crate::call::{Call, Function};
 use crate::facts::{Family, Step};
-use crate::integers::SessionHandle;
+use crate::integers::{Flags, SessionHandle};
+use crate::word_size::wide;
 
 /// The calls that end the operation of a refused call of `function`; none if it belongs to no operation. `room` is for
 /// their output.
@@ -31,6 +37,36 @@ pub fn calls_that_end(
     }
     let families = facts.families.iter();
     families.flat_map(|of| ending(*of, session, room)).collect()
+}
+
+/// The call by which a module of PKCS#11 3.0 ends the same and makes nothing for it (v3.0, section 5.6.5); `None` if a
+/// failing call of `function` ends nothing.
+pub fn call_that_cancels(function: Function, session: SessionHandle) -> Option<Call<'static>> {
+    if calls_that_end(function, session, Room::Unbounded).is_empty() {
+        return None;
+    }
+    let families = function.facts().families.iter();
+    let flags = families.fold(0, |flags, family| flags | flag(*family));
+    (flags != 0).then(|| Call::C_SessionCancel(session, Flags(flags)))
+}
+
+/// The flag of C_SessionCancel that ends an operation of this kind.
+fn flag(family: Family) -> u64 {
+    wide(match family {
+        Family::Digest => CKF_DIGEST,
+        Family::Sign => CKF_SIGN,
+        Family::SignRecover => CKF_SIGN_RECOVER,
+        Family::Verify => CKF_VERIFY,
+        Family::VerifyRecover => CKF_VERIFY_RECOVER,
+        Family::Encrypt => CKF_ENCRYPT,
+        Family::Decrypt => CKF_DECRYPT,
+        Family::Search
+        | Family::Wrap
+        | Family::Unwrap
+        | Family::Derive
+        | Family::Generate
+        | Family::OperationState => 0,
+    })
 }
 
 /// Whether it belongs to an operation that begins with a signature.
@@ -84,6 +120,25 @@ fn ending(family: Family, session: SessionHandle, room: Room) -> Vec<Call<'stati
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cancelling_names_the_operations_that_a_failing_call_ends() {
+        let flags = |function| match call_that_cancels(function, SessionHandle(1)) {
+            Some(Call::C_SessionCancel(_, flags)) => flags.0,
+            _ => 0,
+        };
+        assert_eq!(flags(Function::C_Sign), wide(CKF_SIGN));
+        let both = wide(CKF_DECRYPT | CKF_DIGEST);
+        assert_eq!(flags(Function::C_DecryptDigestUpdate), both);
+        // An operation on messages goes on, and a search has no flag here.
+        for function in [
+            Function::C_SignMessage,
+            Function::C_FindObjects,
+            Function::C_UnwrapKey,
+        ] {
+            assert_eq!(flags(function), 0);
+        }
+    }
 
     #[test]
     fn a_failing_call_ends_its_operations() {

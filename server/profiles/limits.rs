@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use filter::witness::Refused;
 use filter::{Witness, replies};
+use xdr::ending::{call_that_cancels, calls_that_end};
 use xdr::facts::{Family, Step};
 use xdr::{Call, CkRv, Function, Reply, Room, SessionHandle, SlotId};
 
@@ -143,15 +144,18 @@ impl ClientLimits {
 
     /// Executes a call in the way that the caller says, if the limits let it pass, and when they do. Otherwise it is
     /// refused before a witness.
-    pub fn call<'a>(
+    pub fn call(
         &self,
         witness: Option<&dyn Witness>,
-        call: Call<'a>,
-        execute: impl FnOnce(Call<'a>) -> Reply,
+        call: Call<'_>,
+        execute: impl Fn(Call<'_>) -> Reply,
     ) -> Reply {
-        let function = call.function();
-        self.hold(call, execute).unwrap_or_else(|over| {
-            let Over { limit, rv } = over;
+        let (function, session) = (call.function(), call.session());
+        let held = self.hold(call, &execute);
+        held.unwrap_or_else(|Over { limit, rv }| {
+            if function.may_sign() {
+                end_operation(function, session, execute);
+            }
             if let Some(witness) = witness {
                 witness.refused(&Refused {
                     function,
@@ -313,6 +317,25 @@ impl ClientLimits {
     }
 }
 
+/// Ends the operation of a call that was refused, as its failure would have. What a module without C_SessionCancel makes
+/// for that is dropped.
+fn end_operation(
+    function: Function,
+    session: Option<SessionHandle>,
+    execute: impl Fn(Call<'_>) -> Reply,
+) {
+    let Some(session) = session else {
+        return;
+    };
+    let cancelling = call_that_cancels(function, session);
+    if cancelling.is_some_and(|call| execute(call).rv().is_ok()) {
+        return;
+    }
+    for call in calls_that_end(function, session, Room::Unbounded) {
+        execute(call).wipe();
+    }
+}
+
 /// Whether a call that returned this counts. A decryption or an unwrapping that fails does: how it fails may tell
 /// something of what a raw decryption would return, and with enough of them a signature can be computed.
 fn was_made(function: Function, rv: CkRv) -> bool {
@@ -349,12 +372,20 @@ mod tests {
     struct Module {
         opened: Mutex<u64>,
         fails: Mutex<CkRv>,
+        /// The functions that were called.
+        called: Mutex<Vec<Function>>,
+        /// Whether it has those of PKCS#11 3.0.
+        is_new: bool,
     }
 
     impl Cryptoki for Module {
         fn call(&self, call: Call<'_>) -> Reply {
             let function = call.function();
             let rv = *locked(&self.fails);
+            locked(&self.called).push(function);
+            if function == Function::C_SessionCancel && !self.is_new {
+                return Reply::only(function, CkRv::FUNCTION_NOT_SUPPORTED);
+            }
             if function == Function::C_OpenSession && rv.is_ok() {
                 let mut opened = locked(&self.opened);
                 *opened += 1;
@@ -380,6 +411,8 @@ mod tests {
                 module: Module {
                     opened: Mutex::default(),
                     fails: Mutex::new(CkRv::OK),
+                    called: Mutex::default(),
+                    is_new: false,
                 },
                 room: Cell::new(Room::Buffer(9)),
             }
@@ -512,6 +545,45 @@ mod tests {
                 .call(Call::C_VerifyInit(session, None, xdr::ObjectHandle(1)))
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn an_operation_that_was_begun_before_the_quota_was_used_up_ends_when_it_is_refused() {
+        use Function::*;
+        let session = SessionHandle(1);
+        let part = || Input::Bytes(b"x");
+        for (is_new, call, made) in [
+            (
+                false,
+                Call::C_Sign(session, part(), Room::Buffer(9)),
+                vec![C_SessionCancel, C_SignFinal, C_Sign],
+            ),
+            (
+                true,
+                Call::C_SignFinal(session, Room::Buffer(9)),
+                vec![C_SessionCancel],
+            ),
+            (
+                false,
+                Call::C_Decrypt(session, part(), Room::Buffer(9)),
+                vec![C_SessionCancel, C_DecryptFinal, C_Decrypt],
+            ),
+        ] {
+            let mut client = Limited::by(Limits {
+                signatures_per_day: Some(1),
+                ..Limits::default()
+            });
+            client.module.is_new = is_new;
+            assert!(client.sign().is_ok());
+            locked(&client.module.called).clear();
+            // A question for the length is answered, and ends nothing.
+            client.room.set(Room::QUESTION);
+            assert!(client.sign().is_ok());
+            assert_eq!(locked(&client.module.called).as_slice(), [C_Sign]);
+            locked(&client.module.called).clear();
+            assert_eq!(client.call(call), CkRv::FUNCTION_REJECTED);
+            assert_eq!(*locked(&client.module.called), made);
+        }
     }
 
     #[test]
