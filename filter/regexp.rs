@@ -21,13 +21,24 @@ const SIZE_LIMIT: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Regexp {
     text: Vec<u8>,
-    strict: Regex,
-    original: Regex,
+    matcher: Matcher,
     /// The pattern asks for word boundaries, see [`Regexp::is_match`].
     boundaries: bool,
     warnings: Vec<&'static str>,
     capital: bool,
 }
+
+/// How a pattern is matched.
+#[derive(Clone, Debug)]
+enum Matcher {
+    /// Each of its bytes stands for itself. A worker that matches such a pattern needs no memory for it.
+    Text,
+    /// By our reading, and by the original's.
+    Compiled { strict: Regex, original: Regex },
+}
+
+/// The bytes that mean something else in a pattern than themselves, in some place.
+const SPECIAL: &[u8] = b"$^.*+?[]\\";
 
 /// Why a pattern cannot be used.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -56,12 +67,19 @@ impl Regexp {
             return Err(Error::Long);
         }
         let translation = translate(pattern)?;
-        let mut appended = pattern.to_vec();
-        appended.push(b'$');
+        let matcher = if pattern.iter().any(|byte| SPECIAL.contains(byte)) {
+            let mut appended = pattern.to_vec();
+            appended.push(b'$');
+            Matcher::Compiled {
+                strict: compile(&format!("\\A(?:{})\\z", translation.regex))?,
+                original: compile(&format!("\\A(?:{})", translate(&appended)?.regex))?,
+            }
+        } else {
+            Matcher::Text
+        };
         Ok(Regexp {
             text: pattern.to_vec(),
-            strict: compile(&format!("\\A(?:{})\\z", translation.regex))?,
-            original: compile(&format!("\\A(?:{})", translate(&appended)?.regex))?,
+            matcher,
             boundaries: translation.boundaries,
             warnings: translation.warnings(),
             capital: translation.capital,
@@ -72,7 +90,7 @@ impl Regexp {
     pub fn literal(text: &[u8]) -> Result<Regexp, Error> {
         let mut pattern = Vec::new();
         for byte in text {
-            if b"$^.*+?[]\\".contains(byte) {
+            if SPECIAL.contains(byte) {
                 pattern.push(b'\\');
             }
             pattern.push(*byte);
@@ -85,13 +103,31 @@ impl Regexp {
     /// Str's words include the letters of Latin-1, the regex crate's do not. A pattern with `\b`
     /// therefore does not match a subject that has some.
     pub fn is_match(&self, subject: &[u8]) -> bool {
-        !self.uncertain(subject) && self.strict.is_match(subject)
+        !self.uncertain(subject) && self.is_whole(subject)
     }
 
     /// Whether the whole subject matches, or the original would say that it does: for rules that
     /// forbid.
     pub fn applies(&self, subject: &[u8]) -> bool {
-        self.uncertain(subject) || self.strict.is_match(subject) || self.original.is_match(subject)
+        self.uncertain(subject) || self.is_whole(subject) || self.original_matches(subject)
+    }
+
+    fn is_whole(&self, subject: &[u8]) -> bool {
+        match &self.matcher {
+            Matcher::Text => subject == self.text,
+            Matcher::Compiled { strict, .. } => strict.is_match(subject),
+        }
+    }
+
+    /// Whether the original would say that it matches.
+    fn original_matches(&self, subject: &[u8]) -> bool {
+        match &self.matcher {
+            Matcher::Text => {
+                let rest = subject.strip_prefix(self.text.as_slice());
+                rest.is_some_and(|rest| rest.first().is_none_or(|byte| *byte == b'\n'))
+            }
+            Matcher::Compiled { original, .. } => original.is_match(subject),
+        }
     }
 
     /// The pattern as it was given.
@@ -297,7 +333,7 @@ mod tests {
     }
 
     fn original(pattern: &[u8], subject: &[u8]) -> bool {
-        Regexp::new(pattern).unwrap().original.is_match(subject)
+        Regexp::new(pattern).unwrap().original_matches(subject)
     }
 
     /// Pattern, subject, what the original says (observed), what we say.
@@ -358,6 +394,22 @@ mod tests {
             }
         }
         assert!(Regexp::literal(&[b'a'; LONGEST + 1]).is_err());
+    }
+
+    #[test]
+    fn a_text_is_matched_as_if_it_were_compiled() {
+        for text in ["", "a", "ab|c", "(x){2}", "p\n"] {
+            let plain = Regexp::new(text.as_bytes()).unwrap();
+            assert!(matches!(plain.matcher, Matcher::Text));
+            let compiled = Regexp::new(format!("\\({text}\\)").as_bytes()).unwrap();
+            assert!(matches!(compiled.matcher, Matcher::Compiled { .. }));
+            for end in ["", "\n", "\nx", "x", " \n"] {
+                let subject = [text, end].concat();
+                let subject = subject.as_bytes();
+                assert_eq!(plain.is_match(subject), compiled.is_match(subject));
+                assert_eq!(plain.applies(subject), compiled.applies(subject));
+            }
+        }
     }
 
     #[test]
