@@ -281,14 +281,15 @@ impl WorkerEnd {
     }
 
     fn send(&self, kind: &[u8], severity: Severity, subchannel: &str, message: &str) -> bool {
-        let mut bytes = Vec::with_capacity(RECORD_SIZE);
         let subchannel = start(subchannel, usize::from(u8::MAX));
+        let head = kind.len() + 2 + subchannel.len();
+        let message = start(message, RECORD_SIZE.saturating_sub(head));
+        let mut bytes = Vec::with_capacity(head + message.len());
         bytes.extend_from_slice(kind);
         bytes.push(severity as u8);
         bytes.push(u8::try_from(subchannel.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(subchannel);
-        let room = RECORD_SIZE - bytes.len();
-        bytes.extend_from_slice(start(message, room));
+        bytes.extend_from_slice(message);
         self.send_bytes(&bytes)
     }
 

@@ -176,7 +176,11 @@ impl Controller {
 
     /// Gives up what only the start needed; says what is left. To be called before [`Controller::run`].
     pub fn give_up_privileges(&self) -> Result<String, StepError> {
-        sandbox::controller::give_up(self.services.iter().map(|service| &service.settings))
+        sandbox::controller::give_up(
+            self.services
+                .iter()
+                .map(|service| service.settings.as_ref()),
+        )
     }
 
     /// Starts the auditor, before any worker is started.

@@ -22,7 +22,7 @@ use xdr::{
 
 use crate::activity::Activity;
 use crate::audit::trail::Trail;
-use crate::config::Processor;
+use crate::config::Service;
 use crate::connection::Served;
 use crate::logging::{Severity, log};
 use crate::login_limit::{Guard, LoginLimit};
@@ -34,7 +34,9 @@ use crate::profiles::limits::ClientLimits;
 /// The state of one connection.
 pub struct Gateway {
     rules: Arc<Rules>,
-    processor: Processor,
+    service: Arc<Service>,
+    /// How many calls the client may make at a time.
+    parallel_calls: usize,
     activity: Activity,
     meter: Meter,
     /// Whether to log two lines for each call (`-debug-pkcs11`).
@@ -88,7 +90,7 @@ impl Gateway {
     /// A connection on which nothing was called yet.
     pub fn new(
         rules: Arc<Rules>,
-        processor: Processor,
+        service: Arc<Service>,
         activity: Activity,
         meter: Meter,
         trace: bool,
@@ -97,7 +99,8 @@ impl Gateway {
     ) -> Gateway {
         Gateway {
             rules,
-            processor,
+            parallel_calls: service.processor.max_parallel_calls,
+            service,
             activity,
             meter,
             trace,
@@ -118,10 +121,13 @@ impl Gateway {
         Gateway { trail, ..self }
     }
 
-    /// With what a profile leaves to the client.
-    pub fn with_profile(mut self, profile: Granted) -> Gateway {
-        self.profile = profile;
-        self
+    /// With what a profile leaves to the client, and this many calls at a time.
+    pub fn with_profile(self, profile: Granted, parallel_calls: usize) -> Gateway {
+        Gateway {
+            profile,
+            parallel_calls,
+            ..self
+        }
     }
 
     fn answer(&self, witness: Option<&dyn Witness>, call: Call<'_>, nulls: NullPlaces) -> Reply {
@@ -252,8 +258,8 @@ impl Gateway {
             rv: CkRv::OK,
             hello: Hello {
                 architecture: None,
-                longest_record: Ulong(self.processor.max_record_size as u64),
-                parallel_calls: Ulong(self.processor.max_parallel_calls as u64),
+                longest_record: Ulong(self.service.processor.max_record_size as u64),
+                parallel_calls: Ulong(self.parallel_calls as u64),
                 features: Flags(features),
             },
         }
@@ -296,7 +302,7 @@ impl Gateway {
         if self.module.get().is_some() {
             return Err(CkRv(u64::MAX));
         }
-        match Module::load(&entry.path, self.processor.module(alias)) {
+        match Module::load(&entry.path, self.service.processor.module(alias)) {
             Ok(module) => {
                 let interfaces = module.interfaces();
                 let module = Timed::new(module, self.meter);
@@ -324,7 +330,7 @@ impl Served for Gateway {
         match self.client.get().copied() {
             None => Peer {
                 architecture: Architecture::host(),
-                versions: former..=self.processor.protocol,
+                versions: former..=self.service.processor.protocol,
             },
             Some(Client::Former(architecture)) => Peer {
                 architecture,

@@ -65,7 +65,7 @@ const LEAVE_TIME: Duration = Duration::from_millis(200);
 /// What a worker inherits from the controller.
 pub struct Setup<'a> {
     /// The service its client belongs to.
-    pub service: &'a Service,
+    pub service: Arc<Service>,
     /// The filter rules at the time of the fork.
     pub rules: Arc<Rules>,
     /// Those of profiles.
@@ -439,7 +439,7 @@ fn terms(
         let modules = rules.modules.iter();
         let modules = modules.filter(|entry| terms.granted.includes(rules, entry));
         let modules = modules.map(|entry| entry.path.as_path());
-        enter(setup.service, sandbox, modules, recording)?;
+        enter(&setup.service, sandbox, modules, recording)?;
     }
     Ok(terms)
 }
@@ -453,24 +453,24 @@ fn serve_calls(
     guesser: Guesser,
     terms: Terms,
 ) -> Result<(), ConnectionError> {
-    let mut processor = setup.service.processor.clone();
-    processor.max_parallel_calls = terms.parallel_calls;
+    let service = setup.service.clone();
     let limits = Limits {
-        record_size: processor.max_record_size,
-        record_time: processor.record_timeout,
-        parallel_calls: processor.max_parallel_calls,
+        record_size: service.processor.max_record_size,
+        record_time: service.processor.record_timeout,
+        parallel_calls: terms.parallel_calls,
     };
     let first_call = FirstCall::new(channel.clone());
     let rules = terms.rules;
-    let record_time = processor.record_timeout;
     let logins = setup.logins.clone();
     let logins = logins.map(|logins| Guard::new(logins, guesser, peer, channel.clone()));
     let (activity, meter, trace) = (setup.activity, setup.meter, setup.trace);
     let trail = setup.audit.cloned().map(Trail::new);
-    let gateway = Gateway::new(rules, processor, activity, meter, trace, first_call, logins);
-    let gateway = gateway.recorded(trail).with_profile(terms.granted);
+    let gateway = Gateway::new(rules, service, activity, meter, trace, first_call, logins);
+    let gateway = gateway
+        .recorded(trail)
+        .with_profile(terms.granted, terms.parallel_calls);
     let gateway = Arc::new(gateway);
-    let (incoming, outgoing) = connection::timed(halves, record_time);
+    let (incoming, outgoing) = connection::timed(halves, limits.record_time);
     let memory = setup.memory.clone();
     let result = parallel::serve(incoming, outgoing, gateway.clone(), limits, memory);
     if let Err(error) = &result {
@@ -485,7 +485,7 @@ fn serve_calls(
 /// Gives up, in the order of ARCHITECTURE.md, what serving a client of this service does not need. What the client's
 /// profile decides is left for [`terms`].
 fn confine(setup: &Setup<'_>) -> Result<Confinement, StepError> {
-    let service = setup.service;
+    let service = &setup.service;
     let processor = &service.processor;
     let recording = give_up_privileges(service, setup.controller)?;
     let mut profiles = processor.profiles.iter();

@@ -82,7 +82,7 @@ pub struct RunningService {
     /// Its position among the services.
     position: usize,
     /// The `service` section.
-    pub settings: Service,
+    pub settings: Arc<Service>,
     policy: Policy,
     /// By the numbers that `queue` knows them by.
     listeners: Vec<Listener>,
@@ -131,7 +131,7 @@ impl RunningService {
         let usage = has_profiles.then(|| Usage::new(limits.workers));
         Ok(RunningService {
             position,
-            settings,
+            settings: Arc::new(settings),
             policy,
             queue: Queue::new(listeners.len()),
             listeners,
@@ -426,7 +426,7 @@ impl RunningService {
         } = shared;
         let audit = auditing.as_ref().map(Auditing::connect).transpose()?;
         let setup = Setup {
-            service: &self.settings,
+            service: self.settings.clone(),
             rules: self.policy.rules.clone(),
             profile_rules: self.policy.profiles.clone(),
             usage,
