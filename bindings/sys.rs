@@ -91,6 +91,15 @@ pub fn notice_children() -> io::Result<()> {
     Ok(())
 }
 
+/// Calls prctl with an option that no kernel has, and an argument that is no address. A filter of system calls may answer
+/// it.
+pub fn prctl(option: u32, argument: u64) -> Result<(), nix::errno::Errno> {
+    let option = c_int::try_from(option).map_err(|_| nix::errno::Errno::EINVAL)?;
+    // SAFETY: the kernel refuses an option that it does not know, and looks at no memory for it.
+    let answer = unsafe { libc::prctl(option, argument, 0, 0, 0) };
+    nix::errno::Errno::result(answer).map(drop)
+}
+
 /// Makes the process give back memory in pieces of this size or more, in bytes, as soon as it is freed. By
 /// default glibc keeps up to 64 MiB of it for later. With another C library this does nothing.
 pub fn free_at_once(least: usize) {

@@ -45,7 +45,7 @@ pub fn check(conf: &Path, client: Option<&str>) -> Result<Report, Box<dyn Error>
         auditor::check_key(audit).map_err(|fault| fault.in_file(&configuration.file))?;
     }
     for service in &mut configuration.services {
-        faults.extend(probe::load_profile(service, &configuration.file).err());
+        faults.extend(probe::prepare(service, &configuration.file).err());
         let processor = &service.processor;
         let policy = Policy::load(service, &configuration.file)?;
         faults.extend(probe::run(service, &policy, &configuration.file).err());

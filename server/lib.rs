@@ -131,7 +131,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         for sandbox in service.processor.sandboxes_mut() {
             sandbox.recording.clone_from(&recording);
         }
-        sandbox::probe::load_profile(service, &configuration.file)?;
+        sandbox::probe::prepare(service, &configuration.file)?;
     }
     let mut policies = Vec::new();
     for service in &configuration.services {

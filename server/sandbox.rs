@@ -16,10 +16,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use caps::CapsHashSet;
 use config_file::Place;
 use nix::sys::resource::{Resource, setrlimit};
+use system_calls::Programs;
 
 /// What a worker may still do. The default is that of a service without a section `sandbox`.
 #[derive(Clone, Debug, Default)]
@@ -34,8 +36,10 @@ pub struct Sandbox {
     pub root: Option<PathBuf>,
     /// `profile`: the list of system calls; only with [`Preset::Learned`].
     pub profile: Option<PathBuf>,
-    /// What that file contains, by number; see [`Sandbox::load_profile`].
+    /// What that file contains, by number; see [`Sandbox::prepare`].
     pub allowed: BTreeSet<i64>,
+    /// The filters of system calls; see [`Sandbox::prepare`].
+    pub compiled: Compiled,
     /// `-profile`: the file to which system calls are written instead of being denied.
     pub recording: Option<PathBuf>,
     /// `read`: further files and directories that workers may read; only with [`Preset::Strict`].
@@ -45,6 +49,10 @@ pub struct Sandbox {
     /// `memory`, `files`, `processes`.
     pub limits: Limits,
 }
+
+/// Filters of system calls that are the same in all workers; none before [`Sandbox::prepare`].
+#[derive(Clone, Debug, Default)]
+pub struct Compiled(Option<Arc<Programs>>);
 
 /// How much a worker gives up.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -130,12 +138,26 @@ impl Sandbox {
         self.uses_landlock() && files::can_scope_signals()
     }
 
-    /// Reads the profile, if calls are to be denied by one.
-    pub fn load_profile(&mut self) -> Result<(), StepError> {
+    /// Reads the profile, if calls are to be denied by one, and compiles what is the same in all workers.
+    pub fn prepare(&mut self) -> Result<(), StepError> {
         if let (Some(path), None) = (&self.profile, &self.recording) {
             self.allowed = profile::load(path).map_err(StepError::of("profile"))?;
         }
+        // Without landlock's help a worker's own number is in its filter.
+        if self.uses_seccomp() && self.scopes_signals() {
+            self.compiled = Compiled(Some(Arc::new(self.compile(true)?)));
+        }
         Ok(())
+    }
+
+    fn compile(&self, scopes_signals: bool) -> Result<Programs, StepError> {
+        let list = system_calls::List {
+            is_strict: self.preset == Preset::Strict,
+            covers_signals: !scopes_signals,
+        };
+        let is_listed = self.preset == Preset::Learned && self.recording.is_none();
+        let allowed = is_listed.then_some(&self.allowed);
+        Programs::of_worker(list, allowed).map_err(StepError::of("seccomp"))
     }
 
     /// The file that calls are written to. To be opened as the user who started the daemon.
@@ -166,7 +188,7 @@ impl Sandbox {
             capabilities::keep(&capabilities::of_worker(self.preset))
                 .map_err(StepError::of("capabilities"))?;
         }
-        let scopes_signals = self.scopes_signals();
+        let scopes_signals = self.compiled.0.is_some() || self.scopes_signals();
         match self.preset {
             _ if !self.uses_landlock() => {}
             Preset::Strict => {
@@ -178,16 +200,14 @@ impl Sandbox {
             _ => {}
         }
         if self.uses_seccomp() {
-            let list = system_calls::List {
-                is_strict: self.preset == Preset::Strict,
-                covers_signals: !scopes_signals,
+            let installed = match &self.compiled.0 {
+                Some(programs) => programs.install(),
+                None => self.compile(scopes_signals)?.install(),
             };
-            system_calls::deny(list).map_err(StepError::of("seccomp"))?;
+            installed.map_err(|error| StepError::of("seccomp")(system_calls::explain(&error)))?;
         }
         if let Some(file) = recording {
             profile::record(file).map_err(StepError::of("profile"))?;
-        } else if self.preset == Preset::Learned && self.uses_seccomp() {
-            system_calls::allow(&self.allowed).map_err(StepError::of("profile"))?;
         }
         self.limits.apply().map_err(StepError::of("limits"))
     }

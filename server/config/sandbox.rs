@@ -2,7 +2,6 @@
 //!
 //! Sections come from `sections`, with their places; a [`Sandbox`] goes to the checker. Opens nothing.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use config_file::{At, Fault, Place};
@@ -74,8 +73,6 @@ pub(super) fn of_section(
     Ok(Sandbox {
         preset,
         profile,
-        allowed: BTreeSet::new(),
-        recording: None,
         without,
         root: section.root.map(root).transpose()?,
         read: section.read.map_or(Ok(Vec::new()), paths)?,
@@ -96,6 +93,7 @@ pub(super) fn of_section(
             processes: limit(section.processes, 1, Resource::RLIMIT_NPROC, &place)?,
         },
         place: Some(place),
+        ..Sandbox::default()
     })
 }
 

@@ -28,12 +28,12 @@ fn fault(service: &str, sandbox: &Sandbox, conf: &Path, cause: &dyn fmt::Display
     }
 }
 
-/// Reads the lists of system calls of the service and its profiles, if they have some.
-pub fn load_profile(service: &mut Service, conf: &Path) -> Result<(), String> {
+/// Prepares the sandboxes of the service and its profiles: reads their lists of system calls, if they have some.
+pub fn prepare(service: &mut Service, conf: &Path) -> Result<(), String> {
     let name = &service.name;
     for sandbox in service.processor.sandboxes_mut() {
-        let loaded = sandbox.load_profile();
-        loaded.map_err(|error| fault(name, sandbox, conf, &error))?;
+        let prepared = sandbox.prepare();
+        prepared.map_err(|error| fault(name, sandbox, conf, &error))?;
     }
     Ok(())
 }

@@ -4,11 +4,16 @@
 //! on, and one that cannot tells its client so. The error is EPERM; it is ENOSYS where callers have another way, which
 //! they take on a kernel without the call: clone3, whose flags a filter cannot see, and io_uring, which makes system
 //! calls that no filter sees. Calls of another architecture end the process, except x32's, which answer ENOSYS.
+//!
+//! Filters are compiled once, in the controller ([`Programs`]); a worker only installs them. What is denied to the
+//! controller, too, its workers and its successor inherit: a process finds out with a call that only the filter answers
+//! ([`is_in_force`]), so that upgrades do not add up to more filters than the kernel takes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use libc::c_long;
+use nix::errno::Errno;
 use nix::unistd::getpid;
 use seccompiler::SeccompCmpArgLen::{Dword, Qword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
@@ -18,7 +23,7 @@ use seccompiler::{
 };
 
 /// Which calls are denied.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct List {
     /// Sockets, programs, and whatever else a module does not need that only reads and writes files.
     pub(super) is_strict: bool,
@@ -211,18 +216,100 @@ impl Rules {
     }
 }
 
-/// Whether the controller has denied itself what [`deny_common`] names. Workers inherit both.
-static IS_INHERITED: AtomicBool = AtomicBool::new(false);
+/// Compiled filters.
+#[derive(Clone, Debug)]
+pub(super) struct Programs {
+    common: Common,
+    /// Those of a worker beyond.
+    own: Vec<BpfProgram>,
+}
 
-/// From now on the calls on the list are denied to this process and what it starts. It has one thread.
-pub(super) fn deny(list: List) -> Result<(), seccompiler::Error> {
-    if !IS_INHERITED.load(Ordering::Relaxed) {
-        deny_common()?;
+/// What is denied to the controller and all workers.
+#[derive(Clone, Debug)]
+struct Common {
+    programs: Vec<BpfProgram>,
+    /// Tells these from others.
+    mark: u64,
+}
+
+impl Programs {
+    /// Those of a worker. With `allowed`, only these calls, and those of the worker itself, are not denied.
+    pub(super) fn of_worker(
+        list: List,
+        allowed: Option<&BTreeSet<i64>>,
+    ) -> Result<Programs, BackendError> {
+        let mut own = Vec::new();
+        if list.is_strict {
+            own.push(Rules::new(OPENAT2).compile(libc::ENOSYS)?);
+        }
+        own.push(of_worker(list)?.compile(libc::EPERM)?);
+        own.extend(allowed.map(allow).transpose()?);
+        Ok(Programs {
+            common: Common::compile()?,
+            own,
+        })
     }
-    if list.is_strict {
-        apply_filter(&Rules::new(OPENAT2).compile(libc::ENOSYS)?)?;
+
+    /// From now on the calls are denied to this process and what it starts. It has one thread.
+    pub(super) fn install(&self) -> Result<(), seccompiler::Error> {
+        self.common.install()?;
+        self.own
+            .iter()
+            .try_for_each(|program| apply_filter(program))
     }
-    apply_filter(&of_worker(list)?.compile(libc::EPERM)?)
+}
+
+impl Common {
+    fn compile() -> Result<Common, BackendError> {
+        let mut programs = vec![
+            common()?.compile(libc::EPERM)?,
+            Rules::new(AS_IF_UNKNOWN).compile(libc::ENOSYS)?,
+        ];
+        programs.extend(other_numbers());
+        let mut hasher = DefaultHasher::new();
+        for step in programs.iter().flatten() {
+            (step.code, step.jt, step.jf, step.k).hash(&mut hasher);
+        }
+        let mark = hasher.finish();
+        let mut marked = Rules::new(&[]);
+        marked.add(
+            libc::SYS_prctl,
+            &[(0, Dword, Eq, MARK.into()), (1, Qword, Eq, mark)],
+        )?;
+        programs.push(marked.compile(IN_FORCE as i32)?);
+        Ok(Common { programs, mark })
+    }
+
+    fn install(&self) -> Result<(), seccompiler::Error> {
+        if is_in_force(self.mark) {
+            return Ok(());
+        }
+        self.programs
+            .iter()
+            .try_for_each(|program| apply_filter(program))
+    }
+}
+
+/// An option of prctl that no kernel has. A filter of this program answers it with [`IN_FORCE`].
+const MARK: u32 = 0x7063_3131;
+
+/// An error that prctl has for nothing else.
+const IN_FORCE: Errno = Errno::ENOTUNIQ;
+
+/// Whether this process has inherited the filters with this mark.
+fn is_in_force(mark: u64) -> bool {
+    bindings::sys::prctl(MARK, mark) == Err(IN_FORCE)
+}
+
+/// What stood in the way, in words for administrators.
+pub(super) fn explain(error: &seccompiler::Error) -> String {
+    match error {
+        seccompiler::Error::Seccomp(cause) if cause.raw_os_error() == Some(libc::ENOMEM) => {
+            "the kernel takes no more filters than this process has from those who started it; a restart ends that"
+                .to_owned()
+        }
+        error => error.to_string(),
+    }
 }
 
 /// What a worker calls itself, and may call only where a recording does not get: when it drains, runs several calls at a
@@ -273,31 +360,22 @@ const OWN: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// From now on only these calls, and those of the worker itself, are not denied.
-pub(super) fn allow(calls: &BTreeSet<i64>) -> Result<(), seccompiler::Error> {
+/// Only these calls, and those of the worker itself, are not denied.
+fn allow(calls: &BTreeSet<i64>) -> Result<BpfProgram, BackendError> {
     let mut rules = Rules::new(OWN);
     rules
         .of_call
         .extend(calls.iter().map(|call| (*call, Vec::new())));
     let denied = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-    let filter = SeccompFilter::new(rules.of_call, denied, SeccompAction::Allow, architecture)?;
-    let program: BpfProgram = filter.try_into()?;
-    apply_filter(&program)
+    SeccompFilter::new(rules.of_call, denied, SeccompAction::Allow, architecture)?.try_into()
 }
 
-/// The calls of [`deny`] in the controller, as far as it does without these calls itself. A worker is ready sooner for it: the
-/// kernel tries each filter with every number of a call when it is installed.
-pub(super) fn deny_in_advance() -> Result<(), seccompiler::Error> {
-    deny_common()?;
-    IS_INHERITED.store(true, Ordering::Relaxed);
-    Ok(())
-}
-
-fn deny_common() -> Result<(), seccompiler::Error> {
-    apply_filter(&common()?.compile(libc::EPERM)?)?;
-    apply_filter(&Rules::new(AS_IF_UNKNOWN).compile(libc::ENOSYS)?)?;
-    other_numbers().map_or(Ok(()), |program| apply_filter(&program))
+/// What [`Programs`] have in common, in the controller, as far as it does without these calls itself. A worker is ready
+/// sooner for it: the kernel tries each filter with every number of a call when it is installed.
+pub(super) fn deny_in_advance() -> Result<(), String> {
+    let common = Common::compile().map_err(|error| error.to_string())?;
+    common.install().map_err(|error| explain(&error))
 }
 
 /// What is denied whatever the preset, to the controller, too.

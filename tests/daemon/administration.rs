@@ -312,6 +312,38 @@ fn an_upgrade_refuses_no_connection_and_cuts_off_no_client() {
     }
 }
 
+/// How many filters of system calls a process has, by the process id in this file.
+fn filters(pid_file: &Path) -> usize {
+    let pid = std::fs::read_to_string(pid_file).expect("a pid file");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.trim()));
+    let status = status.expect("a process");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp_filters:"));
+    line.and_then(|count| count.trim().parse().ok())
+        .expect("Linux 5.9")
+}
+
+/// A daemon inherits the filters of the one that it takes over from. The kernel takes those of about sixty daemons.
+#[test]
+fn seventy_upgrades_add_no_filter_of_system_calls() {
+    let token = Token::new();
+    let daemon = administered(setup(&token));
+    let pid_file = daemon.directory().join("pid");
+    // It accepts clients before it has confined itself.
+    let is_confined = || daemon.log().contains("controller: capabilities");
+    assert!(wait_until(PATIENCE, is_confined));
+    let before = filters(&pid_file);
+    for _ in 0..70 {
+        let outcome = ctl(&daemon, &["upgrade"]);
+        assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+    }
+    assert_eq!(filters(&pid_file), before);
+    assert!(load(&mut *connect(&daemon)), "{}", daemon.log());
+    assert_eq!(ctl(&daemon, &["stop"]).status.code(), Some(0));
+    assert!(wait_until(PATIENCE, || !pid_file.exists()));
+}
+
 /// A connection over either transport.
 trait Stream: Read + Write {}
 
