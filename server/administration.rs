@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counts::Label;
+
 /// Upper bound on the bytes of a request.
 pub const LONGEST_REQUEST: usize = 4096;
 
@@ -37,6 +39,8 @@ pub enum Request {
     Probe(usize),
     /// Send copies of the listening sockets; [`Reply::HandingOver`]. A daemon that starts asks this.
     HandOver,
+    /// Send the memory in which failed logins and signatures are counted; [`Reply::Counts`]. Only for who has the sockets.
+    Counts,
     /// Accept no new clients, because the daemon that asked for the sockets now does; serve the present clients until
     /// they leave.
     HandedOver,
@@ -63,6 +67,8 @@ pub enum Reply {
     Metrics(String),
     /// This many sockets follow, each with a byte of its own.
     HandingOver(usize),
+    /// Such memory follows, in this order, each with a byte of its own.
+    Counts(Vec<Label>),
 }
 
 /// The state of the daemon.
@@ -160,7 +166,7 @@ impl Connection {
         }
     }
 
-    /// Receives the sockets that [`Reply::HandingOver`] tells of.
+    /// Receives what [`Reply::HandingOver`] or [`Reply::Counts`] tells of.
     pub fn sockets(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
         if count > MOST_SOCKETS {
             return Err(io::ErrorKind::InvalidData.into());

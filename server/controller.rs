@@ -33,6 +33,7 @@ use crate::audit::AuditConfig;
 use crate::audit::records::Told;
 use crate::channel::Message;
 use crate::config::Service;
+use crate::counts::Heritage;
 use crate::logging::{Loggers, Severity, log};
 use crate::policy::Policy;
 use crate::proxy;
@@ -82,6 +83,8 @@ pub struct Own {
     pub conf: PathBuf,
     /// How long clients have to leave when the daemon drains.
     pub drain_time: Duration,
+    /// What the daemon before has counted.
+    pub heritage: Heritage,
 }
 
 /// The controller's whole state.
@@ -102,8 +105,8 @@ pub struct Controller {
     origin: Origin,
     /// The daemon that was started to take over, and the administrator who waits for that.
     successor: Option<(Pid, usize)>,
-    /// The socket to a worker for a readiness check, until it is sent with the reply.
-    probed: Option<OwnedFd>,
+    /// What is sent with the next reply.
+    enclosed: Vec<OwnedFd>,
     /// The administrator that has copies of the listening sockets.
     handed_to: Option<usize>,
     /// The configuration file, for messages.
@@ -119,7 +122,7 @@ impl Controller {
     /// Takes over the listeners; no worker is started yet. Expects [`hold_signals`] before.
     pub fn new(
         services: Vec<(Service, Policy, Vec<Listener>)>,
-        own: Own,
+        mut own: Own,
         loggers: Arc<Loggers>,
         trace: bool,
     ) -> io::Result<Controller> {
@@ -131,7 +134,14 @@ impl Controller {
         watch.add(Source::Departures, &departures)?;
         let mut running = Vec::new();
         for (position, (settings, policy, listeners)) in services.into_iter().enumerate() {
-            let service = RunningService::new(position, settings, policy, listeners, &mut watch)?;
+            let service = RunningService::new(
+                position,
+                settings,
+                policy,
+                listeners,
+                &mut own.heritage,
+                &mut watch,
+            )?;
             let service = match is_counted {
                 true => service.counted()?,
                 false => service,
@@ -165,7 +175,7 @@ impl Controller {
             since: SystemTime::now(),
             origin: own.origin,
             successor: None,
-            probed: None,
+            enclosed: Vec::new(),
             handed_to: None,
             conf: own.conf,
             drain_time: own.drain_time,

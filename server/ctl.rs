@@ -309,7 +309,9 @@ fn one(asked: &Asked, request: &Request) -> Result<i32, String> {
         Reply::Failed(reason) => eprintln!("pkcs11proxyctl: {}", table::printable(&reason)),
         Reply::Status(status) => print(&table::status(&status)),
         Reply::Metrics(text) => print(&text),
-        Reply::HandingOver(_) => return Err("unexpected answer from the daemon".into()),
+        Reply::HandingOver(_) | Reply::Counts(_) => {
+            return Err("unexpected answer from the daemon".into());
+        }
     }
     Ok(status)
 }

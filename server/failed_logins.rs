@@ -8,16 +8,11 @@
 //! many addresses gains nothing by filling the table, and the others can still log in as long as few PINs are wrong.
 //! Nobody waits for a lock; every change is one atomic operation on one number.
 
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::io;
-use std::num::NonZeroUsize;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bindings::shared;
-
-/// Peers that have a place of their own.
-const PLACES: usize = 4096;
+use crate::counts::{Counts, NOBODY, OTHERS, PLACES};
 
 /// Upper bound on [`Limits::failures`].
 pub const MOST_FAILURES: usize = 200;
@@ -41,11 +36,7 @@ pub struct Limits {
 #[derive(Clone)]
 pub struct FailedLogins {
     limits: Limits,
-    places: &'static [AtomicU64],
-    /// Peers cannot choose the places that they have.
-    hasher: RandomState,
-    /// Time 0 for the times in the places.
-    start: Instant,
+    counts: Counts,
 }
 
 /// A peer's name in the table.
@@ -105,12 +96,6 @@ const NO_TARGET: u64 = 0;
 const SEVERAL_TARGETS: u64 = 1;
 const TARGETS: u64 = 1 << 12;
 
-/// The key in a place that nobody has had.
-const NOBODY: u64 = 0;
-
-/// The key of those who share the last place.
-const OTHERS: u64 = u64::MAX;
-
 impl State {
     fn unpack(state: u64) -> State {
         State {
@@ -147,20 +132,9 @@ impl State {
 }
 
 impl FailedLogins {
-    /// Nobody has failed yet. `limits.failures` is 1 to [`MOST_FAILURES`].
-    pub fn new(limits: Limits) -> io::Result<FailedLogins> {
-        let count = NonZeroUsize::MIN.saturating_add(2 * PLACES + 1);
-        let places = shared::counters(count)?;
-        let logins = FailedLogins {
-            limits,
-            places,
-            hasher: RandomState::new(),
-            start: Instant::now(),
-        };
-        if let Some((key, _)) = logins.place(PLACES) {
-            key.store(OTHERS, Ordering::SeqCst);
-        }
-        Ok(logins)
+    /// Those who have failed are in `counts`. `limits.failures` is 1 to [`MOST_FAILURES`].
+    pub fn new(limits: Limits, counts: Counts) -> FailedLogins {
+        FailedLogins { limits, counts }
     }
 
     /// What is allowed.
@@ -170,25 +144,24 @@ impl FailedLogins {
 
     /// The name of a peer in the table.
     pub fn key(&self, peer: &impl Hash) -> Key {
-        Key(self.hasher.hash_one(peer).clamp(NOBODY + 1, OTHERS - 1))
+        Key(self.counts.key(peer))
     }
 
     /// The name of the user and token that a PIN is for.
     pub fn target(&self, target: &impl Hash) -> Target {
         let first = SEVERAL_TARGETS + 1;
-        Target(first + self.hasher.hash_one(target) % (TARGETS - first))
+        Target(first + self.counts.hash(target) % (TARGETS - first))
     }
 
     /// Key and state of a place.
     fn place(&self, number: usize) -> Option<(&AtomicU64, &AtomicU64)> {
-        match self.places.get(2 * number..2 * number + 2) {
-            Some([key, state]) => Some((key, state)),
-            _ => None,
-        }
+        self.counts.place(number)
     }
 
     fn ticks(&self, now: Instant) -> u64 {
-        let millis = now.saturating_duration_since(self.start).as_millis();
+        let millis = now
+            .saturating_duration_since(self.counts.start())
+            .as_millis();
         u64::try_from(millis / TICK).unwrap_or(u64::MAX)
     }
 
@@ -316,16 +289,18 @@ impl FailedLogins {
 
 #[cfg(test)]
 mod tests {
+    use crate::counts::Table;
+
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(60);
 
     fn logins(failures: usize) -> FailedLogins {
-        FailedLogins::new(Limits {
+        let limits = Limits {
             failures,
             window: WINDOW,
-        })
-        .unwrap()
+        };
+        FailedLogins::new(limits, Counts::new(Table::FailedLogins).unwrap().0)
     }
 
     /// A login of this peer with this outcome; false if it may not be made.

@@ -29,6 +29,7 @@ pub mod check;
 pub mod config;
 pub mod connection;
 pub mod controller;
+pub mod counts;
 pub mod ctl;
 pub mod failed_logins;
 pub mod gateway;
@@ -72,6 +73,7 @@ use nix::sys::wait::WaitStatus;
 use crate::audit::{AuditConfig, auditor};
 use crate::config::Service;
 use crate::controller::{Controller, Origin, Own};
+use crate::counts::Heritage;
 use crate::inherited::Inherited;
 use crate::logging::Loggers;
 use crate::options::{Command, Options};
@@ -161,10 +163,12 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
     controller::hold_signals()?;
     let mut inherited = Inherited::from_environment()?;
     let mut predecessor = None;
+    let mut heritage = Heritage::default();
     if options.takeover {
         let path = configuration.control_socket.as_deref();
         let path = path.ok_or("-takeover: the configuration has no `control_socket`")?;
-        if let Some((found, sockets)) = Predecessor::ask(path)? {
+        if let Some((mut found, sockets)) = Predecessor::ask(path)? {
+            heritage = found.counts();
             predecessor = Some(found);
             inherited = Inherited::from_predecessor(sockets);
         }
@@ -236,6 +240,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
             origin,
             conf,
             drain_time: configuration.drain_timeout,
+            heritage,
         },
         loggers,
         options.debug_pkcs11,

@@ -306,6 +306,7 @@ mod tests {
 
     use super::*;
     use crate::channel::{self, Message};
+    use crate::counts::{Counts, Table};
     use crate::failed_logins::Limits;
 
     /// A token with one right PIN.
@@ -368,7 +369,8 @@ mod tests {
 
     fn logins(failures: usize) -> FailedLogins {
         let window = Duration::from_secs(60);
-        FailedLogins::new(Limits { failures, window }).unwrap()
+        let counts = Counts::new(Table::FailedLogins).unwrap().0;
+        FailedLogins::new(Limits { failures, window }, counts)
     }
 
     fn identity(name: &str) -> Guesser {

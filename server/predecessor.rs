@@ -1,9 +1,9 @@
 //! Takes over the listening sockets of a running daemon, so that an upgrade refuses no connection.
 //!
 //! With `-takeover`, a daemon that starts connects to the control socket of its configuration and asks the running
-//! daemon for copies of its sockets. When it is ready to serve, it tells the old daemon. The old daemon then accepts
-//! nobody any more, and serves its clients until they leave. If the start fails before that, the old daemon continues
-//! undisturbed.
+//! daemon for copies of its sockets, and for the memory in which it counts (`counts`). When it is ready to serve, it
+//! tells the old daemon. The old daemon then accepts no new clients, and serves its clients until they leave. If the
+//! start fails before that, the old daemon continues undisturbed.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,6 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::administration::{Connection, Reply, Request};
+use crate::counts::Heritage;
+use crate::logging::{Severity, log};
 
 /// How long the old daemon may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,6 +40,30 @@ impl Predecessor {
         let sockets = connection.sockets(count);
         let sockets = sockets.map_err(|error| failed(error.to_string()))?;
         Ok(Some((Predecessor(connection), sockets)))
+    }
+
+    /// What the old daemon has counted: failed logins and signatures. One of an older version has nothing to hand over.
+    pub fn counts(&mut self) -> Heritage {
+        let counts = self.ask_for_counts();
+        counts.unwrap_or_else(|reason| {
+            log(
+                Severity::Warning,
+                format_args!("failed logins and signatures are counted anew: {reason}"),
+            );
+            Heritage::default()
+        })
+    }
+
+    fn ask_for_counts(&mut self) -> Result<Heritage, String> {
+        let failed = |error: io::Error| error.to_string();
+        match self.0.ask(&Request::Counts).map_err(failed)? {
+            Reply::Counts(labels) => {
+                let memory = self.0.sockets(labels.len()).map_err(failed)?;
+                Ok(Heritage(labels.into_iter().zip(memory).collect()))
+            }
+            Reply::Failed(reason) => Err(reason),
+            _ => Err("the daemon answers something else".to_owned()),
+        }
     }
 
     /// Has the old daemon accept nobody any more. From now on this one serves.

@@ -425,7 +425,7 @@ fn terms(
         terms.parallel_calls = limits.calls_in_flight.unwrap_or(terms.parallel_calls);
         terms.granted.modules = profile.modules.as_ref().map(|at| at.value.clone());
         if limits.concern_calls() {
-            let key = usage.key(&(position, guesser));
+            let key = usage.key(&(name, guesser));
             let limits = ClientLimits::new(limits, usage.clone(), key, peer, name);
             terms.granted.limits = Some(limits);
         }

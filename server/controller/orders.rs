@@ -3,6 +3,7 @@
 //! `administrators` and `scrapers` keep the connections; requests come decoded from there. What a signal can ask for as well
 //! is done by the controller itself.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -10,10 +11,11 @@ use nix::unistd::Pid;
 
 use crate::administration::{Reply, Request, Status};
 use crate::audit::records::Told;
+use crate::counts::Label;
 use crate::logging::{Severity, log};
 use crate::metrics::exposition::{self, Numbers};
 
-use super::administrators::Asked;
+use super::administrators::{Administrators, Asked};
 use super::admission::WorkerId;
 use super::scrapers::Scrapers;
 use super::service::RunningService;
@@ -56,24 +58,32 @@ impl Controller {
             return;
         };
         administrators.answer(administrator, reply, &mut self.shared.watch);
-        if let Some(socket) = self.probed.take() {
-            administrators.pass(
-                administrator,
-                [socket.as_fd()].into_iter(),
-                &mut self.shared.watch,
-            );
-        } else if let Reply::HandingOver(_) = reply {
-            let metrics = self.scrapers.as_ref().and_then(Scrapers::listener);
-            let listeners = self.services.iter().flat_map(RunningService::listeners);
-            let own = administrators.listener();
-            let sockets: Vec<OwnedFd> = listeners
-                .chain(metrics)
-                .chain(own)
-                .filter_map(|listener| listener.as_fd().try_clone_to_owned().ok())
-                .collect();
-            let sockets = sockets.iter().map(AsFd::as_fd);
-            administrators.pass(administrator, sockets, &mut self.shared.watch);
+        let enclosed = std::mem::take(&mut self.enclosed);
+        if !enclosed.is_empty() {
+            let enclosed = enclosed.iter().map(AsFd::as_fd);
+            administrators.pass(administrator, enclosed, &mut self.shared.watch);
         }
+    }
+
+    /// Copies of the listening sockets. The new daemon looks at their addresses, not at their order.
+    fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let metrics = self.scrapers.as_ref().and_then(Scrapers::listener);
+        let own = self.administrators.as_ref();
+        let own = own.and_then(Administrators::listener);
+        let listeners = self.services.iter().flat_map(RunningService::listeners);
+        let all = listeners.chain(metrics).chain(own);
+        all.map(|listener| listener.as_fd().try_clone_to_owned())
+            .collect()
+    }
+
+    /// Encloses copies of the memory in which the services count.
+    fn hand_counts_over(&mut self) -> io::Result<Vec<Label>> {
+        let mut labels = Vec::new();
+        for (label, memory) in self.services.iter().flat_map(RunningService::counts) {
+            self.enclosed.push(memory.try_clone_to_owned()?);
+            labels.push(label);
+        }
+        Ok(labels)
     }
 
     /// The reply is missing where it comes later.
@@ -105,7 +115,7 @@ impl Controller {
             },
             Request::Probe(service) => match self.probe(service) {
                 Ok(socket) => {
-                    self.probed = Some(socket);
+                    self.enclosed = vec![socket];
                     Reply::HandingOver(1)
                 }
                 Err(reason) => Reply::Failed(reason),
@@ -115,11 +125,22 @@ impl Controller {
             }
             Request::HandOver => {
                 self.handed_to = Some(administrator);
-                let services = self.services.iter();
-                let listeners: usize = services.map(|service| service.listeners().len()).sum();
-                let metrics = usize::from(self.scrapers.is_some());
-                // One more: the control socket.
-                Reply::HandingOver(listeners + metrics + 1)
+                match self.sockets() {
+                    Ok(sockets) => {
+                        self.enclosed = sockets;
+                        Reply::HandingOver(self.enclosed.len())
+                    }
+                    Err(error) => Reply::Failed(error.to_string()),
+                }
+            }
+            Request::Counts if self.handed_to == Some(administrator) => {
+                match self.hand_counts_over() {
+                    Ok(labels) => Reply::Counts(labels),
+                    Err(error) => Reply::Failed(error.to_string()),
+                }
+            }
+            Request::Counts => {
+                Reply::Failed("this connection has no copies of the sockets".to_owned())
             }
             Request::HandedOver if self.handed_to == Some(administrator) => {
                 self.be_replaced(administrator);

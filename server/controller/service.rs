@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::administration::{ClientStatus, ServiceStatus};
 use crate::audit::records::Given;
 use crate::channel::{Cause, Message};
 use crate::config::Service;
+use crate::counts::{Counts, Heritage, Label, Table};
 use crate::failed_logins::FailedLogins;
 use crate::logging::{Loggers, Record, Route, Severity, log};
 use crate::metrics::exposition::ServiceNumbers;
@@ -99,6 +100,8 @@ pub struct RunningService {
     logins: Option<FailedLogins>,
     /// None without profiles.
     usage: Option<Usage>,
+    /// The memory of both, for the daemon that takes over.
+    handed_over: Vec<(Table, OwnedFd)>,
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
@@ -111,6 +114,7 @@ impl RunningService {
         settings: Service,
         policy: Policy,
         listeners: Vec<Listener>,
+        heritage: &mut Heritage,
         watch: &mut Watch,
     ) -> io::Result<RunningService> {
         for (listener, socket) in listeners.iter().enumerate() {
@@ -125,10 +129,20 @@ impl RunningService {
             abandoned: settings.processor.abandoned_call_timeout,
         };
         let memory = Budget::new(settings.processor.record_memory, limits.workers)?;
-        let logins = settings.processor.failed_logins;
-        let logins = logins.map(FailedLogins::new).transpose()?;
-        let has_profiles = !settings.processor.profiles.is_empty();
-        let usage = has_profiles.then(|| Usage::new(limits.workers));
+        let mut handed_over = Vec::new();
+        let mut counts = |table| -> io::Result<Counts> {
+            let (counts, file) = heritage.take(&settings.name, table)?;
+            handed_over.push((table, file));
+            Ok(counts)
+        };
+        let logins = match settings.processor.failed_logins {
+            Some(limits) => Some(FailedLogins::new(limits, counts(Table::FailedLogins)?)),
+            None => None,
+        };
+        let usage = match settings.processor.profiles.is_empty() {
+            false => Some(Usage::new(limits.workers, counts(Table::Signatures)?)?),
+            true => None,
+        };
         Ok(RunningService {
             position,
             settings: Arc::new(settings),
@@ -143,7 +157,8 @@ impl RunningService {
             connections: 0,
             turned_away: TurnedAway::default(),
             logins,
-            usage: usage.transpose()?,
+            usage,
+            handed_over,
             full_warning: Throttle::default(),
             peer_warning: Throttle::default(),
             refusals: RefusalLog::default(),
@@ -754,6 +769,17 @@ impl RunningService {
     /// Its filter files and those of its profiles, and the versions of them that are in force.
     pub fn filter_files(&self) -> &[(PathBuf, Option<FileVersion>)] {
         &self.policy.filter_files
+    }
+
+    /// What has been counted, for the daemon that takes over.
+    pub fn counts(&self) -> impl Iterator<Item = (Label, BorrowedFd<'_>)> {
+        self.handed_over.iter().map(|(table, file)| {
+            let label = Label {
+                service: self.settings.name.clone(),
+                table: *table,
+            };
+            (label, file.as_fd())
+        })
     }
 
     /// The sockets that it listens at.

@@ -364,6 +364,7 @@ fn today() -> u32 {
 mod tests {
     use std::cell::Cell;
 
+    use crate::counts::{Counts, Table};
     use xdr::{Cryptoki, Flags, Input, SessionResult, UserType};
 
     use super::*;
@@ -404,7 +405,8 @@ mod tests {
 
     impl Limited {
         fn by(limits: Limits) -> Limited {
-            let usage = Usage::new(1).unwrap();
+            let counts = Counts::new(Table::Signatures).unwrap().0;
+            let usage = Usage::new(1, counts).unwrap();
             let key = usage.key(&"peer");
             Limited {
                 limits: ClientLimits::new(limits, usage, key, "client", "profile"),

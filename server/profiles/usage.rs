@@ -3,10 +3,10 @@
 //! The controller makes one [`Usage`] for a service with profiles; workers inherit it. Each worker notes the profile of its
 //! client in a place of its own, which the controller clears when it reaps the worker. So a worker that is killed leaves
 //! nothing behind, and the controller knows each client's profile. Signatures are counted for each peer and profile and
-//! day, in a table of a fixed size like that of `failed_logins`: peers that find no place share the last one, and its
+//! day, in a table of a fixed size (`counts`): peers that find no place share the last one, and its
 //! quota. Nobody waits for a lock.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,13 +15,11 @@ use std::time::Duration;
 
 use bindings::shared;
 
+use crate::counts::{Counts, NOBODY, OTHERS, PLACES};
 use crate::places::MOST_WORKERS;
 
 /// Workers beyond the limit: readiness checks, and those that are being reaped.
 const SURPLUS: usize = 64;
-
-/// Peers with a quota that have a place of their own.
-const PLACES: usize = 4096;
 
 /// How often a client without room in its profile tries: workers that come at the same time see each other, and one
 /// that has lost its client takes a moment to end.
@@ -30,21 +28,13 @@ const ENTRIES: u64 = 20;
 /// How often a change is tried while others change the same place.
 const ATTEMPTS: usize = 1000;
 
-/// The key in a place that nobody has had.
-const NOBODY: u64 = 0;
-
-/// The key of those who share the last place.
-const OTHERS: u64 = u64::MAX;
-
 /// What the clients of a service's profiles use.
 #[derive(Clone)]
 pub struct Usage {
     /// For each worker one more than the position of its client's profile; 0 without one.
     members: &'static [AtomicU64],
-    /// Pairs of a peer's key, and a day with the number of that day's signatures.
-    quotas: &'static [AtomicU64],
-    /// Peers cannot choose the places that they have.
-    hasher: RandomState,
+    /// For each peer a day with the number of that day's signatures.
+    quotas: Counts,
 }
 
 /// A peer's name in the table.
@@ -73,18 +63,13 @@ fn pack(day: u32, count: u32) -> u64 {
 }
 
 impl Usage {
-    /// For this many workers.
-    pub fn new(workers: usize) -> io::Result<Usage> {
+    /// For this many workers, and with the signatures that have been counted.
+    pub fn new(workers: usize, quotas: Counts) -> io::Result<Usage> {
         let workers = workers.min(MOST_WORKERS).saturating_add(SURPLUS);
-        let usage = Usage {
+        Ok(Usage {
             members: shared::counters(NonZeroUsize::MIN.saturating_add(workers))?,
-            quotas: shared::counters(NonZeroUsize::MIN.saturating_add(2 * PLACES + 1))?,
-            hasher: RandomState::new(),
-        };
-        if let Some((owner, _)) = usage.quota(PLACES) {
-            owner.store(OTHERS, Ordering::SeqCst);
-        }
-        Ok(usage)
+            quotas,
+        })
     }
 
     /// The client of the worker in this place has this profile from now on, unless `most` others have it.
@@ -124,15 +109,12 @@ impl Usage {
 
     /// The name of a peer in the table.
     pub fn key(&self, peer: &impl Hash) -> Key {
-        Key(self.hasher.hash_one(peer).clamp(NOBODY + 1, OTHERS - 1))
+        Key(self.quotas.key(peer))
     }
 
     /// Owner and state of a place.
     fn quota(&self, number: usize) -> Option<(&AtomicU64, &AtomicU64)> {
-        match self.quotas.get(2 * number..2 * number + 2) {
-            Some([owner, state]) => Some((owner, state)),
-            _ => None,
-        }
+        self.quotas.place(number)
     }
 
     /// The place of a peer, and the key that it has there. One without a place gets a free one.
@@ -222,11 +204,17 @@ impl Usage {
 
 #[cfg(test)]
 mod tests {
+    use crate::counts::Table;
+
     use super::*;
+
+    fn usage(workers: usize) -> Usage {
+        Usage::new(workers, Counts::new(Table::Signatures).unwrap().0).unwrap()
+    }
 
     #[test]
     fn a_profile_has_as_many_members_as_it_may_and_the_controller_sees_them() {
-        let usage = Usage::new(9).unwrap();
+        let usage = usage(9);
         assert!(usage.enter(0, 4, Some(2)) && usage.enter(1, 4, Some(2)));
         assert!(!usage.enter(2, 4, Some(2)));
         assert!(usage.enter(3, 5, Some(1)) && usage.enter(5, 6, None));
@@ -242,7 +230,7 @@ mod tests {
 
     #[test]
     fn of_members_that_come_at_once_as_many_enter_as_there_is_room_for() {
-        let usage = Usage::new(16).unwrap();
+        let usage = usage(16);
         let entered = AtomicU64::new(0);
         thread::scope(|scope| {
             for place in 0..8 {
@@ -259,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_quota_is_for_a_day_and_a_peer() {
-        let usage = Usage::new(1).unwrap();
+        let usage = usage(1);
         let (one, other) = (usage.key(&"one"), usage.key(&"other"));
         let first = usage.count(one, 7, 2).unwrap();
         usage.count(one, 7, 2).unwrap();
@@ -278,7 +266,7 @@ mod tests {
 
     #[test]
     fn peers_without_a_place_share_one_until_the_next_day() {
-        let usage = Usage::new(1).unwrap();
+        let usage = usage(1);
         for peer in 0..PLACES {
             usage.count(usage.key(&peer), 7, 1).unwrap();
         }
@@ -292,7 +280,7 @@ mod tests {
 
     #[test]
     fn threads_that_sign_at_once_get_no_more_together() {
-        let usage = Usage::new(1).unwrap();
+        let usage = usage(1);
         let key = usage.key(&"one");
         let signed = AtomicU64::new(0);
         thread::scope(|scope| {

@@ -211,3 +211,38 @@ fn without_a_limit_all_guesses_reach_the_token() {
     }
     assert!(login(&mut client, session, Token::PIN).is_ok());
 }
+
+/// A connection of before and one of after count in the same memory.
+#[test]
+fn failed_logins_stay_counted_through_upgrades() {
+    let token = Token::new();
+    let mut setup = limited(
+        &token,
+        "max_failed_logins = 4; failed_login_window = 300.0;",
+    );
+    setup.daemon = "control_socket = \"../control\"".into();
+    let daemon = setup.start();
+    let slot = token_slot(&daemon);
+    let (mut old, old_session) = ready(&daemon, slot);
+    assert_eq!(answered(&mut old, old_session, WRONG), CkRv::PIN_INCORRECT);
+    for _ in 0..2 {
+        let outcome = crate::administration::ctl(&daemon, &["upgrade"]);
+        assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+        let (mut new, session) = ready(&daemon, slot);
+        assert_eq!(answered(&mut new, session, WRONG), CkRv::PIN_INCORRECT);
+    }
+    assert_eq!(answered(&mut old, old_session, WRONG), CkRv::PIN_INCORRECT);
+    let (mut new, session) = ready(&daemon, slot);
+    for (client, session) in [(&mut old, old_session), (&mut new, session)] {
+        assert_eq!(login(client, session, Token::PIN), CkRv::PIN_LOCKED);
+    }
+    let log = daemon.log();
+    assert!(
+        !log.contains("counted anew") && !log.contains("counting anew"),
+        "{log}"
+    );
+    drop((old, new));
+    let stopped = crate::administration::ctl(&daemon, &["stop"]);
+    assert_eq!(stopped.status.code(), Some(0), "{}", stopped.stderr);
+    assert!(wait_until(PATIENCE, || !daemon.accepts()));
+}
