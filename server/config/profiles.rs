@@ -151,11 +151,13 @@ fn of_section(
         return Err(at.fault("can match nobody: a client with a `network` is on no Unix socket"));
     }
     let modules = section.modules.map(|at| {
-        let value: Vec<String> = at
-            .value
-            .split_ascii_whitespace()
-            .map(str::to_owned)
-            .collect();
+        // The name "" can stand alone, or as a word of two quotes among others.
+        let words = at.value.split_ascii_whitespace();
+        let names = words.map(|word| if word == "\"\"" { "" } else { word });
+        let mut value: Vec<String> = names.map(str::to_owned).collect();
+        if at.value.is_empty() {
+            value.push(String::new());
+        }
         let place = at.place;
         match value.is_empty() {
             true => Err(place.fault("expected names of modules, with blanks between")),
@@ -249,6 +251,16 @@ mod tests {
     fn profiles(text: &str) -> Vec<Profile> {
         let configuration = inside("processor", text).unwrap();
         configuration.services[0].processor.profiles.clone()
+    }
+
+    #[test]
+    fn the_empty_name_is_one_of_a_module() {
+        for (text, names) in [("", vec![""]), (r#"a \"\""#, vec!["a", ""])] {
+            let read = profiles(&format!(
+                "profile {{ name = \"a\"; modules = \"{text}\" }};"
+            ));
+            assert_eq!(read[0].modules.as_ref().unwrap().value, names);
+        }
     }
 
     #[test]
