@@ -22,6 +22,7 @@
 #   make uninstall      removes what make install has installed with the same variables
 #   make deb            Debian packages, in target/debian (no root but for what builds them)
 #   make packages-test  these packages on new Debian 12 and 13 systems: over Caml Crush's, and back (root)
+#   make opencryptoki   openCryptoki's software token through the daemon, with the sandbox's preset default (root)
 #   make units          the systemd units at work, on new Debian 12 and 13 systems that boot in containers (root)
 #   make container-test    builds the container image and runs it, with podman (root)
 #   make kubernetes-test   checks the manifests in etc/kubernetes
@@ -126,7 +127,7 @@ SPECIAL  := $(sort $(filter-out $(TARGET)/release/libp11client.so,$(STANDARD:%=$
 SOURCES := build.rs Cargo.toml Cargo.lock \
   $(shell find bindings client xdr -name '*.rs' -o -name '*.toml' -o -name '*.x' -o -name '*.x.txt')
 OPTIONS := $(TARGET)/release/client-options
-.PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units certs install install-files install-units uninstall packages demo-packages suites-packages applications-packages force
+.PHONY: all demo check deny msrv bench soak tour sanitizers suites applications vectors fresh units opencryptoki certs install install-files install-units uninstall packages demo-packages suites-packages applications-packages force
 
 # All libraries are built in the same place, one after the other.
 .NOTPARALLEL:
@@ -206,6 +207,9 @@ fresh:
 units: all
 	tests/units.sh bookworm $(TARGET)/release
 	tests/units.sh trixie $(TARGET)/release
+
+opencryptoki: all
+	tests/opencryptoki.sh $(TARGET)/release
 
 certs:
 	SERVER='$(SERVER)' tests/support/make-certs.sh $(CERTS)

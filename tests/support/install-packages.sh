@@ -1,7 +1,7 @@
 #!/bin/sh
-# install-packages.sh demo|check|suites|applications|recipes|deb|packages: installs the Debian packages that `make demo`,
-# `make check`, `make suites`, `make applications`, `make recipes`, `make deb` or `make packages-test` needs, and only
-# those that are missing. For all but the last two: compiler, OpenSSL, SoftHSM, OpenSC. For the tests also GnuTLS,
+# install-packages.sh demo|check|suites|applications|recipes|opencryptoki|deb|packages: installs the Debian packages that
+# `make demo`, `make check`, `make suites`, `make applications`, `make recipes`, `make opencryptoki`, `make deb` or
+# `make packages-test` needs, and only those that are missing. For all but the last three: compiler, OpenSSL, SoftHSM, OpenSC. For the tests also GnuTLS,
 # PyKCS11, HAProxy, systemd, logrotate, shellcheck and the like, and the original Caml Crush as the other side. For the
 # suites also Go, Java, Python, NSS, and OpenSSL's provider and engine for PKCS#11. For the applications the servers and
 # tools that tests/applications runs, and the original. For the recipes the servers and tools of docs/recipes, and
@@ -50,11 +50,12 @@ recipes)
     elsewhere=pkcs11-provider
     source=bookworm-backports
     ;;
+opencryptoki) packages="opencryptoki opensc openssl iproute2" ;;
 deb) packages="dpkg-dev debhelper dh-apparmor python3" ;;
 packages)
     packages="build-essential libsofthsm2-dev openssl debootstrap systemd-container lintian piuparts apparmor"
     ;;
-*) fail "usage: install-packages.sh demo|check|suites|applications|recipes|deb|packages" ;;
+*) fail "usage: install-packages.sh demo|check|suites|applications|recipes|opencryptoki|deb|packages" ;;
 esac
 
 is_installed() {
