@@ -544,7 +544,7 @@ impl Controller {
             }
         }
         if let Some(auditing) = self.shared.auditing {
-            auditing.finish(&self.shared.loggers);
+            auditing.finish(&mut self.shared.watch, &self.shared.loggers);
         }
         Ok(())
     }

@@ -131,6 +131,7 @@ pub fn run(inheritance: &Inheritance<'_>, channel: WorkerEnd) -> i32 {
     match watched {
         Ok((key, epoll)) => Auditor::new(inheritance, key, epoll, channel).run(),
         Err(error) => {
+            inheritance.flags.set_writable(false);
             log(Severity::Alert, format_args!("cannot audit: {error}"));
             FAILED
         }
@@ -210,6 +211,8 @@ impl<'a> Auditor<'a> {
 
     fn run(mut self) -> i32 {
         let mut buffer = vec![0; records::LONGEST];
+        // Workers end with the controller; one that is taken over may not, and goes on to write records.
+        let mut orphaned_since: Option<Instant> = None;
         loop {
             self.listen(&mut buffer);
             self.writer.try_if_due();
@@ -221,7 +224,11 @@ impl<'a> Auditor<'a> {
             self.forget_left(&mut buffer);
             self.writer.sign_if_due();
             self.commit();
-            let is_stuck = self.writer.is_failing();
+            if self.end == Some(End::Orphaned) {
+                orphaned_since.get_or_insert_with(Instant::now);
+            }
+            let is_late = orphaned_since.is_some_and(|since| since.elapsed() >= ORPHANED);
+            let is_stuck = self.writer.is_failing() || is_late;
             if let Some(end) = self.end.filter(|_| taken == Taken::Nothing || is_stuck) {
                 return self.finish(end, &mut buffer);
             }
@@ -529,8 +536,10 @@ impl<'a> Auditor<'a> {
             self.outlive_workers();
         }
         // What came while it could not write.
+        let until = Instant::now() + ORPHANED;
         while self.take_records(buffer) != Taken::Nothing {
-            if !self.commit() {
+            let is_late = end == End::Orphaned && Instant::now() >= until;
+            if !self.commit() || is_late {
                 break;
             }
         }

@@ -54,7 +54,7 @@ impl Connection {
         match serde_json::from_slice(message) {
             Ok(FromWorker::Peer(peer)) if given.awaits_header => {
                 given.awaits_header = false;
-                given.peer = printable(peer.as_bytes());
+                given.peer = printable(beginning(&peer));
             }
             // Another auditor may know it from the controller already.
             Ok(FromWorker::User(user)) if !self.has_called => set_once(&mut given.user, &user),
@@ -68,10 +68,20 @@ impl Connection {
     }
 }
 
+/// Upper bound on the bytes of a text that a worker tells, such as the subject of a certificate. In a line each may take
+/// ten.
+const LONGEST_TEXT: usize = 1024;
+
+/// As much of a text as a line may have.
+fn beginning(text: &str) -> &[u8] {
+    let bytes = text.as_bytes();
+    bytes.get(..LONGEST_TEXT).unwrap_or(bytes)
+}
+
 /// Keeps the first text.
 fn set_once(known: &mut String, told: &str) {
     if known.is_empty() {
-        *known = printable(told.as_bytes());
+        *known = printable(beginning(told));
     }
 }
 

@@ -140,7 +140,9 @@ impl Flags {
     /// A line says of so many.
     pub fn told(&self, refused: u64) {
         if let Some(counter) = self.refusals() {
-            counter.fetch_sub(refused, Ordering::SeqCst);
+            // A worker that is taken over may have changed it.
+            let (order, other) = (Ordering::SeqCst, Ordering::SeqCst);
+            let _ = counter.fetch_update(order, other, |now| Some(now.saturating_sub(refused)));
         }
     }
 }

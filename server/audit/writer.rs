@@ -30,6 +30,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The same while another daemon, which this one replaces, still has the file.
 const SOON: Duration = Duration::from_millis(50);
 
+/// How long another daemon may have the file until no call is executed any more. The memory of workers keeps some meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long it goes on to try at its end, while another daemon has the file.
 const LAST_TRIES: Duration = Duration::from_millis(500);
 
@@ -60,12 +63,19 @@ pub(super) struct Writer<'a> {
     batch: Vec<u8>,
     /// Calls among them.
     calls: u64,
+    /// Whether a signature is among them.
+    is_signed: bool,
     /// With them.
     state: State,
     /// Without them.
     written: State,
     /// Whether lines cannot be written; then when to try again.
     failing: Option<Instant>,
+    /// Since when the file is another daemon's, and whether that has lasted for too long.
+    in_use_since: Option<Instant>,
+    is_in_use: bool,
+    /// The file to go on in, if that has failed, and when to try again.
+    next_file: Option<(Instant, PathBuf)>,
     /// Calls that were not written, since a line said so.
     lost: u64,
     clock: Clock,
@@ -89,9 +99,13 @@ impl<'a> Writer<'a> {
             book: None,
             batch: Vec::new(),
             calls: 0,
+            is_signed: false,
             state,
             written: state,
             failing: Some(Instant::now()),
+            in_use_since: None,
+            is_in_use: false,
+            next_file: None,
             lost: 0,
             clock: Clock::default(),
             keeper: Keeper::default(),
@@ -120,7 +134,11 @@ impl<'a> Writer<'a> {
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let since = self.written.unsigned_since;
         let sign_at = since.and_then(|since| since.checked_add(self.config().sign_interval));
-        [self.failing, sign_at].into_iter().flatten().min()
+        let go_on_at = self.next_file.as_ref().map(|(at, _)| *at);
+        [self.failing, sign_at, go_on_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Collects a line.
@@ -175,7 +193,7 @@ impl<'a> Writer<'a> {
         if let Some(journal) = &mut self.journal {
             journal.copy(&self.batch);
         }
-        let is_signed = self.state.unsigned == 0;
+        let is_signed = self.is_signed;
         self.written = self.state;
         self.forget();
         if is_signed {
@@ -188,6 +206,7 @@ impl<'a> Writer<'a> {
     fn forget(&mut self) {
         self.batch.clear();
         self.calls = 0;
+        self.is_signed = false;
         self.state = self.written;
     }
 
@@ -218,6 +237,12 @@ impl<'a> Writer<'a> {
     pub(super) fn try_if_due(&mut self) {
         if self.failing.is_some_and(|at| Instant::now() >= at) {
             self.try_again();
+        }
+        let is_due = |(at, _): &mut (Instant, PathBuf)| Instant::now() >= *at;
+        if let Some((_, path)) = self.next_file.take_if(is_due) {
+            if let Err(_reason) = self.try_to_go_on_in(&path) {
+                self.next_file = Some((Instant::now() + AGAIN, path));
+            }
         }
     }
 
@@ -255,6 +280,11 @@ impl<'a> Writer<'a> {
             Ok(opened) => opened,
             // Its auditor goes on in a file of its own.
             Err(Unusable::InUse) => {
+                let since = *self.in_use_since.get_or_insert_with(Instant::now);
+                if !self.is_in_use && since.elapsed() >= PATIENCE {
+                    self.is_in_use = true;
+                    self.fail(&Unusable::InUse);
+                }
                 self.failing = Some(Instant::now() + SOON);
                 return;
             }
@@ -267,6 +297,7 @@ impl<'a> Writer<'a> {
                 format_args!("{file}: {cut} bytes of an unfinished line were cut off"),
             );
         }
+        self.is_in_use = false;
         self.book = Some(book);
         self.state.head = head;
         self.written = self.state;
@@ -351,6 +382,7 @@ impl<'a> Writer<'a> {
                 self.add(&Event::Signed { head, signature });
                 self.state.unsigned = 0;
                 self.state.unsigned_since = None;
+                self.is_signed = true;
             }
             Err(error) => log(Severity::Alert, format_args!("cannot sign: {error}")),
         }
@@ -383,40 +415,36 @@ impl<'a> Writer<'a> {
         self.go_on_in(self.aside());
     }
 
-    /// Ends this file and begins another one, which must be new or empty.
+    /// Ends this file and begins another one. If that does not work, it is tried again.
     fn go_on_in(&mut self, path: PathBuf) {
-        let opened = match Book::open(&path) {
+        if let Err(reason) = self.try_to_go_on_in(&path) {
+            log(
+                Severity::Err,
+                format_args!("{reason}; the audit log stays in its old file"),
+            );
+            self.next_file = Some((Instant::now() + AGAIN, path));
+        }
+    }
+
+    /// The other file must be new or empty.
+    fn try_to_go_on_in(&mut self, path: &Path) -> Result<(), String> {
+        let opened = match Book::open(path) {
             Ok(opened) if opened.head == Head::default() => opened,
-            Ok(_) => {
-                let path = path.display();
-                return log(
-                    Severity::Err,
-                    format_args!("{path}: is not empty; the audit log stays in its old file"),
-                );
-            }
-            Err(error) => {
-                let path = path.display();
-                return log(
-                    Severity::Err,
-                    format_args!("{path}: {error}; the audit log stays in its old file"),
-                );
-            }
+            Ok(_) => return Err(format!("{}: is not empty", path.display())),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
         };
         // What was collected belongs to the old file.
         if self.failing.is_some() {
             self.try_again();
         }
         if self.failing.is_some() {
-            return log(
-                Severity::Err,
-                format_args!("the audit log stays in its old file until that can be written"),
-            );
+            return Err("the old file cannot be written".to_owned());
         }
         self.add(&Event::Rotated);
         self.sign();
         if !self.commit() || self.failing.is_some() {
             // These lines come into the old file when that can be written.
-            return;
+            return Ok(());
         }
         self.book = Some(opened.book);
         self.add(&Event::Continue {
@@ -425,6 +453,7 @@ impl<'a> Writer<'a> {
         });
         self.sign();
         self.commit();
+        Ok(())
     }
 
     /// Sees to it that lines can be written, if they can be, before the last ones come.

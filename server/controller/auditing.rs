@@ -44,6 +44,10 @@ const GRACE: Duration = Duration::from_secs(5);
 /// C_WaitForSlotEvent may wait, and one is being read.
 const MOST_IN_FLIGHT: usize = 256 + 64 + 1;
 
+/// How many workers that have ended may have records that are not written, until no client is accepted any more: each takes
+/// two descriptors.
+const MOST_DEPARTED: usize = 256;
+
 /// Where the records of a worker are: the auditor's end of its socket, and the memory.
 pub struct Records {
     socket: OwnedFd,
@@ -192,7 +196,7 @@ impl Auditing {
         };
         let mut channel = [PollFd::new(running.channel.as_fd(), PollFlags::POLLOUT)];
         let is_writable = poll(&mut channel, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-        self.waiting.is_empty() && is_writable
+        self.waiting.is_empty() && is_writable && self.departed.len() < MOST_DEPARTED
     }
 
     /// Tells the auditor something, as soon as it has room.
@@ -300,8 +304,28 @@ impl Auditing {
         true
     }
 
-    /// Has the auditor write the rest, sign it and end. All workers have ended.
-    pub fn finish(mut self, loggers: &Loggers) {
+    /// Has the auditor write the rest, sign it and end. All workers have ended. If it has died meanwhile, another one does.
+    pub fn finish(mut self, watch: &mut Watch, loggers: &Loggers) {
+        self.let_end(loggers);
+        if !self.departed.is_empty() {
+            match self.fork(watch, Vec::new()) {
+                Ok(()) => self.let_end(loggers),
+                Err(error) => log(
+                    Severity::Crit,
+                    format_args!("cannot start the auditor: {error}"),
+                ),
+            }
+        }
+        let lost = self.departed.len();
+        if lost > 0 {
+            log(
+                Severity::Alert,
+                format_args!("calls of {lost} connections may be missing in the audit log"),
+            );
+        }
+    }
+
+    fn let_end(&mut self, loggers: &Loggers) {
         self.tell(&Told::End);
         let Some(process) = self.running.as_ref().map(|running| running.process) else {
             return;

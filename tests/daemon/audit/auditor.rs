@@ -106,6 +106,35 @@ fn another_auditor_goes_on_behind_one_that_was_killed() {
     );
 }
 
+/// As after an upgrade whose old daemon cannot give the file up.
+#[test]
+fn no_call_is_executed_for_long_while_another_process_has_the_log() {
+    let token = Token::new();
+    let mut audited = Audited::start(setup(&token), "when_full = \"refuse\";");
+    let mut client = ready4(&audited.daemon);
+    assert_eq!(sign(&mut client), CkRv::OK);
+    assert!(audited.has("C_Sign", 1));
+    let auditor = audited.auditor().expect("an auditor");
+    auditor.signal(Signal::SIGKILL);
+    // The next one is started a second after the first at the earliest.
+    let file = std::fs::File::open(audited.file()).expect("a log");
+    let mut locked = None;
+    assert!(wait_until(PATIENCE, || {
+        let file = file.try_clone().expect("a descriptor");
+        locked = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).ok();
+        locked.is_some()
+    }));
+    assert!(wait_until(PATIENCE, || {
+        let log = audited.daemon.log();
+        log.contains("cannot be written, calls are refused")
+    }));
+    assert_eq!(sign(&mut client), CkRv::DEVICE_ERROR);
+    drop(locked);
+    assert!(wait_until(PATIENCE, || sign(&mut client) == CkRv::OK));
+    drop(client);
+    audited.end(&["audit.log"]);
+}
+
 #[test]
 fn an_auditor_that_is_killed_under_load_loses_no_call_and_repeats_none() {
     let token = Token::new();
