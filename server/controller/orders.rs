@@ -78,11 +78,10 @@ impl Controller {
 
     /// Encloses copies of the memory in which the services count.
     fn hand_counts_over(&mut self) -> io::Result<Vec<Label>> {
-        let mut labels = Vec::new();
-        for (label, memory) in self.services.iter().flat_map(RunningService::counts) {
-            self.enclosed.push(memory.try_clone_to_owned()?);
-            labels.push(label);
-        }
+        let counts = self.services.iter().flat_map(RunningService::counts);
+        let copies = counts.map(|(label, memory)| Ok((label, memory.try_clone_to_owned()?)));
+        let (labels, enclosed) = copies.collect::<io::Result<(Vec<_>, Vec<_>)>>()?;
+        self.enclosed = enclosed;
         Ok(labels)
     }
 

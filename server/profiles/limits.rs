@@ -153,7 +153,8 @@ impl ClientLimits {
         let (function, session) = (call.function(), call.session());
         let held = self.hold(call, &execute);
         held.unwrap_or_else(|Over { limit, rv }| {
-            if function.may_sign() {
+            // Only this limit: calls over the rate must not make more calls.
+            if limit == SIGNATURES && function.may_sign() {
                 end_operation(function, session, execute);
             }
             if let Some(witness) = witness {
@@ -249,7 +250,7 @@ impl ClientLimits {
             ),
         );
         Over {
-            limit: "max_signatures_per_day",
+            limit: SIGNATURES,
             rv: CkRv::FUNCTION_REJECTED,
         }
     }
@@ -335,6 +336,9 @@ fn end_operation(
         execute(call).wipe();
     }
 }
+
+/// The limit whose refusal ends the operation.
+const SIGNATURES: &str = "max_signatures_per_day";
 
 /// Whether a call that returned this counts. A decryption or an unwrapping that fails does: how it fails may tell
 /// something of what a raw decryption would return, and with enough of them a signature can be computed.
