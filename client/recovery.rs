@@ -84,6 +84,8 @@ struct State<R> {
     finished: bool,
     /// The last connection on which C_GetAttributeValue is known to be forbidden.
     hidden_since: Option<u64>,
+    /// The last connection that was given up because a token was missing.
+    given_up_for_token: Option<u64>,
     tables: Tables,
 }
 
@@ -186,6 +188,7 @@ impl<R: Remote + 'static> Recovery<R> {
                     restoring: false,
                     finished: false,
                     hidden_since: None,
+                    given_up_for_token: None,
                     tables: Tables::default(),
                 }),
                 changed: Condvar::new(),

@@ -64,7 +64,13 @@ impl<R: Remote + 'static> Recovery<R> {
     fn connects_once_more(&self, live: &Live<R>, slot: SlotId, token: &Token) -> bool {
         let mut state = self.shared.state();
         let is_in_use = state.tables.is_in_use(live.generation);
-        if is_in_use || !state.tables.has_sessions(slot) || state.generation != live.generation {
+        // Of several tokens that are gone, one is enough.
+        let is_second = state.given_up_for_token == live.generation.checked_sub(1);
+        if is_in_use
+            || is_second
+            || !state.tables.has_sessions(slot)
+            || state.generation != live.generation
+        {
             return false;
         }
         let Some(known) = state.tables.slots.get_mut(&slot) else {
@@ -79,6 +85,7 @@ impl<R: Remote + 'static> Recovery<R> {
             token.name()
         );
         state.give_up();
+        state.given_up_for_token = Some(live.generation);
         drop(state);
         std::thread::sleep(PAUSES.0.min(live.deadline.remaining().unwrap_or_default()));
         true
