@@ -84,8 +84,10 @@ fn a_client_is_who_the_header_says_however_it_comes() {
     // What its worker says of the client.
     clients[0].send(&[0x80, 0, 0]);
     assert!(clients[0].is_closed_within(PATIENCE));
+    // The controller may write the line a moment later.
     let told = format!("client {name}: ");
-    assert!(daemon.log().contains(&told), "{}", daemon.log());
+    let is_told = wait_until(PATIENCE, || daemon.log().contains(&told));
+    assert!(is_told, "{}", daemon.log());
 }
 
 #[test]
