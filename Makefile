@@ -214,7 +214,7 @@ opencryptoki: all
 certs:
 	SERVER='$(SERVER)' tests/support/make-certs.sh $(CERTS)
 
-install: man all install-files
+install: all install-files
 
 # docs/man is committed, so that pages can be installed without building anything for them; a test says if it is not current.
 .PHONY: man docs
@@ -228,7 +228,7 @@ docs:
 
 # What is built already, in BUILT.
 BUILT     ?= $(TARGET)/release
-MAN_PAGES ?= $(TARGET)/man
+MAN_PAGES ?= docs/man
 $(foreach variable,DESTDIR BUILT MAN_PAGES INSTALL PREFIX SYSCONFDIR LIBDIR BINDIR MANDIR DOCDIR SYSTEMD SYSUSERS \
   TMPFILES LOGROTATE INITD P11_KIT,$(eval install-files install-units uninstall: export $(variable) := $$($(variable))))
 
@@ -249,7 +249,9 @@ recipes: recipes-packages all
 	tests/recipes/run.sh $(TARGET)/release $(RECIPES)
 
 .PHONY: deb deb-files deb-packages packages-test
-deb: deb-packages all deb-files
+deb: deb-packages all
+	$(MAKE) licences RELEASE=$(TARGET)/release
+	$(MAKE) deb-files
 
 # Of what has been built already, which may have been elsewhere: TARGET=DIRECTORY.
 deb-files:

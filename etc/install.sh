@@ -111,7 +111,7 @@ units() {
 }
 
 documentation() {
-    for page in README.md CHANGELOG.md DIFFERENCES.md LICENSE $(find docs -name '*.md'); do
+    for page in README.md ARCHITECTURE.md CHANGELOG.md DIFFERENCES.md SECURITY.md LICENSE $(find docs -name '*.md'); do
         file 644 "$page" "$DOCDIR/$page"
     done
     for example in client.conf filter.conf filter-strict.conf pkcs11proxyd.conf tls-trial.conf haproxy.cfg \

@@ -51,7 +51,7 @@ check_files() {
     built=$(cd "${BUILT:-$directory/../release}" && pwd)
     # The other user may not be able to read this project.
     mkdir "$work/again" "$work/built"
-    for file in pkcs11proxyd pkcs11proxyctl p11client-doctor libp11client.so libp11clienttcp.so libp11clienttcpssl.so \
+    for file in THIRD-PARTY-LICENSES pkcs11proxyd pkcs11proxyctl p11client-doctor libp11client.so libp11clienttcp.so libp11clienttcpssl.so \
         libp11clientunix.so; do
         cp "$built/$file" "$work/built/"
     done

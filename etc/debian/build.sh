@@ -20,6 +20,7 @@ libraries="libp11client.so libp11clienttcp.so libp11clienttcpssl.so libp11client
 for file in $programs $libraries; do
     [ -e "$built/$file" ] || fail "no $built/$file; run make first"
 done
+[ -e "$built/THIRD-PARTY-LICENSES" ] || fail "no $built/THIRD-PARTY-LICENSES; run make licences RELEASE=$built"
 command -v dh_apparmor >/dev/null || fail "debhelper or dh-apparmor is missing; run make deb-packages as root"
 mkdir -p "$2"
 out=$(cd "$2" && pwd)
@@ -48,11 +49,10 @@ for file in pkcs11proxyd.conf filter.conf filter-strict.conf pkcs11proxyd.servic
     pkcs11proxyd.socket haproxy.cfg prometheus-alerts.yml grafana-dashboard.json; do
     cp "$project/etc/$file" files/examples/server/
 done
-cp "$project/README.md" "$project/DIFFERENCES.md" "$project/SECURITY.md" files/docs/
+cp "$project/README.md" "$project/ARCHITECTURE.md" "$project/DIFFERENCES.md" "$project/SECURITY.md" files/docs/
 mkdir -p files/docs/docs
 (cd "$project/docs" && find . -name '*.md' -exec cp --parents {} "$build/files/docs/docs" \;)
-python3 "$project/etc/release/linked.py" licences >files/docs/THIRD-PARTY-LICENSES ||
-    fail "the licences of what is linked cannot be listed"
+cp "$built/THIRD-PARTY-LICENSES" files/docs/
 (cd files/original && sha256sum pkcs11proxyd/filter.conf pkcs11proxyd/pkcs11proxyd.conf) |
     sed 's|  |  /etc/|' >files/as-shipped.sha256
 
