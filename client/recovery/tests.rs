@@ -85,6 +85,16 @@ fn what_is_lost_between_operations_comes_back_without_an_error() {
     assert_eq!(module.calls(Function::C_Login), 4);
 }
 
+/// After C_Finalize and C_Initialize, and in a forked child: applications remember handles.
+#[test]
+fn no_handle_is_given_twice_in_a_process() {
+    let (_, recovery, session, key) = ready();
+    recovery.finish().unwrap();
+    let (_, _, other_session, other_key) = ready();
+    assert_ne!(session, other_session);
+    assert_ne!(key, other_key);
+}
+
 /// It may have been made: nobody makes it again.
 #[test]
 fn no_signature_is_made_twice() {
