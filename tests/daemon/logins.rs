@@ -246,3 +246,32 @@ fn failed_logins_stay_counted_through_upgrades() {
     assert_eq!(stopped.status.code(), Some(0), "{}", stopped.stderr);
     assert!(wait_until(PATIENCE, || !daemon.accepts()));
 }
+
+/// A login belongs to a process (PKCS#11 v2.20, section 6.7.4), and each client has one of its own.
+#[test]
+fn a_login_and_its_sessions_are_of_no_use_to_another_client() {
+    /// CKS_RW_PUBLIC_SESSION and CKS_RW_USER_FUNCTIONS.
+    const STATES: [u64; 2] = [2, 3];
+    let token = Token::new();
+    let daemon = Setup::new(Maker::Ours, Endpoint::Tcp, &token).start();
+    let slot = token_slot(&daemon);
+    let state = |client: &mut Client, session| match client.call(Call::C_GetSessionInfo(session)) {
+        Reply::C_GetSessionInfo(answer) if answer.rv.is_ok() => Ok(answer.info.state.0),
+        reply => Err(reply.rv()),
+    };
+    let (mut first, session) = ready(&daemon, slot);
+    let (mut second, other) = ready(&daemon, slot);
+    assert_eq!(answered(&mut first, session, Token::PIN), CkRv::OK);
+    // A second session of the first client, which the second client has not opened.
+    let more = match first.call(Call::C_OpenSession(slot, Flags(6))) {
+        Reply::C_OpenSession(opened) => opened.session,
+        reply => panic!("{reply:?}"),
+    };
+    assert_eq!(state(&mut first, more), Ok(STATES[1]));
+    assert_eq!(state(&mut second, other), Ok(STATES[0]));
+    assert_eq!(state(&mut second, more), Err(CkRv::SESSION_HANDLE_INVALID));
+    // Nor does a client that comes after it inherit what it had.
+    drop(first);
+    let (mut third, session) = ready(&daemon, slot);
+    assert_eq!(state(&mut third, session), Ok(STATES[0]));
+}
