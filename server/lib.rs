@@ -68,6 +68,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
+use bindings::sys::Launcher;
 use nix::sys::wait::WaitStatus;
 
 use crate::audit::{AuditConfig, auditor};
@@ -90,6 +91,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments = arguments
         .into_iter()
         .map(|a| a.to_string_lossy().into_owned());
+    // The command that started the daemon ends when this is dropped: after the reason of a failed start is printed.
+    let mut launcher = None;
     let result = match options::parse(arguments) {
         Ok(Command::Help(text)) => return print(&text),
         Ok(Command::Version) => {
@@ -106,7 +109,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
                 }
             })
         }
-        Ok(Command::Run(options)) => start(&options),
+        Ok(Command::Run(options)) => start(&options, &mut launcher),
         Err(error) => Err(error.into()),
     };
     match result {
@@ -124,7 +127,7 @@ fn print(text: &str) -> i32 {
     0
 }
 
-fn start(options: &Options) -> Result<(), Box<dyn Error>> {
+fn start(options: &Options, launcher: &mut Option<Launcher>) -> Result<(), Box<dyn Error>> {
     let mut configuration = config::load(&options.conf)?;
     vendor_mechanisms::install(configuration.mechanisms_file.as_deref())?;
     let recording = options.profile.as_deref().map(std::path::absolute);
@@ -197,11 +200,9 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
         .as_deref()
         .map(std::path::absolute)
         .transpose()?;
-    let launcher = if options.foreground {
-        None
-    } else {
-        Some(bindings::sys::detach()?)
-    };
+    if !options.foreground {
+        *launcher = Some(bindings::sys::detach()?);
+    }
     nix::unistd::chdir("/")?;
     let write_pid = match predecessor {
         Some(_) => PidFile::write_over,
@@ -255,7 +256,7 @@ fn start(options: &Options) -> Result<(), Box<dyn Error>> {
             pid_file.keep();
         }
     }
-    if let Some(launcher) = launcher {
+    if let Some(launcher) = launcher.take() {
         launcher.ready()?;
     }
     let result = controller.run();
