@@ -3,16 +3,16 @@
 //! Carries out what `admission` and `queue` decide, and logs it. Clients come from the service's
 //! listeners; their sockets go to workers, unread.
 
+mod report;
+mod rules;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use filter::Rules;
-use filter::log::Printable;
 use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpid};
 
@@ -23,17 +23,15 @@ use super::event::{Source, Watch};
 use super::queue::{Next, Queue};
 use super::workers::{End, Reaped, Serving, Workers};
 use crate::activity::Activities;
-use crate::administration::{ClientStatus, ServiceStatus};
 use crate::audit::records::Given;
 use crate::channel::{Cause, Message};
 use crate::config::Service;
 use crate::counts::{Counts, Heritage, Label, Table};
 use crate::failed_logins::FailedLogins;
 use crate::logging::{Loggers, Record, Route, Severity, log};
-use crate::metrics::exposition::ServiceNumbers;
-use crate::metrics::{Histogram, Measured, Meter, Meters};
+use crate::metrics::{Meter, Meters};
 use crate::places::Places;
-use crate::policy::{FileVersion, Policy};
+use crate::policy::Policy;
 use crate::profiles::usage::Usage;
 use crate::proxy::Origin;
 use crate::record_memory::Budget;
@@ -563,53 +561,6 @@ impl RunningService {
         }
     }
 
-    /// Loads the filter files, of which one was edited, for new clients. If one is bad, the old rules stay in force.
-    pub fn load_rules(&mut self, conf: &Path, workers: &Workers) {
-        match self.policy.with_new_rules(&self.settings, conf) {
-            Ok(policy) => self.apply(policy, workers),
-            Err(error) => log(
-                Severity::Err,
-                format_args!(
-                    "the edited filter file is not used, the old rules stay in force: {error}"
-                ),
-            ),
-        }
-    }
-
-    /// Loads the filter file and what TLS needs again, for new clients. If anything is bad, all that is old
-    /// stays in force.
-    pub fn reload(&mut self, conf: &Path, workers: &Workers) -> Result<(), config_file::Error> {
-        let policy = Policy::load(&self.settings, conf).inspect_err(|error| {
-            log(
-                Severity::Err,
-                format_args!(
-                    "reload failed, the old filter rules and TLS keys stay in force: {error}"
-                ),
-            );
-        })?;
-        self.apply(policy, workers);
-        if self.policy.tls.is_some() {
-            let name = &self.settings.name;
-            log(
-                Severity::Notice,
-                format_args!("{name}: TLS keys and certificates loaded"),
-            );
-        }
-        Ok(())
-    }
-
-    /// Applies another policy to new clients. Those that are connected keep theirs.
-    fn apply(&mut self, policy: Policy, workers: &Workers) {
-        policy.report_warnings();
-        self.policy = policy;
-        let name = &self.settings.name;
-        log(
-            Severity::Notice,
-            format_args!("{name}: filter configuration loaded"),
-        );
-        self.end_idle(workers);
-    }
-
     /// Ends the connection of a worker's client, for an administrator. Returns whether there is one.
     pub fn disconnect(&mut self, worker: WorkerId, workers: &Workers) -> bool {
         let has_client = self.admission.disconnect(worker);
@@ -617,124 +568,6 @@ impl RunningService {
             workers.signal(worker, Signal::SIGKILL);
         }
         has_client
-    }
-
-    /// The state of this service and its clients.
-    pub fn status(&self, workers: &Workers) -> ServiceStatus {
-        let mut clients: Vec<ClientStatus> = workers
-            .serving(self.position)
-            .map(|serving| self.client_status(&serving))
-            .collect();
-        clients.sort_unstable_by_key(|client| client.id);
-        let idle = self.admission.idle_workers();
-        ServiceStatus {
-            name: self.settings.name.clone(),
-            workers: idle + clients.len(),
-            max_workers: self.settings.workload.max_workers,
-            idle,
-            modules: self
-                .policy
-                .rules
-                .modules
-                .iter()
-                .map(|module| String::from_utf8_lossy(&module.alias_text).into_owned())
-                .collect(),
-            clients,
-        }
-    }
-
-    /// The numbers for a monitoring system.
-    pub fn numbers(&self) -> ServiceNumbers {
-        let TurnedAway {
-            over_limit,
-            to_make_room,
-            too_slow,
-            by_tls,
-            by_profile,
-            by_proxy,
-        } = self.turned_away;
-        let empty = || Histogram {
-            counts: Vec::new(),
-            sum: Duration::ZERO,
-        };
-        let histogram = |measured| self.meters.map_or_else(empty, |it| it.histogram(measured));
-        ServiceNumbers {
-            name: self.settings.name.clone(),
-            max_workers: self.settings.workload.max_workers,
-            workers: self.admission.states(),
-            connections: self.connections,
-            turned_away: vec![
-                ("max_connections_per_peer", over_limit),
-                ("make_room", to_make_room),
-                ("first_call_timeout", too_slow),
-                ("tls", by_tls),
-                ("profile", by_profile),
-                ("proxy_protocol", by_proxy),
-            ],
-            refusals: self
-                .meters
-                .into_iter()
-                .flat_map(Meters::refusals)
-                .map(|(rule, count)| (rule.map(|(option, line)| (option, line.to_string())), count))
-                .collect(),
-            calls: self.meters.into_iter().flat_map(Meters::calls).collect(),
-            whole: histogram(Measured::Whole),
-            module: histogram(Measured::Module),
-        }
-    }
-
-    fn client_status(&self, serving: &Serving<'_>) -> ClientStatus {
-        let since = serving.since.duration_since(UNIX_EPOCH);
-        let mut status = ClientStatus {
-            id: serving.id.0,
-            pid: serving.pid.as_raw(),
-            peer: serving.client.to_owned(),
-            user: serving.user.to_owned(),
-            profile: String::new(),
-            since: since.map_or(0, |since| since.as_secs()),
-            module: String::new(),
-            calls: 0,
-            in_flight: 0,
-            last_call: String::new(),
-            idle: 0.0,
-        };
-        let Some(place) = self.places.of(&serving.id) else {
-            return status;
-        };
-        let done = self.activities.of(place);
-        status.calls = done.calls;
-        status.in_flight = done.in_flight;
-        if let Some((function, age)) = done.last {
-            status.last_call = function.name().to_owned();
-            status.idle = age.as_secs_f64();
-        }
-        let profile = self.profile(place);
-        status.profile = self.profile_name(profile);
-        let own = profile.and_then(|profile| serving.profiles.get(profile)?.as_deref());
-        let rules = own.unwrap_or(serving.rules);
-        let loaded = done.module.and_then(|at| rules.modules.get(at));
-        status.module = loaded.map_or_else(String::new, |module| {
-            Printable(&module.alias_text).to_string()
-        });
-        status
-    }
-
-    /// The position of the profile that the client of the worker in this place has.
-    fn profile(&self, place: usize) -> Option<usize> {
-        self.usage.as_ref().and_then(|usage| usage.profile(place))
-    }
-
-    /// Its name; empty without one.
-    fn profile_name(&self, profile: Option<usize>) -> String {
-        let profiles = &self.settings.processor.profiles;
-        let named = profile.and_then(|profile| profiles.get(profile));
-        named.map_or_else(String::new, |profile| profile.name.value.clone())
-    }
-
-    /// Its name and the rules in force; the same with each of the rules that its profiles have of their own.
-    pub fn rules(&self) -> impl Iterator<Item = (String, Arc<Rules>)> {
-        let named = |rules: &Arc<Rules>| (self.settings.name.clone(), rules.clone());
-        self.policy.all_rules().map(named)
     }
 
     /// The workers that have a client, as the auditor hears of them.
@@ -764,11 +597,6 @@ impl RunningService {
         for worker in self.admission.retire_idle() {
             workers.signal(worker, Signal::SIGTERM);
         }
-    }
-
-    /// Its filter files and those of its profiles, and the versions of them that are in force.
-    pub fn filter_files(&self) -> &[(PathBuf, Option<FileVersion>)] {
-        &self.policy.filter_files
     }
 
     /// What has been counted, for the daemon that takes over.
