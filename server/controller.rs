@@ -565,7 +565,9 @@ fn watch_filter_files(services: &[RunningService], watch: &mut Watch) -> Option<
         .inspect_err(|error| {
             log(
                 Severity::Warning,
-                format_args!("edited filter files are not loaded without SIGHUP: {error}"),
+                format_args!(
+                    "cannot watch filter files, so that edits are loaded only at SIGHUP: {error}"
+                ),
             );
         })
         .ok()

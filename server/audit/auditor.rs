@@ -519,7 +519,7 @@ impl<'a> Auditor<'a> {
         log(
             Severity::Alert,
             format_args!(
-                "process {process} sent the auditor what is no record, {count} times so far"
+                "process {process} sent the auditor something that is not a record, {count} times so far"
             ),
         );
         self.writer.write(&Event::Malformed {

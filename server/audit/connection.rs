@@ -19,7 +19,7 @@ pub(super) struct Connection {
     pub(super) ring: Reader,
     /// Whether a record came, behind which nothing counts that tells who the client is.
     pub(super) has_called: bool,
-    /// How often it sent what is no record.
+    /// How often it sent something that is not a record.
     pub(super) malformed: u64,
     /// The calls that were taken.
     pub(super) numbers: Numbers,

@@ -44,7 +44,7 @@ pub(super) enum Event<'a> {
     Call(CallLine<'a>),
     /// A call that had begun, and no result yet, when its worker ended.
     Unfinished(UnfinishedLine<'a>),
-    /// A worker sent what is no record.
+    /// A worker sent something that is not a record.
     Malformed {
         connection: usize,
         process: i32,

@@ -207,7 +207,7 @@ impl Verifier {
     fn check(&mut self, line: &[u8]) {
         self.report.lines += 1;
         let Ok(line) = Line::read(line) else {
-            self.find("the line was changed: it is none of an audit log");
+            self.find("the line was changed: it is not a line of an audit log");
             // The next one cannot be compared with it.
             if let Some(head) = &mut self.head {
                 head.number = head.number.saturating_add(1);
@@ -423,7 +423,7 @@ mod tests {
         let mut changed = lines.clone();
         let end = changed[2].len() - 4;
         changed[2].replace_range(end - 2..end, "zz");
-        let text = "f:3: the line was changed: it is none of an audit log";
+        let text = "f:3: the line was changed: it is not a line of an audit log";
         assert_eq!(found(&key, &changed), [text]);
         let mut changed = lines.clone();
         let last = &changed[2][end - 1..end].to_owned();

@@ -113,7 +113,7 @@ impl Checker<'_> {
         match (before, now) {
             (Some(before), Some(_)) => Err(before.fault("is also given in the section `daemon`")),
             (Some(before), None) => {
-                let text = "belongs into the section `daemon`: Caml Crush refuses it here";
+                let text = "belongs in the section `daemon`: Caml Crush refuses it here";
                 self.warn(&before.place, text);
                 Ok(Some(before))
             }

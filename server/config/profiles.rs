@@ -176,7 +176,7 @@ fn of_section(
         let sandbox = sandbox::of_section(Some(section), around.record_memory)?;
         match sandbox.root {
             // Only root can change it, and the worker is not root any more when it knows its client.
-            Some(_) => Err(place.fault("`root` belongs into the section `sandbox` of `processor`")),
+            Some(_) => Err(place.fault("`root` belongs in the section `sandbox` of `processor`")),
             None => Ok(sandbox),
         }
     });

@@ -166,7 +166,7 @@ impl Controller {
             return Err("process 1 cannot be replaced: its container ends with it".to_owned());
         }
         if self.drained_at.is_some() || self.successor.is_some() {
-            return Err("the daemon drains, or is being replaced already".to_owned());
+            return Err("the daemon is draining, or already being replaced".to_owned());
         }
         let process = self.origin.start_successor();
         let process = process.map_err(|error| format!("cannot start the new daemon: {error}"))?;
@@ -206,7 +206,7 @@ impl Controller {
             return;
         };
         let reason = format!(
-            "the new daemon terminated {end}; its message is where this one's standard error goes"
+            "the new daemon terminated {end}; its error message is in this daemon's standard error"
         );
         log(Severity::Err, format_args!("upgrade failed: {reason}"));
         self.answer(waiting, &Reply::Failed(reason));

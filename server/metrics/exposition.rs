@@ -23,7 +23,7 @@ pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; chars
 pub struct Numbers {
     /// When it started.
     pub since: SystemTime,
-    /// Whether it accepts nobody any more.
+    /// Whether it accepts no new clients.
     pub drains: bool,
     /// By service.
     pub services: Vec<ServiceNumbers>,

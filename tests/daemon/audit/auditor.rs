@@ -235,7 +235,7 @@ fn a_worker_cannot_speak_for_another_connection() {
         audited
             .daemon
             .log()
-            .contains("sent the auditor what is no record")
+            .contains("sent the auditor something that is not a record")
     );
 }
 
