@@ -9,8 +9,7 @@
 //! not, and leaves out what is in the log already.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +33,7 @@ use super::writer::Writer;
 use super::{AuditConfig, call_record, chain, journal};
 use crate::channel::WorkerEnd;
 use crate::logging::{self, Severity, log};
+use crate::tls::acceptor;
 
 /// How long it sleeps between two batches of records. To be woken for each would cost more than to read it.
 const NAP: Duration = Duration::from_millis(1);
@@ -100,14 +100,9 @@ pub fn check_key(config: &AuditConfig) -> Result<(), config_file::Fault> {
 }
 
 fn load_key(path: &Path) -> Result<PKey<Private>, String> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut pem = Vec::new();
-        File::open(path)?.take(1 << 16).read_to_end(&mut pem)?;
-        Ok(pem)
-    };
     let failed = |error: String| format!("{}: {error}", path.display());
-    let pem = read().map_err(|error| failed(format!("cannot be read: {error}")))?;
-    let pem = zeroize::Zeroizing::new(pem);
+    let pem = acceptor::read(path);
+    let pem = pem.map_err(|error| failed(format!("cannot be read: {error}")))?;
     chain::private_key(&pem).map_err(failed)
 }
 

@@ -256,8 +256,8 @@ pub(super) fn written(name: &X509NameRef) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
-/// The content of a file.
-pub(super) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// The content of a file with a key or certificates. It is wiped when dropped.
+pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     use std::io::Read as _;
     let mut bytes = Zeroizing::new(Vec::new());
     // Opening anything else might wait.

@@ -293,7 +293,13 @@ fn what_is_wrong_with_the_section_is_told_at_start() {
         rsa.private_key_to_pem().expect("PEM"),
     )
     .expect("a file");
+    nix::unistd::mkfifo(&directory.join("pipe"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
     for (section, expected) in [
+        // Nobody writes to it, so that to open it would wait for ever.
+        (
+            "file = \"a.log\";\n key = \"pipe\";",
+            "is not a regular file",
+        ),
         ("file = \"a.log\";", "`key` is missing"),
         ("key = \"key.pem\";", "`file` is missing"),
         (
