@@ -1,6 +1,7 @@
 //! Writes the pid file (`-pid`) and removes it when the daemon ends.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,17 +14,11 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Writes this process's id to the file.
+    /// Writes this process's id to the file. One that is there never becomes empty, so that whoever reads it during an
+    /// upgrade finds the number of a daemon.
     pub fn write(path: PathBuf) -> Result<PidFile, String> {
         let content = format!("{}\n", std::process::id());
-        let mut options = std::fs::File::options();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o644)
-            .open(&path);
-        match file.and_then(|mut file| file.write_all(content.as_bytes())) {
+        match overwrite(&path, &content) {
             Ok(()) => Ok(PidFile {
                 path,
                 content,
@@ -61,13 +56,51 @@ impl PidFile {
     }
 }
 
+/// Makes this the content of a file, which may be a device or a pipe, too.
+fn overwrite(path: &Path, content: &str) -> io::Result<()> {
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(path)?;
+    file.write_all(content.as_bytes())?;
+    if file.metadata()?.is_file() {
+        file.set_len(content.len() as u64)?;
+    }
+    Ok(())
+}
+
 impl Drop for PidFile {
     fn drop(&mut self) {
         if PidFile::is_ours(&self.path, &self.content) {
             let _ = match &self.before {
-                Some(before) => std::fs::write(&self.path, before),
+                Some(before) => overwrite(&self.path, before),
                 None => std::fs::remove_file(&self.path),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_in_the_file_is_replaced_and_comes_back() {
+        let path = std::env::temp_dir().join(format!("pkcs11proxyd-{}-pid", std::process::id()));
+        let before = "a content that is longer than the number\n";
+        std::fs::write(&path, before).unwrap();
+        let file = PidFile::write_over(path.clone()).unwrap();
+        let number = format!("{}\n", std::process::id());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), number);
+        drop(file);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_device_is_a_pid_file_too() {
+        assert!(PidFile::write("/dev/null".into()).is_ok());
     }
 }
