@@ -169,12 +169,18 @@ impl Daemon {
         let mut status = None;
         let up = wait_until(PATIENCE, || {
             status = self.child.try_wait().expect("a child can be waited for");
-            status.is_some() || self.accepts()
+            status.is_some() || self.accepts() && self.has_written_its_pid()
         });
         if let Some(status) = status {
             panic!("the daemon ended with {status}; its log:\n{}", self.log());
         }
         assert!(up, "the daemon does not listen; its log:\n{}", self.log());
+    }
+
+    /// Ours listens before it writes the file.
+    fn has_written_its_pid(&self) -> bool {
+        let pid = fs::read_to_string(self.directory.join("pid"));
+        self.maker == Maker::Original || pid.is_ok_and(|pid| pid.ends_with('\n'))
     }
 
     /// Whether somebody accepts connections at its address.
