@@ -443,8 +443,8 @@ impl<'a> Writer<'a> {
         self.add(&Event::Rotated);
         self.sign();
         if !self.commit() || self.failing.is_some() {
-            // These lines come into the old file when that can be written.
-            return Ok(());
+            // These lines come into the old file when that can be written, and then the change is tried again.
+            return Err("the old file cannot be written".to_owned());
         }
         self.book = Some(opened.book);
         self.add(&Event::Continue {
