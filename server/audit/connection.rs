@@ -52,7 +52,7 @@ impl Connection {
     pub(super) fn is_told(&mut self, message: &[u8]) -> bool {
         let given = &mut self.given;
         match serde_json::from_slice(message) {
-            Ok(FromWorker::Peer(peer)) if given.awaits_header => {
+            Ok(FromWorker::Peer(peer)) if given.awaits_header && !self.has_called => {
                 given.awaits_header = false;
                 given.peer = printable(beginning(&peer));
             }
