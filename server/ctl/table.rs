@@ -136,10 +136,9 @@ fn duration(time: Duration) -> String {
     }
 }
 
-/// A text from a client's certificate or from a worker, without anything that a terminal obeys.
+/// A text from a client's certificate or from a worker, on one line and without anything that a terminal obeys.
 pub(super) fn printable(text: &str) -> String {
     let escape = |character: char| match character {
-        '\n' => "\n".to_owned(),
         character if character.is_control() => character.escape_default().to_string(),
         character => character.to_string(),
     };
@@ -183,7 +182,7 @@ mod tests {
             user: String::new(),
             profile: "office".into(),
             since: 0,
-            module: "soft\x1b[2J".into(),
+            module: "soft\x1b[2J\n  5".into(),
             calls,
             in_flight: 1,
             last_call: "C_Sign".into(),
@@ -216,7 +215,7 @@ mod tests {
             text.contains("svc: 1 clients, 3 workers of 9 at most, 1 waiting"),
             "{text}"
         );
-        assert!(text.contains("soft\\u{1b}[2J"), "{text}");
+        assert!(text.contains("soft\\u{1b}[2J\\n  5"), "{text}");
         assert!(text.contains("C_Sign 1m01s ago"), "{text}");
         assert!(!status(&daemon(Vec::new())).contains("CLIENT"));
     }
