@@ -265,7 +265,11 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         return Err(io::Error::other("is not a regular file"));
     }
     let file = fs::File::open(path)?;
-    file.take(LONGEST_FILE).read_to_end(&mut bytes)?;
+    file.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        let text = format!("is longer than {LONGEST_FILE} bytes");
+        return Err(io::Error::other(text));
+    }
     Ok(bytes)
 }
 
