@@ -28,7 +28,7 @@ const PEER_SIZE: usize = 256;
 /// Upper bound on the bytes of the client's name in its certificate. A longer text is cut off.
 const USER_SIZE: usize = 512;
 
-/// The first bytes of a text, at most this many.
+/// Returns the first bytes of a text, at most this many.
 fn start(text: &str, most: usize) -> &[u8] {
     let bytes = text.as_bytes();
     bytes.get(..most).unwrap_or(bytes)
@@ -57,7 +57,7 @@ impl ControllerEnd {
         Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
     }
 
-    /// Sends a message to a process that is no worker, with the descriptors that belong to it, without waiting.
+    /// Sends a message and its file descriptors, without waiting, to a process that is not a worker.
     pub fn tell(&self, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         bindings::sys::send_now(self.0.as_fd(), message, descriptors)
     }
@@ -92,27 +92,26 @@ impl AsFd for ControllerEnd {
 /// Why a client or one of its logins is refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Cause {
-    /// The TLS handshake.
+    /// The TLS handshake failed.
     Tls,
-    /// Too many failed logins.
+    /// Too many logins failed.
     Logins,
-    /// Its profile, or having none.
+    /// Its profile refuses it, or it has none.
     Profile,
-    /// Its PROXY header, or having none.
+    /// Its PROXY header is refused or missing.
     Proxy,
 }
 
 impl Cause {
-    /// By the byte that stands for each on the channel.
+    /// All causes, each at the index that is its byte on the channel.
     const ALL: [Cause; 4] = [Cause::Tls, Cause::Logins, Cause::Profile, Cause::Proxy];
 }
 
-/// A message from a worker. Its first byte says which of these it is.
+/// A message from a worker or the auditor. Its first byte says which of these it is.
 pub enum Message {
     /// A log record.
     Log(WorkerRecord),
-    /// A log record about a client, or a login, that is refused. Clients can cause these at will, so that their rate
-    /// is limited.
+    /// A log record about a refused client or login. Clients can cause these at will, so their rate is limited.
     Refusal(Cause, WorkerRecord),
     /// The client's TLS handshake succeeded.
     ShookHands,
@@ -120,11 +119,11 @@ pub enum Message {
     Waits(Duration),
     /// The client's first complete call has come.
     Established,
-    /// What the client's certificate or pre-shared key says who it is.
+    /// The client's name: the one in its certificate, or the identity of its pre-shared key.
     User(String),
-    /// The PROXY header has come, and says this.
+    /// The PROXY header has arrived. It says whose connection this is.
     Header(Origin),
-    /// From the auditor: all that was left of the worker with this connection is written.
+    /// From the auditor: the last records of the worker with this connection are written.
     Written(usize),
 }
 
@@ -190,7 +189,7 @@ impl WorkerRecord {
         })
     }
 
-    /// The record for the loggers, with the name of the worker's service as component.
+    /// Returns the record for the loggers, with the name of the worker's service as component.
     pub fn for_component<'a>(&'a self, component: &'a str) -> Record<'a> {
         let WorkerRecord {
             severity,
@@ -206,7 +205,7 @@ impl WorkerRecord {
     }
 }
 
-/// The worker's end. A worker's log records go there.
+/// The worker's end, which takes the worker's log records.
 pub struct WorkerEnd {
     socket: OwnedFd,
     /// The number of records dropped since the last one that was sent.
@@ -238,13 +237,13 @@ impl WorkerEnd {
         self.send_bytes(&[WAITS, a, b, c, d]);
     }
 
-    /// Tells the controller that the client's first call has come. False if the channel is full: then it has to be
-    /// told again.
+    /// Tells the controller that the client's first call has come. Returns false if the channel is full; the caller has
+    /// to try again later.
     pub fn established(&self) -> bool {
         self.send_bytes(&[ESTABLISHED])
     }
 
-    /// Tells the controller what the PROXY header says. False if the channel is full.
+    /// Tells the controller what the PROXY header says. Returns false if the channel is full.
     pub fn header_came(&self, origin: Origin) -> bool {
         let Origin::Client(client) = origin else {
             return self.send_bytes(&[BALANCER]);
@@ -266,8 +265,8 @@ impl WorkerEnd {
         self.send_bytes(&message);
     }
 
-    /// Tells the controller that all that was left of a worker is written. Waits for room for that: the controller waits
-    /// for nobody.
+    /// Tells the controller that the last records of a worker are written. Waits while the channel is full, which is
+    /// safe because the controller never blocks.
     pub fn written(&self, connection: usize) {
         let mut message = vec![WRITTEN];
         message.extend_from_slice(&(connection as u64).to_be_bytes());

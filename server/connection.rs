@@ -25,11 +25,11 @@ use crate::record_memory::Portion;
 /// The limits on a client's records and calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of one record at the most.
+    /// Upper bound on the size of one record, in bytes.
     pub record_size: usize,
     /// How long a record may take from its first byte to its last, and how long sending a reply may take.
     pub record_time: Duration,
-    /// Calls that are executed at a time, at the most.
+    /// Upper bound on the calls that are executed at the same time.
     pub parallel_calls: usize,
 }
 
@@ -44,16 +44,16 @@ pub enum ConnectionError {
     /// A long record that is not a call.
     #[error("a long record is not a call")]
     NoCall,
-    /// The time limit, in either direction.
+    /// A record or a reply has exceeded the time limit.
     #[error("a record did not arrive completely within {} s", .0.as_secs_f32())]
     TooSlow(Duration),
-    /// The transport.
+    /// The transport has failed.
     #[error("{0}")]
     Transport(#[from] io::Error),
 }
 
 impl ConnectionError {
-    /// Names the time limit where the transport says that it was exceeded.
+    /// Converts a timeout of the transport to [`ConnectionError::TooSlow`].
     fn limited(self, limits: Limits) -> ConnectionError {
         match self {
             ConnectionError::Transport(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -66,24 +66,24 @@ impl ConnectionError {
 
 /// The bytes that come from a client. Time limits show as [`io::ErrorKind::TimedOut`].
 pub trait Incoming: Send {
-    /// Reads some bytes; none when the client closed the connection. Within a record the time limit
-    /// runs from the first call that says so.
+    /// Reads some bytes. Returns 0 when the client has closed the connection. `is_begun` says that a record has begun:
+    /// its time limit runs from the first call that says so.
     fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize>;
-    /// The record is complete: the client may idle again.
+    /// Ends the time limit: the record is complete, and the client may be idle again.
     fn rest(&mut self);
 }
 
 /// The bytes that go to a client.
 pub trait Outgoing: Send + Sync {
-    /// Sends a whole record, or leaves it with a thread that is sending. If that thread fails, the connection ends.
+    /// Sends a whole record, or queues it for the thread that is sending. If that thread fails, the connection ends.
     fn send(&self, slices: Slices<'_>) -> io::Result<()>;
-    /// Waits until every record that was left with a sending thread is sent, or lost.
+    /// Waits until every queued record is sent or lost.
     fn finish(&self);
-    /// Ends the connection in both directions, so that whoever reads from it finds out.
+    /// Shuts the connection down in both directions, which wakes a thread that reads from it.
     fn shut_down(&self);
 }
 
-/// The half of a connection from a client, and how long a record may take on it.
+/// The receiving half of a connection, with the time limit for a record.
 pub struct TimedReceiver {
     receiver: Receiver,
     time: Duration,
@@ -91,13 +91,13 @@ pub struct TimedReceiver {
     deadline: Option<Deadline>,
 }
 
-/// The half of a connection to a client, and how long a reply may take on it.
+/// The sending half of a connection, with the time limit for a reply.
 pub struct TimedSender {
     sender: SharedSender,
     closer: Closer,
 }
 
-/// The halves of a connection on which a record may take this long in either direction.
+/// Gives both halves of a connection this time limit for each record.
 pub fn timed(halves: Halves, time: Duration) -> (TimedReceiver, TimedSender) {
     let Halves {
         mut receiver,
@@ -152,9 +152,9 @@ impl Outgoing for TimedSender {
     }
 }
 
-/// What a connection's calls are for.
+/// Executes the calls of a connection.
 pub trait Served: Cryptoki {
-    /// What is known of the client.
+    /// Returns what is known of the client.
     fn peer(&self) -> Peer;
 
     /// Whether the client takes notifications, so that it may have to answer one within each of its calls.
@@ -166,7 +166,7 @@ pub trait Served: Cryptoki {
     fn notify_through(&self, _notifier: Notifier) {}
 }
 
-/// Receives records.
+/// Receives the records of a client.
 pub struct Reader<I> {
     incoming: I,
     records: Records,
@@ -174,16 +174,16 @@ pub struct Reader<I> {
     limits: Limits,
 }
 
-/// What came from a client.
+/// A record from a client, received completely or refused.
 pub enum Received<'r> {
-    /// A record.
+    /// A complete record.
     Record(&'r [u8]),
-    /// A record that is refused.
+    /// A refused record, of which only the beginning was kept.
     Refused(Refused),
 }
 
 impl<I: Incoming> Reader<I> {
-    /// A connection on which nothing came yet. Large records take `memory`.
+    /// Makes the reader of a new connection. Its large records take `memory`.
     pub fn new(incoming: I, limits: Limits, memory: Portion) -> Reader<I> {
         Reader {
             incoming,
@@ -193,7 +193,7 @@ impl<I: Incoming> Reader<I> {
         }
     }
 
-    /// The next record; `None` when the client closed the connection.
+    /// Returns the next record, or `None` when the client has closed the connection.
     pub fn next_record(
         &mut self,
         served: &dyn Served,
@@ -211,7 +211,7 @@ impl<I: Incoming> Reader<I> {
         }
     }
 
-    /// Receives the next record, or passes over one that is refused; false when the client closed the
+    /// Receives the next record, or skips one that is refused. Returns false when the client has closed the
     /// connection.
     fn receive(&mut self, served: &dyn Served) -> Result<bool, ConnectionError> {
         loop {
@@ -226,7 +226,7 @@ impl<I: Incoming> Reader<I> {
             self.large.prepare(&mut self.records, served)?;
             let is_begun = self.records.is_begun();
             if !is_begun {
-                // What had begun may have been an empty record.
+                // An empty record may have begun and ended.
                 self.incoming.rest();
             }
             let space = self.records.space().map_err(io::Error::from)?;
@@ -239,8 +239,8 @@ impl<I: Incoming> Reader<I> {
         Ok(true)
     }
 
-    /// Takes the record that came last, with its memory, so that others can be received while it is in use. `None` if
-    /// there is no memory for a copy of it.
+    /// Takes the last record and its memory out of the reader, so that others can be received while it is in use.
+    /// Returns `None` if there is no memory for a copy of it.
     pub fn take(
         &mut self,
         served: &dyn Served,
@@ -252,18 +252,18 @@ impl<I: Incoming> Reader<I> {
         Ok(Some((taken, memory)))
     }
 
-    /// The record that came last.
+    /// Returns the last record.
     pub fn record(&self) -> &[u8] {
         self.records.record()
     }
 
-    /// Wipes the record that came last.
+    /// Wipes the last record.
     pub fn wipe(&mut self) {
         self.records.wipe();
     }
 }
 
-/// Answers calls, with a buffer that is used again.
+/// Answers calls, reusing one buffer for the replies.
 pub struct Answering {
     output: Vec<u8>,
     /// The memory of large results.
@@ -271,13 +271,13 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Large results take `memory`.
+    /// Makes one whose large results take `memory`.
     pub fn new(memory: Portion) -> Answering {
         let output = Vec::new();
         Answering { output, memory }
     }
 
-    /// Answers a record that was passed over.
+    /// Answers a refused record.
     pub fn refuse(
         &mut self,
         refused: &Refused,
@@ -299,7 +299,7 @@ impl Answering {
         Ok(())
     }
 
-    /// Answers one record; tells which procedure was called.
+    /// Answers one record. Returns the function that was called, if the record is a call.
     pub fn answer(
         &mut self,
         record: &[u8],
@@ -342,7 +342,7 @@ impl Answering {
                     .ok()
                     .and_then(|reply| rpc::Outgoing::new(reply, version));
                 if let Some(mut reply) = reply {
-                    // Asked again: C_SetupArch has just told.
+                    // Asked again, because this call may be the C_SetupArch that declares it.
                     let client = served.peer().architecture;
                     if let Ok(slices) = rpc::write_reply(xid, &reply, client, output) {
                         let sent = outgoing.send(slices);
@@ -377,7 +377,7 @@ mod tests {
     use super::*;
     use crate::record_memory::Budget;
 
-    /// Takes what is sent.
+    /// Keeps the last record that is sent.
     #[derive(Default)]
     struct Sent(Mutex<Vec<u8>>);
 

@@ -41,7 +41,7 @@ pub struct Gateway {
     meter: Meter,
     /// Whether to log two lines for each call (`-debug-pkcs11`).
     trace: bool,
-    /// What records the calls; none without an audit log.
+    /// Records the calls; `None` without an audit log.
     trail: Option<Trail>,
     client: OnceLock<Client>,
     module: OnceLock<LoginLimit<Filter<Timed<Module>>>>,
@@ -52,7 +52,7 @@ pub struct Gateway {
     operating: Operating,
     first_call: FirstCall,
     logins: Option<Arc<Guard>>,
-    /// What the client's profile says.
+    /// What the client's profile allows.
     profile: Granted,
 }
 
@@ -77,17 +77,17 @@ impl Granted {
     }
 }
 
-/// What C_SetupArch told.
+/// What the client has declared with C_SetupArch.
 #[derive(Clone, Copy)]
 enum Client {
-    /// In version 3: how the client lays out numbers.
+    /// In version 3: the client's architecture, which says how it represents numbers.
     Former(Architecture),
     /// In version 4: whether it accepts notifications, and whether it can reconnect between operations.
     Current { notify: bool, recovers: bool },
 }
 
 impl Gateway {
-    /// A connection on which nothing was called yet.
+    /// Makes the gateway of a new connection.
     pub fn new(
         rules: Arc<Rules>,
         service: Arc<Service>,
@@ -116,12 +116,12 @@ impl Gateway {
         }
     }
 
-    /// Has its calls recorded, if there is an audit log.
+    /// Sets what records the calls, if there is an audit log.
     pub fn recorded(self, trail: Option<Trail>) -> Gateway {
         Gateway { trail, ..self }
     }
 
-    /// With what a profile leaves to the client, and this many calls at a time.
+    /// Limits the client to what its profile allows, and to this many calls at a time.
     pub fn with_profile(self, profile: Granted, parallel_calls: usize) -> Gateway {
         Gateway {
             profile,
@@ -204,7 +204,7 @@ impl Gateway {
         })
     }
 
-    /// A session has a callback only if its client has said that it takes notifications.
+    /// Takes the callback out of a C_OpenSession, unless the client has declared that it accepts notifications.
     fn with_callback<'a>(&self, call: Call<'a>) -> Call<'a> {
         match call {
             Call::C_OpenSession(slot, flags, true) => {
@@ -221,7 +221,7 @@ impl Gateway {
         }
     }
 
-    /// C_SetupArch, once. From then on the connection stays with its version.
+    /// Executes C_SetupArch, which succeeds only once. It fixes the protocol version of the connection.
     fn setup(&self, hello: &Hello) -> HelloResult {
         match hello.architecture {
             Some(code) => HelloResult {
@@ -265,7 +265,8 @@ impl Gateway {
         }
     }
 
-    /// Version 3: 1 to 4, answered with the host's own code. Only the low 32 bits count, as in the original.
+    /// Executes C_SetupArch of version 3. The client's code is 1 to 4, and the answer is the host's own code. Only the
+    /// low 32 bits count, as in the original.
     fn setup_former(&self, code: Architecture) -> Architecture {
         let code = Architecture(code.0 & u64::from(u32::MAX));
         if self.client.get().is_some() {
@@ -280,7 +281,7 @@ impl Gateway {
         }
     }
 
-    /// C_LoadModule: the alias is looked up before anything else, also when a module is loaded.
+    /// Executes C_LoadModule. The alias is looked up first, even if a module is loaded already.
     fn load(&self, witness: Option<&dyn Witness>, alias: &[u8]) -> Result<Flags, CkRv> {
         let requested = Printable(alias);
         let configured = self.rules.module(alias);
@@ -379,7 +380,7 @@ fn report_failed_start(rv: CkRv) {
     }
 }
 
-/// A CK_RV as the original's debug log prints it.
+/// Returns a CK_RV as the original's debug log prints it.
 fn original_name(rv: CkRv) -> String {
     rv.name()
         .map_or_else(|| "cKR_UNKNOWN!".to_owned(), |name| format!("cKR_{name}"))

@@ -1,11 +1,12 @@
 //! Limits the memory of large calls, and refuses a call that is too long, or has no memory left, without ending the
 //! connection, its sessions or its login.
 //!
-//! [`crate::connection`] asks before it receives more of a record, and before a call with room for a large result is
-//! executed. The rest of a refused record is read and dropped. Then its call is answered, in the form of its function's
-//! reply, from the beginning that was kept. The module is not called, except to end the operation that the call belongs
-//! to. A long record that cannot be a call ends the connection. Small records take nothing from the service's budget
-//! while one is served at a time. A call that is executed while others are received counts from [`COUNTED`] bytes on.
+//! [`crate::connection`] asks this module before it receives more of a record, and before a call with room for a large
+//! result is executed. The beginning of a refused record is kept, and the rest is read and dropped. The beginning says
+//! which function was called, and the answer has the form of that function's reply. The module is not called, except to
+//! end the operation that the call belongs to. A long record that cannot be a call ends the connection. Small records
+//! take nothing from the service's budget while calls are executed one at a time. A call that is executed while others
+//! are received counts from [`COUNTED`] bytes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -28,13 +29,13 @@ pub const MOST_DROPPED: u64 = 1 << 32;
 /// Records that are executed while others are received, and room for results, are counted from this size on, in bytes.
 const COUNTED: u64 = 64 << 10;
 
-/// Decides about the records of one connection.
+/// Decides which records of one connection are refused, and takes memory for the others.
 pub struct LargeRecords {
     /// `max_record_size`.
     limit: usize,
-    /// The memory of the present record.
+    /// The memory of the current record.
     memory: Portion,
-    /// Why the present record is refused.
+    /// Why the current record is refused.
     refusal: Option<Refusal>,
 }
 
@@ -50,7 +51,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The CK_RV of its call.
+    /// Returns the CK_RV with which the call is answered.
     fn rv(self) -> CkRv {
         match self {
             Refusal::OverLimit(_) | Refusal::OverBudget(_) => CkRv::DATA_LEN_RANGE,
@@ -79,7 +80,7 @@ impl std::fmt::Display for Refusal {
 }
 
 impl LargeRecords {
-    /// A connection on which a record may have this many bytes.
+    /// Starts a connection on which a record may have up to `limit` bytes.
     pub fn new(limit: usize, memory: Portion) -> LargeRecords {
         LargeRecords {
             limit,
@@ -96,8 +97,8 @@ impl LargeRecords {
         self.refuse(records, Refusal::OverLimit(self.limit))
     }
 
-    /// Called before more of a record is received. Takes memory for a large one or refuses it, and gives back memory
-    /// that is no longer needed.
+    /// Takes memory for a large record or refuses it, and gives back memory that is no longer needed. Called before
+    /// more of a record is received.
     pub fn prepare(
         &mut self,
         records: &mut Records,
@@ -119,7 +120,7 @@ impl LargeRecords {
         Ok(())
     }
 
-    /// Takes memory for the part of the present record that is received next, or returns why it cannot.
+    /// Takes memory for the part of the current record that is received next, or returns why it cannot.
     fn find_memory(&mut self, records: &Records, peer: &Peer) -> Option<Refusal> {
         let copies = match rpc::read_beginning(records.record(), peer) {
             Beginning::Call { function, .. } => copies(function),
@@ -134,8 +135,8 @@ impl LargeRecords {
         (!self.memory.take(next)).then_some(Refusal::NoMemory(whole))
     }
 
-    /// The memory of the record that is complete now and is taken out of its [`Records`], so that others are received
-    /// while its call is executed. `None` if there is none left for the copy of a small one.
+    /// Returns the memory of the complete record, which is about to be taken out of its [`Records`], so that others are
+    /// received while its call is executed. Returns `None` if there is no memory left for the copy of a small record.
     pub fn hand_over(&mut self, record: &[u8], served: &dyn Served) -> Option<Portion> {
         let length = record.len() as u64;
         if record.len() > LARGE || length < COUNTED {
@@ -155,7 +156,7 @@ impl LargeRecords {
         passed_over.map_err(|TooLong| ConnectionError::TooLong(MOST_DROPPED))
     }
 
-    /// If the record that is complete now is refused: how it is answered.
+    /// Returns what is needed to answer the complete record, if it is refused.
     pub fn take_refused(&mut self, records: &Records, served: &dyn Served) -> Option<Refused> {
         let why = self.refusal.take()?;
         Some(Refused {
@@ -167,9 +168,9 @@ impl LargeRecords {
     }
 }
 
-/// Upper bound on the copies of a large call's bytes that are in memory at the same time: its record; the values of a
-/// template, which actions of the filter may copy once more, and the reply with them; the output that grows with the
-/// input.
+/// Returns an upper bound on the copies of a large call's bytes that are in memory at the same time. These are its
+/// record; the values of a template, which actions of the filter may copy once more, and the reply with them; and the
+/// output that grows with the input.
 fn copies(function: Function) -> u64 {
     let facts = function.facts();
     let has_template = |role: &Role| matches!(role, Role::Values | Role::Selection | Role::Query);
@@ -183,7 +184,7 @@ fn copies(function: Function) -> u64 {
     }
 }
 
-/// A record that was passed over.
+/// A refused record, of which only the beginning was kept.
 pub struct Refused {
     why: Refusal,
     beginning: Beginning,
@@ -191,11 +192,11 @@ pub struct Refused {
     is_overtaken: bool,
 }
 
-/// The answer to a record that was passed over.
+/// The answer to a refused record.
 pub struct Answer {
-    /// What it is the answer to.
+    /// The xid of the call.
     pub xid: Xid,
-    /// The reply, and the version that it goes by; or why there is none.
+    /// The reply and its protocol version, or the reason why the call was rejected.
     pub reply: Result<(Reply, Version), Rejection>,
 }
 
@@ -205,7 +206,7 @@ impl Refused {
         self.is_overtaken
     }
 
-    /// The function and the session of the call, if it is one that is made in a session.
+    /// Returns the function and the session of the call, if it has a session.
     pub fn in_session(&self) -> Option<(Function, SessionHandle)> {
         match self.beginning {
             Beginning::Call {
@@ -217,7 +218,7 @@ impl Refused {
         }
     }
 
-    /// The answer; `None` if there is none to what came. Ends the operation that the call belongs to.
+    /// Returns the answer, or `None` if the record cannot be answered. Ends the operation that the call belongs to.
     pub fn answer(&self, served: &dyn Served) -> Option<Answer> {
         match self.beginning {
             Beginning::Unanswerable => None,
@@ -251,10 +252,10 @@ impl Refused {
     }
 }
 
-/// Takes memory for the result of a call, if the client has room for a large one. If there is none, ends the
-/// operation that the call belongs to and gives the reply.
+/// Takes memory for the result of a call, if the client has room for a large one. If no memory is left, ends the
+/// operation that the call belongs to and returns the reply.
 ///
-/// `length` is that of the record, for which memory is taken.
+/// `length` is the size of the record in bytes, for which memory has been taken already.
 pub fn refuse_result(
     call: &Call<'_>,
     length: usize,
@@ -278,19 +279,19 @@ pub fn refuse_result(
     Some(replies::refused(function, rv))
 }
 
-/// Upper bound on the memory for the result of a call, in bytes, by the room that the client has. A module cannot write
-/// more than its input into a longer output, except for data that it has kept, and room that is not written to takes no
-/// memory.
+/// Returns an upper bound on the memory for the result of a call, in bytes: the room that the client has. A module
+/// cannot write more than its input into a longer output, except for data that it has kept. Room that is not written to
+/// takes no memory.
 fn result_room(call: &Call<'_>) -> u64 {
     let room = match call.room() {
-        // All of it is written. More is refused without taking memory.
+        // The module fills all of it. More than the longest is refused without taking memory.
         Some(Room::Buffer(room)) if call.function() == Function::C_GenerateRandom => {
             return match room > LONGEST_RANDOM as u64 {
                 true => 0,
                 false => room,
             };
         }
-        // A list, which is short whatever room there is.
+        // A list is short, however much room there is.
         Some(Room::Buffer(_)) if is_list(call.function()) => 0,
         Some(Room::Buffer(room)) => room,
         Some(Room::Unbounded | Room::NoLength | Room::Null { .. }) | None => 0,
@@ -310,7 +311,7 @@ fn is_list(function: Function) -> bool {
     )
 }
 
-/// The room in a request for attributes, at all depths, except for room whose content was sent.
+/// Returns the room in a request for attributes, in bytes and at all depths, except for room whose content was sent.
 fn query_room(query: &Query) -> u64 {
     let rooms = query.0.iter().map(|wanted| match &wanted.room {
         WantedRoom::Buffer {
@@ -354,7 +355,7 @@ fn has_bytes(function: Function) -> bool {
 fn end_operations(function: Function, session: Option<SessionHandle>, served: &dyn Served) {
     let calls = session.map(|session| calls_that_end(function, session, Room::Unbounded));
     for call in calls.into_iter().flatten() {
-        // A panic says that the module is in trouble; the next call will tell.
+        // A panic means that the module is in trouble. The next call will show that.
         let _ = catch_unwind(AssertUnwindSafe(|| served.call(call).wipe()));
     }
 }

@@ -22,13 +22,13 @@ fn ends_something(function: Function) -> bool {
         )
 }
 
-/// What a call ends if it succeeds, beside the operation that it belongs to.
+/// What a call ends if it succeeds, besides the operation that it belongs to.
 enum Ends {
     Nothing,
-    /// The sessions that it closes. Taken out before the call: their handles may be given to new sessions before its reply
-    /// is looked at.
+    /// The sessions that it closes. They are removed before the call, because their handles may be given to new
+    /// sessions before its reply is evaluated.
     Sessions(Vec<(SessionHandle, Session)>),
-    /// What the flags of C_SessionCancel name.
+    /// The operations that the flags of C_SessionCancel name.
     Cancelled(Flags),
     /// The operations of its own families: an Init without a mechanism (PKCS#11 v3.0, section 5.8.1).
     Begun,
@@ -37,7 +37,7 @@ enum Ends {
 /// An open session.
 #[derive(Default)]
 struct Session {
-    /// `None` only if it was not seen being opened.
+    /// `None` if no C_OpenSession for it was seen.
     slot: Option<SlotId>,
     operations: Operations,
     /// Present while it has an operation.
@@ -62,11 +62,12 @@ impl Session {
 pub struct Operating(Mutex<HashMap<SessionHandle, Session>>);
 
 impl Operating {
-    /// Executes a call, and notes what it has begun or ended. A worker that is about to end the connection executes
-    /// only calls that continue an operation.
+    /// Executes a call, and notes what it has begun or ended. A worker that is about to end the connection refuses
+    /// every call, unless the call continues or ends something, or its session has an operation.
     pub fn during<'a>(&self, call: Call<'a>, execute: impl FnOnce(Call<'a>) -> Reply) -> Reply {
         let (function, session, room) = (call.function(), call.session(), call.room());
-        // Of many threads some always have an operation, if others may begin one.
+        // If new operations were allowed, one of many threads would always have one, and the connection would never
+        // end.
         if leaving::is_leaving() && !ends_something(function) && !self.has_operation(session) {
             return Reply::only(function, RV_LEAVING);
         }
@@ -110,7 +111,7 @@ impl Operating {
                     _ => {}
                 }
                 known.look();
-                // Whatever handles a client makes up, none is remembered for that.
+                // A handle that the client has made up is not remembered.
                 if known.slot.is_some() || known.in_the_way.is_some() {
                     sessions.insert(session, known);
                 }
@@ -169,7 +170,7 @@ impl Operating {
     }
 }
 
-/// Sessions that a call did not close. Other threads may have begun something in them meanwhile.
+/// Puts back the sessions that a call did not close. Other threads may have begun operations in them meanwhile.
 fn put_back(
     sessions: &mut HashMap<SessionHandle, Session>,
     closing: Vec<(SessionHandle, Session)>,

@@ -32,17 +32,17 @@ use crate::logging::{Severity, log};
 use crate::notifications::Notifications;
 use crate::record_memory::{Portion, Share};
 
-/// Waiting calls of C_WaitForSlotEvent at a time, at the most.
+/// Upper bound on the calls of C_WaitForSlotEvent that wait at the same time.
 const MOST_WAITING: usize = 64;
 
-/// The stack of a thread that executes calls, in bytes: what a module may expect of a thread.
+/// The stack size of a thread that executes calls, in bytes: the usual one, which a module may expect.
 const STACK: usize = 8 << 20;
 
 /// What the threads of a connection share.
 struct Connection<I, O> {
     served: Arc<dyn Served>,
     limits: Limits,
-    /// From here the threads take memory for large results.
+    /// The portion from which each thread makes its own, for large results.
     memory: Portion,
     reader: Mutex<Reader<I>>,
     outgoing: O,
@@ -54,9 +54,9 @@ struct Connection<I, O> {
     waiting: AtomicUsize,
     /// Calls that are being executed by threads that do not hold the reader.
     executing: AtomicUsize,
-    /// Set when nothing more is read.
+    /// Set when no more records are read.
     is_over: AtomicBool,
-    /// Why nothing more is read.
+    /// Why the connection has ended.
     end: Mutex<Option<Result<(), ConnectionError>>>,
     ended: Condvar,
 }
@@ -66,7 +66,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Serves the client at the other end until it closes the connection. Large calls take memory of this share.
+/// Serves the client until it closes the connection. Large calls take memory of this share.
 pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
     incoming: I,
     outgoing: O,
@@ -106,13 +106,13 @@ pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
     }
     let ended = end.take();
     drop(end);
-    // A waiting call, which nobody waits for, may be sending the replies of others.
+    // The thread of a waiting C_WaitForSlotEvent, which does not count as executing, may be sending replies of others.
     connection.outgoing.finish();
     ended.unwrap_or(Ok(()))
 }
 
 impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
-    /// Runs one thread: it reads when it is its turn, and executes what it has read. The thread that starts it has
+    /// Runs one thread: it waits for the reader, reads, and executes what it has read. The thread that starts it has
     /// counted it as idle.
     fn run(self: &Arc<Self>) {
         let mut answering = Answering::new(self.memory.another());
@@ -133,8 +133,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         }
     }
 
-    /// Reads records and executes them until one comes that others may overtake; `None` when the client has
-    /// closed the connection.
+    /// Reads records and executes them until one comes that others may overtake, and returns that one. Returns `None`
+    /// when the client has closed the connection.
     fn lead(
         self: &Arc<Self>,
         mut reader: MutexGuard<'_, Reader<I>>,
@@ -146,7 +146,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             let notifies = served.notifies();
             if let (true, Received::Record(record)) = (notifies, &received) {
                 if let Some((xid, answer)) = rpc::read_notified(record) {
-                    // A client that does not understand goes on as if it had no callback.
+                    // If the client does not understand the notification, its call goes on as if it had no callback.
                     self.notifications.answer(xid, answer.unwrap_or(CkRv::OK));
                     continue;
                 }
@@ -174,7 +174,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                 Received::Record(_) => {
                     let refused = Refusing(served, CkRv::DEVICE_MEMORY);
                     let Some((record, memory)) = reader.take(served)? else {
-                        // Without a copy nobody can read meanwhile.
+                        // Without a copy, no other thread can read while the call is executed.
                         if notifies {
                             answering.answer(reader.record(), &refused, outgoing)?;
                             reader.wipe();
@@ -222,7 +222,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         if self.idle.load(Ordering::SeqCst) > 0 {
             return true;
         }
-        // As many calls as may be executed can wait for the client, and somebody has to read what it answers.
+        // All calls that are executed may be waiting for the client's answer to a notification. One more thread has to
+        // read that answer.
         let most = self.limits.parallel_calls + usize::from(self.served.notifies());
         let more = |threads| (threads < most).then_some(threads + 1);
         let added = self
@@ -270,7 +271,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         }
         self.executing.fetch_sub(1, Ordering::SeqCst);
         if self.is_over.load(Ordering::SeqCst) {
-            // Under the lock, so that who waits for the last call cannot miss it.
+            // Under the lock, so that `serve`, which waits for the last call, cannot miss the wake-up.
             let _end = lock(&self.end);
             self.ended.notify_all();
         }
@@ -295,7 +296,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         Notifications::during(call, work)
     }
 
-    /// Returns the answer to a module's notification.
+    /// Sends a notification of the module to the client, and returns the client's answer. A notification outside a call
+    /// is kept for the next call of its session.
     fn notified(&self, session: SessionHandle, event: Ulong) -> CkRv {
         match Notifications::call() {
             Some(call) => self.tell(call, session, event),
@@ -306,7 +308,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         }
     }
 
-    /// Tells the client, within this call of it, and waits for its answer.
+    /// Sends the client a notification within this call, and waits for its answer.
     fn tell(&self, call: Xid, session: SessionHandle, event: Ulong) -> CkRv {
         let notification = Notification {
             call,
@@ -324,8 +326,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         })
     }
 
-    /// Executes a C_WaitForSlotEvent that waits, in a detached thread of its own. If there are too many of them, it is
-    /// refused.
+    /// Executes a blocking C_WaitForSlotEvent in a detached thread of its own, or refuses it if there are too many.
     fn wait_apart(
         self: &Arc<Self>,
         record: Arc<Taken>,
@@ -355,7 +356,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         Ok(())
     }
 
-    /// Ends the connection because a reply cannot be sent: the thread that reads finds out.
+    /// Ends the connection because a reply cannot be sent. The shutdown wakes the thread that reads.
     fn fail(&self, error: ConnectionError) {
         self.note_end(Err(error));
         self.outgoing.shut_down();
@@ -369,7 +370,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         self.ended.notify_all();
     }
 
-    /// The first reason counts.
+    /// Notes why the connection has ended. The first reason counts.
     fn note_end(&self, end: Result<(), ConnectionError>) {
         lock(&self.end).get_or_insert(end);
     }
@@ -381,11 +382,11 @@ struct Overtaken {
     turn: Option<Turn>,
 }
 
-/// What is to be done with it.
+/// What to do with a call that others may overtake.
 enum Task {
-    /// It is executed. The record is dropped before its memory is given back.
+    /// Execute it. The record is dropped before its memory is given back.
     Execute { record: Taken, _memory: Portion },
-    /// It is refused.
+    /// Refuse it.
     Refuse(Refused),
 }
 
@@ -404,7 +405,7 @@ impl Served for Refusing<'_> {
     }
 }
 
-/// Whether this call blocks until something happens.
+/// Whether this call blocks until there is a slot event.
 fn waits(call: &Call<'_>) -> bool {
     const DONT_BLOCK: u64 = 1;
     matches!(call, Call::C_WaitForSlotEvent(flags) if flags.0 & DONT_BLOCK == 0)
@@ -425,13 +426,13 @@ struct Turn {
 }
 
 impl Sessions {
-    /// Takes a place behind the calls of the session that are not over. `None` if the call is made in no
-    /// session, or does not wait for others of its session.
+    /// Takes a place behind the unfinished calls of the session. Returns `None` if the call has no session, or need not
+    /// wait for others of its session.
     fn enter(&self, call: &Call<'_>) -> Option<Turn> {
         self.enter_session(call.function(), call.session()?)
     }
 
-    /// The same, for a call of this function in this session.
+    /// Does the same for a call of this function in this session.
     fn enter_session(&self, function: Function, session: SessionHandle) -> Option<Turn> {
         if matches!(
             function,
@@ -463,7 +464,7 @@ impl Sessions {
         }
     }
 
-    /// Waits until the calls that came before are over.
+    /// Waits until the earlier calls of the session have ended.
     fn wait(&self, turn: &Turn) {
         let mut queues = lock(&self.queues);
         let is_first = |queues: &HashMap<SessionHandle, VecDeque<u64>>| {
@@ -476,7 +477,7 @@ impl Sessions {
         }
     }
 
-    /// The call is over.
+    /// Ends the turn of a call, and wakes the calls that wait for their turn.
     fn leave(&self, turn: Turn) {
         let mut queues = lock(&self.queues);
         let is_empty = queues.get_mut(&turn.session).is_some_and(|queue| {

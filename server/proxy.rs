@@ -15,7 +15,7 @@ use proxy_header::{ParseConfig, ProxyHeader};
 /// The bytes that every header of version 2 begins with.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The signature, version and command, family, and the length of what follows.
+/// The size in bytes of the fixed part: signature, version and command, family, and the length of the rest.
 const PREFIX_SIZE: usize = 16;
 
 /// Upper bound on the bytes of a header. IPv6 addresses take 52 bytes; further information of a balancer, such as the
@@ -38,22 +38,22 @@ pub struct Balancers(Vec<IpNet>);
 /// A list of balancers that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// It names nobody.
+    /// It is empty.
     #[error("expected at least one address")]
     Empty,
-    /// An element is something else.
+    /// An element is neither an address nor a network.
     #[error("`{0}`: expected IP addresses and networks such as 10.1.0.0/24, with blanks between")]
     NoNetwork(String),
     /// An element has host bits that its prefix leaves out.
     #[error("`{0}`: the network is {1}")]
     HostBits(String, IpNet),
-    /// An element is all addresses.
+    /// An element is the network of all addresses.
     #[error("`{0}`: would let every client choose its address")]
     Everybody(String),
 }
 
 impl Balancers {
-    /// Addresses and networks, with blanks between.
+    /// Parses addresses and networks that are separated by blanks.
     pub fn parse(text: &str) -> Result<Balancers, ListError> {
         let networks = text.split_ascii_whitespace().map(network);
         let networks = networks.collect::<Result<Vec<_>, _>>()?;
@@ -108,25 +108,25 @@ pub enum Refusal {
     /// It ended without a byte: a health check.
     #[error("it ended before the PROXY header")]
     Silent,
-    /// The first bytes are something else.
+    /// The first bytes are those of no header.
     #[error("no PROXY header of version 2 came first")]
     NoHeader,
     /// The first bytes are those of version 1.
     #[error("the PROXY header has version 1; only version 2 is supported")]
     Version1,
-    /// It is longer than is read.
+    /// The header is longer than `LONGEST`.
     #[error("the PROXY header has {0} bytes, which is more than {LONGEST}")]
     TooLong(usize),
-    /// It is for a client's connection and has no TCP address.
+    /// The header is for a client's connection and has no TCP address.
     #[error("the PROXY header names no TCP client")]
     NoAddress,
-    /// It contradicts itself, or has a command that is not defined.
+    /// The header contradicts itself, or has a command that is not defined.
     #[error("the PROXY header is malformed")]
     Malformed,
-    /// It is not complete.
+    /// The header is not complete.
     #[error("it ended within the PROXY header")]
     Incomplete,
-    /// It cannot be read.
+    /// The header cannot be read.
     #[error("the PROXY header cannot be read: {0}")]
     Transport(io::Error),
 }
@@ -156,7 +156,7 @@ pub fn read(mut from: impl Read) -> Result<Origin, Refusal> {
         fill(&mut from, &mut header, size)?;
     }
     match command {
-        // The family of such a header means nothing.
+        // The address family of a LOCAL header has no meaning.
         LOCAL => Ok(Origin::Balancer),
         PROXY => client(&header).map(Origin::Client),
         _ => Err(Refusal::Malformed),
@@ -168,7 +168,7 @@ pub fn is_incomplete(bytes: &[u8]) -> bool {
     matches!(read(bytes), Err(Refusal::Silent | Refusal::Incomplete))
 }
 
-/// Reads once, until there are `size` bytes at the most.
+/// Reads once and appends the bytes to the header, up to a total of `size` bytes.
 fn fill(from: &mut impl Read, header: &mut Vec<u8>, size: usize) -> Result<(), Refusal> {
     let before = header.len();
     header.resize(size, 0);
@@ -189,7 +189,7 @@ fn fill(from: &mut impl Read, header: &mut Vec<u8>, size: usize) -> Result<(), R
     }
 }
 
-/// The client of a complete header.
+/// Returns the address of the client that a complete header names.
 fn client(header: &[u8]) -> Result<SocketAddr, Refusal> {
     let config = ParseConfig {
         include_tlvs: false,
@@ -203,7 +203,7 @@ fn client(header: &[u8]) -> Result<SocketAddr, Refusal> {
     Ok(SocketAddr::new(source.ip().to_canonical(), source.port()))
 }
 
-/// The name of a client in the log, behind a balancer that the log calls `balancer`.
+/// Returns the name for the log of a client behind a balancer, which the log calls `balancer`.
 pub fn name(client: SocketAddr, balancer: &str) -> String {
     match balancer.parse::<SocketAddr>() {
         Ok(balancer) => format!("{client} via {}", balancer.ip()),
@@ -215,7 +215,7 @@ pub fn name(client: SocketAddr, balancer: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Gives a few bytes at a time, and then fails the test: more would be waited for.
+    /// Gives a few bytes at a time, then end of file. A reader that asks for more than it needs gets an error by that.
     struct Pieces<'a>(&'a [u8], usize);
 
     impl Read for Pieces<'_> {
@@ -324,7 +324,7 @@ mod tests {
         }
     }
 
-    /// Every change of one byte: an answer, and no more bytes taken than the header says.
+    /// Tries every change of one byte. Each gets an answer, and no more than [`LONGEST`] bytes are read.
     #[test]
     fn a_changed_header_is_refused_or_says_something_else() {
         for whole in [header(PROXY, 0x11, &ADDRESSES), of_ipv6()] {

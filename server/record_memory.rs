@@ -3,10 +3,10 @@
 //! The controller makes one [`Budget`] for each service and gives every worker a [`Share`] of it at the fork. A worker
 //! writes into a counter of its own how much memory it takes. All workers share the memory of the counters, and each
 //! adds up all of them. So nothing has to be undone when a worker dies: the controller sets its counter to 0 when it
-//! reaps it. Nobody waits for anybody.
+//! reaps it. No process waits for another.
 //!
 //! In a worker, each call that is received or executed has a [`Portion`]. A worker takes the sum of its portions from
-//! the budget, less a small amount that every worker has for free.
+//! the budget. While the sum is small, it takes nothing.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -20,18 +20,18 @@ use xdr::record::LARGE;
 
 use crate::places::MOST_WORKERS;
 
-/// How often a worker tries again when others take their memory in the same moment.
+/// How often a worker tries to take memory, in case other workers try at the same moment.
 const ATTEMPTS: usize = 3;
 
-/// The budget if the configuration names none: a quarter of the machine's memory, at most 4 GiB, in bytes.
+/// Returns the budget if the configuration names none, in bytes: a quarter of the machine's memory, at most 4 GiB.
 pub fn default_limit() -> usize {
     (machine_memory() / 4).clamp(LEAST, 4 << 30)
 }
 
-/// The least budget that makes sense: it has room for one large record, in bytes.
+/// The least budget that makes sense, in bytes: it has room for one large record.
 pub const LEAST: usize = 2 * LARGE;
 
-/// The memory that this process may use, in bytes: the machine's, or less if its control group has less
+/// Returns the memory that this process may use, in bytes: the machine's, or less if its control group has less
 /// (cgroups, version 2).
 pub fn machine_memory() -> usize {
     let number = |name| {
@@ -47,7 +47,7 @@ pub fn machine_memory() -> usize {
     limits.fold(pages.saturating_mul(page), usize::min)
 }
 
-/// The limits of the control group that `/proc/self/cgroup` names, and of the groups around it.
+/// Returns the limits of the control group that `/proc/self/cgroup` names, and of the groups around it.
 fn group_limits(root: &Path, group: &str) -> impl Iterator<Item = usize> {
     let name = group.lines().find_map(|line| line.strip_prefix("0::/"));
     let own = root.join(name.unwrap_or_default());
@@ -59,13 +59,14 @@ fn group_limits(root: &Path, group: &str) -> impl Iterator<Item = usize> {
         .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
 }
 
-/// The controller's side. Workers have their counters by their places, see [`crate::places`].
+/// The budget of a service, which the controller holds. A worker's place is the index of its counter; see
+/// [`crate::places`].
 pub struct Budget(All);
 
-/// What all processes of a service have in common.
+/// What all processes of a service share.
 #[derive(Clone, Copy)]
 struct All {
-    /// Bytes for all together.
+    /// How much all workers may take together, in bytes.
     limit: u64,
     /// How many of `taken` were ever in use. Workers need not read the others.
     used: &'static AtomicU64,
@@ -74,7 +75,7 @@ struct All {
 }
 
 impl Budget {
-    /// For this many workers, which may take `limit` bytes together.
+    /// Makes the budget of this many workers, which may take `limit` bytes together.
     pub fn new(limit: usize, workers: usize) -> io::Result<Budget> {
         let counters = NonZeroUsize::MIN.saturating_add(workers.min(MOST_WORKERS));
         let counters = shared::counters(counters)?;
@@ -83,7 +84,7 @@ impl Budget {
         Ok(Budget(All { limit, used, taken }))
     }
 
-    /// The share of the worker that is about to be forked for this place.
+    /// Returns the share of the worker that is about to be forked for this place.
     pub fn share(&self, place: usize) -> Share {
         self.0.used.fetch_max(place as u64 + 1, Ordering::SeqCst);
         Share {
@@ -93,7 +94,7 @@ impl Budget {
         }
     }
 
-    /// The worker in this place was reaped, so that its memory is free.
+    /// Frees the memory of the worker in this place, which was reaped.
     pub fn reclaim(&self, place: usize) {
         if let Some(counter) = self.0.taken.get(place) {
             counter.store(0, Ordering::SeqCst);
@@ -101,21 +102,22 @@ impl Budget {
     }
 }
 
-/// A worker's side.
+/// A worker's share of the budget.
 #[derive(Clone)]
 pub struct Share {
     all: All,
-    /// Its counter.
+    /// The worker's counter; `None` if there is none for its place.
     own: Option<&'static AtomicU64>,
-    /// What the counter says.
+    /// The content of the counter, in bytes.
     taken: u64,
 }
 
 impl Share {
-    /// Takes this many bytes altogether, if the others leave as much. Less than before is given back.
+    /// Changes what this worker takes to this many bytes, if the others leave as much. If it is less than before, the
+    /// difference is given back.
     ///
-    /// Each writes its wish first and adds up afterwards. So of two that cannot both have what they wish,
-    /// at least one sees the other and gives up.
+    /// Each worker first writes what it wants into its counter, and then adds up all counters. So if two workers
+    /// together want more than is left, at least one of them sees the other and gives up.
     fn take(&mut self, bytes: u64) -> bool {
         let Some(own) = self.own else {
             return bytes == 0;
@@ -147,7 +149,7 @@ const FREE: u64 = LARGE as u64;
 /// Memory is taken in multiples of this, in bytes, so that a record in small fragments does not ask often.
 const STEP: u64 = 1 << 20;
 
-/// The memory of one call, out of its worker's share. It is given back when this is dropped.
+/// The memory of one call, taken from its worker's share. It is given back when this is dropped.
 pub struct Portion {
     worker: Arc<Mutex<Portions>>,
     bytes: u64,
@@ -160,7 +162,7 @@ struct Portions {
 }
 
 impl Portion {
-    /// The first one of a worker, without memory yet.
+    /// Makes the first portion of a worker, without memory yet.
     pub fn new(share: Share) -> Portion {
         let worker = Portions { share, sum: 0 };
         Portion {
@@ -169,7 +171,7 @@ impl Portion {
         }
     }
 
-    /// Another one of the same worker, without memory yet.
+    /// Makes another portion of the same worker, without memory yet.
     pub fn another(&self) -> Portion {
         Portion {
             worker: self.worker.clone(),
@@ -177,7 +179,7 @@ impl Portion {
         }
     }
 
-    /// Hands over the memory of this one, which has none afterwards.
+    /// Moves the memory of this portion to a new one.
     pub fn hand_over(&mut self) -> Portion {
         let worker = self.worker.clone();
         let bytes = std::mem::take(&mut self.bytes);
@@ -189,7 +191,7 @@ impl Portion {
         self.bytes == 0
     }
 
-    /// How much all workers may take together, in bytes.
+    /// Returns how much all workers may take together, in bytes.
     pub fn limit(&self) -> u64 {
         self.portions().share.all.limit
     }
@@ -223,7 +225,7 @@ impl Portion {
         }
     }
 
-    /// Stays sound if a thread panics.
+    /// Locks the portions, which stay valid if a thread panics.
     fn portions(&self) -> MutexGuard<'_, Portions> {
         self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -255,13 +257,13 @@ mod tests {
         let (_budget, shares) = workers(10 << 20, 2);
         let [first, second] = <[Share; 2]>::try_from(shares).ok().unwrap();
         let (mut reader, mut other) = (Portion::new(first), Portion::new(second));
-        // Small ones are for nothing, in each worker.
+        // Small portions do not count, in each worker.
         let (mut one, mut two) = (reader.another(), reader.another());
         assert!(one.take(MIB) && two.take(MIB) && other.take(10 * MIB));
         assert!(!reader.take(1) && reader.is_free());
         other.release();
         assert!(reader.take(8 * MIB) && !other.take(3 * MIB));
-        // Who executes a call has the memory of its record.
+        // The thread that executes a call has the memory of its record.
         let mut executing = reader.hand_over();
         assert!(reader.is_free() && !reader.take(1));
         assert!(executing.take(7 * MIB) && reader.take(MIB) && !reader.take(2 * MIB));
@@ -327,7 +329,7 @@ mod tests {
         fs::remove_dir_all(&root).unwrap();
     }
 
-    /// What `max_threads` rules out, too.
+    /// More workers than counters, which `max_threads` rules out, too.
     #[test]
     fn without_a_counter_nothing_is_taken() {
         let (budget, _shares) = workers(100, 2);

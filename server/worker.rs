@@ -1,12 +1,11 @@
 //! Runs a worker process: it gives up its privileges, waits for one client, serves it, and exits.
 //!
-//! The controller forks it ahead of need. The worker gives up, in this order: open descriptors (in
-//! `bindings::sys::fork_child`), outliving the controller, the controller's process group and signal mask, core dumps,
-//! root's groups, root directory and user, gaining privileges by exec, and what the section `sandbox` takes away
-//! (`crate::sandbox`). It reads a PROXY header and does a TLS handshake only afterwards. There is one exception: if a
-//! profile has a sandbox of its own, that step waits until the client's profile is known (`crate::profiles`), but still
-//! comes before the module is loaded. A worker never serves a second client, because PKCS#11 login state belongs to the
-//! process.
+//! The controller forks it ahead of need. The worker closes its descriptors (in `bindings::sys::fork_child`), detaches
+//! itself from the controller, drops its privileges, and enters what the section `sandbox` configures
+//! (`crate::sandbox`). `ARCHITECTURE.md` lists all steps in their order. The worker reads a PROXY header and does a TLS
+//! handshake only afterwards. There is one exception: if a profile has a sandbox of its own, the last step waits until
+//! the client's profile is known (`crate::profiles`), but still comes before the module is loaded. A worker never
+//! serves a second client, because PKCS#11 login state belongs to the process.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -68,9 +67,9 @@ pub struct Setup<'a> {
     pub service: Arc<Service>,
     /// The filter rules at the time of the fork.
     pub rules: Arc<Rules>,
-    /// Those of profiles.
+    /// The filter rules of the profiles that have their own.
     pub profile_rules: ProfileRules,
-    /// What the clients of profiles use; `None` if the worker's client gets none.
+    /// What the clients of each profile use; `None` if the worker's client gets no profile.
     pub usage: Option<Usage>,
     /// Its place in the memory that workers share.
     pub place: usize,
@@ -80,13 +79,13 @@ pub struct Setup<'a> {
     pub has_header: bool,
     /// Its share of the memory for large records.
     pub memory: Share,
-    /// Where it says what it does.
+    /// Where it notes its state and its current call.
     pub activity: Activity,
     /// Where it counts and measures its calls.
     pub meter: Meter,
     /// The failed logins of all clients; `None` if there is no limit.
     pub logins: Option<FailedLogins>,
-    /// What records its calls; none without an audit log.
+    /// Sends the records of its calls to the auditor; `None` without an audit log.
     pub audit: Option<&'a RecordSender>,
     /// Whether calls are logged (`-debug-pkcs11`).
     pub trace: bool,
@@ -97,7 +96,7 @@ pub struct Setup<'a> {
 /// Runs the worker; returns its exit status.
 pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     let channel = Arc::new(channel);
-    // The controller holds it back from its children until they have their own signal mask.
+    // The controller blocks SIGUSR2 in its children until they set their own signal mask.
     if let Err(error) = leaving::take_signal() {
         log(
             Severity::Err,
@@ -137,25 +136,25 @@ pub fn run(setup: &Setup<'_>, channel: WorkerEnd) -> i32 {
     DONE
 }
 
-/// What is done about the sandbox before the client is known.
+/// How far the worker is confined before the client is known.
 enum Confinement {
-    /// The worker is in that of the service.
+    /// The worker is in the sandbox of the service.
     Done,
-    /// The client's profile decides. With the file that system calls are written to, if so.
+    /// The client's profile decides on the sandbox. Has the file that system calls are written to, if they are.
     ByProfile(Option<File>),
 }
 
-/// Who the client is, as far as its connection tells.
+/// The client, as far as its connection identifies it.
 struct Connected {
-    /// Its name in the log.
+    /// The client's name in the log.
     name: String,
-    /// What limits count it by.
+    /// The peer for which limits count the client.
     peer: Peer,
-    /// What profiles are chosen by, so far; nothing if there are none.
+    /// What is known so far of the properties that decide on its profile; nothing if no profile is chosen.
     client: profiles::Client,
 }
 
-/// Finds out who the client is, from the PROXY header if there is one. `None` if it is not served.
+/// Identifies the client, from the PROXY header if there is one. Returns `None` if it is not served.
 fn identify(
     setup: &Setup<'_>,
     channel: &WorkerEnd,
@@ -167,7 +166,7 @@ fn identify(
         true => read_header(channel, setup.audit, socket, &name)?,
     };
     if setup.has_header {
-        // Not for each health check.
+        // Only now, so that it is not logged for each health check.
         setup.rules.announce();
     }
     let (name, peer, client) = match origin {
@@ -176,7 +175,7 @@ fn identify(
             let name = proxy::name(address, &name);
             (name, Peer::at(address.ip()), client)
         }
-        // One that has gone already makes no login.
+        // A client whose address is gone has disconnected, and makes no login.
         Origin::Balancer => {
             let peer = Peer::of(socket).unwrap_or(Peer::Gone);
             (name, peer, profiles::Client::of(socket))
@@ -189,7 +188,7 @@ fn identify(
     Some(Connected { name, peer, client })
 }
 
-/// Reads the PROXY header. `None` if the client is refused, or only looks whether somebody is here.
+/// Reads the PROXY header. Returns `None` if the client is refused, or if the connection is a health check.
 fn read_header(
     channel: &WorkerEnd,
     audit: Option<&RecordSender>,
@@ -215,7 +214,7 @@ fn read_header(
             return None;
         }
     };
-    // The controller would count the client for nobody, and end it later.
+    // Without this message the controller could not count the client for its address, and would end it later.
     if !channel.header_came(origin) {
         return None;
     }
@@ -253,11 +252,11 @@ fn serve(
         mut client,
     } = connected;
     let processor = &setup.service.processor;
-    // Failing is no reason to refuse the client: it would only be slower.
+    // A failure only makes the connection slower, so the client is served nevertheless.
     if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
         let _ = socket.set_tcp_nodelay(true);
     }
-    // Without it the client is served until it leaves.
+    // A draining daemon ends the connection through this copy. Without one, the client is served until it disconnects.
     if let Ok(socket) = socket.try_clone() {
         leaving::serve(socket.into());
     }
@@ -274,7 +273,7 @@ fn serve(
             };
             opening::tell_if_it_waits(channel, &socket);
             let plain = Halves::plain(TimedSocket::new(socket));
-            // What ended it is logged, and there is nothing to close.
+            // An error has been logged, and without TLS there is no closing alert to send.
             let _ = serve_calls(setup, channel, plain, peer, guesser, terms);
         }
         Some(tls) => {
@@ -347,23 +346,23 @@ fn serve(
 /// resets it, and a client with TLS 1.3 has sent its first call by then.
 fn take_leave(socket: &Socket) {
     let end = Instant::now() + LEAVE_TIME;
-    // A client that left already has nothing to read.
+    // This may fail if the client has already disconnected.
     let _ = socket.shutdown(Shutdown::Write);
     let _ = socket.set_read_timeout(Some(LEAVE_TIME));
     let mut from = socket;
     while Instant::now() < end && from.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
 }
 
-/// Why a client is not served on the terms of a profile.
+/// Why a client is refused after its profile was looked up.
 #[derive(Debug, thiserror::Error)]
 enum Unserved {
-    /// `without_profile` says so.
+    /// It has no profile, and `without_profile` refuses such clients.
     #[error("refused: no profile matches {0}")]
     NoProfile(String),
-    /// `max_connections` of its profile.
+    /// The clients of its profile have as many connections as `max_connections` allows.
     #[error("refused: its profile {0} already has max_connections, {1}")]
     Full(String, usize),
-    /// A fault of this system: the steps were tried at start.
+    /// The worker could not enter its sandbox. This is a fault of the system: the steps were tried at start.
     #[error("refused: the worker cannot give up its privileges: {0}")]
     Sandbox(#[from] StepError),
 }
@@ -378,10 +377,10 @@ impl Unserved {
     }
 }
 
-/// On what terms a client is served.
+/// The rules and limits that apply to a client.
 struct Terms {
     rules: Arc<Rules>,
-    /// How many of its calls are executed at a time.
+    /// How many of its calls are executed at the same time.
     parallel_calls: usize,
     granted: Granted,
 }
@@ -476,14 +475,14 @@ fn serve_calls(
     if let Err(error) = &result {
         log(Severity::Warning, format_args!("client {peer}: {error}"));
     }
-    // The module goes with the process, without C_Finalize, as in the original. Unloading it first
-    // would run its code once more for nobody.
+    // The module ends with the process, without C_Finalize, as in the original. Unloading it first would run its code
+    // once more to no purpose.
     std::mem::forget(gateway);
     result
 }
 
-/// Gives up, in the order of ARCHITECTURE.md, what serving a client of this service does not need. What the client's
-/// profile decides is left for [`terms`].
+/// Gives up all privileges that serving a client of this service does not need, in the order of ARCHITECTURE.md. If the
+/// client's profile decides on the sandbox, that step is left to [`terms`].
 fn confine(setup: &Setup<'_>) -> Result<Confinement, StepError> {
     let service = &setup.service;
     let processor = &service.processor;
@@ -500,7 +499,8 @@ fn confine(setup: &Setup<'_>) -> Result<Confinement, StepError> {
     Ok(Confinement::Done)
 }
 
-/// Gives up what depends on no sandbox; returns the file that system calls are written to, if they are.
+/// Gives up the privileges that do not depend on the choice of a sandbox. Returns the file that system calls are
+/// written to, if they are.
 pub fn give_up_privileges(service: &Service, controller: Pid) -> Result<Option<File>, StepError> {
     let processor = &service.processor;
     let recording = processor.sandbox.open_recording()?;
@@ -512,7 +512,7 @@ pub fn give_up_privileges(service: &Service, controller: Pid) -> Result<Option<F
     sandbox::drop_bounding_capabilities(processor.sandboxes())?;
     if let Some(identity) = &service.identity {
         become_user(identity).map_err(StepError::of("user"))?;
-        // A change of user takes the parent-death signal away.
+        // A change of user clears the parent-death signal.
         die_with(controller).map_err(StepError::of("user"))?;
     }
     prctl::set_dumpable(false).map_err(StepError::of("core dumps"))?;
@@ -539,13 +539,13 @@ pub fn enter<'a>(
     Ok(())
 }
 
-/// What ties this process to the controller, or could show what is in its memory.
+/// Separates this process from the controller: parent-death signal, process group, signal mask, no core dumps.
 fn leave_controller(controller: Pid) -> nix::Result<()> {
     die_with(controller)?;
-    // A group of its own: what the module forks ends with the worker.
+    // A process group of its own, so that the controller can also kill what the module has forked.
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-    // To a terminal that stops whoever writes in the background (`stty tostop`), the module may write
-    // nonetheless.
+    // Only SIGTTOU stays blocked. So the module can write to a terminal that otherwise stops background processes
+    // which write (`stty tostop`).
     SigSet::from(Signal::SIGTTOU).thread_set_mask()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
@@ -560,8 +560,8 @@ fn die_with(controller: Pid) -> nix::Result<()> {
     }
 }
 
-/// Takes the supplementary groups of the configured user. None of root's groups remain; the original
-/// keeps them (DIFFERENCES.md).
+/// Sets the supplementary groups to those of the configured user. None of root's groups remain; the original keeps them
+/// (DIFFERENCES.md).
 pub(crate) fn take_groups(identity: &Identity) -> nix::Result<()> {
     setgroups(&[])?;
     let name = CString::new(identity.user.as_str()).map_err(|_| Errno::EINVAL)?;

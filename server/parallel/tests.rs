@@ -17,7 +17,7 @@ use crate::record_memory::Budget;
 /// Longer than anything here takes, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Bytes from a channel; the end when its sender is dropped.
+/// Reads bytes from a channel, and end of file when its sender is dropped.
 struct FromChannel {
     channel: Receiver<Vec<u8>>,
     rest: Vec<u8>,
@@ -40,10 +40,10 @@ impl Incoming for FromChannel {
     fn rest(&mut self) {}
 }
 
-/// A call whose reply the client takes when it is told to.
+/// The xid of a call whose reply the client takes only when the test says so.
 const TAKEN_LATE: u32 = 1000;
 
-/// Tells the xid of each reply.
+/// Passes the xid of each reply to the test.
 struct ToChannel {
     replies: Sender<u32>,
     take: Mutex<Receiver<()>>,
@@ -219,7 +219,7 @@ impl Client {
         (0..count).map(next).collect()
     }
 
-    /// Leaves; what serving the connection came to.
+    /// Closes the connection, and returns the result of [`serve`].
     fn leave(mut self) -> Result<(), ConnectionError> {
         self.calls = None;
         let served = self.served.take().unwrap();
@@ -303,7 +303,7 @@ fn a_reply_that_is_taken_late_delays_no_call_of_its_session() {
     assert!(client.leave().is_ok());
 }
 
-/// A client that breaks its word on overlapping calls.
+/// The client says that its second call does not overlap, although the first is still being executed.
 #[test]
 fn a_call_that_claims_to_be_alone_waits_for_its_session() {
     let client = Client::new(8);
@@ -330,7 +330,7 @@ fn waiting_for_a_slot_event_occupies_nothing() {
     assert!(client.leave().is_ok());
 }
 
-/// A record that is executed has its memory until then, beside the one that is received.
+/// A record keeps its memory until its call has been executed. The record that is received meanwhile takes its own.
 #[test]
 fn large_calls_that_overlap_take_of_the_budget_together() {
     const LENGTH: usize = 5 << 20;
@@ -347,7 +347,7 @@ fn large_calls_that_overlap_take_of_the_budget_together() {
     assert_eq!(client.replies(1), [1]);
     let executed = || -> Vec<u8> {
         let order = lock(&client.module.order);
-        // Without what ended the operation of the refused call.
+        // Without the call that ended the operation of the refused one.
         let numbers = order.iter().filter_map(|data| data.get(1).copied());
         numbers.collect()
     };
@@ -358,7 +358,7 @@ fn large_calls_that_overlap_take_of_the_budget_together() {
     assert!(client.leave().is_ok());
 }
 
-/// Nobody reads while such a call is executed.
+/// No other thread reads while such a call is executed.
 #[test]
 fn calls_without_memory_for_a_copy_are_executed_nonetheless() {
     const LENGTH: usize = 100 << 10;
@@ -373,7 +373,7 @@ fn calls_without_memory_for_a_copy_are_executed_nonetheless() {
     replies.sort();
     assert_eq!(replies, (0..40).collect::<Vec<_>>());
     assert_eq!(lock(&client.module.order).len(), 40);
-    // 2 MiB are free in each worker.
+    // Each worker may use 2 MiB that do not count.
     let most = client.most_at_once();
     assert!((2..=22).contains(&most), "{most}");
     assert!(client.leave().is_ok());
@@ -397,7 +397,7 @@ fn waiting_calls_are_bounded() {
     for xid in 0..2 * MOST_WAITING as u32 {
         client.send(xid, &Call::C_WaitForSlotEvent(Flags(0)), false);
     }
-    // Those over the bound are answered that there is no memory for them.
+    // Calls over the bound are answered with CKR_HOST_MEMORY.
     assert_eq!(client.replies(MOST_WAITING).len(), MOST_WAITING);
     client.sign(9999, 1, 0, false);
     assert_eq!(client.replies(1), [9999]);
@@ -419,7 +419,7 @@ impl Client {
     }
 }
 
-/// The client's answers come in although every call that may be executed waits for one.
+/// The client's answers are read although every call that may be executed waits for one.
 #[test]
 fn calls_wait_for_what_the_application_answers() {
     for parallel_calls in [1, 4] {
@@ -429,11 +429,11 @@ fn calls_wait_for_what_the_application_answers() {
         for number in 0..count {
             client.ask_whether_to_go_on(100 + number, number.into());
         }
-        // The daemon's xids.
+        // The xids of the notifications, which the daemon chooses.
         let mut asked = client.replies(parallel_calls);
         asked.sort();
         assert_eq!(asked, (0..count).collect::<Vec<_>>());
-        // Nobody asked for this one.
+        // An answer without a question.
         client.answer(77, CkRv::OK);
         for xid in asked {
             client.answer(xid, CkRv::CANCEL);
@@ -467,7 +467,7 @@ fn a_client_that_leaves_without_an_answer_is_waited_for_no_longer() {
     client.module.notifies.store(true, Ordering::SeqCst);
     client.ask_whether_to_go_on(1, 1);
     assert_eq!(client.replies(1), [0]);
-    // More than are allowed: refused, since somebody has to read.
+    // The third call exceeds the limit and is refused, because one thread has to read.
     client.ask_whether_to_go_on(2, 2);
     assert_eq!(client.replies(1), [1]);
     client.ask_whether_to_go_on(3, 3);
