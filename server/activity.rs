@@ -1,7 +1,8 @@
-//! Lets the controller see what each worker is doing, without a message for each call.
+//! Shows the controller what each worker is doing, without a message for each call.
 //!
-//! Each worker has a place in memory that the service's processes share, and writes there; the controller reads it when
-//! an administrator asks. A worker can use it to lie only about itself.
+//! The processes of a service share memory in which each worker has a place of its own. A worker writes to its place,
+//! and the controller reads it when an administrator asks. In this way a worker can only give wrong information about
+//! itself.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -14,7 +15,7 @@ use xdr::Function;
 
 use crate::places::MOST_WORKERS;
 
-/// Counters of one worker: a line of the processor's cache, so that workers do not disturb each other.
+/// The number of counters of one worker. They fill a cache line, so that workers do not slow each other down.
 const FIELDS: usize = 8;
 
 const BEGUN: usize = 0;
@@ -26,17 +27,17 @@ const BEGUN_AT: usize = 3;
 /// One more than the position of the loaded module in the filter file.
 const MODULE: usize = 4;
 
-/// The controller's side: the activity of all workers of a service, by their places.
+/// The activity of all workers of a service, by their places. The controller has this.
 pub struct Activities(&'static [AtomicU64]);
 
-/// A worker's side.
+/// Notes the activity of one worker. The worker has this.
 #[derive(Clone, Copy)]
 pub struct Activity(Option<&'static [AtomicU64]>);
 
 /// What a worker has done so far.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Done {
-    /// Calls, those in flight too.
+    /// Its calls so far, including those in flight.
     pub calls: u64,
     /// Calls that are being executed.
     pub in_flight: u64,
@@ -47,13 +48,13 @@ pub struct Done {
 }
 
 impl Activities {
-    /// For this many workers.
+    /// Makes the counters of this many workers.
     pub fn new(workers: usize) -> io::Result<Activities> {
         let counters = NonZeroUsize::MIN.saturating_add(workers.min(MOST_WORKERS) * FIELDS);
         Ok(Activities(shared::counters(counters)?))
     }
 
-    /// The side for the worker that is about to be forked for this place.
+    /// Resets a place, and returns the [`Activity`] of the worker that is about to be forked for it.
     pub fn share(&self, place: usize) -> Activity {
         let activity = Activity(self.at(place));
         for counter in activity.0.into_iter().flatten() {
@@ -67,7 +68,7 @@ impl Activities {
         self.0.get(start..start.checked_add(FIELDS)?)
     }
 
-    /// What the worker in this place has done.
+    /// Returns what the worker in this place has done.
     pub fn of(&self, place: usize) -> Done {
         let counters = self.at(place);
         let read = |field: usize| {
@@ -92,10 +93,10 @@ impl Activities {
 }
 
 impl Activity {
-    /// For a worker whose activity nobody reads.
+    /// The activity of a worker whose activity nobody reads.
     pub const UNSEEN: Activity = Activity(None);
 
-    /// Executes a call of this function.
+    /// Executes a call of this function, and notes its beginning and its end.
     pub fn during<R>(&self, function: Function, call: impl FnOnce() -> R) -> R {
         let Some([begun, ended, last, begun_at, ..]) = self.0 else {
             return call();
@@ -108,7 +109,7 @@ impl Activity {
         result
     }
 
-    /// The module at this position of the filter file is loaded.
+    /// Notes that the module at this position of the filter file is loaded.
     pub fn loaded(&self, position: usize) {
         if let Some(module) = self.0.and_then(|counters| counters.get(MODULE)) {
             module.store(position as u64 + 1, Ordering::Relaxed);
@@ -116,7 +117,8 @@ impl Activity {
     }
 }
 
-/// The monotonic clock as of its last tick, which costs no system call. All processes have the same.
+/// Returns the time of the monotonic clock, in milliseconds, as of the kernel's last tick. It needs no system call and
+/// is the same in all processes.
 fn milliseconds() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
         .ok()
@@ -149,7 +151,7 @@ mod tests {
         assert_eq!(activities.of(1), none);
         first.during(Function::C_GetInfo, || ());
         assert_eq!(activities.of(0).calls, 1);
-        // More than there is memory for.
+        // A place for which there is no memory.
         let surplus = activities.share(2);
         surplus.loaded(1);
         assert_eq!(surplus.during(Function::C_GetInfo, || 5), 5);

@@ -26,7 +26,7 @@ pub enum Request {
     Metrics,
     /// Do what SIGHUP does.
     Reload,
-    /// End the connection of the client with this number.
+    /// End the connection of the client with this number ([`ClientStatus::id`]).
     Disconnect(usize),
     /// Do what SIGUSR2 does.
     Drain,
@@ -34,20 +34,21 @@ pub enum Request {
     Stop,
     /// Start a new daemon, which takes over from this one.
     Upgrade,
-    /// Fork a worker of the service at this position for this connection alone, and send a socket that leads to it;
-    /// [`Reply::HandingOver`].
+    /// Fork a worker of the service at this position for this connection alone, and send a socket that is connected to
+    /// it; answered by [`Reply::HandingOver`].
     Probe(usize),
-    /// Send copies of the listening sockets; [`Reply::HandingOver`]. A daemon that starts asks this.
+    /// Send copies of the listening sockets; answered by [`Reply::HandingOver`]. A new daemon asks this to take over.
     HandOver,
-    /// Send the memory in which failed logins and signatures are counted; [`Reply::Counts`]. Only for who has the sockets.
+    /// Send the memory in which failed logins and signatures are counted; answered by [`Reply::Counts`]. Only allowed
+    /// on a connection that has got the listening sockets.
     Counts,
-    /// Accept no new clients, because the daemon that asked for the sockets now does; serve the present clients until
-    /// they leave.
+    /// Accept no new clients, because the daemon that asked for the sockets now does that. Serve the present clients
+    /// until they leave.
     HandedOver,
 }
 
 impl Request {
-    /// Whether the request changes nothing, so that it needs no line in the log.
+    /// Whether the request changes nothing. Such a request is not logged.
     pub fn only_looks(&self) -> bool {
         matches!(self, Request::Status | Request::Metrics | Request::Probe(_))
     }
@@ -57,17 +58,17 @@ impl Request {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// It is done.
+    /// The request has been carried out.
     Done,
-    /// It is not done, for this reason.
+    /// The request has not been carried out, for this reason.
     Failed(String),
     /// The answer to [`Request::Status`].
     Status(Status),
     /// The answer to [`Request::Metrics`], in Prometheus' text format.
     Metrics(String),
-    /// This many sockets follow, each with a byte of its own.
+    /// This many sockets follow, each as ancillary data of one byte.
     HandingOver(usize),
-    /// Such memory follows, in this order, each with a byte of its own.
+    /// Descriptors of these counts follow, in this order, each as ancillary data of one byte.
     Counts(Vec<Label>),
 }
 
@@ -78,11 +79,11 @@ pub struct Status {
     pub version: String,
     /// The controller's process id.
     pub pid: u32,
-    /// When it started.
+    /// When it started, in seconds since 1970.
     pub since: u64,
     /// Whether it is draining: it accepts no new clients.
     pub drains: bool,
-    /// In the order of the configuration.
+    /// Its services, in the order of the configuration.
     pub services: Vec<ServiceStatus>,
 }
 
@@ -91,22 +92,22 @@ pub struct Status {
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
-    /// Its workers, idle ones too.
+    /// How many workers it has, including idle ones.
     pub workers: usize,
     /// How many workers it may have.
     pub max_workers: usize,
-    /// Workers that wait for a client.
+    /// How many workers wait for a client.
     pub idle: usize,
     /// The aliases of its modules.
     pub modules: Vec<String>,
-    /// By their numbers.
+    /// Its clients, ordered by their numbers.
     pub clients: Vec<ClientStatus>,
 }
 
 /// A client.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct ClientStatus {
-    /// The number of its worker. No other has it as long as the daemon runs.
+    /// The number of its worker, which is not reused while the daemon runs.
     pub id: usize,
     /// The process id of its worker.
     pub pid: i32,
@@ -117,11 +118,11 @@ pub struct ClientStatus {
     pub user: String,
     /// The name of its profile; empty without one.
     pub profile: String,
-    /// When it connected.
+    /// When it connected, in seconds since 1970.
     pub since: u64,
     /// The alias of the module it has loaded; empty before that.
     pub module: String,
-    /// Its calls so far, those in flight too.
+    /// Its calls so far, including those in flight.
     pub calls: u64,
     /// Calls that are being executed.
     pub in_flight: u64,
@@ -137,15 +138,15 @@ const MOST_SOCKETS: usize = 4096;
 /// Upper bound on the bytes of a reply.
 const LONGEST_REPLY: usize = 64 << 20;
 
-/// The side that asks.
+/// A connection to the control socket, on the side of the administrator.
 pub struct Connection(BufReader<UnixStream>);
 
 impl Connection {
-    /// Connects to a control socket whose daemon may take this long for each answer.
+    /// Connects to a control socket. The daemon may take this long for each answer.
     pub fn open(control_socket: &Path, patience: Duration) -> io::Result<Connection> {
         let stream = UnixStream::connect(control_socket)?;
         stream.set_read_timeout(Some(patience))?;
-        // A read that took more than the line would lose the sockets that come with the bytes behind it.
+        // One byte at a time: a read beyond the end of the line would lose the sockets that come with the next bytes.
         Ok(Connection(BufReader::with_capacity(1, stream)))
     }
 
@@ -155,7 +156,7 @@ impl Connection {
         Ok(serde_json::from_str(&line)?)
     }
 
-    /// The reply as it comes: a line of JSON.
+    /// Sends a request and returns its reply as it comes, a line of JSON.
     pub fn ask_for_line(&mut self, request: &Request) -> io::Result<String> {
         self.0.get_ref().write_all(&line(request))?;
         let mut text = String::new();
@@ -166,7 +167,7 @@ impl Connection {
         }
     }
 
-    /// Receives what [`Reply::HandingOver`] or [`Reply::Counts`] tells of.
+    /// Receives the descriptors that [`Reply::HandingOver`] or [`Reply::Counts`] has announced.
     pub fn sockets(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
         if count > MOST_SOCKETS {
             return Err(io::ErrorKind::InvalidData.into());
@@ -184,7 +185,7 @@ impl Connection {
 
 /// Writes a request or a reply as the line that is sent.
 pub fn line(message: &impl Serialize) -> Vec<u8> {
-    // Fails for maps with strange keys only; there are none.
+    // This fails only for maps whose keys are not strings; there are none.
     let mut bytes = serde_json::to_vec(message).unwrap_or_default();
     bytes.push(b'\n');
     bytes

@@ -1,12 +1,12 @@
 //! Records each call in a log that shows whether a line was removed, changed, moved or cut off.
 //!
-//! Workers say what they execute (`trail`, `objects`, `call_record`) in memory that they share (`ring`) with a process
-//! of its own (`auditor`), which knows from the controller whose worker that is (`records`). It writes a line for each call
-//! (`lines`, `writer`), with a hash over the line before, and signs the last hash now and then (`chain`, `book`). `verify`
-//! finds out what was done to a log, with the public key alone. [`crate::controller`] starts the auditor, and tells it
-//! about workers.
+//! Workers write records of what they execute (`trail`, `objects`, `call_record`) to memory (`ring`) that they share
+//! with a separate process, the auditor (`auditor`). The controller tells the auditor which client each worker serves
+//! (`records`). The auditor writes a line for each call (`lines`, `writer`), with a hash over the line before. From
+//! time to time it signs the last hash (`chain`, `book`). `verify` checks a log with the public key alone, and says how
+//! it was changed. [`crate::controller`] starts the auditor.
 //!
-//! No PIN, data, key or attribute value is recorded, but for labels and identifiers.
+//! No PIN, data, key or attribute value is recorded, except for labels and identifiers.
 
 pub mod auditor;
 pub mod book;
@@ -31,15 +31,15 @@ use config_file::Place;
 /// The section `audit`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuditConfig {
-    /// `file`: the log. If relative, to the directory of the configuration file.
+    /// `file`: the log. A relative path starts at the directory of the configuration file.
     pub file: PathBuf,
     /// Where that stands, for messages.
     pub file_place: Place,
-    /// `key`: the private key, Ed25519, in PEM. If relative, to the directory of the configuration file.
+    /// `key`: the private key, Ed25519, in PEM. A relative path starts at the directory of the configuration file.
     pub key: PathBuf,
     /// Where that stands, for messages.
     pub key_place: Place,
-    /// `sign_lines`: lines after which the log is signed at the latest. Default 1000.
+    /// `sign_lines`: number of lines after which the log is signed at the latest. Default 1000.
     pub sign_lines: u64,
     /// `sign_interval`: seconds after which a line is signed at the latest. Default 60.0.
     pub sign_interval: Duration,
@@ -54,20 +54,21 @@ pub struct AuditConfig {
 pub enum Copied {
     /// All of them.
     All,
-    /// All but those of calls that had an end: starts, ends, signatures, and what is out of the ordinary.
+    /// All but those of completed calls: starts, ends, signatures, and anything unusual.
     Signatures,
 }
 
 /// What happens while no line can be written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum WhenFull {
-    /// No call is executed. What was executed before is written later.
+    /// No call is executed. The lines of calls that were executed before are written later.
     Refuse,
-    /// Calls are executed, and counted.
+    /// Calls are executed. The log later says how many were not recorded.
     Count,
 }
 
-/// Text that may come from a client, if a line shows it as it is: letters and digits of any alphabet and printable ASCII.
+/// Returns text that may come from a client, if a line can show it as it is: letters and digits of any alphabet, and
+/// printable ASCII except the backslash.
 fn plain(text: &[u8]) -> Option<&str> {
     let is_ascii = |byte: &u8| (b' '..=b'~').contains(byte) && *byte != b'\\';
     let is_plain = |c: char| c.is_alphanumeric() || (' '..='~').contains(&c) && c != '\\';
@@ -76,7 +77,7 @@ fn plain(text: &[u8]) -> Option<&str> {
     (is_shown || text.chars().all(is_plain)).then_some(text)
 }
 
-/// The same as a line shows it: [`plain`] text as it is, otherwise all of it as [`filter::log::Printable`] does.
+/// Converts such text to the form in a line: [`plain`] text unchanged, other text as [`filter::log::Printable`] does.
 pub fn printable(text: &[u8]) -> String {
     match plain(text) {
         Some(text) => text.to_owned(),
@@ -84,7 +85,7 @@ pub fn printable(text: &[u8]) -> String {
     }
 }
 
-/// The bytes that [`printable`] shows like this.
+/// Returns the bytes that [`printable`] shows like this.
 pub fn unprintable(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -101,7 +102,7 @@ pub fn unprintable(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The hexadecimal digits of bytes.
+/// Returns the hexadecimal digits of bytes, in lower case.
 fn digits(bytes: &[u8]) -> impl Iterator<Item = u8> {
     let digit = |value: u8| match value {
         0..=9 => b'0' + value,
@@ -112,12 +113,12 @@ fn digits(bytes: &[u8]) -> impl Iterator<Item = u8> {
         .flat_map(move |byte| [digit(byte >> 4), digit(byte & 15)])
 }
 
-/// Bytes as hexadecimal digits.
+/// Converts bytes to hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     digits(bytes).map(char::from).collect()
 }
 
-/// The bytes of hexadecimal digits.
+/// Converts hexadecimal digits to bytes. Returns `None` if they are malformed.
 pub fn unhex(digits: &str) -> Option<Vec<u8>> {
     let digits = digits.as_bytes();
     if digits.len() % 2 != 0 {

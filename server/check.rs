@@ -24,13 +24,14 @@ use crate::vendor_mechanisms;
 
 /// What `-check` found.
 pub struct Report {
-    /// Warnings, and what applies to each module.
+    /// Warnings, and the rules that apply to each module.
     pub text: String,
     /// Modules that cannot be loaded: `file:line: option: what was expected`.
     pub faults: Vec<String>,
 }
 
-/// Reports on a configuration that is understood, and on the profiles of a client that `-as` describes.
+/// Reports on a configuration, and on the profile that the client described by `-as` would get. An error means that the
+/// configuration or the description is invalid.
 pub fn check(conf: &Path, client: Option<&str>) -> Result<Report, Box<dyn Error>> {
     let client = client.map(imagined::parse).transpose();
     let client = client.map_err(|error| format!("-as: {error}"))?;
@@ -89,7 +90,7 @@ pub fn check(conf: &Path, client: Option<&str>) -> Result<Report, Box<dyn Error>
     })
 }
 
-/// Each module of a filter file, with its rules.
+/// Reports each module of a filter file, with its rules.
 fn describe_modules(report: &mut String, rules: &Rules) -> fmt::Result {
     for entry in &rules.modules {
         let (alias, path) = (Printable(&entry.alias_text), entry.path.display());
@@ -102,13 +103,13 @@ fn describe_modules(report: &mut String, rules: &Rules) -> fmt::Result {
     Ok(())
 }
 
-/// Where a profile stands in the file.
+/// Returns where a profile stands in the file.
 fn place(profile: &Profile, conf: &Path) -> String {
     let At { value, place } = &profile.name;
     format!("{}:{}: profile {value}", conf.display(), place.line)
 }
 
-/// A profile: who gets it, and what.
+/// Reports a profile: which clients get it, and what it allows them.
 fn describe(report: &mut String, profile: &Profile, conf: &Path, is_root: bool) -> fmt::Result {
     let place = place(profile, conf);
     writeln!(report, "  {place}: for {}", profile.who)?;
@@ -137,7 +138,7 @@ fn describe(report: &mut String, profile: &Profile, conf: &Path, is_root: bool) 
         .try_for_each(|what| writeln!(report, "    {what}"))
 }
 
-/// Which profile a client gets, and why.
+/// Reports which profile a client gets, and why.
 fn choose(report: &mut String, processor: &Processor, client: &Client, conf: &Path) -> fmt::Result {
     writeln!(report, "  a client with {client}:")?;
     let mut chosen: Option<&Profile> = None;

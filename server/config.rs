@@ -38,7 +38,7 @@ use crate::tls::TlsConfig;
 use rule_source::RuleSource;
 use sections::Root;
 
-/// What pkcs11proxyd.conf says.
+/// The content of pkcs11proxyd.conf.
 #[derive(Clone, Debug)]
 pub struct Configuration {
     /// The file, as an absolute path.
@@ -46,19 +46,20 @@ pub struct Configuration {
     /// `controller.socket_directory`: base of relative socket paths, to be created with mode 0700
     /// if missing. Default none: relative socket paths are then refused.
     pub socket_directory: Option<PathBuf>,
-    /// `daemon.mechanisms_file`: the description of vendors' mechanisms, `mechanisms.toml`. If relative, to the
-    /// directory of the configuration file. Default none.
+    /// `daemon.mechanisms_file`: the description of vendors' mechanisms, `mechanisms.toml`. A relative path starts at
+    /// the directory of the configuration file. Default none.
     pub mechanisms_file: Option<PathBuf>,
-    /// `daemon.control_socket`: the Unix socket of `pkcs11proxyctl`, for root and the user who starts the daemon. If
-    /// relative, to `socket_directory`. Default none.
+    /// `daemon.control_socket`: the Unix socket of `pkcs11proxyctl`, for root and the user who starts the daemon. A
+    /// relative path starts at `socket_directory`. Default none.
     pub control_socket: Option<PathBuf>,
-    /// `daemon.metrics`: the loopback address at which a monitoring system gets the daemon's numbers. Default none.
+    /// `daemon.metrics`: the loopback address at which a monitoring system gets the daemon's metrics. Default none.
     pub metrics: Option<SocketAddr>,
-    /// `daemon.drain_timeout`: seconds that clients have to leave when the daemon drains. Default 30.
+    /// `daemon.drain_timeout`: how long clients have to leave when the daemon drains, in seconds in the file. Default
+    /// 30.
     pub drain_timeout: Duration,
     /// `daemon.audit`: the audit log. Default none.
     pub audit: Option<AuditConfig>,
-    /// `controller.max_level`: the least grave severity that reaches any logger. Default `info`.
+    /// `controller.max_level`: the least severe level that reaches any logger. Default `info`.
     pub max_level: Severity,
     /// `controller.logging`, repeatable. Default one of type `stderr`.
     pub loggers: Vec<LoggerConfig>,
@@ -73,17 +74,17 @@ pub struct Configuration {
 pub struct Service {
     /// `name`: free text; the component of its workers' log messages.
     pub name: String,
-    /// `user` and `group`: who the workers run as. Default whoever started the daemon.
+    /// `user` and `group`: who the workers run as. Default the user who started the daemon.
     pub identity: Option<Identity>,
     /// `protocol`, repeatable: where it listens. At least one has an address.
     pub protocols: Vec<Protocol>,
     /// `processor`: what is done with connections.
     pub processor: Processor,
-    /// `workload_manager`: how many there may be.
+    /// `workload_manager`: how many workers there may be.
     pub workload: Workload,
 }
 
-/// Who a worker runs as. Only given when the daemon is started by root.
+/// The user and group that a worker runs as. Only set if root starts the daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     /// The user's name, for its supplementary groups.
@@ -109,7 +110,7 @@ pub struct Protocol {
     pub keepalive: bool,
     /// `tcp_nodelay`: TCP_NODELAY on connections. Default false; workers set it always.
     pub nodelay: bool,
-    /// `local_chmod`: mode of a local socket. Default as the umask has it.
+    /// `local_chmod`: mode of a local socket. By default the umask decides.
     pub mode: Option<u32>,
     /// `local_chown`: owner and group of a local socket. Default those of the daemon.
     pub owner: Option<(Uid, Gid)>,
@@ -118,11 +119,11 @@ pub struct Protocol {
 /// One `address` section.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Address {
-    /// `type = "internet"`: TCP, every address the name in `bind` has.
+    /// `type = "internet"`: TCP, at every address that the name in `bind` resolves to.
     Internet(Vec<SocketAddr>),
     /// `type = "local"` or `"unixdomain"`: a Unix stream socket at this absolute path.
     Local(PathBuf),
-    /// `type = "socket_file"`: TCP on a free loopback port, which this file then tells.
+    /// `type = "socket_file"`: TCP on a free loopback port, which is written to this file.
     SocketFile(PathBuf),
 }
 
@@ -131,13 +132,13 @@ pub enum Address {
 pub struct Processor {
     /// `filter_config` or `libnames`: which modules there are, and the rules for them.
     pub rules: RuleSource,
-    /// `tls`, or the older keys: how clients are spoken to over TLS.
+    /// `tls`, or the older keys: the settings of TLS.
     pub tls: Option<TlsConfig>,
-    /// `use_ssl`: whether they are. Default false.
+    /// `use_ssl`: whether connections use TLS. Default false.
     pub use_tls: bool,
     /// `handshake_timeout`: seconds a client may take over the TLS handshake. Default 15.0.
     pub handshake_timeout: Duration,
-    /// `max_record_size`: longest call that is not refused, in bytes, from 65536 to 1 GiB. Default 1 GiB.
+    /// `max_record_size`: upper bound on the length of a call, in bytes, from 65536 to 1 GiB. Default 1 GiB.
     pub max_record_size: usize,
     /// `record_memory`: memory for the large calls of all clients together, in bytes, 4 MiB or more. Default
     /// a quarter of the machine's, at most 4 GiB.
@@ -147,22 +148,22 @@ pub struct Processor {
     pub record_timeout: Duration,
     /// `max_connections_per_peer`: connections one address may have at a time. Default 0, no limit.
     pub max_connections_per_peer: usize,
-    /// `proxy_protocol` and `proxy_from`: the load balancers that tell their clients' addresses, and from which alone
-    /// connections are accepted. `None` if the first is false, which is the default.
+    /// `proxy_protocol` and `proxy_from`: the load balancers, which send the addresses of their clients. Connections
+    /// from elsewhere are refused. `None` if `proxy_protocol` is false, which is the default.
     pub balancers: Option<Balancers>,
-    /// `first_call_timeout`: seconds until a client's first complete call, from when it is accepted or its TLS
-    /// handshake ends; and seconds until its PROXY header. Default 30.0.
+    /// `first_call_timeout`: seconds that a client may take until its first complete call, from when it is accepted or
+    /// its TLS handshake ends. Its PROXY header may take as long. Default 30.0.
     pub first_call_timeout: Duration,
-    /// `abandoned_call_timeout`: seconds that calls may take after their client has gone. Default 10.0.
+    /// `abandoned_call_timeout`: seconds that calls may take after their client has disconnected. Default 10.0.
     pub abandoned_call_timeout: Duration,
-    /// `max_failed_logins`: failed logins of one peer, 0 to 200, within `failed_login_window` seconds. Default 10 and
-    /// 300.0. `None` if the first is 0.
+    /// `max_failed_logins`: failed logins that one peer may make within `failed_login_window` seconds, 0 to 200.
+    /// Default 10 and 300.0. `None` if `max_failed_logins` is 0.
     pub failed_logins: Option<failed_logins::Limits>,
-    /// `flat_mechanisms`: numbers, decimal or 0x..., of vendor mechanisms whose parameter holds no
-    /// pointer, so that it may be passed on as it comes; separated by blanks. Default "", none.
+    /// `flat_mechanisms`: numbers, decimal or 0x..., of vendor mechanisms whose parameter contains no pointer, so that
+    /// it may be passed on unchanged; separated by blanks. Default "", none.
     pub flat_mechanisms: Vec<u64>,
-    /// `compatibility`: names of switches, separated by blanks, that bring single points of the
-    /// original's behaviour back. Default "", none.
+    /// `compatibility`: names of switches, separated by blanks, each of which brings back one behaviour of the
+    /// original. Default "", none.
     pub compatibility: Compatibility,
     /// `protocol`: the newest version of the protocol that is spoken, 3 or 4. Default 4.
     pub protocol: u32,
@@ -171,20 +172,21 @@ pub struct Processor {
     pub max_parallel_calls: usize,
     /// `daemonize_hook`: a shared object whose C_Daemonize is called once the sockets are bound. Default none.
     pub daemonize_hook: Option<Hook>,
-    /// `sandbox`: what workers may still do.
+    /// `sandbox`: what workers may do.
     pub sandbox: Sandbox,
-    /// `profile`, repeatable: what single clients get, the first that matches. Default none.
+    /// `profile`, repeatable: settings for certain clients. The first profile that matches a client applies. Default
+    /// none.
     pub profiles: Vec<Profile>,
-    /// `without_profile`: what is done with clients whom none matches. Default `serve`.
+    /// `without_profile`: whether clients that match no profile are served. Default `serve`.
     pub without_profile: Otherwise,
-    /// `module`, repeatable: what single modules need.
+    /// `module`, repeatable: settings for certain modules.
     pub modules: Vec<ModuleSettings>,
 }
 
 /// What `daemonize_hook` names.
 #[derive(Clone, Debug)]
 pub struct Hook {
-    /// The shared object. If relative, to the directory of the configuration file.
+    /// The shared object. A relative path starts at the directory of the configuration file.
     pub file: PathBuf,
     /// Where the option stands, for messages.
     pub place: Place,
@@ -199,24 +201,24 @@ pub struct ModuleSettings {
     pub place: Place,
     /// `init_args`: what C_Initialize passes to the module in pReserved. Default none.
     pub init_args: Option<String>,
-    /// `flat_mechanisms`: as in `processor`, for this module, and added to those. Default "", none.
+    /// `flat_mechanisms`: as in `processor`, but for this module only, in addition to those. Default "", none.
     pub flat_mechanisms: Vec<u64>,
 }
 
 impl Processor {
-    /// The sandbox of the service, and those of its profiles.
+    /// Returns the sandbox of the service, then those of its profiles.
     pub fn sandboxes(&self) -> impl Iterator<Item = &Sandbox> + Clone {
         let profiles = self.profiles.iter();
         std::iter::once(&self.sandbox).chain(profiles.filter_map(|it| it.sandbox.as_ref()))
     }
 
-    /// The same, to be changed.
+    /// Returns the same sandboxes, mutably.
     pub fn sandboxes_mut(&mut self) -> impl Iterator<Item = &mut Sandbox> {
         let profiles = self.profiles.iter_mut();
         std::iter::once(&mut self.sandbox).chain(profiles.filter_map(|it| it.sandbox.as_mut()))
     }
 
-    /// The settings for the module that a client asks for by this name.
+    /// Returns the settings of the module that clients ask for by this name.
     pub fn module(&self, alias: &[u8]) -> ModuleOptions {
         let mut options = ModuleOptions {
             flat_mechanisms: self.flat_mechanisms.clone(),
@@ -231,13 +233,13 @@ impl Processor {
     }
 }
 
-/// The `workload_manager` section. Each client has a worker process of its own, whatever
-/// `max_jobs_per_thread` says.
+/// The `workload_manager` section. Each client has a worker process of its own, whatever the value of
+/// `max_jobs_per_thread` is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
-    /// `min_free_jobs_capacity`: workers kept ready for clients to come. 0 starts one on demand.
+    /// `min_free_jobs_capacity`: number of workers kept ready for new clients. With 0, each is started on demand.
     pub spare: usize,
-    /// `max_threads`: workers at most, those that are ready included.
+    /// `max_threads`: upper bound on the number of workers, including those that are ready.
     pub max_workers: usize,
 }
 
@@ -249,7 +251,7 @@ pub fn load(file: &Path) -> Result<Configuration, Error> {
     checker::check(root, &file).map_err(|fault| fault.in_file(&file))
 }
 
-/// Every section and parameter that the file may have, for documents about it.
+/// Returns every section and parameter that the file may have, for the documentation.
 pub fn outline() -> Result<Outline, Fault> {
     config_file::outline::<Root>()
 }

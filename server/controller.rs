@@ -2,8 +2,8 @@
 //!
 //! One thread runs one event loop over listeners, signals and worker channels (`event`). The loop passes on each event:
 //! `service` serves the clients of one service, as `queue` and `admission` decide; `workers` forks and reaps; this file
-//! does what signals ask for. The controller reads no byte that a client sent, loads no module, waits for nobody, and
-//! stays small so that a fork costs little.
+//! does what signals ask for. The controller reads no byte that a client sent, loads no module, never blocks, and stays
+//! small so that a fork costs little.
 
 mod administrators;
 mod admission;
@@ -54,14 +54,14 @@ use signals::{Request, Signals};
 pub use successor::Origin;
 use workers::{Child, End, Workers};
 
-/// How long workers have to end after SIGTERM before they are killed.
+/// How long workers may take to end after SIGTERM before they are killed.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long after workers were asked to leave their clients they are asked again while the daemon drains: first, and
-/// when that has gone on for long.
+/// The interval at which workers are repeatedly asked to leave their clients while the daemon drains: the shortest, at
+/// the beginning, and the longest.
 const ASKING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// How long draining takes at the most where the clock has no number for the configured time.
+/// The upper bound on the time of draining if the clock cannot represent the end of the configured time.
 const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Whether the event loop goes on.
@@ -71,19 +71,19 @@ enum Turn {
     Stop,
 }
 
-/// What the daemon has besides its services.
+/// What belongs to the daemon as a whole, not to one of its services.
 pub struct Own {
-    /// For administrators.
+    /// The socket for administrators.
     pub control_socket: Option<Listener>,
-    /// For monitoring systems.
+    /// The socket for monitoring systems.
     pub metrics: Option<Listener>,
     /// How the daemon was started.
     pub origin: Origin,
     /// The configuration file, for messages.
     pub conf: PathBuf,
-    /// How long clients have to leave when the daemon drains.
+    /// How long clients may take to leave when the daemon drains.
     pub drain_time: Duration,
-    /// What the daemon before has counted.
+    /// The counts of the previous daemon.
     pub heritage: Heritage,
 }
 
@@ -93,28 +93,29 @@ pub struct Controller {
     services: Vec<RunningService>,
     shared: Shared,
     service_manager: ServiceManager,
-    /// Filter files, by the position of their service; none where the system cannot watch them.
+    /// Watches the filter files, by the position of their service; `None` if the system cannot watch them.
     edits: Option<Edits>,
-    /// Whoever is connected to the control socket, if there is one.
+    /// The administrators who are connected to the control socket, if there is one.
     administrators: Option<Administrators>,
     /// The monitoring systems that are connected, if there is a socket for them.
     scrapers: Option<Scrapers>,
     /// When the daemon started.
     since: SystemTime,
-    /// How it was started.
+    /// How the daemon was started.
     origin: Origin,
-    /// The daemon that was started to take over, and the administrator who waits for that.
+    /// The new daemon that is starting to take over, and the administrator who waits for that.
     successor: Option<(Pid, usize)>,
-    /// What is sent with the next reply.
+    /// The file descriptors that are sent with the next reply.
     enclosed: Vec<OwnedFd>,
     /// The administrator that has copies of the listening sockets.
     handed_to: Option<usize>,
     /// The configuration file, for messages.
     conf: PathBuf,
-    /// How long clients have to leave when the daemon drains.
+    /// How long clients may take to leave when the daemon drains.
     drain_time: Duration,
-    /// While it drains: when it ends, and when workers were asked first and last.
+    /// While the daemon drains: when draining ends.
     drained_at: Option<Instant>,
+    /// While the daemon drains: when workers were first and last asked to leave their clients.
     asked_at: Option<(Instant, Instant)>,
 }
 
@@ -184,7 +185,8 @@ impl Controller {
         })
     }
 
-    /// Gives up what only the start needed; says what is left. To be called before [`Controller::run`].
+    /// Gives up the privileges that only the start needs; returns a description of those that are left. To be called
+    /// before [`Controller::run`].
     pub fn give_up_privileges(&self) -> Result<String, StepError> {
         sandbox::controller::give_up(
             self.services
@@ -206,7 +208,8 @@ impl Controller {
         Ok(())
     }
 
-    /// Runs until a signal stops it; then ends every worker and removes the sockets.
+    /// Runs until a signal or an administrator stops it, or draining is over; then ends every worker and removes the
+    /// sockets.
     pub fn run(mut self) -> io::Result<()> {
         for service in &mut self.services {
             service.fill(&mut self.shared);
@@ -301,7 +304,7 @@ impl Controller {
         }
     }
 
-    /// How long the loop may sleep.
+    /// Returns how long the loop may sleep; `None` for any time.
     fn next_wake(&self) -> Option<Duration> {
         let now = Instant::now();
         let auditing = self.shared.auditing.as_ref();
@@ -398,8 +401,8 @@ impl Controller {
         }
     }
 
-    /// Forgets a worker that was reaped, after its last messages. With an `end` that is to be judged,
-    /// its service is told.
+    /// Takes the last messages of a worker that was reaped, and removes it. If there is an `end`, tells the service how
+    /// the worker has ended.
     fn bury(&mut self, worker: WorkerId, end: Option<End>) {
         let Shared {
             workers,
@@ -416,7 +419,7 @@ impl Controller {
         let mut client = None;
         let mut reaped = workers.remove(worker, watch, |message| {
             client = client.or(service.client_named(worker, &message));
-            // It has ended by itself.
+            // The client need not be evicted: its worker has ended.
             let _ = service.take_message(worker, &message, loggers);
         });
         if let (Some(reaped), Some(client)) = (&mut reaped, client) {
@@ -431,14 +434,13 @@ impl Controller {
         }
     }
 
-    /// Loads the filter files and what TLS needs again. A service for which anything is bad keeps all that it
-    /// has. Clients that are connected keep it in any case.
-    /// Returns the errors, a line each.
+    /// Loads the filter files and the files for TLS again. A service with an error in any of them keeps all of its old
+    /// ones. The workers of connected clients keep theirs in any case. Returns the errors, a line each.
     fn reload(&mut self) -> Result<(), String> {
         self.service_manager.reloading();
         self.reopen_logs();
         if let Some(edits) = &mut self.edits {
-            // Before they are loaded: a later edit counts as one.
+            // Before the files are loaded, so that an edit during that loads them again.
             edits.loaded_all();
         }
         let mut errors = Vec::new();
@@ -453,7 +455,7 @@ impl Controller {
         }
     }
 
-    /// Loads the filter files that were edited. A service whose file is bad keeps the rules it has.
+    /// Loads the filter files that were edited. A service with an error in its file keeps its old rules.
     fn load_edited_rules(&mut self) {
         let Some(edits) = &mut self.edits else {
             return;
@@ -474,7 +476,8 @@ impl Controller {
         }
     }
 
-    /// Accepts nobody any more, and has workers leave clients that come back. The others have some time to leave.
+    /// Stops accepting clients, and asks workers to leave the clients that can reconnect. The other clients have some
+    /// time to leave.
     fn drain(&mut self) {
         if self.drained_at.is_some() {
             return;
@@ -499,15 +502,16 @@ impl Controller {
         self.ask_workers_to_leave();
     }
 
-    /// How long to wait until workers are asked again. A client that does not come back may stay for months after an
-    /// upgrade.
+    /// Returns the interval at which workers are asked to leave their clients. It grows with time, because a client
+    /// that cannot reconnect may stay for months after an upgrade.
     fn asking(&self, now: Instant) -> Duration {
         let (soon, late) = ASKING;
         let first = self.asked_at.map_or(now, |(first, _)| first);
         (now.saturating_duration_since(first) / 8).clamp(soon, late)
     }
 
-    /// One that has a call in progress leaves later, and takes more than one signal for it (`bindings::leaving`).
+    /// Asks the workers to leave their clients, if that is due. A worker with a call in progress leaves later, and may
+    /// need more than one signal for it (`bindings::leaving`).
     fn ask_workers_to_leave(&mut self) {
         let now = Instant::now();
         let asking = self.asking(now);
@@ -519,7 +523,7 @@ impl Controller {
         }
     }
 
-    /// Stops listening, ends every worker, waits until the last one is gone, then for the auditor.
+    /// Stops listening, ends every worker, waits until the last one has ended, then for the auditor.
     fn stop(mut self) -> io::Result<()> {
         self.service_manager.stopping();
         for service in &mut self.services {
@@ -532,12 +536,12 @@ impl Controller {
             if left.is_zero() {
                 self.shared.workers.signal_all(Signal::SIGKILL);
             }
-            // After SIGKILL only the kernel is waited for.
+            // After SIGKILL, the end of the workers depends only on the kernel.
             let wait = if left.is_zero() { GRACE } else { left };
             self.shared.watch.wait(Some(wait))?;
             while self.signals.next_request()?.is_some() {}
             while let Ok(Some((child, _))) = self.shared.workers.reap() {
-                // They were told to end, so that how they did says nothing.
+                // All workers were told to end, so their exit status has no meaning.
                 if let Child::Worker(worker) = child {
                     self.bury(worker, None);
                 }
@@ -550,7 +554,7 @@ impl Controller {
     }
 }
 
-/// Watches the filter files of each service. If that cannot be, SIGHUP loads what was edited.
+/// Watches the filter files of each service. If the system cannot do that, edited files are loaded only at SIGHUP.
 fn watch_filter_files(services: &[RunningService], watch: &mut Watch) -> Option<Edits> {
     let services = services.iter().enumerate();
     let files = services.flat_map(|(position, service)| {
@@ -573,7 +577,7 @@ fn watch_filter_files(services: &[RunningService], watch: &mut Watch) -> Option<
         .ok()
 }
 
-/// The service of a worker.
+/// Returns the service of a worker.
 fn service_of<'a>(
     services: &'a mut [RunningService],
     workers: &Workers,

@@ -1,9 +1,10 @@
 //! Keeps counts of peers in memory that all workers of a service share, and that a daemon hands over to its successor.
 //!
-//! The controller makes a [`Counts`] for each table of `failed_logins` and `profiles::usage`, or takes the predecessor's
-//! over ([`Heritage`]); workers inherit it. Workers that the predecessor still has go on to count in the same memory. A worker whose module
-//! was taken over can write anything there, so what is found is checked when it is taken over, its length
-//! is sealed, and no number in it is used as a position. What the numbers mean is decided by the tables.
+//! The controller makes a [`Counts`] for each table of `failed_logins` and `profiles::usage`, or takes over that of the
+//! previous daemon ([`Heritage`]). Workers inherit it. Workers of the previous daemon that are still running count in
+//! the same memory. A worker whose module is compromised can write anything there. So the content is checked when a
+//! daemon takes over the memory, the length of the memory is sealed, and no number in it is used as an index. What the
+//! numbers mean is defined by the tables.
 
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::io;
@@ -18,20 +19,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::logging::{Severity, log};
 
-/// Peers that have a place of their own. All others share one more place.
+/// How many peers have a place of their own. All others share one more place.
 pub const PLACES: usize = 4096;
 
-/// The key in a place that nobody has had.
+/// The key in a place that has never been used.
 pub const NOBODY: u64 = 0;
 
-/// The key of those who share the last place.
+/// The key of the last place, which peers share.
 pub const OTHERS: u64 = u64::MAX;
 
-/// The first number of the memory: "p11count" and the version of all that is behind it. To be raised whenever what the
-/// tables store, or what a peer's key is made of, changes.
+/// The first number of the memory: "p11cnt" and the version of the format. The version has to be raised whenever the
+/// content of the tables changes, or what a peer's key is computed from.
 const FORMAT: u64 = u64::from_be_bytes(*b"p11cnt\0\x01");
 
-/// The numbers before the places: [`FORMAT`], the table, two of the secret, and the start.
+/// How many numbers precede the places: [`FORMAT`], the table, two of the secret, the start, and three unused ones.
 const HEADER: usize = 8;
 
 /// What is counted.
@@ -53,26 +54,26 @@ impl Table {
     }
 }
 
-/// A table of counts: for each peer its key, and a number that the table gives a meaning.
+/// A table of counts: for each peer its key, and a number whose meaning depends on the table.
 #[derive(Clone)]
 pub struct Counts {
     places: &'static [AtomicU64],
-    /// Makes keys that peers cannot choose.
+    /// Enters into the keys, so that peers cannot choose them.
     secret: [u64; 2],
-    /// Time 0 of what the table stores.
+    /// The time that the table counts from.
     start: Instant,
 }
 
-/// Why memory is not taken over.
+/// Why the memory of the previous daemon is not taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum NotTaken {
-    /// It could be made shorter, has another length, or cannot be mapped.
+    /// Its length is not sealed, or wrong, or it cannot be mapped.
     #[error("{0}")]
     Memory(#[from] io::Error),
-    /// Another version, or something else.
+    /// It is of another version, or for another table, or something else.
     #[error("it is of another version")]
     Format,
-    /// It began later than now.
+    /// Its start is in the future, or too long ago.
     #[error("its times are wrong")]
     Time,
 }
@@ -81,14 +82,14 @@ fn length() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(HEADER + 2 * (PLACES + 1) - 1)
 }
 
-/// The clock that [`Instant`] has, in milliseconds.
+/// Returns the time of the clock behind [`Instant`], in milliseconds.
 fn clock() -> io::Result<u64> {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
     u64::try_from(now.as_millis()).map_err(io::Error::other)
 }
 
 impl Counts {
-    /// Nothing is counted yet. Also returns what is handed over.
+    /// Makes an empty table. Also returns the file descriptor that is handed over to a successor.
     pub fn new(table: Table) -> io::Result<(Counts, OwnedFd)> {
         let (memory, file) = shared::sealed_counters(length())?;
         let secret = [0, 1].map(|number| RandomState::new().hash_one(number));
@@ -107,14 +108,14 @@ impl Counts {
         Ok((counts, file))
     }
 
-    /// Takes over what another daemon has counted, and goes on counting there.
+    /// Takes over the table of another daemon, which may still be counting in it.
     pub fn adopt(table: Table, file: &OwnedFd) -> Result<Counts, NotTaken> {
         let memory = shared::adopt_sealed_counters(file, length())?;
         let (header, places) = memory.split_at_checked(HEADER).ok_or(NotTaken::Format)?;
         let [format, kind, one, other, start, ..] = header else {
             return Err(NotTaken::Format);
         };
-        // Each number is read once: others may write there.
+        // Each number is read only once, because other processes may change it.
         let read = |number: &AtomicU64| number.load(Ordering::SeqCst);
         if read(format) != FORMAT || read(kind) != table.number() {
             return Err(NotTaken::Format);
@@ -136,7 +137,7 @@ impl Counts {
         }
     }
 
-    /// A number that stands for this value, and that nobody outside can choose.
+    /// Returns a hash of this value, which depends on the secret.
     pub fn hash(&self, value: &impl Hash) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.secret.hash(&mut hasher);
@@ -144,12 +145,12 @@ impl Counts {
         hasher.finish()
     }
 
-    /// The key of a peer.
+    /// Returns the key of a peer.
     pub fn key(&self, peer: &impl Hash) -> u64 {
         self.hash(peer).clamp(NOBODY + 1, OTHERS - 1)
     }
 
-    /// Key and number of a place, 0 to [`PLACES`].
+    /// Returns the key and the number in a place, 0 to [`PLACES`].
     pub fn place(&self, number: usize) -> Option<(&'static AtomicU64, &'static AtomicU64)> {
         match self.places.get(2 * number..2 * number + 2) {
             Some([key, state]) => Some((key, state)),
@@ -157,13 +158,13 @@ impl Counts {
         }
     }
 
-    /// Time 0 of what the table stores.
+    /// Returns the time that the table counts from.
     pub fn start(&self) -> Instant {
         self.start
     }
 }
 
-/// Says which counts a descriptor leads to.
+/// Says which counts a file descriptor refers to.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Label {
     /// The name of the service.
@@ -172,12 +173,13 @@ pub struct Label {
     pub table: Table,
 }
 
-/// What a daemon gets from the one before it; empty without one.
+/// The counts that a daemon gets from the previous one; empty if there was none.
 #[derive(Default)]
 pub struct Heritage(pub Vec<(Label, OwnedFd)>);
 
 impl Heritage {
-    /// The counts of a service: those of the daemon before, or new ones. Also returns what is handed over.
+    /// Returns the counts of a service: those of the previous daemon, or new ones. Also returns the file descriptor
+    /// that is handed over to a successor.
     pub fn take(&mut self, service: &str, table: Table) -> io::Result<(Counts, OwnedFd)> {
         let mut labels = self.0.iter();
         let is_it =
@@ -216,7 +218,7 @@ mod tests {
         assert_eq!(new.place(7).unwrap().1.fetch_add(1, Ordering::SeqCst), 5);
         assert_eq!(old.place(7).unwrap().1.load(Ordering::SeqCst), 6);
         assert!(new.place(PLACES).is_some() && new.place(PLACES + 1).is_none());
-        // Others have another secret.
+        // Another table has another secret.
         let (other, _file) = Counts::new(Table::Signatures).unwrap();
         assert_ne!(old.key(&"peer"), other.key(&"peer"));
     }
@@ -243,7 +245,7 @@ mod tests {
         word(&file, 4, u64::MAX);
         let refused = Counts::adopt(Table::FailedLogins, &file);
         assert!(matches!(refused, Err(NotTaken::Time)));
-        // Another length, and files that could become shorter.
+        // Another length, and a file that is not sealed.
         let (_, longer) = shared::sealed_counters(length().saturating_add(1)).unwrap();
         let file = std::fs::File::open("/dev/zero").unwrap();
         for file in [longer, file.into()] {

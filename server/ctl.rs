@@ -1,7 +1,7 @@
 //! Implements `pkcs11proxyctl`, which asks a running daemon about its state and gives it commands.
 //!
-//! Connects to the control socket, sends what [`crate::administration`] defines, and prints the answer. The exit status
-//! is 0 if the daemon did it, 1 if it did not, and 2 if it could not be asked.
+//! Connects to the control socket, sends a request as [`crate::administration`] defines it, and prints the answer. The
+//! exit status is 0 if the daemon did what it was asked, 1 if it did not, and 2 if it could not be asked.
 
 mod audit;
 mod explain;
@@ -18,7 +18,7 @@ use getopts::ParsingStyle;
 
 use crate::administration::{Connection, Reply, Request, Status};
 
-/// Where the control socket is if `-socket` does not say.
+/// The control socket, unless `-socket` names another.
 const CONTROL_SOCKET: &str = "/run/pkcs11proxyd/control";
 
 /// How long the daemon may take to answer.
@@ -118,11 +118,11 @@ pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
     ("help", None, "Prints the commands and options, and exits."),
 ];
 
-/// What was asked for on the command line.
+/// The parsed command line.
 struct Asked {
     socket: PathBuf,
     json: bool,
-    /// For `top`: how often the clients are shown; 0 for ever.
+    /// For `top`: how many times the clients are shown; 0 for no limit.
     rounds: u64,
     command: Command,
 }
@@ -196,12 +196,12 @@ fn usage() -> String {
     options().usage(&text)
 }
 
-/// Says what is wrong with the words of a command line, without the program's name.
+/// Returns what is wrong with a command line, which is given without the program's name.
 pub fn complaint(words: &[String]) -> Option<String> {
     parse(words).err()
 }
 
-/// `None` if only the usage is wanted.
+/// Parses the arguments. Returns `None` if only the usage is wanted.
 fn parse(arguments: &[String]) -> Result<Option<Asked>, String> {
     let matches = options()
         .parse(arguments)
@@ -273,7 +273,7 @@ fn ask(asked: &Asked, request: &Request) -> Result<String, String> {
     line.map_err(|error| failed(asked, &error))
 }
 
-/// Why the daemon cannot be asked.
+/// Returns the message that says why the daemon cannot be asked.
 fn failed(asked: &Asked, error: &io::Error) -> String {
     let advice = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -326,7 +326,7 @@ fn top(asked: &Asked) -> Result<i32, String> {
             Reply::Failed(reason) => return Err(reason),
             _ => return Err("unexpected answer from the daemon".into()),
         };
-        // Clears the screen and begins in its first line.
+        // Clears the screen, and moves the cursor to its first line.
         let clear = if io::stdout().is_terminal() {
             "\x1b[H\x1b[2J"
         } else {
@@ -388,13 +388,13 @@ fn ready(asked: &Asked) -> Result<i32, String> {
     Ok(exit)
 }
 
-/// The calls of each client so far.
+/// Returns how many calls each client has made so far.
 fn calls(status: &Status) -> HashMap<usize, u64> {
     let clients = status.services.iter().flat_map(|service| &service.clients);
     clients.map(|client| (client.id, client.calls)).collect()
 }
 
-/// It is no error if nobody reads the output.
+/// Prints text. It is no error if the output is closed.
 fn print(text: &str) {
     let _ = write!(io::stdout(), "{text}");
 }

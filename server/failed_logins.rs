@@ -6,7 +6,7 @@
 //!
 //! There are places for a fixed number of peers. Peers that find no free place share one last place. So a peer with
 //! many addresses gains nothing by filling the table, and the others can still log in as long as few PINs are wrong.
-//! Nobody waits for a lock; every change is one atomic operation on one number.
+//! There is no lock: every change is one atomic operation on one number.
 
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,18 +17,18 @@ use crate::counts::{Counts, NOBODY, OTHERS, PLACES};
 /// Upper bound on [`Limits::failures`].
 pub const MOST_FAILURES: usize = 200;
 
-/// How often a change is tried while others change the same place.
+/// How often a change is tried while other processes change the same place.
 const ATTEMPTS: usize = 1000;
 
 /// The unit of times in shared memory, in milliseconds.
 const TICK: u128 = 10;
 
-/// What is allowed.
+/// The limits on failed logins.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Failed logins of a peer in a window (`max_failed_logins`).
+    /// Upper bound on the failed logins of a peer in a window (`max_failed_logins`).
     pub failures: usize,
-    /// How long they count, from the first of them (`failed_login_window`).
+    /// How long failed logins count, from the first of them (`failed_login_window`).
     pub window: Duration,
 }
 
@@ -39,27 +39,27 @@ pub struct FailedLogins {
     counts: Counts,
 }
 
-/// A peer's name in the table.
+/// A peer's key in the table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Key(u64);
 
-/// What a PIN is for, in the table: a user of a token. A right PIN clears only what was failed for the same.
+/// The user of a token that a PIN is for, as a number in the table. A right PIN clears only failures for the same one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Target(u64);
 
-/// A login that has been counted and is not settled.
+/// A login that has been counted, and whose outcome is not known yet.
 #[derive(Debug)]
 pub struct Attempt {
     place: usize,
     key: u64,
     target: Target,
-    /// The window that it is counted in.
+    /// When the window in which it is counted began, in ticks.
     since: u64,
     /// The failures before it.
     pub failures: usize,
 }
 
-/// What became of a login.
+/// The outcome of a login.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
     /// The PIN was right.
@@ -73,22 +73,23 @@ pub enum Outcome {
 /// A login that may not be made now.
 #[derive(Debug, Eq, PartialEq)]
 pub enum NotNow {
-    /// The peer has failed too often. The others may be made after this time.
+    /// The peer has failed too often. It may log in again after this time.
     Refused(Duration),
-    /// The peer has as many logins in progress as may still fail.
+    /// The peer has as many logins in progress as may still fail. The window ends after this time.
     Busy(Duration),
 }
 
-/// What the second number of a place says.
+/// The content of the second number of a place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct State {
     /// When the window began, in ticks: 36 bits.
     since: u64,
-    /// What all failures are for: 12 bits; [`NO_TARGET`] if there is none, [`SEVERAL_TARGETS`].
+    /// The [`Target`] of all failures: 12 bits. [`NO_TARGET`] if there are no failures, [`SEVERAL_TARGETS`] if they
+    /// have different ones.
     target: u64,
-    /// Logins that are being made, and those of workers that were killed: 8 bits.
+    /// Logins in progress, including those of workers that were killed meanwhile: 8 bits.
     pending: u64,
-    /// 8 bits.
+    /// Failed logins: 8 bits.
     failures: u64,
 }
 
@@ -132,28 +133,28 @@ impl State {
 }
 
 impl FailedLogins {
-    /// Those who have failed are in `counts`. `limits.failures` is 1 to [`MOST_FAILURES`].
+    /// Makes the failed logins that are stored in `counts`. `limits.failures` is 1 to [`MOST_FAILURES`].
     pub fn new(limits: Limits, counts: Counts) -> FailedLogins {
         FailedLogins { limits, counts }
     }
 
-    /// What is allowed.
+    /// Returns the limits.
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// The name of a peer in the table.
+    /// Returns the key of a peer in the table.
     pub fn key(&self, peer: &impl Hash) -> Key {
         Key(self.counts.key(peer))
     }
 
-    /// The name of the user and token that a PIN is for.
+    /// Returns the number of the user and token that a PIN is for.
     pub fn target(&self, target: &impl Hash) -> Target {
         let first = SEVERAL_TARGETS + 1;
         Target(first + self.counts.hash(target) % (TARGETS - first))
     }
 
-    /// Key and state of a place.
+    /// Returns the key and the state in a place.
     fn place(&self, number: usize) -> Option<(&AtomicU64, &AtomicU64)> {
         self.counts.place(number)
     }
@@ -165,7 +166,7 @@ impl FailedLogins {
         u64::try_from(millis / TICK).unwrap_or(u64::MAX)
     }
 
-    /// The length of the window.
+    /// Returns the length of the window, in ticks.
     fn window(&self) -> u64 {
         u64::try_from(self.limits.window.as_millis().div_ceil(TICK)).unwrap_or(u64::MAX)
     }
@@ -174,7 +175,7 @@ impl FailedLogins {
         now.saturating_sub(state.since) >= self.window()
     }
 
-    /// The place of a peer, and the key that it has there. One without a place gets a free one.
+    /// Returns the place of a peer, and its key there. A peer without a place gets a free one, or else the last one.
     fn find(&self, key: Key, now: u64) -> (usize, u64) {
         for _ in 0..ATTEMPTS {
             let mut free = None;
@@ -190,7 +191,7 @@ impl FailedLogins {
                 if free.is_none() && (state.is_free() || self.is_over(state, now)) {
                     free = Some((number, owner));
                 }
-                // Places are taken in their order.
+                // Places are first taken in ascending order, so all further ones are unused.
                 if owner == NOBODY {
                     break;
                 }
@@ -199,7 +200,8 @@ impl FailedLogins {
                 break;
             };
             if let Some((owner, _)) = self.place(number) {
-                // Whether this succeeds or not, whoever is the first with the key has the place.
+                // Whether this succeeds or not, the next round searches again, and finds the place if it now has the
+                // key of this peer.
                 let (order, other) = (Ordering::SeqCst, Ordering::SeqCst);
                 let _ = owner.compare_exchange(before, key.0, order, other);
             }
@@ -207,7 +209,7 @@ impl FailedLogins {
         (PLACES, OTHERS)
     }
 
-    /// Counts a login that is about to be made.
+    /// Counts a login that is about to be made, or returns why it may not be made now.
     pub fn begin(&self, key: Key, target: Target, now: Instant) -> Result<Attempt, NotNow> {
         let ticks = self.ticks(now);
         let most = self.limits.failures.clamp(1, MOST_FAILURES) as u64;
@@ -258,7 +260,7 @@ impl FailedLogins {
         Err(NotNow::Busy(left))
     }
 
-    /// Notes what became of a login; how many have failed now.
+    /// Notes the outcome of a login. Returns how many logins of the peer have failed now.
     pub fn settle(&self, attempt: &Attempt, outcome: Outcome) -> usize {
         let Some((owner, place)) = self.place(attempt.place) else {
             return 0;
@@ -269,7 +271,7 @@ impl FailedLogins {
             if owner.load(Ordering::SeqCst) != attempt.key {
                 return 0;
             }
-            // In a later window it is not among those that are being made; a failure counts all the same.
+            // If a new window has begun, the login is not among its pending ones. A failure counts nevertheless.
             if state.since == attempt.since {
                 state.pending = state.pending.saturating_sub(1);
             }
@@ -284,7 +286,7 @@ impl FailedLogins {
                 return usize::try_from(state.failures).unwrap_or(usize::MAX);
             }
         }
-        // Somebody changes it all the time: the login stays counted.
+        // Other processes keep changing the place, so the login stays counted as pending.
         0
     }
 }
@@ -359,7 +361,7 @@ mod tests {
             assert!(login(&logins, "one", Outcome::Wrong, now));
             assert!(login(&logins, "one", Outcome::Right, now));
         }
-        // Somebody who knows another PIN must not go on for ever.
+        // A peer that knows the PIN of another user must not be able to guess without limit.
         let key = logins.key(&"one");
         let [one, other] = ["user", "officer"].map(|user| logins.target(&user));
         let mut tried = 0;
@@ -419,7 +421,7 @@ mod tests {
         assert!(!login(&logins, "one", Outcome::Right, now));
         let later = now + WINDOW + Duration::from_millis(20);
         assert!(login(&logins, "one", Outcome::Wrong, later));
-        // One that was only slow counts in the next window.
+        // A login that was only slow counts in the next window.
         assert_eq!(logins.settle(&lost, Outcome::Wrong), 2);
         assert!(!login(&logins, "one", Outcome::Right, later));
     }
@@ -448,7 +450,7 @@ mod tests {
         assert!(login(&logins, "newer", Outcome::Wrong, now));
         assert!(!login(&logins, "newest", Outcome::Wrong, now));
         assert!(!login(&logins, "good", Outcome::Right, now));
-        // The others have what they had.
+        // The counts of the other peers are unchanged.
         assert!(login(&logins, "peer 7", Outcome::Wrong, now));
         assert!(!login(&logins, "peer 7", Outcome::Wrong, now));
         let later = now + WINDOW + Duration::from_millis(20);

@@ -1,7 +1,8 @@
 //! Takes over listening sockets that another process has bound for the daemon.
 //!
 //! They come from the service manager, which passes them at start (LISTEN_FDS, sd_listen_fds(3)), or from the daemon
-//! that is replaced (`predecessor`). `sockets` asks here for the socket of each configured address before it binds one.
+//! that is replaced (`predecessor`). `sockets` asks for an inherited socket of each configured address before it binds
+//! a new one.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -10,23 +11,23 @@ use std::path::{Path, PathBuf};
 use listenfd::ListenFd;
 use socket2::Socket;
 
-/// Where a socket listens.
+/// The address at which a socket listens.
 #[derive(Debug, PartialEq)]
 enum Bound {
     Internet(SocketAddr),
     Local(PathBuf),
 }
 
-/// Sockets that listen already, and that no configured address has asked for yet.
+/// Inherited listening sockets that have not been assigned to a configured address yet.
 pub struct Inherited {
     sockets: Vec<(Bound, Socket)>,
-    /// Whether the files of Unix sockets are this daemon's from now on.
+    /// Whether this daemon has to remove the files of Unix sockets when it ends.
     owns_files: bool,
 }
 
 impl Inherited {
-    /// The sockets that the service manager has passed to this process. One that is not a listening socket
-    /// of TCP, or a Unix socket with a path, is an error.
+    /// Takes the sockets that the service manager has passed to this process. It is an error if one is neither a
+    /// listening TCP socket nor a listening Unix socket with a path.
     pub fn from_environment() -> Result<Inherited, String> {
         let mut passed = ListenFd::from_env();
         let mut sockets = Vec::new();
@@ -50,7 +51,7 @@ impl Inherited {
         })
     }
 
-    /// The sockets of the daemon that is replaced.
+    /// Takes the sockets of the daemon that is replaced.
     pub fn from_predecessor(passed: Vec<OwnedFd>) -> Inherited {
         let sockets = passed.into_iter().filter_map(|socket| {
             let socket = Socket::from(socket);
@@ -62,17 +63,17 @@ impl Inherited {
         }
     }
 
-    /// Whether the files of Unix sockets are this daemon's from now on.
+    /// Whether this daemon has to remove the files of Unix sockets when it ends.
     pub fn owns_files(&self) -> bool {
         self.owns_files
     }
 
-    /// The socket that listens at this address of TCP.
+    /// Takes the socket that listens at this TCP address.
     pub fn take_internet(&mut self, address: &SocketAddr) -> Option<Socket> {
         self.take(|place| matches!(place, Bound::Internet(found) if found == address))
     }
 
-    /// The socket that listens at this path.
+    /// Takes the socket that listens at this path.
     pub fn take_local(&mut self, path: &Path) -> Option<Socket> {
         self.take(|place| matches!(place, Bound::Local(found) if found == path))
     }
@@ -85,8 +86,8 @@ impl Inherited {
         Some(self.sockets.swap_remove(number).1)
     }
 
-    /// An error if a socket of the service manager is left: clients that connect to it would wait for ever. What is
-    /// left of the replaced daemon's belongs to addresses that are not configured any more.
+    /// Returns an error if a socket of the service manager is left, because clients that connect to it would wait for
+    /// ever. The sockets left from a replaced daemon belong to addresses that are no longer configured, and are closed.
     pub fn finish(self) -> Result<(), String> {
         match self.sockets.first() {
             Some((place, _)) if !self.owns_files => {

@@ -1,7 +1,7 @@
 //! Runs the daemon, which serves a PKCS#11 module through a filter, with one process for each client.
 //!
-//! [`run`] starts it, in this order: options, configuration, rules, loggers, sockets, detaching, then the
-//! controller until it is stopped. Bad options, files or addresses end the daemon before it detaches,
+//! [`run`] reads the options, the configuration and the rules, opens loggers and sockets, detaches, and then runs the
+//! controller until it is stopped, in this order. Bad options, files or addresses end the daemon before it detaches,
 //! with status 2.
 
 #![forbid(unsafe_code)]
@@ -83,7 +83,7 @@ use crate::policy::{Policy, report_warnings};
 use crate::predecessor::Predecessor;
 use crate::sockets::Listener;
 
-/// The exit status for everything that is wrong at start.
+/// The exit status if the daemon cannot start.
 const UNUSABLE: i32 = 2;
 
 /// Runs the daemon with these arguments, the program's name first; returns the exit status.
@@ -91,7 +91,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments = arguments
         .into_iter()
         .map(|a| a.to_string_lossy().into_owned());
-    // The command that started the daemon ends when this is dropped: after the reason of a failed start is printed.
+    // The launcher process ends when this is dropped. If the start fails, that is after the reason has been printed.
     let mut launcher = None;
     let result = match options::parse(arguments) {
         Ok(Command::Help(text)) => return print(&text),
@@ -264,7 +264,7 @@ fn start(options: &Options, launcher: &mut Option<Launcher>) -> Result<(), Box<d
     Ok(result?)
 }
 
-/// What `-daemonize-param` says. It would be lost if no service has a hook.
+/// Returns the value of `-daemonize-param`. It is an error if there is one and no service has a hook that gets it.
 fn hook_parameter<'a>(options: &'a Options, services: &[Service]) -> Result<&'a str, String> {
     let parameter = options.daemonize_param.as_deref().unwrap_or_default();
     let mut processors = services.iter().map(|service| &service.processor);
@@ -283,13 +283,13 @@ fn call_hook(service: &Service, parameter: &str, conf: &Path) -> Result<(), Box<
     let failed = |cause: String| hook.place.fault(cause).in_file(conf);
     bindings::hook::daemonize(&hook.file, parameter.as_bytes())
         .map_err(|error| failed(error.to_string()))?;
-    // Workers are forked from here on.
+    // From now on workers are forked, which requires that the hook has left no thread behind.
     bindings::sys::require_one_thread().map_err(|error| failed(error.to_string()))?;
     Ok(())
 }
 
-/// Sees whether the audit log and its key can be used. A child does it, so that the key never is in the memory that
-/// workers inherit.
+/// Checks that the audit log and its key can be used. A child process does it, so that the key is never in the memory
+/// that workers inherit.
 fn check_audit(audit: &AuditConfig, conf: &Path, takes_over: bool) -> Result<(), Box<dyn Error>> {
     let (mut ours, theirs) = UnixStream::pair()?;
     let child = bindings::sys::fork_child(theirs, &[], |mut theirs| {
@@ -308,7 +308,7 @@ fn check_audit(audit: &AuditConfig, conf: &Path, takes_over: bool) -> Result<(),
     }
 }
 
-/// Creates a directory that only this user can enter, unless it exists. Its parent has to exist.
+/// Creates a directory with mode 0700, unless it exists. Its parent directory has to exist.
 fn create_directory(path: &Path) -> Result<(), String> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -317,7 +317,7 @@ fn create_directory(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Logs where a panic happened. Its message is left out, as it may contain the data at hand.
+/// Logs where a panic happened. The panic's message is left out, because it may contain confidential data.
 fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let place = panic
         .location()

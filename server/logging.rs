@@ -1,8 +1,8 @@
 //! Sends log messages, from `log`'s macros and [`log()`], to the process's one [`Route`].
 //!
-//! In the controller the route is [`Loggers`], which writes; in a worker it is the channel to the controller. Debug and
-//! trace messages use neither: those selected by `-debug` go straight to standard error. No PIN, key or payload may be
-//! in any of them.
+//! In the controller the route is [`Loggers`], which writes the messages. In a worker it is the channel to the
+//! controller. Debug and trace messages take no route: those selected by `-debug` go directly to standard error. No
+//! message may contain a PIN, a key or data of a call.
 
 pub mod line_format;
 mod log_file;
@@ -24,24 +24,24 @@ pub use record::{Record, Route, Severity};
 /// The component of the controller's messages; a worker's is the name of its service.
 pub const CONTROLLER: &str = "netplex.controller";
 
-/// Whose debug messages go to standard error.
+/// The modules whose debug messages go to standard error.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum DebugSelection {
-    /// Nobody's.
+    /// No module.
     #[default]
     None,
-    /// Those of these modules, named as in [`debug_modules`] or as in the original.
+    /// These modules, named as in [`debug_modules`] or as in the original.
     Modules(Vec<String>),
-    /// Everybody's.
+    /// All modules.
     All,
 }
 
-/// What `-debug-list` prints, one name a line.
+/// Returns what `-debug-list` prints, one name a line.
 pub fn debug_modules() -> String {
     DEBUG_MODULES.join("\n")
 }
 
-/// Names `-debug` knows. Each selects the modules below it as well; others may be given.
+/// The names that `-debug-list` shows. Each also selects the modules below it. `-debug` accepts other names, too.
 const DEBUG_MODULES: [&str; 7] = [
     "bindings",
     "filter",
@@ -52,7 +52,7 @@ const DEBUG_MODULES: [&str; 7] = [
     "xdr",
 ];
 
-/// The original's modules that have a counterpart.
+/// The modules of the original that have a counterpart here.
 const ORIGINAL_MODULES: [(&str, &str); 6] = [
     ("Netplex_cenv", "server::worker"),
     ("Netplex_container", "server::worker"),
@@ -62,8 +62,8 @@ const ORIGINAL_MODULES: [(&str, &str); 6] = [
     ("Rpc_transport", "server::connection"),
 ];
 
-/// Makes `route` the way of all records, as `component`. Later calls replace an earlier route, but
-/// the selection of debug messages stays that of the first.
+/// Sends all records to `route`, with this component. A later call replaces the route, but the selection of debug
+/// messages stays that of the first call.
 pub fn install(route: Arc<dyn Route>, component: &str, debug: DebugSelection) {
     let mut level = level_filter(route.max_level());
     {
@@ -82,7 +82,7 @@ pub fn install(route: Arc<dyn Route>, component: &str, debug: DebugSelection) {
             debug,
         });
     }
-    // An error means that the bridge is in place already.
+    // An error means that the bridge is installed already.
     let _ = log::set_logger(&BRIDGE);
     log::set_max_level(level);
 }
@@ -100,12 +100,12 @@ pub fn set_filter_subchannel(subchannel: &str) {
     }
 }
 
-/// Sends a message of any severity, among them those the `log` crate lacks.
+/// Sends a message of any severity, including those that the `log` crate lacks.
 pub fn log(severity: Severity, message: fmt::Arguments<'_>) {
     BRIDGE.send(severity, "", message);
 }
 
-/// What stands behind `log`'s macros.
+/// The logger behind `log`'s macros.
 struct Bridge(RwLock<Option<State>>);
 
 struct State {
@@ -174,7 +174,7 @@ impl Log for Bridge {
     fn flush(&self) {}
 }
 
-/// The severity of a message for the loggers; debug messages are for `-debug` only.
+/// Returns the severity of a message for the loggers, or `None` for debug messages, which are for `-debug` only.
 fn severity(level: Level) -> Option<Severity> {
     match level {
         Level::Error => Some(Severity::Err),
@@ -193,7 +193,7 @@ fn level_filter(severity: Severity) -> LevelFilter {
     }
 }
 
-/// Writes `[time] [debug] [pid:thread] module: text` to standard error.
+/// Makes the logger that writes `[time] [debug] [pid:thread] module: text` to standard error.
 fn debug_logger(selection: DebugSelection) -> Option<env_logger::Logger> {
     let mut builder = env_logger::Builder::new();
     match selection {
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// Keeps what it is given.
+    /// Keeps the records that it gets.
     struct Kept(Mutex<Vec<String>>, Severity);
 
     impl Route for Kept {
@@ -254,7 +254,7 @@ mod tests {
         }
     }
 
-    /// One test, since the bridge is one for the process.
+    /// This is a single test, because the process has only one bridge.
     #[test]
     fn sends_records_to_the_route_in_place() {
         let first = Arc::new(Kept(Mutex::default(), Severity::Debug));

@@ -1,10 +1,10 @@
 //! Refuses logins of a peer that has failed too often, without asking the token.
 //!
 //! Calls come from the gateway and go on to the filter. A call that makes the token compare a PIN is counted before it
-//! is made, and judged by its CK_RV (`failed_logins`). The failures of a peer are counted over all its connections.
-//! After some, replies are delayed; after more, logins return CKR_PIN_LOCKED until the window is over. While as many
-//! logins are being made as may still fail, others wait. The facts of each function say which functions these are. The
-//! log tells who fails, never a PIN.
+//! is made (`failed_logins`), and its CK_RV says whether the PIN was right. The facts of each function say whether it
+//! has a PIN compared. The failures of a peer are counted over all its connections. After some failures, logins are
+//! delayed; after more, they return CKR_PIN_LOCKED until the window is over. While as many logins are in progress as
+//! may still fail, others wait. The log says whose logins fail, and never contains a PIN.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,17 +22,17 @@ use crate::failed_logins::{Attempt, FailedLogins, Key, NotNow, Outcome, Target};
 use crate::logging::{Severity, log};
 use crate::sockets::Peer;
 
-/// The delay of the first login that is delayed. Each further one is delayed twice as long.
+/// The delay of the first delayed login. It doubles with each further failure.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 
-/// No login is delayed longer.
+/// Upper bound on the delay of a login.
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
-/// How long the answer to a refused login takes.
+/// How long the reply to a refused login is delayed.
 const REFUSAL_DELAY: Duration = Duration::from_secs(1);
 
 /// Upper bound on the time that a login waits for others of its peer. Together with all other delays, this is less than
-/// what clients wait for a reply.
+/// the time that clients wait for a reply.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
 /// The interval at which a waiting login checks again.
@@ -41,7 +41,7 @@ const ASKING: Duration = Duration::from_millis(20);
 /// Whose failed logins are counted together.
 #[derive(Clone, Debug, Hash)]
 pub enum Guesser {
-    /// Without TLS: the client's address or user.
+    /// Without TLS: the client's address, or its user on a Unix socket.
     Peer(Peer),
     /// The SHA-256 fingerprint of the client's certificate, and its subject for the log.
     Certificate(Vec<u8>, String),
@@ -59,7 +59,7 @@ impl fmt::Display for Guesser {
     }
 }
 
-/// The failed logins of one client's peer.
+/// Counts the logins of one client, and delays or refuses them.
 pub struct Guard {
     logins: FailedLogins,
     key: Key,
@@ -70,7 +70,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// For a client of this name. Its logins count for `guesser`.
+    /// Makes the guard of a client with this name in the log. Its logins count for `guesser`.
     pub fn new(
         logins: FailedLogins,
         guesser: Guesser,
@@ -86,7 +86,7 @@ impl Guard {
         }
     }
 
-    /// Waits until a login may be made. If it may not, waits until the refusal is due.
+    /// Waits until a login may be made, and counts it. Returns `None` if it is refused, after the delay of a refusal.
     fn begin(&self, function: Function, target: Target) -> Option<Attempt> {
         let end = Instant::now() + LONGEST_WAIT;
         let left = loop {
@@ -139,7 +139,7 @@ impl Guard {
     }
 }
 
-/// How long a login is delayed after this many failures.
+/// Returns how long a login is delayed after this many failures.
 fn delay(failures: usize, most: usize) -> Duration {
     let Some(late) = failures.checked_sub(most.div_ceil(2)) else {
         return Duration::ZERO;
@@ -148,8 +148,8 @@ fn delay(failures: usize, most: usize) -> Duration {
     FIRST_DELAY.saturating_mul(doubled).min(LONGEST_DELAY)
 }
 
-/// What a CK_RV reveals about the PIN. Where a call also sets something, only one code is about the PIN that is
-/// compared.
+/// Returns what a CK_RV says about the PIN that the token compares. If the call also sets something, such as a new PIN,
+/// only CKR_PIN_INCORRECT is certainly about the compared PIN.
 fn outcome(function: Function, rv: CkRv) -> Outcome {
     match rv {
         CkRv::OK => Outcome::Right,
@@ -161,19 +161,19 @@ fn outcome(function: Function, rv: CkRv) -> Outcome {
     }
 }
 
-/// A module behind the limit.
+/// Applies the limit to the calls of a module.
 pub struct LoginLimit<N> {
     inner: N,
-    /// None if there is no limit.
+    /// `None` if there is no limit.
     guard: Option<Arc<Guard>>,
-    /// The module's name.
+    /// The name by which the client asked for the module.
     module: Vec<u8>,
     /// The slots of open sessions.
     slots: Mutex<HashMap<SessionHandle, SlotId>>,
 }
 
 impl<N: Cryptoki> LoginLimit<N> {
-    /// For a module of this name.
+    /// Puts the limit in front of `inner`, for a module of this name.
     pub fn new(inner: N, guard: Option<Arc<Guard>>, module: &[u8]) -> LoginLimit<N> {
         LoginLimit {
             inner,
@@ -187,7 +187,7 @@ impl<N: Cryptoki> LoginLimit<N> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the PIN of a call is for: a token, and its security officer or its user.
+    /// Returns what the PIN of a call is for: a token, and its security officer or its user.
     fn target(&self, guard: &Guard, call: &Call<'_>) -> Target {
         const OFFICER: UserType = UserType(0);
         const USER: UserType = UserType(1);
@@ -211,7 +211,7 @@ impl<N: Cryptoki> LoginLimit<N> {
         guard.logins.target(&(&self.module, slot, user.0))
     }
 
-    /// The layer behind it.
+    /// Returns the layer behind the limit.
     pub fn inner(&self) -> &N {
         &self.inner
     }
@@ -243,7 +243,7 @@ impl<N: Cryptoki> LoginLimit<N> {
 }
 
 impl<N: Cryptoki> LoginLimit<N> {
-    /// Passes a call on by the given function, or refuses it and tells the witness.
+    /// Passes a call on with the given function, or refuses it and tells the witness.
     pub fn call_before(
         &self,
         witness: Option<&dyn Witness>,
@@ -388,7 +388,7 @@ mod tests {
             Call::C_SetPIN(session, wrong, right),
             Call::C_InitToken(SlotId(1), wrong, Input::Bytes(&[b' '; 32])),
         ];
-        // Side by side, since each refusal takes its time.
+        // In parallel, because each refusal is delayed.
         thread::scope(|scope| {
             for (number, call) in calls.iter().enumerate() {
                 let next = &calls[(number + 1) % calls.len()];
@@ -435,7 +435,7 @@ mod tests {
         }
         assert_eq!(clients[0].login(1, 1, b"4321"), CkRv::PIN_INCORRECT);
         assert_eq!(clients[1].login(1, 1, RIGHT), CkRv::PIN_LOCKED);
-        // Another peer goes on.
+        // Another peer is not affected.
         let other = Client::of(&logins, identity("two"));
         assert!(other.login(1, 1, RIGHT).is_ok());
     }

@@ -1,8 +1,8 @@
 //! Counts calls and measures how long they take, for a monitoring system.
 //!
 //! The workers of a service add to counters in memory that they share with the controller. The controller reads them
-//! when somebody asks; `exposition` writes them in Prometheus' format. If the configuration lets nobody ask, the
-//! workers have no counters, and calls cost nothing more.
+//! when somebody asks; `exposition` writes them in Prometheus' format. If the configuration has neither a metrics
+//! address nor a control socket, the workers have no counters, and calls take no extra time.
 
 pub mod exposition;
 
@@ -31,45 +31,45 @@ const HISTOGRAM: usize = BUCKETS.len() + 2;
 /// Results that are counted by name, and one counter for all others.
 const RESULTS: usize = CkRv::NAMED.len() + 1;
 
-/// Upper bound on rules whose refusals are counted separately; those of further rules are not counted. Each rule has a
-/// counter that identifies it, and one for its refusals.
+/// Upper bound on the rules whose refusals are counted; refusals by further rules are not. Each rule has a counter that
+/// identifies it, and one for its refusals.
 const RULES: usize = 256;
 
-/// Where the counters of rules begin: behind the two histograms.
+/// The position of the first counter of rules, which is behind the two histograms.
 const REFUSALS: usize = 2 * HISTOGRAM;
 
-/// Where the counters of results begin.
+/// The position of the first counter of results.
 const CALLS: usize = REFUSALS + 2 * RULES;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Measured {
-    /// A call from its decoding to its reply.
+    /// The time from the decoding of a call to its reply.
     Whole,
-    /// The time that the module needs for it.
+    /// The time that the module needs for the call.
     Module,
 }
 
-/// The controller's side: the counters of a service.
+/// The counters of a service, for the controller, which reads them.
 #[derive(Clone, Copy)]
 pub struct Meters(&'static [AtomicU64]);
 
-/// A worker's side.
+/// The counters of a service, for a worker, which adds to them; `None` if nobody reads them.
 #[derive(Clone, Copy)]
 pub struct Meter(Option<&'static [AtomicU64]>);
 
 /// A histogram as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
-    /// How many calls took at most as long as each of [`BUCKETS`] and longer than the one before; then those
-    /// that took longer than all.
+    /// For each of [`BUCKETS`], how many calls took less time than that but not less than the one before; then those
+    /// that took longer.
     pub counts: Vec<u64>,
     /// The sum of all times.
     pub sum: Duration,
 }
 
 impl Meters {
-    /// All at 0.
+    /// Makes the counters, all at 0.
     pub fn new() -> io::Result<Meters> {
         let functions = Function::ALL.iter().map(|function| function.number());
         let rows = functions.max().map_or(0, |last| last as usize + 1);
@@ -77,13 +77,13 @@ impl Meters {
         Ok(Meters(shared::counters(count)?))
     }
 
-    /// For a worker that is about to be forked.
+    /// Returns the meter of a worker that is about to be forked.
     pub fn share(self) -> Meter {
         Meter(Some(self.0))
     }
 
-    /// How many calls of each function had each result, `None` for one without a name. Without those that never
-    /// were.
+    /// Returns how many calls of each function had each result; `None` stands for all results without a name. Counts of
+    /// 0 are left out.
     pub fn calls(self) -> impl Iterator<Item = (Function, Option<CkRv>, u64)> {
         let results = CkRv::NAMED.iter().copied().map(Some).chain([None]);
         Function::ALL.iter().flat_map(move |function| {
@@ -96,8 +96,8 @@ impl Meters {
         })
     }
 
-    /// How many calls each rule has refused: its option and line in the filter file, or neither if no rule stands
-    /// there for it.
+    /// Returns how many calls each rule has refused: its option and line in the filter file, or `None` for refusals
+    /// without a rule in the file.
     pub fn refusals(self) -> impl Iterator<Item = (Option<(&'static str, u64)>, u64)> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let rules = refusals(self.0).map(move |(rule, count)| (read(rule), read(count)));
@@ -108,7 +108,7 @@ impl Meters {
         })
     }
 
-    /// How long calls took.
+    /// Returns how long calls took.
     pub fn histogram(self, measured: Measured) -> Histogram {
         let counters = histogram(self.0, measured).unwrap_or_default();
         let mut counts: Vec<u64> = counters
@@ -120,10 +120,11 @@ impl Meters {
     }
 }
 
-/// The bits of a rule's number that are its line.
+/// The bits of a rule's number that contain its line.
 const LINE: u64 = (1 << 32) - 1;
 
-/// The number of a rule, which is not 0: its option's, from 2 on, above its line's. 1 is for refusals without a rule.
+/// Returns the number that identifies a rule, which is not 0. The upper 32 bits are the position of its option plus 2,
+/// and the lower 32 bits its line. For refusals without a rule the upper bits are 1.
 fn number(rule: Option<Source>) -> u64 {
     let position = |rule: &Source| OPTIONS.iter().position(|option| *option == rule.option);
     match rule.and_then(|rule| Some((position(&rule)?, rule.line))) {
@@ -132,7 +133,7 @@ fn number(rule: Option<Source>) -> u64 {
     }
 }
 
-/// The counters of each rule.
+/// Returns the two counters of each rule: its number, and its refusals.
 fn refusals(counters: &[AtomicU64]) -> impl Iterator<Item = (&AtomicU64, &AtomicU64)> {
     let rules = counters.get(REFUSALS..CALLS).unwrap_or_default();
     rules.chunks_exact(2).filter_map(|rule| match rule {
@@ -154,12 +155,12 @@ fn histogram(counters: &[AtomicU64], measured: Measured) -> Option<&[AtomicU64]>
 }
 
 thread_local! {
-    /// The time in the module for the call that this thread executes.
+    /// The time that the module has needed for the call that this thread executes.
     static IN_MODULE: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 impl Meter {
-    /// For a worker whose metrics nobody can read.
+    /// The meter of a worker whose metrics nobody can read.
     pub const OFF: Meter = Meter(None);
 
     /// Whether calls are counted.
@@ -181,7 +182,7 @@ impl Meter {
         if let Some(counter) = counters.get(row(function) + result) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        // It waits for a token, which takes as long as it takes.
+        // Its time says nothing, because it waits for a slot event.
         if function != Function::C_WaitForSlotEvent {
             add(counters, Measured::Whole, start.elapsed());
             let in_module = IN_MODULE.take();
@@ -200,7 +201,7 @@ pub struct Refusals<'a> {
 }
 
 impl Meter {
-    /// A witness who counts, in front of another one.
+    /// Returns a witness that counts refusals and passes them on to another one.
     pub fn witness(self, next: Option<&dyn Witness>) -> Refusals<'_> {
         Refusals { meter: self, next }
     }
@@ -211,7 +212,7 @@ impl Witness for Refusals<'_> {
         let number = number(refused.rule.map(|(_, source)| source));
         let counters = self.meter.0.unwrap_or_default();
         for (rule, count) in refusals(counters) {
-            // Whoever comes first has the place.
+            // The first process that writes a rule's number has the place for that rule.
             let taken = rule.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
             if taken.is_ok() || taken == Err(number) {
                 count.fetch_add(1, Ordering::Relaxed);
@@ -247,7 +248,7 @@ pub struct Timed<M> {
 }
 
 impl<M> Timed<M> {
-    /// A module of a worker with this meter.
+    /// Measures the calls of a module, if this meter of the worker is on.
     pub fn new(module: M, meter: Meter) -> Timed<M> {
         Timed {
             module,

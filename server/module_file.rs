@@ -1,8 +1,8 @@
-//! Tells from a module's file alone whether it can be loaded: no code of it runs.
+//! Checks whether a module can be loaded, by reading its file: none of its code runs.
 //!
-//! Paths come from [`crate::policy`]; what is wrong goes to the log at start, and to `-check`. A library that passes
-//! may still fail to load, for example because a library that it needs is missing. The format is ELF, as the System V
-//! ABI describes it ("Object Files" and "Dynamic Linking").
+//! Paths come from [`crate::policy`]; faults are logged at start, and reported by `-check`. A library that passes may
+//! still fail to load, for example because a library that it needs is missing. The format is ELF, as the System V ABI
+//! describes it ("Object Files" and "Dynamic Linking").
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -16,13 +16,13 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use crate::config::Identity;
 use crate::worker::{become_user, take_groups};
 
-/// Where fields stand in the host's own kind of ELF file.
+/// The offsets and sizes of fields, in bytes, in ELF files of the host's class (32 or 64 bits).
 struct Layout {
     word: usize,
     header: usize,
     segments_at: usize,
     sections_at: usize,
-    /// The size of a segment's header, their number, and the same for sections, 2 bytes each.
+    /// The size and the number of segment headers, then the size and the number of section headers, 2 bytes each.
     counts_at: usize,
     segment_offset: usize,
     segment_size: usize,
@@ -65,7 +65,8 @@ const HOST: Layout = if cfg!(target_pointer_width = "64") {
     }
 };
 
-/// EI_CLASS, EI_DATA, e_type and e_machine: all that comes before fields whose place depends on the class.
+/// The size of the part with EI_CLASS, EI_DATA, e_type and e_machine, in bytes. It precedes all fields whose offset
+/// depends on the class.
 const IDENT: usize = 20;
 
 const ET_DYN: u64 = 3;
@@ -75,15 +76,15 @@ const SHT_DYNSYM: u64 = 11;
 const DT_FLAGS_1: u64 = 0x6fff_fffb;
 const DF_1_PIE: u64 = 0x0800_0000;
 
-/// The largest table that is read, in bytes. Larger ones are not looked at.
+/// Upper bound on the size of a table that is read, in bytes. Larger ones are not examined.
 const LARGEST: u64 = 64 << 20;
 
 const ENTRY: &[u8] = b"C_GetFunctionList";
 
-/// Looks at a module's file. An error says why it cannot be loaded; a remark, what is probably wrong.
+/// Examines a module's file. An error says why it cannot be loaded; a remark says what is probably wrong.
 pub fn examine(module: &Path) -> Result<Option<&'static str>, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}{}", successor(module));
-    // Asked first, since to open a pipe would wait for its writer.
+    // Checked first, because opening a FIFO would block until it has a writer.
     if !fs::metadata(module).map_err(unreadable)?.is_file() {
         return Err("expected a library file".to_owned());
     }
@@ -109,7 +110,7 @@ pub fn examine(module: &Path) -> Result<Option<&'static str>, String> {
     elf.check(&header)
 }
 
-/// For the path of SoftHSM 1, which the original's files name, that of SoftHSM 2 if it is there.
+/// Returns advice if the path is that of SoftHSM 1, which the original's files name, and SoftHSM 2 is installed.
 fn successor(missing: &Path) -> String {
     const SOFTHSM_2: &str = "/usr/lib/softhsm/libsofthsm2.so";
     if missing.ends_with("libsofthsm.so") && Path::new(SOFTHSM_2).exists() {
@@ -118,7 +119,7 @@ fn successor(missing: &Path) -> String {
     String::new()
 }
 
-/// Whether a user can open a module's file: tried in a process that becomes that user.
+/// Checks that a user can open a module's file, in a child process that becomes that user.
 pub fn readable_by(identity: &Identity, module: &Path) -> Result<(), String> {
     const NOT_TRIED: i32 = 255;
     let user = &identity.user;
@@ -146,7 +147,7 @@ pub fn readable_by(identity: &Identity, module: &Path) -> Result<(), String> {
     }
 }
 
-/// Compares the kind of machine with that of this program.
+/// Returns an error if the module is for another kind of machine than this program.
 fn other_machine(ident: &[u8], own: &[u8]) -> Result<(), String> {
     let byte = |bytes: &[u8], at: usize| bytes.get(at).copied().unwrap_or(0);
     let (class, data) = (byte(ident, 4), byte(ident, 5));
@@ -168,7 +169,7 @@ fn other_machine(ident: &[u8], own: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The name of an architecture (e_machine).
+/// Returns the name of an architecture (e_machine).
 fn machine(number: u64) -> String {
     match number {
         3 => "x86".to_owned(),
@@ -185,7 +186,7 @@ fn machine(number: u64) -> String {
     }
 }
 
-/// A file of the host's kind.
+/// An ELF file of the host's class and byte order.
 struct Elf<'a> {
     file: &'a File,
     length: u64,
@@ -229,7 +230,7 @@ impl Elf<'_> {
         if is_program {
             return Err("is no shared library, but a program".to_owned());
         }
-        // Sections are for tools; the loader needs none.
+        // The loader needs no sections, so a file without them is no fault.
         let Some(sections) = table(HOST.sections_at, HOST.counts_at + 4) else {
             return Ok(None);
         };
@@ -242,7 +243,7 @@ impl Elf<'_> {
         })
     }
 
-    /// Whether the library has a symbol of its own with this name; unknown without a table of them.
+    /// Whether the library itself defines a symbol of this name; `None` if it has no symbol table.
     fn exports(&self, name: &[u8], sections: &[Vec<u8>]) -> Option<bool> {
         let content = |section: &[u8]| {
             let at = number(section, HOST.section_offset, HOST.word);
@@ -261,7 +262,7 @@ impl Elf<'_> {
         Some(found)
     }
 
-    /// Bytes of the file; none if it ends before, or if they are too many.
+    /// Returns bytes of the file, or `None` if the file is shorter or they are more than [`LARGEST`].
     fn bytes(&self, at: u64, length: u64) -> Option<Vec<u8>> {
         if length > LARGEST || at.checked_add(length)? > self.length {
             return None;
@@ -288,7 +289,7 @@ fn read(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A number of up to 8 bytes in the host's byte order; 0 beyond the end.
+/// Returns a number of up to 8 bytes in the host's byte order, or 0 if it is beyond the end.
 fn number(bytes: &[u8], at: usize, size: usize) -> u64 {
     let field = bytes.get(at..).and_then(|rest| rest.get(..size));
     let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
@@ -305,7 +306,7 @@ fn number(bytes: &[u8], at: usize, size: usize) -> u64 {
 mod tests {
     use super::*;
 
-    /// Every prefix and every changed byte of the headers of a library gets an answer.
+    /// Tries prefixes of a file, and changes of single bytes of its header.
     #[test]
     fn survives_damaged_files() {
         let own = std::env::current_exe().unwrap();

@@ -19,7 +19,7 @@ const KEYWORDS: &[&str] = &["{", "}", "=", ";"];
 const DEEPEST: usize = 32;
 
 impl Format for Netplex {
-    /// Parses the root item, behind which there may only be semicolons.
+    /// Parses the root item, which only semicolons may follow.
     fn parse(
         &self,
         _uri: Option<&String>,

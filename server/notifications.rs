@@ -1,8 +1,8 @@
 //! Keeps a module's notifications until the client has answered them.
 //!
-//! A module notifies in the thread of a call, or in a thread of its own. In the thread of a call the client is notified
-//! at once, and the call continues when it has answered. A notification from another thread waits for the next call of
-//! its session. [`crate::parallel`] sends and receives.
+//! A module notifies in the thread of a call, or in a thread of its own. A notification in the thread of a call is sent
+//! to the client at once, and the call continues when the client has answered. A notification from another thread waits
+//! for the next call of its session. [`crate::parallel`] sends the notifications and receives the answers.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use xdr::rpc::Xid;
 use xdr::{CkRv, SessionHandle, Ulong};
 
-/// How many notifications wait for a call of their session, at the most. More are dropped, the oldest first.
+/// Upper bound on the notifications that wait for a call of their session. If there are more, the oldest are dropped.
 const MOST_KEPT: usize = 64;
 
 thread_local! {
@@ -19,7 +19,7 @@ thread_local! {
     static CALL: Cell<Option<Xid>> = const { Cell::new(None) };
 }
 
-/// The notifications of one client that are not over.
+/// The notifications of one client that have not been answered.
 #[derive(Default)]
 pub struct Notifications {
     state: Mutex<State>,
@@ -29,7 +29,7 @@ pub struct Notifications {
 #[derive(Default)]
 struct State {
     next_xid: u32,
-    /// The client's answer to each notification that was sent.
+    /// The client's answer to each notification that was sent, by its xid; `None` before it has come.
     answers: HashMap<u32, Option<CkRv>>,
     kept: VecDeque<(SessionHandle, Ulong)>,
     is_over: bool,
@@ -40,7 +40,7 @@ impl Notifications {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Executes this call of the client in this thread.
+    /// Executes `work`. Meanwhile [`Notifications::call`] returns this call of the client, in this thread.
     pub fn during<T>(call: Xid, work: impl FnOnce() -> T) -> T {
         let before = CALL.replace(Some(call));
         let done = work();
@@ -48,7 +48,7 @@ impl Notifications {
         done
     }
 
-    /// The client's call that this thread executes.
+    /// Returns the client's call that this thread executes.
     pub fn call() -> Option<Xid> {
         CALL.get()
     }
@@ -62,7 +62,7 @@ impl Notifications {
         state.kept.push_back((session, event));
     }
 
-    /// Takes what was kept for a session.
+    /// Takes the notifications that were kept for a session.
     pub fn take(&self, session: SessionHandle) -> Vec<Ulong> {
         let mut state = self.state();
         let of_session = |(of, event): &(SessionHandle, Ulong)| (*of == session).then_some(*event);
@@ -71,8 +71,8 @@ impl Notifications {
         taken
     }
 
-    /// Notifies the client by `send`, which gets the xid to use, and waits for the answer. CKR_CANCEL if no answer can
-    /// come any more.
+    /// Notifies the client with `send`, which gets the xid to use, and waits for the answer. Returns CKR_CANCEL if no
+    /// answer can come any more.
     pub fn ask<E>(&self, send: impl FnOnce(Xid) -> Result<(), E>) -> Result<CkRv, E> {
         let xid = {
             let mut state = self.state();
@@ -91,7 +91,7 @@ impl Notifications {
         sent.map(|()| answer.unwrap_or(CkRv::CANCEL))
     }
 
-    /// The client has answered. An answer that nobody waits for is dropped.
+    /// Passes the client's answer to the thread that waits for it. An answer that no thread waits for is dropped.
     pub fn answer(&self, xid: Xid, rv: CkRv) {
         if let Some(answer) = self.state().answers.get_mut(&xid.0) {
             answer.get_or_insert(rv);
@@ -99,7 +99,7 @@ impl Notifications {
         }
     }
 
-    /// Nothing more comes from the client.
+    /// Ends all waiting, because no more answers come from the client.
     pub fn end(&self) {
         self.state().is_over = true;
         self.answered.notify_all();

@@ -1,8 +1,8 @@
 //! Tells the controller how far a client is, until its first complete call has come.
 //!
 //! When a worker gets a client, it peeks at what the client has sent: its PROXY header or, without TLS, its first call.
-//! The bytes stay in the socket. Calls are reported by [`crate::gateway`]. The controller decides what follows from it
-//! (`controller::admission`).
+//! The bytes stay in the socket. [`crate::gateway`] reports calls. The controller decides whether a client has taken
+//! too long (`controller::admission`).
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use xdr::record::MARK_SIZE;
 use crate::channel::WorkerEnd;
 use crate::proxy;
 
-/// Bytes that are looked at. The first call of every client is shorter.
+/// The number of bytes that are examined. The first call of every client is shorter.
 const LOOKED_AT: usize = 1024;
 
 /// Tells the controller if the client's first record is incomplete, and for how long the client has been silent. A
@@ -24,7 +24,7 @@ pub fn tell_if_it_waits(channel: &WorkerEnd, socket: &impl AsFd) {
     tell_if(channel, socket, is_incomplete);
 }
 
-/// The same for the PROXY header.
+/// Tells the controller the same about the PROXY header.
 pub fn tell_if_header_waits(channel: &WorkerEnd, socket: &impl AsFd) {
     tell_if(channel, socket, proxy::is_incomplete);
 }
@@ -33,7 +33,7 @@ fn tell_if(channel: &WorkerEnd, socket: &impl AsFd, waits: impl FnOnce(&[u8]) ->
     let mut bytes = [0; LOOKED_AT];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     let count = match recv(socket.as_fd().as_raw_fd(), &mut bytes, flags) {
-        Ok(0) => return, // it has gone
+        Ok(0) => return, // the client has disconnected
         Ok(count) => count,
         Err(_) => 0,
     };
@@ -43,7 +43,7 @@ fn tell_if(channel: &WorkerEnd, socket: &impl AsFd, waits: impl FnOnce(&[u8]) ->
     }
 }
 
-/// Whether a record is incomplete. False for one that is longer than the bytes that are looked at.
+/// Whether a record is incomplete. False for a record that is longer than [`LOOKED_AT`].
 fn is_incomplete(mut bytes: &[u8]) -> bool {
     const LAST: u32 = 1 << 31;
     let whole = bytes.len();
@@ -66,7 +66,7 @@ pub struct FirstCall {
 }
 
 impl FirstCall {
-    /// No call has come yet.
+    /// Makes the state in which no call has come yet.
     pub fn new(channel: Arc<WorkerEnd>) -> FirstCall {
         FirstCall {
             channel,
@@ -74,7 +74,7 @@ impl FirstCall {
         }
     }
 
-    /// A complete call has come.
+    /// Called when a complete call has come. Tells the controller, unless that has been done.
     pub fn has_come(&self) {
         if !self.is_told.load(Ordering::Relaxed) && self.channel.established() {
             self.is_told.store(true, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! Reads the command line, in the original's spelling: one dash, the argument in the next word.
 //!
-//! Words come from `main`, a [`Command`] goes back. Nothing is opened or checked here.
+//! [`parse`] turns the words from `main` into a [`Command`]. No file is opened or checked here.
 
 use getopts::{Matches, ParsingStyle};
 use std::ffi::OsString;
@@ -9,14 +9,14 @@ use thiserror::Error;
 
 use crate::logging::DebugSelection;
 
-/// What the user asks for.
+/// What the command line asks for.
 #[derive(Debug, PartialEq)]
 pub enum Command {
     /// Print this text on standard output and exit with 0.
     Help(String),
     /// Print the program's name and version, and exit with 0.
     Version,
-    /// Print the names `-debug` knows, one a line, and exit with 0.
+    /// Print the names that `-debug` knows, one a line, and exit with 0.
     DebugList,
     /// Check this configuration and the files it names, print the rules of each module, and exit. `-as` describes a
     /// client whose profile is printed.
@@ -31,26 +31,26 @@ pub struct Options {
     /// `-conf`: the daemon's configuration. Without it, the program's path with its extension, if
     /// any, replaced by `.conf`.
     pub conf: PathBuf,
-    /// `-pid`: the file the controller's process id goes to.
+    /// `-pid`: the file to which the controller's process id is written.
     pub pid: Option<PathBuf>,
     /// `-fg`: stay in the foreground.
     pub foreground: bool,
-    /// `-debug-pkcs11`: log the begin and the end of each PKCS#11 call.
+    /// `-debug-pkcs11`: log the beginning and the end of each PKCS#11 call.
     pub debug_pkcs11: bool,
     /// `-debug`: modules whose debug messages go to standard error. Unknown names are no error.
     pub debug: Vec<String>,
-    /// `-debug-all`: all modules' debug messages.
+    /// `-debug-all`: write the debug messages of all modules to standard error.
     pub debug_all: bool,
     /// `-takeover`: take the listening sockets of the daemon that runs with this configuration, and have it drain.
     pub takeover: bool,
     /// `-profile`: the file to which the system calls of workers are written.
     pub profile: Option<PathBuf>,
-    /// `-daemonize-param`: what the hook of the configuration is called with. Without a hook it has to be empty.
+    /// `-daemonize-param`: the parameter of the configured hook. Without a hook it has to be empty.
     pub daemonize_param: Option<String>,
 }
 
 impl Options {
-    /// Whose debug messages `-debug` and `-debug-all` select.
+    /// Returns the modules that `-debug` and `-debug-all` select.
     pub fn debug_selection(&self) -> DebugSelection {
         match (self.debug_all, self.debug.as_slice()) {
             (true, _) => DebugSelection::All,
@@ -68,7 +68,7 @@ pub struct UsageError {
     usage: String,
 }
 
-/// Reads the command line, the program's own name first.
+/// Parses the command line, which begins with the program's own name.
 pub fn parse<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Result<Command, UsageError> {
     let mut words = words.into_iter().map(W::into);
     let argument = words.next().unwrap_or_else(|| "pkcs11proxyd".into());
@@ -184,7 +184,7 @@ pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
     ("help", None, "Prints the options and exits."),
 ];
 
-/// All may be repeated: getopts would refuse what the original lets the last one win.
+/// Declares the options for getopts. All may be repeated, because in the original the last one counts.
 fn known_options() -> getopts::Options {
     let mut options = getopts::Options::new();
     options

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub struct PidFile {
     path: PathBuf,
     content: String,
-    /// What was in it before, and is put back when this is dropped.
+    /// The old content, which is put back when this is dropped.
     before: Option<String>,
 }
 
@@ -26,7 +26,7 @@ impl PidFile {
             }),
             Err(error) => {
                 let message = format!("cannot write pid file {}: {error}", path.display());
-                // Empty when the disk is full.
+                // Removes the file if it is empty, as when the disk is full.
                 drop(PidFile {
                     path,
                     content: String::new(),
@@ -37,8 +37,8 @@ impl PidFile {
         }
     }
 
-    /// As [`PidFile::write`], but what was in the file is put back unless [`PidFile::keep`] is called: it is the
-    /// number of a daemon that may go on.
+    /// Writes this process's id to the file as [`PidFile::write`] does. Unless [`PidFile::keep`] is called, the old
+    /// content is put back at the end: it is the process id of a daemon that may continue.
     pub fn write_over(path: PathBuf) -> Result<PidFile, String> {
         let before = std::fs::read_to_string(&path).ok();
         let mut file = PidFile::write(path)?;
@@ -46,7 +46,7 @@ impl PidFile {
         Ok(file)
     }
 
-    /// This process is the daemon from now on.
+    /// Forgets the old content, because this process is the daemon from now on.
     pub fn keep(&mut self) {
         self.before = None;
     }

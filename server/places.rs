@@ -1,12 +1,13 @@
 //! Assigns each worker of a service a place in the memory that the service's processes share.
 //!
-//! The controller knows which worker has which place. A worker gets a number at the fork; when it was reaped, the next
-//! worker may get the same number. There are no more places than workers that existed at the same time.
+//! A place is a number. The controller knows which worker has which place. A worker gets its place at the fork. When it
+//! has been reaped, another worker may get the same place. So there are no more places than workers that have existed
+//! at the same time.
 
 /// Upper bound on the places of a service: Linux has no more process ids.
 pub const MOST_WORKERS: usize = 1 << 22;
 
-/// The places of a service, and which worker, as `W` names it, has each.
+/// The places of a service, with the worker that has each. `W` identifies a worker.
 pub struct Places<W>(Vec<Option<W>>);
 
 impl<W> Default for Places<W> {
@@ -16,13 +17,13 @@ impl<W> Default for Places<W> {
 }
 
 impl<W: PartialEq> Places<W> {
-    /// The place of a worker that is about to be forked.
+    /// Returns the place for a worker that is about to be forked.
     pub fn next(&self) -> usize {
         let free = self.0.iter().position(Option::is_none);
         free.unwrap_or(self.0.len())
     }
 
-    /// The worker was forked, and has the place that [`Places::next`] told.
+    /// Gives a worker that has been forked the place that [`Places::next`] has returned.
     pub fn given_to(&mut self, worker: W) {
         match self.0.iter_mut().find(|owner| owner.is_none()) {
             Some(owner) => *owner = Some(worker),
@@ -30,14 +31,14 @@ impl<W: PartialEq> Places<W> {
         }
     }
 
-    /// The place of a worker.
+    /// Returns the place of a worker.
     pub fn of(&self, worker: &W) -> Option<usize> {
         self.0
             .iter()
             .position(|owner| owner.as_ref() == Some(worker))
     }
 
-    /// A worker was reaped; returns the place that it had.
+    /// Frees the place of a worker that was reaped, and returns it.
     pub fn left_by(&mut self, worker: &W) -> Option<usize> {
         let place = self.of(worker)?;
         *self.0.get_mut(place)? = None;

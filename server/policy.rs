@@ -22,22 +22,22 @@ use crate::tls::builder;
 pub struct Policy {
     /// The rules of the filter.
     pub rules: Arc<Rules>,
-    /// Those of its profiles that have a filter file of their own, by position.
+    /// The rules of those profiles that have a filter file of their own, by position.
     pub profiles: ProfileRules,
-    /// The TLS acceptor; none without TLS.
+    /// The TLS acceptor; `None` without TLS.
     pub tls: Option<Arc<Acceptor>>,
     /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
-    /// The filter files, each with the version that was read, or with the one before, if it was edited meanwhile.
+    /// The filter files, each with its version just before it was read.
     pub filter_files: Vec<(PathBuf, Option<FileVersion>)>,
-    /// The root directory of workers, where modules are looked for.
+    /// The root directory of workers, below which the paths of modules are looked up.
     root: Option<PathBuf>,
 }
 
-/// For each profile of a service its own rules; `None` if it has those of the service.
+/// The rules of each profile of a service; `None` if the profile has those of the service.
 pub type ProfileRules = Arc<[Option<Arc<Rules>>]>;
 
-/// What the filter files of a service say.
+/// The loaded filter files of a service.
 struct Loaded {
     rules: Arc<Rules>,
     profiles: ProfileRules,
@@ -45,13 +45,13 @@ struct Loaded {
     warnings: Vec<String>,
 }
 
-/// What tells one version of a file from another: device, inode, size, and when content and inode were
-/// changed, in seconds and nanoseconds.
+/// Identifies a version of a file: device, inode, size, and the times when its content and its inode were last changed,
+/// each in seconds and nanoseconds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FileVersion([i128; 7]);
 
 impl FileVersion {
-    /// The version of a file that is there now.
+    /// Returns the present version of a file, or `None` if there is no such file.
     pub fn of(path: &Path) -> Option<FileVersion> {
         let found = path.metadata().ok()?;
         Some(FileVersion([
@@ -67,7 +67,7 @@ impl FileVersion {
 }
 
 impl Policy {
-    /// Reads the files that the configuration, in the file `conf`, names.
+    /// Reads the files that the configuration names. `conf` is the configuration file.
     pub fn load(service: &Service, conf: &Path) -> Result<Policy, config_file::Error> {
         let processor = &service.processor;
         let Loaded {
@@ -76,7 +76,7 @@ impl Policy {
             files,
             mut warnings,
         } = load_rules(service, conf)?;
-        // Settings that are not in use have to be valid nonetheless, as in the original.
+        // The settings of TLS have to be valid even if they are not used, as in the original.
         let tls = processor
             .tls
             .as_ref()
@@ -97,7 +97,7 @@ impl Policy {
         })
     }
 
-    /// Reads the rules anew. The TLS keys and certificates stay.
+    /// Reads the rules again, and keeps the TLS keys and certificates.
     pub fn with_new_rules(
         &self,
         service: &Service,
@@ -114,19 +114,18 @@ impl Policy {
         })
     }
 
-    /// The rules of the service, and those that its profiles have of their own.
+    /// Returns the rules of the service, then those of profiles with rules of their own.
     pub fn all_rules(&self) -> impl Iterator<Item = &Arc<Rules>> {
         std::iter::once(&self.rules).chain(self.profiles.iter().flatten())
     }
 
-    /// The rules of the profile at this position.
+    /// Returns the rules of the profile at this position.
     pub fn rules_of(&self, profile: usize) -> &Arc<Rules> {
         let own = self.profiles.get(profile).and_then(Option::as_ref);
         own.unwrap_or(&self.rules)
     }
 
-    /// Logs what is accepted but probably a mistake. A missing module is one of these: it may be
-    /// installed later.
+    /// Logs what is accepted but probably a mistake. This includes missing modules, which may be installed later.
     pub fn report_warnings(&self) {
         report_warnings(&self.warnings);
         let findings = self.examine_modules(None);
@@ -134,8 +133,8 @@ impl Policy {
         report_warnings(&findings.remarks);
     }
 
-    /// Looks at the files of the modules, as this process and, if it is given, as the user who loads them. The latter
-    /// takes a process of its own.
+    /// Examines the files of the modules. If a user is given, also checks, in a child process, that this user can read
+    /// them.
     pub fn examine_modules(&self, user: Option<&Identity>) -> ModuleFindings {
         let root = self.root.as_ref();
         let mut findings = ModuleFindings::default();
@@ -143,7 +142,7 @@ impl Policy {
             .all_rules()
             .flat_map(|rules| rules.modules.iter().map(move |entry| (rules, entry)));
         for (rules, ModuleEntry { path, line, .. }) in entries {
-            // A name without a slash is looked for by the loader, in places of its own.
+            // The dynamic loader searches its own directories for a name without a slash.
             if !path.as_os_str().as_bytes().contains(&b'/') {
                 continue;
             }
@@ -165,7 +164,7 @@ impl Policy {
     }
 }
 
-/// The rules of a service, then those that its profiles have of their own.
+/// Loads the rules of a service, then those of profiles with rules of their own.
 pub fn all_rules(service: &Service, conf: &Path) -> Result<Vec<Arc<Rules>>, config_file::Error> {
     let loaded = load_rules(service, conf)?;
     let own = loaded.profiles.iter().flatten().cloned();
@@ -227,11 +226,11 @@ fn load_rules(service: &Service, conf: &Path) -> Result<Loaded, config_file::Err
     })
 }
 
-/// Rules that refuse nothing, for the modules of `libnames`.
+/// Makes rules that refuse nothing, for the modules of `libnames`.
 fn unfiltered(libnames: &Libnames, conf: &Path) -> Result<Rules, config_file::Error> {
     let fault = |text: String| libnames.place.fault(text).in_file(conf);
     let line = libnames.place.line;
-    // The first module that matches a name is taken; here the last one counts.
+    // In rules the first module of a name counts, and in `libnames` the last one. So the order is reversed.
     let entries = libnames.entries.iter().rev();
     let modules = entries.map(|(name, path)| {
         ModuleEntry::named(name.as_bytes(), path, line)
@@ -251,10 +250,10 @@ pub fn report_warnings(warnings: &[String]) {
     }
 }
 
-/// What the files of modules tell, each as `file:line: option: text`.
+/// Findings about the files of modules, each as `file:line: option: text`.
 #[derive(Default)]
 pub struct ModuleFindings {
-    /// Why modules cannot be loaded, as far as can be told without running them.
+    /// Why modules cannot be loaded, as far as that can be found without running their code.
     pub faults: Vec<String>,
     /// What is probably a mistake.
     pub remarks: Vec<String>,

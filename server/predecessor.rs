@@ -17,11 +17,11 @@ use crate::logging::{Severity, log};
 /// How long the old daemon may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A daemon that has handed its sockets over and still accepts clients.
+/// An old daemon that has handed over copies of its sockets, and still accepts clients.
 pub struct Predecessor(Connection);
 
 impl Predecessor {
-    /// Connects to a control socket and asks for the listening sockets. `None` if no daemon listens there.
+    /// Connects to a control socket and asks for the listening sockets. Returns `None` if no daemon listens there.
     pub fn ask(control_socket: &Path) -> Result<Option<(Predecessor, Vec<OwnedFd>)>, String> {
         let failed = |error| format!("-takeover: {}: {error}", control_socket.display());
         let mut connection = match Connection::open(control_socket, PATIENCE) {
@@ -42,7 +42,8 @@ impl Predecessor {
         Ok(Some((Predecessor(connection), sockets)))
     }
 
-    /// What the old daemon has counted: failed logins and signatures. One of an older version has nothing to hand over.
+    /// Asks the old daemon for its counts of failed logins and signatures. Returns none if it cannot hand them over, as
+    /// a daemon of an older version.
     pub fn counts(&mut self) -> Heritage {
         let counts = self.ask_for_counts();
         counts.unwrap_or_else(|reason| {
@@ -66,7 +67,7 @@ impl Predecessor {
         }
     }
 
-    /// Has the old daemon accept nobody any more. From now on this one serves.
+    /// Tells the old daemon to accept no more clients. From now on this daemon serves them.
     pub fn replace(mut self) -> Result<(), String> {
         match self.0.ask(&Request::HandedOver) {
             Ok(Reply::Done) => Ok(()),

@@ -1,9 +1,9 @@
-//! Decides which profile a client gets: its rules, modules, limits and sandbox depend on who it is.
+//! Decides which profile a client gets. The profile says which rules, modules, limits and sandbox apply to the client.
 //!
-//! `config::profiles` reads the sections `profile` of a processor. The worker knows its client's address or user from the
-//! socket, and the certificate or the identity of a pre-shared key from the TLS handshake; it takes the first profile
-//! that matches ([`choose`]). `limits` enforces what a profile limits, `usage` counts what all workers of a service
-//! share, and `imagined` is the client that `-check -as` describes. Matching makes no system call.
+//! `config::profiles` reads the sections `profile` of a processor. The worker knows its client's address or user from
+//! the socket, and the certificate or the identity of a pre-shared key from the TLS handshake. It takes the first
+//! profile that matches ([`choose`]). `limits` enforces the limits of a profile, `usage` counts what all workers of a
+//! service share, and `imagined` parses the client that `-check -as` describes. Matching makes no system call.
 
 pub mod imagined;
 pub mod limits;
@@ -24,33 +24,34 @@ use crate::sockets;
 /// One `profile` section.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// `name`: no other profile of the service has it. With its place.
+    /// `name`: unique within the service. With its place in the file.
     pub name: At<String>,
-    /// Whose it is.
+    /// The clients that it is for.
     pub who: Who,
     /// `filter_config`: the rules. Default those of the service.
     pub filter_config: Option<PathBuf>,
-    /// `modules`: aliases of the modules that may be loaded. Default all of the rules.
+    /// `modules`: aliases of the modules that may be loaded. Default all modules of the rules.
     pub modules: Option<At<Vec<String>>>,
-    /// What single clients may use.
+    /// The limits on each client.
     pub limits: limits::Limits,
-    /// `max_connections`: connections at a time. Default no limit but those of the service.
+    /// `max_connections`: connections that all its clients may have at the same time. Default no limit but those of the
+    /// service.
     pub max_connections: Option<usize>,
-    /// `sandbox`: what their workers may still do. Default as the service's.
+    /// `sandbox`: what the workers of its clients may do. Default the sandbox of the service.
     pub sandbox: Option<Sandbox>,
 }
 
-/// What is done with clients whom no profile matches: `without_profile`.
+/// What is done with clients that match no profile: `without_profile`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Otherwise {
-    /// They get what the section `processor` says.
+    /// They are served with the settings of the section `processor`.
     #[default]
     Serve,
     /// They are disconnected.
     Refuse,
 }
 
-/// Who a profile is for. Of each kind that has values, one has to match.
+/// The clients that a profile is for. In each field that has values, one of them has to match.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Who {
     /// `certificate`: the SHA-256 fingerprint of the client's certificate.
@@ -63,26 +64,26 @@ pub struct Who {
     pub psk: Vec<String>,
     /// `uid`: the user of a client on a Unix socket.
     pub uid: Vec<Uid>,
-    /// `gid`: its primary group.
+    /// `gid`: the primary group of such a client.
     pub gid: Vec<Gid>,
-    /// `network`: where a TCP client comes from.
+    /// `network`: the network of a TCP client.
     pub network: Vec<Network>,
 }
 
 /// What is known of a client.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Client {
-    /// The address of a TCP client; an IPv4 address is never mapped into IPv6.
+    /// The address of a TCP client. An IPv4 address is never in the form of an IPv4-mapped IPv6 address.
     pub address: Option<IpAddr>,
     /// The user of a client on a Unix socket.
     pub uid: Option<Uid>,
-    /// Its primary group.
+    /// The primary group of such a client.
     pub gid: Option<Gid>,
     /// The SHA-256 fingerprint of its certificate.
     pub certificate: Option<Fingerprint>,
     /// The certificate's subject, as the log shows it.
     pub subject: Option<String>,
-    /// Its issuer, in the same form.
+    /// The certificate's issuer, in the same form.
     pub issuer: Option<String>,
     /// The identity of its pre-shared key.
     pub psk: Option<String>,
@@ -92,7 +93,7 @@ pub struct Client {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fingerprint(pub Vec<u8>);
 
-/// Addresses whose first bits are the same.
+/// An IP network: all addresses that have the same first bits.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Network {
     address: IpAddr,
@@ -100,7 +101,7 @@ pub struct Network {
 }
 
 impl Fingerprint {
-    /// Reads 64 hexadecimal digits, in pairs with colons between or without.
+    /// Parses 64 hexadecimal digits, either with a colon between two pairs or without colons.
     pub fn parse(text: &str) -> Option<Fingerprint> {
         const BYTES: usize = 32;
         let pairs: Vec<String> = match text.contains(':') {
@@ -126,7 +127,7 @@ impl fmt::Display for Fingerprint {
 }
 
 impl Network {
-    /// Reads `10.0.0.0/8`, or an address alone; an error says what is wrong.
+    /// Parses `10.0.0.0/8`, or an address alone. An error says what is wrong.
     pub fn parse(text: &str) -> Result<Network, String> {
         const EXPECTED: &str = "expected networks such as 10.0.0.0/8 or 2001:db8::/32";
         let (address, bits) = match text.split_once('/') {
@@ -155,7 +156,7 @@ impl Network {
         }
     }
 
-    /// The first address of the network of this size that an address is in.
+    /// Returns the first address of the network of this size that contains an address.
     fn first_of(&self, address: IpAddr) -> IpAddr {
         let bits = u32::from(self.bits);
         match address {
@@ -184,7 +185,7 @@ impl fmt::Display for Network {
 }
 
 impl Client {
-    /// One at this address.
+    /// Returns a client with this address.
     pub fn at(address: IpAddr) -> Client {
         Client {
             address: Some(address.to_canonical()),
@@ -192,7 +193,7 @@ impl Client {
         }
     }
 
-    /// What the kernel tells of the other end of a connection; nothing of a client that has gone.
+    /// Returns what the kernel knows of the client of a connection; nothing if the client has disconnected.
     pub fn of(socket: &Socket) -> Client {
         let known = |socket: &Socket| -> io::Result<Client> {
             Ok(match socket.peer_addr()?.as_socket() {
@@ -233,7 +234,7 @@ impl fmt::Display for Client {
     }
 }
 
-/// Why a client that has one value does not match the values of one kind.
+/// Returns why a client's value matches none of the wanted values of one kind, or `None` if it matches one.
 fn misses<T: fmt::Display>(
     kind: &str,
     wanted: &[T],
@@ -250,14 +251,14 @@ fn misses<T: fmt::Display>(
     })
 }
 
-/// Values with "or" between.
+/// Joins values with "or".
 fn listed<T: fmt::Display>(values: &[T]) -> String {
     let values: Vec<String> = values.iter().map(ToString::to_string).collect();
     values.join(" or ")
 }
 
 impl Who {
-    /// The first kind that does not match this client, and why.
+    /// Returns the first kind that does not match this client, and why.
     pub fn mismatch(&self, client: &Client) -> Option<String> {
         fn equal<T: fmt::Display + PartialEq>(
             kind: &str,
@@ -288,7 +289,7 @@ impl Who {
             })
     }
 
-    /// Whether it matches every client that the other matches, as far as the values tell.
+    /// Whether it matches every client that the other matches, as far as their values show.
     pub fn covers(&self, other: &Who) -> bool {
         fn of_kind<T>(one: &[T], other: &[T], covers: impl Fn(&T, &T) -> bool) -> bool {
             let is_covered = |value: &T| one.iter().any(|wide| covers(wide, value));
@@ -326,7 +327,7 @@ impl fmt::Display for Who {
     }
 }
 
-/// The profile of a client, by its position; `None` if none matches.
+/// Returns the position of the first profile that matches a client, or `None` if none matches.
 pub fn choose(profiles: &[Profile], client: &Client) -> Option<usize> {
     let matches = |profile: &Profile| profile.who.mismatch(client).is_none();
     profiles.iter().position(matches)
@@ -436,7 +437,7 @@ mod tests {
         assert!(office.mismatch(&client).unwrap().ends_with("has none"));
     }
 
-    /// No patterns: neither case, nor a part, nor another order.
+    /// The values are not patterns: case, length and order have to be the same.
     #[test]
     fn certificates_and_identities_match_as_a_whole() {
         let text = |text: &str| vec![text.to_owned()];
@@ -463,7 +464,7 @@ mod tests {
         });
         assert_eq!(exact.mismatch(&known), None);
         assert!(exact.mismatch(&Client::default()).is_some());
-        // An identity is no subject.
+        // An identity does not match as a subject.
         let identity = Client {
             psk: Some("o=Trial,cn=client".into()),
             ..Client::default()

@@ -1,9 +1,9 @@
 //! Confines a worker, beyond what every worker gives up: root directory, capabilities, files, system calls, limits.
 //!
 //! The section `sandbox` of pkcs11proxyd.conf says how much ([`Sandbox`]); `worker::confine` takes the steps, in the
-//! order of ARCHITECTURE.md, before it serves a client. `probe` takes them once at start in a process of its own, so
-//! that a step which this system cannot take ends the start. `controller` does the same for the controller. Nothing
-//! here decides what a client may call: that is the filter's part.
+//! order of ARCHITECTURE.md, before it serves a client. `probe` tries them once at start in a child process. If this
+//! system cannot take a step, the daemon does not start. `controller` confines the controller. Nothing here decides
+//! what a client may call: that is the filter's part.
 
 mod capabilities;
 pub mod controller;
@@ -23,12 +23,12 @@ use config_file::Place;
 use nix::sys::resource::{Resource, setrlimit};
 use system_calls::Programs;
 
-/// What a worker may still do. The default is that of a service without a section `sandbox`.
+/// What a worker may do. The default is that of a service without a section `sandbox`.
 #[derive(Clone, Debug, Default)]
 pub struct Sandbox {
     /// Where the section stands, for messages; `None` if there is none.
     pub place: Option<Place>,
-    /// `preset`: how much is taken away. Default [`Preset::Default`].
+    /// `preset`: how much a worker gives up. Default [`Preset::Default`].
     pub preset: Preset,
     /// Steps of the preset that are left out.
     pub without: LeftOut,
@@ -36,7 +36,7 @@ pub struct Sandbox {
     pub root: Option<PathBuf>,
     /// `profile`: the list of system calls; only with [`Preset::Learned`].
     pub profile: Option<PathBuf>,
-    /// What that file contains, by number; see [`Sandbox::prepare`].
+    /// The numbers of the system calls in that file; see [`Sandbox::prepare`].
     pub allowed: BTreeSet<i64>,
     /// The filters of system calls; see [`Sandbox::prepare`].
     pub compiled: Compiled,
@@ -44,13 +44,14 @@ pub struct Sandbox {
     pub recording: Option<PathBuf>,
     /// `read`: further files and directories that workers may read; only with [`Preset::Strict`].
     pub read: Vec<PathBuf>,
-    /// `write`: those in which they may also write, create and remove files; only with [`Preset::Strict`].
+    /// `write`: further files that workers may read and write, and directories in which they may also create and remove
+    /// files; only with [`Preset::Strict`].
     pub write: Vec<PathBuf>,
-    /// `memory`, `files`, `processes`.
+    /// `memory`, `files` and `processes`: the kernel's limits.
     pub limits: Limits,
 }
 
-/// Filters of system calls that are the same in all workers; none before [`Sandbox::prepare`].
+/// Filters of system calls that are the same in all workers; `None` before [`Sandbox::prepare`], or if they differ.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled(Option<Arc<Programs>>);
 
@@ -59,12 +60,12 @@ pub struct Compiled(Option<Arc<Programs>>);
 pub enum Preset {
     /// Nothing beyond what every worker gives up.
     None,
-    /// What no module needs.
+    /// Everything that no module needs.
     #[default]
     Default,
-    /// Everything but files that are named: for modules that need neither network nor programs.
+    /// Everything but files that are named: for modules that need neither the network nor other programs.
     Strict,
-    /// System calls that no profile lists, beyond what [`Preset::Default`] takes away.
+    /// What [`Preset::Default`] gives up, and all system calls that the profile does not list.
     Learned,
 }
 
@@ -79,14 +80,14 @@ pub struct LeftOut {
     pub seccomp: bool,
 }
 
-/// The kernel's limits on one worker. Where there is none, the daemon's own apply.
+/// The kernel's limits on one worker. `None` leaves the daemon's own limit in force.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// `memory`: private writable memory, in bytes (RLIMIT_DATA).
     pub memory: Option<u64>,
     /// `files`: open files (RLIMIT_NOFILE).
     pub files: Option<u64>,
-    /// `processes`: processes and threads of the worker's user, those of all workers together (RLIMIT_NPROC).
+    /// `processes`: processes and threads of the worker's user, which all workers share (RLIMIT_NPROC).
     pub processes: Option<u64>,
 }
 
@@ -99,7 +100,7 @@ pub struct StepError {
 }
 
 impl StepError {
-    /// Turns the error of a step into one that names it.
+    /// Converts the error of a step to a [`StepError`] that names the step.
     pub fn of<E: fmt::Display>(step: &'static str) -> impl FnOnce(E) -> StepError {
         move |cause| StepError {
             step,
@@ -109,7 +110,7 @@ impl StepError {
 }
 
 impl Preset {
-    /// The name of the preset in the configuration.
+    /// Returns the name of the preset in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Preset::None => "none",
@@ -133,17 +134,18 @@ impl Sandbox {
         self.preset != Preset::None && !self.without.seccomp
     }
 
-    /// Whether landlock keeps signals from other processes; otherwise seccomp does.
+    /// Whether landlock prevents signals to other processes; otherwise seccomp does.
     fn scopes_signals(&self) -> bool {
         self.uses_landlock() && files::can_scope_signals()
     }
 
-    /// Reads the profile, if calls are to be denied by one, and compiles what is the same in all workers.
+    /// Reads the profile, if it decides which system calls are denied, and compiles the filters that are the same in
+    /// all workers.
     pub fn prepare(&mut self) -> Result<(), StepError> {
         if let (Some(path), None) = (&self.profile, &self.recording) {
             self.allowed = profile::load(path).map_err(StepError::of("profile"))?;
         }
-        // Without landlock's help a worker's own number is in its filter.
+        // Without landlock, the filter of each worker contains its own process id, so it is compiled in the worker.
         if self.uses_seccomp() && self.scopes_signals() {
             self.compiled = Compiled(Some(Arc::new(self.compile(true)?)));
         }
@@ -160,13 +162,14 @@ impl Sandbox {
         Programs::of_worker(list, allowed).map_err(StepError::of("seccomp"))
     }
 
-    /// The file that calls are written to. To be opened as the user who started the daemon.
+    /// Opens the file to which system calls are written. To be called as the user who started the daemon.
     pub fn open_recording(&self) -> Result<Option<File>, StepError> {
         let opened = self.recording.as_deref().map(profile::open).transpose();
         opened.map_err(StepError::of("profile"))
     }
 
-    /// Changes the root directory. Needs root, and the file with the groups of users is no longer reachable afterwards.
+    /// Changes the root directory. This needs root. Afterwards the file with the groups of users cannot be reached any
+    /// more.
     pub fn change_root(&self) -> Result<(), StepError> {
         let Some(root) = &self.root else {
             return Ok(());
@@ -176,8 +179,9 @@ impl Sandbox {
             .map_err(StepError::of("root"))
     }
 
-    /// Takes the steps that come after the change of user. `modules` may be loaded, `certificates` is a directory
-    /// that the worker reads for each client, and `recording` is what calls are written to.
+    /// Takes the steps that come after the change of user. `modules` are the modules that may be loaded, `certificates`
+    /// is a directory that the worker reads for each client, and `recording` is the file to which system calls are
+    /// written.
     pub fn enter<'a>(
         &self,
         modules: impl Iterator<Item = &'a Path>,
@@ -212,7 +216,7 @@ impl Sandbox {
         self.limits.apply().map_err(StepError::of("limits"))
     }
 
-    /// What is done, step by step, for `-check` and the log. `is_root` is whether workers run as root.
+    /// Describes each step, for `-check` and the log. `is_root` says whether workers run as root.
     pub fn describe(&self, is_root: bool) -> Vec<String> {
         let mut steps = vec![format!("preset {}", self.preset.name())];
         if let Some(root) = &self.root {
@@ -272,7 +276,7 @@ impl Sandbox {
     }
 }
 
-/// What a worker keeps that may get any of these sandboxes.
+/// Returns the capabilities that a worker keeps if it may get any of these sandboxes.
 fn capabilities_of<'a>(sandboxes: impl Iterator<Item = &'a Sandbox>) -> CapsHashSet {
     let mut kept = CapsHashSet::new();
     for sandbox in sandboxes {
@@ -286,8 +290,8 @@ fn capabilities_of<'a>(sandboxes: impl Iterator<Item = &'a Sandbox>) -> CapsHash
     kept
 }
 
-/// Takes capabilities away that no program started by a worker may have, whichever of these sandboxes the worker gets. To
-/// be called as root, and before the change of user; others have none to lose.
+/// Drops from the bounding set the capabilities that no program started by a worker may have, whichever of these
+/// sandboxes the worker gets. To be called as root, before the change of user: others have no capabilities to drop.
 pub fn drop_bounding_capabilities<'a>(
     mut sandboxes: impl Iterator<Item = &'a Sandbox> + Clone,
 ) -> Result<(), StepError> {
@@ -298,7 +302,7 @@ pub fn drop_bounding_capabilities<'a>(
     capabilities::bound(&kept).map_err(StepError::of("capabilities"))
 }
 
-/// Takes the capabilities away that none of these sandboxes leaves to the worker.
+/// Drops the capabilities that none of these sandboxes leaves to the worker.
 pub fn drop_capabilities<'a>(
     mut sandboxes: impl Iterator<Item = &'a Sandbox> + Clone,
 ) -> Result<(), StepError> {

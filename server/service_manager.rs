@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use sd_notify::NotifyState;
 
-/// The service manager, if there is one.
+/// Sends notifications to the service manager, if there is one.
 pub struct ServiceManager {
-    /// How often it wants to hear that the daemon is alive; `None` if it does not watch that.
+    /// The interval at which it is told that the daemon is alive; `None` if it does not watch that.
     interval: Option<Duration>,
     told_at: Instant,
-    /// Another process is the service now, and speaks for it.
+    /// Whether another process has become the service's main process, and notifies from now on.
     is_replaced: bool,
 }
 
 impl ServiceManager {
-    /// Reads what the service manager wants from the environment (WATCHDOG_USEC). It hears twice as often
-    /// as it wants, as sd_watchdog_enabled(3) advises.
+    /// Reads the interval of the service manager's watchdog from the environment (WATCHDOG_USEC). It is notified at
+    /// half of that interval, as sd_watchdog_enabled(3) advises.
     pub fn new(now: Instant) -> ServiceManager {
         ServiceManager {
             interval: sd_notify::watchdog_enabled().map(|interval| interval / 2),
@@ -28,19 +28,19 @@ impl ServiceManager {
         }
     }
 
-    /// Another process is the service from now on. Nothing more is told.
+    /// Reports that another process is the service's main process from now on. Later calls report nothing.
     pub fn replaced_by(&mut self, process: Pid) {
         self.tell(&[NotifyState::Custom(&format!("MAINPID={process}"))]);
         self.is_replaced = true;
         self.interval = None;
     }
 
-    /// Clients are accepted.
+    /// Reports that clients are accepted.
     pub fn ready(&self) {
         self.tell(&[NotifyState::Ready]);
     }
 
-    /// Rules and keys are loaded again; [`ServiceManager::ready`] ends it.
+    /// Reports that rules and keys are being loaded again, until [`ServiceManager::ready`] is called.
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
@@ -48,18 +48,18 @@ impl ServiceManager {
         }
     }
 
-    /// The daemon ends, as soon as its clients have left.
+    /// Reports that the daemon ends as soon as its clients have left.
     pub fn stopping(&self) {
         self.tell(&[NotifyState::Stopping]);
     }
 
-    /// How long the controller may sleep before [`ServiceManager::alive`] has to be called.
+    /// Returns how long the controller may sleep before [`ServiceManager::alive`] has to be called.
     pub fn next_wake(&self, now: Instant) -> Option<Duration> {
         let interval = self.interval?;
         Some(interval.saturating_sub(now.saturating_duration_since(self.told_at)))
     }
 
-    /// The controller's loop turns.
+    /// Reports that the daemon is alive, if that is due. Called in each round of the controller's loop.
     pub fn alive(&mut self, now: Instant) {
         if self.next_wake(now).is_some_and(|left| left.is_zero()) {
             self.told_at = now;
@@ -67,7 +67,7 @@ impl ServiceManager {
         }
     }
 
-    /// A service manager that cannot be told is no reason to serve nobody.
+    /// Sends a notification. A failure is only logged, because clients can be served nevertheless.
     fn tell(&self, state: &[NotifyState<'_>]) {
         if self.is_replaced {
             return;

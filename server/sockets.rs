@@ -1,7 +1,7 @@
 //! Binds the listening sockets, accepts connections, and removes the sockets' files at the end.
 //!
 //! Addresses come from the configuration and are bound before the daemon detaches; connections go to the controller.
-//! Reads nothing from a connection.
+//! Nothing is read from a connection.
 
 use std::fmt;
 use std::io::{self, Read as _, Write as _};
@@ -21,7 +21,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::config::{Address, Protocol};
 use crate::inherited::Inherited;
 
-/// How many may wait at a socket that is for the daemon itself.
+/// The backlog of the daemon's own sockets, for administrators and monitoring systems.
 const OWN_BACKLOG: i32 = 16;
 
 /// An address that the daemon cannot listen at.
@@ -32,19 +32,21 @@ pub struct BindError {
     cause: io::Error,
 }
 
-/// Who is at the other end, as the kernel reports it. Limits count connections and failed logins by it.
+/// The client at the other end of a connection, as the kernel reports it. Limits on connections and failed logins apply
+/// to a peer.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Peer {
-    /// A TCP client's address. Of an IPv6 address only the network, the first 64 bits: one client has them all.
+    /// A TCP client's address. An IPv6 address is reduced to its first 64 bits, because one client has all addresses of
+    /// such a network.
     Address(IpAddr),
-    /// The user a Unix socket's client runs as.
+    /// The user of a client on a Unix socket.
     User(Uid),
-    /// It has gone before it could be asked for.
+    /// The client had disconnected before the kernel was asked.
     Gone,
 }
 
 impl Peer {
-    /// Who is at the other end of this connection.
+    /// Returns the peer of this connection.
     pub fn of(socket: &Socket) -> io::Result<Peer> {
         match socket.peer_addr()?.as_socket() {
             Some(address) => Ok(Peer::at(address.ip())),
@@ -52,7 +54,7 @@ impl Peer {
         }
     }
 
-    /// A client with this address.
+    /// Returns the peer with this address.
     pub fn at(address: IpAddr) -> Peer {
         const NETWORK: u128 = !(u64::MAX as u128);
         Peer::Address(match address.to_canonical() {
@@ -64,7 +66,7 @@ impl Peer {
     }
 }
 
-/// The process at the other end of a Unix socket, as it was when it connected.
+/// Returns the credentials of the process at the other end of a Unix socket, as they were when it connected.
 pub(crate) fn credentials(socket: &impl AsFd) -> io::Result<UnixCredentials> {
     Ok(getsockopt(socket, PeerCredentials)?)
 }
@@ -86,23 +88,23 @@ impl fmt::Display for Peer {
 pub struct Accepted {
     /// The client's socket, blocking.
     pub socket: OwnedFd,
-    /// Who is at the other end.
+    /// The client.
     pub peer: Peer,
-    /// Its IP address; none of a client of a Unix socket.
+    /// The client's IP address; `None` on a Unix socket.
     pub address: Option<IpAddr>,
-    /// The peer's name in the log: `127.0.0.1:34567`, or `uid 1000, pid 4711`.
+    /// The client's name in the log: `127.0.0.1:34567`, or `uid 1000, pid 4711`.
     pub name: String,
 }
 
 impl Accepted {
-    /// For how long a TCP client has been connected, if it has sent nothing. Reads nothing.
+    /// Returns how long a TCP client has been connected, if it has sent nothing. Reads no byte.
     pub fn silent_for(&self) -> Option<Duration> {
         let is_silent = !is_readable(self.socket.as_fd());
         is_silent.then(|| bindings::sys::idle_time(self.socket.as_fd()))?
     }
 }
 
-/// Whether there are bytes or connections, or the other end has closed.
+/// Whether there are bytes to read or connections to accept, or the other end has closed.
 fn is_readable(socket: BorrowedFd<'_>) -> bool {
     let mut asked = [PollFd::new(socket, PollFlags::POLLIN)];
     poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
@@ -154,8 +156,8 @@ impl Listener {
         Ok(listeners)
     }
 
-    /// Listens at a Unix socket that only the daemon's user, and root, can connect to.
-    /// Unless one was inherited.
+    /// Binds a Unix socket that only the daemon's user, and root, can connect to, unless a socket that listens there
+    /// was inherited.
     pub fn bind_private(path: &Path, inherited: &mut Inherited) -> Result<Listener, BindError> {
         let protocol = own_protocol(false, Some(0o600));
         local_or_inherited(path, &protocol, inherited).map_err(|cause| BindError {
@@ -164,7 +166,7 @@ impl Listener {
         })
     }
 
-    /// Listens at an address of TCP for the daemon itself, unless a socket that listens there was inherited.
+    /// Binds a TCP address for the daemon itself, unless a socket that listens there was inherited.
     pub fn bind_own(
         address: &SocketAddr,
         inherited: &mut Inherited,
@@ -214,7 +216,7 @@ impl Listener {
     }
 }
 
-/// How the daemon listens for itself.
+/// Returns the settings of the daemon's own sockets.
 fn own_protocol(reuse_address: bool, mode: Option<u32>) -> Protocol {
     Protocol {
         name: String::new(),
@@ -263,18 +265,19 @@ impl SocketFile {
     }
 }
 
-/// Listens at a socket that was bound before.
+/// Listens at an inherited socket, which is bound already.
 fn listen_again(
     socket: Socket,
     protocol: &Protocol,
     file: Option<SocketFile>,
 ) -> io::Result<Listener> {
-    // Means nothing for Unix sockets, which accept it.
+    // Unix sockets accept this option and ignore it.
     socket.set_keepalive(protocol.keepalive)?;
     listen(socket, protocol, file)
 }
 
-/// Mode and owner of the file of an inherited socket are those that it has.
+/// Listens at a Unix socket: an inherited one, or else a new one. The file of an inherited socket keeps its mode and
+/// owner.
 fn local_or_inherited(
     path: &Path,
     protocol: &Protocol,
@@ -293,10 +296,10 @@ fn local_or_inherited(
 fn internet(address: &SocketAddr, protocol: &Protocol) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
     socket.set_reuse_address(protocol.reuse_address)?;
-    // Connections inherit it.
+    // Accepted connections inherit this option.
     socket.set_keepalive(protocol.keepalive)?;
     if address.is_ipv6() {
-        // The same port on 0.0.0.0 is an address of its own.
+        // The same port on 0.0.0.0 is a separate address.
         socket.set_only_v6(true)?;
     }
     socket.bind(&(*address).into())?;
@@ -306,7 +309,7 @@ fn internet(address: &SocketAddr, protocol: &Protocol) -> io::Result<Listener> {
 fn local(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     remove_stale_socket(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // With a mode to be set, nobody may connect before it is; otherwise the umask decides.
+    // If a mode is configured, nobody may connect before it is set. Otherwise the umask decides on the mode.
     let restricted = protocol
         .mode
         .map(|_| umask(Mode::from_bits_truncate(0o777)));
@@ -346,7 +349,7 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The first line of such a file.
+/// The first line of a file that contains the port of a socket of type `socket_file`.
 const SOCKET_FILE: &str = "socket_file\n";
 
 /// Listens at a free TCP port of the loopback interface, and writes the port to a file that only its
@@ -361,7 +364,7 @@ fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
-        // Only a file: a pipe would be waited for.
+        // Only a regular file is opened, because opening a FIFO would block.
         Ok(found) if found.is_file() && tells_a_port(path)? => {}
         Ok(_) => {
             return Err(io::Error::other(
@@ -393,7 +396,7 @@ fn tells_a_port(path: &Path) -> io::Result<bool> {
 }
 
 fn listen(socket: Socket, protocol: &Protocol, file: Option<SocketFile>) -> io::Result<Listener> {
-    // Owns the file from here on: an error below removes it again.
+    // The listener owns the file from here on, so an error below removes the file again.
     let listener = Listener { socket, file };
     listener.socket.listen(protocol.backlog)?;
     listener.socket.set_nonblocking(true)?;

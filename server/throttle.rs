@@ -1,6 +1,7 @@
 //! Limits how often the controller logs events that clients can cause at will.
 //!
-//! The controller has one throttle of each type for a service, and asks it before it logs. Keeps counts, not messages.
+//! The controller has one throttle of each type for a service, and asks it before it logs. A throttle keeps counts, not
+//! messages.
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,8 @@ pub struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// Whether to log this refusal; and the number of earlier ones that were not logged, if it is to be
-    /// logged now.
+    /// Returns whether to log this refusal, and the number of earlier refusals that were left out, if that number is to
+    /// be logged now.
     pub fn passes(&mut self, now: Instant) -> (bool, Option<u64>) {
         if is_over(self.since, now) {
             let left_out = self.left_out;
@@ -56,7 +57,7 @@ impl RefusalLog {
     }
 }
 
-/// Whether no interval is running.
+/// Whether the interval that began at `since` is over, or none has begun.
 fn is_over(since: Option<Instant>, now: Instant) -> bool {
     since.is_none_or(|since| now.duration_since(since) >= INTERVAL)
 }

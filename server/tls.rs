@@ -1,8 +1,8 @@
 //! Defines the TLS settings of a service: its credentials, its cipher suites and who may connect.
 //!
 //! `config` makes them from pkcs11proxyd.conf. They name files, with their places in the configuration file.
-//! [`acceptor`] reads those files at start and at each reload, and does the handshake. GnuTLS priority strings are in
-//! [`priority`]. Depends on nothing in `config`.
+//! [`builder`] reads those files at start and at each reload, and [`acceptor`] does the handshake. [`priority`] parses
+//! GnuTLS priority strings. This module depends on nothing in `config`.
 
 pub mod acceptor;
 pub mod builder;
@@ -17,19 +17,19 @@ use zeroize::Zeroizing;
 
 use priority::Priority;
 
-/// How clients reach a service over TLS.
+/// The TLS settings of a service.
 #[derive(Clone, Debug)]
 pub struct TlsConfig {
-    /// Where the settings stand.
+    /// Where the settings stand in the configuration file.
     pub place: Place,
     /// Versions, suites and groups.
     pub suites: Suites,
-    /// Who both sides are.
+    /// How both sides authenticate themselves.
     pub credentials: Credentials,
-    /// The group of DHE suites.
+    /// The group for DHE cipher suites.
     pub dh: DhConfig,
-    /// `allowed_clients_cert_path`: a directory with the certificates that may connect, read anew
-    /// for each client. Default any that verifies.
+    /// `allowed_clients_cert_path`: a directory with the certificates of the clients that may connect, which is read
+    /// again for each client. Default: every client whose certificate verifies may connect.
     pub allowed: Option<PathBuf>,
 }
 
@@ -40,23 +40,23 @@ pub enum Suites {
     Priority(Priority),
     /// `cipher_suite`, an OpenSSL list, and `ec_curve_name`: TLS 1.2 only.
     List {
-        /// The list.
+        /// The list of cipher suites.
         list: At<String>,
-        /// The one curve.
+        /// The only curve.
         curve: Option<At<String>>,
     },
 }
 
-/// Who both sides are.
+/// How both sides authenticate themselves.
 #[derive(Clone, Debug)]
 pub enum Credentials {
     /// `tls.x509`: certificates on both sides.
     Certificates {
         /// `key`, repeatable.
         keys: Vec<KeyConfig>,
-        /// `trust.crt_file`, repeatable: authorities of client certificates.
+        /// `trust.crt_file`, repeatable: the authorities of client certificates.
         trust: Vec<At<PathBuf>>,
-        /// `revoke.crl_file`, repeatable: their revocation lists.
+        /// `revoke.crl_file`, repeatable: the revocation lists of these authorities.
         revoke: Vec<At<PathBuf>>,
         /// `verify_depth` of the older keys.
         depth: Option<u32>,
@@ -79,7 +79,7 @@ pub enum ClientAuth {
 /// One `tls.x509.key` section.
 #[derive(Clone, Debug)]
 pub struct KeyConfig {
-    /// `crt_file`: the certificate, and those between it and the authority.
+    /// `crt_file`: the certificate, and the intermediate certificates.
     pub certificate: At<PathBuf>,
     /// `key_file`.
     pub key: At<PathBuf>,
@@ -87,7 +87,7 @@ pub struct KeyConfig {
     pub password: Option<Password>,
 }
 
-/// What an encrypted key is opened with.
+/// The password of an encrypted key.
 #[derive(Clone)]
 pub enum Password {
     /// `password`.
@@ -111,5 +111,5 @@ pub enum DhConfig {
     File(At<PathBuf>),
 }
 
-/// The size of the group when nothing names one.
+/// The size of the group for DHE in bits, if the configuration names none.
 pub const DEFAULT_DH_BITS: i64 = 3072;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use xdr::mechanism::parameters::{self, TableError, VendorTable};
 
-/// The longest description, in bytes.
+/// Upper bound on the size of the file, in bytes.
 const LONGEST_FILE: u64 = 1 << 20;
 
 /// Why a description cannot be used.
@@ -21,15 +21,15 @@ pub enum MechanismsError {
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         cause: io::Error,
     },
-    /// What it says is wrong; names the file and the line.
+    /// The content of the file is wrong. The message names the file and the line.
     #[error(transparent)]
     Wrong(#[from] TableError),
 }
 
-/// Reads the file and installs what it says, if there is one. Called before any filter file is read.
+/// Reads the file, if there is one, and installs its structures. Called before any filter file is read.
 pub fn install(file: Option<&Path>) -> Result<(), MechanismsError> {
     let Some(file) = file else {
         return Ok(());
@@ -43,7 +43,7 @@ pub fn install(file: Option<&Path>) -> Result<(), MechanismsError> {
 }
 
 fn read(file: &Path) -> io::Result<String> {
-    // Asked first, since to open a pipe would wait for its writer.
+    // Checked first, because opening a FIFO would block until it has a writer.
     if !fs::metadata(file)?.is_file() {
         return Err(io::Error::other("expected a file"));
     }
