@@ -1,12 +1,13 @@
-//! Runs the auditor: a process that writes the log, and signs it.
+//! Runs the auditor: the process that writes and signs the audit log.
 //!
-//! Records come from each worker in memory that only these two share (`ring`); over a socket, the worker tells who its client
-//! is and that there are records. The controller sends both, and whose worker that is, before the worker gets its client.
-//! The auditor keeps the log and the key, and nothing else: no listener, no client, no module. It never gives the key to
-//! anybody: the controller and the workers do not have it.
+//! Each worker puts its records into memory that only it and the auditor share (`ring`). Over a socket the worker says
+//! who its client is, and wakes the auditor when there are records. Before a worker gets its client, the controller
+//! sends the auditor this socket and this memory, and says which client it is. The auditor has the log and the key, and
+//! nothing else: no listener, no client, no module. It never gives the key away: the controller and the workers do not
+//! have it.
 //!
-//! It gives the room of records back once their lines are written (`writer`). If it is killed, the next auditor finds what was
-//! not, and leaves out what is in the log already.
+//! The auditor frees the memory of a record only when its line is written (`writer`). If the auditor is killed, the
+//! next one finds the records that were not written, and skips those that are in the log already.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -35,46 +36,46 @@ use crate::channel::WorkerEnd;
 use crate::logging::{self, Severity, log};
 use crate::tls::acceptor;
 
-/// How long it sleeps between two batches of records. To be woken for each would cost more than to read it.
+/// Pause between two batches of records. A wake-up for each record would cost more than reading it.
 const NAP: Duration = Duration::from_millis(1);
 
-/// The controller's channel among what is watched. The others are connections.
+/// The epoll key of the controller's channel. The keys of the sockets are connection numbers.
 const CONTROLLER: u64 = u64::MAX;
 
-/// Sockets that are looked at before it looks at everything else, and messages or records that are taken of each.
+/// Upper bounds for one turn of the loop: sockets that are read, and messages or records that are taken from each.
 const SOCKETS: usize = 64;
 const RECORDS: usize = 128;
 
-/// Records that a worker which has ended can have left: more than there is room for.
+/// Upper bound on the records taken from a worker that has ended; more than its ring can hold.
 const LAST_RECORDS: usize = 8192;
 
-/// How long it waits for workers to end when the controller was killed, which ends them.
+/// How long it waits for the workers to end after the controller was killed. The kernel kills them with it.
 const ORPHANED: Duration = Duration::from_millis(500);
 
-/// The exit status if it cannot go on.
+/// The exit status if it cannot start, or cannot write the last lines.
 const FAILED: i32 = 72;
 
 /// What the auditor inherits from the controller.
 pub struct Inheritance<'a> {
     /// The section `audit`.
     pub config: &'a AuditConfig,
-    /// What all processes see.
+    /// The flags that all processes of the daemon share.
     pub flags: Flags,
     /// The configuration file.
     pub conf: &'a Path,
     /// The services, with their rules.
     pub services: Vec<(&'a str, Arc<Rules>)>,
-    /// The controller.
+    /// The controller's process id.
     pub controller: u32,
-    /// When the daemon has started, which no other daemon with this log has at the same time.
+    /// When the daemon was started. No other daemon with this log was started at the same time.
     pub started: String,
-    /// How many auditors this daemon had before.
+    /// How many auditors this daemon has had before this one.
     pub auditors_before: u32,
-    /// Whether another daemon has the log's file, so that this one goes on beside it.
+    /// Whether another daemon writes the log's file, so that this one writes a file beside it.
     pub is_aside: bool,
 }
 
-/// What is wrong with the section `audit`, before anything is started: the place, and the text.
+/// Checks the section `audit` before anything is started. With `takes_over`, another daemon may still have the log.
 pub fn check(config: &AuditConfig, takes_over: bool) -> Result<(), config_file::Fault> {
     check_key(config)?;
     if let Some((_, place)) = &config.journal {
@@ -93,7 +94,7 @@ pub fn check(config: &AuditConfig, takes_over: bool) -> Result<(), config_file::
     }
 }
 
-/// What is wrong with the key.
+/// Checks that the key is a readable Ed25519 private key.
 pub fn check_key(config: &AuditConfig) -> Result<(), config_file::Fault> {
     let key = load_key(&config.key);
     key.map(drop).map_err(|error| config.key_place.fault(error))
@@ -110,7 +111,7 @@ fn load_key(path: &Path) -> Result<PKey<Private>, String> {
 pub fn run(inheritance: &Inheritance<'_>, channel: WorkerEnd) -> i32 {
     let channel = Arc::new(channel);
     logging::switch(channel.clone(), "audit");
-    // The controller says when it is over, also where a signal goes to all processes of the daemon.
+    // Signals are blocked: the controller says when to end, even if a signal goes to all processes of the daemon.
     let confined = SigSet::all()
         .thread_set_mask()
         .and_then(|()| setrlimit(Resource::RLIMIT_CORE, 0, 0))
@@ -138,13 +139,13 @@ pub fn run(inheritance: &Inheritance<'_>, channel: WorkerEnd) -> i32 {
 enum Taken {
     /// There was none, or no room for any.
     Nothing,
-    /// There may be more.
+    /// Some; there may be more.
     Some,
-    /// Of each socket that was looked at.
+    /// All that the rings had.
     All,
 }
 
-/// Watches the controller's channel.
+/// Creates an epoll instance that watches the controller's channel.
 fn watch(channel: &WorkerEnd) -> nix::Result<Epoll> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(channel, EpollEvent::new(EpollFlags::EPOLLIN, CONTROLLER))?;
@@ -155,21 +156,21 @@ struct Auditor<'a> {
     writer: Writer<'a>,
     channel: Arc<WorkerEnd>,
     connections: HashMap<usize, Connection>,
-    /// Those whose rings are looked at without being woken.
+    /// Connections whose rings are polled, without a wake-up.
     active: Vec<usize>,
-    /// Those of which lines were collected, and not written yet.
+    /// Connections with lines that are collected but not yet written.
     taken_from: Vec<usize>,
-    /// Connections whose worker has ended, and how. There may be records.
+    /// Connections whose worker has ended, and how it ended. They may still have records.
     left: Vec<(usize, String)>,
-    /// Those of which everything was collected, and not written yet.
+    /// Connections whose worker has ended and whose last lines are collected but not yet written.
     collected: Vec<usize>,
-    /// Connections and numbers of calls that an auditor before this one has written, as far as their records may be there.
+    /// Connection and number of the calls that an earlier auditor has written and whose records may still be in a ring.
     calls_before: HashSet<(usize, u64)>,
     epoll: Epoll,
-    /// Whether the controller has told of the workers that there were when it started.
+    /// Whether the controller has named all workers that already had a client when this auditor started.
     is_ready: bool,
     has_predecessor: bool,
-    /// Whether the controller has said that it is over, or is gone.
+    /// Set when the controller has said that all workers have ended, or when the controller itself is gone.
     end: Option<End>,
     record: Vec<u8>,
 }
@@ -206,7 +207,7 @@ impl<'a> Auditor<'a> {
 
     fn run(mut self) -> i32 {
         let mut buffer = vec![0; records::LONGEST];
-        // Workers end with the controller; one that is taken over may not, and goes on to write records.
+        // Workers end with the controller. A compromised one may not, and may go on writing records.
         let mut orphaned_since: Option<Instant> = None;
         loop {
             self.listen(&mut buffer);
@@ -235,7 +236,7 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    /// Whether records may be taken: the controller has told of all workers, and more lines may be collected.
+    /// Whether records may be taken: the controller has named all workers, and more lines may be collected.
     fn has_room(&self) -> bool {
         self.is_ready && self.writer.has_room()
     }
@@ -246,7 +247,7 @@ impl<'a> Auditor<'a> {
             let left = at.saturating_duration_since(Instant::now());
             left + Duration::from_millis(1)
         });
-        // An error shows when it reads.
+        // An error shows at the next read.
         if self.has_room() {
             let timeout =
                 left.map(|left| EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX));
@@ -261,7 +262,7 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    /// Takes what the controller says.
+    /// Handles the controller's messages.
     fn listen(&mut self, buffer: &mut [u8]) {
         loop {
             let received = bindings::sys::receive_now(self.channel.as_fd(), buffer);
@@ -305,7 +306,7 @@ impl<'a> Auditor<'a> {
             failed(&error);
         }
         let mut connection = Connection::new(given, socket, ring);
-        // Whoever was to be woken before may be dead.
+        // A wake-up may have gone to the auditor before this one.
         if self.has_predecessor {
             connection.is_active = true;
             connection.ring.watch();
@@ -314,7 +315,7 @@ impl<'a> Auditor<'a> {
         self.connections.insert(number, connection);
     }
 
-    /// Takes messages and records.
+    /// Takes messages and records from all connections that have some.
     fn take_records(&mut self, buffer: &mut [u8]) -> Taken {
         if !self.has_room() {
             return Taken::Nothing;
@@ -337,7 +338,7 @@ impl<'a> Auditor<'a> {
         }
         let mut taken = Taken::Nothing;
         let mut active = std::mem::take(&mut self.active);
-        // The first are others each time.
+        // Another connection is the first each time.
         let turn = active.len().min(1);
         active.rotate_left(turn);
         active.retain(|number| {
@@ -354,7 +355,7 @@ impl<'a> Auditor<'a> {
             let Some(connection) = self.connections.get_mut(number) else {
                 return false;
             };
-            // With something in it after all, it is looked at in the next turn.
+            // If a record has arrived meanwhile, the ring stays among the polled ones.
             connection.is_active = !connection.ring.rest();
             if connection.is_active {
                 connection.ring.watch();
@@ -365,11 +366,11 @@ impl<'a> Auditor<'a> {
         taken
     }
 
-    /// Takes up to this many records of a connection; returns how many.
+    /// Takes at most `most` records of a connection; returns how many.
     fn take_records_of(&mut self, number: usize, most: usize, buffer: &mut [u8]) -> usize {
         let has_called = |connection: &Connection| connection.has_called;
         if !self.connections.get(&number).is_some_and(has_called) {
-            // They tell who its client is.
+            // Its messages say who its client is.
             self.take_messages(number, buffer);
         }
         let mut count = 0;
@@ -390,7 +391,8 @@ impl<'a> Auditor<'a> {
         count
     }
 
-    /// Writes the line of the record that was taken. If its worker has `ended` it may say of a call that had no result.
+    /// Writes the line for the record in `self.record`. Only if its worker has `ended` may the record be without a
+    /// result.
     fn take_record(&mut self, number: usize, ended: Option<&str>) {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
@@ -418,7 +420,7 @@ impl<'a> Auditor<'a> {
         connection.numbers.take(call);
     }
 
-    /// Takes what the worker of a connection tells of its client.
+    /// Handles the messages of a connection's worker.
     fn take_messages(&mut self, number: usize, buffer: &mut [u8]) {
         for _ in 0..RECORDS {
             let Some(connection) = self.connections.get_mut(&number) else {
@@ -428,7 +430,8 @@ impl<'a> Auditor<'a> {
                 Received::Message { length } => length,
                 Received::Nothing => return,
                 Received::Closed => {
-                    // The controller tells when it has ended. It has a copy: closing this one does not take it out.
+                    // The controller says when the worker has ended. Closing the socket would not remove it from the
+                    // epoll set, because the controller has a duplicate.
                     let _ = self.epoll.delete(&connection.socket);
                     return;
                 }
@@ -439,7 +442,7 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    /// Takes what is left of workers that have ended, as far as it can be collected.
+    /// Takes the last records of workers that have ended, while there is room.
     fn forget_left(&mut self, buffer: &mut [u8]) {
         for (number, end) in std::mem::take(&mut self.left) {
             if self.make_room() {
@@ -450,7 +453,7 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    /// Tells whether lines can be collected, after those that were are written, if need be.
+    /// Writes the collected lines if there is no room for more. Returns whether there is room.
     fn make_room(&mut self) -> bool {
         self.has_room() || self.commit() && self.has_room()
     }
@@ -480,8 +483,8 @@ impl<'a> Auditor<'a> {
         self.collected.push(number);
     }
 
-    /// Writes what was collected. Then workers get the room of their records back, and the controller hears of those
-    /// that have ended.
+    /// Writes the collected lines. Then frees the memory of their records, and tells the controller which of the ended
+    /// workers are done. Returns false if the lines could not be written and are kept.
     fn commit(&mut self) -> bool {
         if !self.writer.commit() {
             return false;
@@ -493,7 +496,7 @@ impl<'a> Auditor<'a> {
         }
         for number in self.collected.drain(..) {
             if let Some(connection) = self.connections.remove(&number) {
-                // It may be out already.
+                // It may have been removed already.
                 let _ = self.epoll.delete(&connection.socket);
             }
             self.channel.written(number);
@@ -501,7 +504,7 @@ impl<'a> Auditor<'a> {
         true
     }
 
-    /// The first, the second, the fourth and so on are told.
+    /// Counts something malformed that a worker sent. Reports the first, the second, the fourth and so on.
     fn malformed(&mut self, number: usize) {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
@@ -530,7 +533,7 @@ impl<'a> Auditor<'a> {
             self.is_ready = true;
             self.outlive_workers();
         }
-        // What came while it could not write.
+        // Records that came while it could not write.
         let until = Instant::now() + ORPHANED;
         while self.take_records(buffer) != Taken::Nothing {
             let is_late = end == End::Orphaned && Instant::now() >= until;
@@ -546,13 +549,13 @@ impl<'a> Auditor<'a> {
         }
     }
 
-    /// Waits until the workers have ended, which the kernel kills with the controller.
+    /// Waits until the workers have ended, at most [`ORPHANED`]. The kernel kills them with the controller.
     fn outlive_workers(&mut self) {
         let until = Instant::now() + ORPHANED;
         for (number, connection) in &self.connections {
             let left = until.saturating_duration_since(Instant::now());
             let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            // Nothing is asked for: that the other end was closed is always told.
+            // No event is requested: that the other end was closed is always reported.
             let mut socket = [PollFd::new(connection.socket.as_fd(), PollFlags::empty())];
             if poll(&mut socket, left).is_ok_and(|ready| ready > 0) {
                 self.left.push((*number, "with the daemon".to_owned()));

@@ -1,7 +1,7 @@
-//! Keeps the file of the log: opens it behind its last line, appends lines, and goes on in a new file.
+//! Reads and writes one file of the log: finds its last line, appends lines, and notices when it was renamed.
 //!
-//! Lines come from `writer`. Lines that do not fit are not left half written: what there is of them is cut off
-//! again. One process at a time writes a file, which its lock says.
+//! Lines come from `writer`. If a write fails half-way, the file is cut back to its last whole line. A lock on the file
+//! makes sure that only one process writes it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,28 +17,28 @@ use super::chain::{Head, LONGEST_LINE, Line};
 pub struct Book {
     file: Flock<File>,
     path: PathBuf,
-    /// The bytes of whole lines.
+    /// The length of the file in bytes, up to its last whole line.
     length: u64,
 }
 
 /// Why a file cannot be the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// The system refuses it.
+    /// The system cannot open or read it.
     #[error("cannot be opened: {0}")]
     Io(#[from] io::Error),
-    /// It is no regular file.
+    /// It is not a regular file.
     #[error("expected a regular file")]
     NoFile,
-    /// It has a lock.
+    /// Another process has locked it.
     #[error("another daemon writes it")]
     InUse,
-    /// Its last line is none of ours.
+    /// Its last line is not a line of an audit log.
     #[error("expected an audit log, or no file: its last line is something else")]
     NoLog,
 }
 
-/// A file as it was opened.
+/// A file that was opened.
 pub struct Opened {
     /// The file.
     pub book: Book,
@@ -49,14 +49,14 @@ pub struct Opened {
 }
 
 impl Book {
-    /// Opens a file, or makes it, for this user only.
+    /// Opens and locks a file, or creates it for this user only. Cuts off an unfinished line at its end.
     pub fn open(path: &Path) -> Result<Opened, Unusable> {
         let file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .mode(0o600)
-            // To open a pipe would wait for its reader.
+            // Opening a device, such as a serial line, could block.
             .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(path)?;
         if !file.metadata()?.is_file() {
@@ -89,14 +89,14 @@ impl Book {
                 Ok(())
             }
             Err(error) => {
-                // If it fails the next line is appended to a part of these, and the log says that it was changed.
+                // If this fails too, the next line is appended to a part of these, and `verify` reports it as changed.
                 self.file.set_len(self.length)?;
                 Err(error)
             }
         }
     }
 
-    /// The last bytes of the file, at most this many, from the beginning of a line on.
+    /// Returns the last whole lines of the file, at most this many bytes.
     pub fn end(&self, most: usize) -> io::Result<Vec<u8>> {
         let window = self.length.min(most as u64);
         let mut bytes = vec![0; usize::try_from(window).unwrap_or(0)];
@@ -109,7 +109,7 @@ impl Book {
         Ok(bytes)
     }
 
-    /// The file, for whoever makes it durable.
+    /// A duplicate of the file's descriptor, for syncing it to disk.
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
@@ -129,10 +129,10 @@ impl Book {
     }
 }
 
-/// The last line that ends with a line feed, and the bytes up to its end.
+/// Returns the last line that ends with a line feed, and the length of the file up to there.
 fn last_line(file: &mut File) -> Result<(Head, u64), Unusable> {
     let length = file.metadata()?.len();
-    // Of an unfinished line and the one before it.
+    // Enough for an unfinished line and the one before it.
     let window = length.min(2 * LONGEST_LINE as u64);
     file.seek(SeekFrom::Start(length - window))?;
     let mut bytes = Vec::new();

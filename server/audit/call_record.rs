@@ -1,18 +1,20 @@
-//! Encodes the record of a call, which a worker makes and the auditor reads.
+//! Encodes and decodes the record of a call, which a worker sends to the auditor.
 //!
-//! A record has two parts. The first is made before the call: what is called, on what. The second is behind it once the call
-//! has its result. Numbers are in little-endian order; texts have their length in front. What the auditor decodes borrows
-//! from the record. It does not rely on the worker: what cannot be decoded is no record.
+//! A record has two parts. The first says which function is called on which objects, and is made before the call. The
+//! second says how the call ended, and is appended when the call has its result. Numbers are little-endian; the length
+//! of a text is in front of it. Decoded texts borrow from the record. The auditor does not trust the worker: it refuses
+//! anything that does not decode exactly.
 
 use std::sync::Arc;
 
 /// Upper bound on the bytes of a record.
 pub const LONGEST: usize = 16 << 10;
 
-/// Upper bound on the bytes of a label, identifier or module's name. Of a longer one nothing is recorded.
+/// Upper bound on the bytes of a label, identifier or module's name. A longer label or identifier is not recorded; a
+/// longer name is cut off.
 pub const LONGEST_NAME: usize = 256;
 
-/// Upper bound on the bytes of a file's name. Of a longer one the beginning is recorded.
+/// Upper bound on the bytes of a file's name. A longer one is cut off.
 const LONGEST_PATH: usize = 4096;
 
 /// Upper bound on the objects of a record.
@@ -21,12 +23,12 @@ pub const MOST_OBJECTS: usize = 8;
 /// Upper bound on the attribute types of a record.
 pub const MOST_ATTRIBUTES: usize = 64;
 
-// Numbers and lengths of the largest record are far less than half of it.
+// The other fields of the largest record take less than the rest.
 const _: () = assert!(
     2 * MOST_OBJECTS * LONGEST_NAME + MOST_ATTRIBUTES * 8 + 2 * LONGEST_PATH < LONGEST - 1024
 );
 
-/// An object, or the template of one that is made.
+/// An object that a call names, or that a template describes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Object<T> {
     /// Its handle, if there is one.
@@ -54,16 +56,16 @@ pub struct Begun<M, O> {
     pub session: Option<u64>,
     /// The mechanism of its operation.
     pub mechanism: Option<u64>,
-    /// What it works on.
+    /// The objects that it works on.
     pub objects: Vec<O>,
     /// The types of the attributes in its templates.
     pub attributes: Vec<u64>,
 }
 
-/// The same as a worker knows it.
+/// The first part of a record, as the worker builds it.
 pub type Call = Begun<Arc<[u8]>, Arc<Object<Vec<u8>>>>;
 
-/// The same as the auditor reads it.
+/// The first part of a record, as the auditor decodes it.
 pub type BegunRecord<'a> = Begun<&'a [u8], Object<&'a [u8]>>;
 
 /// How a call ended.
@@ -78,7 +80,7 @@ pub struct Ended<'a> {
 /// What refused a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RefusedBy<'a> {
-    /// No rule, such as for a malformed template.
+    /// Neither a rule nor a limit; the template was malformed, for example.
     Nothing,
     /// A rule of filter.conf.
     Rule {
@@ -111,7 +113,7 @@ impl Encoder {
         }
     }
 
-    /// At most `most` bytes, of which there are less than 65536.
+    /// Appends a text, cut off after `most` bytes. `most` is less than 65536.
     fn text(&mut self, text: &[u8], most: usize) {
         let text = text.get(..most).unwrap_or(text);
         let length = u16::try_from(text.len()).unwrap_or(0);
@@ -129,7 +131,7 @@ impl Encoder {
 }
 
 impl Call {
-    /// Encodes it.
+    /// Encodes the first part of a record.
     pub fn encode(&self) -> Vec<u8> {
         let mut encoder = Encoder(Vec::with_capacity(256));
         encoder.number(self.call);
@@ -157,7 +159,7 @@ impl Call {
 }
 
 impl Ended<'_> {
-    /// Encodes it behind the call that it is the end of.
+    /// Appends the second part of a record to the first.
     pub fn encode(&self, record: &mut Vec<u8>) {
         let mut encoder = Encoder(std::mem::take(record));
         encoder.optional(self.rv);
@@ -197,7 +199,7 @@ impl<'a> Decoder<'a> {
         self.bytes().map(u64::from_le_bytes)
     }
 
-    /// Whether something that may be missing is there.
+    /// Reads whether an optional value is present.
     fn is_there(&mut self) -> Option<bool> {
         match self.byte()? {
             0 => Some(false),
@@ -227,7 +229,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// How many there are of something.
+    /// Reads a count of at most `most`.
     fn count(&mut self, most: usize) -> Option<usize> {
         let count = usize::from(self.byte()?);
         (count <= most).then_some(count)
@@ -275,7 +277,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Decodes a record. Without an end the call was in flight.
+/// Decodes a record; returns `None` if it is malformed. A record without a second part is of a call in flight.
 pub fn decode(record: &[u8]) -> Option<(BegunRecord<'_>, Option<Ended<'_>>)> {
     let mut decoder = Decoder(record);
     let begun = decoder.begun()?;
@@ -366,7 +368,7 @@ mod tests {
         for position in 0..record.len() {
             for bit in 0..8 {
                 record[position] ^= 1 << bit;
-                // Whatever it says now is bounded.
+                // Whatever it decodes to is bounded.
                 if let Some((begun, _)) = decode(&record) {
                     assert!(begun.objects.len() <= MOST_OBJECTS);
                 }

@@ -1,8 +1,8 @@
-//! Makes the lines of the log, each with a hash over the one before, and signs and checks the last hash.
+//! Builds and reads the lines of the log, which form a hash chain, and signs and checks their hashes.
 //!
-//! A line is an object of JSON. Its first member is its number, its last the hash: SHA-256 over the hash of the line
-//! before (32 zeros for the first line of all) and the text of the line up to the member `hash`. A signature is
-//! Ed25519 over [`CONTEXT`] and such a hash.
+//! A line is a JSON object. Its first member is its number, its last the hash: SHA-256 over the hash of the line before
+//! (32 zero bytes for the very first line) and the text of the line up to the member `hash`. A signature is Ed25519
+//! over [`CONTEXT`] and such a hash.
 
 use std::io::Write;
 
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{digits, hex, unhex};
 
-/// What each signed text begins with, so that a signature is one of a log and of nothing else.
+/// The prefix of each signed text, so that a signature of a log is valid for nothing else.
 const CONTEXT: &[u8] = b"pkcs11proxyd audit 1\n";
 
-/// Between the text that is hashed and the hash.
+/// The text between the hashed text and the hash.
 const BEFORE_HASH: &str = ",\"hash\":\"";
 
-/// Behind the hash.
+/// The text after the hash.
 const AFTER_HASH: &str = "\"}";
 
 /// Upper bound on the bytes of a line.
@@ -29,7 +29,7 @@ pub const LONGEST_LINE: usize = 128 << 10;
 /// A hash.
 pub type Hash = [u8; 32];
 
-/// The last line so far.
+/// Number and hash of the last line so far.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Head {
     /// Its number; 0 before the first line.
@@ -38,7 +38,7 @@ pub struct Head {
     pub hash: Hash,
 }
 
-/// Why a line is none of a log.
+/// The error for a line that is not a line of an audit log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("no line of an audit log")]
 pub struct NoLine;
@@ -46,33 +46,33 @@ pub struct NoLine;
 /// A line that was read.
 #[derive(Debug)]
 pub struct Line<'a> {
-    /// Its number and hash, as it says.
+    /// The number and the hash that it states.
     pub head: Head,
-    /// What is hashed.
+    /// The text that the hash covers.
     text: &'a [u8],
-    /// What a reader of the log looks at.
+    /// The members that the verification needs.
     pub members: Members,
 }
 
-/// The members that tell how a line belongs to the log.
+/// The members of a line that the verification needs.
 #[derive(Debug, Deserialize)]
 pub struct Members {
     seq: u64,
-    /// What happened.
+    /// The kind of line, such as `call`.
     pub event: String,
     /// In the first line of a file: the hash of the line before it.
     pub previous: Option<String>,
-    /// What was signed, in hexadecimal digits.
+    /// In a signature: the hash that was signed, in hexadecimal digits.
     pub head: Option<String>,
     /// The signature, in hexadecimal digits.
     pub signature: Option<String>,
-    /// The connection of a call, and the call's number there.
+    /// The connection of a call.
     pub connection: Option<u64>,
-    /// See above.
+    /// The number of a call on its connection.
     pub call: Option<u64>,
     /// At a start: 1 for the first auditor of a daemon, and so on.
     pub auditor: Option<u32>,
-    /// At a start: how many lines there are between two signatures at the most.
+    /// At a start: upper bound on the lines between two signatures.
     pub sign_lines: Option<u64>,
 }
 
@@ -84,16 +84,17 @@ fn hash(previous: &Hash, text: &[u8]) -> Hash {
 }
 
 impl Head {
-    /// Appends the next line, with the members of `event`, and its line feed; returns the head that it is.
+    /// Appends the next line, with the members of `event` and a line feed. Returns the new head.
     pub fn append(&self, text: &mut Vec<u8>, time: &str, event: &impl Serialize) -> Head {
         let number = self.number.saturating_add(1);
         let start = text.len();
         // Writing into memory does not fail.
         let _ = write!(text, "{{\"seq\":{number},\"time\":\"{time}\"");
         let members = text.len();
-        // Fails for maps with strange keys only; there are none.
+        // Fails only for maps whose keys are not strings; there are none.
         let _ = serde_json::to_writer(&mut *text, event);
-        // The object of the event is continued with its members.
+        // The event's members are merged into this object: its closing brace is removed, its opening one becomes a
+        // comma.
         if text.ends_with(b"}") {
             text.pop();
         }
@@ -108,7 +109,7 @@ impl Head {
         Head { number, hash }
     }
 
-    /// The next line by itself.
+    /// Returns the next line and its head.
     #[cfg(test)]
     pub fn next(&self, time: &str, event: &impl Serialize) -> (Vec<u8>, Head) {
         let mut line = Vec::new();
@@ -118,7 +119,7 @@ impl Head {
 }
 
 impl Line<'_> {
-    /// Reads a line without its line feed.
+    /// Parses a line, which is given without its line feed.
     pub fn read(line: &[u8]) -> Result<Line<'_>, NoLine> {
         let members: Members = serde_json::from_slice(line).map_err(|_| NoLine)?;
         let rest = line.strip_suffix(AFTER_HASH.as_bytes()).ok_or(NoLine)?;
@@ -136,12 +137,12 @@ impl Line<'_> {
         })
     }
 
-    /// Whether its hash is that of this line behind a line of this hash.
+    /// Whether its hash is right if the line before has this hash.
     pub fn follows(&self, previous: &Hash) -> bool {
         self.computed(previous) == self.head.hash
     }
 
-    /// The hash that this line should have behind a line of this hash.
+    /// The hash that this line should have if the line before has this hash.
     pub fn computed(&self, previous: &Hash) -> Hash {
         hash(previous, self.text)
     }
@@ -156,13 +157,13 @@ fn signed(hash: &Hash) -> Vec<u8> {
     [CONTEXT, hash].concat()
 }
 
-/// Signs a hash; in hexadecimal digits.
+/// Signs a hash. Returns the signature in hexadecimal digits.
 pub fn sign(key: &PKeyRef<Private>, hash: &Hash) -> Result<String, ErrorStack> {
     let signature = Signer::new_without_digest(key)?.sign_oneshot_to_vec(&signed(hash))?;
     Ok(hex(&signature))
 }
 
-/// Whether a signature is that of a hash.
+/// Whether a signature, in hexadecimal digits, is a valid signature of a hash.
 pub fn is_signed(key: &PKeyRef<Public>, hash: &Hash, signature: &str) -> bool {
     let Some(signature) = unhex(signature) else {
         return false;
@@ -179,13 +180,13 @@ fn of_kind<T: HasPublic>(key: PKey<T>) -> Result<PKey<T>, String> {
     }
 }
 
-/// Reads a private key. An encrypted one is refused: nobody is there to type its password.
+/// Reads an Ed25519 private key in PEM. Refuses an encrypted one: nobody is there to type its password.
 pub fn private_key(pem: &[u8]) -> Result<PKey<Private>, String> {
     let key = PKey::private_key_from_pem_callback(pem, |_| Ok(0));
     of_kind(key.map_err(|_| "expected a private key in PEM, not encrypted".to_owned())?)
 }
 
-/// Reads a public key.
+/// Reads an Ed25519 public key in PEM.
 pub fn public_key(pem: &[u8]) -> Result<PKey<Public>, String> {
     let key = PKey::public_key_from_pem(pem);
     of_kind(key.map_err(|_| "expected a public key in PEM".to_owned())?)

@@ -1,7 +1,7 @@
-//! Keeps what the auditor knows of a worker that has a client: who the client is, where records come from, which were taken.
+//! Holds what the auditor knows about a connection: who the client is, where records come from, which were taken.
 //!
-//! The controller tells whose worker it is. The worker tells who its client is by TLS or a PROXY header, and its profile,
-//! before the first call; the auditor believes nothing else of it.
+//! The controller says which client a worker serves. The worker may add who its client is by TLS or a PROXY header, and
+//! its profile. The auditor believes nothing else that a worker says.
 
 use std::os::fd::OwnedFd;
 
@@ -9,26 +9,26 @@ use super::printable;
 use super::records::{FromWorker, Given};
 use super::ring::Reader;
 
-/// A worker that has a client.
+/// A worker and its client.
 pub(super) struct Connection {
     /// Who its client is, as lines show it.
     pub(super) given: Given,
-    /// Where its messages come from.
+    /// The socket that the worker's messages come over.
     pub(super) socket: OwnedFd,
-    /// Where its records are.
+    /// The memory that the worker's records are in.
     pub(super) ring: Reader,
-    /// Whether a record came, behind which nothing counts that tells who the client is.
+    /// Whether a record has arrived. After that the worker can no longer set the client's user or profile.
     pub(super) has_called: bool,
-    /// How often it sent something that is not a record.
+    /// How often the worker sent something malformed.
     pub(super) malformed: u64,
     /// The calls that were taken.
     pub(super) numbers: Numbers,
-    /// Whether its ring is looked at without being woken.
+    /// Whether its ring is polled, without a wake-up.
     pub(super) is_active: bool,
 }
 
 impl Connection {
-    /// Of which nothing was taken yet.
+    /// A connection from which nothing was taken yet.
     pub(super) fn new(given: Given, socket: OwnedFd, ring: Reader) -> Connection {
         let show = |text: &String| printable(text.as_bytes());
         Connection {
@@ -48,7 +48,7 @@ impl Connection {
         }
     }
 
-    /// Takes a message of the worker; false if it may not say that.
+    /// Handles a message of the worker. Returns false if it is malformed or not allowed.
     pub(super) fn is_told(&mut self, message: &[u8]) -> bool {
         let given = &mut self.given;
         match serde_json::from_slice(message) {
@@ -56,7 +56,7 @@ impl Connection {
                 given.awaits_header = false;
                 given.peer = printable(beginning(&peer));
             }
-            // Another auditor may know it from the controller already.
+            // If this is not the daemon's first auditor, the controller may have said it already.
             Ok(FromWorker::User(user)) if !self.has_called => set_once(&mut given.user, &user),
             Ok(FromWorker::Profile(profile)) if !self.has_called => {
                 set_once(&mut given.profile, &profile);
@@ -68,33 +68,33 @@ impl Connection {
     }
 }
 
-/// Upper bound on the bytes of a text that a worker tells, such as the subject of a certificate. In a line each may take
-/// ten.
+/// Upper bound on the bytes of a text from a worker, such as the subject of a certificate. Each byte may take ten bytes
+/// in a line.
 const LONGEST_TEXT: usize = 1024;
 
-/// As much of a text as a line may have.
+/// Cuts a text off after [`LONGEST_TEXT`] bytes.
 fn beginning(text: &str) -> &[u8] {
     let bytes = text.as_bytes();
     bytes.get(..LONGEST_TEXT).unwrap_or(bytes)
 }
 
-/// Keeps the first text.
+/// Sets a text that is still empty.
 fn set_once(known: &mut String, told: &str) {
     if known.is_empty() {
         *known = printable(beginning(told));
     }
 }
 
-/// Which of the last calls of a connection were taken, as calls in parallel end in any order.
+/// Remembers which of the last 128 calls of a connection were taken. Calls in parallel end in any order.
 #[derive(Default)]
 pub(super) struct Numbers {
     highest: u64,
-    /// The highest one and those below it, from the lowest bit on.
+    /// A bit mask: bit `n` is set if the call `highest - n` was taken.
     taken: u128,
 }
 
 impl Numbers {
-    /// This call is taken.
+    /// Notes that this call was taken.
     pub(super) fn take(&mut self, number: u64) {
         if let Some(ahead @ 1..) = number.checked_sub(self.highest) {
             let shift = u32::try_from(ahead).unwrap_or(u32::MAX);
@@ -110,7 +110,7 @@ impl Numbers {
         behind.map_or(0, |behind| 1_u128.checked_shl(behind).unwrap_or(0))
     }
 
-    /// Whether this call was taken, as far as that is known.
+    /// Whether this call was taken; false if it is too old to be remembered.
     pub(super) fn has(&self, number: u64) -> bool {
         self.taken & self.bit(number) != 0
     }

@@ -1,7 +1,8 @@
-//! Copies lines of the log to the journal of systemd, in its native protocol, with fields to search for.
+//! Copies lines of the log to the journal of systemd, in its native protocol, with searchable fields.
 //!
-//! Lines come from `writer` once they are in the file, which decides: a line that the journal does not take is counted, and
-//! the log of the daemon tells it. Waits for the journal for a moment only, and never makes a call wait.
+//! Lines come from `writer` after they are written to the file, which stays authoritative. Lines that the journal does
+//! not take are counted, and the daemon's log says how many. The auditor waits for the journal only for a moment, and
+//! no call waits for it.
 
 use std::borrow::Cow;
 use std::io;
@@ -19,21 +20,21 @@ use crate::logging::{Severity, log};
 /// Where the journal listens (systemd's `docs/JOURNAL_NATIVE_PROTOCOL.md`).
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// The journal finds lines of the audit log by this name: `journalctl -t`.
+/// The identifier of the audit log's lines in the journal, for `journalctl -t`.
 const IDENTIFIER: &str = "pkcs11proxyd-audit";
 
-/// How long a line waits for a journal that is behind; the next ones not at all until it has caught up.
+/// How long a line waits for a journal that is behind. If that is not enough, no line is sent for [`AGAIN`].
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How often it is tried again while the journal takes nothing.
+/// How long to wait before the next try after the journal has failed to take a line.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The way to the journal.
+/// The connection to the journal.
 pub(super) struct Journal {
     path: PathBuf,
     copied: Copied,
     socket: Option<UnixDatagram>,
-    /// When to try again, if it took nothing.
+    /// When to try again, if the journal did not take the last line.
     failing: Option<Instant>,
     lost: u64,
 }
@@ -61,7 +62,7 @@ struct Members<'a> {
 }
 
 impl Journal {
-    /// Connects when the first line comes.
+    /// Creates the connection; it is opened for the first line.
     pub(super) fn new(path: &Path, copied: Copied) -> Journal {
         Journal {
             path: path.to_owned(),
@@ -72,7 +73,7 @@ impl Journal {
         }
     }
 
-    /// Copies those of these lines that the journal is to have.
+    /// Copies the lines that the configuration wants in the journal.
     pub(super) fn copy(&mut self, lines: &[u8]) {
         for line in lines.split(|byte| *byte == b'\n') {
             let Ok(members) = serde_json::from_slice::<Members<'_>>(line) else {
@@ -116,7 +117,7 @@ impl Journal {
         }
     }
 
-    /// The journal may have been restarted since the last line, so tries twice.
+    /// Sends an entry. Connects again if the journal was restarted since the last line.
     fn try_to_send(&mut self, entry: &[u8]) -> io::Result<()> {
         if let Some(socket) = &self.socket {
             match send(socket, entry) {
@@ -147,7 +148,7 @@ fn send(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A line as the journal takes it. Neither a line nor one of its texts has a line feed.
+/// Formats a line as a journal entry. Neither a line nor any of its texts contains a line feed.
 fn entry(line: &[u8], members: &Members<'_>) -> Vec<u8> {
     let severity = match &*members.event {
         "call" if members.refused.is_none() => Severity::Info,
@@ -208,7 +209,7 @@ mod tests {
         let lines = format!("{call}\n{refused}\n{signed}\n");
 
         let mut journal = Journal::new(&path, Copied::All);
-        // Nobody is there: it is counted and told of later.
+        // Nobody listens: the lines are counted, and logged later.
         journal.copy(lines.as_bytes());
         assert_eq!(journal.lost, 3);
         journal.failing = None;

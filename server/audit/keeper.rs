@@ -1,7 +1,7 @@
-//! Has the disk keep the log where it is signed, in a thread of its own.
+//! Syncs the log to disk after each signature, in a thread of its own.
 //!
-//! Files come from `writer`, which asks whether that has failed before it writes the next lines. Nobody waits for the disk but
-//! this thread, and the auditor at the daemon's end.
+//! Files come from `writer`, which asks whether a sync has failed before it writes the next lines. Only this thread
+//! waits for the disk, and the auditor when the daemon ends.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use crate::logging::{Severity, log};
 
-/// Waits until the disk has a file, on a file system that can tell.
+/// Syncs a file's data to disk. Does nothing on a file system that cannot sync.
 pub(super) fn sync(file: &File) -> io::Result<()> {
     let is_unsupported = |error: &io::Error| {
         let known = error.raw_os_error().map(Errno::from_raw);
@@ -29,21 +29,21 @@ pub(super) fn sync(file: &File) -> io::Result<()> {
     }
 }
 
-/// Has the disk keep files, in a thread of its own.
+/// Syncs files to disk in a thread of its own.
 #[derive(Default)]
 pub(super) struct Keeper {
-    /// None until the first file comes.
+    /// The thread's queue; none until the first file comes.
     thread: Option<SyncSender<File>>,
     failed: Arc<AtomicBool>,
 }
 
 impl Keeper {
-    /// Has the disk keep what this file has now. Waits for nothing.
+    /// Queues a file to be synced. Does not wait.
     pub(super) fn keep(&mut self, file: File) {
         if self.thread.is_none() {
             self.thread = self.start().ok();
         }
-        // If one waits already, it has these lines, too.
+        // If a file is queued already, its sync covers these lines too.
         match &self.thread {
             Some(thread) => drop(thread.try_send(file)),
             None => self.fail(),
@@ -65,12 +65,12 @@ impl Keeper {
         Ok(sender)
     }
 
-    /// The file could not be had.
+    /// Notes that a file could not be queued.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it has failed since it was asked the last time.
+    /// Whether a sync has failed since this was last asked.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.swap(false, Ordering::SeqCst)
     }

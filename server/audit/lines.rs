@@ -1,6 +1,6 @@
-//! Defines what the lines of the log say, besides number, time and hash.
+//! Defines the members of the log's lines, except number, time and hash.
 //!
-//! `auditor` writes them. Text of clients is shown as [`printable`] does.
+//! `auditor` builds them. Text that comes from clients is escaped as [`printable`] does.
 
 use std::cell::Cell;
 use std::fmt;
@@ -26,9 +26,9 @@ pub(super) enum Event<'a> {
         previous: String,
         version: &'a str,
         controller: u32,
-        /// When this daemon has started.
+        /// When this daemon was started.
         started: String,
-        /// How many auditors this daemon has had, with this one.
+        /// How many auditors this daemon has had, including this one.
         auditor: u32,
         sign_lines: u64,
         sign_interval: f64,
@@ -42,7 +42,7 @@ pub(super) enum Event<'a> {
         file: String,
     },
     Call(CallLine<'a>),
-    /// A call that had begun, and no result yet, when its worker ended.
+    /// A call that had begun but had no result when its worker ended.
     Unfinished(UnfinishedLine<'a>),
     /// A worker sent something that is not a record.
     Malformed {
@@ -50,7 +50,7 @@ pub(super) enum Event<'a> {
         process: i32,
         count: u64,
     },
-    /// Calls that have no line: refused since none could be written, or lost.
+    /// Numbers of calls that have no line: refused because no line could be written, or lost.
     Resumed {
         refused: u64,
         lost: u64,
@@ -68,7 +68,7 @@ pub(super) struct Hashed {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) alias: String,
     pub(super) path: String,
-    /// None if it cannot be read, or is looked for by the loader.
+    /// None if the file cannot be read, or if the loader searches for it.
     pub(super) sha256: Option<String>,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Modules {
     pub(super) modules: Vec<Hashed>,
 }
 
-/// What is known of a call from its beginning on.
+/// What is known of a call when it begins.
 #[derive(Serialize)]
 struct BegunLine<'a> {
     connection: usize,
@@ -87,7 +87,7 @@ struct BegunLine<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     user: &'a str,
     service: &'a str,
-    /// Empty for a client that has the service's own values.
+    /// Empty for a client without a profile.
     #[serde(skip_serializing_if = "str::is_empty")]
     profile: &'a str,
     module: Text<'a>,
@@ -144,7 +144,7 @@ struct RefusedLine<'a> {
     limit: Option<Text<'a>>,
 }
 
-/// Text that may come from a client, which is shown as [`printable`] does.
+/// Text that may come from a client. It is escaped as [`printable`] does.
 struct Text<'a>(&'a [u8]);
 
 impl Serialize for Text<'_> {
@@ -156,7 +156,7 @@ impl Serialize for Text<'_> {
     }
 }
 
-/// What is shown as it is displayed.
+/// Serializes a value as the text that it displays.
 struct Shown<T>(T);
 
 impl<T: fmt::Display> Serialize for Shown<T> {
@@ -190,7 +190,7 @@ struct Mechanism(u64);
 impl Serialize for Mechanism {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         thread_local! {
-            /// The mechanism before this one: the table of names is long, and mostly it is the same.
+            /// The last mechanism and its name. The table of names is long, and mostly the mechanism is the same again.
             static LAST: Cell<(u64, Option<&'static str>)> = const { Cell::new((u64::MAX, None)) };
         }
         let (mut number, mut name) = LAST.get();
@@ -251,7 +251,7 @@ pub(super) fn call<'a>(given: &'a Given, record: BegunRecord<'a>, ended: Ended<'
     })
 }
 
-/// The line of a call that had no end.
+/// The line of a call that had no result when its worker ended.
 pub(super) fn unfinished<'a>(given: &'a Given, record: BegunRecord<'a>, end: &'a str) -> Event<'a> {
     let began = i64::try_from(record.began).ok();
     let began = began.and_then(|began| Timestamp::from_millisecond(began).ok());
@@ -266,7 +266,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A file with its hash.
+/// Describes a file, with its hash.
 pub(super) fn hashed(alias: String, path: &Path) -> Hashed {
     Hashed {
         alias,
@@ -275,7 +275,7 @@ pub(super) fn hashed(alias: String, path: &Path) -> Hashed {
     }
 }
 
-/// The SHA-256 of a file. A name without a slash is looked for by the loader, in places of its own.
+/// Returns the SHA-256 of a file. Fails for a name without a slash, which the loader searches for in its own places.
 fn sha256(path: &Path) -> io::Result<String> {
     if path.parent().is_none_or(|parent| parent == Path::new("")) || !path.metadata()?.is_file() {
         return Err(io::ErrorKind::NotFound.into());

@@ -1,7 +1,7 @@
-//! Finds the objects that a call works on: those it names, or those that its session's operation began with.
+//! Finds the objects that a call works on: those that it names, or those with which its session's operation began.
 //!
-//! Labels, identifiers and classes are read from the module once for each handle, and remembered for a moment, as
-//! other clients may change them. Reads no other attribute.
+//! Labels, identifiers and classes are read from the module once for each handle. They are remembered only for a
+//! moment, because other clients may change them. No other attribute is read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use xdr::{
 
 use super::call_record::{self, LONGEST_NAME, MOST_ATTRIBUTES, MOST_OBJECTS};
 
-/// As it is remembered.
+/// An object as it is remembered.
 type Object = call_record::Object<Vec<u8>>;
 
 /// CKA_CLASS.
@@ -25,13 +25,13 @@ const LABEL: AttributeType = AttributeType(0x3);
 /// CKA_ID.
 const ID: AttributeType = AttributeType(0x102);
 
-/// How long what was read of an object is remembered.
+/// How long the attributes of an object are remembered.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
-/// Upper bound on the objects, and on the sessions, that are remembered. With one more all are forgotten.
+/// Upper bound on the objects, and on the sessions, that are remembered. If there would be more, all are forgotten.
 const MOST: usize = 1024;
 
-/// What is known of a client's objects and operations.
+/// What is known about a client's objects and operations.
 #[derive(Default)]
 pub(super) struct Known(Mutex<Tables>);
 
@@ -49,7 +49,7 @@ struct Operation {
     objects: Vec<Arc<Object>>,
 }
 
-/// What has to be known of a call when it has its answer.
+/// What [`Known::note`] needs of a call after it has returned.
 pub(super) struct Outline {
     function: Function,
     session: Option<SessionHandle>,
@@ -62,8 +62,8 @@ impl Known {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Completes the record of a call before it is executed. What is not known is read from the module, before which
-    /// somebody is told of what there is so far: the module may not survive that.
+    /// Completes the record of a call before it is executed. Objects that are not remembered are read from the module.
+    /// Before that, `before_reading` gets the record so far, because the module may crash while it is read.
     pub(super) fn describe(
         &self,
         mut record: call_record::Call,
@@ -160,7 +160,7 @@ impl Known {
         object
     }
 
-    /// Notes what a call has begun, ended or changed.
+    /// Updates what is known after a call: the operations that it began or ended, and the objects that it changed.
     pub(super) fn note(&self, outline: &Outline, record: &call_record::Call, rv: CkRv) {
         let Outline {
             function,
@@ -231,7 +231,7 @@ fn types(template: &Template) -> impl Iterator<Item = u64> {
         .map(|attribute| attribute.attribute_type.0)
 }
 
-/// What a template says of an object that is made or looked for.
+/// Returns the label, identifier and class in a template, if it has any of them.
 fn of_template(template: &Template) -> Option<Object> {
     let mut object = Object::default();
     for attribute in &template.0 {
@@ -250,7 +250,7 @@ fn set(object: &mut Object, kind: AttributeType, value: &[u8]) {
     }
 }
 
-/// A CK_ULONG of this host.
+/// Reads a CK_ULONG in the host's byte order, of 8 or 4 bytes.
 fn number(value: &[u8]) -> Option<u64> {
     if let Ok(bytes) = value.try_into() {
         return Some(u64::from_ne_bytes(bytes));
@@ -259,7 +259,7 @@ fn number(value: &[u8]) -> Option<u64> {
     Some(u64::from(u32::from_ne_bytes(bytes)))
 }
 
-/// Asks the module; tells whether there is an answer.
+/// Reads label, identifier and class from the module. Returns whether it answered.
 fn read(
     object: &mut Object,
     module: &dyn Cryptoki,
@@ -274,7 +274,7 @@ fn read(
     else {
         return false;
     };
-    // One that the object does not have, or that is too long, is missing; the others are there.
+    // An attribute that the object does not have, or that is too long, is missing; the others are there.
     let is_answer = [
         CkRv::OK,
         CkRv::ATTRIBUTE_TYPE_INVALID,

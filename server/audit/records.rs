@@ -1,8 +1,7 @@
-//! Defines what workers and the controller tell the auditor beside the records of calls, and the flags that they share
-//! with it.
+//! Defines the messages that workers and the controller send to the auditor, and the flags that they share with it.
 //!
-//! Each message is one datagram of JSON. From a worker comes who its client is, and that it has records (`ring`); the
-//! auditor believes nothing else that a worker says. From the controller comes whose worker a process is.
+//! Each message is one datagram of JSON. A worker says who its client is, and that it has records (`ring`). The auditor
+//! believes nothing else that a worker says. The controller says which client a worker serves.
 
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
@@ -29,25 +28,25 @@ const FULL: Duration = Duration::from_micros(200);
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromWorker {
-    /// Who its client is, by the handshake. Counts before the first call only.
+    /// Who its client is, by the TLS handshake. Counts once, before the first call.
     User(String),
-    /// Who its client is, by a PROXY header. Counts once, before that and only where there is such a header.
+    /// Who its client is, by a PROXY header. Counts once, and only where such a header is expected.
     Peer(String),
     /// The profile that its client has. Counts once, before the first call.
     Profile(String),
-    /// The auditor did not look at its records, and there are some.
+    /// There are records, and the auditor does not poll the ring.
     Wake,
 }
 
 /// What the controller sends.
 #[derive(Debug, Deserialize, Serialize)]
 pub enum Told {
-    /// A worker is about to get a client. With two descriptors: the socket that its messages come over, and the memory
-    /// that its records are in.
+    /// A worker is about to get a client. Two descriptors come with the message: the socket for the worker's messages,
+    /// and the memory with its records.
     Given(Given),
-    /// The workers that have a client were told.
+    /// All workers that have a client were named.
     Ready,
-    /// A worker was reaped. The auditor tells the controller when all that is left of it is written.
+    /// A worker was reaped. The auditor tells the controller when it has written the last records of that worker.
     Left {
         /// The number of its connection.
         connection: usize,
@@ -56,38 +55,38 @@ pub enum Told {
     },
     /// The log may have been renamed.
     Reopen,
-    /// Another daemon writes the log from now on; go on beside it.
+    /// Another daemon writes the log from now on. The auditor goes on in a file beside it.
     MoveAside,
     /// All workers have ended.
     End,
 }
 
-/// A worker with its client.
+/// A worker and its client.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Given {
-    /// Its process.
+    /// The worker's process id.
     pub pid: i32,
     /// The number of the connection.
     pub connection: usize,
     /// The client's address, or its user and process.
     pub peer: String,
-    /// Whether a PROXY header is to come that says more of the client.
+    /// Whether a PROXY header is expected, which says more about the client.
     pub awaits_header: bool,
     /// Who the client is, by TLS, if that is known already.
     pub user: String,
     /// The client's profile, if that is known already.
     pub profile: String,
-    /// The service.
+    /// The name of the service.
     pub service: String,
 }
 
-/// A message for a channel.
+/// Encodes a message.
 pub fn message(message: &impl Serialize) -> Vec<u8> {
-    // Fails for maps with strange keys only; there are none.
+    // Fails only for maps whose keys are not strings; there are none.
     serde_json::to_vec(message).unwrap_or_default()
 }
 
-/// What all processes of the daemon see.
+/// Flags and a counter that all processes of the daemon share.
 #[derive(Clone, Copy)]
 pub struct Flags(&'static [AtomicU64]);
 
@@ -97,7 +96,7 @@ const REFUSED: usize = 2;
 const FIELDS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(2);
 
 impl Flags {
-    /// Made by the controller before it forks.
+    /// Creates the flags. The controller does this before it forks.
     pub fn new() -> io::Result<Flags> {
         Ok(Flags(bindings::shared::counters(FIELDS)?))
     }
@@ -108,12 +107,12 @@ impl Flags {
         }
     }
 
-    /// The auditor says whether it can write lines.
+    /// Sets whether lines can be written; called by the auditor.
     pub fn set_writable(&self, is_writable: bool) {
         self.set(UNWRITABLE, !is_writable);
     }
 
-    /// The controller says whether there is an auditor.
+    /// Sets whether there is an auditor; called by the controller.
     pub fn set_running(&self, is_running: bool) {
         self.set(DOWN, !is_running);
     }
@@ -131,23 +130,23 @@ impl Flags {
         self.0.get(REFUSED)
     }
 
-    /// How many calls were refused, because no line could be written, and are in no line.
+    /// The number of calls that were refused because no line could be written, and that no line mentions yet.
     pub fn refused(&self) -> u64 {
         let refused = self.refusals();
         refused.map_or(0, |refused| refused.load(Ordering::SeqCst))
     }
 
-    /// A line says of so many.
+    /// Subtracts the refused calls that a line mentions.
     pub fn told(&self, refused: u64) {
         if let Some(counter) = self.refusals() {
-            // A worker that is taken over may have changed it.
+            // A compromised worker may have changed it.
             let (order, other) = (Ordering::SeqCst, Ordering::SeqCst);
             let _ = counter.fetch_update(order, other, |now| Some(now.saturating_sub(refused)));
         }
     }
 }
 
-/// What a worker sends with. Each has a socket and memory of its own, so that it can harm no other.
+/// Sends a worker's records and messages. Each worker has a socket and memory of its own, so that it can harm no other.
 #[derive(Clone)]
 pub struct RecordSender {
     socket: Arc<OwnedFd>,
@@ -172,7 +171,7 @@ impl RecordSender {
         }
     }
 
-    /// Whether a call may be executed now. Counts it if not.
+    /// Whether a call may be executed now. A refused call is counted.
     pub fn admits(&self) -> bool {
         let admits = self.when_full == WhenFull::Count || self.flags.is_open();
         if let (false, Some(refused)) = (admits, self.flags.refusals()) {
@@ -186,7 +185,7 @@ impl RecordSender {
         self.ring.begin(record)
     }
 
-    /// Hands over the record of a call that has its result, and waits for room for it.
+    /// Appends the record of a call that has its result; waits while the ring has no room.
     pub fn end(&self, call: InFlight<'_>, record: &[u8]) {
         let mut is_noted = false;
         loop {
@@ -198,7 +197,7 @@ impl RecordSender {
                 }
                 Appended::Full => {
                     if !is_noted {
-                        // If this process is killed meanwhile, the result is known.
+                        // If this process is killed while it waits, the result is known.
                         call.note(record);
                         is_noted = true;
                     }
@@ -209,14 +208,14 @@ impl RecordSender {
         drop(call);
     }
 
-    /// Sends a message, and waits for room for it.
+    /// Sends a message; waits while the socket has no room.
     pub fn send(&self, what: &FromWorker) {
         let bytes = message(what);
         loop {
             match send(self.socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) {
                 Err(Errno::EINTR) => {}
                 Ok(_) => return,
-                // Only this process can have closed it. What it has recorded is read when it ends.
+                // Only this process can have shut down the socket. Its records are read when it ends.
                 Err(error) => return log::error!("the auditor cannot be told: {error}"),
             }
         }
@@ -233,11 +232,11 @@ impl AsFd for RecordSender {
 pub enum Received {
     /// Nothing now.
     Nothing,
-    /// Nothing more ever.
+    /// The other end was closed.
     Closed,
     /// A message.
     Message {
-        /// Its length in the buffer; 0 if it has no room there.
+        /// Its length in bytes; 0 if it did not fit into the buffer.
         length: usize,
     },
 }
@@ -254,7 +253,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Received {
             Err(Errno::EAGAIN) => Received::Nothing,
             Err(_) => Received::Closed,
             Ok(message) => {
-                // It says who sent a message, and so that there is one.
+                // The sender's credentials come with each message, even with an empty one; at the end there are none.
                 let is_sent = message.cmsgs().is_ok_and(|mut messages| {
                     messages.any(|it| matches!(it, ControlMessageOwned::ScmCredentials(_)))
                 });

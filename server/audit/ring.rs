@@ -1,10 +1,10 @@
 //! Carries the records of a worker's calls to the auditor, in memory that only these two share.
 //!
-//! The worker notes a call before it makes it, in a place for calls in flight. When the call has its result, the worker
-//! appends the record to a ring of words and frees the place. The auditor copies records out of the ring, and gives their
-//! room back once they are written. So what it has not written is still there for the next auditor, and what was in flight
-//! is there when the worker is dead. The auditor believes nothing in this memory: numbers are compared with the size.
-//! What records say is in `call_record`.
+//! Before a call, the worker notes it in a place for calls in flight. When the call has its result, the worker appends
+//! the record to a ring buffer of 64-bit words and frees the place. The auditor copies records out of the ring, and
+//! gives their room back when their lines are written. So the records that it has not written are still there for the
+//! next auditor, and calls in flight are still there after the worker has died. The auditor trusts nothing in this
+//! memory: it checks each number against the sizes. `call_record` defines the contents of records.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -16,22 +16,22 @@ use bindings::shared::Region;
 
 use super::call_record::LONGEST;
 
-/// Words in front of the ring. Those that different sides write are in different lines of the processor's cache.
+/// Words of the header before the ring. Words that are written by different processes are in different cache lines.
 const HEADER: usize = 64;
 /// How many words the worker has appended so far.
 const HEAD: usize = 0;
 /// How many words the auditor has given back so far.
 const TAIL: usize = 8;
-/// Whether the auditor looks at the ring by itself. Otherwise the worker has to wake it.
+/// Not 0 while the auditor polls the ring. Otherwise the worker has to wake it.
 const WATCHED: usize = 16;
 
-/// Words of the ring. A record takes one word for its length, and its bytes.
+/// Words of the ring. A record takes one word for its length, and one for each 8 bytes.
 const RING: usize = 4096;
 
-/// Words of a place for a call in flight: the length, 0 if it is free, and the bytes.
+/// Words of a place for a call in flight: one for the length (0 if the place is free), the others for the bytes.
 const PLACE: usize = 128;
 
-/// Upper bound on the bytes of a record in a place. Of a longer one a shorter form is noted.
+/// Upper bound on the bytes of a record in a place. A longer one is noted in a shorter form.
 pub const LONGEST_IN_PLACE: usize = (PLACE - 1) * size_of::<u64>();
 
 // A record always finds room in an empty ring.
@@ -40,7 +40,7 @@ const _: () = assert!(LONGEST.div_ceil(8) < RING);
 /// The worker's side.
 pub struct Writer {
     region: Region,
-    /// How many words were appended so far; the auditor's side of that cannot be relied on.
+    /// How many words were appended so far. The worker does not rely on the copy in the shared memory.
     head: Mutex<u64>,
     /// Which places are taken.
     taken: Vec<AtomicBool>,
@@ -53,18 +53,19 @@ pub struct InFlight<'a> {
     place: Option<usize>,
 }
 
-/// What appending a record came to.
+/// The result of appending a record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Appended {
-    /// It is there.
+    /// It was appended.
     Done,
-    /// It is there, and the auditor has to be woken.
+    /// It was appended, and the auditor has to be woken.
     Wake,
     /// There is no room now.
     Full,
 }
 
-/// Makes the memory for a worker that has this many calls in flight at the most; then what the auditor opens it with.
+/// Creates the memory for a worker with at most this many calls in flight. Returns the worker's side, and the
+/// descriptor that the auditor opens.
 pub fn create(calls: usize) -> io::Result<(Writer, OwnedFd)> {
     let words = NonZeroUsize::MIN.saturating_add(HEADER + RING - 1 + calls * PLACE);
     let (region, memory) = Region::new(c"pkcs11proxyd audit", words)?;
@@ -86,7 +87,7 @@ fn store(words: &[AtomicU64], at: usize, value: u64) {
     }
 }
 
-/// The words that bytes take.
+/// Packs bytes into words, the first byte lowest.
 fn packed(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes.chunks(size_of::<u64>()).map(|chunk| {
         let bytes = chunk.iter().rev();
@@ -103,9 +104,9 @@ fn place(words: &[AtomicU64], number: usize) -> Option<&[AtomicU64]> {
     words.get(start..start.checked_add(PLACE)?)
 }
 
-/// The place in the ring of the word with this number.
+/// The index in the ring of the word with this number.
 fn at(number: u64) -> usize {
-    // Less than RING.
+    // The remainder is less than RING.
     usize::try_from(number % RING as u64).unwrap_or(0)
 }
 
@@ -142,7 +143,7 @@ impl Writer {
         if let Some(shared) = words.get(HEAD) {
             shared.store(*head, Ordering::SeqCst);
         }
-        // The auditor clears it before it looks for the last time.
+        // The auditor clears the flag before it looks for the last time (`rest`).
         let is_watched = |word: &AtomicU64| {
             word.load(Ordering::SeqCst) != 0 || word.swap(1, Ordering::SeqCst) != 0
         };
@@ -154,7 +155,7 @@ impl Writer {
 }
 
 impl InFlight<'_> {
-    /// Notes this record of the call instead.
+    /// Replaces the noted record of the call by this one, if it is not too long.
     pub fn note(&self, record: &[u8]) {
         let words = self.writer.region.words();
         let Some([length, content @ ..]) = self.place.and_then(|number| place(words, number))
@@ -191,26 +192,26 @@ pub struct Reader {
     taken: u64,
 }
 
-/// What the ring has next.
+/// The result of taking a record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Next {
     /// Nothing now.
     Nothing,
     /// A record, which is in the buffer.
     Record,
-    /// What no worker of ours writes. It was passed over with all that was behind it.
+    /// Something that no honest worker writes. It was skipped, with everything behind it.
     Broken,
 }
 
 impl Reader {
-    /// Opens the memory of a worker, behind the last record whose room was given back.
+    /// Opens the memory of a worker. Reading starts behind the last record whose room was given back.
     pub fn open(memory: &OwnedFd) -> io::Result<Reader> {
         let region = Region::open(memory.as_fd())?;
         let taken = load(region.words(), TAIL);
         Ok(Reader { region, taken })
     }
 
-    /// Takes the next record.
+    /// Copies the next record into the buffer.
     pub fn next(&mut self, buffer: &mut Vec<u8>) -> Next {
         let words = self.region.words();
         let head = words
@@ -237,21 +238,21 @@ impl Reader {
         Next::Record
     }
 
-    /// Gives the room of all records that were taken back to the worker.
+    /// Lets the worker use the room of all records that were taken.
     pub fn give_back(&self) {
         if let Some(tail) = self.region.words().get(TAIL) {
             tail.store(self.taken, Ordering::Release);
         }
     }
 
-    /// Says that the ring is looked at without being woken.
+    /// Tells the worker that the auditor polls the ring and needs no wake-up.
     pub fn watch(&self) {
         if let Some(watched) = self.region.words().get(WATCHED) {
             watched.store(1, Ordering::SeqCst);
         }
     }
 
-    /// Has the worker wake the auditor from now on; tells whether the ring is empty, so that it can sleep.
+    /// Has the worker wake the auditor from now on. Returns whether the ring is empty, so that the auditor can sleep.
     pub fn rest(&self) -> bool {
         let words = self.region.words();
         if let Some(watched) = words.get(WATCHED) {
@@ -309,7 +310,7 @@ mod tests {
                 got += 1;
             }
             assert_eq!(sent, got);
-            // Until it is given back there is no room, and another auditor reads the same.
+            // Until the room is given back there is none left, and another auditor reads the same records.
             assert_eq!(writer.append(&[1; 3000]), Appended::Full);
             let mut another = Reader::open(&memory).unwrap();
             assert_eq!(another.next(&mut buffer), Next::Record);
@@ -350,7 +351,7 @@ mod tests {
         assert_eq!(seen(), [b"another".to_vec(), b"third".to_vec()]);
         let _fourth = writer.begin(b"4");
         assert_eq!(seen()[1], b"4");
-        // Too long: the form before it stays.
+        // Too long: the record before it stays.
         first.note(&[7; LONGEST_IN_PLACE + 1]);
         assert_eq!(seen()[0], b"another");
     }
@@ -376,7 +377,7 @@ mod tests {
             store(words, HEADER + RING + PLACE, LONGEST_IN_PLACE as u64 + 1);
             assert_eq!(reader.in_flight().count(), 0);
             reader.give_back();
-            // Backwards.
+            // A head that goes backwards.
             store(words, HEAD, reader.taken.wrapping_sub(1));
             assert_eq!(reader.next(&mut buffer), Next::Broken);
         }

@@ -1,7 +1,8 @@
 //! Sends a record of each call and its result to the auditor, before the client gets the reply.
 //!
-//! Calls come from `gateway`, which executes them in here. Records go to the auditor. A worker waits while the auditor
-//! cannot take them, and executes nothing while no line can be written, if the site wants that.
+//! `gateway` passes each call to [`Trail::during`] with a function that executes it. A worker waits while the auditor
+//! cannot take its records. While no line can be written, it executes no call if the site has chosen that
+//! (`when_full`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use super::objects::Known;
 use super::records::RecordSender;
 use super::ring::LONGEST_IN_PLACE;
 
-/// Of one connection.
+/// Records the calls of one connection.
 pub struct Trail {
     sender: RecordSender,
     calls: AtomicU64,
@@ -64,7 +65,7 @@ impl Refusal {
     }
 }
 
-/// The name of a module as it is recorded.
+/// The alias of a module as it is recorded.
 fn alias(name: &[u8]) -> Arc<[u8]> {
     Arc::from(name.get(..LONGEST_NAME).unwrap_or(name))
 }
@@ -77,7 +78,7 @@ fn now() -> u64 {
         .unwrap_or(0)
 }
 
-/// What is noted of a call in flight whose record is too long for that.
+/// The shorter form of a record that is too long for a place of calls in flight.
 fn abridged(call: &call_record::Call) -> call_record::Call {
     call_record::Call {
         objects: Vec::new(),
@@ -87,7 +88,7 @@ fn abridged(call: &call_record::Call) -> call_record::Call {
 }
 
 impl Trail {
-    /// Of a connection on which nothing was called yet.
+    /// For a connection on which nothing was called yet.
     pub fn new(sender: RecordSender) -> Trail {
         Trail {
             sender,
@@ -97,7 +98,7 @@ impl Trail {
         }
     }
 
-    /// Executes a call and records it. C_SetupArch is about the connection only, and not recorded.
+    /// Executes a call and records it. C_SetupArch concerns only the connection and is not recorded.
     pub fn during<'a>(
         &self,
         call: Call<'a>,
@@ -135,7 +136,7 @@ impl Trail {
             None => self.sender.begin(noted),
         };
         let seen = Seen::default();
-        // Whatever the module has done by then, it is recorded.
+        // Even if this panics, the call is recorded: the module may have executed it.
         let reply = catch_unwind(AssertUnwindSafe(|| execute(call, Some(&seen))));
         if let Ok(reply) = &reply {
             self.known.note(&outline, &record, reply.rv());

@@ -1,8 +1,9 @@
 //! Checks whether an audit log was changed: `pkcs11proxyctl audit verify`.
 //!
-//! Reads the files of a log in their order, and needs the public key only. What is found is a sentence with file and
-//! line. Calls that were not recorded show in the numbers of a connection's calls. What follows the last signature can have been made up by anybody; so it is told how much that is. A whole run
-//! of the daemon that was cut off, up to an orderly end before it, cannot be noticed from the files that are left.
+//! Reads the files of a log in order; needs only the public key. Each finding is a sentence with file and line. Calls
+//! that were not recorded leave gaps in the call numbers of a connection. Lines after the last signature can be forged
+//! by anybody, so the report says how many there are. If the last runs of the daemon were cut off whole, back to an
+//! orderly end, the files that are left do not show it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +11,12 @@ use openssl::pkey::{PKey, Public};
 
 use super::chain::{self, Hash, Head, Line};
 
-/// What was found out.
+/// The result of the verification.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// What was done to the log: `file:line: text`.
+    /// Signs that the log was changed: `file:line: text`.
     pub findings: Vec<String>,
-    /// What is no sign of that: the same.
+    /// Other remarks, in the same form.
     pub notes: Vec<String>,
     /// The number of lines.
     pub lines: u64,
@@ -23,26 +24,26 @@ pub struct Report {
     pub signed: u64,
 }
 
-/// How the log ends so far.
+/// How the log ends, as far as it was read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Ending {
-    /// In the middle.
+    /// Without an orderly end.
     Open,
-    /// With a line that says so.
+    /// With a line that says `end` or `rotated`.
     Said,
     /// With that line and a signature of it.
     Signed,
 }
 
-/// Notes about calls without a line, at the most.
+/// Upper bound on the notes about calls without a line.
 const MOST_GAPS: usize = 20;
 
 /// The numbers of a connection's calls. Calls in parallel end in any order.
 #[derive(Default)]
 struct Calls {
-    /// All below this one have a line.
+    /// All calls with lower numbers have a line.
     next: u64,
-    /// Those above it that have one, and where.
+    /// Calls with higher numbers that have a line, and the place of that line.
     ahead: BTreeMap<u64, String>,
 }
 
@@ -55,24 +56,24 @@ pub struct Verifier {
     is_first_of_file: bool,
     /// The last line in order; none before the first.
     head: Option<Head>,
-    /// The hash that the last line should have, if that is another.
+    /// The hash that the last line should have, if it has another one.
     computed: Option<Hash>,
-    /// Lines that are missing where they should be: first and last number, and where that is.
+    /// Ranges of missing lines: first and last number, and the place where they should be.
     missing: Vec<(u64, u64, String)>,
-    /// Lines that are where they should not be.
+    /// The numbers of lines that are out of order.
     moved: BTreeSet<u64>,
     ending: Ending,
-    /// Most lines between two signatures, as the log says.
+    /// Upper bound on the lines between two signatures, as the log states it.
     sign_lines: Option<u64>,
-    /// The connections of this run of the daemon.
+    /// The connections of the current run of the daemon.
     connections: BTreeMap<u64, Calls>,
-    /// Whether that run was read from its start on.
+    /// Whether that run was read from its beginning.
     is_whole: bool,
     gaps: usize,
 }
 
 impl Verifier {
-    /// For a log that is signed with this key.
+    /// Creates a verifier for a log that is signed with this key.
     pub fn new(key: PKey<Public>) -> Verifier {
         Verifier {
             key,
@@ -111,7 +112,7 @@ impl Verifier {
         }
     }
 
-    /// What was found. A log that the daemon still writes `is_running` and needs no end.
+    /// Returns the result. If the daemon still writes the log (`is_running`), an orderly end is not required.
     pub fn finish(mut self, is_running: bool) -> Report {
         self.end_run();
         for (first, last, place) in std::mem::take(&mut self.missing) {
@@ -151,7 +152,7 @@ impl Verifier {
         self.report
     }
 
-    /// A call has a line.
+    /// Notes that a call has a line.
     fn count(&mut self, connection: u64, call: u64) {
         let first = if self.is_whole { 1 } else { call };
         let place = self.place();
@@ -169,7 +170,7 @@ impl Verifier {
         }
     }
 
-    /// Tells which calls of a run of the daemon have no line.
+    /// Ends a run of the daemon: notes which of its calls have no line.
     fn end_run(&mut self) {
         for (connection, calls) in std::mem::take(&mut self.connections) {
             let mut next = calls.next;
@@ -208,7 +209,7 @@ impl Verifier {
         self.report.lines += 1;
         let Ok(line) = Line::read(line) else {
             self.find("the line was changed: it is not a line of an audit log");
-            // The next one cannot be compared with it.
+            // The next line's hash cannot be checked.
             if let Some(head) = &mut self.head {
                 head.number = head.number.saturating_add(1);
                 self.computed = None;
@@ -269,7 +270,7 @@ impl Verifier {
                 || self
                     .computed
                     .is_some_and(|computed| line.follows(&computed));
-            // What is behind a line that cannot be read was told already.
+            // The hash of a line behind an unreadable one cannot be checked; the unreadable one was reported.
             let is_known = before.hash != Hash::default() || before.number == 0;
             self.computed = None;
             if !follows && is_known {
@@ -281,7 +282,7 @@ impl Verifier {
         self.follow(line, before);
     }
 
-    /// Looks at what the line says.
+    /// Evaluates the line's members.
     fn follow(&mut self, line: &Line<'_>, before: Head) {
         let members = &line.members;
         match members.event.as_str() {
@@ -392,7 +393,7 @@ mod tests {
                 "f:4: of connection 7, no line tells of calls number 1 to 3",
             ]
         );
-        // Of a run whose start is not there, nobody knows where its connections began.
+        // If the start of a run is missing, the first call numbers of its connections are unknown.
         assert_eq!(notes(2, &[(1, 5), (1, 4), (1, 6)]), [""; 0]);
     }
 
@@ -445,7 +446,7 @@ mod tests {
         let mut cut = lines.clone();
         cut[5].truncate(20);
         assert_eq!(found(&key, &cut)[0], "f:6: the line is cut off");
-        // Whoever makes all hashes anew cannot sign.
+        // A forger can compute all hashes anew, but cannot sign.
         let other = PKey::generate_ed25519().unwrap();
         let forged = found(&key, &log(&other, 3));
         assert!(

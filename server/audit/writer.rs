@@ -1,8 +1,9 @@
-//! Writes the lines of the log: in batches, with a signature now and then, and into another file at a rotation.
+//! Writes the lines of the log in batches, signs them regularly, and changes to another file at a rotation.
 //!
-//! Events come from `auditor`. Lines are collected and written at once; where a line is signed, a thread of its own has
-//! the disk keep the file, so that nobody waits for that. While lines cannot be written the writer says so in
-//! [`Flags`], keeps what it has or counts what comes, as the site wants, and tries again each second.
+//! Events come from `auditor`. Their lines are collected and written together. After a signature a separate thread
+//! syncs the file to disk, so that nobody waits for the disk. While lines cannot be written, the writer says so in
+//! `records::Flags` and tries again each second. Meanwhile it keeps the collected lines or counts the calls as lost, as
+//! `when_full` says.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -27,65 +28,66 @@ use crate::logging::{Severity, log};
 /// How often it tries again to write.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The same while another daemon, which this one replaces, still has the file.
+/// How often it tries again while another daemon, which this one replaces, still has the file.
 const SOON: Duration = Duration::from_millis(50);
 
-/// How long another daemon may have the file until no call is executed any more. The memory of workers keeps some meanwhile.
+/// How long another daemon may have the file before an alert is logged and `when_full` applies. Until then the workers'
+/// rings keep the records, unless calls are only counted.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long it goes on to try at its end, while another daemon has the file.
+/// How long it keeps trying to open the log when the daemon ends.
 const LAST_TRIES: Duration = Duration::from_millis(500);
 
-/// Bytes of lines that are collected at the most before they are written, but for the last line.
+/// Upper bound on the bytes of collected lines. The last line may exceed it.
 pub(super) const BATCH: usize = 256 << 10;
 
-/// Upper bound on the bytes of lines that were written and whose records may still be there.
+/// Upper bound on the bytes of lines that were written and whose records may still be in a ring.
 const WINDOW: usize = 4 * BATCH;
 
-/// Where a log stands.
+/// A position in the log.
 #[derive(Clone, Copy)]
 struct State {
-    /// Its last line.
+    /// The last line.
     head: Head,
-    /// Lines behind the last signature.
+    /// The number of lines after the last signature.
     unsigned: u64,
-    /// When the first of them was made.
+    /// When the first of them was collected.
     unsigned_since: Option<Instant>,
 }
 
-/// The log, and what is about to be written to it.
+/// The log, and the lines that are collected for it.
 pub(super) struct Writer<'a> {
     inheritance: &'a Inheritance<'a>,
     key: PKey<Private>,
-    /// None until it could be opened.
+    /// The open file; none until it could be opened.
     book: Option<Book>,
     /// The lines that are collected.
     batch: Vec<u8>,
-    /// Calls among them.
+    /// The number of calls among them.
     calls: u64,
     /// Whether a signature is among them.
     is_signed: bool,
-    /// With them.
+    /// The position after the collected lines.
     state: State,
-    /// Without them.
+    /// The position before the collected lines.
     written: State,
-    /// Whether lines cannot be written; then when to try again.
+    /// When to try again, if lines cannot be written.
     failing: Option<Instant>,
-    /// Since when the file is another daemon's, and whether that has lasted for too long.
+    /// Since when another daemon has had the file, and whether it has had it for too long.
     in_use_since: Option<Instant>,
     is_in_use: bool,
-    /// The file to go on in, if that has failed, and when to try again.
+    /// If changing to another file has failed: when to try again, and that file.
     next_file: Option<(Instant, PathBuf)>,
-    /// Calls that were not written, since a line said so.
+    /// Calls that were not written and that no line mentions yet.
     lost: u64,
     clock: Clock,
     keeper: Keeper,
-    /// None if no line is copied there.
+    /// None if no line is copied to the journal.
     journal: Option<Journal>,
 }
 
 impl<'a> Writer<'a> {
-    /// Opens the log when it is asked to try again.
+    /// Creates the writer. [`Writer::try_if_due`] opens the log.
     pub(super) fn new(inheritance: &'a Inheritance<'a>, key: PKey<Private>) -> Writer<'a> {
         let copied = inheritance.config.journal.as_ref();
         let state = State {
@@ -130,7 +132,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// When it has something to do.
+    /// When the writer next has something to do.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let since = self.written.unsigned_since;
         let sign_at = since.and_then(|since| since.checked_add(self.config().sign_interval));
@@ -163,7 +165,7 @@ impl<'a> Writer<'a> {
         state.unsigned_since.get_or_insert_with(Instant::now);
     }
 
-    /// Writes the lines that were collected; tells whether they are written, or counted as lost.
+    /// Writes the collected lines. Returns false if they could not be written and are kept.
     pub(super) fn commit(&mut self) -> bool {
         if self.keeper.has_failed() {
             self.fail(&"what was written may not be on the disk");
@@ -210,7 +212,7 @@ impl<'a> Writer<'a> {
         self.state = self.written;
     }
 
-    /// Has the disk keep what was written so far.
+    /// Has the file synced to disk.
     fn keep(&mut self) {
         match self.book.as_ref().map(Book::file) {
             Some(Ok(file)) => self.keeper.keep(file),
@@ -233,7 +235,7 @@ impl<'a> Writer<'a> {
         self.failing = Some(Instant::now() + AGAIN);
     }
 
-    /// Opens the log if that is still to be done, and writes what was collected, if it is time to try again.
+    /// If it is time to try again: opens the log if it is not open yet, or writes the collected lines.
     pub(super) fn try_if_due(&mut self) {
         if self.failing.is_some_and(|at| Instant::now() >= at) {
             self.try_again();
@@ -278,7 +280,7 @@ impl<'a> Writer<'a> {
         let path = self.path();
         let Opened { book, head, cut } = match Book::open(&path) {
             Ok(opened) => opened,
-            // Its auditor goes on in a file of its own.
+            // The other daemon's auditor will go on in another file.
             Err(Unusable::InUse) => {
                 let since = *self.in_use_since.get_or_insert_with(Instant::now);
                 if !self.is_in_use && since.elapsed() >= PATIENCE {
@@ -347,7 +349,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The connections and numbers of the last calls that auditors of this daemon have written before this one.
+    /// Connection and number of the last calls that earlier auditors of this daemon have written.
     pub(super) fn calls_before(&self) -> HashSet<(usize, u64)> {
         let end = self.book.as_ref().map(|book| book.end(WINDOW));
         let end = end.and_then(Result::ok).unwrap_or_default();
@@ -364,7 +366,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Says how many calls are missing in the log, if some are and no line says so.
+    /// Adds a line that says how many calls are missing in the log, if there are any.
     fn tell_of_gap(&mut self) {
         let flags = self.inheritance.flags;
         let (refused, lost) = (flags.refused(), self.lost);
@@ -388,7 +390,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The file of the log.
+    /// The path of the log's file.
     fn path(&self) -> PathBuf {
         match self.inheritance.is_aside {
             true => self.aside(),
@@ -396,7 +398,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A file beside it, named after this daemon.
+    /// The path of a file beside the configured one, named after this daemon's controller.
     fn aside(&self) -> PathBuf {
         let mut name = self.config().file.clone().into_os_string();
         name.push(format!(".{}", self.inheritance.controller));
@@ -410,12 +412,12 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Goes on beside the file.
+    /// Goes on in the file beside the configured one.
     pub(super) fn move_aside(&mut self) {
         self.go_on_in(self.aside());
     }
 
-    /// Ends this file and begins another one. If that does not work, it is tried again.
+    /// Ends this file and begins another one. Tries again later if that fails.
     fn go_on_in(&mut self, path: PathBuf) {
         if let Err(reason) = self.try_to_go_on_in(&path) {
             log(
@@ -426,14 +428,14 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The other file must be new or empty.
+    /// Ends this file and begins another one, which must be new or empty.
     fn try_to_go_on_in(&mut self, path: &Path) -> Result<(), String> {
         let opened = match Book::open(path) {
             Ok(opened) if opened.head == Head::default() => opened,
             Ok(_) => return Err(format!("{}: is not empty", path.display())),
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };
-        // What was collected belongs to the old file.
+        // The collected lines belong to the old file.
         if self.failing.is_some() {
             self.try_again();
         }
@@ -456,7 +458,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Sees to it that lines can be written, if they can be, before the last ones come.
+    /// Tries for a moment to make the log writable before the last lines come.
     pub(super) fn try_last(&mut self) {
         let until = Instant::now() + LAST_TRIES;
         while self.failing.is_some() {
@@ -468,7 +470,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Writes the end, and waits until the disk has it. Returns whether that worked.
+    /// Writes the last lines and syncs the file. Returns whether that worked.
     pub(super) fn finish(&mut self, is_orderly: bool) -> bool {
         self.tell_of_gap();
         if is_orderly {
@@ -483,8 +485,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// The connections and numbers of calls in these lines, as far as they are of the daemon that was started at this time.
-/// Connections of another one have the same numbers.
+/// Returns connection and number of the calls in these lines that belong to the daemon that was started at this time.
+/// Connections of other daemons have the same numbers.
 fn calls_of(started: &str, lines: &[u8]) -> HashSet<(usize, u64)> {
     #[derive(Deserialize)]
     struct Written {
@@ -494,7 +496,7 @@ fn calls_of(started: &str, lines: &[u8]) -> HashSet<(usize, u64)> {
         call: Option<u64>,
     }
     let mut calls = HashSet::new();
-    // Of the first ones the start may be missing.
+    // The start line of the first calls may be missing.
     let mut is_others = false;
     for line in lines.split(|byte| *byte == b'\n') {
         let Ok(written) = serde_json::from_slice::<Written>(line) else {
@@ -517,7 +519,7 @@ fn calls_of(started: &str, lines: &[u8]) -> HashSet<(usize, u64)> {
 #[derive(Default)]
 struct Clock {
     second: i64,
-    /// The time, of which all up to this length stays the same within a second.
+    /// The time as text. Its first `fixed` bytes stay the same within a second.
     text: String,
     fixed: usize,
 }
