@@ -1,7 +1,7 @@
-//! Drops the controller's capabilities and system calls that it no longer needs once its sockets are bound.
+//! Drops the capabilities and system calls that the controller no longer needs once its sockets are bound.
 //!
-//! It goes on forking workers, changing their user, sending them signals, reading keys and writing logs as whoever
-//! started it. Workers inherit what it has, so it keeps what the workers of any service keep.
+//! The controller still forks workers, changes their user, sends them signals, reads keys and writes logs, as the user
+//! who started it. Workers inherit its capabilities, so it keeps those that the workers of any service keep.
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
@@ -9,7 +9,8 @@ use nix::sys::prctl;
 use super::{Sandbox, StepError, capabilities, capabilities_of, system_calls};
 use crate::config::Service;
 
-/// Gives up capabilities, gaining any by programs, and the system calls that no worker needs. Says what is left.
+/// Gives up capabilities and the gaining of privileges by exec, and denies system calls if every sandbox uses seccomp.
+/// Returns a text that says what is left.
 pub fn give_up<'a>(
     services: impl Iterator<Item = &'a Service> + Clone,
 ) -> Result<String, StepError> {
@@ -41,14 +42,14 @@ pub fn give_up<'a>(
 /// The capabilities that the controller uses, and those its workers keep.
 fn needed<'a>(services: impl Iterator<Item = &'a Service>) -> CapsHashSet {
     let mut kept = CapsHashSet::from([
-        // Keys, configuration and logs of whatever user.
+        // Keys, configuration and logs of any user.
         Capability::CAP_DAC_OVERRIDE,
         Capability::CAP_DAC_READ_SEARCH,
-        // Its sockets in a directory like /tmp, given away by local_chown.
+        // Its sockets in a directory like /tmp, if local_chown has given them to another user.
         Capability::CAP_FOWNER,
-        // Workers of another user.
+        // Signals to workers of another user.
         Capability::CAP_KILL,
-        // Their bounding set.
+        // The workers' bounding set.
         Capability::CAP_SETPCAP,
     ]);
     for service in services {

@@ -1,7 +1,7 @@
 //! Restricts with landlock which files a worker can use, and to which processes it can send signals.
 //!
-//! Rules name files and directories; everything beneath a directory is meant. What has been opened before stays open.
-//! Metadata is not covered: that a file exists, and its size, can be seen.
+//! Rules name files and directories; a directory includes everything beneath it. Files that were opened before stay
+//! open. Metadata is not covered: whether a file exists, and its size, can be seen.
 
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,8 @@ use landlock::{
 
 use super::Sandbox;
 
-/// What loading a module takes on the systems that we know: libraries, their cache, OpenSSL's configuration, and what
-/// libraries for cryptography ask the kernel for. What does not exist is passed over.
+/// Files that loading a module needs on the systems that we know: libraries, their cache, OpenSSL's configuration, and
+/// what cryptographic libraries read from the kernel. Those that do not exist are skipped.
 const SYSTEM: &[&str] = &[
     "/lib",
     "/lib64",
@@ -34,7 +34,7 @@ const SYSTEM: &[&str] = &[
 /// Devices that are written to.
 const SINKS: &[&str] = &["/dev/null"];
 
-/// What the worker reaches whatever the section says.
+/// Files and directories that a worker can read whatever the section `sandbox` says.
 pub(super) struct Reachable {
     pub(super) read: Vec<PathBuf>,
 }
@@ -54,8 +54,8 @@ impl Reachable {
     }
 }
 
-/// The directory that a module shares with its libraries. A directory at the top, such as `/tmp` or `/home`, is not
-/// one: everybody's files are beneath it.
+/// Returns the directory of a module, which may also contain its libraries. A top-level directory, such as `/tmp` or
+/// `/home`, does not count: everybody's files are beneath it.
 fn own_directory(module: &Path) -> Option<&Path> {
     let directory = module.parent()?;
     let depth = directory.components().count();
@@ -77,11 +77,12 @@ fn to_write() -> BitFlags<AccessFs> {
         | AccessFs::Refer
 }
 
-/// From now on this process and what it starts reach these files only, no TCP port, and no process but themselves.
+/// Restricts this process and what it starts to these files. They can use no TCP port, and reach no other process by a
+/// signal or an abstract Unix socket.
 ///
-/// Landlock denies cutting a file to length 0 since its ABI 3 (Linux 6.2). Before that seccomp has to, so that without
-/// seccomp this ABI is needed, and else the first one (5.13). What newer kernels can restrict in addition, they do:
-/// ioctl on devices, TCP, abstract Unix sockets, signals.
+/// Landlock can deny the truncation of files since its ABI 3 (Linux 6.2). Before that seccomp has to deny it. So ABI 3
+/// is required without seccomp, and ABI 1 (Linux 5.13) with it. Restrictions that only newer kernels have are used if
+/// they are there: ioctl on devices, TCP, abstract Unix sockets, signals.
 pub(super) fn restrict(reachable: &Reachable, sandbox: &Sandbox) -> Result<(), String> {
     let text = |error: &dyn std::error::Error| error.to_string();
     let (least, linux) = if sandbox.uses_seccomp() {
@@ -137,19 +138,19 @@ fn allow(
         .map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// A set of rules that is about signals only, on kernels that can do so (ABI 6, Linux 6.12).
+/// Returns a ruleset that restricts only signals. Fails on kernels before landlock's ABI 6 (Linux 6.12).
 fn signals() -> Result<Ruleset, landlock::RulesetError> {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .scope(Scope::Signal)
 }
 
-/// Whether this kernel can keep signals from other processes.
+/// Whether this kernel can deny signals to other processes.
 pub(super) fn can_scope_signals() -> bool {
     signals().is_ok()
 }
 
-/// From now on this process and what it starts send signals to each other only.
+/// Allows this process and what it starts to send signals only to each other.
 pub(super) fn scope_signals() -> Result<(), landlock::RulesetError> {
     signals()?.create()?.restrict_self()?;
     Ok(())

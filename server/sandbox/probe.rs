@@ -1,6 +1,7 @@
 //! Tries the sandbox steps of a worker once at start, in a process that does nothing else.
 //!
-//! What this kernel or this user cannot do ends the start, before clients are accepted, and not the first worker.
+//! If this kernel or this user cannot take a step, the start fails before clients are accepted, instead of the first
+//! worker.
 
 use std::fmt;
 use std::fs::File;
@@ -17,10 +18,10 @@ use crate::policy::Policy;
 use crate::sandbox::Sandbox;
 use crate::worker;
 
-/// What the process says when all steps were taken.
+/// What the process reports when it has taken all steps.
 const DONE: &str = "done";
 
-/// A fault of a section `sandbox`.
+/// Formats an error of a section `sandbox`.
 fn fault(service: &str, sandbox: &Sandbox, conf: &Path, cause: &dyn fmt::Display) -> String {
     match &sandbox.place {
         Some(place) => place.fault(cause.to_string()).in_file(conf).to_string(),
@@ -38,8 +39,8 @@ pub fn prepare(service: &mut Service, conf: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether workers of this service can be confined as configured in the file `conf`, whichever profile their client has;
-/// if not, why.
+/// Checks that workers of this service can be confined as configured in the file `conf`, whichever profile their client
+/// has. An error says why not.
 pub fn run(service: &Service, policy: &Policy, conf: &Path) -> Result<(), String> {
     let processor = &service.processor;
     try_out(service, &processor.sandbox, &policy.rules, conf)?;
@@ -63,7 +64,7 @@ fn try_out(service: &Service, sandbox: &Sandbox, rules: &Rules, conf: &Path) -> 
             Ok(()) => DONE.to_owned(),
             Err(error) => error.to_string(),
         };
-        // Where it cannot be said, the parent reads nothing, which is a failure as well.
+        // If this cannot be written, the parent reads nothing, which is a failure as well.
         let _ = File::from(write).write_all(said.as_bytes());
         0
     })

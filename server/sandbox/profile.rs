@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use bindings::recorder;
 
-/// The longest profile that is read, in bytes.
+/// Upper bound on the size of a profile, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// More calls than a kernel has.
+/// Upper bound on the numbers of system calls; higher than any kernel's.
 const MOST_CALLS: usize = 1024;
 
 /// How long the recording thread sleeps before it looks for the listener again.
@@ -29,7 +29,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     options.append(true).create(true).mode(0o600).open(path)
 }
 
-/// Reads a profile: the numbers of the calls of this architecture.
+/// Reads a profile; returns the numbers of its system calls. A line of another architecture is an error.
 pub fn load(path: &Path) -> Result<BTreeSet<i64>, String> {
     let fault = |what: String| format!("{}: {what}", path.display());
     let length = path.metadata().map(|file| file.len());
@@ -63,9 +63,10 @@ pub fn load(path: &Path) -> Result<BTreeSet<i64>, String> {
     Ok(calls)
 }
 
-/// Has a thread append to `file` what this thread, and what it starts, calls from now on.
+/// Starts a thread that appends to `file` the system calls of this thread, and of what it starts, from now on.
 pub(super) fn record(file: File) -> io::Result<()> {
-    // Any call that would hand the listener over would wait for the one who gets it.
+    // Once calls are reported, each system call of this thread waits for the thread that has the listener. So the
+    // listener is handed over without a system call.
     static LISTENER: Mutex<Option<recorder::Listener>> = Mutex::new(None);
     let taken = || LISTENER.try_lock().ok().and_then(|mut slot| slot.take());
     thread::Builder::new().spawn(move || {
@@ -77,14 +78,14 @@ pub(super) fn record(file: File) -> io::Result<()> {
         };
         write_down(&listener, file);
     })?;
-    // Locked before, so that nothing has to be waited for after.
+    // Locked before calls are reported, because waiting for the lock after that would never end.
     let mut slot = LISTENER.lock().unwrap_or_else(PoisonError::into_inner);
     *slot = Some(recorder::tell_all()?);
     Ok(())
 }
 
-/// Each call is in the file before it is made. The thread that waits for the answer may hold any lock, that of the
-/// allocator, too. So nothing in here allocates, and nothing locks.
+/// Writes each call to the file before the kernel executes it. The thread that waits for the answer may hold any lock,
+/// even the allocator's. So nothing in here allocates or locks.
 fn write_down(listener: &recorder::Listener, mut file: File) {
     let mut is_known = [false; MOST_CALLS];
     let mut note = |call: i32| {
@@ -104,8 +105,8 @@ fn write_down(listener: &recorder::Listener, mut file: File) {
     };
     let mut written = Ok(());
     while written.is_ok() && listener.next(|call| written = note(call)).is_ok() {}
-    // Without an answer the worker would wait for ever, and a profile that lacks a call is of no use. The log says how
-    // the worker ended.
+    // A call could not be written or answered. Without an answer the worker would wait for ever, and a profile that
+    // lacks a call is useless. The log says how the worker ended.
     std::process::abort();
 }
 

@@ -1,13 +1,13 @@
 //! Denies system calls with seccomp.
 //!
-//! A denied call answers an error instead of ending the process: a module that tries something it can do without goes
-//! on, and one that cannot tells its client so. The error is EPERM; it is ENOSYS where callers have another way, which
-//! they take on a kernel without the call: clone3, whose flags a filter cannot see, and io_uring, which makes system
-//! calls that no filter sees. Calls of another architecture end the process, except x32's, which answer ENOSYS.
+//! A denied call returns an error instead of ending the process. So a module that can do without the call goes on, and
+//! one that cannot reports an error to its client. The error is EPERM. It is ENOSYS for calls that have a fallback on
+//! older kernels: clone3 and openat2, whose flags a filter cannot see, and io_uring, whose operations no filter sees.
+//! Calls of another architecture end the process, except those of x32, which return ENOSYS.
 //!
-//! Filters are compiled once, in the controller ([`Programs`]); a worker only installs them. What is denied to the
-//! controller, too, its workers and its successor inherit: a process finds out with a call that only the filter answers
-//! ([`is_in_force`]), so that upgrades do not add up to more filters than the kernel takes.
+//! Filters are compiled once, in the controller ([`Programs`]); a worker only installs them. The controller's workers
+//! and its successor inherit the filters that it has installed for itself. A process detects them with a call that only
+//! such a filter answers ([`is_in_force`]). So repeated upgrades do not add up to more filters than the kernel allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,14 +25,14 @@ use seccompiler::{
 /// Which calls are denied.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct List {
-    /// Sockets, programs, and whatever else a module does not need that only reads and writes files.
+    /// Deny sockets, programs, and everything else that a module which only reads and writes files does not need.
     pub(super) is_strict: bool,
-    /// Signals to other processes, where landlock does not deny them.
+    /// Deny signals to other processes, where landlock does not do it.
     pub(super) covers_signals: bool,
 }
 
-/// What no module needs: mounts and other views of the system, other processes' memory, the kernel's code, keyrings,
-/// the clock, the machine itself.
+/// Calls that no module needs: mounts and other views of the system, other processes' memory, the kernel's code,
+/// keyrings, the clock, the machine itself.
 const NEVER: &[c_long] = &[
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -83,7 +83,7 @@ const NEVER: &[c_long] = &[
     libc::SYS_ioperm,
 ];
 
-/// Where callers have another way.
+/// Calls that return ENOSYS, because callers have a fallback.
 const AS_IF_UNKNOWN: &[c_long] = &[
     libc::SYS_clone3,
     libc::SYS_io_uring_setup,
@@ -94,16 +94,16 @@ const AS_IF_UNKNOWN: &[c_long] = &[
 /// Opens files as openat does, with flags that a filter cannot see.
 const OPENAT2: &[c_long] = &[libc::SYS_openat2];
 
-/// Calls that open a file, and which argument has the flags.
+/// Calls that open a file, with the position of the argument that has the flags.
 const OPENING: &[(c_long, u8)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, 1),
     (libc::SYS_openat, 2),
 ];
 
-/// What a module that needs only files can do without. A datagram can be sent with one half of a `socketpair` to any
-/// Unix socket, so that is among them. Landlock does not cover owners and attributes of files, nor, before Linux 6.2,
-/// their length.
+/// Calls that a module which needs only files can do without. `socketpair` is among them, because one of its two
+/// sockets can send datagrams to any Unix socket. Landlock does not cover owners and attributes of files, nor, before
+/// Linux 6.2, their truncation.
 const STRICTLY: &[c_long] = &[
     libc::SYS_socket,
     libc::SYS_socketpair,
@@ -138,7 +138,7 @@ const STRICTLY: &[c_long] = &[
     libc::SYS_truncate,
 ];
 
-/// Namespaces that clone and unshare make. The one of time is no flag of clone.
+/// The flags with which clone and unshare create namespaces. The flag for time namespaces is not one of clone.
 const NAMESPACES: &[i32] = &[
     libc::CLONE_NEWNS,
     libc::CLONE_NEWUTS,
@@ -149,10 +149,10 @@ const NAMESPACES: &[i32] = &[
     libc::CLONE_NEWCGROUP,
 ];
 
-/// CLONE_NEWTIME of unshare.
+/// The flag CLONE_NEWTIME of unshare.
 const CLONE_NEWTIME: u64 = 0x80;
 
-/// Calls that set the mode of a file, and which argument that is.
+/// Calls that set the mode of a file, with the position of the mode.
 const MODES: &[(c_long, u8)] = &[
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_chmod, 1),
@@ -161,18 +161,18 @@ const MODES: &[(c_long, u8)] = &[
     (FCHMODAT2, 2),
 ];
 
-/// What a file may be made in `strict`: its owner's alone. softokn does so with its databases.
+/// The modes that may be set in `strict`: for the file's owner only. softokn sets them on its databases.
 const PRIVATE: [u64; 4] = [0o400, 0o500, 0o600, 0o700];
 
-/// fchmodat2, which libc has no name for everywhere.
+/// The number of fchmodat2, which libc does not define on every architecture.
 const FCHMODAT2: c_long = 452;
 
-/// Rules for system calls, by their numbers. A call without rules is meant as a whole.
+/// Rules for system calls, by number. An empty list of rules matches every use of the call.
 struct Rules {
     of_call: BTreeMap<i64, Vec<SeccompRule>>,
 }
 
-/// An argument of a call: its position, width, and what is compared.
+/// A condition on an argument of a call: its position, its width, the comparison, and the value to compare with.
 type Argument = (u8, SeccompCmpArgLen, SeccompCmpOp, u64);
 
 impl Rules {
@@ -190,7 +190,7 @@ impl Rules {
         }
     }
 
-    /// Denies a call where all of these arguments are so. A call that is denied as a whole stays denied.
+    /// Denies a call if all of these conditions are met. A call that is denied as a whole stays denied.
     fn add(&mut self, call: c_long, arguments: &[Argument]) -> Result<(), BackendError> {
         let mut conditions = Vec::new();
         for (position, width, comparison, value) in arguments {
@@ -220,20 +220,21 @@ impl Rules {
 #[derive(Clone, Debug)]
 pub(super) struct Programs {
     common: Common,
-    /// Those of a worker beyond.
+    /// Further filters of a worker.
     own: Vec<BpfProgram>,
 }
 
-/// What is denied to the controller and all workers.
+/// The filters of the controller and all workers.
 #[derive(Clone, Debug)]
 struct Common {
     programs: Vec<BpfProgram>,
-    /// Tells these from others.
+    /// A hash that identifies these filters.
     mark: u64,
 }
 
 impl Programs {
-    /// Those of a worker. With `allowed`, only these calls, and those of the worker itself, are not denied.
+    /// Compiles the filters of a worker. With `allowed`, all other calls are denied too, except those of the worker
+    /// itself.
     pub(super) fn of_worker(
         list: List,
         allowed: Option<&BTreeSet<i64>>,
@@ -250,7 +251,7 @@ impl Programs {
         })
     }
 
-    /// From now on the calls are denied to this process and what it starts. It has one thread.
+    /// Denies the calls to this process, which has one thread, and to what it starts.
     pub(super) fn install(&self) -> Result<(), seccompiler::Error> {
         self.common.install()?;
         self.own
@@ -290,10 +291,10 @@ impl Common {
     }
 }
 
-/// An option of prctl that no kernel has. A filter of this program answers it with [`IN_FORCE`].
+/// An option of prctl that no kernel has. A filter of this daemon answers it with [`IN_FORCE`].
 const MARK: u32 = 0x7063_3131;
 
-/// An error that prctl has for nothing else.
+/// An error that prctl returns for nothing else.
 const IN_FORCE: Errno = Errno::ENOTUNIQ;
 
 /// Whether this process has inherited the filters with this mark.
@@ -301,7 +302,7 @@ fn is_in_force(mark: u64) -> bool {
     bindings::sys::prctl(MARK, mark) == Err(IN_FORCE)
 }
 
-/// What stood in the way, in words for administrators.
+/// Explains an error in words for administrators.
 pub(super) fn explain(error: &seccompiler::Error) -> String {
     match error {
         seccompiler::Error::Seccomp(cause) if cause.raw_os_error() == Some(libc::ENOMEM) => {
@@ -312,8 +313,8 @@ pub(super) fn explain(error: &seccompiler::Error) -> String {
     }
 }
 
-/// What a worker calls itself, and may call only where a recording does not get: when it drains, runs several calls at a
-/// time, allocates, is interrupted, or ends.
+/// System calls of the worker itself. A recording may miss them, because the worker makes some only when it drains,
+/// executes several calls at a time, allocates, is interrupted, or ends.
 const OWN: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_write,
@@ -360,7 +361,7 @@ const OWN: &[c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// Only these calls, and those of the worker itself, are not denied.
+/// Compiles a filter that denies all calls except these and those of the worker itself.
 fn allow(calls: &BTreeSet<i64>) -> Result<BpfProgram, BackendError> {
     let mut rules = Rules::new(OWN);
     rules
@@ -371,14 +372,14 @@ fn allow(calls: &BTreeSet<i64>) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules.of_call, denied, SeccompAction::Allow, architecture)?.try_into()
 }
 
-/// What [`Programs`] have in common, in the controller, as far as it does without these calls itself. A worker is ready
-/// sooner for it: the kernel tries each filter with every number of a call when it is installed.
+/// Installs in the controller the filters that all workers have in common. The controller needs none of the calls that
+/// they deny. A worker is ready sooner: when a filter is installed, the kernel tries it with every call number.
 pub(super) fn deny_in_advance() -> Result<(), String> {
     let common = Common::compile().map_err(|error| error.to_string())?;
     common.install().map_err(|error| explain(&error))
 }
 
-/// What is denied whatever the preset, to the controller, too.
+/// Returns the rules that apply whatever the preset is, also to the controller.
 fn common() -> Result<Rules, BackendError> {
     let mut rules = Rules::new(NEVER);
     for flag in NAMESPACES {
@@ -389,20 +390,21 @@ fn common() -> Result<Rules, BackendError> {
     }
     let time = (0, Qword, MaskedEq(CLONE_NEWTIME), CLONE_NEWTIME);
     rules.add(libc::SYS_unshare, &[time])?;
-    // What is typed at the daemon's terminal.
+    // These requests put input into the daemon's terminal.
     for request in [libc::TIOCSTI, libc::TIOCLINUX] {
         rules.add(libc::SYS_ioctl, &[(1, Dword, Eq, request)])?;
     }
-    // Memory that contains PINs is to be in no core file.
+    // A process may not become dumpable again: its memory contains PINs, which must not get into a core file.
     let dumpable = u64::from(libc::PR_SET_DUMPABLE.unsigned_abs());
     let (option, on) = ((0, Dword, Eq, dumpable), (1, Qword, Ne, 0));
     rules.add(libc::SYS_prctl, &[option, on])?;
-    // Limits of other processes.
+    // The limits of other processes.
     rules.add(libc::SYS_prlimit64, &[(0, Dword, Ne, 0)])?;
     Ok(rules)
 }
 
-/// What is denied to a worker in addition. The controller changes its root directory.
+/// Returns the further rules of a worker. chroot is not among the common ones, because workers change their root
+/// directory before they install their own filters.
 fn of_worker(list: List) -> Result<Rules, BackendError> {
     let mut rules = Rules::new(&[libc::SYS_chroot]);
     if list.covers_signals {
@@ -413,7 +415,7 @@ fn of_worker(list: List) -> Result<Rules, BackendError> {
         for (call, mode) in MODES {
             rules.add(*call, &PRIVATE.map(|private| (*mode, Dword, Ne, private)))?;
         }
-        // Cuts a file that is opened for reading.
+        // O_TRUNC truncates even a file that is opened for reading.
         let only_cut = u64::from(libc::O_TRUNC.unsigned_abs());
         let access = only_cut | u64::from(libc::O_ACCMODE.unsigned_abs());
         for (call, flags) in OPENING {
@@ -421,7 +423,7 @@ fn of_worker(list: List) -> Result<Rules, BackendError> {
         }
         let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
         rules.add(libc::SYS_clone, &[(0, Qword, MaskedEq(thread), 0)])?;
-        // With this flag, sending connects.
+        // With this flag, sending opens a connection.
         let connect = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
         for (call, flags) in [
             (libc::SYS_sendto, 3),
@@ -434,7 +436,8 @@ fn of_worker(list: List) -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// Signals to processes other than this one and its group. What it starts may not even signal itself.
+/// Denies signals to processes other than this one and its group. Processes that it starts may not even signal
+/// themselves.
 fn deny_signals(rules: &mut Rules) -> Result<(), BackendError> {
     let own = getpid().as_raw();
     let group = u64::from(u32::from_ne_bytes(own.wrapping_neg().to_ne_bytes()));
@@ -453,7 +456,7 @@ fn deny_signals(rules: &mut Rules) -> Result<(), BackendError> {
         rules.add(call, &[differs(own)])?;
     }
     rules.add_all(&[libc::SYS_tkill, libc::SYS_pidfd_send_signal]);
-    // Have the kernel send SIGIO, or any other signal, to another process.
+    // These requests have the kernel send SIGIO, or another signal, to another process.
     for (call, requests) in [
         (libc::SYS_fcntl, [F_SETOWN, F_SETOWN_EX]),
         (libc::SYS_ioctl, [FIOSETOWN, SIOCSPGRP]),
@@ -470,7 +473,7 @@ const F_SETOWN_EX: u64 = 15;
 const FIOSETOWN: u64 = 0x8901;
 const SIOCSPGRP: u64 = 0x8902;
 
-/// The calls of x32 are those of x86-64 with other numbers, which no rule names.
+/// Returns a filter that denies the calls of x32. They are those of x86-64 with other numbers, which no rule names.
 #[cfg(target_arch = "x86_64")]
 fn other_numbers() -> Option<BpfProgram> {
     use seccompiler::sock_filter;
