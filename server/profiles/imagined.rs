@@ -1,4 +1,5 @@
-//! Reads the client that `-check -as` describes: `address=10.0.0.5`, `uid=1000 gid=100`, `subject=o=Trial,cn=web`.
+//! Parses the description of a client for `-check -as`: `address=10.0.0.5`, `uid=1000 gid=100`,
+//! `subject=o=Trial,cn=web`.
 //!
 //! A text comes from the command line, a [`Client`] goes to `check`. Looks up the names of users and groups.
 
@@ -6,7 +7,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use super::{Client, Fingerprint};
 
-/// What a client may be described by.
+/// The keys of a description.
 const KEYS: [&str; 7] = [
     "address",
     "uid",
@@ -80,7 +81,7 @@ pub fn group(text: &str) -> Option<Gid> {
     }
 }
 
-/// The greatest number stands for nobody.
+/// Parses the number of a user or group. The greatest number is refused, because it means none.
 fn number(text: &str) -> Option<u32> {
     let is_number = text.bytes().all(|digit| digit.is_ascii_digit());
     let number = is_number.then(|| text.parse().ok())?;

@@ -1,8 +1,8 @@
-//! Enforces what the profile of a client limits: sessions, calls a second, signatures a day.
+//! Enforces the limits of a client's profile: sessions, calls per second, signatures per day.
 //!
-//! Stands between the gateway and the module of one client, if its profile has such limits. Calls come decoded. Which functions
-//! count as signatures follows from the facts of each function (`xdr::facts`). The number of calls at a time and of
-//! connections is limited elsewhere (`parallel`, `usage`).
+//! [`ClientLimits`] stands between the gateway and the module of one client, if its profile has such limits. Which
+//! functions count as signatures follows from the facts of each function (`xdr::facts`). Calls in flight and
+//! connections are limited elsewhere (`parallel`, `usage`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,18 +20,19 @@ use super::usage::{Key, Usage};
 use crate::logging::{Severity, log};
 use crate::throttle::Throttle;
 
-/// How long a call waits at the most. With everything else this is less than what clients wait for a reply.
+/// Upper bound on the time that a call waits. Together with everything else, it is shorter than clients wait for a
+/// reply.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
-/// The time in which a client that has been silent may make all calls of a second.
+/// The size of the token bucket, as a time: a client that was silent may make all calls of one second at once.
 const BURST: Duration = Duration::from_secs(1);
 
-/// What a profile limits for each of its clients. `None` is no limit.
+/// The limits of a profile for each of its clients. `None` means no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
     /// `max_sessions`: open sessions of one connection.
     pub sessions: Option<usize>,
-    /// `max_calls_per_second`: calls of one connection; the others wait.
+    /// `max_calls_per_second`: calls of one connection; further calls wait.
     pub calls_per_second: Option<u32>,
     /// `max_calls_in_flight`: calls of one connection at a time. Default `max_parallel_calls` of the service.
     pub calls_in_flight: Option<usize>,
@@ -40,7 +41,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether a call has to be looked at.
+    /// Whether a limit needs [`ClientLimits`].
     pub fn concern_calls(&self) -> bool {
         self.sessions.is_some()
             || self.calls_per_second.is_some()
@@ -70,25 +71,25 @@ impl fmt::Display for Limits {
     }
 }
 
-/// The limits of one client, and what it uses.
+/// Applies the limits to one client.
 pub struct ClientLimits {
     limits: Limits,
     usage: Usage,
-    /// Of the client's peer in its profile.
+    /// The key of the client's peer and profile.
     key: Key,
-    /// The client's name and that of its profile, for the log.
+    /// The names of the client and of its profile, for the log.
     client: String,
     sessions: Mutex<Sessions>,
     rate: Mutex<Rate>,
-    /// Of the messages about each limit.
+    /// For the messages about each limit.
     throttles: [Mutex<Throttle>; 3],
 }
 
-/// A limit that a call is over.
+/// A limit that a call exceeds.
 struct Over {
     /// Its name in the profile.
     limit: &'static str,
-    /// What the client is told.
+    /// The CK_RV that the client gets.
     rv: CkRv,
 }
 
@@ -96,17 +97,17 @@ struct Over {
 #[derive(Default)]
 struct Sessions {
     open: HashMap<SessionHandle, SlotId>,
-    /// Calls that are about to open one.
+    /// The number of C_OpenSession calls in flight.
     opening: usize,
 }
 
-/// A bucket of tokens, as the time at which it will be full.
+/// A token bucket, stored as the time at which it will be full.
 #[derive(Default)]
 struct Rate(Option<Instant>);
 
 impl Rate {
-    /// Takes a token, of which there are `most` a second; how long the call has to wait for it. `None`, and no token, if
-    /// that is too long.
+    /// Takes a token, of which there are `most` per second. Returns how long the call has to wait for it. If that is
+    /// too long, takes no token and returns `None`.
     fn take(&mut self, most: u32, now: Instant) -> Option<Duration> {
         let interval = BURST / most.max(1);
         let full = self.0.map_or(now, |full| full.max(now)) + interval;
@@ -123,7 +124,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ClientLimits {
-    /// For a client of this name, whose signatures count for `key`.
+    /// Creates the limits of a client of this name, whose signatures are counted for `key`.
     pub fn new(
         limits: Limits,
         usage: Usage,
@@ -142,8 +143,8 @@ impl ClientLimits {
         }
     }
 
-    /// Executes a call in the way that the caller says, if the limits let it pass, and when they do. Otherwise it is
-    /// refused before a witness.
+    /// Executes a call with `execute`, as soon as the limits allow it. If they do not, refuses the call and tells the
+    /// witness.
     pub fn call(
         &self,
         witness: Option<&dyn Witness>,
@@ -153,7 +154,7 @@ impl ClientLimits {
         let (function, session) = (call.function(), call.session());
         let held = self.hold(call, &execute);
         held.unwrap_or_else(|Over { limit, rv }| {
-            // Only this limit: calls over the rate must not make more calls.
+            // Only for this limit: refused calls over the rate must not cause more calls.
             if limit == SIGNATURES && function.may_sign() {
                 end_operation(function, session, execute);
             }
@@ -192,7 +193,7 @@ impl ClientLimits {
         }
     }
 
-    /// Waits until a call may be made, unless that takes too long. What gives back is never kept waiting.
+    /// Waits until a call may be made, unless that takes too long. Calls that release resources never wait.
     fn wait(&self, function: Function, most: u32) -> Result<(), Over> {
         let gives_back = matches!(
             function,
@@ -219,7 +220,7 @@ impl ClientLimits {
         Ok(())
     }
 
-    /// A call that may make a signature is counted before it is made.
+    /// Executes a call that may make a signature. It is counted before it is executed.
     fn sign<'a>(
         &self,
         call: Call<'a>,
@@ -227,7 +228,7 @@ impl ClientLimits {
         execute: impl FnOnce(Call<'a>) -> Reply,
     ) -> Result<Reply, Over> {
         let function = call.function();
-        // A question for the length makes none.
+        // A query for the length makes no signature.
         if matches!(call.room(), Some(Room::Null { .. } | Room::NoLength)) {
             return Ok(execute(call));
         }
@@ -297,7 +298,7 @@ impl ClientLimits {
             (Reply::C_CloseSession(rv), Some(session)) if rv.is_ok() => {
                 sessions.open.remove(&session);
             }
-            // A token that was removed has closed them.
+            // The session was closed because its token was removed.
             (reply, Some(session)) if reply.rv() == CkRv::SESSION_HANDLE_INVALID => {
                 sessions.open.remove(&session);
             }
@@ -306,7 +307,7 @@ impl ClientLimits {
         Ok(reply)
     }
 
-    /// Clients can cause these messages at will.
+    /// Logs a warning, throttled: clients can cause these messages at will.
     fn warn(&self, limit: usize, message: fmt::Arguments<'_>) {
         let throttle = self.throttles.get(limit);
         if throttle.is_some_and(|throttle| locked(throttle).passes(Instant::now())) {
@@ -318,8 +319,8 @@ impl ClientLimits {
     }
 }
 
-/// Ends the operation of a call that was refused, as its failure would have. What a module without C_SessionCancel makes
-/// for that is dropped.
+/// Ends the operation of a call that was refused, as a failure of the call would have done. In a module without
+/// C_SessionCancel, other calls end it, and their results are wiped.
 fn end_operation(
     function: Function,
     session: Option<SessionHandle>,
@@ -340,8 +341,8 @@ fn end_operation(
 /// The limit whose refusal ends the operation.
 const SIGNATURES: &str = "max_signatures_per_day";
 
-/// Whether a call that returned this counts. A decryption or an unwrapping that fails does: how it fails may tell
-/// something of what a raw decryption would return, and with enough of them a signature can be computed.
+/// Whether a call that returned this CK_RV counts. A failed decryption or unwrapping counts, because how it fails may
+/// reveal something about the result of a raw decryption. With enough such failures a signature can be computed.
 fn was_made(function: Function, rv: CkRv) -> bool {
     let is_of = |family| function.facts().is_of(family);
     let signs = is_of(Family::Sign) || is_of(Family::SignRecover);
@@ -379,7 +380,7 @@ mod tests {
         fails: Mutex<CkRv>,
         /// The functions that were called.
         called: Mutex<Vec<Function>>,
-        /// Whether it has those of PKCS#11 3.0.
+        /// Whether it has the functions of PKCS#11 3.0.
         is_new: bool,
     }
 
@@ -455,7 +456,7 @@ mod tests {
         *locked(&client.module.fails) = CkRv::OK;
         assert!(client.open(1).is_ok());
         full();
-        // Of slot 2 there is one.
+        // One session is of slot 2.
         assert!(client.call(Call::C_CloseAllSessions(SlotId(2))).is_ok());
         assert!(client.open(1).is_ok());
         full();
@@ -469,7 +470,7 @@ mod tests {
         full();
     }
 
-    /// Keeps the limits that refuse calls.
+    /// Records the limits that refuse calls.
     #[derive(Default)]
     struct Noted(Mutex<Vec<(Function, Option<&'static str>)>>);
 
@@ -524,7 +525,7 @@ mod tests {
         let session = SessionHandle(1);
         let decrypt = || Call::C_Decrypt(session, Input::Bytes(b"x"), Room::Unbounded);
         assert_eq!(client.call(decrypt()), CkRv::BUFFER_TOO_SMALL);
-        // As a padding oracle answers.
+        // The answer of a padding oracle.
         *locked(&client.module.fails) = CkRv::ENCRYPTED_DATA_INVALID;
         assert_eq!(client.call(decrypt()), CkRv::ENCRYPTED_DATA_INVALID);
         assert_eq!(client.sign(), CkRv::ENCRYPTED_DATA_INVALID);
@@ -539,7 +540,7 @@ mod tests {
             assert_eq!(client.call(call), CkRv::FUNCTION_REJECTED);
         }
         assert_eq!(client.sign(), CkRv::FUNCTION_REJECTED);
-        // Everything else goes on.
+        // All other calls go on.
         let pin = Input::Bytes(b"1");
         assert!(
             client
@@ -582,7 +583,7 @@ mod tests {
             client.module.is_new = is_new;
             assert!(client.sign().is_ok());
             locked(&client.module.called).clear();
-            // A question for the length is answered, and ends nothing.
+            // A query for the length is answered, and ends no operation.
             client.room.set(Room::QUESTION);
             assert!(client.sign().is_ok());
             assert_eq!(locked(&client.module.called).as_slice(), [C_Sign]);
@@ -607,7 +608,7 @@ mod tests {
             assert_eq!(rate.take(4, later), Some(Duration::ZERO));
         }
         assert_eq!(rate.take(4, later), Some(quarter));
-        // No longer than a client waits for its reply.
+        // No call waits longer than a client waits for its reply.
         let waits = (0..200).map_while(|_| rate.take(4, later));
         assert_eq!(waits.last(), Some(LONGEST_WAIT));
         assert_eq!(rate.take(4, later), None);

@@ -1,10 +1,10 @@
 //! Counts connections and signatures of clients with profiles, in memory that all workers of a service share.
 //!
-//! The controller makes one [`Usage`] for a service with profiles; workers inherit it. Each worker notes the profile of its
-//! client in a place of its own, which the controller clears when it reaps the worker. So a worker that is killed leaves
-//! nothing behind, and the controller knows each client's profile. Signatures are counted for each peer and profile and
-//! day, in a table of a fixed size (`counts`): peers that find no place share the last one, and its
-//! quota. Nobody waits for a lock.
+//! The controller creates one [`Usage`] for a service with profiles; workers inherit it. Each worker notes the profile
+//! of its client in a place of its own, which the controller clears when it reaps the worker. So a worker that is
+//! killed leaves nothing behind, and the controller knows each client's profile. Signatures are counted for each peer,
+//! profile and day, in a table of a fixed size (`counts`). Peers that find no free place share the last one, and its
+//! quota. There are no locks.
 
 use std::hash::Hash;
 use std::io;
@@ -18,26 +18,26 @@ use bindings::shared;
 use crate::counts::{Counts, NOBODY, OTHERS, PLACES};
 use crate::places::MOST_WORKERS;
 
-/// Workers beyond the limit: readiness checks, and those that are being reaped.
+/// Places for workers beyond the limit: readiness checks, and workers that are being reaped.
 const SURPLUS: usize = 64;
 
-/// How often a client without room in its profile tries: workers that come at the same time see each other, and one
+/// How often a worker tries to enter a full profile. Workers that enter at the same time count each other, and a worker
 /// that has lost its client takes a moment to end.
 const ENTRIES: u64 = 20;
 
-/// How often a change is tried while others change the same place.
+/// How often an atomic change is tried while other workers change the same place.
 const ATTEMPTS: usize = 1000;
 
-/// What the clients of a service's profiles use.
+/// Counts what the clients of a service's profiles use.
 #[derive(Clone)]
 pub struct Usage {
-    /// For each worker one more than the position of its client's profile; 0 without one.
+    /// For each worker the position of its client's profile, plus 1; 0 without a profile.
     members: &'static [AtomicU64],
-    /// For each peer a day with the number of that day's signatures.
+    /// For each peer a day and the number of that day's signatures.
     quotas: Counts,
 }
 
-/// A peer's name in the table.
+/// A peer's key in the table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Key(u64);
 
@@ -49,7 +49,7 @@ pub struct Counted {
     day: u32,
 }
 
-/// A day, in days since 1970, and a number of signatures.
+/// Returns the day, in days since 1970, and the number of signatures.
 fn unpack(state: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = state.to_be_bytes();
     (
@@ -63,7 +63,7 @@ fn pack(day: u32, count: u32) -> u64 {
 }
 
 impl Usage {
-    /// For this many workers, and with the signatures that have been counted.
+    /// Creates the counters for this many workers. `quotas` has the signatures that have been counted so far.
     pub fn new(workers: usize, quotas: Counts) -> io::Result<Usage> {
         let workers = workers.min(MOST_WORKERS).saturating_add(SURPLUS);
         Ok(Usage {
@@ -72,7 +72,7 @@ impl Usage {
         })
     }
 
-    /// The client of the worker in this place has this profile from now on, unless `most` others have it.
+    /// Enters the client of the worker in this place into a profile. Returns false if `most` other clients have it.
     pub fn enter(&self, place: usize, profile: usize, most: Option<usize>) -> bool {
         let Some(own) = self.members.get(place) else {
             return most.is_none();
@@ -88,13 +88,13 @@ impl Usage {
                 return true;
             }
             own.store(0, Ordering::SeqCst);
-            // Two that came at the same time try again at different times.
+            // Two that entered at the same time try again at different times.
             thread::sleep(Duration::from_millis(1 + (place as u64 + attempt) % 16));
         }
         false
     }
 
-    /// The worker in this place has been reaped.
+    /// Clears the place of a worker that has been reaped.
     pub fn leave(&self, place: usize) {
         if let Some(member) = self.members.get(place) {
             member.store(0, Ordering::SeqCst);
@@ -107,17 +107,17 @@ impl Usage {
         usize::try_from(member).ok()?.checked_sub(1)
     }
 
-    /// The name of a peer in the table.
+    /// The key of a peer in the table.
     pub fn key(&self, peer: &impl Hash) -> Key {
         Key(self.quotas.key(peer))
     }
 
-    /// Owner and state of a place.
+    /// The owner and the state of a place.
     fn quota(&self, number: usize) -> Option<(&AtomicU64, &AtomicU64)> {
         self.quotas.place(number)
     }
 
-    /// The place of a peer, and the key that it has there. One without a place gets a free one.
+    /// Finds the place of a peer, or takes a free one for it. Returns the place, and the key that owns it.
     fn find(&self, key: Key, day: u32) -> (usize, u64) {
         for _ in 0..ATTEMPTS {
             let mut free = None;
@@ -142,7 +142,7 @@ impl Usage {
                 break;
             };
             if let Some((owner, _)) = self.quota(number) {
-                // Whether this succeeds or not, whoever is the first with the key has the place.
+                // Success does not matter: the next search finds the first place that has this key.
                 let (order, other) = (Ordering::SeqCst, Ordering::SeqCst);
                 let _ = owner.compare_exchange(before, key.0, order, other);
             }
@@ -182,7 +182,7 @@ impl Usage {
         None
     }
 
-    /// The signature was not made after all.
+    /// Takes back a signature that was counted but not made.
     pub fn give_back(&self, counted: &Counted) {
         let Some((owner, state)) = self.quota(counted.place) else {
             return;
@@ -223,7 +223,7 @@ mod tests {
         usage.leave(0);
         assert!(usage.enter(2, 4, Some(2)));
         assert_eq!(usage.profile(0), None);
-        // Without memory for it, nothing is counted.
+        // A worker without a place is not counted.
         assert!(usage.enter(999, 4, None) && !usage.enter(999, 4, Some(99)));
         assert_eq!(usage.profile(999), None);
     }
@@ -257,7 +257,7 @@ mod tests {
         usage.give_back(&first);
         assert_eq!(usage.used(one, 7), 1);
         usage.count(one, 7, 2).unwrap();
-        // The next day begins with nothing, and takes nothing back.
+        // The next day begins at 0, and a signature of the day before cannot be taken back from it.
         assert_eq!(usage.used(one, 8), 0);
         usage.count(one, 8, 1).unwrap();
         usage.give_back(&first);
