@@ -14,7 +14,7 @@ use super::values::*;
 use super::*;
 use crate::logging::settings::{LoggerConfig, LoggerKind};
 
-/// A queue of connections that is longer than any kernel has.
+/// A backlog that is longer than any kernel allows.
 const MOST_BACKLOG: i64 = i32::MAX as i64;
 
 /// Checks the sections of `file`.
@@ -26,7 +26,7 @@ pub(super) fn check(root: Root, file: &Path) -> Result<Configuration, Fault> {
     checker.configuration(root.netplex)
 }
 
-/// Turns sections into what they mean.
+/// Turns sections into the typed configuration, and collects warnings.
 pub(super) struct Checker<'a> {
     pub(super) file: &'a Path,
     warnings: Vec<String>,
@@ -104,7 +104,8 @@ impl Checker<'_> {
         })
     }
 
-    /// An option that may still stand in `controller`, where the original does not accept it.
+    /// Returns an option of the section `daemon`. It may still stand in `controller`, with a warning: the original does
+    /// not accept it there.
     fn moved<T>(
         &mut self,
         before: Option<At<T>>,
@@ -173,7 +174,7 @@ impl Checker<'_> {
             .into_iter()
             .map(|section| address(section, socket_directory))
             .collect::<Result<Vec<_>, _>>()?;
-        // The kernel takes as many as net.core.somaxconn says.
+        // The kernel reduces the backlog to net.core.somaxconn.
         let backlog = within(section.lstn_backlog, MOST_BACKLOG, 0, MOST_BACKLOG)?;
         let mode = match section.local_chmod {
             None => None,

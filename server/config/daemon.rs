@@ -11,7 +11,7 @@ use super::sections::AuditSection;
 use super::values::{path, required, seconds, within};
 use crate::audit::{AuditConfig, Copied, WhenFull};
 
-/// An address that only this machine can reach. Whoever reaches it is asked nothing.
+/// Parses a loopback address. Whoever can reach it is not asked for a password or certificate.
 pub(super) fn loopback(at: At<String>) -> Result<SocketAddr, Fault> {
     let address = at.value.parse::<SocketAddr>().ok();
     address
@@ -21,7 +21,7 @@ pub(super) fn loopback(at: At<String>) -> Result<SocketAddr, Fault> {
         })
 }
 
-/// Paths are relative to the directory of the configuration file.
+/// Checks the section `audit`. Relative paths are relative to `base`, the directory of the configuration file.
 pub(super) fn audit(section: At<AuditSection>, base: &Path) -> Result<AuditConfig, Fault> {
     let At {
         value: section,

@@ -104,7 +104,7 @@ impl Checker<'_> {
     }
 }
 
-/// Which records a logger or a file takes.
+/// Checks which records a logger or a file takes.
 pub(super) fn selection(
     component: Option<String>,
     subchannel: Option<String>,

@@ -105,7 +105,7 @@ impl Checker<'_> {
         })
     }
 
-    /// A name that does not depend on where libraries are looked for.
+    /// Makes the hook's path absolute, so that it does not depend on where libraries are searched.
     fn hook(&self, at: At<String>) -> Result<Hook, Fault> {
         Ok(Hook {
             file: path(&at, Some(self.file.parent().unwrap_or(Path::new("/"))))?,
@@ -113,7 +113,7 @@ impl Checker<'_> {
         })
     }
 
-    /// The longest record, and the memory for those of all clients.
+    /// Returns the upper bounds on the bytes of one record, and of the records of all clients together.
     fn record_limits(
         &mut self,
         longest: Option<At<i64>>,
@@ -147,7 +147,7 @@ impl Checker<'_> {
         Ok((longest, memory))
     }
 
-    /// A `tls` section is checked whether it is used or not, as in the original.
+    /// Checks the TLS settings. A `tls` section is checked even if it is not used, as in the original.
     fn tls(
         &mut self,
         use_ssl: Option<At<bool>>,
@@ -189,7 +189,7 @@ impl Checker<'_> {
     }
 }
 
-/// How many logins of a peer may fail, and within which time; none if that is 0.
+/// Returns how many logins of a peer may fail within which time; `None` if that number is 0.
 fn failed_logins(
     most: Option<At<i64>>,
     window: Option<At<Float>>,
@@ -200,7 +200,7 @@ fn failed_logins(
     Ok((failures > 0).then_some(failed_logins::Limits { failures, window }))
 }
 
-/// What single modules need; no module has two sections.
+/// Checks the sections `module`. No module may have two of them.
 fn modules(sections: Vec<At<ModuleSection>>) -> Result<Vec<ModuleSettings>, Fault> {
     let mut modules: Vec<ModuleSettings> = Vec::new();
     for At { value: section, .. } in sections {

@@ -1,8 +1,8 @@
 //! Reads the sections `profile` of `processor`, and `without_profile`.
 //!
-//! Sections come from `sections`, with their places; [`Profile`]s go to the checker, in the order of the file. A kind of
-//! client that a service cannot have is refused: clients would get another profile than the file says. Looks up users
-//! and groups, and opens nothing.
+//! Sections come from `sections`, with their places; [`Profile`]s go to the checker, in the order of the file. A
+//! profile for a kind of client that the service cannot have is refused, because clients would get another profile than
+//! the file says. Looks up users and groups, and opens nothing.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ pub(super) struct ProfileSection {
     sandbox: Option<At<SandboxSection>>,
 }
 
-/// Which clients a service can have.
+/// The kinds of clients that a service can have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clients {
     /// Over TCP.
@@ -52,7 +52,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Those of a service with these addresses, and TLS with these settings.
+    /// Returns the kinds for a service with these addresses and TLS settings.
     pub(super) fn of(protocols: &[Protocol], tls: Option<&TlsConfig>) -> Clients {
         let addresses = || protocols.iter().flat_map(|protocol| &protocol.addresses);
         let is_local = |address: &Address| matches!(address, Address::Local(_));
@@ -66,7 +66,7 @@ impl Clients {
     }
 }
 
-/// What the sections are read with.
+/// What is needed to read the sections.
 pub(super) struct Surroundings<'a> {
     /// The service's clients.
     pub(super) clients: Clients,
@@ -78,7 +78,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) warn: &'a mut dyn FnMut(&Place, &str),
 }
 
-/// Turns the sections into what they mean.
+/// Turns the sections into profiles.
 pub(super) fn of_sections(
     sections: Vec<At<ProfileSection>>,
     around: &mut Surroundings<'_>,
@@ -103,7 +103,7 @@ pub(super) fn of_sections(
     Ok(profiles)
 }
 
-/// `without_profile`.
+/// Reads `without_profile`: what happens to clients that no profile matches.
 pub(super) fn otherwise(
     option: Option<At<String>>,
     profiles: &[Profile],
@@ -151,7 +151,7 @@ fn of_section(
         return Err(at.fault("can match nobody: a client with a `network` is on no Unix socket"));
     }
     let modules = section.modules.map(|at| {
-        // The name "" can stand alone, or as a word of two quotes among others.
+        // The empty name is written as an empty value, or as a word of two quotes among other names.
         let words = at.value.split_ascii_whitespace();
         let names = words.map(|word| if word == "\"\"" { "" } else { word });
         let mut value: Vec<String> = names.map(str::to_owned).collect();
@@ -175,7 +175,7 @@ fn of_section(
         let place = section.place.clone();
         let sandbox = sandbox::of_section(Some(section), around.record_memory)?;
         match sandbox.root {
-            // Only root can change it, and the worker is not root any more when it knows its client.
+            // Only root can change the root directory, and the worker is no longer root when it knows its client.
             Some(_) => Err(place.fault("`root` belongs in the section `sandbox` of `processor`")),
             None => Ok(sandbox),
         }
@@ -215,7 +215,7 @@ fn of_section(
     })
 }
 
-/// Values with blanks between.
+/// Reads values that are separated by blanks.
 fn list<T>(
     option: Option<At<String>>,
     read: impl Fn(&str) -> Result<T, String>,
@@ -233,7 +233,7 @@ fn list<T>(
     }
 }
 
-/// One value, which may contain blanks.
+/// Reads one value, which may contain blanks.
 fn whole(option: Option<At<String>>) -> Result<Vec<String>, Fault> {
     match option {
         Some(at) if at.value.is_empty() => Err(at.fault("expected a value")),

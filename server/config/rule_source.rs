@@ -1,9 +1,9 @@
 //! Decides whether the modules of a service come from a filter file, with rules, or from `libnames`, without.
 //!
-//! The options come from `checker`; [`crate::policy`] loads the filter file, or makes rules of `libnames` that
-//! refuse nothing. `libnames` is `name:path;name:path;`, for sites that have built Caml Crush without its
-//! filter. The original searches it with a pattern that contains the client's name as it comes, so that a part
-//! of a name also finds a module. Here a name has to be the whole name.
+//! The options come from `checker`; [`crate::policy`] loads the filter file, or builds rules from `libnames` that
+//! refuse nothing. `libnames` is `name:path;name:path;`, for sites that have built Caml Crush without its filter. The
+//! original searches it with a regular expression that contains the client's name unescaped, so part of a name also
+//! finds a module. Here the whole name has to match.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use filter::log::Printable;
 
 use super::values::path;
 
-/// Where the modules of a service, and the rules for them, are written.
+/// Where the modules of a service, and the rules for them, are defined.
 #[derive(Clone, Debug)]
 pub enum RuleSource {
-    /// `filter_config`: a filter file. If relative, to the directory of the configuration file, or to
-    /// `/` if only there such a file exists.
+    /// `filter_config`: a filter file. A relative path is relative to the directory of the configuration file, or to
+    /// `/` if the file exists only there.
     FilterFile(PathBuf),
     /// `libnames`: modules without rules.
     Libnames(Libnames),
 }
 
 impl RuleSource {
-    /// The filter file, if there is one.
+    /// Returns the filter file, if there is one.
     pub fn filter_file(&self) -> Option<&Path> {
         match self {
             RuleSource::FilterFile(file) => Some(file),
@@ -33,9 +33,9 @@ impl RuleSource {
     }
 }
 
-/// Of `filter_config` and `libnames` the filter file counts, because a rule that is written has to apply. The
-/// original looks at one of them only; which one is decided when it is built. `base` is the directory of the
-/// configuration file.
+/// Chooses between `filter_config` and `libnames`. If both are given, the filter file counts, because rules that were
+/// written have to apply. The original reads only one of them; which one is decided when it is built. `base` is the
+/// directory of the configuration file.
 pub(super) fn of(
     given: (Option<At<String>>, Option<At<String>>),
     section: &Place,
@@ -72,8 +72,8 @@ pub(super) fn of(
     }
 }
 
-/// The original resolves a relative name against `/`, which no author can have meant, but some
-/// may rely on.
+/// Returns the path of a filter file. The original resolves a relative name against `/`. That is hardly intended, but
+/// some sites may rely on it.
 pub(super) fn filter_file(at: &At<String>, base: &Path) -> Result<PathBuf, Fault> {
     let beside = path(at, Some(base))?;
     let below_root = Path::new("/").join(&at.value);
@@ -95,7 +95,7 @@ pub struct Libnames {
 }
 
 impl Libnames {
-    /// Reads the value. Blanks around names and paths do not count, and the last `;` may be missing.
+    /// Parses the value. Blanks around names and paths are ignored, and the last `;` may be missing.
     fn parse(option: &At<String>) -> Result<Libnames, Fault> {
         const SYNTAX: &str = "libnames = \"NAME:/path/of/module.so;\";";
         let mut entries = Vec::new();
@@ -124,7 +124,7 @@ impl Libnames {
         })
     }
 
-    /// The names of more than one entry.
+    /// Returns the names that more than one entry has.
     fn repeated(&self) -> Vec<Printable<'_>> {
         let mut seen = BTreeSet::new();
         let names = self.entries.iter().map(|(name, _)| name.as_str());

@@ -12,13 +12,13 @@ use serde::Deserialize;
 use super::values::path;
 use crate::sandbox::{LeftOut, Limits, Preset, Sandbox};
 
-/// What the preset `strict` allows for the module itself and for small calls, beside `record_memory`.
+/// Bytes of memory that the preset `strict` allows for the module itself and for small calls, besides `record_memory`.
 const MEMORY_OF_MODULE: u64 = 1 << 30;
 
-/// The open files that the preset `strict` allows.
+/// The number of open files that the preset `strict` allows.
 const FILES: u64 = 1024;
 
-/// The least that a worker can do with.
+/// The least that a worker needs: bytes of memory, and open files.
 const LEAST_MEMORY: u64 = 64 << 20;
 const LEAST_FILES: u64 = 32;
 
@@ -38,7 +38,7 @@ pub(super) struct SandboxSection {
     processes: Option<At<i64>>,
 }
 
-/// Turns the section into what it means. `record_memory` is the memory for large calls, in bytes.
+/// Turns the section into a [`Sandbox`]. `record_memory` is the memory for large calls, in bytes.
 pub(super) fn of_section(
     section: Option<At<SandboxSection>>,
     record_memory: usize,
@@ -112,7 +112,7 @@ fn preset(option: Option<At<String>>) -> Result<Preset, Fault> {
     .ok_or_else(|| at.fault("expected none, default, strict or learned"))
 }
 
-/// A step can be left out of a preset, not added to `none`.
+/// Returns whether a step is left out of the preset. No step can be added to the preset `none`.
 fn is_left_out(option: Option<At<bool>>, preset: Preset) -> Result<bool, Fault> {
     match option {
         None => Ok(false),
@@ -132,7 +132,7 @@ fn root(at: At<String>) -> Result<PathBuf, Fault> {
     one_path(&at, &at.value)
 }
 
-/// Absolute paths with colons between.
+/// Reads absolute paths that are separated by colons.
 fn paths(at: At<String>) -> Result<Vec<PathBuf>, Fault> {
     at.value
         .split(':')
@@ -154,7 +154,7 @@ fn one_path(at: &At<String>, text: &str) -> Result<PathBuf, Fault> {
     )
 }
 
-/// A limit that the daemon's own does not forbid.
+/// Reads a limit: at least `least`, and at most the daemon's own hard limit.
 fn limit(
     option: Option<At<i64>>,
     least: u64,
@@ -175,7 +175,7 @@ fn limit(
     Ok(Some(value))
 }
 
-/// What `strict` has where the section says nothing.
+/// Returns the limit of the preset `strict`, for an option that is not given.
 fn default(preset: Preset, value: u64, resource: Resource) -> Option<u64> {
     let (_, hard) = getrlimit(resource).ok()?;
     (preset == Preset::Strict).then_some(value.min(hard))

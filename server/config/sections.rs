@@ -33,13 +33,13 @@ pub(super) struct ControllerSection {
     pub(super) socket_directory: Option<At<String>>,
     pub(super) max_level: Option<At<String>>,
     pub(super) logging: Vec<At<LoggingSection>>,
-    /// Both belong into [`DaemonSection`]: the original refuses a `controller` that has them.
+    /// This and `drain_timeout` belong in [`DaemonSection`]: the original refuses a `controller` that has them.
     pub(super) mechanisms_file: Option<At<String>>,
     pub(super) drain_timeout: Option<At<Float>>,
 }
 
-/// What belongs to no service and is not the original's. The original ignores a section here that it
-/// does not know.
+/// Options that belong to no service and that the original does not have. In this place the original ignores a section
+/// that it does not know.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct DaemonSection {
@@ -98,10 +98,10 @@ pub(super) struct ServiceSection {
     pub(super) user: Option<At<String>>,
     pub(super) group: Option<At<String>>,
     pub(super) conn_limit: Option<At<i64>>,
-    /// Holds trivially: a worker is ready as soon as it is forked, or is replaced.
+    /// Has no effect: a worker is ready as soon as it is forked, or it is replaced.
     #[serde(rename = "startup_timeout")]
     pub(super) _startup_timeout: Option<Float>,
-    /// Holds trivially: there is no garbage to collect.
+    /// Has no effect: there is no garbage collector.
     #[serde(rename = "gc_when_idle")]
     pub(super) _gc_when_idle: Option<bool>,
     #[serde(default)]
@@ -124,7 +124,7 @@ pub(super) struct ProtocolSection {
     pub(super) local_chown: Option<At<String>>,
 }
 
-/// Bits as an integer, or in a string with OCaml's prefixes.
+/// Mode bits as an integer, or as a string with OCaml's prefixes.
 pub(super) enum Mode {
     Integer(i64),
     Text(String),
@@ -199,7 +199,7 @@ pub(super) struct WorkloadSection {
     pub(super) max_free_jobs_capacity: Option<At<i64>>,
     pub(super) max_threads: Option<At<i64>>,
     pub(super) inactivity_timeout: Option<At<i64>>,
-    /// Holds trivially: the controller accepts whatever there is.
+    /// Has no effect: the controller always accepts all waiting connections.
     #[serde(rename = "greedy_accepts")]
     pub(super) _greedy_accepts: Option<bool>,
     pub(super) threads: Option<At<i64>>,

@@ -520,7 +520,7 @@ fn reads_every_type_of_logger() {
     }
 }
 
-/// The original refuses both in `controller`.
+/// The original refuses both options in `controller`.
 #[test]
 fn what_belongs_to_no_service_is_in_a_section_that_the_original_ignores() {
     let of = |text: &str| with("controller { (*in controller*) }", text);

@@ -1,4 +1,4 @@
-//! Reads the TLS settings of a service: the `tls` section, or the older keys beside it.
+//! Reads the TLS settings of a service: the `tls` section, or the older options beside it.
 //!
 //! Sections come from `sections`, with their places; a [`TlsConfig`] goes to the checker. Opens no file.
 
@@ -16,7 +16,7 @@ use crate::tls::{
 
 const UNUSED_FILE: &str = "has no effect, because `password` is given";
 
-/// The largest group there is.
+/// Bits of the largest standard group.
 const MOST_DH_BITS: i64 = 8192;
 
 #[derive(Deserialize)]
@@ -68,7 +68,7 @@ struct RevokeSection {
     crl_file: At<String>,
 }
 
-/// The keys of OpenSSL builds with Ocamlnet 3, which stand in `processor` itself.
+/// The options of OpenSSL builds with Ocamlnet 3, which stand in `processor` itself.
 pub(super) struct LegacyKeys {
     pub(super) cafile: Option<At<String>>,
     pub(super) certfile: Option<At<String>>,
@@ -80,7 +80,7 @@ pub(super) struct LegacyKeys {
 }
 
 impl LegacyKeys {
-    /// Where those that are given stand.
+    /// The places of the options that are given.
     pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
         let texts = [
             &self.cafile,
@@ -96,10 +96,10 @@ impl LegacyKeys {
     }
 }
 
-/// A warning and where it belongs.
+/// The place that a warning is about, and its text.
 pub(super) type Warning = (Place, String);
 
-/// Reads a `tls` section. Relative file names count from `base`.
+/// Reads a `tls` section. Relative file names are relative to `base`.
 pub(super) fn of_section(
     section: At<TlsSection>,
     allowed: Option<PathBuf>,
@@ -154,7 +154,7 @@ pub(super) fn of_section(
     })
 }
 
-/// Reads the older keys, where `use_ssl` stands without a `tls` section.
+/// Reads the older options, if there is `use_ssl` without a `tls` section.
 pub(super) fn of_legacy_keys(
     use_ssl: &Place,
     keys: LegacyKeys,

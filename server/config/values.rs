@@ -16,7 +16,7 @@ use crate::logging::Severity;
 use crate::logging::line_format::{self, LineFormat};
 use crate::proxy::Balancers;
 
-/// A time that is not zero.
+/// Reads a time in seconds, which must be greater than zero.
 pub(super) fn seconds(option: Option<At<Float>>, default: u64) -> Result<Duration, Fault> {
     option.map_or(Ok(Duration::from_secs(default)), |at| {
         Duration::try_from_secs_f64(at.value.0)
@@ -34,7 +34,7 @@ pub(super) fn required<T>(
     option.ok_or_else(|| section.fault(format!("`{name}` is missing")))
 }
 
-/// Of the given options, those that do not belong to the type are refused.
+/// Refuses the given options that do not belong to the type.
 pub(super) fn only(
     r#type: &At<String>,
     allowed: &[&str],
@@ -62,7 +62,7 @@ pub(super) fn within(
     }
 }
 
-/// A number that [`within`] found not to be negative.
+/// Converts a number that [`within`] has found not to be negative.
 pub(super) fn size(value: i64) -> usize {
     usize::try_from(value).unwrap_or(0)
 }
@@ -78,7 +78,7 @@ pub(super) fn default_format(place: &Place) -> Result<LineFormat, Fault> {
     LineFormat::parse(line_format::DEFAULT).map_err(|error| place.fault(error))
 }
 
-/// An absolute path; a relative one counts from `base`, or from the working directory.
+/// Makes a path absolute. A relative one is relative to `base`, or else to the working directory.
 pub(super) fn path(at: &At<String>, base: Option<&Path>) -> Result<PathBuf, Fault> {
     if at.value.is_empty() || at.value.contains('\0') {
         return Err(at.fault("expected a path"));
@@ -176,7 +176,7 @@ pub(super) fn address(
     })
 }
 
-/// Every address of `a.b.c.d:port`, `[v6]:port` or `host:port`.
+/// Resolves `a.b.c.d:port`, `[v6]:port` or `host:port` to all of its addresses.
 fn internet(bind: &At<String>) -> Result<Vec<SocketAddr>, Fault> {
     const EXPECTED: &str = "expected host:port, a.b.c.d:port or [v6]:port";
     let (host, port) = bind
@@ -193,7 +193,7 @@ fn internet(bind: &At<String>) -> Result<Vec<SocketAddr>, Fault> {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     let host = bracketed.unwrap_or(host);
-    // The original takes an IPv6 address without its brackets, too.
+    // The original also accepts an IPv6 address without brackets.
     let is_v6 = host.parse::<Ipv6Addr>().is_ok();
     if host.is_empty() || !is_v6 && (bracketed.is_some() || host.contains([':', '[', ']'])) {
         return Err(bind.fault(EXPECTED));
@@ -219,7 +219,7 @@ pub(super) fn looks_octal(text: &str) -> bool {
         .is_some_and(|rest| rest.starts_with(|next: char| next.is_ascii_digit()))
 }
 
-/// OCaml's notation: `0o777`, `0x1ff`, `0b111_111_111`, and anything else in decimal.
+/// Parses a mode in OCaml's notation: `0o777`, `0x1ff`, `0b111_111_111`, and anything else in decimal.
 pub(super) fn mode(at: &At<Mode>) -> Result<u32, Fault> {
     let bits = match &at.value {
         Mode::Integer(bits) => u32::try_from(*bits).ok(),
@@ -240,7 +240,7 @@ pub(super) fn mode(at: &At<Mode>) -> Result<u32, Fault> {
         .ok_or_else(|| at.fault("expected a mode such as \"0o770\", at most 0o7777"))
 }
 
-/// `user:group`, names or numbers.
+/// Parses `user:group`, which may be names or numbers.
 pub(super) fn owner(at: &At<String>) -> Result<(Uid, Gid), Fault> {
     let (user, group) = at
         .value
@@ -261,7 +261,7 @@ pub(super) fn owner(at: &At<String>) -> Result<(Uid, Gid), Fault> {
     Ok((uid, gid))
 }
 
-/// Who passes clients on, if connections begin with a PROXY header.
+/// Reads the addresses of the load balancers, if connections begin with a PROXY header.
 pub(super) fn balancers(
     enabled: Option<At<bool>>,
     from: Option<At<String>>,
@@ -278,7 +278,7 @@ pub(super) fn balancers(
     }
 }
 
-/// Connections over a Unix socket have no address that balancers could have.
+/// Refuses `proxy_protocol` for Unix sockets: their connections have no address to compare with the load balancers'.
 pub(super) fn only_tcp(
     proxy_protocol: Option<At<bool>>,
     protocols: &[Protocol],

@@ -76,7 +76,7 @@ impl Checker<'_> {
                 max_workers: threads,
             });
         }
-        // Holds trivially: a worker has one client.
+        // Only checked, without effect: a worker has one client.
         within(section.recommended_jobs_per_thread, 1, 1, jobs)?;
         let min = required(
             section.min_free_jobs_capacity,
@@ -84,8 +84,8 @@ impl Checker<'_> {
             &place,
         )?;
         let min = within(Some(min), 0, 0, MOST)?;
-        // Holds trivially: no more workers are idle than `min_free_jobs_capacity`, so that there
-        // is none to retire, after any time.
+        // `max_free_jobs_capacity` and `inactivity_timeout` are only checked, without effect: no more than
+        // `min_free_jobs_capacity` workers are ever idle, so none has to be retired.
         let max_free = required(
             section.max_free_jobs_capacity,
             "max_free_jobs_capacity",

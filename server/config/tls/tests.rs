@@ -1,4 +1,4 @@
-//! Tests of the TLS settings: the section `tls`, the older keys, and what is warned of or refused.
+//! Tests of the TLS settings: the section `tls`, the older options, and what is warned of or refused.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::super::tests::{inside, refused};
 use super::super::{Configuration, load};
 use crate::tls::{ClientAuth, Credentials, DhConfig, Suites};
 
-/// The `tls` section of the pkcs11proxyd.conf that the original ships, with its comments opened.
+/// The `tls` section of the pkcs11proxyd.conf that the original ships, with its commented-out options enabled.
 const TLS: &str = r#"use_ssl = true; tls {
     algorithms = "SECURE256:+SECURE128:-VERS-TLS-ALL:+VERS-TLS1.2:-RSA:-DHE-DSS:-CAMELLIA-128-CBC:-CAMELLIA-256-CBC";
     (*in tls*)
@@ -161,7 +161,7 @@ fn refuses_a_wrong_tls_section() {
     );
 }
 
-/// Those of the original's builds with OpenSSL (Ocamlnet 3).
+/// The options of the original's builds with OpenSSL (Ocamlnet 3).
 #[test]
 fn reads_the_older_keys_where_there_is_no_tls_section() {
     let keys = r#"use_ssl = true; cafile = "ca.pem"; certfile = "/c"; certkey = "/k";
