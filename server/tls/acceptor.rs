@@ -28,20 +28,19 @@ use super::ClientAuth;
 pub struct Acceptor {
     pub(super) context: SslContext,
     pub(super) clients: ClientAuth,
-    /// How strong their certificates have to be: an OpenSSL security level.
+    /// The OpenSSL security level that clients' certificates must have.
     pub(super) strength: u32,
-    /// Who the client said it is when it was asked for a key; none where it needs a certificate.
+    /// The identity that the client has sent with its pre-shared key; none if clients need certificates.
     pub(super) identity: Option<Identity>,
     pub(super) allowed: Option<PathBuf>,
     /// What is accepted but probably a mistake: `file:line: option: text`.
     pub warnings: Vec<String>,
 }
 
-/// An identity that goes with a pre-shared key: of this process's one client, as OpenSSL keeps it with
-/// TLS 1.2 only.
+/// The pre-shared-key identity of this process's only client. OpenSSL itself keeps it only with TLS 1.2.
 pub(super) type Identity = Arc<Mutex<Option<PskClient>>>;
 
-/// What a client that was asked for a pre-shared key said.
+/// The identity that a client has sent, and whether it is known.
 #[derive(Clone)]
 pub(super) struct PskClient {
     pub(super) name: String,
@@ -51,32 +50,32 @@ pub(super) struct PskClient {
 /// Why a client is not served.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The handshake's time limit.
+    /// The handshake took longer than this time limit.
     #[error("the TLS handshake took longer than {} s", .0.as_secs_f32())]
     TooSlow(Duration),
-    /// The client left without a byte.
+    /// The client disconnected without sending a byte.
     #[error("the client disconnected before the TLS handshake")]
     Silent,
-    /// The client sent something else.
+    /// The client sent something other than TLS.
     #[error("the client does not use TLS")]
     NoTls,
-    /// OpenSSL, or the transport.
+    /// OpenSSL or the transport reported an error.
     #[error("TLS handshake failed: {0}")]
     Handshake(String),
     /// `peer_auth` is none.
     #[error("refused: peer_auth is \"none\"")]
     NobodyConnects,
-    /// The certificate verifies but is not among the allowed.
+    /// The certificate is valid but not among the allowed ones.
     #[error("refused: the certificate of {subject} is not in {}{}", .directory.display(), .cause)]
     NotAllowed {
         /// The certificate's subject.
         subject: String,
         /// `allowed_clients_cert_path`.
         directory: PathBuf,
-        /// Why the directory cannot be read, if so.
+        /// Why the directory cannot be read; empty if it can.
         cause: String,
     },
-    /// Before or after the handshake.
+    /// An error before or after the handshake.
     #[error("{0}")]
     Transport(#[from] io::Error),
 }
@@ -100,11 +99,11 @@ pub struct Certificate {
 }
 
 impl Acceptor {
-    /// The handshake, and whether the client is allowed.
+    /// Does the handshake, and checks that the client is allowed.
     pub fn accept(&self, socket: Socket, handshake_time: Duration) -> Result<Accepted, Refusal> {
         let mut ssl = Ssl::new(&self.context).map_err(io::Error::other)?;
-        // Of the client's certificate, not of the server's, as in GnuTLS. The system's openssl.cnf
-        // may ask for more, not for less.
+        // The level applies to the client's certificate, not to the server's, as in GnuTLS. The system's openssl.cnf
+        // may raise it, but not lower it.
         let strength = self.strength.max(ssl.security_level());
         let strength = i32::try_from(strength).unwrap_or(i32::MAX);
         ssl.param_mut().set_auth_level(strength);
@@ -132,10 +131,10 @@ impl Acceptor {
                 let name = self.psk_client().map_or_else(String::new, |psk| psk.name);
                 (name, None)
             }
-            // OpenSSL was told to let neither happen.
+            // OpenSSL is configured so that this cannot happen.
             _ => return Err(Refusal::Handshake("the client did not authenticate".into())),
         };
-        // The original's client offers no protocol.
+        // The original's client offers no protocol by ALPN.
         let fragment = match stream.ssl().selected_alpn_protocol() {
             Some(_) => LONGEST_FRAGMENT,
             None => SHORT_FRAGMENT,
@@ -151,8 +150,8 @@ impl Acceptor {
         self.identity.as_ref()?.lock().ok()?.clone()
     }
 
-    /// A handshake that failed over a pre-shared key, in words: OpenSSL goes on without one, and
-    /// then misses a certificate of its own.
+    /// Explains a handshake that failed because of a pre-shared key. OpenSSL itself goes on without the key, and then
+    /// reports that it has no certificate.
     fn with_identity(&self, refusal: Refusal) -> Refusal {
         match (refusal, &self.identity, self.psk_client()) {
             (Refusal::Handshake(cause), Some(_), None) => {
@@ -197,7 +196,7 @@ fn refusal(error: HandshakeError<Pipe>, time: Duration) -> Refusal {
     }
 }
 
-/// Whether a file of the directory holds the certificate, in PEM, alone or among others, or DER.
+/// Checks that a file of the directory contains the certificate, in DER or in PEM, alone or among others.
 fn allow(directory: &Path, certificate: &X509Ref) -> Result<(), Refusal> {
     let refused = |cause: String| Refusal::NotAllowed {
         subject: written(certificate.subject_name()),
@@ -207,7 +206,7 @@ fn allow(directory: &Path, certificate: &X509Ref) -> Result<(), Refusal> {
     let wanted = certificate.to_der().map_err(io::Error::other)?;
     let entries = fs::read_dir(directory).map_err(|error| refused(format!(": {error}")))?;
     for entry in entries.flatten() {
-        // Entries that cannot be read are passed over, as in the original.
+        // Entries that cannot be read are skipped, as in the original.
         let Ok(bytes) = read(&entry.path()) else {
             continue;
         };
@@ -225,7 +224,7 @@ fn allow(directory: &Path, certificate: &X509Ref) -> Result<(), Refusal> {
     Err(refused(String::new()))
 }
 
-/// A subject as the original logs it, so that no two look the same: `c=FR,o=Org\2c Ltd,cn=client`.
+/// Formats a subject as the original does, so that no two look the same: `c=FR,o=Org\2c Ltd,cn=client`.
 pub(super) fn written(name: &X509NameRef) -> String {
     let parts = name.entries().map(|entry| {
         let object = entry.object();
@@ -256,11 +255,11 @@ pub(super) fn written(name: &X509NameRef) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
-/// The content of a file with a key or certificates. It is wiped when dropped.
+/// Reads a file with a key or certificates. The content is wiped when dropped.
 pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     use std::io::Read as _;
     let mut bytes = Zeroizing::new(Vec::new());
-    // Opening anything else might wait.
+    // Opening anything else might block.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("is not a regular file"));
     }
@@ -279,7 +278,7 @@ mod tests {
 
     use super::*;
 
-    /// What the original logged for a certificate with such a subject.
+    /// The expected text is what the original logged for a certificate with this subject.
     #[test]
     fn subjects_are_written_as_the_original_does() {
         let mut name = X509NameBuilder::new().unwrap();

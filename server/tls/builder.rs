@@ -29,7 +29,7 @@ use super::{
     ClientAuth, Credentials, DEFAULT_DH_BITS, DhConfig, KeyConfig, Password, Suites, TlsConfig,
 };
 
-/// Bits of a DH group, at least, as security level 2 wants them.
+/// Lower bound on the bits of a DH group, as security level 2 requires.
 const SHORTEST_GROUP: i32 = 2048;
 
 /// OpenSSL's X509_V_ERR_UNABLE_TO_GET_CRL.
@@ -38,10 +38,10 @@ const NO_CRL: i32 = 3;
 /// The object identifier, in DER, of the extension that makes a revocation list a delta list.
 const DELTA: &[u8] = &[6, 3, 0x55, 0x1d, 27];
 
-/// What is never offered, whatever a list of the older keys says.
+/// Suites that are never offered, whatever `cipher_suite` says.
 const NEVER: &str = "!aNULL:!eNULL:!EXPORT:!DES:!3DES:!MD5:!PSK:!SRP:!RC4:!kRSA:!kDH:!kECDH:!aDSS";
 
-/// Reads what the settings of the configuration file `conf` name, and makes the acceptor.
+/// Reads the files that the settings name, and builds the acceptor. `conf` is the configuration file, for messages.
 pub fn load(config: &TlsConfig, protocol: u32, conf: &Path) -> Result<Acceptor, Error> {
     build(config, protocol, conf).map_err(|fault| fault.in_file(conf))
 }
@@ -92,7 +92,7 @@ fn build(config: &TlsConfig, protocol: u32, conf: &Path) -> Result<Acceptor, Fau
     let (context, warnings) = (builder.context.build(), builder.warnings);
     let strength = match &config.suites {
         Suites::Priority(priority) => priority.strength,
-        // The list may say itself.
+        // The list itself may contain a security level.
         Suites::List { .. } => 0,
     };
     Ok(Acceptor {
@@ -105,7 +105,7 @@ fn build(config: &TlsConfig, protocol: u32, conf: &Path) -> Result<Acceptor, Fau
     })
 }
 
-/// An error of OpenSSL at a place of the configuration file.
+/// Turns an error of OpenSSL into an error at a place of the configuration file.
 fn at(place: &Place) -> impl Fn(ErrorStack) -> Fault + '_ {
     |error| place.fault(shortened(&error))
 }
@@ -127,7 +127,7 @@ impl Builder<'_> {
             .push(place.fault(text).in_file(self.conf).to_string());
     }
 
-    /// What no option changes.
+    /// Sets what no option changes.
     fn fixed(&mut self, protocol: u32) -> Result<(), ErrorStack> {
         let context = &mut self.context;
         settle(context);
@@ -190,7 +190,7 @@ impl Builder<'_> {
                 (least, most)
             }
             Suites::List { list, curve } => {
-                // As in the original, a list without anything to choose from is HIGH.
+                // As in the original, a list that only excludes suites starts from HIGH.
                 let chooses = |item: &str| !item.trim().is_empty() && !item.starts_with(['!', '-']);
                 let high = if list.value.split([':', ',', ' ']).any(chooses) {
                     ""
@@ -244,7 +244,7 @@ impl Builder<'_> {
         }
     }
 
-    /// One certificate with its chain and key.
+    /// Adds a certificate with its chain and key.
     fn key(&mut self, key: &KeyConfig, kinds: &mut Vec<Id>) -> Result<(), Fault> {
         let file = &key.certificate;
         let chain = certificates(file)?;
@@ -274,18 +274,18 @@ impl Builder<'_> {
         self.context.set_private_key(&private).map_err(refused)
     }
 
-    /// Whose certificates clients may have.
+    /// Sets the authorities whose certificates clients may have, and their revocation lists.
     fn clients(&mut self, trust: &[At<PathBuf>], revoke: &[At<PathBuf>]) -> Result<(), Fault> {
         let mut store = X509StoreBuilder::new().map_err(about_nothing)?;
         let mut names = Stack::new().map_err(about_nothing)?;
         let mut flags = X509VerifyFlags::PARTIAL_CHAIN;
         if !revoke.is_empty() {
-            // Without the last, a list that is no whole one would be taken for one.
+            // Without the last flag, a partial list would be taken for a complete one.
             flags |= X509VerifyFlags::CRL_CHECK
                 | X509VerifyFlags::CRL_CHECK_ALL
                 | X509VerifyFlags::EXTENDED_CRL_SUPPORT;
         }
-        // As in GnuTLS, any of these ends a chain, also one that is not its own issuer's.
+        // As in GnuTLS, any of these certificates ends a chain, even one that is not self-signed.
         store.set_flags(flags).map_err(about_nothing)?;
         let mut without_list = Vec::new();
         for file in trust {
@@ -327,8 +327,8 @@ impl Builder<'_> {
         self.context.set_cert_store(store.build());
         self.context.set_client_ca_list(names);
         let mode = SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT;
-        // Lists count where there are any, as in GnuTLS: an authority without one was warned about.
-        // One that has lists, of which none is for this certificate, vouches for nothing.
+        // As in GnuTLS, certificates of an authority without any list are accepted; a warning was given. If an
+        // authority has lists, but none of them covers this certificate, the certificate is refused.
         self.context
             .set_verify_callback(mode, move |verified, context| {
                 let has_no_list = !verified
@@ -370,7 +370,7 @@ impl Builder<'_> {
     }
 }
 
-/// The smallest group of RFC 3526 with as many bits.
+/// Returns the smallest group of RFC 3526 with at least this many bits, 2048 or more.
 fn built_in_group(bits: i64) -> Result<Dh<Params>, ErrorStack> {
     let prime = match bits {
         ..=2048 => BigNum::get_rfc3526_prime_2048(),
@@ -386,7 +386,7 @@ fn about(file: &At<PathBuf>, what: &str) -> Fault {
     file.fault(format!("{}: {what}", file.value.display()))
 }
 
-/// Out of memory, or the like.
+/// Reports an error that no file has caused, such as a lack of memory.
 fn about_nothing(error: ErrorStack) -> Fault {
     Fault::in_line(1, shortened(&error))
 }
@@ -404,7 +404,7 @@ fn certificates(file: &At<PathBuf>) -> Result<Vec<X509>, Fault> {
     })
 }
 
-/// Whether one of the names is the same, however it is encoded.
+/// Whether one of the names is the wanted one, even if it is encoded differently.
 fn contains(names: &[X509Name], wanted: &X509NameRef) -> bool {
     let is_same = |name: &X509Name| name.try_cmp(wanted).is_ok_and(|order| order.is_eq());
     names.iter().any(is_same)
@@ -435,7 +435,7 @@ fn issuers_of_lists(file: &At<PathBuf>) -> Result<Vec<X509Name>, Fault> {
     }
 }
 
-/// Never asks for a password at the terminal.
+/// Reads a private key. Never asks for a password at the terminal.
 fn private_key(key: &KeyConfig) -> Result<PKey<Private>, Fault> {
     let file = &key.key;
     let bytes = content(file)?;

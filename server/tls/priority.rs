@@ -1,8 +1,8 @@
 //! Translates GnuTLS priority strings (`tls.algorithms`) for OpenSSL.
 //!
-//! The text of one option comes in; lists of OpenSSL's names go to `acceptor`. A string may name what GnuTLS knows and
-//! we never offer: TLS 1.1 and older, static RSA, DSS, anonymous key exchange, obsolete ciphers. Adding such a thing
-//! explicitly causes a warning. Anything else is an error, as in the original.
+//! The result goes to `builder`, as lists of OpenSSL's names. A string may name algorithms that GnuTLS knows but that
+//! we never offer: TLS 1.1 and older, static RSA, DSS, anonymous key exchange, obsolete ciphers. Adding one of them
+//! explicitly causes a warning. A name that GnuTLS does not know is an error, as in the original.
 
 mod tables;
 
@@ -15,25 +15,25 @@ pub struct Priority {
     pub tls12: bool,
     /// TLS 1.3 is offered.
     pub tls13: bool,
-    /// OpenSSL's names of the suites of TLS 1.2, best first, with colons between; may be empty.
+    /// OpenSSL's names of the suites of TLS 1.2, best first, separated by colons; may be empty.
     pub suites12: String,
     /// The same for TLS 1.3.
     pub suites13: String,
-    /// OpenSSL's names of the groups; may be empty, with suites of TLS 1.2 that need none.
+    /// OpenSSL's names of the groups; may be empty if only suites of TLS 1.2 are offered, which need none.
     pub groups: String,
-    /// OpenSSL's names of the signature algorithms, if they are not all that there are.
+    /// OpenSSL's names of the signature algorithms; `None` if all of them are accepted.
     pub signatures: Option<String>,
-    /// How strong the certificates of clients have to be, as an OpenSSL security level.
+    /// The OpenSSL security level that clients' certificates must have.
     pub strength: u32,
-    /// What was asked for and is not offered.
+    /// Warnings about parts of the string that are not followed exactly.
     pub warnings: Vec<String>,
 }
 
-/// What applies when a `tls` section has no `algorithms`: the original's default but for its
-/// `-VERS-TLS1.3`, as TLS 1.3 works here.
+/// The string that applies if a `tls` section has no `algorithms`: the original's default without its `-VERS-TLS1.3`,
+/// because TLS 1.3 works here.
 pub const DEFAULT: &str = "NORMAL";
 
-/// One kind of thing a string selects from, best first.
+/// One kind of algorithm that a string selects from, best first.
 struct Selected {
     known: Vec<&'static str>,
     old: Names,
@@ -87,7 +87,7 @@ enum Known {
     No,
 }
 
-/// A string on its way.
+/// The state of the selection while a string is parsed.
 struct State {
     versions: Selected,
     exchanges: Selected,
@@ -199,7 +199,7 @@ impl State {
         }
     }
 
-    /// As in GnuTLS, versions stay what they are.
+    /// Adds the algorithms of a keyword. As in GnuTLS, the versions do not change.
     fn add_level(&mut self, level: &Level) {
         for (selected, names) in [
             (&mut self.exchanges, level.exchanges),
@@ -214,7 +214,7 @@ impl State {
         for name in level.signatures.names() {
             self.signatures.add(name);
         }
-        // The weakest of them counts, until a profile is named.
+        // The weakest keyword counts, until a profile is named.
         self.strength = [self.strength, level.strength].into_iter().flatten().min();
     }
 
@@ -263,7 +263,8 @@ impl State {
         Known::No
     }
 
-    /// `None` if it is no wildcard, `Some(None)` if it is one of something that is not selected here.
+    /// Returns what a wildcard selects from. `None` if the name is not a wildcard, `Some(None)` if it is a wildcard of
+    /// something that cannot be selected here.
     fn wildcard(&mut self, name: &str) -> Option<Option<&mut Selected>> {
         Some(match name {
             "VERS-ALL" | "VERS-TLS-ALL" => Some(&mut self.versions),
@@ -332,12 +333,12 @@ impl State {
     }
 }
 
-/// Whether a group is one of a finite field, not of a curve.
+/// Whether a group is a finite field, not a curve.
 fn is_finite(group: &str) -> bool {
     group.starts_with("FFDHE")
 }
 
-/// The second halves of the rows whose first halves are chosen, in the order chosen.
+/// Returns the second column of the rows whose first column is chosen, in the order of `chosen`.
 fn named(table: &[(&str, &'static str)], chosen: &[&str]) -> Vec<&'static str> {
     let row = |name| {
         table

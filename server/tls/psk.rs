@@ -1,12 +1,12 @@
-//! Reads the pre-shared keys that `tls.psk_file` names: one client in each line.
+//! Reads the file of pre-shared keys, `tls.psk_file`: one client in each line.
 
 use transport::psk::{PreSharedKey, lines};
 
-/// Who may connect with which key.
+/// The pre-shared keys of clients, by identity.
 pub struct Keys(Vec<PreSharedKey>);
 
 impl Keys {
-    /// Reads the content of a file; an error names the line.
+    /// Parses the content of a file; an error names the line.
     pub fn parse(text: &[u8]) -> Result<Keys, String> {
         let mut keys: Vec<PreSharedKey> = Vec::new();
         for (number, line) in lines(text) {
@@ -24,7 +24,7 @@ impl Keys {
         }
     }
 
-    /// The key of a client.
+    /// Returns the key of an identity.
     pub fn find(&self, identity: &[u8]) -> Option<&[u8]> {
         let found = self.0.iter().find(|known| known.identity == identity);
         found.map(|known| known.key.as_slice())

@@ -73,7 +73,7 @@ pub(super) const OLD_MACS: Names = &[
     "GOST28147-TC26Z-IMIT",
 ];
 
-/// GnuTLS's name, OpenSSL's.
+/// Groups: GnuTLS's name and OpenSSL's name.
 pub(super) const GROUPS: &[(&str, &str)] = &[
     ("SECP256R1", "P-256"),
     ("SECP384R1", "P-384"),
@@ -88,7 +88,7 @@ pub(super) const GROUPS: &[(&str, &str)] = &[
 ];
 pub(super) const OLD_GROUPS: Names = &["SECP224R1", "SECP192R1"];
 
-/// GnuTLS's name, OpenSSL's.
+/// Signature algorithms: GnuTLS's name and OpenSSL's name.
 pub(super) const SIGNATURES: &[(&str, &str)] = &[
     ("RSA-SHA256", "RSA+SHA256"),
     ("RSA-PSS-SHA256", "rsa_pss_pss_sha256"),
@@ -121,7 +121,7 @@ pub(super) const OLD_SIGNATURES: Names = &[
     "RSA-MD5",
 ];
 
-/// Options that ask for what is so here anyway, or for what no client of ours meets.
+/// Options without effect: they ask for what is the case anyway, or for something that our clients do not use.
 pub(super) const NO_EFFECT: Names = &[
     "COMPAT",
     "SERVER_PRECEDENCE",
@@ -156,13 +156,13 @@ pub(super) const REFUSED: Names = &[
     "VERIFY_DISABLE_CRL_CHECKS",
 ];
 
-/// OpenSSL's security level 2, 112 bits: what is asked of clients at least.
+/// OpenSSL's security level 2, 112 bits: the lowest that clients may have.
 pub(super) const MEDIUM: u32 = 2;
 
 /// Security level 3, 128 bits.
 pub(super) const HIGH: u32 = 3;
 
-/// `%PROFILE_...` and the security level that has as many bits, or the next.
+/// Each `%PROFILE_...` and its security level: the lowest one with at least as many bits, but at least [`MEDIUM`].
 pub(super) const PROFILES: &[(&str, u32)] = &[
     ("VERY_WEAK", MEDIUM),
     ("LOW", MEDIUM),
@@ -175,7 +175,7 @@ pub(super) const PROFILES: &[(&str, u32)] = &[
     ("SUITEB192", 4),
 ];
 
-/// What an initial keyword stands for. `RSA` and older versions are left out from the start.
+/// The algorithms that an initial keyword stands for, without static `RSA` and TLS 1.1 and older.
 pub(super) struct Level {
     pub(super) name: &'static str,
     pub(super) versions: Names,
@@ -184,14 +184,14 @@ pub(super) struct Level {
     pub(super) macs: Names,
     pub(super) groups: Names,
     pub(super) signatures: Signatures,
-    /// None where nothing is said of it.
+    /// None if the keyword does not set it.
     pub(super) strength: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Signatures {
     Every,
-    /// Those with these ends.
+    /// Those whose names have one of these ends.
     Ending(Names),
     Only(Names),
 }
@@ -251,7 +251,7 @@ pub(super) const SECURE128: Level = Level {
     ..NORMAL
 };
 
-/// What a string begins with that begins with no keyword: the versions alone.
+/// The initial selection of a string without an initial keyword: only the versions.
 pub(super) const UNSAID: Level = Level {
     name: "",
     exchanges: &[],
@@ -342,7 +342,7 @@ pub(super) const LEVELS: &[Level] = &[
     },
 ];
 
-/// Cipher and MAC, OpenSSL's name behind that of the key exchange, and the key exchanges it has.
+/// Suites of TLS 1.2: cipher, MAC, OpenSSL's name without the key exchange, and the key exchanges that exist.
 pub(super) const SUITES: &[(&str, &str, &str, Names)] = &[
     ("AES-256-GCM", "AEAD", "AES256-GCM-SHA384", EXCHANGES),
     ("CHACHA20-POLY1305", "AEAD", "CHACHA20-POLY1305", EXCHANGES),
@@ -383,7 +383,7 @@ pub(super) const SUITES: &[(&str, &str, &str, Names)] = &[
     ("AES-128-CBC", "SHA256", "AES128-SHA256", EXCHANGES),
 ];
 
-/// Cipher, OpenSSL's name.
+/// Suites of TLS 1.3: cipher and OpenSSL's name.
 pub(super) const SUITES13: &[(&str, &str)] = &[
     ("AES-256-GCM", "TLS_AES_256_GCM_SHA384"),
     ("CHACHA20-POLY1305", "TLS_CHACHA20_POLY1305_SHA256"),

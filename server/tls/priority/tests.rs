@@ -1,4 +1,4 @@
-//! Tests priority strings against what GnuTLS 3.7.9 makes of them.
+//! Tests that priority strings select the same as in GnuTLS 3.7.9.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn parsed(text: &str) -> Priority {
     Priority::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-/// The string of the original's pkcs11proxyd.conf; `gnutls-cli --list` of GnuTLS 3.7.9 tells what it is.
+/// The string of the original's pkcs11proxyd.conf; `gnutls-cli --list` of GnuTLS 3.7.9 shows what it selects.
 #[test]
 fn the_shipped_string_means_what_gnutls_makes_of_it() {
     let shipped = parsed(
