@@ -1,6 +1,6 @@
 //! Formats log lines: the `format` of a logger, made of fixed text and variables.
 //!
-//! Formats come from `server::config`, which refuses unknown variables: the original accepts such a format and then
+//! Formats come from `server::config`, which warns about unknown variables: the original accepts such a format and then
 //! loses every line. `logging::outputs` uses them to write lines.
 
 use super::record::Record;
@@ -65,7 +65,7 @@ impl LineFormat {
         Ok(template)
     }
 
-    /// Variables that do not exist, and so stand for nothing.
+    /// Variables that do not exist, which are left out of lines.
     pub fn unknown(&self) -> &[String] {
         &self.unknown
     }
@@ -74,7 +74,7 @@ impl LineFormat {
         let piece = match name.split_once(':').unwrap_or((name, TIMESTAMP)) {
             ("timestamp", "unix") => Piece::UnixTime,
             ("timestamp", format) => {
-                // A format that cannot be rendered now never can.
+                // A format that cannot be rendered now can never be rendered.
                 BrokenDownTime::from(&Zoned::now())
                     .to_string(format)
                     .map_err(|error| format!("invalid time format: {error}"))?;
@@ -93,8 +93,8 @@ impl LineFormat {
         Ok(())
     }
 
-    /// The line for a record, with its newline. Control characters in what is logged are escaped,
-    /// so that one record is one line.
+    /// Returns the line for a record, with its newline. Control characters in the record's texts are escaped, so that
+    /// one record is one line.
     pub fn render(&self, record: &Record<'_>, now: &Zoned) -> String {
         let mut line = String::with_capacity(record.message.len() + 64);
         for piece in &self.pieces {
@@ -121,14 +121,14 @@ pub(crate) fn timestamp(now: &Zoned) -> String {
     time(now, TIMESTAMP)
 }
 
-/// The time in a format checked before.
+/// The time in a format that [`LineFormat::parse`] has checked.
 pub(crate) fn time(now: &Zoned, format: &str) -> String {
     BrokenDownTime::from(now)
         .to_string(format)
         .unwrap_or_default()
 }
 
-/// Control characters, a newline above all, as escape sequences.
+/// Replaces control characters, such as newlines, with escape sequences.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return text.into();
@@ -144,7 +144,8 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// The name after a `$`, and what follows it: `name`, `{name}` or `(name)`.
+/// Splits the text after a `$` into the name of a variable and the rest. The name may be written `name`, `{name}` or
+/// `(name)`.
 fn variable(text: &str) -> Result<(&str, &str), String> {
     let closing = match text.chars().next() {
         Some('{') => '}',

@@ -13,9 +13,9 @@ use nix::fcntl::OFlag;
 use super::record::Severity;
 use super::stderr::to_stderr;
 
-/// A log file, open from the first line or [`LogFile::reopen`] on.
+/// A log file, which is opened by the first line or by [`LogFile::reopen`].
 pub(super) struct LogFile {
-    /// Where it is.
+    /// Its path.
     pub(super) path: PathBuf,
     file: Mutex<Option<File>>,
 }
@@ -29,7 +29,7 @@ impl LogFile {
     }
 
     fn open(&self) -> io::Result<File> {
-        // A pipe that nobody reads is an error, not a reason to wait.
+        // A pipe that nobody reads causes an error instead of blocking.
         OpenOptions::new()
             .append(true)
             .create(true)
@@ -37,19 +37,19 @@ impl LogFile {
             .open(&self.path)
     }
 
-    /// Opens the file anew; the old one stays in use if that fails.
+    /// Opens the file again. If that fails, the old one stays in use.
     pub(super) fn reopen(&self) -> io::Result<()> {
         let file = self.open()?;
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
     }
 
-    /// Has the next line open the file anew.
+    /// Closes the file. The next line opens it again.
     pub(super) fn close(&self) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// One `write` for each line, so that lines of several processes do not mix.
+    /// Writes a line with one `write`, so that lines of several processes do not mix.
     pub(super) fn write(&self, line: &str) {
         let mut slot = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let result = match slot.take().map_or_else(|| self.open(), Ok) {

@@ -1,8 +1,7 @@
 //! Writes log records with the original's logger types: standard error, files, and syslog.
 //!
-//! The controller makes [`Loggers`] out of the settings, and writes the records of all processes. A
-//! message that cannot be delivered goes to standard error: it must not be lost, and logging must not
-//! stop the service.
+//! The controller creates [`Loggers`] from the settings, and writes the records of all processes. A message that cannot
+//! be delivered goes to standard error: it must not be lost, and logging must not stop the service.
 
 use std::path::{Path, PathBuf};
 
@@ -36,8 +35,8 @@ enum Sink {
 }
 
 impl Loggers {
-    /// Opens the log files; those of a `multi_file` logger, and syslog, when first needed.
-    /// `max_level` is that of the controller; `configuration` is the file, for messages.
+    /// Opens the log files. Those of a `multi_file` logger, and syslog, are opened when they are first needed.
+    /// `max_level` is that of the controller; `configuration` is the configuration file, for messages.
     pub fn open(
         configuration: &Path,
         max_level: Severity,
@@ -67,8 +66,8 @@ impl Loggers {
         }
     }
 
-    /// Opens the log files again, after they were rotated. Where one cannot be opened, the old one
-    /// stays in use; the others are opened all the same.
+    /// Opens the log files again, after they were rotated. If one cannot be opened, the old one stays in use; the
+    /// others are opened nevertheless.
     pub fn reopen(&self) -> Result<(), Error> {
         let mut result = Ok(());
         for logger in &self.loggers {

@@ -1,6 +1,6 @@
 //! Defines log records: a message, its severity and its sender; and [`Route`], which takes them.
 
-/// How grave a message is, as in syslog: the smaller, the graver.
+/// The severity of a message, as in syslog: a smaller value is more severe.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 #[allow(missing_docs, reason = "syslog's names")]
 pub enum Severity {
@@ -15,7 +15,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// All of them, by their codes.
+    /// All severities, in the order of their codes.
     pub const ALL: [Severity; 8] = [
         Severity::Emerg,
         Severity::Alert,
@@ -51,16 +51,16 @@ impl Severity {
             .find(|severity| severity.name().eq_ignore_ascii_case(name))
     }
 
-    /// What syslog calls it, 0 to 7.
+    /// Its code in syslog, 0 to 7.
     pub const fn code(self) -> u8 {
         self as u8
     }
 }
 
-/// A message on its way.
+/// A log message with its severity and sender.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// How grave it is.
+    /// Its severity.
     pub severity: Severity,
     /// Who sends it: `netplex.controller`, or the name of a service.
     pub component: &'a str,
@@ -70,12 +70,12 @@ pub struct Record<'a> {
     pub message: &'a str,
 }
 
-/// Where records go.
+/// Takes log records.
 pub trait Route: Send + Sync {
     /// Takes one record. It must not log.
     fn record(&self, record: &Record<'_>);
 
-    /// The least grave severity that anybody wants; what is beyond it is not even formatted.
+    /// The least severe level that is wanted. Less severe messages are not even formatted.
     fn max_level(&self) -> Severity {
         Severity::Debug
     }

@@ -1,6 +1,6 @@
 //! Holds the settings of loggers: where each writes, what a line looks like, and which records it takes.
 //!
-//! `config` makes them out of pkcs11proxyd.conf; `outputs` opens the loggers.
+//! `config` creates them from pkcs11proxyd.conf; `outputs` opens the loggers.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use super::record::{Record, Severity};
 /// One `logging` section.
 #[derive(Clone, Debug)]
 pub struct LoggerConfig {
-    /// `type` and what belongs to it.
+    /// `type` and the options that belong to it.
     pub kind: LoggerKind,
     /// `format`: what a line looks like; syslog has its own.
     /// Default `[${timestamp}] [${component}] [${level}] ${message}`.
@@ -59,12 +59,12 @@ pub struct Selection {
     pub component: String,
     /// `subchannel`: likewise; `""` is for messages without one. Default `*`.
     pub subchannel: String,
-    /// `max_level`: the least grave severity taken. Default `all`.
+    /// `max_level`: the least severe level that is taken. Default `all`.
     pub max_level: Severity,
 }
 
 impl Selection {
-    /// Whether a record is one of these.
+    /// Whether a record is selected.
     pub fn takes(&self, record: &Record<'_>) -> bool {
         record.severity <= self.max_level
             && matches(&self.component, record.component)
@@ -72,7 +72,7 @@ impl Selection {
     }
 }
 
-/// Whole-string match; `*` stands for anything, the rest for itself.
+/// Matches a pattern with a whole string: `*` stands for any text, every other character for itself.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else {
         return pattern == text;

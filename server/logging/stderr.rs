@@ -1,7 +1,8 @@
-//! Writes lines to standard error without ever waiting long for whoever reads it.
+//! Writes lines to standard error without waiting long for its reader.
 //!
-//! A pipe or terminal whose reader has stopped loses lines, which are counted and told of later. If standard error is the
-//! journal, each line begins with its priority in angle brackets, as sd-daemon(3) describes.
+//! If the reader of a pipe or terminal has stopped reading, lines are dropped and counted, and their number is written
+//! later. If standard error is the journal, each line begins with its priority in angle brackets, as sd-daemon(3)
+//! describes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -33,7 +34,7 @@ pub(super) fn to_stderr(severity: Severity, text: &str) {
 }
 
 /// Whether the service manager has connected this to the journal: `JOURNAL_STREAM` has its device and inode
-/// (systemd.exec(5)). Whoever redirects it somewhere else does not change the variable.
+/// (systemd.exec(5)). Both are compared, because a later redirection does not change the variable.
 fn is_journal(of: &impl AsFd) -> bool {
     let told = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let is = |(device, inode): (u64, u64)| told == format!("{device}:{inode}");
@@ -46,8 +47,8 @@ fn with_priority(severity: Severity, text: &str) -> String {
     lines.map(|line| format!("<{code}>{line}\n")).collect()
 }
 
-/// A terminal once more, for this process alone. It has room for a line when it has room for a byte,
-/// as far as poll knows, so that only a non-blocking write does not wait.
+/// Opens a terminal again, non-blocking, for this process alone. A terminal is writable for poll as soon as it has room
+/// for one byte, so a blocking write of a line could wait.
 fn reopened_terminal(of: &(impl AsFd + IsTerminal)) -> Option<File> {
     let path = format!("/proc/self/fd/{}", of.as_fd().as_raw_fd());
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -56,14 +57,14 @@ fn reopened_terminal(of: &(impl AsFd + IsTerminal)) -> Option<File> {
     of.is_terminal().then(|| options.open(path).ok()).flatten()
 }
 
-/// How long a line waits for a reader that is behind; the next ones not at all until it went on.
+/// How long a line waits for a reader that is behind. The next lines do not wait until the reader has gone on.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What a pipe takes without blocking when it takes anything (PIPE_BUF).
+/// Bytes that a pipe takes without blocking if poll says that it is writable (PIPE_BUF).
 const PIECE: usize = 4096;
 
-/// Writes a line where a reader may have stopped reading, and where others write too, so that it
-/// cannot be made non-blocking. What finds no room is dropped and counted.
+/// Writes a line to a descriptor whose reader may have stopped reading. Other processes write to it too, so it cannot
+/// be made non-blocking. A line that finds no room is dropped and counted.
 fn write_patiently(to: &mut (impl AsFd + Write), line: &str, lost: &AtomicU64) {
     let mut before = lost.load(Ordering::Relaxed);
     let (note, patience) = match before {
@@ -97,7 +98,7 @@ fn write_patiently(to: &mut (impl AsFd + Write), line: &str, lost: &AtomicU64) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
             }
         }
-        before = 0; // told now
+        before = 0; // reported now
     }
     lost.store(0, Ordering::Relaxed);
 }
@@ -106,7 +107,7 @@ fn write_patiently(to: &mut (impl AsFd + Write), line: &str, lost: &AtomicU64) {
 mod tests {
     use super::*;
 
-    /// What a pipe holds; its reader does not wait.
+    /// Reads what a pipe contains, without blocking.
     fn content(mut reader: &File) -> String {
         let mut bytes = Vec::new();
         let _ = io::Read::read_to_end(&mut reader, &mut bytes);
@@ -128,7 +129,7 @@ mod tests {
         let mut start = [0; PIECE];
         io::Read::read_exact(&mut &reader, &mut start).unwrap();
         assert!(line.as_bytes().starts_with(&start));
-        // Room for that many were lost, not for a line more.
+        // There is room for the number of lost lines, but not for another line.
         write_patiently(&mut writer, &line, &lost);
         assert_eq!(lost.load(Ordering::Relaxed), 1);
         let told = format!("{count} lines were dropped here because they were not read\n");
@@ -141,7 +142,8 @@ mod tests {
         assert_eq!(lost.load(Ordering::Relaxed), 0);
     }
 
-    /// There poll has room for a byte, and a write waits until the whole line has some.
+    /// A terminal is writable for poll if it has room for one byte, but a blocking write waits for room for the whole
+    /// line.
     #[test]
     fn a_terminal_that_nobody_reads_loses_lines_and_stops_nobody() {
         let terminal = nix::pty::openpty(None, None).unwrap();

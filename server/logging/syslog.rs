@@ -1,6 +1,6 @@
 //! Sends records to the system logger (`/dev/log`).
 //!
-//! Never waits for it. A record that cannot be sent goes to standard error.
+//! Never waits for the system logger. A record that cannot be sent goes to standard error.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -17,7 +17,7 @@ use super::stderr::to_stderr;
 /// Where the system logger listens.
 pub(super) const SYSLOG_SOCKET: &str = "/dev/log";
 
-/// What a datagram may hold; the rest of a message is cut off.
+/// Upper bound on the bytes of a datagram. A longer message is cut off.
 const LONGEST_DATAGRAM: usize = 8192;
 
 /// Sends `<priority>time program: message`, as the C library does, in one datagram.
@@ -72,8 +72,8 @@ impl Syslog {
         }
     }
 
-    /// The system logger may have been restarted since the last message, so tries twice. It never
-    /// waits: a stuck logger must not stop the controller.
+    /// Sends a datagram. Connects again if that fails, because the system logger may have been restarted. Never waits:
+    /// a stuck logger must not stop the controller.
     fn send(&self, datagram: &[u8]) -> io::Result<()> {
         let mut slot = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(socket) = slot.as_ref() {
