@@ -1,7 +1,7 @@
 //! Talks with administrators over the control socket: reads their requests, sends the replies.
 //!
-//! Only root and the daemon's own user may connect. The controller interprets the requests. Waits for nobody: a reply
-//! that an administrator does not read stays in memory until the administrator leaves, and only a few may be connected.
+//! Only root and the daemon's own user may connect. The controller interprets the requests. Never blocks: a reply that
+//! an administrator does not read stays in memory until the administrator leaves, and only a few may be connected.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,12 +19,12 @@ use crate::sockets::{Accepted, Listener, Peer};
 /// The control socket's name in the log.
 const NAME: &str = "control socket";
 
-/// The control socket and those who are connected to it, with their names for the log.
+/// The control socket and its connections, with the administrators' names for the log.
 pub struct Administrators(Room<String>);
 
 /// A request, and who made it.
 pub struct Asked {
-    /// What is asked for; or why it cannot be understood.
+    /// The request, or why it cannot be parsed.
     pub request: Result<Request, String>,
     /// Who asks, for the log.
     pub name: String,
@@ -45,7 +45,7 @@ impl Administrators {
         self.0.listener()
     }
 
-    /// Accepts those who wait at the control socket.
+    /// Accepts the connections that wait at the control socket.
     pub fn accept(&mut self, watch: &mut Watch) {
         let admit = |accepted: &Accepted| {
             let name = accepted.name.clone();
@@ -61,8 +61,8 @@ impl Administrators {
         self.0.accept(admit, watch);
     }
 
-    /// An administrator has sent something, has left, or takes more of a reply. Returns its next request, if
-    /// that is complete.
+    /// Handles an event of a connection: the administrator has sent something, has left, or has room for more of a
+    /// reply. Returns the next request, if it is complete.
     pub fn take(&mut self, number: usize, watch: &mut Watch) -> Option<Asked> {
         let (conversation, name) = self.0.get_mut(number)?;
         let is_open = conversation.go_on(end_of_line, LONGEST_REQUEST).is_ok();
@@ -91,8 +91,8 @@ impl Administrators {
         }
     }
 
-    /// Sends copies of sockets after a reply, each with a byte of its own. An administrator that does not take
-    /// them is cut off.
+    /// Sends duplicates of descriptors after a reply, each with one byte. Disconnects an administrator that does not
+    /// take them.
     pub fn pass<'a>(
         &mut self,
         number: usize,
@@ -110,25 +110,25 @@ impl Administrators {
         }
     }
 
-    /// The process at the other end.
+    /// The id of the process at the other end.
     pub fn process(&self, number: usize) -> Option<Pid> {
         let (conversation, _) = self.0.get(number)?;
         let credentials = getsockopt(conversation, PeerCredentials).ok()?;
         Some(Pid::from_raw(credentials.pid()))
     }
 
-    /// Leaves the control socket to the daemon that has taken it over. Those who are connected stay.
+    /// Leaves the control socket to the daemon that has taken it over. Existing connections stay.
     pub fn stop_listening(&mut self, watch: &mut Watch) {
         self.0.stop_listening(watch);
     }
 }
 
-/// Root, or whoever started the daemon.
+/// Whether a user is root, or the one who started the daemon.
 fn may_administer(user: Uid) -> bool {
     user.is_root() || user == geteuid()
 }
 
-/// Where a line ends.
+/// Returns where the first line ends, behind its line feed.
 fn end_of_line(bytes: &[u8]) -> Option<usize> {
     Some(bytes.iter().position(|byte| *byte == b'\n')? + 1)
 }

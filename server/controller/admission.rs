@@ -2,33 +2,33 @@
 //!
 //! One [`Admission`] is the state of one service. The controller tells it what happened (a client came, a worker was
 //! forked, a client made its first call, a client has gone, a worker ended) and carries out what it answers. It makes
-//! no system call, and every time is an argument, so that each rule has a unit test.
+//! no system call, and gets every time as an argument, so that each rule has a unit test.
 //!
 //! A client is established when its first complete call has come. Before that it may be ended in favour of others.
-//! Behind a load balancer, its connection counts for its peer once the PROXY header has told who that is.
+//! Behind a load balancer, a connection counts for its peer only after the PROXY header has named the peer.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Workers that ended in a row without having had a client, after which forking pauses.
+/// After this many workers in a row have ended without having had a client, forking pauses.
 const EARLY_ENDS: u32 = 10;
 
 /// How long accepting and forking pause after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a client may take to become established when all workers are busy and other clients wait: over
-/// its PROXY header, then again over its TLS handshake, and over its first complete call.
+/// How long a client may take for each stage when all workers are busy and other clients wait: for its PROXY header,
+/// its TLS handshake, and its first complete call.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// Upper bound on the clients that are ended at once.
 const EVICTIONS_A_TURN: usize = 16;
 
-/// Why clients give way.
+/// The reason, in log messages, why clients give way.
 pub const ROOM: &str = "because all workers are busy and other clients wait";
 
-/// For how long more clients are expected to wait after some had to wait.
+/// How long after clients had to wait the service is still taken to be crowded.
 const CROWD: Duration = Duration::from_secs(1);
 
 /// Identifies a worker until it is reaped.
@@ -38,16 +38,16 @@ pub struct WorkerId(pub usize);
 /// The limits of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// All workers, busy or not (`max_threads`).
+    /// Upper bound on all workers, busy or not (`max_threads`).
     pub workers: usize,
     /// Workers that wait for a client, forked ahead of need (`min_free_jobs_capacity`).
     pub spare: usize,
     /// Connections of one peer; 0 for no limit (`max_connections_per_peer`).
     pub per_peer: usize,
-    /// The time until a client's first complete call, after its TLS handshake, and the time until its PROXY header
+    /// Time limit for a client's first complete call after its TLS handshake, and for its PROXY header
     /// (`first_call_timeout`).
     pub first_call: Duration,
-    /// The time that calls may take after their client has gone (`abandoned_call_timeout`).
+    /// Time limit for calls whose client has gone (`abandoned_call_timeout`).
     pub abandoned: Duration,
 }
 
@@ -83,7 +83,7 @@ pub enum Placement {
     Refuse(usize),
 }
 
-/// What a client has to do before it is established.
+/// The stages of a client before it is established.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Stage {
     /// Its PROXY header.
@@ -95,7 +95,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Whether a client has to get past this stage in time. Handshakes are limited by the workers.
+    /// Whether this stage has a time limit here. The limit of handshakes is enforced by the workers.
     fn is_limited(self) -> bool {
         self != Stage::Handshake
     }
@@ -115,8 +115,8 @@ impl fmt::Display for Stage {
 #[derive(Clone, Copy, Debug)]
 struct Opening {
     stage: Stage,
-    /// When this stage began. In the first call's, the time counts for which the client did nothing before a
-    /// worker got it.
+    /// When this stage began. For the first call, the time that the client was silent before a worker got it is
+    /// included.
     since: Instant,
 }
 
@@ -142,11 +142,11 @@ pub struct Eviction<P> {
     pub peer: P,
     /// Why.
     pub reason: Reason,
-    /// How long that has taken.
+    /// How long the client has taken.
     pub taken: Duration,
 }
 
-/// For the log.
+/// Formats the message for the log.
 impl<P: fmt::Display> fmt::Display for Eviction<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (peer, taken) = (&self.peer, self.taken.as_secs_f32());
@@ -230,8 +230,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.paused_until.is_some_and(|until| now < until)
     }
 
-    /// For how long a client has been silent, if it must be turned away before it gets a worker. `silent` measures
-    /// that, and is called only if clients had to wait just now. The caller knows whether others wait behind it.
+    /// Returns how long a client has been silent, if it must be turned away before it gets a worker. `silent` measures
+    /// that, and is called only if clients had to wait just now. The caller checks whether others wait behind it.
     pub fn turns_away(
         &self,
         silent: impl FnOnce() -> Option<Duration>,
@@ -242,7 +242,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         (silent >= GRACE).then_some(silent)
     }
 
-    /// Finds a worker for a client. A worker that turns out to be dead is asked for again.
+    /// Finds a worker for a client. If that worker turns out to be dead, the caller asks again.
     pub fn place(&mut self, peer: &P) -> Placement {
         let connected = self.peers.get(peer).copied().unwrap_or(0);
         if self.limits.per_peer > 0 && connected >= self.limits.per_peer {
@@ -251,8 +251,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.place_anyone()
     }
 
-    /// Finds a worker for a client whose identity is not known yet. A worker that turns out to be dead is asked for
-    /// again.
+    /// Finds a worker for a client whose identity is not known yet. If that worker turns out to be dead, the caller
+    /// asks again.
     pub fn place_anyone(&mut self) -> Placement {
         match self.idle.pop_front() {
             Some(worker) => Placement::Worker(worker),
@@ -260,13 +260,13 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         }
     }
 
-    /// A worker was forked. It waits for a client.
+    /// Notes that a worker was forked and waits for a client.
     pub fn forked(&mut self, worker: WorkerId) {
         self.workers.insert(worker, State::Idle);
         self.idle.push_back(worker);
     }
 
-    /// A worker gets its client now, which is at this stage.
+    /// Notes that a worker gets its client, which is at this stage.
     pub fn given(&mut self, worker: WorkerId, peer: P, stage: Stage, now: Instant) {
         let Some(state) = self.workers.get_mut(&worker) else {
             return;
@@ -280,8 +280,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.opening.insert(worker, Opening { stage, since: now });
     }
 
-    /// The PROXY header has come, and this stage is next. It says who the client is, unless it is the balancer itself,
-    /// whose connections do not count. Ends a client whose peer has too many.
+    /// Notes that the PROXY header has come, and that this stage is next. `client` is `None` if the client is the
+    /// balancer itself, whose connections do not count. Ends a client whose peer has too many connections.
     pub fn header_came(
         &mut self,
         worker: WorkerId,
@@ -290,7 +290,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         now: Instant,
     ) -> Option<Eviction<P>> {
         let opening = self.opening.get_mut(&worker)?;
-        // Only once: a worker may say anything.
+        // Only once: a worker may send anything.
         if opening.stage != Stage::Header {
             return None;
         }
@@ -316,7 +316,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         opening.is_some_and(|opening| opening.stage == Stage::Header)
     }
 
-    /// A client's TLS handshake succeeded: its first call is next.
+    /// Notes that a client's TLS handshake succeeded: its first call is next.
     pub fn shook_hands(&mut self, worker: WorkerId, now: Instant) {
         if let Some(opening) = self.opening.get_mut(&worker) {
             *opening = Opening {
@@ -326,7 +326,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         }
     }
 
-    /// A client's first call is incomplete, and the client has been silent for this long.
+    /// Notes that a client's first call is incomplete, and that the client has been silent for this long.
     pub fn waits(&mut self, worker: WorkerId, idle: Duration, now: Instant) {
         if let Some(opening) = self.opening.get_mut(&worker) {
             let since = now.checked_sub(idle).unwrap_or(opening.since);
@@ -334,19 +334,20 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         }
     }
 
-    /// A client's first call has come: it is established, and gives way to nobody any more.
+    /// Notes that a client's first call has come: the client is established, and no longer gives way to others.
     pub fn established(&mut self, worker: WorkerId) {
         self.opening.remove(&worker);
     }
 
-    /// A client has closed its connection, or the half to the daemon.
+    /// Notes that a client has closed its connection, or its sending half.
     pub fn client_gone(&mut self, worker: WorkerId, now: Instant) {
         if let Some(State::Serving(_)) = self.workers.get(&worker) {
             self.gone.entry(worker).or_insert(now);
         }
     }
 
-    /// A worker is about to be killed, because an administrator wants its client away. Returns whether it has one.
+    /// Notes that a worker is about to be killed, because an administrator disconnects its client. Returns whether it
+    /// has a client.
     pub fn disconnect(&mut self, worker: WorkerId) -> bool {
         self.forget_client(worker);
         match self.workers.get_mut(&worker) {
@@ -384,7 +385,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         self.idle.len()
     }
 
-    /// A worker was reaped. Returns whether it ended because it was told to.
+    /// Notes that a worker was reaped. Returns whether it ended because it was told to.
     pub fn ended(&mut self, worker: WorkerId, now: Instant) -> bool {
         let Some(state) = self.workers.remove(&worker) else {
             return false;
@@ -406,7 +407,7 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         is_expected
     }
 
-    /// A client's connection has ended.
+    /// Subtracts a client's connection from those of its peer.
     fn leave(&mut self, client: &Client<P>) {
         if !client.is_counted {
             return;
@@ -419,13 +420,13 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         }
     }
 
-    /// Forgets the worker's client, to whom nothing can happen any more.
+    /// Forgets the times of a worker's client, for which no limit applies any more.
     fn forget_client(&mut self, worker: WorkerId) {
         self.opening.remove(&worker);
         self.gone.remove(&worker);
     }
 
-    /// Ends a worker with its client.
+    /// Marks a worker as ended with its client. The controller then has to kill it.
     fn evict(&mut self, worker: WorkerId, reason: Reason, taken: Duration) -> Option<Eviction<P>> {
         self.forget_client(worker);
         let state = self.workers.get_mut(&worker)?;
@@ -469,8 +470,8 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         states.any(|state| matches!(state, State::Evicted(_)))
     }
 
-    /// Picks the workers whose time is over, whether anybody waits or not: their clients have made no call, or have
-    /// gone.
+    /// Picks the workers that have exceeded a time limit, whether other clients wait or not: their clients have made no
+    /// call, or have gone.
     pub fn overdue(&mut self, now: Instant) -> Vec<Eviction<P>> {
         let taken = |since: Instant| now.saturating_duration_since(since);
         let silent = self.opening.iter().filter_map(|(worker, opening)| {
@@ -496,9 +497,9 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         retired
     }
 
-    /// How long the event loop may sleep. If clients wait (`is_awaited`), this is no time if one can be served, and
-    /// otherwise the time until the next client must be ended. A pause also ends by itself, and so does the time for a
-    /// first call and for calls whose client has gone.
+    /// Returns how long the event loop may sleep: until a pause ends, or a time limit for a first call or for calls
+    /// whose client has gone. If clients wait (`is_awaited`), the time is zero if one of them can be served. Otherwise
+    /// it also ends when the next client must give way.
     pub fn next_wake(&self, now: Instant, is_awaited: bool) -> Option<Duration> {
         if is_awaited && self.can_accept(now) {
             return Some(Duration::ZERO);

@@ -1,8 +1,9 @@
-//! Starts the auditor, tells it whose workers processes are, and starts it again if it dies.
+//! Starts the auditor, tells it which client each worker serves, and starts it again if it dies.
 //!
-//! What it does is in [`crate::audit`]. The controller makes a socket and memory for each worker's records, and keeps the
-//! descriptors until the auditor says that everything of that worker is written: so it is there for the next auditor. It
-//! does not have the key, and reads no record. It waits for the auditor at the daemon's end only.
+//! [`crate::audit`] describes what the auditor does. The controller creates a socket and memory for each worker's
+//! records. It keeps the descriptors until the auditor says that all records of that worker are written, so that the
+//! next auditor could read them. The controller does not have the key, and reads no record. It waits for the auditor
+//! only when the daemon ends.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -31,31 +32,31 @@ use crate::audit::ring;
 use crate::channel::{self, ControllerEnd, Message};
 use crate::logging::{Loggers, Route, Severity, log};
 
-/// How long a message waits that the auditor had no room for.
+/// How long to wait before sending a message again that the auditor had no room for.
 const SOON: Duration = Duration::from_millis(20);
 
-/// How long it takes until an auditor is started behind one that died at once.
+/// The shortest time between the starts of two auditors, if the first has died.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the auditor may take over the rest at the daemon's end.
+/// How long the auditor may take to write the rest when the daemon ends.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Upper bound on the calls of a worker that are in flight at a time: `max_parallel_calls` is 256 at the most, 64 of
 /// C_WaitForSlotEvent may wait, and one is being read.
 const MOST_IN_FLIGHT: usize = 256 + 64 + 1;
 
-/// How many workers that have ended may have records that are not written, until no client is accepted any more: each takes
-/// two descriptors.
+/// Upper bound on the ended workers whose records are not all written. At the bound no more clients are accepted,
+/// because each of these workers takes two descriptors.
 const MOST_DEPARTED: usize = 256;
 
-/// Where the records of a worker are: the auditor's end of its socket, and the memory.
+/// The descriptors of a worker's records: the auditor's end of the socket, and the memory.
 pub struct Records {
     socket: OwnedFd,
     memory: OwnedFd,
 }
 
 impl Records {
-    /// Both once more.
+    /// Duplicates both descriptors.
     pub fn try_clone(&self) -> io::Result<Records> {
         Ok(Records {
             socket: self.socket.try_clone()?,
@@ -64,14 +65,14 @@ impl Records {
     }
 }
 
-/// A worker that was reaped, and of which the auditor may not have written everything.
+/// A worker that was reaped, and whose records may not all be written.
 struct Departed {
     given: Given,
     records: Records,
     end: String,
 }
 
-/// What the auditor has to know of the configuration.
+/// What the auditor needs of the configuration.
 pub struct Configured {
     /// The section `audit`.
     pub config: AuditConfig,
@@ -81,20 +82,20 @@ pub struct Configured {
     pub services: Vec<(String, Arc<Rules>)>,
 }
 
-/// The auditor, and the way to it.
+/// The state of the auditor, and the messages for it.
 pub struct Auditing {
     configured: Configured,
     flags: Flags,
     running: Option<Running>,
-    /// What it has no room for yet.
+    /// Messages that the auditor has no room for yet.
     waiting: VecDeque<(Vec<u8>, Option<Records>)>,
-    /// By the numbers of their connections.
+    /// Workers that have ended, by the numbers of their connections.
     departed: HashMap<usize, Departed>,
     /// When this daemon was started.
     daemon_started: Timestamp,
     /// How many auditors were started.
     count: u32,
-    /// Whether another daemon has the file of the log.
+    /// Whether another daemon writes the file of the log.
     is_aside: bool,
     started: Instant,
     /// When to start it, if it does not run.
@@ -110,7 +111,7 @@ impl Auditing {
     /// Starts the auditor.
     pub fn start(configured: Configured, watch: &mut Watch) -> io::Result<Auditing> {
         let flags = Flags::new()?;
-        // Two descriptors more for each worker here, and one in the auditor.
+        // The audit log takes two more descriptors for each worker here, and one in the auditor.
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
         let mut auditing = Auditing {
@@ -129,11 +130,11 @@ impl Auditing {
         Ok(auditing)
     }
 
-    /// Makes what a worker records its calls with: where the records will be, then what the worker sends with.
+    /// Creates the socket and the memory for a worker's records. Returns the auditor's side, then the worker's.
     pub fn connect(&self) -> io::Result<(Records, RecordSender)> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        // An empty message then differs from the end.
+        // With credentials, an empty message differs from end of file.
         setsockopt(&socket, sockopt::PassCred, &true)?;
         let (ring, memory) = ring::create(MOST_IN_FLIGHT)?;
         let when_full = self.configured.config.when_full;
@@ -173,7 +174,7 @@ impl Auditing {
         for (given, records) in serving {
             self.tell_of(given, records);
         }
-        // Without descriptors for it, it is kept for the auditor after this one.
+        // If no descriptors are left for them, records are kept for the next auditor.
         let departed = self.departed.values().filter_map(|departed| {
             let Departed { given, end, .. } = departed;
             let records = departed.records.try_clone().ok()?;
@@ -206,14 +207,14 @@ impl Auditing {
         self.flush();
     }
 
-    /// Tells the auditor of a worker that is about to get a client, and where its records come from.
+    /// Tells the auditor of a worker that is about to get a client, and passes the descriptors of its records.
     pub fn tell_of(&mut self, given: Given, records: Records) {
         let message = records::message(&Told::Given(given));
         self.waiting.push_back((message, Some(records)));
         self.flush();
     }
 
-    /// Tells the auditor that a worker was reaped, and how that ended. Its records are kept until they are written.
+    /// Tells the auditor that a worker was reaped, and how it ended. Its records are kept until they are written.
     pub fn left(&mut self, given: Given, records: Records, end: String) {
         let connection = given.connection;
         self.tell(&Told::Left {
@@ -238,22 +239,23 @@ impl Auditing {
                 .channel
                 .tell(message, descriptors.as_ref().map_or(&[], |both| &both[..]));
             match told.map_err(|error| error.raw_os_error().map(Errno::from_raw)) {
-                // The second: it has not taken the descriptors of messages before.
+                // ETOOMANYREFS: the auditor has not yet received the descriptors of earlier messages.
                 Err(Some(Errno::EAGAIN | Errno::ETOOMANYREFS)) => return,
-                // With another error it is gone: SIGCHLD tells more.
+                // Another error means that the auditor is gone. Its end is handled at SIGCHLD.
                 _ => drop(self.waiting.pop_front()),
             }
         }
     }
 
-    /// How long the controller may sleep for its sake.
+    /// How long the controller may sleep before [`Auditing::proceed`] has to be called.
     pub fn next_wake(&self, now: Instant) -> Option<Duration> {
         let start = self.start_at.map(|at| at.saturating_duration_since(now));
         let waiting = !self.waiting.is_empty() && self.running.is_some();
         start.or(waiting.then_some(SOON))
     }
 
-    /// Sends what waits, and starts the auditor again if it is time for that. `serving` tells who has a client.
+    /// Sends the waiting messages, and starts the auditor again if it is time for that. `serving` returns the workers
+    /// that have a client.
     pub fn proceed(&mut self, watch: &mut Watch, serving: impl FnOnce() -> Vec<(Given, Records)>) {
         self.flush();
         if self.start_at.is_none_or(|at| Instant::now() < at) {
@@ -271,7 +273,7 @@ impl Auditing {
         }
     }
 
-    /// Logs what the auditor says, and forgets workers of which everything is written.
+    /// Logs the auditor's messages, and forgets the workers whose records are all written.
     pub fn take_messages(&mut self, loggers: &Loggers) {
         let Some(running) = &self.running else { return };
         while let Ok(Some(message)) = running.channel.next_message() {
@@ -283,7 +285,7 @@ impl Auditing {
         }
     }
 
-    /// A child was reaped. If it was the auditor, another one is started.
+    /// Handles the end of a child. If it was the auditor, schedules the start of another one and returns true.
     pub fn ended(&mut self, process: Pid, end: End, watch: &mut Watch, loggers: &Loggers) -> bool {
         let is_it = |running: &mut Running| running.process == process;
         if self.running.as_mut().is_none_or(|running| !is_it(running)) {
@@ -304,7 +306,8 @@ impl Auditing {
         true
     }
 
-    /// Has the auditor write the rest, sign it and end. All workers have ended. If it has died meanwhile, another one does.
+    /// Has the auditor write the rest, sign it and end. All workers must have ended. If the auditor has died, another
+    /// one does this.
     pub fn finish(mut self, watch: &mut Watch, loggers: &Loggers) {
         self.let_end(loggers);
         if !self.departed.is_empty() {
@@ -333,14 +336,14 @@ impl Auditing {
         let killed_at = Instant::now() + GRACE;
         loop {
             self.flush();
-            // It waits for room for them.
+            // The auditor may be waiting for room for its messages.
             self.take_messages(loggers);
             match waitpid(process, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
                 Ok(_) | Err(_) => break,
             }
             if Instant::now() >= killed_at {
-                // Mostly it waits for a disk.
+                // Usually it waits for a disk.
                 let _ = kill(process, Signal::SIGKILL);
                 log(
                     Severity::Alert,

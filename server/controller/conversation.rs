@@ -1,4 +1,4 @@
-//! Exchanges bytes with those who ask the controller something, without waiting for them.
+//! Receives requests and sends answers over the controller's own sockets, without blocking.
 //!
 //! Received bytes are kept until a request is complete, and unsent bytes of an answer until they can be sent. A
 //! [`Room`] has the connections of one socket; only a few may be connected at a time. `administrators` and `scrapers`
@@ -18,9 +18,9 @@ use crate::sockets::{Accepted, Listener};
 /// A connection to the controller.
 pub struct Conversation {
     socket: Socket,
-    /// The beginning of a question.
+    /// Received bytes of questions that were not taken yet.
     input: Vec<u8>,
-    /// What was not sent yet of answers.
+    /// Unsent bytes of answers.
     output: Vec<u8>,
 }
 
@@ -36,8 +36,9 @@ impl Conversation {
         })
     }
 
-    /// Sends what is left of answers, and receives until a question is complete, which is `end` bytes long
-    /// then. A question of more than `most` bytes ends the connection, and so does its end: an error.
+    /// Sends the rest of answers, and receives until a question is complete; `end` then returns its length. Returns an
+    /// error at end of file, or if more than `most` bytes and one read have come without a complete question. The
+    /// caller then ends the connection.
     pub fn go_on(&mut self, end: impl Fn(&[u8]) -> Option<usize>, most: usize) -> io::Result<()> {
         self.send()?;
         let mut buffer = [0; 4096];
@@ -56,14 +57,14 @@ impl Conversation {
         Ok(())
     }
 
-    /// The next question, if it is complete.
+    /// Takes the next question, if it is complete.
     pub fn question(&mut self, end: impl Fn(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
         let end = end(&self.input)?;
         Some(self.input.drain(..end).collect())
     }
 
-    /// Sends an answer, as much of it as there is room for. The event for the rest comes when there is more
-    /// room; or for the next question.
+    /// Sends as much of an answer as there is room for. The next event comes when there is room for the rest, or when
+    /// the next question comes.
     pub fn answer(&mut self, answer: Vec<u8>, source: Source, watch: &Watch) -> io::Result<()> {
         self.output.extend(answer);
         self.send()?;
@@ -97,16 +98,16 @@ impl Conversation {
     }
 }
 
-/// Upper bound on those who are connected to a socket at a time; the oldest has to leave for another.
+/// Upper bound on the connections of a socket. A new connection beyond it ends the oldest one.
 const MOST: usize = 16;
 
-/// A socket of the daemon's own, and those who are connected to it. Of each, a `T` is remembered.
+/// One of the daemon's own sockets, with its connections. For each connection a `T` is remembered.
 pub struct Room<T> {
     /// None when another daemon has taken it over.
     listener: Option<Listener>,
     /// The socket's name in the log.
     name: &'static str,
-    /// What wakes the controller for the socket, and for a connection.
+    /// The event sources of the socket and of a connection.
     sources: (Source, fn(usize) -> Source),
     connected: BTreeMap<usize, (Conversation, T)>,
     next: usize,
@@ -135,7 +136,7 @@ impl<T> Room<T> {
         self.listener.as_ref()
     }
 
-    /// Accepts those who wait. Whoever `admit` returns nothing for is sent away.
+    /// Accepts the waiting connections. Closes those for which `admit` returns nothing.
     pub fn accept(&mut self, admit: impl Fn(&Accepted) -> Option<T>, watch: &mut Watch) {
         while let Some(accepted) = self.next_waiting() {
             let Some(remembered) = admit(&accepted) else {
@@ -158,7 +159,7 @@ impl<T> Room<T> {
         }
     }
 
-    /// An error is logged.
+    /// Accepts the next waiting connection. Logs an error.
     fn next_waiting(&self) -> Option<Accepted> {
         loop {
             match self.listener.as_ref()?.accept() {
@@ -182,7 +183,7 @@ impl<T> Room<T> {
         self.connected.get(&number)
     }
 
-    /// The same, to go on with.
+    /// The same, mutable.
     pub fn get_mut(&mut self, number: usize) -> Option<&mut (Conversation, T)> {
         self.connected.get_mut(&number)
     }
@@ -194,7 +195,7 @@ impl<T> Room<T> {
         }
     }
 
-    /// Leaves the socket, and its file, to the daemon that has taken it over. Those who are connected stay.
+    /// Leaves the socket, and its file, to the daemon that has taken it over. Existing connections stay.
     pub fn stop_listening(&mut self, watch: &mut Watch) {
         if let Some(mut listener) = self.listener.take() {
             watch.remove(self.sources.0, &listener);

@@ -1,4 +1,4 @@
-//! Learns that a client has closed its connection, or its sending half, while its worker may be busy.
+//! Detects that a client has closed its connection, or its sending half, while its worker may be busy.
 //!
 //! The controller hands a client's socket to its worker and closes its own descriptor. An epoll set keeps watching the
 //! connection nonetheless, until the last process has closed it (epoll(7), question 6). So this costs no descriptor, no
@@ -20,7 +20,7 @@ const CAPACITY: usize = 64;
 pub struct Departures(Epoll);
 
 impl Departures {
-    /// Watches nobody yet.
+    /// Creates an empty set of clients.
     pub fn new() -> io::Result<Departures> {
         Ok(Departures(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
     }
@@ -74,7 +74,7 @@ mod tests {
             let client = TcpStream::connect(address).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             departures.watch(WorkerId(number), &accepted).unwrap();
-            // As the worker has it.
+            // The worker has such a duplicate.
             connections.push((client, accepted.try_clone().unwrap()));
         }
         let (first, second) = (&connections[0], &connections[1]);
@@ -83,7 +83,7 @@ mod tests {
         second.0.shutdown(Shutdown::Write).unwrap();
         assert_eq!(departures.take().unwrap(), [WorkerId(1)]);
         second.0.shutdown(Shutdown::Both).unwrap();
-        // A reset: it leaves a byte unread.
+        // Closing with an unread byte causes a reset.
         (&connections[2].1).write_all(b"y").unwrap();
         connections[2].0.peek(&mut [0]).unwrap();
         let (client, _served) = connections.remove(2);
@@ -92,7 +92,7 @@ mod tests {
         let (client, served) = connections.remove(0);
         drop(client);
         assert_eq!(departures.take().unwrap(), [WorkerId(0)]);
-        // Nothing of it was read.
+        // The byte of the client was not read.
         assert_eq!((&served).read(&mut [0; 9]).unwrap(), 1);
         drop((served, connections));
         assert_eq!(departures.take().unwrap(), []);

@@ -22,7 +22,7 @@ const QUIET: Duration = Duration::from_millis(100);
 pub struct Edits {
     inotify: Inotify,
     files: Vec<Watched>,
-    /// When something changed last that was not looked at yet.
+    /// The time of the last reported change, if it was not looked at yet.
     noticed_at: Option<Instant>,
 }
 
@@ -33,8 +33,8 @@ struct Watched {
 }
 
 impl Edits {
-    /// Watches these files, each with the position of its service, of which these versions were loaded. They may
-    /// have been edited since then.
+    /// Watches these files. Each comes with the position of its service and the version that was loaded, since when it
+    /// may have been edited.
     pub fn watch(
         files: impl IntoIterator<Item = (usize, (PathBuf, Option<FileVersion>))>,
     ) -> io::Result<Edits> {
@@ -55,7 +55,7 @@ impl Edits {
         Ok(edits)
     }
 
-    /// Every file was loaded just now.
+    /// Notes that every file was loaded just now.
     pub fn loaded_all(&mut self) {
         self.files.iter_mut().for_each(|file| {
             file.is_edited();
@@ -63,7 +63,7 @@ impl Edits {
         self.watch_directories();
     }
 
-    /// The kernel has reports.
+    /// Reads the kernel's reports.
     pub fn take_reports(&mut self, now: Instant) {
         loop {
             match self.inotify.read_events() {
@@ -80,7 +80,7 @@ impl Edits {
         Some(QUIET.saturating_sub(quiet))
     }
 
-    /// The services whose files were edited and have to be loaded now. Each edit is told once.
+    /// Returns the services whose files were edited and have to be loaded now. Reports each edit once.
     pub fn edited(&mut self, now: Instant) -> Vec<usize> {
         if self.next_wake(now).is_none_or(|left| !left.is_zero()) {
             return Vec::new();
@@ -96,8 +96,8 @@ impl Edits {
         services
     }
 
-    /// A name may be a symbolic link: its own directory is watched and that of the file it leads to. Both
-    /// may be other ones after an edit. A directory that is watched already stays so.
+    /// Watches the directories of all files. A path may be a symbolic link: its own directory is watched, and that of
+    /// the target. Both may have changed with an edit. Watching a directory again has no effect.
     fn watch_directories(&self) {
         let changes = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_CREATE
@@ -121,7 +121,8 @@ impl Edits {
 }
 
 impl Watched {
-    /// Whether the file is another version than the last time; it counts as loaded from now on.
+    /// Returns whether the file differs from the version that was loaded. Its present version counts as loaded from now
+    /// on.
     fn is_edited(&mut self) -> bool {
         let found = FileVersion::of(&self.path);
         std::mem::replace(&mut self.loaded, found) != found
@@ -140,7 +141,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    /// What is told of the only file after a step.
+    /// Returns what is reported about the only file after a step.
     fn told(edits: &mut Edits, step: impl FnOnce()) -> Vec<usize> {
         step();
         let now = Instant::now();
@@ -193,7 +194,7 @@ mod tests {
             told(edits, || fs::write(at("second/real"), "g").unwrap()),
             [0]
         );
-        // Edited between the start's loading and watching.
+        // The file was edited at the start, between loading and watching.
         let mut late = Edits::watch([(0, (at("file"), version))]).unwrap();
         assert_eq!(told(&mut late, || ()), [0]);
         fs::remove_dir_all(&directory).unwrap();

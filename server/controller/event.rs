@@ -55,7 +55,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches nothing yet.
+    /// Creates an empty set of sources.
     pub fn new() -> io::Result<Watch> {
         Ok(Watch {
             poll: Poll::new()?,
@@ -107,7 +107,7 @@ impl Watch {
         if let Some(token) = self.tokens.remove(&source) {
             self.sources.remove(&token);
             let raw = descriptor.as_fd().as_raw_fd();
-            // Closing the descriptor takes it out of the poll as well.
+            // Closing the descriptor removes it from the poll as well.
             let _ = self.poll.registry().deregister(&mut SourceFd(&raw));
         }
     }

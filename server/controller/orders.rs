@@ -1,7 +1,7 @@
-//! Carries out what administrators ask for over the control socket, and tells monitoring systems the daemon's numbers.
+//! Carries out the requests of administrators, and provides the daemon's numbers for monitoring systems.
 //!
-//! `administrators` and `scrapers` keep the connections; requests come decoded from there. What a signal can ask for as well
-//! is done by the controller itself.
+//! `administrators` and `scrapers` keep the connections and decode the requests. Requests that a signal can make as
+//! well are carried out by the controller itself.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,7 +23,7 @@ use super::workers::End;
 use super::{Controller, LONGEST_DRAIN, Turn, service_of};
 
 impl Controller {
-    /// Does what an administrator asks for.
+    /// Carries out the requests of an administrator.
     pub(super) fn serve_administrator(&mut self, number: usize) -> Turn {
         while let Some(Asked { request, name }) = self.next_request(number) {
             let (reply, turn) = match request {
@@ -65,7 +65,7 @@ impl Controller {
         }
     }
 
-    /// Copies of the listening sockets. The new daemon looks at their addresses, not at their order.
+    /// Duplicates the listening sockets. The new daemon identifies them by their addresses, not by their order.
     fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
         let metrics = self.scrapers.as_ref().and_then(Scrapers::listener);
         let own = self.administrators.as_ref();
@@ -76,7 +76,7 @@ impl Controller {
             .collect()
     }
 
-    /// Encloses copies of the memory in which the services count.
+    /// Encloses duplicates of the descriptors of the services' counts; returns their labels.
     fn hand_counts_over(&mut self) -> io::Result<Vec<Label>> {
         let counts = self.services.iter().flat_map(RunningService::counts);
         let copies = counts.map(|(label, memory)| Ok((label, memory.try_clone_to_owned()?)));
@@ -85,7 +85,7 @@ impl Controller {
         Ok(labels)
     }
 
-    /// The reply is missing where it comes later.
+    /// Carries out a request. There is no reply if it comes later.
     fn administer(&mut self, administrator: usize, request: Request) -> (Option<Reply>, Turn) {
         let reply = match request {
             Request::Status => Reply::Status(self.status()),
@@ -152,7 +152,7 @@ impl Controller {
         (Some(reply), Turn::GoOn)
     }
 
-    /// Forks a worker that serves a readiness check only, and returns the socket to it.
+    /// Forks a worker that serves only a readiness check, and returns the socket to it.
     fn probe(&mut self, service: usize) -> Result<OwnedFd, String> {
         let service = self.services.get_mut(service);
         let service = service.ok_or("there is no such service")?;
@@ -160,7 +160,7 @@ impl Controller {
         socket.map_err(|error| format!("cannot start a worker: {error}"))
     }
 
-    /// Starts the program anew; the administrator hears when that serves, or has failed.
+    /// Starts the new daemon. The administrator gets a reply when it serves, or has failed.
     fn upgrade(&mut self, administrator: usize) -> Result<(), String> {
         if std::process::id() == 1 {
             return Err("process 1 cannot be replaced: its container ends with it".to_owned());
@@ -174,7 +174,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Another daemon serves from now on. This one goes on for the clients it has, until they leave.
+    /// Leaves new clients to another daemon. This one serves the clients that it has until they leave.
     fn be_replaced(&mut self, administrator: usize) {
         let administrators = self.administrators.as_ref();
         let process = administrators.and_then(|known| known.process(administrator));
@@ -200,7 +200,7 @@ impl Controller {
         }
     }
 
-    /// A child that is no worker was reaped.
+    /// Handles the end of a child that is not a worker.
     pub(super) fn other_ended(&mut self, process: Pid, end: End) {
         let Some((_, waiting)) = self.successor.take_if(|(started, _)| *started == process) else {
             return;
@@ -213,7 +213,7 @@ impl Controller {
     }
 
     pub(super) fn serve_scraper(&mut self, number: usize) {
-        // Taken out, since the numbers come from everything else.
+        // Taken out, because all of `self` is needed for the numbers.
         if let Some(mut scrapers) = self.scrapers.take() {
             let numbers = self.numbers();
             scrapers.serve(number, || exposition::text(numbers), &mut self.shared.watch);

@@ -10,13 +10,13 @@ use std::collections::VecDeque;
 pub struct Queue<C> {
     /// A client for whom no worker could be forked. It is the next to get one.
     held: Option<C>,
-    /// The listener whose turn was the last is at the end.
+    /// The listener that had the last turn is at the end.
     listeners: VecDeque<ListenerState>,
 }
 
 struct ListenerState {
     number: usize,
-    /// Whether connections may be waiting: the event said so and accepting has not run dry since.
+    /// Whether connections may be waiting: an event said so, and accept has not found the backlog empty since.
     is_ready: bool,
 }
 
@@ -30,7 +30,7 @@ pub enum Next<C> {
 }
 
 impl<C> Queue<C> {
-    /// Begins with nobody waiting at this many listeners.
+    /// Creates the queue of a service with this many listeners. Nobody waits yet.
     pub fn new(listeners: usize) -> Queue<C> {
         let listener = |number| ListenerState {
             number,
@@ -47,8 +47,8 @@ impl<C> Queue<C> {
         self.held.is_some() || self.listeners.iter().any(|listener| listener.is_ready)
     }
 
-    /// Takes the next client: the one that is held, else one of a listener. Each listener has its turn, as
-    /// the queue of one may never become empty.
+    /// Takes the next client: the one that is held, else one of a listener. Listeners take turns, because the backlog
+    /// of one of them may never become empty.
     pub fn take_next(&mut self) -> Option<Next<C>> {
         if let Some(client) = self.held.take() {
             return Some(Next::Held(client));
@@ -73,12 +73,12 @@ impl<C> Queue<C> {
         self.held = None;
     }
 
-    /// Connections may be waiting at this listener.
+    /// Notes that connections may be waiting at this listener.
     pub fn listener_is_ready(&mut self, number: usize) {
         self.set_ready(number, true);
     }
 
-    /// No connection waits at this listener any more.
+    /// Notes that no connection waits at this listener any more.
     pub fn listener_is_empty(&mut self, number: usize) {
         self.set_ready(number, false);
     }

@@ -1,7 +1,7 @@
 //! Gives a monitoring system the daemon's metrics over HTTP, at a loopback address.
 //!
-//! Any local user can ask; the answer has no client's name. Understands `GET /metrics`, refuses everything else, and
-//! ends each connection after its answer. Waits for nobody.
+//! Any local user can ask; the answer contains no names of clients. Answers `GET /metrics`, refuses everything else,
+//! and ends each connection after its answer. Never blocks.
 
 use std::io;
 
@@ -22,7 +22,7 @@ const NAME: &str = "metrics";
 /// The media type of other answers.
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// The socket and those who are connected to it, and whether the only request of each has come.
+/// The socket and its connections. For each connection: whether its only request has come.
 pub struct Scrapers(Room<bool>);
 
 impl Scrapers {
@@ -37,12 +37,12 @@ impl Scrapers {
         self.0.listener()
     }
 
-    /// Accepts those who wait.
+    /// Accepts the waiting connections.
     pub fn accept(&mut self, watch: &mut Watch) {
         self.0.accept(|_| Some(false), watch);
     }
 
-    /// Something has happened to a connection. `numbers` makes the text if that is asked for.
+    /// Handles an event of a connection. `numbers` returns the text, if that is requested.
     pub fn serve(&mut self, number: usize, numbers: impl FnOnce() -> String, watch: &mut Watch) {
         let source = Source::Scraper(number);
         let Some((conversation, is_asked)) = self.0.get_mut(number) else {
@@ -67,7 +67,7 @@ impl Scrapers {
     }
 }
 
-/// Where the head of a request ends.
+/// Returns where the head of a request ends.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     const END: &[u8] = b"\r\n\r\n";
     let start = bytes.windows(END.len()).position(|window| window == END)?;

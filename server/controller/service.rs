@@ -1,7 +1,7 @@
 //! Accepts the clients of one service, hands each to a worker, and forks workers ahead of need.
 //!
-//! Carries out what `admission` and `queue` decide, and logs it. Clients come from the service's
-//! listeners; their sockets go to workers, unread.
+//! Carries out what `admission` and `queue` decide, and logs it. Clients come from the service's listeners; their
+//! sockets go to workers, without a byte being read.
 
 mod report;
 mod rules;
@@ -40,26 +40,26 @@ use crate::throttle::{RefusalLog, Throttle};
 use crate::tls::acceptor::Acceptor;
 use crate::worker::{self, Setup};
 
-/// Connections accepted for a service before everything else has its turn.
+/// Upper bound on the connections accepted for a service in one turn of the event loop.
 const ACCEPTS_A_TURN: usize = 64;
 
-/// What all services use.
+/// What all services share.
 pub struct Shared {
     /// The workers of all services.
     pub workers: Workers,
-    /// What wakes the controller.
+    /// The descriptors that wake the controller.
     pub watch: Watch,
-    /// Tells which clients have gone.
+    /// Detects which clients have gone.
     pub departures: Departures,
-    /// Where log records go.
+    /// The loggers, for the log records of workers.
     pub loggers: Arc<Loggers>,
     /// Whether workers log calls (`-debug-pkcs11`).
     pub trace: bool,
-    /// The way to the auditor; none without an audit log.
+    /// The auditor; none without an audit log.
     pub auditing: Option<Auditing>,
 }
 
-/// Clients that were turned away.
+/// Numbers of clients that were turned away, by reason.
 #[derive(Clone, Copy, Default)]
 struct TurnedAway {
     /// Their peer had as many connections as it may have.
@@ -72,25 +72,25 @@ struct TurnedAway {
     by_tls: u64,
     /// No profile matched, or theirs had as many connections as it may have.
     by_profile: u64,
-    /// They are no load balancer, or sent no PROXY header.
+    /// They are not a load balancer, or sent no PROXY header.
     by_proxy: u64,
 }
 
-/// A service as it runs.
+/// A running service.
 pub struct RunningService {
     /// Its position among the services.
     position: usize,
     /// The `service` section.
     pub settings: Arc<Service>,
     policy: Policy,
-    /// By the numbers that `queue` knows them by.
+    /// Indexed by their numbers in `queue`.
     listeners: Vec<Listener>,
     queue: Queue<Accepted>,
     admission: Admission<Peer>,
     places: Places<WorkerId>,
     memory: Budget,
     activities: Activities,
-    /// None if nobody can ask for them.
+    /// Counts and times of calls; none if nobody can ask for them.
     meters: Option<Meters>,
     /// Clients that were handed to a worker.
     connections: u64,
@@ -98,7 +98,7 @@ pub struct RunningService {
     logins: Option<FailedLogins>,
     /// None without profiles.
     usage: Option<Usage>,
-    /// The memory of both, for the daemon that takes over.
+    /// The memory of the counts in `logins` and `usage`, for the daemon that takes over.
     handed_over: Vec<(Table, OwnedFd)>,
     full_warning: Throttle,
     peer_warning: Throttle,
@@ -106,7 +106,7 @@ pub struct RunningService {
 }
 
 impl RunningService {
-    /// Watches the listeners; no worker is forked yet.
+    /// Creates a service and watches its listeners. No worker is forked yet.
     pub fn new(
         position: usize,
         settings: Service,
@@ -163,24 +163,24 @@ impl RunningService {
         })
     }
 
-    /// Counts and measures the calls of its workers.
+    /// Has the calls of its workers counted and measured.
     pub fn counted(mut self) -> io::Result<RunningService> {
         self.meters = Some(Meters::new()?);
         Ok(self)
     }
 
-    /// Connections may be waiting at the listener of this number.
+    /// Notes that connections may be waiting at the listener of this number.
     pub fn listener_is_ready(&mut self, number: usize) {
         self.queue.listener_is_ready(number);
     }
 
-    /// How long the controller may sleep for this service's sake.
+    /// How long the controller may sleep before this service needs it.
     pub fn next_wake(&self, now: Instant) -> Option<Duration> {
         self.admission.next_wake(now, self.queue.is_awaited())
     }
 
-    /// Accepts and serves the clients that can be served now. At the limit of workers the others wait in
-    /// the kernel's queue.
+    /// Accepts and serves the clients that can be served now. At the limit of workers, the other clients wait in the
+    /// listener's backlog.
     pub fn accept(&mut self, shared: &mut Shared) {
         for _ in 0..ACCEPTS_A_TURN {
             if !self.queue.is_awaited() {
@@ -200,7 +200,7 @@ impl RunningService {
         }
     }
 
-    /// The next client; `None` if there was none at the listener whose turn it was.
+    /// Returns the next client; `None` if there was none at the listener whose turn it was.
     fn next_client(&mut self) -> io::Result<Option<Accepted>> {
         let number = match self.queue.take_next() {
             Some(Next::Held(client)) => return Ok(Some(client)),
@@ -223,8 +223,8 @@ impl RunningService {
         }
     }
 
-    /// Clients wait and cannot be served: those that are not established give way, and it warns when all
-    /// workers are busy. The places become free with SIGCHLD.
+    /// Makes room if clients wait and cannot be served: ends clients that are not established, and warns if all workers
+    /// are busy. Their places become free when SIGCHLD comes.
     fn make_room(&mut self, shared: &Shared) {
         let now = Instant::now();
         for eviction in self.admission.make_room(now) {
@@ -247,14 +247,14 @@ impl RunningService {
         }
     }
 
-    /// Ends a worker with its client. Clients can cause this at will, so that the rate of the messages is limited.
+    /// Ends a worker with its client. Clients can cause this at will, so the rate of the messages is limited.
     pub fn evict(&mut self, eviction: &Eviction<Peer>, shared: &Shared) {
         shared.workers.signal(eviction.worker, Signal::SIGKILL);
         match eviction.reason {
             Reason::GivesWay(_) => self.turned_away.to_make_room += 1,
             Reason::TooSlow(_) => self.turned_away.too_slow += 1,
             Reason::OverLimit(_) => self.turned_away.over_limit += 1,
-            // It has left by itself.
+            // The client has left by itself.
             Reason::Abandoned => {}
         }
         let severity = match eviction.reason {
@@ -264,13 +264,13 @@ impl RunningService {
         self.log_refusal(severity, &eviction.to_string(), &shared.loggers);
     }
 
-    /// The client of one of the service's workers has gone.
+    /// Notes that the client of one of the service's workers has gone.
     pub fn client_gone(&mut self, worker: WorkerId) {
         self.admission.client_gone(worker, Instant::now());
     }
 
-    /// Whether a client gives way to others before it gets a worker: silent ones are many in an attack, and to fork
-    /// for each would take time.
+    /// Returns whether a silent client is turned away before it gets a worker, because others wait. In an attack there
+    /// are many silent clients, and forking for each would take time.
     fn turns_away(&mut self, client: &Accepted, loggers: &Loggers) -> bool {
         let silent = || client.silent_for();
         let Some(silent) = self.admission.turns_away(silent, Instant::now()) else {
@@ -287,7 +287,7 @@ impl RunningService {
         true
     }
 
-    /// Whether a client is refused because it could say of any address that it comes from there.
+    /// Returns whether a client is refused because it is not a load balancer. Its PROXY header could claim any address.
     fn is_no_balancer(&mut self, client: &Accepted, loggers: &Loggers) -> bool {
         let Some(balancers) = &self.settings.processor.balancers else {
             return false;
@@ -301,8 +301,7 @@ impl RunningService {
         !is_balancer
     }
 
-    /// Hands a client to an idle worker, or to a new one. While none can be forked, which pauses
-    /// accepting too, the client waits.
+    /// Hands a client to an idle worker, or to a new one. If none can be forked, accepting pauses and the client waits.
     fn admit(&mut self, client: Accepted, shared: &mut Shared) {
         if self.is_no_balancer(&client, &shared.loggers)
             || self.turns_away(&client, &shared.loggers)
@@ -310,7 +309,7 @@ impl RunningService {
             return;
         }
         if shared.auditing.as_ref().is_some_and(|it| !it.has_room()) {
-            // The auditor has to hear of the client before it calls.
+            // The auditor has to hear of the client before its first call.
             self.admission.pause(Instant::now());
             return self.queue.hold(client);
         }
@@ -334,10 +333,10 @@ impl RunningService {
                 },
                 Placement::Refuse(connected) => return self.refuse(&client, connected),
             };
-            // A worker that died meanwhile: SIGCHLD is on its way, try another.
+            // If this fails, the worker has died, and SIGCHLD will come. The loop tries another worker.
             if self.hand_over(worker, &client, shared).is_ok() {
                 self.connections += 1;
-                // If it cannot be watched, its calls may take any time.
+                // If the client cannot be watched, its calls may take any time after it has gone.
                 let _ = shared.departures.watch(worker, &client.socket);
                 let (peer, now) = (client.peer, Instant::now());
                 return self.admission.given(worker, peer, stage, now);
@@ -373,8 +372,8 @@ impl RunningService {
         self.admission.pause(Instant::now());
     }
 
-    /// Forks a worker for a readiness check, and returns the socket that it serves: without TLS and profiles, and beside
-    /// the workers that there may be for clients.
+    /// Forks a worker for a readiness check, and returns the socket that it serves. It has no TLS and no profiles, and
+    /// does not count towards the limit of workers.
     pub fn probe(&mut self, shared: &mut Shared) -> io::Result<OwnedFd> {
         let (ours, theirs) = UnixStream::pair()?;
         let worker = self.fork_with(None, None, false, shared)?;
@@ -388,7 +387,7 @@ impl RunningService {
         Ok(ours.into())
     }
 
-    /// Hands a client to a worker. The auditor hears of it before.
+    /// Tells the auditor of a client, then hands the client to a worker.
     fn hand_over(
         &self,
         worker: WorkerId,
@@ -403,7 +402,7 @@ impl RunningService {
                 pid: process.as_raw(),
                 connection: worker.0,
                 peer: client.name.clone(),
-                // Of a readiness check there is none.
+                // A readiness check sends no header.
                 awaits_header: self.settings.processor.balancers.is_some()
                     && client.address.is_some(),
                 user: String::new(),
@@ -462,10 +461,10 @@ impl RunningService {
         Ok(worker)
     }
 
-    /// The address of a worker's client, if this message tells it.
+    /// Returns the address of a worker's client, if this message names it.
     pub fn client_named(&self, worker: WorkerId, message: &Message) -> Option<SocketAddr> {
         match message {
-            // Only once: a worker may say anything later.
+            // Only once: later a worker may send anything.
             Message::Header(Origin::Client(client)) if self.admission.awaits_header(worker) => {
                 Some(*client)
             }
@@ -473,7 +472,8 @@ impl RunningService {
         }
     }
 
-    /// Takes a message of one of the service's workers. Returns whether it is to be ended with its client.
+    /// Handles a message of one of the service's workers. Returns an eviction if the worker has to be ended with its
+    /// client.
     pub fn take_message(
         &mut self,
         worker: WorkerId,
@@ -504,13 +504,13 @@ impl RunningService {
                 };
                 return self.admission.header_came(worker, client, stage, now);
             }
-            // The controller keeps it.
+            // The controller handles the first itself; the second comes only from the auditor.
             Message::User(_) | Message::Written(_) => {}
         }
         None
     }
 
-    /// What clients begin with, behind a PROXY header.
+    /// The first stage of clients, after the PROXY header if there is one.
     fn stage(&self) -> Stage {
         match self.policy.tls {
             None => Stage::FirstCall,
@@ -539,7 +539,7 @@ impl RunningService {
         }
     }
 
-    /// One of the service's workers was reaped: frees its place and its memory, and logs an unexpected end.
+    /// Handles the end of one of the service's workers: frees its place and its memory, and logs an unexpected end.
     pub fn worker_ended(&mut self, worker: WorkerId, end: End, reaped: &Reaped) {
         if let Some(place) = self.places.left_by(&worker) {
             self.memory.reclaim(place);
@@ -570,13 +570,13 @@ impl RunningService {
         has_client
     }
 
-    /// The workers that have a client, as the auditor hears of them.
+    /// Describes the workers that have a client, for the auditor.
     pub fn given(&self, workers: &Workers) -> Vec<(Given, Records)> {
         let serving = workers.serving(self.position);
         serving.filter_map(|it| self.given_to(&it)).collect()
     }
 
-    /// A worker that has a client, as the auditor hears of it; none without an audit log.
+    /// Describes a worker that has a client, for the auditor; none without an audit log.
     pub fn given_to(&self, serving: &Serving<'_>) -> Option<(Given, Records)> {
         let place = self.places.of(&serving.id);
         let profile = place.and_then(|place| self.profile(place));
@@ -599,7 +599,7 @@ impl RunningService {
         }
     }
 
-    /// What has been counted, for the daemon that takes over.
+    /// Returns the counts so far, for the daemon that takes over.
     pub fn counts(&self) -> impl Iterator<Item = (Label, BorrowedFd<'_>)> {
         self.handed_over.iter().map(|(table, file)| {
             let label = Label {
@@ -610,12 +610,12 @@ impl RunningService {
         })
     }
 
-    /// The sockets that it listens at.
+    /// The sockets that it listens on.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
     }
 
-    /// Closes the listeners, whose sockets another daemon has taken over.
+    /// Closes the listeners without removing their files, because another daemon has taken over their sockets.
     pub fn leave_listeners(&mut self) {
         for listener in &mut self.listeners {
             listener.leave_file();

@@ -13,17 +13,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 pub enum Request {
     /// SIGTERM, SIGINT, SIGQUIT: end everything.
     Stop,
-    /// SIGCHLD: a process that was started ended.
+    /// SIGCHLD: a child process has ended.
     Reap,
-    /// SIGHUP: load rules, keys and certificates anew.
+    /// SIGHUP: load rules, keys and certificates again.
     Reload,
-    /// SIGUSR1: open the log files anew.
+    /// SIGUSR1: open the log files again.
     ReopenLogs,
-    /// SIGUSR2: accept nobody any more, and end when the clients have left.
+    /// SIGUSR2: accept no more clients, and end when the present ones have left.
     Drain,
 }
 
-/// The signals that are taken.
+/// The signals that are handled.
 const SIGNALS: [(Signal, Request); 7] = [
     (Signal::SIGTERM, Request::Stop),
     (Signal::SIGINT, Request::Stop),
@@ -38,24 +38,24 @@ fn all() -> SigSet {
     SIGNALS.into_iter().map(|(signal, _)| signal).collect()
 }
 
-/// Keeps signals until the controller takes them, so that one that comes during the start ends what
-/// was started: to be called before there are sockets and a pid file.
+/// Blocks the signals until the controller reads them. Must be called before there are sockets and a pid file, so that
+/// a signal during the start still leads to an orderly end.
 pub fn hold_signals() -> io::Result<()> {
     bindings::sys::notice_children()?;
     Ok(all().thread_block()?)
 }
 
-/// Where signals are read from.
+/// The descriptor that signals are read from.
 pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Takes the signals that [`hold_signals`] holds.
+    /// Opens a descriptor for the signals that [`hold_signals`] blocks.
     pub fn new() -> io::Result<Signals> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Signals(SignalFd::with_flags(&all(), flags)?))
     }
 
-    /// The next request, without waiting.
+    /// Reads the next request, without waiting.
     pub fn next_request(&self) -> io::Result<Option<Request>> {
         while let Some(taken) = self.0.read_signal()? {
             let number = i32::try_from(taken.ssi_signo);

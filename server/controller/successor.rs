@@ -19,7 +19,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Of a process that has not changed its working directory yet.
+    /// Describes this process, which must not have changed its working directory yet.
     pub fn of_this_process() -> io::Result<Origin> {
         Ok(Origin {
             program: std::env::current_exe()?,
@@ -28,8 +28,7 @@ impl Origin {
         })
     }
 
-    /// Starts a daemon that takes over. It stays in the foreground: this one, if it has detached, has done
-    /// that for both.
+    /// Starts a daemon that takes over. It stays in the foreground: if this daemon has detached, so has the new one.
     pub fn start_successor(&self) -> io::Result<Pid> {
         let mut arguments = self.arguments.iter();
         let mut command = Command::new(&self.program);
@@ -40,7 +39,7 @@ impl Origin {
             .args(arguments)
             .args(["-fg", "-takeover"])
             .current_dir(&self.directory)
-            // The service manager has meant this process; now it watches the other one.
+            // The variable names this process, but the service manager is to watch the new one.
             .env_remove("WATCHDOG_PID")
             .stdin(Stdio::null())
             .spawn()?;

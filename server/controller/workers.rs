@@ -37,21 +37,21 @@ const LAST_MESSAGES: usize = 64 * MESSAGES_A_TURN;
 /// A worker process that is not removed yet.
 struct Worker {
     pid: Pid,
-    /// What it says, and where its client is handed over.
+    /// The channel for its messages, and for handing over its client.
     channel: ControllerEnd,
     /// Its service, by position.
     service: usize,
     /// Its client, for the log; empty without one.
     client: String,
-    /// Who the client is, if TLS tells; otherwise empty.
+    /// The client's identity by TLS; otherwise empty.
     user: String,
     /// When it got its client.
     since: Option<SystemTime>,
-    /// The rules that it has, if its client has no profile with other ones.
+    /// The rules of the service, which apply unless its client's profile has its own.
     rules: Arc<Rules>,
-    /// Where its records for the audit log come from, if there is one.
+    /// The descriptors of its records for the audit log, if there is a log.
     records: Option<Records>,
-    /// Those of profiles.
+    /// The rules of the profiles.
     profiles: ProfileRules,
 }
 
@@ -59,25 +59,25 @@ struct Worker {
 pub struct Serving<'a> {
     /// Its number.
     pub id: WorkerId,
-    /// Its process.
+    /// Its process id.
     pub pid: Pid,
     /// Its client.
     pub client: &'a str,
-    /// Who the client is, if TLS tells; otherwise empty.
+    /// The client's identity by TLS; otherwise empty.
     pub user: &'a str,
     /// When it got its client.
     pub since: SystemTime,
-    /// The rules that it has, if its client has no profile with other ones.
+    /// The rules of the service, which apply unless its client's profile has its own.
     pub rules: &'a Rules,
-    /// Where its records for the audit log come from, if there is one.
+    /// The descriptors of its records for the audit log, if there is a log.
     pub records: Option<&'a Records>,
-    /// Those of profiles.
+    /// The rules of the profiles.
     pub profiles: &'a [Option<Arc<Rules>>],
 }
 
 /// A worker that was reaped.
 pub struct Reaped {
-    /// Its process id, which may be another's by now.
+    /// Its process id, which another process may have by now.
     pub pid: Pid,
     /// Its client, for the log; empty without one.
     pub client: String,
@@ -137,13 +137,13 @@ impl Workers {
         }
     }
 
-    /// The process of a worker, and where its records for the audit log come from.
+    /// The process id of a worker, and the descriptors of its records for the audit log.
     pub fn records(&self, id: WorkerId) -> Option<(Pid, &Records)> {
         let worker = self.workers.get(&id)?;
         Some((worker.pid, worker.records.as_ref()?))
     }
 
-    /// Hands a client to a worker; an error when the worker is gone.
+    /// Hands a client to a worker. Fails if the worker is gone.
     pub fn hand_over(&mut self, id: WorkerId, client: &Accepted) -> io::Result<()> {
         let worker = self.workers.get_mut(&id);
         let worker = worker.ok_or(io::ErrorKind::NotConnected)?;
@@ -154,14 +154,14 @@ impl Workers {
         Ok(())
     }
 
-    /// A PROXY header has told the address of a worker's client. Only with a balancer it is known by now.
+    /// Sets the address of a worker's client, which a PROXY header has named. Until then only the balancer was known.
     pub fn set_client(&mut self, id: WorkerId, client: SocketAddr) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.client = proxy::name(client, &worker.client);
         }
     }
 
-    /// TLS has told who the client of a worker is.
+    /// Sets the identity of a worker's client, which TLS has found.
     pub fn set_user(&mut self, id: WorkerId, user: String) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.user = user;
@@ -220,7 +220,7 @@ impl Workers {
     /// Sends a signal to a worker.
     pub fn signal(&self, id: WorkerId, signal: Signal) {
         if let Some(worker) = self.workers.get(&id) {
-            // One that ended just now is reaped next.
+            // This fails if the worker has just ended; it is reaped next.
             let _ = kill(worker.pid, signal);
         }
     }
@@ -235,10 +235,10 @@ impl Workers {
     /// Reaps a child that ended, if there is one. Its worker stays until [`Workers::remove`], so that
     /// its last messages can be read.
     ///
-    /// Processes that the worker's module left in its process group are killed, since they would keep
-    /// the client's socket open. This comes before the reaping: until then the group's number is not
-    /// used again. Children that are not workers are the daemon's successor, belong to whoever started the
-    /// daemon, or, for process 1, are orphans of other processes.
+    /// Before reaping a worker, kills the processes that its module has left in its process group, because they would
+    /// keep the client's socket open. After the reaping, the group's number could already be in use again. Children
+    /// that are not workers are the auditor, the daemon's successor, children of whoever started the daemon, or, for
+    /// process 1, orphans of other processes.
     pub fn reap(&mut self) -> Result<Option<(Child, End)>, Errno> {
         let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         loop {
@@ -249,7 +249,7 @@ impl Workers {
                 Err(error) => return Err(error),
             };
             if self.by_pid.contains_key(&pid) {
-                // Mostly nobody is left.
+                // Usually no process is left.
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let end = match waitid(Id::Pid(pid), ended) {
@@ -278,12 +278,12 @@ impl Worker {
         })
     }
 
-    /// Reads at most this many messages; whether those were all.
+    /// Reads at most this many messages. Returns whether those were all.
     fn receive(&self, most: usize, mut take: impl FnMut(Message)) -> bool {
         for _ in 0..most {
             match self.channel.next_message() {
                 Ok(Some(message)) => take(message),
-                // With an error the worker is gone: SIGCHLD tells more.
+                // An error means that the worker is gone. Its end is handled at SIGCHLD.
                 Ok(None) | Err(_) => return true,
             }
         }
@@ -296,7 +296,7 @@ impl Worker {
 pub enum Child {
     /// A worker.
     Worker(WorkerId),
-    /// Another process, which had this number.
+    /// Another process, which had this process id.
     Other(Pid),
 }
 

@@ -209,7 +209,7 @@ fn pauses_again_only_after_as_many_early_ends() {
 fn does_not_pause_for_workers_that_had_a_client_or_were_retired() {
     let now = Instant::now();
     let mut service = service(LIMITS);
-    // They get their clients before any of them ends: a client would start the count anew.
+    // They get their clients before any of them ends: a client would reset the count.
     for number in 0..20 {
         service.forked(WorkerId(number));
         service.place(&"peer");
@@ -368,7 +368,7 @@ fn a_handshake_and_the_first_call_have_their_time_one_after_the_other() {
     assert_eq!(evicted[0].reason, Reason::GivesWay(Stage::FirstCall));
 }
 
-/// So that many who wait with it do not have their time one after the other.
+/// Otherwise many silent clients that wait together would use up their time one after the other.
 #[test]
 fn a_client_that_did_nothing_while_it_waited_has_had_its_time() {
     let start = Instant::now();
@@ -378,7 +378,7 @@ fn a_client_that_did_nothing_while_it_waited_has_had_its_time() {
         service.place(&"peer");
         service.given(WorkerId(number), "peer", Stage::FirstCall, start);
     }
-    // The first has sent its call, which its worker has not looked at; the third has come just now.
+    // The first has sent its call, which its worker has not yet read; the third has come just now.
     service.waits(WorkerId(2), millis(260), start + millis(5));
     service.waits(WorkerId(3), millis(5), start + millis(5));
     assert_eq!(
@@ -423,10 +423,10 @@ fn calls_have_some_time_after_their_client_has_gone() {
         }
     }
     service.client_gone(WorkerId(1), start + millis(100));
-    // Half first, then the other half: the first counts.
+    // First one half is closed, then the other: the first time counts.
     service.client_gone(WorkerId(1), start + millis(900));
     service.client_gone(WorkerId(2), start + millis(200));
-    // One that has no client.
+    // A worker without a client.
     service.client_gone(WorkerId(3), start);
     assert_eq!(service.next_wake(start, false), Some(millis(10_100)));
     assert!(service.overdue(start + millis(10_099)).is_empty());
@@ -511,7 +511,7 @@ fn behind_a_balancer_a_connection_counts_for_the_client_that_the_header_names() 
         taken: Duration::ZERO,
     };
     assert_eq!(came(3, Some("one")), Some(expected));
-    // Until its worker is reaped it counts, as any other.
+    // Until its worker is reaped, the connection counts like any other.
     assert_eq!(service.place(&"one"), Placement::Refuse(2));
     assert!(service.ended(WorkerId(3), start));
     assert!(!service.ended(WorkerId(2), start));
@@ -539,14 +539,14 @@ fn a_missing_header_gives_way_and_has_its_time() {
     let mut service = behind_a_balancer(start);
     assert!(service.awaits_header(WorkerId(1)));
     assert!(service.make_room(start + GRACE - millis(1)).is_empty());
-    // It was silent before it got a worker.
+    // The client was silent before it got a worker.
     service.waits(WorkerId(2), GRACE, start);
     assert_eq!(service.next_wake(start, true), Some(Duration::ZERO));
     let evicted = service.make_room(start);
     assert_eq!(workers(&evicted), [2]);
     assert_eq!(evicted[0].reason, Reason::GivesWay(Stage::Header));
 
-    // The header of one comes late; then its first call has as much time.
+    // One header comes late; the first call after it has the full time.
     let late = start + millis(29_000);
     service.header_came(WorkerId(1), Some("one"), Stage::FirstCall, late);
     assert!(!service.awaits_header(WorkerId(1)));

@@ -1,6 +1,6 @@
 //! Describes a service and its clients, for administrators and monitoring systems.
 //!
-//! The numbers come from memory that workers write; a worker can misstate only what it does itself. Changes nothing.
+//! The numbers come from memory that workers write; a worker can falsify only its own numbers. Changes nothing.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -113,12 +113,12 @@ impl RunningService {
         status
     }
 
-    /// The position of the profile that the client of the worker in this place has.
+    /// Returns the position of the profile that the client of the worker in this place has.
     pub(super) fn profile(&self, place: usize) -> Option<usize> {
         self.usage.as_ref().and_then(|usage| usage.profile(place))
     }
 
-    /// Its name; empty without one.
+    /// Returns the name of a profile; empty without one.
     pub(super) fn profile_name(&self, profile: Option<usize>) -> String {
         let profiles = &self.settings.processor.profiles;
         let named = profile.and_then(|profile| profiles.get(profile));

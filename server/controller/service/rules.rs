@@ -13,7 +13,8 @@ use crate::logging::{Severity, log};
 use crate::policy::{FileVersion, Policy};
 
 impl RunningService {
-    /// Loads the filter files, of which one was edited, for new clients. If one is bad, the old rules stay in force.
+    /// Loads the filter files for new clients, after one of them was edited. If one is invalid, the old rules stay in
+    /// force.
     pub fn load_rules(&mut self, conf: &Path, workers: &Workers) {
         match self.policy.with_new_rules(&self.settings, conf) {
             Ok(policy) => self.apply(policy, workers),
@@ -26,8 +27,8 @@ impl RunningService {
         }
     }
 
-    /// Loads the filter file and what TLS needs again, for new clients. If anything is bad, all that is old
-    /// stays in force.
+    /// Loads the filter files and the TLS keys and certificates again, for new clients. If any of them is invalid, all
+    /// old ones stay in force.
     pub fn reload(&mut self, conf: &Path, workers: &Workers) -> Result<(), config_file::Error> {
         let policy = Policy::load(&self.settings, conf).inspect_err(|error| {
             log(
@@ -48,7 +49,7 @@ impl RunningService {
         Ok(())
     }
 
-    /// Applies another policy to new clients. Those that are connected keep theirs.
+    /// Applies another policy to new clients. Connected clients keep theirs.
     fn apply(&mut self, policy: Policy, workers: &Workers) {
         policy.report_warnings();
         self.policy = policy;
@@ -60,7 +61,7 @@ impl RunningService {
         self.end_idle(workers);
     }
 
-    /// Its name and the rules in force; the same with each of the rules that its profiles have of their own.
+    /// Returns the service's name with the rules in force, and with the own rules of each profile that has some.
     pub fn rules(&self) -> impl Iterator<Item = (String, Arc<Rules>)> {
         let named = |rules: &Arc<Rules>| (self.settings.name.clone(), rules.clone());
         self.policy.all_rules().map(named)
