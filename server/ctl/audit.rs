@@ -14,13 +14,13 @@ use crate::audit::verify::Verifier;
 pub(super) struct Log {
     /// The public key.
     pub(super) key: PathBuf,
-    /// In the order in which they were written; `-` is standard input.
+    /// Its files, in the order in which they were written; `-` is standard input.
     pub(super) files: Vec<PathBuf>,
     /// Whether the daemon still writes the last one.
     pub(super) is_running: bool,
 }
 
-/// Prints what is found. The exit status is 0 if nothing was done to the log.
+/// Verifies a log and prints the findings. Returns the exit status: 0 if there are none.
 pub(super) fn verify(log: &Log) -> Result<i32, String> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))

@@ -18,15 +18,15 @@ use super::{NOT_DONE, print};
 use crate::audit::{chain, unhex, unprintable};
 use crate::{config, policy};
 
-/// What is to be explained.
+/// The call that is to be explained.
 pub(super) struct Question {
     /// The configuration.
     pub(super) conf: PathBuf,
-    /// The number of the line in the file, from 1, and the file; none: standard input has the line.
+    /// The number of the line in the file, from 1, and the file. If none, the line is read from standard input.
     pub(super) place: Option<(usize, PathBuf)>,
 }
 
-/// The members of a line that the rules can be about.
+/// The members of a line that rules can depend on.
 #[derive(Deserialize)]
 struct Recorded {
     event: String,

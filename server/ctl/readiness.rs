@@ -15,7 +15,7 @@ use xdr::{Architecture, Count, Function, Ulong};
 /// Upper bound on the bytes of a reply.
 const LONGEST_REPLY: usize = 1 << 20;
 
-/// The number of slots of a module.
+/// Asks a module for the number of its slots. `patience` limits each wait for the daemon.
 pub(super) fn slots(socket: OwnedFd, alias: &str, patience: Duration) -> Result<u64, String> {
     let mut stream = UnixStream::from(socket);
     let limited = stream
@@ -59,7 +59,7 @@ fn answer(stream: &mut UnixStream, call: &Call<'_>) -> io::Result<Reply> {
     }
     let mut mark = [0; 4];
     stream.read_exact(&mut mark)?;
-    // The highest bit says that it is the last fragment, and so short a reply has one only.
+    // The highest bit marks the last fragment. A reply this short has only one.
     let length = u32::from_be_bytes(mark) & 0x7fff_ffff;
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if length > LONGEST_REPLY {

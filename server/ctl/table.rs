@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::administration::{ClientStatus, ServiceStatus, Status};
 
-/// The services and their clients.
+/// Formats the services and their clients.
 pub(super) fn status(status: &Status) -> String {
     let mut text = heading(status);
     for service in &status.services {
@@ -32,7 +32,7 @@ pub(super) fn status(status: &Status) -> String {
     text
 }
 
-/// The clients, those with the most calls since the last time first. `before` has the calls that each had
+/// Formats the clients, those with the highest rate of calls first. `before` has the number of calls that each had made
 /// an `interval` ago.
 pub(super) fn top(status: &Status, before: &HashMap<usize, u64>, interval: Duration) -> String {
     let rate = |client: &ClientStatus| {
@@ -85,7 +85,7 @@ fn service_heading(service: &ServiceStatus) -> String {
     )
 }
 
-/// A client's row: who it is, what a table tells of its activity, and what it does now.
+/// Returns a client's row: who it is, its `activity`, its calls in flight, and its last call.
 fn row<const N: usize>(client: &ClientStatus, activity: [String; N]) -> Vec<String> {
     let mut row = identity(client);
     row.extend(activity);
@@ -118,14 +118,14 @@ fn last_call(client: &ClientStatus) -> String {
     }
 }
 
-/// How long ago a time is, in seconds since 1970.
+/// Returns how long ago a time was, which is given in seconds since 1970.
 fn age(since: u64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default()
         .saturating_sub(Duration::from_secs(since))
 }
 
-/// A time in its two largest units.
+/// Formats a duration in its two largest units.
 fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -136,7 +136,8 @@ fn duration(time: Duration) -> String {
     }
 }
 
-/// A text from a client's certificate or from a worker, on one line and without anything that a terminal obeys.
+/// Escapes control characters in a text from a client's certificate or a worker, so that it stays on one line and a
+/// terminal does not interpret it.
 pub(super) fn printable(text: &str) -> String {
     let escape = |character: char| match character {
         character if character.is_control() => character.escape_default().to_string(),
@@ -145,7 +146,7 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
-/// Columns as wide as their longest text; nothing without rows.
+/// Formats rows in columns as wide as their longest text. Returns nothing if there are no rows.
 fn columns(titles: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let rows: Vec<Vec<String>> = rows.collect();
     if rows.is_empty() {

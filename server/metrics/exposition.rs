@@ -1,7 +1,7 @@
 //! Writes the state of the daemon in Prometheus' text format (OpenMetrics 1.0).
 //!
-//! The controller gathers the numbers; the crate `prometheus-client` knows the format. Names of clients are
-//! not in it.
+//! The controller gathers the numbers; the crate `prometheus-client` encodes them. The text contains no names of
+//! clients.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -25,7 +25,7 @@ pub struct Numbers {
     pub since: SystemTime,
     /// Whether it accepts no new clients.
     pub drains: bool,
-    /// By service.
+    /// The numbers of each service.
     pub services: Vec<ServiceNumbers>,
 }
 
@@ -46,13 +46,13 @@ pub struct ServiceNumbers {
     pub refusals: Vec<(Option<(&'static str, String)>, u64)>,
     /// Calls by function and result.
     pub calls: Vec<(Function, Option<CkRv>, u64)>,
-    /// How long they took.
+    /// How long calls took, from their decoding to their reply.
     pub whole: Histogram,
-    /// What the module took of them.
+    /// How long these calls took in the module.
     pub module: Histogram,
 }
 
-/// The numbers as text.
+/// Encodes the numbers as text.
 pub fn text(numbers: Numbers) -> String {
     let mut registry = Registry::with_prefix("pkcs11proxy");
     registry.register_collector(Box::new(numbers));
@@ -182,11 +182,11 @@ impl Collector for Numbers {
     }
 }
 
-/// Names and values.
+/// Names and values of labels.
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 impl Numbers {
-    /// Numbers of all services, with the service as first label.
+    /// Collects numbers of all services, with the service as first label.
     fn each<'a>(
         &'a self,
         numbers: impl Fn(&'a ServiceNumbers) -> Vec<(Labels<'a>, u64)>,
@@ -297,7 +297,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        // Alerts and dashboard ask for nothing else.
+        // The alerts and the dashboard use no other metrics.
         let alerts = include_str!("../../etc/prometheus-alerts.yml");
         let dashboard = include_str!("../../etc/grafana-dashboard.json");
         assert!(serde_json::from_str::<serde_json::Value>(dashboard).is_ok());
