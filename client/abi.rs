@@ -7,10 +7,11 @@
 //! of arguments that several functions have.
 //!
 //! Every function first checks that the library is initialised, then turns its arguments into a call, makes the call,
-//! and writes what the reply contains. The module judges the arguments, NULL pointers included.
+//! and writes what the reply contains. The arguments, NULL pointers included, are checked by the module.
 //!
-//! All functions have one contract, PKCS#11's own (v2.20, section 11): a pointer that is not null points to what its
-//! type and length say, for the length of the call. The SAFETY comments below call it "the contract of this module".
+//! All functions have one contract, PKCS#11's own (v2.20, section 11): a pointer that is not null is valid, for the
+//! type and length that belong to it, until the call returns. The SAFETY comments below call it "the contract of this
+//! module".
 
 #![allow(non_snake_case)] // the standard's names
 #![allow(clippy::missing_safety_doc)] // one contract for all, above
@@ -36,7 +37,7 @@ use crate::structures;
 use cancellation::Uncancelled;
 use memory::{Place, Places};
 
-/// Functions that fill one structure: their arguments, and the function that makes the structure.
+/// Defines functions that fill one structure, each from its arguments and the function that builds the structure.
 macro_rules! information {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty => $value:expr),*)
         -> $structure:ty = $make:expr;)*) => {$(
@@ -55,7 +56,7 @@ macro_rules! information {
     )*};
 }
 
-/// Functions whose only argument is a session.
+/// Defines functions whose only argument is a session.
 macro_rules! of_session {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -66,7 +67,7 @@ macro_rules! of_session {
     )*};
 }
 
-/// Functions that begin an operation with a key.
+/// Defines functions that begin an operation with a key.
 macro_rules! beginning_with_key {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -89,7 +90,7 @@ macro_rules! beginning_with_key {
     )*};
 }
 
-/// Functions of a session that take bytes and return bytes.
+/// Defines functions that take a session and bytes, and return bytes.
 macro_rules! bytes_to_bytes {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -104,7 +105,7 @@ macro_rules! bytes_to_bytes {
             enter(|library| {
                 // SAFETY: the contract of this module.
                 let places = unsafe { Places::new(output, output_length) };
-                // SAFETY: the contract of this module; output is written when it is no longer used.
+                // SAFETY: the contract of this module; output is written only when the input is no longer used.
                 let input = unsafe { memory::input(input, input_length, TOO_LONG) };
                 let session = session_handle(session);
                 let input = library.checked(session, Function::$name, input)?;
@@ -115,7 +116,7 @@ macro_rules! bytes_to_bytes {
     )*};
 }
 
-/// Functions of a session that take no input and return bytes.
+/// Defines functions that take only a session, and return bytes.
 macro_rules! to_bytes {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -135,7 +136,7 @@ macro_rules! to_bytes {
     )*};
 }
 
-/// Functions of a session that take bytes.
+/// Defines functions that take a session and bytes, and return none.
 macro_rules! taking_bytes {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -170,8 +171,8 @@ mod sessions;
 mod slots;
 mod unload;
 
-/// Runs the body of a C function. Catches panics, so that none unwinds into the application, and lets nobody cancel
-/// the thread.
+/// Runs the body of a C function. Catches panics, so that none unwinds into the application, and disables cancellation
+/// of the thread meanwhile.
 fn guard(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
     let _uncancelled = Uncancelled::new();
     let rv = match catch_unwind(AssertUnwindSafe(body)) {
@@ -179,11 +180,11 @@ fn guard(body: impl FnOnce() -> Result<(), CkRv>) -> CK_RV {
         Ok(Err(rv)) => rv,
         Err(_) => CkRv::GENERAL_ERROR,
     };
-    // What does not fit must not become CKR_OK.
+    // A CK_RV that does not fit into this host's CK_RV must not become CKR_OK.
     structures::number(rv.0).unwrap_or(CKR_GENERAL_ERROR)
 }
 
-/// Runs the body of a function that needs C_Initialize first, and memory.
+/// Runs the body of a function that needs an initialised library and memory.
 fn enter(body: impl FnOnce(&Library) -> Result<(), CkRv>) -> CK_RV {
     guard_with_memory(|| body(&*instance().library()?))
 }
@@ -244,8 +245,8 @@ pub unsafe extern "C" fn C_Initialize(arguments: CK_VOID_PTR) -> CK_RV {
     })
 }
 
-/// Whether the application may call from several threads. Refuses some mutex functions without the others, and a
-/// pReserved that is not null.
+/// Returns whether the application may call from several threads. Fails if only some of the mutex functions are given,
+/// or if pReserved is not null.
 ///
 /// This library uses the system's locks whatever the flags say: it never calls the application's mutex functions.
 fn allows_threads(arguments: &CK_C_INITIALIZE_ARGS) -> Result<bool, CkRv> {
@@ -277,6 +278,6 @@ pub unsafe extern "C" fn C_Finalize(reserved: CK_VOID_PTR) -> CK_RV {
 }
 
 information! {
-    /// Which module answers, and its version.
+    /// Returns the version of PKCS#11 and the manufacturer and version of the module.
     C_GetInfo() -> CK_INFO = |answer: &xdr::InfoResult| structures::info(&answer.info);
 }

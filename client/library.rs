@@ -1,8 +1,8 @@
 //! Represents the module behind the daemon between C_Initialize and C_Finalize.
 //!
 //! `abi` makes calls of version 4, as values; they go to the module unchanged. For each session the library remembers
-//! two things that its functions need: the mechanism of its message operations, and its notification callback. No lock
-//! of this module is held during a call.
+//! two things: the mechanism of its message operations, and its notification callback. No lock of this module is held
+//! during a call.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,14 +18,14 @@ use crate::notifications::{Callback, Notifications};
 use crate::remote::{ask, result};
 use crate::sessions::{Closing, Sessions};
 
-/// The CK_RV for an input that is longer than a record; see [`Library::checked`].
+/// The CK_RV for an input that is longer than a record can be; see [`Library::checked`].
 pub(crate) const TOO_LONG: CkRv = CkRv::DATA_LEN_RANGE;
 
-/// The room for the output of an operation that is ended because a call was too long. If a module has more output, its
-/// operation stays active.
+/// The room for output when an operation is ended because a call was too long. If the module has more output than that,
+/// its operation stays active.
 pub(crate) const ROOM_AT_END: Room = Room::Buffer(1 << 20);
 
-/// A module and what the application does with it.
+/// A module and the sessions that the application has with it.
 pub(crate) struct Library<M: ?Sized = dyn DistantModule> {
     messages: Mutex<Sessions<Messages>>,
     notifications: Arc<Notifications>,
@@ -35,12 +35,12 @@ pub(crate) struct Library<M: ?Sized = dyn DistantModule> {
 /// The mechanisms of a session's message operations. The structure of each message's parameter depends on them.
 type Messages = Vec<(Family, MechanismType)>;
 
-/// The mechanism type of a message where C_Message*Init was not called. No mechanism has this number, so the
-/// module answers what it answers then.
+/// The mechanism type of a message for which C_Message*Init was not called. No mechanism has this number, so the module
+/// returns its usual error for that case.
 pub(crate) const NO_MECHANISM: MechanismType = MechanismType(u64::MAX);
 
 impl<M: DistantModule + ?Sized> Library<M> {
-    /// Nothing is open yet.
+    /// A library without open sessions.
     pub fn new(module: Box<M>, notifications: Arc<Notifications>) -> Library<M> {
         Library {
             messages: Mutex::default(),
@@ -49,12 +49,12 @@ impl<M: DistantModule + ?Sized> Library<M> {
         }
     }
 
-    /// Which interfaces the module has.
+    /// Returns which interfaces the module has.
     pub fn interfaces(&self) -> Flags {
         self.module.interfaces()
     }
 
-    /// C_Finalize. Everything that was open ends, whatever the module says.
+    /// C_Finalize. All sessions end, whatever the module returns.
     pub fn finish(&self) -> Result<(), CkRv> {
         let result = self.module.finish();
         self.forget();
@@ -71,8 +71,8 @@ impl<M: DistantModule + ?Sized> Library<M> {
         result(self.call(call).rv())
     }
 
-    /// The input of a call of `function`, if it could be read. One that is too long ends the operation, as
-    /// every failing call does, and gets the function's own CK_RV for that.
+    /// Returns the input of a call of `function`, if it could be read. If it is too long, this ends the operation, as
+    /// every failing call does, and returns the CK_RV that the function has for that.
     pub fn checked<'a>(
         &self,
         session: SessionHandle,
@@ -119,7 +119,7 @@ impl<M: DistantModule + ?Sized> Library<M> {
         Ok(opened.session)
     }
 
-    /// The mechanism of the messages that `function` is about, in this session.
+    /// Returns the mechanism of the session's message operation to which `function` belongs.
     pub fn message_mechanism(&self, session: SessionHandle, function: Function) -> MechanismType {
         let is_of = |(family, _): &&(Family, MechanismType)| function.facts().is_of(*family);
         let messages = self.messages();
@@ -133,7 +133,7 @@ impl<M: DistantModule + ?Sized> Library<M> {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the mechanism of a message operation that has begun.
+    /// Stores the mechanism of a message operation that has begun.
     fn begun(&self, session: SessionHandle, family: Family, mechanism: MechanismType) {
         let mut messages = self.messages();
         let known = messages.entry(session);
@@ -147,7 +147,7 @@ impl<M: DistantModule + ?Sized> Library<M> {
     }
 }
 
-/// The session, kind and mechanism of the message operation that a call begins, if it begins one.
+/// Returns the session, kind and mechanism of the message operation that a call begins, if it begins one.
 fn message_operation(call: &Call<'_>) -> Option<(SessionHandle, Family, MechanismType)> {
     let function = call.function();
     let facts = function.facts();

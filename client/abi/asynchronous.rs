@@ -1,8 +1,8 @@
 //! Exports the functions for asynchronous operations of PKCS#11 v3.2.
 //!
 //! A module's asynchronous operation writes into the application's buffers after the call has returned, which is not
-//! possible from another process. So the daemon opens no asynchronous session, and these functions answer what a module
-//! answers without one.
+//! possible from another process. So the daemon opens no asynchronous session, and these functions return what a module
+//! returns for a session that is not asynchronous.
 
 use cryptoki_sys::{CK_ASYNC_DATA, CK_BYTE, CK_RV, CK_SESSION_HANDLE, CK_ULONG, CK_UTF8CHAR};
 use xdr::word_size::wide;
@@ -13,7 +13,7 @@ use super::{enter, session_handle};
 use crate::remote::{ask, result};
 use crate::structures::number;
 
-/// Asks for the result of an operation. There may be no place for a result if the operation has none.
+/// Asks for the result of an operation. `place` may be NULL if the operation has no result.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_AsyncComplete(
     session: CK_SESSION_HANDLE,
@@ -32,7 +32,7 @@ pub unsafe extern "C" fn C_AsyncComplete(
         )?;
         result(answer.rv)?;
         if !answer.data.is_empty() {
-            return Err(CkRv::DEVICE_ERROR); // there is no buffer that it could be for
+            return Err(CkRv::DEVICE_ERROR); // there is no buffer for it
         }
         place.put(CK_ASYNC_DATA {
             ulValue: number(answer.length.0)?,
@@ -44,7 +44,7 @@ pub unsafe extern "C" fn C_AsyncComplete(
     })
 }
 
-/// Asks for the number by which an operation can be joined later.
+/// Asks for the number with which the operation can be joined later.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_AsyncGetID(
     session: CK_SESSION_HANDLE,

@@ -14,11 +14,11 @@ unsafe extern "C" {
 /// PTHREAD_CANCEL_DISABLE of Linux's C libraries.
 const DISABLE: c_int = 1;
 
-/// The thread's own setting, for when the call is over.
+/// Disables cancellation of this thread while it lives; holds the previous setting.
 pub(super) struct Uncancelled(c_int);
 
 impl Uncancelled {
-    /// Nobody cancels this thread until the value is dropped.
+    /// Disables cancellation of this thread until the value is dropped.
     pub fn new() -> Uncancelled {
         let mut before = DISABLE;
         set(DISABLE, &mut before);
@@ -34,8 +34,8 @@ impl Drop for Uncancelled {
 
 #[cfg(target_os = "linux")]
 fn set(state: c_int, before: &mut c_int) {
-    // SAFETY: `before` is writable. It fails for an unknown state only, and a thread that is cancelled at its next
-    // point of cancellation is not cancelled in here.
+    // SAFETY: `before` is writable. The function fails only for an unknown state. With deferred cancellation, the
+    // thread cannot be cancelled in here, because this is no cancellation point.
     let _ = unsafe { pthread_setcancelstate(state, before) };
 }
 

@@ -12,7 +12,7 @@ use super::sessions::*;
 use super::slots::*;
 use super::{C_Finalize, C_GetInfo, C_Initialize};
 
-/// Versions of PKCS#11 that there is a list of.
+/// The versions of PKCS#11 that have a function list here.
 pub(super) const V2_40: CK_VERSION = version(2, 40);
 pub(super) const V3_0: CK_VERSION = version(3, 0);
 pub(super) const V3_2: CK_VERSION = version(3, 2);
@@ -21,7 +21,7 @@ const fn version(major: u8, minor: u8) -> CK_VERSION {
     CK_VERSION { major, minor }
 }
 
-/// Each version adds functions to those of the version before. No list is ever written to.
+/// Defines the lists. Each version adds functions to those of the version before. No list is ever written to.
 macro_rules! function_lists {
     (2.40: $($old:ident)*; 3.0: $($newer:ident)*; 3.2: $($newest:ident)*;) => {
         pub(super) static LIST_2_40: CK_FUNCTION_LIST = CK_FUNCTION_LIST {
@@ -42,7 +42,7 @@ macro_rules! function_lists {
             $($newest: Some($newest)),*
         };
 
-        /// How many functions each list has.
+        /// The number of functions in each list.
         #[cfg(test)]
         const COUNTS: [usize; 3] = {
             let old = [$(stringify!($old)),*].len();
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// Each function of the wire but the two of the proxy itself, and three that are not on the wire.
+    /// Every function of the protocol except the two of the proxy itself, and three that are not in the protocol.
     #[test]
     fn each_list_has_the_functions_of_its_version() {
         assert_eq!(COUNTS, [68, 92, 104]);

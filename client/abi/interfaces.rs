@@ -1,9 +1,9 @@
 //! Exports C_GetFunctionList, C_GetInterfaceList and C_GetInterface (PKCS#11 v3.0, section 5.4), which return the
 //! function lists.
 //!
-//! Of our interfaces, only those that the module has are offered; [`crate::interfaces`] knows or asks for them. Without
-//! a daemon, all of ours are. `PKCS11PROXY_INTERFACE` hides newer versions from applications. If the module lacks a
-//! single function, that function returns CKR_FUNCTION_NOT_SUPPORTED.
+//! An interface is offered only if the module has it too; [`crate::interfaces`] knows that or asks the daemon. If no
+//! daemon can be asked, all interfaces are offered. `PKCS11PROXY_INTERFACE` hides newer versions from applications. If
+//! the module lacks a single function, that function returns CKR_FUNCTION_NOT_SUPPORTED.
 
 use std::ffi::{CStr, c_void};
 
@@ -22,7 +22,7 @@ use crate::settings::{Environment, Interface};
 /// The name of the interfaces of the standard.
 const NAME: &CStr = c"PKCS 11";
 
-/// An interface, the version of its list, and what it is on the wire.
+/// An interface, the version of its list, and its flag in the protocol.
 struct Offered {
     version: CK_VERSION,
     flag: u64,
@@ -35,7 +35,7 @@ struct Interfaces([Offered; 3]);
 // SAFETY: the pointers are to constants of this library, which nobody writes to.
 unsafe impl Sync for Interfaces {}
 
-/// A forked child has to initialise anew, so none of them is fork tolerant (CKF_INTERFACE_FORK_SAFE).
+/// A forked child has to call C_Initialize again, so no interface is fork tolerant (CKF_INTERFACE_FORK_SAFE).
 const NO_FLAGS: CK_FLAGS = 0;
 
 static INTERFACES: Interfaces = Interfaces([
@@ -56,7 +56,7 @@ const fn offer(version: CK_VERSION, flag: u64, list: *const c_void) -> Offered {
     }
 }
 
-/// The interfaces that this process may have. May ask the daemon.
+/// Returns the interfaces that are offered to this process. May ask the daemon.
 fn offered() -> impl Iterator<Item = &'static Offered> {
     unload::watch_exit();
     let environment = Environment::process();
@@ -65,7 +65,7 @@ fn offered() -> impl Iterator<Item = &'static Offered> {
     let newest = (newest.major, newest.minor);
     let allowed = move |it: &&Offered| (it.version.major, it.version.minor) <= newest;
     let is_one = INTERFACES.0.iter().filter(allowed).count() == 1;
-    // The oldest needs no question: every module has it.
+    // If only the oldest is allowed, the daemon is not asked: every module has it.
     let of_module = (!is_one)
         .then(|| interfaces::of_module(&environment))
         .flatten();
@@ -73,7 +73,7 @@ fn offered() -> impl Iterator<Item = &'static Offered> {
     INTERFACES.0.iter().filter(allowed).filter(there)
 }
 
-/// Hands out the function list of PKCS#11 2.40, as every version of the standard asks.
+/// Returns the function list of PKCS#11 2.40, as every version of the standard requires.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
     guard(|| {
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn C_GetInterfaceList(
     })
 }
 
-/// Hands out the newest interface of this name, version and flags; what is NULL or 0 may be any.
+/// Returns the newest interface with this name, version and flags. A NULL name or version, and flags of 0, match any.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetInterface(
     name: *mut CK_UTF8CHAR,

@@ -11,7 +11,7 @@ use super::{enter, object_handle, put_bytes, session_handle};
 use crate::library::TOO_LONG;
 use crate::remote::{ask, result};
 
-/// Writes what a function hands back that makes one key.
+/// Writes the results of a function that makes one key.
 fn put_key(
     made: KeyResult,
     parameter: &ParameterPlaces,
@@ -22,7 +22,7 @@ fn put_key(
     result(made.rv)
 }
 
-/// Makes a key.
+/// Generates a key.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GenerateKey(
     session: CK_SESSION_HANDLE,
@@ -49,7 +49,7 @@ pub unsafe extern "C" fn C_GenerateKey(
     })
 }
 
-/// Makes a pair of keys.
+/// Generates a key pair.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GenerateKeyPair(
     session: CK_SESSION_HANDLE,
@@ -86,7 +86,7 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
     })
 }
 
-/// Encrypts a key for transport.
+/// Wraps (encrypts) a key.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_WrapKey(
     session: CK_SESSION_HANDLE,
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn C_WrapKey(
     })
 }
 
-/// Decrypts a key into the token.
+/// Unwraps (decrypts) a key.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_UnwrapKey(
     session: CK_SESSION_HANDLE,
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn C_DeriveKey(
     })
 }
 
-/// Makes a key and encapsulates it for the owner of a public key.
+/// Makes a key and encapsulates it with a public key.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_EncapsulateKey(
     session: CK_SESSION_HANDLE,
@@ -213,7 +213,7 @@ pub unsafe extern "C" fn C_EncapsulateKey(
     })
 }
 
-/// Gets the key that was encapsulated for the owner of a private key.
+/// Decapsulates a key with a private key.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_DecapsulateKey(
     session: CK_SESSION_HANDLE,
@@ -245,7 +245,7 @@ pub unsafe extern "C" fn C_DecapsulateKey(
     })
 }
 
-/// Encrypts a key for transport, and authenticates data with it.
+/// Wraps (encrypts) a key, and authenticates additional data with it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_WrapKeyAuthenticated(
     session: CK_SESSION_HANDLE,
@@ -277,7 +277,7 @@ pub unsafe extern "C" fn C_WrapKeyAuthenticated(
     })
 }
 
-/// Decrypts a key into the token, if the data that it came with is authentic.
+/// Unwraps (decrypts) a key, if it and the additional data are authentic.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
     session: CK_SESSION_HANDLE,

@@ -1,9 +1,9 @@
 //! Turns the application's pointers into values and slices, and writes results back through them.
 //!
-//! The application guarantees that a pointer that is not null is valid for the length of the call (PKCS#11 v2.20,
-//! section 11.1); each `# Safety` below requires that and nothing else. No alignment is assumed. Output is written at
-//! the end and never borrowed, because an application may encrypt in place. Before a byte is written, the daemon's
-//! answer is compared with the request.
+//! The application guarantees that a pointer that is not null is valid until the call returns (PKCS#11 v2.20, section
+//! 11.1); each `# Safety` below requires that and nothing else. No alignment is assumed. Output is written at the end
+//! and never borrowed, because an application may encrypt in place. The daemon's reply is checked against the request
+//! before anything is written.
 
 use std::ffi::c_void;
 use std::slice;
@@ -21,7 +21,7 @@ mod templates;
 pub(super) use mechanisms::{ParameterPlaces, mechanism, message_parameter};
 pub(super) use templates::{WantedAttributes, template};
 
-/// A pointer to one value that is to be written. With NULL, the module is told so, and nothing is written.
+/// A pointer to one value that is an output. If it is NULL, the module gets NULL too, and nothing is written.
 #[derive(Clone, Copy)]
 pub(super) struct Place<T>(*mut T);
 
@@ -32,7 +32,7 @@ impl<T> Place<T> {
         Place(place)
     }
 
-    /// A place of a function that the library answers itself. NULL is an error.
+    /// A place for a function that the library answers itself. NULL is an error.
     ///
     /// # Safety
     /// As [`Place::new`].
@@ -43,7 +43,7 @@ impl<T> Place<T> {
         }
     }
 
-    /// The [`NullPlaces`] of a function with one place.
+    /// Returns the [`NullPlaces`] of a function with one place.
     pub fn nulls(self) -> NullPlaces {
         NullPlaces {
             first: self.0.is_null(),
@@ -51,7 +51,7 @@ impl<T> Place<T> {
         }
     }
 
-    /// The same for a function with two places.
+    /// Returns the [`NullPlaces`] of a function with two places.
     pub fn nulls_with(self, second: Place<T>) -> NullPlaces {
         NullPlaces {
             first: self.0.is_null(),
@@ -62,7 +62,7 @@ impl<T> Place<T> {
     /// Writes the value.
     pub fn put(self, value: T) {
         if !self.0.is_null() {
-            // SAFETY: not null, so whoever made this place has vouched that it can be written.
+            // SAFETY: not null, so the creator of this place guaranteed that it can be written.
             unsafe { self.0.write_unaligned(value) };
         }
     }
@@ -78,7 +78,7 @@ impl Place<CK_OBJECT_HANDLE> {
     }
 }
 
-/// A pointer to a buffer for many values, and a pointer to their number.
+/// A pointer to a buffer for several values, and a pointer to the number of values.
 #[derive(Clone, Copy)]
 pub(super) struct Places<T> {
     first: *mut T,
@@ -87,7 +87,7 @@ pub(super) struct Places<T> {
 }
 
 impl<T: Copy> Places<T> {
-    /// Takes the room from `count`.
+    /// Reads from `count` how many values there is room for.
     ///
     /// # Safety
     /// Unless null, `count` can be read and written as a CK_ULONG while this lives; unless null,
@@ -97,13 +97,13 @@ impl<T: Copy> Places<T> {
             let room = Room::NoLength;
             return Places { first, count, room };
         }
-        // SAFETY: not null, so readable by the caller's word.
+        // SAFETY: not null, so readable as the caller guarantees.
         let length = unsafe { count.read_unaligned() };
-        // SAFETY: the caller's word.
+        // SAFETY: guaranteed by the caller.
         unsafe { Places::with_room(first, length, count) }
     }
 
-    /// Of a function that takes the room as a number.
+    /// For a function that takes the room as a number of its own.
     ///
     /// # Safety
     /// Unless null, `first` can be written as `room` values of `T` while this lives, and `count` as a CK_ULONG.
@@ -117,14 +117,14 @@ impl<T: Copy> Places<T> {
         Places { first, count, room }
     }
 
-    /// How many values there is room for.
+    /// Returns how many values there is room for.
     pub fn room(self) -> Room {
         self.room
     }
 
-    /// Writes the number and the values that a reply carries. CKR_DEVICE_ERROR if they are not what was asked for;
-    /// nothing is written then. A failed call whose number is 0 leaves the application's number as it is: with such
-    /// replies, calls are refused before a module sees them.
+    /// Writes the number and the values of a reply. If they do not match the request, writes nothing and returns
+    /// CKR_DEVICE_ERROR. If the call failed and the reply's number is 0, the application's number stays as it is: such
+    /// a reply comes for a call that was refused before the module saw it.
     pub fn put(self, rv: CkRv, told: u64, values: &[T]) -> Result<(), CkRv> {
         let sent = values.len() as u64;
         let is_sound = match self.room {
@@ -137,13 +137,13 @@ impl<T: Copy> Places<T> {
         }
         let count = number(told)?;
         if !values.is_empty() {
-            // SAFETY: there is room for this many values, by the check above and the word of
-            // whoever made this; they were just received, so they lie elsewhere.
+            // SAFETY: there is room for this many values, as the check above and the creator of this guarantee. The
+            // values were just received, so they lie elsewhere.
             unsafe { copy(values, self.first) };
         }
         let is_told = rv.is_ok() || rv == CkRv::BUFFER_TOO_SMALL || told != 0;
         if is_told && !self.count.is_null() {
-            // SAFETY: not null, so writable by the word of whoever made this.
+            // SAFETY: not null, so the creator of this guaranteed that it can be written.
             unsafe { self.count.write_unaligned(count) };
         }
         result(rv)
@@ -160,24 +160,24 @@ impl Places<CK_ULONG> {
     ) -> Result<(), CkRv> {
         let has_count = rv.is_ok() || rv == CkRv::BUFFER_TOO_SMALL;
         if has_count && told > MOST_ELEMENTS {
-            return Err(CkRv::DEVICE_ERROR); // no list is that long, and applications multiply it
+            return Err(CkRv::DEVICE_ERROR); // no list is that long, and applications multiply its length
         }
         let list: Vec<CK_ULONG> = list.map(number).collect::<Result<_, _>>()?;
         self.put(rv, told, &list)
     }
 }
 
-/// Writes values behind each other, whatever the alignment.
+/// Copies values to consecutive places, of any alignment.
 ///
 /// # Safety
 /// `to` can be written as that many `T` and does not overlap `values`.
 pub(super) unsafe fn copy<T: Copy>(values: &[T], to: *mut T) {
     let (from, to) = (values.as_ptr().cast::<u8>(), to.cast::<u8>());
-    // SAFETY: as bytes, so alignment does not matter; size and distinctness are the caller's word.
+    // SAFETY: as bytes, so alignment does not matter; the caller guarantees size and distinctness.
     unsafe { to.copy_from_nonoverlapping(from, size_of_val(values)) };
 }
 
-/// A byte string for the module. One that no record can carry is answered `too_long`, unread.
+/// Returns a byte string for the module. If it is too long for a record, returns `too_long` and does not read it.
 ///
 /// # Safety
 /// Unless null, `first` can be read as that many bytes, unchanged, for as long as `'a`.
@@ -190,22 +190,22 @@ pub(super) unsafe fn input<'a>(
         let length = wide(length);
         return Ok(Input::Null { length });
     }
-    // SAFETY: the caller's word, and not null.
+    // SAFETY: guaranteed by the caller, and not null.
     unsafe { bytes(first, length, too_long) }.map(Input::Bytes)
 }
 
-/// The `SIZE` bytes of a text field.
+/// Returns the `SIZE` bytes of a text field.
 ///
 /// # Safety
 /// As [`input`].
 pub(super) unsafe fn field<'a, const SIZE: usize>(
     first: *const CK_BYTE,
 ) -> Result<Input<'a>, CkRv> {
-    // SAFETY: the caller's word.
+    // SAFETY: guaranteed by the caller.
     unsafe { input(first, SIZE as CK_ULONG, CkRv::ARGUMENTS_BAD) }
 }
 
-/// The bytes of the name of a function, without the zero that ends it.
+/// Returns the bytes of a function's name, without the terminating zero.
 ///
 /// # Safety
 /// Unless null, `first` can be read, unchanged for as long as `'a`, up to a zero.
@@ -214,21 +214,21 @@ pub(super) unsafe fn name<'a>(first: *const CK_UTF8CHAR) -> Result<Input<'a>, Ck
         return Ok(Input::NULL);
     }
     let is_end = |index: &usize| {
-        // SAFETY: no byte before this one was the zero, so it can be read by the caller's word.
+        // SAFETY: no byte before this one was the zero, so it can be read as the caller guarantees.
         unsafe { first.wrapping_add(*index).read() == 0 }
     };
     let length = (0..LONGEST_NAME).find(is_end);
     let length = length.ok_or(CkRv::ARGUMENTS_BAD)?;
-    // SAFETY: these bytes were just read, and stay unchanged by the caller's word.
+    // SAFETY: these bytes were just read, and stay unchanged as the caller guarantees.
     Ok(Input::Bytes(unsafe {
         slice::from_raw_parts(first, length)
     }))
 }
 
-/// No function's name has more bytes.
+/// The upper bound on the length of a function's name, in bytes.
 const LONGEST_NAME: usize = 64;
 
-/// A byte string; `too_long` if no record can carry it.
+/// Returns a byte string; `too_long` if no record can carry it.
 ///
 /// # Safety
 /// `first` is not null, and can be read as that many bytes, unchanged, for as long as `'a`.
@@ -236,16 +236,16 @@ unsafe fn bytes<'a>(first: *const u8, length: CK_ULONG, too_long: CkRv) -> Resul
     let length = usize::try_from(length).ok();
     let length = length.filter(|length| *length as u64 <= LONGEST_BYTES);
     let length = length.ok_or(too_long)?;
-    // SAFETY: not null, not longer than an object can be, and readable by the caller's word.
+    // SAFETY: not null, not longer than an object can be, and readable as the caller guarantees.
     Ok(unsafe { slice::from_raw_parts(first, length) })
 }
 
-/// A copy of the application's bytes. CKR_HOST_MEMORY if there is not enough memory for it.
+/// Returns a copy of the application's bytes. CKR_HOST_MEMORY if there is not enough memory for it.
 ///
 /// # Safety
 /// As [`bytes`].
 unsafe fn copied(first: *const c_void, length: CK_ULONG) -> Result<Vec<u8>, CkRv> {
-    // SAFETY: the caller's word.
+    // SAFETY: guaranteed by the caller.
     let from = unsafe { bytes(first.cast(), length, CkRv::HOST_MEMORY) }?;
     let mut copy = Vec::new();
     copy.try_reserve_exact(from.len())

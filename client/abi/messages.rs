@@ -2,7 +2,7 @@
 //! v3.0, sections 5.9, 5.11, 5.14 and 5.16.
 //!
 //! The structure of a message's parameter depends on the mechanism that the operation began with. The library remembers
-//! it for each session and sends it with each message.
+//! that mechanism for each session and sends it with each message.
 
 use std::ffi::c_void;
 
@@ -17,8 +17,7 @@ use super::{enter, object_handle, put_bytes, session_handle};
 use crate::library::TOO_LONG;
 use crate::remote::{ask, result};
 
-/// The arguments of a function of messages: its session and the parameter of the message in front, and what is made of
-/// the others.
+/// Defines message functions from their arguments after the session and the parameter, and the values made of these.
 macro_rules! of_message {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> {$($made:expr),*};)*) => {$(
         $(#[$doc])*
@@ -45,7 +44,7 @@ macro_rules! of_message {
     )*};
 }
 
-/// The same for functions that return bytes as well.
+/// Defines message functions that also return bytes.
 macro_rules! of_message_to_bytes {
     ($($(#[$doc:meta])* $name:ident(
         $($argument:ident: $type:ty),*; output $(, $last:ident: $last_type:ty)?
@@ -81,7 +80,7 @@ macro_rules! of_message_to_bytes {
     )*};
 }
 
-/// A byte string among the arguments.
+/// Reads a byte string from two arguments.
 macro_rules! bytes {
     ($first:ident, $length:ident) => {{
         // SAFETY: the contract of this module.

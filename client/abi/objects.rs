@@ -10,14 +10,14 @@ use crate::remote::{ask, result};
 use crate::structures::number;
 
 information! {
-    /// The size of an object.
+    /// Returns the size of an object.
     C_GetObjectSize(
         session: CK_SESSION_HANDLE => session_handle(session),
         object: CK_OBJECT_HANDLE => object_handle(object)
     ) -> CK_ULONG = |answer: &xdr::SizeResult| number(answer.size.0);
 }
 
-/// Makes an object.
+/// Creates an object.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_CreateObject(
     session: CK_SESSION_HANDLE,
@@ -40,7 +40,7 @@ pub unsafe extern "C" fn C_CreateObject(
     })
 }
 
-/// Copies an object, with changes.
+/// Copies an object; the template can change attributes of the copy.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_CopyObject(
     session: CK_SESSION_HANDLE,
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn C_FindObjectsInit(
     })
 }
 
-/// Goes on with a search.
+/// Returns the next objects of a search.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_FindObjects(
     session: CK_SESSION_HANDLE,

@@ -92,18 +92,18 @@ taking_bytes! {
     C_VerifyFinal;
     /// Verifies the signature that the operation began with.
     C_VerifySignature;
-    /// Verifies a part, by the signature that the operation began with.
+    /// Verifies a part, for the signature that the operation began with.
     C_VerifySignatureUpdate;
     /// Adds to the token's randomness.
     C_SeedRandom;
 }
 
 of_session! {
-    /// Verifies the signature that the operation began with, of all parts.
+    /// Verifies, after all parts, the signature that the operation began with.
     C_VerifySignatureFinal;
 }
 
-/// Begins to verify, with the signature.
+/// Begins to verify a signature, which is given here instead of at the end.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_VerifySignatureInit(
     session: CK_SESSION_HANDLE,
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn C_DigestKey(session: CK_SESSION_HANDLE, key: CK_OBJECT_
     })
 }
 
-/// Verifies.
+/// Verifies the signature of data.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Verify(
     session: CK_SESSION_HANDLE,
@@ -181,7 +181,7 @@ pub unsafe extern "C" fn C_GenerateRandom(
         if bytes.len() as u64 != if is_written { size } else { 0 } {
             return Err(CkRv::DEVICE_ERROR);
         }
-        // SAFETY: exactly as many bytes as there is room for by the contract; none at NULL.
+        // SAFETY: there is room for exactly this many bytes, by the contract; there are none if `random` is NULL.
         unsafe { memory::copy(&bytes, random) };
         Ok(())
     })

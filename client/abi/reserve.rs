@@ -1,35 +1,35 @@
 //! Keeps a reserve of memory, so that calls can still return CKR_HOST_MEMORY when the system has none.
 //!
 //! Rust aborts the process when a small allocation fails, and the process is the application's. So the library's
-//! allocations go to the system's allocator and, where that fails, to a reserve in the library's static data. Calls
-//! that have begun are completed with it. From then on [`is_low`] makes new calls fail at once, until the system has
-//! memory again. Allocations whose size depends on the application's data or on a reply do not use the reserve: they
-//! can fail by themselves. Only atomics are used, because a forked child must not inherit a lock.
+//! allocations go to the system's allocator and, if that fails, to a reserve in the library's static data. Calls in
+//! progress are completed with it. From then on [`is_low`] makes new calls fail at once, until the system has memory
+//! again. Allocations whose size depends on the application's data or on a reply do not use the reserve: their failure
+//! is handled where they are made. Only atomics are used, because a forked child must not inherit a lock.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The size of the reserve, in bytes: many calls at the same time, or C_Initialize several times over.
+/// The size of the reserve, in bytes: enough for many calls at the same time, or for several C_Initialize.
 const SIZE: usize = 512 << 10;
 
-/// The largest piece of it, in bytes: what the half of a TLS connection receives into.
+/// The largest piece of it, in bytes: the receive buffer of a TLS connection.
 const LARGEST: usize = 64 << 10;
 
 #[repr(C, align(64))]
 struct Space(UnsafeCell<[u8; SIZE]>);
 
-// SAFETY: `Reserve` hands each byte out to one owner at a time, and touches none itself.
+// SAFETY: `Reserve` gives each byte to one owner at a time, and accesses none itself.
 unsafe impl Sync for Space {}
 
 static SPACE: Space = Space(UnsafeCell::new([0; SIZE]));
 
-/// How many pieces are in use, in the upper half; where the rest begins, in the lower. The rest is everything again
-/// when no piece is in use.
+/// The number of pieces in use (upper half), and the offset at which the free part begins (lower half). When no piece
+/// is in use, the whole reserve is free again.
 static IN_USE: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the reserve was needed, and nothing has shown since that there is memory.
+/// Whether the reserve was used, and the system has not had enough memory since.
 static IS_LOW: AtomicBool = AtomicBool::new(false);
 
 /// The allocator of this library.
@@ -38,12 +38,12 @@ struct Reserve;
 #[global_allocator]
 static ALLOCATOR: Reserve = Reserve;
 
-/// Whether there is so little memory that no call should begin.
+/// Returns whether there is so little memory that no call should begin.
 pub(super) fn is_low() -> bool {
     IS_LOW.load(Ordering::Relaxed) && !has_recovered()
 }
 
-/// Tries whether the system has as much as the reserve.
+/// Checks whether the system can allocate as much as the size of the reserve.
 #[cold]
 fn has_recovered() -> bool {
     let Ok(layout) = Layout::from_size_align(SIZE, 1) else {
@@ -69,7 +69,7 @@ fn is_from_reserve(piece: *mut u8) -> bool {
     (first..first + SIZE).contains(&piece.addr())
 }
 
-/// A piece of the reserve; null if there is not enough.
+/// Allocates a piece of the reserve; null if too little is left.
 #[cold]
 fn take(layout: Layout) -> *mut u8 {
     IS_LOW.store(true, Ordering::Relaxed);
@@ -111,8 +111,8 @@ fn give_back() {
     }
 }
 
-// SAFETY: a piece is either the system allocator's, which keeps this contract, or part of the reserve, aligned, within
-// its bounds, and nobody else's until it is given back. Nothing unwinds.
+// SAFETY: a piece is either the system allocator's, which keeps this contract, or part of the reserve: aligned, within
+// its bounds, and owned by nobody else until it is given back. Nothing unwinds.
 unsafe impl GlobalAlloc for Reserve {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the contract.
@@ -153,12 +153,12 @@ unsafe impl GlobalAlloc for Reserve {
         let Ok(larger) = Layout::from_size_align(size, layout.align()) else {
             return ptr::null_mut();
         };
-        // SAFETY: the caller says that the size is not zero.
+        // SAFETY: the caller guarantees that the size is not zero.
         let moved = unsafe { self.alloc(larger) };
         if !moved.is_null() {
-            // SAFETY: both have as many bytes, and one is new.
+            // SAFETY: both pieces have at least as many bytes, and one is new, so they do not overlap.
             unsafe { ptr::copy_nonoverlapping(piece, moved, layout.size().min(size)) };
-            // SAFETY: the caller gives it up.
+            // SAFETY: the caller gives this piece up.
             unsafe { self.dealloc(piece, layout) };
         }
         moved
@@ -169,7 +169,7 @@ unsafe impl GlobalAlloc for Reserve {
 mod tests {
     use super::*;
 
-    /// The reserve is one to the process: one test.
+    /// One test only, because the process has only one reserve.
     #[test]
     fn pieces_are_apart_aligned_and_all_there_again() {
         let layout = |size, align| Layout::from_size_align(size, align).unwrap();

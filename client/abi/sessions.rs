@@ -17,17 +17,17 @@ use crate::remote::{ask, result};
 use crate::structures;
 
 information! {
-    /// About a session.
+    /// Describes a session.
     C_GetSessionInfo(session: CK_SESSION_HANDLE => session_handle(session)) -> CK_SESSION_INFO
         = |answer: &xdr::SessionInfoResult| structures::session_info(&answer.info);
-    /// Which validations hold for what was done in a session.
+    /// Returns which validations apply to the operations of a session.
     C_GetSessionValidationFlags(
         session: CK_SESSION_HANDLE => session_handle(session),
         kind: CK_SESSION_VALIDATION_FLAGS_TYPE => Ulong(wide(kind))
     ) -> CK_FLAGS = |answer: &xdr::FlagsResult| structures::number(answer.flags.0);
 }
 
-/// Opens a session. The callback is called with `application`, in a thread that has a call in progress.
+/// Opens a session. The callback gets `application`, and runs in a thread that has a call in progress.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_OpenSession(
     slot: CK_SLOT_ID,
@@ -47,11 +47,11 @@ pub unsafe extern "C" fn C_OpenSession(
     })
 }
 
-/// What the application passes to its callback. It is never looked at here.
+/// The pointer that the application's callback gets. This library never follows it.
 struct Application(CK_VOID_PTR);
 
-// SAFETY: this library does nothing with the pointer but hand it back, in whichever thread a notification comes;
-// PKCS#11 (v2.20, section 11.17) asks the application to expect that.
+// SAFETY: this library only passes the pointer back, in whichever thread a notification arrives; PKCS#11 (v2.20,
+// section 11.17) asks the application to expect that.
 unsafe impl Send for Application {}
 
 // SAFETY: as above.
@@ -62,7 +62,7 @@ fn callback(notify: CK_NOTIFY, application: CK_VOID_PTR) -> Option<Callback> {
     let application = Application(application);
     Some(Arc::new(move |session, event| {
         let Application(application) = &application;
-        // SAFETY: the application passed the function to be called like this, for as long as its session lives.
+        // SAFETY: the application passed this function to be called like this, for as long as its session lives.
         let rv = unsafe { notify(narrow(session.0), narrow(event), *application) };
         CkRv(wide(rv))
     }))
@@ -74,13 +74,13 @@ pub unsafe extern "C" fn C_CloseSession(session: CK_SESSION_HANDLE) -> CK_RV {
     enter(|library| library.only(Call::C_CloseSession(session_handle(session))))
 }
 
-/// Closes the sessions with a token.
+/// Closes all sessions with a token.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_CloseAllSessions(slot: CK_SLOT_ID) -> CK_RV {
     enter(|library| library.only(Call::C_CloseAllSessions(slot_id(slot))))
 }
 
-/// Logs in. A null PIN asks for the token's own way of entry.
+/// Logs in. With a null PIN, the token asks for the PIN itself (protected authentication path).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Login(
     session: CK_SESSION_HANDLE,
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn C_Login(
     })
 }
 
-/// Logs in a user by name. A null PIN asks for the token's own way of entry.
+/// Logs in a user by name. With a null PIN, the token asks for the PIN itself (protected authentication path).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_LoginUser(
     session: CK_SESSION_HANDLE,
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn C_LoginUser(
     })
 }
 
-/// Ends operations of a session.
+/// Cancels operations of a session.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_SessionCancel(session: CK_SESSION_HANDLE, flags: CK_FLAGS) -> CK_RV {
     enter(|library| {
@@ -128,18 +128,18 @@ pub unsafe extern "C" fn C_SessionCancel(session: CK_SESSION_HANDLE, flags: CK_F
 of_session! {
     /// Logs out.
     C_Logout;
-    /// Obsolete; the module answers.
+    /// Obsolete; the module answers it.
     C_GetFunctionStatus;
-    /// Obsolete; the module answers.
+    /// Obsolete; the module answers it.
     C_CancelFunction;
 }
 
 to_bytes! {
-    /// Reads out the session's operation.
+    /// Saves the state of the session's operation.
     C_GetOperationState;
 }
 
-/// Puts back an operation read out earlier.
+/// Restores the state of an operation that was saved earlier.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_SetOperationState(
     session: CK_SESSION_HANDLE,

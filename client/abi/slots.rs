@@ -13,17 +13,17 @@ use super::{enter, session_handle, slot_id};
 use crate::remote::{ask, result};
 use crate::structures;
 
-/// Bytes of a token's label.
+/// The size of a token's label, in bytes.
 const LABEL_SIZE: usize = 32;
 
 information! {
-    /// About a slot.
+    /// Describes a slot.
     C_GetSlotInfo(slot: CK_SLOT_ID => slot_id(slot)) -> CK_SLOT_INFO
         = |answer: &xdr::SlotInfoResult| structures::slot_info(&answer.info);
-    /// About a token.
+    /// Describes a token.
     C_GetTokenInfo(slot: CK_SLOT_ID => slot_id(slot)) -> CK_TOKEN_INFO
         = |answer: &xdr::TokenInfoResult| structures::token_info(&answer.info);
-    /// About a mechanism.
+    /// Describes a mechanism.
     C_GetMechanismInfo(
         slot: CK_SLOT_ID => slot_id(slot),
         mechanism: CK_MECHANISM_TYPE => MechanismType(wide(mechanism))
@@ -64,7 +64,7 @@ pub unsafe extern "C" fn C_GetMechanismList(
     })
 }
 
-/// Initialises a token. A null PIN asks for the token's own way of entry.
+/// Initialises a token. With a null PIN, the token asks for the PIN itself (protected authentication path).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_InitToken(
     slot: CK_SLOT_ID,
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn C_InitToken(
     })
 }
 
-/// Sets the user's first PIN.
+/// Sets the normal user's PIN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_InitPIN(
     session: CK_SESSION_HANDLE,
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn C_WaitForSlotEvent(
 ) -> CK_RV {
     enter(|library| {
         if !reserved.is_null() {
-            // A pointer for which PKCS#11 has no meaning cannot be told to the module.
+            // A non-null pReserved cannot be sent to the module, because PKCS#11 does not say what it points to.
             return Err(CkRv::ARGUMENTS_BAD);
         }
         // SAFETY: the contract of this module.

@@ -1,9 +1,9 @@
-//! Closes the connection when the library is unloaded, and frees what the library does not share.
+//! Closes the connection when the library is unloaded, and frees the memory that only this library uses.
 //!
-//! An application may unload the library without C_Finalize. At `dlclose` it is then left without a descriptor, an
-//! OpenSSL object or a library context of this library. With TLS, one table of the crate `openssl` stays (116 bytes),
-//! which nothing outside of that crate can free. At exit nothing is freed: the kernel frees everything, and OpenSSL may
-//! already be gone.
+//! An application may unload the library without C_Finalize. After `dlclose`, no descriptor, OpenSSL object or library
+//! context of this library is left. With TLS, one table of the crate `openssl` stays (116 bytes), which nothing outside
+//! of that crate can free. At exit nothing is freed: the kernel frees everything, and OpenSSL may already have cleaned
+//! up.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -13,20 +13,20 @@ use crate::logging::OUTPUT;
 use crate::socket::resolver::THREADS;
 use crate::{INSTANCE, IS_UNLOADED};
 
-/// Whether the process ends: as long as this is not [`RUNNING`], it may.
+/// Whether the process is exiting. Only [`RUNNING`] says that it is not.
 static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
 const RUNNING: u8 = 1;
 const EXITING: u8 = 2;
 
-/// At exit this runs before [`at_unload`], at `dlclose` after it: the linker puts what runs such functions first into
-/// .fini_array, which is run from its end.
+/// Runs before [`at_unload`] at exit, but after it at `dlclose`: the linker puts the function that runs the atexit
+/// handlers of this object first into .fini_array, and .fini_array is run from its end.
 #[cfg(target_os = "linux")]
 extern "C" fn at_exit() {
     STATE.store(EXITING, Ordering::Relaxed);
 }
 
-/// To be called before there is anything to be freed: tells exit from `dlclose` from then on.
+/// Makes exit and `dlclose` distinguishable from now on. Must be called before there is anything to be freed.
 pub(super) fn watch_exit() {
     let (order, state) = (Ordering::Relaxed, &STATE);
     #[cfg(target_os = "linux")]
@@ -35,7 +35,8 @@ pub(super) fn watch_exit() {
             .compare_exchange(UNKNOWN, RUNNING, order, order)
             .is_ok()
     {
-        // SAFETY: the function is of this object, for which glibc registers it; `dlclose` runs and forgets it.
+        // SAFETY: the function belongs to this object, and glibc registers it for this object: `dlclose` runs and
+        // forgets it.
         if unsafe { libc::atexit(at_exit) } != 0 {
             state.store(EXITING, order);
         }
@@ -54,7 +55,7 @@ extern "C" fn at_unload() {
     }
     if is_unloaded {
         openssl_context::free();
-        // SAFETY: a thread that used it would run code that is unmapped after this.
+        // SAFETY: the code is unmapped after this, so no thread can still be using it.
         unsafe { OUTPUT.free() };
         // SAFETY: the same.
         unsafe { INSTANCE.free() };
@@ -63,8 +64,8 @@ extern "C" fn at_unload() {
     }
 }
 
-// SAFETY: the dynamic linker calls each pointer in .fini_array as a function without arguments,
-// which `at_unload` is; what it is passed beyond that is ignored.
+// SAFETY: the dynamic linker calls each pointer in .fini_array as a function without arguments, which `at_unload` is.
+// It ignores the arguments that the linker passes beyond that.
 #[cfg(target_os = "linux")]
 #[used]
 #[unsafe(link_section = ".fini_array")]

@@ -1,7 +1,6 @@
-//! Reads mechanisms with their parameters from the application's memory, and writes into them what the module wrote.
+//! Reads mechanisms with their parameters from the application's memory, and writes the module's output into them.
 //!
-//! `xdr` knows the structures: it says what is to be read, and where a module writes. This file only accesses the
-//! memory.
+//! `xdr` knows the structures: it says what to read, and where a module writes. This file only accesses the memory.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -15,13 +14,13 @@ use super::{copied, copy};
 use crate::library::{Library, NO_MECHANISM};
 use crate::mechanism::{is_parameterless, log_refused};
 
-/// The memory of the application, for the length of one call.
+/// Access to the application's memory, for the length of one call.
 struct Application(());
 
 impl Application {
     /// # Safety
-    /// While this lives, what is read of it is what pointers of the application refer to, and can be read as far as
-    /// the structures that hold the pointers say.
+    /// While this lives, only memory is read to which pointers of the application refer. That memory can be read as far
+    /// as the structures that contain the pointers say.
     unsafe fn new() -> Application {
         Application(())
     }
@@ -30,37 +29,38 @@ impl Application {
 impl Memory for Application {
     fn read(&self, address: usize, length: usize) -> Result<Vec<u8>, CkRv> {
         let first: *const c_void = ptr::with_exposed_provenance(address);
-        // SAFETY: `address` is not null, and whoever made this has vouched for the rest.
+        // SAFETY: `address` is not null; the creator of this value guaranteed the rest.
         unsafe { copied(first, length as CK_ULONG) }
     }
 }
 
-/// Where a module writes into the parameter of a mechanism.
+/// The places in a mechanism's parameter where a module writes.
 pub(in crate::abi) struct ParameterPlaces(Vec<OutputPlace>);
 
 impl ParameterPlaces {
     const NONE: ParameterPlaces = ParameterPlaces(Vec::new());
 
-    /// Writes what the module wrote. CKR_DEVICE_ERROR if it does not fit the parameter; nothing is written then.
+    /// Writes the module's output. If it does not fit the parameter, writes nothing and returns CKR_DEVICE_ERROR.
     pub fn put(&self, written: &Written) -> Result<(), CkRv> {
-        // SAFETY: whoever found the places has vouched for them.
+        // SAFETY: the places were found in memory that the caller guaranteed.
         let memory = unsafe { Application::new() };
         let changes = written.changes(&self.0, &memory);
         for Change { address, bytes } in changes.map_err(|_| CkRv::DEVICE_ERROR)? {
             let place: *mut u8 = ptr::with_exposed_provenance_mut(address);
-            // SAFETY: one of the places that were found in the application's parameter, and no longer than that; the
-            // application says by its parameter that it can be written.
+            // SAFETY: this is one of the places that were found in the application's parameter, and no longer than
+            // that. By its parameter the application says that the place can be written.
             unsafe { copy(&bytes, place) };
         }
         Ok(())
     }
 }
 
-/// A mechanism with its parameter for a call of `function`, and where the module writes into it. `None` if it is NULL.
+/// Reads a mechanism with its parameter for a call of `function`. Returns it, or `None` if it is NULL, and the places
+/// where the module writes into it.
 ///
 /// # Safety
-/// Unless null, `mechanism` can be read as a CK_MECHANISM until the places are written, its parameter as it says, and
-/// what pointers in the parameter refer to can be read and written as PKCS#11 says.
+/// Unless null, `mechanism` can be read as a CK_MECHANISM until the places are written, and its parameter with the
+/// length it states. Memory to which pointers in the parameter refer can be read and written as PKCS#11 says.
 pub(in crate::abi) unsafe fn mechanism(
     mechanism: *const CK_MECHANISM,
     function: Function,
@@ -68,12 +68,12 @@ pub(in crate::abi) unsafe fn mechanism(
     if mechanism.is_null() {
         return Ok((None, ParameterPlaces::NONE));
     }
-    // SAFETY: not null, so readable by the caller's word.
+    // SAFETY: not null, so readable as the caller guarantees.
     let mechanism = unsafe { mechanism.read_unaligned() };
     let mechanism_type = MechanismType(wide(mechanism.mechanism));
     let parameter = mechanism.pParameter.cast_const();
     if is_parameterless(mechanism_type) {
-        // Some applications pass garbage there: a pointer that nobody has followed yet, or to secrets.
+        // Some applications pass garbage there: a pointer that was never followed so far, or one to secrets.
         let length = match parameter.is_null() {
             true => Err(wide(mechanism.ulParameterLen)),
             false => Ok(wide(mechanism.ulParameterLen)),
@@ -81,7 +81,7 @@ pub(in crate::abi) unsafe fn mechanism(
         let mechanism = Mechanism::unseen(mechanism_type, length);
         return Ok((Some(mechanism), ParameterPlaces::NONE));
     }
-    // SAFETY: the caller's word.
+    // SAFETY: guaranteed by the caller.
     let read = unsafe {
         read(
             mechanism_type,
@@ -93,8 +93,8 @@ pub(in crate::abi) unsafe fn mechanism(
     read.map(|(mechanism, places)| (Some(mechanism), places))
 }
 
-/// The parameter of one message in this session. Its structure is that of the mechanism that C_Message*Init was called
-/// with; without one it is not looked at.
+/// Reads the parameter of a message. Its structure depends on the mechanism that was passed to C_Message*Init in this
+/// session. If C_Message*Init was not called, the parameter is not read.
 ///
 /// # Safety
 /// As [`mechanism`] for its parameter.
@@ -109,11 +109,11 @@ pub(in crate::abi) unsafe fn message_parameter(
     if mechanism_type == NO_MECHANISM {
         return Ok((Mechanism::bare(mechanism_type), ParameterPlaces::NONE));
     }
-    // SAFETY: the caller's word.
+    // SAFETY: guaranteed by the caller.
     unsafe { read(mechanism_type, parameter, length, function) }
 }
 
-/// Reads a parameter. Logs why it is refused.
+/// Reads a parameter. If it is refused, logs why.
 ///
 /// # Safety
 /// As [`mechanism`] for its parameter.
@@ -123,7 +123,7 @@ unsafe fn read(
     length: CK_ULONG,
     function: Function,
 ) -> Result<(Mechanism, ParameterPlaces), CkRv> {
-    // SAFETY: the caller's word.
+    // SAFETY: guaranteed by the caller.
     let memory = unsafe { Application::new() };
     let address = parameter.expose_provenance();
     let usage = function.parameter_use();

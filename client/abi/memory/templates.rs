@@ -14,14 +14,14 @@ use xdr::{
 use super::{copied, copy};
 use crate::structures::number;
 
-/// Bytes of a CK_ATTRIBUTE.
+/// The size of a CK_ATTRIBUTE, in bytes.
 const ATTRIBUTE_SIZE: u64 = size_of::<CK_ATTRIBUTE>() as u64;
 
-/// What may still be read of a template.
+/// Limits for reading one template.
 struct Bounds {
-    /// Attributes, at all depths together: no template has more.
+    /// How many more attributes may be read, at all depths together.
     left: u64,
-    /// Arrays in arrays.
+    /// The present depth of nesting.
     depth: u32,
 }
 
@@ -33,7 +33,7 @@ impl Bounds {
         }
     }
 
-    /// Reads an array of CK_ATTRIBUTE structures, one level deeper, with what `each` makes of each of them.
+    /// Reads an array of CK_ATTRIBUTE structures, one level deeper, and converts each with `each`.
     ///
     /// # Safety
     /// `first` is not null and can be read as that many CK_ATTRIBUTE.
@@ -51,7 +51,7 @@ impl Bounds {
         self.depth += 1;
         let attributes = (0..count).map(|index| {
             let attribute = first.wrapping_add(index);
-            // SAFETY: one of the `count` attributes that can be read by the caller's word.
+            // SAFETY: one of the `count` attributes that can be read as the caller guarantees.
             let attribute = unsafe { attribute.read_unaligned() };
             each(self, attribute)
         });
@@ -65,16 +65,17 @@ fn attribute_type(attribute: &CK_ATTRIBUTE) -> AttributeType {
     AttributeType(wide(attribute.type_))
 }
 
-/// Whether there is room for a value. Any length beside an address is room, as for modules, so that CKR_OK always
+/// Returns whether there is room for a value. As for modules, any length with an address is room, so that CKR_OK always
 /// comes with the value.
 fn has_room(attribute: &CK_ATTRIBUTE) -> bool {
     !attribute.pValue.is_null()
 }
 
 /// A template whose values go to the module; `None` if it is NULL.
-///
+/// Reads a template whose values go to the module; `None` if it is NULL.
 /// # Safety
-/// Unless null, `first` can be read as that many CK_ATTRIBUTE, and each value as it says.
+/// Unless null, `first` can be read as that many CK_ATTRIBUTE, and each value with the length that its attribute
+/// states.
 pub(in crate::abi) unsafe fn template(
     first: *const CK_ATTRIBUTE,
     count: CK_ULONG,
@@ -85,7 +86,7 @@ pub(in crate::abi) unsafe fn template(
             _ => Err(CkRv::ARGUMENTS_BAD),
         };
     }
-    // SAFETY: not null, and the caller's word.
+    // SAFETY: not null, and guaranteed by the caller.
     unsafe { values(&mut Bounds::new(), first, wide(count)) }.map(Some)
 }
 
@@ -105,16 +106,17 @@ unsafe fn values(
                 return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
             }
             let nested = attribute.pValue.cast_const().cast();
-            // SAFETY: not null, and the caller's word on the value.
+            // SAFETY: not null, and the caller guarantees the value.
             Value::Template(unsafe { values(bounds, nested, length / ATTRIBUTE_SIZE) }?)
         } else if length <= LONGEST_BYTES {
-            // SAFETY: not null, and the caller's word on the value.
+            // SAFETY: not null, and the caller guarantees the value.
             Value::Bytes(unsafe { copied(attribute.pValue, attribute.ulValueLen) }?)
         } else if is_number(attribute_type(&attribute)) || is_boolean(attribute_type(&attribute)) {
-            // As wrong without bytes: the module answers, which may have more to say about the template.
+            // Sent without its bytes, which is just as wrong: so the module answers, and may find other errors in the
+            // template.
             Value::Bytes(Vec::new())
         } else {
-            // There is no such value.
+            // No attribute has such a long value.
             return Err(CkRv::ATTRIBUTE_VALUE_INVALID);
         };
         Ok(Attribute {
@@ -122,12 +124,11 @@ unsafe fn values(
             value,
         })
     };
-    // SAFETY: the caller's word.
+    // SAFETY: guaranteed by the caller.
     unsafe { bounds.read(first, count, each) }.map(Template)
 }
 
-/// The template of C_GetAttributeValue: it says which attributes are wanted and receives their
-/// values.
+/// The template of C_GetAttributeValue: it says which attributes are wanted and receives their values.
 pub(in crate::abi) struct WantedAttributes {
     first: *mut CK_ATTRIBUTE,
     given: Vec<Given>,
@@ -135,17 +136,17 @@ pub(in crate::abi) struct WantedAttributes {
 
 struct Given {
     attribute: CK_ATTRIBUTE,
-    /// The array that is its value.
+    /// The array that is its value, if it is an array.
     nested: Option<WantedAttributes>,
 }
 
 impl WantedAttributes {
-    /// Reads what is wanted; `None` if the template is NULL.
+    /// Reads a template of wanted attributes; `None` if it is NULL.
     ///
     /// # Safety
-    /// Unless null, `first` can be read and written as that many CK_ATTRIBUTE while this lives, and
-    /// each value that is not null can be written as the attribute says; one that is an array of CK_ATTRIBUTE can be
-    /// read and written likewise.
+    /// Unless null, `first` can be read and written as that many CK_ATTRIBUTE while this lives. Each value that is not
+    /// null can be written with the length that its attribute states; one that is an array of CK_ATTRIBUTE can be read
+    /// and written likewise.
     pub unsafe fn new(first: *mut CK_ATTRIBUTE, count: CK_ULONG) -> Result<Option<Self>, CkRv> {
         if first.is_null() {
             return match count {
@@ -153,7 +154,7 @@ impl WantedAttributes {
                 _ => Err(CkRv::ARGUMENTS_BAD),
             };
         }
-        // SAFETY: not null, and the caller's word.
+        // SAFETY: not null, and guaranteed by the caller.
         unsafe { WantedAttributes::read(&mut Bounds::new(), first, wide(count)) }.map(Some)
     }
 
@@ -168,18 +169,18 @@ impl WantedAttributes {
             let is_array = has_room(&attribute) && is_nested(attribute_type(&attribute));
             let nested = is_array.then(|| {
                 let count = wide(attribute.ulValueLen) / ATTRIBUTE_SIZE;
-                // SAFETY: not null, and the caller's word on the value.
+                // SAFETY: not null, and the caller guarantees the value.
                 unsafe { WantedAttributes::read(bounds, attribute.pValue.cast(), count) }
             });
             let nested = nested.transpose()?;
             Ok(Given { attribute, nested })
         };
-        // SAFETY: the caller's word.
+        // SAFETY: guaranteed by the caller.
         let given = unsafe { bounds.read(first, count, each) }?;
         Ok(WantedAttributes { first, given })
     }
 
-    /// What is wanted.
+    /// Returns the request for the wanted attributes.
     pub fn query(&self) -> Query {
         let wanted = |given: &Given| Wanted {
             attribute_type: attribute_type(&given.attribute),
@@ -195,12 +196,12 @@ impl WantedAttributes {
         Query(self.given.iter().map(wanted).collect())
     }
 
-    /// Writes what was found, in the order of what was wanted. CKR_DEVICE_ERROR if the answers are not to what was
-    /// asked; nothing is written then.
+    /// Writes the answers, which are in the order of the template. If they do not match the template, writes nothing
+    /// and returns CKR_DEVICE_ERROR.
     pub fn put(&self, rv: CkRv, answers: &Answers) -> Result<(), CkRv> {
         let mut rv = rv;
         if answers.0.is_empty() && !rv.is_ok() {
-            return Err(rv); // refused before a module saw it
+            return Err(rv); // refused before the module saw it
         }
         if self.given.len() != answers.0.len() {
             return Err(CkRv::DEVICE_ERROR);
@@ -218,13 +219,13 @@ impl WantedAttributes {
                 .iter()
                 .any(|answer| answer.found == Found::Unavailable)
         {
-            // The application would take the -1 for a length.
+            // The application would take CK_UNAVAILABLE_INFORMATION (-1) for a length.
             rv = CkRv::ATTRIBUTE_TYPE_INVALID;
         }
         crate::remote::result(rv)
     }
 
-    /// Writes checked answers.
+    /// Writes answers that were checked.
     fn write(&self, answers: &[Answer]) {
         for (index, (given, answer)) in self.given.iter().zip(answers).enumerate() {
             let length = match &answer.found {
@@ -233,8 +234,8 @@ impl WantedAttributes {
                 Found::Length(length) => narrow(*length),
                 Found::TemplateLength(count) => narrow(count.saturating_mul(ATTRIBUTE_SIZE)),
                 Found::Bytes(value) => {
-                    // SAFETY: `check` has seen that there is room for this many bytes by the word of whoever made
-                    // this; the value was just received, so it lies elsewhere.
+                    // SAFETY: `check` has seen that the value fits into the room that the creator of this guaranteed.
+                    // The value was just received, so it lies elsewhere.
                     unsafe { copy(value, given.attribute.pValue.cast()) };
                     narrow(value.len() as u64)
                 }
@@ -246,21 +247,22 @@ impl WantedAttributes {
                 }
             };
             let changed = CK_ATTRIBUTE {
-                // In an array the module says which attributes there are; elsewhere it is what was asked for.
+                // In an array, the module says which attributes there are; elsewhere this is the type that was asked
+                // for.
                 type_: narrow(answer.attribute_type.0),
                 ulValueLen: length,
                 ..given.attribute
             };
             let place = self.first.wrapping_add(index);
-            // SAFETY: one of the attributes that were read, and can be written by the word of
-            // whoever made this.
+            // SAFETY: this is one of the attributes that were read; the creator of this guaranteed that they can be
+            // written.
             unsafe { place.write_unaligned(changed) };
         }
     }
 }
 
 impl Given {
-    /// Whether an answer is one to this question, beside this CK_RV.
+    /// Checks whether an answer, with this CK_RV, matches the request.
     fn check(&self, rv: CkRv, found: &Found) -> Result<(), CkRv> {
         let room = match &self.nested {
             None if has_room(&self.attribute) => Some(wide(self.attribute.ulValueLen)),
@@ -269,7 +271,7 @@ impl Given {
         let has_room = room.is_some() || self.nested.is_some();
         let is_sound = match found {
             Found::Untouched | Found::Unavailable => true,
-            // With CKR_OK, what has room is written.
+            // With CKR_OK, a value that has room must have been sent.
             Found::Length(length) | Found::TemplateLength(length) if rv.is_ok() && *length != 0 => {
                 !has_room && *length <= LONGEST_BYTES
             }
