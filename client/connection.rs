@@ -1,16 +1,16 @@
 //! Makes calls to the daemon over one connection: several at a time, each within its deadline.
 //!
 //! Calls come from `library`, as values. A record goes out in one `sendmsg` and its reply usually comes back in one
-//! `recv`, with or without TLS. The connection has no thread of its own: of the threads that wait for replies, one
-//! reads for all (`exchange` decides which), and hands each reply to its owner. A single thread writes, reads and finds
-//! its own reply, and waits for nobody. While the daemon executes a call of version 4, it may notify the application;
-//! the thread that waits for the reply calls the application and answers.
+//! `recv`, with or without TLS. The connection has no thread of its own. Of the threads that wait for replies, one
+//! reads for all (`exchange` decides which) and hands each reply to its owner. If only one thread makes calls, it
+//! writes and reads itself, and waits for no other thread. While the daemon executes a call of version 4, it may notify
+//! the application; the thread that waits for the reply calls the application's callback and sends the answer.
 //!
 //! Calls of one session go out one after the other, and so do all calls of version 3. In version 4, C_Finalize goes out
-//! at once, and waits only briefly while calls of other threads are not over. A failure that could bring calls and
-//! replies out of step ends the connection for good, and so does a call that is not answered in time. Its sessions and
-//! operations end with it. So nothing reconnects without the application's knowledge. The signal mask and handlers stay
-//! as they are, and SIGPIPE is not raised.
+//! at once, and waits only briefly for calls of other threads that are in flight. A failure after which a reply could
+//! be taken for that of another call ends the connection for good; so does a timeout. The sessions and operations end
+//! with the connection, so nothing reconnects without the application's knowledge. The signal mask and handlers stay as
+//! they are, and SIGPIPE is not raised.
 
 mod exchange;
 #[cfg(test)]
@@ -47,7 +47,7 @@ use crate::tls::{self, TlsError};
 use exchange::{Exchange, Next, Order, Stopped, Ticket};
 pub(crate) use exchange::{calling_back, is_calling_back};
 
-/// What `exchange` waits with; its model has others.
+/// The locks that `exchange` uses; its model has other ones.
 mod sync {
     pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 }
@@ -56,17 +56,17 @@ mod sync {
 /// length.
 pub(crate) const LONGEST_REPLY: usize = 1 << 30;
 
-/// How many replies a thread hands over before it sends the next calls that others left with it. More would leave the
-/// daemon without work meanwhile.
+/// How many replies a thread hands over, at most, before it sends the calls that other threads have left with it. With
+/// a higher number the daemon would be idle meanwhile.
 const MOST_HELD_FOR: u32 = 4;
 
-/// How long the last message may take.
+/// How long sending the last message (TLS close_notify) may take.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// How long C_Finalize waits for its turn and for the daemon while calls of other threads are not over.
+/// How long C_Finalize waits for its turn and for the daemon while calls of other threads are in flight.
 const FINALIZE: Duration = Duration::from_secs(1);
 
-/// The accept status of a call of another version of the program (RFC 5531, section 9).
+/// The accept status PROG_MISMATCH: the program does not have this version (RFC 5531, section 9).
 const PROG_MISMATCH: u32 = 2;
 
 /// CKF_DONT_BLOCK of C_WaitForSlotEvent.
@@ -75,31 +75,30 @@ const DONT_BLOCK: u64 = 1;
 /// CKF_OS_LOCKING_OK of C_Initialize.
 const OS_LOCKING_OK: u64 = 2;
 
-/// A connected daemon.
+/// A connection to a daemon.
 pub(crate) struct Connection {
-    /// Where it listens, for the log.
+    /// The daemon's endpoint, for the log.
     peer: Endpoint,
     /// Whether the library reconnects without C_Initialize.
     recovers: bool,
     /// Why the last call within C_Initialize failed.
     failure: Mutex<Option<Failure>>,
-    /// Dropped first, before the descriptor is closed.
+    /// Dropped before `closer` and the other halves, which close the descriptor.
     registered: Registered,
     closer: Closer,
     sender: SharedSender,
     exchange: Exchange<Receiving>,
     notify: Notify,
-    /// The longest call that the daemon takes, in bytes.
+    /// The longest call that the daemon accepts, in bytes.
     longest_call: AtomicU64,
-    /// Until when the daemon has to answer the first call.
+    /// The deadline for the reply to the first call.
     answers_by: Deadline,
 }
 
-/// Tells the application what a module tells of a session: the event (CK_NOTIFICATION). Gives what the application
-/// answers.
+/// Passes a notification (CK_NOTIFICATION) of a session to the application. Returns the application's answer.
 pub(crate) type Notify = Box<dyn Fn(SessionHandle, u64) -> CkRv + Send + Sync>;
 
-/// The receiving half of the connection. The thread that reads has it.
+/// The receiving half of the connection. The thread that reads owns it meanwhile.
 struct Receiving {
     receiver: Receiver,
     records: Records,
@@ -116,7 +115,7 @@ pub(crate) enum ConnectError {
 
 impl Connection {
     /// Connects, and fails at `deadline`. This includes resolving a name and the TLS handshake. Each call then has the
-    /// timeout of the settings. Calls `notify` in threads whose call is in progress.
+    /// timeout of the settings. `notify` is called in threads whose call is in progress.
     pub fn open(
         daemon: &Daemon,
         settings: &Settings,
@@ -135,7 +134,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// A connection over a socket that is connected, after the TLS handshake. The first call is to be answered until
+    /// Makes a connection from a connected socket, after the TLS handshake. The deadline for the first call's reply is
     /// `answers_by`.
     pub fn over(
         peer: Endpoint,
@@ -173,7 +172,7 @@ impl Connection {
     }
 }
 
-/// The ALPN protocols that are offered over TLS, for this version of the protocol; `None` offers both.
+/// Returns the ALPN protocols to offer over TLS for this version of the protocol; `None` offers both.
 pub(crate) fn offered(protocol: Option<Version>) -> &'static [&'static [u8]] {
     match protocol {
         None | Some(Version::Four) => &PROTOCOLS,
@@ -182,20 +181,20 @@ pub(crate) fn offered(protocol: Option<Version>) -> &'static [&'static [u8]] {
 }
 
 impl Connection {
-    /// How long a call may take from now on.
+    /// Sets the timeout of calls from now on.
     pub fn set_timeout(&self, timeout: Duration) {
         self.exchange.set_timeout(timeout);
     }
 }
 
-/// What a thread has read for itself.
+/// What a thread has received for its own call.
 enum Read<T> {
     Reply(Result<T, ReplyError>),
-    /// It is where [`Ticket::next`] finds it.
+    /// A notification; [`Ticket::next`] returns it.
     Notification,
 }
 
-/// The notification in a record, if the record is a call; version 3 knows none.
+/// Returns the notification in a record, if the record is a call. Version 3 has no notifications.
 fn notification<C: Asking>(record: &[u8]) -> Option<Result<(Xid, Notification), DecodeError>> {
     match C::VERSION {
         Version::Three => None,
@@ -203,14 +202,14 @@ fn notification<C: Asking>(record: &[u8]) -> Option<Result<(Xid, Notification), 
     }
 }
 
-/// Tells connections apart in a capture; nothing depends on it being unpredictable.
+/// Returns a random first xid, so that connections can be told apart in a capture. It need not be unpredictable.
 fn first_xid() -> u32 {
     let random = std::hash::RandomState::new().build_hasher().finish();
-    let [a, b, c, d, ..] = random.to_ne_bytes(); // any half is as good as the other
+    let [a, b, c, d, ..] = random.to_ne_bytes(); // either half will do
     u32::from_ne_bytes([a, b, c, d])
 }
 
-/// A reply of either version that carries a CK_RV alone.
+/// A reply, of either version, that contains only a CK_RV.
 trait Only: Sized {
     fn only_rv(function: Function, rv: CkRv) -> Self;
 }
@@ -227,11 +226,11 @@ impl Only for version3::Reply {
     }
 }
 
-/// How a call is made.
+/// How a call is sent.
 #[derive(Clone, Copy)]
 struct Manner {
     order: Order,
-    /// Whether to announce to the daemon that other calls may overlap this one, although there are none yet.
+    /// Whether to announce to the daemon that other calls may overlap this one, although none is in flight yet.
     is_slow: bool,
 }
 
@@ -255,7 +254,7 @@ impl Connection {
         self.answered(call.function(), self.ask(call, manner))
     }
 
-    /// The reply, or one that says why there is none.
+    /// Returns the reply; if there is none, logs why and returns a reply with a CK_RV for the failure.
     fn answered<R: Only>(&self, function: Function, asked: Result<R, Failure>) -> R {
         let failure = match asked {
             Ok(reply) => return reply,
@@ -263,7 +262,7 @@ impl Connection {
         };
         let rv = failure.rv();
         match (function, failure) {
-            // Said when it happened.
+            // Was logged when it happened.
             (_, Failure::Lost | Failure::Finalized) => {}
             (Function::C_LoadModule | Function::C_Initialize | Function::C_SetupArch, failure) => {
                 self.keep(failure);
@@ -271,7 +270,7 @@ impl Connection {
             (function, failure) => {
                 let (name, peer) = (function.name(), &self.peer);
                 let advice = Advice(failure.advice(self.recovers));
-                // What a lost connection means for the call is decided, and said, by recovery.
+                // Recovery decides, and logs, what a lost connection means for the call.
                 match self.recovers && failure.is_fatal() {
                     true => log::warn!("{name}: {peer}: {failure}{advice}"),
                     false => log::warn!("{name}: {peer}: {failure}; returning {rv}{advice}"),
@@ -281,14 +280,14 @@ impl Connection {
         R::only_rv(function, rv)
     }
 
-    /// Keeps why a call within C_Initialize failed, so that a failed C_Initialize logs only one message.
+    /// Stores why a call within C_Initialize failed, so that a failed C_Initialize logs only one message.
     fn keep(&self, failure: Failure) {
         let mut kept = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(failure);
     }
 
-    /// Ends the operations of a call that is too long. A failing call ends its operation, but the daemon does not see
-    /// this one.
+    /// Ends the operations of a call that is too long to be sent. A failing call ends its operation, but the daemon
+    /// does not see this call.
     fn end_operations(&self, call: &Call<'_>) {
         let Some(session) = call.session() else {
             return;
@@ -298,12 +297,12 @@ impl Connection {
         }
     }
 
-    /// Makes a call, and ends the connection if call and reply could get out of step.
+    /// Makes a call. Ends the connection if a later reply could be taken for that of another call.
     fn ask<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
         let asked = self.exchange(call, manner);
         if asked.as_ref().is_err_and(Failure::is_fatal) {
             if self.exchange.stopped() == Some(Stopped::Closed) {
-                // What failed is what C_Finalize has ended meanwhile.
+                // The call failed because C_Finalize has closed the connection meanwhile.
                 return Err(Failure::Finalized);
             }
             self.end(Stopped::Lost);
@@ -319,7 +318,7 @@ impl Connection {
         }
         ticket.begin()?;
         self.send_call(&ticket, call)?;
-        // The descriptor was checked for sending, and the application has not run in this thread since.
+        // The descriptor was checked before sending, and no code of the application has run in this thread since.
         let mut is_checked = true;
         loop {
             match ticket.next()? {
@@ -372,8 +371,9 @@ impl Connection {
         let own = Xid(ticket.xid());
         let mut read = None;
         loop {
-            // Threads that get their replies make their next calls soon, which go out together then. That does not keep
-            // this one from reading: the daemon has a thread for each call that is out, so it receives what is sent.
+            // Threads that get their replies soon make their next calls. These calls are held back here, so that they
+            // go out together. Meanwhile this thread goes on reading: the daemon has a thread for each call in flight,
+            // so it receives what is sent.
             let mut held: Option<Held<'_>> = None;
             let mut handed_over = 0;
             while let Some(record) = records.next()? {
@@ -434,7 +434,7 @@ impl Connection {
         self.send(record, || Ok(self.sender.deadline()))
     }
 
-    /// Why the connection ended: another thread may have ended it.
+    /// Returns why the connection ended; another thread may have ended it.
     fn failure_at_end(&self) -> Failure {
         match self.exchange.stopped() {
             Some(stopped) => stopped.into(),
@@ -466,9 +466,8 @@ impl Connection {
         self.sender.send(&mut record, begin)
     }
 
-    /// Ends the connection for the daemon at once, and wakes every thread that waits for a reply. The descriptor
-    /// goes with the last user. In a forked child it does nothing, and a descriptor that the application has closed is
-    /// left alone.
+    /// Shuts the connection down at once, and wakes every thread that waits for a reply. The descriptor is closed by
+    /// its last user. In a forked child this does nothing. A descriptor that the application has closed is not touched.
     fn end(&self, why: Stopped) {
         if !self.registered.is_ours() {
             return;
@@ -491,7 +490,7 @@ impl Remote for Connection {
             order: Order::Alone,
             is_slow: false,
         };
-        // One that accepts connections and does nothing more must not use up the time of the others.
+        // A daemon that accepts connections but never answers must not use up the time of the other daemons.
         let timeout = self.exchange.limit_timeout(self.answers_by);
         let answer = self.ask(&call, manner);
         self.exchange.set_timeout(timeout);
@@ -554,7 +553,7 @@ impl Remote for Connection {
     }
 }
 
-/// At exit OpenSSL may have cleaned up already, and in a forked child its objects belong to the parent: without
+/// At exit OpenSSL may have cleaned up already, and in a forked child its objects belong to the parent. So without
 /// [`Remote::close`] they stay in memory there.
 impl Drop for Connection {
     fn drop(&mut self) {

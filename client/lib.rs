@@ -3,10 +3,11 @@
 //!
 //! Calls arrive in [`abi`], which makes values from the application's pointers; no pointer goes further. `library`
 //! remembers what it must of the application's sessions. With `recover = true`, `recovery` lets them survive the loss
-//! of a connection. `link` knows which version of the protocol is spoken: in version 4, calls go to the daemon
-//! unchanged; in version 3, `version3` implements what that version leaves to the client: sizes, lists, attributes,
-//! waiting. `connection` sends the calls, over `tls` where that is configured. `interfaces` knows which interfaces the
-//! module has, and asks over a connection of its own if the application wants to know before C_Initialize.
+//! of a connection. `link` knows which version of the protocol is spoken. In version 4, calls go to the daemon
+//! unchanged. In version 3, `version3` implements what that version leaves to the client: sizes, lists, attributes,
+//! waiting for slot events. `connection` sends the calls, over `tls` where that is configured. `interfaces` knows which
+//! interfaces the module has. If the application asks before C_Initialize, it makes a connection of its own to ask the
+//! daemon.
 //!
 //! Loading the library does nothing: it connects in C_Initialize and disconnects in C_Finalize. It never ends the
 //! process, prints only if `PKCS11PROXY_LOG` asks for it, and does not touch signals. It starts no thread, except one
@@ -66,7 +67,7 @@ mod tls;
 mod vendor_mechanisms;
 mod version3;
 
-/// Every option of the settings file, and the environment variable that counts more.
+/// Every option of the settings file, with the environment variable that takes precedence over it.
 pub use settings::OPTIONS as SETTINGS;
 
 use advice::Advice;
@@ -90,13 +91,13 @@ pub(crate) struct Instance {
     library: RwLock<Option<Arc<Library>>>,
 }
 
-/// The instance of this process and, until it has its own, of the one it was forked from.
+/// The instance of this process. A forked child has that of its parent until it gets its own.
 pub(crate) static INSTANCE: PerProcess<Instance> = PerProcess::new();
 
-/// Whether the library is being unloaded from a process that goes on: nothing may be left behind.
+/// Whether the library is being unloaded from a process that continues, so that everything must be freed.
 pub(crate) static IS_UNLOADED: AtomicBool = AtomicBool::new(false);
 
-/// The instance of this process. Waits for nothing.
+/// Returns the instance of this process. Never blocks.
 pub(crate) fn instance() -> &'static Instance {
     INSTANCE.get(Instance::new, Instance::abandon)
 }
@@ -129,7 +130,7 @@ impl From<&InitializeError> for CkRv {
 }
 
 impl InitializeError {
-    /// Whether it makes sense to try another daemon.
+    /// Returns whether it makes sense to try another daemon.
     fn is_unreachable(&self) -> bool {
         match self {
             InitializeError::Connect(..) => true,
@@ -138,14 +139,15 @@ impl InitializeError {
         }
     }
 
-    /// Whether the same may succeed a moment later, when a daemon has started, has forgotten a connection, or has its HSM
-    /// back.
+    /// Returns whether another attempt a moment later may succeed, because a daemon has started, has forgotten a
+    /// connection, or has its HSM back.
     fn may_pass(&self) -> bool {
         self.is_unreachable()
             || matches!(self, InitializeError::Start(_, StartError::Initialize(_)))
     }
 
-    /// Whether this is how a daemon refuses a peer that has too many connections: it closes this one.
+    /// Returns whether a daemon that refuses a peer with too many connections fails like this: it closes the new
+    /// connection.
     fn may_be_refusal(&self) -> bool {
         match self {
             InitializeError::Start(_, error) => error.is_lost_at_once(),
@@ -163,20 +165,21 @@ impl Instance {
         }
     }
 
-    /// The library between C_Initialize and C_Finalize; an error otherwise.
+    /// Returns the library between C_Initialize and C_Finalize; an error otherwise.
     fn library(&self) -> Result<Arc<Library>, CkRv> {
         let library = self.library.read().unwrap_or_else(PoisonError::into_inner);
         library.clone().ok_or(CkRv::CRYPTOKI_NOT_INITIALIZED)
     }
 
-    /// C_Initialize, its arguments checked. `threads`: whether the application may call from several threads.
+    /// C_Initialize, after its arguments were checked. `threads`: whether the application may call from several
+    /// threads.
     fn initialize(&self, environment: &Environment<'_>, threads: bool) -> Result<(), CkRv> {
         if socket::is_resolving() {
-            // The resolver calls this, and another thread of this library waits for the resolver.
+            // The resolver calls this, while another thread of this library waits for the resolver.
             return Err(CkRv::FUNCTION_FAILED);
         }
         if self.library().is_err() && Settings::read(environment).is_ok_and(|it| it.has_tls()) {
-            // May call C_Initialize: before any lock.
+            // OpenSSL may call C_Initialize here, so this comes before any lock.
             openssl_context::prepare();
         }
         let _changing = self.changing.lock();
@@ -185,7 +188,8 @@ impl Instance {
         }
         logging::begin(environment);
         let mut started = start(environment, threads);
-        // A peer that may have one connection is refused while the daemon still counts that of the question.
+        // If a peer may have only one connection, it is refused while the daemon still counts the one that asked for
+        // interfaces.
         let mut pause = Duration::from_millis(5);
         while started.as_ref().is_err_and(InitializeError::may_be_refusal)
             && interfaces::may_still_count()
@@ -209,8 +213,9 @@ impl Instance {
         }
     }
 
-    /// C_Finalize, its arguments checked. It is sent to the daemon. When that has answered, or after a second if other
-    /// threads' calls hold it up, the connection ends, and with it every call that is on its way or waits for its turn.
+    /// C_Finalize, after its arguments were checked. The call is sent to the daemon. The connection ends when the
+    /// daemon has answered, or after a second if calls of other threads hold it up. All calls that are in flight or
+    /// wait for their turn end with it.
     fn finalize(&self) -> Result<(), CkRv> {
         let _changing = self.changing.lock();
         let library = self.library()?;
@@ -224,7 +229,7 @@ impl Instance {
         *self.library.write().unwrap_or_else(PoisonError::into_inner) = library;
     }
 
-    /// Closes the connection without a call and without waiting, if no thread uses it.
+    /// Closes the connection without C_Finalize and without waiting, if no thread uses it.
     fn abandon(&self) {
         if let Ok(mut library) = self.library.try_write() {
             drop(library.take());
@@ -262,7 +267,7 @@ fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, Initia
 }
 
 /// Connects to the first daemon that can be reached, within this time. The first calls have the same time limit.
-/// `notify` makes the callback to the application for each attempt.
+/// `notify` makes the callback to the application, for each attempt.
 fn reach(
     settings: &Settings,
     threads: bool,
@@ -296,7 +301,8 @@ fn reach(
 }
 
 /// Returns the result of the first daemon that can be reached. The settings say which one is tried first, or that it is
-/// chosen at random. Trying all of them takes no longer than `time`: each one has an equal part of the remaining time.
+/// chosen at random. Trying all of them takes no longer than `time`: each attempt gets an equal part of the remaining
+/// time.
 fn first_of<T>(
     settings: &Settings,
     time: Duration,
@@ -317,7 +323,7 @@ fn first_of<T>(
         let left = || time.saturating_sub(start.elapsed());
         let others = u32::try_from(daemons.size_hint().0).unwrap_or(u32::MAX - 1);
         match attempt(place, daemon, Deadline::after(left() / (others + 1))) {
-            // Each attempt has some time, so that the last of many may not have their turn.
+            // Each attempt takes a minimum of time, so there may be no time left for the last of many daemons.
             Err(error) if error.is_unreachable() && others > 0 && !left().is_zero() => {
                 let advice = Advice(error.advice());
                 log::warn!("{error}; trying the next daemon{advice}");
@@ -327,7 +333,7 @@ fn first_of<T>(
     }
 }
 
-/// Spreads processes over daemons; nothing depends on it being unpredictable.
+/// Returns a random number that spreads processes over daemons. It need not be unpredictable.
 fn random_number() -> usize {
     let random = RandomState::new().build_hasher().finish();
     usize::try_from(random >> 33).unwrap_or(0)
@@ -344,8 +350,8 @@ fn connect(
     opened.map_err(|cause| InitializeError::Connect(daemon.endpoint.clone(), cause))
 }
 
-/// Asks the daemon which interfaces the module has, over a connection that ends with this. Takes no lock that
-/// C_Initialize holds.
+/// Asks the daemon which interfaces the module has, over a connection of its own. Takes no lock that C_Initialize
+/// holds.
 fn ask_interfaces(settings: &Settings) -> Result<Flags, InitializeError> {
     first_of(settings, settings.timeout, |_, daemon, deadline| {
         let nothing = |_, _| CkRv::OK; // there is no session
@@ -370,7 +376,7 @@ mod tests {
 
     use super::*;
 
-    /// Each is the first one sometimes, and all are tried.
+    /// Each daemon is the first one sometimes, and all are tried.
     #[test]
     fn daemons_are_tried_in_order_or_from_any_of_them_on() {
         let mut settings = fake::settings(None);
@@ -403,7 +409,7 @@ mod tests {
         assert_eq!(seen, HashSet::from(expected));
     }
 
-    /// However many daemons there are.
+    /// With any number of daemons.
     #[test]
     fn connecting_to_nobody_takes_the_timeout() {
         const SHORTEST: Duration = Duration::from_millis(10); // an attempt's, see `Deadline::after`

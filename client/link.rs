@@ -32,7 +32,7 @@ pub(crate) trait DistantModule: Cryptoki {
 pub(crate) enum StartError {
     #[error("the connection was lost during the first call")]
     Lost,
-    /// A call failed in transmission.
+    /// A call failed during transmission.
     #[error("{name}: {1}", name = .0.name())]
     Call(Function, Failure),
     #[error("C_SetupArch: {0}")]
@@ -50,7 +50,7 @@ pub(crate) enum StartError {
 }
 
 impl StartError {
-    /// The call that has failed.
+    /// Returns the call that has failed.
     pub fn function(&self) -> Function {
         match self {
             StartError::Call(function, _) => *function,
@@ -63,7 +63,7 @@ impl StartError {
         }
     }
 
-    /// Whether the connection was lost during the first call.
+    /// Returns whether the connection was lost during the first call.
     pub fn is_lost_at_once(&self) -> bool {
         match self {
             StartError::Lost => true,
@@ -72,7 +72,7 @@ impl StartError {
         }
     }
 
-    /// Adds the cause, if the call failed in transmission.
+    /// Adds the cause, if the call failed during transmission.
     fn because(self, failure: Option<Failure>) -> StartError {
         match failure {
             Some(failure) => StartError::Call(self.function(), failure),
@@ -81,24 +81,24 @@ impl StartError {
     }
 }
 
-/// How many calls this library makes at a time, if the daemon serves as many.
+/// The most calls that this library makes at a time; the daemon may allow fewer.
 const PARALLEL_CALLS: u64 = 64;
 
 /// CKF_OS_LOCKING_OK: the module may be called from several threads.
 const OS_LOCKING_OK: u64 = 2;
 
-/// A connection with a module at its other end.
+/// A connection to a module.
 pub(crate) struct Link<R = Connection> {
     remote: R,
-    /// `None`: version 4 is spoken.
+    /// `None` if version 4 is spoken.
     version3: Option<Adapter>,
     /// Which interfaces the module has: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
     interfaces: Flags,
 }
 
 impl<R: Remote> Link<R> {
-    /// Makes the module at the other end ready. The caller has connected. `threads`: whether the application may
-    /// call from several threads.
+    /// Loads and initialises the module at the other end. The caller has connected. `threads`: whether the application
+    /// may call from several threads.
     pub fn start(remote: R, settings: &Settings, threads: bool) -> Result<Link<R>, StartError> {
         let mut link = Link::new(remote);
         let loaded = link.load(settings);
@@ -111,8 +111,8 @@ impl<R: Remote> Link<R> {
         Ok(link)
     }
 
-    /// Asks the daemon which interfaces the module has, without C_Initialize. The caller has connected; the connection
-    /// is closed.
+    /// Asks the daemon which interfaces the module has, without C_Initialize. The caller has connected; this closes the
+    /// connection.
     pub fn ask_interfaces(remote: R, settings: &Settings) -> Result<Flags, StartError> {
         let mut link = Link::new(remote);
         let loaded = link.load(settings);
@@ -155,7 +155,7 @@ impl<R: Remote> Link<R> {
         }
     }
 
-    /// Whether version 4 is spoken.
+    /// Makes the first call, and returns whether version 4 is spoken.
     fn negotiate(&self, settings: &Settings) -> Result<bool, StartError> {
         if settings.protocol == Some(Version::Three) {
             return Ok(false);
@@ -183,7 +183,7 @@ impl<R: Remote> Link<R> {
         }
     }
 
-    /// The version of the protocol that is spoken.
+    /// Returns the version of the protocol that is spoken.
     pub fn version(&self) -> Version {
         match self.version3 {
             Some(_) => Version::Three,
@@ -191,7 +191,7 @@ impl<R: Remote> Link<R> {
         }
     }
 
-    /// Whether the daemon has closed the connection, which a call may not have noticed yet.
+    /// Returns whether the daemon has closed the connection. A call may not have noticed that yet.
     pub fn has_ended(&self) -> bool {
         self.remote.has_ended()
     }
@@ -201,7 +201,7 @@ impl<R: Remote> Link<R> {
         self.remote.close();
     }
 
-    /// The connection.
+    /// Returns the connection.
     pub fn remote(&self) -> &R {
         &self.remote
     }
@@ -235,7 +235,7 @@ impl<R: Remote> Cryptoki for Link<R> {
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         match &self.version3 {
             None => self.remote.call(call, nulls),
-            // Version 3 does not tell, so nothing is executed for a caller without a place for the result.
+            // Version 3 does not transmit which pointers are NULL, so no call is made whose result has nowhere to go.
             Some(_) if nulls != NullPlaces::NONE => {
                 Reply::only(call.function(), CkRv::ARGUMENTS_BAD)
             }

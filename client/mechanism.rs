@@ -1,21 +1,21 @@
 //! Decides which mechanism parameters are read from memory, and which go to a daemon of version 3. Logs those that are
 //! refused.
 //!
-//! The application's CK_MECHANISM, which the original changes, stays as it is.
+//! Unlike the original, it never changes the application's CK_MECHANISM.
 
 use xdr::{Call, CkRv, Function, Mechanism, MechanismType, Parameter};
 
 /// The longest parameter that is sent in version 3, in bytes, as in the original.
 const LONGEST_PARAMETER: usize = 2048;
 
-/// Whether the mechanism takes no parameter: RSA PKCS, 9796, X.509 and X9.31 with and without a hash,
-/// and DSA. Some applications pass garbage there; it is not looked at, as in the original. Version 4 tells that there is
-/// a parameter, and its length.
+/// Returns whether the mechanism takes no parameter: RSA PKCS, 9796, X.509 and X9.31 with and without a hash, and DSA.
+/// Some applications pass garbage there; it is not read, as in the original. Version 4 transmits whether there is a
+/// parameter, and its length.
 pub(crate) fn is_parameterless(mechanism: MechanismType) -> bool {
     matches!(mechanism.0, 1..=8 | 0xb | 0xc | 0x11 | 0x12 | 0x40..=0x42 | 0x46)
 }
 
-/// Logs that a parameter is refused here. None of its bytes is logged.
+/// Logs that a parameter is refused by this library. None of its bytes is logged.
 pub(crate) fn log_refused(function: Function, mechanism: MechanismType, rv: CkRv) {
     log::error!(
         "{}: refused with {rv}: the parameter of {} cannot be sent to the daemon",
@@ -24,9 +24,9 @@ pub(crate) fn log_refused(function: Function, mechanism: MechanismType, rv: CkRv
     );
 }
 
-/// Refuses what version 3 does not carry, and takes away what the original's client takes away. The parameter of a
+/// Refuses what version 3 cannot carry, and drops the parameters that the original's client drops. The parameter of a
 /// mechanism that is not in the standard is sent: the daemon refuses it unless its configuration (`flat_mechanisms`)
-/// says that it holds no address.
+/// says that the parameter contains no address.
 pub(crate) fn prepare_version3(call: &mut Call<'_>) -> Result<(), CkRv> {
     let function = call.function();
     let Some(mechanism) = call.mechanism_mut() else {
@@ -40,7 +40,7 @@ pub(crate) fn prepare_version3(call: &mut Call<'_>) -> Result<(), CkRv> {
     check_version3(mechanism).inspect_err(|rv| log_refused(function, mechanism_type, *rv))
 }
 
-/// Refuses a parameter that holds an address in this process, one that is too long, and NULL with a length.
+/// Refuses a parameter that contains an address in this process, one that is too long, and NULL with a length.
 fn check_version3(mechanism: &Mechanism) -> Result<(), CkRv> {
     if !mechanism.is_of_version3() {
         return Err(CkRv::MECHANISM_PARAM_INVALID);
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(none, listed);
     }
 
-    /// A parameter at an address of its own; everything else is zeros.
+    /// Memory with a parameter at one address; all other bytes are 0.
     struct At<'a>(&'a [u8]);
 
     const ADDRESS: usize = 0x1000;
@@ -89,7 +89,7 @@ mod tests {
         }
     }
 
-    /// An IV, PSS parameters and a vendor's parameter pass, and OAEP parameters without a label.
+    /// An IV, PSS parameters, a vendor's parameter, and OAEP parameters without a label are sent.
     #[test]
     fn parameters_with_addresses_are_refused() {
         let check = |mechanism, parameter: &[u8]| {

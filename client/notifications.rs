@@ -9,8 +9,8 @@ use xdr::{CkRv, SessionHandle, SlotId};
 
 use crate::sessions::{Closing, Sessions};
 
-/// The application's function with what it wants to be called with: takes the session and the event
-/// (CK_NOTIFICATION).
+/// The application's function, with the argument that the application has chosen for it. Takes the session and the
+/// event (CK_NOTIFICATION).
 pub(crate) type Callback = Arc<dyn Fn(SessionHandle, u64) -> CkRv + Send + Sync>;
 
 /// The callbacks of the application's sessions.
@@ -20,23 +20,23 @@ pub(crate) struct Notifications {
 }
 
 impl Notifications {
-    /// Notes the callback of a new session.
+    /// Stores the callback of a new session.
     pub fn opened(&self, session: SessionHandle, slot: SlotId, callback: Callback) {
         self.callbacks().opened(session, slot, callback);
     }
 
-    /// Forgets the sessions that a call has closed, by its answer.
+    /// Forgets the sessions that a call has closed, as its CK_RV says.
     pub fn closed(&self, closing: Closing, rv: CkRv) {
         self.callbacks().closed(closing, rv);
     }
 
-    /// Forgets everything: the connection is gone.
+    /// Forgets everything, because the connection has ended.
     pub fn clear(&self) {
         self.callbacks().clear();
     }
 
-    /// Calls the callback of a session in this thread. No lock is held meanwhile, so that it may call this library.
-    /// CKR_OK where there is no callback.
+    /// Calls the callback of a session in this thread. No lock is held meanwhile, so the callback may call this
+    /// library. Returns CKR_OK if there is no callback.
     pub fn deliver(&self, session: SessionHandle, event: u64) -> CkRv {
         let callback = self.callbacks().get(session).cloned();
         callback.map_or(CkRv::OK, |callback| callback(session, event))

@@ -1,4 +1,4 @@
-//! Defines what the library needs from the daemon at the other end, and how it makes calls.
+//! Defines what the library needs from the daemon at the other end, and how calls are made.
 
 use xdr::{Call, CkRv, Hello, HelloResult, NullPlaces, Reply, version3};
 
@@ -14,17 +14,17 @@ pub(crate) trait Remote: Send + Sync {
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply;
     /// Whether the connection has failed, so that no further call can succeed.
     fn is_lost(&self) -> bool;
-    /// Whether the daemon has closed the connection, or the application its descriptor, which a call may not have
-    /// noticed yet.
+    /// Whether the daemon has closed the connection, or the application has closed its descriptor. A call may not have
+    /// noticed that yet.
     fn has_ended(&self) -> bool;
-    /// Why the last call within C_Initialize failed in transmission, if it did. Returned once.
+    /// Why the last call within C_Initialize failed during transmission, if it did. Returned only once.
     fn failure(&self) -> Option<Failure>;
-    /// Ends the connection; calls still waiting are answered CKR_CRYPTOKI_NOT_INITIALIZED.
+    /// Ends the connection. Calls that still wait return CKR_CRYPTOKI_NOT_INITIALIZED.
     fn close(&self);
 }
 
-/// Sends a call, and for which results there is no place if that may be. Returns its result, whatever the CK_RV in
-/// it is.
+/// Sends a call, with the pointers that are NULL if the function has any. Returns its result, whatever the CK_RV in it
+/// is.
 macro_rules! ask {
     ($library:expr, $name:ident($($argument:expr),* $(,)?)) => {
         $crate::remote::ask!($library, $name($($argument),*), xdr::NullPlaces::NONE)
@@ -38,15 +38,15 @@ macro_rules! ask {
 }
 pub(crate) use ask;
 
-/// The CK_RV of a reply that does not carry what was asked for.
+/// Returns the CK_RV of a reply that does not contain the result that was asked for.
 pub(crate) fn refusal(reply: &Reply) -> CkRv {
     match reply.rv() {
-        CkRv::OK => CkRv::GENERAL_ERROR, // of another function: no `Cryptoki` answers that
+        CkRv::OK => CkRv::GENERAL_ERROR, // the reply belongs to another function, which no `Cryptoki` returns
         rv => rv,
     }
 }
 
-/// What a CK_RV is as a result.
+/// Turns a CK_RV into a `Result`.
 pub(crate) fn result(rv: CkRv) -> Result<(), CkRv> {
     if rv.is_ok() { Ok(()) } else { Err(rv) }
 }

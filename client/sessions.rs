@@ -26,7 +26,7 @@ pub(crate) enum Closing {
 }
 
 impl Closing {
-    /// What a call closes, if anything.
+    /// Returns what a call closes, if anything.
     pub fn of(call: &Call<'_>) -> Option<Closing> {
         match call {
             Call::C_CloseSession(session) => Some(Closing::One(*session)),
@@ -51,7 +51,7 @@ impl<T> Sessions<T> {
         self.sessions.insert(session, Session { slot, kept });
     }
 
-    /// Forgets the sessions that a call has closed, by its answer.
+    /// Forgets the sessions that a call has closed, as its CK_RV says.
     pub fn closed(&mut self, closing: Closing, rv: CkRv) {
         match closing {
             Closing::One(session) => {
@@ -68,17 +68,17 @@ impl<T> Sessions<T> {
         }
     }
 
-    /// Forgets everything: the connection is gone.
+    /// Forgets everything, because the connection has ended.
     pub fn clear(&mut self) {
         self.sessions.clear();
     }
 
-    /// What is kept for a session.
+    /// Returns the value of a session.
     pub fn get(&self, session: SessionHandle) -> Option<&T> {
         self.sessions.get(&session).map(|session| &session.kept)
     }
 
-    /// What is kept for a session.
+    /// Returns the value of a session, to be changed.
     pub fn get_mut(&mut self, session: SessionHandle) -> Option<&mut T> {
         self.sessions
             .get_mut(&session)
@@ -87,7 +87,7 @@ impl<T> Sessions<T> {
 }
 
 impl<T: Default> Sessions<T> {
-    /// What is kept for a session, known or not.
+    /// Returns the value of a session. Makes a default value if there is none.
     pub fn entry(&mut self, session: SessionHandle) -> &mut T {
         let new = || Session {
             slot: None,

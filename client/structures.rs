@@ -10,7 +10,7 @@ use cryptoki_sys::{
 use xdr::word_size::{narrow, wide};
 use xdr::{CkRv, Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo, Version};
 
-/// A number of the module. CKR_DEVICE_ERROR if it does not fit.
+/// Converts a number of the module to CK_ULONG. CKR_DEVICE_ERROR if it does not fit.
 pub(crate) fn number(number: u64) -> Result<CK_ULONG, CkRv> {
     let narrowed = narrow(number);
     if wide(narrowed) == number {
@@ -20,7 +20,7 @@ pub(crate) fn number(number: u64) -> Result<CK_ULONG, CkRv> {
     }
 }
 
-/// A number of a token that may be unavailable; it is if it does not fit.
+/// Converts a number that may be CK_UNAVAILABLE_INFORMATION. A number that does not fit becomes that.
 fn if_available(count: u64) -> CK_ULONG {
     number(count).unwrap_or(CK_UNAVAILABLE_INFORMATION)
 }

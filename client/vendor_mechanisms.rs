@@ -9,8 +9,8 @@ use xdr::mechanism::parameters::{self, TableError, VendorTable};
 
 use crate::settings::MechanismsFile;
 
-/// Tells which text is installed; 0: none. A forked child, which has the table of its parent, takes no lock for it
-/// that another thread of the parent may have held.
+/// The hash of the text that is installed; 0 if none is. It is atomic so that a forked child, which has its parent's
+/// table, needs no lock: another thread of the parent may have held it at the fork.
 static INSTALLED: AtomicU64 = AtomicU64::new(0);
 
 /// Installs the table, unless it is installed already. The caller holds the lock of C_Initialize.

@@ -1,13 +1,13 @@
-//! Decides which call may be sent, and which of the threads that wait for replies reads for all.
+//! Decides which call may be sent, and which of the threads that wait for replies reads for all of them.
 //!
-//! A thread enters with its call and gets a [`Ticket`]. It waits for its turn, sends the call, and asks what comes
-//! next. The answer is its reply or a notification, if another thread has read it, or else the reader, if no thread has
-//! it. The thread with the reader hands each record to its owner. It gives the reader back when its own reply has come;
-//! then another thread gets it. Does no I/O: `connection` sends and receives.
+//! A thread enters with its call and gets a [`Ticket`]. It waits for its turn, sends the call, and calls
+//! [`Ticket::next`]. That returns its reply or a notification, if another thread has read it, or else the reader, if no
+//! thread has the reader. The thread with the reader hands each record to its owner. When its own reply has come, it
+//! gives the reader back, and another thread gets it. This file does no I/O: `connection` sends and receives.
 //!
 //! A thread that need not wait makes no system call here. No lock is held while waiting, and no thread-local destructor
 //! is registered, so that the library can be unloaded. `connection::model` compiles this file a second time, to try
-//! every order in which threads can meet here.
+//! every interleaving of the threads.
 
 use std::cell::Cell;
 use std::collections::TryReserveError;
@@ -22,7 +22,7 @@ use xdr::rpc::{Notification, Xid};
 use super::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::failure::Failure;
 
-/// For how long calls are announced as overlapping after they last did.
+/// How long calls are announced as overlapping after they last did.
 pub(super) const OVERLAPPING: Duration = Duration::from_secs(1);
 
 /// Which other calls must be over before a call is sent.
@@ -43,9 +43,9 @@ pub(super) enum Order {
 /// Why no more calls are made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Stopped {
-    /// A call failed on the way; only C_Finalize and C_Initialize help.
+    /// The connection was lost; only C_Finalize and C_Initialize help.
     Lost,
-    /// By C_Finalize.
+    /// C_Finalize closed the connection.
     Closed,
 }
 
@@ -58,7 +58,7 @@ impl From<Stopped> for Failure {
     }
 }
 
-/// The calls in progress, and the reader `R` while nobody has it.
+/// The calls in progress, and the reader `R` while no thread has it.
 pub(super) struct Exchange<R> {
     state: Mutex<State<R>>,
 }
@@ -67,27 +67,27 @@ pub(super) struct State<R> {
     /// In the order of their arrival.
     pub(super) calls: Vec<Entry>,
     pub(super) reader: Option<R>,
-    /// Whose ticket has the reader.
+    /// The xid of the call whose thread has the reader.
     reading: Option<u32>,
     pub(super) next_xid: u32,
-    /// How many calls were sent in all.
+    /// How many calls were sent so far.
     sent: u64,
     stopped: Option<Stopped>,
-    /// The number of calls that are sent and not answered, except those that wait for an event, and its limit.
+    /// The number of calls in flight, except those that wait for an event, and its limit.
     out: usize,
     limit: usize,
-    /// How long a call may take that does not wait for something to happen.
+    /// The timeout of calls, except those that wait for an event.
     timeout: Duration,
-    /// Whether the application said that it has threads.
+    /// Whether the application has said that it calls from several threads.
     threads: bool,
-    /// The thread that called last, and when calls last overlapped, or came from different threads.
+    /// The thread that called last, and when calls last overlapped or came from different threads.
     last_thread: usize,
     pub(super) overlapped: Option<Instant>,
-    /// Where the threads wait that must be woken when the state is released.
+    /// Where the threads wait that must be woken when the state is unlocked.
     woken: Vec<Arc<Condvar>>,
 }
 
-/// Releases the state, then wakes threads: they would only wait for it before.
+/// Unlocks the state, then wakes threads. In the other order they would wait for the lock.
 fn release<R>(mut state: MutexGuard<'_, State<R>>) {
     let woken = mem::take(&mut state.woken);
     drop(state);
@@ -98,14 +98,14 @@ pub(super) struct Entry {
     xid: u32,
     order: Order,
     is_out: bool,
-    /// Its place among all calls that were sent; 0 before that.
+    /// Its position among all calls that were sent, from 1; 0 before it is sent.
     sent: u64,
-    /// When its time is over.
+    /// The deadline for its reply.
     deadline: Option<Deadline>,
-    /// When its time is over if other calls are out then.
+    /// The deadline for its reply while other calls are in flight; it is earlier.
     patience: Option<Deadline>,
     reply: Option<Vec<u8>>,
-    /// The daemon's xid, and what it tells.
+    /// The daemon's xid, and the notification.
     notification: Option<(Xid, Notification)>,
     /// Where its thread waits, until it is woken.
     parked: Option<Arc<Condvar>>,
@@ -116,12 +116,12 @@ impl Entry {
         woken.extend(self.parked.take());
     }
 
-    /// Whether its thread waits for a reply, or will.
+    /// Whether its thread waits for a reply, or is going to.
     fn is_unanswered(&self) -> bool {
         self.is_out && self.reply.is_none()
     }
 
-    /// Whether it counts for the limit, and has a limited time.
+    /// Whether it counts towards the limit, and has a deadline.
     fn counts(&self) -> bool {
         self.order != Order::Waiting
     }
@@ -131,24 +131,24 @@ impl Entry {
 pub(super) struct Ticket<'a, R> {
     exchange: &'a Exchange<R>,
     xid: u32,
-    /// Whether the call could go out when it was made.
+    /// Whether the call could be sent when it was made.
     is_out: bool,
-    /// Whether it overlaps others, or may well do so.
+    /// Whether the call overlaps others, or probably will.
     overlaps: bool,
     is_over: Cell<bool>,
 }
 
-/// What a thread does next that waits for a reply.
+/// What a thread that waits for a reply does next.
 pub(super) enum Next<R> {
-    /// It has its reply.
+    /// It returns with its reply.
     Reply(Vec<u8>),
-    /// It tells the application, and then the daemon under this xid of the daemon's.
+    /// It calls the application's callback, then sends the answer to the daemon with this xid of the daemon's.
     Notification(Xid, Notification),
-    /// It reads, until something of its own has come, at the latest until its time is over.
+    /// It reads until a reply or notification for its call has come, or until its deadline.
     Read {
         reader: R,
         until: Option<Deadline>,
-        /// Whether it has waited for its turn, so that others may have done anything meanwhile.
+        /// Whether the thread has waited before, so that other threads may have done anything meanwhile.
         has_waited: bool,
     },
 }
@@ -175,7 +175,7 @@ impl<R> State<R> {
         }
     }
 
-    /// Lets calls be sent if they may, in the order of their arrival.
+    /// Lets queued calls be sent if they may, in the order of their arrival.
     fn grant(&mut self) {
         for place in 0..self.calls.len() {
             let is_queued = self.calls.get(place).is_some_and(|call| !call.is_out);
@@ -189,8 +189,8 @@ impl<R> State<R> {
         }
     }
 
-    /// Makes a thread read if none does and one waits. A call that waits for an event reads only if there is no other;
-    /// otherwise all replies would pass through its thread.
+    /// Wakes a waiting thread to read if no thread reads. A thread whose call waits for an event is chosen only if
+    /// there is no other; otherwise all replies would pass through it.
     fn pass_reader(&mut self) {
         if self.reader.is_none() {
             return;
@@ -206,9 +206,9 @@ impl<R> State<R> {
         }
     }
 
-    /// Something came of the call that was the `sent`th. A daemon that executes one call after the other has begun
-    /// the next one only now. So the time of those that were sent later begins again: no call has less time than if
-    /// it had waited for its turn here. As each earlier call is answered once, waiting ends.
+    /// Restarts the deadlines of the calls that were sent after the `sent`th call, because that call has got its reply
+    /// or is over. A daemon that executes calls one after the other begins the next one only now, so no call has less
+    /// time than if it had waited for its turn here. Each earlier call gets one reply, so the waiting ends.
     fn progressed(&mut self, sent: u64) {
         let mut deadline = None;
         for call in self.calls.iter_mut().filter(|call| call.sent > sent) {
@@ -219,7 +219,7 @@ impl<R> State<R> {
         }
     }
 
-    /// How long this call has patience with others, if there are some.
+    /// Returns the earlier deadline that holds while other calls are in flight, if some are.
     fn patience(&self, xid: u32) -> Option<Deadline> {
         let call = self.calls.iter().find(|call| call.xid == xid)?;
         let is_other_out = |other: &Entry| other.xid != xid && other.is_unanswered();
@@ -227,13 +227,13 @@ impl<R> State<R> {
             .filter(|_| self.calls.iter().any(is_other_out))
     }
 
-    /// Until when this call waits, in the present state.
+    /// Returns the deadline of this call in the present state.
     fn until(&self, xid: u32) -> Option<Deadline> {
         let call = self.calls.iter().find(|call| call.xid == xid);
         self.patience(xid).or(call?.deadline)
     }
 
-    /// How long this call still waits; `None` if its time is not limited.
+    /// Returns how long this call still waits; `None` if it has no deadline.
     fn time_left(&self, xid: u32) -> Result<Option<Duration>, Failure> {
         match self.until(xid).map(Deadline::remaining).transpose() {
             Err(_) if self.patience(xid).is_some() => Err(Failure::OthersAreOut),
@@ -241,8 +241,8 @@ impl<R> State<R> {
         }
     }
 
-    /// Whether a call that is made now may well overlap others: if some are out, or the application has threads, and
-    /// several have called lately, or the call is slow.
+    /// Returns whether a call that is made now will probably overlap others: if some are in flight, or if the
+    /// application has threads and either several of them have called lately or the call is slow.
     fn overlaps(&mut self, is_slow: bool) -> bool {
         let is_now = self.out > 0;
         if !self.threads {
@@ -279,7 +279,7 @@ impl<R> State<R> {
 }
 
 impl<R> Exchange<R> {
-    /// A connection on which nothing was called yet, and where each call may take `timeout`.
+    /// Makes the exchange of a new connection, on which each call has this `timeout`.
     pub fn new(first_xid: u32, timeout: Duration, reader: R) -> Exchange<R> {
         Exchange {
             state: Mutex::new(State {
@@ -304,7 +304,7 @@ impl<R> Exchange<R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many calls may be out at a time; at least one.
+    /// Sets the limit on calls in flight; it is at least 1.
     pub fn allow(&self, limit: u64) {
         let mut state = self.state();
         state.limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
@@ -312,7 +312,7 @@ impl<R> Exchange<R> {
         release(state);
     }
 
-    /// How long a call may take that is sent from now on.
+    /// Sets the timeout of calls that are sent from now on.
     pub fn set_timeout(&self, timeout: Duration) {
         self.state().timeout = timeout;
     }
@@ -325,12 +325,12 @@ impl<R> Exchange<R> {
         before
     }
 
-    /// Whether the application may call from several threads.
+    /// Sets whether the application may call from several threads.
     pub fn set_threads(&self, threads: bool) {
         self.state().threads = threads;
     }
 
-    /// Stops all calls and wakes every thread. True if calls were still possible until now.
+    /// Stops all calls and wakes every thread. Returns whether calls were possible until now.
     pub fn stop(&self, why: Stopped) -> bool {
         let mut state = self.state();
         let was_sound = state.stopped.is_none();
@@ -342,12 +342,12 @@ impl<R> Exchange<R> {
         was_sound
     }
 
-    /// Why no more calls are made, if so.
+    /// Returns why no more calls are made, if they are not.
     pub fn stopped(&self) -> Option<Stopped> {
         self.state().stopped
     }
 
-    /// How many threads wait.
+    /// Returns how many threads wait.
     #[cfg(test)]
     pub fn parked(&self) -> usize {
         let state = self.state();
@@ -358,14 +358,14 @@ impl<R> Exchange<R> {
             .count()
     }
 
-    /// Adds a call behind those in progress. `is_slow`: other calls are expected meanwhile.
+    /// Adds a call behind those in progress. `is_slow`: other calls are expected while it runs.
     pub fn enter(&self, order: Order, is_slow: bool) -> Result<Ticket<'_, R>, Stopped> {
         let mut state = self.state();
         if let Some(stopped) = state.stopped {
             return Err(stopped);
         }
         let overlaps = state.overlaps(is_slow);
-        // A call that waits for something may be there since the xids last came round.
+        // A call that waits for an event may have this xid since before the counter wrapped around.
         while state.calls.iter().any(|call| call.xid == state.next_xid) {
             state.next_xid = state.next_xid.wrapping_add(1);
         }
@@ -394,7 +394,7 @@ impl<R> Exchange<R> {
 }
 
 thread_local! {
-    /// Its address tells threads apart.
+    /// A variable whose address identifies the thread.
     static MARK: u8 = const { 0 };
     /// Whether the application's callback is running in this thread.
     static CALLING_BACK: Cell<bool> = const { Cell::new(false) };
@@ -405,8 +405,8 @@ fn this_thread() -> usize {
         .unwrap_or(0)
 }
 
-/// Runs a callback of the application. A call that it makes goes out at once or not at all: it would wait for the
-/// call that the callback belongs to, for ever.
+/// Runs a callback of the application. A call that the callback makes goes out at once or fails: if it waited for the
+/// call to which the callback belongs, it would wait for ever.
 pub(crate) fn calling_back<T>(callback: impl FnOnce() -> T) -> T {
     struct Restored(bool);
     impl Drop for Restored {
@@ -424,17 +424,17 @@ pub(crate) fn is_calling_back() -> bool {
 }
 
 impl<R> Ticket<'_, R> {
-    /// Pairs the reply with the call.
+    /// Returns the xid, which pairs the reply with the call.
     pub fn xid(&self) -> u32 {
         self.xid
     }
 
-    /// Whether the call overlaps others, or may well do so.
+    /// Returns whether the call overlaps others, or probably will.
     pub fn overlaps(&self) -> bool {
         self.overlaps
     }
 
-    /// Makes the call fail with [`Failure::OthersAreOut`] if it has waited this long and others are not answered.
+    /// Makes the call fail with [`Failure::OthersAreOut`] if it has waited this long and other calls are in flight.
     pub fn limit_patience(&self, patience: Duration) {
         let mut state = self.exchange.state();
         let patience = Deadline::after(patience.min(state.timeout));
@@ -443,9 +443,9 @@ impl<R> Ticket<'_, R> {
         }
     }
 
-    /// Waits until the call may go out.
+    /// Waits until the call may be sent.
     pub fn begin(&self) -> Result<(), Failure> {
-        // A module without threads would have to be free of the call that the callback belongs to.
+        // A module without threads is still busy with the call to which the callback belongs.
         if CALLING_BACK.get() && !self.exchange.state().threads {
             return Err(Failure::CallingBack);
         }
@@ -467,8 +467,8 @@ impl<R> Ticket<'_, R> {
         }
     }
 
-    /// Notes that the call is being sent, after those for which this was called before. Its time begins. Returns until
-    /// when it must be sent.
+    /// Notes that the call is being sent, after those for which this was called before. Its time begins now. Returns
+    /// the deadline for sending it.
     pub fn send(&self) -> Result<Deadline, Failure> {
         let mut state = self.exchange.state();
         if let Some(stopped) = state.stopped {
@@ -484,7 +484,7 @@ impl<R> Ticket<'_, R> {
         Ok(deadline)
     }
 
-    /// Waits until there is something to do.
+    /// Waits until the thread has something to do.
     pub fn next(&self) -> Result<Next<R>, Failure> {
         let mut has_waited = false;
         let mut state = self.exchange.state();
@@ -514,7 +514,7 @@ impl<R> Ticket<'_, R> {
         }
     }
 
-    /// Waits until it is woken. May also return without a reason.
+    /// Waits until it is woken. May also return without a reason (spurious wake-up).
     fn park<'s>(
         &self,
         mut state: MutexGuard<'s, State<R>>,
@@ -537,8 +537,8 @@ impl<R> Ticket<'_, R> {
         Ok(state)
     }
 
-    /// Gives a reply to the call that it answers. A reply that nobody waits for is dropped. Returns until when to go on
-    /// reading.
+    /// Hands a reply to the thread that waits for it. Drops a reply for which no thread waits. Returns the deadline
+    /// until which this thread goes on reading.
     pub fn hand_over(&self, xid: u32, record: &[u8]) -> Result<Option<Deadline>, TryReserveError> {
         let mut copy = Vec::new();
         copy.try_reserve_exact(record.len())?;
@@ -558,15 +558,15 @@ impl<R> Ticket<'_, R> {
         Ok(until)
     }
 
-    /// Until when to read on where the time that was told before is over, if there is more by now.
+    /// Returns the new deadline for reading, after the earlier one has passed; an error if it was not extended.
     pub fn read_on(&self) -> Result<Option<Deadline>, Failure> {
         let state = self.exchange.state();
         state.time_left(self.xid)?;
         Ok(state.until(self.xid))
     }
 
-    /// Gives a notification to the call in which it comes. The daemon makes one at a time; it is wrong if the one
-    /// before was not even looked at. One in a call that nobody waits for is dropped.
+    /// Hands a notification to the call to which it belongs. The daemon sends one at a time: a second one before the
+    /// first was taken is an error. A notification for a call that no thread waits for is dropped.
     pub fn notify(&self, xid: Xid, notification: Notification) -> Result<(), Failure> {
         let mut state = self.exchange.state();
         let State { calls, woken, .. } = &mut *state;
@@ -583,7 +583,7 @@ impl<R> Ticket<'_, R> {
         Ok(())
     }
 
-    /// Lets another thread read: this one has a notification to see to.
+    /// Lets another thread read, because this one has a notification to deliver.
     pub fn pass_on(&self, reader: R) {
         let mut state = self.exchange.state();
         state.reader = Some(reader);
@@ -592,8 +592,9 @@ impl<R> Ticket<'_, R> {
         release(state);
     }
 
-    /// The application was told, which took this long: the daemon goes on with this call, and then with those that
-    /// were sent later. A daemon cannot draw a call out by notifying again and again.
+    /// Extends deadlines by the time that the application's callback took: the daemon continues with this call, and
+    /// then with those that were sent later. The time is added to the present deadline, so a daemon cannot extend a
+    /// call without end by notifying again and again.
     pub fn told(&self, time: Duration) {
         let mut state = self.exchange.state();
         let sent = state.entry(self.xid).map_or(u64::MAX, |call| call.sent);
@@ -602,7 +603,7 @@ impl<R> Ticket<'_, R> {
         }
     }
 
-    /// Gives the reader back; the call is over.
+    /// Gives the reader back and ends the call.
     pub fn give_back(self, reader: R) {
         let mut state = self.exchange.state();
         state.reader = Some(reader);
@@ -619,7 +620,7 @@ impl<R> Ticket<'_, R> {
     }
 }
 
-/// The call is over. If it fails with the reader, nobody can read any more.
+/// Ends the call. If its thread has the reader, the reader is lost, and with it the connection.
 impl<R> Drop for Ticket<'_, R> {
     fn drop(&mut self) {
         if self.is_over.get() {

@@ -1,8 +1,8 @@
-//! Tries every order in which threads can meet in `exchange`, with loom: no thread waits for ever, and each gets its
-//! own reply.
+//! Tries every interleaving of threads in `exchange`, with loom: no thread waits for ever, and each gets its own reply.
 //!
-//! `exchange` is compiled a second time here, with loom's locks. Time does not pass in the model, so no call is too
-//! late. In place of a connection there is a list of what the daemon has sent; the thread that reads takes from it.
+//! `exchange` is compiled a second time here, with loom's locks. Time does not pass in the model, so no deadline
+//! passes. A list of the records that the daemon has sent takes the place of the connection; the thread that reads
+//! takes records from it.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ mod exchange;
 use exchange::{Exchange, Next, Order, Stopped, Ticket};
 use sync::{Arc, Condvar, Mutex};
 
-/// What the daemon sends, in the order in which it is read.
+/// A record that the daemon sends.
 enum Sent {
     Reply(u32),
     Notification(u32),
@@ -42,7 +42,7 @@ struct Wire {
 struct WireState {
     sent: Vec<Sent>,
     is_shut_down: bool,
-    /// What a daemon that executes one call after the other sends when the notification before it was answered.
+    /// What a daemon that executes calls one after the other sends when the notification before was answered.
     held_back: Option<Vec<Sent>>,
 }
 
@@ -61,7 +61,7 @@ impl Wire {
         self.changed.notify_one();
     }
 
-    /// A notification was answered.
+    /// Notes that a notification was answered.
     fn answered(&self) {
         let held_back = self.state.lock().unwrap().held_back.take();
         held_back
@@ -70,7 +70,7 @@ impl Wire {
             .for_each(|sent| self.send(sent));
     }
 
-    /// What came last; `None` when the connection was shut down.
+    /// Takes the newest record; `None` when the connection was shut down.
     fn receive(&self) -> Option<Sent> {
         let mut state = self.state.lock().unwrap();
         while !state.is_shut_down {
@@ -91,19 +91,19 @@ impl Wire {
 struct Model {
     exchange: Exchange<()>,
     wire: Wire,
-    /// How many calls are over, and how many have to be before the application's callback returns.
+    /// How many calls have ended, and how many have to end before the application's callback returns.
     over: Mutex<usize>,
     ended: Condvar,
     awaited: usize,
 }
 
-/// What the application's callback has to do with other calls.
+/// How the application's callback depends on other calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Callback {
     Nothing,
     /// It returns when another call is over.
     WaitsForCall,
-    /// The daemon answers no other call before it returns.
+    /// The daemon answers no other call before the callback returns.
     KeepsDaemon,
 }
 
@@ -130,7 +130,7 @@ impl Model {
         Arc::new(model)
     }
 
-    /// Makes a call. The daemon notifies as often as `notifications` says before it answers.
+    /// Makes a call. The daemon sends this many `notifications` before it answers.
     fn call(&self, order: Order, notifications: u32) -> Ended {
         let ended = self.exchange(order, notifications);
         *self.over.lock().unwrap() += 1;
@@ -188,7 +188,7 @@ impl Model {
         }
     }
 
-    /// Reads until something of this call came.
+    /// Reads until a reply or notification of this call has come.
     fn read(&self, ticket: &Ticket<'_, ()>) -> Option<Sent> {
         loop {
             let sent = self.wire.receive()?;
@@ -218,7 +218,7 @@ impl Model {
     }
 }
 
-/// Runs the calls in threads of their own, in every order, with at most this many switches that no thread asked for.
+/// Runs the calls in threads of their own, in every order, with at most this many preemptions.
 fn all_answered(
     preemptions: usize,
     limit: u64,
@@ -260,7 +260,7 @@ fn calls_of_a_session_take_turns(preemptions: usize) {
     }
 }
 
-/// As C_Finalize does, with as many calls out as may be.
+/// As C_Finalize does, when the limit on calls is reached.
 fn a_call_goes_at_once_beside_others(preemptions: usize) {
     let calls = &[(Order::Of(1), 0), (Order::AtOnce, 0), (Order::Of(2), 0)];
     all_answered(preemptions, 1, Callback::Nothing, calls);
@@ -276,7 +276,7 @@ fn a_notified_thread_answers_while_another_reads(preemptions: usize) {
     all_answered(preemptions, 9, Callback::KeepsDaemon, one);
 }
 
-/// Also those that wait for the turn of a thread whose callback waits for them.
+/// This includes threads that wait for the turn of a thread whose callback waits for them.
 fn the_end_wakes_every_thread(preemptions: usize) {
     for notifications in [0, 1] {
         let mut builder = Builder::new();
@@ -311,7 +311,7 @@ fn a_reader_that_fails_leaves_nobody_waiting(preemptions: usize) {
         let ticket = model.exchange.enter(Order::Of(2), false).unwrap();
         ticket.begin().unwrap();
         ticket.send().unwrap();
-        // The other thread reads before, or not at all.
+        // The other thread has read before, or does not read at all.
         assert!(matches!(ticket.next(), Ok(Next::Read { .. })));
         drop(ticket);
         other.join().unwrap();
@@ -319,7 +319,7 @@ fn a_reader_that_fails_leaves_nobody_waiting(preemptions: usize) {
     });
 }
 
-/// Each part of the model, with more switches where there is time for it.
+/// Defines a module of two tests for each part of the model; the second, slower one allows more preemptions.
 macro_rules! models {
     ($($name:ident: $preemptions:literal, $more:literal;)*) => {$(
         mod $name {
