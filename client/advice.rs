@@ -1,6 +1,6 @@
 //! Advises an operator what to do about a failure, in one clause for the end of a log line.
 //!
-//! Where no advice is useful, it gives none. The error's own text states the cause.
+//! If no advice is useful, there is none. The error's own text states the cause.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use crate::settings::SettingsError;
 use crate::socket::SocketError;
 use crate::tls::TlsError;
 
-/// `; advice`, or nothing.
+/// Displays as `; advice`, or as nothing.
 pub(crate) struct Advice(pub Option<&'static str>);
 
 impl fmt::Display for Advice {
@@ -35,7 +35,7 @@ impl InitializeError {
             InitializeError::Log(..) => {
                 Some("PKCS11PROXY_LOG_TO (log_to) must name a file that this user may write")
             }
-            // It says what was expected, and where.
+            // The error says what was expected, and where.
             InitializeError::Mechanisms(_) => None,
             InitializeError::Connect(_, error) => error.advice(),
             InitializeError::Start(_, error) => error.advice(),
@@ -52,7 +52,7 @@ impl SettingsError {
             SettingsError::TlsFile(_) => {
                 Some("TLS needs an authority, a certificate and a key, or a pre-shared key")
             }
-            // The others say what was expected, and where.
+            // The other errors say what was expected, and where.
             _ => None,
         }
     }
@@ -177,7 +177,7 @@ impl StartError {
 }
 
 impl Failure {
-    /// Where a call of the application has failed. `recovers`: whether the library connects again by itself.
+    /// Returns advice about a failed call of the application. `recovers`: whether the library reconnects by itself.
     pub fn advice(&self, recovers: bool) -> Option<&'static str> {
         match self {
             Failure::Socket(_)

@@ -1,6 +1,6 @@
-//! Describes a certificate for people: its subject, its issuer, and when it is valid.
+//! Describes a certificate for people: its subject, its issuer, and its validity.
 //!
-//! The text comes from a peer, so control characters are escaped. Nothing is decided here: OpenSSL verifies.
+//! The text comes from a peer, so control characters are escaped. This decides nothing: OpenSSL verifies certificates.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use openssl::asn1::Asn1Time;
 use openssl::hash::MessageDigest;
 use openssl::x509::{X509NameRef, X509Ref, X509VerifyResult};
 
-/// What people compare of a certificate.
+/// The properties of a certificate that people compare.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate {
     pub subject: String,
@@ -20,12 +20,12 @@ pub(crate) struct Certificate {
     pub not_after: String,
     /// Days from now until it expires, rounded down; `None` if the date cannot be read.
     pub days_left: Option<i32>,
-    /// SHA-256 of the whole certificate.
+    /// SHA-256 of the whole certificate, in hexadecimal.
     pub fingerprint: String,
 }
 
 impl Certificate {
-    /// To be called in the context that the certificate belongs to.
+    /// Describes a certificate. Must be called in the context to which the certificate belongs.
     pub fn of(certificate: &X509Ref) -> Certificate {
         let names = certificate.subject_alt_names();
         let names = names.iter().flatten().filter_map(|name| {
@@ -43,7 +43,7 @@ impl Certificate {
             names: names.collect(),
             not_before: not_before.to_string(),
             not_after: not_after.to_string(),
-            // A time that is over counts as less than no day.
+            // Less than a day in the past counts as -1.
             days_left: left.ok().map(|it| it.days - i32::from(it.secs < 0)),
             fingerprint: bytes.join(":"),
         }
@@ -60,7 +60,7 @@ impl fmt::Display for Certificate {
     }
 }
 
-/// `CN=name, O=organisation`: the most special part first, as most are read.
+/// Formats a name as `CN=name, O=organisation`, the most specific part first, as is usual.
 fn name(name: &X509NameRef) -> String {
     let part = |entry: &openssl::x509::X509NameEntryRef| {
         let kind = entry.object().nid().short_name().unwrap_or("?");
@@ -90,9 +90,9 @@ fn escaped(text: &str) -> String {
 #[derive(Clone, Debug)]
 pub(crate) struct Unverified {
     pub verdict: X509VerifyResult,
-    /// The server's own.
+    /// The server's own certificate.
     pub server: Option<Certificate>,
-    /// The one of its chain that the verdict is about, if it is another one.
+    /// The certificate of the chain to which the verdict applies, if it is not the server's.
     pub issuer: Option<Certificate>,
 }
 
@@ -107,7 +107,7 @@ impl fmt::Display for Unverified {
 }
 
 impl Unverified {
-    /// What an operator can do, in a clause.
+    /// Returns what an operator can do, in a clause.
     pub fn advice(&self) -> &'static str {
         // x509_vfy.h of OpenSSL 3
         match self.verdict.as_raw() {

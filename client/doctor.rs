@@ -1,9 +1,8 @@
-//! Finds out why a connection fails: `p11client-doctor`, for an operator.
+//! Implements `p11client-doctor`, which finds out for an operator why a connection fails.
 //!
 //! It reads the settings that the library would read, and takes the library's steps one after the other, with the
 //! library's own code: settings, log, name, connection, TLS, the first calls, slots and tokens. It prints the result of
-//! each step. For a step that fails, it prints the cause and advice. It never logs in, writes no log file, and prints
-//! no secret.
+//! each step and, if a step fails, the cause and advice. It never logs in, writes no log file, and prints no secret.
 
 mod daemon;
 mod local;
@@ -27,7 +26,7 @@ const WELL: i32 = 0;
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 
-/// Runs the program with these arguments, its name first. Gives the exit status: 0 if all went well, 1 if a step has
+/// Runs the program with these arguments, its name first. Returns the exit status: 0 if all went well, 1 if a step
 /// failed, 2 if the arguments are wrong.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     match options::parse(arguments) {
@@ -51,7 +50,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     }
 }
 
-/// Says what is wrong with a command line, the program's name first.
+/// Returns what is wrong with a command line, the program's name first; `None` if nothing is.
 pub fn complaint(words: impl IntoIterator<Item = OsString>) -> Option<String> {
     options::parse(words).err().map(|error| error.to_string())
 }
@@ -108,7 +107,8 @@ fn examine(options: &Options, report: &mut Report<'_>) {
     }
 }
 
-/// An application goes on with a token of another daemon if that is the only one there with its label.
+/// Compares the tokens of the daemons. After a reconnect, the application continues with a token of another daemon only
+/// if that is the only one there with its label.
 fn compare_tokens(usable: &[(&Endpoint, Vec<String>)], report: &mut Report<'_>) {
     let mut are_alike = true;
     for (here, tokens) in usable {
@@ -133,7 +133,8 @@ fn compare_tokens(usable: &[(&Endpoint, Vec<String>)], report: &mut Report<'_>) 
     }
 }
 
-/// What a library would make its settings of: the one of the options, or the one that was built with this program.
+/// Returns what the settings are read from: the library that the options name, or the one that was built with this
+/// program.
 fn environment(options: &Options, report: &mut Report<'_>) -> Option<Environment<'static>> {
     let mut environment = Environment::process();
     match &options.library {

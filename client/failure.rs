@@ -1,4 +1,4 @@
-//! Defines the reasons why a call has no result.
+//! Defines the reasons why a call has no result, and the CK_RV for each.
 
 use std::collections::TryReserveError;
 use std::io;
@@ -42,21 +42,21 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// The CK_RV for the application.
+    /// Returns the CK_RV for the application.
     pub fn rv(&self) -> CkRv {
         match self {
             // Nothing was sent.
             Failure::Encode(_) => CkRv::HOST_MEMORY,
             Failure::TooLong => CkRv::DATA_LEN_RANGE,
-            // The daemon is well and executed nothing; the connection stays, as in the original.
+            // The daemon works and executed nothing. The connection stays open, as in the original.
             Failure::Reply(ReplyError::NotExecuted(_) | ReplyError::Denied(_))
             | Failure::CallingBack => CkRv::FUNCTION_FAILED,
-            // The reply is here, but there is no room for what it carries.
+            // The reply has arrived, but there is no memory for its contents.
             Failure::Reply(ReplyError::Malformed(DecodeError::Memory)) | Failure::Memory(_) => {
                 CkRv::HOST_MEMORY
             }
             Failure::Finalized => CkRv::CRYPTOKI_NOT_INITIALIZED,
-            // The connection ends, and with it what the module had for this application.
+            // The connection ends, and with it everything that the module had for this application.
             Failure::OthersAreOut => CkRv::OK,
             Failure::Socket(_)
             | Failure::Timeout
@@ -68,7 +68,7 @@ impl Failure {
         }
     }
 
-    /// Whether calls and replies could get out of step, so that the connection must be closed.
+    /// Returns whether a later reply could be taken for that of another call, so that the connection must be closed.
     pub fn is_fatal(&self) -> bool {
         match self {
             Failure::Encode(_)

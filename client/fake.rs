@@ -1,4 +1,4 @@
-//! Stands in for the daemon in unit tests: once as a closure, once as a daemon that executes operations itself.
+//! Simulates the daemon in unit tests: with a closure, or with a daemon that executes operations itself.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ use crate::socket::OwnThreads;
 type Answering = Box<dyn Fn(Call<'_>) -> Reply + Send + Sync>;
 type AnsweringVersion3 = Box<dyn Fn(version3::Call<'_>) -> version3::Reply + Send + Sync>;
 
-/// A daemon of one version that answers what a closure says.
+/// A daemon of one version whose replies come from a closure.
 pub(crate) struct Scripted {
     version4: Option<Answering>,
     version3: Option<AnsweringVersion3>,
@@ -32,7 +32,7 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    /// A daemon of version 4, which answers what the closure says to everything.
+    /// Makes a daemon of version 4 that answers every call with the closure.
     pub fn version4(answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static) -> Scripted {
         Scripted {
             version4: Some(Box::new(answer)),
@@ -42,7 +42,7 @@ impl Scripted {
         }
     }
 
-    /// A daemon of version 3, which answers what the closure says to everything.
+    /// Makes a daemon of version 3 that answers every call with the closure.
     pub fn version3(
         answer: impl Fn(version3::Call<'_>) -> version3::Reply + Send + Sync + 'static,
     ) -> Scripted {
@@ -95,7 +95,7 @@ impl Remote for Scripted {
     }
 }
 
-/// One that the test still has when the library is gone.
+/// A daemon that the test still owns after the library is gone.
 impl Remote for Arc<Scripted> {
     fn negotiate(&self, hello: Hello) -> Result<Option<HelloResult>, CkRv> {
         (**self).negotiate(hello)
@@ -144,7 +144,7 @@ pub(crate) fn settings(protocol: Option<Version>) -> Settings {
     }
 }
 
-/// A daemon that listens there.
+/// Returns the settings of a daemon at this endpoint.
 pub(crate) fn daemon(endpoint: Endpoint, tls: Option<TlsSettings>) -> Daemon {
     Daemon {
         endpoint,
@@ -154,10 +154,10 @@ pub(crate) fn daemon(endpoint: Endpoint, tls: Option<TlsSettings>) -> Daemon {
     }
 }
 
-/// A library with such a daemon.
+/// A library with a scripted daemon.
 pub(crate) type FakeLibrary = Library<Link<Scripted>>;
 
-/// A library that has done C_Initialize with this daemon.
+/// Makes a library that has done C_Initialize with this daemon.
 pub(crate) fn started(remote: Scripted, settings: &Settings) -> FakeLibrary {
     match Link::start(remote, settings, true) {
         Ok(link) => Library::new(Box::new(link), Arc::new(Notifications::default())),
@@ -165,7 +165,7 @@ pub(crate) fn started(remote: Scripted, settings: &Settings) -> FakeLibrary {
     }
 }
 
-/// A library that talks in version 4 to what the closure says, past C_Initialize.
+/// Makes a library after C_Initialize, whose calls in version 4 the closure answers.
 pub(crate) fn library(answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static) -> FakeLibrary {
     let remote = Scripted::version4(move |call| match call {
         Call::C_SetupArch(_) | Call::C_LoadModule(_) | Call::C_Initialize(_) => {
@@ -176,12 +176,12 @@ pub(crate) fn library(answer: impl Fn(Call<'_>) -> Reply + Send + Sync + 'static
     started(remote, &settings(None))
 }
 
-/// What a daemon of version 3 answers with this CK_RV and nothing else.
+/// Makes a reply of version 3 with this CK_RV and nothing else.
 pub(crate) fn only(function: Function, rv: CkRv) -> version3::Reply {
     version3::Reply::only(function, rv).expect("version 3 has it")
 }
 
-/// What a closure says, past C_Initialize in version 3.
+/// Makes a daemon of version 3 that accepts C_Initialize; the closure answers all other calls.
 pub(crate) fn version3(
     answer: impl Fn(version3::Call<'_>) -> version3::Reply + Send + Sync + 'static,
 ) -> Scripted {
@@ -193,15 +193,15 @@ pub(crate) fn version3(
     })
 }
 
-/// A library that talks in version 3 to what the closure says, past C_Initialize.
+/// Makes a library after C_Initialize, whose calls in version 3 the closure answers.
 pub(crate) fn library_of_version3(
     answer: impl Fn(version3::Call<'_>) -> version3::Reply + Send + Sync + 'static,
 ) -> FakeLibrary {
     started(version3(answer), &settings(None))
 }
 
-/// Operations of sessions as a daemon has them: a result is given once, whole, and ends the
-/// operation. "Encrypting" and the like answer their input with the function's number in front.
+/// Simulates the operations of sessions in a daemon: a result is returned once, whole, and ends the operation.
+/// "Encrypting" and the like return their input with the function's number in front.
 #[derive(Default)]
 pub(crate) struct Module {
     state: Mutex<State>,
@@ -210,13 +210,13 @@ pub(crate) struct Module {
 #[derive(Default)]
 struct State {
     next_session: u64,
-    /// What was fed to the digest of a session so far.
+    /// The bytes that the digest of each session has received so far.
     digests: HashMap<SessionHandle, Vec<u8>>,
     calls: Vec<Function>,
 }
 
 impl Module {
-    /// The calls that came, in order.
+    /// Returns the calls that came, in order.
     pub fn calls(&self) -> Vec<Function> {
         self.state.lock().unwrap().calls.clone()
     }

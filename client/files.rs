@@ -13,11 +13,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use transport::Deadline;
 use zeroize::Zeroizing;
 
-/// The first `most` bytes of a file, or of what is written to a pipe before it is closed. [`io::ErrorKind::TimedOut`]
-/// if that takes too long.
+/// Reads the first `most` bytes of a file, or of a pipe until its writer closes it. [`io::ErrorKind::TimedOut`] if that
+/// takes too long.
 pub(crate) fn read(path: &Path, most: u64, deadline: Deadline) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open(path, deadline)?;
-    // At once: a buffer that moves would leave a copy of a key behind.
+    // Reserved at once: a buffer that moves when it grows would leave a copy of a key behind.
     let size = file.metadata()?.len().clamp(SMALL, most.max(SMALL));
     let mut bytes = Zeroizing::new(Vec::new());
     bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX))?;
@@ -26,15 +26,16 @@ pub(crate) fn read(path: &Path, most: u64, deadline: Deadline) -> io::Result<Zer
         wait(file.get_ref(), deadline)?;
         match file.read_to_end(&mut bytes) {
             Ok(_) => return Ok(bytes),
-            // What came so far was kept. `poll` takes every file that is no pipe for readable, also one that says this.
+            // The bytes that were read so far are kept. `poll` reports every file that is not a pipe as readable, even
+            // one whose read returns this error.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Without the flag, to open a pipe would wait for its writer. With it, a file that another host has a lease on is
-/// not there at once.
+/// Opens a file with O_NONBLOCK. Without that flag, opening a pipe would wait for its writer. With it, opening a file
+/// on which another host has a lease fails at first, so it is tried again.
 fn open(path: &Path, deadline: Deadline) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).custom_flags(nix::libc::O_NONBLOCK);
@@ -49,13 +50,13 @@ fn open(path: &Path, deadline: Deadline) -> io::Result<File> {
     }
 }
 
-/// How long a file that is not there at once is left alone.
+/// The pause before a file that is not available at once is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// More than most certificates and keys, in bytes.
+/// A size that is enough for most certificates and keys, in bytes.
 const SMALL: u64 = 16 << 10;
 
-/// Waits until there is something to read, or the writer has closed.
+/// Waits until there is data to read, or the writer has closed the pipe.
 fn wait(file: &File, deadline: Deadline) -> io::Result<()> {
     loop {
         let remaining = deadline.remaining()?.as_millis();
@@ -79,7 +80,7 @@ mod tests {
 
     const TIME: Duration = Duration::from_millis(200);
 
-    /// The path of a pipe in a directory that is removed afterwards.
+    /// Makes a pipe, runs `then` with its path, and removes it.
     fn with_pipe(name: &str, then: impl FnOnce(&Path)) {
         let name = format!("p11client-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);

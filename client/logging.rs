@@ -1,10 +1,10 @@
-//! Writes log messages to standard error, a file, or the system logger, as the settings say.
+//! Writes log messages to standard error, a file, or the system logger, depending on the settings.
 //!
-//! `PKCS11PROXY_LOG` has the syntax of env_logger: levels, for the library or for modules of it
-//! (`p11client::tls=debug`), and a text that messages have to contain. Each message is one write, and takes no lock
-//! that a forked child could inherit (env_logger locks std's stderr). No file stays open: the application may close
-//! every descriptor, and a program that rotates the file need not notify the library. A message that cannot be written
-//! is lost. No message contains a PIN, a key, an attribute's value or data.
+//! `PKCS11PROXY_LOG` has the syntax of env_logger: levels, for the library or for its modules (`p11client::tls=debug`),
+//! and a text that messages must contain. Each message is one write, and takes no lock that a forked child could
+//! inherit (env_logger locks std's stderr). No file stays open, because the application may close every descriptor, and
+//! so that a program that rotates the file need not notify the library. A message that cannot be written is lost. No
+//! message contains a PIN, a key, an attribute's value or data.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -21,13 +21,13 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use crate::settings::{Environment, LogSettings, Settings};
 
-/// Where the system logger listens.
+/// The socket of the system logger.
 pub(crate) const SYSLOG: &str = "/dev/log";
 
-/// The facility of its messages: user (RFC 5424, section 6.2.1).
+/// The facility of the messages to it: user (RFC 5424, section 6.2.1).
 const USER: u8 = 1;
 
-/// The most that is sent to it at a time, in bytes.
+/// The longest message to it, in bytes.
 const LONGEST_DATAGRAM: usize = 8192;
 
 /// Where the log goes.
@@ -39,7 +39,7 @@ pub(crate) enum LogTo {
 }
 
 impl LogTo {
-    /// `stderr`, `syslog` or an absolute path.
+    /// Parses `stderr`, `syslog` or an absolute path.
     pub fn parse(text: &Path) -> Option<LogTo> {
         match text.to_str() {
             Some("stderr") => Some(LogTo::Stderr),
@@ -49,13 +49,13 @@ impl LogTo {
     }
 }
 
-/// What is logged, and where.
+/// The filter of messages, and the destination of the log.
 pub(crate) struct Output {
     filter: Filter,
     to: LogTo,
 }
 
-/// A forked child has none until its own C_Initialize.
+/// The present output. A forked child has none until its own C_Initialize.
 pub(crate) static OUTPUT: PerProcess<RwLock<Option<Output>>> = PerProcess::new();
 
 struct Logger;
@@ -69,12 +69,12 @@ impl Log for Logger {
         let Some(output) = OUTPUT.existing() else {
             return;
         };
-        // Locked only while another thread sets it.
+        // Locked only while another thread changes it.
         let Ok(output) = output.try_read() else {
             return;
         };
         if let Some(output) = output.as_ref().filter(|it| it.filter.matches(record)) {
-            // There is nobody to tell that the message is lost.
+            // If the message is lost, there is nobody to tell.
             let _ = output.write(record);
         }
     }
@@ -106,12 +106,12 @@ impl Output {
     }
 }
 
-/// Whether the system logger takes messages. Sends none.
+/// Checks whether the system logger accepts messages. Sends none.
 pub(crate) fn reach_syslog(path: &Path) -> io::Result<()> {
     UnixDatagram::unbound()?.connect(path)
 }
 
-/// Never waits for the system logger.
+/// Sends a message to the system logger. Never waits for it.
 fn to_syslog(path: &Path, message: &str) -> io::Result<()> {
     let most = message.len().min(LONGEST_DATAGRAM);
     let end = (0..=most).rfind(|place| message.is_char_boundary(*place));
@@ -121,7 +121,7 @@ fn to_syslog(path: &Path, message: &str) -> io::Result<()> {
     socket.send_to(sent.as_bytes(), path).map(|_| ())
 }
 
-/// The severity of a level for the system logger (RFC 5424, section 6.2.1).
+/// Returns the severity that the system logger has for a level (RFC 5424, section 6.2.1).
 fn severity(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -131,7 +131,7 @@ fn severity(level: Level) -> u8 {
     }
 }
 
-/// One line, whatever a daemon or a setting put into it.
+/// Escapes control characters, so that the text stays on one line whatever a daemon or a setting put into it.
 pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -143,10 +143,10 @@ pub(crate) fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Opens a log file to append to it. Does not wait for the reader of a pipe.
+/// Opens a log file for appending. Does not wait for the reader of a pipe.
 fn opened(path: &Path) -> io::Result<File> {
     let file = to_append().create(true).mode(0o600).open(path)?;
-    // What the application prints must not end up here: std gives copies a number of at least 3.
+    // What the application prints must not end up in the log: std gives a copy of a descriptor a number of at least 3.
     match file.as_raw_fd() {
         0..=2 => file.try_clone(),
         _ => Ok(file),
@@ -159,7 +159,7 @@ fn to_append() -> OpenOptions {
     options
 }
 
-/// Whether a log file could be opened to append to it, without making it: whether there is one, or an error.
+/// Returns whether a log file exists and can be opened for appending; an error if it cannot. Does not create it.
 pub(crate) fn could_open(path: &Path) -> io::Result<bool> {
     match to_append().open(path) {
         Ok(_) => Ok(true),
@@ -172,8 +172,8 @@ pub(crate) fn could_open(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// What a text in env_logger's syntax lets through; `None` if it cannot be understood, or names what is no module of
-/// this library.
+/// Parses a filter in env_logger's syntax; `None` if it is invalid, or names something that is not a module of this
+/// library.
 pub(crate) fn parsed(text: &str) -> Option<Filter> {
     const MODULES: [&str; 4] = ["p11client", "transport", "bindings", "xdr"];
     let directives = text.split('/').next().unwrap_or_default().split(',');
@@ -194,23 +194,23 @@ fn is_level(name: &str) -> bool {
     name.parse::<log::LevelFilter>().is_ok()
 }
 
-/// Logs as the variables say, before the settings are read. Where they cannot be understood, errors are logged, of
-/// which that is the first.
+/// Begins to log as the variables say, before the settings are read. If the variables are invalid, only errors are
+/// logged, and the first of them is about that.
 pub(crate) fn begin(environment: &Environment<'_>) {
     if let Some(log) = LogSettings::of_variables(environment) {
-        // A file that cannot be opened is reported once the settings are read.
+        // If the file cannot be opened, that is reported when the settings are read.
         let _ = follow_log(&log);
     }
 }
 
-/// Logs as the settings say. Fails if the log's file cannot be opened; the log is on standard error then.
+/// Logs as the settings say. If the log file cannot be opened, returns an error, and logs to standard error.
 pub(crate) fn follow(settings: &Settings) -> Result<(), (PathBuf, io::Error)> {
     settings.log.as_ref().map_or(Ok(()), follow_log)
 }
 
 fn follow_log(log: &LogSettings) -> Result<(), (PathBuf, io::Error)> {
     let Some(filter) = parsed(&log.filter) else {
-        return Ok(()); // the settings were refused for it
+        return Ok(()); // the settings were refused because of it
     };
     let level = filter.filter();
     let (to, checked) = match &log.to {
@@ -221,12 +221,12 @@ fn follow_log(log: &LogSettings) -> Result<(), (PathBuf, io::Error)> {
         to => (to.clone(), Ok(())),
     };
     let output = OUTPUT.get(|| RwLock::new(None), |_| {});
-    // Locked only by a thread that logs, or sets it too.
+    // Locked only by a thread that logs or changes it.
     if let Ok(mut output) = output.write() {
         *output = Some(Output { filter, to });
     }
-    // Fails where a logger is in place: our own since the last C_Initialize, or, where this crate is
-    // linked into a program, the program's.
+    // Fails if a logger is already set: our own from an earlier C_Initialize or, if this crate is linked into a
+    // program, the program's.
     let _ = log::set_logger(&Logger);
     log::set_max_level(level);
     checked

@@ -1,10 +1,10 @@
 //! Reads the library's settings: where the daemon is, which module to ask for, how long to wait, and which files TLS
 //! needs.
 //!
-//! They come from environment variables, the settings file, the file with the alias, the name of the library's file and
-//! the values that are compiled in ([`sources`] has the precedence). They are read again at each C_Initialize. A value
-//! that cannot be used is an error that says where the value is written. All input comes through an [`Environment`], so
-//! that tests need not change that of the process.
+//! They come from environment variables, the settings file, the alias file, the file name of the library, and
+//! compiled-in values ([`sources`] has the precedence). They are read again at each C_Initialize. An invalid value is
+//! an error that says where the value is written. All input comes through an [`Environment`], so that tests need not
+//! change that of the process.
 
 mod alias;
 mod built_in;
@@ -36,47 +36,47 @@ use sources::{Found, Options, Sections, Written};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Longer timeouts are refused, where the original ignores them: more than three years, in seconds.
+/// The longest timeout, in seconds: more than three years. Longer ones are refused; the original ignores them.
 const LONGEST_TIMEOUT: u64 = 100_000_000;
 
-/// How often a blocking C_WaitForSlotEvent asks the daemon.
+/// The default pause between two polls of a blocking C_WaitForSlotEvent.
 const DEFAULT_SLOT_EVENT_PERIOD: Duration = Duration::from_millis(50);
 
 /// The longest period, in milliseconds.
 const LONGEST_SLOT_EVENT_PERIOD: u64 = 3_600_000;
 
-/// What one connection is made with.
+/// The settings of one connection.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Settings {
-    /// The daemons, the first choice first.
+    /// The daemons, in the order of preference.
     pub daemons: Vec<Daemon>,
-    /// The name of the module in the daemon's configuration, sent as it is.
+    /// The name of the module in the daemon's configuration, sent unchanged.
     pub alias: Vec<u8>,
-    /// The version of the protocol; `None` is the newest that the daemon speaks.
+    /// The version of the protocol; `None` means the newest that the daemon speaks.
     pub protocol: Option<Version>,
     /// The newest version of PKCS#11 that is offered.
     pub interface: Interface,
     /// The description of vendors' mechanisms.
     pub mechanisms: Option<MechanismsFile>,
-    /// How long connecting may take, and each call.
+    /// The timeout for connecting, and for each call.
     pub timeout: Duration,
     /// The pause between two polls of a blocking C_WaitForSlotEvent.
     pub slot_event_period: Duration,
-    /// How the library outlives a connection, if it does.
+    /// How the library survives the loss of a connection; `None` if it does not.
     pub recovery: Option<RecoverySettings>,
-    /// Whether a connection may begin with any of the daemons.
+    /// Whether the daemon to try first is chosen at random.
     pub spread: bool,
-    /// What is logged, and where; `None` leaves that as it is.
+    /// What is logged, and where; `None` leaves logging unchanged.
     pub log: Option<LogSettings>,
     /// Whether the application lets this library start threads.
     pub threads: OwnThreads,
     /// The settings file, if there is one.
     pub file: Option<PathBuf>,
-    /// What is set, and where, except for endpoints.
+    /// Every setting that was made, with its origin, except endpoints.
     pub told: Vec<Told>,
 }
 
-/// A setting as people read it.
+/// A setting in the form in which people read it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Told {
     /// The name of the option.
@@ -85,7 +85,7 @@ pub(crate) struct Told {
     pub origin: Origin,
 }
 
-/// How the library outlives a connection.
+/// How the library survives the loss of a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RecoverySettings {
     /// Whether the PIN is kept, so that a login can be repeated.
@@ -95,13 +95,13 @@ pub(crate) struct RecoverySettings {
 /// What is logged, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LogSettings {
-    /// In env_logger's syntax.
+    /// The filter, in env_logger's syntax.
     pub filter: String,
     pub to: LogTo,
 }
 
 impl LogSettings {
-    /// What the variables say, if they say what is logged. What cannot be understood becomes an error that is logged.
+    /// Reads the variables; `None` if they do not say what is logged. If they are invalid, errors are logged.
     pub fn of_variables(environment: &Environment<'_>) -> Option<LogSettings> {
         let variable = |name| (environment.variable)(name).filter(|value| !value.is_empty());
         let filter = variable(LOG)?.into_string().ok();
@@ -113,58 +113,58 @@ impl LogSettings {
         })
     }
 
-    /// Whether nothing is logged.
+    /// Returns whether nothing is logged.
     pub fn is_off(&self) -> bool {
         let filter = logging::parsed(&self.filter);
         filter.is_none_or(|filter| filter.filter() == log::LevelFilter::Off)
     }
 }
 
-/// Where a daemon listens, and how it is spoken to.
+/// Where a daemon listens, and whether with TLS.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Daemon {
     pub endpoint: Endpoint,
-    /// How TLS is spoken, if it is.
+    /// The settings for TLS; `None` without TLS.
     pub tls: Option<TlsSettings>,
-    /// Why TLS is spoken, or not.
+    /// Why TLS is used or not.
     pub reason: Reason,
     /// Where the endpoint comes from.
     pub origin: Origin,
 }
 
-/// A site's `mechanisms.toml`, as read.
+/// A site's `mechanisms.toml`, with the text as it was read.
 #[derive(Debug, PartialEq)]
 pub(crate) struct MechanismsFile {
     pub path: PathBuf,
     pub text: String,
 }
 
-/// What a TLS connection is made with.
+/// The settings of a TLS connection.
 #[derive(Debug, PartialEq)]
 pub(crate) struct TlsSettings {
-    /// Who both sides are.
+    /// How both sides authenticate.
     pub credentials: Credentials,
-    /// The certificates one of which the server has to have, beside a valid one.
+    /// The server's certificate must be one of these, and valid too.
     pub pinned: Option<Source>,
-    /// The name or address its certificate has to be for.
+    /// The name or address for which the server's certificate must be valid.
     pub name: Option<String>,
 }
 
-/// Who both sides are.
+/// How both sides authenticate.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Credentials {
     Certificates {
-        /// Who issues server certificates.
+        /// The CAs of server certificates.
         authority: Source,
-        /// Ours, and those between it and who issued it.
+        /// Our certificate, with the intermediate ones between it and its CA.
         certificate: Source,
         key: Source,
     },
-    /// An identity and a key that both sides know.
+    /// The file with an identity and a key that both sides know.
     Psk(Source),
 }
 
-/// Where something comes from.
+/// Where a key or certificate comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Source {
     File(PathBuf),
@@ -180,7 +180,7 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// Why there are no settings to connect with.
+/// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
     #[error("{0}: {1}")]
@@ -240,12 +240,12 @@ pub(crate) enum SettingsError {
 }
 
 impl Settings {
-    /// Whether TLS is spoken to any of the daemons.
+    /// Returns whether TLS is used with any of the daemons.
     pub fn has_tls(&self) -> bool {
         self.daemons.iter().any(|daemon| daemon.tls.is_some())
     }
 
-    /// Reads the variables, the settings file and, if both leave the alias open, the alias file.
+    /// Reads the variables, the settings file and, if neither sets the alias, the alias file.
     pub fn read(environment: &Environment<'_>) -> Result<Settings, SettingsError> {
         let sections = Sections::read(environment)?;
         let file = sections.path().map(PathBuf::from);
@@ -287,7 +287,7 @@ pub(crate) struct Interface {
     pub minor: u8,
 }
 
-/// The newest there is.
+/// The newest version.
 impl Default for Interface {
     fn default() -> Interface {
         Interface { major: 3, minor: 2 }
@@ -295,10 +295,10 @@ impl Default for Interface {
 }
 
 impl Interface {
-    /// The newest version that applications are offered, for a question before C_Initialize.
+    /// Returns the newest version that applications are offered, before C_Initialize.
     pub fn read(environment: &Environment<'_>) -> Result<Interface, SettingsError> {
         let sections = Sections::read(environment)?;
-        // Without an alias there is nothing to be found in its section.
+        // Without an alias, no section for an alias applies.
         let alias = alias(environment, &sections).map(|alias| alias.value);
         let sources = Sources {
             environment,
@@ -309,16 +309,16 @@ impl Interface {
     }
 }
 
-/// Everything that settings are read from, once the alias is known.
+/// Everything from which settings are read, once the alias is known.
 struct Sources<'a> {
     environment: &'a Environment<'a>,
     file: Written,
-    /// What was found so far.
+    /// The settings that were found so far.
     told: RefCell<Vec<Told>>,
 }
 
 impl Sources<'_> {
-    /// The value of a variable, if it is set and not empty.
+    /// Returns the value of a variable, if it is set and not empty.
     fn variable(&self, name: &'static str) -> Option<Found<OsString>> {
         let value = (self.environment.variable)(name).filter(|value| !value.is_empty())?;
         let origin = Origin::Variable(name);
@@ -360,7 +360,7 @@ impl Sources<'_> {
             .collect()
     }
 
-    /// The endpoints as they are written. A variable is one even if it is empty, as in the original.
+    /// Returns the endpoints as they are written. The variable counts even if it is empty, as in the original.
     fn endpoints(&self, built: Built) -> Result<Vec<Found<OsString>>, SettingsError> {
         const SOCKET: &str = "PKCS11PROXY_SOCKET_PATH";
         if let Some(value) = (self.environment.variable)(SOCKET) {
@@ -456,7 +456,7 @@ impl Sources<'_> {
         Ok(number.map_or(DEFAULT_SLOT_EVENT_PERIOD, Duration::from_millis))
     }
 
-    /// A number of these units, at most `most`. A variable is read as the original reads it.
+    /// Reads a number in this unit, at most `most`. A variable is parsed as the original parses it.
     fn number(
         &self,
         option: &str,
@@ -499,7 +499,7 @@ impl Sources<'_> {
         }
     }
 
-    /// An option that is true or false.
+    /// Reads an option that is true or false.
     fn flag(
         &self,
         name: &'static str,
@@ -546,19 +546,19 @@ impl Sources<'_> {
     }
 }
 
-/// The option for which this variable counts more.
+/// Returns the option over which this variable takes precedence.
 fn option_of(variable: &str) -> &'static str {
     let mut rows = OPTIONS.iter();
     rows.find(|(_, name)| *name == variable)
         .map_or("", |(option, _)| option)
 }
 
-/// What is logged, and where; also looked at while the settings are not read yet.
+/// What is logged, and where. Also read before the settings are read.
 const LOG: &str = "PKCS11PROXY_LOG";
 const LOG_TO: &str = "PKCS11PROXY_LOG_TO";
 
-/// The number that C's `strtol` would read: blanks, a sign, digits, then anything. `None` where it
-/// reads none or a negative one; a number that does not fit is the largest there is.
+/// Parses a number as C's `strtol` does: blanks, a sign, digits, then anything. `None` if there is no number or a
+/// negative one. A number that does not fit becomes the largest that does.
 fn leading_number(text: &[u8]) -> Option<u64> {
     let blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
     let blanks = text.iter().take_while(|byte| blank(byte)).count();

@@ -1,15 +1,15 @@
-//! Connects to the daemon, and makes sure that the socket is used neither for a forked child nor in place of another
-//! file.
+//! Connects to the daemon. Ensures that a forked child does not use the parent's socket, and that the socket's
+//! descriptor is not used when it has become that of another file.
 //!
-//! `resolver` finds the addresses of a name, `schedule` says in which order they are tried, and `race` tries them side
-//! by side. All of it ends at the deadline.
+//! `resolver` finds the addresses of a name, `schedule` decides in which order they are tried, and `race` tries them in
+//! parallel. All of it ends at the deadline.
 //!
-//! An application may close descriptors that are not its own, as programs do that become daemons. The number of the
-//! socket may then be that of a file of the application's. So before each use the socket is compared with what it was
-//! when it was connected (fstat), and is left alone if it is another file. A thread that receives the reply to what it
-//! has just sent does not compare again. If another thread of the application closes the descriptor between the
-//! comparison and the use, this cannot be noticed. The socket's number is above those of standard input, output and
-//! error: an application that has closed them may still write there.
+//! An application may close descriptors that are not its own, as programs do that become daemons. The descriptor's
+//! number may then be that of a file of the application. So before each use the file is compared with the socket that
+//! was connected (fstat), and is not used if it is another one. A thread that receives the reply to a call that it has
+//! just sent does not compare again. If another thread of the application closes the descriptor between the comparison
+//! and the use, this is not noticed. The descriptor's number is above those of standard input, output and error,
+//! because an application that has closed these may still write to them.
 
 mod race;
 pub(crate) mod resolver;
@@ -32,14 +32,14 @@ use crate::settings::Endpoint;
 pub(crate) use race::Failures;
 pub(crate) use resolver::{OwnThreads, is_resolving};
 
-/// The socket of a connection, as long as it belongs to the process that connected it. To be dropped before the
-/// other parts of the connection.
+/// The socket of a connection, as long as it belongs to the process that connected it. Must be dropped before the other
+/// parts of the connection.
 pub(crate) struct Registered {
     socket: Arc<Socket>,
     made: Made,
 }
 
-/// A descriptor as this library has made it.
+/// The identity of a descriptor when this library made it.
 #[derive(Clone, Copy)]
 struct Made {
     process: Process,
@@ -56,7 +56,7 @@ impl Made {
         })
     }
 
-    /// An error if another process has made it, or if it is another file now.
+    /// Returns an error if another process has made the descriptor, or if it refers to another file now.
     fn check(&self) -> io::Result<()> {
         if self.process != Process::current() {
             return Err(io::Error::other("the connection is the parent process's"));
@@ -71,13 +71,13 @@ impl Made {
 }
 
 impl Registered {
-    /// Whether this process connected it.
+    /// Returns whether this process connected it.
     pub fn is_ours(&self) -> bool {
         self.made.process == Process::current()
     }
 
-    /// Whether the other side has closed the connection, or the application its descriptor. What the other side sent
-    /// before may still be there.
+    /// Returns whether the other side has closed the connection, or the application has closed its descriptor. Data
+    /// that the other side sent before that may still be unread.
     pub fn has_ended(&self) -> bool {
         if !self.is_intact() {
             return true;
@@ -92,14 +92,14 @@ impl Registered {
                 .is_none_or(|events| events.intersects(ended))
     }
 
-    /// Whether this process connected it, and the application has not closed it.
+    /// Returns whether this process connected it and the application has not closed it.
     pub fn is_intact(&self) -> bool {
         self.made.check().is_ok()
     }
 }
 
-/// In a forked child the connection is the parent's: its descriptor was closed at the fork. There, and where the
-/// application has closed the descriptor, the number may be another file's by now, and nothing may be sent or closed.
+/// In a forked child, the parent's descriptor was closed at the fork. There, and if the application has closed the
+/// descriptor, the number may be another file's by now. So nothing may be sent to it, and it may not be closed.
 impl Drop for Registered {
     fn drop(&mut self) {
         if self.is_ours() {
@@ -111,30 +111,30 @@ impl Drop for Registered {
     }
 }
 
-/// That the other side sends no more.
+/// The event that the other side sends no more data.
 #[cfg(target_os = "linux")]
 const CLOSED: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 #[cfg(not(target_os = "linux"))]
 const CLOSED: PollFlags = PollFlags::empty();
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Purpose {
-    /// What the application does between C_Initialize and C_Finalize. There is one such connection.
+    /// For the calls of the application between C_Initialize and C_Finalize. There is one such connection.
     Application,
-    /// A question of this library's. It is answered within moments, and the connection ended for the daemon; a child
-    /// that another thread forks meanwhile keeps a descriptor of no use.
+    /// For a question of the library's own. It is answered within moments, and then the daemon sees the connection end.
+    /// A child that another thread forks meanwhile keeps a useless descriptor.
     Question,
 }
 
-/// Why there is no socket.
+/// Why connecting failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketError {
     #[error("the name cannot be resolved: {0}")]
     Name(io::Error),
     #[error("{0}")]
     Socket(#[from] io::Error),
-    /// None of the addresses of a name.
+    /// None of the addresses of a name could be connected to.
     #[error("{0}")]
     Addresses(Failures),
 }
@@ -146,7 +146,7 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    /// A socket that is not connected yet.
+    /// Makes a socket that is not connected yet.
     fn new(domain: Domain, purpose: Purpose) -> io::Result<Connected> {
         // close-on-exec from the start
         let socket = Socket::new(domain, Type::STREAM, None)?;
@@ -164,12 +164,12 @@ impl Connected {
     }
 }
 
-/// An endpoint whose name is resolved.
+/// An endpoint with its addresses.
 pub(crate) enum Resolved<'a> {
     Unix(&'a Path),
-    /// The endpoint is this address.
+    /// The endpoint is this address itself.
     Address(SocketAddr),
-    /// A name, which has these addresses.
+    /// The endpoint is a name with these addresses.
     Addresses(Vec<SocketAddr>),
 }
 
@@ -190,7 +190,7 @@ pub(crate) fn resolve(
     }
 }
 
-/// Connects to the first of the addresses that answers.
+/// Connects to the first of the addresses that accepts.
 pub(crate) fn connect(
     resolved: &Resolved<'_>,
     purpose: Purpose,
@@ -224,7 +224,7 @@ fn connect_to_path(path: &Path, purpose: Purpose, deadline: Deadline) -> io::Res
     Ok(connected)
 }
 
-/// Why there is no time left, as it is told of a connection that is not made.
+/// Returns the remaining time; when it is over, the error for a connection that could not be made.
 fn remaining(deadline: Deadline) -> io::Result<std::time::Duration> {
     deadline.remaining().map_err(|_| no_answer())
 }

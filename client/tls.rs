@@ -1,8 +1,7 @@
 //! Connects to the daemon with TLS: loads keys and certificates, and does the handshake.
 //!
-//! [`crate::settings`] names the files, and `connection` provides a connected socket and uses the halves of the
-//! connection. OpenSSL is used, and its objects are freed, only inside the private library context of
-//! [`bindings::openssl_context`].
+//! [`crate::settings`] names the files. `connection` provides a connected socket and uses the halves of the connection.
+//! OpenSSL's objects are used and freed only inside the private library context of [`bindings::openssl_context`].
 
 use std::io;
 use std::net::IpAddr;
@@ -31,11 +30,11 @@ use crate::failure::Failure;
 use crate::files;
 use crate::settings::{Credentials, Source, TlsSettings};
 
-/// Forward secrecy always.
+/// The cipher suites for TLS 1.2; all have forward secrecy.
 const SUITES: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:\
     !aNULL:!eNULL:!PSK:!SRP:!aDSS";
 
-/// Why there is no TLS connection.
+/// Why a TLS connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     #[error("{0}: {1}")]
@@ -62,7 +61,7 @@ pub(crate) enum TlsError {
     Transport(#[from] io::Error),
 }
 
-/// Uses OpenSSL's objects in the private context, where they were made.
+/// Runs code that uses OpenSSL's objects inside the private context in which they were made.
 fn in_our_context(work: &mut dyn FnMut()) -> io::Result<()> {
     let _entered = openssl_context::enter()?;
     work();
@@ -72,14 +71,14 @@ fn in_our_context(work: &mut dyn FnMut()) -> io::Result<()> {
 /// A connection after the handshake.
 pub(crate) struct Secured {
     pub halves: Halves,
-    /// The version of TLS, and the cipher suite.
+    /// The version of TLS; the cipher suite is the next field.
     pub version: &'static str,
     pub suite: &'static str,
     /// The server's certificate; none with a pre-shared key.
     pub server: Option<Certificate>,
 }
 
-/// Shakes hands on a connected socket; both sides have proved who they are afterwards. `protocols` are offered.
+/// Does the handshake on a connected socket; afterwards both sides are authenticated. Offers `protocols` (ALPN).
 pub(crate) fn connect(
     socket: TimedSocket,
     settings: &TlsSettings,
@@ -87,12 +86,12 @@ pub(crate) fn connect(
     deadline: Deadline,
 ) -> Result<Secured, TlsError> {
     let _entered = openssl_context::enter()?;
-    // The application's, which would be taken for ours.
+    // Removes the application's old errors, which would be taken for ours.
     drop(ErrorStack::get());
     let refused = Arc::new(Mutex::new(None));
     let context = context(settings, protocols, refused.clone(), deadline)?;
     let mut ssl = Ssl::new(&context)?;
-    // TLS defaults of the application's openssl.cnf reach it, too: not to weaken it.
+    // The TLS defaults of the application's openssl.cnf apply too; this never lowers its security level.
     let level = ssl.security_level().max(SECURITY_LEVEL);
     ssl.set_security_level(level);
     if let Some(name) = &settings.name {
@@ -108,7 +107,7 @@ pub(crate) fn connect(
     let stream = connected.map_err(|error| handshake_error(error, &refused))?;
     let ssl = stream.ssl();
     let peer = ssl.peer_certificate();
-    // With a pre-shared key: neither its name nor itself could be what is asked for.
+    // With a pre-shared key there is no certificate, so neither its name nor the certificate itself can match.
     if peer.is_none() && (settings.name.is_some() || settings.pinned.is_some()) {
         return Err(TlsError::NoCertificate);
     }
@@ -138,7 +137,7 @@ pub(crate) fn connect(
     })
 }
 
-/// Keeps what a certificate is not accepted for, and changes nothing of OpenSSL's verdict.
+/// Makes a callback that stores why a certificate is not accepted. It never changes OpenSSL's verdict.
 fn explaining(
     refused: Arc<Mutex<Option<Unverified>>>,
 ) -> impl Fn(bool, &mut X509StoreContextRef) -> bool + Send + Sync + 'static {
@@ -158,7 +157,7 @@ fn explaining(
     }
 }
 
-/// `refused` is where it is noted why a certificate is not accepted.
+/// Builds the TLS context. The reason why a certificate is not accepted is stored in `refused`.
 fn context(
     settings: &TlsSettings,
     protocols: &[&[u8]],
@@ -170,9 +169,11 @@ fn context(
     context.set_max_proto_version(None)?;
     settle(&mut context);
     context.set_alpn_protos(&offer(protocols))?;
-    // Also with a pre-shared key: a server that shows a certificate instead is not trusted.
-    // Of the context and not of the connection: OpenSSL numbers what is attached to either for each library context,
-    // and the crate takes one number for all. Nothing else may be attached to a connection.
+    // Also with a pre-shared key, so that a server that shows a certificate instead is not trusted.
+    //
+    // The callback is set on the context, not on the connection. OpenSSL numbers the data attached to either of them
+    // for each library context, but the crate uses one number for all library contexts. So nothing else may be attached
+    // to a connection.
     context.set_verify_callback(SslVerifyMode::PEER, explaining(refused));
     let mut store = X509StoreBuilder::new()?;
     match &settings.credentials {
@@ -249,7 +250,7 @@ fn certificates(source: &Source, deadline: Deadline) -> Result<Vec<X509>, TlsErr
     Ok(found)
 }
 
-/// Never asks for a password.
+/// Reads a private key. Never asks for a password.
 fn private_key(
     source: &Source,
     deadline: Deadline,
@@ -269,7 +270,7 @@ fn private_key(
     })
 }
 
-/// The file has one line, `identity:key in hexadecimal`.
+/// Reads a file with one line, `identity:key in hexadecimal`.
 fn pre_shared_key(source: &Source, deadline: Deadline) -> Result<PreSharedKey, TlsError> {
     let text = read(source, deadline)?;
     let line = lines(&text).next().map(|(_, line)| line);

@@ -25,14 +25,15 @@ use crate::settings::{Daemon, Settings, TlsSettings};
 use crate::socket::{self, Connected, Purpose, Resolved};
 use crate::tls::{self, Secured, TlsError};
 
-/// The most slots that are listed.
+/// The upper bound on the slots that are listed.
 const MOST_SLOTS: u64 = 1000;
 
-/// How many calls are measured, and how long that may take.
+/// How many calls are measured, and for how long at most.
 const CALLS: usize = 100;
 const MEASURED: Duration = Duration::from_secs(2);
 
-/// Flags of CK_TOKEN_INFO that say why a token cannot be used as expected, each with whether it is set then.
+/// Flags of CK_TOKEN_INFO that say why a token cannot be used as expected. The bool says for which state of the flag
+/// the text is printed.
 const TOKEN_FLAGS: [(CK_FLAGS, bool, &str); 7] = [
     (
         CKF_PROTECTED_AUTHENTICATION_PATH,
@@ -51,10 +52,10 @@ const TOKEN_FLAGS: [(CK_FLAGS, bool, &str); 7] = [
     (CKF_SO_PIN_LOCKED, true, "the SO PIN is LOCKED"),
 ];
 
-/// A certificate that expires within so many days is worth a word.
+/// A certificate that expires within this number of days is reported.
 const SOON: i32 = 30;
 
-/// Stops at the first step that fails. Gives the labels of the tokens.
+/// Takes the library's steps up to the first that fails. Returns the labels of the tokens.
 pub(super) fn examine(
     daemon: &Daemon,
     settings: &Settings,
@@ -72,9 +73,9 @@ pub(super) fn examine(
     tokens
 }
 
-/// Takes the steps to C_Initialize.
+/// Takes the steps up to C_Initialize.
 fn start(daemon: &Daemon, settings: &Settings, report: &mut Report<'_>) -> Option<Link> {
-    // What the library has for all of these together.
+    // As in the library, one deadline for all of these steps together.
     let deadline = Deadline::after(settings.timeout);
     let connected = connect(daemon, settings, deadline, report)?;
     let Connected { registered, timed } = connected;
@@ -102,7 +103,7 @@ fn start(daemon: &Daemon, settings: &Settings, report: &mut Report<'_>) -> Optio
             for name in steps_before(error.function()) {
                 report.good(name, &"the daemon's answer is CKR_OK");
             }
-            // Begins with the name of the call.
+            // The text begins with the name of the call.
             let text = error.to_string();
             let name = error.function().name();
             let cause = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text);
@@ -122,7 +123,7 @@ fn start(daemon: &Daemon, settings: &Settings, report: &mut Report<'_>) -> Optio
     Some(link)
 }
 
-/// Those of the module, and which of them applications get.
+/// Prints the interfaces of the module, and which of them applications get.
 fn show_interfaces(link: &Link, settings: &Settings, report: &mut Report<'_>) {
     let interfaces = link.interfaces().0 | INTERFACE_2_40;
     let newest = (settings.interface.major, settings.interface.minor);
@@ -147,7 +148,7 @@ fn show_interfaces(link: &Link, settings: &Settings, report: &mut Report<'_>) {
     report.more("interfaces", &format_args!("PKCS#11 {}", texts.join(", ")));
 }
 
-/// The calls that have succeeded when this one of C_Initialize fails.
+/// Returns the names of the calls of C_Initialize that succeeded before this one failed.
 fn steps_before(failed: Function) -> impl Iterator<Item = &'static str> {
     let steps = [Function::C_SetupArch, Function::C_LoadModule];
     let before = steps.into_iter().take_while(move |step| *step != failed);
@@ -222,7 +223,7 @@ fn show_tls(
     halves
 }
 
-/// The certificate for which the handshake failed.
+/// Prints the certificate because of which the handshake failed.
 fn show_refused(error: &TlsError, report: &mut Report<'_>) {
     match error {
         TlsError::Unverified(refused) => {
@@ -264,7 +265,7 @@ fn show_certificate(certificate: &Certificate, report: &mut Report<'_>) {
     report.more("  SHA-256", fingerprint);
 }
 
-/// Asks what can be asked without a session.
+/// Makes the calls that need no session.
 fn use_module(link: &Link, tokens: &mut Vec<String>, report: &mut Report<'_>) {
     let asked = ask!(link, C_GetInfo());
     match asked.and_then(|answer| result(answer.rv).map(|()| answer.info)) {
@@ -292,7 +293,7 @@ fn use_module(link: &Link, tokens: &mut Vec<String>, report: &mut Report<'_>) {
 
 const FILTER: &str = "a rule of the daemon's filter.conf may forbid it, or the module fails: look at the daemon's log";
 
-/// The label of the slot's token, if it has one that is initialised.
+/// Describes a slot. Returns the label of its token, if it has one that is initialised.
 fn show_slot(link: &Link, slot: SlotId, report: &mut Report<'_>) -> Option<String> {
     let name = format!("  slot {:#x}", slot.0);
     let asked = ask!(link, C_GetSlotInfo(slot));
@@ -328,7 +329,7 @@ fn token_text(token: &TokenInfo) -> String {
     let mut told = format!("token {label:?}, {model}, serial number {serial}");
     let is_set = |flag| token.flags.0 & wide(flag) != 0;
     if !is_set(CKF_TOKEN_INITIALIZED) {
-        // The others mean nothing then.
+        // The other flags mean nothing then.
         return format!("a token that is not initialised, {model}");
     }
     for (flag, is_told_if, what) in TOKEN_FLAGS {
@@ -339,7 +340,7 @@ fn token_text(token: &TokenInfo) -> String {
     told
 }
 
-/// How long a call takes that reaches the module and comes back.
+/// Measures how long a call takes that goes to the module and back.
 fn measure(link: &Link, report: &mut Report<'_>) {
     let mut times = Vec::new();
     let start = Instant::now();
@@ -361,7 +362,7 @@ fn measure(link: &Link, report: &mut Report<'_>) {
     }
 }
 
-/// A text field, without the blanks that fill it.
+/// Returns a text field without its padding.
 fn text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.trim_end_matches([' ', '\0']).to_owned()

@@ -1,4 +1,4 @@
-//! Checks the settings that need no daemon: that the log can be written, and that a PIN can be kept.
+//! Checks the settings that need no daemon: whether the log can be written, and whether a PIN can be kept.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::InitializeError;
 use crate::logging::{self, LogTo, SYSLOG};
 use crate::settings::{LogSettings, RecoverySettings, Settings};
 
-/// What makes C_Initialize fail, whatever the daemons do, is told by the result: false.
+/// Checks them. Returns false if C_Initialize would fail in any case, whatever the daemons do.
 pub(super) fn examine(settings: &Settings, report: &mut Report<'_>) -> bool {
     let is_usable = settings.log.as_ref().is_none_or(|log| can_log(log, report));
     if let Some(RecoverySettings { keep_pin }) = settings.recovery {
@@ -26,7 +26,7 @@ pub(super) fn examine(settings: &Settings, report: &mut Report<'_>) -> bool {
 
 const NO_PIN: &str = "not set: after a reconnect, calls that need a login return CKR_USER_NOT_LOGGED_IN until the application logs in";
 
-/// Whether the library can write its log, where that is a file.
+/// Checks whether the library can write its log, if that goes to a file or the system logger.
 fn can_log(log: &LogSettings, report: &mut Report<'_>) -> bool {
     if log.is_off() {
         return true;
@@ -63,7 +63,7 @@ fn can_log(log: &LogSettings, report: &mut Report<'_>) -> bool {
     }
 }
 
-/// A process that may lock no memory keeps no PIN, and does not fail for it.
+/// Checks whether memory can be locked. A process that may not lock memory keeps no PIN, but does not fail.
 fn lock_memory(report: &mut Report<'_>) {
     match LockedSecret::new(&[]) {
         Ok(_) => report.good("keep_pin", &"memory for the PIN can be locked"),

@@ -1,4 +1,4 @@
-//! Reads the doctor's command line. Options have one dash, as those of the daemon.
+//! Reads the doctor's command line. Options begin with one dash, like those of the daemon.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,9 +16,9 @@ pub(super) enum Command {
 /// What to examine.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Options {
-    /// The library whose compiled-in values count, instead of those of this program.
+    /// The library whose compiled-in values are used, instead of those of this program.
     pub library: Option<PathBuf>,
-    /// The program whose section of the settings file counts.
+    /// The program whose section of the settings file applies.
     pub program: Option<String>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct UsageError {
     usage: String,
 }
 
-/// Every option: its name, what its argument is, if it has one, and its effect.
+/// Every option: its name, its argument, if it has one, and its effect.
 pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
     (
         "library",
@@ -46,7 +46,7 @@ pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
     ("help", None, "Prints the options and exits."),
 ];
 
-/// Reads the command line, the program's own name first.
+/// Parses the command line, the program's own name first.
 pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut options = getopts::Options::new();
     options

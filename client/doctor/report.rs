@@ -5,10 +5,10 @@ use std::io::Write;
 
 use crate::logging::escaped;
 
-/// The width of a step's name.
+/// The width of the column with a step's name, in characters.
 const WIDTH: usize = 18;
 
-/// What was found so far.
+/// The output, and the number of steps that failed.
 pub(super) struct Report<'a> {
     output: &'a mut dyn Write,
     failures: usize,
@@ -22,32 +22,32 @@ impl Report<'_> {
         }
     }
 
-    /// How many steps have failed.
+    /// Returns how many steps have failed.
     pub fn failures(&self) -> usize {
         self.failures
     }
 
-    /// A line as it is. It is no error if nobody reads it.
+    /// Prints a line unchanged. It is no error if nobody reads it.
     pub fn line(&mut self, text: &str) {
         let _ = writeln!(self.output, "{text}");
     }
 
-    /// What the next lines are about.
+    /// Prints what the next lines are about.
     pub fn heading(&mut self, text: &str) {
         self.line(&escaped(text));
     }
 
-    /// A step that went well.
+    /// Prints a step that went well.
     pub fn good(&mut self, step: &str, text: &dyn fmt::Display) {
         self.entry(step, &format_args!("ok, {text}"));
     }
 
-    /// A fact.
+    /// Prints a fact.
     pub fn more(&mut self, name: &str, text: &dyn fmt::Display) {
         self.entry(name, text);
     }
 
-    /// A step that failed: why, and what to do.
+    /// Prints a step that failed: the cause, and what to do.
     pub fn failed(&mut self, step: &str, cause: &dyn fmt::Display, advice: Option<&str>) {
         self.failures += 1;
         self.entry(step, &format_args!("FAILED: {cause}"));
@@ -56,7 +56,8 @@ impl Report<'_> {
         }
     }
 
-    /// Peers have a say in the text, so that no control character of theirs may reach the terminal.
+    /// Prints a name and a text. Part of the text comes from peers, so control characters are escaped before they reach
+    /// the terminal.
     fn entry(&mut self, name: &str, text: &dyn fmt::Display) {
         let text = escaped(&text.to_string());
         self.line(&format!("  {name:WIDTH$} {text}"));

@@ -1,4 +1,4 @@
-//! Finds the alias of the module to ask for.
+//! Finds the alias of the module that the daemon is asked for.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use super::sources::{Environment, Found, Origin, Sections};
 /// The file in the user's home directory that names the module.
 const ALIAS_FILE: &str = ".camlcrushlibname";
 
-/// The longest alias the file can give, in bytes; a variable can give any.
+/// The longest alias in the file, in bytes; a variable can have any length.
 pub(super) const LONGEST_ALIAS: usize = 32;
 
-/// The variable, even if empty; then the settings file; then the compiled-in name; then the alias file; then the
-/// empty name, which a site gives the module that clients get by default. A library of the original that is built
-/// with an empty name asks for it, too.
+/// Returns the first of these that is set: the variable, even if empty; the settings file; the compiled-in name; the
+/// alias file. If none is, returns the empty name, which a site gives to the module that clients get by default. A
+/// library of the original that is built with an empty name asks for that one too.
 pub(super) fn alias(
     environment: &Environment<'_>,
     sections: &Sections,
@@ -38,7 +38,7 @@ pub(super) fn alias(
     let Some(home) = (environment.variable)("HOME") else {
         return Ok(unnamed);
     };
-    // As the original puts it together: an empty HOME is not the directory the application is in.
+    // Concatenated as in the original: with an empty HOME this is not the working directory.
     let mut path = home;
     path.push("/");
     path.push(ALIAS_FILE);

@@ -1,25 +1,26 @@
 //! Reads the settings that are compiled into a library: endpoint, alias, transport, TLS files.
 //!
 //! They are one block of bytes. The library reads it like any other source of settings, and p11client-doctor finds it
-//! in a library's file, so both see the same. A block is a mark, then for each value its length and its bytes.
+//! in a library's file, so both see the same values. A block consists of a mark and, for each value, its length and its
+//! bytes.
 
 use std::hint::black_box;
 use std::io;
 use std::path::Path;
 
-/// What is compiled into a library. What is not set is `None`.
+/// The values that are compiled into a library; `None` if a value is not set.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct BuiltIn<'a> {
     /// The endpoint.
     pub socket: Option<&'a str>,
-    /// The alias, in a library made for one module.
+    /// The alias, in a library that is built for one module.
     pub libname: Option<&'a str>,
-    /// The transport, in a library made for one.
+    /// The transport, in a library that is built for one transport.
     pub transport: Option<&'a str>,
     pub tls: TlsFiles,
 }
 
-/// What is compiled in for TLS: paths, or contents in PEM.
+/// The TLS files that are compiled in: paths, or contents in PEM.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct TlsFiles {
     pub authority: Option<&'static str>,
@@ -40,17 +41,17 @@ const VALUES: [Option<&str>; COUNT] = [
     option_env!("P11CLIENT_TLS_PINNED"),
 ];
 
-/// Begins with a byte that is rare in programs, and in no text.
+/// The mark. It begins with a byte that is rare in programs and does not occur in text.
 const MARK: &[u8] = b"\xf5p11client: compiled-in values, version 1\n";
 
-/// Before each value: its length in bytes, little-endian, or [`UNSET`].
+/// The number of bytes in the length before each value. The length is little-endian, in bytes, or [`UNSET`].
 const LENGTH_SIZE: usize = 4;
 const UNSET: [u8; LENGTH_SIZE] = [0xff; LENGTH_SIZE];
 
-/// The longest value that is taken from a file, in bytes.
+/// The longest value that is read from a file, in bytes.
 const LONGEST_VALUE: usize = 1 << 20;
 
-/// The longest library that is looked into, in bytes.
+/// The longest library in which a block is searched for, in bytes.
 const LONGEST_LIBRARY: u64 = 1 << 30;
 
 const fn block_size() -> usize {
@@ -65,7 +66,7 @@ const fn block_size() -> usize {
     size
 }
 
-/// Puts bytes at a place, and gives the place behind them.
+/// Copies bytes to a position, and returns the position after them.
 #[allow(
     clippy::indexing_slicing,
     reason = "evaluated by the compiler, which refuses a place outside"
@@ -103,9 +104,9 @@ static BLOCK: [u8; block_size()] = {
 };
 
 impl BuiltIn<'static> {
-    /// What is compiled into this library.
+    /// Returns the values that are compiled into this library.
     pub fn own() -> BuiltIn<'static> {
-        // Not known to the compiler, which would otherwise leave the block out.
+        // Hides the block's contents from the compiler, which would otherwise leave the block out of the file.
         let block = black_box(&BLOCK);
         block
             .strip_prefix(MARK)
@@ -113,7 +114,7 @@ impl BuiltIn<'static> {
             .unwrap_or_default()
     }
 
-    /// What is compiled into the library of this file. It stays in memory for good.
+    /// Returns the values that are compiled into the library in this file. They are never freed.
     pub fn of_file(path: &Path) -> io::Result<BuiltIn<'static>> {
         use io::Read;
         let file = std::fs::File::open(path)?;
@@ -124,7 +125,7 @@ impl BuiltIn<'static> {
     }
 }
 
-/// The first block in these bytes. The mark alone is no block.
+/// Finds the first block in these bytes. The mark alone is not a block.
 fn find(mut bytes: &'static [u8]) -> Option<BuiltIn<'static>> {
     let (first, _) = MARK.split_first()?;
     loop {
@@ -137,7 +138,7 @@ fn find(mut bytes: &'static [u8]) -> Option<BuiltIn<'static>> {
     }
 }
 
-/// The values behind a mark.
+/// Reads the values after a mark.
 fn values(mut bytes: &'static [u8]) -> Option<BuiltIn<'static>> {
     let mut next = || {
         let (length, rest) = bytes.split_first_chunk::<LENGTH_SIZE>()?;
@@ -225,7 +226,7 @@ mod tests {
             },
         };
         assert_eq!(find(&file), Some(expected));
-        // Cut off anywhere it is none.
+        // A block that is cut off anywhere is not a block.
         for length in 0..wanted.len() {
             assert_eq!(find(&wanted[..length]), None, "{length}");
         }

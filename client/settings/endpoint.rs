@@ -1,8 +1,8 @@
 //! Reads endpoints, and decides whether TLS is used with them.
 //!
 //! A library can be built for one transport ([`Built`]); it then uses that transport under any file name. Otherwise the
-//! endpoint decides. If it does not say, TCP with configured TLS files means TLS. Any request for TLS, by the library's
-//! name too, either leads to TLS or to an error.
+//! endpoint decides. If it does not say, TLS is used with TCP if TLS files are configured. A request for TLS, even by
+//! the library's file name, leads to TLS or to an error, never to a plain connection.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -17,9 +17,9 @@ const LONGEST_SOCKET_PATH: usize = 107;
 /// The address of a daemon.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Endpoint {
-    /// `host:port` or `[v6]:port`: a name or an address.
+    /// `host:port` or `[v6]:port`. The host is a name or an address.
     Tcp { host: String, port: u16 },
-    /// A path.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -32,10 +32,10 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// What a library is built for.
+/// The transports for which a library is built.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Built {
-    /// Every transport: libp11client.so.
+    /// Any transport: libp11client.so.
     Any,
     /// Plain TCP only: libp11clienttcp.so.
     Tcp,
@@ -45,7 +45,7 @@ pub(crate) enum Built {
     Tls,
 }
 
-/// A misspelt transport must not become a library for every one.
+/// Ensures that a misspelt transport does not make a library for all transports.
 const _: () = assert!(
     match option_env!("P11CLIENT_TRANSPORT") {
         None => true,
@@ -55,8 +55,8 @@ const _: () = assert!(
 );
 
 impl Built {
-    /// What `P11CLIENT_TRANSPORT` was at build time, or what a library for every transport is installed as: a site may
-    /// have put it in the place of one of the original's.
+    /// Returns the transport that `P11CLIENT_TRANSPORT` named at build time. If it named none, the file name of the
+    /// library decides: a site may have installed it in place of one of the original's libraries.
     pub fn of(transport: Option<&str>, library: Option<&Path>) -> Built {
         let name = library.and_then(Path::file_name).unwrap_or_default();
         match transport {
@@ -69,7 +69,7 @@ impl Built {
         }
     }
 
-    /// The endpoint if none is set, as in the original.
+    /// Returns the endpoint to use if none is set, as in the original.
     pub fn default_endpoint(self) -> &'static str {
         match self {
             Built::Unix => "/var/run/pkcs11proxyd.socket",
@@ -89,7 +89,7 @@ impl std::fmt::Display for Built {
     }
 }
 
-/// Why TLS is spoken, or not; for the log.
+/// Why TLS is used or not, for the log.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Reason {
     Built,
@@ -109,7 +109,7 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// An endpoint with what is known of its transport.
+/// An endpoint, with what was found out about its transport.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Destination {
     pub endpoint: Endpoint,
@@ -117,7 +117,7 @@ pub(crate) struct Destination {
     pub reason: Reason,
 }
 
-/// What stands in front of an endpoint.
+/// The prefix of an endpoint.
 #[derive(Clone, Copy, PartialEq)]
 enum Scheme {
     None,
@@ -139,7 +139,7 @@ fn without_scheme(written: &OsStr) -> (Scheme, &OsStr) {
     found.unwrap_or((Scheme::None, written))
 }
 
-/// Reads an endpoint. `has_tls_files`: whether anything is set that only TLS needs.
+/// Parses an endpoint and decides whether TLS is used. `has_tls_files`: whether anything is set that only TLS needs.
 pub(crate) fn destination(
     written: Found<OsString>,
     built: Built,

@@ -1,9 +1,10 @@
 //! Finds the value of each option: in the environment, in the sections of the settings file, or among the values that
 //! are compiled in.
 //!
-//! The environment comes first, then the section of the program, that of the alias, and the rest of the file. In a
+//! The environment takes precedence, then the section of the program, that of the alias, and the top of the file. In a
 //! program with privileges of its own (AT_SECURE: set-user-id, set-group-id, file capabilities) the environment is
-//! ignored, because it belongs to whoever started the program. The table `options!` lists what the file may contain.
+//! ignored, because it belongs to the user who started the program. The table `options!` lists what the file may
+//! contain.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,27 +22,27 @@ use crate::socket::OwnThreads;
 /// The longest file that is read, in bytes.
 pub(super) const LONGEST_FILE: usize = 1 << 20;
 
-/// The settings file, if `PKCS11PROXY_CONF` names no other.
+/// The settings file, unless `PKCS11PROXY_CONF` names another.
 pub(crate) const FILE: &str = "/etc/pkcs11proxyd/client.conf";
 
-/// What [`Settings`](super::Settings) are made of. [`Environment::process`] is the real one.
+/// Everything from which [`Settings`](super::Settings) are read. [`Environment::process`] is the real one.
 pub(crate) struct Environment<'a> {
-    /// The value of an environment variable, if it is set and counts.
+    /// Returns the value of an environment variable, if it is set and not to be ignored.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
-    /// The first bytes of a file, one more than [`LONGEST_FILE`] at the most.
+    /// Returns the first bytes of a file, up to one more than [`LONGEST_FILE`].
     pub file: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
     /// The name of the program's file, if it is known.
     pub program: Option<OsString>,
-    /// The file this library was loaded from.
+    /// The file from which this library was loaded.
     pub library: Option<PathBuf>,
     /// What is compiled into this library.
     pub built_in: BuiltIn<'a>,
-    /// Whether the application lets this library start threads: it may, unless C_Initialize says otherwise.
+    /// Whether the application lets this library start threads, as it does unless C_Initialize forbids it.
     pub threads: OwnThreads,
 }
 
 impl Environment<'static> {
-    /// The environment of this process, and what is compiled into this library.
+    /// Returns the environment of this process, and the values compiled into this library.
     pub fn process() -> Environment<'static> {
         Environment {
             variable: match process::is_privileged() {
@@ -50,7 +51,7 @@ impl Environment<'static> {
             },
             file: &|path| {
                 use io::Read;
-                // Asked first, since to open a pipe would wait for its writer.
+                // Checked first, because opening a pipe would wait for its writer.
                 if !std::fs::metadata(path)?.is_file() {
                     return Err(io::Error::other("expected a file"));
                 }
@@ -70,7 +71,7 @@ impl Environment<'static> {
 }
 
 impl Environment<'_> {
-    /// A text file of at most [`LONGEST_FILE`] bytes.
+    /// Reads a text file of at most [`LONGEST_FILE`] bytes.
     pub fn text(&self, path: &Path) -> io::Result<String> {
         let bytes = (self.file)(path)?;
         if bytes.len() > LONGEST_FILE {
@@ -86,10 +87,10 @@ impl Environment<'_> {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Origin {
     Variable(&'static str),
-    /// The settings file, and the line.
+    /// The settings file, and the number of the line.
     File(PathBuf, usize),
     Built,
-    /// Nothing says otherwise.
+    /// The default, because nothing sets the value.
     Default,
 }
 
@@ -104,7 +105,7 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// A value, and where it comes from.
+/// A value, and its origin.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Found<T> {
     pub value: T,
@@ -112,7 +113,7 @@ pub(crate) struct Found<T> {
 }
 
 impl<T> Found<T> {
-    /// The same with another value.
+    /// Replaces the value and keeps the origin.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Found<U> {
         Found {
             value: change(self.value),
@@ -121,13 +122,13 @@ impl<T> Found<T> {
     }
 }
 
-/// The file's own form of each option.
+/// Defines the options of the file: the name, type and environment variable of each.
 macro_rules! options {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $variable:literal;)*) => {
-        /// Every option, and the environment variable that counts more.
+        /// Every option, with the environment variable that takes precedence over it.
         pub const OPTIONS: &[(&str, &str)] = &[$((stringify!($name), $variable),)*];
 
-        /// The options that may stand at the top of the file, and in each of its sections.
+        /// The options that are allowed at the top of the file, and in each of its sections.
         #[derive(Default, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub(super) struct Options { $($(#[$doc])* pub $name: Option<Spanned<$type>>,)* }
@@ -137,16 +138,16 @@ macro_rules! options {
         #[serde(deny_unknown_fields)]
         struct File {
             $($name: Option<Spanned<$type>>,)*
-            /// For one alias each.
+            /// The sections for aliases.
             #[serde(default)]
             aliases: BTreeMap<String, Options>,
-            /// For one program each, by the name of its file.
+            /// The sections for programs, by the name of the program's file.
             #[serde(default)]
             programs: BTreeMap<String, Options>,
         }
 
         impl Options {
-            /// These, and for what they leave open the others.
+            /// Returns these options; those that are not set come from `other`.
             fn or(self, other: Options) -> Options {
                 Options { $($name: self.$name.or(other.$name),)* }
             }
@@ -165,9 +166,9 @@ options! {
     endpoints: Vec<Spanned<String>> = "PKCS11PROXY_SOCKET_PATH";
     /// The module's name in the daemon's filter.conf.
     alias: String = "PKCS11PROXY_LIBNAME";
-    /// Seconds.
+    /// The timeout in seconds.
     timeout: i64 = "PKCS11PROXY_RPC_TIMEOUT";
-    /// Milliseconds.
+    /// The pause in milliseconds.
     slot_event_period: i64 = "PKCS11PROXY_SLOT_EVENT_PERIOD";
     /// The version of the protocol.
     protocol: i64 = "PKCS11PROXY_PROTOCOL";
@@ -175,40 +176,40 @@ options! {
     interface: String = "PKCS11PROXY_INTERFACE";
     /// The description of vendors' mechanisms.
     mechanisms_file: PathBuf = "PKCS11PROXY_MECHANISMS_FILE";
-    /// Whether the library outlives a connection.
+    /// Whether the library survives the loss of a connection.
     recover: bool = "PKCS11PROXY_RECOVER";
-    /// Whether it keeps the PIN for that.
+    /// Whether it keeps the PIN for that purpose.
     keep_pin: bool = "PKCS11PROXY_KEEP_PIN";
-    /// Whether a connection may begin with any of the daemons.
+    /// Whether the daemon to try first is chosen at random.
     spread: bool = "PKCS11PROXY_SPREAD";
     /// What is logged.
     log: String = "PKCS11PROXY_LOG";
     /// Where the log goes.
     log_to: PathBuf = "PKCS11PROXY_LOG_TO";
-    /// Authorities of server certificates.
+    /// The CAs of server certificates.
     ca_file: PathBuf = "PKCS11PROXY_CA_FILE";
     /// The client's certificate.
     cert_file: PathBuf = "PKCS11PROXY_CERT_FILE";
     /// Its private key.
     privkey_file: PathBuf = "PKCS11PROXY_PRIVKEY_FILE";
-    /// The only server certificates to accept.
+    /// The server certificates that are accepted.
     server_certs_file: PathBuf = "PKCS11PROXY_SERVER_CERTS_FILE";
-    /// The name that the server's certificate has to be for.
+    /// The name for which the server's certificate must be valid.
     verify_name: String = "PKCS11PROXY_VERIFY_NAME";
-    /// A pre-shared key.
+    /// The file with the pre-shared key.
     psk_file: PathBuf = "PKCS11PROXY_PSK_FILE";
 }
 
-/// The settings file, as far as it concerns this process.
+/// The part of the settings file that applies to this process.
 #[derive(Default)]
 pub(super) struct Written {
     path: PathBuf,
     text: String,
-    /// What holds for this process and alias.
+    /// The options that apply to this process and alias.
     pub options: Options,
 }
 
-/// The same before the alias is known.
+/// The settings file before the alias is known.
 #[derive(Default)]
 pub(super) struct Sections {
     written: Written,
@@ -218,13 +219,13 @@ pub(super) struct Sections {
 }
 
 impl Sections {
-    /// The file that was read, if there was one.
+    /// Returns the file that was read, if there was one.
     pub fn path(&self) -> Option<&Path> {
         let path = self.written.path.as_path();
         (!path.as_os_str().is_empty()).then_some(path)
     }
 
-    /// Reads the file. There need not be one, unless a variable names it.
+    /// Reads the file. It may be missing, unless a variable names it.
     pub fn read(environment: &Environment<'_>) -> Result<Sections, SettingsError> {
         let named = (environment.variable)("PKCS11PROXY_CONF").filter(|path| !path.is_empty());
         let is_named = named.is_some();
@@ -266,7 +267,7 @@ impl Sections {
         })
     }
 
-    /// The alias that the file names.
+    /// Returns the alias that the file sets.
     pub fn alias(&self) -> Option<Found<String>> {
         let alias = self.of_program.alias.as_ref().or(self.top.alias.as_ref())?;
         Some(Found {
@@ -275,7 +276,7 @@ impl Sections {
         })
     }
 
-    /// What holds for this alias.
+    /// Returns what applies with this alias.
     pub fn of_alias(mut self, alias: &[u8]) -> Written {
         let name = std::str::from_utf8(alias).ok();
         let of_alias = name.and_then(|name| self.of_aliases.remove(name));
@@ -288,13 +289,13 @@ impl Sections {
 }
 
 impl Written {
-    /// Where a value stands.
+    /// Returns where a value is written.
     pub fn origin<T>(&self, value: &Spanned<T>) -> Origin {
         let line = line_of(&self.text, value.span().start);
         Origin::File(self.path.clone(), line)
     }
 
-    /// An option of the file.
+    /// Returns an option of the file, with its origin.
     pub fn found<T: Clone>(&self, option: &Option<Spanned<T>>) -> Option<Found<T>> {
         option.as_ref().map(|value| Found {
             value: value.get_ref().clone(),

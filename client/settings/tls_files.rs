@@ -1,6 +1,6 @@
-//! Finds the files for TLS connections, and makes the TLS settings of a connection from them.
+//! Finds the files for TLS, and makes the TLS settings of a connection from them.
 //!
-//! A file that is set here may be the reason that TLS is used (`endpoint`). The files themselves are read when a
+//! If a file is set here, that may be the reason why TLS is used (`endpoint`). The files themselves are read when a
 //! connection is made.
 
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ const CERT_FILE: &str = "PKCS11PROXY_CERT_FILE";
 const PRIVKEY_FILE: &str = "PKCS11PROXY_PRIVKEY_FILE";
 const VERIFY_NAME: &str = "PKCS11PROXY_VERIFY_NAME";
 
-/// What is set for TLS, whether it is spoken or not.
+/// The TLS settings that were found, whether TLS is used or not.
 pub(super) struct TlsSources {
     psk: Option<PathBuf>,
     authority: Option<Source>,
@@ -26,7 +26,7 @@ pub(super) struct TlsSources {
 }
 
 impl TlsSources {
-    /// Whether anything is set that only TLS needs.
+    /// Returns whether anything is set that only TLS needs.
     pub fn is_any(&self) -> bool {
         let sources = [&self.authority, &self.certificate, &self.key, &self.pinned];
         self.psk.is_some() || self.name.is_some() || sources.iter().any(|it| it.is_some())
@@ -64,7 +64,7 @@ impl TlsSources {
 }
 
 impl Sources<'_> {
-    /// Looks for each in the variables, the settings file, and what is compiled in.
+    /// Looks for each file in the variables, the settings file, and the compiled-in values.
     pub(super) fn tls_files(&self) -> TlsSources {
         let options = &self.file.options;
         let tell = |name: &str, value: &str, origin: &Origin| {

@@ -1,7 +1,7 @@
-//! Connects to one of several addresses: attempts run side by side, and the first that succeeds is used.
+//! Connects to one of several addresses: tries them in parallel, and uses the first connection that succeeds.
 //!
-//! `schedule` says when the next attempt begins. All attempts are non-blocking sockets, in one loop of `poll`; there is
-//! no thread. Attempts that lose are closed at once.
+//! `schedule` decides when the next attempt begins. All attempts are non-blocking sockets, in one loop of `poll`; there
+//! is no thread. When one succeeds, the others are closed at once.
 
 use std::fmt;
 use std::io;
@@ -17,18 +17,18 @@ use transport::Deadline;
 use super::schedule::Schedule;
 use super::{Connected, Purpose, no_answer};
 
-/// What became of each address, when none could be connected to.
+/// Why each address failed, when none could be connected to.
 #[derive(Debug)]
 pub(crate) struct Failures(Vec<(SocketAddr, io::Error)>);
 
 impl Failures {
-    /// What became of the address that failed last.
+    /// Returns the cause for the address that failed last.
     pub fn into_last(mut self) -> io::Error {
         let last = self.0.pop().map(|(_, cause)| cause);
         last.unwrap_or_else(|| io::Error::other("there is no address"))
     }
 
-    /// The causes, in the order in which they came.
+    /// Returns the causes, in the order in which the attempts failed.
     pub fn causes(&self) -> impl Iterator<Item = &io::Error> {
         self.0.iter().map(|(_, cause)| cause)
     }
@@ -57,7 +57,7 @@ impl Attempt {
         socket.set_nonblocking(true)?;
         match socket.connect(&SockAddr::from(address)) {
             Ok(()) => {}
-            // Interrupted: it goes on nevertheless (connect(2)).
+            // After EINTR the attempt goes on in the background (connect(2)).
             Err(error)
                 if error.raw_os_error() == Some(Errno::EINPROGRESS as i32)
                     || error.kind() == io::ErrorKind::Interrupted => {}
@@ -66,14 +66,14 @@ impl Attempt {
         Ok(Attempt { address, connected })
     }
 
-    /// What became of it, when `poll` says that it is over.
+    /// Returns the result of the attempt, when `poll` says that it is over.
     fn outcome(&self) -> io::Result<()> {
         self.connected.registered.made.check()?;
         let error = self.connected.timed.socket().take_error()?;
         error.map_or(Ok(()), Err)
     }
 
-    /// The socket blocks from here on.
+    /// Returns the connected socket, which blocks from now on.
     fn finish(self, deadline: Deadline) -> io::Result<Connected> {
         let mut connected = self.connected;
         let socket = connected.timed.socket();
@@ -84,7 +84,7 @@ impl Attempt {
     }
 }
 
-/// Connects to the first of the addresses that answers.
+/// Connects to the first of the addresses that accepts.
 pub(super) fn connect(
     addresses: &[SocketAddr],
     purpose: Purpose,
@@ -139,13 +139,13 @@ pub(super) fn connect(
     }
 }
 
-/// The positions of the attempts that are over, after this time at the latest.
+/// Returns the positions of the attempts that are over. Waits no longer than `time`.
 fn wait(running: &[Attempt], time: Duration) -> Result<Vec<usize>, Errno> {
     let sockets = running.iter().map(|it| it.connected.timed.socket().as_fd());
     let mut polled: Vec<PollFd<'_>> = sockets
         .map(|socket| PollFd::new(socket, PollFlags::POLLOUT))
         .collect();
-    // Rounded up: not to be awake before something is due.
+    // Rounded up, so that the thread does not wake before something is due.
     let milliseconds = time.as_nanos().div_ceil(1_000_000);
     let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX);
     match poll(&mut polled, timeout) {

@@ -1,8 +1,8 @@
 //! Resolves host names with the system's resolver, within a time limit.
 //!
-//! The system's resolver (getaddrinfo, and what nsswitch.conf names) has no time limit that a caller could set. So it
-//! runs in a short-lived thread, which is left behind when the time is over ([`Background`] says what that costs).
-//! Where the application allows no thread, or the system gives none, the resolver's own time limit applies.
+//! The system's resolver (getaddrinfo, with the sources in nsswitch.conf) has no time limit that a caller could set. So
+//! it runs in a short-lived thread, which is left running when the time is over ([`Background`] says what that costs).
+//! If the application forbids threads, or the system provides none, the resolver's own time limit applies.
 
 use std::cell::Cell;
 use std::io;
@@ -21,10 +21,11 @@ pub(crate) enum OwnThreads {
     Forbidden,
 }
 
-/// How many threads may be in the resolver: a program that tries again and again must not collect them.
+/// The upper bound on the threads in the resolver, so that a program that tries again and again does not accumulate
+/// them.
 const MOST_THREADS: usize = 8;
 
-/// The threads of this process that are in the resolver. In a forked child there is none.
+/// The number of threads of this process that are in the resolver. A forked child begins with 0.
 pub(crate) static THREADS: PerProcess<AtomicUsize> = PerProcess::new();
 
 thread_local! {
@@ -32,13 +33,13 @@ thread_local! {
     static RESOLVING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is in the resolver that this library waits for. Parts of the resolver may call PKCS#11
-/// libraries, and those must not wait for what waits for them.
+/// Returns whether this thread runs the resolver for which the library waits. Parts of the resolver may call PKCS#11
+/// libraries, and such a call must not wait for the thread that waits for the resolver.
 pub(crate) fn is_resolving() -> bool {
     RESOLVING.get()
 }
 
-/// The addresses of a host, in the resolver's order. [`io::ErrorKind::TimedOut`] at the deadline.
+/// Returns the addresses of a host, in the resolver's order. [`io::ErrorKind::TimedOut`] at the deadline.
 pub(super) fn addresses(
     host: &str,
     port: u16,
@@ -55,7 +56,7 @@ pub(super) fn addresses(
     }
 }
 
-/// What a thread hands over to the one that waits for it.
+/// The result that a thread hands to the thread that waits for it.
 struct Answer<T> {
     found: Mutex<Option<io::Result<T>>>,
     has_come: Condvar,
@@ -67,7 +68,7 @@ impl<T> Answer<T> {
         self.has_come.notify_one();
     }
 
-    /// `None` at the deadline.
+    /// Waits for the result; `None` at the deadline.
     fn wait(&self, deadline: Deadline) -> Option<io::Result<T>> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         while found.is_none() {
@@ -79,7 +80,7 @@ impl<T> Answer<T> {
     }
 }
 
-/// What `lookup` gives, if it does before the deadline.
+/// Returns the result of `lookup`, or [`io::ErrorKind::TimedOut`] at the deadline.
 fn within<T: Send + 'static>(
     deadline: Deadline,
     threads: OwnThreads,
@@ -120,7 +121,7 @@ fn within<T: Send + 'static>(
             thread.join();
             found
         }
-        None => Err(io::ErrorKind::TimedOut.into()), // and leaves the thread behind
+        None => Err(io::ErrorKind::TimedOut.into()), // the thread goes on without us
     }
 }
 
@@ -151,7 +152,8 @@ mod tests {
         assert!(!is_resolving());
     }
 
-    /// And a process does not collect such threads. Nextest gives each test a process; elsewhere they add up.
+    /// Also, a process does not accumulate such threads. Nextest runs each test in a process of its own; with other
+    /// runners the threads of several tests add up.
     #[test]
     fn a_resolver_that_hangs_takes_the_time_there_is() {
         for _ in 0..MOST_THREADS {
@@ -183,7 +185,7 @@ mod tests {
         let found = within(Deadline::after(TIME), OwnThreads::Allowed, lookup);
         assert!(found.is_err());
         assert_eq!(receiver.recv_timeout(100 * TIME), Ok(true));
-        // The sender goes with the closure, and that with the thread.
+        // The sender is dropped with the closure, which the thread drops when it ends.
         assert!(receiver.recv_timeout(100 * TIME).is_err());
     }
 

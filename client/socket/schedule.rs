@@ -1,16 +1,16 @@
-//! Decides which address of a daemon is tried when (RFC 8305, "Happy Eyeballs").
+//! Decides in which order and when the addresses of a daemon are tried (RFC 8305, "Happy Eyeballs").
 //!
-//! Addresses come in the resolver's order. They are tried alternately by address family, each 250 ms after the one
-//! before, or at once when one has failed. Uses no sockets.
+//! The addresses come in the resolver's order. Their families alternate. Each is tried 250 ms after the one before, or
+//! at once when one has failed. Uses no sockets.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// From one attempt to the next (RFC 8305, section 5: the recommended value of Connection Attempt Delay).
+/// The time between two attempts (RFC 8305, section 5: the recommended value of Connection Attempt Delay).
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// The addresses that are not tried yet.
+/// The addresses that were not tried yet.
 pub(super) struct Schedule {
     waiting: VecDeque<SocketAddr>,
     /// When the next one is to be tried.
@@ -18,7 +18,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// The first is due now.
+    /// Makes a schedule whose first address is due now.
     pub fn new(addresses: &[SocketAddr], now: Instant) -> Schedule {
         Schedule {
             waiting: interleaved(addresses),
@@ -26,7 +26,7 @@ impl Schedule {
         }
     }
 
-    /// The next address, if it is due. The one after it is due later.
+    /// Returns the next address if it is due, and schedules the one after it.
     pub fn next(&mut self, now: Instant) -> Option<SocketAddr> {
         if now < self.due {
             return None;
@@ -35,24 +35,25 @@ impl Schedule {
         self.waiting.pop_front()
     }
 
-    /// An address has failed: the next is due.
+    /// Makes the next address due at once, because one has failed.
     pub fn failed(&mut self, now: Instant) {
         self.due = now;
     }
 
-    /// How long until the next is due; `None` if there is none.
+    /// Returns how long it is until the next address is due; `None` if there is none.
     pub fn pause(&self, now: Instant) -> Option<Duration> {
         let pause = self.due.saturating_duration_since(now);
         (!self.waiting.is_empty()).then_some(pause)
     }
 
-    /// The addresses that were not tried.
+    /// Returns the addresses that were not tried.
     pub fn rest(self) -> impl Iterator<Item = SocketAddr> {
         self.waiting.into_iter()
     }
 }
 
-/// Alternately of each family, that of the first address first (RFC 8305, section 4). Within a family the order stays.
+/// Alternates the families, beginning with that of the first address (RFC 8305, section 4). Keeps the order within a
+/// family.
 fn interleaved(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let is_first = addresses.first().is_none_or(SocketAddr::is_ipv6);
     let (first, second): (VecDeque<SocketAddr>, VecDeque<SocketAddr>) =
@@ -107,7 +108,7 @@ mod tests {
         assert_eq!(schedule.next(after(249)), None);
         assert_eq!(schedule.pause(after(100)), Some(Duration::from_millis(150)));
         assert_eq!(schedule.next(after(260)), Some(second));
-        // Counted from when it was tried.
+        // The pause counts from when the address was tried.
         assert_eq!(schedule.next(after(505)), None);
         schedule.failed(after(300));
         assert_eq!(schedule.next(after(300)), Some(third));
