@@ -43,7 +43,7 @@ impl Certificate {
             names: names.collect(),
             not_before: not_before.to_string(),
             not_after: not_after.to_string(),
-            // Less than a day in the past counts as -1.
+            // Rounded down: less than a day in the past is -1.
             days_left: left.ok().map(|it| it.days - i32::from(it.secs < 0)),
             fingerprint: bytes.join(":"),
         }

@@ -3,7 +3,7 @@
 //! The application gets handles that are made here (`tables`); in a call they are replaced with those of the module.
 //! When a connection is lost, the next call connects again, to the first daemon that answers. The rest is restored when
 //! it is used. A session is opened again (`restoring`), with the same token (`slots`). The user is logged in if the PIN
-//! was kept (`logins`). An object is searched for by what was known of it (`objects`, `descriptions`, `counterparts`).
+//! was kept (`logins`). An object is searched for by its known attributes (`objects`, `descriptions`, `counterparts`).
 //! An active operation and a session object cannot be restored: the first call that needs one returns CKR_DEVICE_ERROR,
 //! once.
 //!
@@ -38,24 +38,25 @@ use crate::remote::Remote;
 
 use tables::Tables;
 
-/// How often a call is made: a daemon that ends each connection must not keep a thread busy.
+/// The upper bound on the attempts at one call: a daemon that ends each connection must not keep a thread busy for
+/// ever.
 const ATTEMPTS: usize = 3;
 
-/// The pauses between two attempts to connect.
+/// The shortest and the longest pause between two attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
-/// Connects until the deadline. Asks for a way to notify the application for each attempt.
+/// Connects until the deadline. Asks for a `Notify` for each attempt.
 pub(crate) type Connect<R> =
     Box<dyn Fn(Deadline, &dyn Fn() -> Notify) -> Result<Reached<R>, InitializeError> + Send + Sync>;
 
 /// A daemon that was reached.
 pub(crate) struct Reached<R> {
     pub link: Link<R>,
-    /// Its place among the daemons of the settings.
+    /// Its position in the list of daemons of the settings.
     pub daemon: usize,
 }
 
-/// A module behind one daemon after the other.
+/// A module that may be behind different daemons one after the other.
 pub(crate) struct Recovery<R = Connection> {
     connect: Connect<R>,
     timeout: Duration,
@@ -67,44 +68,44 @@ pub(crate) struct Recovery<R = Connection> {
 
 struct Shared<R> {
     state: Mutex<State<R>>,
-    /// Signalled when a connection was made or given up, something was restored, or C_Finalize was called.
+    /// Signalled when a connection was made or given up, when something was restored, and by C_Finalize.
     changed: Condvar,
 }
 
 struct State<R> {
     link: Option<Arc<Link<R>>>,
-    /// Counts connections. What the tables know about an earlier one is out of date.
+    /// The number of the present connection; what the tables know from an earlier one is out of date.
     generation: u64,
-    /// The daemon of the last connection.
+    /// The position of the last connection's daemon in the settings.
     daemon: usize,
-    /// Whether a thread connects.
+    /// Whether a thread is connecting.
     connecting: bool,
-    /// Whether a thread restores something.
+    /// Whether a thread is restoring something.
     restoring: bool,
     finished: bool,
-    /// The last connection on which C_GetAttributeValue is known to be forbidden.
+    /// The last connection on which C_GetAttributeValue was found to be forbidden.
     hidden_since: Option<u64>,
     /// The last connection that was given up because a token was missing.
     given_up_for_token: Option<u64>,
     tables: Tables,
 }
 
-/// The connection that a call goes out on.
+/// The connection on which a call is sent.
 struct Live<R> {
     link: Arc<Link<R>>,
     generation: u64,
     daemon: usize,
-    /// Until when the library makes calls of its own for it.
+    /// The deadline for the library's own calls that serve this call.
     deadline: Deadline,
 }
 
-/// Why a call cannot go out.
+/// Why a call cannot be sent.
 enum Trouble {
     /// The connection was lost.
     Lost,
     /// The daemon is about to close it.
     Leaving,
-    /// The call returns this.
+    /// The call returns this CK_RV.
     Refused(CkRv),
 }
 
@@ -114,7 +115,7 @@ impl From<CkRv> for Trouble {
     }
 }
 
-/// Whether a call that may have been executed does no harm when it is made again.
+/// Returns whether a call that may have been executed can be repeated without harm.
 fn may_be_repeated(function: Function) -> bool {
     let facts = function.facts();
     let has_effects = [Effect::LogsIn, Effect::Writes, Effect::Administers]
@@ -123,7 +124,7 @@ fn may_be_repeated(function: Function) -> bool {
     matches!(facts.step, None | Some(Step::Init)) && !has_effects
 }
 
-/// Whether a call continues or ends an operation of its session.
+/// Returns whether a call continues or ends an operation of its session.
 fn needs_operation(function: Function) -> bool {
     matches!(function.facts().step, Some(Step::Update | Step::End))
 }
@@ -133,8 +134,8 @@ impl<R> Shared<R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a change, for this long at the most. CKR_DEVICE_ERROR when the time is over. A call that a callback of the
-    /// application makes does not wait: the callback belongs to a call that may be the one to be waited for.
+    /// Waits for a change until the deadline, then returns CKR_DEVICE_ERROR. If a callback of the application makes the
+    /// call, does not wait: the call to which the callback belongs may be the one that would have to end first.
     fn wait<'s>(
         &self,
         state: MutexGuard<'s, State<R>>,
@@ -153,7 +154,7 @@ impl<R> Shared<R> {
     }
 }
 
-/// A flag of the state, set as long as this lives.
+/// Sets a flag of the state for as long as this lives.
 struct Turn<'a, R> {
     shared: &'a Shared<R>,
     flag: fn(&mut State<R>) -> &mut bool,
@@ -167,7 +168,7 @@ impl<R> Drop for Turn<'_, R> {
 }
 
 impl<R: Remote + 'static> Recovery<R> {
-    /// Connects for the first time. Each call may take `timeout`, and so may connecting again.
+    /// Connects for the first time. `timeout` limits each call, and each reconnection.
     pub fn start(
         connect: Connect<R>,
         timeout: Duration,
@@ -201,7 +202,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(recovery)
     }
 
-    /// Connects, as the connection with this number.
+    /// Makes the connection with this number.
     fn reach(&self, generation: u64, deadline: Deadline) -> Result<Reached<R>, InitializeError> {
         let notify = || -> Notify {
             let shared = Arc::downgrade(&self.shared);
@@ -214,7 +215,7 @@ impl<R: Remote + 'static> Recovery<R> {
         (self.connect)(deadline, &notify)
     }
 
-    /// The connection, after connecting again if it was lost. `function` is the call that needs it.
+    /// Returns the connection. Connects again if it was lost. `function` is the call that needs it.
     fn live(&self, function: Function, deadline: Deadline) -> Result<Live<R>, CkRv> {
         let mut state = self.shared.state();
         loop {
@@ -222,7 +223,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 return Err(CkRv::CRYPTOKI_NOT_INITIALIZED);
             }
             if let Some(link) = &state.link {
-                // Whether a call without a second chance would be sent for nothing.
+                // Returns whether a call that may not be repeated would be sent in vain.
                 let has_ended =
                     || !may_be_repeated(function) && !needs_operation(function) && link.has_ended();
                 if !link.is_lost() && !has_ended() {
@@ -254,7 +255,7 @@ impl<R: Remote + 'static> Recovery<R> {
             state = self.shared.state();
             if state.finished {
                 drop(state);
-                // The module was finalised, so nobody asks what it says.
+                // The module is being finalised, so its answer does not matter.
                 let _ = reached.link.finish();
                 return Err(CkRv::CRYPTOKI_NOT_INITIALIZED);
             }
@@ -265,7 +266,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// Connects as soon as a daemon can be reached.
+    /// Connects, and retries until a daemon can be reached.
     fn reach_patiently(
         &self,
         function: Function,
@@ -299,7 +300,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// The daemon is about to close the connection, when the operations of other threads are over. Waits for that.
+    /// Waits until the daemon closes the connection, which it does when the operations of other threads are over.
     fn wait_for_end(&self, live: &Live<R>, deadline: Deadline) -> Result<(), CkRv> {
         if is_calling_back() {
             return Err(CkRv::FUNCTION_FAILED); // as in `Shared::wait`
@@ -323,7 +324,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// Makes a call with the module's handles, and repeats it as often as necessary and allowed.
+    /// Makes a call with the module's handles, and repeats it as often as is necessary and allowed.
     fn answer(&self, call: &Call<'_>, nulls: NullPlaces) -> Result<Reply, CkRv> {
         let function = call.function();
         let mut deadline = Deadline::after(self.timeout);
@@ -355,17 +356,18 @@ impl<R: Remote + 'static> Recovery<R> {
             let mut reply = live.link.call_without(real, nulls);
             if reply.rv() == RV_LEAVING {
                 self.wait_for_end(&live, deadline)?;
-                attempts -= 1; // it was not made
+                attempts -= 1; // the call was not made
                 continue;
             }
             if reply.rv() == CkRv::DEVICE_ERROR && live.link.is_lost() {
                 if matches!(function, Function::C_Logout | Function::C_FindObjectsFinal) {
-                    // What they end has ended with the connection.
+                    // What these functions end has already ended with the connection.
                     self.shared.state().tables.interrupted(call);
                     return Ok(Reply::only(function, CkRv::OK));
                 }
                 if function == Function::C_WaitForSlotEvent && sent.elapsed() > PAUSES.1 {
-                    // It may have waited for long, and for as many connections as there were.
+                    // The call may have waited for long, over several connections, so its time and its attempts begin
+                    // anew.
                     deadline = Deadline::after(self.timeout);
                     attempts = 1;
                 }
@@ -373,7 +375,7 @@ impl<R: Remote + 'static> Recovery<R> {
                     continue;
                 }
             } else {
-                // The call may have taken all of its time.
+                // The call may have used up its time.
                 live.deadline = Deadline::after(self.timeout);
                 match self.learn(&live, call, &mut reply, nulls, deadline) {
                     Ok(()) => return Ok(reply),
@@ -384,7 +386,7 @@ impl<R: Remote + 'static> Recovery<R> {
             reply.wipe();
             break;
         }
-        // The application is told now, so its next call begins anew.
+        // The application learns of the failure now, so the lost operation is not reported again.
         self.shared.state().tables.interrupted(call);
         let (name, rv) = (function.name(), CkRv::DEVICE_ERROR);
         log::error!("{name}: the connection was lost before its reply came; returning {rv}");
@@ -399,14 +401,14 @@ impl<R: Remote> State<R> {
         self.link = Some(Arc::new(reached.link));
     }
 
-    /// Gives up the connection. Threads that still wait for replies on it close it when they notice.
+    /// Gives up the connection. Threads that still wait for replies on it close it when they notice that.
     fn give_up(&mut self) {
         if let Some(link) = self.link.take().and_then(Arc::into_inner) {
             link.close();
         }
     }
 
-    /// Answers a call that needs no module, because it ends what has ended with the connection.
+    /// Answers a call that needs no module, because it ends something that has already ended with the connection.
     fn answer_alone(&mut self, call: &Call<'_>) -> Option<CkRv> {
         if self.finished {
             return None;
@@ -421,7 +423,7 @@ impl<R: Remote> State<R> {
     }
 }
 
-/// The application's handle of a session that the connection with this number has opened.
+/// Returns the application's handle of a session that was opened on the connection with this number.
 fn application_session<R>(
     shared: &Weak<Shared<R>>,
     generation: u64,
@@ -448,7 +450,7 @@ impl<R: Remote + 'static> DistantModule for Recovery<R> {
         self.interfaces
     }
 
-    /// A lost connection is restored.
+    /// Always false, because a lost connection is restored.
     fn is_lost(&self) -> bool {
         false
     }

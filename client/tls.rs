@@ -71,7 +71,7 @@ fn in_our_context(work: &mut dyn FnMut()) -> io::Result<()> {
 /// A connection after the handshake.
 pub(crate) struct Secured {
     pub halves: Halves,
-    /// The version of TLS; the cipher suite is the next field.
+    /// The version of TLS. `suite` is the cipher suite.
     pub version: &'static str,
     pub suite: &'static str,
     /// The server's certificate; none with a pre-shared key.

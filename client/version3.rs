@@ -1,7 +1,7 @@
-//! Makes calls in version 3 of the protocol, which the original's daemons speak.
+//! Makes calls in version 3 of the protocol, which the daemons of the original speak.
 //!
 //! The library makes calls of version 4, and `xdr::version3` converts them for the wire. This module implements what
-//! PKCS#11 promises and version 3 leaves to the client: sizes (`pending`), lists, attributes (`attributes`), and
+//! PKCS#11 requires and version 3 leaves to the client: sizes (`pending`), lists, attributes (`attributes`), and
 //! waiting for slot events. It refuses what version 3 cannot express.
 
 mod attributes;
@@ -27,7 +27,7 @@ use pending::{Answer, Pending};
 /// CKF_DONT_BLOCK of C_WaitForSlotEvent.
 const DONT_BLOCK: u64 = 1;
 
-/// Makes the first call.
+/// Makes the first call (C_SetupArch).
 pub(crate) fn set_up(remote: &impl Remote) -> Result<(), StartError> {
     let host = Architecture::host();
     match remote.call_version3(version3::Call::C_SetupArch(host)) {
@@ -37,7 +37,7 @@ pub(crate) fn set_up(remote: &impl Remote) -> Result<(), StartError> {
     }
 }
 
-/// What is kept between the calls of one connection.
+/// The state that is kept between the calls of one connection.
 pub(crate) struct Adapter {
     pending: Mutex<Pending>,
     slot_event_period: Duration,
@@ -46,7 +46,7 @@ pub(crate) struct Adapter {
 }
 
 impl Adapter {
-    /// Polls for slot events with this pause.
+    /// Makes an adapter that polls for slot events with this pause.
     pub fn new(slot_event_period: Duration) -> Adapter {
         Adapter {
             pending: Mutex::default(),
@@ -56,7 +56,7 @@ impl Adapter {
         }
     }
 
-    /// Ends all waiting: the connection is closed.
+    /// Ends all waiting, because the connection is being closed.
     pub fn finish(&self) {
         self.pending().clear();
         *locked(&self.finished) = true;
@@ -79,13 +79,13 @@ impl Adapter {
     }
 }
 
-/// A lock whose content is sound whatever happened to the thread that held it: each change to it
-/// is one step.
+/// Locks a mutex, and ignores poisoning: each change to its content is one step, so the content is sound even if a
+/// thread panicked.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Refuses NULL where version 3 would turn it into something else.
+/// Refuses NULL pointers that version 3 would turn into something else.
 fn refuse_nulls(call: &Call<'_>) -> Result<(), CkRv> {
     use xdr::Input;
     let is_bad = match call {
@@ -100,7 +100,7 @@ fn refuse_nulls(call: &Call<'_>) -> Result<(), CkRv> {
     }
 }
 
-/// One call.
+/// Makes one call.
 struct Asking<'a, R> {
     adapter: &'a Adapter,
     remote: &'a R,
@@ -110,7 +110,7 @@ impl<R: Remote> Asking<'_, R> {
     fn answer(&self, call: Call<'_>) -> Result<Reply, CkRv> {
         match call {
             Call::C_GetSlotList(present, room) => {
-                // Exactly CK_TRUE, as in the original.
+                // Only CK_TRUE itself counts as true, as in the original.
                 let present = Ulong(u64::from(present.0 == 1));
                 match self.ask(&Call::C_GetSlotList(present, bounded(room)))? {
                     Reply::C_GetSlotList(SlotListResult { rv, slots, count }) => {
@@ -179,7 +179,7 @@ impl<R: Remote> Asking<'_, R> {
         Ok(reply.into_current())
     }
 
-    /// Makes a call that may belong to an operation, and keeps a result for which there is no room.
+    /// Makes a call that may belong to an operation. Keeps the result if there is no room for it.
     fn operate(&self, call: &Call<'_>) -> Result<Reply, CkRv> {
         let function = call.function();
         let sent = version3::Call::of(call)?;
@@ -223,8 +223,8 @@ impl<R: Remote> Asking<'_, R> {
         Ok(reply)
     }
 
-    /// C_WaitForSlotEvent. Waiting is polling, as in the original: a daemon's worker has no
-    /// way to call back, and the connection stays free for other threads in between.
+    /// C_WaitForSlotEvent. Waits by polling, as in the original: a daemon's worker cannot call back, and between two
+    /// polls other threads can use the connection.
     fn wait_for_slot_event(&self, flags: Flags) -> Result<Reply, CkRv> {
         loop {
             let reply = self.ask(&Call::C_WaitForSlotEvent(Flags(DONT_BLOCK)))?;
@@ -246,7 +246,7 @@ impl<R: Remote> Asking<'_, R> {
     }
 }
 
-/// Whether a function's results are kept, or it changes what is kept.
+/// Returns whether a function's results are kept, or it affects results that are kept.
 fn is_of_operation(function: Function) -> bool {
     let facts = function.facts();
     [
@@ -264,7 +264,7 @@ fn is_of_operation(function: Function) -> bool {
     .any(|family| facts.is_of(family))
 }
 
-/// What a call's repetition is recognised by, beside its session and function.
+/// Returns the input by which the repetition of a call is recognised, besides its session and function.
 fn identity<'a>(call: &version3::Call<'a>) -> Result<Cow<'a, [u8]>, CkRv> {
     use version3::Call::*;
     match call {
@@ -291,12 +291,12 @@ fn identity<'a>(call: &version3::Call<'a>) -> Result<Cow<'a, [u8]>, CkRv> {
     }
 }
 
-/// The bytes in the reply to a function whose results are kept.
+/// Returns the bytes in the reply to a function whose results are kept.
 fn data_of(reply: &mut Reply) -> Option<&mut Vec<u8>> {
     output_of(reply).map(|(_, _, data)| data)
 }
 
-/// CK_RV, length and bytes in the reply to a function whose results are kept.
+/// Returns the CK_RV, length and bytes in the reply to a function whose results are kept.
 fn output_of(reply: &mut Reply) -> Option<(&mut CkRv, &mut Ulong, &mut Vec<u8>)> {
     match reply {
         Reply::C_WrapKey(result) => Some((&mut result.rv, &mut result.length, &mut result.data)),
@@ -323,7 +323,7 @@ fn output_of(reply: &mut Reply) -> Option<(&mut CkRv, &mut Ulong, &mut Vec<u8>)>
     }
 }
 
-/// The reply of version 4 for an answer of the two-call convention.
+/// Converts an answer of the two-call convention to a reply of version 4.
 fn reply_of(function: Function, answer: Answer) -> Reply {
     let mut reply = Reply::only(function, CkRv::OK);
     if let Some((rv, length, data)) = output_of(&mut reply) {
@@ -337,7 +337,7 @@ fn reply_of(function: Function, answer: Answer) -> Reply {
     reply
 }
 
-/// The room a list function tells: no more than a list can have.
+/// Returns the room that is sent for a list: no more elements than a list can have.
 fn bounded(room: Room) -> Room {
     match room {
         Room::Buffer(room) => Room::Buffer(room.min(MOST_ELEMENTS)),
@@ -345,7 +345,8 @@ fn bounded(room: Room) -> Room {
     }
 }
 
-/// What a list function answers: never more than there is room for, and never what was not sent.
+/// Checks and completes the reply of a list function: no more elements than there is room for, and the number of those
+/// that were sent.
 fn list<T>(
     rv: CkRv,
     items: Vec<T>,
@@ -354,7 +355,7 @@ fn list<T>(
 ) -> Result<(CkRv, Vec<T>, Ulong), CkRv> {
     let has_count = rv.is_ok() || rv == CkRv::BUFFER_TOO_SMALL;
     if has_count && count.0 > MOST_ELEMENTS {
-        return Err(CkRv::DEVICE_ERROR); // no list is that long, and applications multiply it
+        return Err(CkRv::DEVICE_ERROR); // no list is that long, and applications multiply its length
     }
     let sent = items.len() as u64;
     match (rv, room) {

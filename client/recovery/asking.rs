@@ -1,7 +1,7 @@
 //! Makes the library's own calls on a connection: they ask for slots, tokens and attributes, open sessions, and search.
 //!
-//! They use the module's handles, and the application sees nothing of them. Each serves a call of the application, and
-//! starts only while that call has time left.
+//! These calls use the module's handles, and the application does not notice them. Each serves a call of the
+//! application, and is made only while that call has time left.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use super::{Live, Trouble};
 use crate::link::DistantModule;
 use crate::remote::Remote;
 
-/// How many objects are compared, and how many slots looked at, at the most.
+/// The upper bound on the objects that are compared, and on the slots that are searched.
 pub(super) const MOST: u64 = 64;
 
-/// The error for an answer of the module that cannot be used.
+/// Returns the error for an answer of the module that cannot be used.
 pub(super) fn refused(rv: CkRv) -> Trouble {
     Trouble::Refused(if rv.is_ok() { CkRv::GENERAL_ERROR } else { rv })
 }
@@ -45,7 +45,7 @@ impl<R: Remote> Live<R> {
         }
     }
 
-    /// The token in a slot of the module's, if it says.
+    /// Returns the token in a slot of the module, if the module says.
     pub(super) fn token(&self, slot: SlotId) -> Result<Option<Token>, Trouble> {
         match self.ask(Call::C_GetTokenInfo(slot))? {
             Reply::C_GetTokenInfo(answer) if answer.rv.is_ok() => Ok(Some(Token::of(&answer.info))),
@@ -72,7 +72,8 @@ impl<R: Remote> Live<R> {
         }
     }
 
-    /// The values of these attributes of an object, as far as it has them and they may be known.
+    /// Returns the values of these attributes of an object. Leaves out those that the object does not have or that may
+    /// not be read.
     pub(super) fn values(
         &self,
         session: SessionHandle,
@@ -94,7 +95,7 @@ impl<R: Remote> Live<R> {
         };
         let answers = ask(wanted.clone())?;
         let mut values = of(&answers);
-        // A module may end at the first attribute that the object has not.
+        // A module may stop at the first attribute that the object does not have.
         let is_untouched = |it: &Answer| it.found == Found::Untouched;
         let mut answers = answers.iter();
         for wanted in wanted {
@@ -114,7 +115,7 @@ impl<R: Remote> Live<R> {
         describe(token, |wanted| self.values(session, object, wanted))
     }
 
-    /// The objects that a search finds, as many as are compared and one more.
+    /// Returns the objects that a search finds, up to one more than are compared.
     pub(super) fn find(
         &self,
         session: SessionHandle,
@@ -125,12 +126,12 @@ impl<R: Remote> Live<R> {
             return Err(refused(begun.rv()));
         }
         let found = self.next(session);
-        // The session may be one that goes on.
+        // The search must be ended, because the session may be the application's.
         self.ask_at_any_time(Call::C_FindObjectsFinal(session))?;
         found
     }
 
-    /// The objects of a search that has begun.
+    /// Returns the objects of a search that has begun.
     fn next(&self, session: SessionHandle) -> Result<Vec<ObjectHandle>, Trouble> {
         let mut found = Vec::new();
         while (found.len() as u64) <= MOST {

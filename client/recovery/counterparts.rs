@@ -1,5 +1,5 @@
-//! Identifies a private key that does not show its public value, by the public key or certificate with the same CKA_ID
-//! on its token.
+//! Identifies a private key whose public value cannot be read, by the public key or certificate with the same CKA_ID on
+//! its token.
 //!
 //! Only the public key of a certificate counts, so that a certificate may be renewed. If several objects have the same
 //! CKA_ID, all must have the same public value; otherwise the key is not identified.
@@ -12,13 +12,13 @@ use super::descriptions::{Description, attribute, class};
 use super::{Live, Trouble};
 use crate::remote::Remote;
 
-/// How many objects with the same CKA_ID are looked at. Where there are more, nothing is known.
+/// The upper bound on the objects with the same CKA_ID that are read. If there are more, the key is not identified.
 const MOST_LOOKED_AT: usize = 4;
 
-/// Room for a public value or a certificate, in bytes. What is longer does not count.
+/// The longest public value or certificate that is read, in bytes; longer ones are ignored.
 const ROOM: usize = 16384;
 
-/// The public value of a private key, as another object shows it.
+/// The public value of a private key, read from another object.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Counterpart {
     /// The class of the other object: a public key or a certificate.
@@ -27,7 +27,7 @@ pub(super) struct Counterpart {
 }
 
 impl<R: Remote> Live<R> {
-    /// Looks for the counterpart of a private key, in this session of the module's. `None`: there is none, or none that
+    /// Looks for the counterpart of a private key, in this session of the module. `None` if there is none, or none that
     /// is certain.
     pub(super) fn counterpart(
         &self,
@@ -44,7 +44,7 @@ impl<R: Remote> Live<R> {
         Ok(None)
     }
 
-    /// Whether a private key still has this counterpart.
+    /// Returns whether a private key still has this counterpart.
     pub(super) fn has_counterpart(
         &self,
         session: SessionHandle,
@@ -56,7 +56,7 @@ impl<R: Remote> Live<R> {
         Ok(values.len() == 1 && values.contains(&known.value))
     }
 
-    /// The public values of the objects of a class that a search finds.
+    /// Returns the public values of the objects of a class that a search finds.
     fn public_values(
         &self,
         session: SessionHandle,
@@ -94,13 +94,13 @@ struct Element<'d> {
     contents: &'d [u8],
 }
 
-/// The first element, and what comes after it.
+/// Splits off the first element; returns it and the bytes after it.
 fn first(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     let (&tag, after) = der.split_first()?;
     let (&length, after) = after.split_first()?;
     let (length, after) = match length {
         0..=0x7f => (usize::from(length), after),
-        // Longer ones than 16 MiB were never asked for.
+        // An element of 16 MiB or more never fits into the room that was asked for.
         0x81..=0x83 => {
             let (bytes, after) = after.split_at_checked(usize::from(length & 0x7f))?;
             let next = |length: usize, byte: &u8| length << 8 | usize::from(*byte);
@@ -118,7 +118,7 @@ fn first(der: &[u8]) -> Option<(Element<'_>, &[u8])> {
     Some((element, after))
 }
 
-/// The subjectPublicKeyInfo of a certificate (RFC 5280, section 4.1).
+/// Returns the subjectPublicKeyInfo of a certificate (RFC 5280, section 4.1).
 fn public_key(certificate: &[u8]) -> Option<&[u8]> {
     let (certificate, _) = first(certificate)?;
     let (to_be_signed, _) = first(certificate.contents)?;
@@ -151,7 +151,7 @@ pub(super) mod tests {
         der
     }
 
-    /// A certificate with this serial number and key, as far as anybody looks here.
+    /// Makes a certificate with this serial number and key; it has only the fields that are read here.
     pub fn certificate(serial: u8, key: &[u8]) -> Vec<u8> {
         let mut fields = element(0xa0, &[2, 1, 2]);
         fields.extend([2, 1, serial]);

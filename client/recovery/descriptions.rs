@@ -1,4 +1,4 @@
-//! Describes objects and tokens by their properties, so that they can be recognised when their handles are gone.
+//! Describes objects and tokens by their properties, so that they are recognised when their handles are gone.
 //!
 //! An object is described by public attributes: its name, its type, and the value of a public key or certificate. The
 //! value of a private or secret key is never asked for.
@@ -48,10 +48,10 @@ pub(super) mod class {
 }
 use class::*;
 
-/// What every object may have.
+/// Attributes of objects of any class.
 const COMMON: &[u64] = &[CLASS, TOKEN, PRIVATE, LABEL, ID, KEY_TYPE, UNIQUE_ID];
 
-/// Further attributes of objects of this class.
+/// Returns the further attributes of objects of this class.
 fn special(class: u64) -> &'static [u64] {
     match class {
         DATA => &[APPLICATION, OBJECT_ID],
@@ -82,25 +82,27 @@ fn special(class: u64) -> &'static [u64] {
     }
 }
 
-/// Room for a value, in bytes. What is longer does not count.
+/// The longest value that is read, in bytes; longer ones are ignored.
 const ROOM: usize = 4096;
 
-/// The values of some attributes.
+/// The values of attributes, by the attributes' types.
 pub(super) type Values = BTreeMap<u64, Vec<u8>>;
 
 /// The attributes by which an object is recognised.
 #[derive(Clone)]
 pub(super) struct Description {
-    /// The token that it is on, if that could be asked for.
+    /// The token on which the object is, if that is known.
     token: Option<Arc<Token>>,
-    /// CKA_UNIQUE_ID means something on that token only.
+    /// The CKA_UNIQUE_ID, which is meaningful on that token only.
     unique_id: Option<Vec<u8>>,
     values: Values,
-    /// Of a private key that does not show its public value itself. `None`: it was not looked for yet.
+    /// The counterpart of a private key that does not show its public value itself. The outer `None`: not looked for
+    /// yet.
     pub counterpart: Option<Option<Counterpart>>,
 }
 
-/// Asks for the values of attributes of one object. Those that it has not, or must not be known, are left out.
+/// Reads the describing attributes of one object. Leaves out those that the object does not have or that may not be
+/// read.
 pub(super) fn describe<E>(
     token: Option<Arc<Token>>,
     mut ask: impl FnMut(Vec<Wanted>) -> Result<Values, E>,
@@ -127,7 +129,7 @@ pub(super) fn describe<E>(
     })
 }
 
-/// A CK_ULONG, as this host lays it out.
+/// Reads a CK_ULONG in this host's representation.
 fn number(bytes: &[u8]) -> Option<u64> {
     match bytes.len() {
         8 => Some(u64::from_ne_bytes(bytes.try_into().ok()?)),
@@ -136,7 +138,7 @@ fn number(bytes: &[u8]) -> Option<u64> {
     }
 }
 
-/// A CK_ULONG of this length.
+/// Makes a CK_ULONG of this length in bytes.
 fn bytes(number: u64, length: usize) -> Vec<u8> {
     match u32::try_from(number) {
         Ok(number) if length == 4 => number.to_ne_bytes().to_vec(),
@@ -145,27 +147,28 @@ fn bytes(number: u64, length: usize) -> Vec<u8> {
 }
 
 impl Description {
-    /// Whether the object is on the token: others end with their session. One that does not say it, does.
+    /// Returns whether the object is on the token. Without CKA_TOKEN it counts as a session object, which ends with its
+    /// session.
     pub fn is_of_token(&self) -> bool {
         self.values.get(&TOKEN).is_some_and(|value| **value == [1])
     }
 
-    /// Whether nothing is known.
+    /// Returns whether nothing is known of the object.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty() && self.unique_id.is_none()
     }
 
-    /// Whether it is visible only when the user is logged in.
+    /// Returns whether the object is visible only to a logged-in user.
     pub fn is_private(&self) -> bool {
         self.values.get(&PRIVATE).is_none_or(|value| **value != [0])
     }
 
-    /// Whether its unique id means the same on the token that is there now.
+    /// Returns whether the unique id is meaningful on the present token.
     pub fn counts_by_id(&self, present: Option<&Token>) -> bool {
         self.unique_id.is_some() && self.token.as_deref() == present
     }
 
-    /// What to search for on the token that is there now. `None`: nothing tells it from others.
+    /// Returns the template of a search on the present token. `None` if nothing distinguishes the object from others.
     pub fn search(&self, present: Option<&Token>) -> Option<Template> {
         let types: &[u64] = match self.counts_by_id(present) {
             true => &[],
@@ -189,8 +192,8 @@ impl Description {
         Some(Template(attributes.collect()))
     }
 
-    /// Whether it is a private key that shows nothing by which it could be recognised, and whose counterpart was not
-    /// looked for yet.
+    /// Returns whether this is a private key without a public value of its own, whose counterpart was not looked for
+    /// yet.
     pub fn wants_counterpart(&self) -> bool {
         let tells = |it: &u64| [MODULUS, PUBLIC_KEY_INFO].contains(it);
         self.counterpart.is_none()
@@ -199,7 +202,7 @@ impl Description {
             && !self.values.keys().any(tells)
     }
 
-    /// The search for objects of a class that belong to this private key.
+    /// Returns the template of a search for objects of a class that belong to this private key.
     pub fn counterparts(&self, class: u64) -> Template {
         let types: &[u64] = match class {
             PUBLIC_KEY => &[TOKEN, ID, KEY_TYPE],
@@ -219,19 +222,19 @@ impl Description {
         class.unwrap_or(Ulong::UNAVAILABLE.0)
     }
 
-    /// Whether both say the same, of the same token. What belongs to a private key does not count.
+    /// Returns whether both have the same values and the same token. The counterpart of a private key is not compared.
     pub fn says_the_same(&self, other: &Description) -> bool {
         self.token == other.token
             && self.unique_id == other.unique_id
             && self.values == other.values
     }
 
-    /// Whether an object that was found is this one.
+    /// Returns whether an object that was found is this one.
     pub fn is(&self, other: &Description, present: Option<&Token>) -> bool {
         if !self.counts_by_id(present) {
             return self.values == other.values;
         }
-        // The rest may have been changed, but for what an object is (PKCS#11 v3.0, section 4.4.1).
+        // The other attributes may have been changed, but not the class and the key type (PKCS#11 v3.0, section 4.4.1).
         let is_same = |it| self.values.get(it) == other.values.get(it);
         self.unique_id == other.unique_id && [CLASS, KEY_TYPE].iter().all(is_same)
     }
@@ -244,10 +247,10 @@ pub(super) struct Token {
     manufacturer: Vec<u8>,
     model: Vec<u8>,
     serial_number: Vec<u8>,
-    /// Whether the next wrong PIN of the user locks it, or one has done so: then none is tried that may have been
-    /// changed. Not what it is known by.
+    /// Whether the user's next wrong PIN locks the token, or one has locked it. In that case no PIN is tried that may
+    /// have been changed. Not compared when tokens are recognised.
     pub is_at_last_try: bool,
-    /// Whether a wrong PIN of the user was tried since the last right one, or may have been. Not what it is known by.
+    /// Whether a wrong PIN of the user was tried since the last right one, or may have been. Not compared either.
     pub had_wrong_pin: bool,
 }
 
@@ -267,7 +270,7 @@ impl PartialEq for Token {
 }
 
 impl Token {
-    /// The token of this answer.
+    /// Returns the token of this answer.
     pub fn of(info: &TokenInfo) -> Token {
         Token {
             label: info.label.clone(),
@@ -279,12 +282,12 @@ impl Token {
         }
     }
 
-    /// Whether both have the same name.
+    /// Returns whether both have the same label.
     pub fn has_label_of(&self, other: &Token) -> bool {
         self.label == other.label
     }
 
-    /// Its name, as it is written to a log.
+    /// Returns the label in the form in which it is logged.
     pub fn name(&self) -> String {
         let label = String::from_utf8_lossy(&self.label);
         format!("{:?}", label.trim_end())

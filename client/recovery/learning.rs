@@ -1,4 +1,4 @@
-//! Learns from the module's answers which sessions and objects exist now, who is logged in, and with which token.
+//! Learns from the module's replies which sessions and objects exist now, who is logged in, and on which token.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{Live, Recovery, Trouble};
 use crate::remote::Remote;
 
 impl<R: Remote + 'static> Recovery<R> {
-    /// Notes what a call has done, and puts the application's handles into its reply.
+    /// Stores what a call has changed, and puts the application's handles into its reply.
     pub(super) fn learn(
         &self,
         live: &Live<R>,
@@ -71,7 +71,8 @@ impl<R: Remote + 'static> Recovery<R> {
                 Ok(())
             }
             Call::C_SetAttributeValue(session, object, _) => {
-                // The change has been made, whatever becomes of this question. What the object was does not count any more.
+                // The change was made, even if this question fails. So the object's earlier description no longer
+                // applies.
                 if self.look_at_object(live, *session, *object).is_err() {
                     let mut state = self.shared.state();
                     state.tables.changed(*object, Known::Nothing);
@@ -82,8 +83,8 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// Notes that a session was opened. If it is the only one with its slot, finds out which token is there. If it is
-    /// on a new connection, repeats the login if necessary.
+    /// Stores a session that was opened. If it is the only one with its slot, finds out which token is there. If the
+    /// connection is new, repeats the login if necessary.
     fn opened(
         &self,
         live: &Live<R>,
@@ -99,7 +100,8 @@ impl<R: Remote + 'static> Recovery<R> {
         let real = state.tables.sessions.get(&session).map(|it| it.real);
         drop(state);
         if !is_known || is_only_one {
-            // Nothing is known if the connection is lost at this moment; the session is opened again all the same.
+            // If the connection is lost at this moment, the token stays unknown; the session is opened again
+            // nevertheless.
             let token = live.token(real_slot).ok().flatten().map(Arc::new);
             let first = || Slot::new(slot, live);
             let mut state = self.shared.state();
@@ -115,7 +117,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// Closes a session that the application will not learn about.
+    /// Closes a session that was opened but is not returned to the application.
     fn close(&self, live: &Live<R>, session: SessionHandle) {
         let mut state = self.shared.state();
         let real = state.tables.sessions.get(&session).map(|it| it.real);

@@ -13,23 +13,24 @@ use super::tables::Login;
 use super::{Live, Recovery, State, Trouble};
 use crate::remote::Remote;
 
-/// How long to wait before a login is tried again that failed for a reason of the token's own. SoftHSM fails when several
-/// processes log in at the same moment. Only once: a token may answer a wrong PIN like that, against the standard.
+/// The pause before a login is tried again that failed because of an error of the token. SoftHSM fails like that when
+/// several processes log in at the same moment. It is tried again only once: a token may return this CK_RV for a wrong
+/// PIN, against the standard.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// CKU_USER.
 const USER: UserType = UserType(1);
 
 impl<R: Remote + 'static> Recovery<R> {
-    /// Logs in again, if the application was logged in and its PIN was kept. A PIN that was refused, or whose login was not
-    /// answered, is not tried again.
+    /// Logs in again, if the application was logged in and its PIN was kept. A PIN that was refused, or whose login got
+    /// no reply, is not tried again.
     pub(super) fn restore_login(
         &self,
         live: &Live<R>,
         slot: SlotId,
         session: SessionHandle,
     ) -> Result<(), Trouble> {
-        live.check_time()?; // or the PIN would be given up without having been tried
+        live.check_time()?; // otherwise the PIN would be given up without having been tried
         let mut state = self.shared.state();
         let Some(known) = state.tables.slots.get_mut(&slot) else {
             return Ok(());
@@ -59,7 +60,7 @@ impl<R: Remote + 'static> Recovery<R> {
             Ok(rv) => rv,
             Err(trouble) => {
                 if let Trouble::Leaving = trouble {
-                    // It was not executed.
+                    // The login was not executed.
                     self.keep_login(slot, logouts, login);
                 }
                 return Err(trouble);
@@ -78,7 +79,8 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// Keeps a login that was being repeated, unless the application has logged out meanwhile.
+    /// Keeps a login that was being repeated, unless the application has logged out meanwhile. Returns whether it is
+    /// kept.
     fn keep_login(&self, slot: SlotId, logouts: u64, login: Login) -> bool {
         let mut state = self.shared.state();
         let known = state.tables.slots.get_mut(&slot);
@@ -116,7 +118,7 @@ impl<R: Remote + 'static> Recovery<R> {
         let slot = state.tables.sessions.get(&session).map(|it| it.slot);
         let real = slot.and_then(|it| Some(state.tables.slots.get(&it)?.real));
         drop(state);
-        // The PIN is that of the token which is there now. It may be another one than when the session was opened.
+        // The PIN is for the token that is there now, which may be a different one from when the session was opened.
         let mut token = None;
         if let Some(real) = real.filter(|_| login.pin.is_some()) {
             token = live.token(real).ok().flatten().map(Arc::new);
@@ -132,7 +134,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// A copy of a PIN, if the site wants it kept and there is memory for it.
+    /// Copies a PIN, if the site wants it kept and memory can be locked for it.
     pub(super) fn kept(&self, pin: Input<'_>) -> Option<LockedSecret> {
         let Input::Bytes(pin) = pin else {
             return None; // entered at the token
@@ -149,8 +151,8 @@ impl<R: Remote + 'static> Recovery<R> {
 }
 
 impl<R: Remote + 'static> Live<R> {
-    /// Makes this call, which has a PIN, again if the token in this slot of the module's failed and says that it has seen
-    /// no wrong PIN.
+    /// Makes a login call. If the token in this slot of the module failed, and says that it has seen no wrong PIN,
+    /// makes it again.
     fn log_in(&self, slot: SlotId, call: Call<'_>) -> Result<CkRv, Trouble> {
         let rv = self.ask_at_any_time(call.clone())?.rv();
         if rv != CkRv::GENERAL_ERROR {
@@ -168,7 +170,7 @@ impl<R: Remote + 'static> Live<R> {
 }
 
 impl<R> State<R> {
-    /// The login that is in force in a session.
+    /// Returns the login that is in force in a session.
     pub(super) fn login_of(&mut self, session: SessionHandle) -> Option<&mut Login> {
         let slot = self.tables.sessions.get(&session)?.slot;
         self.tables.slots.get_mut(&slot)?.login.as_mut()

@@ -14,11 +14,11 @@ use crate::remote::Remote;
 /// CKA_TOKEN.
 const TOKEN: AttributeType = AttributeType(1);
 
-/// What a function is answered that the daemon's filter does not allow, or the module does not have.
+/// The CK_RV of a function that the daemon's filter forbids or the module does not have.
 const FORBIDDEN: CkRv = CkRv::FUNCTION_NOT_SUPPORTED;
 
 impl<R: Remote + 'static> Recovery<R> {
-    /// Finds an object again that the call of `session` uses.
+    /// Finds an object again that a call of `session` uses.
     pub(super) fn restore_object(
         &self,
         live: &Live<R>,
@@ -30,7 +30,7 @@ impl<R: Remote + 'static> Recovery<R> {
         if let Some((real, now)) = self.find_again(live, object, session, refusal, known)? {
             let mut state = self.shared.state();
             state.tables.restored(object, real, live.generation);
-            // It may have got another name meanwhile.
+            // Its label or other attributes may have changed meanwhile.
             state
                 .tables
                 .changed(object, Known::Described(Arc::new(now)));
@@ -38,7 +38,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// Makes a copy again, in the session that it ends with.
+    /// Makes a copy again, in the session with which it ends.
     pub(super) fn restore_copy(
         &self,
         live: &Live<R>,
@@ -69,8 +69,8 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// The object on the token that is what is known of one, and what it is now; the application uses it in `session`. `None`: `object` was
-    /// restored meanwhile.
+    /// Finds the object on the token that matches a description; returns its handle and its present description. The
+    /// application uses the object in `session`. `None` if `object` was restored meanwhile.
     fn find_again(
         &self,
         live: &Live<R>,
@@ -115,8 +115,8 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// Searches in a session of the library's own, as the application may search in its own at this moment. Where the module
-    /// opens none, in the application's, unless it has begun a search there.
+    /// Searches in a session of the library's own, because the application may be searching in its own session. If the
+    /// module opens no other session, searches in the application's, unless the application has begun a search there.
     fn in_some_session<T>(
         &self,
         live: &Live<R>,
@@ -143,7 +143,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// What is known of each object in a reply, in their order.
+    /// Returns what is known of each object in a reply, in the reply's order.
     pub(super) fn look_at(
         &self,
         live: &Live<R>,
@@ -183,9 +183,9 @@ impl<R: Remote + 'static> Recovery<R> {
             match self.known(live, real, object, token.clone()) {
                 Ok(Known::OfSession) => Ok(self.copied(call)),
                 Ok(known) => Ok(known),
-                // What was made is made.
+                // The object was made, so the call succeeds nevertheless.
                 Err(_) if !is_search => Ok(Known::Nothing),
-                // There is no time for more.
+                // There is no time for this object now.
                 Err(Trouble::Refused(_)) => Ok(Known::NotYet),
                 Err(trouble) => Err(trouble),
             }
@@ -193,7 +193,8 @@ impl<R: Remote + 'static> Recovery<R> {
         described.collect()
     }
 
-    /// What is known of an object after a look at it, in a session of the module's. Where nobody may look, nothing.
+    /// Describes an object that is read in this session of the module. If reading attributes is forbidden, nothing is
+    /// known.
     fn known(
         &self,
         live: &Live<R>,
@@ -218,7 +219,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// Remembers that objects cannot be looked at, and says so the first time.
+    /// Notes that objects cannot be read on this connection, and logs that the first time.
     fn note_hidden(&self, live: &Live<R>) {
         let mut state = self.shared.state();
         if state.hidden_since.replace(live.generation).is_none() {
@@ -230,7 +231,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// What is known of a session object that a call has found or made.
+    /// Returns what is known of a session object that a call has found or made.
     fn copied(&self, call: &Call<'_>) -> Known {
         let Call::C_CopyObject(session, original, template) = call else {
             return Known::OfSession;
@@ -247,7 +248,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// Looks at an object that is used for the first time.
+    /// Describes an object that is used for the first time.
     pub(super) fn look_at_object(
         &self,
         live: &Live<R>,
@@ -271,8 +272,8 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// Looks for what tells a private key from others before it is used for the first time. What cannot be found now is not
-    /// looked for again.
+    /// Looks for the counterpart of a private key before the key is used for the first time. If it is not found now, it
+    /// is not looked for again.
     pub(super) fn look_for_counterpart(
         &self,
         live: &Live<R>,
@@ -311,7 +312,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// The module's handle of a session, and the token that it is with.
+    /// Returns the module's handle of a session, and the session's token.
     fn place(
         &self,
         live: &Live<R>,
@@ -326,7 +327,7 @@ impl<R: Remote + 'static> Recovery<R> {
     }
 }
 
-/// The only object that is what is known of one, and what it is now.
+/// Finds the only object that matches a description; returns its handle and its present description.
 fn find_object<R: Remote>(
     live: &Live<R>,
     session: SessionHandle,

@@ -1,7 +1,7 @@
-//! Restores what a call needs on a new connection: a session, and with `slots`, `logins` and `objects` the rest.
+//! Restores what a call needs on a new connection: a session here, and the rest with `slots`, `logins` and `objects`.
 //!
-//! One thread does so at a time. The tables note what was restored. What could not be restored is tried again by the
-//! next call that needs it, except a login.
+//! Only one thread restores at a time. The tables store what was restored. What could not be restored is tried again by
+//! the next call that needs it, except a login.
 
 use transport::Deadline;
 use xdr::{Call, CkRv, Function, SessionHandle};
@@ -11,7 +11,7 @@ use super::{Live, Recovery, Trouble, Turn};
 use crate::remote::Remote;
 
 impl<R: Remote + 'static> Recovery<R> {
-    /// The call with the handles of the module behind this connection. Restores what they belong to.
+    /// Returns the call with the module's handles on this connection. Restores what they belong to.
     pub(super) fn with_real_handles<'a>(
         &self,
         live: &Live<R>,
@@ -72,7 +72,7 @@ impl<R: Remote + 'static> Recovery<R> {
                     known,
                 } => self.look_for_counterpart(live, session, object, &known),
                 Missing::Keeper(session) => match self.restore_session(live, session) {
-                    // The call can do without.
+                    // The call works without it.
                     Ok(()) | Err(Trouble::Refused(_)) => return Ok(real),
                     lost => lost,
                 },
@@ -84,7 +84,7 @@ impl<R: Remote + 'static> Recovery<R> {
         }
     }
 
-    /// Waits until no other thread restores anything.
+    /// Waits until no other thread restores anything, and takes the turn.
     pub(super) fn turn(&self, deadline: Deadline) -> Result<Turn<'_, R>, CkRv> {
         let mut state = self.shared.state();
         while state.restoring {
@@ -98,7 +98,7 @@ impl<R: Remote + 'static> Recovery<R> {
         })
     }
 
-    /// Opens a session again, and logs in if the application was.
+    /// Opens a session again, and logs in if the application was logged in.
     pub(super) fn restore_session(
         &self,
         live: &Live<R>,

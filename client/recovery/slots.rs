@@ -1,4 +1,4 @@
-//! Keeps the slot numbers that the application knows; each stands for the token that was in its slot.
+//! Keeps the application's slot numbers valid; each stands for the token that was in its slot.
 //!
 //! A number is bound to a token when the application asks for the token or opens a session. On a new connection the
 //! token is searched for in all slots. While it is missing, its slot appears empty, and sessions with it get
@@ -21,8 +21,8 @@ const TOKEN_PRESENT: u64 = 1;
 const REMOVABLE: Flags = Flags(2);
 
 impl<R: Remote + 'static> Recovery<R> {
-    /// The module's number of the slot with the application's token: the same token, or behind another daemon one of the same
-    /// name. CKR_DEVICE_REMOVED if it is gone.
+    /// Returns the module's number of the slot with the application's token. Behind another daemon, a token with the
+    /// same label is accepted. CKR_DEVICE_REMOVED if there is none.
     pub(super) fn restore_slot(&self, live: &Live<R>, slot: SlotId) -> Result<SlotId, Trouble> {
         let state = self.shared.state();
         let Some(known) = state.tables.slots.get(&slot) else {
@@ -35,7 +35,7 @@ impl<R: Remote + 'static> Recovery<R> {
             (known.token.clone(), known.real, known.daemon == live.daemon);
         drop(state);
         let (real, present) = match &token {
-            // It could not be asked for, so the slot's number has to do.
+            // The token is unknown, so the slot's number is used.
             None => (was_in, None),
             Some(token) => match find_token(live, token, was_in, is_same_daemon)? {
                 Some((real, present)) => (real, Some(Arc::new(present))),
@@ -58,13 +58,14 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(real)
     }
 
-    /// A token that the application has sessions with is not there on a new connection, although it was on the one before.
-    /// Some modules see no token if they start while others use it, as SoftHSM does; and none looks for tokens again. So the
-    /// connection is given up, once, and the next one has another process with the module.
+    /// Gives up the connection if a token is missing on it that the previous connection had, and with which the
+    /// application has sessions. Some modules, SoftHSM among them, see no token if they start while other processes use
+    /// it, and no module looks for tokens again later. The next connection gets another process with the module. This
+    /// is done only once. Returns whether it was done.
     fn connects_once_more(&self, live: &Live<R>, slot: SlotId, token: &Token) -> bool {
         let mut state = self.shared.state();
         let is_in_use = state.tables.is_in_use(live.generation);
-        // Of several tokens that are gone, one is enough.
+        // If several tokens are missing, one new connection is enough.
         let is_second = state.given_up_for_token == live.generation.checked_sub(1);
         if is_in_use
             || is_second
@@ -91,8 +92,8 @@ impl<R: Remote + 'static> Recovery<R> {
         true
     }
 
-    /// No slot has the token any more. The slot that it was in may be empty, or have a token that the application can be told
-    /// of because it has no session with the one before.
+    /// Notes that no slot has the token any more, and whether the application may be shown the slot as it is now. It
+    /// may if the slot is empty, or if the application has no sessions with the missing token.
     fn note_gone(
         &self,
         live: &Live<R>,
@@ -116,7 +117,7 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// The module's number of the slot that a token was in, if the application may be told what is in it now.
+    /// Returns the module's number of the slot in which a token was, if the application may be shown what is in it now.
     pub(super) fn free_slot(&self, live: &Live<R>, slot: SlotId) -> Option<SlotId> {
         let state = self.shared.state();
         let known = state.tables.slots.get(&slot)?;
@@ -124,8 +125,8 @@ impl<R: Remote + 'static> Recovery<R> {
         (known.is_left(live.generation) && is_meant).then_some(known.real)
     }
 
-    /// Looks for the tokens of all slots that the application knows, so that it is told the numbers it knows. `again`: those too
-    /// that were gone already.
+    /// Looks for the tokens of all slots that the application knows, so that it gets the numbers that it knows.
+    /// `again`: also for those that were already found to be missing.
     pub(super) fn restore_slots(
         &self,
         live: &Live<R>,
@@ -150,11 +151,11 @@ impl<R: Remote + 'static> Recovery<R> {
         live.check_time()
     }
 
-    /// The application has asked for the token in a slot: from now on it means this token.
+    /// Binds a slot number to the token for which the application has asked.
     pub(super) fn shown_token(&self, live: &Live<R>, slot: SlotId, info: &TokenInfo) {
         let token = Arc::new(Token::of(info));
         let mut state = self.shared.state();
-        // Sessions are with the token that was there when the first was opened.
+        // Sessions belong to the token that was there when the first one was opened.
         let has_sessions = state.tables.has_sessions(slot);
         let first = || Slot::new(slot, live);
         let known = state.tables.slots.entry(slot).or_insert_with(first);
@@ -169,7 +170,8 @@ impl<R: Remote + 'static> Recovery<R> {
     }
 }
 
-/// What a call is answered whose token is gone. The slot is there, as far as the application knows; sessions are not.
+/// Returns the reply to a call whose token is missing. For the application, the slot still exists, but its sessions do
+/// not.
 pub(super) fn answer_without_token(call: &Call<'_>) -> Reply {
     let function = call.function();
     match call {
@@ -188,7 +190,7 @@ pub(super) fn answer_without_token(call: &Call<'_>) -> Reply {
     }
 }
 
-/// The slot with a token, and the token: first where it was, then anywhere.
+/// Finds the slot with a token, and the token there: first in the slot where it was, then in all slots.
 fn find_token<R: Remote>(
     live: &Live<R>,
     token: &Token,

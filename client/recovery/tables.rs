@@ -1,10 +1,10 @@
-//! Keeps the sessions, objects and slots of the application: its handles, the module's handles on the present
-//! connection, and what is needed to get those again.
+//! Stores the sessions, objects and slots of the application: its handles, the module's handles on the present
+//! connection, and what is needed to get new ones from the module.
 //!
-//! `translation` puts the handles into calls and replies, and `slots` the slot numbers; `endings` removes what has
+//! `translation` puts handles into calls and replies, `slots` translates slot numbers, and `endings` removes what has
 //! ended.
 //!
-//! Connections are counted (`generation`). `restoring` restores what was learnt on an earlier one. Nothing here makes a
+//! Connections are numbered (`generation`). `restoring` restores what belongs to an earlier one. Nothing here makes a
 //! call.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,106 +23,108 @@ mod endings;
 mod slots;
 mod translation;
 
-/// A handle that no module has. It replaces a handle that the application made up, so that the module rejects the call.
+/// A handle that no module has. It replaces a handle that the application does not have, so that the module rejects the
+/// call.
 const NO_HANDLE: u64 = u64::MAX;
 
-/// CKU_CONTEXT_SPECIFIC: for one operation, within a login.
+/// CKU_CONTEXT_SPECIFIC: a login for one operation, while the user is logged in.
 const CONTEXT_SPECIFIC: UserType = UserType(2);
 
-/// No connection has this number.
+/// A number that no connection has.
 pub(super) const PAST: u64 = 0;
 
-/// How many objects of a slot are remembered while the application has no session with it, the last ones.
+/// The upper bound on the objects of a slot that are remembered while the application has no session with it; the
+/// newest are kept.
 const MOST_LEFT: usize = 1000;
 
-/// How many objects of a search are looked at when they are found, in case the connection is lost before one is used.
+/// How many objects of a search are described when they are found, in case the connection is lost before one is used.
 const MOST_LOOKED_AT: usize = 16;
 
-/// How many objects are looked at in a session, from one search to the next, because the application reads their attributes.
-/// Programs that list a token do so with each.
+/// How many objects are described in a session, from one search to the next, because the application reads their
+/// attributes. Programs that list a token read those of every object.
 const MOST_READ: usize = 256;
 
-/// How many private keys are remembered with what belongs to them, the last ones.
+/// The upper bound on the private keys that are remembered with their counterparts; the newest are kept.
 const MOST_KEYS: usize = 64;
 
-/// Everything the application has.
+/// Everything that the application has.
 #[derive(Default)]
 pub(super) struct Tables {
     pub sessions: HashMap<SessionHandle, Session>,
     objects: HashMap<ObjectHandle, Object>,
     shown: Shown,
-    /// Objects of slots that the application had no session with, in this order.
+    /// Objects of slots with which the application has no session, the oldest first.
     left: VecDeque<ObjectHandle>,
     pub slots: HashMap<SlotId, Slot>,
-    /// Private keys with what belongs to them, as it was found on the connection with this number.
+    /// Private keys with their counterparts, as found on the connection with this number.
     keys: (u64, VecDeque<Arc<Description>>),
 }
 
-/// The objects whose handles of the module are good: on the connection with this number.
+/// The objects whose module handles are valid on the connection with this number.
 #[derive(Default)]
 struct Shown {
     generation: u64,
-    /// The application's handle of one of the module's.
+    /// The application's handle for each handle of the module.
     by_real: HashMap<(SlotId, ObjectHandle), ObjectHandle>,
     of_slot: HashMap<SlotId, HashSet<ObjectHandle>>,
 }
 
 /// A session of the application.
 pub(super) struct Session {
-    /// The application's.
+    /// The application's slot number.
     pub slot: SlotId,
     pub flags: Flags,
     pub notify: bool,
-    /// The module's, on the connection with this number.
+    /// The module's handle, on the connection with this number.
     pub real: SessionHandle,
     pub generation: u64,
-    /// Operations that have begun, and perhaps ended meanwhile.
+    /// Operations that have begun, and may have ended meanwhile.
     active: Operations,
-    /// Operations that ended with a connection, which the application does not know yet.
+    /// Operations that ended with a connection, about which the application was not told yet.
     lost: Operations,
-    /// Session objects that it has made.
+    /// Session objects that were made in this session.
     made: HashSet<ObjectHandle>,
-    /// How many objects of the present search may still be looked at.
+    /// How many objects of the present search may still be described.
     curiosity: usize,
-    /// How many objects that are only read may still be looked at.
+    /// How many objects that are only read may still be described.
     readings: usize,
 }
 
 /// A slot in which the application has opened a session, or asked for the token.
 pub(super) struct Slot {
-    /// The module's, on the connection with this number.
+    /// The module's slot number, on the connection with this number.
     pub real: SlotId,
     pub generation: u64,
-    /// The token that the application uses. `None`: it could not be asked for.
+    /// The token that the application uses; `None` if it is unknown.
     pub token: Option<Arc<Token>>,
-    /// The one that is there now.
+    /// The token that is there now.
     pub present: Option<Arc<Token>>,
-    /// The last connection on which the token was looked for and not found.
+    /// The last connection on which the token was looked for but not found.
     pub gone: Option<u64>,
-    /// Whether the slot that it was in could then be shown to the application for what it is now.
+    /// Whether the slot in which it was could then be shown to the application as it is now.
     pub is_free: bool,
-    /// The daemon that it was behind.
+    /// The daemon that had it, by its position in the settings.
     pub daemon: usize,
-    /// Who is logged in.
+    /// The login that is in force, or to be repeated.
     pub login: Option<Login>,
-    /// Whether somebody was, and is no more since a connection was lost.
+    /// Whether a login was lost with a connection and not repeated.
     pub has_lost_login: bool,
-    /// Counts what ends a login, so that one that is being repeated is not kept.
+    /// Counts logouts and the like, so that a login is not kept if it ended while it was being repeated.
     pub logouts: u64,
 }
 
 /// A login of the application.
 pub(super) struct Login {
     pub user: UserType,
-    /// For C_LoginUser.
+    /// The user's name, for C_LoginUser.
     pub name: Option<Vec<u8>>,
-    /// `None`: it is not kept.
+    /// The PIN; `None` if it is not kept.
     pub pin: Option<LockedSecret>,
     /// The connection on which it is in force.
     pub generation: u64,
 }
 
-/// An object that the application has a handle of.
+/// An object of which the application has a handle.
 struct Object {
     slot: SlotId,
     real: ObjectHandle,
@@ -130,74 +132,76 @@ struct Object {
     known: Known,
 }
 
-/// What it takes to find an object again.
+/// What is known of an object, to find it again.
 #[derive(Clone)]
 pub(super) enum Known {
     Described(Arc<Description>),
     /// It ends with its session, and so with the connection.
     OfSession,
-    /// It ends with the session that made it, too, but it is the copy of an object on the token, and can be made again.
+    /// It ends with the session that made it too, but it is a copy of an object on the token, so it can be made again.
     Copied(Arc<Copied>),
-    /// It was not looked at yet: it is one of many that a search has found.
+    /// It was not read yet, because it is one of many that a search has found.
     NotYet,
-    /// Nothing could be read.
+    /// None of its attributes could be read.
     Nothing,
 }
 
-/// A session object that C_CopyObject has made: OpenSSL's provider for PKCS#11 and NSS sign with such copies of their keys.
+/// A session object that was made with C_CopyObject: OpenSSL's provider for PKCS#11 and NSS sign with such copies of
+/// their keys.
 pub(super) struct Copied {
     pub original: Arc<Description>,
-    /// The application's session that made it.
+    /// The application's session in which it was made.
     pub session: SessionHandle,
-    /// What is different in the copy.
+    /// The attributes that differ in the copy.
     pub template: Template,
 }
 
-/// What has to be restored before a call can go out.
+/// What must be restored before a call can be sent.
 pub(super) enum Missing {
     Slot(SlotId),
     Session(SessionHandle),
     Object {
         object: ObjectHandle,
         session: SessionHandle,
-        /// What the call is answered if it cannot be found.
+        /// The CK_RV for the call if the object cannot be found.
         refusal: CkRv,
         known: Arc<Description>,
-        /// It is a copy of what is found.
+        /// Set if the object is a copy of the one to find.
         copied: Option<Arc<Copied>>,
     },
-    /// What an object is, before it is used for the first time.
+    /// The description of an object, before the object is used for the first time.
     Description {
         object: ObjectHandle,
         session: SessionHandle,
     },
-    /// What tells a private key from others, before it is used for the first time.
+    /// The counterpart of a private key, before the key is used for the first time.
     Counterpart {
         object: ObjectHandle,
         session: SessionHandle,
         known: Arc<Description>,
     },
-    /// A session that keeps the login in force when another is closed.
+    /// A session that keeps the login in force while another is closed.
     Keeper(SessionHandle),
 }
 
-/// Where an object of a reply comes from.
+/// Where an object in a reply comes from.
 pub(super) enum Source {
-    /// A search. One that was shown before has the handle it had.
+    /// A search. An object that was returned before keeps its handle.
     Found,
-    /// The call has made it.
+    /// The call made it.
     Made,
 }
 
-/// A handle that this process, its parent and its children have not given before. Applications remember handles beyond
-/// C_Finalize and in forked children: OpenSSL's engine takes an object with a known handle for the object that it knows.
+/// Returns a handle that this process, its parent and its children have not used before. Applications remember handles
+/// beyond C_Finalize and in forked children: OpenSSL's engine takes an object with a known handle for the object that
+/// it knows.
 fn next_handle() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 impl Tables {
-    /// An object was found again.
+    /// Stores the new handle of an object that was found again.
     pub fn restored(&mut self, object: ObjectHandle, real: ObjectHandle, generation: u64) {
         if let Some(known) = self.objects.get_mut(&object) {
             known.real = real;
@@ -209,7 +213,8 @@ impl Tables {
         }
     }
 
-    /// A session was opened again. What had begun in it is lost. False if the application has closed it meanwhile.
+    /// Stores the new handle of a session that was opened again; its operations are lost. Returns false if the
+    /// application has closed the session meanwhile.
     pub fn reopened(
         &mut self,
         session: SessionHandle,
@@ -225,14 +230,14 @@ impl Tables {
         true
     }
 
-    /// What is now known of an object that the application has changed.
+    /// Replaces what is known of an object that the application has changed.
     pub fn changed(&mut self, object: ObjectHandle, known: Known) {
         if let Some(object) = self.objects.get_mut(&object) {
             object.known = known;
         }
     }
 
-    /// A private key of this description with what belongs to it, if that was looked for on this connection.
+    /// Returns a private key of this description with its counterpart, if that was looked for on this connection.
     pub fn with_counterpart(
         &self,
         known: &Description,
@@ -243,7 +248,7 @@ impl Tables {
         keys.find(|it| it.says_the_same(known)).cloned()
     }
 
-    /// Remembers a private key with what belongs to it: programs find and use the same ones again and again.
+    /// Remembers a private key with its counterpart, because programs find and use the same keys again and again.
     pub fn remember_counterpart(&mut self, key: Arc<Description>, generation: u64) {
         if self.keys.0 != generation {
             self.keys = (generation, VecDeque::new());
@@ -253,7 +258,7 @@ impl Tables {
         keys.push_front(key);
     }
 
-    /// How many of this many objects that a search has found are looked at.
+    /// Returns how many of the `found` objects of a search are to be described.
     pub fn look_at(&mut self, session: SessionHandle, found: usize) -> usize {
         let Some(session) = self.sessions.get_mut(&session) else {
             return 0;
@@ -263,13 +268,13 @@ impl Tables {
         count
     }
 
-    /// Whether this is the only session of the application with its slot.
+    /// Returns whether this is the application's only session with its slot.
     pub fn is_only_one(&self, session: SessionHandle, slot: SlotId) -> bool {
         let mut of_slot = self.sessions.iter().filter(|(_, it)| it.slot == slot);
         of_slot.all(|(other, _)| *other == session)
     }
 
-    /// What is known of an object on a token.
+    /// Returns the description of an object on a token.
     pub fn description(&self, object: ObjectHandle) -> Option<Arc<Description>> {
         match &self.objects.get(&object)?.known {
             Known::Described(known) => Some(known.clone()),
@@ -277,13 +282,13 @@ impl Tables {
         }
     }
 
-    /// The module's handle of an object, on this connection.
+    /// Returns the module's handle of an object on this connection.
     pub fn real_object(&self, object: ObjectHandle, generation: u64) -> Option<ObjectHandle> {
         let known = self.objects.get(&object)?;
         (known.generation == generation).then_some(known.real)
     }
 
-    /// Notes what a call has done, by its answer.
+    /// Stores what a call has changed, as its CK_RV says.
     pub fn done(&mut self, call: &Call<'_>, rv: CkRv) {
         let is_gone = [CkRv::OK, CkRv::SESSION_HANDLE_INVALID, CkRv::SESSION_CLOSED].contains(&rv);
         match call {
@@ -300,13 +305,13 @@ impl Tables {
         }
     }
 
-    /// Notes which operations have begun or ended.
+    /// Stores which operations have begun or ended.
     fn operated(&mut self, call: &Call<'_>, rv: CkRv) {
         let Some(session) = call.session().and_then(|it| self.sessions.get_mut(&it)) else {
             return;
         };
         if call.function() == Function::C_SetOperationState && rv.is_ok() {
-            session.lost.clear(); // the application has brought back what it needs
+            session.lost.clear(); // the application has restored what it needs
         }
         if session.active.note(call.function(), call.room(), rv) {
             session.curiosity = MOST_LOOKED_AT;
@@ -317,7 +322,7 @@ impl Tables {
 
 #[cfg(test)]
 impl Session {
-    /// How many objects it is remembered to have made.
+    /// Returns how many of its objects are remembered.
     pub fn made(&self) -> usize {
         self.made.len()
     }
@@ -325,22 +330,22 @@ impl Session {
 
 #[cfg(test)]
 impl Tables {
-    /// How many sessions and objects are remembered.
+    /// Returns how many sessions and objects are remembered.
     pub fn sizes(&self) -> (usize, usize) {
         (self.sessions.len(), self.objects.len())
     }
 }
 
 impl Session {
-    /// Whether the application has begun a search in it, as far as is known.
+    /// Returns whether the application has begun a search in it, as far as is known.
     pub fn searches(&self) -> bool {
         self.active.has_any(&[Family::Search])
     }
 }
 
 impl Shown {
-    /// The same for this connection: nothing is good that an earlier one has shown. `None`: this is an earlier one, whose
-    /// answer is late.
+    /// Returns the table for this connection, emptied if it belonged to an earlier one. `None` if this connection
+    /// itself is an earlier one, whose reply is late.
     fn at(&mut self, generation: u64) -> Option<&mut Shown> {
         if self.generation < generation {
             *self = Shown {
@@ -362,7 +367,7 @@ impl Shown {
 }
 
 impl Slot {
-    /// One that is used for the first time, on this connection.
+    /// Makes a slot that is used for the first time, on this connection.
     pub fn new<R>(slot: SlotId, live: &Live<R>) -> Slot {
         Slot {
             daemon: live.daemon,
@@ -370,7 +375,7 @@ impl Slot {
         }
     }
 
-    /// One of whose token nothing is known, on the connection with this number.
+    /// Makes a slot whose token is unknown, on the connection with this number.
     fn unknown(real: SlotId, generation: u64) -> Slot {
         Slot {
             real,
@@ -386,18 +391,18 @@ impl Slot {
         }
     }
 
-    /// Whether its token is gone on the connection with this number, and has left the slot.
+    /// Returns whether its token is missing on the connection with this number, and the slot can be shown as it is.
     pub fn is_left(&self, generation: u64) -> bool {
         self.gone == Some(generation) && self.is_free
     }
 
-    /// What is now known of the token that is in it.
+    /// Stores which token is in it.
     pub fn holds(&mut self, token: Option<Arc<Token>>) {
         self.token.clone_from(&token);
         self.present = token;
     }
 
-    /// Nobody is logged in any more; the PIN is wiped.
+    /// Ends the login, and wipes the PIN.
     pub fn log_out(&mut self) {
         self.login = None;
         self.has_lost_login = false;

@@ -44,7 +44,8 @@ const VALUES: [Option<&str>; COUNT] = [
 /// The mark. It begins with a byte that is rare in programs and does not occur in text.
 const MARK: &[u8] = b"\xf5p11client: compiled-in values, version 1\n";
 
-/// The number of bytes in the length before each value. The length is little-endian, in bytes, or [`UNSET`].
+/// The size of the length in front of each value, in bytes. The length is little-endian; without a value it is
+/// [`UNSET`].
 const LENGTH_SIZE: usize = 4;
 const UNSET: [u8; LENGTH_SIZE] = [0xff; LENGTH_SIZE];
 

@@ -3,8 +3,8 @@
 //!
 //! Version 3 expresses room by sending that many bytes. We send zeros; the original sends the application's memory. The
 //! reply becomes one [`Answer`] for each attribute asked for. The semantics are those of PKCS#11 v2.20, section 11.7,
-//! as far as an original daemon supports them. Nested templates hold addresses: only their size is asked for, and only
-//! an empty one yields a value.
+//! as far as an original daemon supports them. Nested templates contain addresses: only their size is asked for, and
+//! only an empty one yields a value.
 
 use xdr::attribute_types::is_nested;
 use xdr::{
@@ -16,7 +16,7 @@ use crate::remote::refusal;
 /// Up to this room, in bytes, sending zeros is cheaper than asking for the size first.
 const LARGEST_ROOM_SENT: u64 = 64 << 10;
 
-/// Asks for attributes of an object. The answers are in the order of `query`; without answers, the application's
+/// Asks for attributes of an object. The answers are in the order of `query`. If there are none, the application's
 /// template stays as it is.
 pub(super) fn values(
     ask: impl Fn(Query) -> Result<Reply, CkRv>,
@@ -34,7 +34,7 @@ pub(super) fn values(
         .collect();
     let count = sent.len();
     let (mut rv, values) = if sent.iter().any(|wanted| is_large(room(wanted))) {
-        // Sizes first: the room a caller claims may be most of its address space.
+        // Asks for the sizes first: the room that a caller claims may be most of its address space.
         let sizes = sent.iter().map(|wanted| with_room(wanted, None)).collect();
         let (_, found) = ask(sizes)?;
         let mut found = found.iter();
@@ -47,7 +47,7 @@ pub(super) fn values(
         ask(sent)?
     };
     if rv.is_ok() && values.len() < count {
-        // The rest would pass for values.
+        // Otherwise the missing attributes would be reported beside CKR_OK, as if they had values.
         return Err(CkRv::DEVICE_ERROR);
     }
 
@@ -73,7 +73,7 @@ pub(super) fn values(
     Ok(AttributesResult { rv, answers })
 }
 
-/// The CK_RVs with which C_GetAttributeValue still answers the other attributes.
+/// Returns whether C_GetAttributeValue still returns the other attributes with this CK_RV.
 fn answers_template(rv: CkRv) -> bool {
     [
         CkRv::OK,
@@ -84,7 +84,7 @@ fn answers_template(rv: CkRv) -> bool {
     .contains(&rv)
 }
 
-/// The bytes of the caller's buffer; `None` asks for the size, as is done for each nested template.
+/// Returns the size of the caller's buffer in bytes; `None` asks for the size, as for each nested template.
 fn room(wanted: &Wanted) -> Option<u64> {
     match wanted.room {
         _ if is_nested(wanted.attribute_type) => None,
@@ -123,8 +123,8 @@ fn bounded(room: Option<u64>, size: Option<&Answer>) -> Option<u64> {
     })
 }
 
-/// The length the daemon tells; `None` for "unavailable". A size query is answered with that many
-/// zeros by the original; others may leave them out.
+/// Returns the length that the daemon reports; `None` for "unavailable". The original answers a size query with that
+/// many zeros; other daemons may leave them out.
 fn length(received: &Answer) -> Option<u64> {
     match &received.found {
         Found::Bytes(bytes) => Some(bytes.len() as u64),
@@ -135,7 +135,7 @@ fn length(received: &Answer) -> Option<u64> {
     }
 }
 
-/// What a length of 0 means.
+/// The meaning of a length of 0.
 #[derive(Clone, Copy, PartialEq)]
 enum Zero {
     Empty,
@@ -143,8 +143,8 @@ enum Zero {
 }
 
 impl Zero {
-    /// An original daemon sends a length of 0 both for an unavailable attribute and for an empty
-    /// value. A daemon that sends any length of all ones distinguishes them.
+    /// An original daemon sends a length of 0 both for an unavailable attribute and for an empty value. If a daemon
+    /// sends any length of all ones, it distinguishes them.
     fn beside(rv: CkRv, received: &[Answer]) -> Zero {
         if rv.is_ok() || received.iter().any(|answer| length(answer).is_none()) {
             Zero::Empty
@@ -154,10 +154,10 @@ impl Zero {
     }
 }
 
-/// What a received attribute means to the caller, and the CK_RV if the daemon's was CKR_OK.
+/// Returns what a received attribute means to the caller, and the CK_RV to return if the daemon's was CKR_OK.
 fn sort(received: Answer, room: Option<u64>, zero: Zero) -> (Found, CkRv) {
     match (length(&received), room) {
-        // Beside CKR_OK an application would take the -1 for a length.
+        // With CKR_OK, an application would take CK_UNAVAILABLE_INFORMATION (-1) for a length.
         (None, _) => (Found::Unavailable, CkRv::ATTRIBUTE_TYPE_INVALID),
         (Some(0), _) if zero == Zero::Unavailable => (Found::Unavailable, CkRv::OK),
         (Some(size), None) => (Found::Length(size), CkRv::OK),
@@ -169,7 +169,7 @@ fn sort(received: Answer, room: Option<u64>, zero: Zero) -> (Found, CkRv) {
     }
 }
 
-/// The same for a nested template, of which the size was asked for. What it contains cannot be had.
+/// Does the same for a nested template, whose size was asked for. Its contents cannot be fetched.
 fn sort_nested(received: &Answer, room: &WantedRoom, zero: Zero) -> (Found, CkRv) {
     let is_question = matches!(room, WantedRoom::Null { .. });
     match length(received) {

@@ -1,18 +1,17 @@
 //! Implements the two-call convention (ask for the size, then fetch) over a protocol without lengths.
 //!
-//! The daemon executes the first call and sends the whole result. If the application only asked for
-//! the size, or its buffer was too small, the result is kept here, by session, until the same call
-//! comes again: the same function with the same input, compared by content. Until then the
-//! operation is still active (PKCS#11 v2.20, section 11.2), and other calls of its family are
-//! restricted:
+//! The daemon executes the first call and sends the whole result. If the application only asked for the size, or its
+//! buffer was too small, the result is kept here, by session, until the same call comes again: the same function with
+//! the same input, compared by content. Until then the operation is still active (PKCS#11 v2.20, section 11.2), and
+//! other calls of its family are restricted:
 //!
 //! - another input, or another function of the family, is answered CKR_OPERATION_ACTIVE. By the
 //!   standard such an error ends a single-part operation or its last step, so the result is
 //!   dropped then, and the session is free again. A result of C_EncryptUpdate and its like stays:
 //!   the daemon's operation has moved on, and dropping a part would leave a hole;
 //! - the family's Init is answered CKR_OPERATION_ACTIVE and drops nothing;
-//! - C_WrapKey and C_GetOperationState change nothing at the daemon: a result that no longer fits
-//!   is dropped, and the call goes out.
+//! - C_WrapKey and C_GetOperationState change nothing at the daemon: a result of theirs that does not
+//!   match the call is dropped, and the call is sent.
 //!
 //! So there is at most one result for each session and family. Results are wiped when they are
 //! dropped. Does no I/O.
@@ -27,16 +26,16 @@ use crate::sessions::{Closing, Sessions};
 
 /// The answer to one call of the two-call convention.
 pub(super) enum Answer {
-    /// It asked for the size.
+    /// The call asked for the size.
     Size(u64),
-    /// Its buffer is smaller than this size: CKR_BUFFER_TOO_SMALL.
+    /// The call's buffer is smaller than this size: CKR_BUFFER_TOO_SMALL.
     TooSmall(u64),
-    /// All of it fits.
+    /// The whole result, which fits.
     Whole(Zeroizing<Vec<u8>>),
 }
 
 impl Answer {
-    /// The answer to a call without enough room for this size.
+    /// Returns the answer to a call without enough room for this size.
     pub fn of(size: u64, room: Option<u64>) -> Answer {
         match room {
             None => Answer::Size(size),
@@ -44,7 +43,7 @@ impl Answer {
         }
     }
 
-    /// The size of the result.
+    /// Returns the size of the result.
     pub fn size(&self) -> u64 {
         match self {
             Answer::Size(size) | Answer::TooSmall(size) => *size,
@@ -53,8 +52,8 @@ impl Answer {
     }
 }
 
-/// Whether two functions belong to one operation, so that one cannot go ahead while the result of
-/// the other waits.
+/// Returns whether two functions belong to one operation, so that one cannot proceed while the result of the other is
+/// kept.
 fn meet(one: Function, other: Function) -> bool {
     let other = other.facts();
     one.facts()
@@ -63,7 +62,7 @@ fn meet(one: Function, other: Function) -> bool {
         .any(|family| other.is_of(*family))
 }
 
-/// Whether the function changes nothing at the daemon: its result can be had again.
+/// Returns whether the function changes nothing at the daemon, so that its result can be fetched again.
 fn is_repeatable(function: Function) -> bool {
     let facts = function.facts();
     facts.is_of(Family::Wrap) || facts.is_of(Family::OperationState)
@@ -76,24 +75,24 @@ struct Waiting {
     result: Zeroizing<Vec<u8>>,
 }
 
-/// The results that wait in the sessions of this application.
+/// The results that are kept for the application's sessions.
 #[derive(Default)]
 pub(super) struct Pending {
     sessions: Sessions<Vec<Waiting>>,
 }
 
 impl Pending {
-    /// Notes a new session. Results kept under the same handle belonged to an earlier one.
+    /// Stores a new session. Results kept under the same handle belonged to an earlier one.
     pub fn opened(&mut self, session: SessionHandle, slot: SlotId) {
         self.sessions.opened(session, slot, Vec::new());
     }
 
-    /// Drops the results of the sessions that a call has closed, by its answer.
+    /// Drops the results of the sessions that a call has closed, as its CK_RV says.
     pub fn closed(&mut self, closing: Closing, rv: CkRv) {
         self.sessions.closed(closing, rv);
     }
 
-    /// Drops everything: the connection is gone.
+    /// Drops everything, because the connection has ended.
     pub fn clear(&mut self) {
         self.sessions.clear();
     }
@@ -105,8 +104,8 @@ impl Pending {
         }
     }
 
-    /// The answer to a call of an operation if the daemon is not needed; `None` if the call must be
-    /// made. `room`: the bytes of the caller's buffer; `None` asks for the size.
+    /// Returns the answer to a call of an operation if the daemon is not needed; `None` if the call must be sent.
+    /// `room`: the size of the caller's buffer in bytes; `None` asks for the size.
     pub fn answer(
         &mut self,
         session: SessionHandle,
@@ -137,7 +136,7 @@ impl Pending {
             pending.swap_remove(at);
         }
         if !facts.families.is_empty() {
-            // The call changes the state that C_GetOperationState told.
+            // The call changes the state that C_GetOperationState has returned.
             pending.retain(|waiting| waiting.function != Function::C_GetOperationState);
         }
         None

@@ -1,6 +1,6 @@
-//! Removes what has ended from the tables: sessions and their objects, logins, and operations.
+//! Removes from the tables what has ended: sessions and their objects, logins, and operations.
 //!
-//! What has ended with a connection has ended for the application without a call.
+//! What ended with a connection can be ended for the application without a call.
 
 use xdr::facts::Family;
 use xdr::{Call, CkRv, ObjectHandle, SessionHandle, SlotId};
@@ -8,10 +8,11 @@ use xdr::{Call, CkRv, ObjectHandle, SessionHandle, SlotId};
 use super::{CONTEXT_SPECIFIC, Known, Login, MOST_LEFT, PAST, Session, Slot, Tables};
 
 impl Tables {
-    /// A call failed with the connection, and the application is told: what the call belongs to is over.
+    /// Notes that a call failed with the connection and that the application learns of it: the operation of the call is
+    /// over.
     pub fn interrupted(&mut self, call: &Call<'_>) {
         if let Call::C_SetAttributeValue(_, object, _) = call {
-            // It may be what it was, or not.
+            // The object may have been changed, or not.
             self.changed(*object, Known::Nothing);
         }
         let Some(session) = call.session().and_then(|it| self.sessions.get_mut(&it)) else {
@@ -22,7 +23,8 @@ impl Tables {
         session.lost.forget(families);
     }
 
-    /// What a call is answered that only ends what has ended with a connection. `generation` is that of the present one.
+    /// Returns the CK_RV of a call that only ends what has already ended with a connection; `None` if the module is
+    /// needed. `generation` is the number of the present connection.
     pub fn answer_alone(&mut self, call: &Call<'_>, generation: u64) -> Option<CkRv> {
         match call {
             Call::C_CloseSession(session) => {
@@ -65,7 +67,7 @@ impl Tables {
             Call::C_Login(session, user, ..) | Call::C_LoginUser(session, user, ..)
                 if *user != CONTEXT_SPECIFIC =>
             {
-                // The application logs in itself, so that nothing has to be repeated.
+                // The application logs in itself, so no login has to be repeated.
                 let slot = self.sessions.get(session)?.slot;
                 let slot = self.slots.get_mut(&slot)?;
                 let past = slot.login.take_if(|login| login.generation != generation);
@@ -87,32 +89,33 @@ impl Tables {
         let slot = closed.slot;
         let others = || self.sessions.values().filter(|it| it.slot == slot);
         let is_last = others().next().is_none();
-        // One that was not opened again is not known to the module.
+        // The module does not know a session that was not opened again.
         let is_present = |it: &Slot| it.generation == closed.generation;
         let is_real = self.slots.get(&slot).is_none_or(is_present);
         let is_last_real = is_real && !others().any(|it| it.generation == closed.generation);
         if !is_last && !is_last_real {
             return;
         }
-        // With the last session of an application its login ends (PKCS#11 v2.20, section 6.7.4).
+        // When an application closes its last session with a token, its login ends (PKCS#11 v2.20, section 6.7.4).
         if let Some(slot) = self.slots.get_mut(&slot) {
             if is_last {
                 slot.log_out();
             } else if let Some(login) = &mut slot.login {
-                // For the module alone: the application has sessions that were not opened again yet.
+                // The login ended for the module only: the application has sessions that were not opened again yet.
                 login.generation = PAST;
             }
         }
         self.leave(slot, is_last);
     }
 
-    /// The module has no session with a slot any more, and may give its handles to other objects now. Those of the application
-    /// are looked for again. Applications open and close sessions for years, so that of those without a session
-    /// not all are kept.
+    /// Marks the handles of a slot's objects as out of date, because the module has no session with the slot any more
+    /// and may now give these handles to other objects. The application's objects are looked for again. If the
+    /// application has no session with the slot either, only the newest objects are kept: applications open and close
+    /// sessions for years.
     fn leave(&mut self, slot: SlotId, is_last: bool) {
         self.shown.by_real.retain(|(of, _), _| *of != slot);
         let handles = self.shown.of_slot.remove(&slot).unwrap_or_default();
-        // What has been in use since comes last.
+        // Objects that were used since then move to the end.
         self.left.retain(|handle| !handles.contains(handle));
         for handle in handles {
             let Some(object) = self.objects.get_mut(&handle) else {

@@ -4,12 +4,13 @@ use xdr::SlotId;
 
 use super::{NO_HANDLE, Slot, Tables};
 
-/// Where numbers begin that slots get whose own number the application has for another one. They fit into a CK_ULONG of any
-/// platform, and modules rarely count so far.
+/// The first of the new numbers, for slots whose own number the application already uses for another slot. They fit
+/// into a CK_ULONG of any platform, and modules rarely have numbers that high.
 const FIRST_NEW: u64 = 0x4000_0000;
 
 impl Tables {
-    /// Slots of the application that were not found on this connection yet. `again`: also those whose token is gone.
+    /// Returns the application's slots that were not found on this connection yet. `again`: also those whose token is
+    /// missing.
     pub fn past_slots(&self, generation: u64, again: bool) -> Vec<SlotId> {
         let is_past =
             |it: &Slot| it.generation != generation && (again || it.gone != Some(generation));
@@ -23,20 +24,20 @@ impl Tables {
         slots
     }
 
-    /// Whether the application has sessions with a slot.
+    /// Returns whether the application has sessions with a slot.
     pub fn has_sessions(&self, slot: SlotId) -> bool {
         self.sessions.values().any(|it| it.slot == slot)
     }
 
-    /// Whether something was restored, or begun, on the connection with this number.
+    /// Returns whether anything was restored or begun on the connection with this number.
     pub fn is_in_use(&self, generation: u64) -> bool {
         let mut sessions = self.sessions.values();
         sessions.any(|it| it.generation == generation)
             || self.slots.values().any(|it| it.generation == generation)
     }
 
-    /// The application's number of a slot of the module's. A slot that has the number of another one for it gets a new
-    /// number.
+    /// Returns the application's number of a slot of the module. If the application already uses the slot's own number
+    /// for another slot, it gets a new one.
     pub(super) fn application_slot(&mut self, generation: u64, real: SlotId) -> SlotId {
         if let Some(slot) = self.number(generation, real) {
             return slot;
@@ -51,7 +52,8 @@ impl Tables {
         slot
     }
 
-    /// The number that the application has for a slot of the module's: of the token that is there, or of one that was.
+    /// Returns the number under which the application knows a slot of the module, for the token that is there or for
+    /// one that was.
     pub fn number(&self, generation: u64, real: SlotId) -> Option<SlotId> {
         let is_there = |it: &Slot| it.generation == generation;
         let meant = self
@@ -62,8 +64,8 @@ impl Tables {
         number.map(|(slot, _)| *slot)
     }
 
-    /// The module's number for one that the application uses for the first time. It may be that of a slot for which the
-    /// application has another one: that token was not meant.
+    /// Returns the module's number for a number that the application uses for the first time. If the application knows
+    /// the slot with that number under another one, returns a number that no slot has: that slot's token was not meant.
     pub(super) fn unknown_slot(&self, generation: u64, slot: SlotId) -> SlotId {
         match self.number(generation, slot) {
             Some(_) => SlotId(NO_HANDLE),

@@ -10,7 +10,8 @@ use super::{Known, MOST_READ, Missing, NO_HANDLE, Object, Session, Source, Table
 use crate::recovery::needs_operation;
 
 impl Tables {
-    /// Puts the module's handles into a call. Says what is missing for that; the call is then of no use.
+    /// Puts the module's handles into a call. If something must be restored first, returns that; the call cannot be
+    /// sent then.
     pub fn translate(
         &mut self,
         call: &mut Call<'_>,
@@ -40,7 +41,7 @@ impl Tables {
                         *object = ObjectHandle(NO_HANDLE);
                         return Ok(());
                     };
-                    // Another slot may have a copy.
+                    // Only in the object's own slot, because another slot may have a copy of the object.
                     let session = application_session.filter(|session| {
                         let session = self.sessions.get(session);
                         session.is_some_and(|it| it.slot == known.slot)
@@ -113,8 +114,9 @@ impl Tables {
         Ok(missing)
     }
 
-    /// A session that the application has, but the module does not, if closing this one would leave the module with none: it
-    /// would end the login, which then had to be repeated for the next call.
+    /// Returns a session to open again before `closed` is closed: one that the application has, but the module does
+    /// not. Without it the module would have no session left, which would end the login, and the next call would have
+    /// to repeat it.
     fn keeper(&self, closed: SessionHandle, generation: u64) -> Option<SessionHandle> {
         let slot = self.sessions.get(&closed)?.slot;
         let login = self.slots.get(&slot)?.login.as_ref()?;
@@ -131,7 +133,7 @@ impl Tables {
         others().map(|(session, _)| *session).min_by_key(|it| it.0)
     }
 
-    /// CKR_DEVICE_ERROR if the call needs an operation that has ended with a connection.
+    /// Returns CKR_DEVICE_ERROR if the call needs an operation that has ended with a connection.
     fn tell_of_lost_operation(
         &mut self,
         session: Option<SessionHandle>,
@@ -141,7 +143,7 @@ impl Tables {
             return Ok(());
         };
         let facts = function.facts();
-        // Reading out an operation means whichever there is.
+        // C_GetOperationState saves any operation that is active.
         let reads_out = function == Function::C_GetOperationState;
         let is_lost = session.lost.has_any(facts.families) || reads_out && !session.lost.is_empty();
         if reads_out {
@@ -155,7 +157,7 @@ impl Tables {
         }
     }
 
-    /// The application's handle of a session of the module's.
+    /// Returns the application's handle of a session of the module.
     pub fn application_session(
         &self,
         generation: u64,
@@ -166,7 +168,7 @@ impl Tables {
         found.map(|(session, _)| *session)
     }
 
-    /// The application's handle of an object of the module's, and what is known of it.
+    /// Returns the application's handle of an object of the module, and stores what is known of the object.
     fn application_object(
         &mut self,
         place: (SlotId, ObjectHandle),
@@ -197,8 +199,8 @@ impl Tables {
         object
     }
 
-    /// Puts the application's handles into the reply to its call. `known` has what is known of each object in it, in their
-    /// order.
+    /// Puts the application's handles into the reply to its call. `known` says what is known of each object in the
+    /// reply, in the reply's order.
     pub fn put_into(
         &mut self,
         call: &Call<'_>,
@@ -242,7 +244,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Notes a session that `call` has opened.
+    /// Stores a session that `call` has opened.
     fn opened(&mut self, call: &Call<'_>, real: SessionHandle, generation: u64) -> SessionHandle {
         let Call::C_OpenSession(slot, flags, notify) = call else {
             return real;
