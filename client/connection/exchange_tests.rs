@@ -71,7 +71,7 @@ fn what_goes_at_once_is_held_up_by_no_limit() {
     });
 }
 
-/// While it waits for its turn, for its reply, and while it reads.
+/// Patience is limited while the call waits for its turn, while it waits for its reply, and while its thread reads.
 #[test]
 fn patience_is_limited_while_others_are_out() {
     let exchange = Exchange::new(7, SOON, ());
@@ -89,7 +89,7 @@ fn patience_is_limited_while_others_are_out() {
     reading.give_back(());
     assert!(matches!(last.next(), Ok(Next::Read { .. })));
     assert!(matches!(last.read_on(), Err(Failure::OthersAreOut)));
-    // Nobody is out any more.
+    // No other call is in flight any more.
     let until = last.hand_over(slow.xid(), b"").unwrap();
     assert!(until.unwrap().remaining().is_ok());
     assert!(matches!(last.read_on(), Ok(Some(_))));
@@ -134,7 +134,7 @@ fn overlapping_is_told_where_it_is_and_for_a_second_after() {
     assert!(long_ago.is_none() || !overlaps(false));
 }
 
-/// Each thread "sends" its xid into a shared list, and whoever reads takes xids from there, in an order of its own.
+/// Each thread "sends" its xid into a shared list. The thread that reads takes xids from there, in an order of its own.
 #[test]
 fn every_thread_gets_its_own_reply_whoever_reads() {
     let exchange = Exchange::new(u32::MAX - 50, SOON, AtomicUsize::new(0));
@@ -225,14 +225,14 @@ fn a_thread_that_waits_too_long_is_told_so() {
     ));
     let late = begun(&exchange, Order::Of(2));
     assert!(matches!(late.next(), Err(Failure::Timeout)));
-    // A reply to nobody, or a second one, is dropped.
+    // A reply that no call waits for, or a second reply, is dropped.
     reading.hand_over(12345, b"x").unwrap();
     reading.hand_over(late.xid(), b"first").unwrap();
     reading.hand_over(late.xid(), b"second").unwrap();
     assert!(matches!(late.next(), Ok(Next::Reply(reply)) if reply == b"first"));
 }
 
-/// As if each had waited for its turn here: a daemon may execute one call after the other.
+/// As if each call had waited for its turn here: a daemon may execute one call after the other.
 #[test]
 fn a_call_has_its_whole_time_after_those_that_went_out_earlier() {
     let time = Duration::from_millis(400);
@@ -246,7 +246,7 @@ fn a_call_has_its_whole_time_after_those_that_went_out_earlier() {
     let half = time / 2;
     thread::sleep(half);
     assert!(remaining(&second) <= half);
-    // A later one says nothing about an earlier one.
+    // The reply to a later call does not extend the time of an earlier one.
     first.hand_over(third.xid(), b"").unwrap();
     assert!(remaining(&second) <= half);
     second.hand_over(first.xid(), b"").unwrap();
@@ -315,7 +315,7 @@ fn a_notification_comes_to_the_thread_of_its_call() {
     assert!(matches!(reading.next(), Ok(Next::Read { .. })));
     reading.notify(Xid(100), told_in(other.xid())).unwrap();
     assert!(matches!(other.next(), Ok(Next::Notification(Xid(100), told)) if told == told_in(8)));
-    // The reader's own; somebody else reads meanwhile.
+    // A notification for the reader's own call; another thread reads meanwhile.
     reading.notify(Xid(101), told_in(reading.xid())).unwrap();
     reading.pass_on(());
     assert!(matches!(other.next(), Ok(Next::Read { .. })));
@@ -324,7 +324,7 @@ fn a_notification_comes_to_the_thread_of_its_call() {
         Ok(Next::Notification(Xid(101), _))
     ));
     reading.told(Duration::ZERO);
-    // To nobody: dropped. Another before the first was looked at: the daemon is wrong.
+    // One for no call is dropped. A second one before the first was taken is the daemon's error.
     other.notify(Xid(102), told_in(12345)).unwrap();
     other.notify(Xid(103), told_in(reading.xid())).unwrap();
     let wrong = other.notify(Xid(104), told_in(reading.xid()));

@@ -24,14 +24,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
 
-/// A call as a daemon sees it.
+/// A call as the daemon receives it.
 struct Asked {
     xid: Xid,
     function: Function,
     session: u64,
     overlaps: bool,
     data: Vec<u8>,
-    /// What the application answered to a notification with this xid.
+    /// The application's answer to a notification with this xid.
     notified: Option<CkRv>,
 }
 
@@ -48,7 +48,7 @@ impl Default for Asked {
     }
 }
 
-/// The daemon's end of a connection.
+/// The daemon's end of a connection, through which it answers the client.
 struct Client {
     sender: SharedSender,
     closer: Closer,
@@ -56,7 +56,7 @@ struct Client {
 
 impl Client {
     fn send(&self, record: Result<Slices<'_>, EncodeError>) {
-        // The client may be gone.
+        // The client may have closed the connection.
         let begin = || Ok::<_, io::Error>(self.sender.deadline());
         let _ = self.sender.send(&mut record.unwrap(), begin);
     }
@@ -87,7 +87,7 @@ impl Client {
         ));
     }
 
-    /// Answers with what was asked.
+    /// Answers with the input of the call.
     fn echo(&self, asked: &Asked) {
         let reply = match asked.function {
             Function::C_WaitForSlotEvent => Reply::C_WaitForSlotEvent(SlotResult {
@@ -109,7 +109,7 @@ fn digest_of(data: &[u8]) -> Reply {
     })
 }
 
-/// What a daemon tells of itself.
+/// What the daemon's reply to C_SetupArch says.
 #[derive(Clone, Copy)]
 struct Told {
     calls: u64,
@@ -121,7 +121,7 @@ const MANY: Told = Told {
     longest: 1 << 30,
 };
 
-/// Serves one client: answers C_SetupArch, and gives every other call to `answer`.
+/// Serves one client: answers C_SetupArch, and passes every other call to `answer`.
 fn serve(
     path: &SocketPath,
     is_tls: bool,
@@ -248,7 +248,7 @@ fn open(path: &SocketPath, is_tls: bool, timeout: Duration, notify: Notify) -> C
     connection
 }
 
-/// A connection to a daemon that does with each call what `answer` says.
+/// Connects to a daemon that passes each call to `answer`.
 fn connected(
     told: Told,
     timeout: Duration,
@@ -273,7 +273,7 @@ fn wait_for_slot_event(connection: &Connection) -> CkRv {
     connection.call(wait, NullPlaces::NONE).rv()
 }
 
-/// Runs this in a number of threads, each with its number from 1, and then `meanwhile` in this one.
+/// Runs `work` in `count` threads, each with its number from 1, and `meanwhile` in this one.
 fn in_threads<T: Send>(
     count: u64,
     work: impl Fn(u64) -> T + Sync,
@@ -292,7 +292,7 @@ fn in_threads<T: Send>(
     })
 }
 
-/// Answers after a while, and other calls meanwhile.
+/// Answers after this time; other calls are answered meanwhile.
 fn echo_after(time: Duration, client: &Arc<Client>, asked: Asked) {
     let client = client.clone();
     thread::spawn(move || {
@@ -400,7 +400,7 @@ fn a_slow_call_delays_no_other_and_can_be_cancelled() {
     assert!(is_over.load(Ordering::SeqCst));
 }
 
-/// It takes none of the places, and longer than the timeout.
+/// Such a call does not count towards the limit on calls, and it may take longer than the timeout.
 #[test]
 fn a_thread_waits_for_a_slot_event_while_others_call() {
     let waiting = Mutex::new(None);
@@ -432,7 +432,7 @@ fn a_thread_waits_for_a_slot_event_while_others_call() {
     assert_eq!(events, [CkRv::OK]);
 }
 
-/// A module without threads: each call has its whole time although the others come first.
+/// For a module without threads: each call has its whole time although others come first.
 #[test]
 fn calls_that_a_daemon_executes_one_by_one_are_not_late() {
     let time = Duration::from_millis(400);
@@ -448,7 +448,8 @@ fn calls_that_a_daemon_executes_one_by_one_are_not_late() {
     assert_eq!(answers, [CkRv::OK; 6]);
 }
 
-/// Calls of which none is answered, so that one thread reads, others wait for it, and others for their turn.
+/// Makes calls of which none is answered. One thread reads, others wait for their replies, and others wait for their
+/// turn.
 fn unanswered(
     time: Duration,
     end: impl Fn(&Arc<Client>) + Send + 'static,
@@ -457,7 +458,7 @@ fn unanswered(
     let count = AtomicUsize::new(0);
     let (begun, are_begun) = mpsc::channel();
     let connection = connected(Told { calls: 3, ..MANY }, time, move |client, _| {
-        // Three that count, and the one that waits for an event.
+        // Three calls that count towards the limit, and the one that waits for an event.
         if count.fetch_add(1, Ordering::SeqCst) + 1 == 4 {
             end(client);
             begun.send(()).unwrap();
@@ -521,7 +522,7 @@ fn a_malformed_reply_to_any_call_ends_the_connection() {
                 return;
             };
             let xid = if is_last { asked.xid } else { first.xid };
-            // Of another kind of message, in a reply that was accepted.
+            // The body of another type of result, in a reply that was accepted.
             client.send_words(&[xid.0, 1, 0, 0, 0, 0, 1, 2, 3]);
         });
         let answers = in_threads(
@@ -543,7 +544,7 @@ fn what_answers_no_call_is_skipped() {
         client.send_words(&[nobody]);
         client.notify(asked.xid.0, Xid(nobody), 1);
         client.echo(&asked);
-        // Once more.
+        // A second reply to the same call.
         client.reply(asked.xid, digest_of(b"second"));
     });
     let right = in_threads(
@@ -675,11 +676,11 @@ fn an_older_daemon_gets_calls_of_version_3() {
     assert_eq!(daemon.join().unwrap(), [4, 3]);
 }
 
-/// What a callback does, with the connection that its notification came by.
+/// What a callback does, with the connection over which its notification came.
 type Callback = Box<dyn Fn(&Connection, SessionHandle, u64) -> CkRv + Send + Sync>;
 
-/// A connection whose daemon notifies in each call of session 1, and answers it when the application has; and what
-/// the application answered.
+/// Connects to a daemon that notifies in each call of session 1, and answers the call after the application has
+/// answered. Returns the connection and the application's answers.
 fn notifying(callback: Callback) -> (Arc<Connection>, mpsc::Receiver<CkRv>) {
     let path = SocketPath::new();
     let (told, answers) = mpsc::channel();
@@ -734,7 +735,7 @@ fn the_application_is_notified_in_the_thread_whose_call_is_executed() {
     assert_eq!(answers.try_iter().collect::<Vec<_>>(), [CkRv::CANCEL; 50]);
 }
 
-/// Others go on meanwhile, whoever has read the notification.
+/// Other threads go on meanwhile, whichever thread has read the notification.
 #[test]
 fn a_callback_takes_its_time_and_makes_calls_that_wait_for_nothing() {
     let (connection, answers) = notifying(Box::new(|connection, session, _| {
@@ -767,11 +768,11 @@ fn a_daemon_that_notifies_without_end_loses_its_client() {
             client.notify(number, asked.xid, 1);
         }
     });
-    // Nothing is told in a connection that has ended.
+    // A connection that has ended delivers no notification.
     assert_eq!(digest(&connection, 1, b"data").rv(), CkRv::DEVICE_ERROR);
 }
 
-/// The time of a callback is the application's, the rest the daemon's.
+/// The time that a callback takes does not count towards the timeout; all other time does.
 #[test]
 fn a_daemon_that_notifies_again_and_again_is_given_up_in_time() {
     for (pause, callback, is_late) in [(100, 0, true), (5, 100, false)] {

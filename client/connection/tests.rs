@@ -1,4 +1,4 @@
-//! Tests a connection against servers that answer well, late, wrongly or not at all.
+//! Tests a connection against servers that answer correctly, late, wrongly or not at all.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -18,7 +18,7 @@ use crate::settings::Endpoint;
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A path for a socket, which goes with this value.
+/// A path for a socket; the file is removed when this is dropped.
 pub(super) struct SocketPath(pub PathBuf);
 
 impl SocketPath {
@@ -40,8 +40,8 @@ impl Drop for SocketPath {
     }
 }
 
-/// Serves one client: gives each call's xid and number of the call to `answer`, which may write
-/// what it likes, until it says that it is enough.
+/// Serves one client: passes the xid and the number of each call to `answer`, which may write anything, until `answer`
+/// says that it is enough.
 fn serve(
     path: &Path,
     mut answer: impl FnMut(&mut UnixStream, Xid, u32) -> bool + Send + 'static,
@@ -109,7 +109,7 @@ fn digest(connection: &Connection) -> Reply {
     connection.call_version3(Call::C_Digest(SessionHandle(1), b"data"))
 }
 
-/// One call against a server that answers with what `answer` writes, then waits for more.
+/// Makes one call to a server that answers with what `answer` writes, and then a second one.
 fn one_call(
     timeout: Duration,
     mut answer: impl FnMut(&mut UnixStream, Xid) + Send + 'static,
@@ -128,7 +128,7 @@ fn one_call(
     (first, connection, second)
 }
 
-/// That the first call failed and nothing works from then on.
+/// Checks that the first call failed and that nothing works from then on.
 fn assert_lost((first, connection, second): (Reply, Connection, Reply)) {
     assert_eq!(first.rv(), CkRv::DEVICE_ERROR);
     assert_eq!(second.rv(), CkRv::DEVICE_ERROR);
@@ -195,7 +195,7 @@ fn a_call_that_was_not_executed_leaves_the_connection_alone() {
 
 #[test]
 fn a_malformed_reply_ends_the_connection() {
-    // bytes behind the result, bytes missing, a length over the end, no reply at all
+    // bytes after the result, bytes missing, a length beyond the end, no reply at all
     type Change = fn(&mut Vec<u8>);
     let changes: [Change; 4] = [
         |payload| payload.extend_from_slice(&[0; 4]),

@@ -1,4 +1,4 @@
-//! Tests what the library remembers of sessions, with a daemon that answers well.
+//! Tests what the library remembers about sessions, with a daemon that answers correctly.
 
 use xdr::{Mechanism, SessionResult};
 
@@ -34,7 +34,7 @@ fn a_message_has_the_mechanism_that_its_operation_began_with() {
         key
     )));
     assert!(!begin(Call::C_MessageSignInit(session, mechanism(8), key)));
-    // Another operation than that of messages.
+    // An operation without messages.
     assert!(begin(Call::C_EncryptInit(session, mechanism(9), key)));
     for function in [Function::C_EncryptMessage, Function::C_EncryptMessageNext] {
         assert_eq!(of(function), MechanismType(5));

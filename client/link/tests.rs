@@ -1,4 +1,4 @@
-//! Tests everything from C_Initialize to C_Finalize in both versions, against daemons that answer well or not.
+//! Tests everything from C_Initialize to C_Finalize in both versions, against daemons that answer correctly or not.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,8 @@ fn starts_in_the_order_of_version_3_and_stops_at_the_first_refusal() {
     assert!(error.unwrap().contains("FUNCTION_FAILED") && calls == all);
 }
 
-/// A daemon of version 4 that answers these CK_RVs to the first three calls, and which calls it got.
+/// Makes a daemon of version 4 that answers the first three calls with these CK_RVs. Returns it and the list of the
+/// calls that it gets.
 fn daemon(rvs: [CkRv; 3]) -> (Scripted, Arc<Mutex<Vec<Function>>>) {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let seen = calls.clone();
@@ -108,7 +109,7 @@ fn knows_the_interfaces_that_the_module_has() {
     let started = start_with(of_version3, None).ok();
     let interfaces = started.map(|link| link.interfaces());
     assert_eq!(interfaces, Some(Flags(INTERFACE_2_40)));
-    // Asked without C_Initialize, on a connection that is then closed.
+    // Asks without C_Initialize, over a connection that is then closed.
     let ask = |remote: Scripted| {
         let remote = Arc::new(remote);
         let asked = Link::ask_interfaces(remote.clone(), &fake::settings(None));

@@ -1,4 +1,4 @@
-//! Tests recovery with simulated modules: which calls are made how often, and which object is recognised as which.
+//! Tests recovery with simulated modules: how often each call is made, and which object is recognised as which.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
@@ -59,7 +59,7 @@ fn sign(recovery: &Fake, session: SessionHandle) -> CkRv {
     recovery.call(call).rv()
 }
 
-/// A module, and an application that has logged in and found its key.
+/// Makes a module, and an application that has logged in and found its key.
 fn ready() -> (Arc<Module>, Fake, SessionHandle, ObjectHandle) {
     let module = Module::new();
     let recovery = module.recovery(true);
@@ -76,7 +76,7 @@ fn what_is_lost_between_operations_comes_back_without_an_error() {
     let (module, recovery, session, key) = ready();
     for round in 2..5 {
         module.cut();
-        // The handle is another one on this connection.
+        // The handle is a different one on this connection.
         module.change(|state| state.objects = vec![(10 * round, private_key("key", b"n"))]);
         assert_eq!(begin(&recovery, session, key), CkRv::OK);
         assert_eq!(sign(&recovery, session), CkRv::OK);
@@ -85,7 +85,7 @@ fn what_is_lost_between_operations_comes_back_without_an_error() {
     assert_eq!(module.calls(Function::C_Login), 4);
 }
 
-/// After C_Finalize and C_Initialize, and in a forked child: applications remember handles.
+/// Not after C_Finalize and C_Initialize, and not in a forked child, because applications remember handles.
 #[test]
 fn no_handle_is_given_twice_in_a_process() {
     let (_, recovery, session, key) = ready();
@@ -95,7 +95,7 @@ fn no_handle_is_given_twice_in_a_process() {
     assert_ne!(key, other_key);
 }
 
-/// It may have been made: nobody makes it again.
+/// The signature may have been made, so the call is not repeated.
 #[test]
 fn no_signature_is_made_twice() {
     let (module, recovery, session, key) = ready();
@@ -108,7 +108,7 @@ fn no_signature_is_made_twice() {
     assert_eq!(module.calls(Function::C_Sign), 2);
 }
 
-/// Written by hand: whatever else may be repeated, these must not.
+/// The list is written by hand: whatever else may be repeated, these calls must not be.
 #[test]
 fn what_has_effects_is_never_repeated() {
     let repeated: Vec<&str> = Function::ALL
@@ -182,7 +182,7 @@ fn a_login_is_not_repeated_after_the_application_has_ended_it() {
     );
     assert_eq!(module.calls(Function::C_Login), 1);
 
-    // With its last session, too.
+    // The login also ends with the last session.
     assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
     assert_eq!(recovery.call(Call::C_CloseSession(session)).rv(), CkRv::OK);
     module.cut();
@@ -196,7 +196,7 @@ fn a_login_is_not_repeated_after_the_application_has_ended_it() {
 
 #[test]
 fn an_object_is_found_by_what_it_is_and_never_by_its_place() {
-    // What is there after the connection was lost, and whether it is the key.
+    // The objects after the connection was lost, and whether one of them is recognised as the key.
     let key = || private_key("key", b"n");
     let with_id = |id: &[u8]| {
         let mut attributes = key();
@@ -219,26 +219,26 @@ fn an_object_is_found_by_what_it_is_and_never_by_its_place() {
             vec![(70, private_key("other", b"n")), (71, key())],
             true,
         ),
-        // The same handle is another object.
+        // The same handle belongs to another object.
         (key(), vec![(70, private_key("key", b"another n"))], false),
         (key(), vec![(70, private_key("other", b"n"))], false),
-        // Which of the two?
+        // Two objects match, so neither is recognised.
         (key(), vec![(70, key()), (71, key())], false),
         (key(), vec![], false),
-        // The unique id tells them apart.
+        // The unique id distinguishes them.
         (
             with_id(b"1"),
             vec![(70, with_id(b"2")), (71, with_id(b"1"))],
             true,
         ),
         (with_id(b"1"), vec![(70, with_id(b"2"))], false),
-        // It may have got another name.
+        // The key may have a new label.
         (
             with_id(b"1"),
             vec![(70, renamed(with_id(b"1"))), (71, with_id(b"2"))],
             true,
         ),
-        // But it is no certificate now.
+        // But it cannot have become a certificate.
         (with_id(b"1"), vec![(70, of_class(1, with_id(b"1")))], false),
     ] {
         let module = Module::new();
@@ -260,7 +260,7 @@ fn an_object_is_found_by_what_it_is_and_never_by_its_place() {
     }
 }
 
-/// Nothing is known of it but its class: the next one might be any.
+/// Only its class is known, so any object of the class would match.
 #[test]
 fn an_object_without_a_name_or_public_value_is_not_guessed() {
     let module = Module::new();
@@ -283,17 +283,17 @@ fn a_token_is_found_in_another_slot_and_not_taken_for_another() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
     let info = ask!(&recovery, C_GetSessionInfo(session)).unwrap();
     assert_eq!(info.rv, CkRv::OK);
-    // The application goes on calling it by the number that it knows.
+    // The application continues to use the slot number that it knows.
     let token = ask!(&recovery, C_GetTokenInfo(SlotId(5))).unwrap();
     assert_eq!(token.rv, CkRv::OK);
 
-    // The same daemon shows another token of that name: it does not get the PIN.
+    // The same daemon shows another token with that label: it does not get the PIN.
     let logins = module.calls(Function::C_Login);
     module.cut();
     module.change(|state| state.serial = "2");
     assert_eq!(begin(&recovery, session, key), CkRv::DEVICE_REMOVED);
     assert_eq!(module.calls(Function::C_Login), logins);
-    // Another one of the list has a copy.
+    // Another daemon of the list has a copy of the token.
     module.cut();
     module.change(|state| state.daemon = 1);
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
@@ -355,7 +355,7 @@ fn a_daemon_that_comes_back_in_time_is_waited_for() {
         });
         assert_eq!(begin(&recovery, session, key), CkRv::OK);
     });
-    // But not for ever.
+    // But the wait is limited.
     module.is_down.store(true, Ordering::SeqCst);
     module.cut();
     let start = Instant::now();
@@ -369,7 +369,7 @@ fn a_daemon_that_comes_back_in_time_is_waited_for() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
 
-/// It answers, but its HSM is not there yet.
+/// The daemon answers, but its HSM is not there yet.
 #[test]
 fn a_module_that_cannot_start_yet_is_waited_for() {
     let (module, recovery, session, key) = ready();
@@ -399,7 +399,7 @@ fn finalising_ends_waiting_for_a_daemon() {
     assert_eq!(recovery.call(call).rv(), CkRv::CRYPTOKI_NOT_INITIALIZED);
 }
 
-/// Of many objects most are only listed.
+/// Applications list many objects but use few of them.
 #[test]
 fn the_first_objects_of_a_search_are_looked_at_and_others_when_they_are_used() {
     let module = Module::new();
@@ -464,7 +464,7 @@ fn of_many_threads_one_connects_and_one_logs_in() {
     assert_eq!(module.calls(Function::C_Login), 2);
 }
 
-/// Applications open and close sessions for years.
+/// Because applications open and close sessions for years.
 #[test]
 fn what_is_remembered_does_not_grow_with_use() {
     let (module, recovery, session, _) = ready();

@@ -1,10 +1,10 @@
-//! Tests settings from environments that are closures: endpoints, TLS, timeouts, aliases, the settings file.
+//! Tests settings with environments made of closures: endpoints, TLS, timeouts, aliases, the settings file.
 
 use std::path::Path;
 
 use super::*;
 
-/// The built-in settings file is not there.
+/// A file system without the default settings file.
 fn no_file(path: &Path) -> io::Result<Vec<u8>> {
     assert_eq!(path.to_str(), Some("/etc/pkcs11proxyd/client.conf"));
     Err(io::ErrorKind::NotFound.into())
@@ -44,7 +44,7 @@ fn with(name: &str, value: &str) -> Result<Settings, SettingsError> {
     read(&[alias, (name, value)], Ok(b""), None)
 }
 
-/// The only daemon.
+/// Returns the only daemon.
 fn one(settings: Settings) -> Daemon {
     let [daemon]: [Daemon; 1] = settings.daemons.try_into().unwrap();
     daemon
@@ -98,7 +98,7 @@ fn the_endpoint_says_its_kind() {
     }
 }
 
-/// A site that puts this library in the place of Debian's for Unix sockets changes nothing.
+/// A site that installs this library in place of Debian's for Unix sockets changes nothing for applications.
 #[test]
 fn debians_library_for_unix_sockets_takes_paths_only() {
     let library = ("the library's file", "/l/libp11clientunix.so");
@@ -205,7 +205,7 @@ fn tls_is_chosen_by_the_endpoint_the_librarys_name_or_tls_files() {
     assert_eq!((plain.tls, plain.reason), (None, Reason::NoTlsFiles));
 }
 
-/// Part of what TLS needs is not taken for plain TCP.
+/// With only a part of what TLS needs, plain TCP is not used either.
 #[test]
 fn anything_that_only_tls_needs_asks_for_tls() {
     let endpoint = ("PKCS11PROXY_SOCKET_PATH", "h:1");
@@ -222,7 +222,7 @@ fn anything_that_only_tls_needs_asks_for_tls() {
     }
 }
 
-/// Whatever such a library is called.
+/// This holds under any file name.
 #[test]
 fn a_library_built_for_one_transport_speaks_no_other() {
     let settings = |transport, endpoint, tls: &[_]| {
@@ -307,7 +307,8 @@ fn tls_needs_three_files_or_a_shared_key() {
     }
 }
 
-/// Leading digits count and what follows is ignored, as observed of the original's library. What that ignores is refused.
+/// Leading digits count and what follows is ignored, as observed with the original's library. Values that the original
+/// ignores are refused.
 #[test]
 fn timeouts_are_read_as_the_original_reads_them_or_not_at_all() {
     let seconds = |text: &str| with("PKCS11PROXY_RPC_TIMEOUT", text).unwrap().timeout;
@@ -333,7 +334,7 @@ fn timeouts_are_read_as_the_original_reads_them_or_not_at_all() {
     assert_eq!(seconds("100000000"), Duration::from_secs(100_000_000));
 }
 
-/// As with the original's library: a variable that is set wins even if empty, then the build, then the file.
+/// As in the original's library: a variable that is set takes precedence even if empty, then the build, then the file.
 #[test]
 fn the_alias_has_its_precedence() {
     let home = ("HOME", "/home/u");
@@ -483,7 +484,7 @@ fn the_log_has_levels_and_a_place() {
     assert!(matches!(refused, Err(SettingsError::LogTo(_))));
 }
 
-/// Reads a settings file, in a program of this name.
+/// Reads a settings file in a program with this name.
 fn filed(
     text: &str,
     program: Option<&str>,
@@ -591,7 +592,8 @@ fn a_pin_is_kept_for_recovery_only() {
     }
 }
 
-/// As it is, and with every option that it shows: certificates, and a pre-shared key in their place.
+/// The example is valid as it is, and with every option that it shows: with certificates, and with a pre-shared key
+/// instead.
 #[test]
 fn the_example_of_a_settings_file_is_one() {
     let example = include_str!("../../etc/client.conf");
@@ -683,7 +685,7 @@ fn a_file_that_a_variable_names_has_to_be_there() {
     assert!(matches!(conf("/none"), Err(SettingsError::File(..))));
 }
 
-/// A variable that is read but not in the table would be in no document.
+/// A variable that is read but missing in the table would be in no document.
 #[test]
 fn the_table_has_each_variable_that_is_read() {
     let asked = RefCell::new(std::collections::BTreeSet::new());
@@ -705,7 +707,7 @@ fn the_table_has_each_variable_that_is_read() {
     assert_eq!(option_of("PKCS11PROXY_RPC_TIMEOUT"), "timeout");
 }
 
-/// The examples of libp11client(7).
+/// Checks the examples of libp11client(7).
 #[test]
 fn the_examples_of_the_man_page_are_settings() {
     let page = include_str!("../../manual/pages/libp11client.7.txt");
@@ -717,7 +719,7 @@ fn the_examples_of_the_man_page_are_settings() {
     assert!(settings.recovery.unwrap().keep_pin);
 }
 
-/// With a default that etc/client.conf tells written out, the settings are the same.
+/// If a default that etc/client.conf shows is set explicitly, the settings stay the same.
 #[test]
 fn the_defaults_in_the_example_are_those_of_the_code() {
     let settings = |text: &str| {

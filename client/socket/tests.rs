@@ -1,4 +1,4 @@
-//! Tests sockets against listeners that answer, refuse, or leave a client waiting.
+//! Tests sockets against listeners that answer, refuse, or let a client wait.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
@@ -75,7 +75,7 @@ fn an_address_without_an_answer_costs_a_moment() {
         (vec![good, silent[0].address], 0, 200),
         (vec![silent[0].address, good], 240, 800),
         (vec![silent[0].address, silent[1].address, good], 490, 1000),
-        // The next after a failure begins at once.
+        // After a failure the next attempt begins at once.
         (vec![refusing(4), refusing(5), good], 0, 200),
         (vec![silent[0].address, refusing(6), good], 240, 800),
     ] {
@@ -84,7 +84,7 @@ fn an_address_without_an_answer_costs_a_moment() {
         let taken = start.elapsed().as_millis();
         assert!((least..most).contains(&taken), "{addresses:?}: {taken} ms");
         assert_eq!(peer(&connected), Some(good));
-        // As one that was connected by itself: it blocks, with a time limit.
+        // The socket is like one that was connected without a race: it blocks, with a time limit.
         let socket = connected.timed.socket();
         assert!(!socket.nonblocking().unwrap() && socket.tcp_nodelay().unwrap());
         assert!(socket.read_timeout().unwrap().unwrap() > LONG / 2);
@@ -94,7 +94,7 @@ fn an_address_without_an_answer_costs_a_moment() {
     }
 }
 
-/// One that answers late is still waited for when others have failed.
+/// An attempt that is answered late is still waited for when the others have failed.
 #[test]
 fn the_first_answer_wins_whichever_address_it_is() {
     let hole = BlackHole::new(ip(11));
@@ -102,7 +102,7 @@ fn the_first_answer_wins_whichever_address_it_is() {
     let (over, wait) = std::sync::mpsc::channel::<()>();
     let taking = thread::spawn(move || {
         thread::sleep(Duration::from_millis(600));
-        // Room for one more: the kernel's next attempt is answered.
+        // Makes room in the queue, so that the kernel's next attempt is answered.
         let (first, _) = hole._listener.accept().unwrap();
         let (second, _) = hole._listener.accept().unwrap();
         let _ = wait.recv();
@@ -130,7 +130,7 @@ fn addresses_that_all_fail_are_named_with_their_causes() {
     let expected =
         format!("127.0.7.22: {refused}; 127.0.7.23: {refused}; 127.0.7.21: no answer in time");
     assert_eq!(failed.to_string(), expected);
-    // Without the one that is silent there is nothing to wait for.
+    // Without the silent address there is nothing to wait for.
     let start = Instant::now();
     assert!(try_all(&[first, second], LONG).is_err());
     assert!(start.elapsed() < Duration::from_secs(2));
@@ -150,7 +150,7 @@ fn many_silent_addresses_take_the_time_there_is() {
     assert_eq!(message.matches("not tried").count(), 36, "{message}");
 }
 
-/// The sockets of the addresses that lost are closed, and known to no child.
+/// The sockets of the other attempts are closed, and no child inherits them.
 #[test]
 fn losers_are_closed_at_once() {
     let hole = BlackHole::new(ip(41));
@@ -158,7 +158,7 @@ fn losers_are_closed_at_once() {
     let connected = try_all(&[hole.address, good], LONG).unwrap();
     let of_ours = |port| {
         let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-        let remote = format!(":{port:04X} 02"); // to that port, SYN sent
+        let remote = format!(":{port:04X} 02"); // to that port, in state SYN_SENT
         sockets
             .lines()
             .filter(|line| line.contains(&remote))
@@ -167,7 +167,7 @@ fn losers_are_closed_at_once() {
     assert_eq!(of_ours(hole.address.port()), 0);
     let (mut accepted, _) = listener.accept().unwrap();
     drop(connected);
-    // The end of the connection arrives: nothing else holds it.
+    // The end of the connection arrives, so nothing else has the socket open.
     accepted.set_read_timeout(Some(LONG)).unwrap();
     assert_eq!(io::Read::read(&mut accepted, &mut [0]).unwrap(), 0);
 }

@@ -1,4 +1,4 @@
-//! Tests lists and slot events over version 3, and calls that it cannot express.
+//! Tests lists and slot events over version 3, and calls that version 3 cannot express.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use super::*;
 use crate::fake::{self, FakeLibrary, Scripted, only};
 use crate::remote::ask;
 
-/// What the application gets.
+/// The result that the application gets.
 #[derive(Debug, PartialEq)]
 enum Answer {
     Size(u64),
@@ -49,7 +49,7 @@ fn slots(rv: CkRv, sent: u64, count: u64, room: Option<u64>) -> Result<Answer, C
     }
 }
 
-/// As the original's library was observed to answer C_GetSlotList and C_GetMechanismList.
+/// As C_GetSlotList and C_GetMechanismList were observed to work in the original's library.
 #[test]
 fn lists_keep_to_the_room_there_is() {
     let too_small = CkRv::BUFFER_TOO_SMALL;
@@ -62,12 +62,12 @@ fn lists_keep_to_the_room_there_is() {
         slots(CkRv::OK, 70, 70, Some(u64::MAX)),
         Ok(Answer::Whole(70))
     );
-    // The count of an error means nothing.
+    // The count that comes with an error means nothing.
     assert_eq!(
         slots(CkRv::SLOT_ID_INVALID, 0, 70, None),
         Err(CkRv::SLOT_ID_INVALID)
     );
-    // A server that sends more than asked, or tells more than it sends.
+    // A server that sends more than was asked for, or reports more than it sends.
     assert_eq!(slots(CkRv::OK, 4, 4, Some(3)), Err(CkRv::DEVICE_ERROR));
     assert_eq!(slots(CkRv::OK, 4, 4, Some(0)), Err(CkRv::DEVICE_ERROR));
     assert_eq!(slots(CkRv::OK, 2, 3, Some(3)), Ok(Answer::Whole(2)));
@@ -84,7 +84,7 @@ fn lists_keep_to_the_room_there_is() {
     );
 }
 
-/// A daemon that tells that many times that there is no event.
+/// Makes a daemon that reports this many times that there is no event.
 fn no_events(polls: Arc<AtomicUsize>, times: usize) -> Scripted {
     fake::version3(move |call| match call {
         Call::C_WaitForSlotEvent(flags) => {
@@ -132,7 +132,7 @@ fn finalising_wakes_who_waits_at_once() {
     });
 }
 
-/// As far as the application knew it before there was a version 4.
+/// As it was for applications before there was a version 4.
 #[test]
 fn what_version_3_has_no_form_for_is_refused_without_a_call() {
     type Current<'a> = xdr::Call<'a>;
@@ -186,7 +186,7 @@ fn what_version_3_has_no_form_for_is_refused_without_a_call() {
             Current::C_CreateObject(session, null_value(0x4000_0211)),
             CkRv::ATTRIBUTE_TYPE_INVALID,
         ),
-        // It would find objects with an empty value.
+        // Version 3 would search for objects with an empty value.
         (
             Current::C_FindObjectsInit(session, null_value(0x3)),
             CkRv::ATTRIBUTE_VALUE_INVALID,

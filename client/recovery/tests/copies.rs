@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// C_CopyObject with CKA_TOKEN false and this label.
+/// Calls C_CopyObject with CKA_TOKEN false and a label.
 fn copy(recovery: &Fake, session: SessionHandle, object: ObjectHandle) -> ObjectHandle {
     let template = Template(vec![
         Attribute::new(AttributeType(TOKEN), vec![0]),
@@ -29,7 +29,7 @@ fn a_copy_is_made_again_in_the_session_that_made_it() {
         let label = module.change(|state| state.objects.last().map(|(_, it)| it[1].clone()));
         assert_eq!(label, Some((LABEL, b"copy".to_vec())));
     }
-    // It ends with the session that the application made it in.
+    // The copy ends with the session in which the application made it.
     assert_eq!(recovery.call(Call::C_CloseSession(maker)).rv(), CkRv::OK);
     module.cut();
     let gone = CkRv::OBJECT_HANDLE_INVALID;

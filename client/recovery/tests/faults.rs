@@ -1,4 +1,4 @@
-//! Tests past and possible bugs: answers that come late, tokens that change, sessions that end in another order.
+//! Tests past and possible bugs: late replies, tokens that change, sessions that end in another order.
 
 use super::*;
 use crate::connection::calling_back;
@@ -25,7 +25,7 @@ fn sizes(recovery: &Fake) -> (usize, usize) {
     recovery.shared.state().tables.sizes()
 }
 
-/// It would keep the login beyond the application's last session, and the PIN with it.
+/// If it were, it would keep the login beyond the application's last session, and the PIN with it.
 #[test]
 fn a_session_that_was_refused_is_not_remembered() {
     let (module, recovery, session, _) = ready();
@@ -44,7 +44,7 @@ fn a_session_that_was_refused_is_not_remembered() {
     assert_eq!(module.calls(Function::C_Login), 1);
 }
 
-/// The application has another token in its reader, and logs in to that one.
+/// The application has put another token into its reader, and logs in to that one.
 #[test]
 fn a_pin_is_for_the_token_that_it_was_given_for() {
     for closes in [true, false] {
@@ -66,7 +66,7 @@ fn a_pin_is_for_the_token_that_it_was_given_for() {
         let info = recovery.call(Call::C_GetSessionInfo(session));
         assert_eq!(info.rv(), CkRv::DEVICE_REMOVED);
         assert_eq!(module.calls(Function::C_Login), 2);
-        // And it comes back with the token.
+        // The login is also restored when the token returns.
         module.cut();
         module.change(|state| (state.serial, state.pin) = ("2", "5678"));
         let info = recovery.call(Call::C_GetSessionInfo(session));
@@ -75,7 +75,7 @@ fn a_pin_is_for_the_token_that_it_was_given_for() {
     }
 }
 
-/// A key that asks for the PIN before each use.
+/// Some keys ask for the PIN before each use (CKU_CONTEXT_SPECIFIC).
 #[test]
 fn a_login_for_one_operation_does_not_end_that_of_the_user() {
     let (module, recovery, session, key) = ready();
@@ -87,7 +87,7 @@ fn a_login_for_one_operation_does_not_end_that_of_the_user() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
 
-/// A program that opens a session for each of its signatures, and knows its key.
+/// Like a program that opens a session for each signature, and knows its key.
 #[test]
 fn a_key_in_use_is_not_forgotten_with_many_sessions() {
     let (_module, recovery, session, key) = ready();
@@ -124,7 +124,7 @@ fn objects_of_a_session_that_were_destroyed_are_forgotten() {
     assert_eq!(state.tables.sessions[&session].made(), 0);
 }
 
-/// Such as one whose module does not survive the call.
+/// For example, a daemon whose module does not survive the call.
 #[test]
 fn waiting_for_a_slot_does_not_keep_a_daemon_busy_that_ends_every_connection() {
     let (module, recovery, ..) = ready();
@@ -145,7 +145,7 @@ fn waiting_for_a_slot_does_not_keep_a_daemon_busy_that_ends_every_connection() {
     }
 }
 
-/// Otherwise it would be logged in without knowing it.
+/// Otherwise the application would be logged in without knowing it.
 #[test]
 fn a_logout_while_the_login_is_repeated_counts() {
     let (module, recovery, session, _) = ready();
@@ -165,7 +165,7 @@ fn a_logout_while_the_login_is_repeated_counts() {
     assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
 }
 
-/// Many objects look alike, and the module takes its time.
+/// Many objects match, and the module is slow.
 #[test]
 fn restoring_takes_no_longer_than_the_timeout_and_one_call() {
     let (module, recovery, session, key) = ready();
@@ -184,7 +184,7 @@ fn restoring_takes_no_longer_than_the_timeout_and_one_call() {
     );
 }
 
-/// Two tokens may have copies of a key.
+/// Two tokens may have copies of the same key.
 #[test]
 fn an_object_is_not_looked_for_in_the_slot_of_another_session() {
     let (module, recovery, session, key) = ready();
@@ -192,7 +192,7 @@ fn an_object_is_not_looked_for_in_the_slot_of_another_session() {
     let opened = ask!(&recovery, C_OpenSession(SlotId(6), Flags(4), false)).unwrap();
     assert_eq!(opened.rv, CkRv::OK);
     module.cut();
-    // So that the key can be seen.
+    // Restores the login, so that the key is visible.
     let info = recovery.call(Call::C_GetSessionInfo(session));
     assert_eq!(info.rv(), CkRv::OK);
     let used = begin(&recovery, opened.session, key);
@@ -200,7 +200,7 @@ fn an_object_is_not_looked_for_in_the_slot_of_another_session() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
 
-/// The answer came before the connection was lost, and is looked at after another thread has gone on.
+/// The reply came before the connection was lost, and is processed after another thread has reconnected.
 #[test]
 fn a_late_answer_does_not_disturb_the_next_connection() {
     let (module, recovery, session, _) = ready();
@@ -211,7 +211,7 @@ fn a_late_answer_does_not_disturb_the_next_connection() {
         let (lost, found) = (state.connection.lost.clone(), found.clone());
         let happens = move || {
             lost.store(true, Ordering::SeqCst);
-            // This thread finds out, and connects again.
+            // This thread notices the loss, and connects again.
             *found.lock().unwrap() = find(&others, other);
         };
         state.meanwhile = Some((Function::C_CreateObject, Box::new(happens)));
@@ -222,7 +222,7 @@ fn a_late_answer_does_not_disturb_the_next_connection() {
     assert_eq!(find(&recovery, other), before);
 }
 
-/// The application does not know of the session.
+/// Otherwise it would stay open, because the application does not know its handle.
 #[test]
 fn a_session_that_could_not_be_made_ready_is_closed() {
     let (module, recovery, session, _) = ready();
@@ -243,7 +243,7 @@ fn a_session_that_could_not_be_made_ready_is_closed() {
     assert_eq!(module.change(|state| state.connection.sessions.len()), 1);
 }
 
-/// It has another label now, as far as anybody knows; the next key may get the one it had.
+/// The object may have another label now, and another key may get the old one.
 #[test]
 fn an_object_whose_change_was_not_answered_is_not_taken_for_its_successor() {
     for lost_in in [Function::C_SetAttributeValue, Function::C_GetAttributeValue] {
@@ -264,7 +264,7 @@ fn an_object_whose_change_was_not_answered_is_not_taken_for_its_successor() {
     }
 }
 
-/// Also after C_InitToken, the slot is the one that the application means.
+/// After C_InitToken too, the slot is still the one that the application means.
 #[test]
 fn a_slot_with_another_number_keeps_it_when_its_token_is_initialised() {
     let (module, recovery, session, _) = ready();
@@ -279,7 +279,7 @@ fn a_slot_with_another_number_keeps_it_when_its_token_is_initialised() {
     module.change(|state| state.label = "new");
     let token = ask!(&recovery, C_GetTokenInfo(SlotId(5))).unwrap();
     assert_eq!(token.info.label, b"new");
-    // Its new token is known from then on.
+    // The slot's new token is known from then on.
     let session = open(&recovery);
     module.cut();
     module.change(|state| (state.slot, state.second_slot) = (9, Some(8)));
@@ -287,7 +287,7 @@ fn a_slot_with_another_number_keeps_it_when_its_token_is_initialised() {
     assert_eq!(info.rv(), CkRv::OK);
 }
 
-/// The module would keep it, and count it.
+/// Otherwise the module would keep the session, and count it.
 #[test]
 fn a_session_that_is_closed_while_it_is_opened_again_is_closed() {
     let (module, recovery, session, _) = ready();
@@ -306,7 +306,7 @@ fn a_session_that_is_closed_while_it_is_opened_again_is_closed() {
     assert_eq!(module.change(|state| state.connection.sessions.len()), 1);
 }
 
-/// A module may notify the application during any call, also during one that opens a session again.
+/// A module may notify the application during any call, including one that opens a session again.
 #[test]
 fn a_callback_does_not_wait_for_the_call_that_it_belongs_to() {
     let (module, recovery, session, _) = ready();
@@ -330,7 +330,7 @@ fn a_callback_does_not_wait_for_the_call_that_it_belongs_to() {
     }
 }
 
-/// Of many processes that have the same old PIN, each tries it once.
+/// If many processes have the same old PIN, each of them would try it once.
 #[test]
 fn a_pin_is_not_tried_where_a_wrong_one_would_lock_the_token() {
     for flag in [0x20000, 0x40000] {
@@ -344,10 +344,10 @@ fn a_pin_is_not_tried_where_a_wrong_one_would_lock_the_token() {
     }
 }
 
-/// As SoftHSM does when several processes log in at the same moment.
+/// SoftHSM fails like that when several processes log in at the same moment.
 #[test]
 fn a_login_is_tried_again_if_the_token_failed_and_has_seen_no_wrong_pin() {
-    // The application's login is the first.
+    // The first login is the application's.
     for (failing, flags, logins, expected) in [
         (1, 0, 1 + 2, CkRv::OK),
         (2, 0, 1 + 2, CkRv::USER_NOT_LOGGED_IN),
@@ -364,14 +364,14 @@ fn a_login_is_tried_again_if_the_token_failed_and_has_seen_no_wrong_pin() {
     }
 }
 
-/// The application was told while there was no daemon.
+/// The application learned of it while there was no daemon.
 #[test]
 fn an_operation_that_is_lost_is_told_of_once_although_there_is_no_daemon() {
     let (module, recovery, session, key) = ready();
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
     module.is_down.store(true, Ordering::SeqCst);
     module.cut();
-    // The connection is found to be lost.
+    // This call notices that the connection was lost.
     let connected = recovery.call(Call::C_GetSlotList(Ulong(1), Room::Buffer(9)));
     assert_eq!(connected.rv(), CkRv::DEVICE_ERROR);
     assert_eq!(sign(&recovery, session), CkRv::DEVICE_ERROR);

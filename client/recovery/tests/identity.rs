@@ -27,12 +27,12 @@ fn public(point: &[u8]) -> Attributes {
     object(2, (EC_POINT, point))
 }
 
-/// A private key that shows nothing of its public value.
+/// A private key that shows no part of its public value.
 fn private() -> Attributes {
     object(3, (PRIVATE, &[1]))
 }
 
-/// A module with these objects, and an application that has found its key, the first of them, and used it.
+/// Makes a module with these objects, and an application that has found and used its key, the first of them.
 fn with_objects(objects: Vec<Attributes>) -> (Arc<Module>, Fake, SessionHandle, ObjectHandle) {
     let module = Module::new();
     module.change(|state| state.objects = (70..).zip(objects).collect());
@@ -50,17 +50,17 @@ fn a_private_key_is_told_from_others_by_what_belongs_to_it() {
         (vec![public(b"p")], vec![public(b"p")], true),
         (vec![public(b"p")], vec![public(b"q")], false),
         (vec![public(b"p")], vec![], false),
-        // Which of the two is it?
+        // Two objects match, so neither is recognised.
         (vec![public(b"p")], vec![public(b"p"), public(b"q")], false),
         (vec![public(b"p"), public(b"p")], vec![public(b"p")], true),
-        // A public key says more than a certificate.
+        // A public key takes precedence over a certificate.
         (
             vec![public(b"p"), certified(1, b"p")],
             vec![public(b"p"), certified(1, b"q")],
             true,
         ),
         (vec![certified(1, b"p")], vec![certified(1, b"p")], true),
-        // It was renewed.
+        // The certificate was renewed.
         (vec![certified(1, b"p")], vec![certified(2, b"p")], true),
         (vec![certified(1, b"p")], vec![certified(1, b"q")], false),
         (
@@ -68,7 +68,7 @@ fn a_private_key_is_told_from_others_by_what_belongs_to_it() {
             vec![certified(2, b"p"), certified(1, b"p")],
             true,
         ),
-        // Nothing tells it from another one.
+        // Nothing distinguishes the key from others.
         (vec![], vec![], true),
         (vec![], vec![public(b"q")], true),
         (vec![public(b"p"), public(b"q")], vec![public(b"r")], true),
@@ -95,7 +95,7 @@ fn a_private_key_is_told_from_others_by_what_belongs_to_it() {
     }
 }
 
-/// What it takes to know the key is asked once, and only of keys that do not show it themselves.
+/// The counterpart is looked for once, and only for keys that do not show their public value.
 #[test]
 fn what_belongs_to_a_private_key_is_looked_for_once() {
     let searches = |module: &Arc<Module>| module.calls(Function::C_FindObjectsInit);
@@ -122,7 +122,7 @@ fn a_key_that_shows_its_public_value_or_check_value_is_known_by_it() {
     }
 }
 
-/// There may be no time, or no session, for looking.
+/// There may be no time, or no session, for the search.
 #[test]
 fn a_key_is_used_although_what_belongs_to_it_cannot_be_looked_for() {
     let module = Module::new();
@@ -140,7 +140,7 @@ fn a_key_is_used_although_what_belongs_to_it_cannot_be_looked_for() {
     assert_eq!(module.calls(Function::C_FindObjectsInit), 1);
 }
 
-/// A program that does everything anew for each of its signatures is not held up each time.
+/// So that a program that does everything anew for each signature is not slowed down each time.
 #[test]
 fn what_belongs_to_a_private_key_is_remembered_between_searches_and_sessions() {
     let (module, recovery, session, _) = with_objects(vec![private(), public(b"p")]);
@@ -160,7 +160,7 @@ fn what_belongs_to_a_private_key_is_remembered_between_searches_and_sessions() {
         assert_eq!(searches(), round + own);
         assert_eq!(recovery.call(Call::C_CloseSession(session)).rv(), CkRv::OK);
     }
-    // But not longer than the connection: the key may be another one by now.
+    // But only on this connection: after it, the key may be another one.
     let session = open(&recovery);
     module.cut();
     module.change(|state| state.objects = (90..).zip([private(), public(b"q")]).collect());

@@ -1,8 +1,8 @@
-//! Tests sessions that an application keeps open without using them: they keep its login in force.
+//! Tests sessions that an application keeps open without using them, so that its login stays in force.
 
 use super::*;
 
-/// Uses the key in a session of its own.
+/// Signs with the key in a session of its own.
 fn sign_once(recovery: &Fake, key: ObjectHandle) {
     let session = open(recovery);
     assert_eq!(begin(recovery, session, key), CkRv::OK);

@@ -1,4 +1,4 @@
-//! Simulates a module behind a connection that a test can cut. It has one token or two, and objects with attributes.
+//! Simulates a module behind a connection that a test can cut. It has one or two tokens, and objects with attributes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -11,10 +11,10 @@ use xdr::{
 
 use super::*;
 
-/// A module, as it is behind each connection, and what it was asked.
+/// A module that is behind each connection, with a record of the calls that it got.
 pub(super) struct Module {
     pub(super) state: Mutex<ModuleState>,
-    /// No daemon listens.
+    /// Whether connecting fails, because no daemon listens.
     pub(super) is_down: AtomicBool,
     pub(super) connects: AtomicUsize,
 }
@@ -25,43 +25,43 @@ pub(super) struct ModuleState {
     pub(super) label: &'static str,
     pub(super) serial: &'static str,
     pub(super) pin: &'static str,
-    /// Handle and attributes.
+    /// The handle and the attributes of each object.
     pub(super) objects: Vec<(u64, Attributes)>,
     pub(super) daemon: usize,
     pub(super) calls: HashMap<Function, usize>,
-    /// The connection is lost in the next call of this function, after it was executed.
+    /// The function in whose next call the connection is lost, after the call was executed.
     pub(super) breaks_at: Option<Function>,
     pub(super) always_breaks_at: Option<Function>,
-    /// How many times more C_Initialize fails.
+    /// How many more times C_Initialize fails.
     pub(super) failing_starts: usize,
-    /// On how many connections more the module sees no token.
+    /// On how many more connections the module sees no token.
     pub(super) blind_starts: usize,
-    /// C_GetAttributeValue ends at the first attribute that an object has not.
+    /// Whether C_GetAttributeValue stops at the first attribute that an object does not have.
     pub(super) is_impatient: bool,
-    /// How many times more C_Login fails, whatever the PIN.
+    /// How many more times C_Login fails, whatever the PIN.
     pub(super) failing_logins: usize,
     /// The flags of the token.
     pub(super) flags: u64,
-    /// What C_OpenSession is answered instead of a session.
+    /// The CK_RV with which C_OpenSession fails.
     pub(super) refuses_sessions: Option<CkRv>,
-    /// The daemon's filter lets nobody call C_GetAttributeValue.
+    /// Whether the daemon's filter forbids C_GetAttributeValue.
     pub(super) hides_attributes: bool,
     pub(super) empty_slots: Vec<u64>,
-    /// How many sessions there may be at a time.
+    /// The upper bound on the number of sessions.
     pub(super) most_sessions: Option<usize>,
-    /// There is a second slot, with this number.
+    /// The number of a second slot.
     pub(super) second_slot: Option<u64>,
-    /// How long each call of a function takes.
+    /// A function, and how long each call of it takes.
     pub(super) takes: Option<(Function, Duration)>,
-    /// What happens once when this function was executed, before its answer is on its way.
+    /// A function, and what happens once after it was executed but before its reply is sent.
     pub(super) meanwhile: Option<(Function, Box<dyn FnOnce() + Send>)>,
     pub(super) connection: Connection,
 }
 
-/// Types and values.
+/// Types of attributes and their values.
 pub(super) type Attributes = Vec<(u64, Vec<u8>)>;
 
-/// What ends with the connection.
+/// The state that ends with the connection.
 #[derive(Default)]
 pub(super) struct Connection {
     pub(super) sessions: HashSet<u64>,
@@ -118,7 +118,7 @@ impl Module {
         self.change(|state| state.calls.get(&function).copied().unwrap_or(0))
     }
 
-    /// The connection is lost, as the next call will find out.
+    /// Cuts the connection; the next call notices that.
     pub(super) fn cut(&self) {
         self.change(|state| state.connection.lost.store(true, Ordering::SeqCst));
     }
@@ -157,7 +157,7 @@ impl Module {
         let function = call.function();
         let scripted = connection.upgrade().expect("somebody calls");
         let mut state = self.state.lock().unwrap();
-        // What is sent over an earlier connection is lost with it.
+        // A call over an earlier connection is lost with it.
         if scripted.is_lost() || state.connection.lost.load(Ordering::SeqCst) {
             scripted.lost.store(true, Ordering::SeqCst);
             return Reply::only(function, CkRv::DEVICE_ERROR);
@@ -259,7 +259,7 @@ impl ModuleState {
                 if slot.0 == self.slot || self.second_slot == Some(slot.0) =>
             {
                 self.connection.last += 1;
-                // Other numbers on each connection.
+                // The handles are different ones on each connection.
                 let session =
                     1000 * self.calls[&Function::C_SetupArch] as u64 + self.connection.last;
                 self.connection.sessions.insert(session);

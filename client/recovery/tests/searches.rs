@@ -11,12 +11,12 @@ fn an_object_is_looked_for_in_the_session_of_the_application_if_there_may_be_no_
     for _ in 0..2 {
         module.cut();
         assert_eq!(begin(&recovery, session, key), CkRv::OK);
-        // No search was left behind.
+        // The search has been ended.
         assert_eq!(find(&recovery, session), [key]);
     }
 }
 
-/// It would be ended, or answered with objects of another search.
+/// Otherwise the application's search would be ended, or return objects of another search.
 #[test]
 fn a_search_of_the_application_is_not_disturbed_when_an_object_is_looked_for() {
     let (module, recovery, session, key) = ready();
@@ -32,7 +32,7 @@ fn a_search_of_the_application_is_not_disturbed_when_an_object_is_looked_for() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
 
-/// Its unique id means nothing there, so that its present name counts.
+/// Its unique id is meaningless there, so its present label counts.
 #[test]
 fn an_object_with_another_name_is_found_behind_another_daemon_too() {
     let named = |label: &str, id: &[u8]| {
@@ -57,7 +57,8 @@ fn an_object_with_another_name_is_found_behind_another_daemon_too() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
 
-/// The daemon's filter may be so: a key on the token is no session object then, but cannot be found again.
+/// If the daemon's filter forbids it, a key on the token is not taken for a session object, but it cannot be found
+/// again.
 #[test]
 fn objects_whose_attributes_may_not_be_read_are_not_known() {
     let module = Module::new();
@@ -69,7 +70,7 @@ fn objects_whose_attributes_may_not_be_read_are_not_known() {
         let key = find(&recovery, session)[0];
         assert_eq!(begin(&recovery, session, key), CkRv::OK);
         assert_eq!(find(&recovery, session), [key]);
-        // Once is enough to know.
+        // The library learns that from one call.
         assert_eq!(module.calls(Function::C_GetAttributeValue), connection);
         module.cut();
         for _ in 0..2 {
@@ -78,7 +79,7 @@ fn objects_whose_attributes_may_not_be_read_are_not_known() {
     }
 }
 
-/// The filter was changed while the daemon was away.
+/// The filter was changed while there was no connection.
 #[test]
 fn an_object_whose_attributes_may_not_be_read_any_more_is_not_found_again() {
     let (module, recovery, session, key) = ready();
@@ -87,7 +88,7 @@ fn an_object_whose_attributes_may_not_be_read_any_more_is_not_found_again() {
     assert_eq!(begin(&recovery, session, key), CkRv::OBJECT_HANDLE_INVALID);
 }
 
-/// Programs that list a token read each object, and go on with some of them when the daemon is back.
+/// Programs that list a token read each object, and use some of them after the daemon is back.
 #[test]
 fn objects_that_were_only_read_are_found_again_but_not_all_are_looked_at() {
     let objects = |first: u64| -> Vec<(u64, Attributes)> {

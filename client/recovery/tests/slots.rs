@@ -1,4 +1,5 @@
-//! Tests slot numbers: an application may keep those that it knows, and never finds another token under one of them.
+//! Tests slot numbers: an application may keep using those that it knows, and never finds another token under one of
+//! them.
 
 use super::*;
 
@@ -10,7 +11,7 @@ fn listed(recovery: &Fake) -> Vec<u64> {
     list.slots.iter().map(|it| it.0).collect()
 }
 
-/// The serial number of the token in a slot.
+/// Returns the serial number of the token in a slot.
 fn token(recovery: &Fake, slot: u64) -> Result<Vec<u8>, CkRv> {
     let answer = ask!(recovery, C_GetTokenInfo(SlotId(slot)))?;
     match answer.rv {
@@ -19,7 +20,7 @@ fn token(recovery: &Fake, slot: u64) -> Result<Vec<u8>, CkRv> {
     }
 }
 
-/// Whether a slot is said to have a token.
+/// Returns whether a slot is reported to contain a token.
 fn is_present(recovery: &Fake, slot: u64) -> bool {
     let answer = ask!(recovery, C_GetSlotInfo(SlotId(slot))).unwrap();
     assert_eq!(answer.rv, CkRv::OK);
@@ -41,7 +42,7 @@ fn the_application_keeps_the_number_of_a_token_that_it_has_asked_for() {
     assert_eq!(listed(&recovery), [1, 5]);
     assert_eq!(token(&recovery, 5), Ok(b"1".to_vec()));
     assert!(is_present(&recovery, 5));
-    // Nor has it another one for the same.
+    // The slot's own number is not valid besides the application's.
     assert_eq!(token(&recovery, 8), Err(CkRv::SLOT_ID_INVALID));
     assert_eq!(opens(&recovery, 5), CkRv::OK);
 }
@@ -58,13 +59,13 @@ fn of_a_token_that_is_gone_the_slot_is_empty_and_sessions_are_lost() {
     let info = recovery.call(Call::C_GetSessionInfo(session));
     assert_eq!(info.rv(), CkRv::DEVICE_REMOVED);
     assert_eq!(token(&recovery, 8), Ok(b"2".to_vec()));
-    // Its slot is there, without it.
+    // The slot still exists, without the token.
     module.change(|state| state.empty_slots.push(5));
     assert_eq!(listed(&recovery), [1, 5, 8]);
     let left = ask!(&recovery, C_GetSlotInfo(SlotId(5))).unwrap();
     assert_eq!(left.info.slot_description, b"5");
     assert_eq!(token(&recovery, 5), Err(CkRv::TOKEN_NOT_PRESENT));
-    // It comes back.
+    // The token comes back.
     module.change(|state| {
         (state.slot, state.serial) = (9, "1");
         state.empty_slots = vec![1];
@@ -76,7 +77,7 @@ fn of_a_token_that_is_gone_the_slot_is_empty_and_sessions_are_lost() {
     assert_eq!(info.rv(), CkRv::OK);
 }
 
-/// As SoftHSM, which sees no token if it starts while others log in, and never looks again.
+/// Like SoftHSM, which sees no token if it starts while other processes log in, and never looks again.
 #[test]
 fn a_module_that_sees_no_token_at_its_start_is_started_once_more() {
     let (module, recovery, session, key) = ready();
@@ -85,7 +86,7 @@ fn a_module_that_sees_no_token_at_its_start_is_started_once_more() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
     assert_eq!(sign(&recovery, session), CkRv::OK);
     assert_eq!(module.connects.load(Ordering::SeqCst), 3);
-    // A token that stays away is not looked for again and again.
+    // If a token stays away, there is no new connection each time.
     module.cut();
     module.change(|state| state.blind_starts = usize::MAX);
     for _ in 0..3 {
@@ -118,7 +119,7 @@ fn a_token_in_the_place_of_another_one_gets_a_number_of_its_own() {
     assert_eq!(listed(&recovery), [1, 5]);
 }
 
-/// Somebody has put another card into the reader; the application has none of its own in it.
+/// Another card is in the reader, and the application has no session with the one before.
 #[test]
 fn a_slot_without_sessions_has_the_token_that_the_application_is_told_of() {
     let module = Module::new();
@@ -126,14 +127,14 @@ fn a_slot_without_sessions_has_the_token_that_the_application_is_told_of() {
     assert_eq!(token(&recovery, 5), Ok(b"1".to_vec()));
     module.cut();
     module.change(|state| state.serial = "2");
-    // It would log in to a token that it has not seen.
+    // The application has not seen this token, so it may not log in to it.
     assert_eq!(opens(&recovery, 5), CkRv::TOKEN_NOT_PRESENT);
     assert_eq!(listed(&recovery), [1, 5]);
     assert_eq!(token(&recovery, 5), Ok(b"2".to_vec()));
     assert_eq!(opens(&recovery, 5), CkRv::OK);
 }
 
-/// Which token gets the login of the application depends on it.
+/// Otherwise another token would get the application's login.
 #[test]
 fn slots_whose_numbers_were_exchanged_keep_them() {
     let (module, recovery, session, key) = ready();

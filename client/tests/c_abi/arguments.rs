@@ -1,4 +1,4 @@
-//! Tests what the library refuses before it makes a call: calls before C_Initialize, and bad arguments.
+//! Tests what the library refuses before it sends a call: calls before C_Initialize, and bad arguments.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -48,8 +48,8 @@ fn bad_arguments_are_refused_before_any_call() {
         None
     });
     run("arguments", &daemon);
-    // C_SetupArch, C_LoadModule, C_Initialize, C_Finalize and the nine that are fine; two calls end each
-    // operation of which an input is too long: six for each of three lengths.
+    // C_SetupArch, C_LoadModule, C_Initialize, C_Finalize and the nine valid calls. Each operation with an input that
+    // is too long is ended by two calls: six operations for each of three lengths.
     assert_eq!(busy.load(Ordering::SeqCst), 4 + 9 + 2 * 6 * 3);
 }
 
@@ -176,7 +176,7 @@ pub fn arguments() {
         call!(loaded.C_CreateObject(1, &mut nested, 1, number)),
         CKR_ATTRIBUTE_TYPE_INVALID
     );
-    // Lengths that no record can carry: nothing is read.
+    // Lengths that no record can carry: the value is not read.
     let mut label = CK_ATTRIBUTE {
         type_: CKA_LABEL,
         pValue: byte.cast(),
@@ -219,7 +219,7 @@ pub fn arguments() {
         assert_eq!(refused, expected, "{length:#x}");
     }
 
-    // Null where it means nothing there, and garbage that is dropped unseen.
+    // NULL where it has no meaning, and garbage that is dropped without being read.
     let mut garbage = CK_MECHANISM {
         mechanism: CKM_RSA_PKCS,
         pParameter: null_mut(),

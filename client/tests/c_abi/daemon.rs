@@ -1,4 +1,4 @@
-//! Runs a fake daemon, which answers each call as a closure says.
+//! Runs a fake daemon whose replies come from a closure.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,47 +12,47 @@ use xdr::record::Records;
 use xdr::rpc::{self, Outgoing, Peer, Request};
 use xdr::{Architecture, Call, CkRv, Hello, HelloResult, Reply, Ulong, version3};
 
-/// What it does with a call.
+/// What the daemon does with a call.
 pub enum Act {
     Answer(Box<Reply>),
-    /// Answers in version 3 what no reply of version 4 is.
+    /// Answers with a reply of version 3 that has no equivalent in version 4.
     AnswerVersion3(Box<version3::Reply>),
-    /// Answers after this time, and other calls meanwhile.
+    /// Answers after this time; other calls are answered meanwhile.
     AnswerLater(Duration, Box<Reply>),
-    /// Never answers this call, but others.
+    /// Never answers this call; other calls are answered.
     Ignore,
     /// Closes the connection without an answer.
     HangUp,
 }
 
-/// A daemon that answers each call as `answer` says: `None` is CKR_OK and nothing else.
+/// A daemon that answers each call as `answer` says; `None` means CKR_OK and nothing else.
 pub struct Daemon {
     pub address: String,
     connections: Arc<AtomicUsize>,
-    /// Connections that have ended.
+    /// The number of connections that have ended.
     ended: Arc<AtomicUsize>,
 }
 
 /// Both versions of the protocol.
 const BOTH: RangeInclusive<u32> = 3..=4;
 
-/// What a daemon speaks that is older than version 4, and what one speaks that is not.
+/// The versions that an older daemon speaks, and those that a newer one speaks.
 pub const OLDER_AND_NEWER: [RangeInclusive<u32>; 2] = [3..=3, BOTH];
 
 impl Daemon {
-    /// One that speaks both versions.
+    /// Starts a daemon that speaks both versions.
     pub fn start(answer: impl Fn(&Call<'_>) -> Option<Act> + Send + Sync + 'static) -> Daemon {
         Daemon::of_versions(BOTH, answer)
     }
 
-    /// One that speaks version 3 only.
+    /// Starts a daemon that speaks version 3 only.
     pub fn of_version3(
         answer: impl Fn(&Call<'_>) -> Option<Act> + Send + Sync + 'static,
     ) -> Daemon {
         Daemon::of_versions(3..=3, answer)
     }
 
-    /// One that speaks these versions.
+    /// Starts a daemon that speaks these versions.
     pub fn of_versions(
         versions: RangeInclusive<u32>,
         answer: impl Fn(&Call<'_>) -> Option<Act> + Send + Sync + 'static,
@@ -84,7 +84,7 @@ impl Daemon {
         daemon
     }
 
-    /// As the log calls it.
+    /// Returns the address in the form that the log has.
     pub fn name(&self) -> String {
         self.address.replace(':', " port ")
     }
@@ -93,7 +93,7 @@ impl Daemon {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until that many connections have ended.
+    /// Waits until this many connections have ended.
     pub fn wait_for_ended(&self, count: usize) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.ended.load(Ordering::SeqCst) < count {
@@ -153,7 +153,7 @@ fn serve(mut stream: TcpStream, peer: &Peer, answer: &dyn Fn(&Call<'_>) -> Optio
     }
 }
 
-/// CKR_OK and nothing else.
+/// Makes a reply with CKR_OK and nothing else.
 fn fine(call: &Call<'_>) -> Reply {
     match call {
         Call::C_SetupArch(_) => Reply::C_SetupArch(HelloResult {

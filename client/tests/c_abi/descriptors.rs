@@ -1,4 +1,4 @@
-//! Tests descriptors that the application closes, reuses, or has closed from the start.
+//! Tests descriptors that the application has closed, reused, or never had.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use crate::harness::{LOG, Loaded, get_info, in_child, initialized, run_at};
 
 const PIN: &str = "a PIN that nobody else may see";
 
-/// The number of the connection is that of a file of the application's, or of none.
+/// The descriptor's number belongs to a file of the application, or to none.
 #[test]
 fn a_descriptor_that_the_application_took_over_gets_no_byte() {
     for versions in OLDER_AND_NEWER {
@@ -35,10 +35,10 @@ fn a_descriptor_that_the_application_took_over_gets_no_byte() {
     }
 }
 
-/// How often the scenario has the descriptor taken over before a call.
+/// How many times the scenario takes the descriptor over before a call.
 const TAKEN_OVER: usize = 7;
 
-/// The number of the library's connection, which is the only socket.
+/// Returns the descriptor of the library's connection, which is the only socket.
 fn connection() -> RawFd {
     let open = Path::new("/proc/self/fd")
         .read_dir()
@@ -54,11 +54,10 @@ fn connection() -> RawFd {
     number
 }
 
-/// Closes the library's connection, as an application does that closes every descriptor, and gives its number to
-/// `file`.
+/// Closes the library's connection, like an application that closes every descriptor, and gives its number to `file`.
 fn give_number(number: RawFd, file: impl Into<OwnedFd>) -> RawFd {
     let file = file.into();
-    // SAFETY: the library has to bear it.
+    // SAFETY: the library must tolerate that its descriptor is replaced.
     let given = unsafe { libc::dup2(file.as_raw_fd(), number) };
     assert_eq!(given, number);
     number
@@ -75,7 +74,7 @@ fn log_in(loaded: &Loaded) -> CK_RV {
     call!(loaded.C_Login(1, CKU_USER, pin.as_mut_ptr(), length))
 }
 
-/// Calls until the library is finalised, in which it must use nothing of the application's.
+/// Makes calls and finalises the library, which must not use any descriptor of the application meanwhile.
 fn call_and_finalize(loaded: &Loaded) {
     assert_eq!(log_in(loaded), CKR_DEVICE_ERROR);
     assert_eq!(get_info(loaded), CKR_DEVICE_ERROR);
@@ -91,7 +90,7 @@ fn initialize(loaded: &Loaded) {
     assert_eq!(get_info(loaded), CKR_OK);
 }
 
-/// That the stream with this number and its peer are connected both ways, and that only this was sent.
+/// Checks that the stream with this number and its peer are connected both ways, and that nothing else was sent.
 fn assert_connected(number: RawFd, mut peer: impl Read + Write) {
     peer.write_all(b"there").expect("the stream is open");
     let mut came = [0; 64];
@@ -109,7 +108,7 @@ fn assert_connected(number: RawFd, mut peer: impl Read + Write) {
 pub fn descriptors_taken_over() {
     let loaded = Loaded::new();
 
-    // Closed, and not used again.
+    // The descriptor is closed, and its number is not used again.
     initialize(&loaded);
     close(connection());
     call_and_finalize(&loaded);
@@ -151,7 +150,7 @@ pub fn descriptors_taken_over() {
     std::fs::remove_file(&path).expect("the file is there");
     close(number);
 
-    // The first to notice is C_Finalize.
+    // C_Finalize is the first call that notices.
     initialize(&loaded);
     let number = connection();
     let (own, peer) = UnixStream::pair().expect("two sockets");
@@ -159,7 +158,7 @@ pub fn descriptors_taken_over() {
     finalize(&loaded);
     assert_connected(number, peer);
 
-    // Or the end of a process that was forked meanwhile.
+    // Or the end of a process that was forked meanwhile is the first.
     initialize(&loaded);
     let number = connection();
     let (own, peer) = UnixStream::pair().expect("two sockets");
@@ -174,7 +173,7 @@ pub fn descriptors_taken_over() {
     finalize(&loaded);
 }
 
-/// With recovery, the library connects again before it sends anything: C_Login could not be repeated.
+/// With recovery, the library connects again before it sends anything, because C_Login could not be repeated.
 #[test]
 fn an_application_that_takes_over_the_descriptor_is_connected_again() {
     for versions in OLDER_AND_NEWER {
@@ -212,7 +211,7 @@ pub fn descriptors_taken_over_recovering() {
     finalize(&loaded);
 }
 
-/// Nobody calls after the descriptor was taken over.
+/// No call is made after the descriptor was taken over.
 #[test]
 fn unloading_closes_nothing_that_the_application_took_over() {
     let daemon = Daemon::start(|_| None);
@@ -230,7 +229,7 @@ pub fn unload_taken_over() {
     assert_connected(number, peer);
 }
 
-/// A daemon that got the output would take it for a record.
+/// A daemon that received the output would take it for a record.
 #[test]
 fn a_program_without_standard_descriptors_does_not_print_into_the_connection() {
     for versions in OLDER_AND_NEWER {

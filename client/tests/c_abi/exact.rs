@@ -62,7 +62,7 @@ fn or_null<T>(value: &Option<T>, describe: fn(&T) -> String) -> String {
     value.as_ref().map_or("NULL".to_owned(), describe)
 }
 
-/// A call in words; `None` for those that every connection makes.
+/// Describes a call in words; `None` for the calls that every connection makes.
 fn describe(call: &Call<'_>) -> Option<String> {
     let name = call.function().name();
     let arguments = match call {
@@ -96,7 +96,7 @@ fn describe(call: &Call<'_>) -> Option<String> {
     Some(format!("{name}: {arguments}"))
 }
 
-/// A daemon that notes the calls that `describe` tells, and answers CKR_OK and nothing else.
+/// Starts a daemon that records the calls that `describe` describes, and answers CKR_OK and nothing else.
 fn noting() -> (Daemon, Arc<Mutex<Vec<String>>>) {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let noted = calls.clone();
@@ -157,7 +157,7 @@ fn null_and_empty_and_rooms_arrive_as_they_were_passed() {
         "C_OpenSession: false",
         "C_CreateObject: NULL",
     ];
-    // What is too long is not sent, and ends its operation.
+    // An input that is too long is not sent, and ends its operation.
     let ending = ["C_DigestFinal: room/1048576", "C_Digest: [], room/1048576"];
     let expected = [&expected[..], &ending.repeat(4)].concat();
     assert_eq!(*calls.lock().expect("no panic"), expected);
@@ -243,7 +243,7 @@ pub fn exact_arguments() {
     ];
     assert_eq!(rvs, [CKR_OK; 40]);
 
-    // Single values without a place: nothing is written there.
+    // If the place of a single value is NULL, nothing is written.
     let placeless = [
         call!(loaded.C_GetInfo(null_mut())),
         call!(loaded.C_GetSessionInfo(1, null_mut())),
@@ -254,7 +254,7 @@ pub fn exact_arguments() {
     ];
     assert_eq!(placeless, [CKR_OK; 6]);
 
-    // What is never sent: what the protocol has no form for, and what no record can carry.
+    // These are never sent: the protocol has no form for them, or no record can carry them.
     let refused = [
         call!(loaded.C_CreateObject(1, null_mut(), 1, number)),
         call!(loaded.C_GetAttributeValue(1, 2, null_mut(), 1)),
@@ -272,7 +272,7 @@ pub fn exact_arguments() {
             CKR_DATA_LEN_RANGE
         );
     }
-    // Longer than the daemon takes (1 MiB), by its answer to C_SetupArch.
+    // Longer than the daemon accepts (1 MiB), as its reply to C_SetupArch says.
     let mut long = vec![0u8; 2 << 20];
     assert_eq!(
         call!(loaded.C_DigestUpdate(1, long.as_mut_ptr(), 2 << 20)),
@@ -319,7 +319,7 @@ pub fn exact_threads() {
     initialize(&mut arguments);
 }
 
-/// What a module left, by the number of the session.
+/// The output of the module depends on the number of the session.
 #[test]
 fn outputs_are_what_the_module_left() {
     let daemon = Daemon::start(|call| {
@@ -369,7 +369,7 @@ fn outputs_are_what_the_module_left() {
 
 pub fn exact_outputs() {
     let loaded = initialized();
-    // CK_RV, length and bytes after a call with 4 bytes of room and another 4 behind them.
+    // Returns the CK_RV, the length and the bytes after a call with 4 bytes of room, followed by 4 other bytes.
     let encrypted = |session, room: CK_ULONG| {
         let mut output = [1u8; 8];
         let mut length = room;
@@ -380,7 +380,7 @@ pub fn exact_outputs() {
     assert_eq!(encrypted(0, 4), (CKR_OK, 2, [7, 7, 1, 1, 1, 1, 1, 1]));
     assert_eq!(encrypted(1, 4), (CKR_BUFFER_TOO_SMALL, 9, untouched));
     assert_eq!(encrypted(2, 4), (CKR_DATA_LEN_RANGE, 4, untouched));
-    // The length that a refused call has in its reply is none.
+    // The length in the reply to a refused call means nothing.
     assert_eq!(encrypted(5, 4), (CKR_DATA_LEN_RANGE, 4, untouched));
     assert_eq!(encrypted(3, 4), (CKR_OK, 0, untouched));
     let mut length = 4;
@@ -521,7 +521,7 @@ pub fn exact_templates() {
         call!(loaded.C_CreateObject(1, outer.as_mut_ptr(), 2, &mut object)),
         CKR_OK
     );
-    // A part of an attribute, and an endless template.
+    // A length that is no multiple of the size of an attribute, and a template that is nested without end.
     outer[0].ulValueLen -= 1;
     assert_eq!(
         call!(loaded.C_CreateObject(1, outer.as_mut_ptr(), 2, &mut object)),
@@ -538,14 +538,14 @@ pub fn exact_templates() {
         CKR_DATA_LEN_RANGE
     );
 
-    // The length, in bytes.
+    // Asks for the length, in bytes.
     let mut asked = attribute(CKA_WRAP_TEMPLATE, null_mut(), 0);
     assert_eq!(
         call!(loaded.C_GetAttributeValue(1, 2, &mut asked, 1)),
         CKR_OK
     );
     assert_eq!(asked.ulValueLen as usize, 3 * size);
-    // The values; the module says which they are.
+    // Asks for the values; the module says which attributes they belong to.
     let mut value = [1u8; 6];
     let value = value.as_mut_ptr();
     let mut nested = [
@@ -582,7 +582,7 @@ pub fn exact_templates() {
     // SAFETY: the six bytes of `value`.
     let bytes = unsafe { std::slice::from_raw_parts(value, 6) };
     assert_eq!(bytes, [b'a', b'b', 1, 1, 1, 1]);
-    // Empty, and left alone.
+    // An empty template, and one that the module has not changed.
     for (session, length) in [(3, 0), (4, size as CK_ULONG)] {
         let mut nested = attribute(0, value.cast(), 4);
         let place = (&raw mut nested).cast();

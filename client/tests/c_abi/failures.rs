@@ -8,7 +8,7 @@ use xdr::{Call, Function, Reply};
 use crate::daemon::{Act, Daemon, OLDER_AND_NEWER};
 use crate::harness::{LOG, Loaded, get_info, initialized, run_at};
 
-/// Runs a scenario that logs one line, and expects all of these texts in it.
+/// Runs a scenario that logs one line, and checks that the line contains all of these texts.
 fn logs(scenario: &str, address: &str, variables: &[(&str, &str)], expected: &[&str]) {
     let variables = [&[(LOG, "warn")], variables].concat();
     let log = run_at(scenario, address, &variables);
@@ -56,7 +56,7 @@ fn one_line_says_why_initializing_fails() {
                 (call.function() == function).then_some(Act::HangUp)
             });
             let cause = format!("{}: {}: ", daemon.name(), function.name());
-            // Closed, or reset where something was not read.
+            // The connection was closed, or reset if the daemon had not read everything.
             let expected = [begin, &cause, "onnection", device_error, "the daemon's log"];
             logs("failing_initialize", &daemon.address, &[], &expected);
         }
@@ -112,7 +112,7 @@ fn one_line_says_why_a_call_fails() {
 
 pub fn failing_call() {
     let loaded = initialized();
-    // The second says nothing new.
+    // The second call logs nothing new.
     for _ in 0..2 {
         assert_eq!(get_info(&loaded), CKR_DEVICE_ERROR);
     }

@@ -1,4 +1,4 @@
-//! Tests forked children: they use neither the connection of their parent nor its locks.
+//! Tests forked children: they use neither their parent's connection nor its locks.
 
 use std::net::TcpListener;
 use std::ptr::null_mut;
@@ -12,7 +12,7 @@ use xdr::Call;
 use crate::daemon::{Daemon, OLDER_AND_NEWER};
 use crate::harness::{Borrowed, NOT_INITIALIZED, get_info, in_child, initialized, run, sockets};
 
-/// A child that merely exits: the original's would end the TLS session of its parent.
+/// The child only exits. With the original, that would end the parent's TLS session.
 #[test]
 fn a_child_that_never_calls_keeps_nothing_and_sends_nothing() {
     for versions in OLDER_AND_NEWER {
@@ -27,11 +27,11 @@ pub fn fork_unused() {
     assert_eq!(sockets(), 1);
     in_child(|| assert_eq!(sockets(), 0));
     assert_eq!(get_info(&loaded), CKR_OK);
-    // Exits in the usual way, with the library's destructors.
+    // Exits in the usual way, which runs the library's destructors.
     // SAFETY: the child runs exit and nothing else.
     let process = unsafe { libc::fork() };
     if process == 0 {
-        // SAFETY: no other thread is in need of what exit tears down.
+        // SAFETY: no other thread needs what exit tears down.
         unsafe { libc::exit(0) };
     }
     // SAFETY: null is allowed for the status.
@@ -40,7 +40,7 @@ pub fn fork_unused() {
     assert_eq!(sockets(), 1);
     assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
     assert_eq!(sockets(), 0);
-    // A file that got the number of the connection is none of the handler's business.
+    // The fork handler must not close a file that has got the number of the connection.
     let _files = [
         TcpListener::bind("127.0.0.1:0"),
         TcpListener::bind("127.0.0.1:0"),
@@ -76,7 +76,7 @@ pub fn fork_used() {
     assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
 }
 
-/// Other threads are inside of calls at the fork, and hold the connection's lock.
+/// Other threads are in calls at the fork, and hold the connection's lock.
 #[test]
 fn a_child_of_a_busy_process_does_not_hang() {
     for versions in OLDER_AND_NEWER {
@@ -119,11 +119,11 @@ pub fn fork_while_busy() {
     assert_eq!(get_info(&loaded), CKR_OK);
 }
 
-/// The list of the library, for the application's fork handler, and what C_Initialize answered there.
+/// The function list, for the application's fork handler, and the CK_RV of C_Initialize there.
 static LIST: AtomicPtr<CK_FUNCTION_LIST_3_2> = AtomicPtr::new(null_mut());
 static ANSWER: AtomicU64 = AtomicU64::new(0);
 
-/// What PKCS#11 says a child should do, done as pkcs11-helper does it.
+/// Does in the child what PKCS#11 requires, as pkcs11-helper does.
 extern "C" fn initialize_in_child() {
     let list = LIST.load(Ordering::SeqCst);
     if !list.is_null() {
@@ -170,7 +170,7 @@ pub fn fork_handler() {
     assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
 }
 
-/// The first process of a namespace has the number 1.
+/// The first process of a PID namespace has the number 1.
 #[test]
 fn a_child_with_the_process_id_of_its_parent_starts_anew() {
     for versions in OLDER_AND_NEWER {
@@ -181,7 +181,7 @@ fn a_child_with_the_process_id_of_its_parent_starts_anew() {
 }
 
 pub fn fork_with_same_id() {
-    // SAFETY: has the next child be in a namespace of its own, and nothing else.
+    // SAFETY: puts the next child into a namespace of its own, and does nothing else.
     let new_namespace = || unsafe { libc::unshare(libc::CLONE_NEWPID) } == 0;
     if !new_namespace() {
         return; // only root may do that

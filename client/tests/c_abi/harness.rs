@@ -1,8 +1,8 @@
 //! Loads the library, and runs each scenario in a process of its own.
 //!
-//! A process has one instance of the library. So a test starts this program again, with the scenario's name and the
-//! daemon's address in the environment, and `scenario` in `main.rs` runs it there. SIGPIPE has its default action, as
-//! in a C program.
+//! A process has only one instance of the library. So a test starts this program again, with the scenario's name and
+//! the daemon's address in the environment, and `scenario` in `main.rs` runs it there. SIGPIPE has its default action,
+//! as in a C program.
 
 use std::ffi::{c_int, c_void};
 use std::os::unix::fs::FileTypeExt;
@@ -18,7 +18,7 @@ use libloading::os::unix::Library;
 use crate::daemon::Daemon;
 use crate::interfaces::FUNCTIONS;
 
-/// The library that cargo has built for this test.
+/// Returns the library that cargo has built for this test.
 pub fn library_file() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a file");
     test.with_file_name("libp11client.so")
@@ -27,7 +27,7 @@ pub fn library_file() -> PathBuf {
 /// The loaded library.
 pub struct Loaded {
     pub library: Library,
-    /// Made of the exported functions: C_GetInterface would ask the daemon.
+    /// Built from the exported functions, because C_GetInterface would ask the daemon.
     pub list: *const CK_FUNCTION_LIST_3_2,
 }
 
@@ -37,7 +37,7 @@ impl Loaded {
         let library = unsafe { Library::new(library_file()) }.expect("the library loads");
         let mut list: Vec<*mut c_void> = vec![null_mut()];
         list.extend(FUNCTIONS.split_whitespace().map(|name| {
-            // SAFETY: the symbol is taken for its address only.
+            // SAFETY: only the symbol's address is used.
             let symbol = unsafe { library.get::<*mut c_void>(name.as_bytes()) };
             *symbol.expect("every function is exported")
         }));
@@ -52,18 +52,18 @@ impl Loaded {
     }
 }
 
-/// `call!(loaded.C_Function(arguments))`.
+/// Calls a function of the list: `call!(loaded.C_Function(arguments))`.
 macro_rules! call {
     ($loaded:ident . $name:ident ( $($argument:expr),* $(,)? )) => {{
         // SAFETY: the list lives as long as the library is loaded.
         let function = unsafe { (*$loaded.list).$name };
         let function = function.expect("every function is in the list");
-        // SAFETY: each caller below passes pointers as PKCS#11 wants them, or null.
+        // SAFETY: each caller below passes pointers as PKCS#11 requires, or null.
         unsafe { function($($argument),*) }
     }};
 }
 
-/// The list, for another thread.
+/// The function list, in a form that can be sent to another thread.
 pub struct Borrowed {
     pub list: *const CK_FUNCTION_LIST_3_2,
 }
@@ -77,7 +77,7 @@ pub fn run(scenario: &str, daemon: &Daemon) {
     run_at(scenario, &daemon.address, &[]);
 }
 
-/// The same at this address, with these variables in the environment. Gives what was logged.
+/// Runs a scenario with this address and these environment variables. Returns what was logged.
 pub fn run_at(scenario: &str, address: &str, variables: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().expect("a running program has a file"))
         .args(["--exact", "scenario", "--nocapture", "--test-threads=1"])
@@ -101,7 +101,7 @@ pub fn run_at(scenario: &str, address: &str, variables: &[(&str, &str)]) -> Stri
     text(&output.stderr)
 }
 
-/// How many sockets this process has open.
+/// Returns how many sockets this process has open.
 pub fn sockets() -> usize {
     let open = Path::new("/proc/self/fd")
         .read_dir()
@@ -111,7 +111,7 @@ pub fn sockets() -> usize {
         .count()
 }
 
-/// Runs `child` in a forked process and expects it to come to its end.
+/// Runs `child` in a forked process and checks that it finishes.
 pub fn in_child(child: impl FnOnce()) {
     // SAFETY: the child runs `child` and ends with _exit, also when it panics.
     let process = unsafe { libc::fork() };
@@ -123,7 +123,7 @@ pub fn in_child(child: impl FnOnce()) {
     let deadline = Instant::now() + Duration::from_secs(8);
     let mut status: c_int = 0;
     loop {
-        // SAFETY: `status` is a place for the status.
+        // SAFETY: `status` is a variable that can be written.
         let ended = unsafe { libc::waitpid(process, &mut status, libc::WNOHANG) };
         if ended == process {
             break;

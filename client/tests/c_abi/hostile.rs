@@ -12,7 +12,7 @@ use xdr::{
 use crate::daemon::{Act, Daemon};
 use crate::harness::{initialized, run};
 
-/// Nothing is written beyond what the caller has, whatever counts and lengths the daemon sends.
+/// Nothing is written beyond the caller's buffers, whatever counts and lengths the daemon sends.
 #[test]
 fn a_hostile_daemon_writes_nowhere_it_should_not() {
     let daemon = Daemon::of_version3(|call| {

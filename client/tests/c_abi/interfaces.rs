@@ -59,7 +59,7 @@ fn interfaces_are_there_without_a_daemon() {
     for newest in ["3.2", "3.0", "2.40"] {
         offers(newest, "127.0.0.1:1", &[(SETTING, newest)]);
     }
-    // What is offered before C_Initialize tells that a setting is wrong.
+    // With an invalid setting, all interfaces are offered before C_Initialize, which then reports the error.
     let daemon = Daemon::start(|_| None);
     for wrong in [
         (SETTING, "4"),
@@ -79,13 +79,13 @@ pub fn interface_setting() {
 
 const SETTING: &str = "PKCS11PROXY_INTERFACE";
 
-/// Runs the scenario that asks for interfaces in every way: the newest one is that.
+/// Runs the scenario that asks for interfaces in every way, and checks that `newest` is the newest one.
 fn offers(newest: &str, address: &str, variables: &[(&str, &str)]) {
     let variables = [variables, &[("EXPECTED", newest)]].concat();
     run_at("interfaces", address, &variables);
 }
 
-/// A daemon whose module has these interfaces. It expects to be asked before C_Initialize.
+/// Starts a daemon whose module has these interfaces. It expects to be asked before C_Initialize.
 fn daemon_with(interfaces: u64) -> Daemon {
     Daemon::start(move |call| match call {
         Call::C_SetupArch(_) => None,
@@ -115,13 +115,13 @@ fn interfaces_are_those_of_the_module_and_it_is_asked_once() {
         assert_eq!(daemon.connections(), 1);
         daemon.wait_for_ended(1);
     }
-    // The setting lowers what the module has.
+    // The setting hides interfaces that the module has.
     let daemon = daemon_with(7);
     offers("3.0", &daemon.address, &[(SETTING, "3.0")]);
     assert_eq!(daemon.connections(), 1);
     let daemon = daemon_with(3);
     offers("3.0", &daemon.address, &[(SETTING, "3.2")]);
-    // Every module has the oldest.
+    // Every module has the oldest one, so the daemon is not asked.
     let daemon = daemon_with(7);
     offers("2.40", &daemon.address, &[(SETTING, "2.40")]);
     assert_eq!(daemon.connections(), 0);
@@ -198,7 +198,7 @@ pub fn interfaces_later() {
     assert_eq!(sockets(), 0);
 }
 
-/// What was asked before a fork is known after it, and leaves no descriptor behind.
+/// What was learned before a fork is known after it, and no descriptor is left behind.
 #[test]
 fn a_forked_child_knows_what_was_told() {
     let daemon = daemon_with(1);
@@ -227,7 +227,7 @@ fn interfaces_are_told_while_another_thread_initializes() {
         _ => None,
     });
     run("interfaces_meanwhile", &daemon);
-    // Some of the threads may have found that another knew.
+    // Some threads may have found the answer of another thread.
     assert!((2..=5).contains(&daemon.connections()));
     daemon.wait_for_ended(daemon.connections());
 }
@@ -263,7 +263,7 @@ pub fn interfaces_meanwhile() {
         assert_eq!(rv, CKR_OK);
         assert!(asked.iter().all(|asked| *asked < initialized), "{asked:?}");
     });
-    // The connection of the application is the one that a child does not keep.
+    // A child does not keep the application's connection.
     assert_eq!(sockets(), 1);
     in_child(|| assert_eq!(sockets(), 0));
     assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
@@ -273,7 +273,7 @@ fn newest(loaded: &Loaded) -> (u8, u8) {
     newest_of(&Borrowed { list: loaded.list })
 }
 
-/// The version of the interface that C_GetInterface prefers.
+/// Returns the version of the interface that C_GetInterface prefers.
 fn newest_of(functions: &Borrowed) -> (u8, u8) {
     let mut interface = null_mut();
     let rv = call!(functions.C_GetInterface(null_mut(), null_mut(), &mut interface, 0));
@@ -287,7 +287,7 @@ fn newest_of(functions: &Borrowed) -> (u8, u8) {
 
 const ALL: [(u8, u8); 3] = [(3, 2), (3, 0), (2, 40)];
 
-/// The interfaces up to the newest one that the test expects.
+/// Returns the interfaces up to the newest one that the test expects.
 fn expected() -> &'static [(u8, u8)] {
     match std::env::var("EXPECTED").as_deref() {
         Ok("3.0") => &ALL[1..],
@@ -324,12 +324,12 @@ pub fn interfaces() {
             (3, 0) => 92,
             _ => 68,
         };
-        // Behind the version, a list has as many functions.
+        // A list consists of a version and this number of functions.
         for place in 1..=functions {
             let list: *const usize = interface.pFunctionList.cast();
             // SAFETY: the list is that long.
             let listed = unsafe { list.wrapping_add(place).read() };
-            // SAFETY: and that of all functions is longer.
+            // SAFETY: the list of all functions is at least as long.
             let exported = unsafe { all.wrapping_add(place).read() };
             assert_eq!(listed, exported, "function {place} of {version:?}");
         }
@@ -339,7 +339,7 @@ pub fn interfaces() {
     let mut count = 77;
     // SAFETY: NULL is allowed.
     assert_eq!(unsafe { list(null_mut(), null_mut()) }, CKR_ARGUMENTS_BAD);
-    // SAFETY: NULL is allowed, and a place.
+    // SAFETY: NULL is allowed, and `count` can be written.
     assert_eq!(unsafe { list(null_mut(), &mut count) }, CKR_OK);
     assert_eq!(count as usize, expected.len());
     let mut interfaces = [CK_INTERFACE::default(); 4];
@@ -368,7 +368,7 @@ pub fn interfaces() {
             .as_mut()
             .map_or(null_mut(), |version| &raw mut *version);
         let mut interface = null_mut();
-        // SAFETY: a string or NULL, a version or NULL, a place.
+        // SAFETY: a string or NULL, a version or NULL, and a variable that can be written.
         match unsafe { get(name.cast_mut(), version, &mut interface, flags) } {
             // SAFETY: with CKR_OK, an interface of the library.
             CKR_OK => Ok(read(unsafe { &*interface })),
@@ -402,7 +402,7 @@ pub fn interfaces() {
     assert_eq!(unsafe { old(null_mut()) }, CKR_ARGUMENTS_BAD);
 
     let mut functions = null_mut();
-    // SAFETY: a place.
+    // SAFETY: a variable that can be written.
     assert_eq!(unsafe { old(&mut functions) }, CKR_OK);
     // SAFETY: with CKR_OK, the list of the library.
     let version = unsafe { (*functions).version };

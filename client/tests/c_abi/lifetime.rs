@@ -1,4 +1,4 @@
-//! Tests the library from C_Initialize to C_Finalize, to a dead daemon, or to unloading; with several threads.
+//! Tests the library from C_Initialize to C_Finalize, to the end of the daemon, or to unloading; with several threads.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::harness::{
     Borrowed, LOG, Loaded, NOT_INITIALIZED, get_info, in_child, initialized, run, run_at, sockets,
 };
 
-/// The original answers -1, or dies of SIGPIPE, and never connects again.
+/// The original returns -1, or dies of SIGPIPE, and never connects again.
 #[test]
 fn a_dead_daemon_is_an_error_that_initialising_again_cures() {
     for versions in OLDER_AND_NEWER {
@@ -60,7 +60,7 @@ pub fn unload() {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("proc is there");
         assert!(!maps.contains("libp11client"), "something pins the library");
         assert_eq!(sockets(), 0);
-        in_child(|| {}); // the fork handler went with the library
+        in_child(|| {}); // the fork handler was removed with the library
     }
 }
 
@@ -135,7 +135,7 @@ pub fn finalize_while_busy() {
     }
 }
 
-/// After one C_Finalize like that, every later wait of the original's ends at once.
+/// In the original, every later wait ends at once after one such C_Finalize.
 #[test]
 fn finalizing_wakes_who_waits_for_a_slot_event_and_waiting_works_again() {
     let polls = Arc::new(AtomicUsize::new(0));
@@ -184,11 +184,11 @@ pub fn finalize_while_waiting() {
     assert_eq!(slot, 5);
 }
 
-/// How long a slow call takes, which is longer than C_Finalize waits for it.
+/// How long a slow call takes: longer than C_Finalize waits for it.
 const SLOW: Duration = Duration::from_secs(6);
 
-/// A daemon that executes calls in parallel gets C_Finalize although no more calls may be out; one that does not
-/// answer it is left.
+/// A daemon that executes calls in parallel gets C_Finalize even when the limit on calls is reached. If it does not
+/// answer, the library does not wait for it.
 #[test]
 fn c_finalize_does_not_wait_for_a_slow_call() {
     let finalized = Arc::new(AtomicUsize::new(0));
@@ -262,7 +262,7 @@ fn get_info_of(loaded: &Borrowed) -> CK_RV {
     call!(loaded.C_GetInfo(&mut info))
 }
 
-/// Without calls of other threads it has the time of any call.
+/// If no other thread is in a call, C_Finalize has the same timeout as any call.
 #[test]
 fn c_finalize_waits_for_the_module() {
     for versions in OLDER_AND_NEWER {
@@ -283,7 +283,7 @@ pub fn slow_finalize() {
     assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_FUNCTION_FAILED);
 }
 
-/// The daemon waits, and others call meanwhile. The first event comes after the time that a call has.
+/// The daemon waits, and other threads make calls meanwhile. The first event comes after the timeout of a call.
 #[test]
 fn a_wait_for_a_slot_event_has_no_time_limit_and_ends_with_c_finalize() {
     let waits = Arc::new(AtomicUsize::new(0));
@@ -346,7 +346,7 @@ pub fn wait_at_the_daemon() {
     }
 }
 
-/// What has come by then counts, although the time of the call is over.
+/// A reply that has arrived by then counts, although the call's time is over.
 #[test]
 fn a_process_may_be_stopped_for_longer_than_a_call_may_take() {
     for versions in OLDER_AND_NEWER {
@@ -371,7 +371,7 @@ pub fn stopped() {
     let child = unsafe { libc::fork() };
     if child == 0 {
         thread::sleep(Duration::from_millis(200));
-        // SAFETY: only asks.
+        // SAFETY: only returns the parent's process id.
         let parent = unsafe { libc::getppid() };
         // SAFETY: the parent is continued below.
         unsafe { libc::kill(parent, libc::SIGSTOP) };

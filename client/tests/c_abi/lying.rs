@@ -1,5 +1,5 @@
-//! Tests a daemon of version 4 that lies: nothing is written beyond what was asked for, and nothing is taken for a
-//! value that was not sent.
+//! Tests a daemon of version 4 that lies: nothing is written beyond what was asked for, and nothing that was not sent
+//! is taken for a value.
 
 use std::ptr::null_mut;
 
@@ -13,7 +13,7 @@ use xdr::{
 use crate::daemon::{Act, Daemon};
 use crate::harness::{initialized, run};
 
-/// Lengths and bytes that no module leaves with 4 bytes of room, by the number of the session. The first half comes
+/// Lengths and bytes that no module returns with 4 bytes of room, by the number of the session. The first half comes
 /// with CKR_OK, the second with an error.
 const OUTPUTS: [(CkRv, u64, usize); 12] = [
     (CkRv::OK, 5, 5),
@@ -30,7 +30,7 @@ const OUTPUTS: [(CkRv, u64, usize); 12] = [
     (CkRv::DATA_LEN_RANGE, u64::MAX, 5000),
 ];
 
-/// Lengths that come without bytes if the size was asked for.
+/// Lengths and bytes in replies to a call that asked only for the size; there should be no bytes.
 const SIZES: [(u64, usize); 3] = [(3, 3), (0, 1), (9, 5000)];
 
 fn answers(found: &[(CK_ATTRIBUTE_TYPE, Found)]) -> Answers {
@@ -41,8 +41,8 @@ fn answers(found: &[(CK_ATTRIBUTE_TYPE, Found)]) -> Answers {
     Answers(found.iter().map(answer).collect())
 }
 
-/// What is no answer to the question for a label with 4 bytes of room and a template of one attribute with 4 bytes of
-/// room, by the number of the session.
+/// Answers that do not match the question, by the number of the session. The question is for a label with 4 bytes of
+/// room, and for a template of one attribute with 4 bytes of room.
 fn wrong_answers() -> Vec<(CkRv, Answers)> {
     let bytes = |length| Found::Bytes(vec![7; length]);
     let nested = |found: &[(CK_ATTRIBUTE_TYPE, Found)]| Found::Template(answers(found));
@@ -50,18 +50,18 @@ fn wrong_answers() -> Vec<(CkRv, Answers)> {
     let template = |found| (CKA_WRAP_TEMPLATE, found);
     let fine = template(nested(&[(CKA_ID, bytes(4))]));
     let wrong = [
-        // Too many, too few, none, another order, other types.
+        // Too many, too few, none, in another order, of other types.
         vec![label.clone(), fine.clone(), label.clone()],
         vec![label.clone()],
         vec![],
         vec![fine.clone(), label.clone()],
         vec![(CKA_ID, bytes(4)), fine.clone()],
-        // Too long, or longer than there can be; a length without its bytes.
+        // Too long, or longer than any value; a length without its bytes.
         vec![(CKA_LABEL, bytes(5)), fine.clone()],
         vec![(CKA_LABEL, bytes(5000)), fine.clone()],
         vec![(CKA_LABEL, Found::Length(4)), fine.clone()],
         vec![(CKA_LABEL, Found::Length(u64::MAX)), fine.clone()],
-        // Another kind of value.
+        // A value of another kind.
         vec![label.clone(), template(Found::TemplateLength(1))],
         vec![label.clone(), template(Found::TemplateLength(u64::MAX))],
         vec![label.clone(), template(Found::Length(24))],
@@ -190,7 +190,7 @@ pub fn lying() {
             CKR_DEVICE_ERROR
         );
         assert_eq!(length, 4);
-        // No place for a length, so none for bytes.
+        // There is no place for a length, so no bytes may be written.
         let mut byte = 1u8;
         assert_eq!(
             call!(loaded.C_SignMessageNext(
@@ -211,7 +211,7 @@ pub fn lying() {
             CKR_DEVICE_ERROR
         );
         assert_eq!(random, [1; 8]);
-        // A count that applications would multiply.
+        // A count so large that it overflows when applications multiply it.
         let mut list = [1; 4];
         let mut count = 2;
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Tests the library as an application uses it: loaded from its file, called through its C functions, forked, unloaded;
-//! against a fake daemon and against the original's.
+//! Tests the library as an application uses it: loaded from its file, called through its C functions, forked, unloaded.
+//! The daemon is a fake one or the original's.
 
 #[macro_use]
 mod harness;
@@ -17,13 +17,13 @@ mod names;
 mod original;
 mod parameters;
 
-/// Not a test of its own: what the tests below run.
+/// Runs a scenario for one of the tests below. It is not a test of its own.
 #[test]
 fn scenario() {
     let Some(name) = std::env::var_os("SCENARIO") else {
         return;
     };
-    // SAFETY: the default action needs nothing.
+    // SAFETY: the default action needs no handler.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let scenarios: &[(&str, fn())] = &[
         ("before_initialize", arguments::before_initialize),

@@ -13,7 +13,7 @@ use cryptoki_sys::*;
 use crate::daemon::Daemon;
 use crate::harness::{Loaded, get_info, in_child, initialized, library_file, run_at};
 
-/// A library that takes the place of the system's resolver.
+/// Builds a library that replaces the system's resolver.
 fn resolver() -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c_abi/resolver.c");
     let name = format!("p11client-resolver-{}.so", std::process::id());
@@ -28,7 +28,7 @@ fn resolver() -> PathBuf {
     made
 }
 
-/// Runs a scenario in which a name has these addresses, and the port is that of the daemon. Its own address is in
+/// Runs a scenario in which a name has these addresses. The port is that of the daemon, whose own address is in
 /// `DAEMON`.
 fn run_with(scenario: &str, daemon: &Daemon, variables: &[(&str, &str)]) -> String {
     let resolver = resolver();
@@ -50,7 +50,7 @@ fn run_with(scenario: &str, daemon: &Daemon, variables: &[(&str, &str)]) -> Stri
     log
 }
 
-/// The threads of this process.
+/// Returns the threads of this process.
 fn threads() -> Vec<PathBuf> {
     let tasks = Path::new("/proc/self/task")
         .read_dir()
@@ -71,7 +71,7 @@ fn initialize_without_threads(loaded: &Loaded) -> CK_RV {
     call!(loaded.C_Initialize((&raw mut arguments).cast()))
 }
 
-/// And when the lookup is over, it returns into a library that has been unloaded in between.
+/// When the lookup ends after all, it returns into the library, which was unloaded meanwhile but must still be mapped.
 #[test]
 fn a_resolver_that_hangs_takes_the_timeout() {
     let daemon = Daemon::start(|_| None);
@@ -81,7 +81,7 @@ fn a_resolver_that_hangs_takes_the_timeout() {
         ("PKCS11PROXY_RPC_TIMEOUT", "1"),
     ];
     run_with("resolver_hangs", &daemon, &hanging);
-    // The child's, which has the address.
+    // The child has made the connection, because it has the address.
     assert_eq!(daemon.connections(), 1);
 }
 
@@ -103,7 +103,7 @@ pub fn resolver_hangs() {
     };
     let status = std::fs::read_to_string(left.join("status")).expect("it runs");
     let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-    // All but SIGKILL, SIGSTOP, and the two that are glibc's own.
+    // All but SIGKILL, SIGSTOP, and the two signals that glibc uses itself.
     assert_eq!(blocked.map(str::trim), Some("fffffffe7ffbfeff"));
     in_child(|| {
         let address = std::env::var("DAEMON").expect("the test sets it");
@@ -119,7 +119,7 @@ pub fn resolver_hangs() {
         assert!(start.elapsed() < Duration::from_secs(10));
         thread::sleep(Duration::from_millis(20));
     }
-    // Later it is the same one.
+    // A library that is loaded later is the same one.
     let loaded = Loaded::new();
     assert_eq!(
         call!(loaded.C_Finalize(null_mut())),
@@ -137,7 +137,7 @@ fn a_name_that_is_resolved_in_time_leaves_nothing_behind() {
     run_with("resolver_answers", &daemon, &quick);
     assert_eq!(daemon.connections(), 3);
     daemon.wait_for_ended(3);
-    // What the system's resolver calls may call this library.
+    // Code that the system's resolver calls may call this library.
     let library = library_file().display().to_string();
     let calling = [
         ("RESOLVER_CALLS", library.as_str()),
@@ -184,7 +184,7 @@ pub fn resolver_in_place() {
         let before = threads().len();
         assert_eq!(initialize_without_threads(&loaded), CKR_OK);
         assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
-        // And where the system gives none.
+        // The same applies if the system provides no thread.
         // SAFETY: the other thread reads no variable.
         unsafe { std::env::set_var("NO_THREADS", "1") };
         assert_eq!(call!(loaded.C_Initialize(null_mut())), CKR_OK);
@@ -194,7 +194,7 @@ pub fn resolver_in_place() {
     });
 }
 
-/// An address that does not answer costs a moment, and if none does, the timeout.
+/// An address that does not answer costs a moment; if none answers, connecting takes the timeout.
 #[test]
 fn addresses_that_do_not_answer_are_not_waited_for() {
     let daemon = Daemon::start(|_| None);
@@ -240,7 +240,7 @@ pub fn never_connected() {
     assert!((990..2000).contains(&taken), "{taken} ms");
 }
 
-/// Listens, but its queue is full: who connects gets no answer.
+/// A listener whose queue is full, so that connecting gets no answer.
 struct SilentListener {
     _listener: TcpListener,
     _queued: Vec<socket2::Socket>,

@@ -12,7 +12,7 @@ use cryptoki_sys::*;
 
 use crate::harness::{NOT_INITIALIZED, get_info, in_child, initialized, library_file, run_at};
 
-/// The original daemon in front of SoftHSM, with a token of its own; gone with this value.
+/// The original daemon in front of SoftHSM, with a token of its own; removed when this is dropped.
 struct Original {
     folder: PathBuf,
     address: String,
@@ -150,7 +150,7 @@ fn the_original_daemon_serves_this_library() {
     );
 }
 
-/// The two-call convention and attributes against the original, where the first call executes.
+/// Tests the two-call convention and attributes against the original, in which the first call executes.
 pub fn two_phase() {
     let loaded = initialized();
     let mut slots = [0; 8];
@@ -249,7 +249,7 @@ pub fn two_phase() {
         [22, 22, class_size as CK_ULONG, 0]
     );
     assert_eq!(read[..22], label);
-    // A buffer said to be larger than any is not sent.
+    // A buffer whose size is claimed to be huge is not sent.
     let mut wanted = attribute(CKA_LABEL, read.as_mut_ptr().cast(), isize::MAX as usize);
     assert_eq!(
         call!(loaded.C_GetAttributeValue(session, object, &mut wanted, 1)),

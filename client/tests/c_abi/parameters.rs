@@ -17,7 +17,7 @@ use xdr::{
 use crate::daemon::{Act, Daemon};
 use crate::harness::{Loaded, initialized, run, run_at};
 
-/// What a module wrote into the bytes behind pointers, as the specification has it on the wire.
+/// Encodes, as the specification defines, what a module wrote into the memory behind pointers.
 fn written(values: &[&[u8]]) -> Written {
     let mut wire = (values.len() as u32).to_be_bytes().to_vec();
     for value in values {
@@ -144,7 +144,7 @@ pub fn parameters() {
     let begin = |session, mechanism| call!(loaded.C_EncryptInit(session, mechanism, 2));
     assert_eq!(begin(1, &mut encrypt), CKR_OK);
     iv_is([9, 8, 7, 6, 0xcc]);
-    // More than there is place for.
+    // The module wrote more than there is room for.
     for session in [2, 3] {
         assert_eq!(begin(session, &mut encrypt), CKR_DEVICE_ERROR);
         iv_is([9, 8, 7, 6, 0xcc]);
@@ -159,7 +159,7 @@ pub fn parameters() {
     };
     let mut encrypt = mechanism(CKM_AES_GCM, (&raw mut generated).cast(), size);
     assert_eq!(begin(4, &mut encrypt), CKR_OK);
-    // No structure of the mechanism has this size, and more than any parameter has.
+    // A size that no structure of the mechanism has, and one that is longer than any parameter.
     for length in [size - 1, 2 << 20] {
         let mut bytes = vec![0u8; length];
         let mut odd = mechanism(CKM_AES_GCM, bytes.as_mut_ptr().cast(), length);
@@ -192,7 +192,7 @@ pub fn parameters() {
         call!(loaded.C_OpenSession(0, 4, null_mut(), None, &mut session)),
         CKR_OK
     );
-    // A message without an operation: what its parameter is cannot be known.
+    // A message without an operation, so the structure of its parameter is unknown.
     assert_eq!(
         call!(loaded.C_SignMessageBegin(session, iv.cast(), 4)),
         CKR_OK
@@ -234,14 +234,14 @@ pub fn parameters() {
     assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
 }
 
-/// The example of the documentation.
+/// Returns the example of the documentation.
 fn description() -> &'static str {
     let text = include_str!("../../../docs/mechanisms.md");
     let (_, rest) = text.split_once("```toml\n").expect("an example");
     rest.split_once("```").expect("its end").0
 }
 
-/// A file that goes with this value.
+/// A file that is removed when this is dropped.
 struct TemporaryFile(std::path::PathBuf);
 
 impl TemporaryFile {
@@ -291,7 +291,7 @@ fn a_vendors_mechanism_crosses_by_its_description() {
     assert_eq!(*calls.lock().expect("no panic"), [expected, expected]);
 }
 
-/// To read one would wait for its writer.
+/// Opening a pipe would wait for its writer.
 #[test]
 fn a_pipe_in_the_place_of_the_description_is_an_error() {
     let name = format!("p11client-{}-pipe", std::process::id());

@@ -1,6 +1,6 @@
-//! Tests `p11client-doctor` as a program: its command line, its settings, and servers that are no daemon.
+//! Tests `p11client-doctor` as a program: its command line, its settings, and servers that are not our daemon.
 //!
-//! Tests with real daemons are those of the workspace's root, in `tests/e2e` and `tests/tls`.
+//! The tests with real daemons are in the workspace's root, in `tests/e2e` and `tests/tls`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Runs the doctor with these arguments and variables, and no others of the library's.
+/// Runs the doctor with these arguments and variables, and with no others of the library's variables.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_p11client-doctor"));
     for (name, _) in std::env::vars_os() {
@@ -31,7 +31,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("text")
 }
 
-/// Expects that a step fails at this endpoint, with this cause and advice.
+/// Checks that a step fails at this endpoint, with this cause and advice.
 fn fails(endpoint: &str, step: &str, cause: &str, advice: &str) {
     let variables = [
         ("PKCS11PROXY_SOCKET_PATH", endpoint),
@@ -54,7 +54,7 @@ fn fails(endpoint: &str, step: &str, cause: &str, advice: &str) {
     assert!(found.contains("No daemon can be used"), "{found}");
 }
 
-/// A server that does this with each connection. Gives its endpoint.
+/// Starts a server that does this with each connection. Returns its endpoint.
 fn server(serve: impl Fn(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
@@ -108,7 +108,7 @@ fn nobody_who_listens_is_told_from_nobody_who_answers() {
         "correct the name",
     );
 
-    // A daemon that does not accept: its queue is full.
+    // A daemon that does not accept connections: its queue is full.
     let path = std::env::temp_dir().join(format!("p11client-doctor-{}", std::process::id()));
     let listener = UnixListener::bind(&path).expect("a free path");
     let mut queued = Vec::new();
@@ -147,7 +147,7 @@ fn a_server_that_is_no_daemon_is_known_by_what_it_does() {
     let start = Instant::now();
     fails(&silent, "C_SetupArch", "no reply in time", no_daemon);
     assert!(start.elapsed() < Duration::from_secs(4));
-    // TLS with a server that speaks another protocol, or does not speak. A pre-shared key needs no certificate.
+    // TLS with a server that speaks another protocol, or says nothing. A pre-shared key needs no certificate.
     let key = std::env::temp_dir().join(format!("p11client-doctor-psk-{}", std::process::id()));
     fs::write(&key, format!("me:{}\n", "5a".repeat(32))).expect("a file");
     for (server, cause) in [
@@ -173,7 +173,7 @@ fn a_server_that_is_no_daemon_is_known_by_what_it_does() {
     fs::remove_file(&key).expect("it was made above");
 }
 
-/// Where each value comes from, and which cannot be used.
+/// Each value is printed with its origin, and invalid ones are reported.
 #[test]
 fn settings_are_told_with_their_places() {
     let file = std::env::temp_dir().join(format!("p11client-doctor-{}.conf", std::process::id()));
@@ -213,7 +213,7 @@ fn settings_are_told_with_their_places() {
     fs::remove_file(&file).expect("it was made above");
 }
 
-/// The log is as the library would find it, and is not written.
+/// The doctor checks the log that the library would write, and does not write it.
 #[test]
 fn a_log_that_cannot_be_written_is_a_step_that_fails() {
     let directory =
@@ -273,7 +273,7 @@ fn a_log_that_cannot_be_written_is_a_step_that_fails() {
             fails,
             "{found}"
         );
-        // Nothing is logged, so that the library does not look at the file either.
+        // Nothing would be logged, so the file is not checked.
         let found = examine("off", path);
         assert!(
             !found.contains("log                ok")
@@ -292,7 +292,7 @@ fn a_log_that_cannot_be_written_is_a_step_that_fails() {
     fs::remove_dir_all(&directory).expect("it was made above");
 }
 
-/// What the other options mean for the operator.
+/// The output explains what the options mean for the operator.
 #[test]
 fn options_without_effect_are_told() {
     let examine = |variables: &[(&str, &str)]| {
@@ -317,7 +317,7 @@ fn options_without_effect_are_told() {
     );
 }
 
-/// The library that cargo has built for this test.
+/// Returns the library that cargo has built for this test.
 fn library() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a file");
     test.with_file_name("libp11client.so")
@@ -336,7 +336,7 @@ fn a_librarys_file_tells_what_is_compiled_in() {
         found.contains("this library is for every transport"),
         "{found}"
     );
-    // The name counts as for the library itself.
+    // The file name has the same effect as for the library itself.
     let copy = std::env::temp_dir().join(format!("p11client-doctor-ssl-{}.so", std::process::id()));
     fs::copy(&library, &copy).expect("a copy");
     let found = text(&run(&["-library", copy.to_str().expect("a path")], &[]).stdout);

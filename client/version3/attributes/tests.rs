@@ -1,4 +1,4 @@
-//! Tests C_GetAttributeValue over version 3, against each kind of answer that a daemon gives.
+//! Tests C_GetAttributeValue over version 3, for each kind of answer that a daemon gives.
 
 use std::slice::from_ref;
 use std::sync::{Arc, Mutex};
@@ -64,7 +64,7 @@ fn ask(library: &FakeLibrary, wanted: &[Wanted]) -> (CkRv, Vec<Found>) {
             .take(answers.len()))
     );
     if answers.is_empty() {
-        // The application's template stays as it is.
+        // The application's template is not changed.
         return (answer.rv, vec![Found::Untouched; wanted.len()]);
     }
     (
@@ -73,7 +73,7 @@ fn ask(library: &FakeLibrary, wanted: &[Wanted]) -> (CkRv, Vec<Found>) {
     )
 }
 
-/// `Found` has no Debug: it holds values.
+/// Converts results to numbers, because `Found` has no Debug: it contains values.
 fn lengths(found: &[Found]) -> Vec<i64> {
     let length = |found: &Found| match found {
         Found::Untouched => -2,
@@ -101,7 +101,7 @@ fn check(
     assert_eq!((rv, lengths(&found).as_slice()), expected);
 }
 
-/// Each kind of answer of an original daemon.
+/// Covers each kind of answer of an original daemon.
 #[test]
 fn what_an_original_daemon_answers() {
     let label = received(LABEL, b"label", 5);
@@ -131,11 +131,11 @@ fn what_an_original_daemon_answers() {
         (CkRv::OK, &[100]),
     );
     check((CkRv::OK, &[gone]), &[(VALUE, None)], (CkRv::OK, &[0]));
-    // any other error leaves the template alone, whatever came with it
+    // any other error leaves the template unchanged, whatever came with it
     let rv = CkRv::OBJECT_HANDLE_INVALID;
     check((rv, &[label]), &[(LABEL, Some(9))], (rv, &[-2]));
     check((rv, &[]), &[(LABEL, None)], (rv, &[-2]));
-    // nothing asked
+    // no attribute was asked for
     check((CkRv::OK, &[]), &[], (CkRv::OK, &[]));
 }
 
@@ -164,13 +164,13 @@ fn a_hostile_answer_stays_within_the_room() {
     let rooms = [(LABEL, Some(5))];
     let refused = (CkRv::BUFFER_TOO_SMALL, &[-1][..]);
     check((CkRv::OK, from_ref(&long)), &rooms, refused);
-    // More than asked for is not looked at; less would leave lengths that were never true.
+    // Extra answers are ignored. If answers are missing, the lengths in the template would be wrong.
     let fits = received(LABEL, b"label", 5);
     check((CkRv::OK, &[fits, long]), &rooms, (CkRv::OK, &[105]));
     check((CkRv::OK, &[]), &rooms, (CkRv::DEVICE_ERROR, &[-2]));
     let rv = CkRv::ATTRIBUTE_SENSITIVE;
     check((rv, &[]), &rooms, (rv, &[-1]));
-    // A length without its bytes is no value.
+    // A length without its bytes is not a value.
     let promised = received(LABEL, b"", 4);
     check(
         (CkRv::OK, from_ref(&promised)),
@@ -178,7 +178,7 @@ fn a_hostile_answer_stays_within_the_room() {
         (CkRv::DEVICE_ERROR, &[-1]),
     );
     check((CkRv::OK, &[promised]), &[(LABEL, None)], (CkRv::OK, &[4]));
-    // Nor is one that no value has, where CKR_OK says that there is one.
+    // Nor is a length that no value has, if CKR_OK says that there is a value.
     for told in [u64::MAX, i64::MAX as u64, LONGEST_BYTES + 1] {
         let absurd = received(LABEL, b"", told);
         for room in [None, Some(5)] {
@@ -189,7 +189,7 @@ fn a_hostile_answer_stays_within_the_room() {
     }
 }
 
-/// Answers like a module with one value of `size` bytes for each attribute; notes requests.
+/// Answers like a module with a value of `size` bytes for each attribute; records the requests.
 fn module(size: usize) -> (FakeLibrary, Arc<Mutex<Vec<Template>>>) {
     let requests = Arc::new(Mutex::new(Vec::new()));
     let noted = requests.clone();
@@ -237,7 +237,7 @@ fn claimed_room_costs_no_memory() {
     }
 }
 
-/// An original daemon answers a size of 0, or as many zeros as the template has bytes.
+/// An original daemon answers with a size of 0, or with as many zeros as the template has bytes.
 #[test]
 fn of_nested_templates_only_the_size_is_asked_for() {
     for (size, rv, nested) in [
@@ -260,7 +260,7 @@ fn of_nested_templates_only_the_size_is_asked_for() {
     }
 }
 
-/// A daemon of ours tells what is not available by a length of all ones, the original by 0.
+/// Our daemon reports an unavailable attribute with a length of all ones, the original with 0.
 #[test]
 fn an_empty_nested_template_beside_one_that_is_not_there_is_told_apart_if_it_can_be() {
     let other = AttributeType(0x4000_0212);

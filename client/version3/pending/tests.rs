@@ -14,7 +14,7 @@ use xdr::{CkRv, Function, NullPlaces, SessionHandle, SlotId};
 
 const SLOT: SlotId = SlotId(1);
 
-/// What the application gets.
+/// The result that the application gets.
 #[derive(Debug, PartialEq)]
 enum Answer {
     Size(u64),
@@ -99,7 +99,7 @@ fn close(library: &FakeLibrary, session: SessionHandle) {
     assert_eq!(library.only(Call::C_CloseSession(session)), Ok(()));
 }
 
-/// What the fake module answers.
+/// Returns the answer of the fake module.
 fn whole(function: Function, bytes: &[u8]) -> Outcome {
     Ok(Answer::Whole([&[function.number() as u8], bytes].concat()))
 }
@@ -140,7 +140,7 @@ fn a_buffer_that_is_too_small_at_first_loses_nothing() {
     assert_eq!(all, whole(Function::C_Digest, b"abc"));
 }
 
-/// In the original a result outlives its session.
+/// In the original, a result outlives its session.
 #[test]
 fn nothing_is_fetched_after_the_session_was_closed() {
     let (library, _) = with_module();
@@ -174,7 +174,7 @@ fn closing_all_sessions_drops_the_results_of_that_slot_only() {
     );
 }
 
-/// In the original a reused handle inherits the results of the earlier session.
+/// In the original, a reused handle inherits the results of the earlier session.
 #[test]
 fn a_handle_that_comes_again_inherits_nothing() {
     let mut sessions = Pending::default();
@@ -187,7 +187,7 @@ fn a_handle_that_comes_again_inherits_nothing() {
     assert!(init.is_none());
 }
 
-/// In the original the digest of an abandoned operation is returned.
+/// In the original, the digest of an abandoned operation is returned.
 #[test]
 fn a_final_result_that_was_not_fetched_is_not_given_for_another_operation() {
     let (library, _) = with_module();
@@ -195,13 +195,13 @@ fn a_final_result_that_was_not_fetched_is_not_given_for_another_operation() {
     init(&library, session).unwrap();
     update(&library, session, b"a");
     assert_eq!(digest_final(&library, session, None), Ok(Answer::Size(2)));
-    // To the application the operation is active still.
+    // For the application, the operation is still active.
     assert_eq!(init(&library, session), Err(CkRv::OPERATION_ACTIVE));
     assert_eq!(
         library.only(Call::C_DigestUpdate(session, Input::Bytes(b"b"))),
         Err(CkRv::OPERATION_ACTIVE)
     );
-    // That error ended it.
+    // That error ended the operation.
     init(&library, session).unwrap();
     update(&library, session, b"b");
     assert_eq!(
