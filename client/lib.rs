@@ -171,8 +171,8 @@ impl Instance {
         library.clone().ok_or(CkRv::CRYPTOKI_NOT_INITIALIZED)
     }
 
-    /// C_Initialize, after its arguments were checked. `threads`: whether the application may call from several
-    /// threads.
+    /// Executes C_Initialize, after its arguments were checked. `threads`: whether the application may call from
+    /// several threads.
     fn initialize(&self, environment: &Environment<'_>, threads: bool) -> Result<(), CkRv> {
         if socket::is_resolving() {
             // The resolver calls this, while another thread of this library waits for the resolver.
@@ -213,8 +213,8 @@ impl Instance {
         }
     }
 
-    /// C_Finalize, after its arguments were checked. The call is sent to the daemon. The connection ends when the
-    /// daemon has answered, or after a second if calls of other threads hold it up. All calls that are in flight or
+    /// Executes C_Finalize, after its arguments were checked. The call is sent to the daemon. The connection ends when
+    /// the daemon has answered, or after a second if calls of other threads hold it up. All calls that are in flight or
     /// wait for their turn end with it.
     fn finalize(&self) -> Result<(), CkRv> {
         let _changing = self.changing.lock();

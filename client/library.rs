@@ -40,7 +40,7 @@ type Messages = Vec<(Family, MechanismType)>;
 pub(crate) const NO_MECHANISM: MechanismType = MechanismType(u64::MAX);
 
 impl<M: DistantModule + ?Sized> Library<M> {
-    /// A library without open sessions.
+    /// Makes a library without open sessions.
     pub fn new(module: Box<M>, notifications: Arc<Notifications>) -> Library<M> {
         Library {
             messages: Mutex::default(),
@@ -54,7 +54,7 @@ impl<M: DistantModule + ?Sized> Library<M> {
         self.module.interfaces()
     }
 
-    /// C_Finalize. All sessions end, whatever the module returns.
+    /// Executes C_Finalize. All sessions end, whatever the module returns.
     pub fn finish(&self) -> Result<(), CkRv> {
         let result = self.module.finish();
         self.forget();
@@ -98,7 +98,8 @@ impl<M: DistantModule + ?Sized> Library<M> {
         })
     }
 
-    /// C_OpenSession. If the pointer to the handle is NULL, the module may still open a session, but nobody can use it.
+    /// Executes C_OpenSession. If the pointer to the handle is NULL, the module may still open a session, but nobody
+    /// can use it.
     pub fn open_session(
         &self,
         slot: SlotId,

@@ -19,11 +19,11 @@ use crate::version3::{self, Adapter};
 
 /// A module behind a daemon, or behind several daemons in turn.
 pub(crate) trait DistantModule: Cryptoki {
-    /// Which interfaces the module has: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
+    /// Returns which interfaces the module has: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
     fn interfaces(&self) -> Flags;
-    /// Whether the connection has failed, so that no further call can succeed.
+    /// Returns whether the connection has failed, so that no further call can succeed.
     fn is_lost(&self) -> bool;
-    /// C_Finalize. The connection is closed whatever the module returns. If it was already lost, nothing is sent.
+    /// Executes C_Finalize. Closes the connection, whatever the module returns. If it was lost before, sends nothing.
     fn finish(&self) -> Result<(), CkRv>;
 }
 

@@ -12,19 +12,18 @@ pub(crate) trait Remote: Send + Sync {
     fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply;
     /// Makes a call in version 3.
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply;
-    /// Whether the connection has failed, so that no further call can succeed.
+    /// Returns whether the connection has failed, so that no further call can succeed.
     fn is_lost(&self) -> bool;
-    /// Whether the daemon has closed the connection, or the application has closed its descriptor. A call may not have
-    /// noticed that yet.
+    /// Returns whether the daemon has closed the connection, or the application has closed its descriptor. A call may
+    /// not have noticed that yet.
     fn has_ended(&self) -> bool;
-    /// Why the last call within C_Initialize failed during transmission, if it did. Returned only once.
+    /// Returns why the last call within C_Initialize failed during transmission, if it did. Returns it only once.
     fn failure(&self) -> Option<Failure>;
     /// Ends the connection. Calls that still wait return CKR_CRYPTOKI_NOT_INITIALIZED.
     fn close(&self);
 }
 
-/// Sends a call, with the pointers that are NULL if the function has any. Returns its result, whatever the CK_RV in it
-/// is.
+/// Sends a call, and which of its result pointers are NULL. Returns its result, whatever the CK_RV in it is.
 macro_rules! ask {
     ($library:expr, $name:ident($($argument:expr),* $(,)?)) => {
         $crate::remote::ask!($library, $name($($argument),*), xdr::NullPlaces::NONE)

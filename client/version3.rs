@@ -223,7 +223,7 @@ impl<R: Remote> Asking<'_, R> {
         Ok(reply)
     }
 
-    /// C_WaitForSlotEvent. Waits by polling, as in the original: a daemon's worker cannot call back, and between two
+    /// Executes C_WaitForSlotEvent by polling, as in the original: a daemon's worker cannot call back, and between two
     /// polls other threads can use the connection.
     fn wait_for_slot_event(&self, flags: Flags) -> Result<Reply, CkRv> {
         loop {

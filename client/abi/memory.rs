@@ -32,7 +32,7 @@ impl<T> Place<T> {
         Place(place)
     }
 
-    /// A place for a function that the library answers itself. NULL is an error.
+    /// Makes a place for a function that the library answers itself. NULL is an error.
     ///
     /// # Safety
     /// As [`Place::new`].
@@ -87,7 +87,7 @@ pub(super) struct Places<T> {
 }
 
 impl<T: Copy> Places<T> {
-    /// Reads from `count` how many values there is room for.
+    /// Makes the places of a function that takes the room from `count`.
     ///
     /// # Safety
     /// Unless null, `count` can be read and written as a CK_ULONG while this lives; unless null,
@@ -103,7 +103,7 @@ impl<T: Copy> Places<T> {
         unsafe { Places::with_room(first, length, count) }
     }
 
-    /// For a function that takes the room as a number of its own.
+    /// Makes the places of a function that takes the room as a separate number.
     ///
     /// # Safety
     /// Unless null, `first` can be written as `room` values of `T` while this lives, and `count` as a CK_ULONG.

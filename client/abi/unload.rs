@@ -55,7 +55,7 @@ extern "C" fn at_unload() {
     }
     if is_unloaded {
         openssl_context::free();
-        // SAFETY: the code is unmapped after this, so no thread can still be using it.
+        // SAFETY: no thread may use it any more, because that thread would run code that is unmapped after this.
         unsafe { OUTPUT.free() };
         // SAFETY: the same.
         unsafe { INSTANCE.free() };

@@ -116,12 +116,12 @@ impl Entry {
         woken.extend(self.parked.take());
     }
 
-    /// Whether its thread waits for a reply, or is going to.
+    /// Returns whether its thread waits for a reply, or is going to.
     fn is_unanswered(&self) -> bool {
         self.is_out && self.reply.is_none()
     }
 
-    /// Whether it counts towards the limit, and has a deadline.
+    /// Returns whether it counts towards the limit, and has a deadline.
     fn counts(&self) -> bool {
         self.order != Order::Waiting
     }
@@ -418,7 +418,7 @@ pub(crate) fn calling_back<T>(callback: impl FnOnce() -> T) -> T {
     callback()
 }
 
-/// Whether a callback of the application is running in this thread.
+/// Returns whether a callback of the application is running in this thread.
 pub(crate) fn is_calling_back() -> bool {
     CALLING_BACK.get()
 }

@@ -9,7 +9,7 @@ use crate::InitializeError;
 use crate::logging::{self, LogTo, SYSLOG};
 use crate::settings::{LogSettings, RecoverySettings, Settings};
 
-/// Checks them. Returns false if C_Initialize would fail in any case, whatever the daemons do.
+/// Checks these settings. Returns false if C_Initialize would fail in any case, whatever the daemons do.
 pub(super) fn examine(settings: &Settings, report: &mut Report<'_>) -> bool {
     let is_usable = settings.log.as_ref().is_none_or(|log| can_log(log, report));
     if let Some(RecoverySettings { keep_pin }) = settings.recovery {

@@ -85,7 +85,8 @@ fn what_is_lost_between_operations_comes_back_without_an_error() {
     assert_eq!(module.calls(Function::C_Login), 4);
 }
 
-/// Not after C_Finalize and C_Initialize, and not in a forked child, because applications remember handles.
+/// Handles are not reused after C_Finalize and C_Initialize or in a forked child either, because applications remember
+/// them.
 #[test]
 fn no_handle_is_given_twice_in_a_process() {
     let (_, recovery, session, key) = ready();
@@ -464,7 +465,7 @@ fn of_many_threads_one_connects_and_one_logs_in() {
     assert_eq!(module.calls(Function::C_Login), 2);
 }
 
-/// Because applications open and close sessions for years.
+/// Applications open and close sessions for years, so the tables must not grow.
 #[test]
 fn what_is_remembered_does_not_grow_with_use() {
     let (module, recovery, session, _) = ready();

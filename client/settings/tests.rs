@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 
-/// A file system without the default settings file.
+/// Simulates a file system without the default settings file.
 fn no_file(path: &Path) -> io::Result<Vec<u8>> {
     assert_eq!(path.to_str(), Some("/etc/pkcs11proxyd/client.conf"));
     Err(io::ErrorKind::NotFound.into())

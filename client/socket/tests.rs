@@ -53,7 +53,7 @@ fn listening(last: u8) -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// An address at which nobody listens.
+/// Returns an address at which nobody listens.
 fn refusing(last: u8) -> SocketAddr {
     listening(last).1
 }

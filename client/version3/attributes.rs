@@ -143,8 +143,8 @@ enum Zero {
 }
 
 impl Zero {
-    /// An original daemon sends a length of 0 both for an unavailable attribute and for an empty value. If a daemon
-    /// sends any length of all ones, it distinguishes them.
+    /// Decides what a length of 0 means. An original daemon sends it both for an unavailable attribute and for an empty
+    /// value. If a daemon sends any length of all ones, it distinguishes them.
     fn beside(rv: CkRv, received: &[Answer]) -> Zero {
         if rv.is_ok() || received.iter().any(|answer| length(answer).is_none()) {
             Zero::Empty

@@ -71,8 +71,8 @@ fn has_room(attribute: &CK_ATTRIBUTE) -> bool {
     !attribute.pValue.is_null()
 }
 
-/// A template whose values go to the module; `None` if it is NULL.
 /// Reads a template whose values go to the module; `None` if it is NULL.
+///
 /// # Safety
 /// Unless null, `first` can be read as that many CK_ATTRIBUTE, and each value with the length that its attribute
 /// states.

@@ -8,7 +8,7 @@ const CHECK_VALUE: u64 = 0x90;
 const PUBLIC_KEY_INFO: u64 = 0x129;
 const EC_POINT: u64 = 0x181;
 
-/// An object with the label and CKA_ID of the key.
+/// Makes an object with the label and CKA_ID of the key.
 fn object(class: u64, (shown, value): (u64, &[u8])) -> Attributes {
     vec![
         (CLASS, class.to_ne_bytes().to_vec()),
@@ -27,7 +27,7 @@ fn public(point: &[u8]) -> Attributes {
     object(2, (EC_POINT, point))
 }
 
-/// A private key that shows no part of its public value.
+/// Makes a private key that shows no part of its public value.
 fn private() -> Attributes {
     object(3, (PRIVATE, &[1]))
 }
