@@ -8,7 +8,7 @@ use cryptoki_sys::*;
 use crate::integers::AttributeType;
 use crate::word_size::narrow;
 
-/// What the values of an attribute are.
+/// What kind of values an attribute has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
     /// Bytes, or something that is not known.
@@ -27,7 +27,7 @@ pub enum Kind {
 /// their values hold no addresses (the trust of a certificate, its URL).
 const NSS_ATTRIBUTES: std::ops::RangeInclusive<CK_ATTRIBUTE_TYPE> = 0xce53_4350..=0xce53_6400;
 
-/// What the values of this type are.
+/// Returns what kind of values attributes of this type have.
 pub fn kind(attribute_type: AttributeType) -> Kind {
     let number = narrow(attribute_type.0);
     if is_boolean(attribute_type) {

@@ -82,7 +82,7 @@ pub struct NullPlaces {
 }
 
 impl NullPlaces {
-    /// The caller has a place for each value.
+    /// No pointer is NULL.
     pub const NONE: NullPlaces = NullPlaces {
         first: false,
         second: false,

@@ -20,7 +20,7 @@ use crate::wire_types::{
     SlotListResult, SlotResult, TemplatePointer,
 };
 
-/// Anything that answers PKCS#11 calls: a module, a filter in front of it, a distant server.
+/// Anything that answers PKCS#11 calls: a module, a filter in front of it, a remote daemon.
 ///
 /// Calls may arrive from several threads at once. The reply always belongs to the function that was
 /// called.
@@ -132,7 +132,7 @@ macro_rules! define_calls {
                 match self { $(Reply::$name(result) => result.wipe()),* }
             }
 
-            /// Shows the handles and slots among its results.
+            /// Passes each handle and slot among its results to `look`.
             pub(crate) fn results(&mut self, look: &mut Look<'_>) -> Result<(), CkRv> {
                 match self { $(Reply::$name(result) => result.results(look)),* }
             }

@@ -104,21 +104,21 @@ impl<'a> Decoder<'a> {
         Ok(taken)
     }
 
-    /// An XDR unsigned integer.
+    /// Reads an XDR unsigned integer.
     pub fn word(&mut self) -> Result<u32, DecodeError> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Short)?;
         self.rest = rest;
         Ok(u32::from_be_bytes(*bytes))
     }
 
-    /// An XDR unsigned hyper.
+    /// Reads an XDR unsigned hyper.
     pub fn hyper(&mut self) -> Result<u64, DecodeError> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Short)?;
         self.rest = rest;
         Ok(u64::from_be_bytes(*bytes))
     }
 
-    /// A variable opaque, as a slice of the record. Padding may hold anything, as in the original.
+    /// Reads a variable-length opaque as a slice of the record. Padding may hold anything, as in the original.
     pub fn opaque(&mut self) -> Result<&'a [u8], DecodeError> {
         let length = self.word()? as usize;
         let value = self.take(length)?;
@@ -126,7 +126,7 @@ impl<'a> Decoder<'a> {
         Ok(value)
     }
 
-    /// A copy of a variable opaque.
+    /// Reads a variable-length opaque and copies it.
     pub fn opaque_copy(&mut self) -> Result<Vec<u8>, DecodeError> {
         let received = self.opaque()?;
         let mut copy = Vec::new();
@@ -136,7 +136,7 @@ impl<'a> Decoder<'a> {
         Ok(copy)
     }
 
-    /// An array of structures, read by the code xdrgen made for them; `bound` is its bound in elements.
+    /// Reads an array of structures with the code that xdrgen made for them; `bound` is its bound in elements.
     pub(crate) fn unpack_array<T: xdr_codec::Unpack<Self>>(
         &mut self,
         bound: Option<usize>,
@@ -144,7 +144,7 @@ impl<'a> Decoder<'a> {
         unpacked(unpack_flex(self, bound))
     }
 
-    /// A structure of an interface, read by the code xdrgen made for it.
+    /// Reads a structure of an interface with the code that xdrgen made for it.
     pub(crate) fn unpack<T: xdr_codec::Unpack<Self>>(&mut self) -> Result<T, DecodeError> {
         unpacked(T::unpack(self))
     }
@@ -292,18 +292,18 @@ impl<'b> Encoder<'b> {
         self.failed = true;
     }
 
-    /// An XDR unsigned integer.
+    /// Appends an XDR unsigned integer.
     #[inline]
     pub fn word(&mut self, number: u32) {
         self.copy(&number.to_be_bytes());
     }
 
-    /// An XDR unsigned hyper.
+    /// Appends an XDR unsigned hyper.
     pub fn hyper(&mut self, number: u64) {
         self.copy(&number.to_be_bytes());
     }
 
-    /// A variable opaque.
+    /// Appends a variable-length opaque.
     pub fn opaque(&mut self, value: &'b [u8]) {
         let Ok(length) = u32::try_from(value.len()) else {
             self.failed = true;
@@ -320,7 +320,7 @@ impl<'b> Encoder<'b> {
         self.copy(fill(value.len()));
     }
 
-    /// A variable opaque that does not live as long as the record: it is copied.
+    /// Appends a copy of a variable-length opaque, which need not live as long as the record.
     pub fn opaque_copy(&mut self, value: &[u8]) {
         match u32::try_from(value.len()) {
             Ok(length) => {
@@ -341,7 +341,7 @@ impl<'b> Encoder<'b> {
         }
     }
 
-    /// An array of structures, written by the code xdrgen made for them.
+    /// Appends an array of structures with the code that xdrgen made for them.
     pub(crate) fn pack_array<T: xdr_codec::Pack<Self>>(&mut self, values: &[T]) {
         match u32::try_from(values.len()) {
             Ok(count) if u64::from(count) <= MOST_ELEMENTS => self.word(count),
@@ -350,7 +350,7 @@ impl<'b> Encoder<'b> {
         values.iter().for_each(|value| self.pack(value));
     }
 
-    /// A structure of an interface, written by the code xdrgen made for it.
+    /// Appends a structure of an interface with the code that xdrgen made for it.
     pub(crate) fn pack<T: xdr_codec::Pack<Self>>(&mut self, value: &T) {
         self.failed |= value.pack(self).is_err();
     }

@@ -39,8 +39,8 @@ pub fn calls_that_end(
     families.flat_map(|of| ending(*of, session, room)).collect()
 }
 
-/// The call by which a module of PKCS#11 3.0 ends the same and makes nothing for it (v3.0, section 5.6.5); `None` if a
-/// failing call of `function` ends nothing.
+/// Returns the call by which a module of PKCS#11 3.0 ends the same operation without making any output (v3.0, section
+/// 5.6.5); `None` if a failing call of `function` ends nothing.
 pub fn call_that_cancels(function: Function, session: SessionHandle) -> Option<Call<'static>> {
     if calls_that_end(function, session, Room::Unbounded).is_empty() {
         return None;
@@ -69,7 +69,7 @@ fn flag(family: Family) -> u64 {
     })
 }
 
-/// Whether it belongs to an operation that begins with a signature.
+/// Whether the function belongs to an operation that begins with a signature.
 fn is_with_signature(function: Function) -> bool {
     matches!(
         function,
@@ -81,8 +81,8 @@ fn is_with_signature(function: Function) -> bool {
 
 const EMPTY: Input<'static> = Input::Bytes(&[]);
 
-/// Calls that end an operation of this kind. The first ends one in parts; the second ends one in a single
-/// call, or what a module did not end at the first.
+/// Returns the calls that end an operation of this kind. The first call ends an operation in parts. The second call
+/// ends an operation that consists of one call, or one that the module did not end at the first.
 fn ending(family: Family, session: SessionHandle, room: Room) -> Vec<Call<'static>> {
     match family {
         Family::Digest => vec![
@@ -107,7 +107,7 @@ fn ending(family: Family, session: SessionHandle, room: Room) -> Vec<Call<'stati
             Call::C_DecryptFinal(session, room),
             Call::C_Decrypt(session, EMPTY, room),
         ],
-        // A search, or an operation that is one call.
+        // A search, or an operation that consists of one call.
         Family::Search
         | Family::Wrap
         | Family::Unwrap

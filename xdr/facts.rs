@@ -142,7 +142,7 @@ pub struct Facts {
     pub effects: &'static [Effect],
     /// The two functions that it does the work of in one call (PKCS#11 v2.20, section 11.13).
     pub parts: &'static [Function],
-    /// The function of PKCS#11 v2.20 whose rules count for it too. A rule about that one is about both.
+    /// The function of PKCS#11 v2.20 whose rules also apply to this one.
     pub relative: Option<Function>,
 }
 
@@ -181,7 +181,7 @@ pub enum Argument<'a> {
     User(UserType),
 }
 
-/// No function has more arguments.
+/// Upper bound on the arguments of a function that a rule may look at.
 const MOST_ARGUMENTS: usize = 6;
 
 macro_rules! role {
@@ -193,7 +193,7 @@ macro_rules! role {
     };
 }
 
-/// The argument of a role. `Some` checks that the argument has the type of its role.
+/// Makes the [`Argument`] of a role. `Some` checks that the argument has the type of its role.
 macro_rules! argument {
     ($value:ident: Key $refusal:ident) => {
         Some(Argument::Key(*$value, CkRv::$refusal))
@@ -331,7 +331,7 @@ macro_rules! define_facts {
         $(: $($effect:ident),+)?;
     )*) => {
         impl Function {
-            /// What is true of the function.
+            /// Returns the facts about the function.
             pub const fn facts(self) -> &'static Facts {
                 match self {$(
                     Function::$name => &Facts {
@@ -388,7 +388,7 @@ macro_rules! define_facts {
                 ),*}
             }
 
-            /// Shows each handle and slot in the call. An error of `look` is the result.
+            /// Passes each handle and slot in the call to `look`. Returns the error of `look`, if any.
             ///
             /// CKR_MECHANISM_PARAM_INVALID if the mechanism's parameter could not be decoded and might name a key.
             pub fn each_handle(&mut self, look: &mut Look<'_>) -> Result<(), CkRv> {
@@ -640,14 +640,14 @@ impl Function {
         self.facts().relative.unwrap_or(self)
     }
 
-    /// Whether it uses a key that is there already.
+    /// Whether it uses an existing key.
     pub fn uses_keys(self) -> bool {
         let is_key = |role: &Role| matches!(role, Role::Key(_) | Role::KeyOrNone(_));
         self.facts().roles.iter().any(is_key)
     }
 }
 
-/// The value in an argument if it has this role. Accessors for one role need no list of the others.
+/// Returns the value in an argument if it has this role. With this, accessors for one role need no list of the others.
 macro_rules! only {
     ($argument:expr, $pattern:pat => $value:expr) => {
         if let $pattern = $argument {
@@ -671,7 +671,7 @@ impl Call<'_> {
             .find_map(|argument| only!(argument, Argument::Mechanism(mechanism) => mechanism))
     }
 
-    /// The keys that the call uses, but for those in its mechanism's parameter.
+    /// The keys that the call uses, except those in its mechanism's parameter.
     pub fn keys(&self) -> impl Iterator<Item = ObjectHandle> {
         self.arguments()
             .filter_map(|argument| only!(argument, Argument::Key(key, _) => key))
@@ -806,7 +806,8 @@ mod tests {
         );
     }
 
-    /// A rule about a function of v2.20 is about its younger relatives too, so none may be without one.
+    /// A rule about a function of v2.20 also applies to its younger relatives, so each younger function must have a
+    /// relative.
     #[test]
     fn each_younger_function_has_a_relative_with_the_same_effects() {
         for function in Function::ALL.iter().copied() {

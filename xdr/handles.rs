@@ -23,12 +23,13 @@ pub enum Handle<'a> {
 /// Gets each handle in turn; an error stops the iteration.
 pub type Look<'l> = dyn FnMut(Handle<'_>) -> Result<(), CkRv> + 'l;
 
-/// What a mechanism's parameter names, with the CK_RV for an object that does not exist. A handle of 0 names nothing.
+/// Passes each key that a mechanism's parameter names to `look`, with the CK_RV for one that does not exist. A handle
+/// of 0 names nothing.
 pub(crate) fn in_mechanism(mechanism: &mut Mechanism, look: &mut Look<'_>) -> Result<(), CkRv> {
     mechanism.each_key_mut(&mut |key| look(Handle::Object(key, CkRv::KEY_HANDLE_INVALID)))
 }
 
-/// The same for a mechanism that may be NULL.
+/// Does the same for a mechanism that may be NULL.
 pub(crate) fn in_pointer(pointer: &mut MechanismPointer, look: &mut Look<'_>) -> Result<(), CkRv> {
     match pointer {
         Some(mechanism) => in_mechanism(mechanism, look),
@@ -36,7 +37,7 @@ pub(crate) fn in_pointer(pointer: &mut MechanismPointer, look: &mut Look<'_>) ->
     }
 }
 
-/// An object in a reply, if there is one.
+/// Passes an object in a reply to `look`, if there is one.
 pub(crate) fn in_result(
     object: Option<&mut ObjectHandle>,
     look: &mut Look<'_>,
@@ -73,7 +74,7 @@ mod tests {
     use crate::buffers::{Input, Room};
     use crate::{Mechanism, ObjectListResult, Template};
 
-    /// What is shown, as letters and numbers. Each number becomes one more.
+    /// Returns what `each` passes to `look`, as letters and numbers, and adds 1 to each number.
     fn shown(each: impl FnOnce(&mut Look<'_>) -> Result<(), CkRv>) -> Vec<(char, u64)> {
         let mut shown = Vec::new();
         let looked = each(&mut |handle| {

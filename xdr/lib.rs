@@ -1,9 +1,9 @@
 //! Defines the protocol between client and daemon: PKCS#11 calls and replies as values, and their encoding.
 //!
-//! Bytes come from and go to `server::connection` and `client::connection`; values go to and come from anything that
-//! implements [`Cryptoki`]. The protocol is specified in `pkcs11_rpc_v4.x` (version 4) and `pkcs11_rpc.x` (version 3),
-//! which `build.rs` compiles. This crate opens no socket, executes no call and has no unsafe code. It knows the
-//! constants of PKCS#11, the sizes of a client's words and the layout of its structures.
+//! Bytes are exchanged with `server::connection` and `client::connection`, values with anything that implements
+//! [`Cryptoki`]. The protocol is specified in `pkcs11_rpc_v4.x` (version 4) and `pkcs11_rpc.x` (version 3), which
+//! `build.rs` compiles. This crate opens no socket, executes no call and has no unsafe code. It knows the constants of
+//! PKCS#11, the sizes of a client's words and the layout of its structures.
 
 #![forbid(unsafe_code)]
 #![deny(

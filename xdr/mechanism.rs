@@ -108,7 +108,7 @@ impl Mechanism {
         }
     }
 
-    /// A mechanism that takes no parameter, called with a parameter that was not looked at: `Ok` has its length, `Err`
+    /// Makes a mechanism that takes no parameter, called with a parameter that was not read: `Ok` has its length, `Err`
     /// the length beside NULL. The module gets zeros instead. A parameter of more than [`LONGEST_PARAMETER`] bytes
     /// becomes NULL with that length.
     pub fn unseen(mechanism_type: MechanismType, length: Result<u64, u64>) -> Mechanism {
@@ -190,7 +190,7 @@ impl Mechanism {
         Ok(found)
     }
 
-    /// Passes the same handles to `look`, which may change them, except those that are 0.
+    /// Passes each of these handles to `look`, which may change it, except those that are 0.
     pub fn each_key_mut(&mut self, look: &mut LookAtKey<'_>) -> Result<(), CkRv> {
         self.named_keys()?;
         match &mut self.parameter {
@@ -271,7 +271,7 @@ impl Parameter {
         }
     }
 
-    /// Every value, those behind pointers included.
+    /// Passes every value to `look`, those behind pointers included.
     fn each_value<'a>(&'a self, look: &mut dyn FnMut(&'a Value)) {
         if let Parameter::Structure(structure) = self {
             structure.each_value(look);

@@ -13,7 +13,7 @@ macro_rules! names {
     };
 }
 
-/// Every mechanism of the standard; of two names of one number, the first is the one to print.
+/// Every mechanism of the standard. Where two names have the same number, the first one is printed.
 pub static MECHANISMS: &[(&str, u64)] = names! {
     CKM_RSA_PKCS_KEY_PAIR_GEN CKM_RSA_PKCS CKM_RSA_9796 CKM_RSA_X_509 CKM_MD2_RSA_PKCS
     CKM_MD5_RSA_PKCS CKM_SHA1_RSA_PKCS CKM_RIPEMD128_RSA_PKCS CKM_RIPEMD160_RSA_PKCS

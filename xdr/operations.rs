@@ -58,7 +58,7 @@ impl Operations {
         }
     }
 
-    /// C_SessionCancel has ended the operations that these flags name.
+    /// Removes the operations that C_SessionCancel has ended, according to its flags.
     pub fn cancel(&mut self, flags: Flags) {
         let is_named = |family: &Family| {
             let mut named = CANCELS.iter().filter(|(flag, _)| flags.0 & flag != 0);
@@ -67,7 +67,7 @@ impl Operations {
         self.0.retain(|family| !is_named(family));
     }
 
-    /// Operations of these kinds are over.
+    /// Removes operations of these kinds, which are over.
     pub fn forget(&mut self, families: &[Family]) {
         self.0.retain(|family| !families.contains(family));
     }
@@ -77,17 +77,17 @@ impl Operations {
         self.0.append(&mut other.0);
     }
 
-    /// Whether there is one of these kinds.
+    /// Whether an operation of one of these kinds is active.
     pub fn has_any(&self, families: &[Family]) -> bool {
         self.0.iter().any(|family| families.contains(family))
     }
 
-    /// Whether there is none.
+    /// Whether no operation is active.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them are over.
+    /// Removes all operations, which are over.
     pub fn clear(&mut self) {
         self.0.clear();
     }

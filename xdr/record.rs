@@ -19,18 +19,18 @@ const LAST: u32 = 1 << 31;
 /// Size of the buffer of an idle connection, and the least room for one read.
 const SMALL: usize = 16 << 10;
 
-/// A record of more bytes is large. Its memory is freed at once after it, and the daemon takes it out of
-/// a budget. A smaller buffer may be kept for a while.
+/// A record longer than this many bytes is large. Its memory is freed at once when the record is done with, and the
+/// daemon takes it out of a budget. A smaller buffer may be kept for a while.
 pub const LARGE: usize = 2 << 20;
 
-/// The bytes that are kept of a record that is skipped: the longest header of a call, with 400 bytes each of credential
-/// and verifier, and its first argument.
+/// The bytes that are kept of a skipped record: enough for the longest header of a call, with 400 bytes each of
+/// credential and verifier, and for its first argument.
 const BEGINNING: usize = 1024;
 
-/// How many small records in a row show that a large buffer is no longer in use.
+/// After this many small records in a row, a large buffer counts as unused.
 const SMALL_RECORDS_BEFORE_SHRINKING: u32 = 16;
 
-/// The mark of a record sent as one fragment; `None` when it is too long for that.
+/// Returns the mark of a record that is sent as one fragment; `None` if the record is too long for that.
 pub fn mark_of_one_fragment(length: usize) -> Option<[u8; MARK_SIZE]> {
     let length = u32::try_from(length)
         .ok()
@@ -38,7 +38,7 @@ pub fn mark_of_one_fragment(length: usize) -> Option<[u8; MARK_SIZE]> {
     Some((length | LAST).to_be_bytes())
 }
 
-/// A record announced more bytes than the limit, or than may be skipped of it.
+/// The error for a record that is longer than the limit, or than what may be skipped of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TooLong;
 
@@ -52,9 +52,9 @@ impl std::error::Error for TooLong {}
 
 /// The receiving end of a connection: bytes in, complete records out.
 ///
-/// The buffer holds, in this order: the payload of the record being received, without marks, and
-/// bytes received but not looked at yet. When a fragment is incomplete, the next read goes right
-/// behind the payload, so that nothing has to be moved.
+/// The buffer contains first the payload of the record being received, without marks, and then the bytes that were
+/// received but not parsed yet. When a fragment is incomplete, the next read goes directly behind the payload, so that
+/// nothing has to be moved.
 pub struct Records {
     buffer: Vec<u8>,
     payload: Range<usize>,
@@ -65,9 +65,9 @@ pub struct Records {
     last: bool,
     /// Whether a mark of the present record was read.
     begun: bool,
-    /// Whether fragments of it were moved together.
+    /// Whether fragments of the present record were moved together.
     moved: bool,
-    /// While the present record is passed over: how many more bytes of it may come.
+    /// While the present record is skipped: how many more bytes of it may come.
     passing_over: Option<u64>,
     /// Bytes of the present record that were dropped.
     dropped: u64,
@@ -77,7 +77,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Starts at a record's first mark; `limit` is the payload of one record at the most, in bytes.
+    /// Starts at a record's first mark; `limit` is the upper bound on the payload of one record, in bytes.
     pub fn new(limit: usize) -> Records {
         Records {
             buffer: Vec::new(),
@@ -94,9 +94,9 @@ impl Records {
         }
     }
 
-    /// The buffer for the next bytes of the stream. Never empty. Fails if there is no memory for it.
+    /// Returns the buffer for the next bytes of the stream. Never empty. Fails if there is no memory for it.
     pub fn space(&mut self) -> Result<&mut [u8], TryReserveError> {
-        // Unlooked-at bytes are part of a mark here. Right behind the payload they keep the buffer from
+        // Unparsed bytes can only be part of a mark here. Moving them directly behind the payload keeps the buffer from
         // growing with the number of fragments.
         if self.payload.is_empty() {
             self.payload = 0..0;
@@ -128,7 +128,7 @@ impl Records {
         Ok(self.buffer.get_mut(end..end + room).unwrap_or_default())
     }
 
-    /// The size that the next [`Records::space`] gives the buffer, unless it has that size already.
+    /// Returns the size to which the next [`Records::space`] grows the buffer, unless the buffer is that large already.
     pub fn needed(&self) -> usize {
         let start = if self.payload.is_empty() {
             0
@@ -148,13 +148,13 @@ impl Records {
         self.buffer.len()
     }
 
-    /// How many bytes the present record has at least, by the marks that were read.
+    /// Returns how many bytes the present record has at least, according to the marks read so far.
     pub fn announced(&self) -> usize {
         self.payload.len() + self.fragment
     }
 
-    /// What is expected next within a record: the rest of the fragment, and the next mark unless it is
-    /// the last one.
+    /// Returns how many bytes of the present record to expect next: the rest of the fragment, and the next mark unless
+    /// this fragment is the last one.
     fn wanted(&self) -> usize {
         match self.fragment {
             0 => 0,
@@ -173,14 +173,14 @@ impl Records {
         self.begun || !self.raw.is_empty()
     }
 
-    /// The next complete record, if the bytes received hold one; an empty record is passed over.
+    /// Returns the next complete record, if the bytes received contain one. Skips empty records.
     #[allow(clippy::should_implement_trait)] // lends from itself
     pub fn next(&mut self) -> Result<Option<&[u8]>, TooLong> {
         Ok(self.advance()?.then(|| self.record()))
     }
 
-    /// The current record, found complete by the last [`Records::advance`]. It stays until the next
-    /// one. While it is incomplete, what has come of it; of a record that is passed over, the beginning.
+    /// Returns the current record, which the last [`Records::advance`] found complete. It stays until the next call of
+    /// that. If the record is incomplete, returns the part that has arrived; if it is skipped, its beginning.
     pub fn record(&self) -> &[u8] {
         self.buffer.get(self.payload.clone()).unwrap_or_default()
     }
@@ -200,12 +200,12 @@ impl Records {
         self.check_length()
     }
 
-    /// Whether the present record is being passed over.
+    /// Whether the present record is being skipped.
     pub fn is_passed_over(&self) -> bool {
         self.passing_over.is_some()
     }
 
-    /// The length of the record that was passed over last, as far as it came, in bytes.
+    /// Returns how many bytes arrived of the record that was skipped last.
     pub fn length_passed_over(&self) -> u64 {
         self.payload.len() as u64 + self.dropped
     }
@@ -301,7 +301,7 @@ impl Records {
         }
     }
 
-    /// Notes that bytes of a record that is passed over were dropped.
+    /// Counts dropped bytes of a skipped record.
     fn count_dropped(&mut self, count: usize) {
         self.dropped += count as u64;
         if let Some(left) = &mut self.passing_over {
@@ -323,8 +323,8 @@ impl Records {
         }
     }
 
-    /// Frees memory, between two records, that only a large record needed: at once if it is much,
-    /// otherwise after a number of small records.
+    /// Frees memory that only a large record needed, between two records: at once if the buffer is larger than
+    /// [`LARGE`], otherwise after [`SMALL_RECORDS_BEFORE_SHRINKING`] small records.
     fn shrink(&mut self) {
         let is_idle = self.raw.is_empty();
         if self.payload.len() > SMALL {

@@ -29,34 +29,33 @@ const AUTH_ERROR: u32 = 1;
 const AUTH_TOOWEAK: u32 = 5;
 const AUTH_NONE: u32 = 0;
 
-/// Authentication flavours whose form is known: AUTH_NONE, AUTH_SYS, AUTH_SHORT, AUTH_DH,
-/// RPCSEC_GSS. Others make a header unreadable.
+/// The authentication flavours that are known: AUTH_NONE, AUTH_SYS, AUTH_SHORT, AUTH_DH, RPCSEC_GSS. A call with any
+/// other one gets [`Rejection::GarbageArguments`].
 const KNOWN_FLAVOURS: [u32; 5] = [AUTH_NONE, 1, 2, 3, 6];
 
-/// Bytes of a credential or verifier at the most (RFC 5531, section 8.2).
+/// Upper bound on the bytes of a credential or verifier (RFC 5531, section 8.2).
 const AUTH_BODY_LIMIT: usize = 400;
 
 /// The identifier that pairs a reply with its call; never interpreted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Xid(pub u32);
 
-/// Why a call was not executed: what its reply says instead of a result.
+/// Why a call was not executed. The reply says this instead of a result.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Rejection {
-    /// Another program than ours.
+    /// The call is for another program.
     ProgramUnavailable,
-    /// Another version of the program; the reply tells the lowest and the highest that are spoken.
+    /// The version of the program is not supported; the reply tells the lowest and the highest that are.
     ProgramMismatch(u32, u32),
     /// No such procedure.
     ProcedureUnavailable,
     /// The message is no call, or its arguments are not those of the procedure.
     GarbageArguments,
-    /// A failure of ours.
+    /// The daemon itself failed.
     SystemError,
-    /// Another version of RPC; the reply tells that 2 is the only one. The original answers it with
-    /// SystemError.
+    /// The version of RPC is not supported; the reply tells that 2 is the only one. The original answers SystemError.
     RpcMismatch,
-    /// A credential other than AUTH_NONE.
+    /// The credential is not AUTH_NONE.
     AuthenticationTooWeak,
 }
 
@@ -98,7 +97,7 @@ impl Version {
         }
     }
 
-    /// Whether it has this procedure.
+    /// Whether this version has the procedure.
     fn has(self, function: Function) -> bool {
         match self {
             Version::Three => version3::FUNCTIONS.contains(&function),
@@ -123,16 +122,16 @@ pub struct Peer {
     pub versions: RangeInclusive<u32>,
 }
 
-/// A call with what its header says.
+/// A call and the contents of its header.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    /// Pairs the reply with it.
+    /// Pairs the reply with the call.
     pub xid: Xid,
-    /// The version that it came by, and that its reply goes by.
+    /// The version of the protocol that the call uses, and that its reply must use.
     pub version: Version,
     /// Whether other calls of the client may come before this one is answered.
     pub overlaps: bool,
-    /// For which results the client has no place.
+    /// Which of the client's pointers to results are NULL.
     pub nulls: NullPlaces,
     /// The call.
     pub call: Call<'a>,
@@ -143,9 +142,9 @@ pub struct Incoming<'a> {
 pub enum Request<'a> {
     /// A complete call of one of our procedures.
     Call(Incoming<'a>),
-    /// Something that gets a reply without being executed.
+    /// A record that gets a reply without being executed.
     Rejected(Xid, Rejection),
-    /// Too short to hold even an xid: nothing can be answered.
+    /// A record too short for an xid, so that it cannot be answered.
     Unanswerable,
 }
 
@@ -161,14 +160,14 @@ pub fn read_request<'a>(record: &'a [u8], peer: &Peer) -> Request<'a> {
     }
 }
 
-/// What the beginning of a record asks for, whatever follows it.
+/// What a record asks for, as far as its beginning tells.
 #[derive(Debug)]
 pub enum Beginning {
     /// A call.
     Call {
-        /// Pairs the reply with it.
+        /// Pairs the reply with the call.
         xid: Xid,
-        /// The version that it came by, and that its reply goes by.
+        /// The version of the protocol that the call uses, and that its reply must use.
         version: Version,
         /// The procedure.
         function: Function,
@@ -181,7 +180,8 @@ pub enum Beginning {
     Unanswerable,
 }
 
-/// Reads the header of a record of this client, of which more may follow, and the first argument if it is a session.
+/// Reads the header of a record of this client, and the first argument if it is a session. The record may be
+/// incomplete.
 pub fn read_beginning(record: &[u8], peer: &Peer) -> Beginning {
     let mut input = Decoder::new(record, peer.architecture);
     let Ok(xid) = input.word().map(Xid) else {
@@ -262,7 +262,7 @@ struct Called {
     flags: CallFlags,
 }
 
-/// The checks stand in the order in which the original makes them.
+/// Reads the header of a call. The checks are in the order in which the original makes them.
 fn read_called(input: &mut Decoder<'_>, peer: &Peer) -> Result<Called, Rejection> {
     let header = read_call_header(input).map_err(|_| Rejection::GarbageArguments)?;
     let [
@@ -308,22 +308,22 @@ fn read_called(input: &mut Decoder<'_>, peer: &Peer) -> Result<Called, Rejection
     })
 }
 
-/// What a call of version 4 has in front of its arguments.
+/// The flags of a call of version 4, which come before its arguments.
 #[derive(Clone, Copy, Default)]
 struct CallFlags {
     overlaps: bool,
     nulls: NullPlaces,
 }
 
-/// Others may come before the call is answered.
+/// Other calls may come before this one is answered.
 const CALL_OVERLAPS: u32 = 1;
-/// The pointer to the only single value that the function writes, or to the first, is NULL.
+/// The pointer to the first or only single value that the function writes is NULL.
 const CALL_NULL_PLACE: u32 = 2;
-/// The pointer to the second one is NULL.
+/// The pointer to the second single value is NULL.
 const CALL_NULL_SECOND_PLACE: u32 = 4;
 
 impl CallFlags {
-    /// `None` if a flag is unknown, or is about a place that the function does not have.
+    /// Decodes the flags; `None` if a flag is unknown, or is about a pointer that the function does not have.
     fn from_word(word: u32, function: Function) -> Option<CallFlags> {
         let places = [0, CALL_NULL_PLACE, CALL_NULL_PLACE | CALL_NULL_SECOND_PLACE];
         let known = CALL_OVERLAPS | places.get(function.places())?;
@@ -344,7 +344,7 @@ impl CallFlags {
     }
 }
 
-/// Message type, RPC version, program, version, procedure, credential and verifier flavour.
+/// Reads the message type, RPC version, program, version, procedure, and the flavours of credential and verifier.
 fn read_call_header(input: &mut Decoder<'_>) -> Result<[u32; 7], DecodeError> {
     let mut header = [0; 7];
     for word in &mut header[..5] {
@@ -366,7 +366,7 @@ fn read_auth_body(input: &mut Decoder<'_>) -> Result<(), DecodeError> {
     }
 }
 
-/// A reply as a version of the protocol says it.
+/// A reply in the form of one version of the protocol.
 pub enum Outgoing {
     /// In version 3.
     Three(version3::Reply),
@@ -375,7 +375,7 @@ pub enum Outgoing {
 }
 
 impl Outgoing {
-    /// The reply in this version; `None` if the version does not have the procedure.
+    /// Converts the reply to this version; `None` if the version does not have the procedure.
     pub fn new(reply: Reply, version: Version) -> Option<Outgoing> {
         match version {
             Version::Three => version3::Reply::of(reply).map(Outgoing::Three),
@@ -433,7 +433,7 @@ pub fn write_rejection<'b>(
 
 /// A call of one version of the protocol, as the client sends it.
 pub trait Asking {
-    /// What answers it.
+    /// The type of its reply.
     type Reply;
     /// The version.
     const VERSION: Version;
@@ -441,7 +441,7 @@ pub trait Asking {
     /// Which procedure is called.
     fn function(&self) -> Function;
 
-    /// For which results there is no place. Only version 4 tells.
+    /// Which of the caller's pointers to results are NULL. Only version 4 transmits this.
     fn nulls(&self) -> NullPlaces {
         NullPlaces::NONE
     }
@@ -470,7 +470,7 @@ impl Asking for Call<'_> {
     }
 }
 
-/// A call of version 4 with what its flags tell of the caller's pointers.
+/// A call of version 4, and which of the caller's pointers to results are NULL.
 impl Asking for (Call<'_>, NullPlaces) {
     type Reply = Reply;
     const VERSION: Version = Version::Four;
@@ -510,8 +510,8 @@ impl Asking for version3::Call<'_> {
     }
 }
 
-/// Lays out a call as the client sends it, record mark included. Version 4 tells whether other calls may
-/// come before this one is answered.
+/// Lays out a call as the client sends it, record mark included. In version 4 it says whether other calls may come
+/// before this one is answered.
 pub fn write_call<'b, C: Asking>(
     xid: Xid,
     call: &'b C,
@@ -545,7 +545,7 @@ pub fn write_call<'b, C: Asking>(
 /// Why a record is not the result of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ReplyError {
-    /// The record is no reply, or not one of the function's form.
+    /// The record is not a reply, or its result does not have the form of the function's.
     Malformed(DecodeError),
     /// The daemon denied the call; the RFC's reject status.
     Denied(u32),
@@ -603,7 +603,7 @@ fn read_reply_body<C: Asking>(
     Ok(C::read_result(function, input)?)
 }
 
-/// Reads what a reply has between its kind of message and its result.
+/// Reads the part of a reply between the message type and the result. Fails if the call was not executed.
 fn accepted(input: &mut Decoder<'_>) -> Result<(), ReplyError> {
     if input.word()? != MSG_ACCEPTED {
         return Err(ReplyError::Denied(input.word()?));

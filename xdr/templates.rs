@@ -75,7 +75,7 @@ impl Drop for Value {
     }
 }
 
-/// Reads the number of elements of an array, for which nothing is reserved ahead of the bytes.
+/// Reads the number of elements of an array. No memory is reserved for them before their bytes arrive.
 fn count(input: &mut Decoder<'_>) -> Result<u32, DecodeError> {
     let count = input.word()?;
     match u64::from(count) > MOST_ELEMENTS {
@@ -106,7 +106,7 @@ fn array<'a, T>(
     Ok(elements)
 }
 
-/// One level deeper; an error at the bound.
+/// Returns the depth one level deeper; fails at the bound.
 fn deeper(depth: u32) -> Result<u32, DecodeError> {
     match depth < DEEPEST_NESTING {
         true => Ok(depth + 1),
@@ -144,7 +144,7 @@ fn write_numbers(bytes: &[u8], output: &mut Encoder<'_>) {
     }
 }
 
-/// How a value of this many bytes is encoded.
+/// Returns how a value of this many bytes is encoded.
 fn wire_kind(attribute_type: AttributeType, length: usize) -> Kind {
     match attribute_types::kind(attribute_type) {
         Kind::Number if length == Abi::HOST.word => Kind::Number,
@@ -280,7 +280,7 @@ pub struct Wanted {
 pub struct Query(pub Vec<Wanted>);
 
 impl Wanted {
-    /// A question for the length.
+    /// Asks for the length.
     pub fn length(attribute_type: AttributeType) -> Wanted {
         Wanted {
             attribute_type,
@@ -288,7 +288,7 @@ impl Wanted {
         }
     }
 
-    /// A question for the value, with a buffer of this many bytes.
+    /// Asks for the value, with a buffer of this many bytes.
     pub fn value(attribute_type: AttributeType, room: usize) -> Wanted {
         Wanted {
             attribute_type,
@@ -396,7 +396,7 @@ impl<'a> Wire<'a> for Query {
 /// What a module answered for an attribute.
 #[derive(Clone, Eq, PartialEq)]
 pub enum Found {
-    /// The attribute of the question is as it was.
+    /// The module left the attribute as it was.
     Untouched,
     /// `ulValueLen` is CK_UNAVAILABLE_INFORMATION.
     Unavailable,
@@ -419,7 +419,7 @@ pub struct Answer {
     pub found: Found,
 }
 
-/// What C_GetAttributeValue answers: for each attribute of the question one answer, in the same order.
+/// What C_GetAttributeValue answers: one answer for each attribute of the question, in the same order.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Answers(pub Vec<Answer>);
 

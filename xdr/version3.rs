@@ -78,7 +78,7 @@ macro_rules! define_former_calls {
                 match self { $(Call::$name($($argument),*) => { $($argument.write(output);)* }),* }
             }
 
-            /// What the call is in version 4.
+            /// Converts the call to version 4.
             pub fn into_current(self) -> CurrentCall<'a> {
                 let call = match self {$(
                     Call::$name($($argument),*) => {
@@ -89,7 +89,7 @@ macro_rules! define_former_calls {
                 projection::settle(call)
             }
 
-            /// The call as version 3 says it. If version 3 cannot say it, the CK_RV that the client answers.
+            /// Converts a call to version 3. If version 3 cannot express it, returns the CK_RV that the client answers.
             #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
             pub fn of(call: &CurrentCall<'a>) -> Result<Call<'a>, CkRv> {
                 match &*projection::unsettle(call) {
@@ -102,7 +102,7 @@ macro_rules! define_former_calls {
             }
         }
 
-        /// What a call answers, for each procedure.
+        /// The reply of each procedure.
         #[allow(non_camel_case_types, missing_docs)] // the standard's names
         #[derive(Clone, PartialEq)]
         pub enum Reply { $($name($reply)),* }
@@ -157,14 +157,14 @@ macro_rules! define_former_calls {
                 match self { $(Reply::$name(result) => Wire::write(result, output)),* }
             }
 
-            /// What the reply is in version 4.
+            /// Converts the reply to version 4.
             pub fn into_current(self) -> CurrentReply {
                 match self {$(
                     Reply::$name(result) => CurrentReply::$name(Current::current(result))
                 ),*}
             }
 
-            /// The reply as version 3 says it; `None` to a procedure that version 3 does not have.
+            /// Converts a reply to version 3; `None` for a procedure that version 3 does not have.
             #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
             pub fn of(reply: CurrentReply) -> Option<Reply> {
                 match reply {

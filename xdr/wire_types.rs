@@ -23,7 +23,7 @@ pub use generated::{
     TokenInfo, Version,
 };
 
-/// Templates in templates, and structures in mechanism parameters: this many levels at the most.
+/// Upper bound on the levels of templates in templates, and of structures in mechanism parameters.
 pub const DEEPEST_NESTING: u32 = 4;
 const _: () = assert!(generated::DEEPEST_NESTING == DEEPEST_NESTING as i64);
 
@@ -87,7 +87,7 @@ impl<'a> Wire<'a> for Hello {
     }
 }
 
-/// Structures whose members all have types with a name.
+/// Defines structures whose members all have types with a name.
 macro_rules! define_structures {
     ($($name:ident { $($member:ident: $type:ident),* })*) => {$(
         #[derive(Clone, Default, Eq, PartialEq)]
@@ -169,7 +169,7 @@ impl<'a> Wire<'a> for bool {
     }
 }
 
-/// What a reply carries beside its CK_RV.
+/// The result in a reply: a CK_RV and what comes with it.
 pub(crate) trait CallResult {
     /// How many single values the C function writes: handles, numbers, structures.
     const PLACES: usize = 0;
@@ -178,13 +178,13 @@ pub(crate) trait CallResult {
     fn rv(&self) -> CkRv;
     /// A reply with this CK_RV and nothing else: numbers 0, byte strings and arrays empty.
     fn only(rv: CkRv) -> Self;
-    /// Wipes the bytes it carries, if it is of bytes.
+    /// Wipes the bytes that it carries, if it carries any.
     fn wipe(&mut self) {}
     /// Takes the bytes it carries.
     fn take_data(&mut self) -> Data {
         Data::new()
     }
-    /// Shows its handles and slots.
+    /// Passes each of its handles and slots to `look`.
     fn results(&mut self, look: &mut Look<'_>) -> Result<(), CkRv> {
         let _ = look;
         Ok(())
@@ -242,7 +242,7 @@ macro_rules! call_results {
 }
 pub(crate) use call_results;
 
-/// A result that is larger than those of most calls, which are moved more often.
+/// Large results are boxed: replies are moved often, and most results are smaller.
 impl<T: CallResult> CallResult for Box<T> {
     const PLACES: usize = T::PLACES;
 

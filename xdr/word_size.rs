@@ -5,14 +5,14 @@
 use crate::Architecture;
 use cryptoki_sys::CK_ULONG;
 
-/// A number of the wire as this host's modules take it. A host of 4-byte words keeps the lower
-/// half, as the original does.
+/// Converts a number of the wire to a CK_ULONG for this host's modules. A host of 4-byte words keeps the lower half, as
+/// the original does.
 pub const fn narrow(number: u64) -> CK_ULONG {
     number as CK_ULONG
 }
 
-/// A module's number on the wire: zero-extended, but "unavailable" and "none", which are all ones
-/// in any word size, stay all ones. The original extends the sign, and that alters vendors' codes.
+/// Converts a module's number for the wire. It is zero-extended, but "unavailable" and "none", which are all ones in
+/// any word size, stay all ones. The original extends the sign, and that alters vendors' codes.
 pub const fn wide(number: CK_ULONG) -> u64 {
     if number == CK_ULONG::MAX {
         u64::MAX
@@ -35,7 +35,7 @@ pub struct Abi {
 }
 
 impl Abi {
-    /// This program's own.
+    /// The layout of this program.
     pub const HOST: Abi = Abi {
         word: size_of::<CK_ULONG>(),
         pointer: size_of::<*const ()>(),
@@ -43,15 +43,15 @@ impl Abi {
         little: cfg!(target_endian = "little"),
     };
 
-    /// How a client of this architecture lays out numbers; an unknown architecture, as before
-    /// C_SetupArch, is taken for our own.
+    /// Returns how a client of this architecture lays out numbers. An unknown architecture, as before C_SetupArch, is
+    /// treated as this host's.
     pub fn of_client(client: Architecture) -> Abi {
         let first = Abi::candidates(client).first();
         first.copied().unwrap_or(Abi::HOST)
     }
 
-    /// How a client of this architecture may lay out structures: C_SetupArch tells the word and the
-    /// byte order only, and Windows says "little-endian, 4 bytes" with pointers of either size.
+    /// Returns how a client of this architecture may lay out structures. C_SetupArch tells only the word size and the
+    /// byte order, and Windows says "little-endian, 4 bytes" with pointers of either size.
     pub fn candidates(client: Architecture) -> &'static [Abi] {
         const fn unix(word: usize, little: bool) -> Abi {
             Abi {
@@ -78,12 +78,13 @@ impl Abi {
         }
     }
 
-    /// Bytes of a CK_ATTRIBUTE: a number, a pointer and a number. They are as long as each other, or packed.
+    /// Bytes of a CK_ATTRIBUTE: a number, a pointer and a number. They have no padding: they are of the same size, or
+    /// packed.
     pub const fn attribute_size(self) -> usize {
         2 * self.word + self.pointer
     }
 
-    /// The number these bytes are.
+    /// Returns the number that these bytes represent.
     pub fn read(self, bytes: &[u8]) -> u64 {
         let append = |number, byte: &u8| number << 8 | u64::from(*byte);
         if self.little {
@@ -93,7 +94,7 @@ impl Abi {
         }
     }
 
-    /// The number these bytes are, as [`wide`] has it: all ones stay all ones.
+    /// Does the same, but all ones stay all ones, as in [`wide`].
     pub fn read_wide(self, bytes: &[u8]) -> u64 {
         match bytes.iter().all(|byte| *byte == u8::MAX) {
             true => u64::MAX,

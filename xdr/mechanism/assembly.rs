@@ -54,11 +54,11 @@ pub struct PointerPlace {
 /// Something that the module writes.
 #[derive(Clone, Copy)]
 enum Output {
-    /// Bytes that fill a block of this length; possibly fewer, as a number in another block says.
+    /// Bytes in a block with this much room. If a number in another block says so, they are fewer.
     Bytes {
         block: usize,
         room: usize,
-        /// The block began with the application's bytes, so what the module leaves alone is right.
+        /// The block began with the application's bytes, so the bytes that the module leaves alone are valid, too.
         was_sent: bool,
         /// Where the pointer to that number is: its block, and its offset there.
         length: Option<(usize, usize)>,
@@ -72,12 +72,12 @@ enum Output {
 }
 
 impl Mechanism {
-    /// Builds the parameter for a C call on this host: of which kind is `usage`. `is_flat` says that
-    /// a vendor's parameter may pass: the site lists the mechanism as one without addresses.
+    /// Builds the parameter for a C call on this host; `usage` says for which kind of function. `is_flat` says that a
+    /// vendor's parameter may pass: the site lists the mechanism as one without addresses.
     ///
-    /// The result is CKR_MECHANISM_PARAM_INVALID if a module could use bytes of a client as an address:
-    /// the parameter could not be decoded, is of another use, or refers to data that was not sent. The
-    /// same if a number does not fit into a CK_ULONG.
+    /// The result is CKR_MECHANISM_PARAM_INVALID if a module could use bytes of a client as an address: the parameter
+    /// could not be decoded, is of another use, or refers to data that was not sent. It is the same if a number does
+    /// not fit into a CK_ULONG.
     pub fn assemble(&self, usage: Use, is_flat: bool) -> Result<Assembly, CkRv> {
         let mut builder = Builder::default();
         let (root, length) = builder.parameter(self, usage, is_flat, PARAMETER_SPARE)?;
@@ -88,8 +88,8 @@ impl Mechanism {
 }
 
 impl Assembly {
-    /// Where each block lies. The addresses stay the same for as long as the assembly lives, and
-    /// each block can be read and written through its address up to its end.
+    /// Returns the address of each block. The addresses stay the same for as long as the assembly lives, and each block
+    /// can be read and written through its address up to its end.
     pub fn addresses(&mut self) -> Vec<*mut u64> {
         let blocks = self.blocks.iter_mut();
         blocks.map(|block| block.0.as_mut_ptr()).collect()
@@ -116,8 +116,8 @@ impl Assembly {
         self.outputs.iter().map(is_key)
     }
 
-    /// What the module wrote, or left as it was, in the order of the table. If the call did not succeed,
-    /// nothing is in a room whose content was not sent, because the module may not have filled it.
+    /// Returns what the module wrote, or left as it was, in the order of the table. If the call failed, the value of a
+    /// room whose content was not sent is empty, because the module may not have filled it.
     pub fn written(&self, succeeded: bool) -> Written {
         let value = |output: &Output| match *output {
             Output::Bytes { was_sent, .. } if !was_sent && !succeeded => {
@@ -148,7 +148,7 @@ impl Assembly {
         copy.into()
     }
 
-    /// The number that the pointer at this place refers to; 0 behind NULL.
+    /// Returns the number that the pointer at this place refers to; 0 for NULL.
     fn number_behind(&self, (block, offset): (usize, usize)) -> u64 {
         let mut pointers = self.pointers.iter();
         let pointer = pointers.find(|pointer| (pointer.block, pointer.offset) == (block, offset));
@@ -166,7 +166,7 @@ impl Assembly {
 pub(super) struct Builder(Assembly);
 
 impl Builder {
-    /// A block of this many zero bytes.
+    /// Adds a block of this many zero bytes, and returns its index.
     pub(super) fn block(&mut self, length: usize) -> usize {
         self.block_with_spare(length, SPARE)
     }
@@ -177,7 +177,7 @@ impl Builder {
         self.0.blocks.len() - 1
     }
 
-    /// A block of these bytes.
+    /// Adds a block of these bytes, and returns its index.
     pub(super) fn block_of(&mut self, bytes: &[u8]) -> usize {
         let block = self.block(bytes.len());
         self.put(block, 0, bytes);
@@ -214,7 +214,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Notes a pointer.
+    /// Notes that there is a pointer to the block `target` at this place.
     pub(super) fn put_pointer(&mut self, block: usize, offset: usize, target: usize) {
         self.0.pointers.push(PointerPlace {
             block,
@@ -338,8 +338,8 @@ impl Builder {
         Ok(())
     }
 
-    /// Writes a number, a flag or a byte of a structure. A 0 is there already; and the length of a structure
-    /// or number behind a pointer, which is 0 among the values, is written with the pointer.
+    /// Writes a number, a flag or a byte of a structure. A 0 is there already. The length of a structure or number
+    /// behind a pointer is 0 among the values; it is written with the pointer.
     fn number(
         &mut self,
         field: &Field,

@@ -6,7 +6,7 @@ use super::notation::{Field, Kind, Layout, Ref, Target, Use};
 use super::parameters::layouts;
 use crate::integers::MechanismType;
 
-/// What the values of a field are to a rule.
+/// What the values of a field are, so that a rule can compare them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FieldKind {
     /// Numbers, in the structure or behind a pointer.
@@ -17,12 +17,12 @@ pub enum FieldKind {
     Other,
 }
 
-/// A field: its path, and what its values are.
+/// A field: its path, and the kind of its values.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FieldName {
-    /// Its name in C. Where a structure is behind a pointer, the pointer's name and a dot stand before.
+    /// Its name in C. If it is in a structure behind a pointer, the pointer's name and a dot come first.
     pub path: String,
-    /// What its values are.
+    /// The kind of its values.
     pub kind: FieldKind,
 }
 

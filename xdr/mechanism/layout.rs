@@ -6,7 +6,7 @@ use super::notation::{Field, Kind, Layout, Target};
 use crate::word_size::Abi;
 
 impl Layout {
-    /// Where C puts each field: at the next multiple of its own alignment.
+    /// Returns where C puts each field: at the next multiple of its own alignment.
     pub(crate) fn places(
         &'static self,
         abi: Abi,
@@ -37,15 +37,15 @@ impl Layout {
         self.fields.0.iter().any(Field::names_key)
     }
 
-    /// Where the structure itself has pointers.
+    /// Returns where the structure itself has pointers.
     pub(crate) fn pointers(&'static self) -> impl Iterator<Item = Range<usize>> {
         self.places(Abi::HOST)
             .filter(|(field, _)| matches!(field.kind, Kind::Pointer(_)))
             .map(|(_, place)| place)
     }
 
-    /// Where the structure has a pointer to a length. CK_PKCS5_PBKD2_PARAMS2 has the length itself there,
-    /// and the size of CK_PKCS5_PBKD2_PARAMS.
+    /// Returns where the structure has a pointer to a length. CK_PKCS5_PBKD2_PARAMS2 has the length itself at that
+    /// place, and is as large as CK_PKCS5_PBKD2_PARAMS.
     pub(crate) fn pointers_to_lengths(&'static self) -> impl Iterator<Item = Range<usize>> {
         self.places(Abi::HOST)
             .filter(|(field, _)| field.kind == Kind::Pointer(Target::Length))

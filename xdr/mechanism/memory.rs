@@ -19,7 +19,7 @@ pub trait Memory {
     fn read(&self, address: usize, length: usize) -> Result<Vec<u8>, CkRv>;
 }
 
-/// A place in memory to which something is copied that a module wrote.
+/// A place in memory to which a value is copied that the module wrote.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OutputPlace {
     /// Where it is.
@@ -147,7 +147,7 @@ impl Reader<'_> {
         }
         let fits = |layout: &&&'static Layout| layout.size(Abi::HOST) == bytes.len();
         let fitting: Vec<_> = known.iter().filter(fits).collect();
-        // Of two structures of one size, that with a pointer to the length if it can be an address.
+        // Of two structures of the same size, takes the one with a pointer to the length, if that can be an address.
         let plausible = |layout: &&&&'static Layout| {
             let mut places = layout.pointers_to_lengths();
             places.all(|place| pointer(bytes.get(place).unwrap_or_default()) >= LONGEST_PARAMETER)
@@ -241,7 +241,7 @@ impl Reader<'_> {
         });
     }
 
-    /// Reads what a pointer refers to that is not null.
+    /// Reads the target of a pointer that is not null.
     fn follow(
         &mut self,
         direction: Direction,
@@ -361,7 +361,7 @@ pub(super) const fn plain(name: &'static str, kind: Kind) -> Field {
     }
 }
 
-/// The number of this host that these bytes are.
+/// Returns the number that these bytes represent on this host.
 fn host_number(bytes: &[u8]) -> u64 {
     wide(narrow(Abi::HOST.read(bytes)))
 }

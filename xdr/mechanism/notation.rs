@@ -43,7 +43,7 @@ macro_rules! printable {
 pub struct Layout {
     /// The name of the C type.
     pub name: &'static str,
-    /// Its fields, in the order of C. A structure inside of another is written out.
+    /// Its fields, in the order of C. The fields of a nested structure stand in its place.
     pub fields: List<Field>,
 }
 
@@ -54,12 +54,12 @@ pub struct Field {
     pub name: &'static str,
     /// What it is.
     pub kind: Kind,
-    /// Who writes it, or what it points to.
+    /// Who writes it, or the data that it points to.
     pub direction: Direction,
 }
 
 printable! {
-    /// Who writes a field, or what it points to.
+    /// Who writes a field, or the data that it points to.
     pub enum Direction {
         /// The application.
         In,
@@ -79,7 +79,7 @@ printable! {
         Mechanism,
         /// The handle of a key or certificate.
         Key,
-        /// A CK_ULONG that says how long something is that a pointer refers to.
+        /// A CK_ULONG that is the length of what a pointer refers to.
         Length,
         /// A CK_BBOOL.
         Flag,
@@ -179,7 +179,7 @@ impl fmt::Debug for Ref {
     }
 }
 
-/// What a structure is the parameter of.
+/// The kind of function that a structure is the parameter of.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Use {
     /// Every function that is not listed below.
@@ -262,7 +262,7 @@ pub fn parse(text: &str, known: &[&'static Layout]) -> Result<Vec<Row>, Mistake>
 }
 
 impl Layout {
-    /// How many structures, templates and mechanisms lie below each other, itself included.
+    /// Returns how many levels of structures, templates and mechanisms there are, the structure itself included.
     pub fn depth(&self) -> usize {
         let below = |field: &Field| match field.kind.target() {
             Some(Target::Structure(Ref(inner)) | Target::Structures(Ref(inner), _)) => {

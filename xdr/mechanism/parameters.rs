@@ -106,7 +106,7 @@ impl VendorTable {
         Ok(VendorTable { rows })
     }
 
-    /// The numbers of the mechanisms that it has, without repetition.
+    /// Returns the numbers of the mechanisms in the table, without repetition.
     pub fn mechanisms(&self) -> Vec<u64> {
         let mut numbers: Vec<u64> = self.rows.iter().map(|(number, _, _)| *number).collect();
         numbers.sort_unstable();
@@ -129,9 +129,9 @@ pub fn install(table: VendorTable) {
     *VENDOR.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(table));
 }
 
-/// The structures that the parameter of a mechanism may be in this use. If there is none for messages or
-/// for wrapping, those of other functions. Without a structure the parameter is a byte
-/// string such as an IV, or there is none, or the mechanism is unknown.
+/// Returns the structures that the parameter of a mechanism may be in this use. If there is none for messages or for
+/// wrapping, returns those of the other functions. If there is no structure at all, the parameter is a byte string such
+/// as an IV, or there is no parameter, or the mechanism is unknown.
 pub(crate) fn layouts(mechanism: MechanismType, usage: Use) -> Vec<&'static Layout> {
     let found = layouts_of_use(mechanism, usage);
     if found.is_empty() && usage != Use::Operation {

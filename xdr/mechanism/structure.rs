@@ -135,7 +135,7 @@ impl Structure {
         Ok(())
     }
 
-    /// The same, to be changed. A handle of 0 is left out: it names nothing.
+    /// Passes the same handles to `look`, which may change them. Leaves out handles of 0, which name nothing.
     pub(super) fn each_key_mut(&mut self, look: &mut LookAtKey<'_>) -> Result<(), CkRv> {
         let is_key: Vec<bool> = self
             .fields()
@@ -178,7 +178,7 @@ impl Structure {
         Ok(())
     }
 
-    /// Shows every value, those behind pointers included.
+    /// Passes every value to `look`, those behind pointers included.
     pub(super) fn each_value<'a>(&'a self, look: &mut dyn FnMut(&'a Value)) {
         for value in &self.values {
             look(value);
@@ -243,8 +243,8 @@ impl Structure {
         Structure { layout, values }
     }
 
-    /// The bytes of the C structure for version 3. Numbers lose their upper half where words are shorter.
-    /// `None` if the structure refers to data, because version 3 cannot carry that, or tells its length.
+    /// Returns the bytes of the C structure for version 3. Numbers lose their upper half where words are shorter.
+    /// `None` if the structure refers to data, or tells the length of data, because version 3 cannot carry that.
     pub(super) fn lay_out(&self, abi: Abi) -> Option<Vec<u8>> {
         let mut bytes = vec![0; self.layout.size(abi)];
         for ((field, place), value) in self.layout.places(abi).zip(&self.values) {
@@ -325,7 +325,7 @@ impl Scope<'_> {
         }
     }
 
-    /// What a pointer refers to by the value of another field; `None` for bytes.
+    /// Returns what a pointer refers to according to the value of another field; `None` for bytes.
     pub(super) fn case(&self, tag: Tag) -> Option<Case> {
         let value = self.number(tag.field)?;
         let List(cases) = tag.cases;
@@ -386,8 +386,7 @@ impl Scope<'_> {
     }
 }
 
-/// The length in bytes that a field has for C, if it is the length of something whose size depends on
-/// the word size.
+/// Returns the size in bytes of such a target on this host. It depends on the word size.
 pub(super) fn size_of_case(case: Case) -> usize {
     match case {
         Case::Number | Case::Key => Abi::HOST.word,

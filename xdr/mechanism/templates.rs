@@ -46,7 +46,7 @@ pub(super) fn from_memory(
             wide(narrow(length)),
         );
         let value = if address == 0 || length == u64::MAX {
-            // A length that is not available goes without a value.
+            // Without an address, or with CK_UNAVAILABLE_INFORMATION as its length, there is no value.
             Value::Null { length }
         } else if !is_nested(kind) {
             Value::Bytes(reader.read(address, length)?.to_vec())

@@ -36,8 +36,7 @@ mod field {
 }
 
 impl<'a> Wire<'a> for Mechanism {
-    /// Makes the record fail for a parameter that could not be read, or refers to data that version 3 did not
-    /// carry.
+    /// Makes the record fail if the parameter could not be read, or refers to data that version 3 did not carry.
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
         output.hyper(self.mechanism_type.0);
         match &self.parameter {
@@ -57,7 +56,7 @@ impl<'a> Wire<'a> for Mechanism {
         }
     }
 
-    /// The structure may be of any [`Use`]: [`Mechanism::assemble`] takes those of the function that is called.
+    /// Accepts a structure of any [`Use`]; [`Mechanism::assemble`] accepts only those of the function that is called.
     fn read(input: &mut Decoder<'a>) -> Result<Mechanism, DecodeError> {
         Reading {
             left: LONGEST_PARAMETER,
@@ -227,7 +226,7 @@ impl Reading {
         Ok(Structure { layout, values })
     }
 
-    /// A mechanism inside of a structure. It counts as a level, whether it has a structure or not.
+    /// Reads a mechanism inside of a structure. It counts as a level, whether it has a structure or not.
     fn mechanism_inside(
         &mut self,
         input: &mut Decoder<'_>,
@@ -239,7 +238,7 @@ impl Reading {
         }
     }
 
-    /// The structures that a field of this kind points to.
+    /// Reads the structures that a field of this kind points to.
     fn structures(
         &mut self,
         input: &mut Decoder<'_>,
@@ -257,7 +256,7 @@ impl Reading {
         Ok(Value::Structures(structures))
     }
 
-    /// Steps over the fields of a structure that the table does not have.
+    /// Skips the fields of a structure that the table does not have.
     fn skip_fields(&mut self, input: &mut Decoder<'_>, depth: usize) -> Result<(), DecodeError> {
         let count = input.word()? as usize;
         if depth > DEEPEST || count > MOST_FIELDS {
@@ -291,7 +290,7 @@ impl Reading {
     }
 }
 
-/// The structures that a field of this kind may point to.
+/// Returns the structures that a field of this kind may point to.
 fn inner_layouts(kind: Kind) -> Vec<&'static Layout> {
     if let Kind::Pointer(Target::Structure(Ref(layout)) | Target::Structures(Ref(layout), _)) = kind
     {
@@ -307,8 +306,9 @@ fn inner_layouts(kind: Kind) -> Vec<&'static Layout> {
     cases.collect()
 }
 
-/// What bytes are as the parameter of this mechanism: the structure of numbers that a module would take them
-/// for, or bytes. Where a structure with addresses is expected, they could be taken for one.
+/// Returns what bytes are as the parameter of this mechanism: the structure of numbers that a module would take them
+/// for, or bytes. If the mechanism takes a structure with addresses, the module could take some of the bytes for an
+/// address, so they become [`Parameter::Unread`].
 fn classify(mechanism_type: MechanismType, bytes: Secret) -> Parameter {
     let uses = Use::ALL.iter();
     let known: Vec<_> = uses

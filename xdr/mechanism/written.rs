@@ -12,7 +12,7 @@ use super::structure::LookAtKey;
 use super::structure::Secret;
 use super::{LONGEST_PARAMETER, Mechanism};
 
-/// What a module wrote, in the order of the table: for each field that the module writes, depth first.
+/// What a module wrote: one value for each field that the module writes, depth first, in the order of the table.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Written {
     values: Vec<WrittenValue>,
@@ -51,8 +51,9 @@ impl Written {
         })
     }
 
-    /// Shows each handle of a key that a module wrote into the parameter of this mechanism, to be changed; a handle of
-    /// 0 is none. An error of `look` is the result.
+    /// Passes each handle of a key that a module wrote into the parameter of this mechanism to `look`, which may change
+    /// it, except handles of
+    /// 0. Returns the error of `look`, if any.
     ///
     /// CKR_GENERAL_ERROR if these are not the values that a module writes there.
     pub fn each_key_mut(
@@ -79,9 +80,8 @@ impl Written {
         Ok(())
     }
 
-    /// The address and the new bytes of each place whose content differs from them. What the module left
-    /// alone is not written again: it may be a constant of the application. Nothing is longer
-    /// than its place.
+    /// Returns the address and the new bytes of each place whose content changes. What the module left alone is not
+    /// written again, because it may be a constant of the application. No change is longer than its place.
     ///
     /// CKR_GENERAL_ERROR if the values are not those of these places, or a handle does not fit into a
     /// CK_ULONG. Without any value nothing changes.

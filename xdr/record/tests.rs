@@ -86,7 +86,7 @@ fn refuses_a_record_over_the_limit_when_its_length_is_read() {
     assert_eq!(records.next(), Err(TooLong));
 }
 
-/// Like [`feed`], but passes over the records beyond the limit: of those, the beginnings.
+/// Like [`feed`], but skips the records beyond the limit, and returns their beginnings.
 fn feed_passing_over(records: &mut Records, mut bytes: &[u8], step: usize, most: u64) -> Fed {
     let mut found = Vec::new();
     while !bytes.is_empty() {
@@ -152,7 +152,7 @@ fn passes_over_no_more_than_it_is_told_to() {
         let found = feed_passing_over(&mut records, &stream, usize::MAX, most);
         assert_eq!(found.is_ok(), is_passed_over, "{length} in {size}");
     }
-    // At the mark already.
+    // The record is refused as soon as its mark has arrived.
     let mut records = Records::new(2000);
     let stream = fragments(&payload(12_000), 1 << 20);
     assert_eq!(
@@ -252,7 +252,7 @@ fn wipes_what_came_in_fragments_too() {
     }
 }
 
-/// Whoever always has the beginning of another record on its way would keep the memory of a large one.
+/// Otherwise a peer whose next record has always begun would keep the memory of a large one.
 #[test]
 fn gives_back_memory_though_the_next_record_has_begun() {
     let mut records = Records::new(8 << 20);
@@ -297,7 +297,7 @@ fn a_record_is_taken_and_what_came_behind_it_stays() {
         let address = records.record().as_ptr();
         let taken = records.take().unwrap();
         assert!(*taken == *payload(length));
-        // A large one keeps its place; of a small one nothing is left.
+        // A large record keeps its memory; of a small one nothing is left.
         assert_eq!(taken.as_ptr() == address, length > LARGE, "{length}");
         let left = records.buffer.windows(4).any(|left| left == [0, 1, 2, 3]);
         assert!(!left, "{length}");

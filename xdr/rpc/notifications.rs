@@ -10,10 +10,10 @@ use crate::call::{PROGRAM, VERSION};
 use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices, Wire};
 use crate::integers::{Architecture, CkRv, SessionHandle, Ulong};
 
-/// The procedure.
+/// The number of the procedure.
 const NOTIFY: u32 = 1;
 
-/// What a module tells the application of a session (PKCS#11 v3.2, section 5.21).
+/// An event that a module reports to the application about a session (PKCS#11 v3.2, section 5.21).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Notification {
     /// The client's call that is being executed. The thread that waits for its reply answers.
@@ -68,7 +68,7 @@ pub fn write_notification(
     output.finish()
 }
 
-/// Lays out what the application answers, record mark included.
+/// Lays out the application's answer, record mark included.
 pub fn write_notified(xid: Xid, rv: CkRv, buffer: &mut Vec<u8>) -> Result<Slices<'_>, EncodeError> {
     let mut output = Encoder::new(buffer, Architecture::host());
     for word in [xid.0, REPLY, MSG_ACCEPTED, AUTH_NONE, 0, 0] {

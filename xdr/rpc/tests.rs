@@ -9,7 +9,7 @@ fn names_with(places: usize) -> Vec<&'static str> {
         .collect()
 }
 
-/// The lists are written by hand, so that they check what follows from the results.
+/// The lists are written by hand, so that they check what is derived from the results.
 #[test]
 fn functions_write_as_many_single_values_as_in_c() {
     assert_eq!(

@@ -56,7 +56,7 @@ impl Copy {
         fs::write(path, text.replacen(old, new, 1)).unwrap();
     }
 
-    /// What the compiler says against it.
+    /// Runs the compiler on the copy. The error is what the compiler printed.
     fn check(&self) -> Result<(), String> {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("missing-row-target");
         let output = Command::new(env!("CARGO"))

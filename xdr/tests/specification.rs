@@ -14,7 +14,7 @@ mod specification {
     include!(concat!(env!("OUT_DIR"), "/specification.rs"));
 }
 
-/// What our type writes.
+/// Returns the bytes that our type writes.
 fn written<'b>(value: &'b impl Wire<'b>) -> Vec<u8> {
     let mut buffer = Vec::new();
     let mut encoder = Encoder::new(&mut buffer, Architecture::host());

@@ -3,28 +3,27 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-/// The shortest time that is left to a call. The kernel counts its limits in microseconds, and takes 0 of
-/// them for no limit.
+/// The shortest time limit that a call gets. The kernel counts its limits in microseconds, and 0 means no limit to it.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// What [`Deadline::after`] makes of other times, so that a call is tried at least once, and the clock has a
-/// number for the end.
+/// The least and the greatest time of [`Deadline::after`], which uses these instead of any time outside. So a call is
+/// tried at least once, and the clock can represent the deadline.
 const ALLOWED: (Duration, Duration) = (
     Duration::from_millis(10),
     Duration::from_secs(100 * 365 * 24 * 3600),
 );
 
-/// When something has to be over.
+/// The point in time at which something has to be over.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// This long from now; at least 10 ms, at most 100 years.
+    /// Returns the deadline this long from now; at least 10 ms, at most 100 years.
     pub fn after(time: Duration) -> Deadline {
         Deadline(Instant::now() + time.clamp(ALLOWED.0, ALLOWED.1))
     }
 
-    /// This much later, or the same where the clock has no number for that.
+    /// Returns the deadline this much later, or the same one if the clock cannot represent that.
     pub fn later(self, time: Duration) -> Deadline {
         Deadline(self.0.checked_add(time).unwrap_or(self.0))
     }

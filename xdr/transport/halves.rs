@@ -42,13 +42,13 @@ pub struct Closer {
     tls: Option<Arc<Shared>>,
 }
 
-/// A connection in its parts.
+/// A connection, split into its parts.
 pub struct Halves {
     /// The half from the peer.
     pub receiver: Receiver,
     /// The half to the peer.
     pub sender: Sender,
-    /// What ends both.
+    /// Ends both halves.
     pub closer: Closer,
 }
 
@@ -89,9 +89,9 @@ impl Halves {
 }
 
 impl Receiver {
-    /// Receives some bytes; none when the peer closed the connection, with TLS also without an end of TLS, and
-    /// after [`Closer::shut_down`]. Without a deadline it waits for ever. [`io::ErrorKind::TimedOut`] at the
-    /// deadline.
+    /// Receives some bytes. Returns 0 if the peer closed the connection, with TLS also if it did so without
+    /// close_notify, and after [`Closer::shut_down`]. Without a deadline it waits for ever. Fails with
+    /// [`io::ErrorKind::TimedOut`] at the deadline.
     pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
         match &mut self.0 {
             Receiving::Plain(socket) => socket.receive(space, deadline),
@@ -107,7 +107,7 @@ impl Receiver {
         }
     }
 
-    /// From here on, a TLS record has this much time from its first byte to its last where no deadline is given:
+    /// Sets a time limit for each TLS record from its first byte to its last, which applies where no deadline is given:
     /// the peer may idle between two TLS records, but not within one.
     pub fn limit_tls_records(&mut self, time: Duration) {
         match &mut self.0 {
@@ -148,7 +148,7 @@ impl Closer {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Frees what OpenSSL holds. Both halves fail from then on.
+    /// Frees OpenSSL's objects. Both halves fail from then on.
     pub fn free(&self) {
         if let Some(tls) = &self.tls {
             tls.free();

@@ -7,21 +7,21 @@ use zeroize::Zeroizing;
 /// The longest key that OpenSSL takes, in bytes.
 const LONGEST_KEY: usize = 256;
 
-/// The shortest that is accepted: 128 bits.
+/// The shortest key that is accepted, in bytes: 128 bits.
 const SHORTEST_KEY: usize = 16;
 
 /// The longest identity that OpenSSL takes, in bytes.
 const LONGEST_IDENTITY: usize = 128;
 
-/// A key, and whose it is.
+/// A key, and the identity that it belongs to.
 pub struct PreSharedKey {
-    /// Who may use the key, in bytes of any kind but a newline.
+    /// Who may use the key. Any bytes except a newline.
     pub identity: Vec<u8>,
-    /// 16 to 256 bytes.
+    /// The key: 16 to 256 bytes.
     pub key: Zeroizing<Vec<u8>>,
 }
 
-/// The lines of a file that hold a key, each with its number from 1.
+/// Returns the lines of a file that hold a key, each with its number, counted from 1.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let numbered = (1..).zip(text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii));
     numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#"))

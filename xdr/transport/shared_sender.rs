@@ -20,7 +20,7 @@ use xdr::codec::{Slices, make_room, wipe};
 use crate::deadline::Deadline;
 use crate::halves::Sender;
 
-/// A record of more bytes is not left with another thread.
+/// A record of more bytes than this is not left with another thread.
 const SHORT: usize = 4 << 10;
 
 /// How many bytes are left with a thread at a time, at most.
@@ -32,9 +32,9 @@ const ROUNDS: u32 = 4;
 /// The half to the peer, for several threads.
 pub struct SharedSender {
     state: Mutex<State>,
-    /// Nobody sends any more.
+    /// Signalled when no thread sends any more.
     free: Condvar,
-    /// How long all messages may take that a thread sends for others.
+    /// The time limit for all messages together that a thread sends for others.
     time: Duration,
 }
 
@@ -43,17 +43,17 @@ struct State {
     idle: Option<Box<Idle>>,
     /// Whole records for the sending thread to send as well.
     left: Vec<u8>,
-    /// How many more times it looks for some.
+    /// How many more times the sending thread looks for such records.
     rounds: u32,
-    /// Threads that wait until nobody sends.
+    /// How many threads wait until nobody sends.
     waiting: usize,
-    /// A message was not sent whole, so that nothing more can be.
+    /// Whether a message was not sent whole, so that nothing more can be sent.
     has_failed: bool,
 }
 
 struct Idle {
     sender: Sender,
-    /// Memory for the next records that are left; empty.
+    /// The memory for the next records that are left with the thread; empty.
     spare: Vec<u8>,
 }
 
@@ -82,12 +82,12 @@ impl SharedSender {
         Deadline::after(self.time)
     }
 
-    /// Sends a whole record, or leaves it with the thread that is sending. Records go out in the order in which
-    /// `begin` was called for them, which tells when its record has to be out; if it fails, nothing is sent.
+    /// Sends a whole record, or leaves it with the thread that is sending. `begin` returns the record's deadline, and
+    /// records go out in the order in which it was called for them; if it fails, nothing is sent. Fails with
     /// [`io::ErrorKind::TimedOut`] if the peer did not take a message in time.
     ///
-    /// A failure is told to the thread that sends, not to those who left records with it. After one nothing more can
-    /// be sent, so the connection has to be ended.
+    /// A failure is reported to the thread that sends, not to those that left records with it. After a failure nothing
+    /// more can be sent, so the connection has to be ended.
     pub fn send<E: From<io::Error>>(
         &self,
         record: &mut Slices<'_>,
@@ -119,8 +119,8 @@ impl SharedSender {
         Ok(turn.send(record, deadline)?)
     }
 
-    /// Makes other threads leave their short records with this one, until it sends them, which must be soon. `None` if
-    /// a thread is sending already.
+    /// Makes other threads leave their short records with this thread until it sends them, which it must do soon.
+    /// `None` if a thread is sending already, or if sending has failed.
     pub fn hold(&self) -> Option<Held<'_>> {
         let mut state = self.state();
         if state.has_failed {
@@ -179,7 +179,7 @@ impl State {
 /// The turn of a thread that sends. If it ends before everything was sent, nobody can send any more.
 struct Turn<'a> {
     shared: &'a SharedSender,
-    /// `None` when it is over.
+    /// `None` when the turn is over.
     idle: Option<Box<Idle>>,
 }
 

@@ -20,13 +20,13 @@ use crate::deadline::Deadline;
 /// How far the kernel's time limit may be off before it is set again.
 const SLACK: Duration = Duration::from_millis(100);
 
-/// A Unix socket's part of a long message, in bytes: Linux makes parts of up to 36 KiB.
+/// The size in bytes that is assumed for a part of a long message on a Unix socket: Linux makes parts of up to 36 KiB.
 const PART: usize = 32 << 10;
 
 /// How many such parts one call sends at most.
 const PARTS: u32 = 64;
 
-/// A message of at most this many bytes is tried without a time limit first.
+/// A message of at most this many bytes is first tried without a time limit.
 const SHORT: usize = 4 << 10;
 
 /// More slices than a record has.
@@ -41,8 +41,8 @@ const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: i32 = 0;
 
-/// Decides whether the descriptor of a socket may be used: an error if not. A library does not own the descriptors of
-/// its process, so another file may have the number by now.
+/// Checks whether the descriptor of a socket may be used; fails if not. A library does not own the descriptors of its
+/// process, so another file may have the number by now.
 pub type Guard = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
 /// The direction from the peer.
@@ -51,9 +51,9 @@ pub struct Incoming {
     guard: Option<Guard>,
     /// Whether the guard need not be asked the next time.
     is_checked: bool,
-    /// What the kernel has; no other value of this type is made for the socket.
+    /// The limit that the kernel has. There is only one `Incoming` for a socket, so nothing else changes it.
     limit: Option<Duration>,
-    /// Whether the last receive was after its deadline, and bytes that had arrived were still taken.
+    /// Whether the last receive was after its deadline and already tried to take bytes that had arrived.
     was_late: bool,
 }
 
@@ -73,13 +73,13 @@ pub struct TimedSocket {
 }
 
 impl Incoming {
-    /// The guard was asked just now: the next time that bytes are received, it is not.
+    /// Notes that the guard was asked just now, so that the next receive does not ask it.
     pub fn is_checked_now(&mut self) {
         self.is_checked = true;
     }
 
-    /// Receives some bytes; none when the peer closed the connection. Without a deadline it waits for ever.
-    /// [`io::ErrorKind::TimedOut`] at the deadline, unless something has come by then.
+    /// Receives some bytes. Returns 0 if the peer closed the connection. Without a deadline it waits for ever. Fails
+    /// with [`io::ErrorKind::TimedOut`] at the deadline, unless something has come by then.
     pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
         loop {
             if !mem::take(&mut self.is_checked) {
@@ -99,7 +99,7 @@ impl Incoming {
             if let Some(result) = finished(socket.read(space), deadline) {
                 return result;
             }
-            // The limit of an earlier call is taken off only when it got in the way.
+            // The limit of an earlier call is removed only if it ended the read.
             if deadline.is_none() && self.limit.take().is_some() {
                 self.socket.set_read_timeout(None)?;
             }
@@ -147,7 +147,8 @@ impl Outgoing {
 
     fn limit(&mut self, deadline: Deadline) -> io::Result<()> {
         let remaining = deadline.remaining()?;
-        // A part that takes longer ends the call early, which `finished` tells from the deadline.
+        // A part that takes longer ends the call early. `finished` notices that the deadline has not passed, and the
+        // call is repeated.
         let parts = if self.is_local { PARTS } else { 1 };
         let limit = (remaining / parts).max(SHORTEST);
         if is_off(self.limit, limit, SLACK / parts) {
@@ -204,12 +205,12 @@ impl Outgoing {
 }
 
 impl TimedSocket {
-    /// A blocking socket for which the kernel has no limits.
+    /// Wraps a blocking socket for which the kernel has no time limits.
     pub fn new(socket: Socket) -> TimedSocket {
         TimedSocket::with(socket, None)
     }
 
-    /// The same, where `guard` is asked each time before bytes are sent or received.
+    /// Does the same, and asks `guard` each time before bytes are sent or received.
     pub fn guarded(socket: Socket, guard: Guard) -> TimedSocket {
         TimedSocket::with(socket, Some(guard))
     }
@@ -234,7 +235,7 @@ impl TimedSocket {
         }
     }
 
-    /// The socket itself, which closes with its last user.
+    /// Returns the socket itself, which is closed when its last user drops it.
     pub fn socket(&self) -> &Arc<Socket> {
         &self.incoming.socket
     }
@@ -254,7 +255,7 @@ impl TimedSocket {
         (self.incoming, self.outgoing)
     }
 
-    /// Sets both limits now, for `connect`, which keeps to the one for sending.
+    /// Sets both limits now, for `connect`, which obeys the one for sending.
     pub fn limit_both(&mut self, time: Duration) -> io::Result<()> {
         let socket = self.socket();
         socket.set_write_timeout(Some(time))?;
@@ -272,7 +273,7 @@ fn is_off(limit: Option<Duration>, wanted: Duration, slack: Duration) -> bool {
     limit.is_none_or(|limit| limit.abs_diff(wanted) > slack)
 }
 
-/// The first [`PARTS`] * [`PART`] bytes of these slices; all of them if that is enough.
+/// Returns the first [`PARTS`] * [`PART`] bytes of these slices; all of them if they have no more.
 fn first_of<'a>(
     parts: &'a [IoSlice<'a>],
     fewer: &'a mut [IoSlice<'a>; MOST_SLICES],
@@ -288,8 +289,8 @@ fn first_of<'a>(
     fewer
 }
 
-/// `None` if the call must be repeated: it was interrupted, or the kernel's time limit, left from an earlier call,
-/// ended it before its deadline.
+/// Returns the result of a call; `None` if the call must be repeated. It must if it was interrupted, or if the kernel's
+/// time limit, left from an earlier call, ended it before its deadline.
 fn finished(result: io::Result<usize>, deadline: Option<Deadline>) -> Option<io::Result<usize>> {
     match result {
         Ok(count) => Some(Ok(count)),
@@ -310,11 +311,11 @@ mod tests {
 
     use super::*;
 
-    /// A limit that an earlier call left, and that is close enough not to be set anew.
+    /// A limit that an earlier call left, close enough to the wanted one that it is not set again.
     const EARLIER: Duration = Duration::from_millis(30);
     const TIME: Duration = Duration::from_millis(120);
 
-    /// As a process does that was stopped for longer than a call may take.
+    /// This happens to a process that was stopped for longer than a call may take.
     #[test]
     fn what_has_come_is_taken_after_the_deadline_but_only_once() {
         let (near, far) = Socket::pair(Domain::UNIX, socket2::Type::STREAM, None).unwrap();
@@ -422,7 +423,7 @@ mod tests {
         reading.join().unwrap();
     }
 
-    /// In one call as far as there is room, and the rest as the peer reads.
+    /// One call sends as much as there is room for; the rest goes out as the peer reads.
     #[test]
     fn a_long_message_arrives_whole_at_a_local_reader() {
         let (near, far) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();

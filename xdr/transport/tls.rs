@@ -13,9 +13,9 @@ use openssl::ssl::{Error, SslContextBuilder, SslMode, SslOptions, SslSessionCach
 pub use halves::{Surroundings, default_context};
 pub use pipe::Pipe;
 
-/// The names of the protocol's versions for ALPN (RFC 7301), newest first. The client offers those that it
-/// may speak, and thereby says that it reads TLS records of any size; the daemon selects the newest that it may
-/// speak. The original's halves know no ALPN.
+/// The names of the protocol's versions for ALPN (RFC 7301), newest first. The client offers those that it may speak,
+/// and thereby says that it reads TLS records of any size; the daemon selects the newest that it may speak. The
+/// original's client and daemon do not use ALPN.
 pub const PROTOCOLS: [&[u8]; 2] = [b"pkcs11-rpc/4", PROTOCOL3];
 
 /// The name of version 3.
@@ -45,7 +45,7 @@ pub const LONGEST_FILE: u64 = 16 << 20;
 /// decrypted do not stay in its buffers.
 const CLEANSE_PLAINTEXT: SslOptions = SslOptions::from_bits_retain(1 << 1);
 
-/// Makes the settings that no option changes, in either half.
+/// Applies the settings that no option changes, for client and daemon alike.
 pub fn settle(context: &mut SslContextBuilder) {
     context.set_options(
         SslOptions::NO_RENEGOTIATION
@@ -57,14 +57,14 @@ pub fn settle(context: &mut SslContextBuilder) {
     );
     // Each connection has a process of its own at the daemon: no session could be found again.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
-    // Pipe does: what OpenSSL holds would not be seen from outside.
+    // `Pipe` reads ahead instead: bytes in OpenSSL's own buffer could not be seen from outside.
     context.set_read_ahead(false);
-    // Sends what a certificate's file holds, not what else leads to a trusted authority.
+    // Sends only the certificates in the configured file, without completing the chain from the trusted ones.
     context.set_mode(SslMode::NO_AUTO_CHAIN);
 }
 
-/// Which of the protocols that a client offers is spoken, `spoken` being in the order of preference.
-/// `offered` is what ALPN carries: each name behind its length.
+/// Selects the protocol to speak: the first of `spoken`, which is in the order of preference, that the client offers.
+/// `offered` is the list that ALPN carries: each name behind its length.
 pub fn select<'o>(offered: &'o [u8], spoken: &[&[u8]]) -> Option<&'o [u8]> {
     let find = |wanted: &&[u8]| {
         let mut rest = offered;
@@ -80,7 +80,7 @@ pub fn select<'o>(offered: &'o [u8], spoken: &[&[u8]]) -> Option<&'o [u8]> {
     spoken.iter().find_map(find)
 }
 
-/// What ALPN carries of these protocols: each name behind its length.
+/// Returns the list that ALPN carries for these protocols: each name behind its length.
 pub fn offer(protocols: &[&[u8]]) -> Vec<u8> {
     let named = |name: &&[u8]| {
         let length = u8::try_from(name.len()).unwrap_or_default();
@@ -89,13 +89,13 @@ pub fn offer(protocols: &[&[u8]]) -> Vec<u8> {
     protocols.iter().flat_map(named).collect()
 }
 
-/// What OpenSSL has to say, without its source files and lines; `None` when it says nothing.
+/// Returns the reason that OpenSSL gives, without its source files and lines; `None` if it gives none.
 pub fn reason(error: &Error) -> Option<&'static str> {
     let errors = error.ssl_error()?.errors();
     errors.iter().find_map(|error| error.reason())
 }
 
-/// The error of the connection below, or what OpenSSL has to say, in short.
+/// Returns the error of the connection below, or OpenSSL's reason in short.
 pub fn into_io_error(error: Error) -> io::Error {
     match error.into_io_error() {
         Ok(error) => error,

@@ -15,12 +15,12 @@ pub(super) fn differs(client: Architecture) -> bool {
     client.word != Abi::HOST.word || client.little != Abi::HOST.little
 }
 
-/// Values of the client as this host lays them out.
+/// Converts values from the client's layout to this host's.
 pub fn to_host(template: Template, client: Architecture) -> Template {
     convert(template, Abi::of_client(client), Abi::HOST)
 }
 
-/// Values of this host as the client lays them out.
+/// Converts values from this host's layout to the client's.
 pub fn to_client(mut template: Template, client: Architecture) -> Template {
     let client = Abi::of_client(client);
     for attribute in &mut template.0 {
@@ -29,8 +29,8 @@ pub fn to_client(mut template: Template, client: Architecture) -> Template {
     convert(template, Abi::HOST, client)
 }
 
-/// The answer to who asked for the size of a nested template: as many CK_ATTRIBUTEs of the receiver as the
-/// module has. The value is zeros, or empty.
+/// Converts the size of a nested template that was asked for: the number of CK_ATTRIBUTEs stays the same, and each has
+/// the receiver's size. The value is zeros, or empty.
 fn resize_nested(attribute: &mut Attribute, from: Abi, to: Abi) {
     let (ours, theirs) = (from.attribute_size() as u64, to.attribute_size() as u64);
     let is_whole = attribute.value_len.0 % ours == 0;

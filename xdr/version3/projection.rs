@@ -23,17 +23,18 @@ use crate::wire_types::{
 use crate::word_size::Abi;
 use crate::{Call, CkRv, LONGEST_BYTES, wire_types};
 
-/// What a value of version 3 is in version 4.
+/// A value of version 3 that can be converted to version 4.
 pub(super) trait Current<T> {
     fn current(self) -> T;
 }
 
-/// What a value of version 4 is in version 3. If version 3 cannot say it, what the client answers in its place.
+/// A value of version 4 that can be converted to version 3. The error is what the client answers if version 3 cannot
+/// express it.
 pub(super) trait Former<T> {
     fn former(&self) -> Result<T, CkRv>;
 }
 
-/// What a result of version 4 is in version 3.
+/// A result of version 4 that can be converted to version 3.
 pub(super) trait FormerResult<T> {
     fn former(self) -> T;
 }
@@ -65,7 +66,7 @@ impl Added for bool {
     }
 }
 
-/// What is the same in both versions.
+/// Implements the conversions for types that are the same in both versions.
 macro_rules! same {
     ($($type:ty)*) => {$(
         impl Current<$type> for $type {
@@ -101,7 +102,7 @@ impl Current<ObjectListResult> for ObjectListResult {
     }
 }
 
-/// The count is that of the objects.
+/// The count is the number of objects.
 impl FormerResult<ObjectListResult> for ObjectListResult {
     fn former(self) -> ObjectListResult {
         ObjectListResult {
@@ -111,7 +112,7 @@ impl FormerResult<ObjectListResult> for ObjectListResult {
     }
 }
 
-/// What a call of version 3 means beyond its single arguments.
+/// Applies what version 3 means by the arguments of certain functions, beyond the conversion of each argument.
 pub(super) fn settle(mut call: Call<'_>) -> Call<'_> {
     if let Call::C_GenerateKey(_, _, template) = &mut call {
         null_if_empty(template);
@@ -136,7 +137,7 @@ pub(super) fn settle(mut call: Call<'_>) -> Call<'_> {
     call
 }
 
-/// A call as version 3 would have it: a PIN that is NULL is none, whatever its length.
+/// Adapts a call for version 3, which has no length beside a PIN that is NULL.
 pub(super) fn unsettle<'c, 'a>(call: &'c Call<'a>) -> Cow<'c, Call<'a>> {
     let mut adapted = Cow::Borrowed(call);
     let has_length = |pin: &Input<'_>| matches!(pin, Input::Null { length } if *length != 0);
@@ -160,14 +161,14 @@ pub(super) fn unsettle<'c, 'a>(call: &'c Call<'a>) -> Cow<'c, Call<'a>> {
     adapted
 }
 
-/// An empty PIN may be none at all.
+/// Marks an empty PIN as one that may be NULL.
 fn unclear_if_empty(pin: &mut Input<'_>) {
     if pin.bytes().is_empty() {
         *pin = Input::NullOrEmpty;
     }
 }
 
-/// A token's label is a string of C for the original.
+/// Cuts a token's label at its first zero byte: the original takes it for a C string.
 fn end_at_zero(label: &mut Input<'_>) {
     if let Input::Bytes(bytes) = label {
         let end = bytes.iter().position(|byte| *byte == 0);
@@ -175,7 +176,8 @@ fn end_at_zero(label: &mut Input<'_>) {
     }
 }
 
-/// The original passes NULL to C_GenerateKey and C_GenerateKeyPair where a template is empty, and elsewhere not.
+/// Makes an empty template NULL, as the original does for C_GenerateKey and C_GenerateKeyPair, and for no other
+/// function.
 fn null_if_empty(template: &mut TemplatePointer) {
     if template
         .as_ref()
@@ -209,7 +211,7 @@ impl Current<HelloResult> for Architecture {
     }
 }
 
-/// The answer is the architecture, or a code that is none.
+/// The answer is the architecture, or a code that is no architecture.
 impl FormerResult<Architecture> for HelloResult {
     fn former(self) -> Architecture {
         let code = self.hello.architecture;
@@ -217,7 +219,7 @@ impl FormerResult<Architecture> for HelloResult {
     }
 }
 
-/// Version 3 has the functions of 2.40 and no others.
+/// Version 3 has only the functions of 2.40.
 impl Current<LoadResult> for CkRv {
     fn current(self) -> LoadResult {
         let interfaces = if self.is_ok() { INTERFACE_2_40 } else { 0 };
@@ -270,7 +272,7 @@ impl Current<Room> for Count {
     }
 }
 
-/// A list without room is asked for like the number of its elements.
+/// A request for the number of elements, without a buffer, is sent as room for 0 elements.
 impl Former<Count> for Room {
     fn former(&self) -> Result<Count, CkRv> {
         match self {
@@ -314,7 +316,7 @@ impl Current<TemplatePointer> for Template {
             let mut value = std::mem::take(&mut attribute.value);
             let is_told = attribute.value_len != Ulong(0);
             if value.is_empty() && is_told && is_nested(attribute.attribute_type) {
-                // No empty template, but one of which the bytes are missing: refused like one that has them.
+                // This is not an empty template, but one whose bytes are missing. It is refused like one that has them.
                 value.push(0);
             }
             crate::Attribute::new(attribute.attribute_type, value)
@@ -351,7 +353,7 @@ impl Former<Template> for TemplatePointer {
     }
 }
 
-/// An empty value asks for the length. Another one is the buffer, with what it holds.
+/// An empty value asks for the length. Any other value is the buffer with its content.
 impl Current<QueryPointer> for Template {
     fn current(self) -> QueryPointer {
         let wanted = self.0.into_iter().map(|mut attribute| {
@@ -404,11 +406,12 @@ const MOST_ZEROS: u64 = 64 << 10;
 /// Bytes of a CK_ATTRIBUTE of this host, in which the sizes of arrays of attributes are told.
 const ATTRIBUTE_SIZE: u64 = Abi::HOST.attribute_size() as u64;
 
-/// An attribute that is not available has a length of all ones, so that our client can tell it from an empty
-/// value. The original sends 0. Its clients accept both, because they look at the CK_RV too. A length is
-/// answered with that many zeros, as the original has it, or with none if those are too many: the length is told beside
-/// them. One that the module left alone has none; the length of a number is a word even where the call failed. Of
-/// arrays of attributes, version 3 can say the size.
+/// An attribute that is not available has a length of all ones, so that our client can tell it from an empty value. The
+/// original sends 0. Its clients accept both, because they look at the CK_RV too.
+///
+/// A length is answered with that many zeros, as in the original, or with none if they are too many: the length is sent
+/// beside them. An attribute that the module left untouched has no zeros. But the length of a number is a word, even if
+/// the call failed. Of an array of attributes, version 3 can tell only the size.
 impl FormerResult<TemplateResult> for AttributesResult {
     fn former(self) -> TemplateResult {
         let mut rv = self.rv;
@@ -470,7 +473,7 @@ fn answers_values(rv: CkRv) -> bool {
     .contains(&rv)
 }
 
-/// What a daemon of version 3 answered, as it stands: what a length of 0 means beside an error is for the client.
+/// Converts an answer of a daemon of version 3 as it is. The client decides what a length of 0 means beside an error.
 impl Current<AttributesResult> for TemplateResult {
     fn current(self) -> AttributesResult {
         let answers = self.template.0.into_iter().map(|mut attribute| {
@@ -553,7 +556,7 @@ impl FormerResult<DataResult> for MechanismOutputResult {
     }
 }
 
-/// A handle of version 3: one that a failed call left alone is 0.
+/// Returns a handle for version 3: 0 if a failed call left it untouched.
 fn handle(rv: CkRv, object: Option<ObjectHandle>) -> ObjectHandle {
     object.filter(|_| rv.is_ok()).unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 
 use super::{Case, Direction, Extent, Kind, Layout, List, Ref, Tag, Target, is_name};
 
-/// Upper bound on bytes of a fixed number.
+/// Upper bound on a fixed number of bytes.
 const LONGEST_FIXED: usize = 4096;
 
 /// The kind of a field as the table writes it.
@@ -13,7 +13,7 @@ pub(super) struct FieldText<'a> {
 }
 
 impl FieldText<'_> {
-    /// Reads it. `find` is a structure of this name. The error is what is wrong.
+    /// Parses the text. `find` returns the structure of a name. The error says what is wrong.
     pub(super) fn read(
         &self,
         find: &dyn Fn(&str) -> Option<&'static Layout>,
@@ -76,7 +76,7 @@ impl FieldText<'_> {
         found.ok_or_else(|| format!("the structure has no field {name}"))
     }
 
-    /// `8`, `ulLen`, `ulBits bits`, `*pulLen`, `^ulBits bits`.
+    /// Parses `8`, `ulLen`, `ulBits bits`, `*pulLen` or `^ulBits bits`.
     fn extent(&self, text: &str) -> Result<Extent, String> {
         if text.starts_with(|first: char| first.is_ascii_digit()) {
             return fixed(text).map(Extent::Fixed);
@@ -93,7 +93,7 @@ impl FieldText<'_> {
         }
     }
 
-    /// `bytes(ulLen)` by `type: 1 CK_STRUCTURE, 2 number, 3 key`.
+    /// Parses `bytes(ulLen)` by `type: 1 CK_STRUCTURE, 2 number, 3 key`.
     fn tagged(
         &self,
         target: &str,
@@ -129,7 +129,7 @@ impl FieldText<'_> {
     }
 }
 
-/// What is in the brackets of `bytes(...)`.
+/// Returns the text in the brackets, such as those of `bytes(...)`.
 fn arguments<'a>(text: &'a str, function: &str) -> Option<&'a str> {
     let rest = text.strip_prefix(function)?.strip_prefix('(')?;
     rest.strip_suffix(')').map(str::trim)

@@ -15,7 +15,7 @@ pub(super) struct Entry {
     pub(super) key: String,
     pub(super) items: Vec<Item>,
     pub(super) is_list: bool,
-    /// Whether the array goes on with a comma.
+    /// Whether a comma must come before the next element of the array.
     needs_comma: bool,
 }
 

@@ -25,7 +25,7 @@ fn read(
 const TOO_LONG: Result<(), CkRv> = Err(CkRv::DATA_LEN_RANGE);
 const INVALID: Result<(), CkRv> = Err(CkRv::MECHANISM_PARAM_INVALID);
 
-/// Nothing is read for a length that is over the limit: the memory would not have it.
+/// Nothing is read for a length that is over the limit: the simulated memory would answer an error.
 #[test]
 fn a_parameter_over_the_limit_is_not_read() {
     let label = |length: usize| {
@@ -57,7 +57,7 @@ fn a_parameter_over_the_limit_is_not_read() {
     assert_eq!(found.map(drop), TOO_LONG);
 }
 
-/// A text without an end goes up to the limit, and no further.
+/// A text without a terminating zero is read up to the limit, and no further.
 #[test]
 fn a_text_ends_at_its_zero_or_at_the_limit() {
     let text = |text: &[u8]| {
@@ -72,7 +72,7 @@ fn a_text_ends_at_its_zero_or_at_the_limit() {
     assert_eq!(text(&vec![b'a'; LONGEST_PARAMETER]).map(drop), TOO_LONG);
 }
 
-/// A mechanism in a mechanism, and so on, the last of which refers to itself.
+/// Mechanisms nested in each other. The last one refers to itself.
 #[test]
 fn nesting_ends_at_its_limit() {
     let nested = |levels: usize, last: (usize, usize, usize)| {
@@ -92,7 +92,7 @@ fn nesting_ends_at_its_limit() {
     assert_eq!(nested(1, bare), Ok(1));
     assert_eq!(nested(3, bare), Ok(3));
     assert_eq!(nested(4, bare).map(drop), INVALID);
-    // The encoder's limit is the decoder's: nothing is read that cannot be sent.
+    // The limits of encoder and decoder are the same: nothing is read that cannot be sent.
     let mut memory = FakeMemory::default();
     let address = 0x1000_0000;
     let kip = usize::try_from(number_of("CKM_KIP_MAC").0).unwrap();
@@ -147,14 +147,14 @@ fn a_structure_that_the_table_cannot_read_is_refused() {
     // Numbers only: the module will judge them.
     let pss = of_size("CKM_RSA_PKCS_PSS", 2).unwrap();
     assert!(matches!(pss.parameter(), Parameter::Bytes(_)));
-    // Pointers to what has no known length, unless they are NULL.
+    // Pointers to data of unknown length are refused, unless they are NULL.
     let x3dh = |signature| {
         let parameter = [0, 0, 0, signature, 0, 0, 0];
         read("CKM_X3DH_INITIALIZE", &parameter, FakeMemory::default()).map(drop)
     };
     assert_eq!(x3dh(0), Ok(()));
     assert_eq!(x3dh(0x1234_5678), INVALID);
-    // A handle of another size: no key that could be checked.
+    // Data of another size is not a handle that could be checked.
     let key = |length| {
         let mut memory = FakeMemory::default();
         let key = memory.add(&words(&[7, 7]));
@@ -179,7 +179,7 @@ fn an_unknown_mechanisms_bytes_are_read_for_the_daemon_to_judge() {
     assert!(matches!(found.parameter(), Parameter::Vendor(_)));
     assert!(found.assemble(Use::Operation, false).is_err());
     assert!(found.assemble(Use::Operation, true).is_ok());
-    // NULL and nothing hold no address.
+    // Neither NULL nor an empty parameter holds an address.
     for (address, length) in [(0, 0), (0, 6), (address, 0)] {
         let (found, _) =
             Mechanism::from_memory(number, address, length, Use::Operation, &memory).unwrap();

@@ -107,7 +107,7 @@ fn structures_are_read_and_built_as_a_c_compiler_lays_them_out() {
             .collect();
         assert_eq!(places, golden.outputs, "{mechanism:?}");
 
-        // Built anew, everything is the same but for the addresses.
+        // Built again, everything is the same except for the addresses.
         let assembly = mechanism.assemble(golden.usage, false).unwrap();
         let mut expected = golden.parameter;
         for place in assembly.pointers() {
@@ -142,7 +142,7 @@ fn fields_are_found_by_their_names() {
     assert!(tls.parameter().field("RandomInfo.pServerRandom") == Some(FieldValue::Bytes(b"srnd")));
     assert!(tls.parameter().field("pReturnedKeyMaterial.pIVServer") == Some(FieldValue::Room(8)));
     assert_eq!(number(&of(11), "ulPasswordLen"), 6);
-    // A client of version 3 says only that there is something.
+    // From a client of version 3 it is known only that there is something.
     let laid_out = Mechanism::laid_out(
         number_of("CKM_AES_GCM"),
         vec![0x41; 48],
@@ -188,7 +188,7 @@ fn keys_inside_of_structures_can_be_replaced() {
     assert_eq!(refused, Err(CkRv::KEY_HANDLE_INVALID));
 }
 
-/// The handles of new keys, and none of the numbers beside them.
+/// Only the handles of new keys are shown, none of the numbers beside them.
 #[test]
 fn keys_that_a_module_made_can_be_replaced() {
     let of = |index: usize| decoded(&golden()[index].wire).unwrap();
@@ -212,7 +212,7 @@ fn keys_that_a_module_made_can_be_replaced() {
             Ok(())
         });
         assert_eq!(shown, keys);
-        // What a daemon may lie about.
+        // Wrong values that a daemon may send.
         let mut more = Written::new(vec![number(1); 7]);
         let looked = more.each_key_mut(&mechanism, Use::Operation, &mut |_| Ok(()));
         assert_eq!(looked, Err(CkRv::GENERAL_ERROR));

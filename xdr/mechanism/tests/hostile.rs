@@ -24,7 +24,7 @@ fn samples() -> Vec<Vec<u8>> {
     samples
 }
 
-/// Whatever a peer sends: a module is given memory that is all there, or nothing.
+/// Checks, for whatever a peer sent, that a module is given either complete memory or nothing.
 fn use_up(mechanism: &Mechanism) {
     let _ = mechanism.named_keys();
     let _ = format!("{mechanism:?}");
@@ -142,7 +142,7 @@ fn the_length_has_to_be_that_of_the_data() {
     assert!(oaep().data(b"label").number(4).read() == Err(DecodeError::Invalid));
     assert!(oaep().data(b"label").number(6).read() == Err(DecodeError::Invalid));
     assert!(oaep().data(b"").number(0).read().is_ok());
-    // Beside NULL any length may be.
+    // Any length is allowed beside NULL.
     assert!(oaep().null().number(6).read().is_ok());
     assert!(oaep().null().number(u64::MAX).read().is_ok());
 }
@@ -158,14 +158,14 @@ fn each_field_has_to_be_of_its_kind() {
     assert!(oaep().data(b"label").data(b"").read() == Err(DecodeError::Invalid));
 }
 
-/// CK_SP800_108_KDF_PARAMS up to what its data are.
+/// Begins a CK_SP800_108_KDF_PARAMS, up to the array of its data.
 fn sp800(count: u64) -> Wire {
     let wire = Wire::default();
     let wire = wire.structure("CKM_SP800_108_COUNTER_KDF", "CK_SP800_108_KDF_PARAMS", 5);
     wire.number(0x251).number(count)
 }
 
-/// One CK_PRF_DATA_PARAM of a type, up to its value.
+/// Begins a CK_PRF_DATA_PARAM of a type, up to its value.
 fn data_param(wire: Wire, kind: u64) -> Wire {
     wire.opaque(b"CK_PRF_DATA_PARAM").word(3).number(kind)
 }
@@ -230,15 +230,15 @@ fn the_kind_of_a_value_has_to_be_that_of_its_type() {
     let key_of = value(5, key).unwrap();
     assert_eq!(key_of.named_keys(), Ok(vec![ObjectHandle(7)]));
     assert!(value(4, bytes).is_ok() && value(1, counter).is_ok());
-    // A key that nobody checks.
+    // The kind of value does not fit the type, so a key among them would not be checked.
     assert!(value(5, bytes) == Err(DecodeError::Invalid));
     assert!(value(4, key) == Err(DecodeError::Invalid));
     assert!(value(5, counter) == Err(DecodeError::Invalid));
     assert!(value(3, counter) == Err(DecodeError::Invalid));
     assert!(value(1, key) == Err(DecodeError::Invalid));
-    // Of a size that is not the structure's: the module will judge it.
+    // The size is not that of the structure: the module will judge it.
     assert!(value(1, bytes).is_ok());
-    // The receiver works out the size of what has one.
+    // The receiver computes the size of a number or structure itself.
     let sized = |wire: Wire| wire.word(5).hyper(7).number(8);
     assert!(value(5, sized) == Err(DecodeError::Invalid));
 }
@@ -278,7 +278,7 @@ fn a_structure_has_to_have_its_fields() {
     assert!(flag(0x100) == Err(DecodeError::Invalid));
 }
 
-/// Not an error of the protocol: the other half may know more mechanisms.
+/// This is no error of the protocol, because the other side may know more mechanisms.
 #[test]
 fn a_structure_that_the_mechanism_does_not_take_reaches_no_module() {
     for name in ["CK_GCM_PARAMS", "CK_FOO_PARAMS", ""] {
@@ -435,7 +435,7 @@ fn nesting_ends_at_its_limit() {
     let too_deep = with_inner(Wire::default(), &|wire| wrap(wrap(wire)).word(0));
     assert!(too_deep == Err(DecodeError::TooDeep));
 
-    // The same in structures that are stepped over.
+    // The same in structures that are skipped.
     let unknown = |levels: usize| {
         let mut wire = Wire::default().hyper(0x8000_0001).word(2);
         for _ in 0..levels {

@@ -18,10 +18,10 @@ pub struct FakeMemory {
     regions: BTreeMap<usize, Vec<u8>>,
 }
 
-/// The address of the first region: where a process has memory, above what could be a length.
+/// The address of the first region: one where a process has memory, and too large for a length.
 const BASE: usize = 0x7000_0000;
 
-/// From one region to the next.
+/// The distance from one region to the next.
 const STEP: usize = 0x0010_0000;
 
 impl FakeMemory {
@@ -103,13 +103,13 @@ impl Random {
 
     fn structure_in(&mut self, layout: &'static Layout, bits_around: Option<u64>) -> Structure {
         let fields = layout.fields.0;
-        // Numbers first: what other fields count by is small.
+        // Numbers first. Those that are lengths or counts of other fields are small.
         let mut numbers: Vec<u64> = (0..fields.len())
             .map(|index| match role(fields, index) {
                 Role::Length => self.below(40),
                 Role::Count => self.below(3),
                 Role::Tag => 1 + self.below(7),
-                // The mechanism has another structure, with a pointer in the place of some.
+                // The mechanism has another structure, with a pointer in the place of some of the numbers.
                 Role::None if layout.name.starts_with("CK_GCM_") => self.below(1 << 20),
                 Role::None if layout.name.starts_with("CK_CCM_") => self.below(1 << 20),
                 Role::None => self.number(),
@@ -122,7 +122,7 @@ impl Random {
                 Kind::Number | Kind::Mechanism | Kind::Key | Kind::Length => Value::Number(number),
                 Kind::Flag | Kind::Byte => Value::Number(number & 0xff),
                 Kind::Bytes(size) => Value::Bytes(self.bytes(size as u64).into()),
-                // Without it CK_PKCS5_PBKD2_PARAMS is CK_PKCS5_PBKD2_PARAMS2 in memory.
+                // If it were NULL, CK_PKCS5_PBKD2_PARAMS would look like CK_PKCS5_PBKD2_PARAMS2 in memory.
                 Kind::Pointer(Target::Length) => Value::Word(number),
                 Kind::Pointer(_) if self.below(5) == 0 => Value::Null,
                 Kind::Pointer(target) => {
@@ -232,7 +232,7 @@ impl Random {
     }
 }
 
-/// What other fields need a number for.
+/// What other fields use a number for.
 enum Role {
     Length,
     Count,
@@ -288,7 +288,7 @@ pub fn mechanism(name: &str, parameter: Parameter) -> Mechanism {
     }
 }
 
-/// Every mechanism with each structure that it takes, and for what.
+/// Returns every mechanism with each structure that it takes, and the use of that structure.
 pub fn all_takers() -> Vec<(&'static str, Use, &'static Layout)> {
     let mut takers = Vec::new();
     for &(name, number) in MECHANISMS {
@@ -301,7 +301,7 @@ pub fn all_takers() -> Vec<(&'static str, Use, &'static Layout)> {
     takers
 }
 
-/// One taker of every structure that is a parameter.
+/// Returns one mechanism for every structure that is a parameter.
 pub fn takers() -> Vec<(&'static str, Use, &'static Layout)> {
     let mut takers: Vec<(&str, Use, &'static Layout)> = Vec::new();
     for taker in all_takers() {
@@ -321,7 +321,7 @@ pub fn encoded(mechanism: &Mechanism) -> Option<Vec<u8>> {
     Some(record[crate::record::MARK_SIZE..].to_vec())
 }
 
-/// What these bytes are, if no byte is left over.
+/// Decodes these bytes. Fails if a byte is left over.
 pub fn decoded(bytes: &[u8]) -> Result<Mechanism, DecodeError> {
     let mut input = Decoder::new(bytes, Architecture::host());
     let mechanism = Mechanism::read(&mut input)?;

@@ -40,7 +40,7 @@ fn finds_the_keys_that_a_parameter_names() {
     let place = std::mem::offset_of!(CK_GOSTR3410_KEY_WRAP_PARAMS, hKey);
     gost[place..place + word(7).len()].copy_from_slice(&word(7));
     assert_eq!(named(CKM_GOSTR3410_KEY_WRAP, gost), key);
-    // Beside an address as well: which rule refuses first does not depend on it.
+    // A key is found even beside an address, so which rule refuses first does not depend on the address.
     hkdf[std::mem::offset_of!(CK_HKDF_PARAMS, pSalt)] = 1;
     assert_eq!(named(CKM_HKDF_DERIVE, hkdf), key);
 }
@@ -90,7 +90,7 @@ fn lets_no_byte_of_a_client_become_an_address() {
     }
 }
 
-/// Each byte of each structure in turn: only those of numbers and IVs may be anything.
+/// Changes each byte of each structure in turn: only those of numbers and IVs may have any value.
 #[test]
 fn refuses_every_byte_of_a_pointer_and_of_its_length() {
     for &(name, mechanism) in MECHANISMS {
@@ -121,7 +121,7 @@ fn refuses_every_byte_of_a_pointer_and_of_its_length() {
     }
 }
 
-/// What a client of `from` laid out, as one of `to` would have.
+/// Converts what a client of `from` laid out to the layout of `to`.
 fn rebuilt(mechanism: CK_MECHANISM_TYPE, parameter: &[u8], from: Architecture, to: Abi) -> Vec<u8> {
     let mechanism = MechanismType(wide(mechanism));
     match Mechanism::laid_out(mechanism, parameter.to_vec(), from).parameter {
@@ -184,7 +184,7 @@ fn passes_an_iv_and_a_number_of_any_length_for_the_module_to_judge() {
             for client in CLIENTS {
                 let sent = vec![0x41; length];
                 let passed = pass(wide(mechanism), sent.clone(), client);
-                // A structure of another client is laid out anew.
+                // A structure of another client is converted.
                 let same = passed.as_ref().is_some_and(|passed| *passed == sent);
                 assert!(same || client != Architecture::host() && passed.is_some());
             }
@@ -204,7 +204,7 @@ fn refuses_the_parameter_of_an_unknown_mechanism_unless_it_is_flat() {
         assert_eq!(judge(mechanism, &[0], false), refused);
         assert_eq!(judge(mechanism, &[0], true), Ok(vec![0]));
     }
-    // A site's word does not open what the standard says is a pointer.
+    // The site's list of flat mechanisms does not apply to what the standard says is a pointer.
     assert_eq!(judge(wide(CKM_AES_GCM), &[0x41; 48], true), refused);
     assert_eq!(judge(wide(CKM_AES_GCM), &[0x41; 7], true), refused);
 }

@@ -267,7 +267,7 @@ fn between(
     })
 }
 
-/// A client and a server with somebody between them who sees what the client sends.
+/// A client and a server with a relay between them that sees what the client sends.
 fn observed(
     version: SslVersion,
     fragment: usize,
@@ -327,12 +327,12 @@ fn a_tls_record_that_was_changed_ends_the_connection_with_an_alert() {
     assert!(told.contains("alert bad record mac"), "{told}");
 }
 
-/// Such as a call right behind the last message of the handshake.
+/// For example, a call directly behind the last message of the handshake.
 #[test]
 fn what_came_with_the_handshake_is_not_lost() {
     let ((near, outer), (inner, far)) = (sockets(), sockets());
     let clone = |socket: &Socket| socket.try_clone().unwrap();
-    // The server gets nothing of the client's last messages before the first record is among them.
+    // Holds back the client's last messages until the first record is among them.
     let mut held = Vec::new();
     let mut flights = 0;
     between(clone(&outer), clone(&inner), move |bytes| {

@@ -15,7 +15,7 @@ use crate::socket::TimedSocket;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// One end to send from, and the other.
+/// A sender at one end of a connection, and the other end.
 fn connected(time: Duration) -> (SharedSender, Socket) {
     let (near, far) = Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap();
     let halves = Halves::plain(TimedSocket::new(near));
@@ -36,7 +36,7 @@ fn send(shared: &SharedSender, words: [u32; 2], value: &[u8]) -> io::Result<()> 
     })
 }
 
-/// The words of every record until the end, whose byte strings have to be what [`value`] says.
+/// Returns the words of every record until the end. Their byte strings have to be what [`value`] says.
 fn read_all(mut far: &Socket) -> Vec<[u32; 2]> {
     let mut records = Records::new(1 << 20);
     let mut all = Vec::new();
@@ -53,7 +53,7 @@ fn read_all(mut far: &Socket) -> Vec<[u32; 2]> {
     }
 }
 
-/// Short for most records, and long for some.
+/// Returns a value that is short for most records, and long for some.
 fn value([thread, number]: [u32; 2]) -> Vec<u8> {
     let length = if number % 50 == 7 { 300_000 } else { 40 };
     vec![(thread * 31 + number) as u8; length]
@@ -135,7 +135,7 @@ fn no_thread_is_kept_sending_for_others() {
     thread::scope(|scope| {
         let (shared, is_over, waited) = (&shared, &is_over, &waited);
         let reading = scope.spawn(|| read_all(&far).len());
-        // Something is left at every look.
+        // A record is left each time that the sender looks for one.
         let others: Vec<_> = (1..4)
             .map(|thread| {
                 scope.spawn(move || {
@@ -164,7 +164,7 @@ fn no_thread_is_kept_sending_for_others() {
     assert!(!state.has_room(1));
 }
 
-/// Neither those that come later, nor those that wait, and nothing that was left stays in memory.
+/// Neither threads that come later nor those that wait can send, and nothing that was left stays in memory.
 #[test]
 fn after_a_failure_nobody_sends() {
     let (shared, far) = connected(Duration::from_secs(1));
@@ -222,7 +222,7 @@ fn a_thread_that_holds_the_turn_sends_what_others_leave_with_it() {
     held.send().unwrap();
     far.set_nonblocking(false).unwrap();
     send(&shared, [2, 0], &value([2, 0])).unwrap();
-    // Only now: a turn that is held and not sent is the end.
+    // This comes last, because a turn that is dropped without sending makes the sender fail for good.
     drop(shared.hold());
     assert!(shared.hold().is_none());
     assert!(send(&shared, [3, 0], &value([3, 0])).is_err());

@@ -23,7 +23,7 @@ use super::pipe::{Pipe, RECEIVED, RecordEnds};
 use crate::deadline::Deadline;
 use crate::socket::{Incoming, Outgoing};
 
-/// Runs something that uses OpenSSL where its objects belong: in the library context of their owner.
+/// Runs a closure that uses OpenSSL's objects, in the library context that these objects belong to.
 pub type Surroundings = fn(&mut dyn FnMut()) -> io::Result<()>;
 
 /// The [`Surroundings`] of objects that belong to OpenSSL's default context.
@@ -32,14 +32,15 @@ pub fn default_context(work: &mut dyn FnMut()) -> io::Result<()> {
     Ok(())
 }
 
-/// How many bytes of TLS records are collected for one write, about.
+/// About how many bytes of TLS records are collected for one write.
 const COLLECTED: usize = 64 << 10;
 
-/// What the halves have in common.
+/// The state that both halves share.
 pub(crate) struct Shared {
-    /// `None` after the end. Held while OpenSSL works, never while a thread waits for the socket.
+    /// `None` once it was freed or left in memory. Locked while OpenSSL works, never while a thread waits for the
+    /// socket.
     stream: Mutex<Option<SslStream<Pipe>>>,
-    /// Held by whoever sends. Taken before `stream`.
+    /// Locked by the thread that sends. Lock order: before `stream`.
     sending: Mutex<Sending>,
     surroundings: Surroundings,
 }
@@ -53,7 +54,7 @@ struct Sending {
 }
 
 impl Sending {
-    /// Appends what OpenSSL wrote, in the order in which it did.
+    /// Appends the records that OpenSSL wrote, in their order.
     fn take(&mut self, written: &mut Vec<u8>) {
         if self.sent == self.records.len() {
             self.records.clear();
@@ -77,7 +78,7 @@ impl Sending {
         Ok(())
     }
 
-    /// Sends what the socket takes without waiting; tells whether that was everything.
+    /// Sends what the socket takes without waiting. Returns whether that was everything.
     fn send_at_once(&mut self) -> io::Result<bool> {
         while !self.unsent().is_empty() {
             let records = self.records.get(self.sent..).unwrap_or_default();
@@ -95,22 +96,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Uses OpenSSL's object, if the connection was not ended.
+    /// Runs `work` on OpenSSL's object. Fails if the object was freed.
     fn with<R>(&self, work: impl FnOnce(&mut SslStream<Pipe>) -> R) -> io::Result<R> {
         let mut stream = locked(&self.stream);
         let stream = stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         let mut work = Some(work);
         let mut result = None;
         (self.surroundings)(&mut || {
-            // What others left for this thread would be taken for the connection's.
+            // Errors that other code left in this thread's queue would be taken for the connection's.
             drop(ErrorStack::get());
             result = work.take().map(|work| work(stream));
         })?;
         result.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Sends what reading left to be sent, unless another thread is sending: that one does it when it is done.
-    /// (What was written before `try_lock` fails is seen by the thread that holds the lock, as it looks
+    /// Sends what OpenSSL wrote while it was reading, unless another thread is sending: that thread does it when it is
+    /// done. (If `try_lock` fails, the thread that holds the lock still sees what was written before, because it looks
     /// here afterwards.)
     fn send_what_is_left(&self) -> io::Result<()> {
         while self.has_written() {
@@ -140,7 +141,7 @@ impl Shared {
             return;
         };
         let said = self.with(|stream| {
-            // The peer's own is not waited for.
+            // Does not wait for the peer's close_notify.
             let _ = stream.shutdown();
             sending.take(stream.get_mut().written());
         });
@@ -150,8 +151,8 @@ impl Shared {
         }
     }
 
-    /// Has OpenSSL's objects stay in memory for good, without the socket. Waits for nobody: false if a thread uses
-    /// them.
+    /// Leaves OpenSSL's objects in memory for good, without the socket. Does not wait: returns false if a thread is
+    /// using them.
     pub(crate) fn leave_objects_behind(&self) -> bool {
         let Ok(mut stream) = self.stream.try_lock() else {
             return false;
@@ -163,7 +164,7 @@ impl Shared {
     /// Frees OpenSSL's objects. Both halves fail from then on.
     pub(crate) fn free(&self) {
         let mut stream = locked(&self.stream).take();
-        // Without its surroundings it is rather left in memory.
+        // Without its library context it cannot be freed, and stays in memory.
         let freed = (self.surroundings)(&mut || drop(stream.take()));
         if freed.is_err() {
             mem::forget(stream);
@@ -175,11 +176,11 @@ impl Shared {
 pub(crate) struct TlsReceiver {
     shared: Arc<Shared>,
     socket: Incoming,
-    /// Where bytes are received, unless OpenSSL has it.
+    /// The buffer for receiving; OpenSSL has it while it decrypts.
     buffer: Vec<u8>,
     /// Whether OpenSSL may have plaintext that was not read.
     may_hold_more: bool,
-    /// What came after the last plaintext.
+    /// An error that followed the last plaintext; the next receive returns it.
     failure: Option<io::Error>,
     ends: RecordEnds,
     /// How long a TLS record may take, once it has begun.
@@ -193,7 +194,7 @@ struct Decrypted {
     is_end: bool,
     may_hold_more: bool,
     failure: Option<io::Error>,
-    /// For the next bytes, if all are taken.
+    /// The buffer for the next bytes, if all bytes in it were taken.
     buffer: Option<Vec<u8>>,
     has_to_send: bool,
 }
@@ -318,7 +319,7 @@ impl TlsSender {
         deadline: Deadline,
     ) -> io::Result<()> {
         let sent = self.send_pieces(record, deadline);
-        // PINs, keys and plaintext were copied here; what an earlier piece left lies behind a shorter last one.
+        // PINs, keys and plaintext were copied here. A shorter last piece leaves bytes of an earlier one behind it.
         self.piece.resize(self.piece.capacity(), 0);
         wipe(&mut self.piece);
         self.piece.clear();

@@ -16,7 +16,7 @@ use crate::socket::{Incoming, Outgoing, TimedSocket};
 /// How many bytes are received at a time.
 pub(super) const RECEIVED: usize = 64 << 10;
 
-/// What OpenSSL takes for the network.
+/// The stream that OpenSSL uses in place of the network.
 pub struct Pipe {
     /// The socket, and when the handshake has to be over; `None` afterwards.
     handshake: Option<(TimedSocket, Deadline)>,
@@ -51,7 +51,7 @@ impl Received {
 }
 
 impl Pipe {
-    /// A connected socket at the start of a handshake that has to be over at the deadline.
+    /// Wraps a connected socket for a handshake that has to be over at the deadline.
     pub fn new(socket: TimedSocket, deadline: Deadline) -> Pipe {
         Pipe {
             handshake: Some((socket, deadline)),
@@ -61,12 +61,12 @@ impl Pipe {
         }
     }
 
-    /// Whether what came first cannot be the beginning of a handshake.
+    /// Whether the first byte received cannot be the beginning of a handshake.
     pub fn met_no_tls(&self) -> bool {
         self.ends.first.is_some_and(|first| first != HANDSHAKE)
     }
 
-    /// Whether nothing came at all.
+    /// Whether no byte was received.
     pub fn met_nothing(&self) -> bool {
         self.ends.first.is_none()
     }
@@ -77,14 +77,15 @@ impl Pipe {
         Some(socket.socket())
     }
 
-    /// From here on it is memory. Gives the socket, and where the records received so far end.
+    /// Turns the pipe into memory, after the handshake. Returns the socket's directions, and where the records received
+    /// so far end. `None` if that was done before.
     pub(super) fn become_memory(&mut self) -> Option<(Incoming, Outgoing, RecordEnds)> {
         let (socket, _) = self.handshake.take()?;
         let (incoming, outgoing) = socket.split();
         Some((incoming, outgoing, mem::take(&mut self.ends)))
     }
 
-    /// Gives OpenSSL the first `count` bytes of a buffer, all of the earlier ones being taken.
+    /// Gives OpenSSL the first `count` bytes of a buffer. It must have taken all earlier bytes.
     pub(super) fn put(&mut self, buffer: Vec<u8>, count: usize) {
         self.received = Received {
             buffer,
@@ -93,7 +94,7 @@ impl Pipe {
         };
     }
 
-    /// The buffer, to receive the next bytes, if OpenSSL has taken all of them.
+    /// Returns the buffer for receiving the next bytes, if OpenSSL has taken everything in it.
     pub(super) fn empty_buffer(&mut self) -> Option<Vec<u8>> {
         let is_empty = self.received.is_empty();
         is_empty.then(|| mem::take(&mut self.received).buffer)
@@ -104,7 +105,7 @@ impl Pipe {
         self.received.is_empty()
     }
 
-    /// TLS records that were not sent yet.
+    /// The TLS records that were not sent yet.
     pub(super) fn written(&mut self) -> &mut Vec<u8> {
         &mut self.written
     }
@@ -147,12 +148,12 @@ impl Write for Pipe {
 /// The content type of handshake records.
 const HANDSHAKE: u8 = 22;
 
-/// Where TLS records end in what was received: between two, a peer may idle; within one it may not.
+/// Tracks where TLS records end in the bytes received: a peer may idle between two records, but not within one.
 #[derive(Default)]
 pub(super) struct RecordEnds {
-    /// The first byte of all.
+    /// The first byte that was ever received.
     first: Option<u8>,
-    /// Bytes of the present record's header that came, as far as they are not all there.
+    /// How many bytes of the present record's header have arrived; 0 once all have.
     header: usize,
     length: usize,
     /// Bytes of the present record still to come.
