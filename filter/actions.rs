@@ -50,7 +50,7 @@ pub enum Verdict {
     Continue,
     /// This is the reply; nothing else is done. The action has executed the call itself, possibly changed.
     Decide(Reply),
-    /// The same for a reply that refuses the call, or a part of it.
+    /// This is the reply, and it refuses the call or a part of it; nothing else is done.
     Refuse(Reply),
 }
 
@@ -75,7 +75,7 @@ pub trait Action: Send + Sync {
         function == C_FindObjects
     }
 
-    /// Whether to hide an object from the client. A search that the action watches has found the object.
+    /// Whether to hide an object from the client, which was found by a search that the action watches.
     fn hides(&self, session: SessionHandle, object: ObjectHandle, context: &Context<'_>) -> bool {
         let _ = (session, object, context);
         false
@@ -84,11 +84,11 @@ pub trait Action: Send + Sync {
 
 /// An action that the configuration can name.
 pub struct Row {
-    /// Its name there.
+    /// Its name in the configuration.
     pub name: &'static str,
     /// Whether it may be attached to this function.
     pub fits: fn(Function) -> bool,
-    /// Makes one.
+    /// Makes an instance of the action.
     pub make: fn() -> Box<dyn Action>,
 }
 
@@ -180,7 +180,7 @@ pub const ACTIONS: &[Row] = &[
     },
     Row {
         name: "sanitize_creation_templates_patch",
-        // C_CopyObject is listed in the original's configuration and keeps all it has.
+        // C_CopyObject is listed in the original's configuration; a copy keeps all that the object has.
         fits: |function| takes_values(function) && function != C_SetAttributeValue,
         make: || Box::new(sanitize_creation_templates_patch::SanitizeCreationTemplates),
     },
@@ -269,7 +269,7 @@ mod tests {
                     C_WrapKeyAuthenticated,
                     C_UnwrapKeyAuthenticated,
                 ],
-                // C_CopyObject is listed in the original's configuration and keeps all it has.
+                // C_CopyObject is listed in the original's configuration; a copy keeps all that the object has.
                 "sanitize_creation_templates_patch" => [made.as_slice(), &[C_CopyObject]].concat(),
                 "strong_wrapping_keys" => vec![C_WrapKey, C_WrapKeyAuthenticated],
                 other => panic!("{other}"),

@@ -13,8 +13,7 @@ use xdr::{AttributeType, CkRv, Template};
 /// CKA_CLASS.
 pub const CLASS: AttributeType = AttributeType(wide(CKA_CLASS));
 
-/// Whether the two are the same attribute to a module. A host of 4-byte words sees the lower half
-/// only.
+/// Whether the module takes both types for the same attribute. A host of 4-byte words sees the lower half only.
 pub fn is_same(one: AttributeType, other: AttributeType) -> bool {
     narrow(one.0) == narrow(other.0)
 }
@@ -27,7 +26,7 @@ macro_rules! booleans {
         pub enum Boolean { $($name),* }
 
         impl Boolean {
-            /// Every one of them.
+            /// Every boolean that rules are about.
             pub const ALL: &'static [Boolean] = &[$(Boolean::$name),*];
 
             /// The attribute's type.
@@ -76,8 +75,8 @@ impl Boolean {
 /// A boolean and its value: an entry of a rule's table.
 pub type Setting = (Boolean, bool);
 
-/// The booleans that occur, with their values. An absent one is neither true nor false. In two templates together, one
-/// may be both.
+/// The booleans that occur, with their values. A boolean that does not occur is neither true nor false. In two
+/// templates together, a boolean may be both.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Booleans {
     yes: u32,
@@ -96,7 +95,7 @@ impl Booleans {
         (self.yes | self.no) & boolean.bit() != 0
     }
 
-    /// What occurs in either, for the two templates of a key pair.
+    /// Returns the settings that occur in either, for the two templates of a key pair.
     pub fn together_with(self, other: Booleans) -> Booleans {
         Booleans {
             yes: self.yes | other.yes,
@@ -104,7 +103,7 @@ impl Booleans {
         }
     }
 
-    /// What an object has after `new` was set on it.
+    /// Returns what an object has after `new` was set on it.
     pub fn overridden_by(self, new: Booleans) -> Booleans {
         let kept = !(new.yes | new.no);
         Booleans {
@@ -141,8 +140,8 @@ impl Class {
     /// CKO_SECRET_KEY.
     pub const SECRET_KEY: Class = Class(wide(CKO_SECRET_KEY));
 
-    /// Whether this is a class of keys. So is every class that the standard does not define, such as a
-    /// vendor's. The original knows the three above only.
+    /// Whether this is a class of keys. Every class that the standard does not define, such as a vendor's, counts as
+    /// one. The original knows only the three above.
     pub fn is_key(self) -> bool {
         const NO_KEYS: [CK_OBJECT_CLASS; 8] = [
             CKO_DATA,
@@ -181,7 +180,7 @@ impl Attributes {
         let mut found = Attributes::default();
         for attribute in &template.0 {
             if is_same(attribute.attribute_type, CLASS) {
-                // An empty one counts as missing.
+                // An empty class counts as missing.
                 if attribute.bytes().is_empty() {
                     continue;
                 }

@@ -21,7 +21,7 @@ pub(crate) fn canonical(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
     Ok(call)
 }
 
-/// How deep templates nest is bounded where they are decoded.
+/// Converts one template. How deep templates nest is bounded where they are decoded.
 fn one(template: &mut Template) -> Result<(), CkRv> {
     let mut types = BTreeSet::new();
     for attribute in &mut template.0 {
@@ -45,7 +45,7 @@ fn value(attribute: &mut Attribute) -> Result<(), CkRv> {
             *byte = u8::from(*byte != 0);
             Ok(())
         }
-        // An empty number is none: what needs it says so.
+        // An empty number counts as missing: whatever needs the number will say so.
         Value::Bytes(bytes) if is_number && ![0, Abi::HOST.word].contains(&bytes.len()) => {
             Err(CkRv::ATTRIBUTE_VALUE_INVALID)
         }

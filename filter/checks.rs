@@ -1,8 +1,8 @@
 //! Checks a call against the rules for functions, objects, mechanisms, templates and users.
 //!
 //! `xdr::facts` says which arguments a function has, and in which role. A check that fails returns a [`Refusal`], which
-//! names the rule. Labels and identifiers are read from the module at every use, so that a changed label counts at
-//! once.
+//! names the rule. Labels and identifiers are read from the module at every use, so that a change of a label takes
+//! effect at once.
 
 use xdr::facts::{Argument, Effect, Step};
 use xdr::word_size::{narrow, wide};
@@ -89,8 +89,8 @@ pub(crate) fn check_nesting(call: &Call<'_>, context: &Context<'_>) -> Result<()
     Ok(())
 }
 
-/// Checks the arguments of a call by their roles. The order is the same for every function: who
-/// calls, objects and keys, the mechanism, templates. The first check that refuses decides.
+/// Checks the arguments of a call by their roles. The order is the same for every function: the caller's rights,
+/// objects and keys, the mechanism, templates. The first check that refuses decides.
 pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusal> {
     let facts = call.function().facts();
     if facts.has(Effect::Administers) {
@@ -108,7 +108,7 @@ pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<
             }
             // Checked below, after all objects.
             Argument::Mechanism(_) | Argument::Values(_) => {}
-            // What a search finds is checked object by object; a query has no values.
+            // What a search finds is checked object by object. A query has no values.
             Argument::Session(_) | Argument::Selection(_) | Argument::Query(_) => {}
         }
     }
@@ -146,8 +146,8 @@ fn check_requirements(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refu
     Ok(())
 }
 
-/// Whether a call that would begin an operation has neither a mechanism nor a key: it ends the
-/// operation (PKCS#11 v3.0, section 5.8).
+/// Whether a call that could begin an operation has neither a mechanism nor a key. Such a call ends the operation
+/// (PKCS#11 v3.0, section 5.8).
 pub(crate) fn is_no_key(call: &Call<'_>, key: ObjectHandle) -> bool {
     let begins = call.function().facts().step == Some(Step::Init);
     begins && call.mechanism().is_none() && key.0 == 0
@@ -173,8 +173,8 @@ fn check_asynchrony(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refusa
     }
 }
 
-/// The operations of a function that `remove_padding_oracles` is about. Encapsulating a key wraps it, and
-/// decapsulating unwraps it: an RSA padding fails in the same way.
+/// Returns the operations of a function to which `remove_padding_oracles` applies. Encapsulating a key counts as
+/// wrapping, and decapsulating as unwrapping: an RSA padding fails in the same way.
 pub(crate) fn operations(function: Function) -> impl Iterator<Item = Operation> {
     let of_a_key = if function == Function::C_EncapsulateKey {
         Some(Operation::Wrap)

@@ -10,19 +10,19 @@ use thiserror::Error;
 pub enum Switch {
     /// An unknown option is a warning.
     UnknownOptions,
-    /// An action at a function that it does not know is a warning.
+    /// An action attached to a function that it does not know is a warning.
     UnfitActions,
-    /// `forbid_admin_operations` is about C_Login only.
+    /// `forbid_admin_operations` applies to C_Login only.
     AdminLoginOnly,
-    /// `remove_padding_oracles` knows the original's mechanisms only.
+    /// `remove_padding_oracles` applies to the original's list of mechanisms only.
     OriginalPaddingList,
-    /// `conflicting_attributes_patch` lets a key have a role that it was made without.
+    /// `conflicting_attributes_patch` lets a key get a role that it was made without.
     RolesSetLater,
     /// `conflicting_attributes_patch` lets derived keys wrap.
     DerivedKeysWrap,
 }
 
-/// Every switch: its name, and what it brings back.
+/// Every switch, with its name and what it brings back.
 pub const SWITCHES: &[(Switch, &str, &str)] = &[
     (
         Switch::UnknownOptions,
@@ -86,12 +86,12 @@ impl Compatibility {
             .map(Compatibility)
     }
 
-    /// Whether this one is on.
+    /// Whether this switch is on.
     pub fn has(&self, switch: Switch) -> bool {
         self.0.contains(&switch)
     }
 
-    /// What is on: name and effect, in the order of the table.
+    /// The name and effect of each switch that is on, in the order of the table.
     pub fn effects(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let on = SWITCHES.iter().filter(|(switch, ..)| self.has(*switch));
         on.map(|(_, name, effect)| (*name, *effect))

@@ -33,7 +33,7 @@ pub use options::OPTIONS;
 pub struct Rules {
     /// `modules`: which names a client may ask for, and what they stand for. Not empty.
     pub modules: Vec<ModuleEntry>,
-    /// The name of the option that lists them, for messages.
+    /// The name of the option that lists the modules, for messages.
     pub modules_option: &'static str,
     /// `debug`: how much the filter logs, from 0 to 3. Default 0.
     pub debug: u8,
@@ -46,7 +46,7 @@ pub struct Rules {
     pub forbidden_mechanisms: Vec<Rule<Vec<Lined<MechanismType>>>>,
     /// `allowed_labels`: only objects whose CKA_LABEL matches can be used. Default all can.
     pub allowed_labels: Vec<Rule<Vec<Lined<Regexp>>>>,
-    /// `allowed_ids`: likewise for CKA_ID, in lower-case hexadecimal.
+    /// `allowed_ids`: the same for CKA_ID, in lower-case hexadecimal.
     pub allowed_ids: Vec<Rule<Vec<Lined<Regexp>>>>,
     /// `forbidden_functions`: functions that are refused. Default none.
     pub forbidden_functions: Vec<Rule<Vec<Lined<Function>>>>,
@@ -72,21 +72,21 @@ pub struct Rules {
     pub file: PathBuf,
 }
 
-/// One couple of `modules`.
+/// One pair of `modules`.
 #[derive(Clone, Debug)]
 pub struct ModuleEntry {
     /// Matches the names a client may ask for.
     pub alias: Regexp,
-    /// The same as it is written, its escapes resolved.
+    /// The pattern as it is written, with its escapes resolved.
     pub alias_text: Vec<u8>,
-    /// The PKCS#11 library, literally as given to dlopen.
+    /// The PKCS#11 library, exactly as it is passed to dlopen.
     pub path: PathBuf,
     /// The line of the entry.
     pub line: u32,
 }
 
 impl ModuleEntry {
-    /// A module that only this name finds. Fails if the name is too long.
+    /// A module that is found by exactly this name. Fails if the name is too long.
     pub fn named(name: &[u8], path: &Path, line: u32) -> Result<ModuleEntry, regexp::Error> {
         Ok(ModuleEntry {
             alias: Regexp::literal(name)?,
@@ -97,16 +97,16 @@ impl ModuleEntry {
     }
 }
 
-/// One couple of an option that holds rules.
+/// One pair of an option that holds rules.
 #[derive(Clone, Debug)]
 pub struct Rule<T> {
-    /// Matches the names of the modules that it is for.
+    /// Matches the names of the modules that the rule applies to.
     pub alias: Regexp,
-    /// The same as it is written.
+    /// The pattern as it is written.
     pub alias_text: Vec<u8>,
     /// What the rule says.
     pub value: T,
-    /// Where it stands.
+    /// The line of the rule.
     pub line: u32,
 }
 
@@ -115,14 +115,14 @@ pub struct Rule<T> {
 pub struct Lined<T> {
     /// The member.
     pub value: T,
-    /// Where it stands.
+    /// The line of the member.
     pub line: u32,
 }
 
 /// Functions and the actions that are run for them, in the order of the file.
 pub type Chain = Vec<Lined<(Function, &'static Row)>>;
 
-/// A key that no log line and no `Debug` shows.
+/// A key that is never logged and not shown by `Debug`.
 #[derive(Clone)]
 pub struct Secret(pub(crate) Arc<WrappingKey>);
 
@@ -146,14 +146,14 @@ impl Rules {
         check(options, reader, file, compatibility)
     }
 
-    /// The same for what `file` holds.
+    /// Reads and checks `text`, which is the content of `file`.
     pub fn parse(text: &[u8], file: &Path, compatibility: &Compatibility) -> Result<Rules, Error> {
         let reader = Reader::new(compatibility);
         let options = config_file::parse(text, &reader).map_err(|fault| fault.in_file(file))?;
         check(options, reader, file, compatibility)
     }
 
-    /// Rules that refuse nothing, for these modules, which an option of another file lists.
+    /// Returns rules that refuse nothing, for these modules, which are listed by an option of another file.
     pub fn unrestricted(modules: Vec<ModuleEntry>, option: &'static str, file: &Path) -> Rules {
         Rules {
             modules,
@@ -178,7 +178,7 @@ impl Rules {
         }
     }
 
-    /// The entry for the module name a client asks for: the first whose alias matches.
+    /// Returns the entry for the module name that a client asks for: the first whose alias matches.
     ///
     /// A name with a control character never matches: it could forge log lines.
     pub fn module(&self, requested: &[u8]) -> Option<&ModuleEntry> {

@@ -24,7 +24,7 @@ pub struct Context<'a> {
     pub objects: ObjectReader<'a>,
     /// The function that is called.
     pub function: Function,
-    /// For which results the client has no place.
+    /// Which of the client's pointers to results are NULL.
     pub nulls: NullPlaces,
     /// The name of the module that the client asked for.
     pub module: &'a [u8],
@@ -34,14 +34,15 @@ pub struct Context<'a> {
     pub segregation: &'a AtomicBool,
     /// The option `wrapping_format_key`.
     pub wrapping_key: Option<&'a WrappingKey>,
-    /// The points in which the original's behaviour is wanted.
+    /// The switches that bring back the original's behaviour.
     pub compatibility: &'a Compatibility,
     /// The option `debug`, for `filter::log`.
     pub debug: u8,
 }
 
 impl Context<'_> {
-    /// Makes the client's call, or what became of it. Where the client has no place for a result, the module has none.
+    /// Executes the client's call, possibly changed. Where the client's pointer to a result is NULL, the module gets
+    /// NULL.
     pub fn execute(&self, call: Call<'_>) -> Reply {
         self.backend.call_without(call, self.nulls)
     }

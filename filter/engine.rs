@@ -101,7 +101,7 @@ struct Engine {
     objects: RwLock<()>,
 }
 
-/// The hold of a call on the objects of the module.
+/// The lock that a call holds on the objects of the module.
 enum Hold<'a> {
     None,
     Shared { _guard: RwLockReadGuard<'a, ()> },
@@ -156,7 +156,7 @@ impl Engine {
         }
     }
 
-    /// Waits for the calls that must not run beside this one.
+    /// Waits until no call is running that must not run beside this one, and keeps such calls from starting.
     fn hold(&self, call: &Call<'_>) -> Hold<'_> {
         let function = call.function();
         if !self.looks_at_objects {

@@ -1,9 +1,9 @@
-//! Replays a recorded call through the present rules, step by step.
+//! Replays a recorded call through the current rules, step by step.
 //!
 //! The call comes from a line of the audit log, which has its function, mechanism, labels and identifiers. The checks
-//! are those of `checks`, in the engine's order; where they ask the module, the record answers. The record does not
-//! have everything that rules can depend on. Where it is missing, the explanation says so: for actions, requirements on
-//! fields and attributes, and the user type of a login.
+//! are those of `checks`, in the engine's order. When they ask the module, the record answers. But rules can depend on
+//! more than the record has: actions, requirements on fields and attributes, and the user type of a login. The
+//! explanation says where something is missing.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,20 +20,20 @@ use crate::module_rules::{ModuleRules, Source, Step};
 use crate::object_reader::ObjectReader;
 use crate::{Rules, replies};
 
-/// What is known of a call.
+/// A call, as far as it is recorded.
 #[derive(Clone, Debug)]
 pub struct Past {
     /// The function.
     pub function: Function,
-    /// The mechanism of its operation, or the one it asks about.
+    /// The mechanism of its operation, or the one that it asks about.
     pub mechanism: Option<MechanismType>,
     /// The objects that it named by handles, in their order.
     pub objects: Vec<PastObject>,
-    /// What its templates said of objects.
+    /// What its templates said about objects.
     pub templates: Vec<PastObject>,
 }
 
-/// What is known of an object.
+/// An object, as far as it is recorded.
 #[derive(Clone, Debug, Default)]
 pub struct PastObject {
     /// CKA_LABEL.
@@ -42,14 +42,14 @@ pub struct PastObject {
     pub id: Option<Vec<u8>>,
 }
 
-/// What a check says.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Judgement {
     /// It lets the call pass.
     Passes,
     /// It refuses the call.
     Refuses(CkRv),
-    /// It needs what is not recorded.
+    /// The check needs something that is not recorded.
     Unknown,
 }
 
@@ -60,7 +60,7 @@ pub struct Check {
     pub text: String,
     /// The rule, if one applies.
     pub source: Option<Source>,
-    /// What it says.
+    /// The result.
     pub judgement: Judgement,
 }
 
@@ -101,7 +101,7 @@ impl Cryptoki for Remembered<'_> {
     }
 }
 
-/// Takes the steps of a call, until one refuses it.
+/// Makes the checks of a call one after the other, until one refuses it.
 struct Replay<'a> {
     context: &'a Context<'a>,
     checks: Vec<Check>,
@@ -116,7 +116,7 @@ impl Replay<'_> {
         });
     }
 
-    /// Notes a check that can be made; it ends the replay if it refuses.
+    /// Adds a check whose result is known. The replay ends if the check refuses.
     fn made(
         &mut self,
         text: String,
@@ -203,7 +203,7 @@ impl Replay<'_> {
             }
         });
         for (object, handle) in past.objects.iter().zip(1..) {
-            // The others are named by the mechanism's parameter.
+            // The objects beyond the arguments are named by the mechanism's parameter.
             let rv = refusals.next().unwrap_or(CkRv::OBJECT_HANDLE_INVALID);
             let shown = |value: &Option<Vec<u8>>| {
                 let value = value.as_deref().unwrap_or(b"none");
@@ -222,7 +222,7 @@ fn list(rules: &ModuleRules) -> Option<Source> {
     lists.next().map(|list| list.source)
 }
 
-/// Whether a mechanism in the record is the call's own, and not of an operation that it continues.
+/// Whether the mechanism in the record belongs to the call itself, and not to an operation that the call continues.
 fn names_mechanism(function: Function) -> bool {
     let roles = function.facts().roles;
     roles.iter().any(|role| {
@@ -233,7 +233,7 @@ fn names_mechanism(function: Function) -> bool {
     })
 }
 
-/// The checks of a call to the module of this name, up to the one that refuses it.
+/// Returns the checks of a call to the module of this name, up to the one that refuses it.
 pub fn explain(rules: &Arc<Rules>, module: &[u8], past: &Past) -> Vec<Check> {
     let applying = ModuleRules::new(rules, module);
     let backend = Remembered(&past.objects);
@@ -253,7 +253,7 @@ pub fn explain(rules: &Arc<Rules>, module: &[u8], past: &Past) -> Vec<Check> {
         context: &context,
         checks: Vec::new(),
     };
-    // The end is the last check in either case.
+    // However the replay ended, the last check says it.
     let _ = replay.run(past);
     replay.checks
 }
@@ -308,7 +308,7 @@ mod tests {
         let checks = explained(rules, &past);
         assert_eq!(checks.len(), 2);
         assert_eq!(checks[1].1, Judgement::Refuses(CkRv::OBJECT_HANDLE_INVALID));
-        // Unknown to the record.
+        // The record does not have it.
         past.objects = vec![PastObject::default()];
         assert!(matches!(
             explained(rules, &past)[1].1,

@@ -26,7 +26,7 @@ pub fn error(text: fmt::Arguments<'_>) {
     log::error!(target: TARGET, "[PKCS#11 FILTER pid {}] ERROR: {text}", std::process::id());
 }
 
-/// Bytes a client chose, as a log line may show them: printable ASCII as it is, the rest as `\xNN`.
+/// Bytes chosen by a client, in the form that log lines show: printable ASCII as it is, the rest as `\xNN`.
 pub struct Printable<'a>(pub &'a [u8]);
 
 impl fmt::Display for Printable<'_> {
@@ -41,8 +41,8 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// A mechanism as the original prints it: `cKM_RSA_PKCS`. It leaves out the number of one without a
-/// name.
+/// Returns the name of a mechanism as the original prints it: `cKM_RSA_PKCS`. For a mechanism without a name, the
+/// original leaves out the number.
 pub fn mechanism(mechanism: MechanismType) -> String {
     match mechanism_names::name(mechanism.0) {
         Some(name) => format!("c{}", name.trim_start_matches('C')),

@@ -25,7 +25,7 @@ pub(crate) fn without_forbidden(
             }
         }
     };
-    // Of the room that the client has, the module says what is wrong with it.
+    // If the client's room is not valid, the module says what is wrong with it.
     let size = match room {
         Room::NoLength => ask(room),
         Room::Null { .. } | Room::Buffer(_) | Room::Unbounded => ask(Room::QUESTION),

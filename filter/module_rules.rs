@@ -8,8 +8,8 @@
 //! C_MessageEncryptInit for C_EncryptInit. A rule that names a newer function covers only that one.
 //!
 //! The original reads patterns differently. A rule that restricts applies if its pattern matches in either reading,
-//! ours or the original's. A rule that loosens must match in ours: a `no` that switches later rules off, or a pattern
-//! in a list of what is allowed.
+//! ours or the original's. A rule that loosens must match in ours. This concerns a `no`, which switches later rules
+//! off, and patterns in a list of what is allowed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +27,7 @@ use crate::log::{self, Printable};
 use crate::parameter_rules::Requirement;
 use crate::regexp::Regexp;
 
-/// Where in filter.conf a decision comes from.
+/// The place in filter.conf that a decision comes from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Source {
     /// The option.
@@ -43,7 +43,7 @@ pub struct ModuleRules {
     pub file: PathBuf,
     /// Functions that are refused.
     pub functions: BTreeMap<Function, Source>,
-    /// Mechanisms that are refused, as [`canonical`] has them.
+    /// Mechanisms that are refused, in the form of [`canonical`].
     pub mechanisms: BTreeMap<u64, Source>,
     /// Which labels may be used; `None`: any.
     pub labels: Option<AllowList>,
@@ -55,9 +55,9 @@ pub struct ModuleRules {
     pub no_admin: Option<Source>,
     /// Only C_Login counts as administration.
     pub admin_is_login_only: bool,
-    /// Operations without mechanisms that have a padding oracle.
+    /// Operations for which mechanisms with a padding oracle are refused.
     pub padding: BTreeMap<Operation, Source>,
-    /// The list of those mechanisms is the original's.
+    /// Whether only the original's list of those mechanisms counts.
     pub original_padding_list: bool,
     /// Requirements on the fields of mechanism parameters and on attributes.
     pub requirements: Vec<(Requirement, Source)>,
@@ -78,9 +78,9 @@ pub struct AllowList {
 pub struct Step {
     /// Its name.
     pub name: &'static str,
-    /// What it does.
+    /// The action itself.
     pub action: Arc<dyn Action>,
-    /// Where it is configured.
+    /// The rule that attaches it.
     pub source: Source,
 }
 
@@ -110,7 +110,7 @@ impl ModuleRules {
             name,
         ));
         functions.remove(&Function::C_LoadModule);
-        // A function that does the work of two others is forbidden with either.
+        // A function that does the work of two others is forbidden if either of them is.
         for combined in Function::ALL {
             let mut parts = combined.facts().parts.iter();
             if let Some(source) = parts.find_map(|part| functions.get(part).copied()) {
@@ -192,8 +192,8 @@ impl ModuleRules {
         self.labels.is_some() || self.ids.is_some()
     }
 
-    /// The first rule that looks at the objects that a call works on or returns, if there is one: labels,
-    /// identifiers, and every action, because an action may.
+    /// Returns the first rule that looks at the objects that a call works on or returns, if there is one. Those are
+    /// rules about labels and identifiers, and every action, because an action may look at objects.
     pub fn looks_at_objects(&self) -> Option<Source> {
         let lists = [&self.labels, &self.ids].into_iter().flatten();
         let mut sources = lists
@@ -209,7 +209,7 @@ impl ModuleRules {
     }
 }
 
-/// A mechanism as the module will see it: on a host of 4-byte words the upper half is cut off.
+/// Returns a mechanism as the module will get it: on a host of 4-byte words the upper half is cut off.
 pub fn canonical(mechanism: MechanismType) -> u64 {
     wide(narrow(mechanism.0))
 }
@@ -233,7 +233,7 @@ fn members<'a, T>(
     })
 }
 
-/// Each member with the first line that has it.
+/// Maps each member to the first line that has it.
 fn first<'a, T: Copy + Ord + 'a>(
     members: impl DoubleEndedIterator<Item = (&'a T, Source)>,
 ) -> BTreeMap<T, Source> {
@@ -243,7 +243,7 @@ fn first<'a, T: Copy + Ord + 'a>(
         .collect()
 }
 
-/// Allows what any of the rules that apply allows, as the original does. If rules apply and all are
+/// Returns a list that allows what any of the applying rules allows, as the original does. If rules apply and all are
 /// empty, nothing is allowed.
 fn allow_list(
     option: &'static str,
@@ -261,7 +261,7 @@ fn allow_list(
     })
 }
 
-/// The line of a switch that is on: the first rule that applies decides.
+/// Returns the line of a switch that is on. The first rule that applies decides.
 fn switched_on(option: &'static str, rules: &[Rule<bool>], name: &[u8]) -> Option<Source> {
     let applies = |rule: &&Rule<bool>| match rule.value {
         true => rule.alias.applies(name),
@@ -302,7 +302,7 @@ fn chains(
     chains
 }
 
-/// Whether `remove_padding_oracles` is about this mechanism: its failures reveal whether the padding is right, or it
+/// Whether `remove_padding_oracles` applies to this mechanism: its failures reveal whether the padding is right, or it
 /// has no secure padding. The list is the original's, completed for each family of mechanisms.
 fn has_padding_oracle(mechanism: MechanismType, original_list: bool) -> bool {
     use cryptoki_sys::*;
@@ -343,7 +343,7 @@ fn has_padding_oracle(mechanism: MechanismType, original_list: bool) -> bool {
     }
 }
 
-/// The rules, a line each, for `pkcs11proxyd -check`.
+/// Prints the rules, one in a line, for `pkcs11proxyd -check`.
 impl fmt::Display for ModuleRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {

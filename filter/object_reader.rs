@@ -1,7 +1,7 @@
 //! Reads attributes of the module's objects, for one call of a client.
 //!
 //! Checks and actions ask an [`ObjectReader`]; nothing else in the filter calls C_GetAttributeValue. It is made for a
-//! call and dropped afterwards. No attribute is remembered from one call to the next, so that a change counts at once.
+//! call and dropped afterwards. No attribute is remembered from one call to the next, so a change takes effect at once.
 //! The callers decide what an attribute means for the call.
 
 use std::cell::RefCell;
@@ -15,15 +15,14 @@ use xdr::{
 
 use crate::attributes::{Attributes, Boolean, CLASS, is_same};
 
-/// Room for a label or identifier at the first try and at the second. An object with a longer one is
-/// treated as unreadable.
+/// Room in bytes for a label or identifier at the first try and at the second. An object with a longer one is treated
+/// as unreadable.
 const ROOM: [usize; 2] = [256, 1 << 16];
 
 /// Fills buffers before a request, to distinguish what a module wrote from what it left unchanged.
 const UNWRITTEN: u8 = 0xa5;
 
-/// Upper bound on the length of a boolean or class, for modules that use other lengths than the
-/// standard's.
+/// Upper bound on the length of a boolean or class in bytes, for modules that use other lengths than the standard's.
 const LONGEST: usize = 64;
 
 /// Upper bound on the attributes in an array of attributes.
@@ -43,8 +42,8 @@ struct Known {
 }
 
 impl<'a> ObjectReader<'a> {
-    /// How many objects are remembered. No call names more; of those that C_FindObjects goes through,
-    /// the last ones stay.
+    /// How many objects are remembered. No call names more. Of the objects that C_FindObjects goes through, the last
+    /// ones stay.
     const REMEMBERED: usize = 2;
 
     /// Reads from this module.
@@ -55,10 +54,10 @@ impl<'a> ObjectReader<'a> {
         }
     }
 
-    /// The class and the booleans of an object. The module is called once, however many callers ask.
+    /// The class and the booleans of an object. The module is asked once, however many callers ask for them.
     ///
     /// An attribute that the object does not have is absent. A module that stops at the first such attribute, or uses
-    /// another length than the standard's, is asked again for what it left open.
+    /// another length than the standard's, is asked again for the attributes that it did not answer.
     pub fn attributes(
         &self,
         session: SessionHandle,
@@ -81,8 +80,7 @@ impl<'a> ObjectReader<'a> {
         attributes
     }
 
-    /// The value of one attribute; `None` if the object does not have it, or if it needs more than
-    /// `room` bytes.
+    /// The value of one attribute; `None` if the object does not have it, or if it needs more than `room` bytes.
     pub fn value(
         &self,
         session: SessionHandle,
@@ -180,7 +178,7 @@ impl<'a> ObjectReader<'a> {
             if rv.is_ok() {
                 let answered = answers.0.iter().map(|answer| answer.attribute_type);
                 let is_complete = answered.eq(types.iter().copied());
-                // A module may answer CKR_OK and still say that an attribute is not available.
+                // A module may return CKR_OK and still mark an attribute as unavailable.
                 let values = answers.0.iter().map(|it| it.bytes().map(<[u8]>::to_vec));
                 let values = values.collect::<Option<_>>().filter(|_| is_complete);
                 return values.ok_or(CkRv::ATTRIBUTE_TYPE_INVALID);
@@ -193,7 +191,7 @@ impl<'a> ObjectReader<'a> {
         Err(told)
     }
 
-    /// The module's own answer to a question of the client.
+    /// Passes a question of the client to the module, and returns its answer.
     pub(crate) fn query(
         &self,
         session: SessionHandle,
@@ -211,7 +209,7 @@ impl<'a> ObjectReader<'a> {
         }
     }
 
-    /// Asks, and checks that the answer is about what was asked.
+    /// Asks the module, and checks that the answer is about the attributes that were asked for.
     fn ask(
         &self,
         session: SessionHandle,
@@ -244,7 +242,7 @@ impl<'a> ObjectReader<'a> {
             return Err(rv);
         }
         let mut found = Attributes::default();
-        // Every object has a class: without it, this module says nothing of any attribute.
+        // Every object has a class. If the module did not return it, its other answers are not trusted either.
         let all_open = answers
             .0
             .first()
@@ -263,7 +261,7 @@ impl<'a> ObjectReader<'a> {
         Ok(found)
     }
 
-    /// One attribute by itself; `None` if the object does not have it.
+    /// Asks for one attribute by itself; `None` if the object does not have it.
     fn ask_alone(
         &self,
         session: SessionHandle,
@@ -299,7 +297,7 @@ impl<'a> ObjectReader<'a> {
     }
 }
 
-/// A question with room for a value of the standard's length.
+/// Asks for an attribute, with room for a value of the standard's length.
 fn question(attribute_type: AttributeType) -> Wanted {
     let room = if attribute_type == CLASS {
         size_of::<c_ulong>()
@@ -309,7 +307,7 @@ fn question(attribute_type: AttributeType) -> Wanted {
     with_room(attribute_type, room)
 }
 
-/// A question with a buffer of this size, whose content tells whether the module wrote into it.
+/// Asks for an attribute, with a buffer of this size whose content shows whether the module wrote into it.
 fn with_room(attribute_type: AttributeType, room: usize) -> Wanted {
     Wanted {
         attribute_type,
@@ -320,18 +318,17 @@ fn with_room(attribute_type: AttributeType, room: usize) -> Wanted {
     }
 }
 
-/// Whether an attribute is one of those in [`Attributes`].
+/// Whether [`Attributes`] has a place for this attribute.
 fn matters(attribute_type: AttributeType) -> bool {
     is_same(attribute_type, CLASS) || Boolean::of(attribute_type).is_some()
 }
 
-/// The request for an attribute inside an array whose type and length the module has returned. `None` if it is too
-/// long.
+/// Asks for an attribute inside an array, after the module has returned its type and length. `None` if it is too long.
 fn wanted_as_told(answer: &Answer) -> Option<Wanted> {
     let attribute_type = answer.attribute_type;
     let length = match &answer.found {
         Found::Length(length) => usize::try_from(*length).ok()?,
-        // An array in an array is not looked at.
+        // An array inside an array is not read.
         Found::TemplateLength(_) => return Some(Wanted::length(attribute_type)),
         Found::Untouched | Found::Unavailable | Found::Bytes(_) | Found::Template(_) => {
             return None;
@@ -340,12 +337,12 @@ fn wanted_as_told(answer: &Answer) -> Option<Wanted> {
     (length <= ROOM[1]).then(|| Wanted::value(attribute_type, length))
 }
 
-/// The value, if there is one that is not empty.
+/// Returns the value, if there is one that is not empty.
 fn written(answer: &Answer) -> Option<&[u8]> {
     answer.bytes().filter(|value| !value.is_empty())
 }
 
-/// The length of a value, by the answer to a question for it.
+/// Returns the length of a value from the answer to a question about it.
 fn length(answer: &Answer) -> Option<usize> {
     let length = if let Found::Length(length) = answer.found {
         usize::try_from(length).unwrap_or(usize::MAX)

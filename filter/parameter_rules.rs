@@ -1,9 +1,9 @@
 //! Checks the fields of mechanism parameters, and the attributes in templates, against the option
 //! `mechanism_parameters`.
 //!
-//! A [`Requirement`] is one row of the option: for a mechanism and a kind of operation, a field or attribute must
-//! compare with given values. `config` makes requirements from the file; `checks` asks whether a call meets them. A
-//! field whose value cannot be read meets none.
+//! A [`Requirement`] is one row of the option. It says how a field or attribute must compare with given values, for a
+//! mechanism and a kind of operation. `config` makes requirements from the file; `checks` asks whether a call meets
+//! them. A field whose value cannot be read meets none.
 
 use std::fmt;
 
@@ -21,9 +21,9 @@ use crate::module_rules::canonical;
 /// One row of `mechanism_parameters`.
 #[derive(Clone, Debug)]
 pub struct Requirement {
-    /// For which mechanism; `None`: for all.
+    /// The mechanism that it applies to; `None` for all.
     pub mechanism: Option<xdr::MechanismType>,
-    /// For which operations; `None`: for all, and for calls without an operation.
+    /// The operations that it applies to; `None` for all, and for calls without an operation.
     pub families: Option<&'static [Family]>,
     /// What is compared.
     pub subject: Subject,
@@ -69,7 +69,7 @@ pub enum Values {
 }
 
 impl Comparison {
-    /// The comparison that filter.conf writes like this.
+    /// Returns the comparison that filter.conf writes like this.
     pub fn of(text: &str) -> Option<Comparison> {
         Some(match text {
             "=" => Comparison::Equal,
@@ -84,7 +84,7 @@ impl Comparison {
 /// Why a call does not meet a requirement, for the log. No value is shown.
 pub(crate) struct Unmet {
     pub(crate) what: String,
-    /// Whether it is an attribute.
+    /// Whether the requirement is about an attribute.
     pub(crate) is_attribute: bool,
 }
 
@@ -98,13 +98,13 @@ impl Requirement {
         last.is_some_and(|before| before.is_empty() || before.ends_with('.'))
     }
 
-    /// Whether it is for calls of this function.
+    /// Whether the requirement applies to calls of this function.
     fn is_for(&self, function: Function) -> bool {
         let Some(families) = self.families else {
             return true;
         };
         let is_of = |family: &Family| {
-            // Encapsulating a key wraps it, and decapsulating unwraps it.
+            // Encapsulating a key counts as wrapping, and decapsulating as unwrapping.
             function.facts().is_of(*family)
                 || function == Function::C_EncapsulateKey && *family == Family::Wrap
                 || function == Function::C_DecapsulateKey && *family == Family::Unwrap
@@ -117,7 +117,7 @@ impl Requirement {
         self.mechanism.is_none_or(|it| canonical(it) == called)
     }
 
-    /// Whether the call meets the requirement.
+    /// Checks that the call meets the requirement.
     pub(crate) fn check(&self, call: &Call<'_>) -> Result<(), Unmet> {
         if !self.is_for(call.function()) {
             return Ok(());
@@ -150,7 +150,7 @@ impl Requirement {
             return Ok(());
         }
         let parameter = mechanism.parameter();
-        // Each message brings a parameter of its own.
+        // The parameter comes with each message instead.
         let begins_messages = function.parameter_use() == Use::Message
             && function.facts().step == Some(Step::Init)
             && matches!(parameter, Parameter::None { .. });
@@ -177,7 +177,7 @@ impl Requirement {
         }
     }
 
-    /// Checks the attribute where it is, in the template and in those inside it.
+    /// Checks the attribute wherever it is: in the template and in those inside it.
     fn check_template(
         &self,
         template: &Template,

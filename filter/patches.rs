@@ -58,7 +58,7 @@ impl Refused {
         Refused::new(rv, "malformed or repeated attributes in the template")
     }
 
-    /// The verdict of an action that continues unless it refuses.
+    /// Returns the verdict of an action that either refuses or continues.
     pub(crate) fn verdict(result: Result<(), Refused>, context: &Context<'_>) -> Verdict {
         match result {
             Ok(()) => Verdict::Continue,
@@ -67,8 +67,8 @@ impl Refused {
     }
 }
 
-/// The CK_RV for an object whose attributes cannot be read: the module's, if it is about the session,
-/// the handle, the device or the library, else the `policy` of the action.
+/// Returns the CK_RV for an object whose attributes cannot be read: the module's, if it is about the session, the
+/// handle, the device or the library, else the `policy` of the action.
 pub(crate) fn unreadable(rv: CkRv, policy: CkRv) -> CkRv {
     match rv {
         CkRv::HOST_MEMORY
@@ -114,11 +114,11 @@ pub(crate) fn judge_keys(
 
 /// What a call does with the values in its templates.
 pub(crate) enum Written {
-    /// It has no such template.
+    /// The call has no such template.
     Nothing,
-    /// It makes an object of each template.
+    /// The call makes an object of each template.
     New(Vec<Attributes>),
-    /// It changes an object, or makes a changed copy of it.
+    /// The call changes an object, or makes a changed copy of it.
     Change(Change),
 }
 
@@ -152,31 +152,31 @@ impl Written {
         let new = call.values().map(Attributes::of_template);
         let new: Result<Vec<Attributes>, CkRv> = new.collect();
         let mut new = new.map_err(Refused::unsound)?;
-        // A template that is NULL says nothing.
+        // A template that is NULL sets no attribute.
         new.resize(templates, Attributes::default());
         match (old, new.as_slice()) {
             (None, _) => Ok(Written::New(new)),
             (Some(old), [new]) => Ok(Written::Change(Change { old, new: *new })),
-            // No function has an object and two templates.
+            // No function takes an object and two templates.
             (Some(_), _) => Err(Refused::unsound(CkRv::TEMPLATE_INCONSISTENT)),
         }
     }
 }
 
 impl Change {
-    /// Whether the object is a key. One without a class is taken for one.
+    /// Whether the object is a key. An object without a class is treated as a key.
     pub(crate) fn is_of_key(&self) -> bool {
         self.old.class.is_none_or(Class::is_key)
     }
 
-    /// The booleans of the object or the copy afterwards.
+    /// The booleans that the object or the copy has afterwards.
     pub(crate) fn result(&self) -> Booleans {
         self.old.booleans.overridden_by(self.new.booleans)
     }
 }
 
-/// The attributes that the module gives to a new key beside those in the call's template, because the key that it is
-/// made with asks for them (CKA_UNWRAP_TEMPLATE and its kin). `None` if there are none.
+/// Returns the attributes that a new key gets in addition to those in the call's template, because the key that it is
+/// made with asks for them (CKA_UNWRAP_TEMPLATE and the like). `None` if there are none.
 pub(crate) fn added_by_key(
     call: &Call<'_>,
     context: &Context<'_>,
@@ -196,7 +196,7 @@ pub(crate) fn added_by_key(
     let session = call.session().unwrap_or_default();
     let added = context.objects.template(session, key, attribute_type);
     added.map_err(|rv| match rv {
-        // What a module says of a key that does not exist.
+        // A module may answer this for a key that does not exist.
         CkRv::OBJECT_HANDLE_INVALID | CkRv::KEY_HANDLE_INVALID => {
             Refused::new(invalid, "there is no such key")
         }
@@ -204,7 +204,7 @@ pub(crate) fn added_by_key(
     })
 }
 
-/// The attribute of a key that says what keys have that this function makes with it.
+/// Returns the attribute that, in a key, lists attributes of the keys that this function makes with it.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "other functions make no keys with keys: a test compares with xdr::facts"
@@ -238,7 +238,7 @@ fn object(call: &Call<'_>) -> Option<(SessionHandle, ObjectHandle)> {
     call.session().zip(object)
 }
 
-/// A setting as a log line shows it.
+/// A setting in the form that log lines show.
 pub(crate) struct Shown(pub Setting);
 
 impl std::fmt::Display for Shown {

@@ -11,10 +11,10 @@ use regex::bytes::{Regex, RegexBuilder};
 use std::fmt::Write;
 use thiserror::Error;
 
-/// A longer pattern is a mistake, and would let a file cost unbounded work.
+/// Upper bound on the length of a pattern, in bytes. A longer one is a mistake, and its cost would have no bound.
 const LONGEST: usize = 4096;
 
-/// Memory for one compiled pattern.
+/// Upper bound on the memory for one compiled pattern, in bytes.
 const SIZE_LIMIT: usize = 1 << 20;
 
 /// A compiled pattern.
@@ -22,7 +22,7 @@ const SIZE_LIMIT: usize = 1 << 20;
 pub struct Regexp {
     text: Vec<u8>,
     matcher: Matcher,
-    /// The pattern asks for word boundaries, see [`Regexp::is_match`].
+    /// Whether the pattern asks for word boundaries, see [`Regexp::is_match`].
     boundaries: bool,
     warnings: Vec<&'static str>,
     capital: bool,
@@ -31,13 +31,13 @@ pub struct Regexp {
 /// How a pattern is matched.
 #[derive(Clone, Debug)]
 enum Matcher {
-    /// Each of its bytes stands for itself. A worker that matches such a pattern needs no memory for it.
+    /// Each byte stands for itself. A worker that matches such a pattern needs no memory for it.
     Text,
-    /// By our reading, and by the original's.
+    /// Compiled as we read the pattern, and as the original reads it.
     Compiled { strict: Regex, original: Regex },
 }
 
-/// The bytes that mean something else in a pattern than themselves, in some place.
+/// The bytes that have a special meaning somewhere in a pattern.
 const SPECIAL: &[u8] = b"$^.*+?[]\\";
 
 /// Why a pattern cannot be used.
@@ -119,7 +119,7 @@ impl Regexp {
         }
     }
 
-    /// Whether the original would say that it matches.
+    /// Whether the pattern matches as the original reads it.
     fn original_matches(&self, subject: &[u8]) -> bool {
         match &self.matcher {
             Matcher::Text => {
@@ -135,12 +135,12 @@ impl Regexp {
         &self.text
     }
 
-    /// What in the pattern probably does not mean what its author had in mind.
+    /// Returns warnings about parts of the pattern that probably do not mean what its author had in mind.
     pub fn warnings(&self) -> &[&'static str] {
         &self.warnings
     }
 
-    /// Whether it asks for a capital letter, outside of sets.
+    /// Whether the pattern asks for a capital letter, outside of sets.
     pub fn has_capital(&self) -> bool {
         self.capital
     }
@@ -272,7 +272,7 @@ fn translate(pattern: &[u8]) -> Result<Translation, Error> {
     }
 }
 
-/// A set whose `[` is consumed; gives what follows its `]`. A backslash is a member like any other.
+/// Translates a set whose `[` is consumed. Returns what follows its `]`. A backslash is a member like any other.
 fn set<'a>(pattern: &'a [u8], regex: &mut String) -> Result<&'a [u8], Error> {
     let (negated, mut rest) = match pattern.split_first() {
         Some((b'^', rest)) => (true, rest),
@@ -311,7 +311,7 @@ fn set<'a>(pattern: &'a [u8], regex: &mut String) -> Result<&'a [u8], Error> {
 
 fn push_members(members: &[bool; 256], regex: &mut String) {
     if !members.contains(&true) {
-        // Nothing is both at the start of the text and before it.
+        // A set without members matches no byte.
         regex.push_str("[^\\x00-\\xff]");
         return;
     }
@@ -336,7 +336,7 @@ mod tests {
         Regexp::new(pattern).unwrap().original_matches(subject)
     }
 
-    /// Pattern, subject, what the original says (observed), what we say.
+    /// Pattern, subject, whether the original matches (observed), whether we match.
     const MATCHES: &[(&[u8], &[u8], bool, bool)] = &[
         (b"abc", b"abc", true, true),
         (b"abc", b"abcd", false, false),
@@ -445,7 +445,7 @@ mod tests {
             (b"a$b", b"a$b", false),
             (b"[^x]*$[^x]*", b"a\nb", true),
             (b"a[^x]^b", b"a\nb", true),
-            // A backslash takes the meaning from any other byte.
+            // A backslash makes any other byte a literal.
             (b"\\d\\w\\n\\.\\*\\{\\$\\^\\[", b"dwn.*{$^[", true),
             (b"\\.", b"a", false),
             (b"\xc3\xa9", b"\xc3\xa9", true),

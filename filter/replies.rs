@@ -2,9 +2,8 @@
 
 use xdr::{CkRv, Function, Reply, SlotId, Ulong};
 
-/// The reply to a call that was refused. Numbers are 0, byte strings and arrays are empty, and versions
-/// are 0.0 (the original sends the digits 0x30: DIFFERENCES.md). In three numbers all bits are set,
-/// which means "none".
+/// Builds the reply to a call that was refused. Numbers are 0, byte strings and arrays are empty, and versions are 0.0
+/// (the original sends the digits 0x30: DIFFERENCES.md). In three numbers all bits are set, which means "none".
 pub fn refused(function: Function, rv: CkRv) -> Reply {
     let mut reply = Reply::only(function, rv);
     if let Reply::C_GetSessionInfo(result) = &mut reply {
@@ -17,8 +16,8 @@ pub fn refused(function: Function, rv: CkRv) -> Reply {
     reply
 }
 
-/// The reply to a call made before C_LoadModule: C_Initialize fails, and all others return that the library is not
-/// initialized.
+/// Builds the reply to a call made before C_LoadModule: C_Initialize fails, and all others return that the library is
+/// not initialized.
 pub fn no_module(function: Function) -> Reply {
     let rv = if function == Function::C_Initialize {
         CkRv::GENERAL_ERROR

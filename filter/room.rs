@@ -5,8 +5,8 @@
 
 use xdr::{CkRv, Room, Ulong};
 
-/// The answer to a client with this room, of a whole result: the CK_RV, the length that is told, and
-/// the elements, unless they do not fit or the client only asks for the length.
+/// Answers a client that has this room with a result: the CK_RV, the length, and the elements, unless they do not fit
+/// or the client only asks for the length.
 pub(crate) fn within<T>(room: Room, whole: Vec<T>) -> (CkRv, Ulong, Vec<T>) {
     let length = whole.len() as u64;
     match room {
@@ -18,7 +18,7 @@ pub(crate) fn within<T>(room: Room, whole: Vec<T>) -> (CkRv, Ulong, Vec<T>) {
     }
 }
 
-/// The length as it was before the call, which a module leaves where the call fails.
+/// Returns the length as it was before the call, which a module leaves unchanged if the call fails.
 pub(crate) fn length_before(room: Room) -> Ulong {
     match room {
         Room::Null { length } | Room::Buffer(length) => Ulong(length),

@@ -21,13 +21,13 @@ use crate::context::Context;
 /// CKF_FIND_OBJECTS, in the flags of C_SessionCancel.
 const FIND_OBJECTS: u64 = wide(cryptoki_sys::CKF_FIND_OBJECTS);
 
-/// Handles asked of the module at once.
+/// How many handles the module is asked for at once.
 const BATCH: u64 = 256;
 
 /// Upper bound on the handles that the client gets at once: the length of an array on the wire.
 const MOST: u64 = 1 << 16;
 
-/// Upper bound on the handles in one search, against a module that never ends it.
+/// Upper bound on the handles in one search, in case the module never ends it.
 const LONGEST: usize = 1 << 22;
 
 /// The searches of one connection.
@@ -50,19 +50,18 @@ pub(crate) struct Search {
     watchers: Watchers,
 }
 
-/// A session as the module knows it.
+/// Returns the handle of a session as the module gets it.
 fn key(session: SessionHandle) -> u64 {
     wide(narrow(session.0))
 }
 
-/// Locks; a list of handles is still valid after another thread has panicked.
+/// Locks the mutex. A list of handles is still valid after another thread has panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Searches {
-    /// Lets the module execute a call, and keeps track of the searches that it begins, continues or
-    /// ends.
+    /// Lets the module execute a call, and keeps track of the searches that it begins, continues or ends.
     pub(crate) fn execute(&self, call: Call<'_>, context: &Context<'_>) -> Reply {
         let backend = context.backend;
         #[expect(
@@ -109,7 +108,7 @@ impl Searches {
             Call::C_CloseAllSessions(_) => {
                 let reply = backend.call(call);
                 if reply.rv().is_ok() {
-                    // The sessions of other slots, and their searches, go on.
+                    // The sessions of other slots stay open, and their searches go on.
                     self.retain(|session| session_state(backend, session).is_ok());
                 }
                 reply
@@ -161,7 +160,7 @@ impl Searches {
             Err(rv) if self.has(session) => Some(Err(rv)),
             count => self.next(session, count.unwrap_or(0), fetch, hides),
         };
-        // Without a search, an invalid session is told first, as a module does.
+        // Without a search, an invalid session is the error that is reported first, as in a module.
         let found = found.unwrap_or_else(|| {
             session_state(backend, session).and(Err(CkRv::OPERATION_NOT_INITIALIZED))
         });
@@ -178,7 +177,7 @@ impl Searches {
         }
     }
 
-    /// Begins a search in this session, in place of an earlier one.
+    /// Begins a search in this session, which replaces an earlier one.
     pub(crate) fn begin(&self, session: SessionHandle, watchers: Watchers) {
         let search = Search {
             watchers,
@@ -207,9 +206,9 @@ impl Searches {
         }
     }
 
-    /// The next `count` handles of a session's search; `None` without a search. `fetch` asks the module for up to the
-    /// given number of handles. Handles for which `hides` is true are left out; `hides` gets the actions that watch the
-    /// search.
+    /// Returns the next `count` handles of a session's search; `None` without a search. `fetch` asks the module for up
+    /// to the given number of handles. Handles for which `hides` returns true are left out; it gets the actions that
+    /// watch the search.
     pub(crate) fn next(
         &self,
         session: SessionHandle,
@@ -231,7 +230,7 @@ fn watches_every_search(context: &Context<'_>) -> bool {
     context.rules.guards_objects() || steps.any(|(at, _)| at == Function::C_FindObjects)
 }
 
-/// The module's answer about a session.
+/// Asks the module whether a session is valid.
 fn session_state(backend: &dyn Cryptoki, session: SessionHandle) -> Result<(), CkRv> {
     match backend.call(Call::C_GetSessionInfo(session)).rv() {
         CkRv::OK => Ok(()),
@@ -260,7 +259,7 @@ impl Search {
                 self.pending = batch.into();
                 continue;
             };
-            // An error leaves the object where it is: nothing is lost, and nothing unseen passes.
+            // On an error, the object stays pending: it is not lost, and the client does not get it unchecked.
             let hidden = hides(object)?;
             self.pending.pop_front();
             if !hidden {
@@ -280,7 +279,7 @@ mod tests {
 
     const SESSION: SessionHandle = SessionHandle(7);
 
-    /// Gives the handles 1 to `total`, `BATCH` at most at once.
+    /// Returns the handles 1 to `total`, at most `BATCH` at once.
     fn module(total: u64) -> impl FnMut(u64) -> Result<Vec<ObjectHandle>, CkRv> {
         let mut next = 1;
         move |count| {

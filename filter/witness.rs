@@ -1,7 +1,7 @@
-//! Tells whoever wants to know it of each call that the rules or a limit refuse, and of the rule or limit.
+//! Defines the witness, which is told of each call that the rules or a limit refuse, and of the rule or limit.
 //!
-//! The caller of [`Filter::call_before`](crate::Filter::call_before) brings the witness, so that it knows which call
-//! the refusal belongs to. A call that the module refuses is none of the filter's.
+//! The caller of [`Filter::call_before`](crate::Filter::call_before) passes the witness, so the witness knows which
+//! call the refusal belongs to. It is not told of calls that the module refuses.
 
 use std::path::Path;
 
@@ -12,18 +12,18 @@ use crate::module_rules::Source;
 /// A call that was refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused<'a> {
-    /// What was called.
+    /// The function that was called.
     pub function: Function,
-    /// What the client is told.
+    /// The CK_RV for the client.
     pub rv: CkRv,
-    /// The file and the rule in it; none if no rule is behind the refusal, such as for a malformed template.
+    /// The file and the rule in it; none if the refusal does not follow from a rule, such as for a malformed template.
     pub rule: Option<(&'a Path, Source)>,
     /// The name of the limit that refused it; none if the filter did. Limits stand in front of the filter.
     pub limit: Option<&'static str>,
 }
 
-/// Somebody who is told of refusals, before the client is.
+/// Is told of refusals, before the client is.
 pub trait Witness: Sync {
-    /// A call was refused. Called at most once for a call.
+    /// Is called when a call was refused, at most once for a call.
     fn refused(&self, refused: &Refused<'_>);
 }

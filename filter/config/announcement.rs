@@ -33,7 +33,7 @@ impl Rules {
         }
     }
 
-    /// Each option, with a line for each of its rules.
+    /// Returns each option, with a line for each of its rules.
     fn described(&self) -> Vec<(&'static str, Vec<String>)> {
         let shown = |text: &[u8]| log::Printable(text).to_string();
         let modules = self.modules.iter().map(|entry| {

@@ -29,7 +29,7 @@ pub(super) struct Checker<'a> {
     warnings: Vec<String>,
 }
 impl<'a> Checker<'a> {
-    /// A checker that has these warnings already.
+    /// Makes a checker that starts with these warnings.
     pub(super) fn new(file: &'a Path, remarks: Vec<Fault>) -> Checker<'a> {
         let mut checker = Checker {
             file,
@@ -156,7 +156,7 @@ impl<'a> Checker<'a> {
         Ok(modules)
     }
 
-    /// The rules of an option. A rule whose pattern matches no alias is refused as a misspelling.
+    /// Converts the rules of an option. A rule whose pattern matches no alias is refused as a misspelling.
     fn per_module<T, U>(
         &mut self,
         option: PerModule<T>,

@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for Pattern {
     }
 }
 
-/// `true yes y 1` or `false no n 0` in any case, or an integer: 0 is no.
+/// A switch: `true yes y 1` or `false no n 0` in any case, or an integer, of which 0 is no.
 pub(crate) struct Choice(pub(crate) bool);
 
 impl<'de> Deserialize<'de> for Choice {
@@ -92,7 +92,7 @@ impl<'de> Deserialize<'de> for Choice {
 /// A mechanism: `CKM_` or `cKM_` and its name, or a number, which the original does not take.
 pub(crate) struct MechanismName(pub(crate) MechanismType);
 
-/// The same, or `any`.
+/// A mechanism, or `any`.
 pub(crate) struct AnyMechanism(pub(crate) Option<MechanismType>);
 
 impl<'de> Deserialize<'de> for AnyMechanism {
@@ -204,7 +204,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The kind of operation that functions of this family do, if the option knows it.
+    /// Returns the kind of operation that functions of this family do, if the option has a name for it.
     pub(crate) fn of(family: Family) -> Option<Operation> {
         match family {
             Family::Wrap => Some(Operation::Wrap),
@@ -223,7 +223,7 @@ impl Operation {
         }
     }
 
-    /// What the file calls it.
+    /// The name in filter.conf.
     pub const fn name(self) -> &'static str {
         match self {
             Operation::Wrap => "wrap",
@@ -235,7 +235,7 @@ impl Operation {
     }
 }
 
-/// What `remove_padding_oracles` can name, and which kinds of operation each name means.
+/// The names that `remove_padding_oracles` accepts, and the kinds of operation that each of them means.
 pub const PADDING_KINDS: &[(&str, &[Operation])] = {
     use Operation::{Decrypt, Encrypt, Sign, Unwrap, Wrap};
     &[
@@ -261,7 +261,7 @@ impl<'de> Deserialize<'de> for PaddingKind {
     }
 }
 
-/// A kind of operation in `mechanism_parameters`; `any`: all of them.
+/// A kind of operation in `mechanism_parameters`; `any` means all of them.
 pub(crate) struct OperationName(pub(crate) Option<&'static [Family]>);
 
 impl<'de> Deserialize<'de> for OperationName {

@@ -42,7 +42,7 @@ pub(super) type PerModule<T> = Option<At<Vec<At<(Pattern, T)>>>>;
 /// Functions and their actions, as they are written.
 pub(super) type Steps = Vec<At<(FunctionName, At<ActionName>)>>;
 
-/// What a mechanism parameter or a template needs: mechanism, operation, field, comparison, values.
+/// A row of `mechanism_parameters`: mechanism, operation, field, comparison, values.
 pub(super) type NeedRow = At<(
     AnyMechanism,
     OperationName,
@@ -71,8 +71,8 @@ pub(super) struct Options {
     pub(super) wrapping_format_key: Option<At<Text>>,
 }
 
-/// The format of the file. It remarks on repeated options and backslashes that have no effect and, if the switch
-/// `unknown-options` is on, takes unknown options out and remarks on them.
+/// The format of the file. It collects warnings about repeated options and about backslashes that have no effect. If
+/// the switch `unknown-options` is on, it removes unknown options, also with a warning.
 pub(super) struct Reader {
     lenient: bool,
     remarks: RefCell<Vec<Fault>>,
@@ -87,7 +87,7 @@ impl Reader {
         }
     }
 
-    /// The warnings so far.
+    /// Returns the warnings so far.
     pub(super) fn remarks(self) -> Vec<Fault> {
         self.remarks.into_inner()
     }

@@ -18,7 +18,7 @@ use crate::parameter_rules::{Comparison, Requirement, Subject, Values, kind_of};
 /// CKA_EC_PARAMS.
 const EC_PARAMS: AttributeType = AttributeType(wide(cryptoki_sys::CKA_EC_PARAMS));
 
-/// One row.
+/// Converts one row.
 pub(super) fn requirement(row: NeedRow) -> Result<Lined<Requirement>, Fault> {
     let At {
         value: (AnyMechanism(mechanism), OperationName(families), field, sign, values),
@@ -55,7 +55,7 @@ fn in_words(OneOrMore(values): &OneOrMore) -> String {
     words.collect::<Vec<_>>().join(" or ")
 }
 
-/// What the values of the field or attribute are.
+/// Returns the kind of the values that the field or attribute has.
 fn kind(requirement: &Requirement) -> Result<FieldKind, String> {
     let name = match &requirement.subject {
         Subject::Attribute(attribute_type) => return Ok(kind_of(*attribute_type)),
@@ -79,7 +79,7 @@ fn kind(requirement: &Requirement) -> Result<FieldKind, String> {
     }
 }
 
-/// The values, for a field of this kind.
+/// Converts the values for a field of this kind.
 fn converted(
     requirement: &Requirement,
     kind: FieldKind,
@@ -128,7 +128,7 @@ fn bytes_or_curves(
     let text = |Text(text): &Text| String::from_utf8_lossy(text).into_owned();
     let bytes: Option<Vec<Vec<u8>>> = texts.iter().map(|it| hexadecimal(&text(it))).collect();
     let is_of_curves = requirement.subject == Subject::Attribute(EC_PARAMS);
-    // A curve has more encodings than a list of those that are not allowed could have.
+    // A curve has more encodings than a list of forbidden ones could have.
     if is_of_curves && requirement.comparison == Comparison::Different {
         return Err(sign.fault("expected `=`, with the curves that are allowed"));
     }
@@ -148,7 +148,7 @@ fn bytes_or_curves(
     }
 }
 
-/// The bytes that `0x` and an even number of digits mean.
+/// Decodes `0x` and an even number of digits.
 fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     let digits = text.strip_prefix("0x")?;
     let pairs = digits.as_bytes().chunks(2);
@@ -159,7 +159,7 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     pairs.map(byte).collect()
 }
 
-/// A number in decimal or after `0x`, the name of a constant, or yes or no for a boolean.
+/// Reads a number in decimal or after `0x`, the name of a constant, or yes or no for a boolean.
 fn number(text: &str) -> Option<u64> {
     let number = match text {
         "yes" | "true" => 1,

@@ -14,19 +14,19 @@ use std::error::Error;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FilterSyntax;
 
-/// Options that decide about no call. The files of Caml Crush 1.0.0 to 1.0.2 have one of them twice.
+/// Options that do not affect any call. The files of Caml Crush 1.0.0 to 1.0.2 have one of them twice.
 const ONLY_LOGGING: &[&str] = &["debug", "log_subchannel"];
 
 const KEYWORDS: &[&str] = &["=", "{", "}", "[", "]", ";", "(", ")", ","];
 
-/// Lists in lists in lists: no option needs more than five.
+/// Upper bound on the depth of lists inside lists. No option needs more than five levels.
 const DEEPEST: usize = 32;
 
-/// The options of a file, and remarks on those that are repeated.
+/// The options of a file, and warnings about those that are repeated.
 pub(crate) type Entries = (Map<String, Value>, Vec<Fault>);
 
 impl FilterSyntax {
-    /// Lines and characters of backslashes in quotes that the original drops without a word. In a
+    /// Returns the lines and characters of backslashes in quotes that the original drops without a warning. In a
     /// pattern, `"web\.x"` lets any character pass where a point is meant.
     pub(crate) fn dropped_escapes(text: &str) -> Vec<(u32, u8)> {
         let input = latin1_bytes(text).unwrap_or_default();
@@ -63,7 +63,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// `key = value` up to the end of the file, or of the section that began in line `section`.
+    /// Parses `key = value` up to the end of the file, or of the section that began in line `section`.
     fn entries(&mut self, section: Option<u32>, depth: usize) -> Result<Map<String, Value>, Fault> {
         let mut entries = Map::<String, Value>::new();
         loop {
@@ -151,8 +151,8 @@ impl Parser<'_> {
         Ok(value_at(line, kind))
     }
 
-    /// What stands between brackets. The opening one decides between list and tuple; either closes,
-    /// and separators may be left out, repeated and mixed, as in the original.
+    /// Parses what is between brackets. The opening bracket decides between list and tuple. Either closing bracket ends
+    /// it, and separators may be left out, repeated and mixed, as in the original.
     fn elements(&mut self, start: u32, depth: usize) -> Result<Vec<Value>, Fault> {
         let mut elements = Vec::new();
         loop {

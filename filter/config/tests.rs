@@ -15,12 +15,12 @@ fn with(text: &str, switches: &str) -> Result<Rules, String> {
 
 const MODULES: &str = "modules = [(\"softhsm\", \"/lib/p11.so\")]\n";
 
-/// The warnings for an option, in line 2 behind a usable `modules`.
+/// Returns the warnings for an option, in line 2 after a usable `modules`.
 fn warnings(option: &str) -> Vec<String> {
     rules(&format!("{MODULES}{option}")).unwrap().warnings
 }
 
-/// The error for an option, in line 2 behind a usable `modules`.
+/// Returns the error for an option, in line 2 after a usable `modules`.
 fn refusal(option: &str) -> String {
     rules(&format!("{MODULES}{option}")).unwrap_err()
 }

@@ -21,7 +21,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// The whole file.
+    /// Makes the node of the whole file.
     pub(crate) fn root(table: Map<String, Value>) -> Node {
         Node {
             value: Value::from(ValueKind::Table(table)),
@@ -40,7 +40,7 @@ impl Node {
         }
     }
 
-    /// Unwraps a list of one section. The daemon's syntax has sections in lists, since they may repeat.
+    /// Unwraps a list with a single section. The daemon's syntax has sections in lists, since they may repeat.
     fn only_section(mut self) -> Result<Node, Fault> {
         let sections = match &mut self.value.kind {
             ValueKind::Array(sections) if sections.iter().all(is_table) => sections,
@@ -147,7 +147,7 @@ impl<'de> Deserializer<'de> for Node {
         }
     }
 
-    /// Gives the fields of a section in the order in which the struct declares them, unknown ones first.
+    /// Passes on the fields of a section in the order in which the struct declares them, unknown ones first.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -170,7 +170,7 @@ impl<'de> Deserializer<'de> for Node {
         }
     }
 
-    /// Gives [`At`](crate::At), the only tuple struct, its line, its option and then the value itself.
+    /// Passes on the parts of [`At`](crate::At), the only tuple struct: its line, its option and then the value itself.
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
         name: &'static str,

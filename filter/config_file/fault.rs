@@ -10,8 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// Where a value stands: its line, and the path of its option such as
-/// `netplex.service[0].protocol[0].name`.
+/// The place of a value: its line, and the path of its option such as `netplex.service[0].protocol[0].name`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Place {
     /// Line in the file, from 1.
@@ -21,7 +20,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// A fault of the value that stands here.
+    /// Makes a fault of the value at this place.
     pub fn fault(&self, message: impl Into<String>) -> Fault {
         Fault {
             place: Some(self.clone()),
@@ -38,7 +37,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault of the syntax, before any option is known.
+    /// Makes a fault of the syntax, before any option is known.
     pub fn in_line(line: u32, message: impl Into<String>) -> Fault {
         Place {
             line,
@@ -47,7 +46,7 @@ impl Fault {
         .fault(message)
     }
 
-    /// The complete error, once the file is known.
+    /// Completes the error, once the file is known.
     pub fn in_file(self, file: &Path) -> Error {
         Error {
             file: file.to_path_buf(),
@@ -96,7 +95,7 @@ impl fmt::Display for Error {
 }
 
 impl Error {
-    /// An error of the file as a whole.
+    /// Makes an error of the file as a whole.
     pub fn of_file(file: &Path, message: impl Into<String>) -> Error {
         Fault {
             place: None,
@@ -154,7 +153,7 @@ impl de::Error for Fault {
     }
 }
 
-/// The names that an unknown one was probably meant to be, as a question.
+/// Returns a question with the names that an unknown one was probably meant to be.
 pub fn did_you_mean(name: &str, known: &[&str]) -> Option<String> {
     let alike = known.iter().find(|known| {
         known.eq_ignore_ascii_case(name) || name.len() > 3 && distance(name, known) <= 2

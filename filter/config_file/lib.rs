@@ -50,11 +50,11 @@ pub const TUPLE: &str = "\u{27e8}tuple\u{27e9}";
 /// The upper bound on the size of a file: a wrong path must not fill the memory.
 const LONGEST_FILE: u64 = 16 << 20;
 
-/// Reads `file` in the given syntax into a typed value. Anything but a regular file, such as a pipe, is
-/// an error, so that no read blocks.
+/// Reads `file` in the given syntax into a typed value. Anything except a regular file, such as a pipe, is an error, so
+/// that no read blocks.
 pub fn load<T: DeserializeOwned>(file: &Path, format: &impl Format) -> Result<T, Error> {
     let unreadable = |error| Error::of_file(file, format!("cannot be read: {error}"));
-    // Checked before the file is opened: to open a pipe blocks until somebody writes to it.
+    // Checked before the file is opened: opening a pipe blocks until somebody writes to it.
     if !std::fs::metadata(file).map_err(unreadable)?.is_file() {
         return Err(Error::of_file(file, "expected a file"));
     }
@@ -71,7 +71,7 @@ pub fn load<T: DeserializeOwned>(file: &Path, format: &impl Format) -> Result<T,
     parse(&bytes, format).map_err(|fault| fault.in_file(file))
 }
 
-/// As [`load`], for the bytes of a file.
+/// Does the same as [`load`], for the bytes of a file.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], format: &impl Format) -> Result<T, Fault> {
     let table = format.parse(None, &latin1_text(bytes)).map_err(|error| {
         match error.downcast::<Fault>() {
@@ -82,7 +82,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], format: &impl Format) -> Result<
     T::deserialize(Node::root(table))
 }
 
-/// Turns each byte into the character of its number.
+/// Turns each byte into the character with that number.
 pub fn latin1_text(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
@@ -94,12 +94,12 @@ pub fn latin1_bytes(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// A value for the formats to build: its origin is its line.
+/// Makes a value for a [`config::Format`], with its line as its origin.
 pub fn value_at(line: u32, kind: impl Into<ValueKind>) -> Value {
     Value::new(Some(&line.to_string()), kind)
 }
 
-/// The line [`value_at`] recorded.
+/// Returns the line that [`value_at`] recorded.
 pub fn line_of(value: &Value) -> u32 {
     value
         .origin()
@@ -114,7 +114,7 @@ mod tests {
     use serde::Deserialize;
     use std::error::Error as StdError;
 
-    /// A format that gives the table it was made with.
+    /// A format that returns the table that it was made with.
     struct Fixed(Vec<(&'static str, Value)>);
 
     impl Format for Fixed {

@@ -1,8 +1,8 @@
-//! Finds out which sections and parameters a type reads, and of which type each is, without a file.
+//! Lists the sections and parameters that a type reads, and the type of each, without a file.
 //!
 //! serde's derive tells a deserializer the names of a struct's fields, and each field asks for its own type. The
-//! deserializer here writes down what it is asked, and answers with a value of the type that is wanted. So documents are made
-//! of what the parser accepts. Optional values are taken for given, and of a list there is one element.
+//! deserializer here records each request, and answers with a value of the requested type. So the documents are made
+//! from what the parser accepts. Optional values count as present, and a list has one element.
 
 use crate::deserializer::AT;
 use crate::fault::Fault;
@@ -15,26 +15,26 @@ use serde::forward_to_deserialize_any;
 pub struct Outline {
     /// Its name; empty for the whole file.
     pub name: &'static str,
-    /// `string`, `integer`, `float`, `switch` or `section`. If there is a choice, the first of these that can be.
+    /// `string`, `integer`, `float`, `switch` or `section`. If several are possible, the first of them in this order.
     pub kind: &'static str,
     /// What a section contains, in the order of the declaration.
     pub inside: Vec<Outline>,
 }
 
-/// What the type reads. Fails if it refuses values of the right types.
+/// Returns what the type reads. Fails if the type refuses values of the right types.
 pub fn outline<T: DeserializeOwned>() -> Result<Outline, Fault> {
     let mut root = Outline::default();
     T::deserialize(Recorder(&mut root))?;
     Ok(root)
 }
 
-/// Writes down what is asked of it.
+/// A deserializer that records what it is asked for.
 struct Recorder<'a>(&'a mut Outline);
 
 impl<'de> Deserializer<'de> for Recorder<'_> {
     type Error = Fault;
 
-    /// A type that takes several kinds of values says in its visitor which.
+    /// The visitor of a type that takes several kinds of values says which kinds.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let expected = (&visitor as &dyn de::Expected).to_string();
         match expected.as_str() {

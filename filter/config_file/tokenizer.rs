@@ -24,7 +24,7 @@ pub enum Token {
 }
 
 impl Token {
-    /// The token in words, for an error message. Text is not shown: it may be a key.
+    /// Describes the token in words, for an error message. Text is not shown, because it may be a key.
     pub fn describe(&self) -> String {
         match self {
             Token::Keyword(keyword) => format!("`{keyword}`"),
@@ -57,11 +57,11 @@ pub struct Lexer<'a> {
     dropped: Vec<(u32, u8)>,
 }
 
-/// Genlex's integers are OCaml's: 63 bits.
+/// Genlex's integers are OCaml's, which have 63 bits.
 const INTEGERS: std::ops::RangeInclusive<i64> = -(1 << 62)..=(1 << 62) - 1;
 
 impl<'a> Lexer<'a> {
-    /// A lexer over `input`; `keywords` are single punctuation characters.
+    /// Makes a lexer over `input`; `keywords` are single punctuation characters.
     pub fn new(input: &'a [u8], keywords: &'static [&'static str]) -> Self {
         Lexer {
             input,
@@ -73,18 +73,18 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The lines and characters of escapes so far that have no meaning of their own: their backslash
-    /// is gone from the text without a trace.
+    /// Returns the lines and characters of the escapes so far that have no meaning. Their backslash was dropped from
+    /// the text.
     pub fn dropped_escapes(&self) -> &[(u32, u8)] {
         &self.dropped
     }
 
-    /// The line reached so far: where the last token returned or looked at ends.
+    /// The line reached so far: where the last token ends that was returned or peeked at.
     pub fn line(&self) -> u32 {
         self.line
     }
 
-    /// The next token and its line, left in place; `None` at the end of the file.
+    /// Returns the next token and its line without consuming it; `None` at the end of the file.
     pub fn peek(&mut self) -> Result<Option<&(Token, u32)>, Error> {
         let token = match self.peeked.take() {
             Some(token) => token,
@@ -93,7 +93,7 @@ impl<'a> Lexer<'a> {
         Ok(self.peeked.insert(token).as_ref())
     }
 
-    /// The next token and its line, consumed; `None` at the end of the file.
+    /// Consumes and returns the next token and its line; `None` at the end of the file.
     #[allow(
         clippy::should_implement_trait,
         reason = "fallible, so not an Iterator"
@@ -157,7 +157,7 @@ impl<'a> Lexer<'a> {
             .find(|keyword| keyword.as_bytes() == word)
     }
 
-    /// The rest of a word whose first byte is consumed.
+    /// Reads the rest of a word whose first byte is consumed.
     fn run(&mut self, belongs: fn(u8) -> bool) -> Token {
         let start = self.position.saturating_sub(1);
         while self.look().is_some_and(belongs) {
@@ -174,7 +174,7 @@ impl<'a> Lexer<'a> {
         self.input.get(start..self.position).unwrap_or_default()
     }
 
-    /// A number whose first byte, a digit or the sign, is consumed.
+    /// Reads a number whose first byte, a digit or the sign, is consumed.
     fn number(&mut self, line: u32) -> Result<Token, Error> {
         let start = self.position.saturating_sub(1);
         let fail = |message: &str| {
@@ -217,7 +217,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A string whose opening quote is consumed.
+    /// Reads a string whose opening quote is consumed.
     fn text(&mut self, line: u32) -> Result<Vec<u8>, Error> {
         let mut text = Vec::new();
         loop {
@@ -235,7 +235,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A character literal whose opening quote is consumed.
+    /// Reads a character literal whose opening quote is consumed.
     fn character(&mut self, line: u32) -> Result<u8, Error> {
         let byte = match self.bump() {
             Some(b'\\') => Some(self.escape(line)?),
@@ -250,7 +250,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// An escape sequence whose backslash is consumed. Any other character stands for itself.
+    /// Reads an escape sequence whose backslash is consumed. Any character without a special meaning stands for itself.
     fn escape(&mut self, line: u32) -> Result<u8, Error> {
         let malformed = || Error {
             line,
@@ -283,7 +283,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A comment whose opening is consumed. Comments nest, and quotes protect nothing inside.
+    /// Skips a comment whose opening is consumed. Comments nest, and quotes have no meaning inside.
     ///
     /// As in Genlex, a `(` swallows the byte after it unless that is `*`: `((*` opens nothing.
     fn comment(&mut self, line: u32) -> Result<(), Error> {

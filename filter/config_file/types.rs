@@ -15,12 +15,12 @@ use std::marker::PhantomData;
 pub struct At<T> {
     /// The value.
     pub value: T,
-    /// Where it stands.
+    /// The line and the option.
     pub place: Place,
 }
 
 impl<T> At<T> {
-    /// A fault of this value.
+    /// Makes a fault of this value.
     pub fn fault(&self, message: impl Into<String>) -> Fault {
         self.place.fault(message)
     }

@@ -47,7 +47,7 @@ impl Cryptoki for Module {
     }
 }
 
-/// An action that decides by a reply of a function, and hides an object.
+/// An action that decides with the reply of a function, and hides an object.
 struct Decides {
     name: &'static str,
     by: Option<Function>,
@@ -77,7 +77,7 @@ impl Action for Decides {
     }
 }
 
-/// A module behind chains for one function: name of each action, and what it decides by.
+/// A module behind chains for one function. Each action has a name, and the function of the reply that it decides with.
 fn filter(
     function: Function,
     rules: &str,
@@ -160,7 +160,7 @@ fn actions_run_in_order_around_the_checks_and_the_first_that_answers_decides() {
     assert_eq!(happened(&trace), ["c"]);
 }
 
-/// The original runs the post actions of some functions never, twice, or behind the module.
+/// The original runs the post actions of some functions never, twice, or after the module.
 #[test]
 fn actions_run_once_for_every_function_and_before_the_module() {
     let call = |function| match function {
@@ -193,7 +193,7 @@ fn an_answer_for_another_function_never_reaches_the_client() {
     assert_eq!(happened(&trace), ["a"]);
 }
 
-/// The original finds keys by their values. Other searches are the module's alone.
+/// The original finds keys by their values. Searches for other attributes are left to the module.
 #[test]
 fn finds_no_key_by_its_value() {
     let reads = Function::C_GetAttributeValue;
@@ -223,7 +223,7 @@ fn actions_of_both_chains_hide_what_a_search_finds() {
     assert_eq!(found.objects, [ObjectHandle(1), ObjectHandle(3)]);
 }
 
-/// Notes what it is told.
+/// Records the refusals that it is told of.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 

@@ -13,7 +13,7 @@ use crate::patches::{Change, Refused, Shown, Written, added_by_key, judge_keys};
 const T: bool = true;
 const F: bool = false;
 
-/// Settings that no key may have at once.
+/// Pairs of settings that no key may have at once.
 pub const CONFLICTS: &[(Setting, Setting)] = &[
     ((Boolean::Wrap, T), (Boolean::Decrypt, T)),
     ((Boolean::Unwrap, T), (Boolean::Encrypt, T)),
@@ -24,7 +24,7 @@ pub const CONFLICTS: &[(Setting, Setting)] = &[
     ((Boolean::Wrap, T), (Boolean::AlwaysSensitive, F)),
 ];
 
-/// And these, where key usage is segregated.
+/// More such pairs, where key usage is segregated.
 pub const CONFLICTS_SEGREGATED: &[(Setting, Setting)] = &[
     ((Boolean::Encrypt, T), (Boolean::Sign, T)),
     ((Boolean::Encrypt, T), (Boolean::SignRecover, T)),
@@ -38,11 +38,11 @@ pub const CONFLICTS_SEGREGATED: &[(Setting, Setting)] = &[
     ((Boolean::Decrypt, T), (Boolean::Unwrap, T)),
 ];
 
-/// Roles that a key is given when it is made or never. A copy, the other half of a pair or a key that
-/// was wrapped before may have the conflicting role, and is not seen when the role is set.
+/// Roles that a key can only get when it is made. A copy, the other half of a pair or a key that was wrapped before may
+/// have the conflicting role, and is not seen when the role is set.
 const FROM_THE_BEGINNING: &[Boolean] = &[Boolean::Wrap, Boolean::Decrypt];
 
-/// And these, where key usage is segregated.
+/// More such roles, where key usage is segregated.
 const FROM_THE_BEGINNING_SEGREGATED: &[Boolean] = &[
     Boolean::Encrypt,
     Boolean::Unwrap,
@@ -52,7 +52,7 @@ const FROM_THE_BEGINNING_SEGREGATED: &[Boolean] = &[
     Boolean::VerifyRecover,
 ];
 
-/// The first pair of settings that these attributes should not have at once.
+/// Returns the first pair of settings that these attributes have and should not have at once.
 fn conflict(booleans: Booleans, is_segregated: bool) -> Option<(Setting, Setting)> {
     let more = if is_segregated {
         CONFLICTS_SEGREGATED
@@ -72,8 +72,8 @@ impl Action for ConflictingAttributes {
     }
 }
 
-/// Judges what is made, and what a change or copy results in. The original looks at a copy's template
-/// alone.
+/// Judges the attributes of a new object, and those that a change or copy results in. The original looks at a copy's
+/// template alone.
 fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
     let policy = CkRv::ATTRIBUTE_VALUE_INVALID;
     match Written::by(call, context, policy)? {
@@ -100,7 +100,7 @@ fn refuse_conflict(booleans: Booleans, context: &Context<'_>) -> Result<(), Refu
     }
 }
 
-/// What the templates say together: of a key pair, one key must not undo the other's work.
+/// Returns the booleans of all templates together: neither key of a pair may undo the other's work.
 fn of_new(
     call: &Call<'_>,
     context: &Context<'_>,
@@ -109,7 +109,7 @@ fn of_new(
     let booleans = made.iter().fold(Booleans::default(), |all, new| {
         all.together_with(new.booleans)
     });
-    // The same derivation again gives the same key.
+    // The same derivation can be repeated, and gives the same key.
     let is_derived = call.function().facts().is_of(Family::Derive)
         && !context.compatibility.has(Switch::DerivedKeysWrap);
     if is_derived && booleans.has((Boolean::Wrap, T)) {

@@ -4,7 +4,7 @@ use xdr::{Call, CkRv};
 
 use crate::actions::{Action, Context, Verdict};
 
-/// `identity`: a line in the log.
+/// `identity`: writes a line to the log.
 pub struct Identity;
 
 impl Action for Identity {
@@ -18,7 +18,7 @@ impl Action for Identity {
     }
 }
 
-/// `c_Initialize_hook`: a line in the log.
+/// `c_Initialize_hook`: writes a line to the log.
 pub struct InitializeHook;
 
 impl Action for InitializeHook {
@@ -35,8 +35,7 @@ impl Action for InitializeHook {
     }
 }
 
-/// `c_Login_hook`: an example, which lets nobody in but with the PIN 1234. The original logs the
-/// PIN that was tried.
+/// `c_Login_hook`: an example that accepts no PIN except 1234. The original logs the PIN that was tried.
 pub struct LoginHook;
 
 impl Action for LoginHook {

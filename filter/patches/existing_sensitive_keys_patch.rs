@@ -7,15 +7,15 @@ use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean};
 use crate::patches::{Refused, judge_keys};
 
-/// Which of these keys may be used. Keys that the token made never may: they had no reason to be
+/// Which of these keys may be used. Keys that the token made may never be used: there was no reason to make them
 /// readable.
 #[derive(Clone, Copy)]
 pub enum Escrow {
-    /// `dangerous_sensitive_keys_paranoid`
+    /// `dangerous_sensitive_keys_paranoid`: none.
     Nothing,
     /// `dangerous_sensitive_keys_escrow_encrypt`: those that encrypt or decrypt.
     EncryptionKeys,
-    /// `dangerous_sensitive_keys_escrow_all`
+    /// `dangerous_sensitive_keys_escrow_all`: all.
     AllKeys,
 }
 

@@ -16,7 +16,7 @@ const DANGEROUS: [Setting; 3] = [
     (Boolean::Local, true),
 ];
 
-/// What a key from outside may not claim: the token sets these, or its security officer does.
+/// Attributes that a client may not set on a key from outside: they are set by the token, or by its security officer.
 const CLAIMS: [CK_ATTRIBUTE_TYPE; 3] = [CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_TRUSTED];
 
 /// The action.
@@ -43,11 +43,11 @@ fn judge_change(change: &Change, call: &Call<'_>) -> Result<(), Refused> {
     if !(change.is_of_key() || change.new.class.is_some_and(Class::is_key)) {
         return Ok(());
     }
-    // A key without CKA_LOCAL is from outside; the original takes it for no key.
+    // A key without CKA_LOCAL counts as one from outside; the original does not treat it as a key.
     if !change.old.booleans.has((Boolean::Local, true)) {
         refuse_dangerous(&change.new, call)?;
     }
-    // With a value of the client's, a local key is from outside as well, and it may wrap already.
+    // If the client gives it a new value, even a local key is from outside, and it may be able to wrap already.
     let key = change.result();
     if brings_a_key(call) && DANGEROUS.into_iter().any(|it| key.has(it)) {
         let reason = "a new value for a key that wraps, unwraps or was made on the token";
@@ -56,12 +56,12 @@ fn judge_change(change: &Change, call: &Call<'_>) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The attributes in the call's templates.
+/// Returns the attributes in the call's templates.
 fn said<'a>(call: &'a Call<'_>) -> impl Iterator<Item = &'a Attribute> {
     call.values().flat_map(|template| &template.0)
 }
 
-/// Whether a call has a part of a key, be it secret or public.
+/// Whether a call brings a part of a key, secret or public.
 fn brings_a_key(call: &Call<'_>) -> bool {
     const PUBLIC: [CK_ATTRIBUTE_TYPE; 9] = [
         CKA_CLASS,

@@ -1,7 +1,7 @@
 //! `sanitize_creation_templates_patch`: completes the templates of new keys with safe values, so that no default of the
 //! module applies.
 //!
-//! The action calls the module itself, with the complete templates. So it is the last of its chain.
+//! The action calls the module itself, with the completed templates. So no later action of its chain runs.
 
 use xdr::facts::Family;
 use xdr::{Attribute, Call, CkRv, Template};
@@ -44,7 +44,8 @@ const PUBLIC_KEY: &[Setting] = &[
     (Boolean::Derive, F),
 ];
 
-/// Adds what a template does not say of an object of this class, behind what it says.
+/// Adds defaults for the attributes that a template does not have, for an object of this class, after those that it
+/// has.
 pub(crate) fn complete(template: &mut Template, class: Class) {
     let defaults = match class {
         Class::SECRET_KEY => SECRET_KEY,
@@ -63,7 +64,8 @@ pub(crate) fn complete(template: &mut Template, class: Class) {
     }
 }
 
-/// The action. C_CopyObject, which the original's configuration lists, copies what there is.
+/// The action. A C_CopyObject, which the original's configuration lists, is left unchanged: it copies what the object
+/// has.
 pub struct SanitizeCreationTemplates;
 
 impl Action for SanitizeCreationTemplates {
@@ -82,12 +84,12 @@ impl Action for SanitizeCreationTemplates {
     }
 }
 
-/// The call with complete templates. Generation gives the class of what it makes; everywhere else the
-/// template does.
+/// Completes the templates of a call. For generation, the function says which class is made; otherwise the template
+/// does.
 fn sanitized(mut call: Call<'_>) -> Result<Call<'_>, CkRv> {
     let is_generated = call.function().facts().is_of(Family::Generate);
     let mut templates = call.values_mut();
-    // NULL says nothing, and is completed like an empty template.
+    // A template that is NULL is completed like an empty one.
     let mut templates: Vec<&mut Template> = templates
         .iter_mut()
         .map(|template| template.get_or_insert_default())

@@ -28,11 +28,11 @@ const IMPORTED_TO_SIGN: [Setting; 3] = [
     (Boolean::Encrypt, F),
 ];
 
-/// What a template says is one of these, each with [`SENSITIVE`]; what it does not say is left to
-/// `sanitize_creation_templates_patch`.
+/// The sets of settings, one of which a template must agree with, each together with [`SENSITIVE`]. What the template
+/// does not mention is left to `sanitize_creation_templates_patch`.
 type Secure = &'static [&'static [&'static [Setting]]];
 
-/// Keys made by the token: to wrap, or to encrypt.
+/// For keys made by the token: to wrap, or to encrypt.
 const GENERATED: Secure = &[&[&NO_ENCRYPTION], &[&NO_WRAPPING]];
 /// To wrap, to encrypt, or to sign.
 const GENERATED_SEGREGATED: Secure = &[
@@ -40,7 +40,7 @@ const GENERATED_SEGREGATED: Secure = &[
     &[&NO_WRAPPING, &NO_SIGNING],
     &[&NO_WRAPPING, &NO_ENCRYPTION],
 ];
-/// Keys whose value came from elsewhere: to encrypt and unwrap.
+/// For keys whose value came from elsewhere: to encrypt and unwrap.
 const IMPORT: Secure = &[&[&IMPORTED]];
 /// To encrypt and unwrap, or to sign.
 const IMPORT_SEGREGATED: Secure = &[&[&IMPORTED, &NO_SIGNING], &[&IMPORTED_TO_SIGN]];
@@ -54,11 +54,11 @@ fn is_secure(booleans: Booleans, (all, segregated): (Secure, Secure), is_segrega
             .any(|parts| parts.iter().copied().flatten().copied().all(conforms))
 }
 
-/// Which templates are secure for what is made.
+/// The secure templates for each way of making a key.
 const BY_GENERATION: (Secure, Secure) = (GENERATED, GENERATED_SEGREGATED);
 const BY_IMPORT: (Secure, Secure) = (IMPORT, IMPORT_SEGREGATED);
 
-/// Attributes that an existing key keeps, be they true or false.
+/// Attributes of an existing key that cannot be changed, whether true or false.
 const KEPT: &[Boolean] = &[
     Boolean::Wrap,
     Boolean::Unwrap,
@@ -67,7 +67,7 @@ const KEPT: &[Boolean] = &[
     Boolean::Sensitive,
 ];
 
-/// And these, where key usage is segregated.
+/// More such attributes, where key usage is segregated.
 const KEPT_SEGREGATED: &[Boolean] = &[
     Boolean::Sign,
     Boolean::Verify,
@@ -113,7 +113,7 @@ fn allow(is_allowed: bool) -> Result<(), Refused> {
     }
 }
 
-/// Whether new objects have secure templates. Those of a pair count as one.
+/// Whether new objects have secure templates. Those of a key pair are judged together.
 fn are_secure(made: &[Attributes], function: &Facts, segregated: bool) -> bool {
     let booleans = made.iter().fold(Booleans::default(), |all, new| {
         all.together_with(new.booleans)
@@ -127,12 +127,12 @@ fn are_secure(made: &[Attributes], function: &Facts, segregated: bool) -> bool {
     !are_keys || is_secure(booleans, BY_IMPORT, segregated)
 }
 
-/// Whether a copy is secure. Its template must be secure for an import, as in the original. In
-/// addition, the source and the result must be secure for a key, so that a key with two roles does not
-/// become two keys with one each. A source that is not sensitive is fine if the copy is.
+/// Whether a copy is secure. Its template must be secure for an import, as in the original. In addition, the source and
+/// the result must be secure for a key, so that a key with two roles does not become two keys with one each. A source
+/// that is not sensitive is accepted if the copy is.
 fn is_secure_copy(change: &Change, segregated: bool) -> bool {
     let (old, new) = (change.old.booleans, change.new.booleans);
-    // Nor may a key without roles become two keys with one each.
+    // A key without roles must not become two keys with one each, either.
     let roles = both_values(KEPT.iter().chain(KEPT_SEGREGATED));
     if segregated && taken_away(roles, old, new).is_some() {
         return false;

@@ -12,8 +12,8 @@ use crate::actions::{Action, Context, Verdict};
 use crate::attributes::{Attributes, Boolean, Class, is_same};
 use crate::patches::{Refused, unreadable};
 
-/// Attributes that give a key away. The original has the first seven; it looks for the first in all
-/// keys but RSA private ones, and for the others in those only.
+/// Attributes that reveal a key. The original has only the first seven: it looks for the first of them in all keys
+/// except RSA private keys, and for the other six only in RSA private keys.
 const VALUES: [CK_ATTRIBUTE_TYPE; 15] = [
     CKA_VALUE,
     CKA_PRIVATE_EXPONENT,
@@ -39,23 +39,23 @@ const PROVENANCE: [Boolean; 3] = [
     Boolean::Local,
 ];
 
-/// Whether such an attribute gives a key away.
+/// Whether this attribute reveals a key.
 pub(crate) fn is_value(attribute_type: AttributeType) -> bool {
     VALUES.contains(&narrow(attribute_type.0))
 }
 
-/// Whether a template has such an attribute, or one inside it has.
+/// Whether a template has an attribute that reveals a key, or a template inside it has.
 pub(crate) fn names_a_value(template: &Template) -> bool {
     let mut attributes = template.0.iter();
     attributes.any(|it| is_value(it.attribute_type) || it.nested().is_some_and(names_a_value))
 }
 
-/// Whether the answer to this question may hold such an attribute. Which attributes an array has, the module tells.
+/// Whether the answer to this question may reveal a key. For an array, only the module knows which attributes it has.
 fn asks_for_values(wanted: &Wanted) -> bool {
     is_value(wanted.attribute_type) || matches!(wanted.room, WantedRoom::Template(_))
 }
 
-/// Takes such attributes out of an answer, and tells whether there were any.
+/// Removes attributes that reveal a key from an answer. Returns whether there were any.
 fn withhold(answer: &mut Answer) -> bool {
     if is_value(answer.attribute_type) {
         answer.found = Found::Unavailable;
@@ -70,9 +70,9 @@ fn withhold(answer: &mut Answer) -> bool {
     is_withheld
 }
 
-/// Whether an object's values are kept from the client: if the object has CKA_SENSITIVE or
-/// CKA_EXTRACTABLE, whatever they are, or is of a class that should have them. That an extractable key
-/// is kept as well was a mistake of the original, but sites rely on it.
+/// Whether an object's values are kept from the client. They are if the object has CKA_SENSITIVE or CKA_EXTRACTABLE,
+/// with any value, or if it is of a class that should have them. The original keeps extractable keys by mistake, but
+/// sites rely on that.
 fn is_kept(object: Attributes) -> bool {
     let has_either = object.booleans.mentions(Boolean::Sensitive)
         || object.booleans.mentions(Boolean::Extractable);
@@ -97,7 +97,7 @@ impl Action for SensitiveLeak {
         }
     }
 
-    /// A search by the value of a key that finds the key would tell that the value was guessed.
+    /// If a search by the value of a key found the key, it would confirm a guess of that value.
     fn watches(&self, function: Function, template: &Template) -> bool {
         function == Function::C_GetAttributeValue && names_a_value(template)
     }
@@ -118,7 +118,7 @@ fn read(
 ) -> Verdict {
     let attributes = match context.objects.attributes(session, object) {
         Ok(attributes) => attributes,
-        // The attributes go back as they came, as with any call that fails.
+        // The attributes are returned as the client sent them, as for any call that fails.
         Err(rv) => {
             let rv = unreadable(rv, CkRv::ATTRIBUTE_VALUE_INVALID);
             let answers = query.0.iter().map(as_it_came).collect();
@@ -183,7 +183,7 @@ fn unavailable(attribute_type: AttributeType) -> Answer {
     }
 }
 
-/// The answer for an attribute that is left as it was.
+/// Answers that an attribute was left as it was.
 fn as_it_came(wanted: &Wanted) -> Answer {
     let found = match &wanted.room {
         WantedRoom::Buffer {

@@ -10,7 +10,7 @@ use crate::patches::{Refused, Shown, Written};
 const T: bool = true;
 const F: bool = false;
 
-/// Settings that do not change any more.
+/// Settings of an object that cannot be changed any more.
 pub const STICKY: &[Setting] = &[
     (Boolean::Wrap, T),
     (Boolean::Unwrap, T),
@@ -22,7 +22,7 @@ pub const STICKY: &[Setting] = &[
     (Boolean::NeverExtractable, T),
 ];
 
-/// And these, where key usage is segregated.
+/// More such settings, where key usage is segregated.
 pub const STICKY_SEGREGATED: &[Setting] = &[
     (Boolean::Sign, T),
     (Boolean::Verify, T),
@@ -30,7 +30,7 @@ pub const STICKY_SEGREGATED: &[Setting] = &[
     (Boolean::VerifyRecover, T),
 ];
 
-/// The first of these settings that an object has and that `new` takes away.
+/// Returns the first of these settings that an object has and that `new` takes away.
 pub(crate) fn taken_away(
     settings: impl IntoIterator<Item = Setting>,
     old: Booleans,
@@ -54,8 +54,8 @@ fn judge(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refused> {
         Written::Change(change) => change,
         Written::Nothing | Written::New(_) => return Ok(()),
     };
-    // An empty one in place of CKA_WRAP_TEMPLATE or CKA_UNWRAP_TEMPLATE lifts the restrictions of a key. The
-    // others never reach a module.
+    // An empty array in place of CKA_WRAP_TEMPLATE or CKA_UNWRAP_TEMPLATE would lift the restrictions of a key. Arrays
+    // that are not empty were refused before.
     let mut types = call.values().flat_map(|template| template.0.iter());
     if types.any(|attribute| is_nested(attribute.attribute_type)) {
         let reason = "a template of the key cannot be changed";

@@ -11,13 +11,13 @@ use xdr::{AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
 use crate::actions::{Action, Context, Verdict};
 use crate::patches::Refused;
 
-/// Lower bound on the bits of an RSA modulus: 112 bits of strength (NIST SP 800-57 part 1, 5.6.1).
+/// Lower bound on the bits of an RSA modulus, for 112 bits of strength (NIST SP 800-57 part 1, 5.6.1).
 const MODULUS_BITS: usize = 2048;
 
 /// Lower bound on the bytes of a secret key, for the same strength.
 const SECRET_BYTES: u64 = 14;
 
-/// Room for a modulus: 16384 bits and a zero before them.
+/// Room for a modulus in bytes: 16384 bits and a zero byte before them.
 const LONGEST_MODULUS: usize = 2049;
 
 /// The action.
@@ -30,7 +30,7 @@ impl Action for StrongWrappingKeys {
 
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
         let wraps = call.function().facts().is_of(Family::Wrap);
-        // The wrapping key is the first of the two.
+        // The wrapping key is the first of the call's two keys.
         match call.session().zip(call.keys().next()) {
             Some((session, wrapping)) if wraps => {
                 Refused::verdict(judge(context, session, wrapping), context)
@@ -51,7 +51,7 @@ fn judge(context: &Context<'_>, session: SessionHandle, key: ObjectHandle) -> Re
     }
 }
 
-/// Whether a key is of a strong type and size. One that does not tell them is not strong.
+/// Whether a key is of a strong type and size. If it does not tell them, it counts as weak.
 fn is_strong(
     context: &Context<'_>,
     session: SessionHandle,
@@ -71,14 +71,14 @@ fn is_strong(
     };
     Ok(match narrow(kind) {
         CKK_RSA => read(CKA_MODULUS, LONGEST_MODULUS)?.is_some_and(|it| bits(&it) >= MODULUS_BITS),
-        // These are never shorter, and need not have CKA_VALUE_LEN.
+        // Keys of these types are never shorter, and need not have CKA_VALUE_LEN.
         CKK_AES | CKK_DES3 => true,
         CKK_DES | CKK_DES2 | CKK_CDMF => false,
         _ => number(CKA_VALUE_LEN)?.is_some_and(|length| length >= SECRET_BYTES),
     })
 }
 
-/// The length of a big number, most significant byte first.
+/// Returns the length in bits of a big-endian number.
 fn bits(number: &[u8]) -> usize {
     let mut significant = number.iter().skip_while(|byte| **byte == 0);
     let first = significant

@@ -19,7 +19,7 @@ use crate::patches::Refused;
 use crate::patches::sanitize_creation_templates_patch::complete;
 use crate::room::within;
 
-/// The booleans that a wrapped key carries, in this order.
+/// The booleans that are stored with a wrapped key, in this order.
 const BOUND: &[Boolean] = &[
     Boolean::Sensitive,
     Boolean::Extractable,
@@ -33,7 +33,7 @@ const BOUND: &[Boolean] = &[
     Boolean::Derive,
 ];
 
-/// And these, where key usage is segregated.
+/// More booleans, where key usage is segregated.
 const BOUND_SEGREGATED: &[Boolean] = &[
     Boolean::Sign,
     Boolean::Verify,
@@ -41,7 +41,7 @@ const BOUND_SEGREGATED: &[Boolean] = &[
     Boolean::VerifyRecover,
 ];
 
-/// Each byte of the field of an attribute that the key does not have.
+/// Every byte of the field of an attribute that the key does not have.
 const ABSENT: u8 = 0xff;
 
 const MAC: usize = 16;
@@ -62,7 +62,7 @@ impl Drop for WrappingKey {
 }
 
 impl WrappingKey {
-    /// Exactly 32 hexadecimal digits, of either case.
+    /// Reads exactly 32 hexadecimal digits, in upper or lower case.
     pub fn from_hex(digits: &str) -> Option<WrappingKey> {
         let mut key = WrappingKey([0; 16]);
         if digits.len() != 2 * key.0.len() {
@@ -89,7 +89,7 @@ impl WrappingKey {
         blob.extend_from_slice(&mac);
     }
 
-    /// The bytes before the MAC, if the MAC is right. Every wrong one takes the same time.
+    /// Returns the bytes before the MAC, if the MAC is right. Takes the same time for every wrong MAC.
     fn unseal<'a>(&self, blob: &'a [u8]) -> Option<&'a [u8]> {
         let (sealed, mac) = blob.split_at_checked(blob.len().checked_sub(MAC)?)?;
         self.mac(sealed).verify_slice(mac).ok()?;
@@ -119,8 +119,8 @@ fn encode(attributes: Attributes, is_segregated: bool) -> Option<Vec<u8>> {
     Some(encoded)
 }
 
-/// Whether the template asks for nothing but what the wrapped key had. Any byte but 0 and 1 counts as
-/// absent; the bytes in the template are compared as they are.
+/// Whether the template asks only for attributes that the wrapped key had. In the encoding, any byte except 0 and 1
+/// counts as absent; the bytes in the template are compared as they are.
 fn agrees(template: &Template, encoded: &[u8], is_segregated: bool) -> Result<bool, CkRv> {
     let Some((class, booleans)) = encoded.split_at_checked(CLASS_FIELD) else {
         return Ok(false);
@@ -187,8 +187,8 @@ fn key<'a>(context: &Context<'a>) -> Result<&'a WrappingKey, Refused> {
         .ok_or_else(|| Refused::new(CkRv::GENERAL_ERROR, "wrapping_format_key is not set"))
 }
 
-/// Wraps a key by a call that has room for everything, and answers by the room of the client. Wrapping changes nothing
-/// on the token, so that a question for the length can wrap as well.
+/// Wraps a key with a call that has enough room, then answers according to the client's room. Wrapping changes nothing
+/// on the token, so this is possible even if the client only asks for the length.
 fn wrap(
     call: Call<'_>,
     context: &Context<'_>,
@@ -197,7 +197,7 @@ fn wrap(
 ) -> Result<Reply, Refused> {
     let key = key(context)?;
     let session = call.session().unwrap_or_default();
-    // First, so that the token itself answers to a bad handle or key.
+    // Done first, so that the token itself reports an invalid handle or key.
     let mut reply = context.execute(call);
     let (Reply::C_WrapKey(result) | Reply::C_WrapKeyAuthenticated(result)) = &mut reply else {
         return Err(Refused::new(
@@ -220,7 +220,7 @@ fn wrap(
     key.seal(&mut blob);
     (result.rv, result.length, result.data) = within(room, blob);
     if result.data.is_empty() {
-        // What the module wrote belongs to a wrapped key that the client does not get.
+        // The module wrote it for a wrapped key that the client does not get.
         result.written = Written::default();
     }
     Ok(reply)
@@ -270,7 +270,7 @@ mod tests {
         WrappingKey::from_hex(digits).expect("a key")
     }
 
-    /// RFC 4493, section 4, and lines computed for a key by another implementation.
+    /// The example of RFC 4493, section 4, and values that another implementation computed for a key.
     #[test]
     fn computes_the_cmac() {
         let rfc = "2b7e151628aed2a6abf7158809cf4f3c";
