@@ -11,12 +11,12 @@ use xdr::mechanism::Assembly;
 use xdr::word_size::{narrow, wide};
 use xdr::{CkRv, Input, Mechanism, ObjectHandle, Use, Written};
 
-/// What a handle is before a module writes it: a value that no module chooses, so that it shows whether
-/// a module wrote one.
+/// The value of a handle before the module writes it. No module chooses it, so it shows whether the module wrote a
+/// handle.
 const UNWRITTEN: CK_OBJECT_HANDLE = narrow(0x9d1f_4e37_c82a_65b3);
 
-/// A byte string as address and length. An empty one has an address too, because NULL has another
-/// meaning in PKCS#11.
+/// Returns a byte string as address and length. An empty one has an address too, because NULL has another meaning in
+/// PKCS#11.
 pub(crate) fn input(input: Input<'_>) -> (*mut CK_BYTE, CK_ULONG) {
     match input {
         Input::Null { length } => (null_mut(), narrow(length)),
@@ -37,7 +37,7 @@ pub(crate) struct Place<T> {
 }
 
 impl<T> Place<T> {
-    /// A place that holds this value. With `is_null`, the module gets NULL in its stead.
+    /// Makes a place that holds this value. With `is_null`, the module gets NULL instead of its address.
     pub(crate) fn new(value: T, is_null: bool) -> Place<T> {
         Place { value, is_null }
     }
@@ -62,7 +62,7 @@ impl Handle {
         self.0.as_ptr()
     }
 
-    /// The handle, whatever the CK_RV; `None` if the module wrote none.
+    /// Returns the handle, whatever the CK_RV; `None` if the module wrote none.
     pub(crate) fn written(&self) -> Option<ObjectHandle> {
         match self.0.value {
             UNWRITTEN => None,
@@ -88,8 +88,8 @@ impl CMechanism {
         }
     }
 
-    /// Builds the mechanism for a function of this use. `flat` are the vendors' mechanisms whose
-    /// parameters hold no address, as the site says.
+    /// Builds the mechanism for a function of this use. `flat` lists the vendors' mechanisms whose parameters hold no
+    /// address, according to the site.
     pub(crate) fn new(mechanism: &Mechanism, usage: Use, flat: &[u64]) -> Result<CMechanism, CkRv> {
         let number = narrow(mechanism.mechanism_type().0);
         let is_flat = flat.iter().any(|&listed| narrow(listed) == number);
@@ -125,14 +125,14 @@ impl CMechanism {
         }
     }
 
-    /// Address and length of the parameter, for functions of messages.
+    /// Returns address and length of the parameter, for functions of messages.
     pub(crate) fn parameter(&mut self) -> (CK_VOID_PTR, CK_ULONG) {
         self.c.as_ref().map_or((null_mut(), 0), |mechanism| {
             (mechanism.pParameter, mechanism.ulParameterLen)
         })
     }
 
-    /// What the module wrote through pointers of the parameter in a call with this result.
+    /// Returns what the module wrote through pointers of the parameter, in a call with this result.
     pub(crate) fn written(&self, rv: CkRv) -> Written {
         self.assembly.written(rv.is_ok())
     }

@@ -16,18 +16,18 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::process;
 
-/// The least stack of such a thread, in bytes: an application may have set a small one for its own threads.
+/// Lower bound on the stack of such a thread, in bytes. An application may have set a small stack for its own threads.
 const LEAST_STACK: usize = 1 << 20;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// A thread that runs. Dropping it leaves the thread behind.
+/// A running thread. Dropping this leaves the thread behind.
 pub struct Background {
     thread: libc::pthread_t,
 }
 
 impl Background {
-    /// Starts a thread. Fails where the system gives none.
+    /// Starts a thread. Fails if the system cannot provide one.
     pub fn start(work: impl FnOnce() + Send + 'static) -> io::Result<Background> {
         let attributes = Attributes::new()?;
         let work: Box<Work> = Box::new(Box::new(work));
@@ -38,10 +38,10 @@ impl Background {
         // SAFETY: `thread` is writable, the attributes are initialised, and `run` takes what `work` is.
         let error =
             unsafe { libc::pthread_create(thread.as_mut_ptr(), &attributes.0, run, work.cast()) };
-        // Fails for no mask that was read.
+        // This cannot fail for a mask that was read.
         let _ = before.thread_set_mask();
         if error != 0 {
-            // SAFETY: made by `Box::into_raw` above, and there is no thread that has it.
+            // SAFETY: made by `Box::into_raw` above, and no thread was started that has it.
             drop(unsafe { Box::from_raw(work) });
             return Err(io::Error::from_raw_os_error(error));
         }
@@ -59,7 +59,7 @@ impl Background {
     }
 }
 
-/// Leaves the thread behind. Where this code cannot be kept in memory, waits for it.
+/// Leaves the thread behind. If this code cannot be kept in memory, waits for the thread instead.
 impl Drop for Background {
     fn drop(&mut self) {
         if process::stay_loaded() {
@@ -102,11 +102,11 @@ impl Drop for Attributes {
     }
 }
 
-/// What the thread does. No panic leaves it.
+/// The thread's main function. No panic leaves it.
 extern "C" fn run(work: *mut c_void) -> *mut c_void {
-    // SAFETY: what `start` made of a `Box<Work>` and gave to this thread alone.
+    // SAFETY: `start` made this pointer from a `Box<Work>` and gave it to this thread alone.
     let work = unsafe { Box::from_raw(work.cast::<Work>()) };
-    // A panic drops what the work was to report with: its starter notices.
+    // A panic drops the means by which the work was to report, which its starter notices.
     let _ = catch_unwind(AssertUnwindSafe(work));
     ptr::null_mut()
 }

@@ -13,13 +13,13 @@ use xdr::word_size::wide;
 /// `CK_RV C_Daemonize(const CK_BYTE *param, CK_ULONG length)`.
 type Daemonize = unsafe extern "C" fn(*const c_uchar, c_ulong) -> c_ulong;
 
-/// Why there is no daemon.
+/// Why C_Daemonize was not called, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     /// The shared object cannot be loaded, or has no such function.
     #[error("{0}")]
     Unusable(libloading::Error),
-    /// The function says that it failed.
+    /// The function returned an error.
     #[error("C_Daemonize returned {0}")]
     Failed(CkRv),
 }

@@ -1,12 +1,12 @@
-//! Lets a process that serves one client be asked by a signal (SIGUSR2) to end the connection.
+//! Lets a process that serves one client end the connection when it is asked to by a signal (SIGUSR2).
 //!
-//! When no operation and no unanswered call is in the way, the process sends no more, so that the client finds the end
-//! of the connection behind all replies. It goes on reading for a while: if it closed the socket, a client that sends
-//! at this moment would get an error before it has read the replies. The signal has to be sent repeatedly; at the
-//! second one after this, the process stops reading, too.
+//! When no operation and no unanswered call is in the way, the process stops sending, so that the client finds the end
+//! of the connection after all replies. It goes on reading for a while: if it closed the socket, a client that sends at
+//! this moment would get an error before it has read the replies. The signal has to be sent repeatedly; at the second
+//! one after this, the process stops reading, too.
 //!
-//! Whatever is in the way is counted. The signal has no effect on a process whose client cannot reconnect, as most
-//! cannot.
+//! Operations and calls in the way are counted. The signal has no effect on a process whose client cannot reconnect, as
+//! most cannot.
 
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -21,19 +21,19 @@ static IS_ASKED: AtomicBool = AtomicBool::new(false);
 /// Whether the connection may be ended.
 static IS_ALLOWED: AtomicBool = AtomicBool::new(false);
 
-/// What is in the way.
+/// How many operations and calls are in the way.
 static IN_THE_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether the connection was ended.
 static HAS_LEFT: AtomicBool = AtomicBool::new(false);
 
-/// How often the signal has come since then.
+/// How often the signal has come since the connection was ended.
 static ASKED_SINCE: AtomicUsize = AtomicUsize::new(0);
 
 /// The client's socket; -1 before there is one.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
 
-/// Handles the signal from now on. Before this it would end the process.
+/// Handles the signal from now on. Without this it would end the process.
 pub fn take_signal() -> io::Result<()> {
     let handler = SigHandler::Handler(asked);
     let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
@@ -42,34 +42,33 @@ pub fn take_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// The socket to leave: a descriptor of its own, which stays open to the end of the process.
+/// Sets the socket of the client. The descriptor is a separate one, which stays open to the end of the process.
 pub fn serve(socket: OwnedFd) {
     SOCKET.store(socket.into_raw_fd(), Ordering::SeqCst);
     leave_if_possible();
 }
 
-/// The client may be left.
-///
+/// Allows the process to end the connection.
 pub fn allow() {
     IS_ALLOWED.store(true, Ordering::SeqCst);
     leave_if_possible();
 }
 
-/// Whether the process is asked to leave the client, and may.
+/// Whether the process was asked to end the connection, and may do so.
 pub fn is_leaving() -> bool {
     IS_ASKED.load(Ordering::SeqCst) && IS_ALLOWED.load(Ordering::SeqCst)
 }
 
-/// Something more is in the way.
+/// Counts one more thing that is in the way.
 pub fn enter() {
     IN_THE_WAY.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Something that is in the way as long as this lives.
+/// Counts as in the way as long as this lives.
 pub struct InTheWay(());
 
 impl InTheWay {
-    /// It begins.
+    /// Counts one more until the value is dropped.
     pub fn begin() -> InTheWay {
         enter();
         InTheWay(())
@@ -91,13 +90,13 @@ impl Drop for InTheWay {
     }
 }
 
-/// Something is no longer in the way. Must be called once for each [`enter`].
+/// Counts one thing less that is in the way. Must be called once for each [`enter`].
 pub fn leave() {
     IN_THE_WAY.fetch_sub(1, Ordering::SeqCst);
     leave_if_possible();
 }
 
-/// Whether the client was left, so that it is no fault if nothing can be sent to it.
+/// Whether the connection was ended, so that it is no error if nothing can be sent to the client.
 pub fn has_left() -> bool {
     HAS_LEFT.load(Ordering::SeqCst)
 }
@@ -110,7 +109,7 @@ extern "C" fn asked(_: i32) {
     leave_if_possible();
 }
 
-/// Atomics and one system call only.
+/// Ends the connection, if nothing is in the way. Uses only atomics and one system call.
 fn leave_if_possible() {
     let is_free = IN_THE_WAY.load(Ordering::SeqCst) == 0;
     let has_socket = SOCKET.load(Ordering::SeqCst) >= 0;
@@ -123,7 +122,7 @@ fn leave_if_possible() {
 fn shut_down(direction: i32) {
     let errno = Errno::last();
     let socket = SOCKET.load(Ordering::SeqCst);
-    // SAFETY: a number; `serve` gave the descriptor away for good. A failure leaves nothing to do.
+    // SAFETY: the descriptor is passed as a number; `serve` gave it away for good. A failure needs no handling.
     unsafe { libc::shutdown(socket, direction) };
     errno.set();
 }

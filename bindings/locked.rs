@@ -1,6 +1,6 @@
 //! Keeps a secret for longer than a call.
 //!
-//! Its memory is not swapped, not in a core dump, not in forked children, and wiped when the secret is dropped.
+//! The memory is not swapped, not in a core dump, not in forked children, and wiped when the secret is dropped.
 
 use std::fmt;
 use std::io;
@@ -19,12 +19,12 @@ pub struct LockedSecret {
     length: usize,
 }
 
-/// What is mapped for each secret, in bytes. The kernel makes whole pages of it.
+/// The size of the mapping for each secret, in bytes. The kernel rounds it up to whole pages.
 const MAPPED: NonZeroUsize = NonZeroUsize::new(LONGEST).unwrap();
 
 impl LockedSecret {
-    /// Keeps these bytes, at most 4096. An error if memory for them cannot be had, or cannot be locked:
-    /// `RLIMIT_MEMLOCK` may be used up.
+    /// Keeps these bytes, at most 4096. Fails if memory for them cannot be allocated or locked: `RLIMIT_MEMLOCK` may be
+    /// used up.
     pub fn new(secret: &[u8]) -> io::Result<LockedSecret> {
         if secret.len() > LONGEST {
             return Err(io::Error::other("too long"));
@@ -75,7 +75,7 @@ fn keep_out_of_dumps_and_children(_: NonNull<u8>) -> io::Result<()> {
     Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
-/// Wiped before the kernel gets it back.
+/// Wipes the memory before the kernel gets it back.
 impl Drop for LockedSecret {
     fn drop(&mut self) {
         // SAFETY: the mapping is writable for this length, and nobody else has a reference to it.
@@ -91,7 +91,7 @@ unsafe impl Send for LockedSecret {}
 // SAFETY: it is only read through `&self`.
 unsafe impl Sync for LockedSecret {}
 
-/// Tells nothing.
+/// Prints nothing of the secret.
 impl fmt::Debug for LockedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LockedSecret")
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// The line of this process's map that the address is in, with what the kernel says of it.
+    /// Returns the VmFlags of this process's mapping that begins at the address.
     #[cfg(target_os = "linux")]
     fn facts_about(address: usize) -> String {
         let maps = fs::read_to_string("/proc/self/smaps").unwrap();

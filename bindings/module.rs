@@ -32,7 +32,7 @@ pub enum LoadError {
     Open {
         /// The library.
         path: PathBuf,
-        /// What the loader says.
+        /// The loader's error.
         source: libloading::Error,
     },
     /// The library is not a PKCS#11 module.
@@ -46,7 +46,7 @@ pub enum LoadError {
     Refused {
         /// The library.
         path: PathBuf,
-        /// What it answers.
+        /// The CK_RV that it returned.
         rv: CkRv,
     },
     /// C_GetFunctionList succeeded but returned no list.
@@ -75,15 +75,15 @@ impl LoadError {
 
 /// A loaded module. It stays in memory until the process ends.
 ///
-/// It gets calls in parallel if the application's C_Initialize allowed threads and the module took them;
-/// otherwise one call at a time.
+/// It gets calls in parallel if the application's C_Initialize allowed threads and the module accepted that; otherwise
+/// one call at a time.
 pub struct Module {
     turns: Turns,
     functions: Functions,
     interfaces: Flags,
 }
 
-/// The module's functions. A caller must have a turn.
+/// The module's functions. A caller must hold a turn.
 struct Functions {
     list: CK_FUNCTION_LIST_3_2,
     flat_mechanisms: Vec<u64>,
@@ -119,7 +119,7 @@ impl Module {
         })
     }
 
-    /// The interfaces that it listed when it was loaded: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
+    /// Returns the interfaces that the module listed when it was loaded: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
     pub fn interfaces(&self) -> Flags {
         self.interfaces
     }
@@ -166,19 +166,17 @@ fn open(path: &Path) -> Result<libloading::Library, libloading::Error> {
     unsafe { libloading::Library::new(path) }
 }
 
-/// Calls a function of the list with plain values; CKR_FUNCTION_NOT_SUPPORTED when the list has
-/// none.
+/// Calls a function of the list with plain values; CKR_FUNCTION_NOT_SUPPORTED if the list does not have it.
 macro_rules! c {
     ($functions:ident.$name:ident($($argument:expr),* $(,)?)) => {
         match $functions.list.$name {
-            // SAFETY: the address is of the list of a module that is never unloaded, its type is
-            // the standard's. An argument that is an address is null where PKCS#11 allows it, or
-            // comes of a variable or of `arguments`, `templates` and `outputs`: of memory that outlives the
-            // call, whose own length is the argument beside it. Where PKCS#11 does not allow null, it is null
-            // only because the client said so; a module that does not check it ends with an access to
-            // address 0. Bytes of a client are never an address: `CMechanism`, `CTemplate` and
-            // `messages` see to that. The caller has a turn, so no other call is running, or the module
-            // takes calls in parallel.
+            // SAFETY: the address comes from the list of a module that is never unloaded, and its type is the
+            // standard's. An argument that is an address is null where PKCS#11 allows it, or comes from a variable or
+            // from `arguments`, `templates` and `outputs`: it is the address of memory that outlives the call, and the
+            // argument beside it is the length of that memory. Where PKCS#11 does not allow null, it is null only
+            // because the client said so; a module that does not check it ends with an access to address 0. Bytes of a
+            // client are never an address: `CMechanism`, `CTemplate` and `messages` see to that. The caller holds a
+            // turn, so no other call is running, or the module takes calls in parallel.
             Some(function) => CkRv(wide(unsafe { function($($argument),*) })),
             None => CkRv::FUNCTION_NOT_SUPPORTED,
         }

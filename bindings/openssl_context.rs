@@ -9,8 +9,8 @@
 //! SSL_CTX of the process; our TLS settings say what must not be weakened. Second, the first use of libssl in a process
 //! reads that file into the application's context. [`prepare`] triggers this, as any library that links libssl does,
 //! before any lock of ours is taken. If an engine calls C_Initialize at that moment, in the middle of the application's
-//! own C_Initialize, it is served; OpenSSL reads its configuration once. (OPENSSL_INIT_NO_LOAD_CONFIG would leave the
-//! application without its configuration for good.)
+//! own C_Initialize, that call is served, too; OpenSSL reads its configuration once. (OPENSSL_INIT_NO_LOAD_CONFIG would
+//! leave the application without its configuration for good.)
 //!
 //! The context lives as long as the library is loaded. A forked child goes on using it, and `dlclose` frees it
 //! ([`free`]). OpenSSL keeps random generators of a context for each thread, and frees them when the thread ends, which
@@ -31,41 +31,41 @@ type Context = c_void;
 unsafe extern "C" {
     safe fn OSSL_LIB_CTX_new() -> *mut Context;
     fn OSSL_LIB_CTX_free(context: *mut Context);
-    /// Sets the context of this thread, for calls that name none; gives the one before.
+    /// Sets the context of this thread, for calls that name none. Returns the previous one.
     fn OSSL_LIB_CTX_set0_default(context: *mut Context) -> *mut Context;
-    /// Frees what the context has for this thread.
+    /// Frees what the context holds for this thread.
     fn OPENSSL_thread_stop_ex(context: *mut Context);
     fn OPENSSL_init_ssl(options: u64, settings: *const c_void) -> c_int;
 }
 
-/// Its handler would be run by exit before the application's own, which may still use us.
+/// Without this, exit would run OpenSSL's handler before the application's own, which may still use us.
 const OPENSSL_INIT_NO_ATEXIT: u64 = 0x0008_0000;
 
 static PRIVATE: AtomicPtr<Context> = AtomicPtr::new(ptr::null_mut());
 
-/// How many threads are in it.
+/// How many threads are in the private context.
 static USERS: AtomicUsize = AtomicUsize::new(0);
 
-/// Has OpenSSL initialise itself, and read the application's configuration if nobody had it done
-/// yet. May call back into this library: no lock may be held.
+/// Makes OpenSSL initialise itself, and read the application's configuration if nobody has done that yet. May call back
+/// into this library, so no lock may be held.
 pub fn prepare() {
     // SAFETY: without settings there is nothing it could refer to. It may be called at any time
     // from any thread, also from within itself. A failure shows when a context is made.
     let _ = unsafe { OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, ptr::null()) };
 }
 
-/// The private context, for this thread, until it is dropped.
+/// Keeps this thread in the private context until it is dropped.
 pub struct Entered {
     context: *mut Context,
     before: *mut Context,
-    /// Of one thread: not `Send`.
+    /// Belongs to one thread: not `Send`.
     _thread: PhantomData<*mut ()>,
 }
 
-/// Everything OpenSSL does on this thread from here on is in the private context. Objects made in
-/// it must be used and freed in it, too.
+/// Enters the private context: everything that OpenSSL does on this thread from now on is in it. Objects made in it
+/// must be used and freed in it, too.
 pub fn enter() -> io::Result<Entered> {
-    // Before the context is looked for, as `free` asks in the reverse order.
+    // Must come before the context is read, because `free` does the two in the reverse order.
     USERS.fetch_add(1, Ordering::SeqCst);
     let context = private().inspect_err(|_| {
         USERS.fetch_sub(1, Ordering::SeqCst);
@@ -100,11 +100,11 @@ fn private() -> io::Result<*mut Context> {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        // SAFETY: `before` is what was this thread's context when it was entered; its owner cannot
-        // have freed it since, as this thread has been in our code, nor entered another, as
-        // `Entered` values of a thread end in the reverse order.
+        // SAFETY: `before` is the context that this thread had when it entered. Its owner cannot have freed it since,
+        // because this thread has been in our code; nor has this thread entered another context, because `Entered`
+        // values of a thread end in the reverse order.
         unsafe { OSSL_LIB_CTX_set0_default(self.before) };
-        // SAFETY: the context has at least this user. What is freed is this thread's, which uses none of it now.
+        // SAFETY: the context has at least this user. What is freed belongs to this thread, which uses none of it now.
         unsafe { OPENSSL_thread_stop_ex(self.context) };
         USERS.fetch_sub(1, Ordering::SeqCst);
     }

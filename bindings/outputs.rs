@@ -16,21 +16,21 @@ use xdr::codec::wipe;
 use xdr::word_size::{narrow, wide};
 use xdr::{CkRv, Function, LONGEST_BYTES, MOST_ELEMENTS, OutputResult, Room, Ulong};
 
-/// Upper bound on the memory for one reply of which the client does not tell the size, in bytes, whatever
-/// length a module asks for; and on the memory for attribute values.
+/// Upper bound on the memory for one reply whose size the client does not tell, in bytes, whatever length a module asks
+/// for. It is also the upper bound on the memory for attribute values.
 pub const OUTPUT_LIMIT: usize = 64 << 20;
 
-/// Upper bound on the length of random data, in bytes: what a reply of 1 GiB has room for.
+/// Upper bound on the length of random data, in bytes: as much as fits into a reply of 1 GiB.
 pub const LONGEST_RANDOM: usize = (1 << 30) - 4096;
 
-/// Upper bound on the room that a call gets, in bytes, whatever the client says it has: more than that fits
-/// into no reply. New memory costs nothing until the module writes to it.
+/// Upper bound on the room that a call gets, in bytes, whatever room the client says it has: more than that fits into
+/// no reply. New memory costs nothing until the module writes to it.
 const MOST_ROOM: u64 = LONGEST_BYTES;
 
 /// Size of the buffer for small outputs, in bytes. Each thread keeps one.
 const SCRATCH: usize = 20 << 10;
 
-/// Upper bound on the large buffers that this process keeps, in bytes of all of them together.
+/// Upper bound on the total size of the large buffers that this process keeps, in bytes.
 const KEPT: usize = 8 << 20;
 
 /// From this size on, the allocator gives memory back to the kernel when it is freed (the upper bound of
@@ -38,16 +38,16 @@ const KEPT: usize = 8 << 20;
 const ALWAYS_MAPPED: usize = 32 << 20;
 
 thread_local! {
-    /// The buffer for small outputs. Between two calls it is all zeros, as far as the module returned how
+    /// The buffer for small outputs. Between two calls it is all zeros, provided that the module told correctly how
     /// much it wrote.
     static SCRATCH_ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Large buffers for the next calls. They hold zeros, or outputs that this process's client has got.
+/// Large buffers for the next calls. They contain zeros, or outputs that were sent to this process's client.
 static KEPT_BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// Keeps the memory of an output for the next calls. The bytes have gone to the client of this process, or
-/// are wiped: a module that claims to have written what it did not write would send them again.
+/// Keeps the memory of an output for the next calls. The bytes must have been sent to the client of this process, or
+/// have been wiped: a module that claims to have written more than it did would send them again.
 pub fn reuse(buffer: Vec<u8>) {
     let capacity = buffer.capacity();
     if !(SCRATCH..=KEPT).contains(&capacity) {
@@ -65,7 +65,7 @@ fn kept_buffers() -> MutexGuard<'static, Vec<Vec<u8>>> {
     KEPT_BUFFERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A buffer of at least `size` bytes, more than 0. `None` if there is no memory.
+/// Returns a buffer of at least `size` bytes, more than 0. `None` if there is no memory.
 fn large_buffer(size: usize) -> Option<Vec<u8>> {
     let mut kept = kept_buffers();
     let fitting = (0_usize..).zip(kept.iter().map(Vec::capacity));
@@ -84,7 +84,7 @@ fn large_buffer(size: usize) -> Option<Vec<u8>> {
     }
 }
 
-/// New memory, more than 0 bytes. `None` if there is none.
+/// Allocates zeroed memory of `size` bytes, more than 0. `None` if there is none.
 fn zeros(size: usize) -> Option<Vec<u8>> {
     let layout = Layout::array::<u8>(size).ok()?;
     // SAFETY: the layout has a size that is not 0, because `size` is not.
@@ -97,7 +97,7 @@ fn zeros(size: usize) -> Option<Vec<u8>> {
     Some(unsafe { Vec::from_raw_parts(memory, size, size) })
 }
 
-/// What one call left.
+/// The result of one call.
 struct Output {
     rv: CkRv,
     /// The length as the module left it.
@@ -106,7 +106,7 @@ struct Output {
     data: Vec<u8>,
 }
 
-/// Calls for bytes with the room that the client has. `function` says whether the bytes are secret.
+/// Makes a call that returns bytes, with the room that the client has. `function` says whether the bytes are secret.
 ///
 /// Without a bound on the room, in version 3, it calls once with `usual` bytes and, if that is too small,
 /// again with the size that the module asks for. The original asks for the size first, or has a fixed room
@@ -129,7 +129,7 @@ pub(crate) fn output(
         Room::Buffer(passed) => {
             let room = usize::try_from(passed.min(MOST_ROOM)).unwrap_or(usize::MAX);
             let output = output_into(function, room, &mut call);
-            // What the module leaves alone goes back as it was passed, whatever room it had.
+            // A length that the module left unchanged is returned as it was passed, whatever room the module got.
             length = match output.length == narrow(room as u64) {
                 true => Ulong(passed),
                 false => Ulong(wide(output.length)),
@@ -145,7 +145,7 @@ pub(crate) fn output(
     OutputResult { rv, length, data }
 }
 
-/// A length or count that was `passed` and that the module may have changed.
+/// Returns a length or count that was `passed` and that the module may have changed.
 fn told(left: CK_ULONG, passed: u64) -> u64 {
     if left == narrow(passed) {
         passed
@@ -219,11 +219,11 @@ fn small_output(room: usize, call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) 
     output
 }
 
-/// Hands out the large buffer itself, or a copy if the output is much shorter.
+/// Returns the large buffer itself, or a copy if the output is much shorter.
 ///
-/// A buffer that is kept is wiped where a failing call or a copied output left something. One that is
-/// handed out goes to the client; [`reuse`] says what must be wiped of it. So an encryption costs no write to
-/// memory beside the module's own.
+/// If the buffer is kept, the bytes are wiped that a failing call or a copied output left in it. If it is returned, it
+/// goes to the client; [`reuse`] says what must be wiped of it. So an encryption writes no memory beside the module's
+/// own writes.
 fn large_output(
     is_secret: bool,
     room: usize,
@@ -237,7 +237,7 @@ fn large_output(
     let is_returned = room >= ALWAYS_MAPPED;
     match written {
         Some(length) if length >= room / 2 => {
-            // Behind plaintext there may be its padding.
+            // Padding of the plaintext may follow it.
             if is_secret && !is_returned {
                 wipe(buffer.get_mut(length..room).unwrap_or_default());
             }
@@ -262,7 +262,7 @@ fn large_output(
     output
 }
 
-/// Makes one call, and tells how much of `room` the module filled, if it succeeded.
+/// Makes one call. Returns also how much of `room` the module filled, if the call succeeded.
 fn call_with(
     room: &mut [u8],
     call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
@@ -320,7 +320,7 @@ pub(crate) fn list(room: Room, mut call: impl FnMut(*mut CK_ULONG, *mut CK_ULONG
     }
 }
 
-/// The answer without a list.
+/// Returns an answer without a list.
 fn no_list(rv: CkRv, count: u64) -> List {
     List {
         rv,
@@ -346,8 +346,8 @@ pub(crate) fn objects(
     }
 }
 
-/// Calls with room for `passed` entries, or for as many as a reply can have. `call` gets the list, which has
-/// an address even without room, the room, and the place for the number of entries, which holds `before`.
+/// Makes a call with room for `passed` entries, or for as many as a reply can have. `call` gets the list, which has an
+/// address even without room, the room, and the place for the number of entries, which holds `before`.
 fn filled_list(
     passed: u64,
     before: u64,
@@ -373,7 +373,7 @@ fn filled_list(
             count: Ulong(wide(number)),
         };
     }
-    // What the module leaves alone goes back as it was passed.
+    // A count that the module left unchanged is returned as it was passed.
     let count = match number == unchanged {
         true => before,
         false => wide(number),
@@ -385,7 +385,7 @@ fn filled_list(
 mod tests {
     use super::*;
 
-    /// Makes a call that finds this in its room, writes `fill` everywhere, and tells a length.
+    /// Makes a call to a module that checks its room with `looks`, writes `fill` everywhere, and returns a length.
     fn call(
         function: Function,
         room: u64,
@@ -408,7 +408,7 @@ mod tests {
         output.data
     }
 
-    /// One test, because the buffers are the process's own.
+    /// This is one test, because all tests of the process share the buffers.
     #[test]
     fn memory_is_used_again_and_holds_nothing_that_was_not_sent() {
         let (encrypt, decrypt) = (Function::C_Encrypt, Function::C_Decrypt);
@@ -416,7 +416,7 @@ mod tests {
         let any = |_: &[u8]| {};
         let room = 100_000;
 
-        // What is handed out comes back, as it was sent.
+        // A buffer that was handed out comes back with the bytes that were sent.
         let sent = call(encrypt, room, 1, 90_000, CkRv::OK, zeros);
         assert_eq!(sent, [1; 90_000]);
         let address = sent.as_ptr();
@@ -425,7 +425,7 @@ mod tests {
             assert_eq!(place.as_ptr(), address);
             assert!(place[90_000..].iter().all(|byte| *byte == 0));
         });
-        // The plaintext is wiped by whoever sent it, its padding here.
+        // The sender wipes the plaintext; its padding is wiped here.
         wipe(&mut sent);
         reuse(sent);
 
@@ -439,11 +439,11 @@ mod tests {
         let again = call(encrypt, room, 6, 100_000, CkRv::OK, |place| {
             assert_eq!(place.as_ptr(), address);
         });
-        // Nobody gave that one back.
+        // That buffer was not given back.
         let other = call(encrypt, room, 7, 100_000, CkRv::OK, zeros);
         assert_ne!(other.as_ptr(), again.as_ptr());
 
-        // A bounded number of bytes is kept, the newest.
+        // A bounded number of bytes is kept: those of the newest buffers.
         let size = 3 << 20;
         let three = [8, 9, 10].map(|fill| call(encrypt, size, fill, 3 << 20, CkRv::OK, any));
         let addresses = three.each_ref().map(|data| data.as_ptr());

@@ -1,11 +1,11 @@
 //! Detects forked children, and keeps them from using what belongs to their parent's process.
 //!
-//! A child inherits the connection of its parent, and locks that other threads held. It uses neither. Its
-//! [`PerProcess`] value is a new one. The inherited descriptor is closed, without a byte written, by a handler that
-//! runs inside of fork (`pthread_atfork`), or at the child's first call. That call may come before the handler runs,
-//! from a fork handler of the application. In a process made by a bare `clone`, there is no handler, only the call. The
-//! handler leaves alone what the child has made by then. (Where the kernel cannot clear a page in children, the handler
-//! cannot tell, and makes the child start anew.)
+//! A child inherits its parent's connection, and locks that other threads held. It uses neither. Its [`PerProcess`]
+//! value is a new one. The inherited descriptor is closed, without a byte written, by a handler that runs inside of
+//! fork (`pthread_atfork`), or at the child's first call. That call may come before the handler runs, from a fork
+//! handler of the application. In a process made by a bare `clone`, there is no handler, only the call. The handler
+//! does not touch what the child has made by then. (Where the kernel cannot clear a page in children, the handler
+//! cannot tell what that is, and makes the child start anew.)
 //!
 //! An application may also reuse the number of the descriptor for another file: [`FileIdentity`] tells them apart.
 //!
@@ -29,20 +29,21 @@ use nix::fcntl::{FcntlArg, fcntl};
 /// a wrap-around.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Process {
-    /// Higher than that of each process it was forked from. Where the kernel clears no page in children: its id.
+    /// Higher than that of each process it was forked from. Where the kernel cannot clear a page in children: the
+    /// process id.
     number: u32,
-    /// The forks that handlers have counted; none where the number says enough.
+    /// The forks that handlers have counted; 0 where the number is enough.
     forks: u32,
 }
 
-/// The highest number that was given in this process, or in one it was forked from.
+/// The highest number given so far in this process, or in one that it was forked from.
 static NUMBERS: AtomicU32 = AtomicU32::new(0);
 
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 impl Process {
-    /// This process. In a child this is known before any fork handler has run: the application's may come first and
-    /// call this library.
+    /// Returns this process. In a child the answer is right before any fork handler has run: the application's handlers
+    /// may come first and call this library.
     pub fn current() -> Process {
         Process {
             number: own_number(),
@@ -51,15 +52,15 @@ impl Process {
     }
 }
 
-/// Whether this program got privileges by being executed: set-user-id, set-group-id, file capabilities. Its behaviour
-/// must then not depend on the environment of the user who started it (`secure_getenv(3)`).
+/// Whether this program gained privileges when it was executed: set-user-id, set-group-id, file capabilities. Its
+/// behaviour must then not depend on the environment of the user who started it (`secure_getenv(3)`).
 #[cfg(target_os = "linux")]
 pub fn is_privileged() -> bool {
     // SAFETY: reads what the kernel told this process when it was executed.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-/// Whether this program got privileges by being executed, as far as its ids tell.
+/// Whether this program gained privileges when it was executed, as far as its ids show.
 #[cfg(not(target_os = "linux"))]
 pub fn is_privileged() -> bool {
     use nix::unistd::{Gid, Uid};
@@ -82,7 +83,7 @@ static OWN: OwnPage = OwnPage {
     rest: [0; PAGE - 4],
 };
 
-/// The number of this process. It takes a system call where the kernel clears no page in children.
+/// Returns the number of this process. Takes a system call where the kernel cannot clear a page in children.
 fn own_number() -> u32 {
     match OWN.number.load(Ordering::Relaxed) {
         0 => first_number(),
@@ -93,7 +94,7 @@ fn own_number() -> u32 {
 /// Gives this process a number. If several threads do this at the same time, only one number is used.
 #[cold]
 fn first_number() -> u32 {
-    // Before the number is there, or a child could have it.
+    // Must come before the number is stored, or a child could inherit it.
     if !is_cleared_in_children() {
         return std::process::id();
     }
@@ -103,8 +104,8 @@ fn first_number() -> u32 {
         .map_or_else(|first| first, |_| number)
 }
 
-/// Whether [`OWN`] is cleared in each process that is forked from this one. The kernel is asked for it once; children
-/// inherit that it is done.
+/// Whether [`OWN`] is cleared in each process that is forked from this one. The kernel is asked once; children inherit
+/// the setting.
 fn is_cleared_in_children() -> bool {
     const UNKNOWN: u8 = 0;
     const CLEARED: u8 = 1;
@@ -143,7 +144,7 @@ fn clear_in_children(_: &'static OwnPage) -> bool {
     false
 }
 
-/// The file this library was loaded from, by the name it was loaded with.
+/// Returns the file that this library was loaded from, by the name that it was loaded with.
 pub fn own_path() -> Option<PathBuf> {
     let name = own_object()?.dli_fname;
     if name.is_null() {
@@ -168,12 +169,12 @@ pub fn stay_loaded() -> bool {
     !own.dli_fname.is_null() && !unsafe { libc::dlopen(own.dli_fname, how) }.is_null()
 }
 
-/// The object that this code is in.
+/// Returns the object that contains this code.
 fn own_object() -> Option<libc::Dl_info> {
     object_at(ptr::from_ref(&FORKS).cast())
 }
 
-/// The program that was executed.
+/// Returns the program that was executed.
 #[cfg(target_os = "linux")]
 fn main_program() -> Option<libc::Dl_info> {
     // SAFETY: reads what the kernel told this process when it was executed.
@@ -186,18 +187,18 @@ fn main_program() -> Option<libc::Dl_info> {
     None
 }
 
-/// The object that an address is in.
+/// Returns the object that contains an address.
 fn object_at(address: *const libc::c_void) -> Option<libc::Dl_info> {
     let mut found = MaybeUninit::<libc::Dl_info>::uninit();
     // SAFETY: any address may be asked for, and `found` is writable for a `Dl_info`.
     if unsafe { libc::dladdr(address, found.as_mut_ptr()) } == 0 {
         return None;
     }
-    // SAFETY: dladdr fills the structure when it answers anything but zero.
+    // SAFETY: dladdr has filled the structure, because it did not return zero.
     Some(unsafe { found.assume_init() })
 }
 
-/// A value of which each process has its own, made at first use and freed only by [`PerProcess::free`].
+/// A value that each process has for itself, made at first use and freed only by [`PerProcess::free`].
 pub struct PerProcess<T> {
     /// The value of this process, or one inherited, or null before the first use.
     current: AtomicPtr<Held<T>>,
@@ -217,8 +218,8 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
         }
     }
 
-    /// The value of this process, made at its first use. `abandon` is called with a value that was
-    /// inherited. Waits for nothing.
+    /// Returns the value of this process, made at its first use. `abandon` is called with a value that was inherited.
+    /// Never blocks.
     pub fn get(&self, make: impl Fn() -> T, abandon: impl Fn(&T)) -> &'static T {
         let process = Process::current();
         loop {
@@ -261,7 +262,7 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
         }
     }
 
-    /// The value of this process, if there is one.
+    /// Returns the value of this process, if there is one.
     pub fn existing(&self) -> Option<&'static T> {
         let known = self.current.load(Ordering::Acquire);
         // SAFETY: as in `get`: null, or published and not freed.
@@ -270,7 +271,7 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
     }
 }
 
-/// Which file a descriptor refers to. The same number may be another file's later.
+/// Which file a descriptor refers to. The same number may refer to another file later.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct FileIdentity {
     device: u64,
@@ -278,7 +279,8 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// What this descriptor refers to now; EBADF if it is closed. One system call, which a signal handler may make.
+    /// Returns what this descriptor refers to now; EBADF if it is closed. Makes one system call, which a signal handler
+    /// may make.
     pub fn of(descriptor: &impl AsRawFd) -> io::Result<FileIdentity> {
         let status = status(descriptor.as_raw_fd())?;
         Ok(FileIdentity {
@@ -288,7 +290,7 @@ impl FileIdentity {
     }
 }
 
-/// fstat(2) as the kernel has it. glibc makes it newfstatat with an empty path, which takes an eighth longer.
+/// Calls the kernel's fstat(2) itself. glibc makes it newfstatat with an empty path, which takes an eighth longer.
 #[cfg(all(
     target_os = "linux",
     target_arch = "x86_64",
@@ -312,17 +314,17 @@ fn status(descriptor: RawFd) -> io::Result<libc::stat> {
     target_pointer_width = "64"
 )))]
 fn status(descriptor: RawFd) -> io::Result<libc::stat> {
-    // SAFETY: the borrow ends with this call and only serves fstat, which answers EBADF to a number
-    // that is not open; -1, the one number that must not be borrowed, is never stored.
+    // SAFETY: the borrow ends with this call and only serves fstat, which answers EBADF to a number that is not open;
+    // -1, the one number that must not be borrowed, is never stored.
     let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
     Ok(nix::sys::stat::fstat(descriptor)?)
 }
 
-/// The lowest number that is not that of standard input, output or error.
+/// The lowest descriptor above those of standard input, output and error.
 const ABOVE_STANDARD: RawFd = 3;
 
-/// Gives a descriptor another number if it has that of standard input, output or error, which an application may have
-/// closed: it may still write there. The new one is closed on exec.
+/// Gives a descriptor another number if it has that of standard input, output or error. An application may have closed
+/// those, and may still write to them. The new descriptor is closed on exec.
 pub fn above_standard(descriptor: OwnedFd) -> io::Result<OwnedFd> {
     if descriptor.as_raw_fd() >= ABOVE_STANDARD {
         return Ok(descriptor);
@@ -334,14 +336,15 @@ pub fn above_standard(descriptor: OwnedFd) -> io::Result<OwnedFd> {
 
 /// A socket that is closed in children.
 struct Remembered {
-    /// The number of its process in the upper half, descriptor in the lower; or [`NONE`].
+    /// The number of its process in the upper half, the descriptor in the lower; or [`NONE`].
     entry: AtomicU64,
     /// Its [`FileIdentity`].
     device: AtomicU64,
     inode: AtomicU64,
 }
 
-/// The sockets that are closed in children: the open connection's, or one for each address that a new one is tried at.
+/// The sockets that are closed in children: that of the open connection, or one for each address to which a connection
+/// is attempted.
 static OPEN: [Remembered; MOST_REMEMBERED] = [const {
     Remembered {
         entry: AtomicU64::new(NONE),
@@ -350,8 +353,9 @@ static OPEN: [Remembered; MOST_REMEMBERED] = [const {
     }
 }; MOST_REMEMBERED];
 
-/// More sockets than are open at a time. With 250 ms from one attempt to the next these are 8 s of attempts that get no
-/// answer; a child that is forked while there are more inherits the others' descriptors, which are of no use to it.
+/// More sockets than are open at a time. With 250 ms between two attempts, these are 8 s of attempts that get no
+/// answer. A child that is forked while there are more inherits the descriptors of the others, which are of no use to
+/// it.
 const MOST_REMEMBERED: usize = 32;
 
 const NONE: u64 = u64::MAX;
@@ -363,9 +367,9 @@ fn open_entry(descriptor: RawFd) -> u64 {
     u64::from(own_number()) << 32 | u64::from(u32::from_ne_bytes(descriptor.to_ne_bytes()))
 }
 
-/// Makes children close `socket`, which is this file, from now on.
+/// Makes children close `socket` from now on. `file` is its identity.
 pub fn remember(socket: &impl AsRawFd, file: FileIdentity) {
-    // Of threads that do so at the same time, each takes a place of its own.
+    // Threads that do so at the same time each take a separate place.
     let incomplete = open_entry(NO_DESCRIPTOR);
     let (taken, free) = (Ordering::AcqRel, Ordering::Relaxed);
     let is_taken = |place: &&Remembered| {
@@ -385,20 +389,21 @@ pub fn remember(socket: &impl AsRawFd, file: FileIdentity) {
 pub fn forget(socket: &impl AsRawFd) {
     let entry = open_entry(socket.as_raw_fd());
     for place in &OPEN {
-        // Fails for each other socket's place.
+        // Fails for the places of other sockets.
         let (forgotten, other) = (Ordering::AcqRel, Ordering::Relaxed);
         let _ = place.entry.compare_exchange(entry, NONE, forgotten, other);
     }
 }
 
-/// Closes what this process has inherited, and nothing that it has opened itself. Atomics and system calls only.
+/// Closes the sockets that this process has inherited, and none that it has opened itself. Uses only atomics and system
+/// calls.
 fn close_inherited() {
     let own = u64::from(own_number());
     close_remembered(|entry| entry >> 32 != own);
 }
 
-/// Closes those of the sockets, if they still are sockets of ours. Only system calls that are allowed in a signal
-/// handler.
+/// Closes the remembered sockets that `is_wanted` selects, if the descriptors still refer to them. Uses only system
+/// calls that are allowed in a signal handler.
 fn close_remembered(is_wanted: impl Fn(u64) -> bool) {
     for place in &OPEN {
         let entry = place.entry.load(Ordering::Acquire);
@@ -417,7 +422,7 @@ fn close_remembered(is_wanted: impl Fn(u64) -> bool) {
             && descriptor != NO_DESCRIPTOR
             && FileIdentity::of(&descriptor).is_ok_and(|now| now == file)
         {
-            // A failure leaves nothing to do.
+            // A failure needs no handling.
             let _ = nix::unistd::close(descriptor);
         }
     }
@@ -428,8 +433,8 @@ fn close_remembered(is_wanted: impl Fn(u64) -> bool) {
 fn close_in_children() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.swap(true, Ordering::Relaxed) {
-        // SAFETY: `in_child` is a function of this object, and glibc drops the registration when
-        // the object is unloaded. A failure (no memory) costs what the handler gives, no more.
+        // SAFETY: `in_child` is a function of this object, and glibc drops the registration when the object is
+        // unloaded. If it fails (no memory), only the handler's work is lost.
         let _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
     }
 }
@@ -437,12 +442,12 @@ fn close_in_children() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn close_in_children() {}
 
-/// Runs in a child before fork returns there, with one thread. Atomics and system calls only. The application's
-/// handlers that were registered earlier have run before, and may have connected.
+/// Runs in a child before fork returns there, with one thread. Uses only atomics and system calls. Handlers that the
+/// application registered earlier have run before, and may have connected.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 extern "C" fn in_child() {
     if !is_cleared_in_children() {
-        // The id may be the parent's: only this tells that there was a fork.
+        // The process id may be the same as the parent's: only this count shows that there was a fork.
         FORKS.fetch_add(1, Ordering::Relaxed);
         close_remembered(|_| true);
     }

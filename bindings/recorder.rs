@@ -1,7 +1,7 @@
-//! Reports which system calls a thread, and everything it starts, makes.
+//! Reports the system calls that a thread, and everything it starts, makes.
 //!
 //! A seccomp filter makes the kernel stop at each system call and ask; the answer is always to continue. Another thread
-//! answers. The filter does not cover it, because it was started before.
+//! answers. It was started before, so the filter does not apply to it.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -14,11 +14,12 @@ mod ioctls {
     nix::ioctl_readwrite!(answer, b'!', 1, seccomp_notif_resp);
 }
 
-/// Where the kernel asks. Calls of a thread wait for [`Listener::next`] from here on.
+/// Receives the kernel's questions. From its creation on, each call of the thread waits until [`Listener::next`] has
+/// answered.
 pub struct Listener(OwnedFd);
 
-/// From now on every call of this thread, and of what it starts, is told to the listener. Needs no_new_privs. If nobody
-/// takes what is told, the next call never returns.
+/// Makes the kernel report every system call of this thread, and of what it starts, to the listener. Needs
+/// no_new_privs. If nobody reads the reports, the next call never returns.
 pub fn tell_all() -> io::Result<Listener> {
     let mut step = sock_filter {
         code: u16::try_from(libc::BPF_RET | libc::BPF_K).map_err(io::Error::other)?,
@@ -45,7 +46,7 @@ pub fn tell_all() -> io::Result<Listener> {
 }
 
 impl Listener {
-    /// Waits for a call, has `told` take its number, and lets it go on.
+    /// Waits for a call, passes its number to `told`, and lets it continue.
     pub fn next(&self, told: impl FnOnce(i32)) -> io::Result<()> {
         // SAFETY: all zeros are a valid value, and the one that the kernel wants.
         let mut question: seccomp_notif = unsafe { std::mem::zeroed() };

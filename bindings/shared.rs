@@ -34,7 +34,7 @@ pub fn counters(count: NonZeroUsize) -> io::Result<&'static [AtomicU64]> {
     Ok(unsafe { slice::from_raw_parts(first.cast::<AtomicU64>().as_ptr(), count.get()) })
 }
 
-/// The seals of a memory file: nobody can change its length, so that no access to a mapping of it fails.
+/// The seals of a memory file. Nobody can change its length, so no access to a mapping of it fails.
 fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
 }
@@ -44,7 +44,7 @@ fn sealed_memory(name: &CStr, count: NonZeroUsize) -> io::Result<OwnedFd> {
     let size = count.get().checked_mul(size_of::<AtomicU64>());
     let size = size.and_then(|size| i64::try_from(size).ok());
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Where the system wants to know that nothing in it will be run; unknown before Linux 6.3.
+    // For systems that require a declaration that nothing in the file is executed. Unknown before Linux 6.3.
     let not_run = flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let memory = match memfd_create(name, not_run) {
         Err(Errno::EINVAL) => memfd_create(name, flags)?,
@@ -65,7 +65,7 @@ fn sealed_words(memory: BorrowedFd<'_>) -> io::Result<NonZeroUsize> {
     NonZeroUsize::new(size / size_of::<AtomicU64>()).ok_or_else(|| io::Error::other("it is empty"))
 }
 
-/// Maps this many words of a memory file that is as long at least.
+/// Maps this many words of a memory file, which must be at least as long.
 fn map(memory: BorrowedFd<'_>, count: NonZeroUsize) -> io::Result<NonNull<AtomicU64>> {
     let size = count.checked_mul(const { NonZeroUsize::new(size_of::<AtomicU64>()).unwrap() });
     let size = size.ok_or(io::ErrorKind::OutOfMemory)?;
@@ -75,16 +75,16 @@ fn map(memory: BorrowedFd<'_>, count: NonZeroUsize) -> io::Result<NonNull<Atomic
     Ok(first.cast())
 }
 
-/// Makes a memory file with this many counters of 0 and maps it, as [`counters`] does. Whoever gets the file can map it,
-/// too.
+/// Makes a memory file with this many counters of 0 and maps it, as [`counters`] does. Any process that gets the file
+/// can map it, too.
 pub fn sealed_counters(count: NonZeroUsize) -> io::Result<(&'static [AtomicU64], OwnedFd)> {
     let file = sealed_memory(c"pkcs11proxyd", count)?;
     let counters = adopt_sealed_counters(&file, count)?;
     Ok((counters, file))
 }
 
-/// Maps the counters in a memory file that somebody has handed over. Fails unless it has this many and its length is
-/// sealed. Others may change any of them at any time.
+/// Maps the counters in a memory file from another process. Fails unless it has this many and its length is sealed.
+/// Others may change any of them at any time.
 pub fn adopt_sealed_counters(
     file: &OwnedFd,
     count: NonZeroUsize,
@@ -98,7 +98,7 @@ pub fn adopt_sealed_counters(
     Ok(unsafe { slice::from_raw_parts(first.as_ptr(), count.get()) })
 }
 
-/// Memory of a fixed size that the processes share which have mapped it. Unmapped when dropped.
+/// Memory of a fixed size, shared by the processes that have mapped it. Unmapped when dropped.
 pub struct Region {
     first: NonNull<AtomicU64>,
     count: usize,
@@ -193,7 +193,7 @@ mod tests {
         assert!(ftruncate(&memory, 0).is_err() && ftruncate(&memory, 1 << 20).is_err());
         drop(ours);
         assert_eq!(theirs.words()[999].load(Ordering::SeqCst), 7);
-        // Whoever could cut it off would end those who read it.
+        // A process that could shorten the file would crash those that read it.
         let loose = memfd_create(c"loose", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         ftruncate(&loose, 4096).unwrap();
         assert!(Region::open(loose.as_fd()).is_err());

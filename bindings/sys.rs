@@ -18,12 +18,10 @@ use nix::unistd::{ForkResult, Pid};
 /// The exit status of a child that panicked.
 const PANICKED: i32 = 70;
 
-/// Forks a child that keeps standard input, output, error, `keep` and what is `also` named open, runs
-/// `child` and exits with what it returns. The child never returns to the caller; in the parent, `keep`
-/// is dropped.
+/// Forks a child that keeps open only standard input, output, error, `keep` and `also`. The child runs `child` and
+/// exits with what it returns. It never returns to the caller; in the parent, `keep` is dropped.
 ///
-/// Fails in a process with more than one thread: of the others only their locks would reach the
-/// child.
+/// Fails in a process with more than one thread: the other threads would not exist in the child, but their locks would.
 pub fn fork_child<K: AsFd>(
     keep: K,
     also: &[BorrowedFd<'_>],
@@ -57,8 +55,8 @@ pub fn require_one_thread() -> io::Result<()> {
     )))
 }
 
-/// Closes every descriptor above standard error but those in `kept`. Only for a child that drops nothing of
-/// its parent afterwards: [`fork_child`] is the one caller.
+/// Closes every descriptor above standard error except those in `kept`. Only for a child that drops nothing of its
+/// parent afterwards: [`fork_child`] is the one caller.
 fn close_all_but(mut kept: Vec<RawFd>) -> io::Result<()> {
     kept.sort_unstable();
     let mut first = 3;
@@ -83,16 +81,16 @@ fn close_range(first: c_uint, last: c_uint) -> io::Result<()> {
     }
 }
 
-/// Makes sure that the kernel reports children that end. A process that was started with SIGCHLD
-/// ignored would not hear of them.
+/// Makes sure that the kernel reports children that end. A process that was started with SIGCHLD ignored would not be
+/// told of them.
 pub fn notice_children() -> io::Result<()> {
     // SAFETY: the default action runs no code of this process.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     Ok(())
 }
 
-/// Calls prctl with an option that no kernel has, and an argument that is no address. A filter of system calls may answer
-/// it.
+/// Calls prctl with an option that no kernel has, and an argument that is no address. Only a filter of system calls may
+/// answer it.
 pub fn prctl(option: u32, argument: u64) -> Result<(), nix::errno::Errno> {
     let option = c_int::try_from(option).map_err(|_| nix::errno::Errno::EINVAL)?;
     // SAFETY: the kernel refuses an option that it does not know, and looks at no memory for it.
@@ -100,7 +98,7 @@ pub fn prctl(option: u32, argument: u64) -> Result<(), nix::errno::Errno> {
     nix::errno::Errno::result(answer).map(drop)
 }
 
-/// Makes the process give back memory in pieces of this size or more, in bytes, as soon as it is freed. By
+/// Makes the process return memory in blocks of this size or more, in bytes, to the kernel as soon as it is freed. By
 /// default glibc keeps up to 64 MiB of it for later. With another C library this does nothing.
 pub fn free_at_once(least: usize) {
     #[cfg(target_env = "gnu")]
@@ -116,28 +114,28 @@ pub fn free_at_once(least: usize) {
     let _ = least;
 }
 
-/// What the process that started the daemon waits for.
+/// The daemon's end of the pipe to the launcher, the process that started the daemon and waits.
 pub struct Launcher(OwnedFd);
 
 impl Launcher {
-    /// Tells the launcher that the daemon is up: it exits with status 0. Dropped without this, it
-    /// exits with status 2.
+    /// Tells the launcher that the daemon is up, so that it exits with status 0. If this is dropped instead, the
+    /// launcher exits with status 2.
     pub fn ready(self) -> io::Result<()> {
         nix::unistd::write(&self.0, &[0])?;
         Ok(())
     }
 }
 
-/// Detaches from terminal and launcher: forks twice with a new session in between and points
-/// standard input and output at `/dev/null`; standard error stays. Returns in the daemon; the
-/// launcher waits in here for [`Launcher::ready`] and exits.
+/// Detaches from terminal and launcher: forks twice with a new session in between and points standard input and output
+/// at `/dev/null`; standard error stays. Returns in the daemon; the launcher waits in here for [`Launcher::ready`] and
+/// exits.
 pub fn detach() -> io::Result<Launcher> {
     require_one_thread()?;
     let (waiting, telling) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     // SAFETY: the process has one thread, as checked above; parent and child go separate ways.
     if let ForkResult::Parent { .. } = unsafe { nix::unistd::fork() }? {
         drop(telling);
-        // The daemon holds them back, the launcher must not.
+        // The daemon blocks signals; the launcher must not.
         SigSet::empty().thread_set_mask()?;
         let ready = loop {
             match nix::unistd::read(&waiting, &mut [0]) {
@@ -197,7 +195,7 @@ pub fn idle_time(socket: BorrowedFd<'_>) -> Option<Duration> {
     Some(Duration::from_millis(told.tcpi_last_data_recv.into()))
 }
 
-/// The same with up to [`MOST_DESCRIPTORS`] descriptors or none, and without waiting for room.
+/// Does the same with up to [`MOST_DESCRIPTORS`] descriptors or none, and without waiting for room.
 pub fn send_now(
     socket: BorrowedFd<'_>,
     message: &[u8],
@@ -215,8 +213,8 @@ pub fn send_now(
     Ok(())
 }
 
-/// Waits for one message of [`send`]: its length in `buffer`, and its descriptor. `None` when the
-/// sender is gone.
+/// Waits for one message of [`send`]. Returns its length in `buffer`, and its descriptor; `None` if the sender has
+/// closed its end.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(usize, OwnedFd)>> {
     let (length, descriptors) = receive_with(socket, buffer, MsgFlags::empty())?;
     Ok(descriptors
@@ -228,8 +226,8 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<(
 /// Upper bound on the descriptors of a message.
 pub const MOST_DESCRIPTORS: usize = 2;
 
-/// Receives one message of [`send_now`], without waiting: its length in `buffer`, 0 when the sender is gone, and its
-/// descriptors, [`MOST_DESCRIPTORS`] at the most.
+/// Receives one message of [`send_now`], without waiting. Returns its length in `buffer`, 0 if the sender has closed
+/// its end, and its descriptors, at most [`MOST_DESCRIPTORS`].
 pub fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     receive_with(socket, buffer, MsgFlags::MSG_DONTWAIT)
 }

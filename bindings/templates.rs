@@ -22,7 +22,7 @@ use crate::outputs::OUTPUT_LIMIT;
 /// Size of one attribute in an array, in bytes.
 const ATTRIBUTE_SIZE: usize = size_of::<CK_ATTRIBUTE>();
 
-/// What a buffer holds before C_GetAttributeValue, so that it shows whether the module wrote into it.
+/// The content of a buffer before C_GetAttributeValue, which shows whether the module wrote into it.
 const FILL: u8 = 0xa5;
 
 /// A C template that points to the values of a [`Template`]; NULL if there is no template.
@@ -36,8 +36,8 @@ pub(crate) struct CTemplate<'a> {
 }
 
 impl<'a> CTemplate<'a> {
-    /// Refuses bytes that a module would take for attributes, because they would hold addresses, and
-    /// templates that nest too deep.
+    /// Builds the C template. Refuses bytes that a module would take for attributes, because they would hold addresses,
+    /// and templates that nest too deep.
     pub(crate) fn new(template: &'a mut TemplatePointer) -> Result<CTemplate<'a>, CkRv> {
         match template {
             Some(template) => CTemplate::at_depth(template, 1),
@@ -91,7 +91,7 @@ impl<'a> CTemplate<'a> {
         })
     }
 
-    /// The address of the first attribute, or NULL.
+    /// Returns the address of the first attribute, or NULL.
     pub(crate) fn as_ptr(&mut self) -> *mut CK_ATTRIBUTE {
         match self.attributes.is_empty() {
             true => null_mut(),
@@ -104,18 +104,18 @@ impl<'a> CTemplate<'a> {
     }
 }
 
-/// What an empty value points to.
+/// Its address is that of every empty value.
 static EMPTY: u8 = 0;
 
-/// What stands behind the last attribute of an array.
+/// Fills the place behind the last attribute of an array.
 const NO_ATTRIBUTE: CK_ATTRIBUTE = CK_ATTRIBUTE {
     type_: 0,
     pValue: null_mut(),
     ulValueLen: 0,
 };
 
-/// Makes a C_GetAttributeValue call. Of an array of attributes for which a client has room in bytes, as in version 3,
-/// the module is only asked for the size: the value would hold addresses, unless it is empty.
+/// Makes a C_GetAttributeValue call. If a client has room in bytes for an array of attributes, as in version 3, the
+/// module is only asked for the size: the value would hold addresses, unless it is empty.
 pub(crate) fn attribute_values(
     query: Option<Query>,
     call: impl FnOnce(*mut CK_ATTRIBUTE, CK_ULONG) -> CkRv,
@@ -149,7 +149,7 @@ pub(crate) fn attribute_values(
     AttributesResult { rv, answers }
 }
 
-/// The rooms of a query at all depths, in bytes.
+/// Returns the rooms of a query at all depths, in bytes.
 fn rooms(query: &Query) -> Vec<usize> {
     let rooms = query.0.iter().flat_map(|wanted| match &wanted.room {
         WantedRoom::Buffer {
@@ -162,8 +162,8 @@ fn rooms(query: &Query) -> Vec<usize> {
     rooms.collect()
 }
 
-/// The size that no room may exceed so that all together are not larger than `limit`. Smaller rooms leave what they
-/// do not need to the larger ones.
+/// Returns the upper bound for each room, so that all rooms together are not larger than `limit`. Smaller rooms leave
+/// what they do not need to the larger ones.
 fn largest_share(mut rooms: Vec<usize>, limit: usize) -> usize {
     rooms.sort_unstable();
     let mut left = limit;
@@ -177,12 +177,12 @@ fn largest_share(mut rooms: Vec<usize>, limit: usize) -> usize {
     usize::MAX
 }
 
-/// Attributes that are asked for, with the room for their values.
+/// The attributes that are asked for, with the room for their values.
 struct Question {
     /// One more than `count`, so that there is an address.
     attributes: Vec<CK_ATTRIBUTE>,
     count: usize,
-    /// One for each attribute of the query.
+    /// One place for each attribute of the query.
     places: Vec<Place>,
     /// Whether it is inside of another question.
     is_within: bool,
@@ -197,11 +197,11 @@ struct Place {
 }
 
 enum PlaceRoom {
-    /// pValue is NULL, although the client has room: only an empty value can be had.
+    /// pValue is NULL, although the client has room: only an empty value can be returned.
     Withheld,
     /// pValue is NULL.
     Null,
-    /// A buffer with what version 3 sent.
+    /// A buffer with the content that version 3 sent.
     Content(Vec<u8>),
     /// A buffer.
     Buffer(Vec<u8>),
@@ -209,7 +209,7 @@ enum PlaceRoom {
     Template(Question),
 }
 
-/// What was not handed on may hold a key.
+/// Values that were not passed on may hold a key.
 impl Drop for PlaceRoom {
     fn drop(&mut self) {
         if let PlaceRoom::Content(buffer) | PlaceRoom::Buffer(buffer) = self {
@@ -219,7 +219,7 @@ impl Drop for PlaceRoom {
 }
 
 impl Question {
-    /// Makes room for the answers, at most `most` bytes for each: buffers are shorter where more is asked for.
+    /// Makes room for the answers, at most `most` bytes for each: buffers are shorter if more is asked for.
     fn new(mut query: Query, depth: u32, most: usize) -> Result<Question, CkRv> {
         if depth > DEEPEST_NESTING {
             return Err(CkRv::DATA_LEN_RANGE);
@@ -240,7 +240,7 @@ impl Question {
                     content: None,
                 } => {
                     let size = usize::try_from(*room).unwrap_or(usize::MAX).min(most);
-                    // Zeros in a question within a question: a module that finds an attribute of
+                    // A buffer in a question within a question has zeros: a module that finds an attribute of
                     // attributes there reads pointers from the buffer.
                     let fill = if depth > 1 { 0 } else { FILL };
                     let mut buffer = Vec::with_capacity(size.max(1)); // an address in any case
@@ -285,7 +285,7 @@ impl Question {
         })
     }
 
-    /// Whether there is a value that cannot be had.
+    /// Whether a value was withheld that is not empty.
     fn is_some_withheld(&self) -> bool {
         let mut asked = self.attributes.iter().zip(&self.places);
         asked.any(|(attribute, place)| {
@@ -309,12 +309,12 @@ impl Question {
         })
     }
 
-    /// What became of the first `most` attributes.
+    /// Returns the answers for the first `most` attributes.
     fn answers(mut self, rv: CkRv, most: usize) -> Answers {
         let mut answers = Vec::with_capacity(self.places.len().min(most));
         let places = self.places.drain(..).take(most);
         for (mut place, attribute) in places.zip(&self.attributes) {
-            // A module says which attributes an array has.
+            // The module says which attributes an array has.
             let attribute_type = match self.is_within {
                 true => AttributeType(wide(attribute.type_)),
                 false => place.attribute_type,
@@ -329,7 +329,7 @@ impl Question {
     }
 }
 
-/// Whether a module has looked at each attribute when it returns this (PKCS#11 v3.2, C_GetAttributeValue).
+/// Whether a module that returns this CK_RV has looked at each attribute (PKCS#11 v3.2, C_GetAttributeValue).
 fn looks_at_all(rv: CkRv) -> bool {
     matches!(
         rv,
@@ -341,7 +341,7 @@ fn looks_at_all(rv: CkRv) -> bool {
 }
 
 impl Place {
-    /// What became of the attribute, of which the module left this type and length.
+    /// Returns the answer for the attribute, for which the module left this type and length.
     fn found(
         &mut self,
         attribute_type: AttributeType,
@@ -365,7 +365,7 @@ impl Place {
         let is_untouched = left == self.passed;
         if is_untouched && !looks_at_all(rv) {
             return match &mut self.room {
-                // SoftHSM marks an attribute of an array, and then fails.
+                // SoftHSM changes an attribute inside the array, and then fails.
                 PlaceRoom::Template(question) if is_array && !question.is_as_passed() => {
                     let question = std::mem::take(question);
                     Found::Template(question.answers(rv, usize::MAX))
@@ -420,7 +420,7 @@ impl Default for Question {
     }
 }
 
-/// The first bytes of a buffer, which is taken. The rest is wiped.
+/// Takes a buffer and returns its first bytes. The rest is wiped.
 fn cut(buffer: &mut Vec<u8>, length: usize) -> Found {
     let mut bytes = std::mem::take(buffer);
     wipe(bytes.get_mut(length..).unwrap_or_default());

@@ -25,12 +25,12 @@ impl Memory for Process {
     }
 }
 
-/// An address in C, of something that lives as long as the test.
+/// Returns the C address of something that lives as long as the test.
 fn c<T, C>(value: &mut [T]) -> *mut C {
     with_exposed_provenance_mut(value.as_mut_ptr().expose_provenance())
 }
 
-/// What the client and then `bindings` make of an application's parameter.
+/// Passes an application's parameter through the client and then through `bindings`.
 fn through<T>(mechanism: CK_MECHANISM_TYPE, parameter: T) -> (CMechanism, Vec<OutputPlace>) {
     let mut parameter = [parameter];
     let address = c::<T, u8>(&mut parameter).addr();
@@ -44,7 +44,7 @@ fn through<T>(mechanism: CK_MECHANISM_TYPE, parameter: T) -> (CMechanism, Vec<Ou
     )
 }
 
-/// The structure that the module gets.
+/// Returns the structure that the module gets.
 fn received<T>(mechanism: &mut CMechanism) -> *mut T {
     // SAFETY: `as_ptr` is the address of a CK_MECHANISM that lives.
     let mechanism = unsafe { mechanism.as_ptr().read() };

@@ -11,18 +11,18 @@ use super::messages::Direction;
 use crate::arguments::input;
 use crate::outputs::output;
 
-/// Room beyond the length of the input, where the output grows with the input and the client does not tell
-/// its room: for padding, a tag, and what a module kept of the previous part.
+/// Room in bytes beyond the length of the input, where the output grows with the input and the client does not tell its
+/// room. It is for padding, a tag, and what a module kept of the previous part.
 const GROWTH: usize = 4096;
 
-/// A session.
+/// Makes a call with a session.
 macro_rules! session {
     ($functions:ident.$name:ident($session:ident)) => {
         Reply::$name(c!($functions.$name(narrow($session.0))))
     };
 }
 
-/// A session and bytes.
+/// Makes a call with a session and bytes.
 macro_rules! session_bytes {
     ($functions:ident.$name:ident($session:ident, $bytes:ident)) => {{
         let (bytes, length) = input($bytes);
@@ -30,7 +30,7 @@ macro_rules! session_bytes {
     }};
 }
 
-/// A session to bytes.
+/// Makes a call with a session that returns bytes.
 macro_rules! session_to_bytes {
     ($functions:ident.$name:ident($session:ident, $room:ident)) => {
         Reply::$name(output(
@@ -42,7 +42,7 @@ macro_rules! session_to_bytes {
     };
 }
 
-/// A session and bytes to bytes. `$usual` is the room if the client does not tell it.
+/// Makes a call with a session and bytes that returns bytes. `$usual` is the room if the client does not tell it.
 macro_rules! session_bytes_to_bytes {
     ($functions:ident.$name:ident($session:ident, $bytes:ident, $room:ident), $usual:expr) => {{
         let usual = $usual;
@@ -53,21 +53,21 @@ macro_rules! session_bytes_to_bytes {
     }};
 }
 
-/// The room for an output that grows with the input.
+/// Returns the room for an output that grows with the input.
 macro_rules! grown {
     ($bytes:ident) => {
         $bytes.bytes().len() + GROWTH
     };
 }
 
-/// The Init of an operation with a key.
+/// Begins an operation with a key.
 macro_rules! init {
     ($functions:ident.$name:ident($session:ident, $mechanism:ident, $key:ident)) => {
         begin!($functions.$name($session, $mechanism), [narrow($key.0)])
     };
 }
 
-/// A session and a mechanism, and the C arguments behind them.
+/// Makes a call with a session, a mechanism, and the C arguments that follow them.
 macro_rules! begin {
     ($functions:ident.$name:ident($session:ident, $mechanism:ident), [$($behind:expr),*]) => {
         or_refused!($name, $functions.begin(Function::$name, &$mechanism, |mechanism| {
@@ -76,7 +76,7 @@ macro_rules! begin {
     };
 }
 
-/// A function that makes a key: the C arguments between the mechanism and the template, and those between the
+/// Makes a call that makes a key. Takes the C arguments between the mechanism and the template, and those between the
 /// template and the handle.
 macro_rules! make_key {
     (
@@ -97,7 +97,7 @@ macro_rules! make_key {
     };
 }
 
-/// A function that wraps a key: the C arguments between the mechanism and the output.
+/// Makes a call that wraps a key. Takes the C arguments between the mechanism and the output.
 macro_rules! wrap_key {
     (
         $functions:ident.$name:ident($session:ident, $mechanism:ident, $room:ident),
@@ -114,7 +114,7 @@ macro_rules! wrap_key {
     };
 }
 
-/// The Init of an operation on messages.
+/// Begins an operation on messages.
 macro_rules! message_init {
     ($functions:ident.$name:ident($session:ident, $mechanism:ident, $key:ident), $direction:ident) => {
         or_refused!(
@@ -130,7 +130,7 @@ macro_rules! message_init {
     };
 }
 
-/// A message, or a part of one, without an output: the C arguments behind the parameter.
+/// Makes a call with a message, or a part of one, without an output. Takes the C arguments behind the parameter.
 macro_rules! message {
     (
         $functions:ident.$name:ident($session:ident, $parameter:ident $(, $argument:expr)*),
@@ -153,8 +153,8 @@ macro_rules! message {
     };
 }
 
-/// A message, or a part of one, with an output: the C arguments between the parameter and the output, and
-/// those behind the output.
+/// Makes a call with a message, or a part of one, with an output. Takes the C arguments between the parameter and the
+/// output, and those behind the output.
 macro_rules! message_to_bytes {
     (
         $functions:ident.$name:ident($session:ident, $parameter:ident, $room:ident, $usual:expr),
@@ -192,7 +192,7 @@ macro_rules! message_to_bytes {
     };
 }
 
-/// The Final of an operation on messages.
+/// Ends an operation on messages.
 macro_rules! message_final {
     ($functions:ident.$name:ident($session:ident), $direction:ident) => {
         Reply::$name(
@@ -203,7 +203,7 @@ macro_rules! message_final {
     };
 }
 
-/// The reply to a call that may be refused before it reaches the module.
+/// Builds the reply to a call that may be refused before it reaches the module.
 macro_rules! or_refused {
     ($name:ident, $result:expr) => {
         match $result {
@@ -214,11 +214,11 @@ macro_rules! or_refused {
 }
 
 impl Functions {
-    /// Makes the call. The caller has a turn.
+    /// Makes the call. The caller must hold a turn.
     pub(super) fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let f = self;
         match call {
-            // The worker's, not the module's; and those that `Module` makes itself.
+            // The worker answers the first two itself, and `Module` makes the other three.
             Call::C_SetupArch(_)
             | Call::C_LoadModule(_)
             | Call::C_Initialize(_)

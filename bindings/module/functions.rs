@@ -1,4 +1,4 @@
-//! Makes the C calls whose arguments or results have a shape of their own.
+//! Makes the C calls whose arguments or results have no common shape.
 //!
 //! A failing call returns the same fields beside its CK_RV as in the original. The CK_RV is the module's, unless an
 //! argument must not reach the module.
@@ -22,8 +22,8 @@ use crate::arguments::{Handle, Place, input};
 use crate::outputs::{LONGEST_RANDOM, list, objects};
 use crate::templates::{CTemplate, attribute_values};
 
-/// Room for an output that does not grow with the input: a digest, a signature, a wrapped key. The
-/// original has this much and no more.
+/// Room in bytes for an output that does not grow with the input: a digest, a signature, a wrapped key. The original
+/// has this much and no more.
 pub(super) const FIXED_ROOM: usize = 16384;
 
 impl Functions {
@@ -145,9 +145,9 @@ impl Functions {
         }
     }
 
-    /// Version 3 has no NULL PIN. An empty PIN means NULL for a token with a keypad of its own,
-    /// and is an error for any other. If the token's flags cannot be read, the PIN is passed as it
-    /// was sent. A label that is not NULL has 32 bytes for the module.
+    /// Version 3 has no NULL PIN. An empty PIN means NULL for a token with a keypad of its own, and is an error for any
+    /// other. If the token's flags cannot be read, the PIN is passed as it was sent. A label that is not NULL has 32
+    /// bytes for the module.
     pub(super) fn init_token(&self, slot: SlotId, so_pin: Input<'_>, label: Input<'_>) -> CkRv {
         let so_pin = match so_pin {
             Input::NullOrEmpty => match self.has_protected_path(slot) {
@@ -166,7 +166,8 @@ impl Functions {
         c!(self.C_InitToken(narrow(slot.0), so_pin, length, label))
     }
 
-    /// An empty PIN of version 3 as in `init_token`; the original answers another CK_RV here.
+    /// Treats an empty PIN of version 3 as `init_token` does, except that the error is the one that the original
+    /// returns here.
     pub(super) fn init_pin(&self, session: SessionHandle, new: Input<'_>) -> CkRv {
         let new = match new {
             Input::NullOrEmpty => match self.session_has_protected_path(session) {
@@ -180,7 +181,7 @@ impl Functions {
         c!(self.C_InitPIN(narrow(session.0), new, length))
     }
 
-    /// As `init_pin`, when both are empty; one empty PIN goes to the module as it is.
+    /// Treats two empty PINs as `init_pin` does; a single empty PIN goes to the module as it is.
     pub(super) fn set_pin(&self, session: SessionHandle, old: Input<'_>, new: Input<'_>) -> CkRv {
         let (old, new) = match (old, new) {
             (Input::NullOrEmpty, Input::NullOrEmpty) => {
@@ -212,8 +213,8 @@ impl Functions {
         rv.is_ok().then_some(flag != 0)
     }
 
-    /// An empty PIN of version 3 becomes NULL. The original passes an address, so that clients cannot use
-    /// a token's own keypad.
+    /// Passes NULL for an empty PIN of version 3. The original passes an address, so its clients cannot use a token's
+    /// own keypad.
     pub(super) fn login(
         &self,
         session: SessionHandle,
@@ -227,9 +228,9 @@ impl Functions {
         c!(self.C_Login(narrow(session.0), narrow(user.0), user_pin, length))
     }
 
-    /// The application's pointer and callback exist only in its own process; `notify` says whether there is a
-    /// callback. No session is asynchronous, because a module writes to the buffers of such a session
-    /// after the call. A module older than 3.2 does not know the flag.
+    /// Opens a session. The application's pointer and callback exist only in its own process; `notify` says whether
+    /// there is a callback. No session is asynchronous, because a module writes to the buffers of such a session after
+    /// the call. A module older than 3.2 does not know the flag.
     pub(super) fn open_session(
         &self,
         slot: SlotId,
@@ -422,9 +423,9 @@ impl Functions {
         }
     }
 
-    /// Asks for the result of a call of an asynchronous session. There are no such sessions, so a module
-    /// answers an error. One that points to a result anyway has it in memory of its own that nothing is
-    /// known about, and it is not read.
+    /// Asks for the result of a call of an asynchronous session. There are no such sessions, so a module answers an
+    /// error. If one points to a result anyway, the reply is an error: that memory is the module's own, nothing is
+    /// known about it, and it is not read.
     pub(super) fn async_complete(
         &self,
         session: SessionHandle,
@@ -516,7 +517,7 @@ fn version(version: CK_VERSION) -> Version {
     Version::new(version.major, version.minor)
 }
 
-/// The name of a function as a string of C, or NULL. No name has a zero byte in it.
+/// Returns the name of a function as a C string, or `None` for NULL. Refuses a name with a zero byte in it.
 fn text(name: Input<'_>) -> Result<Option<CString>, CkRv> {
     match name {
         Input::Null { .. } => Ok(None),
@@ -532,12 +533,12 @@ fn address(text: &Option<CString>) -> *mut CK_UTF8CHAR {
     text.map_or(null_mut(), |text| text.as_ptr().cast_mut().cast())
 }
 
-/// A handle or a size; 0 if the call failed.
+/// Returns a handle or a size; 0 if the call failed.
 fn if_ok(rv: CkRv, number: CK_ULONG) -> u64 {
     if rv.is_ok() { wide(number) } else { 0 }
 }
 
-/// A token's label, padded with blanks or cut to 32 bytes.
+/// Pads a token's label with blanks to 32 bytes, or cuts it.
 fn padded_label(label: &[u8]) -> [CK_UTF8CHAR; 32] {
     let mut padded = [b' '; 32];
     for (byte, value) in padded.iter_mut().zip(label) {

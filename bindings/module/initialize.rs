@@ -15,7 +15,8 @@ use super::turns::Threads;
 use super::{Functions, Module};
 use crate::arguments::Place;
 
-/// How often a module that takes one call at a time is asked for slot events while other calls may come.
+/// The time between two questions for a slot event to a module that takes one call at a time. Other calls may come in
+/// between.
 const EVENT_PERIOD: Duration = Duration::from_millis(100);
 
 /// CK_C_INITIALIZE_ARGS, with one more member behind it.
@@ -60,7 +61,7 @@ impl Functions {
 }
 
 impl Module {
-    /// C_Initialize. If the application has threads, the module is asked to lock. If it does not, it is
+    /// Makes C_Initialize. If the application has threads, the module is asked to lock. If it refuses, it is
     /// initialized as for an application without threads, and gets one call at a time.
     pub(super) fn initialize(&self, flags: Flags) -> CkRv {
         let turn = self.turns.alone();
@@ -103,9 +104,9 @@ impl Module {
     ///
     /// - In a module that takes calls in parallel it blocks without a turn. C_Finalize ends it
     ///   (PKCS#11 v2.20, section 11.5).
-    /// - A module that takes one call at a time is asked again and again, if the application has threads. Its
-    ///   answer CKR_FUNCTION_NOT_SUPPORTED, like any other, ends that.
-    /// - The only thread of an application waits in the module.
+    /// - A module that takes one call at a time is polled, if the application has threads. Every answer except
+    ///   CKR_NO_EVENT ends that, also CKR_FUNCTION_NOT_SUPPORTED.
+    /// - If the application has only one thread, that thread waits in the module.
     pub(super) fn slot_event(&self, flags: Flags, nulls: NullPlaces) -> SlotResult {
         if narrow(flags.0) & CKF_DONT_BLOCK == 0 {
             match self.turns.threads() {

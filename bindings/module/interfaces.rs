@@ -26,7 +26,7 @@ const VERSIONS: [CK_VERSION; 3] = [
     CK_VERSION { major: 3, minor: 0 },
 ];
 
-// `copied` relies on it.
+// `copied` relies on the lists beginning alike.
 const _: () = {
     assert!(
         offset_of!(CK_FUNCTION_LIST, C_WaitForSlotEvent)
@@ -40,8 +40,8 @@ const _: () = {
     assert!(size_of::<CK_FUNCTION_LIST_3_0>() < size_of::<CK_FUNCTION_LIST_3_2>());
 };
 
-/// The newest list of functions, and which interfaces there are. Functions that the module's list does not have are
-/// absent.
+/// Returns the newest list of functions, and which interfaces there are. Functions that the module's list does not have
+/// are absent.
 pub(super) fn function_list(
     library: &libloading::Library,
     path: &Path,
@@ -56,7 +56,7 @@ pub(super) fn function_list(
     Ok((list, interfaces))
 }
 
-/// What C_GetInterface has of version 3.0 or newer: the list for each version that it has.
+/// Asks C_GetInterface for the versions from 3.0 on. Returns the list of each version that the module has.
 fn newer_interfaces(library: &libloading::Library) -> Vec<(u64, CK_FUNCTION_LIST_3_2)> {
     // SAFETY: the type is the prototype that PKCS#11 gives the symbol; a library that breaks
     // the standard is a broken module, which the administrator who named it answers for. An
@@ -97,8 +97,8 @@ fn newer_interfaces(library: &libloading::Library) -> Vec<(u64, CK_FUNCTION_LIST
     lists.collect()
 }
 
-/// Whether a function that was found is of the library itself: the loader also finds those of other libraries that it
-/// was linked with, such as another module's.
+/// Whether a function that the loader found belongs to the library itself. The loader also finds functions of other
+/// libraries that it was linked with, such as another module's.
 #[cfg(unix)]
 fn is_in(library: &libloading::Library, function: *const c_void) -> bool {
     // SAFETY: the symbol is taken for its address only, and a function is called through it nowhere.
@@ -114,7 +114,7 @@ fn is_in(_: &libloading::Library, _: *const c_void) -> bool {
     true // the loader looks into the library only
 }
 
-/// Where the library of a function begins in memory.
+/// Returns where the library of a function begins in memory.
 #[cfg(unix)]
 fn base(function: *const c_void) -> Option<usize> {
     let mut found = libc::Dl_info {
@@ -128,7 +128,7 @@ fn base(function: *const c_void) -> Option<usize> {
     is_found.then(|| found.dli_fbase.addr())
 }
 
-/// Whether the name of an interface is that of the standard's.
+/// Whether an interface has the name of the standard's.
 fn has_our_name(name: *const CK_UTF8CHAR) -> bool {
     !name.is_null()
         && (0..).zip(NAME).all(|(position, expected)| {
@@ -140,7 +140,7 @@ fn has_our_name(name: *const CK_UTF8CHAR) -> bool {
         })
 }
 
-/// What C_GetFunctionList has.
+/// Returns the list of C_GetFunctionList.
 fn oldest_list(
     library: &libloading::Library,
     path: &Path,

@@ -21,7 +21,7 @@ use crate::templates::CTemplate;
 pub(super) type NewKey = (*mut CK_ATTRIBUTE, CK_ULONG, *mut CK_OBJECT_HANDLE);
 
 impl Functions {
-    /// A mechanism that may be NULL, for a call of `function`.
+    /// Builds a C mechanism, which may be NULL, for a call of `function`.
     pub(super) fn mechanism(
         &self,
         mechanism: &MechanismPointer,
@@ -33,7 +33,7 @@ impl Functions {
         }
     }
 
-    /// A mechanism for a call of `function`. Logs why it is refused; the parameter is not logged.
+    /// Builds a C mechanism for a call of `function`. If it is refused, logs why; the parameter is not logged.
     pub(super) fn mechanism_of(
         &self,
         mechanism: &Mechanism,
@@ -48,7 +48,7 @@ impl Functions {
         })
     }
 
-    /// A call whose only result is what became of its mechanism's parameter.
+    /// Makes a call whose only result is what the module wrote into its mechanism's parameter.
     pub(super) fn begin(
         &self,
         function: Function,
@@ -61,7 +61,7 @@ impl Functions {
         Ok(MechanismResult { rv, written })
     }
 
-    /// A call that makes a key by a mechanism and a template.
+    /// Makes a call that makes a key from a mechanism and a template.
     pub(super) fn make_key(
         &self,
         function: Function,
@@ -114,7 +114,7 @@ impl Functions {
         })
     }
 
-    /// A call that wraps a key: `call` gets the C arguments for the mechanism, the output and its length.
+    /// Makes a call that wraps a key: `call` gets the C arguments for the mechanism, the output and its length.
     pub(super) fn wrap_key(
         &self,
         function: Function,

@@ -36,7 +36,7 @@ impl Direction {
         Direction::Verify,
     ];
 
-    /// The flag of C_SessionCancel.
+    /// Returns the flag of C_SessionCancel for operations of this direction.
     fn flag(self) -> CK_FLAGS {
         match self {
             Direction::Encrypt => CKF_MESSAGE_ENCRYPT,
@@ -47,8 +47,8 @@ impl Direction {
     }
 }
 
-/// The mechanisms of a session's operations on messages. An operation that ended without our knowledge may still
-/// be here: a module without an operation does not look at the parameter.
+/// The mechanisms of a session's operations on messages. An operation that ended without our knowledge may still be
+/// here. That does no harm, because a module without an operation does not look at the parameter.
 #[derive(Clone, Copy, Default)]
 struct Operations([Option<MechanismType>; 4]);
 
@@ -99,7 +99,7 @@ impl Sessions {
         self.map().insert(session, opened);
     }
 
-    /// The sessions that match, to be given to [`closed`](Sessions::closed) once they are closed.
+    /// Returns the sessions that match, to be given to [`closed`](Sessions::closed) once they are closed.
     pub(super) fn those(
         &self,
         matches: impl Fn(SessionHandle, SlotId) -> bool,
@@ -136,7 +136,7 @@ impl Sessions {
 }
 
 impl Functions {
-    /// The Init of an operation on messages: `call` makes the C call with the mechanism.
+    /// Begins an operation on messages; `call` makes the C call with the mechanism.
     pub(super) fn message_init(
         &self,
         function: Function,
@@ -157,8 +157,8 @@ impl Functions {
         Ok(MechanismResult { rv, written })
     }
 
-    /// A call with the parameter of a message: `call` makes the C call with its address and length. Refuses
-    /// a parameter of another mechanism than the operation has.
+    /// Passes the parameter of a message to `call`, which makes the C call with its address and length. Refuses a
+    /// parameter whose mechanism is not that of the operation.
     pub(super) fn message<R>(
         &self,
         function: Function,
@@ -185,11 +185,12 @@ impl Functions {
         let mut c = self.mechanism_of(parameter, function)?;
         let (address, length) = c.parameter();
         let result = call(address, length);
-        // Everything that a module may write there was sent, so that nothing is made up if it fails.
+        // Does not depend on the CK_RV: the client sent everything that a module may write there, so nothing is made up
+        // if the call fails.
         Ok((result, c.written(CkRv::OK)))
     }
 
-    /// What a module answers to a message without an operation.
+    /// Returns what a module answers to a message without an operation.
     fn no_operation(&self, session: SessionHandle) -> CkRv {
         match self.session_info(session, NullPlaces::NONE).rv {
             CkRv::OK => CkRv::OPERATION_NOT_INITIALIZED,
@@ -197,7 +198,7 @@ impl Functions {
         }
     }
 
-    /// The Final of an operation on messages.
+    /// Ends an operation on messages.
     pub(super) fn message_final(
         &self,
         direction: Direction,
@@ -232,8 +233,8 @@ impl Functions {
         rv
     }
 
-    /// A call that may bring back an operation with another mechanism: C_SetOperationState. Messages are
-    /// refused afterwards until the next Init.
+    /// Makes a call that may restore an operation with another mechanism: C_SetOperationState. Messages are refused
+    /// afterwards until the next Init.
     pub(super) fn restoring(&self, session: SessionHandle, call: impl FnOnce() -> CkRv) -> CkRv {
         let known = self.sessions.get(session);
         let mut operations = known.as_ref().map(|session| session.write());

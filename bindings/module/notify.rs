@@ -24,10 +24,10 @@ pub fn install(notifier: Notifier) {
     *NOTIFIER.write().unwrap_or_else(PoisonError::into_inner) = Some(notifier);
 }
 
-/// What stands for the application.
+/// Its address is the application pointer that the module gets.
 static APPLICATION: u8 = 0;
 
-/// The callback and the application's pointer for a session: null without notifications.
+/// Returns the application pointer and the callback for a session: null without notifications.
 pub(super) fn callback(notify: bool) -> (CK_VOID_PTR, CK_NOTIFY) {
     match notify {
         true => ((&raw const APPLICATION).cast_mut().cast(), Some(notified)),

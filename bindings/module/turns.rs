@@ -9,18 +9,18 @@ use std::sync::{
 };
 use std::time::Duration;
 
-/// How the module and the application take threads.
+/// Whether the application has threads, and whether the module takes calls in parallel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Threads {
-    /// The application has one thread, as far as it told: one call at a time.
+    /// The application has one thread, as far as it said: one call at a time.
     None,
-    /// The application has several; the module does not take them. One call at a time.
+    /// The application has several threads; the module takes one call at a time.
     Queued,
     /// The module takes calls in parallel.
     Parallel,
 }
 
-/// Who may call the module.
+/// Gives threads their turns to call the module.
 pub(super) struct Turns {
     lock: RwLock<()>,
     threads: AtomicU8,
@@ -55,7 +55,7 @@ impl Turns {
         }
     }
 
-    /// Whoever sets it is alone.
+    /// Stores how calls are made from now on. The caller must be alone in the module.
     pub(super) fn set_threads(&self, threads: Threads, _alone: &Turn<'_>) {
         let number = match threads {
             Threads::None => 0,
@@ -68,7 +68,7 @@ impl Turns {
     /// Waits until the module may be called.
     pub(super) fn turn(&self) -> Turn<'_> {
         if self.threads() == Threads::Parallel {
-            // What a panicking thread leaves is no state of ours.
+            // The lock protects no data that a panicking thread could leave inconsistent.
             let guard = self.lock.read().unwrap_or_else(PoisonError::into_inner);
             if self.threads() == Threads::Parallel {
                 return Turn::Shared { _guard: guard };
@@ -84,12 +84,12 @@ impl Turns {
         }
     }
 
-    /// How often the module was finalized; for [`pause`](Turns::pause).
+    /// Returns how often the module was finalized; for [`pause`](Turns::pause).
     pub(super) fn finalizations(&self) -> u64 {
         *self.count()
     }
 
-    /// Ends pauses.
+    /// Counts a finalization, which ends all pauses.
     pub(super) fn finalized(&self) {
         *self.count() += 1;
         self.finalized.notify_all();

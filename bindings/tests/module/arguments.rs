@@ -92,7 +92,7 @@ fn stops_a_template_within_a_template() {
     }
     let allowed = template(&[(CKA_ALLOWED_MECHANISMS, &[0; 8])]);
     assert_eq!(rv(Call::C_CreateObject(s, allowed)), TOLD | 8);
-    // An empty one holds no address, unless a length beside it says otherwise.
+    // An empty value holds no address, unless a length beside it says otherwise.
     let mut empty = template(&[(CKA_WRAP_TEMPLATE, b"")]);
     assert_eq!(rv(Call::C_CreateObject(s, empty.clone())), TOLD);
     empty.0[0].value_len = Ulong(24);
@@ -100,7 +100,7 @@ fn stops_a_template_within_a_template() {
     assert_eq!(refused, CkRv::ATTRIBUTE_TYPE_INVALID.0);
 }
 
-/// Each value with the length told beside it.
+/// Returns each value with the length told beside it.
 fn values(object: u64, asked: &[(u64, &[u8])]) -> (CkRv, Vec<(Vec<u8>, u64)>) {
     let call = Call::C_GetAttributeValue(session(1), ObjectHandle(object), template(asked));
     let result = result!(C_GetAttributeValue, RECORDER.call(call));
@@ -202,7 +202,7 @@ fn asks_for_the_size_of_templates_within_the_template_only() {
     let label = (CKA_LABEL, &[0; 9][..]);
     let said = (b"label".to_vec(), 5);
     let none = (vec![], 0);
-    // Sizes are had, and the value of an empty one.
+    // Sizes are returned, and the value of an empty array.
     assert_eq!(
         values(1, &[wrap(b""), label, unwrap(b""), unwrap(room)]),
         (

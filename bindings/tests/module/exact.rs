@@ -32,7 +32,7 @@ fn an_empty_pin_is_no_null_pin() {
     let login = |pin| told(Call::C_Login(session(1), UserType(1), pin));
     assert_eq!(login(empty), TOLD);
     assert_eq!(login(Input::Null { length: 3 }), TOLD | TOLD_NULL | 3);
-    // Session 2 is of a token without a keypad: of version 3, these do not reach the module.
+    // Session 2 is of a token without a keypad. From version 3, these PINs do not reach the module.
     assert_eq!(told(Call::C_InitPIN(session(2), empty)), TOLD);
     assert_eq!(
         told(Call::C_InitPIN(session(2), Input::NULL)),
@@ -95,7 +95,7 @@ fn an_output_gets_the_room_that_the_caller_has() {
         let failed = encrypt(5, Room::Buffer(room));
         assert_eq!(failed, (CkRv::DEVICE_ERROR, room, no()));
     }
-    // The question for the length.
+    // A call that asks for the length.
     let question = encrypt(3, Room::Null { length: 0 });
     assert_eq!(question, (CkRv::BUFFER_TOO_SMALL, 100_000, no()));
     let digest = |room| {
@@ -172,7 +172,7 @@ fn a_handle_is_absent_where_a_module_wrote_none() {
     };
     assert_eq!(create(3), (TOLD, None));
     assert_eq!(create(4), (CkRv::DEVICE_ERROR.0, Some(ObjectHandle(0))));
-    // A module that claims success and writes no handle.
+    // A module may claim success and write no handle.
     assert_eq!(create(9), (0, None));
     let call = Call::C_CreateObject(session(1), Some(Template::default()));
     let result = result!(C_CreateObject, RECORDER.0.call(call));
@@ -202,7 +202,7 @@ fn a_template_is_null_or_has_an_address() {
     assert_eq!(create(1, null), TOLD | TOLD_NULL | 6);
 }
 
-/// A template that nests this deep, with two attributes at each depth.
+/// Returns a template that nests this deep, with two attributes at each depth.
 fn nested(depth: u32) -> Template {
     let label = attribute(CKA_LABEL, Value::Bytes(b"label".to_vec()));
     let value = match depth {
@@ -260,7 +260,7 @@ fn found(object: u64, wanted: Vec<Wanted>) -> (CkRv, Vec<Found>) {
     )
 }
 
-/// Values cannot be printed.
+/// Compares values, which cannot be printed.
 #[track_caller]
 fn assert_found(actual: (CkRv, Vec<Found>), rv: CkRv, expected: &[Found]) {
     assert_eq!(actual.0, rv);
@@ -346,14 +346,14 @@ fn no_more_is_read_than_there_was_room_for() {
         vec![template(CKA_WRAP_TEMPLATE, vec![value(CKA_LABEL, 9)])],
     );
     assert_found(lie, CkRv::OK, &[Found::Unavailable]);
-    // Endless room is as much as there is, and leaves the others theirs.
+    // Room without end becomes as much as there is left, and the others keep theirs.
     let endless = || value(CKA_LABEL, usize::MAX);
     assert_found(
         found(1, vec![endless(), value(CKA_LABEL, 5), endless()]),
         CkRv::OK,
         &[bytes(b"label"), bytes(b"label"), bytes(b"label")],
     );
-    // A length that the module leaves alone is not the room that there was.
+    // A length that the module leaves unchanged is not the room that it got.
     let asked = vec![value(CKA_LABEL, usize::MAX)];
     let untouched = found(2, asked);
     assert_found(untouched, CkRv::OBJECT_HANDLE_INVALID, &[Found::Untouched]);
@@ -420,14 +420,14 @@ fn arrays_of_attributes_are_read_with_their_types_and_values() {
 
 #[test]
 fn no_address_comes_out_of_the_module() {
-    // The module finds zeros where it expects pointers, and its own pointers are not handed on.
+    // The module finds zeros where it expects pointers, and its own pointers are not passed on.
     let asked = vec![template(CKA_WRAP_TEMPLATE, vec![value(CKA_LABEL, 24)])];
     let (rv, mut found_all) = found(7, asked);
     assert_eq!(rv, CkRv::OK);
     let inner = answers(found_all.remove(0));
     assert_eq!(inner[0].attribute_type.0, CKA_UNWRAP_TEMPLATE);
     assert!(inner[0].found == Found::Unavailable);
-    // A buffer of bytes for an array of attributes, as in version 3: not asked for.
+    // A buffer of bytes for an array of attributes, as in version 3: the value is not asked for.
     let mixed = vec![value(CKA_WRAP_TEMPLATE, 24), value(CKA_LABEL, 9)];
     assert_found(
         found(1, mixed),

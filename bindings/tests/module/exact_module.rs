@@ -10,10 +10,10 @@ use xdr::{Call, CkRv, Cryptoki, Mechanism, MechanismType, Use, Written};
 
 use super::compile_source;
 
-/// One for all tests that change nothing in it.
+/// The module for all tests that change nothing in it.
 pub(super) static EXACT: LazyLock<Module> = LazyLock::new(|| load("exact", &[]));
 
-/// Compiles and loads a module of its own. Tests in one process share a module of the same name.
+/// Compiles and loads a separate module. Tests in one process share a module of the same name.
 pub(super) fn load(name: &str, flags: &[&str]) -> Module {
     load_with(name, flags, ModuleOptions::default())
 }
@@ -31,7 +31,7 @@ pub(super) fn load_with(name: &str, flags: &[&str], options: ModuleOptions) -> M
 
 /// The directory of the `pkcs11.h` of version 3.2, in the sources of the crate `cryptoki-sys`.
 fn header() -> PathBuf {
-    // Dependencies of other systems were not downloaded.
+    // Without the filter, dependencies of other systems would be needed, which were not downloaded.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let metadata = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--locked"])
@@ -71,7 +71,7 @@ impl Memory for Own {
     }
 }
 
-/// A mechanism with a structure of the standard, as an application has it, and where its outputs are.
+/// Makes a mechanism with a structure of the standard, as an application has it, and returns where its outputs are.
 pub(super) fn parameter<T>(
     number: u64,
     usage: Use,
@@ -91,7 +91,7 @@ impl Memory for Zeros {
     }
 }
 
-/// What the module wrote to places that held zeros.
+/// Returns what the module wrote to places that held zeros.
 pub(super) fn written(written: &Written, places: &[OutputPlace]) -> Vec<Vec<u8>> {
     let changes = written.changes(places, &Zeros).expect("its own places");
     changes.iter().map(|change| change.bytes.to_vec()).collect()

@@ -1,4 +1,4 @@
-//! Tests libraries that are no modules, and functions that a module does not have.
+//! Tests libraries that are not modules, and functions that a module does not have.
 
 use xdr::{INTERFACE_2_40, INTERFACE_3_0, INTERFACE_3_2};
 
@@ -26,7 +26,7 @@ fn opens_a_library_with_a_symbol_that_is_nowhere() {
     assert!(Module::load(&library, ModuleOptions::default()).is_ok());
 }
 
-/// Any call of the function: its arguments are as many zeros as it takes.
+/// Makes any call of the function: its arguments are as many zeros as it takes.
 fn any_call(function: Function) -> xdr::Call<'static> {
     static ZEROS: [u8; 256] = [0; 256];
     let lengths = (0..ZEROS.len()).step_by(4);
@@ -61,7 +61,7 @@ fn initializes_and_finalizes_without_arguments() {
     assert_eq!(rv(Call::C_Finalize()), 0);
 }
 
-/// Which interfaces a module tells, and whether it has a function of 3.0 and one of 3.2.
+/// Returns which interfaces a module reports, and whether it has a function of 3.0 and one of 3.2.
 fn newer_functions(name: &str, flags: &[&str]) -> (u64, bool, bool) {
     let module = super::exact_module::load(name, flags);
     let has = |call| module.call(call).rv() != CkRv::FUNCTION_NOT_SUPPORTED;
@@ -110,7 +110,7 @@ fn takes_no_interface_of_another_library() {
     let module = Module::load(&compile("links_another", &flags), ModuleOptions::default());
     let module = Former(module.expect("it has a function list"));
     assert_eq!(module.call(Call::C_Initialize()).rv(), CkRv::OK);
-    // Of the recorder; the other module says something else.
+    // This is the answer of the recorder; the other module answers something else.
     let slot = module.call(Call::C_GetSlotInfo(SlotId(1)));
     assert_eq!(slot.rv(), CkRv::SLOT_ID_INVALID);
     let call = xdr::Call::C_SessionCancel(session(1), Flags(0));

@@ -61,17 +61,17 @@ const CKM_AES_CBC: u64 = 0x1082;
 const CKM_AES_GCM: u64 = 0x1087;
 const CKM_VENDOR: u64 = 0x8000_0001;
 
-/// Compiles `recorder.c` and says where it is.
+/// Compiles `recorder.c` and returns the path of the library.
 fn compile(name: &str, flags: &[&str]) -> PathBuf {
     let flags = [&["-I/usr/include/softhsm"], flags].concat();
     compile_source("recorder.c", name, &flags)
 }
 
-/// Compiles a file of `tests` and says where the library is.
+/// Compiles a file of `tests` and returns the path of the library.
 fn compile_source(source: &str, name: &str, flags: &[&str]) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let library = directory.join(format!("{name}.so"));
-    // Tests are processes that start at once: a rename puts a whole file into place.
+    // Tests are processes that start at the same time. The rename makes the library appear as a whole.
     let draft = directory.join(format!("{name}-{}.draft", std::process::id()));
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests")

@@ -26,7 +26,7 @@ fn gcm() -> (Mechanism, Vec<OutputPlace>) {
     parameter(CKM_AES_GCM, Use::Message, &mut structure)
 }
 
-/// A number of the client is where CK_GCM_MESSAGE_PARAMS has a pointer.
+/// A parameter with a number of the client where CK_GCM_MESSAGE_PARAMS has a pointer.
 fn ccm() -> Mechanism {
     let mut structure = CK_CCM_MESSAGE_PARAMS {
         ulDataLen: 0x4141,
@@ -131,7 +131,7 @@ fn an_operation_is_forgotten_when_it_ends() {
     ended(103, &cancel(CKF_MESSAGE_ENCRYPT | CKF_DIGEST), none);
     let null = |session| Call::C_MessageEncryptInit(session, None, ObjectHandle(0));
     ended(103, &null, none);
-    // What is restored may have another mechanism.
+    // The restored operation may have another mechanism.
     let restore =
         |session| Call::C_SetOperationState(session, Input::NULL, ObjectHandle(0), ObjectHandle(0));
     ended(103, &restore, none);
@@ -147,7 +147,7 @@ fn an_operation_is_forgotten_when_it_ends() {
     ended(103, &Call::C_CloseSession, invalid);
     ended(104, &|_| Call::C_CloseAllSessions(SlotId(104)), invalid);
 
-    // The sessions of other slots go on.
+    // The operations of sessions of other slots go on.
     let session = open(105);
     assert_eq!(init(session, CKM_AES_GCM, 1), CkRv::OK);
     EXACT.call(Call::C_CloseAllSessions(SlotId(104)));

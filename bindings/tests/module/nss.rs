@@ -59,7 +59,7 @@ fn in_a_softokn_token() {
     let slots = Call::C_GetSlotList(Ulong(1), Room::Buffer(9));
     let slots = result!(C_GetSlotList, softokn.call(slots)).slots;
     assert_eq!(slots.len(), 2);
-    // A function of 3.0: there is nothing to cancel.
+    // A function of 3.0. There is no operation to cancel.
     let open = Call::C_OpenSession(slots[0], Flags(4), false);
     let session = result!(C_OpenSession, softokn.call(open)).session;
     let cancel = softokn.call(Call::C_SessionCancel(session, Flags(1 << 10)));

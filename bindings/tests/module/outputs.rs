@@ -90,7 +90,7 @@ fn gives_the_count_back_with_a_failing_list() {
     assert_eq!(slots(4, 7), (CkRv::DEVICE_ERROR, vec![], 9));
     let query = Call::C_GetMechanismList(SlotId(1), Count(0));
     let result = result!(C_GetMechanismList, RECORDER.call(query));
-    // As the module left it. The original sends an uninitialised word of its stack here.
+    // The count is as the module left it. The original sends an uninitialised word of its stack here.
     assert_eq!((result.rv, result.count.0), (CkRv::SLOT_ID_INVALID, 4242));
     let fetch = Call::C_GetMechanismList(SlotId(1), Count(1 << 61));
     assert_eq!(rv(fetch), TOLD | 65536);
@@ -145,7 +145,7 @@ fn sends_full_strings_of_zeros_with_failing_information() {
         (info.slot_description, info.manufacturer_id),
         (vec![0; 64], vec![0; 32])
     );
-    // Not in the list at all.
+    // The function is not in the list.
     let info = result!(C_GetInfo, RECORDER.call(Call::C_GetInfo())).info;
     assert_eq!(info.library_description, [0; 32]);
 }

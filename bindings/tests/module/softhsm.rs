@@ -249,7 +249,7 @@ fn says_what_only_version_4_can(hsm: &Module, s: SessionHandle) {
         })
         .collect();
     assert_eq!(lengths, [(CKA_LABEL, 5), (CKA_EXTRACTABLE, 1)]);
-    // SoftHSM wants to be told the types now.
+    // Now SoftHSM must be told the types.
     let value = |number| Wanted::value(AttributeType(number), 9);
     let values = inner(vec![value(CKA_LABEL), value(CKA_EXTRACTABLE)]);
     let values: Vec<_> = values.iter().map(|answer| answer.bytes()).collect();

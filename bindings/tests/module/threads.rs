@@ -16,7 +16,7 @@ fn initialize(module: &Module, flags: u64) -> CkRv {
 
 const GOT_NULL: u64 = 0x100;
 
-/// What C_Initialize got, how often it refused, and the string that it got.
+/// Returns the flags that C_Initialize got, how often it refused, and the string that it got.
 fn got(module: &Module) -> (u64, u8, String) {
     let info = result!(C_GetInfo, module.call(Call::C_GetInfo())).info;
     let string = String::from_utf8(info.library_description).expect("a string");
@@ -28,7 +28,7 @@ fn got(module: &Module) -> (u64, u8, String) {
     )
 }
 
-/// How many calls were in the module at once, of four from four threads.
+/// Returns how many calls were in the module at once, of four from four threads.
 fn most_at_once(module: &Module) -> u64 {
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -82,7 +82,7 @@ fn a_module_gets_the_string_of_its_configuration() {
     assert_eq!(initialize(&module, 0), CkRv::OK);
     assert_eq!(got(&module), (0, 0, string.to_owned()));
     assert_eq!(module.call(Call::C_Finalize()).rv(), CkRv::OK);
-    // Without the lock it gets the string as well.
+    // If it is initialized without locking, it gets the string as well.
     assert_eq!(initialize(&module, CKF_OS_LOCKING_OK), CkRv::OK);
     assert_eq!(got(&module), (0, 1, string.to_owned()));
 
@@ -100,7 +100,7 @@ fn finalizing_waits_for_the_calls_in_the_module() {
         let sign = || Call::C_Sign(session(99), Input::Bytes(b"data"), Room::Buffer(9));
         scope.spawn(move || module.call(sign()));
         std::thread::sleep(Duration::from_millis(20));
-        // It answers TOLD_WRONG if a call is in it.
+        // The module answers TOLD_WRONG if another call is in it.
         assert_eq!(module.call(Call::C_Finalize()).rv(), CkRv::OK);
     });
 }
@@ -127,7 +127,7 @@ fn waits_until_it_is_finalized(module: &Module) {
 
 #[test]
 fn waiting_for_a_slot_event_hinders_no_other_call() {
-    // In the module, and by asking it again and again.
+    // Waits in the module, and by polling it.
     let module = load("exact_events", &[]);
     assert_eq!(initialize(&module, CKF_OS_LOCKING_OK), CkRv::OK);
     waits_until_it_is_finalized(&module);
@@ -159,7 +159,7 @@ fn a_module_without_slot_events_says_so_at_once() {
     assert_eq!(wait_for_event(&module, 0), none);
 }
 
-/// The notifier is the process's own, so this is one test.
+/// The process has only one notifier, so this is one test.
 #[test]
 fn notifications_reach_the_notifier_and_its_answer_the_module() {
     let module = load("exact_notify", &[]);
