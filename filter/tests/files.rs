@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use filter::module_rules::ModuleRules;
 use filter::{Compatibility, Rules};
 
-/// No sample's key.
+/// A key that is in no sample.
 const KEY: &str = "\nwrapping_format_key = \"0f1e2d3c4b5a69788796a5b4c3d2e1f0\"\n";
 
 fn etc(name: &str) -> PathBuf {
@@ -64,7 +64,7 @@ fn the_strict_rules_load_without_warnings_once_they_have_a_key() {
     assert_eq!(applying.requirements.len(), 7);
 }
 
-/// Of the package caml-crush-server, which the tests need anyway.
+/// The file comes from the package caml-crush-server, which the tests need anyway.
 #[test]
 fn debians_file_loads_once_it_has_a_key() {
     let text = original::configuration("filter.conf");
@@ -83,7 +83,7 @@ fn debians_file_loads_once_it_has_a_key() {
             .is_none()
     );
 
-    // Patch set 2, which the file has in comments, in place of 1; and the sample's key.
+    // Uses patch set 2, which the file has in comments, instead of 1, and the sample's key.
     let (one, two) = text
         .split_once("(**** Fixing PKCS#11 with patchset 2")
         .unwrap();
@@ -107,7 +107,7 @@ fn debians_file_loads_once_it_has_a_key() {
     );
 }
 
-/// Every option in the way the original's documentation writes it.
+/// Has every option in the style of the original's documentation.
 #[test]
 fn a_file_in_the_style_of_the_originals_documentation_loads() {
     let text = r#"
@@ -176,8 +176,8 @@ fn the_rules_of_a_module_can_be_read() {
     );
 }
 
-/// Changed at random, a file is refused at a line of it, and never cut short: what is written behind
-/// is read, or what is in front is wrong.
+/// If a file is changed at random, it is either read to its end or refused with a line, never cut short: what comes
+/// after the change is read, or what comes before is wrong.
 #[test]
 fn a_changed_file_is_never_cut_short() {
     const PIECES: [&str; 20] = [

@@ -28,11 +28,11 @@ enum Offence {
     Label,
     /// The label in the second of two templates.
     SecondLabel,
-    /// Who logs in.
+    /// The user who logs in.
     User,
-    /// The function, for administrators.
+    /// The function, which only administrators may call.
     Administration,
-    /// The function, beside rules about objects.
+    /// The function, which is asynchronous, beside rules about objects.
     Asynchrony,
 }
 
@@ -83,8 +83,8 @@ const OBJECT: u64 = 0x82;
 const MECHANISM: u64 = 0x70;
 const VALUE: u64 = 0x13;
 
-/// Every function, and what it checks, in this order. Written by hand, so that it checks the filter and
-/// the table of facts that the filter derives its checks from.
+/// Every function, and what it checks, in this order. Written by hand, so that it checks the filter, and the table of
+/// facts from which the filter derives its checks.
 #[rustfmt::skip]
 const CHECKS: &[(Function, &[(Offence, u64)])] = &[
     // The connection
@@ -217,7 +217,7 @@ const CHECKS: &[(Function, &[(Offence, u64)])] = &[
     (Function::C_UnwrapKeyAuthenticated, &[(Object, 0xf0), (Mechanism, MECHANISM), (Parameter, OBJECT), (Padding, MECHANISM), (Label, VALUE)]),
 ];
 
-/// A call with these offences. A mechanism can have one only, the first of the table.
+/// Makes a call with these offences. Of several offences of the mechanism, it has only the first in the table.
 fn offending(function: Function, offences: &[Offence]) -> Call<'static> {
     use xdr::Call::*;
 
@@ -295,7 +295,7 @@ fn offending(function: Function, offences: &[Offence]) -> Call<'static> {
     }
 }
 
-/// Functions that do what two others do, and are forbidden with either.
+/// Functions that do the work of two others, and are forbidden if either of them is.
 #[rustfmt::skip]
 const PARTS: [(Function, [Function; 2]); 4] = [
     (Function::C_DigestEncryptUpdate, [Function::C_DigestUpdate, Function::C_EncryptUpdate]),
@@ -304,8 +304,7 @@ const PARTS: [(Function, [Function; 2]); 4] = [
     (Function::C_DecryptVerifyUpdate, [Function::C_DecryptUpdate, Function::C_VerifyUpdate]),
 ];
 
-/// The newer functions, each with the older one whose rules count for it. Written by hand, so that it checks
-/// the facts.
+/// The newer functions, each with the older one whose rules apply to it. Written by hand, so that it checks the facts.
 #[rustfmt::skip]
 const RELATIVES: [(Function, Function); 34] = [
     (Function::C_LoginUser, Function::C_Login),
@@ -344,7 +343,7 @@ const RELATIVES: [(Function, Function); 34] = [
     (Function::C_UnwrapKeyAuthenticated, Function::C_UnwrapKey),
 ];
 
-/// The functions that rules can be about.
+/// Returns the functions that rules can be about.
 fn functions() -> impl Iterator<Item = Function> {
     let ours = [Function::C_SetupArch, Function::C_LoadModule];
     Function::ALL
@@ -361,7 +360,7 @@ fn checks(function: Function) -> &'static [(Offence, u64)] {
         .expect("the table has every function")
 }
 
-/// What a refused call carries beside its code.
+/// Returns the reply to a refused call.
 fn empty(function: Function, rv: CkRv) -> Reply {
     let mut reply = Reply::only(function, rv);
     match &mut reply {
@@ -389,7 +388,7 @@ fn assert_refused(guarded: &Guarded, call: Call<'_>, rv: u64, why: &dyn std::fmt
         reply == empty(function, CkRv(rv)),
         "{reply:?} instead of {rv:#x} for {why:?}"
     );
-    // At most the attributes of the object were read.
+    // Nothing but attributes of the object was read.
     assert!(
         asked
             .iter()
@@ -407,7 +406,7 @@ fn the_table_has_each_function_once() {
     assert_eq!(rows, all);
 }
 
-/// A function behind those of PKCS#11 v2.20 has a row here, or it is new to the rules.
+/// A function that is newer than PKCS#11 v2.20 must have a row here, or no rule would apply to it.
 #[test]
 fn each_newer_function_has_its_older_relative() {
     let newer = functions().filter(|function| function.number() >= 100);
@@ -495,7 +494,7 @@ fn each_function_can_be_forbidden_alone() {
                 assert!(reply.rv().is_ok() || searches.contains(&other), "{reply:?}");
             }
         }
-        // Before anything else is looked at.
+        // A forbidden function is refused before anything else is looked at.
         let offences: Vec<Offence> = checks(function).iter().map(|(o, _)| *o).collect();
         let mut rules: Vec<String> = offences.iter().map(|o| o.rule(function)).collect();
         rules.push(format!("forbidden_functions = [(\".*\", [{name}])]"));
@@ -548,7 +547,7 @@ fn the_padding_list_is_longer_than_the_originals_unless_asked_for() {
         let short = Guarded::with(rule, "original-padding-list", support::Fake::default());
         assert_passes(&short, call());
     }
-    // All of the original's, for each of the original's kinds, and none else.
+    // All mechanisms of the original's list, for each of its kinds of operation, and no others.
     let original: Vec<u64> = (1..=8)
         .filter(|kind| *kind != 2)
         .chain([

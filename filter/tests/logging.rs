@@ -27,7 +27,7 @@ impl log::Log for Lines {
     fn flush(&self) {}
 }
 
-/// The lines since the last time, without the process.
+/// Returns the lines logged since the last call, without the process id.
 fn lines() -> Vec<String> {
     let prefix = format!("[PKCS#11 FILTER pid {}] ", std::process::id());
     let lines = std::mem::take(&mut *LINES.0.lock().unwrap());

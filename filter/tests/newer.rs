@@ -38,7 +38,7 @@ fn refused(guarded: &Guarded, call: Call<'_>, rv: CkRv) {
     assert!(!asked.contains(&function), "{asked:?}");
 }
 
-/// A call that ends an operation names no key. One that names a key is checked, whatever it begins.
+/// A call that ends an operation names no key. A call that names a key is checked, whatever it begins.
 #[test]
 fn an_operation_is_ended_by_a_mechanism_that_is_null() {
     let guarded = Guarded::new(LABELS);
@@ -66,7 +66,7 @@ fn an_operation_is_ended_by_a_mechanism_that_is_null() {
         let unsupported = CkRv::FUNCTION_NOT_SUPPORTED;
         refused(&forbidden, begin(ObjectHandle(0)), unsupported);
     }
-    // These begin nothing that could be ended.
+    // These functions begin no operation that could be ended.
     let none = ObjectHandle(0);
     let derive = Call::C_DeriveKey(SESSION, None, none, template(&[]));
     refused(&guarded, derive, CkRv::OBJECT_HANDLE_INVALID);
@@ -94,7 +94,7 @@ fn a_search_ends_when_the_module_cancels_it() {
     }
 }
 
-/// The result of an asynchronous call comes without the call, past the rules.
+/// An asynchronous call returns its result in another call, to which the rules do not apply.
 #[test]
 fn no_call_is_asynchronous_where_rules_look_at_objects() {
     let open = || Call::C_OpenSession(SlotId(0), Flags(0xc), false);
@@ -119,7 +119,7 @@ fn no_call_is_asynchronous_where_rules_look_at_objects() {
     passes(&other, sample(Function::C_AsyncComplete));
 }
 
-/// A template with a template of this one in it, as deep as asked for.
+/// Returns a template that contains another one, and so on to this depth, with `inner` as the innermost.
 fn nested(inner: Template, depth: usize) -> Option<Template> {
     let within = |inner| {
         Template(vec![Attribute {
@@ -176,7 +176,7 @@ fn inner_templates_are_put_into_canonical_form() {
     refused(&guarded, create(both), CkRv::TEMPLATE_INCONSISTENT);
 }
 
-/// The action sees the outer template only. Version 3 has no inner ones.
+/// The action sees only the outer template. Version 3 has no inner ones.
 #[test]
 fn inner_templates_are_refused_where_an_action_judges_templates() {
     let with_role = || nested(template(&[(0x106, &[1])]).unwrap(), 1);
@@ -190,14 +190,14 @@ fn inner_templates_are_refused_where_an_action_judges_templates() {
             let [create, pair, ..] = creations(&with_role());
             refused(&guarded, create, CkRv::ATTRIBUTE_TYPE_INVALID);
             passes(&guarded, pair);
-            // An empty one asks for nothing.
+            // An empty inner template asks for nothing.
             let mut empty = template(&[(0x0, &[0; size_of::<usize>()])]);
             let outer = empty.as_mut().unwrap();
             outer.0.extend(nested(Template::default(), 1).unwrap().0);
             passes(&guarded, Call::C_CreateObject(SESSION, empty));
         }
     }
-    // One that does not look at templates lets them pass, and a forbidden function is told as such.
+    // An action that does not look at templates lets them pass. A forbidden function is refused as such.
     let guarded = Guarded::new("filter_actions_pre = [(m, [(C_CreateObject, identity)])]");
     passes(&guarded, creations(&with_role())[0].clone());
     let guarded = Guarded::new(
@@ -234,7 +234,7 @@ fn a_mechanism_inside_a_parameter_is_one_that_is_used() {
     refused(&guarded, wrap(0x1085), CkRv::MECHANISM_INVALID);
 }
 
-/// CK_PRF_DATA_PARAM of CK_SP800_108_KEY_HANDLE, and the salt of HKDF: handles behind pointers and beside them.
+/// CK_PRF_DATA_PARAM of CK_SP800_108_KEY_HANDLE, and the salt of HKDF: handles behind pointers and in the structure.
 #[test]
 fn a_parameter_names_no_hidden_key_wherever_it_is() {
     let guarded = Guarded::new(LABELS);
@@ -266,7 +266,7 @@ fn a_parameter_names_no_hidden_key_wherever_it_is() {
     }
 }
 
-/// A counter KDF that derives a second key, of this label.
+/// Returns a counter KDF that derives a second key with this label.
 fn two_keys(label: &[u8]) -> Option<xdr::Mechanism> {
     let mut arena = Arena::default();
     let value = arena.put(label);
@@ -288,7 +288,7 @@ fn templates_in_a_parameter_are_for_keys_as_well() {
     refused(&judged, derive(b"good"), CkRv::MECHANISM_PARAM_INVALID);
 }
 
-/// What a client does between C_MessageEncryptInit and C_MessageEncryptFinal.
+/// The calls of a client between C_MessageEncryptInit and C_MessageEncryptFinal.
 #[test]
 fn messages_do_not_get_around_a_forbidden_mechanism() {
     let guarded = Guarded::new("forbidden_mechanisms = [(m, [CKM_AES_GCM])]");
@@ -327,7 +327,7 @@ fn messages_do_not_get_around_a_forbidden_mechanism() {
     }
 }
 
-/// Rules about the older function and about the newer one.
+/// Attaches actions to the older function and to the newer one.
 #[test]
 fn actions_run_for_newer_functions_in_the_order_of_the_file_and_once() {
     let names = |rules: &str, function: Function| {
@@ -361,7 +361,7 @@ fn actions_run_for_newer_functions_in_the_order_of_the_file_and_once() {
     );
 }
 
-/// The list as the client has room for it, and NULL for the length as the module takes it.
+/// The client gets the list according to its room. If its pointer to the length is NULL, so is the module's.
 #[test]
 fn a_list_without_a_length_is_the_modules_to_refuse() {
     let module = support::Fake {
@@ -379,8 +379,8 @@ fn a_list_without_a_length_is_the_modules_to_refuse() {
     assert_eq!(list(Room::Unbounded), (CkRv::OK, 1, 1));
 }
 
-/// An action that makes the call itself must not turn a call that the module would refuse into one that makes an object
-/// of which the client learns nothing.
+/// If the module would refuse a call because a pointer to a result is NULL, an action that makes the call itself must
+/// not make an object of which the client learns nothing.
 #[test]
 fn a_place_that_is_null_is_null_at_the_module() {
     let nulls = NullPlaces {

@@ -188,7 +188,7 @@ fn a_search_ends_with_its_session() {
             Err(CkRv::OPERATION_NOT_INITIALIZED)
         );
     }
-    // Those of another slot's sessions go on.
+    // Searches in sessions of another slot go on.
     let guarded = Guarded::with(LABELS, "", module(&[GOOD, GOOD]));
     for session in [SESSION, NO_SESSION] {
         guarded.call(Call::C_FindObjectsInit(session, Some(Template::default())));
@@ -285,7 +285,7 @@ fn templates_are_put_into_their_one_form_only_where_rules_apply() {
     ] {
         let call = Call::C_CreateObject(SESSION, template.clone());
         assert!(ruled.call(call) == Reply::only(Function::C_CreateObject, rv));
-        // What selects, and what only asks, passes as it is.
+        // A template that selects objects, or that asks for attributes, passes unchanged.
         for call in [
             Call::C_FindObjectsInit(SESSION, template.clone()),
             Call::C_GetAttributeValue(SESSION, GOOD, query(&[(WRAP, 1), (WRAP, 1)])),

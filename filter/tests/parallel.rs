@@ -15,9 +15,9 @@ use xdr::{
     Answer, Answers, Call, CkRv, Cryptoki, Found, Function, Reply, Room, SessionHandle, Wanted,
 };
 
-/// How long something is waited for that must not happen.
+/// How long a test waits for something that must not happen.
 const NEVER: Duration = Duration::from_millis(100);
-/// How long something is waited for that must happen.
+/// How long a test waits for something that must happen.
 const SOON: Duration = Duration::from_secs(20);
 
 const ENCRYPT: u64 = 0x104;
@@ -31,7 +31,7 @@ fn filter<N: Cryptoki>(rules: &str, module: N) -> Filter<N> {
     Filter::new(&rules, b"m", entry, module)
 }
 
-/// One key. Who reads it waits until somebody else has read it as well, but not for long.
+/// A module with one key. A thread that reads it waits for a short time until another thread has read it as well.
 #[derive(Default)]
 struct OneKey {
     booleans: Mutex<BTreeMap<u64, u8>>,
@@ -80,7 +80,7 @@ impl Cryptoki for &OneKey {
     }
 }
 
-/// Each alone is allowed, and both together are not: UNWRAP conflicts with ENCRYPT.
+/// Each change alone is allowed, but not both together: UNWRAP conflicts with ENCRYPT.
 #[test]
 fn two_changes_that_conflict_are_not_both_allowed() {
     let module = OneKey::default();
@@ -101,7 +101,7 @@ fn two_changes_that_conflict_are_not_both_allowed() {
     assert_eq!(module.booleans.lock().unwrap().len(), 1);
 }
 
-/// Stops in a call of one function until it is let go on.
+/// A module that stops in a call of one function until it is told to go on.
 struct Stops {
     at: Function,
     arrived: Mutex<Sender<()>>,
@@ -128,7 +128,7 @@ impl Cryptoki for Stops {
     }
 }
 
-/// Asserts whether `second` ends while `first` is being executed by the module.
+/// Asserts whether `second` ends while the module is executing `first`.
 fn assert_overlap(rules: &str, first: Function, second: Function, expected: bool) {
     let (arrived, has_arrived) = channel();
     let (go, go_on) = channel();
@@ -156,7 +156,7 @@ fn assert_overlap(rules: &str, first: Function, second: Function, expected: bool
     });
 }
 
-/// Calls that pass these tests' rules.
+/// Returns a call that passes the rules of these tests.
 fn call(function: Function) -> Call<'static> {
     match function {
         Function::C_SetAttributeValue => {
@@ -205,7 +205,7 @@ fn a_change_waits_for_the_calls_that_name_objects_and_for_no_others() {
     for pair in uses.windows(2) {
         assert_overlap(LABELS, pair[0], pair[1], true);
     }
-    // Nothing is read there.
+    // These rules read no object.
     let rules = "forbidden_functions = [(m, [C_Login])]";
     assert_overlap(rules, uses[0], changes[0], true);
     assert_overlap(rules, changes[0], uses[0], true);

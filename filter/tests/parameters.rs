@@ -26,7 +26,7 @@ const P192: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x01";
 const PARAMETER: CkRv = CkRv::MECHANISM_PARAM_INVALID;
 const ATTRIBUTE: CkRv = CkRv::ATTRIBUTE_VALUE_INVALID;
 
-/// The module behind these rows.
+/// Returns a module behind these rows.
 fn needs(rows: &str) -> Guarded {
     Guarded::new(&format!("mechanism_parameters = [(m, [{rows}])]"))
 }
@@ -86,10 +86,10 @@ fn a_tag_has_the_least_length() {
             check(&guarded, call, rv);
         }
     }
-    // The messages bring their own parameters.
+    // The parameters come with the messages instead.
     let begin = Call::C_MessageEncryptInit(s, support::mechanism(GCM), GOOD);
     check(&guarded, begin, CkRv::OK);
-    // What cannot be seen does not meet anything.
+    // A value that cannot be read meets no requirement.
     let bare = Call::C_EncryptInit(s, support::mechanism(GCM), GOOD);
     check(&guarded, bare, PARAMETER);
     let unread = Mechanism::unread(MechanismType(GCM), vec![0xff; 13]);
@@ -98,13 +98,13 @@ fn a_tag_has_the_least_length() {
         Call::C_EncryptInit(s, Some(unread), GOOD),
         PARAMETER,
     );
-    // Other mechanisms are not asked, nor is the end of an operation.
+    // Calls with another mechanism are not checked, nor is the end of an operation.
     let other = Call::C_EncryptInit(s, support::mechanism(CCM), GOOD);
     check(&guarded, other, CkRv::OK);
     check(&guarded, Call::C_EncryptInit(s, None, GOOD), CkRv::OK);
 }
 
-/// Version 3 carries the structure without what its pointers point to.
+/// Version 3 sends the structure without the data that its pointers refer to.
 #[test]
 fn a_structure_of_version_3_is_read_alike() {
     let guarded = needs("(CKM_AES_GCM, any, ulTagBits, \">=\", 96)");
@@ -133,9 +133,9 @@ fn an_iv_for_encryption_is_made_by_the_token() {
         |generator| Call::C_EncryptMessage(s, gcm_message(generator, 128), none, none, all);
     check(&guarded, encrypt(0), PARAMETER);
     check(&guarded, encrypt(1), CkRv::OK);
-    // This structure has the IV of the client.
+    // This structure has the client's own IV.
     check(&guarded, Call::C_EncryptInit(s, gcm(128), GOOD), PARAMETER);
-    // To decrypt, the client has to name it.
+    // For decryption, the client has to state the IV.
     check(&guarded, Call::C_DecryptInit(s, gcm(128), GOOD), CkRv::OK);
     let decrypt = Call::C_DecryptMessage(s, gcm_message(0, 128), none, none, all);
     check(&guarded, decrypt, CkRv::OK);
@@ -163,7 +163,7 @@ fn a_derivation_has_a_function() {
     }
 }
 
-/// The kinds of operation, by functions of each version.
+/// Tests the kinds of operation with functions of each version.
 #[test]
 fn a_row_is_for_one_kind_of_operation() {
     let (s, none, all) = (SESSION, Input::NULL, Room::Unbounded);
@@ -258,7 +258,7 @@ fn a_mechanism_inside_a_parameter_meets_its_rows() {
     }
 }
 
-/// What each call says of the curve.
+/// Returns the calls that name a curve.
 fn with_curve(curve: &[u8]) -> Vec<Call<'static>> {
     let s = SESSION;
     let curve_of = || template(&[(EC_PARAMS, curve)]);
@@ -309,7 +309,7 @@ fn keys_are_on_curves_that_are_allowed() {
             check(&by_bytes, call, rv);
         }
     }
-    // One mechanism only, and calls that do not speak of a curve.
+    // A row for one mechanism only, and calls that name no curve.
     let one = needs("(CKM_EC_KEY_PAIR_GEN, any, CKA_EC_PARAMS, \"=\", secp256r1)");
     for call in with_curve(P192) {
         let rv = match call.function() {
@@ -377,7 +377,7 @@ fn all_rows_that_apply_have_to_be_met() {
     }
 }
 
-/// An error at start with its line, for a row that would protect nothing.
+/// A row that would protect nothing is an error at start, with its line.
 #[test]
 fn a_row_that_means_nothing_is_an_error() {
     let option = |member: usize| format!("f:2: mechanism_parameters[0][1][0][{member}]");

@@ -1,4 +1,4 @@
-//! Tests properties that hold for all rules and calls, with many that are made from a seed.
+//! Tests properties that hold for all rules and calls, with many rules and calls that are made from a seed.
 
 mod support;
 
@@ -39,7 +39,7 @@ const FUNCTIONS: [&str; 8] = [
     "C_VerifyRecoverInit",
 ];
 
-/// Deny rules, each option by itself: `(option, rules)`.
+/// Makes rules that forbid, each option by itself: `(option, rules)`.
 fn rules(numbers: &mut Numbers, most: usize) -> Vec<(&'static str, String)> {
     let mut rules = Vec::new();
     for _ in 0..numbers.below(most + 1) {
@@ -142,8 +142,8 @@ const IDS: [&str; 3] = [
     "allowed_ids = [(m, [\"0aff\"])]",
 ];
 
-/// Actions that read the class or the booleans of a template. No deny rules: one that decides ends
-/// the chain.
+/// Actions that read the class or the booleans of a template. They do not count as rules that forbid, because an action
+/// that decides ends the chain.
 const ACTIONS: [&str; 3] = [
     "",
     "filter_actions_post = [(m, [(C_CreateObject, non_local_objects_patch),
@@ -153,7 +153,7 @@ const ACTIONS: [&str; 3] = [
         (C_CreateObject, sanitize_creation_templates_patch), (C_UnwrapKey, secure_templates_patch)])]",
 ];
 
-/// A rule about objects, where there is none yet.
+/// Returns a rule about objects, if there is none yet.
 fn one_more(numbers: &mut Numbers, rule: &'static str, rules: &[&'static str]) -> &'static str {
     if rule.is_empty() {
         numbers.one_of(rules)
@@ -162,11 +162,11 @@ fn one_more(numbers: &mut Numbers, rule: &'static str, rules: &[&'static str]) -
     }
 }
 
-/// Whether the call itself, not only a look at attributes, got to the module.
+/// Whether the call itself reached the module, not only a question for attributes.
 fn passes(guarded: &Guarded, call: Call<'_>) -> bool {
     let function = call.function();
     let (reply, asked) = guarded.watch(call);
-    // A refused C_GetAttributeValue was looked up at most; one that passes is answered as well.
+    // For a refused C_GetAttributeValue, the module is asked only for the rules; one that passes is also answered.
     asked.last() == Some(&function)
         && (function != Function::C_GetAttributeValue || reply.rv() != xdr::CkRv(0x82))
 }
@@ -201,11 +201,11 @@ fn a_deny_rule_more_never_allows_a_call_more() {
     assert!(refused > 1000, "{refused}");
 }
 
-/// The call of version 3 as a client of this architecture lays it out.
+/// Lays out a call of version 3 as a client of this architecture does.
 fn laid_out(call: &version3::Call<'static>, client: Architecture) -> version3::Call<'static> {
     use xdr::version3::Call::*;
 
-    // Not by the functions under test, which may be wrong in both directions alike.
+    // Does not use the functions under test, which may be wrong in both directions in the same way.
     let number = |bytes: &mut Vec<u8>| {
         if let Ok(word) = <[u8; size_of::<usize>()]>::try_from(bytes.as_slice()) {
             let number = usize::from_ne_bytes(word) as u64;
@@ -251,14 +251,14 @@ fn laid_out(call: &version3::Call<'static>, client: Architecture) -> version3::C
     }
 }
 
-/// The call as a client sends it.
+/// Encodes the call as a client sends it.
 fn record(call: &version3::Call<'_>) -> Vec<u8> {
     let mut buffer = Vec::new();
     let record = rpc::write_call(Xid(1), call, false, &mut buffer).unwrap();
     record.to_vec()
 }
 
-/// The call that arrives from a client of this architecture.
+/// Decodes the call as it arrives from a client of this architecture.
 fn received(record: &[u8], client: Architecture) -> Call<'_> {
     let peer = Peer {
         architecture: client,
@@ -274,8 +274,8 @@ fn received(record: &[u8], client: Architecture) -> Call<'_> {
 fn a_decision_does_not_depend_on_the_clients_architecture() {
     let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
     let clients = (1..=4).map(Architecture);
-    // A number of another length than the client's word stays as it is, and may be another number
-    // of this host's length. Such a value is nobody's number; it is left out here.
+    // A number of another length than the client's word stays as it is, and may have the length of this host's numbers.
+    // Such a value has no meaning for either side; it is left out here.
     let word = size_of::<usize>();
     let proper = |t: &&Template| {
         t.0.iter()
@@ -295,7 +295,7 @@ fn a_decision_does_not_depend_on_the_clients_architecture() {
             if !call.values().all(|template| proper(&template)) {
                 continue;
             }
-            // The other versions have one layout for all.
+            // The other versions have a single layout.
             let Ok(former) = version3::Call::of(&call) else {
                 continue;
             };
@@ -329,8 +329,8 @@ fn a_file_with_modules_only_changes_no_call() {
     assert_eq!(plain.watch(call).1, [Function::C_FindObjects]);
 }
 
-/// A parameter full of the client's addresses, in each of its sizes: the rule about the mechanism is
-/// asked first, whatever the layout.
+/// A parameter full of the client's addresses, in each of its sizes: the rule about the mechanism is checked first,
+/// whatever the layout.
 #[test]
 fn a_forbidden_mechanism_is_refused_as_such_whatever_its_parameter() {
     let guarded = Guarded::new("forbidden_mechanisms = [(m, [CKM_AES_GCM])]");

@@ -25,7 +25,7 @@ fn key_wrap() -> Option<Mechanism> {
 
 const AAD: Input<'static> = Input::Bytes(b"associated");
 
-/// A client in front of the token, and the key it is after.
+/// A client in front of the token, and the key that it tries to get.
 struct Scene<'a> {
     client: &'a dyn Cryptoki,
     token: &'a Symbolic,
@@ -35,7 +35,7 @@ struct Scene<'a> {
     kem: ObjectHandle,
 }
 
-/// What an attack found out, or the CK_RV at which it ended.
+/// What an attack found out, or the CK_RV that stopped it.
 type Outcome = Result<Vec<u8>, CkRv>;
 
 impl Scene<'_> {
@@ -104,7 +104,7 @@ impl Scene<'_> {
         })
     }
 
-    /// Decrypts by a message, or as ever.
+    /// Decrypts with message functions, or with the older ones.
     fn decrypt(&self, by_message: bool, key: ObjectHandle, blob: &[u8]) -> Outcome {
         let m = || mechanism(0x1081, &[]);
         let begin = match by_message {
@@ -127,7 +127,7 @@ impl Scene<'_> {
     /// Wraps the target with one key and decrypts it with another.
     fn export(&self, wrapping: ObjectHandle, decrypting: ObjectHandle) -> Outcome {
         let blob = self.wrap(false, wrapping, self.target)?;
-        // What a wrapping format adds is not part of the ciphertext.
+        // The bytes that a wrapping format adds are not part of the ciphertext.
         self.decrypt(true, decrypting, blob.get(..16).unwrap_or(&blob))
     }
 }
@@ -216,7 +216,7 @@ const ATTACKS: &[(&str, [u64; 4], Attack)] = &[
         |scene| twice(scene, false, [true, false]),
     ),
     ("R9 the unwrapping key adds a role", [0x12; 4], |scene| {
-        // The new keys of this one decrypt, whatever their templates say.
+        // This key wants each new key that it makes to decrypt, whatever the templates say.
         let inner = Attribute {
             attribute_type: AttributeType(0x4000_0212),
             value: Value::Template(attributes("DECRYPT=T")),
@@ -255,7 +255,7 @@ const ATTACKS: &[(&str, [u64; 4], Attack)] = &[
     ),
 ];
 
-/// A key is wrapped, and unwrapped once to wrap and once to decrypt.
+/// Wraps a key, and unwraps it twice: once to wrap and once to decrypt.
 fn twice(scene: &Scene<'_>, wraps: bool, unwraps: [bool; 2]) -> Outcome {
     let wrapping = scene.generate("WRAP=T UNWRAP=T SENSITIVE=T")?;
     let key = scene.generate("SENSITIVE=T EXTRACTABLE=T")?;
@@ -301,7 +301,7 @@ fn wins(attack: Attack, rules: &Arc<Rules>, alias: &[u8]) -> Result<bool, CkRv> 
 fn attacks_succeed_without_rules_and_fail_with_each_set() {
     let strict = concat!(env!("CARGO_MANIFEST_DIR"), "/../etc/filter-strict.conf");
     let strict = std::fs::read_to_string(strict).expect("our own file");
-    // Without the prohibition of derivation and encapsulation: the actions stop them as well.
+    // With derivation and encapsulation allowed: the actions stop the attacks, too.
     let derives = strict.replace("    C_DeriveKey,\n", "");
     assert_ne!(derives, strict);
     let sets = [
@@ -332,7 +332,7 @@ fn attacks_succeed_without_rules_and_fail_with_each_set() {
     }
 }
 
-/// What the attacks do, with one role for each key.
+/// Does what the attacks do, but with one role for each key.
 #[test]
 fn honest_calls_pass_with_each_set() {
     for set in [patch_set_1(), patch_set_2()] {

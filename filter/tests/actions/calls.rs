@@ -4,7 +4,7 @@ use xdr::{Call, ObjectHandle};
 
 use crate::chain::{ALL, S, mechanism, t};
 
-/// A call of each function that makes a key from one template.
+/// Makes a call of each function that makes a key from one template.
 pub fn creations(template: &str) -> [Call<'static>; 7] {
     let m = || mechanism(0x1080, &[]);
     let template = || t(template);
@@ -41,7 +41,7 @@ pub fn copy(object: ObjectHandle, template: &str) -> Call<'static> {
 
 pub const CHANGES: [fn(ObjectHandle, &str) -> Call<'static>; 2] = [set, copy];
 
-/// The same attribute with its other value.
+/// Returns the same attribute with its other value.
 pub fn other(setting: &str) -> String {
     match setting.split_once('=') {
         Some((name, "T")) => format!("{name}=F"),

@@ -15,8 +15,8 @@ use xdr::{
 
 pub const KEY: &str = "00112233445566778899aabbccddeeff";
 
-/// The functions that both sets hold `conflicting_attributes_patch_on_existing_objects` and
-/// `dangerous_sensitive_keys_escrow_encrypt` against.
+/// The functions to which both sets attach `conflicting_attributes_patch_on_existing_objects` and
+/// `dangerous_sensitive_keys_escrow_encrypt`.
 pub const KEY_USES: [Function; 11] = [
     C_EncryptInit,
     C_DecryptInit,
@@ -75,7 +75,7 @@ pub fn patch_set_1() -> Pairs {
     .concat()
 }
 
-/// The other pairs of it.
+/// The pairs of its second set.
 pub fn patch_set_2() -> Pairs {
     [
         on(
@@ -187,7 +187,7 @@ impl Cryptoki for Chain<'_> {
 
 // Values, written as text: `CLASS=#4 WRAP=T ID=0x0102 LABEL=`
 
-/// The type of `WRAP`, `LABEL` and so on.
+/// Returns the type of `WRAP`, `LABEL` and so on.
 pub fn number(name: &str) -> AttributeType {
     let boolean = Boolean::ALL
         .iter()
@@ -238,12 +238,12 @@ fn value(text: &str) -> Vec<u8> {
     }
 }
 
-/// A template of this text.
+/// Makes a template of this text.
 pub fn t(text: &str) -> Option<Template> {
     Some(attributes(text))
 }
 
-/// The attributes of this text.
+/// Makes the attributes of this text.
 pub fn attributes(text: &str) -> Template {
     let attribute = |part: &str| {
         let (name, text) = part.split_once('=').expect("name=value");
@@ -253,7 +253,7 @@ pub fn attributes(text: &str) -> Template {
 }
 
 pub const S: SessionHandle = SessionHandle(1);
-/// Room for whatever comes.
+/// Unbounded room.
 pub const ALL: Room = Room::Unbounded;
 /// Room for a few handles.
 pub const SOME: Room = Room::Buffer(9);
@@ -268,7 +268,7 @@ pub fn mechanism(mechanism_type: u64, parameter: &[u8]) -> Option<Mechanism> {
     ))
 }
 
-/// What is asked for by these names: the lengths where there is no room, else the values.
+/// Asks for the attributes of these names: for the lengths if `room` is 0, otherwise for the values.
 pub fn query(names: &[&str], room: usize) -> Option<Query> {
     let wanted = |name: &&str| match room {
         0 => Wanted::length(number(name)),
@@ -277,7 +277,7 @@ pub fn query(names: &[&str], room: usize) -> Option<Query> {
     Some(Query(names.iter().map(wanted).collect()))
 }
 
-/// Any of the calls that use keys, of this key and, where two are named, another.
+/// Makes a call of one of the functions that use keys, with this key and, if it uses two, another.
 pub fn use_of(function: Function, key: ObjectHandle, other: ObjectHandle) -> Call<'static> {
     let m = || mechanism(0x1082, &[0; 16]);
     match function {
@@ -296,7 +296,7 @@ pub fn use_of(function: Function, key: ObjectHandle, other: ObjectHandle) -> Cal
     }
 }
 
-/// The handle of a call that made one.
+/// Returns the handle of the object that a call has made.
 pub fn made(reply: Reply) -> ObjectHandle {
     assert_eq!(reply.rv(), CkRv::OK, "{reply:?}");
     handle(reply).expect("a handle")

@@ -7,7 +7,7 @@ use crate::calls::{CHANGES, creations, other, pair, set};
 use crate::chain::{Chain, S, attributes, everywhere, mechanism, t};
 use crate::token::Token;
 
-/// Rows of the table: the two settings, and whether only where key usage is segregated.
+/// Rows of the table: the two settings, and whether they conflict only where key usage is segregated.
 const CONFLICTS: [(&str, &str, bool); 17] = [
     ("WRAP=T", "DECRYPT=T", false),
     ("UNWRAP=T", "ENCRYPT=T", false),
@@ -93,10 +93,10 @@ fn refuses_conflicting_attributes_of_what_is_changed_or_copied() {
                     assert_eq!(rv, expected(refuses_new), "{had} {new}");
                     let key = token.put(&format!("CLASS=#4 {had}"));
                     assert_eq!(chain.rv(call(key, &other(new))), CkRv::OK, "{had} {new}");
-                    // What is overridden no longer counts.
+                    // A setting that is overridden no longer counts.
                     let key = token.put(&format!("CLASS=#4 {had} {new}"));
                     assert_eq!(chain.rv(call(key, &other(had))), CkRv::OK, "{had} {new}");
-                    // Both were there before.
+                    // Both settings existed before.
                     let key = token.put(&format!("CLASS=#4 {had} {new}"));
                     let rv = chain.rv(call(key, "LABEL=x"));
                     assert_eq!(rv, expected(refused), "{had} {new}");
@@ -106,8 +106,7 @@ fn refuses_conflicting_attributes_of_what_is_changed_or_copied() {
     }
 }
 
-/// The original lets a role be given later: its copies, or the other half of a pair, may have the
-/// other one.
+/// The original lets a key get a role later, although its copies, or the other half of a pair, may have the other role.
 #[test]
 fn gives_conflicting_roles_from_the_beginning_or_never() {
     let token = Token::new();
@@ -159,7 +158,7 @@ fn gives_conflicting_roles_from_the_beginning_or_never() {
     }
 }
 
-/// The original judges each derivation alone; two give one key with two roles.
+/// The original judges each derivation by itself, but two derivations give one key with two roles.
 #[test]
 fn derives_no_wrapping_key() {
     let token = Token::new();
@@ -185,7 +184,7 @@ fn derives_no_wrapping_key() {
     }
 }
 
-/// What is sticky, and whether only where key usage is segregated.
+/// Sticky settings, and whether they are sticky only where key usage is segregated.
 const STICKY: [(&str, bool); 12] = [
     ("WRAP=T", false),
     ("UNWRAP=T", false),
@@ -222,7 +221,7 @@ fn keeps_what_is_sticky() {
                 judged(setting, "LABEL=x", false);
             }
         }
-        // The templates that restrict what a key wraps and unwraps: not even an empty one replaces them.
+        // Templates that restrict what a key wraps and unwraps cannot be replaced, not even by an empty one.
         for call in CHANGES {
             for kind in [0x4000_0211, 0x4000_0212, 0x4000_0213] {
                 let key = token.put("CLASS=#4");

@@ -53,7 +53,7 @@ fn keeps_wrapping_from_keys_that_are_not_local() {
             }
         }
     }
-    // False provenance, which the original leaves to the token.
+    // False provenance. The original leaves it to the token to refuse that.
     for claim in ["ALWAYS_SENSITIVE=T", "NEVER_EXTRACTABLE=T", "TRUSTED=T"] {
         let read_only = CkRv::ATTRIBUTE_READ_ONLY;
         token.calls();
@@ -67,7 +67,7 @@ fn keeps_wrapping_from_keys_that_are_not_local() {
         }
     }
     assert_eq!(chain.rv(create("CLASS=#1 TRUSTED=T")), CkRv::OK);
-    // An object that is to become a key is judged as one.
+    // An object that would become a key is judged as a key.
     for call in CHANGES {
         let data = token.put("CLASS=#0 VALUE=0x01");
         assert_eq!(chain.rv(call(data, "CLASS=#4 WRAP=T")), refused);
@@ -77,7 +77,7 @@ fn keeps_wrapping_from_keys_that_are_not_local() {
     assert_eq!(no_class, CkRv::TEMPLATE_INCOMPLETE); // the token's
 }
 
-/// What is the module's to say: of the library, the device, the session, the handle.
+/// CK_RVs that are passed on from the module: about the library, the device, the session, the handle.
 const OF_THE_MODULE: [CkRv; 15] = [
     CkRv::HOST_MEMORY,
     CkRv::SLOT_ID_INVALID,
@@ -96,8 +96,8 @@ const OF_THE_MODULE: [CkRv; 15] = [
     CkRv::CRYPTOKI_NOT_INITIALIZED,
 ];
 
-/// The CK_RV for an object that cannot be read. The original gives the last column or ends the
-/// call with an RPC error, whatever the module says.
+/// The CK_RV for an object that cannot be read. Whatever the module says, the original returns the last column or ends
+/// the call with an RPC error.
 #[test]
 fn gives_the_errors_of_the_module_and_else_its_own() {
     let own = [
@@ -145,7 +145,7 @@ fn gives_the_errors_of_the_module_and_else_its_own() {
     }
 }
 
-/// No template reaches the module otherwise than the actions read it.
+/// A template that the module could read in another way than the actions is refused.
 #[test]
 fn refuses_unsound_templates() {
     let token = Token::new();

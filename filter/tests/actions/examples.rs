@@ -41,7 +41,7 @@ fn lets_nobody_in_but_with_the_pin_of_the_example() {
     assert!(token.calls().is_empty());
 }
 
-/// C_Logout with the login hook ends the original's process.
+/// In the original, C_Logout with the login hook ends the process.
 #[test]
 fn knows_which_functions_an_action_is_for() {
     let possible = |action: &str, function: Function| {

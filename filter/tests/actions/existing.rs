@@ -20,7 +20,7 @@ fn found(chain: &Chain<'_>) -> Vec<ObjectHandle> {
     }
 }
 
-/// Whether the key is refused, by every function that uses one and by none of them.
+/// Whether the key is refused. Asserts that either all functions that use a key refuse it, or none.
 fn is_blocked(token: &Token, chain: &Chain<'_>, key: ObjectHandle) -> bool {
     let good = token.put("CLASS=#4 EXTRACTABLE=T");
     let mut answers = Vec::new();
@@ -28,7 +28,7 @@ fn is_blocked(token: &Token, chain: &Chain<'_>, key: ObjectHandle) -> bool {
         token.calls();
         let reply = chain.call(call);
         let is_blocked = reply.rv() == CkRv::OBJECT_HANDLE_INVALID;
-        // And the module was not called.
+        // A refused call did not reach the module.
         let reads = token.calls();
         assert_eq!(
             is_blocked,
@@ -48,7 +48,7 @@ fn is_blocked(token: &Token, chain: &Chain<'_>, key: ObjectHandle) -> bool {
         }
     }
     judge(use_of(C_WrapKey, good, key));
-    // Ours: the original lets any key be named in these.
+    // The original lets any key be used in these; ours does not.
     judge(use_of(C_SetOperationState, key, ObjectHandle(0)));
     judge(use_of(C_SetOperationState, ObjectHandle(0), key));
     let concatenated = mechanism(0x360, &key_bytes(key));
@@ -69,7 +69,7 @@ fn key_bytes(key: ObjectHandle) -> Vec<u8> {
     number.to_ne_bytes().to_vec()
 }
 
-/// A parameter that might name a key, of no size that the standard has.
+/// A parameter that might name a key, of a size that the standard does not have.
 #[test]
 fn takes_no_parameter_that_may_name_a_key_unseen() {
     let token = Token::new();
@@ -103,14 +103,14 @@ fn uses_no_key_with_conflicting_attributes() {
             let chain = Chain::new(&token, &everywhere(CONFLICTING)).segregated(is_segregated);
             let key = token.put(&format!("CLASS=#4 EXTRACTABLE=T {had}"));
             assert_eq!(is_blocked(&token, &chain, key), expected, "{had}");
-            // It stays in reach otherwise.
+            // The key can still be used otherwise.
             let destroyed = chain.rv(Call::C_DestroyObject(S, key));
             assert_eq!(destroyed, CkRv::OK);
         }
     }
 }
 
-/// The table of the three modes. Imported keys were made with C_CreateObject and SENSITIVE.
+/// The table of the three modes. Imported keys are those made with C_CreateObject and SENSITIVE.
 #[test]
 fn uses_sensitive_keys_that_were_known_for_escrow_only() {
     let table = [
@@ -151,8 +151,7 @@ fn uses_sensitive_keys_that_were_known_for_escrow_only() {
     }
 }
 
-/// The original answers CKR_OBJECT_HANDLE_INVALID to everything, and an RPC error where it cannot
-/// read CKA_LOCAL.
+/// The original answers CKR_OBJECT_HANDLE_INVALID to everything, and an RPC error if it cannot read CKA_LOCAL.
 #[test]
 fn gives_the_errors_of_the_module_and_hides_what_it_cannot_read() {
     for action in MODES.into_iter().chain([CONFLICTING]) {
@@ -184,7 +183,7 @@ fn checks_no_key_where_none_is_named() {
     assert_eq!(token.calls(), [C_SetOperationState]);
 }
 
-/// Ours alone: what a key wraps is no safer than the key.
+/// Only ours has this action: a wrapped key is no safer than the key that wraps it.
 #[test]
 fn wraps_with_strong_keys_only() {
     let token = Token::new();

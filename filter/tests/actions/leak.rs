@@ -27,7 +27,7 @@ fn get(of: &dyn Cryptoki, object: ObjectHandle, asked: Option<Query>) -> (CkRv, 
     }
 }
 
-/// What a client of version 3 asks for: an empty value asks for the length, another one is the buffer.
+/// Makes the question of a client of version 3: an empty value asks for the length, any other value is the buffer.
 fn asked(text: &str) -> Option<Query> {
     let wanted = |attribute: &Attribute| Wanted {
         attribute_type: attribute.attribute_type,
@@ -42,9 +42,9 @@ fn asked(text: &str) -> Option<Query> {
     Some(Query(attributes(text).0.iter().map(wanted).collect()))
 }
 
-/// The values are unavailable, each under its own type; the rest is as the token has it. The
-/// original answers CKR_OK for RSA keys, with VALUE in place of what it took out and zeros in place
-/// of the rest, and fails on some orders.
+/// The values are unavailable, each under its own type; the other attributes are as in the token. For RSA keys, the
+/// original answers CKR_OK, with VALUE in place of the attributes that it took out and zeros in place of the others,
+/// and fails on some orders.
 #[test]
 fn keeps_values_wherever_they_are_asked_for() {
     let token = Token::new();
@@ -79,26 +79,26 @@ fn keeps_values_wherever_they_are_asked_for() {
             }
         }
     }
-    // What is not a value is asked of the token as it is.
+    // A question without values is passed to the token unchanged.
     let rest = query(&["LABEL", "MODULUS", "CLASS"], 8);
     let direct = get(&token, key, rest.clone());
     assert!(get(&chain, key, rest) == direct);
     assert_eq!(direct.0, CkRv::OK);
 }
 
-/// What the token has to say of the rest is said where it is not of the attributes.
+/// An error of the token that is not about attributes is returned to the client.
 #[test]
 fn gives_the_errors_of_the_module() {
     let token = Token::new();
     let chain = Chain::new(&token, &everywhere(LEAK));
     let key = token.put("CLASS=#4 SENSITIVE=T LABEL=key");
-    // An attribute it does not have, one that needs more room.
+    // An attribute that the object does not have, and one that needs more room.
     for rest in ["MODULUS=", "LABEL=x"] {
         let (rv, answers) = get(&chain, key, asked(&format!("VALUE= {rest}")));
         assert_eq!(rv, CkRv::ATTRIBUTE_SENSITIVE);
         assert!(answers.0[1].found == Found::Unavailable);
     }
-    // The attributes go back as they came.
+    // The attributes are returned as the client sent them.
     let echoed = asked("VALUE= LABEL=abc");
     let (rv, answers) = get(&chain, ObjectHandle(7), echoed.clone());
     assert_eq!(rv, CkRv::OBJECT_HANDLE_INVALID);
@@ -122,7 +122,7 @@ fn gives_the_errors_of_the_module() {
     assert_eq!(chain.rv(elsewhere), CkRv::SESSION_HANDLE_INVALID);
 }
 
-/// The original keeps values of extractable keys where it means those that are not.
+/// The original protects the values of extractable keys, although it means those of keys that are not extractable.
 #[test]
 fn keeps_the_value_of_every_key() {
     let token = Token::new();

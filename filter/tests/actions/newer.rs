@@ -17,7 +17,7 @@ fn m() -> Option<Mechanism> {
     mechanism(0x1082, &[0; 16])
 }
 
-/// C_WrapKey and C_WrapKeyAuthenticated with this room.
+/// Makes calls of C_WrapKey and C_WrapKeyAuthenticated with this room.
 fn wraps(wrapping: ObjectHandle, key: ObjectHandle, room: Room) -> [Call<'static>; 2] {
     [
         Call::C_WrapKey(S, m(), wrapping, key, room),
@@ -32,7 +32,7 @@ fn wrapped(reply: Reply) -> MechanismOutputResult {
     }
 }
 
-/// The blob is longer than what the module wraps, and the client is told as if it were the module's.
+/// The blob is longer than what the module wraps. The client is told its length as if the module had made all of it.
 #[test]
 fn tells_the_length_of_a_wrapped_key_with_its_attributes() {
     let token = Token::new();
@@ -47,7 +47,7 @@ fn tells_the_length_of_a_wrapped_key_with_its_attributes() {
         (Room::Buffer(99), CkRv::OK, length, length),
         (Room::QUESTION, CkRv::OK, length, 0),
         (Room::Null { length: 16 }, CkRv::OK, length, 0),
-        // Room for what the module gives, and not for the rest.
+        // There is room for what the module wraps, but not for the rest.
         (Room::Buffer(16), CkRv::BUFFER_TOO_SMALL, length, 0),
         (Room::Buffer(length - 1), CkRv::BUFFER_TOO_SMALL, length, 0),
         (Room::Buffer(0), CkRv::BUFFER_TOO_SMALL, length, 0),
@@ -101,7 +101,7 @@ fn unwraps_with_authentication_as_what_was_wrapped() {
     let mut altered = blob.clone();
     altered[20] ^= 1;
     assert_eq!(unwrap(&altered, "CLASS=#4").rv(), CkRv::FUNCTION_FAILED);
-    // NULL is a template that says nothing.
+    // NULL counts as a template without attributes.
     let call = Call::C_UnwrapKeyAuthenticated(
         S,
         m(),
@@ -144,13 +144,13 @@ fn completes_and_judges_a_template_that_is_null() {
     }
 }
 
-/// A module in which one key has an array of attributes.
+/// A module in which one key has an attribute that is an array of attributes.
 struct WithTemplate<'a> {
     token: &'a Token,
     key: ObjectHandle,
     attribute: AttributeType,
     template: Template,
-    /// Answers this in place of it.
+    /// The CK_RV that is returned instead of the array.
     rv: CkRv,
 }
 
@@ -201,7 +201,7 @@ impl Cryptoki for WithTemplate<'_> {
     }
 }
 
-/// Functions that make a key with a key, and the attribute of that key about those that are made.
+/// Functions that make a key with a key, and the attribute of that key that lists attributes of the keys made with it.
 const MAKERS: [(Function, u64); 5] = [
     (C_UnwrapKey, 0x4000_0212),
     (C_UnwrapKeyAuthenticated, 0x4000_0212),
@@ -224,8 +224,8 @@ fn make(function: Function, key: ObjectHandle, template: &str) -> Call<'static> 
     }
 }
 
-/// The module adds to a new key what the key asks for that it is made with. So that counts as if the client
-/// had said it.
+/// The module adds attributes to a new key that the key which makes it asks for. They count as if the client had set
+/// them.
 #[test]
 fn judges_what_the_key_adds_to_the_template_of_a_new_key() {
     for (function, attribute) in MAKERS {
@@ -262,7 +262,7 @@ fn judges_what_the_key_adds_to_the_template_of_a_new_key() {
             }
             let unreadable = judge("SIGN=T", "UNWRAP=T", CkRv::DEVICE_ERROR);
             assert_eq!(unreadable, CkRv::DEVICE_ERROR, "{name}");
-            // A module that has no such attribute.
+            // The module does not have this attribute.
             let none = judge("SIGN=T", "UNWRAP=T", CkRv::ATTRIBUTE_TYPE_INVALID);
             assert_eq!(none, CkRv::OK, "{name}");
             let strange = judge("SIGN=T", "UNWRAP=T", CkRv::VENDOR_DEFINED);
@@ -271,7 +271,7 @@ fn judges_what_the_key_adds_to_the_template_of_a_new_key() {
     }
 }
 
-/// What the module says of a key that does not exist.
+/// The error is the one that a module returns for a key that does not exist.
 #[test]
 fn says_of_a_key_that_does_not_exist_what_a_module_says() {
     let token = Token::new();
@@ -306,7 +306,7 @@ fn keeps_values_inside_of_arrays() {
             other => panic!("{other:?}"),
         }
     };
-    // Whatever the client asks for, the module tells which attributes there are.
+    // Whatever the client asks for, the module decides which attributes the array has.
     for asked in ["VALUE", "LABEL"].map(number) {
         let (rv, found) = ask(vec![Wanted::value(asked, 8); 2]);
         assert_eq!(rv, CkRv::ATTRIBUTE_SENSITIVE);

@@ -30,7 +30,7 @@ fn reads_an_object_in_one_call() {
     assert_eq!(token.calls(), [Function::C_GetAttributeValue]);
 }
 
-/// What a module leaves unwritten is not taken for FALSE.
+/// A value that the module left unwritten is not treated as FALSE.
 #[test]
 fn asks_again_for_what_a_module_left_open() {
     for how in [
@@ -65,7 +65,7 @@ fn gives_the_errors_of_the_module() {
         token.reads(Reads::Not(rv));
         assert_eq!(read(S, key), Some(rv));
     }
-    // A class that is no number.
+    // The class has another length than a number.
     token.reads(Reads::Well);
     let odd = token.put("CLASS=0x0400");
     assert_eq!(read(S, odd), Some(CkRv::GENERAL_ERROR));
@@ -82,7 +82,7 @@ fn shares_what_was_read_within_a_call_only() {
         assert_eq!(get(key), first);
     }
     assert_eq!(token.calls().len(), 3);
-    // An error is shared as well, and another session is another object.
+    // An error is remembered as well, and the same handle in another session counts as another object.
     assert_eq!(get(ObjectHandle(7)), get(ObjectHandle(7)));
     assert_eq!(token.calls().len(), 1);
     let other = SessionHandle(2);
@@ -106,7 +106,7 @@ fn takes_a_sound_template_only() {
         ("WRAP=T WRAP=T", CkRv::TEMPLATE_INCONSISTENT),
         ("CLASS=#0 CLASS=#4", CkRv::TEMPLATE_INCONSISTENT),
     ] {
-        // A class of 4 bytes is one where CK_ULONG has 4.
+        // A class of 4 bytes is valid where CK_ULONG has 4 bytes.
         if size_of::<std::ffi::c_ulong>() == 8 || !text.starts_with("CLASS=0x0000") {
             assert_eq!(of(text), Err(rv), "{text}");
         }

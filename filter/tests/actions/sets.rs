@@ -60,7 +60,7 @@ fn has(token: &dyn Cryptoki, key: ObjectHandle, text: &str) {
     }
 }
 
-/// The table. Where ours is stricter than the original, the comment says what that answers.
+/// The table. Where ours is stricter than the original, the comment says what the original answers.
 pub fn gives_the_original_outcomes(token: &dyn Cryptoki) {
     let one = Chain::new(token, &patch_set_1());
     let two = Chain::new(token, &patch_set_2());
@@ -121,7 +121,7 @@ pub fn gives_the_original_outcomes(token: &dyn Cryptoki) {
         CkRv::TEMPLATE_INCOMPLETE,
     );
 
-    // A key for wrapping, made under either set, and one to be wrapped.
+    // A key for wrapping, made under either set, and a key to be wrapped.
     let was = "ENCRYPT=T DECRYPT=T EXTRACTABLE=T SENSITIVE=T";
     for (set, added) in [(&one, 30), (&two, 0)] {
         let wrapping = made(set.call(generate("WRAP=T UNWRAP=T")));
@@ -148,13 +148,13 @@ pub fn gives_the_original_outcomes(token: &dyn Cryptoki) {
         let same = if added == 0 { INCONSISTENT } else { OK };
         assert_eq!(unwrap(was).rv(), same);
         has(token, made(unwrap("")), usages);
-        // The original's conflicts or the format's: the first is asked first.
+        // The conflicts of attributes or the wrapping format refuse it; the former are checked first.
         assert_eq!(unwrap("SENSITIVE=F").rv(), INCONSISTENT);
         assert_eq!(unwrap("WRAP=T").rv(), INCONSISTENT);
     }
 
     for (set, copied, wrap, encrypt) in [
-        // The original: CKR_OK for the copy, which it then lets nobody use.
+        // The original returns CKR_OK for the copy, and then lets nobody use it.
         (&one, VALUE_INVALID, VALUE_INVALID, VALUE_INVALID),
         (
             &two,
@@ -222,7 +222,7 @@ fn calls_the_module_at_most_four_times() {
             );
             assert!((1..=3).contains(&count), "{function:?}: {count}");
         }
-        // One for each object found, and one that finds them.
+        // One call for each object found, and one that finds them.
         token.calls();
         chain.call(Call::C_FindObjects(S, SOME));
         let objects = match token.call(Call::C_FindObjects(S, SOME)) {
@@ -233,7 +233,7 @@ fn calls_the_module_at_most_four_times() {
     }
 }
 
-/// Every function that an action guards, when the token does not answer what it should.
+/// Calls every function that an action guards, while the token does not answer as it should.
 #[test]
 fn lets_nothing_pass_that_it_cannot_judge() {
     for set in [patch_set_1(), patch_set_2()] {
@@ -269,7 +269,7 @@ fn lets_nothing_pass_that_it_cannot_judge() {
     }
 }
 
-/// As the shipped filter.conf has it, commented or not.
+/// The pairs of the shipped filter.conf, commented out or not.
 #[test]
 fn accepts_every_pair_that_the_original_ships() {
     let token = Token::new();
@@ -284,13 +284,12 @@ fn accepts_every_pair_that_the_original_ships() {
     }
 }
 
-/// 0x02 is TRUE to tokens. The filter makes it so before; the actions do not rely on that.
+/// 0x02 is TRUE to tokens. The filter converts it before the actions run, but they do not rely on that.
 #[test]
 fn takes_odd_booleans_for_true() {
     let token = Token::new();
     for set in [patch_set_1(), patch_set_2()] {
         let chain = Chain::new(&token, &set);
-        // 0x02 is TRUE to tokens. The filter makes it so; the actions do not rely on it.
         for template in ["WRAP=0x02 DECRYPT=T", "WRAP=0xff DECRYPT=0x02"] {
             assert!(!chain.rv(generate(template)).is_ok(), "{template}");
             assert!(!chain.rv(create(template)).is_ok(), "{template}");

@@ -136,7 +136,7 @@ fn wraps_as_the_original(hsm: &Module) {
     }
 }
 
-/// The integers of an RSA key in DER, made for the specification.
+/// Returns the integers of an RSA key in DER, which was made for the specification.
 fn rsa_key() -> Vec<Vec<u8>> {
     let der = hex(include_str!("rsa-key.hex"));
     let mut rest = &der[4..]; // the SEQUENCE with two bytes of length
@@ -191,7 +191,7 @@ fn unwraps_what_the_original_wrapped(hsm: &Module) {
         assert_eq!(unwrap("ENCRYPT=F").rv(), CkRv::TEMPLATE_INCONSISTENT);
         let read_only = unwrap("ALWAYS_SENSITIVE=F").rv();
         assert_eq!(read_only, CkRv::ATTRIBUTE_READ_ONLY);
-        // It is the key that was wrapped.
+        // The unwrapped key is the one that was wrapped.
         let key = made(unwrap("ENCRYPT=T"));
         let rv = hsm
             .call(Call::C_EncryptInit(S, mechanism(0x1081, &[]), key))
@@ -206,7 +206,7 @@ fn unwraps_what_the_original_wrapped(hsm: &Module) {
     }
 }
 
-/// Readable keys of every class, made without the actions, in front of them.
+/// Makes readable keys of every class without the actions, and reads them through the actions.
 fn keeps_the_values_of_keys(hsm: &Module) {
     let readable = t("TOKEN=F SENSITIVE=F EXTRACTABLE=T LABEL=key");
     let public = t("TOKEN=F MODULUS_BITS=#1024");
@@ -250,7 +250,7 @@ fn keeps_the_values_of_keys(hsm: &Module) {
     }
 }
 
-/// A key that wants DECRYPT in each key that it unwraps (R9 of docs/attacks.md).
+/// A key that requires DECRYPT in each key that it unwraps (R9 of docs/attacks.md).
 fn judges_what_an_unwrapping_key_adds(hsm: &Module) {
     let maker = |added: &str| {
         let mut template = attributes(
@@ -283,7 +283,7 @@ fn judges_what_an_unwrapping_key_adds(hsm: &Module) {
         of.call(Call::C_UnwrapKey(S, m, maker, blob, template))
     };
     let decrypts = made(create(hsm, maker("DECRYPT=T LABEL=added")));
-    // SoftHSM wants the client to say what other modules add.
+    // SoftHSM requires the client to state what other modules add.
     let rv = unwrap(hsm, decrypts, "WRAP=T").rv();
     assert_eq!(rv, CkRv::TEMPLATE_INCONSISTENT);
     let both = made(unwrap(hsm, decrypts, "WRAP=T DECRYPT=T LABEL=added"));
@@ -305,7 +305,7 @@ fn judges_what_an_unwrapping_key_adds(hsm: &Module) {
         ));
         made(unwrap(&chain, nothing, "UNWRAP=T"));
     }
-    // The filter lets nobody make such a key where an action judges templates.
+    // Where an action judges templates, the filter lets nobody make such a key.
     let actions = "filter_actions_post = [(m, [(C_CreateObject, conflicting_attributes_patch)])]";
     let guarded = behind(hsm, actions);
     let refused = create(&guarded, maker("DECRYPT=T")).rv();
@@ -316,7 +316,7 @@ fn judges_what_an_unwrapping_key_adds(hsm: &Module) {
     assert_eq!(create(&labels, maker("LABEL=good")).rv(), CkRv::OK);
 }
 
-/// SoftHSM behind these rules.
+/// Returns SoftHSM behind these rules.
 fn behind<'a>(hsm: &'a Module, rules: &str) -> Filter<Shared<'a>> {
     let text = format!("modules = [(m, \"/m.so\")] {rules}");
     let rules = Rules::parse(text.as_bytes(), Path::new("f"), &Compatibility::default());
@@ -333,7 +333,7 @@ impl Cryptoki for Shared<'_> {
     }
 }
 
-/// P11 and P12 of docs/attacks.md: what SoftHSM does, and what each row of the option refuses.
+/// P11 and P12 of docs/attacks.md: shows what SoftHSM does, and what each row of the option refuses.
 fn compares_the_parameters_of_mechanisms(hsm: &Module) {
     const P256: &str = "0x06082a8648ce3d030107";
     const P384: &str = "0x06052b81040022";
@@ -398,7 +398,7 @@ fn compares_the_parameters_of_mechanisms(hsm: &Module) {
     let derive = |of: &dyn Cryptoki| {
         let mut arena = Arena::default();
         let data = arena.put(&point);
-        // CKD_NULL, the only one that SoftHSM has.
+        // CKD_NULL, the only key derivation function that SoftHSM has.
         let ecdh = arena.mechanism(0x1050, &[1, 0, 0, point.len(), data], Use::Operation);
         let template = t("CLASS=#4 KEY_TYPE=#16 TOKEN=F SENSITIVE=F EXTRACTABLE=T VALUE_LEN=#32");
         of.call(Call::C_DeriveKey(S, ecdh, private, template)).rv()

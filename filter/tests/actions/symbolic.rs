@@ -15,7 +15,7 @@ use xdr::{
 
 use crate::chain::{attributes, number};
 
-/// What a key has, unless a template says otherwise: usages are switched on where they are wanted.
+/// The attributes of a key, unless a template says otherwise. Usages are off, and switched on where a test needs them.
 const DEFAULTS: &str = "CLASS=#4 KEY_TYPE=#31 ENCRYPT=F DECRYPT=F WRAP=F UNWRAP=F SIGN=F VERIFY=F DERIVE=F \
     SENSITIVE=F EXTRACTABLE=T PRIVATE=F";
 
@@ -29,7 +29,7 @@ struct Object {
 struct State {
     objects: BTreeMap<u64, Object>,
     secrets: u64,
-    /// The key of each session's decryption.
+    /// The key with which each session decrypts.
     decrypting: BTreeMap<u64, ObjectHandle>,
 }
 
@@ -49,7 +49,7 @@ impl State {
         self.secrets
     }
 
-    /// An object of a template, and of the template that its maker asks for.
+    /// Adds an object with the attributes of its template, and of the template that the key which makes it asks for.
     fn add(
         &mut self,
         secret: u64,
@@ -147,7 +147,7 @@ impl State {
         Ok([wrapping.secret, key.secret].map(u64::to_ne_bytes).concat())
     }
 
-    /// What a blob holds that was wrapped with this key.
+    /// Returns the secret in a blob that was wrapped with this key.
     fn open(&self, key: &Object, blob: Input<'_>) -> Result<u64, CkRv> {
         let words: Vec<u64> = blob
             .bytes()
@@ -198,14 +198,14 @@ fn key(made: Result<u64, CkRv>) -> KeyResult {
 }
 
 impl Symbolic {
-    /// A key that was there before, with these attributes.
+    /// Adds an existing key with these attributes.
     pub fn put(&self, text: &str) -> ObjectHandle {
         let mut state = self.0.lock().expect("no panic");
         let secret = state.secret();
         ObjectHandle(state.add(secret, Some(attributes(text)), None, true))
     }
 
-    /// Gives a key an attribute, behind the proxy's back.
+    /// Gives a key an attribute without a call through the filter.
     pub fn set(&self, key: ObjectHandle, attribute: u64, value: Value) {
         let mut state = self.0.lock().expect("no panic");
         let key = state.objects.get_mut(&key.0).expect("it exists");

@@ -61,11 +61,11 @@ fn makes_keys_of_secure_templates_only() {
             judged(Call::C_GenerateKey(S, m(), t(text)), (all, seg), text);
             judged(pair(text, ""), (all, seg), text);
             judged(pair("", text), (all, seg), text);
-            // The two templates count as one.
+            // The two templates are judged together.
             if let Some((one, two)) = text.split_once(' ') {
                 judged(pair(one, two), (all, seg), text);
             }
-            // A copy is held against these with what it is copied of.
+            // A copy is judged by these templates together with the object that is copied.
             let key = token.put(&format!("CLASS=#4 {text}"));
             judged(copy(key, "LABEL=x"), (all, seg), text);
         }
@@ -84,7 +84,7 @@ fn makes_keys_of_secure_templates_only() {
     }
 }
 
-/// The original looks at the template of a copy alone, and dies where it cannot read the object.
+/// The original looks at the template of a copy alone, and its process ends if it cannot read the object.
 #[test]
 fn copies_keys_to_secure_ones_only() {
     let token = Token::new();
@@ -140,7 +140,7 @@ fn copies_keys_to_secure_ones_only() {
         let key = token.put(&format!("CLASS=#4 {was}"));
         assert_eq!(chain.rv(copy(key, new)), rv, "{was}, then {new}");
     }
-    // Two copies would be one key with two roles.
+    // Two copies would make one key with two roles.
     for (is_segregated, rv) in [(false, CkRv::OK), (true, CkRv::TEMPLATE_INCONSISTENT)] {
         let chain = Chain::new(&token, &everywhere("secure_templates_patch"));
         let chain = chain.segregated(is_segregated);
@@ -185,7 +185,7 @@ fn changes_no_role_of_a_key() {
     }
 }
 
-/// Keeps the templates of a call.
+/// A module that stores the templates of a call.
 #[derive(Default)]
 struct Recorder(Mutex<Vec<Option<Template>>>);
 
@@ -230,7 +230,7 @@ fn says_for_a_client_what_it_does_not_say() {
             judged(call, &[&format!("{text} {defaults}")]);
         }
     }
-    // Only what is not there, at the end, in order.
+    // Adds only the attributes that are missing, at the end, in order.
     let said = "SIGN=T EXTRACTABLE=T CLASS=#4 WRAP=T";
     let added = "UNWRAP=F ENCRYPT=F DECRYPT=F VERIFY=F SENSITIVE=T DERIVE=F PRIVATE=T";
     judged(creations(said)[0].clone(), &[&format!("{said} {added}")]);

@@ -19,13 +19,13 @@ pub enum Reads {
     Well,
     /// Stops at the first attribute that the object does not have.
     UpToTheFirstMissing,
-    /// Has nothing when anything is missing.
+    /// Returns nothing if any attribute is missing.
     AllOrNothing,
-    /// Has booleans of 8 bytes.
+    /// Has booleans that are 8 bytes long.
     LongBooleans,
-    /// Answers this.
+    /// Fails with this CK_RV.
     Not(CkRv),
-    /// Loses the last attribute.
+    /// Leaves out the last attribute.
     OneTooFew,
 }
 
@@ -44,7 +44,7 @@ pub struct Token {
     pub reads: Mutex<Reads>,
 }
 
-/// What a key of each class has, unless a template says otherwise.
+/// The attributes of a key of each class, unless a template says otherwise.
 const SECRET: &str = "ENCRYPT=T DECRYPT=T SIGN=T VERIFY=T WRAP=T UNWRAP=T DERIVE=T \
     SENSITIVE=F EXTRACTABLE=T PRIVATE=F VALUE=0x000102030405060708090a0b0c0d0e0f";
 const PRIVATE: &str = "DECRYPT=T SIGN=T SIGN_RECOVER=T UNWRAP=T DERIVE=T SENSITIVE=F \
@@ -62,7 +62,7 @@ impl Token {
         }
     }
 
-    /// An object with exactly these attributes, made behind the proxy's back.
+    /// Adds an object with exactly these attributes, without a call through the filter.
     pub fn put(&self, text: &str) -> ObjectHandle {
         self.add(values(&attributes(text)))
     }
@@ -74,7 +74,7 @@ impl Token {
         ObjectHandle(handle)
     }
 
-    /// What an object has, whoever may read it.
+    /// Asserts that an object has these attributes, whoever may read them.
     pub fn has(&self, object: ObjectHandle, text: &str) {
         let state = self.state.lock().expect("no panic");
         for (name, value) in values(&attributes(text)) {
@@ -83,12 +83,12 @@ impl Token {
         }
     }
 
-    /// What C_WrapKey gives.
+    /// Sets what C_WrapKey returns.
     pub fn wraps_as(&self, wrapped: &[u8]) {
         self.state.lock().expect("no panic").wrapped = wrapped.to_vec();
     }
 
-    /// What C_UnwrapKey got.
+    /// Returns what C_UnwrapKey got.
     pub fn unwrapped(&self) -> Vec<u8> {
         self.state.lock().expect("no panic").unwrapped.clone()
     }
@@ -97,7 +97,7 @@ impl Token {
         *self.reads.lock().expect("no panic") = how;
     }
 
-    /// The calls since the last time this was asked.
+    /// Returns the calls since the last time that this was asked.
     pub fn calls(&self) -> Vec<Function> {
         std::mem::take(&mut self.state.lock().expect("no panic").calls)
     }
@@ -107,7 +107,7 @@ impl Token {
         state.objects.get(&object.0).cloned()
     }
 
-    /// An object of a template, with the token's defaults.
+    /// Makes an object of a template, with the token's defaults.
     fn make(
         &self,
         template: &Option<Template>,
@@ -251,7 +251,7 @@ fn values(template: &Template) -> Values {
     template.0.iter().map(value).collect()
 }
 
-/// The question as it came, as a version 3 daemon's module leaves it.
+/// Returns the question as it came, as the module of a version 3 daemon leaves it.
 fn untouched(rv: CkRv, query: &Query) -> AttributesResult {
     let answer = |wanted: &Wanted| Answer {
         attribute_type: wanted.attribute_type,

@@ -10,7 +10,7 @@ use crate::token::{Reads, Token};
 
 const WRAPPING: &str = "wrapping_format_patch";
 
-/// The attributes of the key that most of these blobs hold.
+/// The attributes of the key in most of these blobs.
 const AES: &str = "CLASS=#4 SENSITIVE=T EXTRACTABLE=T ALWAYS_SENSITIVE=F NEVER_EXTRACTABLE=F \
     ENCRYPT=T DECRYPT=T WRAP=T UNWRAP=T PRIVATE=T DERIVE=F SIGN=T VERIFY=T";
 const GENERIC: &str = "CLASS=#4 SENSITIVE=F EXTRACTABLE=T ALWAYS_SENSITIVE=F NEVER_EXTRACTABLE=F \
@@ -21,7 +21,7 @@ const RSA: &str = "CLASS=#3 SENSITIVE=T EXTRACTABLE=T ALWAYS_SENSITIVE=T NEVER_E
 const AES_WRAPPED: &str = "69c4e0d86a7b0430d8cdb78070b4c55a";
 const GENERIC_WRAPPED: &str = "0a940bb5416ef045f1c39458c653ea5a3cf456b4ca488aa383c79c98b34797cb";
 
-/// Captured: the key, what the token gives, whether key usage is segregated, what is added.
+/// Captured: the key, what the token returns, whether key usage is segregated, and what is added.
 #[test]
 fn adds_what_the_original_adds() {
     for (key, wrapped, segregated, added) in [
@@ -70,7 +70,7 @@ fn adds_what_the_original_adds() {
     }
 }
 
-/// With the MAC behind it.
+/// Appends the MAC.
 fn sealed(bytes: &[u8]) -> Vec<u8> {
     let mut mac = Cmac::<Aes128>::new_from_slice(&hex(KEY)).expect("16 bytes");
     mac.update(bytes);
@@ -97,7 +97,7 @@ fn has_the_answers_of_the_token_for_what_it_does_not_wrap() {
     assert_eq!(wrap(key, fixed), CkRv::KEY_UNEXTRACTABLE);
     assert_eq!(wrap(key, none), CkRv::KEY_HANDLE_INVALID);
     assert_eq!(wrap(none, key), CkRv::WRAPPING_KEY_HANDLE_INVALID);
-    // What cannot be read is not sent.
+    // If the attributes cannot be read, no wrapped key is returned.
     token.reads(Reads::Not(CkRv::ATTRIBUTE_SENSITIVE));
     assert_eq!(wrap(key, key), CkRv::KEY_NOT_WRAPPABLE);
     token.reads(Reads::Not(CkRv::DEVICE_ERROR));
@@ -227,7 +227,7 @@ fn unwraps_nothing_that_was_altered() {
     assert_eq!(unwrap(&other, &blob, BASE), Err(CkRv::FUNCTION_FAILED));
 }
 
-/// What a MAC vouches for and the format does not say binds nothing.
+/// An attribute that the format does not state is not restricted, even if the MAC is right.
 #[test]
 fn leaves_free_what_the_format_does_not_say() {
     let token = Token::new();
@@ -256,7 +256,7 @@ fn tells_segregated_blobs_from_others() {
         let said = unwrap(&segregated, &on, &format!("{BASE} {template}")).err();
         assert_eq!(said, error, "{template}");
     }
-    // The fields of one are not those of the other.
+    // The fields with segregation differ from those without.
     assert!(unwrap(&segregated, &off, BASE).is_err());
     assert!(unwrap(&plain, &on, BASE).is_err());
 }

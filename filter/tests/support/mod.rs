@@ -18,7 +18,7 @@ pub const LABEL: u64 = 0x3;
 pub const ID: u64 = 0x102;
 
 pub const SESSION: SessionHandle = SessionHandle(1);
-/// The module does not know this one.
+/// A session that the module does not know.
 pub const NO_SESSION: SessionHandle = SessionHandle(99);
 
 /// Label `good`, identifier 0aff.
@@ -29,17 +29,17 @@ pub const BAD: ObjectHandle = ObjectHandle(12);
 pub const NAMELESS: ObjectHandle = ObjectHandle(13);
 /// Label `good` and 1000 times `x`.
 pub const LONG: ObjectHandle = ObjectHandle(14);
-/// There is none with this handle.
+/// A handle of no object.
 pub const NONE: ObjectHandle = ObjectHandle(15);
 
-/// The module: answers CKR_OK, and remembers.
+/// A module that answers CKR_OK and records its calls.
 #[derive(Default)]
 pub struct Fake {
     pub calls: Mutex<Vec<Call<'static>>>,
     /// What is left of the search.
     pub found: Mutex<Vec<ObjectHandle>>,
     pub mechanisms: Vec<u64>,
-    /// For which results the last call had no place.
+    /// Which pointers to results were NULL in the last call.
     pub nulls: Mutex<NullPlaces>,
 }
 
@@ -97,7 +97,7 @@ impl Fake {
     }
 }
 
-/// Byte strings in recorded calls are of no interest.
+/// Returns a copy of a call for the record. The tests do not look at its byte strings.
 fn owned(call: &Call<'_>) -> Call<'static> {
     match call {
         Call::C_CreateObject(s, template) => Call::C_CreateObject(*s, template.clone()),
@@ -154,7 +154,7 @@ impl Cryptoki for Fake {
     }
 }
 
-/// Lets a test keep the module it puts behind a filter.
+/// Lets a test keep a reference to the module that it puts behind a filter.
 pub struct Shared(pub Arc<Fake>);
 
 impl Cryptoki for Shared {
@@ -168,7 +168,7 @@ impl Cryptoki for Shared {
     }
 }
 
-/// A module behind these rules, for the alias `m`.
+/// A module behind rules, for the alias `m`.
 pub struct Guarded {
     pub module: Arc<Fake>,
     filter: Filter<Shared>,
@@ -198,7 +198,7 @@ impl Guarded {
         self.filter.call_without(call, nulls)
     }
 
-    /// What a call answers, and the functions that the module was asked for meanwhile.
+    /// Returns the reply to a call, and the functions that the module was asked for meanwhile.
     pub fn watch(&self, call: Call<'_>) -> (Reply, Vec<Function>) {
         self.module.calls.lock().unwrap().clear();
         let reply = self.call(call);
@@ -211,7 +211,7 @@ pub fn template(attributes: &[(u64, &[u8])]) -> Option<Template> {
     Some(Template(attributes.iter().map(make).collect()))
 }
 
-/// What is asked for, each with this much room.
+/// Asks for these attributes, each with this much room.
 pub fn query(wanted: &[(u64, usize)]) -> Option<Query> {
     let make = |(kind, room): &(u64, usize)| Wanted::value(AttributeType(*kind), *room);
     Some(Query(wanted.iter().map(make).collect()))
@@ -221,7 +221,7 @@ pub fn mechanism(kind: u64) -> Option<Mechanism> {
     Some(Mechanism::bare(MechanismType(kind)))
 }
 
-/// A call of each function that no rule is about, as far as that is possible.
+/// Returns a call of this function that no rule is about, as far as that is possible.
 pub fn sample(function: Function) -> Call<'static> {
     use xdr::{Flags, Hello, SlotId, UserType};
 

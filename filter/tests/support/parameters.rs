@@ -3,7 +3,7 @@
 use xdr::mechanism::Memory;
 use xdr::{CkRv, Mechanism, MechanismType, Use};
 
-/// Memory with the structures and what they point to.
+/// Memory with the structures and the data that they point to.
 #[derive(Default)]
 pub struct Arena(Vec<(usize, Vec<u8>)>);
 
@@ -16,20 +16,20 @@ impl Memory for Arena {
 }
 
 impl Arena {
-    /// The address of these bytes.
+    /// Adds these bytes and returns their address.
     pub fn put(&mut self, bytes: &[u8]) -> usize {
         let address = 0x1000 * (self.0.len() + 1);
         self.0.push((address, bytes.to_vec()));
         address
     }
 
-    /// The address of a structure of CK_ULONGs and pointers, which have the same size here.
+    /// Adds a structure of CK_ULONGs and pointers, which have the same size here, and returns its address.
     pub fn words(&mut self, words: &[usize]) -> usize {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         self.put(&bytes)
     }
 
-    /// A mechanism whose parameter is a structure of these words.
+    /// Makes a mechanism whose parameter is a structure of these words.
     pub fn mechanism(mut self, kind: u64, words: &[usize], usage: Use) -> Option<Mechanism> {
         let address = self.words(words);
         let length = size_of_val(words);
