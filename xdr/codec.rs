@@ -452,7 +452,7 @@ pub struct Slices<'b> {
 }
 
 impl<'b> Slices<'b> {
-    /// What is still to be sent; empty when all of it was.
+    /// The parts that are still to be sent; empty if everything was sent.
     pub fn unsent(&self) -> &[IoSlice<'b>] {
         self.parts.get(self.sent..self.used).unwrap_or_default()
     }
@@ -532,7 +532,7 @@ impl<'b> From<&'b [u8]> for Slices<'b> {
 mod tests {
     use super::*;
 
-    /// Tells a length, then fails, noting how much was asked for.
+    /// Announces a length, then fails, and notes how many bytes it was asked for.
     struct Announcing {
         length: [u8; 4],
         told: bool,

@@ -13,7 +13,7 @@ use crate::mechanism::{Mechanism, Use};
 use crate::templates::{Query, Template};
 use crate::wire_types::{MechanismPointer, QueryPointer, TemplatePointer};
 
-/// What an argument of a function is.
+/// The role of an argument of a function.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Role {
     /// The session that the call is made in.
@@ -24,7 +24,7 @@ pub enum Role {
     Plain,
     /// A mechanism with its parameter, for an operation.
     Mechanism,
-    /// The same, for an operation on messages.
+    /// A mechanism with its parameter, for an operation on messages.
     MessageMechanism,
     /// The parameter of one message, with the mechanism of the messages.
     MessageParameter,
@@ -35,7 +35,7 @@ pub enum Role {
     Object(CkRv),
     /// A key that the call uses. A client that may not use it gets this CK_RV.
     Key(CkRv),
-    /// The same, but 0 means that there is no such key.
+    /// Like [`Role::Key`], but 0 means that there is no such key.
     KeyOrNone(CkRv),
     /// Attribute values of an object that is made or changed. They may hold a key.
     Values,
@@ -43,7 +43,7 @@ pub enum Role {
     Selection,
     /// Attribute types that are asked for, each with room for its value.
     Query,
-    /// Who logs in.
+    /// The user who logs in.
     User,
     /// A PIN that the token compares with its own.
     Pin,
@@ -116,10 +116,10 @@ pub enum Step {
     Whole,
 }
 
-/// What a function does beside its operation.
+/// What a function does apart from its operation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Effect {
-    /// Logs somebody in.
+    /// Logs a user in.
     LogsIn,
     /// Makes, changes or destroys an object, a PIN or a token.
     Writes,
@@ -181,7 +181,7 @@ pub enum Argument<'a> {
     User(UserType),
 }
 
-/// Upper bound on the arguments of a function that a rule may look at.
+/// Upper bound on the arguments of a function.
 const MOST_ARGUMENTS: usize = 6;
 
 macro_rules! role {

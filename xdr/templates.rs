@@ -555,7 +555,7 @@ mod tests {
         let most = u32::try_from(MOST_ELEMENTS).unwrap();
         assert!(decoded(most).is_ok_and(|template| template.0.len() == most as usize));
         assert!(decoded(most + 1) == Err(DecodeError::TooLong));
-        // No memory is reserved for those that do not come.
+        // No memory is reserved for attributes that do not arrive.
         let bytes = most.to_be_bytes();
         let short = Template::read(&mut Decoder::new(&bytes, Architecture::host()));
         assert!(short == Err(DecodeError::Short));

@@ -60,7 +60,7 @@ macro_rules! define_former_calls {
                 mut input: Decoder<'a>,
             ) -> Option<Result<Call<'a>, DecodeError>> {
                 let input = &mut input;
-                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has are matched before
                 let mut read = move || {
                     let call = match function {
                         $(Function::$name => Call::$name($(
@@ -90,7 +90,7 @@ macro_rules! define_former_calls {
             }
 
             /// Converts a call to version 3. If version 3 cannot express it, returns the CK_RV that the client answers.
-            #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+            #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has are matched before
             pub fn of(call: &CurrentCall<'a>) -> Result<Call<'a>, CkRv> {
                 match &*projection::unsettle(call) {
                     $(CurrentCall::$name($($argument,)* $($added),*) => {
@@ -121,7 +121,7 @@ macro_rules! define_former_calls {
             /// A reply to `function` with this CK_RV and nothing else: numbers are 0, byte strings
             /// and arrays empty, versions 0.0. `None` if version 3 has no such procedure.
             pub fn only(function: Function, rv: CkRv) -> Option<Reply> {
-                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has are matched before
                 match function {
                     $(Function::$name => Some(Reply::$name(CallResult::only(rv))),)*
                     _ => None,
@@ -144,7 +144,7 @@ macro_rules! define_former_calls {
                 function: Function,
                 mut input: Decoder<'_>,
             ) -> Option<Result<Reply, DecodeError>> {
-                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+                #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has are matched before
                 let reply = match function {
                     $(Function::$name => <$reply as Wire>::read(&mut input).map(Reply::$name),)*
                     _ => return None,
@@ -165,7 +165,7 @@ macro_rules! define_former_calls {
             }
 
             /// Converts a reply to version 3; `None` for a procedure that version 3 does not have.
-            #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has stand before
+            #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has are matched before
             pub fn of(reply: CurrentReply) -> Option<Reply> {
                 match reply {
                     $(CurrentReply::$name(result) => {

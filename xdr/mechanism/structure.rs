@@ -375,7 +375,7 @@ impl Scope<'_> {
                 (Some(Case::Structure(of)), Value::Structures(found)) => {
                     self.number(tag.length) == Some(0) && found.len() == 1 && all_of(found, of)
                 }
-                // Of another size than the kind asks for: the module will judge it.
+                // The size is not that of the case: the module will judge it.
                 (None | Some(Case::Number | Case::Structure(_)), Value::Data(bytes)) => {
                     self.number(tag.length) == Some(bytes.len() as u64)
                 }

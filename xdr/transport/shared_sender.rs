@@ -3,7 +3,7 @@
 //! A thread that wants to send a short record while another one is sending leaves its record with that thread and goes
 //! on. The sending thread then sends all records that were left with it, in one message, which TLS encrypts as one
 //! piece. So many threads need fewer system calls and rarely wait for each other. A long record is never copied: its
-//! thread waits until nobody sends.
+//! thread waits until no thread sends.
 //!
 //! A thread that is about to make others send can have them leave their records with it ([`SharedSender::hold`]).
 //!
@@ -45,7 +45,7 @@ struct State {
     left: Vec<u8>,
     /// How many more times the sending thread looks for such records.
     rounds: u32,
-    /// How many threads wait until nobody sends.
+    /// How many threads wait until no thread sends.
     waiting: usize,
     /// Whether a message was not sent whole, so that nothing more can be sent.
     has_failed: bool,
@@ -130,7 +130,7 @@ impl SharedSender {
         Some(Held(Turn::new(self, state, idle)))
     }
 
-    /// Waits until nobody sends. Records that were left with a thread are sent then, unless sending failed.
+    /// Waits until no thread sends. Records that were left with a thread are sent then, unless sending failed.
     pub fn finish(&self) {
         let mut state = self.state();
         while state.idle.is_none() && !state.has_failed {
@@ -156,7 +156,7 @@ impl SharedSender {
         self.give_way(state);
     }
 
-    /// Wakes a thread that waits until nobody sends.
+    /// Wakes a thread that waits until no thread sends.
     fn give_way(&self, state: MutexGuard<'_, State>) {
         let is_awaited = state.waiting > 0;
         drop(state);
@@ -176,7 +176,7 @@ impl State {
     }
 }
 
-/// The turn of a thread that sends. If it ends before everything was sent, nobody can send any more.
+/// The turn of a thread that sends. If it ends before everything was sent, no thread can send any more.
 struct Turn<'a> {
     shared: &'a SharedSender,
     /// `None` when the turn is over.
@@ -184,7 +184,7 @@ struct Turn<'a> {
 }
 
 /// The turn of a thread that has nothing to send itself. It must send what others left: if this is dropped instead,
-/// nobody can send any more.
+/// no thread can send any more.
 pub struct Held<'a>(Turn<'a>);
 
 impl Held<'_> {

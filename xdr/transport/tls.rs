@@ -55,7 +55,7 @@ pub fn settle(context: &mut SslContextBuilder) {
             // The protocol's own lengths tell whether a record was cut off.
             | SslOptions::IGNORE_UNEXPECTED_EOF,
     );
-    // Each connection has a process of its own at the daemon: no session could be found again.
+    // In the daemon, each connection has its own process, so no session could be resumed.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     // `Pipe` reads ahead instead: bytes in OpenSSL's own buffer could not be seen from outside.
     context.set_read_ahead(false);

@@ -167,7 +167,7 @@ mod tests {
         }
     }
 
-    /// The original ends its process here: it wants 4 bytes of a big-endian 64-bit module.
+    /// The original's process ends here, because it expects 4 bytes from a big-endian 64-bit module.
     #[test]
     fn keeps_numbers_between_two_big_endian_hosts() {
         let big = abi(Architecture::BIG_64);

@@ -403,7 +403,7 @@ impl Former<Template> for QueryPointer {
 /// How many zeros one reply has at most, in bytes.
 const MOST_ZEROS: u64 = 64 << 10;
 
-/// Bytes of a CK_ATTRIBUTE of this host, in which the sizes of arrays of attributes are told.
+/// Size of a CK_ATTRIBUTE on this host, in bytes. The sizes of arrays of attributes are multiples of it.
 const ATTRIBUTE_SIZE: u64 = Abi::HOST.attribute_size() as u64;
 
 /// An attribute that is not available has a length of all ones, so that our client can tell it from an empty value. The
@@ -438,7 +438,7 @@ impl FormerResult<TemplateResult> for AttributesResult {
                     let length = bytes.len() as u64;
                     (bytes, Ulong(length))
                 }
-                // So the filter sends a question back as it came.
+                // Lets the filter return a question unchanged.
                 Found::Length(0) if !answers_values(self.rv) => (Vec::new(), Ulong(0)),
                 Found::Length(length) => asked(*length),
                 Found::TemplateLength(count) => asked(count.saturating_mul(ATTRIBUTE_SIZE)),

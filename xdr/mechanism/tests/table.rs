@@ -11,7 +11,7 @@ use crate::mechanism::parameters::VendorTable;
 use crate::mechanism::templates::CK_ATTRIBUTE as ATTRIBUTE;
 use crate::mechanism::*;
 
-/// What a C type looks like to the table.
+/// The shape of a C type, as the table describes it.
 #[derive(Debug, Eq, PartialEq)]
 enum Shape {
     Word,

@@ -194,7 +194,7 @@ fn a_thread_that_sends_to_a_peer_that_does_not_read_is_woken() {
             let sending = scope.spawn(move || send(&mut sender, &vec![0; 8 << 20]));
             thread::sleep(Duration::from_millis(50));
             assert!(!sending.is_finished());
-            // It would have to wait.
+            // Gives up at once, because it would have to wait for the sending thread.
             closer.farewell(soon());
             closer.shut_down();
             closer.free();
