@@ -419,7 +419,7 @@ mod tests {
     use crate::compatibility::Compatibility;
     use std::path::Path;
 
-    /// To the original, `a\|bc` also matches `ax`.
+    /// In the original's reading, `a\|bc` also matches `ax`.
     #[test]
     fn restricts_by_either_reading_of_a_pattern_and_loosens_by_the_strict_one() {
         let text = r#"modules = [("ax", m)]

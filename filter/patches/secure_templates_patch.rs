@@ -34,7 +34,7 @@ type Secure = &'static [&'static [&'static [Setting]]];
 
 /// For keys made by the token: to wrap, or to encrypt.
 const GENERATED: Secure = &[&[&NO_ENCRYPTION], &[&NO_WRAPPING]];
-/// To wrap, to encrypt, or to sign.
+/// The same with segregated key usage: to wrap, to encrypt, or to sign.
 const GENERATED_SEGREGATED: Secure = &[
     &[&NO_ENCRYPTION, &NO_SIGNING],
     &[&NO_WRAPPING, &NO_SIGNING],
@@ -42,7 +42,7 @@ const GENERATED_SEGREGATED: Secure = &[
 ];
 /// For keys whose value came from elsewhere: to encrypt and unwrap.
 const IMPORT: Secure = &[&[&IMPORTED]];
-/// To encrypt and unwrap, or to sign.
+/// The same with segregated key usage: to encrypt and unwrap, or to sign.
 const IMPORT_SEGREGATED: Secure = &[&[&IMPORTED, &NO_SIGNING], &[&IMPORTED_TO_SIGN]];
 
 fn is_secure(booleans: Booleans, (all, segregated): (Secure, Secure), is_segregated: bool) -> bool {

@@ -71,8 +71,8 @@ fn withhold(answer: &mut Answer) -> bool {
 }
 
 /// Whether an object's values are kept from the client. They are if the object has CKA_SENSITIVE or CKA_EXTRACTABLE,
-/// with any value, or if it is of a class that should have them. The original keeps extractable keys by mistake, but
-/// sites rely on that.
+/// with any value, or if it is of a class that should have them. That the values of extractable keys are kept, too, was
+/// a mistake of the original, but sites rely on it.
 fn is_kept(object: Attributes) -> bool {
     let has_either = object.booleans.mentions(Boolean::Sensitive)
         || object.booleans.mentions(Boolean::Extractable);

@@ -32,7 +32,7 @@ enum Offence {
     User,
     /// The function, which only administrators may call.
     Administration,
-    /// The function, which is asynchronous, beside rules about objects.
+    /// The function, which is asynchronous, while there are rules about objects.
     Asynchrony,
 }
 
