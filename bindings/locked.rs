@@ -32,7 +32,7 @@ impl LockedSecret {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping, at an address that the kernel chooses; nothing else lies there.
         let mapped = unsafe { mmap_anonymous(None, MAPPED, protection, MapFlags::MAP_PRIVATE) };
-        // From here on dropping unmaps it.
+        // From here on, dropping this unmaps the memory.
         let kept = LockedSecret {
             address: mapped?.cast(),
             length: secret.len(),

@@ -5,7 +5,7 @@
 //! fork (`pthread_atfork`), or at the child's first call. That call may come before the handler runs, from a fork
 //! handler of the application. In a process made by a bare `clone`, there is no handler, only the call. The handler
 //! does not touch what the child has made by then. (Where the kernel cannot clear a page in children, the handler
-//! cannot tell what that is, and makes the child start anew.)
+//! cannot tell what that is, and makes the child start again.)
 //!
 //! An application may also reuse the number of the descriptor for another file: [`FileIdentity`] tells them apart.
 //!

@@ -1,8 +1,8 @@
 //! Maps memory that processes of the daemon share: counters, and regions that one worker writes and the auditor reads.
 //!
-//! The controller maps counters before it forks a worker; all its children have them. Counters in a sealed memory file can
-//! also be handed to another daemon. The controller makes a region for one worker, and gives the descriptor to the auditor
-//! only. All sides read and write words as atomics. Nothing else is shared between the processes of the daemon.
+//! The controller maps counters before it forks a worker; all its children have them. Counters in a sealed memory file
+//! can also be handed to another daemon. The controller makes a region for one worker, and gives the descriptor to the
+//! auditor only. All sides read and write words as atomics. Nothing else is shared between the processes of the daemon.
 
 use std::ffi::CStr;
 use std::io;

@@ -76,8 +76,8 @@ macro_rules! begin {
     };
 }
 
-/// Makes a call that makes a key. Takes the C arguments between the mechanism and the template, and those between the
-/// template and the handle.
+/// Calls a function that makes a key. Takes the C arguments between the mechanism and the template, and those between
+/// the template and the handle.
 macro_rules! make_key {
     (
         $functions:ident.$name:ident($session:ident, $mechanism:ident, $template:ident, $nulls:ident),
@@ -97,7 +97,7 @@ macro_rules! make_key {
     };
 }
 
-/// Makes a call that wraps a key. Takes the C arguments between the mechanism and the output.
+/// Calls a function that wraps a key. Takes the C arguments between the mechanism and the output.
 macro_rules! wrap_key {
     (
         $functions:ident.$name:ident($session:ident, $mechanism:ident, $room:ident),

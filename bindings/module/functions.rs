@@ -63,7 +63,7 @@ impl Functions {
     }
 
     pub(super) fn slot_info(&self, slot: SlotId, nulls: NullPlaces) -> SlotInfoResult {
-        // No Default: an array of 64 has none.
+        // There is no Default, because an array of 64 has none.
         let info = CK_SLOT_INFO {
             slotDescription: [0; 64],
             manufacturerID: [0; 32],

@@ -61,7 +61,7 @@ impl Functions {
 }
 
 impl Module {
-    /// Makes C_Initialize. If the application has threads, the module is asked to lock. If it refuses, it is
+    /// Executes C_Initialize. If the application has threads, the module is asked to lock. If it refuses, it is
     /// initialized as for an application without threads, and gets one call at a time.
     pub(super) fn initialize(&self, flags: Flags) -> CkRv {
         let turn = self.turns.alone();

@@ -61,7 +61,7 @@ impl Functions {
         Ok(MechanismResult { rv, written })
     }
 
-    /// Makes a call that makes a key from a mechanism and a template.
+    /// Calls a function that makes a key from a mechanism and a template.
     pub(super) fn make_key(
         &self,
         function: Function,
@@ -114,7 +114,7 @@ impl Functions {
         })
     }
 
-    /// Makes a call that wraps a key: `call` gets the C arguments for the mechanism, the output and its length.
+    /// Calls a function that wraps a key: `call` gets the C arguments for the mechanism, the output and its length.
     pub(super) fn wrap_key(
         &self,
         function: Function,

@@ -31,9 +31,9 @@ pub(super) struct Turns {
 
 /// The right to call the module, until it is dropped.
 pub(super) enum Turn<'a> {
-    /// Others may call at the same time.
+    /// Other threads may call at the same time.
     Shared { _guard: RwLockReadGuard<'a, ()> },
-    /// Nobody else may.
+    /// No other thread may call.
     Alone { _guard: RwLockWriteGuard<'a, ()> },
 }
 
@@ -77,7 +77,7 @@ impl Turns {
         self.alone()
     }
 
-    /// Waits until nobody calls the module.
+    /// Waits until no thread calls the module.
     pub(super) fn alone(&self) -> Turn<'_> {
         Turn::Alone {
             _guard: self.lock.write().unwrap_or_else(PoisonError::into_inner),

@@ -170,7 +170,7 @@ fn makes_unavailable_what_has_a_length_beyond_its_room() {
     assert_eq!(values[3..], [long.clone(), long, (vec![0; 5], 5)]);
 }
 
-/// What the original sends with a wrong handle, seen with a raw client of it.
+/// What the original sends for a wrong handle, observed with a raw client.
 #[test]
 fn gives_back_what_a_failing_call_leaves_alone() {
     let asked: [(u64, &[u8]); 4] = [

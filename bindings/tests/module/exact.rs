@@ -70,7 +70,7 @@ fn an_output_gets_the_room_that_the_caller_has() {
         (result.rv, result.length.0, result.data)
     };
     let no = Vec::new;
-    // The module sees the room, and a length that it leaves alone comes back.
+    // The module sees the room, and a length that it leaves unchanged is returned.
     for room in [0, 4, 5, 20_480, 20_481, 100_000, 9_000_000] {
         let told = encrypt(8, Room::Buffer(room));
         assert_eq!(told, (CkRv(TOLD | room), room, no()), "{room}");
@@ -80,7 +80,7 @@ fn an_output_gets_the_room_that_the_caller_has() {
     assert_eq!(encrypt(1, Room::Buffer(4)), (CkRv::OK, 4, b"data".to_vec()));
     let roomy = encrypt(1, Room::Buffer(100_000));
     assert_eq!(roomy, (CkRv::OK, 4, b"data".to_vec()));
-    // One call, whatever it answers.
+    // There is only one call, whatever the module answers.
     let small = encrypt(3, Room::Buffer(10));
     assert_eq!(small, (CkRv::BUFFER_TOO_SMALL, 100_000, no()));
     let enough = encrypt(3, Room::Buffer(100_000));
