@@ -335,11 +335,16 @@ impl Connection {
                     reader: mut receiving,
                     until,
                     has_waited,
+                    is_alone,
                 } => {
                     if is_checked && !has_waited {
                         receiving.receiver.is_checked_now();
                     }
                     is_checked = false;
+                    // Threads with other calls need the processor more. A call without a deadline waits for an event.
+                    if is_alone && !ticket.overlaps() && until.is_some() {
+                        receiving.receiver.poll_first();
+                    }
                     match self.read::<C>(&mut receiving, &ticket, function, until) {
                         Ok(Read::Reply(reply)) => {
                             ticket.give_back(receiving);

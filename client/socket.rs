@@ -8,7 +8,8 @@
 //! number may then be that of a file of the application. So before each use the file is compared with the socket that
 //! was connected (fstat), and is not used if it is another one. A thread that receives the reply to a call that it has
 //! just sent does not compare again. If another thread of the application closes the descriptor between the comparison
-//! and the use, this is not noticed. The descriptor's number is above those of standard input, output and error,
+//! and the use, this is not noticed. While a thread polls for its reply (at most 30 microseconds), it does not compare
+//! before each attempt. The descriptor's number is above those of standard input, output and error,
 //! because an application that has closed these may still write to them.
 
 mod race;

@@ -71,6 +71,8 @@ pub trait Incoming: Send {
     fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize>;
     /// Ends the time limit: the record is complete, and the client may be idle again.
     fn rest(&mut self);
+    /// Makes the next read poll for a moment before it sleeps, if that has paid lately.
+    fn poll_first(&mut self) {}
 }
 
 /// The bytes that go to a client.
@@ -131,6 +133,10 @@ impl Incoming for TimedReceiver {
 
     fn rest(&mut self) {
         self.deadline = None;
+    }
+
+    fn poll_first(&mut self) {
+        self.receiver.poll_first();
     }
 }
 
@@ -193,12 +199,14 @@ impl<I: Incoming> Reader<I> {
         }
     }
 
-    /// Returns the next record, or `None` when the client has closed the connection.
+    /// Returns the next record, or `None` when the client has closed the connection. `polls_first` makes the thread
+    /// poll for a moment before it sleeps until the record begins, if that has paid lately.
     pub fn next_record(
         &mut self,
         served: &dyn Served,
+        polls_first: bool,
     ) -> Result<Option<Received<'_>>, ConnectionError> {
-        match self.receive(served) {
+        match self.receive(served, polls_first) {
             Ok(true) => Ok(Some(match self.large.take_refused(&self.records, served) {
                 None => Received::Record(self.records.record()),
                 Some(refused) => {
@@ -213,7 +221,7 @@ impl<I: Incoming> Reader<I> {
 
     /// Receives the next record, or skips one that is refused. Returns false when the client has closed the
     /// connection.
-    fn receive(&mut self, served: &dyn Served) -> Result<bool, ConnectionError> {
+    fn receive(&mut self, served: &dyn Served, polls_first: bool) -> Result<bool, ConnectionError> {
         loop {
             match self.records.advance() {
                 Ok(true) => break,
@@ -228,6 +236,9 @@ impl<I: Incoming> Reader<I> {
             if !is_begun {
                 // An empty record may have begun and ended.
                 self.incoming.rest();
+                if polls_first {
+                    self.incoming.poll_first();
+                }
             }
             let space = self.records.space().map_err(io::Error::from)?;
             match self.incoming.read(space, is_begun)? {

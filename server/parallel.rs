@@ -142,7 +142,12 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     ) -> Result<Option<Overtaken>, ConnectionError> {
         let served = &*self.served;
         let outgoing = &self.outgoing;
-        while let Some(received) = reader.next_record(served)? {
+        loop {
+            // The other threads of a client whose calls overlap need the processor more.
+            let polls_first = self.threads.load(Ordering::SeqCst) == 1;
+            let Some(received) = reader.next_record(served, polls_first)? else {
+                return Ok(None);
+            };
             let notifies = served.notifies();
             if let (true, Received::Record(record)) = (notifies, &received) {
                 if let Some((xid, answer)) = rpc::read_notified(record) {
@@ -214,7 +219,6 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             self.let_another_read();
             return Ok(Some(Overtaken { task, turn }));
         }
-        Ok(None)
     }
 
     /// Makes sure that a thread reads, within the limit on threads. Returns whether there is one.

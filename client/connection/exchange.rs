@@ -150,6 +150,8 @@ pub(super) enum Next<R> {
         until: Option<Deadline>,
         /// Whether the thread has waited before, so that other threads may have done anything meanwhile.
         has_waited: bool,
+        /// Whether there is no other call.
+        is_alone: bool,
     },
 }
 
@@ -507,6 +509,7 @@ impl<R> Ticket<'_, R> {
                     reader,
                     until,
                     has_waited,
+                    is_alone: state.calls.len() == 1,
                 });
             }
             has_waited = true;

@@ -107,6 +107,14 @@ impl Receiver {
         }
     }
 
+    /// Makes the next receive poll for a moment before it sleeps, if that has paid lately.
+    pub fn poll_first(&mut self) {
+        match &mut self.0 {
+            Receiving::Plain(socket) => socket.poll_first(),
+            Receiving::Tls(stream) => stream.poll_first(),
+        }
+    }
+
     /// Sets a time limit for each TLS record from its first byte to its last, which applies where no deadline is given:
     /// the peer may idle between two TLS records, but not within one.
     pub fn limit_tls_records(&mut self, time: Duration) {

@@ -9,12 +9,16 @@
 
 use std::io::{self, IoSlice, Read};
 use std::mem;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Socket};
 use xdr::codec::Slices;
 
+use crate::busy_poll::BusyPoll;
 use crate::deadline::Deadline;
 
 /// How far the kernel's time limit may be off before it is set again.
@@ -51,6 +55,9 @@ pub struct Incoming {
     guard: Option<Guard>,
     /// Whether the guard need not be asked the next time.
     is_checked: bool,
+    /// Whether the next receive polls for a moment before it sleeps.
+    polls_first: bool,
+    busy_poll: BusyPoll,
     /// The limit that the kernel has. There is only one `Incoming` for a socket, so nothing else changes it.
     limit: Option<Duration>,
     /// Whether the last receive was after its deadline and already tried to take bytes that had arrived.
@@ -78,9 +85,19 @@ impl Incoming {
         self.is_checked = true;
     }
 
+    /// Makes the next receive poll for a moment before it sleeps, if that has paid lately.
+    pub fn poll_first(&mut self) {
+        self.polls_first = true;
+    }
+
     /// Receives some bytes. Returns 0 if the peer closed the connection. Without a deadline it waits for ever. Fails
     /// with [`io::ErrorKind::TimedOut`] at the deadline, unless something has come by then.
     pub fn receive(&mut self, space: &mut [u8], deadline: Option<Deadline>) -> io::Result<usize> {
+        if mem::take(&mut self.polls_first) {
+            if let Some(result) = self.receive_soon(space, deadline) {
+                return result;
+            }
+        }
         loop {
             if !mem::take(&mut self.is_checked) {
                 allowed(&self.guard)?;
@@ -104,6 +121,33 @@ impl Incoming {
                 self.socket.set_read_timeout(None)?;
             }
         }
+    }
+
+    /// Polls for bytes, for a moment only, and not after the deadline.
+    fn receive_soon(
+        &mut self,
+        space: &mut [u8],
+        deadline: Option<Deadline>,
+    ) -> Option<io::Result<usize>> {
+        if let Some(deadline) = deadline {
+            deadline.remaining().ok()?;
+            self.was_late = false;
+        }
+        if !self.busy_poll.is_due() {
+            return None;
+        }
+        if !mem::take(&mut self.is_checked) {
+            if let Err(error) = allowed(&self.guard) {
+                return Some(Err(error));
+            }
+        }
+        let socket = self.socket.as_raw_fd();
+        let mut attempt = || match recv(socket, space, MsgFlags::MSG_DONTWAIT) {
+            // After the last the connection is at its end, as the receive that blocks finds.
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ETIMEDOUT) => None,
+            result => Some(result.map_err(io::Error::from)),
+        };
+        self.busy_poll.poll(&mut attempt)
     }
 
     /// Takes bytes that have arrived, although the deadline has passed: a process that was stopped meanwhile (SIGSTOP)
@@ -223,6 +267,8 @@ impl TimedSocket {
                 socket: socket.clone(),
                 guard: guard.clone(),
                 is_checked: false,
+                polls_first: false,
+                busy_poll: BusyPoll::default(),
                 limit: None,
                 was_late: false,
             },
@@ -307,6 +353,7 @@ fn finished(result: io::Result<usize>, deadline: Option<Deadline>) -> Option<io:
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Instant;
 
     use super::*;
@@ -318,22 +365,32 @@ mod tests {
     /// This happens to a process that was stopped for longer than a call may take.
     #[test]
     fn what_has_come_is_taken_after_the_deadline_but_only_once() {
-        let (near, far) = Socket::pair(Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-        let mut socket = TimedSocket::new(near);
-        let mut space = [0; 4];
-        let over = Deadline::after(Duration::ZERO);
-        far.send(b"a reply").unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-        let mut receive = |deadline| {
-            let result = socket.incoming().receive(&mut space, Some(deadline));
-            result.map_err(|error| error.kind())
-        };
-        assert_eq!(receive(over), Ok(4));
-        assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
-        assert_eq!(receive(Deadline::after(TIME)), Ok(3));
-        let start = Instant::now();
-        assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
-        assert!(start.elapsed() < TIME);
+        for polls in [false, true] {
+            let (near, far) = Socket::pair(Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+            let mut socket = TimedSocket::new(near);
+            let mut space = [0; 4];
+            let over = Deadline::after(Duration::ZERO);
+            far.send(b"a reply").unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            let mut receive = |deadline| {
+                let incoming = socket.incoming();
+                if polls {
+                    incoming.poll_first();
+                }
+                let result = incoming.receive(&mut space, Some(deadline));
+                result.map_err(|error| error.kind())
+            };
+            assert_eq!(receive(over), Ok(4));
+            assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
+            assert_eq!(receive(Deadline::after(TIME)), Ok(3));
+            let start = Instant::now();
+            assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
+            assert!(start.elapsed() < TIME);
+            far.send(b"another").unwrap();
+            assert_eq!(receive(Deadline::after(TIME)), Ok(4));
+            assert_eq!(receive(over), Ok(3));
+            assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
+        }
     }
 
     #[test]
@@ -378,6 +435,42 @@ mod tests {
         assert_eq!(socket.socket().as_ref().read(&mut space).unwrap(), 6);
         drop(socket);
         assert_eq!((&far).read(&mut space).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_poll_asks_the_guard_and_takes_what_has_come() {
+        let (near, far) = Socket::pair(Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let is_allowed = Arc::new(AtomicBool::new(true));
+        let asked = is_allowed.clone();
+        let guard: Guard = Arc::new(move || match asked.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotConnected.into()),
+        });
+        let mut socket = TimedSocket::guarded(near, guard);
+        let incoming = socket.incoming();
+        let mut space = [0; 64];
+        far.send(b"soon").unwrap();
+        incoming.poll_first();
+        assert_eq!(incoming.receive(&mut space, None).unwrap(), 4);
+
+        // In vain, until the deadline.
+        let start = Instant::now();
+        incoming.poll_first();
+        let error = incoming.receive(&mut space, Some(Deadline::after(TIME)));
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() >= TIME - Duration::from_millis(1));
+
+        // The first receive after that sleeps at once; the second one polls.
+        is_allowed.store(false, Ordering::SeqCst);
+        for _ in 0..2 {
+            incoming.poll_first();
+            let error = incoming.receive(&mut space, None).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotConnected);
+        }
+        is_allowed.store(true, Ordering::SeqCst);
+        drop(far);
+        incoming.poll_first();
+        assert_eq!(incoming.receive(&mut space, None).unwrap(), 0);
     }
 
     #[test]

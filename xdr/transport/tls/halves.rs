@@ -204,6 +204,10 @@ impl TlsReceiver {
         self.socket.is_checked_now();
     }
 
+    pub(crate) fn poll_first(&mut self) {
+        self.socket.poll_first();
+    }
+
     pub(crate) fn limit_records(&mut self, time: Duration) {
         self.record_time = Some(time);
     }
