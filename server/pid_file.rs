@@ -5,6 +5,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// The most bytes of a file that may have held a number.
+const LONGEST: usize = 4096;
+
 /// The pid file. It is removed when this is dropped, unless another process has overwritten it.
 pub struct PidFile {
     path: PathBuf,
@@ -51,12 +54,15 @@ impl PidFile {
         self.before = None;
     }
 
+    /// Whether it is a file with this content. A device is nobody's.
     fn is_ours(path: &Path, content: &str) -> bool {
-        std::fs::read_to_string(path).is_ok_and(|found| found == content)
+        let is_file = std::fs::metadata(path).is_ok_and(|file| file.is_file());
+        is_file && std::fs::read_to_string(path).is_ok_and(|found| found == content)
     }
 }
 
-/// Makes this the content of a file, which may be a device or a pipe, too.
+/// Makes this the content of a file, which may be a device or a pipe, too. Line feeds take the place of the rest of a
+/// longer content before it is cut off, so that nobody reads a second number there.
 fn overwrite(path: &Path, content: &str) -> io::Result<()> {
     let mut file = File::options()
         .write(true)
@@ -64,11 +70,15 @@ fn overwrite(path: &Path, content: &str) -> io::Result<()> {
         .truncate(false)
         .mode(0o644)
         .open(path)?;
-    file.write_all(content.as_bytes())?;
-    if file.metadata()?.is_file() {
-        file.set_len(content.len() as u64)?;
+    let before = file.metadata()?;
+    if !before.is_file() {
+        return file.write_all(content.as_bytes());
     }
-    Ok(())
+    let size = usize::try_from(before.len()).map_or(LONGEST, |size| size.min(LONGEST));
+    let mut bytes = content.as_bytes().to_vec();
+    bytes.resize(bytes.len().max(size), b'\n');
+    file.write_all(&bytes)?;
+    file.set_len(content.len() as u64)
 }
 
 impl Drop for PidFile {
@@ -100,7 +110,9 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_a_pid_file_too() {
-        assert!(PidFile::write("/dev/null".into()).is_ok());
+    fn a_device_is_a_pid_file_too_and_stays() {
+        drop(PidFile::write("/dev/null".into()).unwrap());
+        assert!(PidFile::write("/dev/full".into()).is_err());
+        assert!(Path::new("/dev/null").exists() && Path::new("/dev/full").exists());
     }
 }
