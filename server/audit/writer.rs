@@ -419,6 +419,8 @@ impl<'a> Writer<'a> {
 
     /// Ends this file and begins another one. Tries again later if that fails.
     fn go_on_in(&mut self, path: PathBuf) {
+        // An earlier change that failed is no longer wanted.
+        self.next_file = None;
         if let Err(reason) = self.try_to_go_on_in(&path) {
             log(
                 Severity::Err,
