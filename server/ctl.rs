@@ -306,7 +306,11 @@ fn one(asked: &Asked, request: &Request) -> Result<i32, String> {
     }
     match reply {
         Reply::Done => {}
-        Reply::Failed(reason) => eprintln!("pkcs11proxyctl: {}", table::printable(&reason)),
+        Reply::Failed(reasons) => {
+            for reason in reasons.lines() {
+                eprintln!("pkcs11proxyctl: {}", table::printable(reason));
+            }
+        }
         Reply::Status(status) => print(&table::status(&status)),
         Reply::Metrics(text) => print(&text),
         Reply::HandingOver(_) | Reply::Counts(_) => {
