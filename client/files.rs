@@ -13,18 +13,22 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use transport::Deadline;
 use zeroize::Zeroizing;
 
-/// Reads the first `most` bytes of a file, or of a pipe until its writer closes it. [`io::ErrorKind::TimedOut`] if that
-/// takes too long.
+/// Reads a file, or a pipe until its writer closes it. Fails if there are more than `most` bytes, and with
+/// [`io::ErrorKind::TimedOut`] if it takes too long.
 pub(crate) fn read(path: &Path, most: u64, deadline: Deadline) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = open(path, deadline)?;
     // Reserved at once: a buffer that moves when it grows would leave a copy of a key behind.
     let size = file.metadata()?.len().clamp(SMALL, most.max(SMALL));
     let mut bytes = Zeroizing::new(Vec::new());
     bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX))?;
-    let mut file = file.take(most);
+    let mut file = file.take(most.saturating_add(1));
     loop {
         wait(file.get_ref(), deadline)?;
         match file.read_to_end(&mut bytes) {
+            Ok(_) if bytes.len() as u64 > most => {
+                let text = format!("is longer than {most} bytes");
+                return Err(io::Error::other(text));
+            }
             Ok(_) => return Ok(bytes),
             // The bytes that were read so far are kept. `poll` reports every file that is not a pipe as readable, even
             // one whose read returns this error.
@@ -111,19 +115,19 @@ mod tests {
                         thread::sleep(TIME / 4);
                     }
                 });
-                let read = read(path, 10, Deadline::after(100 * TIME)).unwrap();
-                assert_eq!(*read, b"onetwothre");
+                let read = read(path, 11, Deadline::after(100 * TIME)).unwrap();
+                assert_eq!(*read, b"onetwothree");
             });
         });
     }
 
     #[test]
-    fn a_file_is_read_up_to_the_limit() {
+    fn a_file_over_the_limit_is_refused() {
         let path = std::env::temp_dir().join(format!("p11client-file-{}", std::process::id()));
         fs::write(&path, [7; 50_000]).unwrap();
-        for (most, count) in [(10, 10), (60_000, 50_000)] {
-            let read = read(&path, most, Deadline::after(TIME)).unwrap();
-            assert_eq!(read.len(), count);
+        for (most, is_read) in [(10, false), (49_999, false), (50_000, true), (60_000, true)] {
+            let read = read(&path, most, Deadline::after(TIME));
+            assert_eq!(read.is_ok_and(|bytes| bytes.len() == 50_000), is_read);
         }
         fs::remove_file(&path).unwrap();
     }
