@@ -180,7 +180,8 @@ impl Daemon {
     /// Ours listens before it writes the file.
     fn has_written_its_pid(&self) -> bool {
         let pid = fs::read_to_string(self.directory.join("pid"));
-        self.maker == Maker::Original || pid.is_ok_and(|pid| pid.ends_with('\n'))
+        let own = format!("{}\n", self.child.id());
+        self.maker == Maker::Original || pid.is_ok_and(|pid| pid == own)
     }
 
     /// Whether somebody accepts connections at its address.
