@@ -346,6 +346,12 @@ macro_rules! define_facts {
             }
         }
 
+        // One more would be passed to no rule.
+        $(const _: () = {
+            let names: &[&str] = &[$(stringify!($argument)),*];
+            assert!(names.len() <= MOST_ARGUMENTS);
+        };)*
+
         impl<'a> Call<'a> {
             /// The arguments that a rule may be about, in their order.
             pub fn arguments(&self) -> impl Iterator<Item = Argument<'_>> {
