@@ -4,7 +4,11 @@ use super::*;
 
 /// Limits how long files of the auditor may get; none: no limit.
 fn limit(audited: &Audited, size: Option<u64>) {
-    let auditor = audited.auditor().expect("an auditor");
+    limit_files(audited.auditor().expect("an auditor"), size);
+}
+
+/// The same for this process.
+fn limit_files(auditor: Process, size: Option<u64>) {
     let size = size.map_or_else(|| "unlimited".to_owned(), |size| size.to_string());
     let status = Command::new("prlimit")
         .args([
@@ -116,4 +120,35 @@ fn calls_go_on_and_are_counted_if_the_site_wants_that() {
         .expect("a line");
     assert_eq!(resumed["lost"], 40);
     assert_eq!(audited.calls("C_Sign").len(), 2);
+}
+
+/// The last line of the old file is written first, and then the new file is begun.
+#[test]
+fn a_change_of_file_waits_until_the_old_one_can_be_written() {
+    let token = Token::new();
+    let mut audited = Audited::start(setup(&token), "when_full = \"refuse\";");
+    let auditor = audited.auditor().expect("an auditor");
+    let mut client = ready4(&audited.daemon);
+    assert_eq!(sign(&mut client), CkRv::OK);
+    assert!(audited.has("C_Sign", 1));
+    let length = audited.file().metadata().expect("a log").len();
+    limit_files(auditor, Some(length));
+    let old = audited.directory.join("audit.log.0");
+    std::fs::rename(audited.file(), old).expect("renamed");
+    audited.daemon.process().signal(Signal::SIGHUP);
+    let failed = || audited.daemon.log().contains("stays in its old file");
+    assert!(wait_until(PATIENCE, failed), "{}", audited.daemon.log());
+    assert_eq!(audited.lines().len(), 0);
+    limit_files(auditor, None);
+    let is_begun = || {
+        audited
+            .lines()
+            .first()
+            .is_some_and(|line| line["event"] == "continue")
+    };
+    assert!(wait_until(PATIENCE, is_begun), "{}", audited.daemon.log());
+    assert!(wait_until(PATIENCE, || sign(&mut client) == CkRv::OK));
+    drop(client);
+    audited.end(&["audit.log.0", "audit.log"]);
+    assert_eq!(audited.calls("C_Sign").len(), 1);
 }
