@@ -64,7 +64,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ),
     (
         "drain",
-        "Does what SIGUSR2 does: accepts no new clients, and ends the daemon when the clients have left.",
+        "Does what SIGUSR2 does: accepts no new clients, and ends the daemon when the clients have left, at the latest after drain_timeout.",
     ),
     (
         "stop",

@@ -167,7 +167,7 @@ pub const OPTIONS: &[(&str, Option<&str>, &str)] = &[
     (
         "takeover",
         None,
-        "Takes over the listening sockets of the daemon that runs with this configuration, which then drains. If there \
+        "Takes over the listening sockets of the daemon that runs with this configuration, which then drains. Needs control_socket. If there \
          is none, starts as usual.",
     ),
     (
