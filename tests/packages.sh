@@ -44,6 +44,9 @@ check_files() {
     lintian --allow-root --fail-on error,warning "$directory"/pkcs11proxyd_*.changes || fail "lintian"
     apparmor_parser --skip-kernel-load --skip-cache "$project/etc/debian/usr.bin.pkcs11proxyd" >"$work/log" 2>&1 ||
         { cat "$work/log" >&2; fail "AppArmor does not read the profile"; }
+    # What debhelper adds would restart the service at each upgrade.
+    dpkg-deb -e "$directory"/pkcs11proxyd-server_*.deb "$work/server"
+    ! grep -l deb-systemd-invoke "$work"/server/postinst "$work"/server/prerm || fail "debhelper controls the service"
     dpkg-deb -x "$directory"/pkcs11proxyd-clients_*.deb "$work/clients"
     for library in "$work"/clients/usr/lib/*/caml-crush/*.so; do
         readelf -d "$library" | grep -q "SONAME.*\[${library##*/}\]" || fail "${library##*/} has another SONAME"

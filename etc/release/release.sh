@@ -16,6 +16,7 @@ directory=${1-}
 all="version deny msrv check source licences sbom reproducible container deb sums"
 STEPS=${STEPS:-$all}
 project=$(cd "$(dirname "$0")/../.." && pwd)
+directory=$(readlink -m "$directory")
 cd "$project"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$project/target}"
 version=$(etc/release/version.sh)
@@ -47,6 +48,8 @@ if takes version; then
         [ "$(git rev-parse "v$version^{commit}")" = "$commit" ] || fail "version $version is tagged already"
     ${CARGO:-cargo} metadata --locked --format-version 1 --no-deps >/dev/null || fail "Cargo.lock is not current"
 fi
+[ ! -e "$directory" ] || [ -z "$(ls -A "$directory")" ] || [ -e "$directory/SHA256SUMS" ] ||
+    [ "${directory##*/}" = release-files ] || fail "$directory is not the directory of a release, and is not emptied"
 rm -rf "$directory"
 mkdir -p "$directory"
 directory=$(readlink -f "$directory")

@@ -21,8 +21,9 @@ trap 'exit 1' HUP INT TERM
 umask 022
 "$project/etc/release/source.sh" "$work/$name"
 mkdir -p "$directory"
-# With one thread, as the number of threads changes the bytes.
 tar -C "$work" --format=gnu --sort=name --mtime="@$time" --owner=0 --group=0 --numeric-owner --mode=u+rw,go+r-w \
-    -c "$name" | xz --threads=1 >"$directory/$name.tar.xz.new" || fail "cannot pack $name"
+    -cf "$work/$name.tar" "$name" || fail "cannot pack $name"
+# With one thread, as the number of threads changes the bytes.
+xz --threads=1 <"$work/$name.tar" >"$directory/$name.tar.xz.new" || fail "cannot compress $name"
 mv "$directory/$name.tar.xz.new" "$directory/$name.tar.xz"
 echo "$directory/$name.tar.xz"
