@@ -98,7 +98,8 @@ impl Conversation {
     }
 }
 
-/// Upper bound on the connections of a socket. A new connection beyond it ends the oldest one.
+/// Upper bound on the connections of a socket, and on those accepted in one turn of the event loop. A new connection
+/// beyond it ends the oldest one.
 const MOST: usize = 16;
 
 /// One of the daemon's own sockets, with its connections. For each connection a `T` is remembered.
@@ -136,9 +137,13 @@ impl<T> Room<T> {
         self.listener.as_ref()
     }
 
-    /// Accepts the waiting connections. Closes those for which `admit` returns nothing.
+    /// Accepts a batch of the waiting connections. If more may wait, the socket's event comes again. Closes those for
+    /// which `admit` returns nothing.
     pub fn accept(&mut self, admit: impl Fn(&Accepted) -> Option<T>, watch: &mut Watch) {
-        while let Some(accepted) = self.next_waiting() {
+        for _ in 0..MOST {
+            let Some(accepted) = self.next_waiting() else {
+                return;
+            };
             let Some(remembered) = admit(&accepted) else {
                 continue;
             };
@@ -156,6 +161,11 @@ impl<T> Room<T> {
                 Err(error) => log(Severity::Err, format_args!("{}: {error}", self.name)),
             }
             self.next += 1;
+        }
+        if let Some(listener) = &self.listener {
+            if let Err(error) = watch.again(self.sources.0, listener) {
+                log(Severity::Err, format_args!("{}: {error}", self.name));
+            }
         }
     }
 
