@@ -71,9 +71,8 @@ impl ControllerEnd {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(length) => {
                     let received = buffer.get(..length).unwrap_or_default();
-                    if let Some(message) = Message::read(received) {
-                        return Ok(Some(message));
-                    }
+                    // It counts for the caller's limit also if it means nothing.
+                    return Ok(Some(Message::read(received).unwrap_or(Message::Unknown)));
                 }
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EINTR) => {}
@@ -125,6 +124,8 @@ pub enum Message {
     Header(Origin),
     /// From the auditor: the last records of the worker with this connection are written.
     Written(usize),
+    /// Something that no honest worker sends.
+    Unknown,
 }
 
 const LOG: u8 = 0;
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_from_a_worker_is_passed_over() {
+    fn anything_else_from_a_worker_counts_as_a_message() {
         let (controller, worker) = pair().unwrap();
         for bytes in [
             &[0, 200, 0, b'x'][..],
@@ -398,6 +399,8 @@ mod tests {
             &[9],
         ] {
             send(worker.socket.as_raw_fd(), bytes, MsgFlags::empty()).unwrap();
+            let message = controller.next_message().unwrap();
+            assert!(matches!(message, Some(Message::Unknown)), "{bytes:?}");
         }
         assert!(controller.next_message().unwrap().is_none());
     }

@@ -505,7 +505,7 @@ impl RunningService {
                 return self.admission.header_came(worker, client, stage, now);
             }
             // The controller handles the first itself; the second comes only from the auditor.
-            Message::User(_) | Message::Written(_) => {}
+            Message::User(_) | Message::Written(_) | Message::Unknown => {}
         }
         None
     }
