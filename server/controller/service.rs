@@ -23,7 +23,7 @@ use super::event::{Source, Watch};
 use super::queue::{Next, Queue};
 use super::workers::{End, Reaped, Serving, Workers};
 use crate::activity::Activities;
-use crate::audit::records::Given;
+use crate::audit::records::{Given, Told};
 use crate::channel::{Cause, Message};
 use crate::config::Service;
 use crate::counts::{Counts, Heritage, Label, Table};
@@ -428,6 +428,13 @@ impl RunningService {
                 service: self.settings.name.clone(),
             };
             auditing.tell_of(given, records.try_clone()?);
+            return workers.hand_over(worker, client).inspect_err(|_| {
+                // Otherwise the auditor would keep its descriptors: without a client, its end is not told.
+                auditing.tell(&Told::Left {
+                    connection: worker.0,
+                    end: "before it had a client".to_owned(),
+                });
+            });
         }
         workers.hand_over(worker, client)
     }
