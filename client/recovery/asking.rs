@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use xdr::{
     Answer, Call, CkRv, Cryptoki, Flags, Found, ObjectHandle, Query, RV_LEAVING, Reply, Room,
-    SessionHandle, SlotId, Ulong, Wanted,
+    SessionHandle, SlotId, Ulong, Wanted, WantedRoom,
 };
 
 use super::descriptions::{Description, Token, Values, describe};
@@ -89,18 +89,24 @@ impl<R: Remote> Live<R> {
                 reply => Err(refused(reply.rv())),
             }
         };
-        let of = |answers: &[Answer]| -> Values {
-            let value = |it: &Answer| Some((it.attribute_type.0, it.bytes()?.to_vec()));
-            answers.iter().filter_map(value).collect()
+        // The daemon may send values of any type and length; those that were not asked for are not kept.
+        let of = |wanted: &[Wanted], answers: &[Answer]| -> Values {
+            let value = |(wanted, it): (&Wanted, &Answer)| {
+                let value = it.bytes()?;
+                let is_meant = it.attribute_type == wanted.attribute_type && fits(wanted, value);
+                is_meant.then(|| (it.attribute_type.0, value.to_vec()))
+            };
+            wanted.iter().zip(answers).filter_map(value).collect()
         };
         let answers = ask(wanted.clone())?;
-        let mut values = of(&answers);
+        let mut values = of(&wanted, &answers);
         // A module may stop at the first attribute that the object does not have.
         let is_untouched = |it: &Answer| it.found == Found::Untouched;
         let mut answers = answers.iter();
         for wanted in wanted {
             if answers.next().is_none_or(is_untouched) {
-                values.append(&mut of(&ask(vec![wanted])?));
+                let wanted = vec![wanted];
+                values.append(&mut of(&wanted, &ask(wanted.clone())?));
             }
         }
         Ok(values)
@@ -146,6 +152,14 @@ impl<R: Remote> Live<R> {
             }
         }
         Ok(found)
+    }
+}
+
+/// Returns whether there was room for a value.
+fn fits(wanted: &Wanted, value: &[u8]) -> bool {
+    match wanted.room {
+        WantedRoom::Buffer { room, .. } => value.len() as u64 <= room,
+        WantedRoom::Null { .. } | WantedRoom::Template(_) => false,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests how keys without a visible public value are told apart.
 
+use xdr::{Answer, Found, Wanted};
+
 use super::*;
 use crate::recovery::counterparts::tests::certificate;
 
@@ -171,4 +173,38 @@ fn what_belongs_to_a_private_key_is_remembered_between_searches_and_sessions() {
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
     module.cut();
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}
+
+/// Otherwise a daemon that lies could fill the memory with values that nobody has asked for.
+#[test]
+fn values_that_were_not_asked_for_are_not_kept() {
+    let longer = |answers: &mut Vec<Answer>| {
+        for answer in answers {
+            answer.found = Found::Bytes(vec![1; 4097]);
+        }
+    };
+    let of_another_type = |answers: &mut Vec<Answer>| {
+        for answer in answers {
+            answer.attribute_type.0 += 0x1000;
+        }
+    };
+    let too_many = |answers: &mut Vec<Answer>| {
+        let found = Found::Bytes(vec![1]);
+        answers.extend((0..100).map(|it| Answer {
+            attribute_type: AttributeType(0x1000 + it),
+            found: found.clone(),
+        }));
+    };
+    let lies: [fn(&mut Vec<Answer>); 3] = [longer, of_another_type, too_many];
+    for (lie, kept) in lies.into_iter().zip([0, 0, 2]) {
+        let (module, recovery, ..) = ready();
+        module.change(|state| state.lies = Some(lie));
+        let live = recovery.live(Function::C_GetSlotList, Deadline::after(PAUSES.1));
+        let live = live.unwrap_or_else(|rv| panic!("{rv}"));
+        let session = module.change(|state| *state.connection.sessions.iter().next().unwrap());
+        let wanted = [LABEL, MODULUS].map(|it| Wanted::value(AttributeType(it), 4096));
+        let values = live.values(SessionHandle(session), ObjectHandle(70), wanted.to_vec());
+        let values = values.unwrap_or_else(|_| panic!("the module has answered"));
+        assert_eq!(values.len(), kept);
+    }
 }

@@ -46,6 +46,8 @@ pub(super) struct ModuleState {
     pub(super) refuses_sessions: Option<CkRv>,
     /// Whether the daemon's filter forbids C_GetAttributeValue.
     pub(super) hides_attributes: bool,
+    /// How a daemon changes the answers of C_GetAttributeValue that lies.
+    pub(super) lies: Option<fn(&mut Vec<Answer>)>,
     pub(super) empty_slots: Vec<u64>,
     /// The upper bound on the number of sessions.
     pub(super) most_sessions: Option<usize>,
@@ -361,7 +363,10 @@ impl ModuleState {
                         found,
                     }
                 });
-                let answers = Answers(answers.collect());
+                let mut answers = Answers(answers.collect());
+                if let Some(lie) = self.lies {
+                    lie(&mut answers.0);
+                }
                 Reply::C_GetAttributeValue(AttributesResult { rv, answers })
             }
             Call::C_SignInit(_, _, key) => {
