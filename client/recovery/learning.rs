@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use transport::Deadline;
-use xdr::{Call, NullPlaces, Reply, SessionHandle, SlotId};
+use xdr::{Call, CkRv, NullPlaces, Reply, Room, SessionHandle, SlotId};
 
 use super::tables::{Known, Slot};
 use super::{Live, Recovery, Trouble};
@@ -20,6 +20,9 @@ impl<R: Remote + 'static> Recovery<R> {
         deadline: Deadline,
     ) -> Result<(), Trouble> {
         let rv = reply.rv();
+        if rv.is_ok() && is_longer_than_asked(call, reply) {
+            return Err(Trouble::Refused(CkRv::DEVICE_ERROR));
+        }
         let known = match rv.is_ok() {
             true => self.look_at(live, call, reply)?,
             false => Vec::new(),
@@ -127,4 +130,19 @@ impl<R: Remote + 'static> Recovery<R> {
             let _closed = live.ask_at_any_time(Call::C_CloseSession(real));
         }
     }
+}
+
+/// Returns whether a list has more entries than there is room for. Nothing of it may be stored, because the application
+/// gets none of it.
+fn is_longer_than_asked(call: &Call<'_>, reply: &Reply) -> bool {
+    let sent = match reply {
+        Reply::C_FindObjects(found) => found.objects.len(),
+        Reply::C_GetSlotList(list) => list.slots.len(),
+        _ => return false,
+    };
+    let room = match call.room() {
+        Some(Room::Buffer(room)) => room,
+        _ => 0,
+    };
+    sent as u64 > room
 }

@@ -378,3 +378,26 @@ fn an_operation_that_is_lost_is_told_of_once_although_there_is_no_daemon() {
     module.is_down.store(false, Ordering::SeqCst);
     assert_eq!(sign(&recovery, session), CkRv::OK); // the fake signs whatever was begun
 }
+
+/// The application gets none of them, so it could never destroy them.
+#[test]
+fn objects_that_nobody_has_asked_for_are_not_remembered() {
+    let (module, recovery, session, key) = ready();
+    let before = sizes(&recovery);
+    let begun = recovery.call(Call::C_FindObjectsInit(session, None));
+    assert_eq!(begun.rv(), CkRv::OK);
+    module.change(|state| {
+        state.overfills = true;
+        state.connection.found = (100..300).collect();
+    });
+    for room in [Room::Buffer(199), Room::QUESTION, Room::NoLength] {
+        let found = recovery.call(Call::C_FindObjects(session, room));
+        assert_eq!(found.rv(), CkRv::DEVICE_ERROR, "{room:?}");
+        let listed = recovery.call(Call::C_GetSlotList(Ulong(0), Room::Buffer(1)));
+        assert_eq!(listed.rv(), CkRv::DEVICE_ERROR);
+    }
+    assert_eq!(sizes(&recovery), before);
+    let counted = ask!(&recovery, C_GetSlotList(Ulong(0), Room::QUESTION)).unwrap();
+    assert_eq!((counted.rv, counted.count), (CkRv::OK, Ulong(2)));
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}

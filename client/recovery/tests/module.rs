@@ -48,6 +48,8 @@ pub(super) struct ModuleState {
     pub(super) hides_attributes: bool,
     /// How a daemon changes the answers of C_GetAttributeValue that lies.
     pub(super) lies: Option<fn(&mut Vec<Answer>)>,
+    /// Whether C_FindObjects returns all objects, whatever room there is.
+    pub(super) overfills: bool,
     pub(super) empty_slots: Vec<u64>,
     /// The upper bound on the number of sessions.
     pub(super) most_sessions: Option<usize>,
@@ -207,12 +209,23 @@ impl ModuleState {
                 self.failing_starts -= 1;
                 only(CkRv::DEVICE_ERROR)
             }
-            Call::C_GetSlotList(..) => {
+            Call::C_GetSlotList(_, room) => {
                 let slots = self.slots();
                 Reply::C_GetSlotList(SlotListResult {
                     rv: CkRv::OK,
                     count: Ulong(slots.len() as u64),
-                    slots,
+                    slots: match room {
+                        Room::Buffer(_) => slots,
+                        _ => Vec::new(),
+                    },
+                })
+            }
+            Call::C_FindObjects(..) if self.overfills => {
+                let objects = self.connection.found.iter().copied();
+                Reply::C_FindObjects(ObjectListResult {
+                    rv: CkRv::OK,
+                    count: Ulong(0),
+                    objects: objects.map(ObjectHandle).collect(),
                 })
             }
             Call::C_GetSlotInfo(slot) if !self.slots().contains(&slot) => {
