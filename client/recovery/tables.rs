@@ -47,6 +47,10 @@ const MOST_READ: usize = 256;
 /// The upper bound on the private keys that are remembered with their counterparts; the newest are kept.
 const MOST_KEYS: usize = 64;
 
+/// The upper bound on the slots that are stored because they get a new number. The tables are searched for each slot
+/// of a list, and a daemon that lies must not keep them busy. Known slots are translated however many there are.
+const MOST_SLOTS: usize = 4096;
+
 /// Everything that the application has.
 #[derive(Default)]
 pub(super) struct Tables {

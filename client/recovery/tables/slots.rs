@@ -1,8 +1,8 @@
 //! Translates between the application's slot numbers and the module's.
 
-use xdr::SlotId;
+use xdr::{CkRv, SlotId};
 
-use super::{NO_HANDLE, Slot, Tables};
+use super::{MOST_SLOTS, NO_HANDLE, Slot, Tables};
 
 /// The first of the new numbers, for slots whose own number the application already uses for another slot. They fit
 /// into a CK_ULONG of any platform, and modules rarely have numbers that high.
@@ -37,19 +37,26 @@ impl Tables {
     }
 
     /// Returns the application's number of a slot of the module. If the application already uses the slot's own number
-    /// for another slot, it gets a new one.
-    pub(super) fn application_slot(&mut self, generation: u64, real: SlotId) -> SlotId {
+    /// for another slot, it gets a new one. CKR_DEVICE_ERROR if there are too many of those.
+    pub(super) fn application_slot(
+        &mut self,
+        generation: u64,
+        real: SlotId,
+    ) -> Result<SlotId, CkRv> {
         if let Some(slot) = self.number(generation, real) {
-            return slot;
+            return Ok(slot);
         }
         if !self.slots.contains_key(&real) {
-            return real;
+            return Ok(real);
+        }
+        if self.slots.len() >= MOST_SLOTS {
+            return Err(CkRv::DEVICE_ERROR);
         }
         let numbers = (FIRST_NEW..).map(SlotId);
         let mut free = numbers.filter(|it| !self.slots.contains_key(it));
         let slot = free.next().unwrap_or(SlotId::NONE);
         self.slots.insert(slot, Slot::unknown(real, generation));
-        slot
+        Ok(slot)
     }
 
     /// Returns the number under which the application knows a slot of the module, for the token that is there or for

@@ -225,7 +225,7 @@ impl Tables {
                     *opened = self.opened(call, *opened, generation);
                 }
                 Handle::Session(_) | Handle::Object(..) => {}
-                Handle::Slot(slot) => *slot = self.application_slot(generation, *slot),
+                Handle::Slot(slot) => *slot = self.application_slot(generation, *slot)?,
                 Handle::Result(object) => {
                     let known = known.next().unwrap_or(Known::Nothing);
                     let is_of_session = matches!(known, Known::OfSession | Known::Copied(_));

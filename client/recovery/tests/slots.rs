@@ -146,3 +146,23 @@ fn slots_whose_numbers_were_exchanged_keep_them() {
     assert_eq!(token(&recovery, 6), Ok(Vec::new()));
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
+
+/// Each slot in the list has the number that the application got for the one before.
+#[test]
+fn a_daemon_that_lists_slots_without_end_does_not_fill_the_tables() {
+    const FIRST_NEW: u64 = 0x4000_0000;
+    let (module, recovery, session, key) = ready();
+    module.cut();
+    module.change(|state| {
+        state.slot = 8;
+        state.empty_slots = [5].into_iter().chain(FIRST_NEW..FIRST_NEW + 9999).collect();
+    });
+    for _ in 0..2 {
+        let call = Call::C_GetSlotList(Ulong(0), Room::Buffer(1 << 16));
+        assert_eq!(recovery.call(call).rv(), CkRv::DEVICE_ERROR);
+    }
+    assert_eq!(recovery.shared.state().tables.slots.len(), 4096);
+    module.change(|state| state.empty_slots = vec![1]);
+    assert_eq!(listed(&recovery), [1, 5]);
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}
