@@ -302,6 +302,8 @@ impl<R: Remote + 'static> Recovery<R> {
 
     /// Waits until the daemon closes the connection, which it does when the operations of other threads are over.
     fn wait_for_end(&self, live: &Live<R>, deadline: Deadline) -> Result<(), CkRv> {
+        // These attempts are not counted, so a daemon that is always about to close must not keep a thread busy.
+        deadline.remaining().map_err(|_| CkRv::DEVICE_ERROR)?;
         if is_calling_back() {
             return Err(CkRv::FUNCTION_FAILED); // as in `Shared::wait`
         }

@@ -401,3 +401,23 @@ fn objects_that_nobody_has_asked_for_are_not_remembered() {
     assert_eq!((counted.rv, counted.count), (CkRv::OK, Ulong(2)));
     assert_eq!(begin(&recovery, session, key), CkRv::OK);
 }
+
+#[test]
+fn a_daemon_that_is_always_about_to_close_does_not_keep_a_call_beyond_its_timeout() {
+    for function in [Function::C_GetSessionInfo, Function::C_OpenSession] {
+        let (module, recovery, session, _) = ready();
+        module.change(|state| state.always_leaves_at = Some(function));
+        // Then the call itself is sent, or only what it needs restored.
+        module.cut();
+        std::thread::scope(|scope| {
+            let (sender, receiver) = channel();
+            let recovery = &recovery;
+            scope.spawn(move || sender.send(recovery.call(Call::C_GetSessionInfo(session)).rv()));
+            let rv = receiver.recv_timeout(Duration::from_secs(3));
+            module.change(|state| state.always_leaves_at = None);
+            assert_eq!(rv, Ok(CkRv::DEVICE_ERROR));
+        });
+        let info = recovery.call(Call::C_GetSessionInfo(session));
+        assert_eq!(info.rv(), CkRv::OK);
+    }
+}

@@ -32,6 +32,8 @@ pub(super) struct ModuleState {
     /// The function in whose next call the connection is lost, after the call was executed.
     pub(super) breaks_at: Option<Function>,
     pub(super) always_breaks_at: Option<Function>,
+    /// The function of which each call is refused because the daemon is about to close the connection, as it then does.
+    pub(super) always_leaves_at: Option<Function>,
     /// How many more times C_Initialize fails.
     pub(super) failing_starts: usize,
     /// On how many more connections the module sees no token.
@@ -165,6 +167,11 @@ impl Module {
         if scripted.is_lost() || state.connection.lost.load(Ordering::SeqCst) {
             scripted.lost.store(true, Ordering::SeqCst);
             return Reply::only(function, CkRv::DEVICE_ERROR);
+        }
+        if state.always_leaves_at == Some(function) {
+            state.connection.lost.store(true, Ordering::SeqCst);
+            scripted.lost.store(true, Ordering::SeqCst);
+            return Reply::only(function, RV_LEAVING);
         }
         *state.calls.entry(function).or_default() += 1;
         let reply = state.answer(call);
