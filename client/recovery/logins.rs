@@ -116,7 +116,8 @@ impl<R: Remote + 'static> Recovery<R> {
         };
         let state = self.shared.state();
         let slot = state.tables.sessions.get(&session).map(|it| it.slot);
-        let real = slot.and_then(|it| Some(state.tables.slots.get(&it)?.real));
+        let known = slot.and_then(|it| state.tables.slots.get(&it));
+        let (real, logouts) = (known.map(|it| it.real), known.map(|it| it.logouts));
         drop(state);
         // The PIN is for the token that is there now, which may be a different one from when the session was opened.
         let mut token = None;
@@ -126,8 +127,11 @@ impl<R: Remote + 'static> Recovery<R> {
         }
         let mut state = self.shared.state();
         if let Some(slot) = slot.and_then(|it| state.tables.slots.get_mut(&it)) {
-            slot.has_lost_login = false;
-            slot.login = Some(login);
+            // Another thread may have logged out meanwhile, which ends this login.
+            if logouts == Some(slot.logouts) {
+                slot.has_lost_login = false;
+                slot.login = Some(login);
+            }
             if token.is_some() && slot.token != token {
                 slot.holds(token);
             }

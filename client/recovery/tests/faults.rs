@@ -165,6 +165,27 @@ fn a_logout_while_the_login_is_repeated_counts() {
     assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
 }
 
+/// Otherwise the login would be repeated on the next connection, although the application has ended it.
+#[test]
+fn a_logout_while_the_token_of_a_login_is_asked_for_counts() {
+    let module = Module::new();
+    let recovery = Arc::new(module.recovery(true));
+    let (session, other) = (open(&recovery), open(&recovery));
+    let logging_out = recovery.clone();
+    module.change(|state| {
+        let happens = move || {
+            assert_eq!(logging_out.call(Call::C_Logout(other)).rv(), CkRv::OK);
+        };
+        state.meanwhile = Some((Function::C_GetTokenInfo, Box::new(happens)));
+    });
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    assert_eq!(module.calls(Function::C_Logout), 1);
+    module.cut();
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+    assert_eq!(module.calls(Function::C_Login), 1);
+}
+
 /// Many objects match, and the module is slow.
 #[test]
 fn restoring_takes_no_longer_than_the_timeout_and_one_call() {
