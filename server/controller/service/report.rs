@@ -1,6 +1,7 @@
 //! Describes a service and its clients, for administrators and monitoring systems.
 //!
-//! The numbers come from memory that workers write; a worker can falsify only its own numbers. Changes nothing.
+//! The numbers come from memory that all workers of a service share, so a compromised one can falsify those of others,
+//! too. Changes nothing.
 
 use std::time::{Duration, UNIX_EPOCH};
 
