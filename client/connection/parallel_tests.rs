@@ -764,9 +764,12 @@ fn a_callback_takes_its_time_and_makes_calls_that_wait_for_nothing() {
 #[test]
 fn a_daemon_that_notifies_without_end_loses_its_client() {
     let connection = connected(MANY, LONG, |client, asked| {
+        // In one message: the client must not have looked at the first one when the second one comes.
+        let held = client.sender.hold().unwrap();
         for number in 0..3 {
             client.notify(number, asked.xid, 1);
         }
+        let _ = held.send();
     });
     // A connection that has ended delivers no notification.
     assert_eq!(digest(&connection, 1, b"data").rv(), CkRv::DEVICE_ERROR);
