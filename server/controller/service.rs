@@ -324,8 +324,6 @@ impl RunningService {
             };
             let worker = match placement {
                 Placement::Worker(worker) => worker,
-                // The idle workers have died; a place becomes free when SIGCHLD comes.
-                Placement::Fork if self.admission.is_full() => return self.queue.hold(client),
                 Placement::Fork => match self.fork(shared) {
                     Ok(()) => continue,
                     Err(error) => {
@@ -335,26 +333,13 @@ impl RunningService {
                 },
                 Placement::Refuse(connected) => return self.refuse(&client, connected),
             };
-            match self.hand_over(worker, &client, shared) {
-                Ok(()) => {
-                    self.connections += 1;
-                    // If the client cannot be watched, its calls may take any time after it has gone.
-                    let _ = shared.departures.watch(worker, &client.socket);
-                    let (peer, now) = (client.peer, Instant::now());
-                    return self.admission.given(worker, peer, stage, now);
-                }
-                // SIGCHLD will come. The loop tries another worker.
-                Err(error) if has_died(&error) => {}
-                Err(error) => {
-                    // It is no longer among the idle ones, so nobody would use it.
-                    shared.workers.signal(worker, Signal::SIGKILL);
-                    log(
-                        Severity::Crit,
-                        format_args!("cannot hand a client to a worker: {error}"),
-                    );
-                    self.admission.pause(Instant::now());
-                    return self.queue.hold(client);
-                }
+            // If this fails, the worker has died, and SIGCHLD will come. The loop tries another worker.
+            if self.hand_over(worker, &client, shared).is_ok() {
+                self.connections += 1;
+                // If the client cannot be watched, its calls may take any time after it has gone.
+                let _ = shared.departures.watch(worker, &client.socket);
+                let (peer, now) = (client.peer, Instant::now());
+                return self.admission.given(worker, peer, stage, now);
             }
         }
     }
@@ -398,10 +383,7 @@ impl RunningService {
             address: None,
             name: "readiness check".to_owned(),
         };
-        if let Err(error) = self.hand_over(worker, &client, shared) {
-            shared.workers.signal(worker, Signal::SIGKILL);
-            return Err(error);
-        }
+        self.hand_over(worker, &client, shared)?;
         Ok(ours.into())
     }
 
@@ -653,10 +635,4 @@ impl RunningService {
         self.listeners.clear();
         self.queue.release();
     }
-}
-
-/// Whether a client could not be handed to a worker because the worker has died.
-fn has_died(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
-    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
