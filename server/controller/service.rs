@@ -333,13 +333,26 @@ impl RunningService {
                 },
                 Placement::Refuse(connected) => return self.refuse(&client, connected),
             };
-            // If this fails, the worker has died, and SIGCHLD will come. The loop tries another worker.
-            if self.hand_over(worker, &client, shared).is_ok() {
-                self.connections += 1;
-                // If the client cannot be watched, its calls may take any time after it has gone.
-                let _ = shared.departures.watch(worker, &client.socket);
-                let (peer, now) = (client.peer, Instant::now());
-                return self.admission.given(worker, peer, stage, now);
+            match self.hand_over(worker, &client, shared) {
+                Ok(()) => {
+                    self.connections += 1;
+                    // If the client cannot be watched, its calls may take any time after it has gone.
+                    let _ = shared.departures.watch(worker, &client.socket);
+                    let (peer, now) = (client.peer, Instant::now());
+                    return self.admission.given(worker, peer, stage, now);
+                }
+                // SIGCHLD will come. The loop tries another worker.
+                Err(error) if has_died(&error) => {}
+                Err(error) => {
+                    // It is no longer among the idle ones, so nobody would use it.
+                    shared.workers.signal(worker, Signal::SIGKILL);
+                    log(
+                        Severity::Crit,
+                        format_args!("cannot hand a client to a worker: {error}"),
+                    );
+                    self.admission.pause(Instant::now());
+                    return self.queue.hold(client);
+                }
             }
         }
     }
@@ -383,7 +396,10 @@ impl RunningService {
             address: None,
             name: "readiness check".to_owned(),
         };
-        self.hand_over(worker, &client, shared)?;
+        if let Err(error) = self.hand_over(worker, &client, shared) {
+            shared.workers.signal(worker, Signal::SIGKILL);
+            return Err(error);
+        }
         Ok(ours.into())
     }
 
@@ -635,4 +651,10 @@ impl RunningService {
         self.listeners.clear();
         self.queue.release();
     }
+}
+
+/// Whether a client could not be handed to a worker because the worker has died.
+fn has_died(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
