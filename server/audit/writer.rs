@@ -398,10 +398,12 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The path of a file beside the configured one, named after this daemon's controller.
+    /// The path of a file beside the configured one, named after this daemon's controller and its start. With the
+    /// process id alone it could be the file of an earlier daemon.
     fn aside(&self) -> PathBuf {
         let mut name = self.config().file.clone().into_os_string();
-        name.push(format!(".{}", self.inheritance.controller));
+        let started = self.inheritance.started.replace(':', "");
+        name.push(format!(".{}-{started}", self.inheritance.controller));
         PathBuf::from(name)
     }
 

@@ -269,7 +269,11 @@ fn an_upgrade_loses_no_line() {
     );
     new.signal(Signal::SIGTERM);
     assert!(wait_until(PATIENCE, || !new.is_alive()));
-    let aside = format!("audit.log.{}", old.pid);
+    let start = format!("audit.log.{}-", old.pid);
+    let files = std::fs::read_dir(audited.directory.join(".")).expect("a directory");
+    let mut names = files.map(|file| file.expect("a file").file_name().into_string());
+    let aside = names.find_map(|name| name.ok().filter(|name| name.starts_with(&start)));
+    let aside = aside.expect("a file of the old daemon");
     let signed = ["audit.log", &aside].map(|file| {
         let verified = audited.verify(&[], &[file]);
         let status = verified.status.code();
