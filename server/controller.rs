@@ -362,7 +362,7 @@ impl Controller {
                 service.evict(&eviction, &self.shared);
             }
             if let Message::User(name) = message {
-                user = Some(name);
+                user.get_or_insert(name);
             }
         });
         if let Some(client) = client {

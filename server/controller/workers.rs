@@ -161,9 +161,10 @@ impl Workers {
         }
     }
 
-    /// Sets the identity of a worker's client, which TLS has found.
+    /// Sets the identity of a worker's client, which TLS has found. Only once: later a worker may send anything.
     pub fn set_user(&mut self, id: WorkerId, user: String) {
-        if let Some(worker) = self.workers.get_mut(&id) {
+        let worker = self.workers.get_mut(&id);
+        if let Some(worker) = worker.filter(|worker| worker.user.is_empty()) {
             worker.user = user;
         }
     }
