@@ -450,17 +450,22 @@ mod tests {
         let incoming = socket.incoming();
         let mut space = [0; 64];
         far.send(b"soon").unwrap();
+        is_allowed.store(false, Ordering::SeqCst);
+        incoming.poll_first();
+        let error = incoming.receive(&mut space, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected);
+        is_allowed.store(true, Ordering::SeqCst);
         incoming.poll_first();
         assert_eq!(incoming.receive(&mut space, None).unwrap(), 4);
 
-        // In vain, until the deadline.
+        // In vain, and then it sleeps until the deadline.
         let start = Instant::now();
         incoming.poll_first();
         let error = incoming.receive(&mut space, Some(Deadline::after(TIME)));
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(start.elapsed() >= TIME - Duration::from_millis(1));
 
-        // The first receive after that sleeps at once; the second one polls.
+        // The receives after it sleep at once, and ask the guard as well.
         is_allowed.store(false, Ordering::SeqCst);
         for _ in 0..2 {
             incoming.poll_first();
