@@ -33,6 +33,11 @@ const PARTS: u32 = 64;
 /// A message of at most this many bytes is first tried without a time limit.
 const SHORT: usize = 4 << 10;
 
+/// The send buffer of a Unix socket, in bytes, if the kernel allows that much (net.core.wmem_max). The usual one has
+/// room for a fifth of a message of 1 MiB, so that its two ends would have to take turns. A peer that does not read
+/// makes the kernel keep up to twice as many bytes.
+const LOCAL_SEND_BUFFER: usize = 1 << 20;
+
 /// More slices than a record has.
 const MOST_SLICES: usize = 8;
 
@@ -261,6 +266,10 @@ impl TimedSocket {
 
     fn with(socket: Socket, guard: Option<Guard>) -> TimedSocket {
         let is_local = socket.domain().is_ok_and(|domain| domain == Domain::UNIX);
+        if is_local {
+            // With a smaller one, long messages are only slower.
+            let _ = socket.set_send_buffer_size(LOCAL_SEND_BUFFER);
+        }
         let socket = Arc::new(socket);
         TimedSocket {
             incoming: Incoming {
@@ -361,6 +370,21 @@ mod tests {
     /// A limit that an earlier call left, close enough to the wanted one that it is not set again.
     const EARLIER: Duration = Duration::from_millis(30);
     const TIME: Duration = Duration::from_millis(120);
+
+    /// The default has less room than the least maximum of Linux.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_unix_socket_has_as_much_room_as_the_kernel_allows() {
+        let (near, far) = Socket::pair(Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let usual = far.send_buffer_size().unwrap();
+        let allowed = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap();
+        let allowed = allowed.trim().parse::<usize>().unwrap();
+        let socket = TimedSocket::new(near);
+        let room = socket.socket().send_buffer_size().unwrap();
+        // The kernel doubles the number, for its own use.
+        assert_eq!(room, 2 * allowed.min(LOCAL_SEND_BUFFER));
+        assert!(room > usual || allowed < usual);
+    }
 
     /// This happens to a process that was stopped for longer than a call may take.
     #[test]
