@@ -142,7 +142,11 @@ pub(crate) fn output(
             output
         }
     };
-    OutputResult { rv, length, data }
+    OutputResult {
+        rv,
+        length,
+        data: data.into(),
+    }
 }
 
 /// Returns a length or count that was `passed` and that the module may have changed.
@@ -405,7 +409,7 @@ mod tests {
             rv
         });
         assert_eq!(output.rv, rv);
-        output.data
+        output.data.into_vec()
     }
 
     /// This is one test, because all tests of the process share the buffers.

@@ -25,8 +25,7 @@ use cryptoki_sys::{
     CKR_HOST_MEMORY,
 };
 use xdr::word_size::wide;
-use xdr::{CkRv, Function, ObjectHandle, SessionHandle, SlotId, Ulong};
-use zeroize::Zeroize;
+use xdr::{CkRv, Data, Function, ObjectHandle, SessionHandle, SlotId, Ulong};
 
 use crate::instance;
 use crate::library::Library;
@@ -215,11 +214,11 @@ fn put_bytes(
     function: Function,
     rv: CkRv,
     length: Ulong,
-    mut data: Vec<u8>,
+    mut data: Data,
 ) -> Result<(), CkRv> {
     let written = places.put(rv, length.0, &data);
     if function.hands_out_secrets() {
-        data.zeroize();
+        data.wipe();
     }
     written
 }

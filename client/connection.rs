@@ -21,7 +21,7 @@ mod model;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use transport::halves::{Closer, Halves, Receiver};
@@ -59,6 +59,9 @@ pub(crate) const LONGEST_REPLY: usize = 1 << 30;
 /// How many replies a thread hands over, at most, before it sends the calls that other threads have left with it. With
 /// a higher number the daemon would be idle meanwhile.
 const MOST_HELD_FOR: u32 = 4;
+
+/// A reply of more bytes is not copied: its bytes stay where they were received until the application has them.
+const SHARED: usize = 32 << 10;
 
 /// How long sending the last message (TLS close_notify) may take.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -388,6 +391,12 @@ impl Connection {
                         read.get_or_insert(Read::Notification);
                     }
                     ticket.notify(xid, notification)?;
+                    continue;
+                }
+                if read.is_none() && record.len() > SHARED && rpc::xid_of(record) == Ok(own) {
+                    let lent = records.lend(function.hands_out_secrets())?;
+                    let reply = rpc::read_shared_reply::<C>(own, function, &Arc::new(lent));
+                    read = reply.map(Read::Reply);
                     continue;
                 }
                 if read.is_none() {

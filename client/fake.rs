@@ -227,7 +227,10 @@ impl Module {
         let state = &mut *self.state.lock().unwrap();
         state.calls.push(function);
         let missing = CkRv::OPERATION_NOT_INITIALIZED;
-        let data = |data: Vec<u8>| DataResult { rv: CkRv::OK, data };
+        let data = |data: Vec<u8>| DataResult {
+            rv: CkRv::OK,
+            data: data.into(),
+        };
         let marked = |bytes: &[u8]| data([&[function.number() as u8], bytes].concat());
         match call {
             Call::C_OpenSession(..) => {

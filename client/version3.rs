@@ -14,7 +14,7 @@ use std::time::Duration;
 use xdr::codec::Encoder;
 use xdr::facts::Family;
 use xdr::{
-    Architecture, Call, CkRv, Flags, Function, MOST_ELEMENTS, MechanismListResult,
+    Architecture, Call, CkRv, Data, Flags, Function, MOST_ELEMENTS, MechanismListResult,
     ObjectListResult, Reply, Room, SlotListResult, Ulong, version3,
 };
 
@@ -215,7 +215,7 @@ impl<R: Remote> Asking<'_, R> {
             let size = data.len() as u64;
             if room.is_none_or(|room| room < size) {
                 let data = std::mem::take(data);
-                let kept = pending.keep(session, function, &input, data);
+                let kept = pending.keep(session, function, &input, data.into_vec());
                 kept.map_err(|_| CkRv::HOST_MEMORY)?;
                 return Ok(reply_of(function, Answer::of(size, room)));
             }
@@ -292,12 +292,12 @@ fn identity<'a>(call: &version3::Call<'a>) -> Result<Cow<'a, [u8]>, CkRv> {
 }
 
 /// Returns the bytes in the reply to a function whose results are kept.
-fn data_of(reply: &mut Reply) -> Option<&mut Vec<u8>> {
+fn data_of(reply: &mut Reply) -> Option<&mut Data> {
     output_of(reply).map(|(_, _, data)| data)
 }
 
 /// Returns the CK_RV, length and bytes in the reply to a function whose results are kept.
-fn output_of(reply: &mut Reply) -> Option<(&mut CkRv, &mut Ulong, &mut Vec<u8>)> {
+fn output_of(reply: &mut Reply) -> Option<(&mut CkRv, &mut Ulong, &mut Data)> {
     match reply {
         Reply::C_WrapKey(result) => Some((&mut result.rv, &mut result.length, &mut result.data)),
         Reply::C_Digest(result)
@@ -331,7 +331,7 @@ fn reply_of(function: Function, answer: Answer) -> Reply {
         match answer {
             Answer::Size(_) => {}
             Answer::TooSmall(_) => *rv = CkRv::BUFFER_TOO_SMALL,
-            Answer::Whole(mut whole) => *data = std::mem::take(&mut *whole),
+            Answer::Whole(mut whole) => *data = std::mem::take(&mut *whole).into(),
         }
     }
     reply

@@ -361,7 +361,7 @@ impl Answering {
                             wipe(output);
                             reply.wipe();
                         }
-                        bindings::module::reuse(reply.take_data());
+                        bindings::module::reuse(reply.take_data().into_vec());
                         return sent.map(|()| Some(function)).map_err(ConnectionError::from);
                     }
                 }
@@ -420,7 +420,7 @@ mod tests {
             let result = OutputResult {
                 rv: CkRv::OK,
                 length: Ulong(self.0.len() as u64),
-                data: self.0.to_vec(),
+                data: self.0.to_vec().into(),
             };
             match call {
                 Call::C_Decrypt(..) => Reply::C_Decrypt(result),

@@ -6,6 +6,7 @@
 
 use crate::buffers::{Input, NullPlaces, Room};
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::data::Data;
 use crate::handles::Look;
 use crate::integers::{
     CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
@@ -143,7 +144,7 @@ macro_rules! define_calls {
             }
 
             /// Takes the bytes it carries, so that their memory can be used again.
-            pub fn take_data(&mut self) -> Vec<u8> {
+            pub fn take_data(&mut self) -> Data {
                 match self { $(Reply::$name(result) => result.take_data()),* }
             }
 

@@ -7,12 +7,14 @@
 
 use std::collections::TryReserveError;
 use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
 
 use zeroize::Zeroize;
 
 use crate::call::MOST_ELEMENTS;
+use crate::data::Data;
 use crate::integers::Architecture;
-use crate::record;
+use crate::record::{self, Taken};
 
 /// Why a value could not be decoded. Does not contain the bytes themselves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,6 +67,8 @@ pub trait Wire<'a>: Sized {
 pub struct Decoder<'a> {
     rest: &'a [u8],
     client: Architecture,
+    /// The record, if results may share its memory.
+    record: Option<&'a Arc<Taken>>,
 }
 
 impl<'a> Decoder<'a> {
@@ -73,6 +77,16 @@ impl<'a> Decoder<'a> {
         Decoder {
             rest: bytes,
             client,
+            record: None,
+        }
+    }
+
+    /// Starts at the first byte of a record. A long [`Data`] shares its memory.
+    pub fn sharing(record: &'a Arc<Taken>, client: Architecture) -> Decoder<'a> {
+        Decoder {
+            rest: record,
+            client,
+            record: Some(record),
         }
     }
 
@@ -128,12 +142,21 @@ impl<'a> Decoder<'a> {
 
     /// Reads a variable-length opaque and copies it.
     pub fn opaque_copy(&mut self) -> Result<Vec<u8>, DecodeError> {
-        let received = self.opaque()?;
-        let mut copy = Vec::new();
-        let room = copy.try_reserve_exact(received.len());
-        room.map_err(|_| DecodeError::Memory)?;
-        copy.extend_from_slice(received);
-        Ok(copy)
+        self.opaque().and_then(copied)
+    }
+
+    /// Reads a variable-length opaque of a result.
+    pub(crate) fn data(&mut self) -> Result<Data, DecodeError> {
+        let Some(record) = self.record else {
+            return self.opaque_copy().map(Data::from);
+        };
+        let before = self.rest.len();
+        let value = self.opaque()?;
+        if value.len() < SENT_IN_PLACE {
+            return copied(value).map(Data::from);
+        }
+        let start = record.len() - before + size_of::<u32>();
+        Ok(Data::received(record, start..start + value.len()))
     }
 
     /// Reads an array of structures with the code that xdrgen made for them; `bound` is its bound in elements.
@@ -148,6 +171,14 @@ impl<'a> Decoder<'a> {
     pub(crate) fn unpack<T: xdr_codec::Unpack<Self>>(&mut self) -> Result<T, DecodeError> {
         unpacked(T::unpack(self))
     }
+}
+
+fn copied(received: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let mut copy = Vec::new();
+    let room = copy.try_reserve_exact(received.len());
+    room.map_err(|_| DecodeError::Memory)?;
+    copy.extend_from_slice(received);
+    Ok(copy)
 }
 
 fn unpacked<T>(unpacked: xdr_codec::Result<(T, usize)>) -> Result<T, DecodeError> {

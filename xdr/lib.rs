@@ -28,6 +28,7 @@ pub mod attribute_types;
 mod buffers;
 pub mod call;
 pub mod codec;
+mod data;
 pub mod ending;
 pub mod facts;
 pub mod handles;
@@ -47,6 +48,7 @@ pub mod word_size;
 pub use buffers::{Input, NullPlaces, Room};
 pub use call::{Call, Cryptoki, Function, LONGEST_BYTES, MOST_ELEMENTS, PROGRAM, Reply, VERSION};
 pub use codec::DecodeError;
+pub use data::Data;
 pub use integers::{
     Architecture, AttributeType, CkRv, Count, Flags, MechanismType, ObjectHandle, SessionHandle,
     SlotId, State, Ulong, UserType,

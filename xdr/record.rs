@@ -6,7 +6,10 @@
 //! ([`Records::pass_over`]): only its beginning is kept, and the connection continues behind it. Does no I/O.
 
 use std::collections::TryReserveError;
+use std::mem;
 use std::ops::{Deref, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::codec::{make_room, wipe};
 
@@ -74,6 +77,24 @@ pub struct Records {
     /// Records since the last one that needed more than [`SMALL`].
     small_records: u32,
     limit: usize,
+    /// Memory that comes back from records that were lent.
+    returned: Option<Arc<Returned>>,
+}
+
+/// Memory of a lent record that is not used any more: at most one buffer, of at most [`LARGE`] bytes.
+#[derive(Default)]
+struct Returned(Mutex<Vec<u8>>);
+
+impl Returned {
+    fn take(&self) -> Vec<u8> {
+        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put(&self, buffer: Vec<u8>) {
+        if buffer.len() <= LARGE {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = buffer;
+        }
+    }
 }
 
 impl Records {
@@ -91,6 +112,7 @@ impl Records {
             dropped: 0,
             small_records: 0,
             limit,
+            returned: None,
         }
     }
 
@@ -100,6 +122,11 @@ impl Records {
         // growing with the number of fragments.
         if self.payload.is_empty() {
             self.payload = 0..0;
+        }
+        if self.buffer.is_empty() {
+            if let Some(returned) = &self.returned {
+                self.buffer = returned.take();
+            }
         }
         let start = self.payload.end;
         self.buffer.copy_within(self.raw.clone(), start);
@@ -274,21 +301,41 @@ impl Records {
     /// Takes the current record, found complete by the last [`Records::advance`], so that others can be received
     /// while it is in use. A large one is taken with its memory; a smaller one is copied and wiped here.
     pub fn take(&mut self) -> Result<Taken, TryReserveError> {
-        let payload = self.payload.clone();
-        let mut buffer = Vec::new();
-        if payload.len() > LARGE {
-            let behind = self.buffer.get(self.raw.clone()).unwrap_or_default();
-            buffer.try_reserve_exact(behind.len())?;
-            buffer.extend_from_slice(behind);
-            (self.payload, self.raw) = (0..0, 0..behind.len());
-            let buffer = std::mem::replace(&mut self.buffer, buffer);
-            return Ok(Taken { buffer, payload });
+        if self.payload.len() > LARGE {
+            return self.take_memory();
         }
-        buffer.try_reserve_exact(payload.len())?;
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(self.payload.len())?;
         buffer.extend_from_slice(self.record());
         self.wipe();
         let payload = 0..buffer.len();
-        Ok(Taken { buffer, payload })
+        Ok(Taken::new(buffer, payload))
+    }
+
+    /// Takes the current record, found complete by the last [`Records::advance`], with its memory, which comes back
+    /// when the record is dropped. It is wiped then only if `is_secret`, or if it is larger than [`LARGE`].
+    pub fn lend(&mut self, is_secret: bool) -> Result<Taken, TryReserveError> {
+        let mut taken = self.take_memory()?;
+        if taken.payload.len() > SMALL {
+            self.small_records = 0;
+        }
+        if taken.buffer.len() <= LARGE {
+            taken.is_wiped = AtomicBool::new(is_secret);
+            taken.back_to = Some(Arc::clone(self.returned.get_or_insert_default()));
+        }
+        Ok(taken)
+    }
+
+    fn take_memory(&mut self) -> Result<Taken, TryReserveError> {
+        let mut buffer = Vec::new();
+        // Bytes of the next record, which may hold a key.
+        let behind = self.buffer.get_mut(self.raw.clone()).unwrap_or_default();
+        buffer.try_reserve_exact(behind.len())?;
+        buffer.extend_from_slice(behind);
+        wipe(behind);
+        self.raw = 0..buffer.len();
+        let payload = mem::replace(&mut self.payload, 0..0);
+        Ok(Taken::new(mem::replace(&mut self.buffer, buffer), payload))
     }
 
     /// Wipes the current record, which held a PIN or a key, and the places its fragments had before
@@ -333,6 +380,9 @@ impl Records {
             self.small_records = self.small_records.saturating_add(1);
         }
         let is_unused = is_idle && self.small_records >= SMALL_RECORDS_BEFORE_SHRINKING;
+        if is_unused {
+            self.returned = None;
+        }
         let is_large = self.buffer.len() > LARGE && self.raw.len() <= LARGE;
         if is_idle {
             self.raw = 0..0;
@@ -355,10 +405,28 @@ impl Records {
     }
 }
 
-/// A record that was taken out of its [`Records`]. It is wiped when it is dropped.
+/// A record that was taken out of its [`Records`]. It is wiped when it is dropped, unless it was lent and is not secret.
 pub struct Taken {
     buffer: Vec<u8>,
     payload: Range<usize>,
+    is_wiped: AtomicBool,
+    back_to: Option<Arc<Returned>>,
+}
+
+impl Taken {
+    fn new(buffer: Vec<u8>, payload: Range<usize>) -> Taken {
+        Taken {
+            buffer,
+            payload,
+            is_wiped: AtomicBool::new(true),
+            back_to: None,
+        }
+    }
+
+    /// Has the record wiped when it is dropped.
+    pub(crate) fn wipe_at_end(&self) {
+        self.is_wiped.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Deref for Taken {
@@ -371,7 +439,12 @@ impl Deref for Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        wipe(&mut self.buffer);
+        if *self.is_wiped.get_mut() {
+            wipe(&mut self.buffer);
+        }
+        if let Some(back_to) = &self.back_to {
+            back_to.put(mem::take(&mut self.buffer));
+        }
     }
 }
 

@@ -7,12 +7,15 @@
 mod notifications;
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use crate::buffers::NullPlaces;
 use crate::call::{Call, Function, PROGRAM, Reply, VERSION};
 use crate::codec::{DecodeError, Decoder, EncodeError, Encoder, Slices, Wire};
+use crate::data::Data;
 use crate::facts::Role;
 use crate::integers::{Architecture, SessionHandle};
+use crate::record::Taken;
 use crate::version3;
 
 pub use notifications::{
@@ -392,7 +395,7 @@ impl Outgoing {
     }
 
     /// Takes the bytes it carries, so that their memory can be used again.
-    pub fn take_data(&mut self) -> Vec<u8> {
+    pub fn take_data(&mut self) -> Data {
         match self {
             Outgoing::Three(reply) => reply.take_data(),
             Outgoing::Four(reply) => reply.take_data(),
@@ -584,7 +587,25 @@ pub fn read_reply<C: Asking>(
     function: Function,
     record: &[u8],
 ) -> Option<Result<C::Reply, ReplyError>> {
-    let mut input = Decoder::new(record, Architecture::host());
+    let input = Decoder::new(record, Architecture::host());
+    read_reply_from::<C>(xid, function, input)
+}
+
+/// The same; the result may share the record's memory.
+pub fn read_shared_reply<C: Asking>(
+    xid: Xid,
+    function: Function,
+    record: &Arc<Taken>,
+) -> Option<Result<C::Reply, ReplyError>> {
+    let input = Decoder::sharing(record, Architecture::host());
+    read_reply_from::<C>(xid, function, input)
+}
+
+fn read_reply_from<C: Asking>(
+    xid: Xid,
+    function: Function,
+    mut input: Decoder<'_>,
+) -> Option<Result<C::Reply, ReplyError>> {
     match input.word() {
         Ok(word) if word != xid.0 => None,
         Ok(_) => Some(read_reply_body::<C>(input, function)),

@@ -11,6 +11,7 @@ mod wire_types;
 
 use crate::call::Function;
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::data::Data;
 use crate::integers::{
     Architecture, Count, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, Ulong, UserType,
 };
@@ -134,7 +135,7 @@ macro_rules! define_former_calls {
             }
 
             /// Takes the bytes it carries, so that their memory can be used again.
-            pub fn take_data(&mut self) -> Vec<u8> {
+            pub fn take_data(&mut self) -> Data {
                 match self { $(Reply::$name(result) => result.take_data()),* }
             }
 

@@ -3,7 +3,8 @@
 
 #![allow(missing_docs)] // each field is named and explained in pkcs11_rpc_v4.x
 
-use crate::codec::{DecodeError, Decoder, Encoder, Wire, wipe};
+use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::data::Data;
 use crate::handles::{Handle, Look, in_result};
 use crate::integers::{
     Architecture, CkRv, Flags, MechanismType, ObjectHandle, SessionHandle, SlotId, State, Ulong,
@@ -51,8 +52,6 @@ pub type TemplatePointer = Option<Template>;
 pub type QueryPointer = Option<Query>;
 /// A mechanism, or NULL.
 pub type MechanismPointer = Option<Mechanism>;
-/// Bytes of a result.
-pub type Data = Vec<u8>;
 /// The parameter of one message, with the mechanism of the messages.
 pub type MessageParameter = Mechanism;
 
@@ -129,7 +128,7 @@ through_xdrgen! {
 /// A long value is sent without a copy.
 impl<'a> Wire<'a> for Data {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        input.opaque_copy()
+        input.data()
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
@@ -222,10 +221,10 @@ macro_rules! call_results {
             }
 
             $(fn wipe(&mut self) {
-                wipe(&mut self.$data);
+                self.$data.wipe();
             }
 
-            fn take_data(&mut self) -> Vec<u8> {
+            fn take_data(&mut self) -> Data {
                 std::mem::take(&mut self.$data)
             })?
 

@@ -10,7 +10,7 @@ use cryptoki_sys::*;
 use xdr::codec::wipe;
 use xdr::word_size::{narrow, wide};
 use xdr::{
-    AsyncResult, AttributesResult, CkRv, Flags, FlagsResult, Info, InfoResult, Input,
+    AsyncResult, AttributesResult, CkRv, Data, Flags, FlagsResult, Info, InfoResult, Input,
     MechanismInfo, MechanismInfoResult, MechanismListResult, MechanismType, NullPlaces,
     ObjectHandle, ObjectListResult, ObjectResult, OutputResult, QueryPointer, Room, SessionHandle,
     SessionInfo, SessionInfoResult, SessionResult, SizeResult, SlotId, SlotInfo, SlotInfoResult,
@@ -443,7 +443,7 @@ impl Functions {
         Ok(AsyncResult {
             rv,
             length: Ulong(if_ok(rv, data.ulValue)),
-            data: Vec::new(),
+            data: Data::new(),
             object: ObjectHandle(if_ok(rv, data.hObject)),
             additional_object: ObjectHandle(if_ok(rv, data.hAdditionalObject)),
         })
@@ -508,7 +508,7 @@ impl Functions {
         OutputResult {
             rv,
             length: Ulong(length),
-            data,
+            data: data.into(),
         }
     }
 }

@@ -105,7 +105,7 @@ fn digest_of(data: &[u8]) -> Reply {
     Reply::C_Digest(OutputResult {
         rv: CkRv::OK,
         length: Ulong(data.len() as u64),
-        data: data.to_vec(),
+        data: data.to_vec().into(),
     })
 }
 

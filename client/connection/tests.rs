@@ -69,7 +69,10 @@ fn serve(
 
 fn digest_of(data: &[u8]) -> Reply {
     let data = data.to_vec();
-    Reply::C_Digest(DataResult { rv: CkRv::OK, data })
+    Reply::C_Digest(DataResult {
+        rv: CkRv::OK,
+        data: data.into(),
+    })
 }
 
 fn record(xid: Xid, reply: &Reply) -> Vec<u8> {

@@ -215,10 +215,11 @@ fn wrap(
         let reason = "the format cannot store this CKA_CLASS";
         Refused::new(CkRv::KEY_NOT_WRAPPABLE, reason)
     })?;
-    let mut blob = std::mem::take(&mut result.data);
+    let mut blob = std::mem::take(&mut result.data).into_vec();
     blob.extend_from_slice(&encoded);
     key.seal(&mut blob);
-    (result.rv, result.length, result.data) = within(room, blob);
+    let (rv, length, blob) = within(room, blob);
+    (result.rv, result.length, result.data) = (rv, length, blob.into());
     if result.data.is_empty() {
         // The module wrote it for a wrapped key that the client does not get.
         result.written = Written::default();

@@ -9,9 +9,10 @@ use std::ops::Deref;
 use zeroize::Zeroize;
 
 use super::attributes;
-use crate::codec::{DecodeError, Decoder, Encoder, Wire, wipe};
+use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::data::Data;
 use crate::integers::{Architecture, AttributeType, CkRv, MechanismType, ObjectHandle, Ulong};
-use crate::wire_types::{CallResult, Data, call_results, define_structures};
+use crate::wire_types::{CallResult, call_results, define_structures};
 
 #[allow(clippy::all, clippy::pedantic, unused)]
 #[rustfmt::skip]

@@ -67,7 +67,7 @@ fn an_output_gets_the_room_that_the_caller_has() {
     let encrypt = |number, room| {
         let call = Call::C_Encrypt(session(number), Input::Bytes(b"data"), room);
         let result = result!(C_Encrypt, RECORDER.0.call(call));
-        (result.rv, result.length.0, result.data)
+        (result.rv, result.length.0, result.data.into_vec())
     };
     let no = Vec::new;
     // The module sees the room, and a length that it leaves unchanged is returned.
@@ -113,7 +113,7 @@ fn random_numbers_may_have_no_buffer() {
     let random = |room| {
         let call = Call::C_GenerateRandom(session(1), room);
         let result = result!(C_GenerateRandom, EXACT.call(call));
-        (result.rv.0, result.data)
+        (result.rv.0, result.data.into_vec())
     };
     assert_eq!(random(Room::Buffer(5)), (TOLD | 5, vec![]));
     assert_eq!(
@@ -451,7 +451,12 @@ fn functions_of_version_3_2_get_their_arguments() {
     let encapsulate = |room| {
         let call = Call::C_EncapsulateKey(s, kem(), key, one(), room);
         let result = result!(C_EncapsulateKey, EXACT.call(call));
-        (result.rv, result.length.0, result.data, result.object)
+        (
+            result.rv,
+            result.length.0,
+            result.data.into_vec(),
+            result.object,
+        )
     };
     let made = (CkRv::OK, 4, b"text".to_vec(), Some(ObjectHandle(4)));
     assert_eq!(encapsulate(Room::Buffer(9)), made);

@@ -65,7 +65,10 @@ fn a_message_brings_back_what_the_module_wrote_into_its_parameter() {
         result!(C_EncryptMessage, EXACT.call(call))
     };
     let result = encrypt(Room::Buffer(9));
-    assert_eq!((result.rv, result.data), (CkRv::OK, b"text".to_vec()));
+    assert_eq!(
+        (result.rv, result.data.into_vec()),
+        (CkRv::OK, b"text".to_vec())
+    );
     let written = written(&result.written, &places);
     assert_eq!(written, [vec![b'I'; 12], vec![b'T'; 16]]);
     let result = encrypt(Room::Buffer(3));

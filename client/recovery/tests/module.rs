@@ -432,7 +432,7 @@ impl ModuleState {
             Call::C_Sign(..) => Reply::C_Sign(OutputResult {
                 rv: CkRv::OK,
                 length: Ulong(1),
-                data: vec![1],
+                data: vec![1].into(),
             }),
             call => Reply::only(call.function(), CkRv::OK),
         }

@@ -334,7 +334,11 @@ fn outputs_are_what_the_module_left() {
         };
         let handle = |number| (session < 2).then_some(ObjectHandle(number));
         Some(Act::Answer(Box::new(match call {
-            Call::C_EncryptFinal(..) => Reply::C_EncryptFinal(OutputResult { rv, length, data }),
+            Call::C_EncryptFinal(..) => Reply::C_EncryptFinal(OutputResult {
+                rv,
+                length,
+                data: data.into(),
+            }),
             Call::C_FindObjects(..) => Reply::C_FindObjects(ObjectListResult {
                 rv,
                 objects: data.iter().map(|_| ObjectHandle(7)).collect(),

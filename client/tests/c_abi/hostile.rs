@@ -30,7 +30,7 @@ fn a_hostile_daemon_writes_nowhere_it_should_not() {
             }),
             Call::C_GenerateRandom(..) => Reply::C_GenerateRandom(DataResult {
                 rv: ok,
-                data: vec![7; 50],
+                data: vec![7; 50].into(),
             }),
             Call::C_GetAttributeValue(..) => {
                 let attribute = |kind| Attribute::new(AttributeType(kind), vec![7; 50]);
@@ -41,7 +41,7 @@ fn a_hostile_daemon_writes_nowhere_it_should_not() {
             }
             Call::C_Sign(..) => Reply::C_Sign(DataResult {
                 rv: CkRv::DATA_LEN_RANGE,
-                data: vec![7; 50],
+                data: vec![7; 50].into(),
             }),
             Call::C_OpenSession(..) => Reply::C_OpenSession(SessionResult {
                 rv: CkRv::SESSION_COUNT,

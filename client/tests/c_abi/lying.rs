@@ -103,7 +103,7 @@ fn a_daemon_that_lies_writes_nowhere_it_should_not() {
             OutputResult {
                 rv,
                 length: Ulong(length),
-                data: vec![7; sent],
+                data: vec![7; sent].into(),
             }
         };
         Some(Act::Answer(Box::new(match call {
@@ -121,7 +121,7 @@ fn a_daemon_that_lies_writes_nowhere_it_should_not() {
             Call::C_GenerateRandom(..) => Reply::C_GenerateRandom(OutputResult {
                 rv: ok,
                 length: Ulong(4),
-                data: vec![7; [3, 5, 0][session % 3]],
+                data: vec![7; [3, 5, 0][session % 3]].into(),
             }),
             Call::C_GetSlotList(..) => Reply::C_GetSlotList(SlotListResult {
                 rv: ok,
@@ -145,14 +145,14 @@ fn a_daemon_that_lies_writes_nowhere_it_should_not() {
             Call::C_EncapsulateKey(..) => Reply::C_EncapsulateKey(EncapsulateResult {
                 rv: ok,
                 length: Ulong(5),
-                data: vec![7; 5],
+                data: vec![7; 5].into(),
                 object: Some(ObjectHandle(7)),
                 ..Default::default()
             }),
             Call::C_AsyncComplete(..) => Reply::C_AsyncComplete(AsyncResult {
                 rv: ok,
                 length: Ulong(5),
-                data: vec![7; 5],
+                data: vec![7; 5].into(),
                 ..Default::default()
             }),
             Call::C_OpenSession(..) => Reply::C_OpenSession(SessionResult {

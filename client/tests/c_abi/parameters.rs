@@ -91,7 +91,7 @@ fn what_pointers_refer_to_crosses_in_both_directions() {
                 Reply::C_EncryptMessage(MechanismOutputResult {
                     rv,
                     length: Ulong(2),
-                    data: vec![3, 4],
+                    data: vec![3, 4].into(),
                     written: written(&[&[1, 2, 3, 4], &[5; 16]]),
                 })
             }

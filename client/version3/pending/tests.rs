@@ -68,7 +68,7 @@ fn run(library: &FakeLibrary, call: Call<'_>) -> Outcome {
     match (output, room) {
         (Some((CkRv::OK, length, data)), Some(Room::Buffer(room))) => {
             assert!(data.len() as u64 == length.0 && length.0 <= room);
-            Ok(Answer::Whole(data.clone()))
+            Ok(Answer::Whole(data.to_vec()))
         }
         (Some((CkRv::OK, length, data)), _) if data.is_empty() => Ok(Answer::Size(length.0)),
         (Some((CkRv::BUFFER_TOO_SMALL, length, data)), Some(Room::Buffer(_))) => {

@@ -59,9 +59,10 @@ impl Scene<'_> {
     fn encapsulate(&self, template: &str) -> Result<(ObjectHandle, Vec<u8>), CkRv> {
         let call = Call::C_EncapsulateKey(S, kem(), self.kem, t(template), ALL);
         match self.client.call(call) {
-            Reply::C_EncapsulateKey(made) => {
-                rv_or(made.rv, (made.object.unwrap_or_default(), made.data))
-            }
+            Reply::C_EncapsulateKey(made) => rv_or(
+                made.rv,
+                (made.object.unwrap_or_default(), made.data.into_vec()),
+            ),
             other => panic!("{other:?}"),
         }
     }
@@ -84,7 +85,7 @@ impl Scene<'_> {
         };
         match self.client.call(call) {
             Reply::C_WrapKey(result) | Reply::C_WrapKeyAuthenticated(result) => {
-                rv_or(result.rv, result.data)
+                rv_or(result.rv, result.data.into_vec())
             }
             other => panic!("{other:?}"),
         }
@@ -118,8 +119,8 @@ impl Scene<'_> {
             false => Call::C_Decrypt(S, blob.into(), ALL),
         };
         match self.client.call(decrypt) {
-            Reply::C_Decrypt(result) => rv_or(result.rv, result.data),
-            Reply::C_DecryptMessage(result) => rv_or(result.rv, result.data),
+            Reply::C_Decrypt(result) => rv_or(result.rv, result.data.into_vec()),
+            Reply::C_DecryptMessage(result) => rv_or(result.rv, result.data.into_vec()),
             other => panic!("{other:?}"),
         }
     }

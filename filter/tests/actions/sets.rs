@@ -129,7 +129,7 @@ pub fn gives_the_original_outcomes(token: &dyn Cryptoki) {
         let wrap = |mechanism_type, parameter: &[u8]| {
             let m = mechanism(mechanism_type, parameter);
             match set.call(Call::C_WrapKey(S, m, wrapping, key, ALL)) {
-                Reply::C_WrapKey(reply) if reply.rv.is_ok() => reply.data,
+                Reply::C_WrapKey(reply) if reply.rv.is_ok() => reply.data.into_vec(),
                 other => panic!("{other:?}"),
             }
         };
@@ -202,7 +202,7 @@ fn calls_the_module_at_most_four_times() {
         let template = t("CLASS=#4");
         let m = mechanism(0x1082, &[0; 16]);
         calls.extend([
-            Call::C_UnwrapKey(S, m, key, wrapped.data.as_slice().into(), template),
+            Call::C_UnwrapKey(S, m, key, (&*wrapped.data).into(), template),
             Call::C_CopyObject(S, key, t("LABEL=x")),
             Call::C_SetAttributeValue(S, key, t("LABEL=x")),
             Call::C_GetAttributeValue(S, key, query(&["LABEL", "VALUE"], 0)),

@@ -279,7 +279,7 @@ fn judges_what_an_unwrapping_key_adds(hsm: &Module) {
         let template = t(&format!(
             "CLASS=#4 KEY_TYPE=#31 TOKEN=F SENSITIVE=T {template}"
         ));
-        let blob = wrapped.data.as_slice().into();
+        let blob = (&*wrapped.data).into();
         of.call(Call::C_UnwrapKey(S, m, maker, blob, template))
     };
     let decrypts = made(create(hsm, maker("DECRYPT=T LABEL=added")));

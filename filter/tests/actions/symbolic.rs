@@ -184,7 +184,7 @@ fn output(made: Result<Vec<u8>, CkRv>) -> MechanismOutputResult {
     MechanismOutputResult {
         rv,
         length: Ulong(data.len() as u64),
-        data,
+        data: data.into(),
         ..Default::default()
     }
 }
@@ -245,7 +245,7 @@ impl Cryptoki for &Symbolic {
                 let data = [with.secret, secret].map(u64::to_ne_bytes).concat();
                 Reply::C_EncapsulateKey(EncapsulateResult {
                     length: Ulong(data.len() as u64),
-                    data,
+                    data: data.into(),
                     object: Some(ObjectHandle(object)),
                     ..Default::default()
                 })

@@ -226,7 +226,7 @@ impl Token {
         MechanismOutputResult {
             rv,
             length: Ulong(length),
-            data,
+            data: data.into(),
             ..Default::default()
         }
     }

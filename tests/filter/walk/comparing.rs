@@ -168,11 +168,13 @@ impl Walk<'_> {
                     length
                 };
                 let to = length.saturating_sub(16).max(from);
-                for (position, byte) in result.data.iter_mut().enumerate() {
+                let mut data = result.data.to_vec();
+                for (position, byte) in data.iter_mut().enumerate() {
                     if !(from..to).contains(&position) {
                         *byte = 0;
                     }
                 }
+                result.data = data.into();
             }
             Reply::C_Encrypt(result)
             | Reply::C_EncryptUpdate(result)
@@ -180,7 +182,7 @@ impl Walk<'_> {
             | Reply::C_Sign(result)
             | Reply::C_SignFinal(result)
             | Reply::C_DigestFinal(result)
-            | Reply::C_GenerateRandom(result) => result.data.fill(0),
+            | Reply::C_GenerateRandom(result) => result.data.wipe(),
             _ => {}
         }
         Some(reply)
