@@ -403,6 +403,11 @@ impl<R: Remote> State<R> {
         self.link = Some(Arc::new(reached.link));
     }
 
+    /// Returns whether this is the present connection.
+    fn is_on(&self, live: &Live<R>) -> bool {
+        self.generation == live.generation && self.link.is_some()
+    }
+
     /// Gives up the connection. Threads that still wait for replies on it close it when they notice that.
     fn give_up(&mut self) {
         if let Some(link) = self.link.take().and_then(Arc::into_inner) {

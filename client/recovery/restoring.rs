@@ -32,7 +32,7 @@ impl<R: Remote + 'static> Recovery<R> {
             let Some(missing) = missing else {
                 return Ok(real);
             };
-            let _turn = self.turn(deadline)?;
+            let _turn = self.turn_on(live, deadline)?;
             let restored = match missing {
                 Missing::Slot(slot) => {
                     let restored = self.restore_slot(live, slot);
@@ -96,6 +96,18 @@ impl<R: Remote + 'static> Recovery<R> {
             shared: &self.shared,
             flag: |state| &mut state.restoring,
         })
+    }
+
+    /// The same, on a connection that was not given up meanwhile: the thread that had the turn before may have done
+    /// that.
+    pub(super) fn turn_on(
+        &self,
+        live: &Live<R>,
+        deadline: Deadline,
+    ) -> Result<Turn<'_, R>, Trouble> {
+        let turn = self.turn(deadline)?;
+        let is_live = self.shared.state().is_on(live);
+        is_live.then_some(turn).ok_or(Trouble::Lost)
     }
 
     /// Opens a session again, and logs in if the application was logged in.

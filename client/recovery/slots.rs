@@ -141,7 +141,7 @@ impl<R: Remote + 'static> Recovery<R> {
         if missing.is_empty() {
             return Ok(());
         }
-        let _turn = self.turn(deadline)?;
+        let _turn = self.turn_on(live, deadline)?;
         for slot in missing {
             match self.restore_slot(live, slot) {
                 Err(Trouble::Refused(_)) | Ok(_) => {}

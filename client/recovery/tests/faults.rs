@@ -442,3 +442,27 @@ fn a_daemon_that_is_always_about_to_close_does_not_keep_a_call_beyond_its_timeou
         assert_eq!(info.rv(), CkRv::OK);
     }
 }
+
+/// Its session would be opened where nobody uses it.
+#[test]
+fn a_thread_that_waited_for_its_turn_restores_nothing_on_a_connection_that_was_given_up() {
+    let (module, recovery, session, _) = ready();
+    recovery.shared.state().give_up();
+    let deadline = Deadline::after(Duration::from_secs(5));
+    let live = recovery.live(Function::C_GetSessionInfo, deadline).unwrap();
+    let turn = recovery.turn(deadline).unwrap();
+    let opened = module.calls(Function::C_OpenSession);
+    let restored = std::thread::scope(|scope| {
+        let call = Call::C_GetSessionInfo(session);
+        let (recovery, live) = (&recovery, &live);
+        let waiting = scope.spawn(move || recovery.with_real_handles(live, &call, deadline).err());
+        std::thread::sleep(Duration::from_millis(20));
+        recovery.shared.state().give_up();
+        drop(turn);
+        waiting.join().unwrap()
+    });
+    assert!(matches!(restored, Some(Trouble::Lost)));
+    assert_eq!(module.calls(Function::C_OpenSession), opened);
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+}
