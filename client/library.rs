@@ -16,7 +16,7 @@ use xdr::{
 use crate::link::DistantModule;
 use crate::notifications::{Callback, Notifications};
 use crate::remote::{ask, result};
-use crate::sessions::{Closing, Sessions};
+use crate::sessions::{Closes, Sessions};
 
 /// The CK_RV for an input that is longer than a record can be; see [`Library::checked`].
 pub(crate) const TOO_LONG: CkRv = CkRv::DATA_LEN_RANGE;
@@ -165,12 +165,15 @@ impl<M: DistantModule + ?Sized> Cryptoki for Library<M> {
     }
 
     fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        let closing = Closing::of(&call);
+        let closing = Closes::of(&call).map(|closes| {
+            let messages = self.messages().closing(closes);
+            (messages, self.notifications.closing(closes))
+        });
         let message = message_operation(&call);
         let reply = self.module.call_without(call, nulls);
-        if let Some(closing) = closing {
-            self.messages().closed(closing, reply.rv());
-            self.notifications.closed(closing, reply.rv());
+        if let Some((messages, notifications)) = closing {
+            self.messages().closed(messages, reply.rv());
+            self.notifications.closed(notifications, reply.rv());
         }
         if let (Some((session, family, mechanism)), CkRv::OK) = (message, reply.rv()) {
             self.begun(session, family, mechanism);

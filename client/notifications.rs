@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xdr::{CkRv, SessionHandle, SlotId};
 
-use crate::sessions::{Closing, Sessions};
+use crate::sessions::{Closes, Closing, Sessions};
 
 /// The application's function, with the argument that the application has chosen for it. Takes the session and the
 /// event (CK_NOTIFICATION).
@@ -23,6 +23,11 @@ impl Notifications {
     /// Stores the callback of a new session.
     pub fn opened(&self, session: SessionHandle, slot: SlotId, callback: Callback) {
         self.callbacks().opened(session, slot, callback);
+    }
+
+    /// Returns what a call is about to close.
+    pub fn closing(&self, closes: Closes) -> Closing {
+        self.callbacks().closing(closes)
     }
 
     /// Forgets the sessions that a call has closed, as its CK_RV says.
@@ -67,7 +72,8 @@ mod tests {
         notifications.opened(SessionHandle(2), slot, surrender);
         assert_eq!(notifications.deliver(SessionHandle(2), 0), CkRv::CANCEL);
         assert_eq!(notifications.deliver(SessionHandle(3), 0), CkRv::OK);
-        notifications.closed(Closing::Slot(slot), CkRv::OK);
+        let closing = notifications.closing(Closes::Slot(slot));
+        notifications.closed(closing, CkRv::OK);
         assert_eq!(notifications.deliver(SessionHandle(2), 0), CkRv::OK);
     }
 }

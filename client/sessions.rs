@@ -1,7 +1,8 @@
 //! Stores a value for each session of the application, until the session ends.
 //!
 //! A session ends with C_CloseSession, with C_CloseAllSessions for its slot, and with the connection. A new session may
-//! have the handle of one that has ended; it inherits nothing.
+//! have the handle of one that has ended; it inherits nothing, even if another thread opens it before the thread that
+//! closes the earlier one has its reply.
 
 use std::collections::HashMap;
 
@@ -10,36 +11,48 @@ use xdr::{Call, CkRv, SessionHandle, SlotId};
 /// A `T` for each session.
 pub(crate) struct Sessions<T> {
     sessions: HashMap<SessionHandle, Session<T>>,
+    /// How many sessions were opened so far.
+    opened: u64,
 }
 
 struct Session<T> {
     /// `None` if this library has not seen how the session was opened.
     slot: Option<SlotId>,
+    /// Its position among all sessions that were opened, from 1; 0 if this library has not seen that.
+    number: u64,
     kept: T,
 }
 
-/// The sessions that a call closes if it succeeds.
+/// What a call closes.
 #[derive(Clone, Copy)]
-pub(crate) enum Closing {
+pub(crate) enum Closes {
     One(SessionHandle),
     Slot(SlotId),
 }
 
-impl Closing {
+impl Closes {
     /// Returns what a call closes, if anything.
-    pub fn of(call: &Call<'_>) -> Option<Closing> {
+    pub fn of(call: &Call<'_>) -> Option<Closes> {
         match call {
-            Call::C_CloseSession(session) => Some(Closing::One(*session)),
-            Call::C_CloseAllSessions(slot) => Some(Closing::Slot(*slot)),
+            Call::C_CloseSession(session) => Some(Closes::One(*session)),
+            Call::C_CloseAllSessions(slot) => Some(Closes::Slot(*slot)),
             _ => None,
         }
     }
+}
+
+/// The sessions that a call closes if it succeeds: only such as were open before it was sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Closing {
+    closes: Closes,
+    opened_before: u64,
 }
 
 impl<T> Default for Sessions<T> {
     fn default() -> Sessions<T> {
         Sessions {
             sessions: HashMap::new(),
+            opened: 0,
         }
     }
 }
@@ -47,24 +60,38 @@ impl<T> Default for Sessions<T> {
 impl<T> Sessions<T> {
     /// Notes a new session. What was kept under the same handle belonged to an earlier one.
     pub fn opened(&mut self, session: SessionHandle, slot: SlotId, kept: T) {
-        let slot = Some(slot);
-        self.sessions.insert(session, Session { slot, kept });
+        self.opened += 1;
+        let (slot, number) = (Some(slot), self.opened);
+        self.sessions
+            .insert(session, Session { slot, number, kept });
+    }
+
+    /// Returns what a call is about to close.
+    pub fn closing(&self, closes: Closes) -> Closing {
+        Closing {
+            closes,
+            opened_before: self.opened,
+        }
     }
 
     /// Forgets the sessions that a call has closed, as its CK_RV says.
     pub fn closed(&mut self, closing: Closing, rv: CkRv) {
-        match closing {
-            Closing::One(session) => {
-                if [CkRv::OK, CkRv::SESSION_HANDLE_INVALID, CkRv::SESSION_CLOSED].contains(&rv) {
+        let is_later = |session: &Session<T>| session.number > closing.opened_before;
+        match closing.closes {
+            Closes::One(session) => {
+                let is_over =
+                    [CkRv::OK, CkRv::SESSION_HANDLE_INVALID, CkRv::SESSION_CLOSED].contains(&rv);
+                if is_over && !self.sessions.get(&session).is_some_and(is_later) {
                     self.sessions.remove(&session);
                 }
             }
-            Closing::Slot(slot) if rv.is_ok() => {
+            Closes::Slot(slot) if rv.is_ok() => {
                 let elsewhere =
                     |session: &Session<T>| session.slot.is_some_and(|known| known != slot);
-                self.sessions.retain(|_, session| elsewhere(session));
+                self.sessions
+                    .retain(|_, session| elsewhere(session) || is_later(session));
             }
-            Closing::Slot(_) => {}
+            Closes::Slot(_) => {}
         }
     }
 
@@ -91,6 +118,7 @@ impl<T: Default> Sessions<T> {
     pub fn entry(&mut self, session: SessionHandle) -> &mut T {
         let new = || Session {
             slot: None,
+            number: 0,
             kept: T::default(),
         };
         &mut self.sessions.entry(session).or_insert_with(new).kept
@@ -101,12 +129,12 @@ impl<T: Default> Sessions<T> {
 mod tests {
     use super::*;
 
-    fn kept(closing: Closing, rv: CkRv) -> Vec<u64> {
+    fn kept(closes: Closes, rv: CkRv) -> Vec<u64> {
         let mut sessions = Sessions::default();
         sessions.opened(SessionHandle(1), SlotId(7), ());
         sessions.opened(SessionHandle(2), SlotId(8), ());
         sessions.opened(SessionHandle(3), SlotId(7), ());
-        sessions.closed(closing, rv);
+        sessions.closed(sessions.closing(closes), rv);
         (1..4)
             .filter(|number| sessions.get(SessionHandle(*number)).is_some())
             .collect()
@@ -114,11 +142,11 @@ mod tests {
 
     #[test]
     fn sessions_end_when_they_are_closed() {
-        let one = Closing::One(SessionHandle(1));
+        let one = Closes::One(SessionHandle(1));
         assert_eq!(kept(one, CkRv::OK), [2, 3]);
         assert_eq!(kept(one, CkRv::SESSION_HANDLE_INVALID), [2, 3]);
         assert_eq!(kept(one, CkRv::FUNCTION_FAILED), [1, 2, 3]);
-        let slot = Closing::Slot(SlotId(7));
+        let slot = Closes::Slot(SlotId(7));
         assert_eq!(kept(slot, CkRv::OK), [2]);
         assert_eq!(kept(slot, CkRv::SLOT_ID_INVALID), [1, 2, 3]);
     }
@@ -130,5 +158,19 @@ mod tests {
         sessions.opened(session, SlotId(7), vec![1]);
         sessions.opened(session, SlotId(7), Vec::new());
         assert_eq!(sessions.get(session), Some(&Vec::new()));
+    }
+
+    #[test]
+    fn what_was_opened_while_a_call_closed_an_earlier_one_stays() {
+        for closes in [Closes::One(SessionHandle(1)), Closes::Slot(SlotId(7))] {
+            let mut sessions = Sessions::default();
+            sessions.opened(SessionHandle(1), SlotId(7), "old");
+            let closing = sessions.closing(closes);
+            sessions.opened(SessionHandle(1), SlotId(7), "new");
+            sessions.closed(closing, CkRv::OK);
+            assert_eq!(sessions.get(SessionHandle(1)), Some(&"new"));
+            sessions.closed(sessions.closing(closes), CkRv::OK);
+            assert_eq!(sessions.get(SessionHandle(1)), None);
+        }
     }
 }

@@ -21,7 +21,7 @@ use xdr::{
 use crate::link::StartError;
 use crate::mechanism::prepare_version3;
 use crate::remote::{Remote, refusal};
-use crate::sessions::Closing;
+use crate::sessions::Closes;
 use pending::{Answer, Pending};
 
 /// CKF_DONT_BLOCK of C_WaitForSlotEvent.
@@ -195,10 +195,11 @@ impl<R: Remote> Asking<'_, R> {
                 return answer.map(|answer| reply_of(function, answer));
             }
         }
+        let closing = Closes::of(call).map(|closes| self.adapter.pending().closing(closes));
         let mut reply = self.send(sent)?;
         let rv = reply.rv();
         let mut pending = self.adapter.pending();
-        if let Some(closing) = Closing::of(call) {
+        if let Some(closing) = closing {
             pending.closed(closing, rv);
         }
         if !rv.is_ok() {

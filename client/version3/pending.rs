@@ -22,7 +22,7 @@ use xdr::facts::{Family, Step};
 use xdr::{CkRv, Function, SessionHandle, SlotId};
 use zeroize::Zeroizing;
 
-use crate::sessions::{Closing, Sessions};
+use crate::sessions::{Closes, Closing, Sessions};
 
 /// The answer to one call of the two-call convention.
 pub(super) enum Answer {
@@ -85,6 +85,11 @@ impl Pending {
     /// Stores a new session. Results kept under the same handle belonged to an earlier one.
     pub fn opened(&mut self, session: SessionHandle, slot: SlotId) {
         self.sessions.opened(session, slot, Vec::new());
+    }
+
+    /// Returns what a call is about to close.
+    pub fn closing(&self, closes: Closes) -> Closing {
+        self.sessions.closing(closes)
     }
 
     /// Drops the results of the sessions that a call has closed, as its CK_RV says.
