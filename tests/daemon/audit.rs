@@ -56,8 +56,14 @@ impl Audited {
         self.directory.join("audit.log")
     }
 
-    /// The process that has the log open.
-    fn auditor(&self) -> Option<Process> {
+    /// The process that has the log open. The daemon serves clients before it has opened it.
+    fn auditor(&self) -> Process {
+        assert!(wait_until(PATIENCE, || self.present_auditor().is_some()));
+        self.present_auditor().expect("an auditor")
+    }
+
+    /// The same, if there is one now.
+    fn present_auditor(&self) -> Option<Process> {
         self.daemon.workers().into_iter().find(|process| {
             let Ok(descriptors) = std::fs::read_dir(format!("/proc/{}/fd", process.pid)) else {
                 return false;

@@ -71,12 +71,14 @@ fn another_auditor_goes_on_behind_one_that_was_killed() {
     let mut client = ready4(&audited.daemon);
     assert_eq!(sign(&mut client), CkRv::OK);
     assert!(audited.has("C_Sign", 1));
-    let auditor = audited.auditor().expect("an auditor");
+    let auditor = audited.auditor();
     auditor.signal(Signal::SIGKILL);
     let mut signed = 1;
     assert!(wait_until(PATIENCE, || {
         signed += usize::from(sign(&mut client) == CkRv::OK);
-        audited.auditor().is_some_and(|other| other != auditor)
+        audited
+            .present_auditor()
+            .is_some_and(|other| other != auditor)
     }));
     assert!(wait_until(PATIENCE, || sign(&mut client) == CkRv::OK));
     signed += 1;
@@ -114,7 +116,7 @@ fn no_call_is_executed_for_long_while_another_process_has_the_log() {
     let mut client = ready4(&audited.daemon);
     assert_eq!(sign(&mut client), CkRv::OK);
     assert!(audited.has("C_Sign", 1));
-    let auditor = audited.auditor().expect("an auditor");
+    let auditor = audited.auditor();
     auditor.signal(Signal::SIGKILL);
     // The next one is started a second after the first at the earliest.
     let file = std::fs::File::open(audited.file()).expect("a log");
@@ -161,7 +163,7 @@ fn an_auditor_that_is_killed_under_load_loses_no_call_and_repeats_none() {
         for _ in 0..4 {
             let mut auditor = None;
             let runs = wait_until(PATIENCE, || {
-                auditor = audited.auditor();
+                auditor = audited.present_auditor();
                 auditor.is_some()
             });
             assert!(runs);

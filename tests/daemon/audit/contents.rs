@@ -175,10 +175,12 @@ fn each_line_names_the_clients_profile_also_from_an_auditor_that_was_started_aga
     assert!(audited.has("C_OpenSession", 3));
     assert_eq!(profiles("C_LoadModule"), expected);
     assert_eq!(profiles("C_OpenSession"), expected);
-    let auditor = audited.auditor().expect("an auditor");
+    let auditor = audited.auditor();
     auditor.signal(Signal::SIGKILL);
     let goes_on = wait_until(PATIENCE, || {
-        audited.auditor().is_some_and(|other| other != auditor)
+        audited
+            .present_auditor()
+            .is_some_and(|other| other != auditor)
     });
     assert!(goes_on);
     for client in &mut clients {

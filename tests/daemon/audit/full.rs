@@ -4,7 +4,7 @@ use super::*;
 
 /// Limits how long files of the auditor may get; none: no limit.
 fn limit(audited: &Audited, size: Option<u64>) {
-    limit_files(audited.auditor().expect("an auditor"), size);
+    limit_files(audited.auditor(), size);
 }
 
 /// The same for this process.
@@ -127,7 +127,7 @@ fn calls_go_on_and_are_counted_if_the_site_wants_that() {
 fn a_change_of_file_waits_until_the_old_one_can_be_written() {
     let token = Token::new();
     let mut audited = Audited::start(setup(&token), "when_full = \"refuse\";");
-    let auditor = audited.auditor().expect("an auditor");
+    let auditor = audited.auditor();
     let mut client = ready4(&audited.daemon);
     assert_eq!(sign(&mut client), CkRv::OK);
     assert!(audited.has("C_Sign", 1));

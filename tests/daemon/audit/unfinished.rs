@@ -147,7 +147,7 @@ fn a_worker_that_ends_while_there_is_no_auditor_loses_no_line() {
     let token = Token::new();
     let mut audited = Audited::start(obeying(&token), "");
     let (_client, worker) = sleeping(&audited);
-    let auditor = audited.auditor().expect("an auditor");
+    let auditor = audited.auditor();
     auditor.signal(Signal::SIGSTOP);
     let mut other = ready4(&audited.daemon);
     assert_eq!(sign(&mut other), CkRv::OK);
