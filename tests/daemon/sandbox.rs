@@ -378,6 +378,24 @@ fn a_worker_whose_module_crashes_or_hangs_is_alone() {
     );
 }
 
+/// The controller reads only some messages of a worker in a turn, whatever they say.
+#[test]
+fn a_worker_that_sends_without_end_keeps_nobody_out() {
+    let token = Token::new();
+    let daemon = hostile(&token, "sandbox { preset = \"strict\" };").start();
+    let mut floods = Client::ready(&daemon);
+    let before = daemon.process().ticks();
+    assert_eq!(obeys(&mut floods, "flood"), DONE);
+    // The controller is busy with it.
+    assert!(wait_until(PATIENCE, || daemon.process().ticks() > before + 5));
+    for _ in 0..5 {
+        assert_eq!(obeys(&mut Client::ready(&daemon), "own"), DONE);
+    }
+    assert_eq!(obeys(&mut floods, "own"), DONE);
+    daemon.process().signal(Signal::SIGTERM);
+    assert!(wait_until(PATIENCE, || !daemon.process().is_alive()));
+}
+
 #[test]
 fn a_module_may_have_threads_of_its_own() {
     let token = Token::new();

@@ -27,6 +27,7 @@
  *   own            signal itself
  *   memory N       allocate that many MiB
  *   files N        open that many
+ *   flood          from now on, send the controller messages that mean nothing, as fast as it can
  *   crash, hang    as they say
  *
  * HOSTILE_THREADS=1 has C_Initialize start a thread, which C_Sign `thread` needs to be alive.
@@ -333,6 +334,32 @@ static int try_files(const char *number)
     return failed;
 }
 
+/* The worker's sockets that keep message boundaries lead to the controller, or to the auditor. */
+static void *send_without_end(void *unused)
+{
+    static const char longer[8000] = { 1 };
+    for (;;)
+        for (int file = 3; file < 64; file++) {
+            int type = 0;
+            socklen_t size = sizeof type;
+            if (getsockopt(file, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET) {
+                send(file, "\xff", 1, MSG_NOSIGNAL);
+                send(file, longer, sizeof longer, MSG_NOSIGNAL);
+            }
+        }
+    return NULL;
+}
+
+static int try_flood(const char *unused)
+{
+    int failed = 0;
+    for (int left = 8; left > 0 && !failed; left--) {
+        pthread_t thread;
+        failed = pthread_create(&thread, NULL, send_without_end, NULL);
+    }
+    return failed;
+}
+
 static const struct {
     const char *name;
     int (*attempt)(const char *argument);
@@ -343,6 +370,7 @@ static const struct {
     { "signal", try_signal }, { "sigio", try_sigio }, { "fork", try_fork }, { "thread", try_thread },
     { "limit", try_limit }, { "dumpable", try_dumpable }, { "ring", try_ring }, { "keyring", try_keyring },
     { "capability", try_capability }, { "own", try_own }, { "memory", try_memory }, { "files", try_files },
+    { "flood", try_flood },
 };
 
 static const char *obey(char *order)
