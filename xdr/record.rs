@@ -11,7 +11,7 @@ use std::ops::{Deref, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::codec::{make_room, wipe};
+use crate::codec::wipe;
 
 /// Bytes of a record mark: the last-fragment flag and the length of the fragment.
 pub const MARK_SIZE: usize = 4;
@@ -25,6 +25,11 @@ const SMALL: usize = 16 << 10;
 /// A record longer than this many bytes is large. Its memory is freed at once when the record is done with, and the
 /// daemon takes it out of a budget. A smaller buffer may be kept for a while.
 pub const LARGE: usize = 2 << 20;
+
+/// A buffer of at least this many bytes is grown by the allocator, which moves its pages (the upper bound of glibc's
+/// M_MMAP_THRESHOLD). A smaller one could be copied, and what was in it left in free memory, so it is moved and wiped
+/// here.
+const MOVED_BY_PAGES: usize = 32 << 20;
 
 /// The bytes that are kept of a skipped record: enough for the longest header of a call, with 400 bytes each of
 /// credential and verifier, and for its first argument.
@@ -139,13 +144,7 @@ impl Records {
         let wanted = self.wanted();
         let size = self.needed();
         if self.buffer.len() < size {
-            let more = size - self.buffer.len();
-            if self.buffer.len() <= SMALL {
-                make_room(&mut self.buffer, more)?;
-            } else {
-                self.buffer.try_reserve_exact(more)?;
-            }
-            self.buffer.resize(size, 0);
+            self.grow(size)?;
         }
         let room = if wanted > SMALL && !self.last {
             wanted.min(self.buffer.len() - end)
@@ -153,6 +152,23 @@ impl Records {
             self.buffer.len() - end
         };
         Ok(self.buffer.get_mut(end..end + room).unwrap_or_default())
+    }
+
+    /// Grows the buffer to this size. Leaves nothing of its content elsewhere.
+    fn grow(&mut self, size: usize) -> Result<(), TryReserveError> {
+        if self.buffer.len() < MOVED_BY_PAGES {
+            let mut larger = Vec::new();
+            larger.try_reserve_exact(size)?;
+            let used = self.buffer.get_mut(..self.raw.end).unwrap_or_default();
+            larger.extend_from_slice(used);
+            wipe(used);
+            self.buffer = larger;
+        } else {
+            let more = size.saturating_sub(self.buffer.len());
+            self.buffer.try_reserve_exact(more)?;
+        }
+        self.buffer.resize(size, 0);
+        Ok(())
     }
 
     /// Returns the size to which the next [`Records::space`] grows the buffer, unless the buffer is that large already.
@@ -312,17 +328,20 @@ impl Records {
         Ok(Taken::new(buffer, payload))
     }
 
-    /// Takes the current record, found complete by the last [`Records::advance`], with its memory, which comes back
-    /// when the record is dropped. It is wiped then only if `is_secret`, or if it is larger than [`LARGE`].
+    /// Takes the current record, found complete by the last [`Records::advance`], with its memory. A record that may be
+    /// secret is wiped when it is dropped. The memory comes back then, unless it is larger than [`LARGE`].
     pub fn lend(&mut self, is_secret: bool) -> Result<Taken, TryReserveError> {
+        let place = self.payload.start..self.raw.start;
+        let was_moved = self.moved;
         let mut taken = self.take_memory()?;
-        if taken.payload.len() > SMALL {
+        if place.len() > SMALL {
             self.small_records = 0;
         }
-        if taken.buffer.len() <= LARGE {
-            taken.is_wiped = AtomicBool::new(is_secret);
-            taken.back_to = Some(Arc::clone(self.returned.get_or_insert_default()));
+        if !was_moved {
+            taken.to_wipe = place;
         }
+        taken.wipes_at_end = AtomicBool::new(is_secret);
+        taken.back_to = Some(Arc::clone(self.returned.get_or_insert_default()));
         Ok(taken)
     }
 
@@ -405,27 +424,31 @@ impl Records {
     }
 }
 
-/// A record that was taken out of its [`Records`]. It is wiped when it is dropped, unless it was lent and is not secret.
+/// A record that was taken out of its [`Records`]. It is wiped when it is dropped, unless it was lent as one that is not
+/// secret.
 pub struct Taken {
     buffer: Vec<u8>,
     payload: Range<usize>,
-    is_wiped: AtomicBool,
+    /// The part of the buffer in which bytes of the record are or were.
+    to_wipe: Range<usize>,
+    wipes_at_end: AtomicBool,
     back_to: Option<Arc<Returned>>,
 }
 
 impl Taken {
     fn new(buffer: Vec<u8>, payload: Range<usize>) -> Taken {
         Taken {
+            to_wipe: 0..buffer.len(),
             buffer,
             payload,
-            is_wiped: AtomicBool::new(true),
+            wipes_at_end: AtomicBool::new(true),
             back_to: None,
         }
     }
 
     /// Has the record wiped when it is dropped.
     pub(crate) fn wipe_at_end(&self) {
-        self.is_wiped.store(true, Ordering::Relaxed);
+        self.wipes_at_end.store(true, Ordering::Relaxed);
     }
 }
 
@@ -439,8 +462,9 @@ impl Deref for Taken {
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if *self.is_wiped.get_mut() {
-            wipe(&mut self.buffer);
+        if *self.wipes_at_end.get_mut() {
+            let place = self.buffer.get_mut(self.to_wipe.clone());
+            wipe(place.unwrap_or_default());
         }
         if let Some(back_to) = &self.back_to {
             back_to.put(mem::take(&mut self.buffer));

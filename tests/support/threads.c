@@ -328,7 +328,8 @@ static void mode_memory(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
 
 enum { PART = 16 }; /* of a secret, for which the memory is searched */
 
-static CK_BYTE secret[4096], masked[4096];
+/* The longest is longer than what is kept where it was received. */
+static CK_BYTE secret[100000], masked[100000];
 
 /* Bytes that are nowhere else, and the same in a form that is not found. */
 static CK_BYTE *new_secret(size_t length)
@@ -371,13 +372,13 @@ static void check_gone(const char *what, size_t from)
 
 static void mode_secrets(CK_SESSION_HANDLE session)
 {
-    static const CK_ULONG sizes[] = { 32, 512, 1520, 3904 };
+    static const CK_ULONG sizes[] = { 32, 512, 1520, 3904, 98304 };
     CK_OBJECT_CLASS class = CKO_SECRET_KEY;
     CK_KEY_TYPE generic = CKK_GENERIC_SECRET, aes = CKK_AES;
     CK_BBOOL yes = CK_TRUE, no = CK_FALSE;
     CK_OBJECT_HANDLE object;
     CK_MECHANISM mechanism = { CKM_AES_ECB, NULL, 0 };
-    static CK_BYTE ciphertext[4096];
+    static CK_BYTE ciphertext[sizeof secret];
 
     new_secret(2 * 64);
     check_rv("C_SetPIN", CKR_PIN_INCORRECT, p11->C_SetPIN(session, secret, 64, secret + 64, 64));
