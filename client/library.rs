@@ -114,9 +114,7 @@ impl<M: DistantModule + ?Sized> Library<M> {
             return Ok(opened.session);
         }
         self.messages().opened(opened.session, slot, Vec::new());
-        if let Some(callback) = callback {
-            self.notifications.opened(opened.session, slot, callback);
-        }
+        self.notifications.opened(opened.session, slot, callback);
         Ok(opened.session)
     }
 
@@ -135,17 +133,27 @@ impl<M: DistantModule + ?Sized> Library<M> {
     }
 
     /// Stores the mechanism of a message operation that has begun.
-    fn begun(&self, session: SessionHandle, family: Family, mechanism: MechanismType) {
+    fn begun(&self, begun: Begun) {
         let mut messages = self.messages();
-        let known = messages.entry(session);
-        known.retain(|(other, _)| *other != family);
-        known.push((family, mechanism));
+        if let Some(known) = messages.entry(begun.session, begun.number) {
+            known.retain(|(other, _)| *other != begun.family);
+            known.push((begun.family, begun.mechanism));
+        }
     }
 
     fn forget(&self) {
         self.messages().clear();
         self.notifications.clear();
     }
+}
+
+/// A message operation that a call begins.
+struct Begun {
+    session: SessionHandle,
+    /// Its [`Sessions::number`] when the call is sent.
+    number: u64,
+    family: Family,
+    mechanism: MechanismType,
 }
 
 /// Returns the session, kind and mechanism of the message operation that a call begins, if it begins one.
@@ -169,14 +177,19 @@ impl<M: DistantModule + ?Sized> Cryptoki for Library<M> {
             let messages = self.messages().closing(closes);
             (messages, self.notifications.closing(closes))
         });
-        let message = message_operation(&call);
+        let begins = message_operation(&call).map(|(session, family, mechanism)| Begun {
+            session,
+            number: self.messages().number(session),
+            family,
+            mechanism,
+        });
         let reply = self.module.call_without(call, nulls);
         if let Some((messages, notifications)) = closing {
             self.messages().closed(messages, reply.rv());
             self.notifications.closed(notifications, reply.rv());
         }
-        if let (Some((session, family, mechanism)), CkRv::OK) = (message, reply.rv()) {
-            self.begun(session, family, mechanism);
+        if let (Some(begun), CkRv::OK) = (begins, reply.rv()) {
+            self.begun(begun);
         }
         if self.module.is_lost() {
             self.forget();

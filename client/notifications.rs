@@ -20,9 +20,13 @@ pub(crate) struct Notifications {
 }
 
 impl Notifications {
-    /// Stores the callback of a new session.
-    pub fn opened(&self, session: SessionHandle, slot: SlotId, callback: Callback) {
-        self.callbacks().opened(session, slot, callback);
+    /// Stores the callback of a new session, if it has one.
+    pub fn opened(&self, session: SessionHandle, slot: SlotId, callback: Option<Callback>) {
+        let mut callbacks = self.callbacks();
+        match callback {
+            Some(callback) => callbacks.opened(session, slot, callback),
+            None => callbacks.forget(session),
+        }
     }
 
     /// Returns what a call is about to close.
@@ -69,11 +73,16 @@ mod tests {
             assert_eq!((session, event), (SessionHandle(2), 0));
             CkRv::CANCEL
         });
-        notifications.opened(SessionHandle(2), slot, surrender);
+        notifications.opened(SessionHandle(2), slot, Some(surrender));
         assert_eq!(notifications.deliver(SessionHandle(2), 0), CkRv::CANCEL);
         assert_eq!(notifications.deliver(SessionHandle(3), 0), CkRv::OK);
         let closing = notifications.closing(Closes::Slot(slot));
         notifications.closed(closing, CkRv::OK);
+        assert_eq!(notifications.deliver(SessionHandle(2), 0), CkRv::OK);
+        // A session without a callback that gets the handle of one that was not closed, because its token was removed.
+        let cancel: Callback = Arc::new(|_, _| CkRv::CANCEL);
+        notifications.opened(SessionHandle(2), slot, Some(cancel));
+        notifications.opened(SessionHandle(2), slot, None);
         assert_eq!(notifications.deliver(SessionHandle(2), 0), CkRv::OK);
     }
 }

@@ -41,7 +41,9 @@ impl Closes {
     }
 }
 
-/// The sessions that a call closes if it succeeds: only such as were open before it was sent.
+/// The sessions that a call closes if it succeeds. A session whose handle was closed can only be one that was opened
+/// before. All sessions of a slot are forgotten: of one that is being opened meanwhile nobody can tell whether it was
+/// closed, and a callback must not be kept for longer than its session.
 #[derive(Clone, Copy)]
 pub(crate) struct Closing {
     closes: Closes,
@@ -66,6 +68,11 @@ impl<T> Sessions<T> {
             .insert(session, Session { slot, number, kept });
     }
 
+    /// Returns the position of a session among all that were opened; 0 if this library has not seen that.
+    pub fn number(&self, session: SessionHandle) -> u64 {
+        self.sessions.get(&session).map_or(0, |it| it.number)
+    }
+
     /// Returns what a call is about to close.
     pub fn closing(&self, closes: Closes) -> Closing {
         Closing {
@@ -88,11 +95,15 @@ impl<T> Sessions<T> {
             Closes::Slot(slot) if rv.is_ok() => {
                 let elsewhere =
                     |session: &Session<T>| session.slot.is_some_and(|known| known != slot);
-                self.sessions
-                    .retain(|_, session| elsewhere(session) || is_later(session));
+                self.sessions.retain(|_, session| elsewhere(session));
             }
             Closes::Slot(_) => {}
         }
+    }
+
+    /// Forgets what belonged to an earlier session with this handle.
+    pub fn forget(&mut self, session: SessionHandle) {
+        self.sessions.remove(&session);
     }
 
     /// Forgets everything, because the connection has ended.
@@ -114,14 +125,16 @@ impl<T> Sessions<T> {
 }
 
 impl<T: Default> Sessions<T> {
-    /// Returns the value of a session. Makes a default value if there is none.
-    pub fn entry(&mut self, session: SessionHandle) -> &mut T {
+    /// Returns the value of a session that had this [`Sessions::number`] when a call of it was sent. Makes a default value
+    /// if there is none. `None` if the handle belongs to another session by now.
+    pub fn entry(&mut self, session: SessionHandle, number: u64) -> Option<&mut T> {
         let new = || Session {
             slot: None,
             number: 0,
             kept: T::default(),
         };
-        &mut self.sessions.entry(session).or_insert_with(new).kept
+        let session = self.sessions.entry(session).or_insert_with(new);
+        (session.number == number || session.number == 0).then_some(&mut session.kept)
     }
 }
 
@@ -162,15 +175,19 @@ mod tests {
 
     #[test]
     fn what_was_opened_while_a_call_closed_an_earlier_one_stays() {
-        for closes in [Closes::One(SessionHandle(1)), Closes::Slot(SlotId(7))] {
-            let mut sessions = Sessions::default();
-            sessions.opened(SessionHandle(1), SlotId(7), "old");
-            let closing = sessions.closing(closes);
-            sessions.opened(SessionHandle(1), SlotId(7), "new");
-            sessions.closed(closing, CkRv::OK);
-            assert_eq!(sessions.get(SessionHandle(1)), Some(&"new"));
-            sessions.closed(sessions.closing(closes), CkRv::OK);
-            assert_eq!(sessions.get(SessionHandle(1)), None);
-        }
+        let mut sessions = Sessions::default();
+        let (session, slot) = (SessionHandle(1), SlotId(7));
+        sessions.opened(session, slot, "old");
+        let old = sessions.number(session);
+        let closing = sessions.closing(Closes::One(session));
+        sessions.opened(session, slot, "new");
+        sessions.closed(closing, CkRv::OK);
+        assert_eq!(sessions.get(session), Some(&"new"));
+        // A late answer to a call of the earlier session.
+        assert_eq!(sessions.entry(session, old), None);
+        let new = sessions.number(session);
+        assert_eq!(sessions.entry(session, new), Some(&mut "new"));
+        sessions.closed(sessions.closing(Closes::One(session)), CkRv::OK);
+        assert_eq!(sessions.get(session), None);
     }
 }

@@ -195,7 +195,10 @@ impl<R: Remote> Asking<'_, R> {
                 return answer.map(|answer| reply_of(function, answer));
             }
         }
-        let closing = Closes::of(call).map(|closes| self.adapter.pending().closing(closes));
+        let pending = self.adapter.pending();
+        let number = pending.number(session);
+        let closing = Closes::of(call).map(|closes| pending.closing(closes));
+        drop(pending);
         let mut reply = self.send(sent)?;
         let rv = reply.rv();
         let mut pending = self.adapter.pending();
@@ -216,7 +219,7 @@ impl<R: Remote> Asking<'_, R> {
             let size = data.len() as u64;
             if room.is_none_or(|room| room < size) {
                 let data = std::mem::take(data);
-                let kept = pending.keep(session, function, &input, data.into_vec());
+                let kept = pending.keep((session, number), function, &input, data.into_vec());
                 kept.map_err(|_| CkRv::HOST_MEMORY)?;
                 return Ok(reply_of(function, Answer::of(size, room)));
             }

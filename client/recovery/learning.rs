@@ -97,6 +97,10 @@ impl<R: Remote + 'static> Recovery<R> {
     ) -> Result<(), Trouble> {
         let _turn = self.turn(deadline)?;
         let state = self.shared.state();
+        if !state.is_on(live) {
+            // The connection was given up meanwhile. The session is opened again when it is used.
+            return Ok(());
+        }
         let known = state.tables.slots.get(&slot);
         let (is_known, real_slot) = (known.is_some(), known.map_or(slot, |it| it.real));
         let is_only_one = state.tables.is_only_one(session, slot);

@@ -147,11 +147,16 @@ impl Pending {
         None
     }
 
-    /// Keeps the result of a call until the call is repeated. Fails if there is no memory for its
-    /// input.
+    /// Returns the [`Sessions::number`] of a session.
+    pub fn number(&self, session: SessionHandle) -> u64 {
+        self.sessions.number(session)
+    }
+
+    /// Keeps the result of a call until the call is repeated. `number` is that of the session when the call was sent.
+    /// Fails if there is no memory for the input.
     pub fn keep(
         &mut self,
-        session: SessionHandle,
+        (session, number): (SessionHandle, u64),
         function: Function,
         input: &[u8],
         data: Vec<u8>,
@@ -160,7 +165,9 @@ impl Pending {
         let mut known_by = Zeroizing::new(Vec::new());
         known_by.try_reserve_exact(input.len())?;
         known_by.extend_from_slice(input);
-        let pending = self.sessions.entry(session);
+        let Some(pending) = self.sessions.entry(session, number) else {
+            return Ok(());
+        };
         pending.retain(|waiting| !meet(function, waiting.function));
         pending.push(Waiting {
             function,

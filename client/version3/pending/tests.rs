@@ -180,7 +180,7 @@ fn a_handle_that_comes_again_inherits_nothing() {
     let mut sessions = Pending::default();
     let session = SessionHandle(1);
     sessions.opened(session, SLOT);
-    let kept = sessions.keep(session, Function::C_Digest, b"abc", vec![1]);
+    let kept = sessions.keep((session, 0), Function::C_Digest, b"abc", vec![1]);
     kept.unwrap();
     sessions.opened(session, SLOT);
     let init = sessions.answer(session, Function::C_DigestInit, &[], None);
