@@ -60,7 +60,8 @@ pub(crate) const LONGEST_REPLY: usize = 1 << 30;
 /// a higher number the daemon would be idle meanwhile.
 const MOST_HELD_FOR: u32 = 4;
 
-/// A reply of more bytes is not copied: its bytes stay where they were received until the application has them.
+/// A reply of more bytes is not copied if the thread that made the call reads it: the bytes stay where they were received
+/// until the application has them.
 const SHARED: usize = 32 << 10;
 
 /// How long sending the last message (TLS close_notify) may take.

@@ -219,7 +219,9 @@ impl<R: Remote> Asking<'_, R> {
             let size = data.len() as u64;
             if room.is_none_or(|room| room < size) {
                 let data = std::mem::take(data);
-                let kept = pending.keep((session, number), function, &input, data.into_vec());
+                let kept = data
+                    .into_vec()
+                    .and_then(|data| pending.keep((session, number), function, &input, data));
                 kept.map_err(|_| CkRv::HOST_MEMORY)?;
                 return Ok(reply_of(function, Answer::of(size, room)));
             }

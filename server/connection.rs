@@ -361,7 +361,9 @@ impl Answering {
                             wipe(output);
                             reply.wipe();
                         }
-                        bindings::module::reuse(reply.take_data().into_vec());
+                        if let Ok(data) = reply.take_data().into_vec() {
+                            bindings::module::reuse(data);
+                        }
                         return sent.map(|()| Some(function)).map_err(ConnectionError::from);
                     }
                 }

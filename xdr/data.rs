@@ -1,8 +1,9 @@
 //! Holds the bytes of a result: in memory of their own, or where they were received.
 //!
-//! A long result is read from its record without a copy: [`Data`] then shares the record ([`Taken`]), whose memory goes
-//! back to the connection when the last of its users is dropped.
+//! If the thread that made a call reads a long result itself, it does so without a copy: [`Data`] then shares the record
+//! ([`Taken`]), whose memory goes back to the connection when the last of its users is dropped.
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -35,16 +36,22 @@ impl Data {
         Data(Bytes::Own(Vec::new()))
     }
 
-    /// The bytes of `record` at these positions; none if there are no such.
+    /// The bytes of `record` at these positions; none if the range is outside the record.
     pub(crate) fn received(record: &Arc<Taken>, place: Range<usize>) -> Data {
         Data(Bytes::Received(Arc::clone(record), place))
     }
 
-    /// Returns the bytes as a vector; copies them if they are part of a record.
-    pub fn into_vec(self) -> Vec<u8> {
+    /// Returns the bytes as a vector. Copies them if they are part of a record, and fails if there is no memory for that.
+    pub fn into_vec(self) -> Result<Vec<u8>, TryReserveError> {
         match self.0 {
-            Bytes::Own(bytes) => bytes,
-            received @ Bytes::Received(..) => Data(received).to_vec(),
+            Bytes::Own(bytes) => Ok(bytes),
+            received @ Bytes::Received(..) => {
+                let mut copy = Vec::new();
+                let received = Data(received);
+                copy.try_reserve_exact(received.len())?;
+                copy.extend_from_slice(&received);
+                Ok(copy)
+            }
         }
     }
 
@@ -111,8 +118,19 @@ mod tests {
 
     /// Receives a record of 100,000 bytes, all of them `byte`.
     fn receive(records: &mut Records, byte: u8) -> Arc<Taken> {
-        let mut stream = (100_000_u32 | 1 << 31).to_be_bytes().to_vec();
-        stream.resize(4 + 100_000, byte);
+        receive_with(records, (100_000, byte), &[], false)
+    }
+
+    /// Receives a record of this many bytes, and bytes behind it.
+    fn receive_with(
+        records: &mut Records,
+        (length, byte): (u32, u8),
+        behind: &[u8],
+        is_secret: bool,
+    ) -> Arc<Taken> {
+        let mut stream = (length | 1 << 31).to_be_bytes().to_vec();
+        stream.resize(4 + length as usize, byte);
+        stream.extend_from_slice(behind);
         let mut rest = &stream[..];
         while !rest.is_empty() {
             let space = records.space().unwrap();
@@ -121,7 +139,7 @@ mod tests {
             records.received(count);
             rest = &rest[count..];
             if records.advance().unwrap() {
-                return Arc::new(records.lend(false).unwrap());
+                return Arc::new(records.lend(is_secret).unwrap());
             }
         }
         unreachable!("the record is complete");
@@ -134,7 +152,7 @@ mod tests {
         let data = Data::received(&first, 10..20);
         let memory = first.as_ptr();
         drop(first);
-        assert!(data == [7; 10] && data.clone().into_vec() == [7; 10]);
+        assert!(data == [7; 10] && data.clone().into_vec().unwrap() == [7; 10]);
         // Another record arrives while the first is in use.
         let second = receive(&mut records, 8);
         assert!(data == [7; 10] && second.iter().all(|byte| *byte == 8));
@@ -144,6 +162,26 @@ mod tests {
             let next = receive(&mut records, 9);
             assert!(next.iter().all(|byte| *byte == 9));
             assert_eq!(next.as_ptr(), memory);
+        }
+    }
+
+    #[test]
+    fn a_secret_record_is_wiped_and_what_came_behind_it_is_there() {
+        let mut records = Records::new(1 << 20);
+        // From then on there is room for both.
+        drop(receive_with(&mut records, (150_000, 1), &[], false));
+        let behind = [&[0x80, 0, 0, 8][..], &[5; 8]].concat();
+        let record = receive_with(&mut records, (100_000, 7), &behind, true);
+        let data = Data::received(&record, 0..100_000);
+        drop(record);
+        assert!(data == [7; 100_000]);
+        assert_eq!(records.next().unwrap(), Some(&[5; 8][..]));
+        drop(data);
+        for _ in 0..2 {
+            let both = (receive(&mut records, 1), receive(&mut records, 1));
+            drop(both);
+            let space = records.space().unwrap();
+            assert!(!space.contains(&7) && !space.contains(&5));
         }
     }
 

@@ -215,7 +215,8 @@ fn wrap(
         let reason = "the format cannot store this CKA_CLASS";
         Refused::new(CkRv::KEY_NOT_WRAPPABLE, reason)
     })?;
-    let mut blob = std::mem::take(&mut result.data).into_vec();
+    let blob = std::mem::take(&mut result.data).into_vec();
+    let mut blob = blob.map_err(|_| Refused::new(CkRv::HOST_MEMORY, "no memory for the blob"))?;
     blob.extend_from_slice(&encoded);
     key.seal(&mut blob);
     let (rv, length, blob) = within(room, blob);

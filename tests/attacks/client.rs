@@ -188,10 +188,10 @@ impl Client {
     fn data(&mut self, call: Call<'_>) -> Trace<Vec<u8>> {
         match self.call(call)? {
             Reply::C_WrapKey(result) | Reply::C_Encrypt(result) | Reply::C_Decrypt(result) => {
-                Ok(result.data.into_vec())
+                Ok(result.data.to_vec())
             }
             Reply::C_Sign(result) | Reply::C_Digest(result) | Reply::C_DigestFinal(result) => {
-                Ok(result.data.into_vec())
+                Ok(result.data.to_vec())
             }
             _ => unreachable!(),
         }

@@ -56,7 +56,7 @@ impl Side {
         else {
             panic!("a reply")
         };
-        result.data.into_vec()
+        result.data.to_vec()
     }
 
     /// What the key makes of a block.
@@ -69,7 +69,7 @@ impl Side {
         let Reply::C_Encrypt(result) = self.call(Call::C_Encrypt(SESSION, &[0x33; 16])) else {
             panic!("a reply")
         };
-        result.data.into_vec()
+        result.data.to_vec()
     }
 }
 

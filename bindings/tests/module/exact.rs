@@ -67,7 +67,7 @@ fn an_output_gets_the_room_that_the_caller_has() {
     let encrypt = |number, room| {
         let call = Call::C_Encrypt(session(number), Input::Bytes(b"data"), room);
         let result = result!(C_Encrypt, RECORDER.0.call(call));
-        (result.rv, result.length.0, result.data.into_vec())
+        (result.rv, result.length.0, result.data.to_vec())
     };
     let no = Vec::new;
     // The module sees the room, and a length that it leaves unchanged is returned.
@@ -113,7 +113,7 @@ fn random_numbers_may_have_no_buffer() {
     let random = |room| {
         let call = Call::C_GenerateRandom(session(1), room);
         let result = result!(C_GenerateRandom, EXACT.call(call));
-        (result.rv.0, result.data.into_vec())
+        (result.rv.0, result.data.to_vec())
     };
     assert_eq!(random(Room::Buffer(5)), (TOLD | 5, vec![]));
     assert_eq!(
@@ -454,7 +454,7 @@ fn functions_of_version_3_2_get_their_arguments() {
         (
             result.rv,
             result.length.0,
-            result.data.into_vec(),
+            result.data.to_vec(),
             result.object,
         )
     };

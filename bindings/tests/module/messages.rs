@@ -66,7 +66,7 @@ fn a_message_brings_back_what_the_module_wrote_into_its_parameter() {
     };
     let result = encrypt(Room::Buffer(9));
     assert_eq!(
-        (result.rv, result.data.into_vec()),
+        (result.rv, result.data.to_vec()),
         (CkRv::OK, b"text".to_vec())
     );
     let written = written(&result.written, &places);

@@ -93,11 +93,7 @@ fn seals_messages(softokn: &Module, session: SessionHandle) {
         let sealed = result!(C_EncryptMessage, softokn.call(call));
         assert_eq!((sealed.rv, sealed.data.len()), (CkRv::OK, 9));
         let written = written(&sealed.written, &places);
-        (
-            sealed.data.into_vec(),
-            written[0].clone(),
-            written[1].clone(),
-        )
+        (sealed.data.to_vec(), written[0].clone(), written[1].clone())
     };
     let (first, second) = (seal(), seal());
     assert!(first.1 != second.1 && first.1 != [0; 12]);
@@ -111,7 +107,7 @@ fn seals_messages(softokn: &Module, session: SessionHandle) {
         let text = Input::Bytes(&text);
         let call = Call::C_DecryptMessage(session, parameter, aad, text, Room::Buffer(100));
         let opened = result!(C_DecryptMessage, softokn.call(call));
-        (opened.rv, opened.data.into_vec())
+        (opened.rv, opened.data.to_vec())
     };
     let forged = (first.0.clone(), first.1.clone(), second.2.clone());
     assert_eq!(open(first), (CkRv::OK, b"plaintext".to_vec()));

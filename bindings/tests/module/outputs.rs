@@ -23,7 +23,7 @@ fn gives_the_whole_output_of_one_call() {
 fn gives_a_second_call_the_room_the_module_asks_for() {
     let result = encrypt(3, b"data");
     assert_eq!(
-        (result.rv, result.data.into_vec()),
+        (result.rv, result.data.to_vec()),
         (CkRv::OK, vec![b'B'; 100_000])
     );
     let result = data(RECORDER.call(Call::C_SignFinal(session(3))));
@@ -35,7 +35,7 @@ fn believes_no_length_beyond_the_room_it_gave() {
     for liar in [2, 4, 6] {
         let result = encrypt(liar, b"data");
         assert_eq!(
-            (result.rv, result.data.into_vec()),
+            (result.rv, result.data.to_vec()),
             (CkRv::GENERAL_ERROR, vec![])
         );
     }
@@ -45,7 +45,7 @@ fn believes_no_length_beyond_the_room_it_gave() {
 fn sends_nothing_of_the_output_of_a_failing_call() {
     let result = encrypt(5, b"data");
     assert_eq!(
-        (result.rv, result.data.into_vec()),
+        (result.rv, result.data.to_vec()),
         (CkRv::DEVICE_ERROR, vec![])
     );
 }

@@ -61,7 +61,7 @@ impl Scene<'_> {
         match self.client.call(call) {
             Reply::C_EncapsulateKey(made) => rv_or(
                 made.rv,
-                (made.object.unwrap_or_default(), made.data.into_vec()),
+                (made.object.unwrap_or_default(), made.data.to_vec()),
             ),
             other => panic!("{other:?}"),
         }
@@ -85,7 +85,7 @@ impl Scene<'_> {
         };
         match self.client.call(call) {
             Reply::C_WrapKey(result) | Reply::C_WrapKeyAuthenticated(result) => {
-                rv_or(result.rv, result.data.into_vec())
+                rv_or(result.rv, result.data.to_vec())
             }
             other => panic!("{other:?}"),
         }
@@ -119,8 +119,8 @@ impl Scene<'_> {
             false => Call::C_Decrypt(S, blob.into(), ALL),
         };
         match self.client.call(decrypt) {
-            Reply::C_Decrypt(result) => rv_or(result.rv, result.data.into_vec()),
-            Reply::C_DecryptMessage(result) => rv_or(result.rv, result.data.into_vec()),
+            Reply::C_Decrypt(result) => rv_or(result.rv, result.data.to_vec()),
+            Reply::C_DecryptMessage(result) => rv_or(result.rv, result.data.to_vec()),
             other => panic!("{other:?}"),
         }
     }

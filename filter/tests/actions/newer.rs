@@ -57,7 +57,7 @@ fn tells_the_length_of_a_wrapped_key_with_its_attributes() {
             let result = wrapped(chain.call(call));
             let said = (result.rv, result.length.0, result.data.len() as u64);
             assert_eq!(said, (rv, told, given), "{room:?}");
-            blobs.extend(Some(result.data.into_vec()).filter(|blob| !blob.is_empty()));
+            blobs.extend(Some(result.data.to_vec()).filter(|blob| !blob.is_empty()));
         }
     }
     blobs.dedup();
@@ -76,7 +76,7 @@ fn unwraps_with_authentication_as_what_was_wrapped() {
     let key = token.put("CLASS=#4 EXTRACTABLE=T ENCRYPT=T DECRYPT=F");
     token.wraps_as(&[7; 16]);
     let [_, wrap] = wraps(key, key, ALL);
-    let blob = wrapped(chain.call(wrap)).data.into_vec();
+    let blob = wrapped(chain.call(wrap)).data.to_vec();
     let unwrap = |blob: &[u8], template: &str| {
         let data = b"associated".into();
         let template = t(template);

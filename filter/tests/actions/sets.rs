@@ -129,7 +129,7 @@ pub fn gives_the_original_outcomes(token: &dyn Cryptoki) {
         let wrap = |mechanism_type, parameter: &[u8]| {
             let m = mechanism(mechanism_type, parameter);
             match set.call(Call::C_WrapKey(S, m, wrapping, key, ALL)) {
-                Reply::C_WrapKey(reply) if reply.rv.is_ok() => reply.data.into_vec(),
+                Reply::C_WrapKey(reply) if reply.rv.is_ok() => reply.data.to_vec(),
                 other => panic!("{other:?}"),
             }
         };

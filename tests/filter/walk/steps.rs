@@ -274,7 +274,7 @@ impl Walk<'_> {
                 self.call_as(Call::C_Encrypt(session, &data), how)
             {
                 if result.rv.is_ok() && !key.random {
-                    self.ciphertexts.push(result.data.into_vec());
+                    self.ciphertexts.push(result.data.to_vec());
                 }
             }
         } else {
@@ -380,7 +380,7 @@ impl Walk<'_> {
         let call = Call::C_WrapKey(session, cipher, wrapping.handle, wrapped.handle);
         if let Some(Reply::C_WrapKey(result)) = self.call_as(call, how) {
             if result.rv.is_ok() && !wrapping.random {
-                self.blobs.push(result.data.into_vec());
+                self.blobs.push(result.data.to_vec());
             }
         }
     }
