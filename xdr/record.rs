@@ -26,11 +26,6 @@ const SMALL: usize = 16 << 10;
 /// daemon takes it out of a budget. A smaller buffer may be kept for a while.
 pub const LARGE: usize = 2 << 20;
 
-/// A buffer of at least this many bytes is grown by the allocator, which moves its pages (the upper bound of glibc's
-/// M_MMAP_THRESHOLD). A smaller one could be copied, and what was in it left in free memory, so it is moved and wiped
-/// here.
-const MOVED_BY_PAGES: usize = 32 << 20;
-
 /// The bytes that are kept of a skipped record: enough for the longest header of a call, with 400 bytes each of
 /// credential and verifier, and for its first argument.
 const BEGINNING: usize = 1024;
@@ -154,14 +149,14 @@ impl Records {
         Ok(self.buffer.get_mut(end..end + room).unwrap_or_default())
     }
 
-    /// Grows the buffer to this size. Leaves nothing of its content elsewhere.
+    /// Grows the buffer to this size. Up to [`LARGE`], nothing of its content is left elsewhere. A larger one is grown by
+    /// the allocator, so that there are not two at a time; it usually moves pages instead of copying bytes.
     fn grow(&mut self, size: usize) -> Result<(), TryReserveError> {
-        if self.buffer.len() < MOVED_BY_PAGES {
+        if self.buffer.len() <= LARGE {
             let mut larger = Vec::new();
             larger.try_reserve_exact(size)?;
-            let used = self.buffer.get_mut(..self.raw.end).unwrap_or_default();
-            larger.extend_from_slice(used);
-            wipe(used);
+            larger.extend_from_slice(self.buffer.get(..self.raw.end).unwrap_or_default());
+            wipe(&mut self.buffer);
             self.buffer = larger;
         } else {
             let more = size.saturating_sub(self.buffer.len());
@@ -178,12 +173,19 @@ impl Records {
         } else {
             self.payload.end
         };
+        let used = start + self.raw.len();
+        let least = match self.wanted() {
+            0 => SMALL / 4,
+            wanted => wanted.min(SMALL / 4),
+        };
+        if self.passing_over.is_none() && self.buffer.len() >= used + least {
+            return self.buffer.len();
+        }
         let most = match self.passing_over {
             None => self.buffer.len().max(SMALL),
             Some(_) => SMALL / 4,
         };
-        let more = self.wanted().clamp(SMALL / 4, most);
-        (start + self.raw.len() + more).max(SMALL)
+        (used + self.wanted().clamp(SMALL / 4, most)).max(SMALL)
     }
 
     /// The size of the buffer, in bytes.

@@ -201,6 +201,30 @@ fn memory_follows_the_bytes_that_came_not_the_announced_length() {
     assert!(records.buffer.len() <= 4 * SMALL);
 }
 
+/// Each time it is moved, or cleared.
+#[test]
+fn memory_grows_seldom_however_short_the_reads_are() {
+    for step in [1, 100, 1448, 64 << 10, usize::MAX] {
+        let mut records = Records::new(1 << 30);
+        let sent = payload(300_000);
+        let stream = fragments(&sent, 1 << 20);
+        let (mut received, mut growths) = (0, 0);
+        while received < stream.len() {
+            let before = records.size();
+            let space = records.space().unwrap();
+            let count = space.len().min(step).min(stream.len() - received);
+            space[..count].copy_from_slice(&stream[received..received + count]);
+            records.received(count);
+            received += count;
+            growths += usize::from(records.size() > before);
+            assert!(records.size() <= 2 * (received + SMALL));
+            assert!(records.advance().unwrap() == (received == stream.len()));
+        }
+        assert!(records.record() == sent);
+        assert!(growths <= 8, "{growths} by {step}");
+    }
+}
+
 #[test]
 fn memory_does_not_grow_with_the_number_of_records() {
     let mut records = Records::new(1 << 20);
