@@ -41,7 +41,7 @@ impl Closes {
     }
 }
 
-/// The sessions that a call closes if it succeeds. A session whose handle was closed can only be one that was opened
+/// The sessions that a call closes if it succeeds. A handle that was closed, once, belonged to a session that was opened
 /// before. All sessions of a slot are forgotten: of one that is being opened meanwhile nobody can tell whether it was
 /// closed, and a callback must not be kept for longer than its session.
 #[derive(Clone, Copy)]

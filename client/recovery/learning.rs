@@ -96,9 +96,11 @@ impl<R: Remote + 'static> Recovery<R> {
         deadline: Deadline,
     ) -> Result<(), Trouble> {
         let _turn = self.turn(deadline)?;
-        let state = self.shared.state();
+        let mut state = self.shared.state();
         if !state.is_on(live) {
-            // The connection was given up meanwhile. The session is opened again when it is used.
+            // The connection was given up meanwhile. The session is opened again when it is used, in this slot.
+            let slots = &mut state.tables.slots;
+            slots.entry(slot).or_insert_with(|| Slot::new(slot, live));
             return Ok(());
         }
         let known = state.tables.slots.get(&slot);

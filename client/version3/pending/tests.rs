@@ -180,11 +180,19 @@ fn a_handle_that_comes_again_inherits_nothing() {
     let mut sessions = Pending::default();
     let session = SessionHandle(1);
     sessions.opened(session, SLOT);
-    let kept = sessions.keep((session, 0), Function::C_Digest, b"abc", vec![1]);
-    kept.unwrap();
+    let number = sessions.number(session);
+    let keep = |sessions: &mut Pending| {
+        let kept = sessions.keep((session, number), Function::C_Digest, b"abc", vec![1]);
+        kept.unwrap();
+        sessions.answer(session, Function::C_DigestInit, &[], None)
+    };
+    let is_active = keep(&mut sessions);
+    assert!(matches!(is_active, Some(Err(CkRv::OPERATION_ACTIVE))));
     sessions.opened(session, SLOT);
     let init = sessions.answer(session, Function::C_DigestInit, &[], None);
     assert!(init.is_none());
+    // The reply to a call of the earlier session comes late.
+    assert!(keep(&mut sessions).is_none());
 }
 
 /// In the original, the digest of an abandoned operation is returned.
