@@ -58,8 +58,12 @@ impl Audited {
 
     /// The process that has the log open. The daemon serves clients before it has opened it.
     fn auditor(&self) -> Process {
-        assert!(wait_until(PATIENCE, || self.present_auditor().is_some()));
-        self.present_auditor().expect("an auditor")
+        let mut found = None;
+        wait_until(PATIENCE, || {
+            found = self.present_auditor();
+            found.is_some()
+        });
+        found.expect("an auditor")
     }
 
     /// The same, if there is one now.

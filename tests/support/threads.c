@@ -328,7 +328,7 @@ static void mode_memory(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key)
 
 enum { PART = 16 }; /* of a secret, for which the memory is searched */
 
-/* The longest is longer than what is kept where it was received. */
+/* So long that the library leaves it where it was received until the application has it. */
 static CK_BYTE secret[100000], masked[100000];
 
 /* Bytes that are nowhere else, and the same in a form that is not found. */
@@ -370,6 +370,14 @@ static void check_gone(const char *what, size_t from)
     check(what, count > 0 && found == 0);
 }
 
+/* The same for the beginning, the middle and the end of a secret. */
+static void check_all_gone(const char *what, size_t size)
+{
+    check_gone(what, 0);
+    check_gone(what, (size - PART) / 2);
+    check_gone(what, size - PART);
+}
+
 static void mode_secrets(CK_SESSION_HANDLE session)
 {
     static const CK_ULONG sizes[] = { 32, 512, 1520, 3904, 98304 };
@@ -394,7 +402,7 @@ static void mode_secrets(CK_SESSION_HANDLE session)
         if (rv == CKR_OK)
             rv = p11->C_Encrypt(session, secret, size, ciphertext, &length);
         check_rv("C_Encrypt", CKR_OK, rv);
-        check_gone("what was encrypted is gone", 0);
+        check_all_gone("what was encrypted is gone", size);
         rv = p11->C_DecryptInit(session, &mechanism, object);
         CK_ULONG told = 0;
         if (rv == CKR_OK)
@@ -402,7 +410,7 @@ static void mode_secrets(CK_SESSION_HANDLE session)
         if (rv == CKR_OK)
             rv = p11->C_Decrypt(session, ciphertext, length, secret, &told);
         check_rv("C_Decrypt", CKR_OK, rv);
-        check_gone("what was decrypted is gone", 0);
+        check_all_gone("what was decrypted is gone", size);
 
         new_secret(size);
         CK_OBJECT_HANDLE made;
@@ -410,9 +418,9 @@ static void mode_secrets(CK_SESSION_HANDLE session)
         CK_ATTRIBUTE template[] = { { CKA_CLASS, &class, sizeof class }, { CKA_KEY_TYPE, &generic, sizeof generic }, value,
                                     { CKA_SENSITIVE, &no, 1 }, { CKA_EXTRACTABLE, &yes, 1 }, { CKA_PRIVATE, &no, 1 } };
         check_rv("C_CreateObject", CKR_OK, p11->C_CreateObject(session, template, 6, &made));
-        check_gone("the value is gone", 0);
+        check_all_gone("the value is gone", size);
         check_rv("C_GetAttributeValue", CKR_OK, p11->C_GetAttributeValue(session, made, &value, 1));
-        check_gone("the value that was read is gone", 0);
+        check_all_gone("the value that was read is gone", size);
     }
 }
 
