@@ -92,16 +92,19 @@ impl Searches {
             }
             Call::C_FindObjectsFinal(session) | Call::C_CloseSession(session) => {
                 let final_call = context.function == Function::C_FindObjectsFinal;
+                let present = self.get(session);
                 let reply = backend.call(call);
                 if final_call || reply.rv().is_ok() {
-                    self.end(session);
+                    self.end_one(session, present);
                 }
                 reply
             }
+            // Another call of the session may begin a search as soon as the module has cancelled this one.
             Call::C_SessionCancel(session, flags) => {
+                let present = self.get(session);
                 let reply = backend.call(call);
                 if reply.rv().is_ok() && flags.0 & FIND_OBJECTS != 0 {
-                    self.end(session);
+                    self.end_one(session, present);
                 }
                 reply
             }
@@ -109,14 +112,21 @@ impl Searches {
                 let reply = backend.call(call);
                 if reply.rv().is_ok() {
                     // The sessions of other slots stay open, and their searches go on.
-                    self.retain(|session| session_state(backend, session).is_ok());
+                    for (session, search) in self.all() {
+                        if session_state(backend, session).is_err() {
+                            self.end_one(session, Some(search));
+                        }
+                    }
                 }
                 reply
             }
             Call::C_Finalize() => {
+                let present = self.all();
                 let reply = backend.call(call);
                 if reply.rv().is_ok() {
-                    self.retain(|_| false);
+                    for (session, search) in present {
+                        self.end_one(session, Some(search));
+                    }
                 }
                 reply
             }
@@ -196,13 +206,28 @@ impl Searches {
         lock(&self.0).remove(&key(session));
     }
 
-    /// Ends the searches in all sessions for which `keep` is false.
-    pub(crate) fn retain(&self, keep: impl Fn(SessionHandle) -> bool) {
-        let sessions: Vec<u64> = lock(&self.0).keys().copied().collect();
-        for session in sessions.into_iter().map(SessionHandle) {
-            if !keep(session) {
-                self.end(session);
-            }
+    /// Returns the search in this session.
+    fn get(&self, session: SessionHandle) -> Option<Arc<Mutex<Search>>> {
+        lock(&self.0).get(&key(session)).cloned()
+    }
+
+    /// Returns all searches, with their sessions.
+    fn all(&self) -> Vec<(SessionHandle, Arc<Mutex<Search>>)> {
+        let searches = lock(&self.0);
+        let all = searches.iter();
+        all.map(|(session, search)| (SessionHandle(*session), search.clone()))
+            .collect()
+    }
+
+    /// Ends this search, unless another one has begun in its session meanwhile.
+    fn end_one(&self, session: SessionHandle, search: Option<Arc<Mutex<Search>>>) {
+        let mut searches = lock(&self.0);
+        let is_present = |search| {
+            let present = searches.get(&key(session));
+            present.is_some_and(|present| Arc::ptr_eq(present, &search))
+        };
+        if search.is_some_and(is_present) {
+            searches.remove(&key(session));
         }
     }
 
@@ -216,7 +241,7 @@ impl Searches {
         fetch: impl FnMut(u64) -> Result<Vec<ObjectHandle>, CkRv>,
         mut hides: impl FnMut(ObjectHandle, &Watchers) -> Result<bool, CkRv>,
     ) -> Option<Result<Vec<ObjectHandle>, CkRv>> {
-        let search = lock(&self.0).get(&key(session)).cloned()?;
+        let search = self.get(session)?;
         let mut search = lock(&search);
         let watchers = search.watchers.clone();
         let hides = |object| hides(object, &watchers);
@@ -340,8 +365,23 @@ mod tests {
         assert!(find(SESSION).is_none());
         searches.begin(SESSION, Vec::new());
         searches.begin(SessionHandle(8), Vec::new());
-        searches.retain(|session| session == SESSION);
+        assert_eq!(searches.all().len(), 2);
+        searches.end(SessionHandle(8));
         assert!(find(SessionHandle(8)).is_none() && find(SESSION).is_some());
+    }
+
+    #[test]
+    fn a_late_end_does_not_end_the_next_search() {
+        let searches = Searches::default();
+        searches.begin(SESSION, Vec::new());
+        let first = searches.get(SESSION);
+        searches.begin(SESSION, Vec::new());
+        searches.end_one(SESSION, first);
+        assert!(searches.has(SESSION));
+        searches.end_one(SESSION, None);
+        assert!(searches.has(SESSION));
+        searches.end_one(SESSION, searches.get(SESSION));
+        assert!(!searches.has(SESSION));
     }
 
     #[test]
