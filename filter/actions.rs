@@ -27,6 +27,7 @@
 //! const ROW: Row = Row {
 //!     name: "short_random",
 //!     fits: |function| function == Function::C_GenerateRandom,
+//!     makes_the_call: false,
 //!     make: || Box::new(ShortRandom),
 //! };
 //! # assert_eq!(ROW.name, "short_random");
@@ -88,6 +89,8 @@ pub struct Row {
     pub name: &'static str,
     /// Whether it may be attached to this function.
     pub fits: fn(Function) -> bool,
+    /// Whether it makes the call itself, or refuses it, always: what comes after it never runs.
+    pub makes_the_call: bool,
     /// Makes an instance of the action.
     pub make: fn() -> Box<dyn Action>,
 }
@@ -108,21 +111,25 @@ pub const ACTIONS: &[Row] = &[
     Row {
         name: "identity",
         fits: |_| true,
+        makes_the_call: false,
         make: || Box::new(example_hooks::Identity),
     },
     Row {
         name: "c_Initialize_hook",
         fits: |_| true,
+        makes_the_call: false,
         make: || Box::new(example_hooks::InitializeHook),
     },
     Row {
         name: "c_Login_hook",
         fits: |function| function.older() == C_Login,
+        makes_the_call: false,
         make: || Box::new(example_hooks::LoginHook),
     },
     Row {
         name: "do_segregate_usage",
         fits: |_| true,
+        makes_the_call: false,
         make: || Box::new(do_segregate_usage::SegregateUsage),
     },
     Row {
@@ -131,62 +138,74 @@ pub const ACTIONS: &[Row] = &[
             let older = function.older();
             matches!(older, C_CreateObject | C_CopyObject | C_SetAttributeValue)
         },
+        makes_the_call: false,
         make: || Box::new(non_local_objects_patch::NonLocalObjects),
     },
     Row {
         name: "prevent_sensitive_leak_patch",
         fits: |function| matches!(function.older(), C_GetAttributeValue | C_SetAttributeValue),
+        makes_the_call: false,
         make: || Box::new(sensitive_leak_patch::SensitiveLeak),
     },
     Row {
         name: "conflicting_attributes_patch",
         fits: takes_values,
+        makes_the_call: false,
         make: || Box::new(conflicting_attributes_patch::ConflictingAttributes),
     },
     Row {
         name: "conflicting_attributes_patch_on_existing_objects",
         fits: |function| function.uses_keys() || function == C_FindObjects,
+        makes_the_call: false,
         make: || Box::new(conflicting_attributes_patch::OnExistingObjects),
     },
     Row {
         name: "dangerous_sensitive_keys_paranoid",
         fits: |function| function.uses_keys() || function == C_FindObjects,
+        makes_the_call: false,
         make: || Box::new(existing_sensitive_keys_patch::Escrow::Nothing),
     },
     Row {
         name: "dangerous_sensitive_keys_escrow_encrypt",
         fits: |function| function.uses_keys() || function == C_FindObjects,
+        makes_the_call: false,
         make: || Box::new(existing_sensitive_keys_patch::Escrow::EncryptionKeys),
     },
     Row {
         name: "dangerous_sensitive_keys_escrow_all",
         fits: |function| function.uses_keys() || function == C_FindObjects,
+        makes_the_call: false,
         make: || Box::new(existing_sensitive_keys_patch::Escrow::AllKeys),
     },
     Row {
         name: "sticky_attributes_patch",
         fits: |function| takes_values(function) && takes_object(function),
+        makes_the_call: false,
         make: || Box::new(sticky_attributes_patch::StickyAttributes),
     },
     Row {
         name: "wrapping_format_patch",
         fits: |function| matches!(function.older(), C_WrapKey | C_UnwrapKey),
+        makes_the_call: true,
         make: || Box::new(wrapping_format_patch::WrappingFormat),
     },
     Row {
         name: "secure_templates_patch",
         fits: takes_values,
+        makes_the_call: false,
         make: || Box::new(secure_templates_patch::SecureTemplates),
     },
     Row {
         name: "sanitize_creation_templates_patch",
         // C_CopyObject is listed in the original's configuration; a copy keeps all that the object has.
         fits: |function| takes_values(function) && function != C_SetAttributeValue,
+        makes_the_call: true,
         make: || Box::new(sanitize_creation_templates_patch::SanitizeCreationTemplates),
     },
     Row {
         name: "strong_wrapping_keys",
-        fits: |function| function.older() == C_WrapKey,
+        fits: |function| matches!(function.older(), C_WrapKey | C_UnwrapKey),
+        makes_the_call: false,
         make: || Box::new(strong_wrapping_keys::StrongWrappingKeys),
     },
 ];
@@ -271,7 +290,12 @@ mod tests {
                 ],
                 // C_CopyObject is listed in the original's configuration; a copy keeps all that the object has.
                 "sanitize_creation_templates_patch" => [made.as_slice(), &[C_CopyObject]].concat(),
-                "strong_wrapping_keys" => vec![C_WrapKey, C_WrapKeyAuthenticated],
+                "strong_wrapping_keys" => vec![
+                    C_WrapKey,
+                    C_UnwrapKey,
+                    C_WrapKeyAuthenticated,
+                    C_UnwrapKeyAuthenticated,
+                ],
                 other => panic!("{other}"),
             };
             expected.sort();

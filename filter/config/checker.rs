@@ -100,6 +100,20 @@ impl<'a> Checker<'a> {
             self.per_module(options.filter_actions_post, &modules, |checker, list| {
                 checker.actions(list, unfit)
             })?;
+        let before = filter_actions_pre.iter().flat_map(|rule| &rule.value);
+        for step in before.filter(|step| step.value.1.makes_the_call) {
+            let (function, row) = step.value;
+            let place = Place {
+                line: step.line,
+                option: "filter_actions_pre".into(),
+            };
+            self.warn(place.fault(format!(
+                "action `{}` makes the call of {} itself, so that no other rule applies to it: write it in \
+                 filter_actions_post",
+                row.name,
+                function.name()
+            )));
+        }
         let chains = filter_actions_pre.iter().chain(&filter_actions_post);
         let user = chains
             .flat_map(|rule| &rule.value)
@@ -236,7 +250,7 @@ impl<'a> Checker<'a> {
     }
 
     fn actions(&mut self, steps: Steps, unfit_is_a_warning: bool) -> Result<Chain, Fault> {
-        let mut chain = Vec::new();
+        let mut chain: Vec<Lined<(Function, &'static Row)>> = Vec::new();
         for At {
             value: (FunctionName(function), action),
             place,
@@ -253,6 +267,16 @@ impl<'a> Checker<'a> {
                 }
                 self.warn(fault);
                 continue;
+            }
+            // Two that make the call are in the original's own file, on C_UnwrapKey.
+            let mut before = chain.iter().filter(|_| !row.makes_the_call);
+            let decides = before.find(|it| it.value.0 == function && it.value.1.makes_the_call);
+            if let Some(Lined { value, line }) = decides {
+                let (earlier, function) = (value.1.name, function.name());
+                self.warn(action.fault(format!(
+                    "action `{}` never runs on {function}: `{earlier}` in line {line} makes the call itself",
+                    row.name
+                )));
             }
             chain.push(Lined {
                 value: (function, row),

@@ -202,6 +202,24 @@ fn refuses_an_action_where_it_does_nothing() {
 }
 
 #[test]
+fn warns_of_actions_behind_one_that_makes_the_call() {
+    let key = "wrapping_format_key = \"000102030405060708090a0b0c0d0eFF\"";
+    let post = |list: &str| format!("filter_actions_post = [(\".*\", [{list}])] {key}");
+    let right = "(C_WrapKey, strong_wrapping_keys), (C_UnwrapKey, strong_wrapping_keys),\n\
+                 (C_WrapKey, wrapping_format_patch), (C_UnwrapKey, wrapping_format_patch)";
+    assert!(warnings(&post(right)).is_empty());
+    let wrong = "(C_WrapKey, wrapping_format_patch),\n(C_WrapKey, strong_wrapping_keys)";
+    let expected = "filter.conf:3: filter_actions_post[0][1][1][1]: action `strong_wrapping_keys` never runs on C_WrapKey: \
+                    `wrapping_format_patch` in line 2 makes the call itself";
+    assert_eq!(warnings(&post(wrong)), [expected]);
+    let pre =
+        "filter_actions_pre = [(\".*\", [(C_CreateObject, sanitize_creation_templates_patch)])]";
+    let expected = "filter.conf:2: filter_actions_pre: action `sanitize_creation_templates_patch` makes the call of \
+                    C_CreateObject itself, so that no other rule applies to it: write it in filter_actions_post";
+    assert_eq!(warnings(pre), [expected]);
+}
+
+#[test]
 fn warns_of_rules_for_what_happens_before_they_apply() {
     for rule in [
         "forbidden_functions = [(\".*\", [C_LoadModule])]",
