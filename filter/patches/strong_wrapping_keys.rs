@@ -1,12 +1,14 @@
-//! `strong_wrapping_keys`: refuses to wrap a key with a wrapping key of less than 112 bits of strength.
+//! `strong_wrapping_keys`: refuses to wrap a key in a way that gives it away, and to unwrap only a part of a key.
 //!
 //! The original has no such action. Without it, a client that may make wrapping keys could make an RSA key of 512 bits
-//! or a DES key, wrap with it a key that it may not read, and break the weak key elsewhere.
+//! or a DES key, wrap with it a key that it may not read, and break the weak key elsewhere. Or it could wrap a key that
+//! it knows and one that it does not know with the same keystream, whose difference is that of the keys. Or it could
+//! unwrap the first byte of a key as a key of its own, find it by trying 256 values, and go on with two bytes.
 
 use cryptoki_sys::*;
 use xdr::facts::Family;
 use xdr::word_size::{narrow, wide};
-use xdr::{AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
+use xdr::{Attribute, AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
 
 use crate::actions::{Action, Context, Verdict};
 use crate::patches::Refused;
@@ -20,6 +22,31 @@ const SECRET_BYTES: u64 = 14;
 /// Room for a modulus in bytes: 16384 bits and a zero byte before them.
 const LONGEST_MODULUS: usize = 2049;
 
+/// Mechanisms that add a keystream to what they wrap. Key and IV, which the client chooses, determine the keystream.
+const STREAMS: &[CK_MECHANISM_TYPE] = &[
+    CKM_AES_CTR,
+    CKM_AES_OFB,
+    CKM_AES_CFB1,
+    CKM_AES_CFB8,
+    CKM_AES_CFB64,
+    CKM_AES_CFB128,
+    CKM_CAMELLIA_CTR,
+    CKM_CHACHA20,
+    CKM_CHACHA20_POLY1305,
+    CKM_DES_CFB8,
+    CKM_DES_CFB64,
+    CKM_DES_OFB8,
+    CKM_DES_OFB64,
+    CKM_RC4,
+    CKM_SALSA20,
+    CKM_SALSA20_POLY1305,
+    CKM_SKIPJACK_CFB8,
+    CKM_SKIPJACK_CFB16,
+    CKM_SKIPJACK_CFB32,
+    CKM_SKIPJACK_CFB64,
+    CKM_SKIPJACK_OFB64,
+];
+
 /// The action.
 pub struct StrongWrappingKeys;
 
@@ -29,14 +56,40 @@ impl Action for StrongWrappingKeys {
     }
 
     fn judge(&self, call: &Call<'_>, context: &Context<'_>) -> Verdict {
-        let wraps = call.function().facts().is_of(Family::Wrap);
+        let facts = call.function().facts();
         // The wrapping key is the first of the call's two keys.
         match call.session().zip(call.keys().next()) {
-            Some((session, wrapping)) if wraps => {
-                Refused::verdict(judge(context, session, wrapping), context)
+            _ if facts.is_of(Family::Unwrap) => Refused::verdict(judge_length(call), context),
+            Some((session, wrapping)) if facts.is_of(Family::Wrap) => {
+                let judged = judge_mechanism(call).and_then(|()| judge(context, session, wrapping));
+                Refused::verdict(judged, context)
             }
             _ => Verdict::Continue,
         }
+    }
+}
+
+/// Refuses to cut off an unwrapped key. PKCS#11 allows CKA_VALUE_LEN only for key types of any length.
+fn judge_length(call: &Call<'_>) -> Result<(), Refused> {
+    let cuts_off = |it: &Attribute| it.attribute_type == AttributeType(wide(CKA_VALUE_LEN));
+    let mut said = call.values().flat_map(|template| &template.0);
+    match said.any(cuts_off) {
+        false => Ok(()),
+        true => Err(Refused::new(
+            CkRv::TEMPLATE_INCONSISTENT,
+            "CKA_VALUE_LEN could leave only a part of the key",
+        )),
+    }
+}
+
+fn judge_mechanism(call: &Call<'_>) -> Result<(), Refused> {
+    let kind = call.mechanism().map(|it| narrow(it.mechanism_type().0));
+    match kind {
+        Some(kind) if STREAMS.contains(&kind) => Err(Refused::new(
+            CkRv::MECHANISM_INVALID,
+            "two keys that are wrapped with the same keystream give each other away",
+        )),
+        _ => Ok(()),
     }
 }
 

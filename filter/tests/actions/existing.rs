@@ -218,14 +218,33 @@ fn wraps_with_strong_keys_only() {
             .count();
         assert!(count <= 2, "{reads:?}");
     }
-    let unwrap = Call::C_UnwrapKey(
-        S,
-        mechanism(0x2109, &[]),
-        token.put(&modulus(64)),
-        (&[1]).into(),
-        t(""),
-    );
-    assert_ne!(chain.rv(unwrap), weak);
+    let unwrap = |chain: &Chain, template| {
+        let unwrapping = token.put(&modulus(64));
+        let kind = mechanism(0x2109, &[]);
+        chain.rv(Call::C_UnwrapKey(
+            S,
+            kind,
+            unwrapping,
+            (&[1]).into(),
+            t(template),
+        ))
+    };
+    assert_eq!(unwrap(&chain, "CLASS=#4 KEY_TYPE=#16"), CkRv::OK);
+    // A part of a key can be found by trying.
+    let cut = unwrap(&chain, "CLASS=#4 KEY_TYPE=#16 VALUE_LEN=#1");
+    assert_eq!(cut, CkRv::TEMPLATE_INCONSISTENT);
+    // The same keystream for two keys: CTR, OFB, CFB, ChaCha20.
+    let wrapping = token.put("CLASS=#4 KEY_TYPE=#31");
+    for (kind, rv) in [
+        (0x1082, CkRv::OK),
+        (0x1086, CkRv::MECHANISM_INVALID),
+        (0x2104, CkRv::MECHANISM_INVALID),
+        (0x2107, CkRv::MECHANISM_INVALID),
+        (0x1226, CkRv::MECHANISM_INVALID),
+    ] {
+        let call = Call::C_WrapKey(S, mechanism(kind, &[]), wrapping, wrapped, ALL);
+        assert_eq!(chain.rv(call), rv, "{kind:x}");
+    }
     token.reads(Reads::Not(CkRv::SESSION_HANDLE_INVALID));
     let call = Call::C_WrapKey(S, mechanism(0x2109, &[]), wrapped, wrapped, ALL);
     assert_eq!(chain.rv(call), CkRv::SESSION_HANDLE_INVALID);
