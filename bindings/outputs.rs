@@ -38,8 +38,8 @@ const KEPT: usize = 8 << 20;
 const ALWAYS_MAPPED: usize = 32 << 20;
 
 thread_local! {
-    /// The buffer for small outputs. Between two calls it is all zeros, provided that the module told correctly how
-    /// much it wrote.
+    /// The buffer for small outputs. Between two calls it is all zeros, provided that the module wrote no more than it
+    /// told, or secrets only.
     static SCRATCH_ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -85,7 +85,7 @@ fn large_buffer(size: usize) -> Option<Vec<u8>> {
 }
 
 /// Allocates zeroed memory of `size` bytes, more than 0. `None` if there is none.
-fn zeros(size: usize) -> Option<Vec<u8>> {
+pub(crate) fn zeros(size: usize) -> Option<Vec<u8>> {
     let layout = Layout::array::<u8>(size).ok()?;
     // SAFETY: the layout has a size that is not 0, because `size` is not.
     let memory = unsafe { alloc_zeroed(layout) };
@@ -200,22 +200,27 @@ fn output_into(
     call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
 ) -> Output {
     match room {
-        ..=SCRATCH => small_output(room, call),
+        ..=SCRATCH => small_output(function.hands_out_secrets(), room, call),
         _ => large_output(function.hands_out_secrets(), room, call),
     }
 }
 
 /// Copies a small output out of the thread's buffer.
-fn small_output(room: usize, call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv) -> Output {
+fn small_output(
+    is_secret: bool,
+    room: usize,
+    call: &mut impl FnMut(*mut CK_BYTE, *mut CK_ULONG) -> CkRv,
+) -> Output {
     let mut scratch = SCRATCH_ROOM.take();
     scratch.resize(SCRATCH, 0);
     let place = scratch.get_mut(..room).unwrap_or_default();
     let (mut output, written) = call_with(place, call);
     match written {
         Some(length) => {
-            let written = place.get_mut(..length).unwrap_or_default();
-            output.data = written.to_vec();
-            wipe(written);
+            output.data = place.get(..length).unwrap_or_default().to_vec();
+            // Padding of the plaintext may follow it.
+            let used = if is_secret { room } else { length };
+            wipe(place.get_mut(..used).unwrap_or_default());
         }
         None => wipe(place),
     }
