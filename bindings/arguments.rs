@@ -132,6 +132,16 @@ impl CMechanism {
         })
     }
 
+    /// The size of the parameter's memory, in bytes; 0 without a parameter.
+    pub(crate) fn size(&self) -> usize {
+        self.assembly.size()
+    }
+
+    /// Returns the memory of the parameter, at the addresses that the module has; `None` without a parameter.
+    pub(crate) fn into_memory(self) -> Option<Assembly> {
+        (self.assembly.size() > 0).then_some(self.assembly)
+    }
+
     /// Returns what the module wrote through pointers of the parameter, in a call with this result.
     pub(crate) fn written(&self, rv: CkRv) -> Written {
         self.assembly.written(rv.is_ok())

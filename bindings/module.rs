@@ -89,6 +89,7 @@ struct Functions {
     flat_mechanisms: Vec<u64>,
     init_args: Option<CString>,
     sessions: Sessions,
+    parameters: parameters::Budget,
 }
 
 impl Module {
@@ -111,6 +112,7 @@ impl Module {
             flat_mechanisms: options.flat_mechanisms,
             init_args,
             sessions: Sessions::default(),
+            parameters: parameters::Budget::default(),
         };
         Ok(Module {
             turns: Turns::new(),
@@ -173,7 +175,8 @@ macro_rules! c {
             // SAFETY: the address comes from the list of a module that is never unloaded, and its type is the
             // standard's. An argument that is an address is null where PKCS#11 allows it, or comes from a variable or
             // from `arguments`, `templates` and `outputs`: it is the address of memory that outlives the call, and the
-            // argument beside it is the length of that memory. Where PKCS#11 does not allow null, it is null only
+            // argument beside it is the length of that memory. The parameter of an operation outlives the operation, as
+            // far as this process knows of its end (`parameters`). Where PKCS#11 does not allow null, it is null only
             // because the client said so; a module that does not check it ends with an access to address 0. Bytes of a
             // client are never an address: `CMechanism`, `CTemplate` and `messages` see to that. The caller holds a
             // turn, so no other call is running, or the module takes calls in parallel.
@@ -190,6 +193,7 @@ mod interfaces;
 mod keys;
 mod messages;
 pub mod notify;
+mod parameters;
 mod turns;
 
 #[cfg(test)]

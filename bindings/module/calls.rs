@@ -70,7 +70,7 @@ macro_rules! init {
 /// Makes a call with a session, a mechanism, and the C arguments that follow them.
 macro_rules! begin {
     ($functions:ident.$name:ident($session:ident, $mechanism:ident), [$($behind:expr),*]) => {
-        or_refused!($name, $functions.begin(Function::$name, &$mechanism, |mechanism| {
+        or_refused!($name, $functions.begin(Function::$name, $session, &$mechanism, |mechanism| {
             c!($functions.$name(narrow($session.0), mechanism $(, $behind)*))
         }))
     };

@@ -19,7 +19,7 @@ use xdr::{
 
 use super::{Functions, notify};
 use crate::arguments::{Handle, Place, input};
-use crate::outputs::{LONGEST_RANDOM, list, objects};
+use crate::outputs::{LONGEST_RANDOM, list, objects, zeros};
 use crate::templates::{CTemplate, attribute_values};
 
 /// Room in bytes for an output that does not grow with the input: a digest, a signature, a wrapped key. The original
@@ -495,7 +495,12 @@ impl Functions {
                 ..Default::default()
             };
         }
-        let mut data = vec![0; size.max(1)];
+        let Some(mut data) = zeros(size.max(1)) else {
+            return OutputResult {
+                rv: CkRv::HOST_MEMORY,
+                ..Default::default()
+            };
+        };
         let place = match has_buffer {
             true => data.as_mut_ptr(),
             false => null_mut(),

@@ -48,16 +48,23 @@ impl Functions {
         })
     }
 
-    /// Makes a call whose only result is what the module wrote into its mechanism's parameter.
+    /// Begins an operation. Its only result is what the module wrote into the mechanism's parameter, which is kept.
     pub(super) fn begin(
         &self,
         function: Function,
+        session: SessionHandle,
         mechanism: &MechanismPointer,
         call: impl FnOnce(*mut CK_MECHANISM) -> CkRv,
     ) -> Result<MechanismResult, CkRv> {
         let mut mechanism = self.mechanism(mechanism, function)?;
+        let part = self.parameters.take(mechanism.size())?;
         let rv = call(mechanism.as_ptr());
         let written = mechanism.written(rv);
+        if let (true, Some(session)) = (rv.is_ok(), self.sessions.get(session)) {
+            session
+                .parameters
+                .begun(function, mechanism.into_memory(), part);
+        }
         Ok(MechanismResult { rv, written })
     }
 

@@ -14,10 +14,11 @@ use cryptoki_sys::*;
 use xdr::word_size::{narrow, wide};
 use xdr::{
     CkRv, Flags, Function, Mechanism, MechanismPointer, MechanismResult, MechanismType, NullPlaces,
-    SessionHandle, SlotId, Written,
+    OutputResult, SessionHandle, SlotId, Written,
 };
 
 use super::Functions;
+use super::parameters::Parameters;
 
 /// What the messages of an operation are for.
 #[derive(Clone, Copy)]
@@ -67,6 +68,7 @@ impl Operations {
 /// A session of the module.
 pub(super) struct Session {
     slot: SlotId,
+    pub(super) parameters: Parameters,
     operations: RwLock<Operations>,
 }
 
@@ -95,7 +97,11 @@ impl Sessions {
 
     pub(super) fn opened(&self, session: SessionHandle, slot: SlotId) {
         let operations = RwLock::default();
-        let opened = Arc::new(Session { slot, operations });
+        let opened = Arc::new(Session {
+            slot,
+            parameters: Parameters::default(),
+            operations,
+        });
         self.map().insert(session, opened);
     }
 
@@ -135,6 +141,24 @@ impl Sessions {
     }
 }
 
+/// The answer to a call with a message.
+pub(super) trait Answered {
+    /// Its CK_RV.
+    fn rv(&self) -> CkRv;
+}
+
+impl Answered for CkRv {
+    fn rv(&self) -> CkRv {
+        *self
+    }
+}
+
+impl Answered for OutputResult {
+    fn rv(&self) -> CkRv {
+        self.rv
+    }
+}
+
 impl Functions {
     /// Begins an operation on messages; `call` makes the C call with the mechanism.
     pub(super) fn message_init(
@@ -145,16 +169,14 @@ impl Functions {
         mechanism: &MechanismPointer,
         call: impl FnOnce(*mut CK_MECHANISM) -> CkRv,
     ) -> Result<MechanismResult, CkRv> {
-        let mut c = self.mechanism(mechanism, function)?;
         let known = self.sessions.get(session);
         let mut operations = known.as_ref().map(|session| session.write());
-        let rv = call(c.as_ptr());
-        if let Some(operations) = operations.as_mut().filter(|_| rv.is_ok()) {
+        let begun = self.begin(function, session, mechanism, call)?;
+        if let Some(operations) = operations.as_mut().filter(|_| begun.rv.is_ok()) {
             let mechanism = mechanism.as_ref().map(Mechanism::mechanism_type);
             operations.set(direction, mechanism);
         }
-        let written = c.written(rv);
-        Ok(MechanismResult { rv, written })
+        Ok(begun)
     }
 
     /// Passes the parameter of a message to `call`, which makes the C call with its address and length. Refuses a
@@ -166,7 +188,10 @@ impl Functions {
         session: SessionHandle,
         parameter: &Mechanism,
         call: impl FnOnce(CK_VOID_PTR, CK_ULONG) -> R,
-    ) -> Result<(R, Written), CkRv> {
+    ) -> Result<(R, Written), CkRv>
+    where
+        R: Answered,
+    {
         let known = self.sessions.get(session);
         let operations = known.as_ref().map(|session| session.read());
         let operation = operations.as_ref().and_then(|known| known.get(direction));
@@ -185,9 +210,8 @@ impl Functions {
         let mut c = self.mechanism_of(parameter, function)?;
         let (address, length) = c.parameter();
         let result = call(address, length);
-        // Does not depend on the CK_RV: the client sent everything that a module may write there, so nothing is made up
-        // if the call fails.
-        Ok((result, c.written(CkRv::OK)))
+        let rv = result.rv();
+        Ok((result, c.written(rv)))
     }
 
     /// Returns what a module answers to a message without an operation.

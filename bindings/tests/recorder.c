@@ -187,7 +187,7 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, void *application, CK
 {
     if (application != NULL || notify != NULL)
         return TOLD | TOLD_WRONG;
-    *session = 0x80000001UL;
+    *session = 0x80000001UL; /* OPENED */
     return slot == 9 ? CKR_DEVICE_ERROR : CKR_OK;
 }
 
@@ -281,8 +281,19 @@ static CK_RV get_object_size(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object,
     return object == 9 ? CKR_OBJECT_HANDLE_INVALID : CKR_OK;
 }
 
+/* What C_OpenSession gives. Its operations with OAEP go on reading the label where C_EncryptInit found it. Key 2 fails. */
+#define OPENED 0x80000001UL
+
+static CK_RSA_PKCS_OAEP_PARAMS oaep;
+
 static CK_RV init(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key)
 {
+    if (session == OPENED && mechanism->mechanism == CKM_RSA_PKCS_OAEP) {
+        if (key == 2)
+            return CKR_KEY_HANDLE_INVALID;
+        oaep = *(CK_RSA_PKCS_OAEP_PARAMS *)mechanism->pParameter;
+        return CKR_OK;
+    }
     return told_mechanism(mechanism);
 }
 
@@ -294,6 +305,8 @@ static CK_RV digest_init(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism)
 static CK_RV transform(CK_SESSION_HANDLE session, unsigned char *in, unsigned long in_length,
                        unsigned char *out, unsigned long *out_length)
 {
+    if (session == OPENED && oaep.pSourceData)
+        return put(1, oaep.pSourceData, oaep.ulSourceDataLen, out, out_length);
     return put(session, in, in_length, out, out_length);
 }
 

@@ -95,6 +95,14 @@ impl Assembly {
         blocks.map(|block| block.0.as_mut_ptr()).collect()
     }
 
+    /// The size of all blocks together, in bytes.
+    pub fn size(&self) -> usize {
+        self.blocks
+            .iter()
+            .map(|block| size_of_val(block.0.as_slice()))
+            .sum()
+    }
+
     /// The pointers to be filled in. Each lies within its block.
     pub fn pointers(&self) -> &[PointerPlace] {
         &self.pointers

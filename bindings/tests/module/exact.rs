@@ -5,12 +5,17 @@ use xdr::{
     WantedRoom,
 };
 
-use super::exact_module::{EXACT, mechanism, rv};
+use super::exact_module::{EXACT, mechanism, parameter, rv};
 use super::{
     CKA_CLASS, CKA_LABEL, CKA_VALUE, CKA_WRAP_TEMPLATE, CkRv, Cryptoki, Flags, ObjectHandle,
     RECORDER, SlotId, TOLD, TOLD_NULL, Ulong, UserType, session,
 };
+use cryptoki_sys::{
+    CK_RSA_PKCS_OAEP_PARAMS, CK_ULONG, CKG_MGF1_SHA1, CKM_RSA_PKCS_OAEP, CKM_SHA_1,
+    CKZ_DATA_SPECIFIED,
+};
 use xdr::AttributeType;
+use xdr::Use;
 
 const CKA_UNWRAP_TEMPLATE: u64 = 0x4000_0212;
 const CKA_SENSITIVE: u64 = 0x103;
@@ -507,4 +512,37 @@ fn no_session_is_asynchronous() {
     assert_eq!(rv(&EXACT, join(b"C_\0ign")), CkRv::ARGUMENTS_BAD.0);
     let id = Call::C_AsyncGetID(session(1), Input::Bytes(b"C_Sign"));
     assert_eq!(rv(&EXACT, id), CkRv::FUNCTION_NOT_SUPPORTED.0);
+}
+
+/// As in openCryptoki, whose C_Encrypt reads the label where C_EncryptInit found it.
+#[test]
+fn what_a_parameter_points_to_outlives_the_beginning_of_its_operation() {
+    let open = Call::C_OpenSession(SlotId(1), Flags(4), false);
+    let session = result!(C_OpenSession, RECORDER.0.call(open)).session;
+    let begin = |label: &mut [u8], key| {
+        label.as_mut_ptr().expose_provenance();
+        let mut structure = CK_RSA_PKCS_OAEP_PARAMS {
+            hashAlg: CKM_SHA_1,
+            mgf: CKG_MGF1_SHA1,
+            source: CKZ_DATA_SPECIFIED,
+            pSourceData: label.as_mut_ptr().cast(),
+            ulSourceDataLen: label.len() as CK_ULONG,
+        };
+        let (oaep, _) = parameter(CKM_RSA_PKCS_OAEP, Use::Operation, &mut structure);
+        let call = Call::C_EncryptInit(session, Some(oaep), ObjectHandle(key));
+        RECORDER.0.call(call).rv()
+    };
+    let encrypt = || {
+        let call = Call::C_Encrypt(session, Input::Bytes(b"data"), Room::Buffer(100_000));
+        result!(C_Encrypt, RECORDER.0.call(call)).data.to_vec()
+    };
+    let mut label = vec![7; 50_000];
+    assert_eq!(begin(&mut label, 1), CkRv::OK);
+    label.fill(0);
+    assert_eq!(encrypt(), [7; 50_000]);
+    // One that does not begin does not replace it.
+    assert_eq!(begin(&mut [8; 50_000], 2), CkRv::KEY_HANDLE_INVALID);
+    assert_eq!(encrypt(), [7; 50_000]);
+    assert_eq!(begin(&mut [9; 3], 1), CkRv::OK);
+    assert_eq!(encrypt(), [9; 3]);
 }
