@@ -141,7 +141,15 @@ impl Cryptoki for Module {
             }
             call => {
                 let _turn = self.turns.turn();
-                self.functions.call(call, nulls)
+                let functions = &self.functions;
+                let ending = parameters::ending(&functions.parameters, &call);
+                let reply = functions.call(call, nulls);
+                if let (Some((session, family)), CkRv::OK) = (ending, reply.rv()) {
+                    if let Some(session) = functions.sessions.get(session) {
+                        session.parameters.ended(family);
+                    }
+                }
+                reply
             }
         }
     }

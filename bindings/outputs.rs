@@ -38,8 +38,8 @@ const KEPT: usize = 8 << 20;
 const ALWAYS_MAPPED: usize = 32 << 20;
 
 thread_local! {
-    /// The buffer for small outputs. Between two calls it is all zeros, provided that the module wrote no more than it
-    /// told, or secrets only.
+    /// The buffer for small outputs. Between two calls it is all zeros, provided that the module told correctly how
+    /// much it wrote. The room of a secret output is wiped as a whole.
     static SCRATCH_ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
