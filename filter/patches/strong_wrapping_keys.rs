@@ -2,13 +2,14 @@
 //!
 //! The original has no such action. Without it, a client that may make wrapping keys could make an RSA key of 512 bits
 //! or a DES key, wrap with it a key that it may not read, and break the weak key elsewhere. Or it could wrap a key that
-//! it knows and one that it does not know with the same keystream, whose difference is that of the keys. Or it could
+//! it knows and one that it does not know with the same keystream: their difference is that of the keys. Or it could
 //! unwrap the first byte of a key as a key of its own, find it by trying 256 values, and go on with two bytes.
 
 use cryptoki_sys::*;
 use xdr::facts::Family;
+use xdr::mechanism::FieldValue;
 use xdr::word_size::{narrow, wide};
-use xdr::{Attribute, AttributeType, Call, CkRv, ObjectHandle, SessionHandle};
+use xdr::{Attribute, AttributeType, Call, CkRv, Mechanism, ObjectHandle, SessionHandle, Value};
 
 use crate::actions::{Action, Context, Verdict};
 use crate::patches::Refused;
@@ -47,6 +48,9 @@ const STREAMS: &[CK_MECHANISM_TYPE] = &[
     CKM_SKIPJACK_OFB64,
 ];
 
+/// The same, unless the token makes the IV.
+const COUNTERS: &[CK_MECHANISM_TYPE] = &[CKM_AES_GCM, CKM_AES_CCM];
+
 /// The action.
 pub struct StrongWrappingKeys;
 
@@ -69,28 +73,48 @@ impl Action for StrongWrappingKeys {
     }
 }
 
-/// Refuses to cut off an unwrapped key. PKCS#11 allows CKA_VALUE_LEN only for key types of any length.
+/// Refuses to leave only so much of an unwrapped key that the rest can be found by trying.
 fn judge_length(call: &Call<'_>) -> Result<(), Refused> {
-    let cuts_off = |it: &Attribute| it.attribute_type == AttributeType(wide(CKA_VALUE_LEN));
-    let mut said = call.values().flat_map(|template| &template.0);
-    match said.any(cuts_off) {
-        false => Ok(()),
-        true => Err(Refused::new(
+    let said = call.values().flat_map(|template| &template.0);
+    let mut lengths = said.filter(|it| narrow(it.attribute_type.0) == CKA_VALUE_LEN);
+    let is_long = |it: &Attribute| {
+        let length = match &it.value {
+            Value::Bytes(bytes) => bytes.as_slice().try_into().ok(),
+            Value::Null { .. } | Value::Template(_) => None,
+        };
+        length.is_some_and(|length| wide(CK_ULONG::from_ne_bytes(length)) >= SECRET_BYTES)
+    };
+    match lengths.all(is_long) {
+        true => Ok(()),
+        false => Err(Refused::new(
             CkRv::TEMPLATE_INCONSISTENT,
-            "CKA_VALUE_LEN could leave only a part of the key",
+            "CKA_VALUE_LEN would leave less than 112 bits of the key",
         )),
     }
 }
 
 fn judge_mechanism(call: &Call<'_>) -> Result<(), Refused> {
-    let kind = call.mechanism().map(|it| narrow(it.mechanism_type().0));
-    match kind {
-        Some(kind) if STREAMS.contains(&kind) => Err(Refused::new(
+    let Some(mechanism) = call.mechanism() else {
+        return Ok(());
+    };
+    let kind = narrow(mechanism.mechanism_type().0);
+    if STREAMS.contains(&kind) || (COUNTERS.contains(&kind) && !has_fresh_iv(mechanism)) {
+        return Err(Refused::new(
             CkRv::MECHANISM_INVALID,
             "two keys that are wrapped with the same keystream give each other away",
-        )),
-        _ => Ok(()),
+        ));
     }
+    Ok(())
+}
+
+/// Whether the token makes the IV, so that none comes twice.
+fn has_fresh_iv(mechanism: &Mechanism) -> bool {
+    let parameter = mechanism.parameter();
+    let generators = ["ivGenerator", "nonceGenerator"].into_iter();
+    let mut generators = generators.filter_map(|name| parameter.field(name));
+    generators.any(|value| {
+        matches!(value, FieldValue::Number(generator) if narrow(generator) != CKG_NO_GENERATE)
+    })
 }
 
 fn judge(context: &Context<'_>, session: SessionHandle, key: ObjectHandle) -> Result<(), Refused> {

@@ -218,7 +218,7 @@ fn wraps_with_strong_keys_only() {
             .count();
         assert!(count <= 2, "{reads:?}");
     }
-    let unwrap = |chain: &Chain, template| {
+    let unwrap = |chain: &Chain, template: &str| {
         let unwrapping = token.put(&modulus(64));
         let kind = mechanism(0x2109, &[]);
         chain.rv(Call::C_UnwrapKey(
@@ -231,8 +231,15 @@ fn wraps_with_strong_keys_only() {
     };
     assert_eq!(unwrap(&chain, "CLASS=#4 KEY_TYPE=#16"), CkRv::OK);
     // A part of a key can be found by trying.
-    let cut = unwrap(&chain, "CLASS=#4 KEY_TYPE=#16 VALUE_LEN=#1");
-    assert_eq!(cut, CkRv::TEMPLATE_INCONSISTENT);
+    for (length, rv) in [
+        ("#14", CkRv::OK),
+        ("#13", CkRv::TEMPLATE_INCONSISTENT),
+        ("#1", CkRv::TEMPLATE_INCONSISTENT),
+        ("0x01", CkRv::TEMPLATE_INCONSISTENT),
+    ] {
+        let template = format!("CLASS=#4 KEY_TYPE=#16 VALUE_LEN={length}");
+        assert_eq!(unwrap(&chain, &template), rv, "{length}");
+    }
     // The same keystream for two keys: CTR, OFB, CFB, ChaCha20.
     let wrapping = token.put("CLASS=#4 KEY_TYPE=#31");
     for (kind, rv) in [
@@ -241,6 +248,7 @@ fn wraps_with_strong_keys_only() {
         (0x2104, CkRv::MECHANISM_INVALID),
         (0x2107, CkRv::MECHANISM_INVALID),
         (0x1226, CkRv::MECHANISM_INVALID),
+        (0x1087, CkRv::MECHANISM_INVALID),
     ] {
         let call = Call::C_WrapKey(S, mechanism(kind, &[]), wrapping, wrapped, ALL);
         assert_eq!(chain.rv(call), rv, "{kind:x}");
