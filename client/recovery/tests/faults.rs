@@ -466,3 +466,22 @@ fn a_thread_that_waited_for_its_turn_restores_nothing_on_a_connection_that_was_g
     let info = recovery.call(Call::C_GetSessionInfo(session));
     assert_eq!(info.rv(), CkRv::OK);
 }
+
+/// The slot is bound although nobody can ask for its token any more.
+#[test]
+fn a_login_after_an_opening_whose_connection_was_given_up_is_repeated() {
+    let module = Module::new();
+    let recovery = Arc::new(module.recovery(true));
+    let others = recovery.clone();
+    module.change(|state| {
+        let happens = move || others.shared.state().give_up();
+        state.meanwhile = Some((Function::C_OpenSession, Box::new(happens)));
+    });
+    let session = open(&recovery);
+    assert_eq!(log_in(&recovery, session, "1234"), CkRv::OK);
+    assert_eq!(module.calls(Function::C_Login), 1);
+    module.cut();
+    let info = recovery.call(Call::C_GetSessionInfo(session));
+    assert_eq!(info.rv(), CkRv::OK);
+    assert_eq!(module.calls(Function::C_Login), 2);
+}
