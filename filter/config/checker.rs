@@ -270,7 +270,11 @@ impl<'a> Checker<'a> {
             }
             // Two that make the call are in the original's own file, on C_UnwrapKey.
             let mut before = chain.iter().filter(|_| !row.makes_the_call);
-            let decides = before.find(|it| it.value.0 == function && it.value.1.makes_the_call);
+            let decides = before.find(|it| {
+                let (earlier, row) = it.value;
+                let runs_here = earlier == function || earlier == function.older();
+                runs_here && row.makes_the_call
+            });
             if let Some(Lined { value, line }) = decides {
                 let (earlier, function) = (value.1.name, function.name());
                 self.warn(action.fault(format!(

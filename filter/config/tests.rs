@@ -212,6 +212,13 @@ fn warns_of_actions_behind_one_that_makes_the_call() {
     let expected = "filter.conf:3: filter_actions_post[0][1][1][1]: action `strong_wrapping_keys` never runs on C_WrapKey: \
                     `wrapping_format_patch` in line 2 makes the call itself";
     assert_eq!(warnings(&post(wrong)), [expected]);
+    // The rows of C_WrapKey come first in C_WrapKeyAuthenticated, too.
+    let newer =
+        "(C_WrapKey, wrapping_format_patch),\n(C_WrapKeyAuthenticated, strong_wrapping_keys)";
+    assert_eq!(
+        warnings(&post(newer)),
+        [expected.replace("C_WrapKey:", "C_WrapKeyAuthenticated:")]
+    );
     let pre =
         "filter_actions_pre = [(\".*\", [(C_CreateObject, sanitize_creation_templates_patch)])]";
     let expected = "filter.conf:2: filter_actions_pre: action `sanitize_creation_templates_patch` makes the call of \
