@@ -417,6 +417,27 @@ mod tests {
         output.data.into_vec().unwrap_or_default()
     }
 
+    /// A module may use more of its room than it tells, for the padding of a plaintext.
+    #[test]
+    fn a_small_secret_output_leaves_nothing_in_its_room() {
+        let is_clean = |place: &[u8]| assert!(place.iter().all(|byte| *byte == 0));
+        for length in [10, 100] {
+            let output = call(Function::C_Decrypt, 100, 7, length, CkRv::OK, is_clean);
+            assert_eq!(output, vec![7; length]);
+        }
+        let failed = call(
+            Function::C_Decrypt,
+            100,
+            7,
+            10,
+            CkRv::FUNCTION_FAILED,
+            is_clean,
+        );
+        assert!(failed.is_empty());
+        call(Function::C_Sign, 100, 7, 100, CkRv::OK, is_clean);
+        call(Function::C_Sign, 100, 7, 100, CkRv::OK, is_clean);
+    }
+
     /// This is one test, because all tests of the process share the buffers.
     #[test]
     fn memory_is_used_again_and_holds_nothing_that_was_not_sent() {
