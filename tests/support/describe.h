@@ -177,6 +177,7 @@ enum shape {
     OUTPUT,  /* a pointer to bytes that are written; `other` is where a pointer to their length is */
     MATERIAL, /* a pointer to CK_SSL3_KEY_MAT_OUT, which is written; `other`: the IV's length in bits */
     WTLS_MATERIAL, /* the same of CK_WTLS_KEY_MAT_OUT */
+    SAFE_MATERIAL, /* a pointer to CK_SSL3_KEY_MAT_OUT whose IVs are ignored */
 };
 
 struct layout;
@@ -332,6 +333,13 @@ LAYOUT(CK_TLS12_KEY_MAT_PARAMS, NUM(S, ulMacSizeInBits), NUM(S, ulKeySizeInBits)
        SUB(S, RandomInfo, LAYOUT_CK_SSL3_RANDOM_DATA), OTH(S, pReturnedKeyMaterial, MATERIAL, ulIVSizeInBits),
        NUM(S, prfHashMechanism));
 #undef S
+/* Nothing is at the IVs. */
+typedef CK_TLS12_KEY_MAT_PARAMS CK_TLS12_KEY_SAFE_PARAMS;
+#define S CK_TLS12_KEY_SAFE_PARAMS
+LAYOUT(CK_TLS12_KEY_SAFE_PARAMS, NUM(S, ulMacSizeInBits), NUM(S, ulKeySizeInBits), NUM(S, ulIVSizeInBits), FIX(S, bIsExport),
+       SUB(S, RandomInfo, LAYOUT_CK_SSL3_RANDOM_DATA), OTH(S, pReturnedKeyMaterial, SAFE_MATERIAL, ulIVSizeInBits),
+       NUM(S, prfHashMechanism));
+#undef S
 #define S CK_TLS_PRF_PARAMS
 LAYOUT(CK_TLS_PRF_PARAMS, PTR(S, pSeed, ulSeedLen), PTR(S, pLabel, ulLabelLen), OTH(S, pOutput, OUTPUT, pulOutputLen));
 #undef S
@@ -359,6 +367,11 @@ LAYOUT(CK_WTLS_PRF_PARAMS, NUM(S, DigestMechanism), PTR(S, pSeed, ulSeedLen), PT
 /* pInitVector: 8 bytes that the token writes. */
 #define S CK_PBE_PARAMS
 LAYOUT(CK_PBE_PARAMS, VER(S, pInitVector, 8), PTR(S, pPassword, ulPasswordLen), PTR(S, pSalt, ulSaltLen), NUM(S, ulIteration));
+#undef S
+/* Nothing is at pInitVector. */
+typedef CK_PBE_PARAMS CK_PBE_PARAMS_WITHOUT_IV;
+#define S CK_PBE_PARAMS_WITHOUT_IV
+LAYOUT(CK_PBE_PARAMS_WITHOUT_IV, PTR(S, pPassword, ulPasswordLen), PTR(S, pSalt, ulSaltLen), NUM(S, ulIteration));
 #undef S
 #define S CK_PKCS5_PBKD2_PARAMS2
 LAYOUT(CK_PKCS5_PBKD2_PARAMS2, NUM(S, saltSource), PTR(S, pSaltSourceData, ulSaltSourceDataLen), NUM(S, iterations), NUM(S, prf),
@@ -474,7 +487,7 @@ static const struct { CK_MECHANISM_TYPE first, last; const struct layout *layout
     { CKM_TLS12_MASTER_KEY_DERIVE_DH, CKM_TLS12_MASTER_KEY_DERIVE_DH, IS(CK_TLS12_MASTER_KEY_DERIVE_PARAMS) },
     { CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE, CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH, IS(CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS) },
     { CKM_TLS12_KEY_AND_MAC_DERIVE, CKM_TLS12_KEY_AND_MAC_DERIVE, IS(CK_TLS12_KEY_MAT_PARAMS) },
-    { CKM_TLS12_KEY_SAFE_DERIVE, CKM_TLS12_KEY_SAFE_DERIVE, IS(CK_TLS12_KEY_MAT_PARAMS) },
+    { CKM_TLS12_KEY_SAFE_DERIVE, CKM_TLS12_KEY_SAFE_DERIVE, IS(CK_TLS12_KEY_SAFE_PARAMS) },
     { CKM_TLS_PRF, CKM_TLS_PRF, IS(CK_TLS_PRF_PARAMS) },
     { CKM_TLS12_MAC, CKM_TLS12_MAC, IS(CK_TLS_MAC_PARAMS) },
     { CKM_TLS_MAC, CKM_TLS_MAC, IS(CK_TLS_MAC_PARAMS) },
@@ -483,8 +496,9 @@ static const struct { CK_MECHANISM_TYPE first, last; const struct layout *layout
     { CKM_WTLS_MASTER_KEY_DERIVE, CKM_WTLS_MASTER_KEY_DERIVE_DH_ECC, IS(CK_WTLS_MASTER_KEY_DERIVE_PARAMS) },
     { CKM_WTLS_PRF, CKM_WTLS_PRF, IS(CK_WTLS_PRF_PARAMS) },
     { CKM_WTLS_SERVER_KEY_AND_MAC_DERIVE, CKM_WTLS_CLIENT_KEY_AND_MAC_DERIVE, IS(CK_WTLS_KEY_MAT_PARAMS) },
+    { CKM_PBE_SHA1_RC4_128, CKM_PBE_SHA1_RC4_40, IS(CK_PBE_PARAMS_WITHOUT_IV) },
+    { CKM_PBA_SHA1_WITH_SHA1_HMAC, CKM_PBA_SHA1_WITH_SHA1_HMAC, IS(CK_PBE_PARAMS_WITHOUT_IV) },
     { CKM_PBE_MD2_DES_CBC, CKM_PBE_SHA1_RC2_40_CBC, IS(CK_PBE_PARAMS) },
-    { CKM_PBA_SHA1_WITH_SHA1_HMAC, CKM_PBA_SHA1_WITH_SHA1_HMAC, IS(CK_PBE_PARAMS) },
     { CKM_PKCS5_PBKD2, CKM_PKCS5_PBKD2, IS(CK_PKCS5_PBKD2_PARAMS2) },
     { CKM_RC2_CBC, CKM_RC2_CBC, IS(CK_RC2_CBC_PARAMS) },
     { CKM_RC2_CBC_PAD, CKM_RC2_CBC_PAD, IS(CK_RC2_CBC_PARAMS) },
@@ -649,7 +663,7 @@ static void put_field(struct text *to, const struct field *field, const void *ba
             put_written(to, pointer, *length, use);
         break;
     }
-    case MATERIAL: {
+    case MATERIAL: case SAFE_MATERIAL: {
         CK_SSL3_KEY_MAT_OUT *out = pointer;
         if (!out) {
             put(to, "NULL");
@@ -658,8 +672,10 @@ static void put_field(struct text *to, const struct field *field, const void *ba
         put(to, "(");
         put_handle(to, &out->hClientMacSecret, use), put(to, ", "), put_handle(to, &out->hServerMacSecret, use);
         put(to, ", "), put_handle(to, &out->hClientKey, use), put(to, ", "), put_handle(to, &out->hServerKey, use);
-        put(to, ", "), put_written(to, out->pIVClient, (other + 7) / 8, use);
-        put(to, ", "), put_written(to, out->pIVServer, (other + 7) / 8, use);
+        if (field->shape == MATERIAL) {
+            put(to, ", "), put_written(to, out->pIVClient, (other + 7) / 8, use);
+            put(to, ", "), put_written(to, out->pIVServer, (other + 7) / 8, use);
+        }
         put(to, ")");
         break;
     }

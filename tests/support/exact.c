@@ -879,6 +879,10 @@ static void section_keys(void)
     generate_key(session, MP(CKM_PBE_SHA1_DES3_EDE_CBC, pbe), T(BOOL(CKA_TOKEN, 0)), &made);
     pbe = (CK_PBE_PARAMS){ NULL, NULL, 0, DATA, 0, 1 };
     generate_key(session, MP(CKM_PBE_SHA1_DES3_EDE_CBC, pbe), T(BOOL(CKA_TOKEN, 0)), &made);
+    /* It is ignored, so anything may be there. */
+    pbe = (CK_PBE_PARAMS){ (CK_BYTE *)3, (CK_UTF8CHAR *)"password", 8, DATA, 4, 1000 };
+    generate_key(session, MP(CKM_PBA_SHA1_WITH_SHA1_HMAC, pbe), T(BOOL(CKA_TOKEN, 0)), &made);
+    generate_key(session, MP(CKM_PBE_SHA1_RC4_128, pbe), T(BOOL(CKA_TOKEN, 0)), &made);
     CK_PKCS5_PBKD2_PARAMS2 pbkd2 = { CKZ_SALT_SPECIFIED, DATA, 16, 1000, CKP_PKCS5_PBKD2_HMAC_SHA256, NULL, 0, (CK_UTF8CHAR *)"password", 8 };
     generate_key(session, MP(CKM_PKCS5_PBKD2, pbkd2), T(NUMBER(CKA_CLASS, CKO_SECRET_KEY), NUMBER(CKA_KEY_TYPE, CKK_AES), NUMBER(CKA_VALUE_LEN, 16)), &made);
     CK_DSA_PARAMETER_GEN_PARAM dsa = { CKM_SHA256, DATA, 20, 1 };
@@ -1018,6 +1022,10 @@ static void section_derive(void)
     derive_key(session, MP(CKM_TLS12_KEY_AND_MAC_DERIVE, key_material12), base, NEW, NULL);
     key_material12.pReturnedKeyMaterial = NULL;
     derive_key(session, MP(CKM_TLS12_KEY_AND_MAC_DERIVE, key_material12), base, NULL, 0, NULL);
+    /* Its IVs are ignored, so anything may be there, whatever ulIVSizeInBits says. */
+    material = (CK_SSL3_KEY_MAT_OUT){ NO_HANDLE, NO_HANDLE, NO_HANDLE, NO_HANDLE, (CK_BYTE *)3, (CK_BYTE *)5 };
+    key_material12 = (CK_TLS12_KEY_MAT_PARAMS){ 160, 128, 128, 0, randoms, &material, CKM_SHA256 };
+    derive_key(session, MP(CKM_TLS12_KEY_SAFE_DERIVE, key_material12), base, NULL, 0, NULL);
     CK_WTLS_KEY_MAT_OUT wireless = { NO_HANDLE, NO_HANDLE, client };
     CK_WTLS_KEY_MAT_PARAMS wtls = { CKM_SHA_1, 160, 128, 64, 7, 0, { DATA, 16, DATA, 16 }, &wireless };
     derive_key(session, MP(CKM_WTLS_SERVER_KEY_AND_MAC_DERIVE, wtls), base, NULL, 0, NULL);

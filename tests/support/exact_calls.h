@@ -199,11 +199,12 @@ static void add_written_handles(CK_RV rv, const CK_MECHANISM *mechanism)
     if (rv != CKR_OK || !layout || !mechanism->pParameter || mechanism->ulParameterLen != layout->size)
         return;
     for (const struct field *field = layout->fields; field->name; field++) {
-        void *pointer = field->shape == MATERIAL || field->shape == WTLS_MATERIAL || field->shape == KEYS
+        int is_material = field->shape == MATERIAL || field->shape == SAFE_MATERIAL;
+        void *pointer = is_material || field->shape == WTLS_MATERIAL || field->shape == KEYS
                             ? pointer_at(mechanism->pParameter, field->offset) : NULL;
         if (!pointer)
             continue;
-        if (field->shape == MATERIAL) {
+        if (is_material) {
             CK_SSL3_KEY_MAT_OUT *material = pointer;
             add_handle(&object_handles, material->hClientMacSecret), add_handle(&object_handles, material->hServerMacSecret);
             add_handle(&object_handles, material->hClientKey), add_handle(&object_handles, material->hServerKey);

@@ -666,6 +666,10 @@ static CK_RV derive(CK_MECHANISM *mechanism, CK_ATTRIBUTE *template, CK_ULONG co
             CK_TLS12_KEY_MAT_PARAMS *p = parameter;
             return write_material(p->pReturnedKeyMaterial, p->ulIVSizeInBits, seed);
         }
+        if (layout == IS(CK_TLS12_KEY_SAFE_PARAMS)) {
+            CK_TLS12_KEY_SAFE_PARAMS *p = parameter;
+            return write_material(p->pReturnedKeyMaterial, 0, seed);
+        }
         if (layout == IS(CK_WTLS_KEY_MAT_PARAMS)) {
             CK_WTLS_KEY_MAT_PARAMS *p = parameter;
             CK_WTLS_KEY_MAT_OUT *out = p->pReturnedKeyMaterial;

@@ -62,6 +62,7 @@ fn kind(field: &Field) -> FieldKind {
         Kind::Bytes(_) | Kind::Pointer(Target::Bytes(_) | Target::Text) => FieldKind::Bytes,
         Kind::Pointer(
             Target::Unknown
+            | Target::Ignored
             | Target::Structure(_)
             | Target::Structures(..)
             | Target::Mechanism

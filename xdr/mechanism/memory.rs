@@ -184,7 +184,7 @@ impl Reader<'_> {
                 Kind::Bytes(_) => Value::Bytes(bytes.to_vec().into()),
                 Kind::Flag | Kind::Byte => Value::Number(Abi::HOST.read(bytes)),
                 Kind::Pointer(target) => match (pointer(bytes), target) {
-                    (0, _) => Value::Null,
+                    (0, _) | (_, Target::Ignored) => Value::Null,
                     (address, Target::Number | Target::Length | Target::Key) => {
                         Value::Word(self.word(address)?)
                     }
@@ -296,7 +296,7 @@ impl Reader<'_> {
                     }
                 }
             }
-            Target::Unknown => Err(invalid),
+            Target::Unknown | Target::Ignored => Err(invalid),
         }
     }
 

@@ -97,6 +97,8 @@ printable! {
     pub enum Target {
         /// Bytes of a length that the standard does not state.
         Unknown,
+        /// Nothing: the standard says that the pointer is ignored, so it may be anything.
+        Ignored,
         /// Bytes.
         Bytes(extent: Extent),
         /// Bytes up to a zero.
@@ -278,6 +280,7 @@ impl Layout {
             Some(Target::Mechanism | Target::Template(_)) => 1,
             Some(
                 Target::Unknown
+                | Target::Ignored
                 | Target::Bytes(_)
                 | Target::Text
                 | Target::Number

@@ -39,6 +39,7 @@ impl FieldText<'_> {
             "byte" => return plain(Kind::Byte),
             "text*" => return pointer(Target::Text),
             "unknown*" => return pointer(Target::Unknown),
+            "ignored*" => return pointer(Target::Ignored),
             "number*" => return pointer(Target::Number),
             "length*" => return pointer(Target::Length),
             "key*" => return pointer(Target::Key),

@@ -219,6 +219,7 @@ fn check(fields: &[Field]) -> Result<(), (usize, String)> {
                 }
             }
             Target::Unknown
+            | Target::Ignored
             | Target::Bytes(_)
             | Target::Text
             | Target::Number

@@ -150,7 +150,7 @@ impl Random {
         bits_around: Option<u64>,
     ) -> Value {
         match target {
-            Target::Unknown => Value::Null,
+            Target::Unknown | Target::Ignored => Value::Null,
             Target::Text => Value::Data(b"text/plain".to_vec().into()),
             Target::Number | Target::Length | Target::Key => Value::Word(self.number()),
             Target::Bytes(extent) => {

@@ -77,6 +77,11 @@ macro_rules! same_as_c {
 
 #[test]
 fn lays_out_structures_as_the_c_compiler_does() {
+    // The standard has one structure for mechanisms that use a pointer and for such that ignore it.
+    use cryptoki_sys::{
+        CK_PBE_PARAMS as CK_PBE_PARAMS_WITHOUT_IV, CK_SSL3_KEY_MAT_OUT as CK_TLS12_KEY_SAFE_OUT,
+        CK_TLS12_KEY_MAT_PARAMS as CK_TLS12_KEY_SAFE_PARAMS,
+    };
     let compared = same_as_c! {
     CK_RSA_PKCS_PSS_PARAMS { hashAlg mgf sLen }
     CK_RSA_PKCS_OAEP_PARAMS { hashAlg mgf source pSourceData ulSourceDataLen }
@@ -128,6 +133,7 @@ fn lays_out_structures_as_the_c_compiler_does() {
     CK_IKE1_PRF_DERIVE_PARAMS { prfMechanism bHasPrevKey hKeygxy hPrevKey pCKYi ulCKYiLen pCKYr ulCKYrLen keyNumber }
     CK_IKE1_EXTENDED_DERIVE_PARAMS { prfMechanism bHasKeygxy hKeygxy pExtraData ulExtraDataLen }
     CK_PBE_PARAMS { pInitVector pPassword ulPasswordLen pSalt ulSaltLen ulIteration }
+    CK_PBE_PARAMS_WITHOUT_IV { pInitVector pPassword ulPasswordLen pSalt ulSaltLen ulIteration }
     CK_PKCS5_PBKD2_PARAMS { saltSource pSaltSourceData ulSaltSourceDataLen iterations prf pPrfData ulPrfDataLen pPassword ulPasswordLen }
     CK_OTP_PARAMS { pParams ulCount }
     CK_KIP_PARAMS { pMechanism hKey pSeed ulSeedLen }
@@ -137,6 +143,8 @@ fn lays_out_structures_as_the_c_compiler_does() {
     CK_TLS12_MASTER_KEY_DERIVE_PARAMS { RandomInfo.pClientRandom RandomInfo.ulClientRandomLen RandomInfo.pServerRandom RandomInfo.ulServerRandomLen pVersion prfHashMechanism }
     CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS { prfHashMechanism pSessionHash ulSessionHashLen pVersion }
     CK_TLS12_KEY_MAT_PARAMS { ulMacSizeInBits ulKeySizeInBits ulIVSizeInBits bIsExport RandomInfo.pClientRandom RandomInfo.ulClientRandomLen RandomInfo.pServerRandom RandomInfo.ulServerRandomLen pReturnedKeyMaterial prfHashMechanism }
+    CK_TLS12_KEY_SAFE_PARAMS { ulMacSizeInBits ulKeySizeInBits ulIVSizeInBits bIsExport RandomInfo.pClientRandom RandomInfo.ulClientRandomLen RandomInfo.pServerRandom RandomInfo.ulServerRandomLen pReturnedKeyMaterial prfHashMechanism }
+    CK_TLS12_KEY_SAFE_OUT { hClientMacSecret hServerMacSecret hClientKey hServerKey pIVClient pIVServer }
     CK_TLS_MAC_PARAMS { prfHashMechanism ulMacLength ulServerOrClient }
     CK_TLS_KDF_PARAMS { prfMechanism pLabel ulLabelLength RandomInfo.pClientRandom RandomInfo.ulClientRandomLen RandomInfo.pServerRandom RandomInfo.ulServerRandomLen pContextData ulContextDataLength }
     CK_TLS_PRF_PARAMS { pSeed ulSeedLen pLabel ulLabelLen pOutput pulOutputLen }
