@@ -2,8 +2,9 @@
 # opencryptoki.sh DIRECTORY: uses openCryptoki's software token through the daemon in DIRECTORY, with the sandbox's preset
 # "default". openCryptoki is a module that shares memory and a socket with a server of its own (pkcsslotd), as modules of
 # network HSMs do. Makes a token, generates a key pair, signs, and verifies the signature with OpenSSL.
+# Decrypts what OpenSSL has encrypted with OAEP and a label, which openCryptoki reads after C_DecryptInit has returned.
 #
-# Needs root and Debian's opencryptoki, which it installs: everything happens in namespaces, with openCryptoki's own
+# Needs root, and Debian's opencryptoki and python3-pykcs11, which it installs: everything happens in namespaces, with openCryptoki's own
 # directories, so that a token of the machine is not touched. Leaves nothing behind.
 set -eu
 
@@ -82,4 +83,34 @@ $tool --login --pin 123456 --sign --mechanism RSA-PKCS --id 01 -i "$work/hash" -
 $tool --read-object --type pubkey --id 01 -o "$work/public.der" 2>"$work/log" || { cat "$work/log" >&2; fail "no public key"; }
 openssl dgst -sha256 -verify "$work/public.der" -keyform DER -signature "$work/signature" "$work/data" ||
     fail "OpenSSL does not accept the signature"
-echo "opencryptoki: a key and a signature through the daemon, with the preset default"
+
+label=$(printf 'label %.0s' $(seq 100))
+openssl pkeyutl -encrypt -pubin -inkey "$work/public.der" -keyform DER -in "$work/data" -out "$work/sealed" \
+    -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256 -pkeyopt rsa_mgf1_md:sha256 \
+    -pkeyopt "rsa_oaep_label:$(printf %s "$label" | od -An -v -tx1 | tr -d ' \n')"
+cat >"$work/decrypt.py" <<'END'
+import sys
+
+import PyKCS11
+
+library, sealed, label, data = sys.argv[1:]
+token = PyKCS11.PyKCS11Lib()
+token.load(library)
+session = token.openSession(token.getSlotList(tokenPresent=True)[0])
+session.login("123456")
+
+
+def key(kind):
+    return session.findObjects([(PyKCS11.CKA_CLASS, kind), (PyKCS11.CKA_ID, (1,))])[0]
+
+
+oaep = PyKCS11.RSAOAEPMechanism(PyKCS11.CKM_SHA256, PyKCS11.CKG_MGF1_SHA256, label.encode())
+data = open(data, "rb").read()
+private, public = key(PyKCS11.CKO_PRIVATE_KEY), key(PyKCS11.CKO_PUBLIC_KEY)
+for ciphertext in [open(sealed, "rb").read(), bytes(session.encrypt(public, data, oaep))]:
+    if bytes(session.decrypt(private, ciphertext, oaep)) != data:
+        sys.exit("another plaintext")
+END
+/usr/bin/python3 "$work/decrypt.py" "$built/libp11client.so" "$work/sealed" "$label" "$work/data" 2>"$work/log" ||
+    { cat "$work/log" "$work/daemon.log" >&2; fail "OAEP with a label does not work"; }
+echo "opencryptoki: a key, a signature and OAEP with a label through the daemon, with the preset default"

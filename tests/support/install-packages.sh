@@ -50,7 +50,7 @@ recipes)
     elsewhere=pkcs11-provider
     source=bookworm-backports
     ;;
-opencryptoki) packages="opencryptoki opensc openssl iproute2" ;;
+opencryptoki) packages="opencryptoki opensc openssl iproute2 python3-pykcs11" ;;
 deb) packages="dpkg-dev debhelper dh-apparmor python3" ;;
 packages)
     packages="build-essential libsofthsm2-dev openssl debootstrap systemd-container lintian piuparts apparmor"
