@@ -103,6 +103,8 @@ struct Live<R> {
 enum Trouble {
     /// The connection was lost.
     Lost,
+    /// Another thread has given the connection up. Nothing was sent on it.
+    GivenUp,
     /// The daemon is about to close it.
     Leaving,
     /// The call returns this CK_RV.
@@ -344,6 +346,11 @@ impl<R: Remote + 'static> Recovery<R> {
             let real = match self.with_real_handles(&live, call, deadline) {
                 Ok(real) => real,
                 Err(Trouble::Lost) => continue,
+                Err(Trouble::GivenUp) => {
+                    deadline.remaining().map_err(|_| CkRv::DEVICE_ERROR)?;
+                    attempts -= 1;
+                    continue;
+                }
                 Err(Trouble::Leaving) => {
                     self.wait_for_end(&live, deadline)?;
                     attempts -= 1;
@@ -382,7 +389,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 match self.learn(&live, call, &mut reply, nulls, deadline) {
                     Ok(()) => return Ok(reply),
                     Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
-                    Err(Trouble::Lost | Trouble::Leaving) => {}
+                    Err(Trouble::Lost | Trouble::GivenUp | Trouble::Leaving) => {}
                 }
             }
             reply.wipe();

@@ -167,7 +167,7 @@ impl Trouble {
     /// Turns a failure of the module to restore something into CKR_DEVICE_ERROR for the application.
     pub(super) fn into_device_error(self) -> Trouble {
         match self {
-            Trouble::Lost | Trouble::Leaving => self,
+            Trouble::Lost | Trouble::GivenUp | Trouble::Leaving => self,
             Trouble::Refused(_) => Trouble::Refused(CkRv::DEVICE_ERROR),
         }
     }

@@ -119,7 +119,7 @@ impl<R: Remote + 'static> Recovery<R> {
             known.holds(token);
         } else if let Some(real) = real {
             match self.restore_login(live, slot, real) {
-                Err(Trouble::Lost | Trouble::Leaving) | Ok(()) => {}
+                Err(Trouble::Lost | Trouble::GivenUp | Trouble::Leaving) | Ok(()) => {}
                 refused => return refused,
             }
         }

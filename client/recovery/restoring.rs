@@ -107,7 +107,7 @@ impl<R: Remote + 'static> Recovery<R> {
     ) -> Result<Turn<'_, R>, Trouble> {
         let turn = self.turn(deadline)?;
         let is_live = self.shared.state().is_on(live);
-        is_live.then_some(turn).ok_or(Trouble::Lost)
+        is_live.then_some(turn).ok_or(Trouble::GivenUp)
     }
 
     /// Opens a session again, and logs in if the application was logged in.

@@ -461,7 +461,7 @@ fn a_thread_that_waited_for_its_turn_restores_nothing_on_a_connection_that_was_g
         drop(turn);
         waiting.join().unwrap()
     });
-    assert!(matches!(restored, Some(Trouble::Lost)));
+    assert!(matches!(restored, Some(Trouble::GivenUp)));
     assert_eq!(module.calls(Function::C_OpenSession), opened);
     let info = recovery.call(Call::C_GetSessionInfo(session));
     assert_eq!(info.rv(), CkRv::OK);
