@@ -32,6 +32,7 @@ python_suite() {
         --requirement sdist.txt --dest sdist
     mkdir source
     tar -xzf sdist/*.tar.gz -C source --strip-components 1
-    venv/bin/pip install --quiet --no-deps --no-build-isolation ./source
+    # What it is built with may be a program of the environment, such as swig.
+    PATH="$PWD/venv/bin:$PATH" venv/bin/pip install --quiet --no-deps --no-build-isolation ./source
     echo "$wanted" >stamp
 }
