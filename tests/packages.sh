@@ -4,6 +4,7 @@
 #
 #   site    a site that runs Caml Crush, under systemd: our packages replace the original's, and the other way round
 #   sysv    the same without systemd, by the init script alone
+#   shared  the files that both packages have, whatever is done to the packages
 #   fresh   a machine that had neither: it starts and signs; it is upgraded while a client is connected; it is purged
 #   piuparts (not with `quick`)
 #
@@ -127,6 +128,12 @@ for package in server clients; do
     dpkg-deb -Znone -b "$work/unpacked" "$needs/next/$package.deb" >/dev/null
     rm -rf "$work/unpacked"
 done
+# One that cannot be unpacked, since another package has one of its files.
+dpkg-deb -R "$needs/server.deb" "$work/unpacked"
+cp "$work/unpacked/usr/bin/pkcs11proxyd" "$needs/program"
+cp "$work/unpacked/usr/bin/pkcs11proxyctl" "$work/unpacked/usr/bin/openssl"
+dpkg-deb -Znone -b "$work/unpacked" "$needs/failing.deb" >/dev/null
+rm -rf "$work/unpacked"
 cc -O1 -I/usr/include/softhsm -o "$needs/lasting" "$here/support/lasting.c" -ldl -lpthread
 sh "$here/support/make-certs.sh" "$needs/certs"
 cp "$here"/packages/* "$needs/"
@@ -178,6 +185,7 @@ without_systemd() {
     judge "$1"
 }
 
+without_systemd shared
 without_systemd sysv
 boot fresh
 boot site

@@ -67,8 +67,10 @@ fi
 cp "$here/rules" "$here/control" "$here/copyright" "$here"/pkcs11proxyd-* debian/
 cp -r "$here/source" debian/
 sum=$(sha256sum <files/etc-default)
-sed -i "s|@ORIGINAL@|$original|; s|@MAINTAINER@|$maintainer|; s|@ETC_DEFAULT@|${sum%% *}|" \
-    debian/control debian/copyright debian/pkcs11proxyd-server.postrm
+shared=$(cd files/original && find . -type f | LC_ALL=C sort | sed 's|^\.|/etc|' | tr '\n' ' ')
+sed -i "s|@ORIGINAL@|$original|; s|@MAINTAINER@|$maintainer|; s|@ETC_DEFAULT@|${sum%% *}|; s|@SHARED@|${shared% }|" \
+    debian/control debian/copyright debian/pkcs11proxyd-server.preinst debian/pkcs11proxyd-server.prerm \
+    debian/pkcs11proxyd-server.postrm
 cp "$project/CHANGELOG.md" CHANGELOG
 cat >debian/changelog <<END
 pkcs11proxyd ($version) unstable; urgency=medium
