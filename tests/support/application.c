@@ -58,31 +58,54 @@ static void encrypt(CK_SESSION_HANDLE session)
     must("C_Encrypt", p11->C_Encrypt(session, data, sizeof data, room, &length));
 }
 
-static long calls_of_a_thread;
-
-static void *sign_often(void *session)
-{
-    for (long i = 0; i < calls_of_a_thread; i++)
-        sign(*(CK_SESSION_HANDLE *)session);
-    return NULL;
-}
-
-static void in_threads(const CK_SESSION_HANDLE *sessions, size_t threads, long count)
-{
-    pthread_t started[MOST_THREADS];
-    calls_of_a_thread = count;
-    for (size_t i = 0; i < threads; i++)
-        if (pthread_create(&started[i], NULL, sign_often, (void *)&sessions[i]) != 0)
-            must("no thread", CKR_HOST_MEMORY);
-    for (size_t i = 0; i < threads; i++)
-        pthread_join(started[i], NULL);
-}
-
 static long long now(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+static long calls_of_a_thread;
+static pthread_barrier_t all_have_started;
+
+struct caller {
+    pthread_t thread;
+    CK_SESSION_HANDLE session;
+    long long start;
+};
+
+/* The first call is not measured: it is the one for which a proxy may start a thread of its own. */
+static void *sign_often(void *argument)
+{
+    struct caller *caller = argument;
+    sign(caller->session);
+    pthread_barrier_wait(&all_have_started);
+    caller->start = now();
+    for (long i = 0; i < calls_of_a_thread; i++)
+        sign(caller->session);
+    return NULL;
+}
+
+/* Returns the time from the first measured call of all threads to the end of the last one. */
+static long long in_threads(const CK_SESSION_HANDLE *sessions, size_t threads, long count)
+{
+    struct caller callers[MOST_THREADS];
+    calls_of_a_thread = count;
+    if (pthread_barrier_init(&all_have_started, NULL, threads) != 0)
+        must("no barrier", CKR_HOST_MEMORY);
+    for (size_t i = 0; i < threads; i++) {
+        callers[i].session = sessions[i];
+        if (pthread_create(&callers[i].thread, NULL, sign_often, &callers[i]) != 0)
+            must("no thread", CKR_HOST_MEMORY);
+    }
+    for (size_t i = 0; i < threads; i++)
+        pthread_join(callers[i].thread, NULL);
+    long long end = now(), start = end;
+    for (size_t i = 0; i < threads; i++)
+        if (callers[i].start < start)
+            start = callers[i].start;
+    pthread_barrier_destroy(&all_have_started);
+    return end - start;
 }
 
 int main(int argc, char **argv)
@@ -110,11 +133,9 @@ int main(int argc, char **argv)
                                           : strcmp(task, "encrypt") == 0 ? encrypt
                                                                          : NULL;
         long long start = now();
-        if (threads > 0)
-            in_threads(sessions, threads, count);
         for (long i = 0; call && i < count; i++)
             call(sessions[0]);
-        printf("%lld\n", now() - start);
+        printf("%lld\n", threads > 0 ? in_threads(sessions, threads, count) : now() - start);
         fflush(stdout);
     }
     return 0;
