@@ -173,7 +173,8 @@ impl<'a> Decoder<'a> {
     }
 }
 
-fn copied(received: &[u8]) -> Result<Vec<u8>, DecodeError> {
+/// Copies bytes of a record.
+pub(crate) fn copied(received: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let mut copy = Vec::new();
     let room = copy.try_reserve_exact(received.len());
     room.map_err(|_| DecodeError::Memory)?;

@@ -8,7 +8,7 @@ use zeroize::Zeroize;
 
 use crate::attribute_types::{self, Kind};
 use crate::call::MOST_ELEMENTS;
-use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::codec::{DecodeError, Decoder, Encoder, Wire, copied};
 use crate::integers::AttributeType;
 use crate::wire_types::DEEPEST_NESTING;
 use crate::word_size::Abi;
@@ -75,12 +75,52 @@ impl Drop for Value {
     }
 }
 
-/// Reads the number of elements of an array. No memory is reserved for them before their bytes arrive.
-fn count(input: &mut Decoder<'_>) -> Result<u32, DecodeError> {
-    let count = input.word()?;
-    match u64::from(count) > MOST_ELEMENTS {
-        true => Err(DecodeError::TooLong),
-        false => Ok(count),
+/// What a template may still have, at all its depths together. Elements take more memory than they have bytes on the
+/// wire, so that a bound on each array alone would leave that memory unbounded.
+struct Left {
+    elements: u64,
+    /// Bytes of values.
+    bytes: usize,
+}
+
+impl Left {
+    /// What a template of a call or a reply may have: its values are bounded by the record.
+    const fn whole() -> Left {
+        Left {
+            elements: MOST_ELEMENTS,
+            bytes: usize::MAX,
+        }
+    }
+
+    /// Reads the number of elements of an array. No memory is reserved for them before their bytes arrive.
+    fn count(&mut self, input: &mut Decoder<'_>) -> Result<u32, DecodeError> {
+        let count = input.word()?;
+        let left = self.elements.checked_sub(count.into());
+        self.elements = left.ok_or(DecodeError::TooLong)?;
+        Ok(count)
+    }
+
+    /// Reads bytes and copies them.
+    fn bytes(&mut self, input: &mut Decoder<'_>) -> Result<Vec<u8>, DecodeError> {
+        let bytes = input.opaque()?;
+        let left = self.bytes.checked_sub(bytes.len());
+        self.bytes = left.ok_or(DecodeError::TooLong)?;
+        copied(bytes)
+    }
+
+    /// Reads an array.
+    fn array<'a, T>(
+        &mut self,
+        input: &mut Decoder<'a>,
+        mut element: impl FnMut(&mut Left, &mut Decoder<'a>) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let mut elements = Vec::new();
+        for _ in 0..self.count(input)? {
+            let element = element(self, input)?;
+            elements.try_reserve(1).map_err(|_| DecodeError::Memory)?;
+            elements.push(element);
+        }
+        Ok(elements)
     }
 }
 
@@ -92,20 +132,6 @@ fn write_count(output: &mut Encoder<'_>, count: usize) {
     }
 }
 
-/// Reads an array.
-fn array<'a, T>(
-    input: &mut Decoder<'a>,
-    mut element: impl FnMut(&mut Decoder<'a>) -> Result<T, DecodeError>,
-) -> Result<Vec<T>, DecodeError> {
-    let mut elements = Vec::new();
-    for _ in 0..count(input)? {
-        let element = element(input)?;
-        elements.try_reserve(1).map_err(|_| DecodeError::Memory)?;
-        elements.push(element);
-    }
-    Ok(elements)
-}
-
 /// Returns the depth one level deeper; fails at the bound.
 fn deeper(depth: u32) -> Result<u32, DecodeError> {
     match depth < DEEPEST_NESTING {
@@ -114,10 +140,10 @@ fn deeper(depth: u32) -> Result<u32, DecodeError> {
     }
 }
 
-/// Reads CK_ULONGs into this host's layout.
+/// Reads CK_ULONGs into this host's layout. They take no more memory than on the wire.
 fn numbers(input: &mut Decoder<'_>) -> Result<Vec<u8>, DecodeError> {
     let mut bytes = Vec::new();
-    for _ in 0..count(input)? {
+    for _ in 0..Left::whole().count(input)? {
         bytes
             .try_reserve(Abi::HOST.word)
             .map_err(|_| DecodeError::Memory)?;
@@ -162,7 +188,11 @@ impl Value {
 }
 
 impl Attribute {
-    fn read_at(input: &mut Decoder<'_>, depth: u32) -> Result<Attribute, DecodeError> {
+    fn read_at(
+        input: &mut Decoder<'_>,
+        depth: u32,
+        left: &mut Left,
+    ) -> Result<Attribute, DecodeError> {
         let attribute_type = AttributeType::read(input)?;
         let kind = attribute_types::kind(attribute_type);
         let value = match (input.word()?, kind) {
@@ -171,11 +201,11 @@ impl Attribute {
             },
             // A module would take the bytes for addresses.
             (Value::BYTES, Kind::Template) => return Err(DecodeError::Kind),
-            (Value::BYTES, _) => Value::Bytes(input.opaque_copy()?),
+            (Value::BYTES, _) => Value::Bytes(left.bytes(input)?),
             (Value::NUMBER, Kind::Number) => Value::Bytes(number(input)?),
             (Value::NUMBERS, Kind::Numbers) => Value::Bytes(numbers(input)?),
             (Value::TEMPLATE, Kind::Template) => {
-                Value::Template(Template::read_at(input, deeper(depth)?)?)
+                Value::Template(Template::read_at(input, deeper(depth)?, left)?)
             }
             _ => return Err(DecodeError::Kind),
         };
@@ -187,20 +217,35 @@ impl Attribute {
 }
 
 impl Template {
-    /// Reads a template that a structure of a mechanism parameter points to, at this depth of the parameter.
-    pub(crate) fn read_inside(input: &mut Decoder<'_>, depth: usize) -> Result<Self, DecodeError> {
+    /// Reads a template that a structure of a mechanism parameter points to, at this depth of the parameter. Its values
+    /// have at most this many bytes.
+    pub(crate) fn read_inside(
+        input: &mut Decoder<'_>,
+        depth: usize,
+        bytes: usize,
+    ) -> Result<Self, DecodeError> {
         let depth = u32::try_from(depth).map_err(|_| DecodeError::TooDeep)?;
-        Template::read_at(input, deeper(depth)?)
+        let mut left = Left {
+            bytes,
+            ..Left::whole()
+        };
+        Template::read_at(input, deeper(depth)?, &mut left)
     }
 
-    fn read_at(input: &mut Decoder<'_>, depth: u32) -> Result<Template, DecodeError> {
-        array(input, |input| Attribute::read_at(input, depth)).map(Template)
+    fn read_at(
+        input: &mut Decoder<'_>,
+        depth: u32,
+        left: &mut Left,
+    ) -> Result<Template, DecodeError> {
+        let element =
+            |left: &mut Left, input: &mut Decoder<'_>| Attribute::read_at(input, depth, left);
+        left.array(input, element).map(Template)
     }
 }
 
 impl<'a> Wire<'a> for Attribute {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        Attribute::read_at(input, 1)
+        Attribute::read_at(input, 1, &mut Left::whole())
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
@@ -235,7 +280,7 @@ impl<'a> Wire<'a> for Attribute {
 
 impl<'a> Wire<'a> for Template {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        Template::read_at(input, 1)
+        Template::read_at(input, 1, &mut Left::whole())
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
@@ -320,8 +365,8 @@ impl WantedRoom {
 }
 
 impl Query {
-    fn read_at(input: &mut Decoder<'_>, depth: u32) -> Result<Query, DecodeError> {
-        array(input, |input| {
+    fn read_at(input: &mut Decoder<'_>, depth: u32, left: &mut Left) -> Result<Query, DecodeError> {
+        left.array(input, |left, input| {
             let attribute_type = AttributeType::read(input)?;
             let kind = attribute_types::kind(attribute_type);
             let room = match (input.word()?, kind) {
@@ -339,7 +384,7 @@ impl Query {
                     content: None,
                 },
                 (WantedRoom::TEMPLATE, Kind::Template) => {
-                    WantedRoom::Template(Query::read_at(input, deeper(depth)?)?)
+                    WantedRoom::Template(Query::read_at(input, deeper(depth)?, left)?)
                 }
                 _ => return Err(DecodeError::Kind),
             };
@@ -354,7 +399,7 @@ impl Query {
 
 impl<'a> Wire<'a> for Query {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        Query::read_at(input, 1)
+        Query::read_at(input, 1, &mut Left::whole())
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
@@ -458,9 +503,13 @@ impl Found {
 }
 
 impl Answers {
-    fn read_at(input: &mut Decoder<'_>, depth: u32) -> Result<Answers, DecodeError> {
+    fn read_at(
+        input: &mut Decoder<'_>,
+        depth: u32,
+        left: &mut Left,
+    ) -> Result<Answers, DecodeError> {
         let word = Abi::HOST.word as u64;
-        array(input, |input| {
+        left.array(input, |left, input| {
             let attribute_type = AttributeType::read(input)?;
             let kind = attribute_types::kind(attribute_type);
             let found = match (input.word()?, kind) {
@@ -474,10 +523,10 @@ impl Answers {
                 (Found::TEMPLATE_LENGTH, Kind::Template) => Found::TemplateLength(input.hyper()?),
                 // The application would take the bytes for addresses.
                 (Found::BYTES, Kind::Template) => return Err(DecodeError::Kind),
-                (Found::BYTES, _) => Found::Bytes(input.opaque_copy()?),
+                (Found::BYTES, _) => Found::Bytes(left.bytes(input)?),
                 (Found::NUMBERS, Kind::Number | Kind::Numbers) => Found::Bytes(numbers(input)?),
                 (Found::TEMPLATE, Kind::Template) => {
-                    Found::Template(Answers::read_at(input, deeper(depth)?)?)
+                    Found::Template(Answers::read_at(input, deeper(depth)?, left)?)
                 }
                 _ => return Err(DecodeError::Kind),
             };
@@ -492,7 +541,7 @@ impl Answers {
 
 impl<'a> Wire<'a> for Answers {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-        Answers::read_at(input, 1)
+        Answers::read_at(input, 1, &mut Left::whole())
     }
 
     fn write<'b>(&'b self, output: &mut Encoder<'b>) {
@@ -559,5 +608,44 @@ mod tests {
         let bytes = most.to_be_bytes();
         let short = Template::read(&mut Decoder::new(&bytes, Architecture::host()));
         assert!(short == Err(DecodeError::Short));
+    }
+
+    #[test]
+    fn the_attributes_of_all_depths_are_counted() {
+        const WRAP_TEMPLATE: u64 = 0x4000_0211;
+        let nested = |arm: u32, empty: &[u8], count: u32, arrays: u32| {
+            let mut bytes = arrays.to_be_bytes().to_vec();
+            for _ in 0..arrays {
+                bytes.extend(WRAP_TEMPLATE.to_be_bytes());
+                bytes.extend(arm.to_be_bytes());
+                bytes.extend(count.to_be_bytes());
+                bytes.extend(empty.repeat(count as usize));
+            }
+            bytes
+        };
+        let attribute = [&3_u64.to_be_bytes()[..], &[0; 4], &[0; 8]].concat();
+        let half = u32::try_from(MOST_ELEMENTS / 2).unwrap();
+        for (count, result) in [
+            (half - 1, Ok(())),
+            (half, Err(DecodeError::TooLong)),
+            (u32::MAX, Err(DecodeError::TooLong)),
+        ] {
+            let sent = count.min(half);
+            let mut template = nested(Value::TEMPLATE, &attribute, sent, 2);
+            let mut query = nested(WantedRoom::TEMPLATE, &attribute, sent, 2);
+            let mut answers = nested(
+                Found::TEMPLATE,
+                &[&3_u64.to_be_bytes()[..], &[0; 4]].concat(),
+                sent,
+                2,
+            );
+            for bytes in [&mut template, &mut query, &mut answers] {
+                bytes[16..20].copy_from_slice(&count.to_be_bytes());
+            }
+            let decoder = |bytes| Decoder::new(bytes, Architecture::host());
+            assert!(Template::read(&mut decoder(&template)).map(drop) == result);
+            assert!(Query::read(&mut decoder(&query)).map(drop) == result);
+            assert!(Answers::read(&mut decoder(&answers)).map(drop) == result);
+        }
     }
 }

@@ -212,11 +212,7 @@ impl Reading {
                 }
                 field::TO_NUMBER => Value::Word(input.hyper()?),
                 field::TO_STRUCTURES => self.structures(input, field.kind, depth + 1)?,
-                field::TO_TEMPLATE => {
-                    let template = Template::read_inside(input, depth)?;
-                    self.account(templates::weight(&template))?;
-                    Value::Template(template)
-                }
+                field::TO_TEMPLATE => Value::Template(self.template(input, depth)?),
                 field::TO_MECHANISM => {
                     Value::Mechanism(Box::new(self.mechanism_inside(input, depth)?))
                 }
@@ -224,6 +220,12 @@ impl Reading {
             });
         }
         Ok(Structure { layout, values })
+    }
+
+    fn template(&mut self, input: &mut Decoder<'_>, depth: usize) -> Result<Template, DecodeError> {
+        let template = Template::read_inside(input, depth, self.left)?;
+        self.account(templates::weight(&template))?;
+        Ok(template)
     }
 
     /// Reads a mechanism inside of a structure. It counts as a level, whether it has a structure or not.
@@ -278,7 +280,7 @@ impl Reading {
                     }
                 }
                 field::TO_TEMPLATE => {
-                    Template::read_inside(input, depth)?;
+                    self.template(input, depth)?;
                 }
                 field::TO_MECHANISM => {
                     self.mechanism_inside(input, depth)?;

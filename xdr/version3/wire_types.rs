@@ -12,6 +12,7 @@ use super::attributes;
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
 use crate::data::Data;
 use crate::integers::{Architecture, AttributeType, CkRv, MechanismType, ObjectHandle, Ulong};
+use crate::mechanism::LONGEST_PARAMETER;
 use crate::wire_types::{CallResult, call_results, define_structures};
 
 #[allow(clippy::all, clippy::pedantic, unused)]
@@ -79,10 +80,13 @@ impl Deref for Mechanism {
 impl<'a> Wire<'a> for Mechanism {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
         let mechanism_type = MechanismType::read(input)?;
-        let parameter = input.opaque_copy()?;
+        let parameter = input.opaque()?;
+        if parameter.len() > LONGEST_PARAMETER {
+            return Err(DecodeError::TooLong);
+        }
         Ok(Mechanism::laid_out(
             mechanism_type,
-            parameter,
+            parameter.to_vec(),
             input.client(),
         ))
     }
@@ -134,6 +138,29 @@ impl<'a> Wire<'a> for Template {
                 output.pack_array(&attributes::to_client(self.clone(), client).0);
             }
             _ => output.pack_array(&self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_over_the_limit_is_refused() {
+        for (length, result) in [
+            (LONGEST_PARAMETER, Ok(())),
+            (LONGEST_PARAMETER + 4, Err(DecodeError::TooLong)),
+        ] {
+            let mut buffer = Vec::new();
+            let mut output = Encoder::new(&mut buffer, Architecture::host());
+            let parameter = vec![0; length];
+            output.hyper(0x8000_0001);
+            output.opaque(&parameter);
+            let record = output.finish().unwrap().to_vec();
+            let payload = &record[crate::record::MARK_SIZE..];
+            let mut input = Decoder::new(payload, Architecture::host());
+            assert_eq!(Mechanism::read(&mut input).map(drop), result);
         }
     }
 }

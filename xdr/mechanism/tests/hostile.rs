@@ -466,6 +466,16 @@ fn a_parameter_over_the_limit_is_refused_before_memory_is_used() {
     let wire = wire.opaque(b"CK_DERIVED_KEY").word(3);
     let wire = template(wire, &vec![0; LONGEST_PARAMETER]).number(1).null();
     assert!(wire.read() == Err(DecodeError::TooLong));
+    // What the table does not have is not copied either.
+    for (length, result) in [
+        (LONGEST_PARAMETER, Err(DecodeError::TooLong)),
+        (LONGEST_PARAMETER - 24, Ok(())),
+    ] {
+        let wire = Wire::default().hyper(0x8000_0001).word(2);
+        let wire = wire.opaque(b"CK_FOO").word(1);
+        let wire = template(wire, &vec![0; length]);
+        assert!(wire.read().map(drop) == result);
+    }
     // Structures without any data have a size as well.
     let count = LONGEST_PARAMETER / 24 + 1;
     let mut wire = Wire::default().structure("CKM_HOTP", "CK_OTP_PARAMS", 2);
