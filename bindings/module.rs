@@ -83,7 +83,8 @@ pub struct Module {
     interfaces: Flags,
 }
 
-/// The module's functions. A caller must hold a turn.
+/// The module's functions. The caller must hold a [`turns::Turn`], except for a C_WaitForSlotEvent that blocks in a module
+/// that takes calls in parallel.
 struct Functions {
     list: CK_FUNCTION_LIST_3_2,
     flat_mechanisms: Vec<u64>,
@@ -142,6 +143,8 @@ impl Cryptoki for Module {
             call => {
                 let _turn = self.turns.turn();
                 let functions = &self.functions;
+                // Another call may close the session meanwhile. Its parameters live until the module has returned.
+                let _session = parameters::session_of(functions, &call);
                 let ending = parameters::ending(&functions.parameters, &call);
                 let reply = functions.call(call, nulls);
                 if let (Some((session, family)), CkRv::OK) = (ending, reply.rv()) {

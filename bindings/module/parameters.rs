@@ -3,8 +3,8 @@
 //! A module may copy only the outermost structure of a parameter, and read what it points to in later calls of the
 //! operation, as openCryptoki does with the label of OAEP. Without a proxy it would find the application's memory there.
 //! So the memory of a parameter lives until the operation has ended with CKR_OK, the next one of its kind has begun in
-//! the session, or the session is closed. An operation that C_SetOperationState brings back finds the parameter of the
-//! last one.
+//! the session, or the session is closed and no call of it is in the module any more. An operation that
+//! C_SetOperationState brings back finds the parameter of the last one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use xdr::facts::{Family, Step};
 use xdr::mechanism::Assembly;
 use xdr::{Call, CkRv, Function, Room, SessionHandle};
+
+use super::Functions;
+use super::messages::Session;
 
 /// Upper bound on the memory of all parameters that a process keeps, in bytes.
 const MOST: usize = 4 << 20;
@@ -81,6 +84,15 @@ impl Parameters {
 /// Whether a function is one of PKCS#11 v2.20, so that it has no part in operations on messages.
 fn is_older(function: Function) -> bool {
     function.facts().relative.is_none()
+}
+
+/// Returns the session of a call, unless no parameter is kept. As long as the caller has it, the parameters of the session
+/// live, even if another call closes the session.
+pub(super) fn session_of(functions: &Functions, call: &Call<'_>) -> Option<Arc<Session>> {
+    match functions.parameters.is_whole() {
+        true => None,
+        false => functions.sessions.get(call.session()?),
+    }
 }
 
 /// Returns the operation that a call ends if it returns CKR_OK, unless no parameter is kept. Operations on messages, and

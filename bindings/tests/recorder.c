@@ -4,10 +4,13 @@
  * tests/module.rs compiles it. TOLD | ... is a return value that carries what was seen. Which way a
  * function misbehaves is told by its session, slot or object handle. Compiled with -DEMPTY_LIST the
  * function list is empty, with -DMISSING_SYMBOL a function calls one that is nowhere; -DREFUSES,
- * -DNULL_LIST and -DNO_SYMBOL are modules that cannot be loaded.
+ * -DNULL_LIST and -DNO_SYMBOL are modules that cannot be loaded. With -DPARALLEL it takes calls in parallel, and a
+ * C_Encrypt stays in it until C_CancelFunction is called; C_GetFunctionStatus waits until it is there.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <pkcs11.h>
 
 #define TOLD 0x80000000UL
@@ -91,6 +94,9 @@ static CK_RV initialize(void *arguments)
 {
 #ifdef MISSING_SYMBOL
     nowhere();
+#endif
+#ifdef PARALLEL
+    return CKR_OK;
 #endif
     return arguments == NULL ? CKR_OK : TOLD | TOLD_WRONG;
 }
@@ -286,6 +292,28 @@ static CK_RV get_object_size(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object,
 
 static CK_RSA_PKCS_OAEP_PARAMS oaep;
 
+#ifdef PARALLEL
+static atomic_int has_entered, goes_on;
+
+static CK_RV wait_until_entered(CK_SESSION_HANDLE session)
+{
+    while (!has_entered)
+        usleep(1000);
+    return CKR_OK;
+}
+
+static CK_RV go_on(CK_SESSION_HANDLE session)
+{
+    goes_on = 1;
+    return CKR_OK;
+}
+
+static CK_RV close_all_sessions(CK_SLOT_ID slot)
+{
+    return CKR_OK;
+}
+#endif
+
 static CK_RV init(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism, CK_OBJECT_HANDLE key)
 {
     if (session == OPENED && mechanism->mechanism == CKM_RSA_PKCS_OAEP) {
@@ -305,6 +333,10 @@ static CK_RV digest_init(CK_SESSION_HANDLE session, CK_MECHANISM *mechanism)
 static CK_RV transform(CK_SESSION_HANDLE session, unsigned char *in, unsigned long in_length,
                        unsigned char *out, unsigned long *out_length)
 {
+#ifdef PARALLEL
+    for (has_entered = 1; !goes_on;)
+        usleep(1000);
+#endif
     if (session == OPENED && oaep.pSourceData)
         return put(1, oaep.pSourceData, oaep.ulSourceDataLen, out, out_length);
     return put(session, in, in_length, out, out_length);
@@ -395,6 +427,11 @@ static CK_FUNCTION_LIST list = {
     .C_UnwrapKey = unwrap_key,
     .C_DeriveKey = derive_key,
     .C_GenerateRandom = generate_random,
+#ifdef PARALLEL
+    .C_GetFunctionStatus = wait_until_entered,
+    .C_CancelFunction = go_on,
+    .C_CloseAllSessions = close_all_sessions,
+#endif
 #endif
 };
 

@@ -514,6 +514,26 @@ fn no_session_is_asynchronous() {
     assert_eq!(rv(&EXACT, id), CkRv::FUNCTION_NOT_SUPPORTED.0);
 }
 
+/// Calls C_EncryptInit for OAEP with a label.
+fn begin_oaep(
+    module: &bindings::module::Module,
+    session: xdr::SessionHandle,
+    label: &mut [u8],
+    key: u64,
+) -> CkRv {
+    label.as_mut_ptr().expose_provenance();
+    let mut structure = CK_RSA_PKCS_OAEP_PARAMS {
+        hashAlg: CKM_SHA_1,
+        mgf: CKG_MGF1_SHA1,
+        source: CKZ_DATA_SPECIFIED,
+        pSourceData: label.as_mut_ptr().cast(),
+        ulSourceDataLen: label.len() as CK_ULONG,
+    };
+    let (oaep, _) = parameter(CKM_RSA_PKCS_OAEP, Use::Operation, &mut structure);
+    let call = Call::C_EncryptInit(session, Some(oaep), ObjectHandle(key));
+    module.call(call).rv()
+}
+
 /// As in openCryptoki, whose C_Encrypt reads the label where C_EncryptInit found it.
 #[test]
 fn what_a_parameter_points_to_outlives_the_beginning_of_its_operation() {
@@ -523,19 +543,7 @@ fn what_a_parameter_points_to_outlives_the_beginning_of_its_operation() {
     let module = bindings::module::Module::load(&path, options).unwrap();
     let open = Call::C_OpenSession(SlotId(1), Flags(4), false);
     let session = result!(C_OpenSession, module.call(open)).session;
-    let begin = |label: &mut [u8], key| {
-        label.as_mut_ptr().expose_provenance();
-        let mut structure = CK_RSA_PKCS_OAEP_PARAMS {
-            hashAlg: CKM_SHA_1,
-            mgf: CKG_MGF1_SHA1,
-            source: CKZ_DATA_SPECIFIED,
-            pSourceData: label.as_mut_ptr().cast(),
-            ulSourceDataLen: label.len() as CK_ULONG,
-        };
-        let (oaep, _) = parameter(CKM_RSA_PKCS_OAEP, Use::Operation, &mut structure);
-        let call = Call::C_EncryptInit(session, Some(oaep), ObjectHandle(key));
-        module.call(call).rv()
-    };
+    let begin = |label: &mut [u8], key| begin_oaep(&module, session, label, key);
     let encrypt = || {
         let call = Call::C_Encrypt(session, Input::Bytes(b"data"), Room::Buffer(100_000));
         result!(C_Encrypt, module.call(call)).data.to_vec()
@@ -551,4 +559,30 @@ fn what_a_parameter_points_to_outlives_the_beginning_of_its_operation() {
         assert_eq!(begin(&mut [byte; 50_000], 1), CkRv::OK);
         assert_eq!(encrypt(), [byte; 50_000]);
     }
+}
+
+#[test]
+fn a_parameter_outlives_a_session_that_is_closed_while_its_call_is_in_the_module() {
+    let options = bindings::module::ModuleOptions::default();
+    let path = super::compile("recorder_parallel", &["-DPARALLEL"]);
+    let module = bindings::module::Module::load(&path, options).unwrap();
+    let threads = Flags(cryptoki_sys::CKF_OS_LOCKING_OK);
+    assert!(module.call(Call::C_Initialize(threads)).rv().is_ok());
+    let open = Call::C_OpenSession(SlotId(1), Flags(4), false);
+    let session = result!(C_OpenSession, module.call(open)).session;
+    assert_eq!(begin_oaep(&module, session, &mut [7; 50_000], 1), CkRv::OK);
+    std::thread::scope(|scope| {
+        let encrypted = scope.spawn(|| {
+            let call = Call::C_Encrypt(session, Input::Bytes(b"data"), Room::Buffer(100_000));
+            result!(C_Encrypt, module.call(call)).data.to_vec()
+        });
+        for call in [
+            Call::C_GetFunctionStatus(session),
+            Call::C_CloseAllSessions(SlotId(1)),
+            Call::C_CancelFunction(session),
+        ] {
+            assert!(module.call(call).rv().is_ok());
+        }
+        assert_eq!(encrypted.join().unwrap(), [7; 50_000]);
+    });
 }
