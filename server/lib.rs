@@ -41,6 +41,7 @@ pub mod metrics;
 mod module_file;
 pub mod netplex;
 pub mod notifications;
+pub mod open_sessions;
 pub mod opening;
 pub mod operating;
 pub mod options;

@@ -6,20 +6,20 @@
 //! delayed; after more, they return CKR_PIN_LOCKED until the window is over. While as many logins are in progress as
 //! may still fail, others wait. The log says whose logins fail, and never contains a PIN.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use filter::witness::Refused;
 use filter::{Witness, replies};
 use xdr::facts::{Argument, Effect};
-use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply, SessionHandle, SlotId, UserType};
+use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply, UserType};
 
 use crate::channel::{Cause, WorkerEnd};
 use crate::failed_logins::{Attempt, FailedLogins, Key, NotNow, Outcome, Target};
 use crate::logging::{Severity, log};
+use crate::open_sessions::OpenSessions;
 use crate::sockets::Peer;
 
 /// The delay of the first delayed login. It doubles with each further failure.
@@ -113,8 +113,7 @@ impl Guard {
         None
     }
 
-    fn settle(&self, function: Function, attempt: &Attempt, rv: CkRv) {
-        let outcome = outcome(function, rv);
+    fn settle(&self, function: Function, attempt: &Attempt, outcome: Outcome, rv: CkRv) {
         let failures = self.logins.settle(attempt, outcome);
         if outcome != Outcome::Wrong {
             return;
@@ -168,8 +167,7 @@ pub struct LoginLimit<N> {
     guard: Option<Arc<Guard>>,
     /// The name by which the client asked for the module.
     module: Vec<u8>,
-    /// The slots of open sessions.
-    slots: Mutex<HashMap<SessionHandle, SlotId>>,
+    sessions: OpenSessions,
 }
 
 impl<N: Cryptoki> LoginLimit<N> {
@@ -179,16 +177,13 @@ impl<N: Cryptoki> LoginLimit<N> {
             inner,
             guard,
             module: module.to_vec(),
-            slots: Mutex::default(),
+            sessions: OpenSessions::default(),
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<SessionHandle, SlotId>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns what the PIN of a call is for: a token, and its security officer or its user.
-    fn target(&self, guard: &Guard, call: &Call<'_>) -> Target {
+    /// Returns what the PIN of a call is for: a token, and its security officer or its user. Also returns whether the
+    /// token is known. It is not for sessions that are not open, all of which have one target.
+    fn target(&self, guard: &Guard, call: &Call<'_>) -> (Target, bool) {
         const OFFICER: UserType = UserType(0);
         const USER: UserType = UserType(1);
         const CONTEXT_SPECIFIC: UserType = UserType(2);
@@ -196,7 +191,7 @@ impl<N: Cryptoki> LoginLimit<N> {
             Call::C_InitToken(slot, ..) => Some(*slot),
             call => call
                 .session()
-                .and_then(|session| self.slots().get(&session).copied()),
+                .and_then(|session| self.sessions.slot(session)),
         };
         let user = call.arguments().find_map(|argument| match argument {
             Argument::User(CONTEXT_SPECIFIC) => Some(USER),
@@ -207,8 +202,8 @@ impl<N: Cryptoki> LoginLimit<N> {
             Call::C_InitToken(..) => OFFICER,
             _ => USER,
         });
-        let slot = slot.map(|slot| slot.0);
-        guard.logins.target(&(&self.module, slot, user.0))
+        let target = (&self.module, slot.map(|slot| slot.0), user.0);
+        (guard.logins.target(&target), slot.is_some())
     }
 
     /// Returns the layer behind the limit.
@@ -224,7 +219,7 @@ impl<N: Cryptoki> LoginLimit<N> {
         execute: impl FnOnce(&N, Call<'_>) -> Reply,
     ) -> Reply {
         let function = call.function();
-        let target = self.target(guard, &call);
+        let (target, is_known) = self.target(guard, &call);
         let Some(attempt) = guard.begin(function, target) else {
             if let Some(witness) = witness {
                 witness.refused(&Refused {
@@ -237,7 +232,13 @@ impl<N: Cryptoki> LoginLimit<N> {
             return replies::refused(function, CkRv::PIN_LOCKED);
         };
         let reply = execute(&self.inner, call);
-        guard.settle(function, &attempt, reply.rv());
+        let outcome = match outcome(function, reply.rv()) {
+            // The PIN of one token says nothing about guesses at another one. This client has made up a handle, and
+            // another of its threads has just got it from C_OpenSession.
+            Outcome::Right if !is_known => Outcome::Neither,
+            outcome => outcome,
+        };
+        guard.settle(function, &attempt, outcome, reply.rv());
         reply
     }
 }
@@ -253,38 +254,19 @@ impl<N: Cryptoki> LoginLimit<N> {
         let Some(guard) = &self.guard else {
             return execute(&self.inner, call);
         };
+        if call.function().compares_pin() {
+            return self.login(guard, witness, call, execute);
+        }
         match call {
-            Call::C_OpenSession(slot, ..) => {
+            Call::C_OpenSession(..)
+            | Call::C_CloseSession(_)
+            | Call::C_CloseAllSessions(_)
+            | Call::C_Finalize() => {
+                let effect = self.sessions.before(&call);
                 let reply = execute(&self.inner, call);
-                if let Reply::C_OpenSession(opened) = &reply {
-                    if opened.rv.is_ok() {
-                        self.slots().insert(opened.session, slot);
-                    }
-                }
+                self.sessions.after(effect, &reply);
                 reply
             }
-            Call::C_CloseSession(session) => {
-                let reply = execute(&self.inner, call);
-                if reply.rv().is_ok() {
-                    self.slots().remove(&session);
-                }
-                reply
-            }
-            Call::C_CloseAllSessions(closed) => {
-                let reply = execute(&self.inner, call);
-                if reply.rv().is_ok() {
-                    self.slots().retain(|_, slot| *slot != closed);
-                }
-                reply
-            }
-            Call::C_Finalize() => {
-                let reply = execute(&self.inner, call);
-                if reply.rv().is_ok() {
-                    self.slots().clear();
-                }
-                reply
-            }
-            call if call.function().compares_pin() => self.login(guard, witness, call, execute),
             call => execute(&self.inner, call),
         }
     }
@@ -302,7 +284,7 @@ impl<N: Cryptoki> Cryptoki for LoginLimit<N> {
 
 #[cfg(test)]
 mod tests {
-    use xdr::{Flags, Input, SessionResult};
+    use xdr::{Flags, Input, SessionHandle, SessionResult, SlotId};
 
     use super::*;
     use crate::channel::{self, Message};
@@ -416,6 +398,18 @@ mod tests {
             assert_eq!(client.limit.call(call).rv(), CkRv::PIN_LEN_RANGE);
         }
         assert!(client.login(1, 1, RIGHT).is_ok());
+    }
+
+    /// Two threads can make a session known to the module before it is known here.
+    #[test]
+    fn a_right_pin_in_an_unknown_session_clears_nothing() {
+        let logins = logins(2);
+        let client = Client::of(&logins, identity("one"));
+        assert_eq!(client.login(7, 1, b"4321"), CkRv::PIN_INCORRECT);
+        assert!(client.login(8, 1, RIGHT).is_ok());
+        assert!(client.login(1, 1, RIGHT).is_ok());
+        assert_eq!(client.login(9, 1, b"4321"), CkRv::PIN_INCORRECT);
+        assert_eq!(client.login(7, 1, RIGHT), CkRv::PIN_LOCKED);
     }
 
     #[test]

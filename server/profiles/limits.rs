@@ -4,7 +4,6 @@
 //! functions count as signatures follows from the facts of each function (`xdr::facts`). Calls in flight and
 //! connections are limited elsewhere (`parallel`, `usage`).
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,10 +13,11 @@ use filter::witness::Refused;
 use filter::{Witness, replies};
 use xdr::ending::{call_that_cancels, calls_that_end};
 use xdr::facts::{Family, Step};
-use xdr::{Call, CkRv, Function, Reply, Room, SessionHandle, SlotId};
+use xdr::{Call, CkRv, Function, Reply, Room, SessionHandle};
 
 use super::usage::{Key, Usage};
 use crate::logging::{Severity, log};
+use crate::open_sessions::OpenSessions;
 use crate::throttle::Throttle;
 
 /// Upper bound on the time that a call waits. Together with everything else, it is shorter than clients wait for a
@@ -79,7 +79,7 @@ pub struct ClientLimits {
     key: Key,
     /// The names of the client and of its profile, for the log.
     client: String,
-    sessions: Mutex<Sessions>,
+    sessions: Sessions,
     rate: Mutex<Rate>,
     /// For the messages about each limit.
     throttles: [Mutex<Throttle>; 3],
@@ -96,9 +96,19 @@ struct Over {
 /// The sessions of a client.
 #[derive(Default)]
 struct Sessions {
-    open: HashMap<SessionHandle, SlotId>,
+    open: OpenSessions,
     /// The number of C_OpenSession calls in flight.
-    opening: usize,
+    opening: Mutex<usize>,
+}
+
+/// The place of a session that is being opened, until it counts as open.
+struct Opening<'a>(&'a Sessions);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut opening = locked(&self.0.opening);
+        *opening = opening.saturating_sub(1);
+    }
 }
 
 /// A token bucket, stored as the time at which it will be full.
@@ -137,7 +147,7 @@ impl ClientLimits {
             usage,
             key,
             client: format!("client {client}, profile {profile}"),
-            sessions: Mutex::default(),
+            sessions: Sessions::default(),
             rate: Mutex::default(),
             throttles: Default::default(),
         }
@@ -262,49 +272,34 @@ impl ClientLimits {
         most: usize,
         execute: impl FnOnce(Call<'a>) -> Reply,
     ) -> Result<Reply, Over> {
-        let (function, session) = (call.function(), call.session());
-        let slot = match &call {
-            Call::C_OpenSession(slot, ..) | Call::C_CloseAllSessions(slot) => *slot,
-            _ => SlotId::NONE,
+        let sessions = &self.sessions;
+        let opening = match call.function() {
+            Function::C_OpenSession => Some(self.may_open(most)?),
+            _ => None,
         };
-        if function == Function::C_OpenSession {
-            let mut sessions = locked(&self.sessions);
-            if sessions.open.len().saturating_add(sessions.opening) >= most {
-                drop(sessions);
-                self.warn(
-                    2,
-                    format_args!("C_OpenSession refused: max_sessions, {most}, are open"),
-                );
-                return Err(Over {
-                    limit: "max_sessions",
-                    rv: CkRv::SESSION_COUNT,
-                });
-            }
-            sessions.opening += 1;
-        }
+        let effect = sessions.open.before(&call);
         let reply = execute(call);
-        let mut sessions = locked(&self.sessions);
-        if function == Function::C_OpenSession {
-            sessions.opening = sessions.opening.saturating_sub(1);
-        }
-        match (&reply, session) {
-            (Reply::C_OpenSession(opened), _) if opened.rv.is_ok() => {
-                sessions.open.insert(opened.session, slot);
-            }
-            (Reply::C_CloseAllSessions(rv), _) if rv.is_ok() => {
-                sessions.open.retain(|_, of| *of != slot);
-            }
-            (Reply::C_Finalize(rv), _) if rv.is_ok() => sessions.open.clear(),
-            (Reply::C_CloseSession(rv), Some(session)) if rv.is_ok() => {
-                sessions.open.remove(&session);
-            }
-            // The session was closed because its token was removed.
-            (reply, Some(session)) if reply.rv() == CkRv::SESSION_HANDLE_INVALID => {
-                sessions.open.remove(&session);
-            }
-            _ => {}
-        }
+        sessions.open.after(effect, &reply);
+        drop(opening);
         Ok(reply)
+    }
+
+    /// Takes a place for a session that is about to be opened.
+    fn may_open(&self, most: usize) -> Result<Opening<'_>, Over> {
+        let mut opening = locked(&self.sessions.opening);
+        if self.sessions.open.count().saturating_add(*opening) >= most {
+            drop(opening);
+            self.warn(
+                2,
+                format_args!("C_OpenSession refused: max_sessions, {most}, are open"),
+            );
+            return Err(Over {
+                limit: "max_sessions",
+                rv: CkRv::SESSION_COUNT,
+            });
+        }
+        *opening += 1;
+        Ok(Opening(&self.sessions))
     }
 
     /// Logs a warning, throttled: clients can cause these messages at will.
@@ -370,7 +365,7 @@ mod tests {
     use std::cell::Cell;
 
     use crate::counts::{Counts, Table};
-    use xdr::{Cryptoki, Flags, Input, SessionResult, UserType};
+    use xdr::{Cryptoki, Flags, Input, SessionResult, SlotId, UserType};
 
     use super::*;
 
