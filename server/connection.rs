@@ -71,7 +71,7 @@ pub trait Incoming: Send {
     fn read(&mut self, space: &mut [u8], is_begun: bool) -> io::Result<usize>;
     /// Ends the time limit: the record is complete, and the client may be idle again.
     fn rest(&mut self);
-    /// Makes the next read poll for a moment before it sleeps, if that has paid lately.
+    /// Makes the next read poll briefly before it sleeps, if polling has succeeded recently.
     fn poll_first(&mut self) {}
 }
 
@@ -200,7 +200,7 @@ impl<I: Incoming> Reader<I> {
     }
 
     /// Returns the next record, or `None` when the client has closed the connection. `polls_first` makes the thread
-    /// poll for a moment before it sleeps until the record begins, if that has paid lately.
+    /// poll briefly before it sleeps until the record begins, if polling has succeeded recently.
     pub fn next_record(
         &mut self,
         served: &dyn Served,
@@ -282,7 +282,7 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Makes one whose large results take `memory`.
+    /// Creates an `Answering` that charges large results to `memory`.
     pub fn new(memory: Portion) -> Answering {
         let output = Vec::new();
         Answering { output, memory }
@@ -355,12 +355,13 @@ impl Answering {
                 if let Some(mut reply) = reply {
                     // Asked again, because this call may be the C_SetupArch that declares it.
                     let client = served.peer().architecture;
-                    if let Ok(slices) = rpc::write_reply(xid, &reply, client, output) {
-                        let sent = outgoing.send(slices);
-                        if function.hands_out_secrets() {
-                            wipe(output);
-                            reply.wipe();
-                        }
+                    let written = rpc::write_reply(xid, &reply, client, output);
+                    let sent = written.map(|slices| outgoing.send(slices));
+                    if function.hands_out_secrets() {
+                        wipe(output);
+                        reply.wipe();
+                    }
+                    if let Ok(sent) = sent {
                         if let Ok(data) = reply.take_data().into_vec() {
                             bindings::module::reuse(data);
                         }

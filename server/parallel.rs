@@ -171,7 +171,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                 }
                 Received::Record(record) if is_alone && !rpc::is_overtaken(record) => {
                     let function = answering.answer(record, served, outgoing)?;
-                    if function.is_some_and(Function::takes_secrets) {
+                    // Without a function, it was rejected, and may have been a C_Login.
+                    if function.is_none_or(Function::takes_secrets) {
                         reader.wipe();
                     }
                     continue;

@@ -60,21 +60,25 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether an argument of this role may be a PIN, a key or plaintext.
+    /// Whether an argument of this role may be, or contain, a PIN, a key or plaintext. The parameter of a mechanism may
+    /// contain a password or the PIN of a one-time password.
     pub const fn is_secret(self) -> bool {
         match self {
-            Role::Values | Role::Pin | Role::NewPin | Role::Secret => true,
+            Role::Values
+            | Role::Selection
+            | Role::Mechanism
+            | Role::MessageMechanism
+            | Role::Pin
+            | Role::NewPin
+            | Role::Secret => true,
             Role::Session
             | Role::Slot
             | Role::Plain
-            | Role::Mechanism
-            | Role::MessageMechanism
             | Role::MessageParameter
             | Role::MechanismType
             | Role::Object(_)
             | Role::Key(_)
             | Role::KeyOrNone(_)
-            | Role::Selection
             | Role::Query
             | Role::User
             | Role::Data
@@ -125,7 +129,8 @@ pub enum Effect {
     Writes,
     /// Administers the token, beyond what its user may do.
     Administers,
-    /// Returns plaintext, or bytes that may be a key.
+    /// Returns plaintext, or bytes that may be a key. C_DeriveKey does with mechanisms such as CKM_TLS_PRF, in their
+    /// parameter.
     Reveals,
 }
 
@@ -533,7 +538,7 @@ define_facts! {
         unwrapping: Key(UNWRAPPING_KEY_HANDLE_INVALID), wrapped: Data, template: Values)
         [Whole of Unwrap]: Writes;
     C_DeriveKey(session: Session, mechanism: Mechanism, base: Key(OBJECT_HANDLE_INVALID),
-        template: Values) [Whole of Derive]: Writes;
+        template: Values) [Whole of Derive]: Writes, Reveals;
 
     // Random numbers
     C_SeedRandom(session: Session, seed: Secret);
@@ -602,7 +607,7 @@ define_facts! {
 }
 
 impl Function {
-    /// Whether its arguments are, or may hold, a PIN, a key or plaintext.
+    /// Whether its arguments may be, or contain, a PIN, a key or plaintext.
     pub fn takes_secrets(self) -> bool {
         self.facts().roles.iter().any(|role| role.is_secret())
     }
@@ -624,7 +629,7 @@ impl Function {
         }
     }
 
-    /// Whether its result is, or may hold, plaintext or a key.
+    /// Whether its result may be, or contain, plaintext or a key.
     pub fn hands_out_secrets(self) -> bool {
         self.facts().has(Effect::Reveals)
     }
@@ -724,23 +729,38 @@ mod tests {
                 "C_SetPIN",
                 "C_SeedRandom",
                 "C_InitToken",
+                "C_FindObjectsInit",
                 "C_GenerateKey",
                 "C_GenerateKeyPair",
                 "C_CreateObject",
                 "C_CopyObject",
                 "C_SetAttributeValue",
+                "C_WrapKey",
                 "C_UnwrapKey",
                 "C_DeriveKey",
+                "C_DigestInit",
+                "C_SignInit",
+                "C_VerifyInit",
+                "C_EncryptInit",
                 "C_Encrypt",
                 "C_EncryptUpdate",
+                "C_DecryptInit",
+                "C_SignRecoverInit",
+                "C_VerifyRecoverInit",
                 "C_DigestEncryptUpdate",
                 "C_SignEncryptUpdate",
                 "C_SetOperationState",
                 "C_LoginUser",
+                "C_MessageEncryptInit",
                 "C_EncryptMessage",
                 "C_EncryptMessageNext",
+                "C_MessageDecryptInit",
+                "C_MessageSignInit",
+                "C_MessageVerifyInit",
                 "C_EncapsulateKey",
                 "C_DecapsulateKey",
+                "C_VerifySignatureInit",
+                "C_WrapKeyAuthenticated",
                 "C_UnwrapKeyAuthenticated",
             ]
         );
@@ -749,6 +769,7 @@ mod tests {
             [
                 "C_GenerateRandom",
                 "C_GetAttributeValue",
+                "C_DeriveKey",
                 "C_Decrypt",
                 "C_DecryptUpdate",
                 "C_DecryptFinal",
