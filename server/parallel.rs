@@ -17,6 +17,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use filter::replies;
 use xdr::codec::Slices;
@@ -31,6 +32,7 @@ use crate::large_records::Refused;
 use crate::logging::{Severity, log};
 use crate::notifications::Notifications;
 use crate::record_memory::{Portion, Share};
+use crate::throttle::Throttle;
 
 /// Upper bound on the calls of C_WaitForSlotEvent that wait at the same time.
 const MOST_WAITING: usize = 64;
@@ -52,6 +54,8 @@ struct Connection<I, O> {
     idle: AtomicUsize,
     threads: AtomicUsize,
     waiting: AtomicUsize,
+    /// For the message that too many calls wait.
+    throttle: Mutex<Throttle>,
     /// Calls that are being executed by threads that do not hold the reader.
     executing: AtomicUsize,
     /// Set when no more records are read.
@@ -86,6 +90,7 @@ pub fn serve<I: Incoming + 'static, O: Outgoing + 'static>(
         idle: AtomicUsize::new(1),
         threads: AtomicUsize::new(1),
         waiting: AtomicUsize::new(0),
+        throttle: Mutex::default(),
         executing: AtomicUsize::new(0),
         is_over: AtomicBool::new(false),
         end: Mutex::default(),
@@ -117,33 +122,41 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     fn run(self: &Arc<Self>) {
         let mut answering = Answering::new(self.memory.another());
         loop {
-            let reader = lock(&self.reader);
+            let mut reader = lock(&self.reader);
             self.idle.fetch_sub(1, Ordering::SeqCst);
             if self.is_over.load(Ordering::SeqCst) {
                 return;
             }
-            match self.lead(reader, &mut answering) {
+            let end = match self.lead(&mut reader, &mut answering) {
                 Ok(Some(overtaken)) => {
+                    self.executing.fetch_add(1, Ordering::SeqCst);
+                    drop(reader);
+                    self.let_another_read();
                     self.execute_overtaken(overtaken, &mut answering);
                     self.idle.fetch_add(1, Ordering::SeqCst);
+                    continue;
                 }
-                Ok(None) => return self.end(Ok(())),
-                Err(error) => return self.end(Err(error)),
-            }
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            // While this thread has the reader: no other one may read behind the end.
+            self.is_over.store(true, Ordering::SeqCst);
+            drop(reader);
+            return self.end(end);
         }
     }
 
-    /// Reads records and executes them until one comes that others may overtake, and returns that one. Returns `None`
-    /// when the client has closed the connection.
+    /// Executes records on this thread until one arrives that may be executed while later ones are read, and returns
+    /// that one without executing it. Returns `None` when the client has closed the connection.
     fn lead(
         self: &Arc<Self>,
-        mut reader: MutexGuard<'_, Reader<I>>,
+        reader: &mut Reader<I>,
         answering: &mut Answering,
     ) -> Result<Option<Overtaken>, ConnectionError> {
         let served = &*self.served;
         let outgoing = &self.outgoing;
         loop {
-            // The other threads of a client whose calls overlap need the processor more.
+            // With several threads, polling would take processor time from those that execute calls.
             let polls_first = self.threads.load(Ordering::SeqCst) == 1;
             let Some(received) = reader.next_record(served, polls_first)? else {
                 return Ok(None);
@@ -215,9 +228,6 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                     (task, turn)
                 }
             };
-            self.executing.fetch_add(1, Ordering::SeqCst);
-            drop(reader);
-            self.let_another_read();
             return Ok(Some(Overtaken { task, turn }));
         }
     }
@@ -356,7 +366,15 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             }
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
-        let refused = Refusing(&*self.served, CkRv::HOST_MEMORY);
+        if lock(&self.throttle).passes(Instant::now()) {
+            log(
+                Severity::Warning,
+                format_args!(
+                    "C_WaitForSlotEvent refused: {MOST_WAITING} of them wait already, or there is no thread for it"
+                ),
+            );
+        }
+        let refused = Refusing(&*self.served, CkRv::DEVICE_MEMORY);
         answering.answer(&record, &refused, &self.outgoing)?;
         Ok(())
     }

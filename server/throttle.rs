@@ -1,7 +1,7 @@
-//! Limits how often the controller logs events that clients can cause at will.
+//! Limits how often events are logged that clients can cause at will.
 //!
-//! The controller has one throttle of each type for a service, and asks it before it logs. A throttle keeps counts, not
-//! messages.
+//! The controller has one throttle of each type for a service, and a worker one for each type of message. It is asked
+//! before a message is logged, and keeps counts, not messages.
 
 use std::time::{Duration, Instant};
 

@@ -397,7 +397,7 @@ fn waiting_calls_are_bounded() {
     for xid in 0..2 * MOST_WAITING as u32 {
         client.send(xid, &Call::C_WaitForSlotEvent(Flags(0)), false);
     }
-    // Calls over the bound are answered with CKR_HOST_MEMORY.
+    // Calls over the bound are answered with CKR_DEVICE_MEMORY.
     assert_eq!(client.replies(MOST_WAITING).len(), MOST_WAITING);
     client.sign(9999, 1, 0, false);
     assert_eq!(client.replies(1), [9999]);
