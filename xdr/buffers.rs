@@ -49,7 +49,7 @@ impl<'a> Wire<'a> for Input<'a> {
     fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
         match input.word()? {
             0 => Ok(Input::Null {
-                length: input.hyper()?,
+                length: input.number()?,
             }),
             1 => Ok(Input::Bytes(input.opaque()?)),
             _ => Err(DecodeError::Kind),
@@ -116,9 +116,9 @@ impl<'a> Wire<'a> for Room {
         match input.word()? {
             0 => Ok(Room::NoLength),
             1 => Ok(Room::Null {
-                length: input.hyper()?,
+                length: input.number()?,
             }),
-            2 => Ok(Room::Buffer(input.hyper()?)),
+            2 => Ok(Room::Buffer(input.number()?)),
             _ => Err(DecodeError::Kind),
         }
     }

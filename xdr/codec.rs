@@ -15,6 +15,7 @@ use crate::call::MOST_ELEMENTS;
 use crate::data::Data;
 use crate::integers::Architecture;
 use crate::record::{self, Taken};
+use crate::word_size::{Abi, received};
 
 /// Why a value could not be decoded. Does not contain the bytes themselves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,15 +70,17 @@ pub struct Decoder<'a> {
     client: Architecture,
     /// The record, if results may share its memory.
     record: Option<&'a Arc<Taken>>,
+    cuts_numbers: bool,
 }
 
 impl<'a> Decoder<'a> {
-    /// Starts at the first of `bytes`, in which a client of this architecture laid out numbers.
+    /// Decodes `bytes`. Numbers inside of byte strings have the layout of a client of this architecture.
     pub fn new(bytes: &'a [u8], client: Architecture) -> Decoder<'a> {
         Decoder {
             rest: bytes,
             client,
             record: None,
+            cuts_numbers: false,
         }
     }
 
@@ -87,7 +90,13 @@ impl<'a> Decoder<'a> {
             rest: record,
             client,
             record: Some(record),
+            cuts_numbers: false,
         }
+    }
+
+    /// Cuts numbers that do not fit into this host's CK_ULONG, as the original does, instead of failing.
+    pub(crate) fn cut_numbers(&mut self) {
+        self.cuts_numbers = true;
     }
 
     /// How the client lays out numbers and structures inside of byte strings.
@@ -130,6 +139,16 @@ impl<'a> Decoder<'a> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Short)?;
         self.rest = rest;
         Ok(u64::from_be_bytes(*bytes))
+    }
+
+    /// Reads a CK_ULONG.
+    pub fn number(&mut self) -> Result<u64, DecodeError> {
+        let sent = self.hyper()?;
+        let number = received(sent, Abi::HOST.word);
+        match number == sent || self.cuts_numbers {
+            true => Ok(number),
+            false => Err(DecodeError::Range),
+        }
     }
 
     /// Reads a variable-length opaque as a slice of the record. Padding may hold anything, as in the original.

@@ -1,13 +1,15 @@
 //! Defines one integer type for each meaning that a CK_ULONG has on the wire.
 //!
-//! `build.rs` writes a row for each `typedef unsigned hyper` in `pkcs11_rpc.x`. All these types are encoded as 8 bytes,
-//! big-endian. An unknown number passes unchanged.
+//! `build.rs` writes a row for each `typedef unsigned hyper` in `pkcs11_rpc.x` and `pkcs11_rpc_v4.x`. All these types are
+//! encoded as 8 bytes, big-endian. An unknown number passes unchanged. One that does not fit into this host's CK_ULONG is
+//! an error among the arguments of version 4. In version 3, and in structures, it is cut to what a module would see.
 
 use crate::codec::{DecodeError, Decoder, Encoder, Wire};
+use crate::word_size::{Abi, received};
 
 macro_rules! define_integers {
     ($($name:ident;)*) => {$(
-        #[doc = concat!("`", stringify!($name), "` of `pkcs11_rpc.x`: a CK_ULONG, 8 bytes on the wire.")]
+        #[doc = concat!("`", stringify!($name), "` of the protocol: a CK_ULONG, 8 bytes on the wire.")]
         #[derive(Clone, Copy, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
         pub struct $name(pub u64);
 
@@ -26,13 +28,13 @@ macro_rules! define_integers {
         impl<In: xdr_codec::Read> xdr_codec::Unpack<In> for $name {
             fn unpack(input: &mut In) -> xdr_codec::Result<(Self, usize)> {
                 let (number, size) = xdr_codec::Unpack::unpack(input)?;
-                Ok(($name(number), size))
+                Ok(($name(received(number, Abi::HOST.word)), size))
             }
         }
 
         impl<'a> Wire<'a> for $name {
             fn read(input: &mut Decoder<'a>) -> Result<Self, DecodeError> {
-                input.hyper().map($name)
+                input.number().map($name)
             }
 
             fn write<'b>(&'b self, output: &mut Encoder<'b>) {

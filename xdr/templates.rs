@@ -154,13 +154,10 @@ fn numbers(input: &mut Decoder<'_>) -> Result<Vec<u8>, DecodeError> {
 
 /// Reads a CK_ULONG into this host's layout.
 fn number(input: &mut Decoder<'_>) -> Result<Vec<u8>, DecodeError> {
-    let number = input.hyper()?;
+    let number = input.number()?;
     let mut bytes = vec![0; Abi::HOST.word];
     Abi::HOST.write(number, &mut bytes);
-    match Abi::HOST.read_wide(&bytes) == number {
-        true => Ok(bytes),
-        false => Err(DecodeError::Range),
-    }
+    Ok(bytes)
 }
 
 /// Writes CK_ULONGs of this host, without their count.
@@ -197,7 +194,7 @@ impl Attribute {
         let kind = attribute_types::kind(attribute_type);
         let value = match (input.word()?, kind) {
             (Value::NULL, _) => Value::Null {
-                length: input.hyper()?,
+                length: input.number()?,
             },
             // A module would take the bytes for addresses.
             (Value::BYTES, Kind::Template) => return Err(DecodeError::Kind),
@@ -371,16 +368,16 @@ impl Query {
             let kind = attribute_types::kind(attribute_type);
             let room = match (input.word()?, kind) {
                 (WantedRoom::NULL, _) => WantedRoom::Null {
-                    length: input.hyper()?,
+                    length: input.number()?,
                 },
                 // A module would write addresses there.
                 (WantedRoom::BYTES, Kind::Template) => return Err(DecodeError::Kind),
                 (WantedRoom::BYTES, _) => WantedRoom::Buffer {
-                    room: input.hyper()?,
+                    room: input.number()?,
                     content: None,
                 },
                 (WantedRoom::NUMBERS, Kind::Number | Kind::Numbers) => WantedRoom::Buffer {
-                    room: input.hyper()?.saturating_mul(Abi::HOST.word as u64),
+                    room: input.number()?.saturating_mul(Abi::HOST.word as u64),
                     content: None,
                 },
                 (WantedRoom::TEMPLATE, Kind::Template) => {
@@ -515,12 +512,12 @@ impl Answers {
             let found = match (input.word()?, kind) {
                 (Found::UNTOUCHED, _) => Found::Untouched,
                 (Found::UNAVAILABLE, _) => Found::Unavailable,
-                (Found::LENGTH, _) => Found::Length(input.hyper()?),
+                (Found::LENGTH, _) => Found::Length(input.number()?),
                 (Found::NUMBERS_LENGTH, Kind::Number | Kind::Numbers) => {
-                    let length = input.hyper()?.checked_mul(word);
+                    let length = input.number()?.checked_mul(word);
                     Found::Length(length.ok_or(DecodeError::Range)?)
                 }
-                (Found::TEMPLATE_LENGTH, Kind::Template) => Found::TemplateLength(input.hyper()?),
+                (Found::TEMPLATE_LENGTH, Kind::Template) => Found::TemplateLength(input.number()?),
                 // The application would take the bytes for addresses.
                 (Found::BYTES, Kind::Template) => return Err(DecodeError::Kind),
                 (Found::BYTES, _) => Found::Bytes(left.bytes(input)?),

@@ -60,6 +60,7 @@ macro_rules! define_former_calls {
                 function: Function,
                 mut input: Decoder<'a>,
             ) -> Option<Result<Call<'a>, DecodeError>> {
+                input.cut_numbers();
                 let input = &mut input;
                 #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has are matched before
                 let mut read = move || {
@@ -145,6 +146,7 @@ macro_rules! define_former_calls {
                 function: Function,
                 mut input: Decoder<'_>,
             ) -> Option<Result<Reply, DecodeError>> {
+                input.cut_numbers();
                 #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has are matched before
                 let reply = match function {
                     $(Function::$name => <$reply as Wire>::read(&mut input).map(Reply::$name),)*

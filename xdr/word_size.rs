@@ -5,8 +5,19 @@
 use crate::Architecture;
 use cryptoki_sys::CK_ULONG;
 
-/// Converts a number of the wire to a CK_ULONG for this host's modules. A host of 4-byte words keeps the lower half, as
-/// the original does.
+/// Returns the number that a host whose CK_ULONG has this many bytes uses for one of the wire: a host of 4-byte words keeps
+/// the lower half, as the original does. What [`narrow`] and [`wide`] make of the result is the result itself.
+pub const fn received(number: u64, word: usize) -> u64 {
+    const LONGEST_WORD: usize = size_of::<u64>();
+    if word >= LONGEST_WORD {
+        return number;
+    }
+    let most = (1 << (8 * word)) - 1;
+    let kept = number & most;
+    if kept == most { u64::MAX } else { kept }
+}
+
+/// Converts a number that was [`received`] to a CK_ULONG for this host's modules.
 pub const fn narrow(number: u64) -> CK_ULONG {
     number as CK_ULONG
 }
@@ -127,6 +138,21 @@ mod tests {
         );
         assert_eq!(wide(0x8000_0001), 0x8000_0001);
         assert_eq!(narrow(u64::MAX), CK_ULONG::MAX);
+    }
+
+    #[test]
+    fn a_host_of_shorter_words_keeps_the_lower_half() {
+        for (number, kept) in [
+            (7, 7),
+            (0x1_0000_0007, 7),
+            (0xffff_fffe, 0xffff_fffe),
+            (0xffff_ffff, u64::MAX),
+            (u64::MAX, u64::MAX),
+            (u64::MAX - 1, 0xffff_fffe),
+        ] {
+            assert_eq!(received(number, 4), kept);
+            assert_eq!(received(number, 8), number);
+        }
     }
 
     #[test]

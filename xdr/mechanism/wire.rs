@@ -148,10 +148,10 @@ impl Reading {
         input: &mut Decoder<'_>,
         depth: usize,
     ) -> Result<Mechanism, DecodeError> {
-        let mechanism_type = MechanismType(input.hyper()?);
+        let mechanism_type = MechanismType::read(input)?;
         let parameter = match input.word()? {
             parameter::NULL => Parameter::None {
-                length: input.hyper()?,
+                length: input.number()?,
             },
             parameter::BYTES => classify(mechanism_type, self.bytes(input)?),
             parameter::STRUCTURE => self.root(input, mechanism_type, depth)?,
@@ -201,16 +201,16 @@ impl Reading {
         let mut values = Vec::with_capacity(layout.fields.0.len());
         for field in layout.fields.0 {
             values.push(match input.word()? {
-                field::NUMBER => Value::Number(input.hyper()?),
+                field::NUMBER => Value::Number(input.number()?),
                 field::BYTES => Value::Bytes(self.bytes(input)?),
                 field::NULL_POINTER => Value::Null,
                 field::TO_BYTES => Value::Data(self.bytes(input)?),
                 field::TO_ROOM => {
-                    let room = input.hyper()?;
+                    let room = input.number()?;
                     self.account(room)?;
                     Value::Room(room)
                 }
-                field::TO_NUMBER => Value::Word(input.hyper()?),
+                field::TO_NUMBER => Value::Word(input.number()?),
                 field::TO_STRUCTURES => self.structures(input, field.kind, depth + 1)?,
                 field::TO_TEMPLATE => Value::Template(self.template(input, depth)?),
                 field::TO_MECHANISM => {
@@ -268,7 +268,7 @@ impl Reading {
             match input.word()? {
                 field::NULL_POINTER => {}
                 field::NUMBER | field::TO_ROOM | field::TO_NUMBER => {
-                    input.hyper()?;
+                    input.number()?;
                 }
                 field::BYTES | field::TO_BYTES => {
                     input.opaque()?;

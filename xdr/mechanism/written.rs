@@ -150,7 +150,7 @@ impl<'a> Wire<'a> for Written {
         let mut values = Vec::new();
         for _ in 0..count {
             let value = match input.word()? {
-                NUMBER => WrittenValue::Number(input.hyper()?),
+                NUMBER => WrittenValue::Number(input.number()?),
                 BYTES => WrittenValue::Bytes(input.opaque()?.to_vec().into()),
                 _ => return Err(DecodeError::Invalid),
             };
