@@ -130,10 +130,10 @@ impl Module {
 
 impl Cryptoki for Module {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         match call {
             Call::C_Initialize(flags) => Reply::C_Initialize(self.initialize(flags)),
             Call::C_Finalize() => Reply::C_Finalize(self.finalize()),

@@ -243,11 +243,11 @@ fn large_output(
     };
     let place = buffer.get_mut(..room).unwrap_or_default();
     let (mut output, written) = call_with(place, call);
-    let is_returned = room >= ALWAYS_MAPPED;
+    let goes_back_to_kernel = room >= ALWAYS_MAPPED;
     match written {
         Some(length) if length >= room / 2 => {
             // Padding of the plaintext may follow it.
-            if is_secret && !is_returned {
+            if is_secret && !goes_back_to_kernel {
                 wipe(buffer.get_mut(length..room).unwrap_or_default());
             }
             buffer.truncate(length);
@@ -256,13 +256,13 @@ fn large_output(
         Some(length) => {
             output.data = place.get(..length).unwrap_or_default().to_vec();
             let used = if is_secret { room } else { length };
-            if !is_returned {
+            if !goes_back_to_kernel {
                 wipe(buffer.get_mut(..used).unwrap_or_default());
             }
             reuse(buffer);
         }
         None => {
-            if !is_returned {
+            if !goes_back_to_kernel {
                 wipe(buffer.get_mut(..room).unwrap_or_default());
             }
             reuse(buffer);

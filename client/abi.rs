@@ -7,7 +7,9 @@
 //! of arguments that several functions have.
 //!
 //! Every function first checks that the library is initialised, then turns its arguments into a call, makes the call,
-//! and writes what the reply contains. The arguments, NULL pointers included, are checked by the module.
+//! and writes what the reply contains. The module checks the arguments, NULL pointers
+//! included, except what cannot be sent: a NULL template with a count, a reserved pointer that is not NULL, and lists and
+//! parameters that are too long.
 //!
 //! All functions have one contract, PKCS#11's own (v2.20, section 11): a pointer that is not null is valid, for the
 //! type and length that belong to it, until the call returns. The SAFETY comments below call it "the contract of this

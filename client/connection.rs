@@ -266,7 +266,7 @@ impl Connection {
         };
         let rv = failure.rv();
         match (function, failure) {
-            // Was logged when it happened.
+            // The failure was logged when the connection ended.
             (_, Failure::Lost | Failure::Finalized) => {}
             (Function::C_LoadModule | Function::C_Initialize | Function::C_SetupArch, failure) => {
                 self.keep(failure);

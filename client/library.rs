@@ -1,4 +1,4 @@
-//! Represents the module behind the daemon between C_Initialize and C_Finalize.
+//! Makes the application's calls between C_Initialize and C_Finalize, and keeps what sessions need on this side.
 //!
 //! `abi` makes calls of version 4, as values; they go to the module unchanged. For each session the library remembers
 //! two things: the mechanism of its message operations, and its notification callback. No lock of this module is held
@@ -169,10 +169,10 @@ fn message_operation(call: &Call<'_>) -> Option<(SessionHandle, Family, Mechanis
 
 impl<M: DistantModule + ?Sized> Cryptoki for Library<M> {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let closing = Closes::of(&call).map(|closes| {
             let messages = self.messages().closing(closes);
             (messages, self.notifications.closing(closes))
@@ -183,7 +183,7 @@ impl<M: DistantModule + ?Sized> Cryptoki for Library<M> {
             family,
             mechanism,
         });
-        let reply = self.module.call_without(call, nulls);
+        let reply = self.module.call_with_nulls(call, nulls);
         if let Some((messages, notifications)) = closing {
             self.messages().closed(messages, reply.rv());
             self.notifications.closed(notifications, reply.rv());

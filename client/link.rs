@@ -1,5 +1,4 @@
-//! Represents a daemon between C_Initialize and C_Finalize: a connection, and the version of the protocol spoken over
-//! it.
+//! Makes calls over one connection, in the version of the protocol that was negotiated with its daemon.
 //!
 //! Calls of version 4 come from [`library`](crate::library), or from `recovery`. If the daemon speaks version 4, they
 //! are sent unchanged; otherwise [`version3`](crate::version3) makes them in version 3. This module does not know the
@@ -229,10 +228,10 @@ impl<R: Remote> DistantModule for Link<R> {
 
 impl<R: Remote> Cryptoki for Link<R> {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         match &self.version3 {
             None => self.remote.call(call, nulls),
             // Version 3 does not transmit which pointers are NULL, so no call is made whose result has nowhere to go.

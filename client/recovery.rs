@@ -362,7 +362,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
             };
             let sent = Instant::now();
-            let mut reply = live.link.call_without(real, nulls);
+            let mut reply = live.link.call_with_nulls(real, nulls);
             if reply.rv() == RV_LEAVING {
                 self.wait_for_end(&live, deadline)?;
                 attempts -= 1; // the call was not made
@@ -450,10 +450,10 @@ fn application_session<R>(
 
 impl<R: Remote + 'static> Cryptoki for Recovery<R> {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let answered = self.answer(&call, nulls);
         answered.unwrap_or_else(|rv| Reply::only(call.function(), rv))
     }

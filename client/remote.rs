@@ -29,7 +29,7 @@ macro_rules! ask {
         $crate::remote::ask!($library, $name($($argument),*), xdr::NullPlaces::NONE)
     };
     ($library:expr, $name:ident($($argument:expr),* $(,)?), $nulls:expr) => {
-        match xdr::Cryptoki::call_without($library, xdr::Call::$name($($argument),*), $nulls) {
+        match xdr::Cryptoki::call_with_nulls($library, xdr::Call::$name($($argument),*), $nulls) {
             xdr::Reply::$name(result) => Ok(result),
             reply => Err($crate::remote::refusal(&reply)),
         }

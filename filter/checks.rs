@@ -102,7 +102,7 @@ pub(crate) fn check_arguments(call: &Call<'_>, context: &Context<'_>) -> Result<
         match argument {
             Argument::User(user) => check_user(context, user)?,
             Argument::MechanismType(mechanism) => check_mechanism(context, mechanism)?,
-            Argument::Key(key, _) if is_no_key(call, key) => {}
+            Argument::Key(key, _) if cancels_operation(call, key) => {}
             Argument::Object(object, rv) | Argument::Key(object, rv) => {
                 check_object(context, session, object, rv)?;
             }
@@ -148,7 +148,7 @@ fn check_requirements(call: &Call<'_>, context: &Context<'_>) -> Result<(), Refu
 
 /// Whether a call that could begin an operation has neither a mechanism nor a key. Such a call ends the operation
 /// (PKCS#11 v3.0, section 5.8).
-pub(crate) fn is_no_key(call: &Call<'_>, key: ObjectHandle) -> bool {
+pub(crate) fn cancels_operation(call: &Call<'_>, key: ObjectHandle) -> bool {
     let begins = call.function().facts().step == Some(Step::Init);
     begins && call.mechanism().is_none() && key.0 == 0
 }

@@ -18,7 +18,7 @@ use crate::replies;
 
 /// What the checks and actions on one call may use.
 pub struct Context<'a> {
-    /// The module, not filtered again.
+    /// The module. Calls to it bypass the filter.
     pub backend: &'a dyn Cryptoki,
     /// Reads the module's objects.
     pub objects: ObjectReader<'a>,
@@ -44,7 +44,7 @@ impl Context<'_> {
     /// Executes the client's call, possibly changed. Where the client's pointer to a result is NULL, the module gets
     /// NULL.
     pub fn execute(&self, call: Call<'_>) -> Reply {
-        self.backend.call_without(call, self.nulls)
+        self.backend.call_with_nulls(call, self.nulls)
     }
 
     /// Whether each key has one usage only.

@@ -36,7 +36,7 @@ pub struct Filter<N> {
 }
 
 impl<N: Cryptoki> Filter<N> {
-    /// Puts the rules in front of `next`, which the client asked for as `requested`.
+    /// Filters the calls to `next`. `requested` is the alias by which the client asked for it.
     pub fn new(rules: &Arc<Rules>, requested: &[u8], entry: &ModuleEntry, next: N) -> Filter<N> {
         let (name, path) = (log::Printable(requested), entry.path.display());
         log::debug(
@@ -63,7 +63,7 @@ impl<N: Cryptoki> Filter<N> {
     }
 
     /// Passes a call through the rules. If they refuse it, the witness is told.
-    pub fn call_before(
+    pub fn call_witnessed(
         &self,
         witness: Option<&dyn Witness>,
         call: Call<'_>,
@@ -71,18 +71,18 @@ impl<N: Cryptoki> Filter<N> {
     ) -> Reply {
         match &self.engine {
             Some(engine) => engine.call(witness, call, nulls, &self.next),
-            None => self.next.call_without(call, nulls),
+            None => self.next.call_with_nulls(call, nulls),
         }
     }
 }
 
 impl<N: Cryptoki> Cryptoki for Filter<N> {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        self.call_before(None, call, nulls)
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        self.call_witnessed(None, call, nulls)
     }
 }
 
@@ -156,7 +156,7 @@ impl Engine {
         }
     }
 
-    /// Waits until no call is running that must not run beside this one, and keeps such calls from starting.
+    /// Locks the objects: for this call alone if it changes some, shared with others if it uses some, not at all otherwise.
     fn hold(&self, call: &Call<'_>) -> Hold<'_> {
         let function = call.function();
         if !self.looks_at_objects {

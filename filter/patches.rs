@@ -26,7 +26,7 @@ use xdr::{AttributeType, Call, CkRv, Function, ObjectHandle, SessionHandle};
 
 use crate::actions::{Context, Verdict};
 use crate::attributes::{Attributes, Booleans, Class, Setting};
-use crate::checks::is_no_key;
+use crate::checks::cancels_operation;
 
 /// Why a call is refused if its mechanism may name keys that the filter cannot see.
 pub(crate) const UNKNOWN_PARAMETER: &str =
@@ -97,7 +97,7 @@ pub(crate) fn judge_keys(
     context: &Context<'_>,
     judge: impl Fn(Attributes) -> Result<(), Refused>,
 ) -> Result<(), Refused> {
-    let keys = call.keys().filter(|key| !is_no_key(call, *key));
+    let keys = call.keys().filter(|key| !cancels_operation(call, *key));
     let mut keys: Vec<ObjectHandle> = keys.collect();
     if let Some(mechanism) = call.mechanism() {
         let named = mechanism.named_keys();

@@ -1,6 +1,6 @@
 //! Defines the witness, which is told of each call that the rules or a limit refuse, and of the rule or limit.
 //!
-//! The caller of [`Filter::call_before`](crate::Filter::call_before) passes the witness, so the witness knows which
+//! The caller of [`Filter::call_witnessed`](crate::Filter::call_witnessed) passes the witness, so the witness knows which
 //! call the refusal belongs to. It is not told of calls that the module refuses.
 
 use std::path::Path;

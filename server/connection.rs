@@ -345,7 +345,7 @@ impl Answering {
                 {
                     Some(refusal) => Ok(refusal),
                     None => {
-                        let execute = || served.call_without(call, incoming.nulls);
+                        let execute = || served.call_with_nulls(call, incoming.nulls);
                         catch_unwind(AssertUnwindSafe(execute))
                     }
                 };

@@ -1,5 +1,5 @@
 //! Answers C_SetupArch and C_LoadModule, and passes every other call of a connection to the filter and to the module
-//! that C_LoadModule chose.
+//! that C_LoadModule chose. Also records, measures and traces calls, and applies the limits of the client's profile.
 //!
 //! Calls come decoded from `connection`, with everything in the host's layout. So neither a client's architecture nor
 //! the version of the protocol changes what the filter decides.
@@ -152,8 +152,8 @@ impl Gateway {
                     false => witness,
                 };
                 let execute = |call: Call<'_>| {
-                    module.call_before(witness, call, |filter, call| {
-                        filter.call_before(witness, call, nulls)
+                    module.call_witnessed(witness, call, |filter, call| {
+                        filter.call_witnessed(witness, call, nulls)
                     })
                 };
                 let reply = match &self.profile.limits {
@@ -204,7 +204,8 @@ impl Gateway {
         })
     }
 
-    /// Takes the callback out of a C_OpenSession, unless the client has declared that it accepts notifications.
+    /// Clears the notify flag of a C_OpenSession, unless the client has declared that it accepts notifications. If it has,
+    /// notes that there may be notifications from now on.
     fn with_callback<'a>(&self, call: Call<'a>) -> Call<'a> {
         match call {
             Call::C_OpenSession(slot, flags, true) => {
@@ -355,10 +356,10 @@ impl Served for Gateway {
 
 impl Cryptoki for Gateway {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         self.first_call.has_come();
         let function = call.function();
         let answer = || match self.client.get() {

@@ -163,7 +163,7 @@ impl LargeRecords {
             why,
             beginning: rpc::read_beginning(records.record(), &served.peer()),
             length: records.length_passed_over(),
-            is_overtaken: rpc::is_overtaken(records.record()),
+            overlaps: rpc::overlaps(records.record()),
         })
     }
 }
@@ -189,7 +189,7 @@ pub struct Refused {
     why: Refusal,
     beginning: Beginning,
     length: u64,
-    is_overtaken: bool,
+    overlaps: bool,
 }
 
 /// The answer to a refused record.
@@ -202,8 +202,8 @@ pub struct Answer {
 
 impl Refused {
     /// Whether other calls may come before it is answered.
-    pub fn is_overtaken(&self) -> bool {
-        self.is_overtaken
+    pub fn overlaps(&self) -> bool {
+        self.overlaps
     }
 
     /// Returns the function and the session of the call, if it has a session.

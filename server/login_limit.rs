@@ -245,7 +245,7 @@ impl<N: Cryptoki> LoginLimit<N> {
 
 impl<N: Cryptoki> LoginLimit<N> {
     /// Passes a call on with the given function, or refuses it and tells the witness.
-    pub fn call_before(
+    pub fn call_witnessed(
         &self,
         witness: Option<&dyn Witness>,
         call: Call<'_>,
@@ -274,11 +274,11 @@ impl<N: Cryptoki> LoginLimit<N> {
 
 impl<N: Cryptoki> Cryptoki for LoginLimit<N> {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        self.call_before(None, call, |inner, call| inner.call_without(call, nulls))
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        self.call_witnessed(None, call, |inner, call| inner.call_with_nulls(call, nulls))
     }
 }
 

@@ -259,15 +259,15 @@ impl<M> Timed<M> {
 
 impl<M: Cryptoki> Cryptoki for Timed<M> {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         if !self.is_on {
-            return self.module.call_without(call, nulls);
+            return self.module.call_with_nulls(call, nulls);
         }
         let start = Instant::now();
-        let reply = self.module.call_without(call, nulls);
+        let reply = self.module.call_with_nulls(call, nulls);
         IN_MODULE.set(IN_MODULE.get() + start.elapsed());
         reply
     }

@@ -128,11 +128,11 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                 return;
             }
             let end = match self.lead(&mut reader, &mut answering) {
-                Ok(Some(overtaken)) => {
+                Ok(Some(overlapping)) => {
                     self.executing.fetch_add(1, Ordering::SeqCst);
                     drop(reader);
                     self.let_another_read();
-                    self.execute_overtaken(overtaken, &mut answering);
+                    self.execute_overlapping(overlapping, &mut answering);
                     self.idle.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
@@ -152,7 +152,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         self: &Arc<Self>,
         reader: &mut Reader<I>,
         answering: &mut Answering,
-    ) -> Result<Option<Overtaken>, ConnectionError> {
+    ) -> Result<Option<Overlapping>, ConnectionError> {
         let served = &*self.served;
         let outgoing = &self.outgoing;
         loop {
@@ -171,7 +171,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             }
             let is_alone = !notifies && self.executing.load(Ordering::SeqCst) == 0;
             let (task, turn) = match received {
-                Received::Refused(refused) if is_alone && !refused.is_overtaken() => {
+                Received::Refused(refused) if is_alone && !refused.overlaps() => {
                     answering.refuse(&refused, served, outgoing)?;
                     continue;
                 }
@@ -182,7 +182,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                     });
                     (Task::Refuse(refused), turn)
                 }
-                Received::Record(record) if is_alone && !rpc::is_overtaken(record) => {
+                Received::Record(record) if is_alone && !rpc::overlaps(record) => {
                     let function = answering.answer(record, served, outgoing)?;
                     // Without a function, it was rejected, and may have been a C_Login.
                     if function.is_none_or(Function::takes_secrets) {
@@ -228,7 +228,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                     (task, turn)
                 }
             };
-            return Ok(Some(Overtaken { task, turn }));
+            return Ok(Some(Overlapping { task, turn }));
         }
     }
 
@@ -269,8 +269,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         started.is_ok()
     }
 
-    fn execute_overtaken(&self, overtaken: Overtaken, answering: &mut Answering) {
-        let Overtaken { task, turn } = overtaken;
+    fn execute_overlapping(&self, overlapping: Overlapping, answering: &mut Answering) {
+        let Overlapping { task, turn } = overlapping;
         let (served, outgoing) = (&*self.served, &self.outgoing);
         let session = turn.as_ref().map(|turn| turn.session);
         let outgoing = &self.sessions.in_turn(turn, outgoing);
@@ -399,13 +399,13 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     }
 }
 
-/// A call that others may overtake, with its place among those of its session.
-struct Overtaken {
+/// A call that may overlap with others, with its place among those of its session.
+struct Overlapping {
     task: Task,
     turn: Option<Turn>,
 }
 
-/// What to do with a call that others may overtake.
+/// What to do with a call that may overlap with others.
 enum Task {
     /// Execute it. The record is dropped before its memory is given back.
     Execute { record: Taken, _memory: Portion },

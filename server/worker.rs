@@ -175,7 +175,7 @@ fn identify(
             let name = proxy::name(address, &name);
             (name, Peer::at(address.ip()), client)
         }
-        // A client whose address is gone has disconnected, and makes no login.
+        // If the peer's address can no longer be read, the client has disconnected, and makes no login.
         Origin::Balancer => {
             let peer = Peer::of(socket).unwrap_or(Peer::Gone);
             (name, peer, profiles::Client::of(socket))
@@ -268,7 +268,7 @@ fn serve(
                 Ok(terms) => terms,
                 Err(refusal) => {
                     refusal.log(channel, peer);
-                    return take_leave(&socket);
+                    return drain_refused(&socket);
                 }
             };
             opening::tell_if_it_waits(channel, &socket);
@@ -312,7 +312,7 @@ fn serve(
                             refusal.log(channel, peer);
                             closer.farewell(Deadline::after(LEAVE_TIME));
                             if let Ok(socket) = refused {
-                                take_leave(&socket);
+                                drain_refused(&socket);
                             }
                             return;
                         }
@@ -334,7 +334,7 @@ fn serve(
                     };
                     channel.refused(Cause::Tls, severity, &format!("client {peer}: {refusal}"));
                     if let Ok(socket) = refused {
-                        take_leave(&socket);
+                        drain_refused(&socket);
                     }
                 }
             }
@@ -344,7 +344,7 @@ fn serve(
 
 /// Lets a refused client read the alert that gives the reason. Closing a connection with unread bytes
 /// resets it, and a client with TLS 1.3 has sent its first call by then.
-fn take_leave(socket: &Socket) {
+fn drain_refused(socket: &Socket) {
     let end = Instant::now() + LEAVE_TIME;
     // This may fail if the client has already disconnected.
     let _ = socket.shutdown(Shutdown::Write);

@@ -29,9 +29,9 @@ pub trait Cryptoki: Send + Sync {
     /// Executes the call. A failure of any kind is a CK_RV in the reply.
     fn call(&self, call: Call<'_>) -> Reply;
 
-    /// Executes the call for a caller whose pointers to some results are NULL. The module gets NULL there if each layer
-    /// in front of it passes `nulls` on.
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    /// Executes the call. `nulls` says which pointers to results the application passed as NULL. The module gets NULL there,
+    /// too, if each layer in front of it passes `nulls` on.
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         let _ = nulls;
         self.call(call)
     }

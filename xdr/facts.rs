@@ -53,7 +53,7 @@ pub enum Role {
     Secret,
     /// Other bytes: a ciphertext, a signature, what is digested or signed.
     Data,
-    /// Bytes that are never NULL: the name of a module or of a function.
+    /// The name of a module in C_LoadModule, which is never NULL.
     Name,
     /// The room for what the call returns.
     Room,
@@ -137,7 +137,7 @@ pub enum Effect {
 /// The facts of one function.
 #[derive(Debug)]
 pub struct Facts {
-    /// The roles of its arguments, in the order of `pkcs11_rpc.x`.
+    /// The roles of its arguments, in the order of `pkcs11_rpc_v4.x`.
     pub roles: &'static [Role],
     /// The operations it belongs to; the combined functions belong to two.
     pub families: &'static [Family],

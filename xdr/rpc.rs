@@ -214,11 +214,11 @@ pub fn may_be_call(record: &[u8]) -> bool {
     input.word().is_ok_and(|message| message == CALL) || record.len() < 8
 }
 
-/// Whether a record is a call of version 4 that other calls may overtake, because its flags say so or because it waits
+/// Whether a record is a call of version 4 with which other calls may overlap, because its flags say so or because it waits
 /// for an event. Reads only as much of the record as needed.
-pub fn is_overtaken(record: &[u8]) -> bool {
+pub fn overlaps(record: &[u8]) -> bool {
     let mut input = Decoder::new(record, Architecture::host());
-    let mut is_overtaken = || {
+    let mut overlaps = || {
         input.word()?;
         let [.., version, procedure, _, _] = read_call_header(&mut input)?;
         if version != Version::Four.number() {
@@ -229,7 +229,7 @@ pub fn is_overtaken(record: &[u8]) -> bool {
             procedure == Function::C_WaitForSlotEvent.number() && input.hyper()? & DONT_BLOCK == 0;
         Ok::<bool, DecodeError>(flags & CALL_OVERLAPS != 0 || waits)
     };
-    is_overtaken().unwrap_or(false)
+    overlaps().unwrap_or(false)
 }
 
 /// CKF_DONT_BLOCK of C_WaitForSlotEvent.

@@ -88,13 +88,13 @@ macro_rules! define_former_calls {
                         CurrentCall::$name($(Current::current($argument),)* $($added),*)
                     }
                 ),*};
-                projection::settle(call)
+                projection::adjusted_from_former(call)
             }
 
             /// Converts a call to version 3. If version 3 cannot express it, returns the CK_RV that the client answers.
             #[allow(clippy::wildcard_enum_match_arm)] // those that version 3 has are matched before
             pub fn of(call: &CurrentCall<'a>) -> Result<Call<'a>, CkRv> {
-                match &*projection::unsettle(call) {
+                match &*projection::adjusted_for_former(call) {
                     $(CurrentCall::$name($($argument,)* $($added),*) => {
                         $(let _ = $added;)*
                         Ok(Call::$name($(Former::former($argument)?),*))

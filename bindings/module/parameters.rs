@@ -95,8 +95,9 @@ pub(super) fn session_of(functions: &Functions, call: &Call<'_>) -> Option<Arc<S
     }
 }
 
-/// Returns the operation that a call ends if it returns CKR_OK, unless no parameter is kept. Operations on messages, and
-/// those of functions that are newer than PKCS#11 v2.20, are left to the next ones.
+/// Returns the operation that a call ends if it returns CKR_OK, unless no parameter is kept. The parameters
+/// of operations on messages, and of functions that are newer than PKCS#11 v2.20, are dropped when the function begins the
+/// next operation in the session, or when the session is closed.
 pub(super) fn ending(budget: &Budget, call: &Call<'_>) -> Option<(SessionHandle, Family)> {
     if budget.is_whole() {
         return None;

@@ -39,7 +39,7 @@ impl Cryptoki for Module {
         reply
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         if nulls != NullPlaces::NONE {
             self.0.lock().unwrap().push(format!("{nulls:?}"));
         }
@@ -130,7 +130,7 @@ fn the_module_is_told_of_places_that_are_null() {
     };
     let (guarded, trace) = filter(Function::C_Logout, "", &[], &[]);
     let pair = || Call::C_GenerateKeyPair(SESSION, None, None, None);
-    assert!(guarded.call_without(pair(), nulls).rv().is_ok());
+    assert!(guarded.call_with_nulls(pair(), nulls).rv().is_ok());
     assert_eq!(
         happened(&trace),
         [format!("{nulls:?}"), "C_GenerateKeyPair".to_owned()]
@@ -246,7 +246,7 @@ fn a_witness_is_told_of_each_refusal_and_of_nothing_else() {
     let told = |function, rules: &str, by: &[(&'static str, Option<Function>)], call| {
         let (filter, _) = filter(function, rules, by, &[]);
         let notes = Notes::default();
-        let reply = filter.call_before(Some(&notes), call, NullPlaces::NONE);
+        let reply = filter.call_witnessed(Some(&notes), call, NullPlaces::NONE);
         (reply.rv(), notes.0.into_inner().unwrap())
     };
     let forbidden = "forbidden_functions = [(m, [C_Logout])]";

@@ -397,7 +397,7 @@ fn a_place_that_is_null_is_null_at_the_module() {
         let guarded = Guarded::new(rules);
         let object = template(&[(0x0, &[0; size_of::<usize>()])]);
         let create = Call::C_CreateObject(SESSION, object);
-        assert!(guarded.call_without(create.clone(), nulls).rv().is_ok());
+        assert!(guarded.call_with_nulls(create.clone(), nulls).rv().is_ok());
         assert_eq!(*guarded.module.nulls.lock().unwrap(), nulls, "{rules}");
         passes(&guarded, create);
         let told = *guarded.module.nulls.lock().unwrap();

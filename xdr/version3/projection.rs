@@ -1,6 +1,7 @@
 //! Converts each type of version 3 to its type of version 4, and the other way round.
 //!
-//! Where version 3 says less, the value of version 4 says so: an input that may be NULL or empty, room without a bound.
+//! What version 3 does not send is marked in version 4: `Input::NullOrEmpty` is an input that may be NULL or empty,
+//! `Room::Unbounded` is room of unknown size.
 //! Where version 3 cannot express a value of version 4, there is no conversion. Oddities of the original that its
 //! clients rely on, such as the zeros for a length that was asked for, are produced here and nowhere else.
 
@@ -112,8 +113,8 @@ impl FormerResult<ObjectListResult> for ObjectListResult {
     }
 }
 
-/// Applies what version 3 means by the arguments of certain functions, beyond the conversion of each argument.
-pub(super) fn settle(mut call: Call<'_>) -> Call<'_> {
+/// Adjusts a call whose empty templates, empty PINs or zero-terminated labels have a special meaning in version 3.
+pub(super) fn adjusted_from_former(mut call: Call<'_>) -> Call<'_> {
     if let Call::C_GenerateKey(_, _, template) = &mut call {
         null_if_empty(template);
     } else if let Call::C_GenerateKeyPair(_, _, public, private) = &mut call {
@@ -137,8 +138,8 @@ pub(super) fn settle(mut call: Call<'_>) -> Call<'_> {
     call
 }
 
-/// Adapts a call for version 3, which has no length beside a PIN that is NULL.
-pub(super) fn unsettle<'c, 'a>(call: &'c Call<'a>) -> Cow<'c, Call<'a>> {
+/// Adjusts a call for version 3, which has no length beside a PIN that is NULL.
+pub(super) fn adjusted_for_former<'c, 'a>(call: &'c Call<'a>) -> Cow<'c, Call<'a>> {
     let mut adapted = Cow::Borrowed(call);
     let has_length = |pin: &Input<'_>| matches!(pin, Input::Null { length } if *length != 0);
     if let Call::C_InitPIN(_, pin) | Call::C_InitToken(_, pin, _) = call {

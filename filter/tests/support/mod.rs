@@ -159,10 +159,10 @@ pub struct Shared(pub Arc<Fake>);
 
 impl Cryptoki for Shared {
     fn call(&self, call: Call<'_>) -> Reply {
-        self.call_without(call, NullPlaces::NONE)
+        self.call_with_nulls(call, NullPlaces::NONE)
     }
 
-    fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+    fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
         *self.0.nulls.lock().unwrap() = nulls;
         self.0.call(call)
     }
@@ -194,8 +194,8 @@ impl Guarded {
         self.filter.call(call)
     }
 
-    pub fn call_without(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        self.filter.call_without(call, nulls)
+    pub fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        self.filter.call_with_nulls(call, nulls)
     }
 
     /// Returns the reply to a call, and the functions that the module was asked for meanwhile.
