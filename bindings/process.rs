@@ -282,11 +282,8 @@ impl FileIdentity {
     /// Returns what this descriptor refers to now; EBADF if it is closed. Makes one system call, which a signal handler
     /// may make.
     pub fn of(descriptor: &impl AsRawFd) -> io::Result<FileIdentity> {
-        let status = status(descriptor.as_raw_fd())?;
-        Ok(FileIdentity {
-            device: status.st_dev,
-            inode: status.st_ino,
-        })
+        let (device, inode) = device_and_inode(descriptor.as_raw_fd())?;
+        Ok(FileIdentity { device, inode })
     }
 }
 
@@ -296,7 +293,7 @@ impl FileIdentity {
     target_arch = "x86_64",
     target_pointer_width = "64"
 ))]
-fn status(descriptor: RawFd) -> io::Result<libc::stat> {
+fn device_and_inode(descriptor: RawFd) -> io::Result<(u64, u64)> {
     let mut status = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the kernel answers EBADF to a number that is not open, and writes a `stat` to the place, which is
     // writable for one: here C libraries have the kernel's structure.
@@ -305,7 +302,8 @@ fn status(descriptor: RawFd) -> io::Result<libc::stat> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel fills the structure when it answers zero.
-    Ok(unsafe { status.assume_init() })
+    let status = unsafe { status.assume_init() };
+    Ok((status.st_dev, status.st_ino))
 }
 
 #[cfg(not(all(
@@ -313,11 +311,13 @@ fn status(descriptor: RawFd) -> io::Result<libc::stat> {
     target_arch = "x86_64",
     target_pointer_width = "64"
 )))]
-fn status(descriptor: RawFd) -> io::Result<libc::stat> {
+#[allow(clippy::unnecessary_cast)] // other systems have other types
+fn device_and_inode(descriptor: RawFd) -> io::Result<(u64, u64)> {
     // SAFETY: the borrow ends with this call and only serves fstat, which answers EBADF to a number that is not open;
     // -1, the one number that must not be borrowed, is never stored.
     let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
-    Ok(nix::sys::stat::fstat(descriptor)?)
+    let status = nix::sys::stat::fstat(descriptor)?;
+    Ok((status.st_dev as u64, status.st_ino as u64))
 }
 
 /// The lowest descriptor above those of standard input, output and error.

@@ -42,7 +42,7 @@ fn seals() -> SealFlag {
 /// Makes a memory file with this many words of 0, whose length is sealed.
 fn sealed_memory(name: &CStr, count: NonZeroUsize) -> io::Result<OwnedFd> {
     let size = count.get().checked_mul(size_of::<AtomicU64>());
-    let size = size.and_then(|size| i64::try_from(size).ok());
+    let size = size.and_then(|size| libc::off_t::try_from(size).ok());
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // For systems that require a declaration that nothing in the file is executed. Unknown before Linux 6.3.
     let not_run = flags | MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);

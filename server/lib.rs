@@ -21,6 +21,11 @@
     )
 )]
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "pkcs11proxyd needs a 64-bit system; for 32-bit applications, build the client library alone: cargo build -p client"
+);
+
 pub mod activity;
 pub mod administration;
 pub mod audit;
