@@ -107,6 +107,7 @@ pub unsafe extern "C" fn C_GetInterfaceList(
 }
 
 /// Returns the newest interface with this name, version and flags. A NULL name or version, and flags of 0, match any.
+/// CKR_ARGUMENTS_BAD if there is none: the standard names no CK_RV for that, and NSS and OpenSC return this one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetInterface(
     name: *mut CK_UTF8CHAR,
@@ -123,7 +124,7 @@ pub unsafe extern "C" fn C_GetInterface(
             name == NAME
         };
         if !is_ours {
-            return Err(CkRv::FUNCTION_FAILED);
+            return Err(CkRv::ARGUMENTS_BAD);
         }
         let wanted = (!version.is_null()).then(|| {
             // SAFETY: not null, so a CK_VERSION by the contract of this module.
@@ -134,7 +135,7 @@ pub unsafe extern "C" fn C_GetInterface(
             wanted.is_none_or(|wanted| wanted == (it.version.major, it.version.minor))
                 && it.interface.flags & flags == flags
         };
-        let found = offered().find(fits).ok_or(CkRv::FUNCTION_FAILED)?;
+        let found = offered().find(fits).ok_or(CkRv::ARGUMENTS_BAD)?;
         place.put((&raw const found.interface).cast_mut());
         Ok(())
     })
