@@ -78,10 +78,16 @@ impl InTheWay {
 /// Runs `work` without counting the [`InTheWay`] that the caller holds: the work may last for ever, and the client
 /// repeats it.
 pub fn aside<T>(work: impl FnOnce() -> T) -> T {
+    /// Counts it again, also if the work panics.
+    struct Again;
+    impl Drop for Again {
+        fn drop(&mut self) {
+            enter();
+        }
+    }
     leave();
-    let done = work();
-    enter();
-    done
+    let _again = Again;
+    work()
 }
 
 impl Drop for InTheWay {

@@ -50,6 +50,9 @@ pub enum ConnectionError {
     /// The transport has failed.
     #[error("{0}")]
     Transport(#[from] io::Error),
+    /// A thread of this program has panicked outside of the module.
+    #[error("internal error")]
+    Internal,
 }
 
 impl ConnectionError {

@@ -14,6 +14,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -120,6 +121,15 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     /// Runs one thread: it waits for the reader, reads, and executes what it has read. The thread that starts it has
     /// counted it as idle.
     fn run(self: &Arc<Self>) {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.execute_records()));
+        if ran.is_err() {
+            self.is_over.store(true, Ordering::SeqCst);
+            self.end(Err(ConnectionError::Internal));
+            self.outgoing.shut_down();
+        }
+    }
+
+    fn execute_records(self: &Arc<Self>) {
         let mut answering = Answering::new(self.memory.another());
         loop {
             let mut reader = lock(&self.reader);
@@ -129,10 +139,11 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             }
             let end = match self.lead(&mut reader, &mut answering) {
                 Ok(Some(overlapping)) => {
-                    self.executing.fetch_add(1, Ordering::SeqCst);
+                    let executing = Executing::begin(self);
                     drop(reader);
                     self.let_another_read();
                     self.execute_overlapping(overlapping, &mut answering);
+                    drop(executing);
                     self.idle.fetch_add(1, Ordering::SeqCst);
                     continue;
                 }
@@ -284,12 +295,6 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         if let Err(error) = answered {
             self.fail(error);
         }
-        self.executing.fetch_sub(1, Ordering::SeqCst);
-        if self.is_over.load(Ordering::SeqCst) {
-            // Under the lock, so that `serve`, which waits for the last call, cannot miss the wake-up.
-            let _end = lock(&self.end);
-            self.ended.notify_all();
-        }
     }
 
     /// Executes a call during which the client can be notified. First sends the notifications that have come for the
@@ -356,7 +361,9 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             let started = self.spawn(move |connection| {
                 let mut answering = Answering::new(connection.memory.another());
                 let outgoing = &connection.outgoing;
-                if let Err(error) = answering.answer(&record, &*connection.served, outgoing) {
+                let answer = || answering.answer(&record, &*connection.served, outgoing);
+                let answered = catch_unwind(AssertUnwindSafe(answer));
+                if let Err(error) = answered.unwrap_or(Err(ConnectionError::Internal)) {
                     connection.fail(error);
                 }
                 connection.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -396,6 +403,28 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     /// Notes why the connection has ended. The first reason counts.
     fn note_end(&self, end: Result<(), ConnectionError>) {
         lock(&self.end).get_or_insert(end);
+    }
+}
+
+/// Counts a call that is executed by a thread that does not hold the reader, until it is dropped.
+struct Executing<'a, I, O>(&'a Connection<I, O>);
+
+impl<'a, I, O> Executing<'a, I, O> {
+    fn begin(connection: &'a Connection<I, O>) -> Executing<'a, I, O> {
+        connection.executing.fetch_add(1, Ordering::SeqCst);
+        Executing(connection)
+    }
+}
+
+impl<I, O> Drop for Executing<'_, I, O> {
+    fn drop(&mut self) {
+        let Executing(connection) = self;
+        connection.executing.fetch_sub(1, Ordering::SeqCst);
+        if connection.is_over.load(Ordering::SeqCst) {
+            // Under the lock, so that `serve`, which waits for the last call, cannot miss the wake-up.
+            let _end = lock(&connection.end);
+            connection.ended.notify_all();
+        }
     }
 }
 

@@ -76,6 +76,8 @@ struct Module {
     order: Mutex<Vec<Vec<u8>>>,
     notifies: AtomicBool,
     notifier: Mutex<Option<Notifier>>,
+    /// Makes the next threads panic that ask who the client is.
+    panics: AtomicBool,
 }
 
 impl Module {
@@ -132,6 +134,7 @@ impl Served for Module {
     }
 
     fn peer(&self) -> Peer {
+        assert!(!self.panics.load(Ordering::SeqCst), "as the test wants");
         Peer {
             architecture: Architecture::host(),
             versions: 3..=4,
@@ -170,6 +173,7 @@ impl Client {
             order: Mutex::default(),
             notifies: AtomicBool::new(false),
             notifier: Mutex::default(),
+            panics: AtomicBool::new(false),
         });
         let limits = Limits {
             record_size: 32 << 20,
@@ -389,6 +393,18 @@ fn calls_in_progress_are_waited_for_when_the_client_leaves() {
     let module = client.module.clone();
     assert!(client.leave().is_ok());
     assert!(lock(&module.running).is_empty());
+}
+
+#[test]
+fn a_panic_ends_the_connection() {
+    for overlaps in [false, true] {
+        let client = Client::new(4);
+        client.sign(1, 1, 50, true);
+        client.module.panics.store(true, Ordering::SeqCst);
+        client.sign(2, 2, 0, overlaps);
+        let ended = client.leave();
+        assert!(matches!(ended, Err(ConnectionError::Internal)));
+    }
 }
 
 #[test]
