@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bindings::children::Ended;
 use nix::sys::signal::Signal;
 use nix::unistd::{geteuid, getpid};
 
@@ -571,7 +572,7 @@ impl RunningService {
             }
         }
         let is_expected = self.admission.ended(worker, Instant::now());
-        if !is_expected && end != End::Exit(worker::DONE) {
+        if !is_expected && end.0 != Ended::Exit(worker::DONE) {
             let (pid, name) = (reaped.pid, &self.settings.name);
             let client = match reaped.client.as_str() {
                 "" => String::new(),

@@ -11,10 +11,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bindings::children::{self, Ended};
 use filter::Rules;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::admission::WorkerId;
@@ -241,27 +241,19 @@ impl Workers {
     /// that are not workers are the auditor, the daemon's successor, children of whoever started the daemon, or, for
     /// process 1, orphans of other processes.
     pub fn reap(&mut self) -> Result<Option<(Child, End)>, Errno> {
-        let ended = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        loop {
-            let pid = match waitid(Id::All, ended | WaitPidFlag::WNOWAIT) {
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => pid,
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(None),
-                Ok(_) | Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error),
-            };
-            if self.by_pid.contains_key(&pid) {
-                // Usually no process is left.
-                let _ = killpg(pid, Signal::SIGKILL);
-            }
-            let end = match waitid(Id::Pid(pid), ended) {
-                Ok(WaitStatus::Exited(_, status)) => End::Exit(status),
-                Ok(WaitStatus::Signaled(_, signal, _)) => End::Signal(signal),
-                Ok(_) | Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error),
-            };
-            let worker = self.by_pid.remove(&pid);
-            return Ok(Some((worker.map_or(Child::Other(pid), Child::Worker), end)));
+        let Some(pid) = children::ended()? else {
+            return Ok(None);
+        };
+        if self.by_pid.contains_key(&pid) {
+            // Usually no process is left.
+            let _ = killpg(pid, Signal::SIGKILL);
         }
+        let Some(ended) = children::reap(pid)? else {
+            return Ok(None);
+        };
+        let worker = self.by_pid.remove(&pid);
+        let child = worker.map_or(Child::Other(pid), Child::Worker);
+        Ok(Some((child, End(ended))))
     }
 }
 
@@ -301,20 +293,19 @@ pub enum Child {
     Other(Pid),
 }
 
-/// How a child ended.
+/// How a child ended, for the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
-    /// By exiting, with this status.
-    Exit(i32),
-    /// By this signal.
-    Signal(Signal),
-}
+pub struct End(pub Ended);
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            End::Exit(status) => write!(f, "with exit code {status}"),
-            End::Signal(signal) => write!(f, "by signal {signal}"),
+        match self.0 {
+            Ended::Exit(status) => write!(f, "with exit code {status}"),
+            Ended::Signal(number) => match Signal::try_from(number) {
+                Ok(signal) => write!(f, "by signal {signal}"),
+                // A real-time signal, which has no name.
+                Err(_) => write!(f, "by signal {number}"),
+            },
         }
     }
 }

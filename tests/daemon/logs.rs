@@ -51,6 +51,8 @@ fn the_log_tells_whose_worker_died_and_of_what() {
     let daemon = setup.start();
     for (order, expected) in [
         ("crash", "by signal SIGSEGV"),
+        ("signal 34", "by signal 34"),
+        ("signal 64", "by signal 64"),
         ("exit 3", "with exit code 3"),
         ("exit 0", "with exit code 0"),
     ] {
@@ -66,7 +68,7 @@ fn the_log_tells_whose_worker_died_and_of_what() {
     assert!(wait_until(Duration::from_secs(5), || {
         daemon.workers().len() == 1
     }));
-    assert_eq!(daemon.log().matches(" terminated ").count(), 3);
+    assert_eq!(daemon.log().matches(" terminated ").count(), 5);
 }
 
 #[test]

@@ -18,7 +18,7 @@
  *                                      number of its descriptors, its working directory
  *   NULLMODULE_PROTECTED=1             the token has a protected authentication path
  *   NULLMODULE_OBEY=1                  C_Sign does what its data say: `crash`, `sleep MS`, `rv 0xN`,
- *                                      `size N` (the length of the signature), `exit N`, `fork` (a
+ *                                      `size N` (the length of the signature), `exit N`, `signal N`, `fork` (a
  *                                      process that lives a minute; its id goes to NULLMODULE_LOG),
  *                                      `forge` (false records for the audit log, as connection 0)
  */
@@ -575,6 +575,8 @@ CK_RV C_Sign(CK_SESSION_HANDLE h, CK_BYTE *data, CK_ULONG n, CK_BYTE *out, CK_UL
             size = strtoul(order + 5, NULL, 0);
         else if (strncmp(order, "exit ", 5) == 0)
             exit(atoi(order + 5));
+        else if (strncmp(order, "signal ", 7) == 0)
+            raise(atoi(order + 7));
         else if (strcmp(order, "fork") == 0)
             fork_one();
         else if (strcmp(order, "forge") == 0)
