@@ -4,6 +4,8 @@
 //! names the rule. Labels and identifiers are read from the module at every use, so that a change of a label takes
 //! effect at once.
 
+use std::fmt::{self, Write};
+
 use xdr::facts::{Argument, Effect, Step};
 use xdr::word_size::{narrow, wide};
 use xdr::{
@@ -13,7 +15,7 @@ use xdr::{
 
 use crate::config::Operation;
 use crate::context::Context;
-use crate::log::{self, Printable};
+use crate::log::{self, Excerpt, LONGEST_EXCERPT};
 use crate::module_rules::{AllowList, Source};
 use crate::patches::UNKNOWN_PARAMETER;
 
@@ -245,22 +247,44 @@ fn check_value(
     list: &AllowList,
     rv: CkRv,
 ) -> Result<(), Refusal> {
-    let (allowed, what, level) = match kind {
-        LABEL => (
-            list.allows(value),
-            format!("label '{}'", Printable(value)),
-            1,
-        ),
-        _ => {
-            let id: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
-            (list.allows(id.as_bytes()), format!("id '{id}'"), 2)
-        }
+    let (allowed, level) = match kind {
+        LABEL => (list.allows(value), 1),
+        _ => (list.allows(hexadecimal(value).as_bytes()), 2),
     };
+    let what = Shown { kind, value };
     if !allowed {
-        return Err(refusal(rv, what, list.source));
+        return Err(refusal(rv, what.to_string(), list.source));
     }
     context.log_call(level, format_args!("{what} is allowed"));
     Ok(())
+}
+
+/// A value of CKA_LABEL or CKA_ID, in the form that log lines show.
+struct Shown<'a> {
+    kind: AttributeType,
+    value: &'a [u8],
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            LABEL => write!(f, "label '{}'", Excerpt(self.value)),
+            _ => {
+                let beginning = self.value.get(..LONGEST_EXCERPT).unwrap_or(self.value);
+                let digits = hexadecimal(beginning);
+                write!(f, "id '{}'", Excerpt(digits.as_bytes()))
+            }
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// Checks the labels and identifiers in a template of the client, and in the templates inside it, which are for

@@ -41,6 +41,24 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
+/// Upper bound on the bytes that an [`Excerpt`] shows.
+pub(crate) const LONGEST_EXCERPT: usize = 256;
+
+/// The beginning of bytes chosen by a client, as [`Printable`]; dots say that there are more. A log line takes several
+/// times as much memory as the bytes that it shows.
+pub struct Excerpt<'a>(pub &'a [u8]);
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get(..LONGEST_EXCERPT) {
+            Some(beginning) if beginning.len() < self.0.len() => {
+                write!(f, "{}...", Printable(beginning))
+            }
+            _ => write!(f, "{}", Printable(self.0)),
+        }
+    }
+}
+
 /// Returns the name of a mechanism as the original prints it: `cKM_RSA_PKCS`. For a mechanism without a name, the
 /// original leaves out the number.
 pub fn mechanism(mechanism: MechanismType) -> String {
@@ -53,6 +71,16 @@ pub fn mechanism(mechanism: MechanismType) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_is_short() {
+        let bytes = [0; LONGEST_EXCERPT + 1];
+        let shown = |count| Excerpt(&bytes[..count]).to_string();
+        assert_eq!(shown(LONGEST_EXCERPT), "\\x00".repeat(LONGEST_EXCERPT));
+        let longer = shown(LONGEST_EXCERPT + 1);
+        assert_eq!(longer, shown(LONGEST_EXCERPT) + "...");
+        assert_eq!(Excerpt(b"short").to_string(), "short");
+    }
 
     #[test]
     fn shows_control_characters_and_escapes_of_a_client_escaped() {

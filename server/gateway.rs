@@ -5,13 +5,14 @@
 //! the version of the protocol changes what the filter decides.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use bindings::leaving;
 use bindings::module::Module;
 use bindings::module::notify::{self, Notifier};
 use filter::config::ModuleEntry;
-use filter::log::Printable;
+use filter::log::Excerpt;
 use filter::witness::Refused;
 use filter::{Filter, Rules, Witness, replies};
 use xdr::rpc::{Peer, Version};
@@ -30,6 +31,10 @@ use crate::metrics::{Meter, Timed};
 use crate::opening::FirstCall;
 use crate::operating::Operating;
 use crate::profiles::limits::ClientLimits;
+use crate::throttle::Throttle;
+
+/// Upper bound on the name of a module, in bytes. Longer ones are not looked up.
+const LONGEST_ALIAS: usize = 1024;
 
 /// The state of one connection.
 pub struct Gateway {
@@ -49,6 +54,8 @@ pub struct Gateway {
     notifies: AtomicBool,
     /// Held while a module is loaded, so that only one of two parallel calls loads it.
     loading: Mutex<()>,
+    /// For the messages about modules that cannot be loaded.
+    complaints: Mutex<Throttle>,
     operating: Operating,
     first_call: FirstCall,
     logins: Option<Arc<Guard>>,
@@ -109,6 +116,7 @@ impl Gateway {
             module: OnceLock::new(),
             notifies: AtomicBool::new(false),
             loading: Mutex::new(()),
+            complaints: Mutex::default(),
             operating: Operating::default(),
             first_call,
             logins: logins.map(Arc::new),
@@ -282,13 +290,23 @@ impl Gateway {
         }
     }
 
+    /// Logs an error that a client can cause at will.
+    fn complain(&self, text: std::fmt::Arguments<'_>) {
+        let throttle = self.complaints.lock();
+        let mut throttle = throttle.unwrap_or_else(PoisonError::into_inner);
+        if throttle.passes(Instant::now()) {
+            filter::log::error(text);
+        }
+    }
+
     /// Executes C_LoadModule. The alias is looked up first, even if a module is loaded already.
     fn load(&self, witness: Option<&dyn Witness>, alias: &[u8]) -> Result<Flags, CkRv> {
-        let requested = Printable(alias);
-        let configured = self.rules.module(alias);
+        let requested = Excerpt(alias);
+        let is_short = alias.len() <= LONGEST_ALIAS;
+        let configured = is_short.then(|| self.rules.module(alias)).flatten();
         let entry = configured.filter(|entry| self.profile.includes(&self.rules, entry));
         let Some(entry) = entry else {
-            filter::log::error(format_args!("module '{requested}' is not configured"));
+            self.complain(format_args!("module '{requested}' is not configured"));
             let rv = CkRv::GENERAL_ERROR;
             if let (Some(witness), Some(_)) = (witness, configured) {
                 witness.refused(&Refused {
@@ -309,16 +327,17 @@ impl Gateway {
                 let interfaces = module.interfaces();
                 let module = Timed::new(module, self.meter);
                 let filter = Filter::new(&self.rules, alias, entry, module);
-                let limit = LoginLimit::new(filter, self.logins.clone(), alias);
-                let _ = self.module.set(limit);
                 let mut modules = self.rules.modules.iter();
-                if let Some(position) = modules.position(|module| std::ptr::eq(module, entry)) {
+                let position = modules.position(|module| std::ptr::eq(module, entry));
+                let limit = LoginLimit::new(filter, self.logins.clone(), &entry.path);
+                let _ = self.module.set(limit);
+                if let Some(position) = position {
                     self.activity.loaded(position);
                 }
                 Ok(interfaces)
             }
             Err(error) => {
-                filter::log::error(format_args!("module '{requested}': {error}"));
+                self.complain(format_args!("module '{requested}': {error}"));
                 Err(error.rv())
             }
         }

@@ -7,6 +7,7 @@
 //! may still fail, others wait. The log says whose logins fail, and never contains a PIN.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -165,18 +166,18 @@ pub struct LoginLimit<N> {
     inner: N,
     /// `None` if there is no limit.
     guard: Option<Arc<Guard>>,
-    /// The name by which the client asked for the module.
-    module: Vec<u8>,
+    /// The file of the module: a client can ask for it by several names.
+    module: PathBuf,
     sessions: OpenSessions,
 }
 
 impl<N: Cryptoki> LoginLimit<N> {
-    /// Puts the limit in front of `inner`, for a module of this name.
-    pub fn new(inner: N, guard: Option<Arc<Guard>>, module: &[u8]) -> LoginLimit<N> {
+    /// Puts the limit in front of `inner`, for a module in this file.
+    pub fn new(inner: N, guard: Option<Arc<Guard>>, module: &Path) -> LoginLimit<N> {
         LoginLimit {
             inner,
             guard,
-            module: module.to_vec(),
+            module: module.to_owned(),
             sessions: OpenSessions::default(),
         }
     }
@@ -335,7 +336,7 @@ mod tests {
         fn of(logins: &FailedLogins, guesser: Guesser) -> Client {
             let (controller, worker) = channel::pair().unwrap();
             let guard = Guard::new(logins.clone(), guesser, "client", Arc::new(worker));
-            let limit = LoginLimit::new(Token, Some(Arc::new(guard)), b"module");
+            let limit = LoginLimit::new(Token, Some(Arc::new(guard)), Path::new("module"));
             for slot in [1, 2] {
                 let opened = limit.call(Call::C_OpenSession(SlotId(slot), Flags(6), false));
                 assert!(opened.rv().is_ok());
