@@ -123,9 +123,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
     fn run(self: &Arc<Self>) {
         let ran = catch_unwind(AssertUnwindSafe(|| self.execute_records()));
         if ran.is_err() {
-            self.is_over.store(true, Ordering::SeqCst);
-            self.end(Err(ConnectionError::Internal));
-            self.outgoing.shut_down();
+            self.fail(ConnectionError::Internal);
         }
     }
 
@@ -167,6 +165,10 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         let served = &*self.served;
         let outgoing = &self.outgoing;
         loop {
+            // Another thread may have failed to send a reply. More records may have come before.
+            if self.is_over.load(Ordering::SeqCst) {
+                return Ok(None);
+            }
             // With several threads, polling would take processor time from those that execute calls.
             let polls_first = self.threads.load(Ordering::SeqCst) == 1;
             let Some(received) = reader.next_record(served, polls_first)? else {
@@ -388,7 +390,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
 
     /// Ends the connection because a reply cannot be sent. The shutdown wakes the thread that reads.
     fn fail(&self, error: ConnectionError) {
-        self.note_end(Err(error));
+        self.end(Err(error));
         self.outgoing.shut_down();
     }
 

@@ -193,22 +193,17 @@ impl Client {
         }
     }
 
-    /// Returns what the kernel knows of the client of a connection; nothing if the client has disconnected.
-    pub fn of(socket: &Socket) -> Client {
-        let known = |socket: &Socket| -> io::Result<Client> {
-            Ok(match socket.peer_addr()?.as_socket() {
-                Some(address) => Client::at(address.ip()),
-                None => {
-                    let credentials = sockets::credentials(socket)?;
-                    Client {
-                        uid: Some(Uid::from_raw(credentials.uid())),
-                        gid: Some(Gid::from_raw(credentials.gid())),
-                        ..Client::default()
-                    }
-                }
-            })
-        };
-        known(socket).unwrap_or_default()
+    /// Returns what the kernel knows of the client of a connection. Fails if the client has reset it.
+    pub fn of(socket: &Socket) -> io::Result<Client> {
+        if let Some(address) = socket.peer_addr()?.as_socket() {
+            return Ok(Client::at(address.ip()));
+        }
+        let credentials = sockets::credentials(socket)?;
+        Ok(Client {
+            uid: Some(Uid::from_raw(credentials.uid())),
+            gid: Some(Gid::from_raw(credentials.gid())),
+            ..Client::default()
+        })
     }
 }
 

@@ -41,8 +41,6 @@ pub enum Peer {
     Address(IpAddr),
     /// The user of a client on a Unix socket.
     User(Uid),
-    /// The client had disconnected before the kernel was asked.
-    Gone,
 }
 
 impl Peer {
@@ -79,7 +77,6 @@ impl fmt::Display for Peer {
             }
             Peer::Address(address) => address.fmt(f),
             Peer::User(user) => write!(f, "uid {user}"),
-            Peer::Gone => f.write_str("a client that has gone"),
         }
     }
 }

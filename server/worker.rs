@@ -9,6 +9,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
+use std::io;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
@@ -163,7 +164,7 @@ fn identify(
 ) -> Option<Connected> {
     let origin = match setup.has_header {
         false => Origin::Balancer,
-        true => read_header(channel, setup.audit, socket, &name)?,
+        true => read_header(setup, channel, socket, &name)?,
     };
     if setup.has_header {
         // Only now, so that it is not logged for each health check.
@@ -175,10 +176,16 @@ fn identify(
             let name = proxy::name(address, &name);
             (name, Peer::at(address.ip()), client)
         }
-        // If the peer's address can no longer be read, the client has disconnected, and makes no login.
         Origin::Balancer => {
-            let peer = Peer::of(socket).unwrap_or(Peer::Gone);
-            (name, peer, profiles::Client::of(socket))
+            let (Ok(peer), Ok(client)) = (Peer::of(socket), profiles::Client::of(socket)) else {
+                // The calls that it has sent could still be read, but no rule would know whose they are.
+                log(
+                    Severity::Info,
+                    format_args!("client {name} has left before it was served"),
+                );
+                return None;
+            };
+            (name, peer, client)
         }
     };
     let client = match &setup.usage {
@@ -190,8 +197,8 @@ fn identify(
 
 /// Reads the PROXY header. Returns `None` if the client is refused, or if the connection is a health check.
 fn read_header(
+    setup: &Setup<'_>,
     channel: &WorkerEnd,
-    audit: Option<&RecordSender>,
     socket: &Socket,
     name: &str,
 ) -> Option<Origin> {
@@ -218,17 +225,22 @@ fn read_header(
     if !channel.header_came(origin) {
         return None;
     }
-    if let Some(audit) = audit {
+    if let Some(audit) = setup.audit {
         audit.send(&FromWorker::Peer(match origin {
             Origin::Client(address) => proxy::name(address, name),
             Origin::Balancer => name.to_owned(),
         }));
     }
-    let is_over = || {
-        !socket
-            .peek(&mut [MaybeUninit::uninit()])
-            .is_ok_and(|count| count > 0)
+    // Before a handshake, the controller takes a worker for one that limits the time itself.
+    let processor = &setup.service.processor;
+    let limit = setup.tls.as_ref().map(|_| processor.handshake_timeout);
+    let comes = || -> io::Result<bool> {
+        socket.set_read_timeout(limit)?;
+        let count = socket.peek(&mut [MaybeUninit::uninit()])?;
+        socket.set_read_timeout(None)?;
+        Ok(count > 0)
     };
+    let is_over = || !comes().unwrap_or(false);
     if origin == Origin::Balancer && is_over() {
         log(
             Severity::Debug,
