@@ -313,14 +313,15 @@ impl Controller {
             .into_iter()
             .chain(auditing.and_then(|auditing| auditing.next_wake(now)))
             .min();
-        if let Some(end) = self.drained_at {
-            let left = end.saturating_duration_since(now).min(self.asking(now));
-            return Some(alive.map_or(left, |alive| alive.min(left)));
-        }
-        let edits = self.edits.as_ref().and_then(|edits| edits.next_wake(now));
         let services = self.services.iter();
         let services = services.filter_map(|service| service.next_wake(now));
-        services.chain(alive).chain(edits).min()
+        let first = services.chain(alive).min();
+        if let Some(end) = self.drained_at {
+            let left = end.saturating_duration_since(now).min(self.asking(now));
+            return Some(first.map_or(left, |first| first.min(left)));
+        }
+        let edits = self.edits.as_ref().and_then(|edits| edits.next_wake(now));
+        first.into_iter().chain(edits).min()
     }
 
     fn take_signals(&mut self) -> io::Result<Turn> {

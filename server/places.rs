@@ -7,6 +7,10 @@
 /// Upper bound on the places of a service: Linux has no more process ids.
 pub const MOST_WORKERS: usize = 1 << 22;
 
+/// Places beyond the limit of workers: readiness checks have workers, too, and a worker that was killed keeps its place
+/// until it is reaped.
+pub const SURPLUS: usize = 64;
+
 /// The places of a service, with the worker that has each. `W` identifies a worker.
 pub struct Places<W>(Vec<Option<W>>);
 

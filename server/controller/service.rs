@@ -31,7 +31,7 @@ use crate::counts::{Counts, Heritage, Label, Table};
 use crate::failed_logins::FailedLogins;
 use crate::logging::{Loggers, Record, Route, Severity, log};
 use crate::metrics::{Meter, Meters};
-use crate::places::Places;
+use crate::places::{Places, SURPLUS};
 use crate::policy::Policy;
 use crate::profiles::usage::Usage;
 use crate::proxy::Origin;
@@ -43,6 +43,9 @@ use crate::worker::{self, Setup};
 
 /// Upper bound on the connections accepted for a service in one turn of the event loop.
 const ACCEPTS_A_TURN: usize = 64;
+
+/// How long the worker of a readiness check may live. `pkcs11proxyctl ready` waits for less.
+const PROBE_TIME: Duration = Duration::from_secs(30);
 
 /// What all services share.
 pub struct Shared {
@@ -104,6 +107,8 @@ pub struct RunningService {
     full_warning: Throttle,
     peer_warning: Throttle,
     refusals: RefusalLog,
+    /// The workers of readiness checks, and when each has to have ended.
+    probes: Vec<(WorkerId, Instant)>,
 }
 
 impl RunningService {
@@ -127,7 +132,10 @@ impl RunningService {
             first_call: settings.processor.first_call_timeout,
             abandoned: settings.processor.abandoned_call_timeout,
         };
-        let memory = Budget::new(settings.processor.record_memory, limits.workers)?;
+        let memory = Budget::new(
+            settings.processor.record_memory,
+            limits.workers.saturating_add(SURPLUS),
+        )?;
         let mut handed_over = Vec::new();
         let mut counts = |table| -> io::Result<Counts> {
             let (counts, file) = heritage.take(&settings.name, table)?;
@@ -151,7 +159,7 @@ impl RunningService {
             admission: Admission::new(limits),
             places: Places::default(),
             memory,
-            activities: Activities::new(limits.workers)?,
+            activities: Activities::new(limits.workers.saturating_add(SURPLUS))?,
             meters: None,
             connections: 0,
             turned_away: TurnedAway::default(),
@@ -161,6 +169,7 @@ impl RunningService {
             full_warning: Throttle::default(),
             peer_warning: Throttle::default(),
             refusals: RefusalLog::default(),
+            probes: Vec::new(),
         })
     }
 
@@ -177,7 +186,10 @@ impl RunningService {
 
     /// How long the controller may sleep before this service needs it.
     pub fn next_wake(&self, now: Instant) -> Option<Duration> {
-        self.admission.next_wake(now, self.queue.is_awaited())
+        let probes = self.probes.iter();
+        let probes = probes.map(|(_, end)| end.saturating_duration_since(now));
+        let admission = self.admission.next_wake(now, self.queue.is_awaited());
+        probes.chain(admission).min()
     }
 
     /// Accepts and serves the clients that can be served now. At the limit of workers, the other clients wait in the
@@ -188,7 +200,11 @@ impl RunningService {
                 return;
             }
             if !self.admission.can_accept(Instant::now()) {
-                return self.make_room(shared);
+                // While forking is paused, there is room, and nobody is in the way.
+                if self.admission.is_full() {
+                    self.make_room(shared);
+                }
+                return;
             }
             match self.next_client() {
                 Ok(Some(client)) => self.admit(client, shared),
@@ -243,9 +259,18 @@ impl RunningService {
 
     /// Ends the workers whose clients have made no call in time, or have gone and left calls that do not end.
     pub fn end_overdue(&mut self, shared: &Shared) {
-        for eviction in self.admission.overdue(Instant::now()) {
+        let now = Instant::now();
+        for eviction in self.admission.overdue(now) {
             self.evict(&eviction, shared);
         }
+        // The module does not answer, and whoever asked has been told so.
+        self.probes.retain(|(worker, end)| {
+            let is_in_time = now < *end;
+            if !is_in_time {
+                shared.workers.signal(*worker, Signal::SIGKILL);
+            }
+            is_in_time
+        });
     }
 
     /// Ends a worker with its client. Clients can cause this at will, so the rate of the messages is limited.
@@ -401,6 +426,7 @@ impl RunningService {
             shared.workers.signal(worker, Signal::SIGKILL);
             return Err(error);
         }
+        self.probes.push((worker, Instant::now() + PROBE_TIME));
         Ok(ours.into())
     }
 
@@ -571,6 +597,7 @@ impl RunningService {
                 usage.leave(place);
             }
         }
+        self.probes.retain(|(probe, _)| *probe != worker);
         let is_expected = self.admission.ended(worker, Instant::now());
         if !is_expected && end.0 != Ended::Exit(worker::DONE) {
             let (pid, name) = (reaped.pid, &self.settings.name);

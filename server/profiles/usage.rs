@@ -16,10 +16,7 @@ use std::time::Duration;
 use bindings::shared;
 
 use crate::counts::{Counts, NOBODY, OTHERS, PLACES};
-use crate::places::MOST_WORKERS;
-
-/// Places for workers beyond the limit: readiness checks, and workers that are being reaped.
-const SURPLUS: usize = 64;
+use crate::places::{MOST_WORKERS, SURPLUS};
 
 /// How often a worker tries to enter a full profile. Workers that enter at the same time count each other, and a worker
 /// that has lost its client takes a moment to end.
