@@ -6,7 +6,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,9 @@ pub enum Request {
     /// Send the memory in which failed logins and signatures are counted; answered by [`Reply::Counts`]. Only allowed
     /// on a connection that has got the listening sockets.
     Counts,
+    /// Tell which listening sockets have a file that is not the daemon's; answered by [`Reply::Files`]. Only allowed on a
+    /// connection that has got the listening sockets.
+    ForeignFiles,
     /// Accept no new clients, because the daemon that asked for the sockets now does that. Serve the present clients
     /// until they leave.
     HandedOver,
@@ -70,6 +73,8 @@ pub enum Reply {
     HandingOver(usize),
     /// Descriptors of these counts follow, in this order, each as ancillary data of one byte.
     Counts(Vec<Label>),
+    /// The answer to [`Request::ForeignFiles`]: their paths.
+    Files(Vec<PathBuf>),
 }
 
 /// The state of the daemon.

@@ -195,6 +195,22 @@ impl Controller {
         )
     }
 
+    /// Takes over the files of the sockets from the daemon that has been replaced. Logs an error.
+    pub fn own_files(&mut self) {
+        let administrators = self.administrators.as_mut();
+        let control = administrators.and_then(Administrators::listener_mut);
+        let services = self.services.iter_mut();
+        let listeners = services.flat_map(RunningService::listeners_mut);
+        for listener in listeners.chain(control) {
+            if let Err(error) = listener.own_file() {
+                log(
+                    Severity::Err,
+                    format_args!("cannot take over the file of a socket: {error}"),
+                );
+            }
+        }
+    }
+
     /// Starts the auditor, before any worker is started.
     pub fn audit(&mut self, config: AuditConfig) -> io::Result<()> {
         let services = self.services.iter();

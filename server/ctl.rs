@@ -313,7 +313,7 @@ fn one(asked: &Asked, request: &Request) -> Result<i32, String> {
         }
         Reply::Status(status) => print(&table::status(&status)),
         Reply::Metrics(text) => print(&text),
-        Reply::HandingOver(_) | Reply::Counts(_) => {
+        Reply::HandingOver(_) | Reply::Counts(_) | Reply::Files(_) => {
             return Err("unexpected answer from the daemon".into());
         }
     }

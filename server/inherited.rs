@@ -21,8 +21,16 @@ enum Bound {
 /// Inherited listening sockets that have not been assigned to a configured address yet.
 pub struct Inherited {
     sockets: Vec<(Bound, Socket)>,
-    /// Whether this daemon has to remove the files of Unix sockets when it ends.
-    owns_files: bool,
+    origin: Origin,
+}
+
+/// Where inherited sockets come from.
+enum Origin {
+    /// The service manager, which keeps the files of Unix sockets.
+    Manager,
+    /// The daemon that is replaced. The files of Unix sockets are this daemon's then, except for these, which are the
+    /// service manager's.
+    Predecessor { foreign: Vec<PathBuf> },
 }
 
 impl Inherited {
@@ -45,27 +53,34 @@ impl Inherited {
                 sockets.push((place, socket));
             }
         }
-        Ok(Inherited {
-            sockets,
-            owns_files: false,
-        })
+        let origin = Origin::Manager;
+        Ok(Inherited { sockets, origin })
     }
 
-    /// Takes the sockets of the daemon that is replaced.
-    pub fn from_predecessor(passed: Vec<OwnedFd>) -> Inherited {
+    /// Takes the sockets of the daemon that is replaced. `foreign` are the paths of those whose files are not its own.
+    pub fn from_predecessor(passed: Vec<OwnedFd>, foreign: Vec<PathBuf>) -> Inherited {
         let sockets = passed.into_iter().filter_map(|socket| {
             let socket = Socket::from(socket);
             Some((place(&socket)?, socket))
         });
         Inherited {
             sockets: sockets.collect(),
-            owns_files: true,
+            origin: Origin::Predecessor { foreign },
         }
     }
 
-    /// Whether this daemon has to remove the files of Unix sockets when it ends.
-    pub fn owns_files(&self) -> bool {
-        self.owns_files
+    /// Whether a running daemon is replaced.
+    pub fn takes_over(&self) -> bool {
+        matches!(self.origin, Origin::Predecessor { .. })
+    }
+
+    /// Whether this daemon has to remove the file of an inherited Unix socket when it ends, once it has replaced the
+    /// other.
+    pub fn will_own(&self, path: &Path) -> bool {
+        match &self.origin {
+            Origin::Manager => false,
+            Origin::Predecessor { foreign } => !foreign.iter().any(|it| it == path),
+        }
     }
 
     /// Takes the socket that listens at this TCP address.
@@ -90,7 +105,7 @@ impl Inherited {
     /// ever. The sockets left from a replaced daemon belong to addresses that are no longer configured, and are closed.
     pub fn finish(self) -> Result<(), String> {
         match self.sockets.first() {
-            Some((place, _)) if !self.owns_files => {
+            Some((place, _)) if !self.takes_over() => {
                 let place = match place {
                     Bound::Internet(address) => address.to_string(),
                     Bound::Local(path) => path.display().to_string(),

@@ -178,8 +178,8 @@ fn start(options: &Options, launcher: &mut Option<Launcher>) -> Result<(), Box<d
         let path = path.ok_or("-takeover: the configuration has no `control_socket`")?;
         if let Some((mut found, sockets)) = Predecessor::ask(path)? {
             heritage = found.counts();
+            inherited = Inherited::from_predecessor(sockets, found.foreign_files());
             predecessor = Some(found);
-            inherited = Inherited::from_predecessor(sockets);
         }
     }
     let control_socket = configuration.control_socket.as_deref();
@@ -258,6 +258,7 @@ fn start(options: &Options, launcher: &mut Option<Launcher>) -> Result<(), Box<d
     }
     if let Some(predecessor) = predecessor {
         predecessor.replace()?;
+        controller.own_files();
         if let Some(pid_file) = &mut pid_file {
             pid_file.keep();
         }

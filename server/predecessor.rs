@@ -7,7 +7,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::administration::{Connection, Reply, Request};
@@ -40,6 +40,15 @@ impl Predecessor {
         let sockets = connection.sockets(count);
         let sockets = sockets.map_err(|error| failed(error.to_string()))?;
         Ok(Some((Predecessor(connection), sockets)))
+    }
+
+    /// Asks the old daemon which of its sockets have files that are the service manager's. Returns none if it cannot tell,
+    /// as a daemon of an older version.
+    pub fn foreign_files(&mut self) -> Vec<PathBuf> {
+        match self.0.ask(&Request::ForeignFiles) {
+            Ok(Reply::Files(paths)) => paths,
+            Ok(_) | Err(_) => Vec::new(),
+        }
     }
 
     /// Asks the old daemon for its counts of failed logins and signatures. Returns none if it cannot hand them over, as

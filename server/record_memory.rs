@@ -329,7 +329,7 @@ mod tests {
         fs::remove_dir_all(&root).unwrap();
     }
 
-    /// More workers than counters, which `max_threads` rules out, too.
+    /// More workers than counters, which `max_threads` and the surplus of places rule out.
     #[test]
     fn without_a_counter_nothing_is_taken() {
         let (budget, _shares) = workers(100, 2);

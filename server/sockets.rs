@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{UnixCredentials, getsockopt};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Uid};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Address, Protocol};
@@ -107,16 +107,29 @@ fn is_readable(socket: BorrowedFd<'_>) -> bool {
     poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// One listening socket. Dropping it removes its file.
+/// One listening socket. Dropping it removes its file, if it owns one.
 pub struct Listener {
     socket: Socket,
     file: Option<SocketFile>,
 }
 
-/// The file that belongs to a socket. The inode tells whether it is still the same file.
+/// The file that belongs to a socket.
 struct SocketFile {
     path: PathBuf,
-    inode: u64,
+    state: FileState,
+}
+
+/// Who is responsible for the file of a socket.
+enum FileState {
+    /// This daemon. The inode tells whether it is still the same file.
+    Owned { inode: u64 },
+    /// The daemon that is to be replaced. The configuration may have another mode and owner for it now.
+    OfPredecessor {
+        mode: Option<u32>,
+        owner: Option<(Uid, Gid)>,
+    },
+    /// The daemon that is to be replaced has such a file with another port than this one.
+    NotWritten { port: u16 },
 }
 
 impl Listener {
@@ -146,7 +159,9 @@ impl Listener {
                     listeners.push(listener.map_err(at(&path.display()))?);
                 }
                 Address::SocketFile(path) => {
-                    listeners.push(socket_file(path, protocol).map_err(at(&path.display()))?);
+                    let takes_over = inherited.takes_over();
+                    let listener = socket_file(path, protocol, takes_over);
+                    listeners.push(listener.map_err(at(&path.display()))?);
                 }
             }
         }
@@ -177,6 +192,27 @@ impl Listener {
             address: address.to_string(),
             cause,
         })
+    }
+
+    /// Takes over the socket's file from the daemon that has been replaced.
+    pub fn own_file(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        match file.state {
+            FileState::Owned { .. } => return Ok(()),
+            FileState::OfPredecessor { mode, owner } => set_access(&file.path, mode, owner)?,
+            FileState::NotWritten { port } => write_port(&file.path, port)?,
+        }
+        file.state = FileState::owned(&file.path)?;
+        Ok(())
+    }
+
+    /// Returns the path of a Unix socket whose file belongs to somebody else: the service manager.
+    pub fn foreign_file(&self) -> Option<PathBuf> {
+        let address = self.socket.local_addr().ok()?;
+        let path = address.as_pathname()?;
+        self.file.is_none().then(|| path.to_owned())
     }
 
     /// Leaves the socket's file to the daemon that has taken it over.
@@ -241,22 +277,29 @@ impl Drop for Listener {
     }
 }
 
+impl FileState {
+    fn owned(path: &Path) -> io::Result<FileState> {
+        let inode = path.symlink_metadata()?.ino();
+        Ok(FileState::Owned { inode })
+    }
+}
+
 impl SocketFile {
-    fn of(path: &Path) -> io::Result<SocketFile> {
+    fn owned(path: &Path) -> io::Result<SocketFile> {
         Ok(SocketFile {
             path: path.to_owned(),
-            inode: path.symlink_metadata()?.ino(),
+            state: FileState::owned(path)?,
         })
     }
 
-    /// Removes the file, unless another has taken its place. A failure is harmless: the next start
+    /// Removes the file if it is owned, unless another has taken its place. A failure is harmless: the next start
     /// replaces a socket that nobody listens at.
     fn remove(&self) {
-        if self
-            .path
-            .symlink_metadata()
-            .is_ok_and(|now| now.ino() == self.inode)
-        {
+        let FileState::Owned { inode } = self.state else {
+            return;
+        };
+        let now = self.path.symlink_metadata();
+        if now.is_ok_and(|now| now.ino() == inode) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -273,17 +316,22 @@ fn listen_again(
     listen(socket, protocol, file)
 }
 
-/// Listens at a Unix socket: an inherited one, or else a new one. The file of an inherited socket keeps its mode and
-/// owner.
+/// Listens at a Unix socket: an inherited one, or else a new one. The file of a socket of the service manager keeps its
+/// mode and owner.
 fn local_or_inherited(
     path: &Path,
     protocol: &Protocol,
     inherited: &mut Inherited,
 ) -> io::Result<Listener> {
-    let owns_files = inherited.owns_files();
     match inherited.take_local(path) {
         Some(socket) => {
-            let file = owns_files.then(|| SocketFile::of(path)).transpose()?;
+            let file = inherited.will_own(path).then(|| SocketFile {
+                path: path.to_owned(),
+                state: FileState::OfPredecessor {
+                    mode: protocol.mode,
+                    owner: protocol.owner,
+                },
+            });
             listen_again(socket, protocol, file)
         }
         None => local(path, protocol),
@@ -315,15 +363,24 @@ fn local(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
         umask(before);
     }
     bound?;
-    let file = SocketFile::of(path)?;
+    let file = SocketFile::owned(path)?;
     let listener = listen(socket, protocol, Some(file))?;
-    if let Some((user, group)) = protocol.owner {
-        nix::unistd::chown(path, Some(user), Some(group))?;
-    }
-    if let Some(mode) = protocol.mode {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    }
+    set_access(path, protocol.mode, protocol.owner)?;
     Ok(listener)
+}
+
+/// Gives the file of a socket the owner and the mode that are configured.
+fn set_access(path: &Path, mode: Option<u32>, owner: Option<(Uid, Gid)>) -> io::Result<()> {
+    let found = path.symlink_metadata()?;
+    if let Some((user, group)) = owner {
+        if (found.uid(), found.gid()) != (user.as_raw(), group.as_raw()) {
+            nix::unistd::chown(path, Some(user), Some(group))?;
+        }
+    }
+    match mode {
+        Some(mode) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)),
+        None => Ok(()),
+    }
 }
 
 /// Removes a socket that nobody listens at. Anything else at the path stays, and is an error.
@@ -349,9 +406,9 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
 /// The first line of a file that contains the port of a socket of type `socket_file`.
 const SOCKET_FILE: &str = "socket_file\n";
 
-/// Listens at a free TCP port of the loopback interface, and writes the port to a file that only its
-/// owner can read.
-fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
+/// Listens at a free TCP port of the loopback interface, and writes the port to a file that only its owner can read. If
+/// another daemon is to be replaced, the file is written when that has happened.
+fn socket_file(path: &Path, protocol: &Protocol, takes_over: bool) -> io::Result<Listener> {
     let mut listener = internet(&SocketAddr::from(([127, 0, 0, 1], 0)), protocol)?;
     let port = listener
         .socket
@@ -369,6 +426,20 @@ fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
             ));
         }
     }
+    let state = match takes_over {
+        true => FileState::NotWritten { port },
+        false => {
+            write_port(path, port)?;
+            FileState::owned(path)?
+        }
+    };
+    let path = path.to_owned();
+    listener.file = Some(SocketFile { path, state });
+    Ok(listener)
+}
+
+/// Replaces the file of a port.
+fn write_port(path: &Path, port: u16) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}", std::process::id()));
     let mut options = std::fs::File::options();
@@ -378,10 +449,8 @@ fn socket_file(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
         .mode(0o600)
         .open(&temporary)?;
     file.write_all(format!("{SOCKET_FILE}{port}\n").as_bytes())
-        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
-    std::fs::rename(&temporary, path)?;
-    listener.file = Some(SocketFile::of(path)?);
-    Ok(listener)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .inspect_err(|_| drop(std::fs::remove_file(&temporary)))
 }
 
 fn tells_a_port(path: &Path) -> io::Result<bool> {

@@ -45,6 +45,11 @@ impl Administrators {
         self.0.listener()
     }
 
+    /// The same, mutable.
+    pub fn listener_mut(&mut self) -> Option<&mut Listener> {
+        self.0.listener_mut()
+    }
+
     /// Accepts the connections that wait at the control socket.
     pub fn accept(&mut self, watch: &mut Watch) {
         let admit = |accepted: &Accepted| {

@@ -205,6 +205,11 @@ impl<T> Room<T> {
         }
     }
 
+    /// The listening socket, unless another daemon has taken it over.
+    pub fn listener_mut(&mut self) -> Option<&mut Listener> {
+        self.listener.as_mut()
+    }
+
     /// Leaves the socket, and its file, to the daemon that has taken it over. Existing connections stay.
     pub fn stop_listening(&mut self, watch: &mut Watch) {
         if let Some(mut listener) = self.listener.take() {

@@ -21,6 +21,7 @@ use super::scrapers::Scrapers;
 use super::service::RunningService;
 use super::workers::End;
 use super::{Controller, LONGEST_DRAIN, Turn, service_of};
+use crate::sockets::Listener;
 
 impl Controller {
     /// Carries out the requests of an administrator.
@@ -67,13 +68,19 @@ impl Controller {
 
     /// Duplicates the listening sockets. The new daemon identifies them by their addresses, not by their order.
     fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let copies = self.listeners();
+        copies
+            .map(|listener| listener.as_fd().try_clone_to_owned())
+            .collect()
+    }
+
+    /// The listening sockets of the services and of the daemon itself.
+    fn listeners(&self) -> impl Iterator<Item = &Listener> {
         let metrics = self.scrapers.as_ref().and_then(Scrapers::listener);
         let own = self.administrators.as_ref();
         let own = own.and_then(Administrators::listener);
         let listeners = self.services.iter().flat_map(RunningService::listeners);
-        let all = listeners.chain(metrics).chain(own);
-        all.map(|listener| listener.as_fd().try_clone_to_owned())
-            .collect()
+        listeners.chain(metrics).chain(own)
     }
 
     /// Encloses duplicates of the descriptors of the services' counts; returns their labels.
@@ -138,14 +145,15 @@ impl Controller {
                     Err(error) => Reply::Failed(error.to_string()),
                 }
             }
-            Request::Counts => {
-                Reply::Failed("this connection has no copies of the sockets".to_owned())
+            Request::ForeignFiles if self.handed_to == Some(administrator) => {
+                let foreign = self.listeners().filter_map(Listener::foreign_file);
+                Reply::Files(foreign.collect())
             }
             Request::HandedOver if self.handed_to == Some(administrator) => {
                 self.be_replaced(administrator);
                 Reply::Done
             }
-            Request::HandedOver => {
+            Request::Counts | Request::ForeignFiles | Request::HandedOver => {
                 Reply::Failed("this connection has no copies of the sockets".to_owned())
             }
         };

@@ -666,6 +666,11 @@ impl RunningService {
         &self.listeners
     }
 
+    /// The same, mutable.
+    pub fn listeners_mut(&mut self) -> &mut [Listener] {
+        &mut self.listeners
+    }
+
     /// Closes the listeners without removing their files, because another daemon has taken over their sockets.
     pub fn leave_listeners(&mut self) {
         for listener in &mut self.listeners {

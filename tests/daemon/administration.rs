@@ -172,6 +172,22 @@ fn ready_asks_each_module_for_its_slots() {
 }
 
 #[test]
+fn a_readiness_check_of_a_module_that_hangs_leaves_nothing() {
+    let token = Token::new();
+    let mut setup = setup(&token);
+    setup.environment = vec![("NULLMODULE_SLEEP".into(), "C_Initialize:600000".into())];
+    let daemon = administered(setup);
+    let idle = daemon.workers().len();
+    let ready = ctl(&daemon, &["ready"]);
+    assert_eq!(ready.status.code(), Some(1));
+    assert!(ready.stderr.contains("takes longer"), "{}", ready.stderr);
+    assert!(daemon.workers().len() > idle);
+    let end = Duration::from_secs(40);
+    assert!(wait_until(end, || daemon.workers().len() == idle));
+    assert!(daemon.log().contains("its client was readiness check"));
+}
+
+#[test]
 fn reload_drain_and_stop_do_what_the_signals_do() {
     let token = Token::new();
     let mut daemon = administered(setup(&token));
@@ -366,29 +382,65 @@ fn load(stream: &mut dyn Stream) -> bool {
 #[test]
 fn an_upgrade_that_fails_changes_nothing() {
     let token = Token::new();
-    let daemon = administered(setup(&token));
-    let pid_file = daemon.directory().join("pid");
-    let pid = std::fs::read_to_string(&pid_file).expect("a pid file");
-    let conf = daemon.directory().join("pkcs11proxyd.conf");
-    let good = std::fs::read_to_string(&conf).expect("a file");
-    let mut client = Client::ready(&daemon);
-    std::fs::write(&conf, good.replace("max_threads", "most_threads")).expect("a file");
-    let outcome = ctl(&daemon, &["upgrade"]);
-    assert_eq!(outcome.status.code(), Some(1));
-    assert!(outcome.stderr.contains("exit code 2"), "{}", outcome.stderr);
-    assert!(daemon.log().contains("most_threads"), "{}", daemon.log());
+    for endpoint in [Endpoint::Tcp, Endpoint::Unix] {
+        let mut setup = setup(&token);
+        setup.endpoint = endpoint;
+        let daemon = administered(setup);
+        let pid_file = daemon.directory().join("pid");
+        let pid = std::fs::read_to_string(&pid_file).expect("a pid file");
+        let conf = daemon.directory().join("pkcs11proxyd.conf");
+        let good = std::fs::read_to_string(&conf).expect("a file");
+        let mut client = connect(&daemon);
+        assert!(load(&mut *client));
+        let write = |text: &str| std::fs::write(&conf, text).expect("a file");
+        write(&good.replace("max_threads", "most_threads"));
+        let outcome = ctl(&daemon, &["upgrade"]);
+        assert_eq!(outcome.status.code(), Some(1));
+        assert!(outcome.stderr.contains("exit code 2"), "{}", outcome.stderr);
+        assert!(daemon.log().contains("most_threads"), "{}", daemon.log());
 
-    // One that fails after it has the sockets.
-    let address = "address { type = \"local\"; path = \"/nonexistent/s\" }; address {";
-    std::fs::write(&conf, good.replacen("address {", address, 1)).expect("a file");
-    let outcome = ctl(&daemon, &["upgrade"]);
-    assert_eq!(outcome.status.code(), Some(1));
-    assert!(daemon.log().contains("cannot listen at /nonexistent/s"));
-    assert!(client.call(Call::C_GetInfo()).rv().is_ok());
-    assert!(Client::ready(&daemon).call(Call::C_GetInfo()).rv().is_ok());
-    assert_eq!(std::fs::read_to_string(&pid_file).expect("still"), pid);
-    let unasked = ctl(&daemon, &["status"]);
-    assert!(!unasked.stdout.contains("draining"), "{}", unasked.stdout);
+        // Two that fail after they have the sockets: before and after they listen at all of them.
+        let address = "address { type = \"local\"; path = \"/nonexistent/s\" }; address {";
+        write(&good.replacen("address {", address, 1));
+        let outcome = ctl(&daemon, &["upgrade"]);
+        assert_eq!(outcome.status.code(), Some(1));
+        assert!(daemon.log().contains("cannot listen at /nonexistent/s"));
+        let service = "service { name = \"another\"; protocol { name = \"rpc_pkcs11\"; address { type = \"local\"; path = \"/nonexistent/t\" }; };";
+        let at = good.rfind("service {").expect("a service");
+        let whole = &good[at..good.rfind('}').expect("the end")];
+        let rest = &whole[whole.find("processor").expect("a processor")..];
+        write(&format!(
+            "{}{service}{rest}}}",
+            &good[..good.rfind('}').expect("the end")]
+        ));
+        let outcome = ctl(&daemon, &["upgrade"]);
+        assert_eq!(outcome.status.code(), Some(1));
+        assert!(daemon.log().contains("/nonexistent/t"), "{}", daemon.log());
+
+        assert!(load(&mut *client) && load(&mut *connect(&daemon)));
+        assert_eq!(std::fs::read_to_string(&pid_file).expect("still"), pid);
+        let status = ctl(&daemon, &["status"]);
+        assert_eq!(status.status.code(), Some(0), "{}", status.stderr);
+        assert!(!status.stdout.contains("draining"), "{}", status.stdout);
+        // The next one succeeds. Another mode of the socket's file is applied.
+        write(&good.replacen("address {", "local_chmod = \"0o700\"; address {", 1));
+        let outcome = ctl(&daemon, &["upgrade"]);
+        assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stderr);
+        assert!(load(&mut *connect(&daemon)));
+        let address = daemon.address();
+        let path = std::path::Path::new(&address);
+        if let Endpoint::Unix = endpoint {
+            let mode = std::fs::metadata(path)
+                .expect("a socket")
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+        assert_eq!(ctl(&daemon, &["stop"]).status.code(), Some(0));
+        if let Endpoint::Unix = endpoint {
+            assert!(wait_until(PATIENCE, || !path.exists()));
+        }
+    }
 }
 
 /// The service manager watches the new daemon from then on.

@@ -446,3 +446,23 @@ fn a_call_of_100_mib_is_executed() {
     );
     assert!(client.call(Call::C_Logout(SESSION)).rv().is_ok());
 }
+
+#[test]
+fn a_long_name_of_a_module_is_not_looked_up() {
+    let token = Token::new();
+    let mut setup = Setup::new(Maker::Ours, Endpoint::Tcp, &token);
+    setup.modules = vec![(".*".into(), module("nullmodule"))];
+    let daemon = setup.start();
+    for (length, is_known) in [(1024, true), (1025, false), (1 << 20, false)] {
+        let name = vec![b'x'; length];
+        let loaded = Client::new(&daemon).call(Call::C_LoadModule(&name)).rv();
+        let expected = if is_known {
+            CkRv::OK
+        } else {
+            CkRv::GENERAL_ERROR
+        };
+        assert_eq!(loaded, expected, "{length}");
+    }
+    let end = format!("'{}...' is not configured", "x".repeat(256));
+    assert!(wait_until(PATIENCE, || daemon.log().matches(&end).count() == 2));
+}
