@@ -97,6 +97,13 @@ impl Returned {
     }
 }
 
+/// It may have a part of a PIN, a key or plaintext.
+impl Drop for Records {
+    fn drop(&mut self) {
+        wipe(&mut self.buffer);
+    }
+}
+
 impl Records {
     /// Starts at a record's first mark; `limit` is the upper bound on the payload of one record, in bytes.
     pub fn new(limit: usize) -> Records {
