@@ -35,6 +35,7 @@ use crate::connection::{Connection, Notify, is_calling_back};
 use crate::link::{DistantModule, Link};
 use crate::notifications::Notifications;
 use crate::remote::Remote;
+use crate::socket::is_resolving;
 
 use tables::Tables;
 
@@ -137,13 +138,14 @@ impl<R> Shared<R> {
     }
 
     /// Waits for a change until the deadline, then returns CKR_DEVICE_ERROR. If a callback of the application makes the
-    /// call, does not wait: the call to which the callback belongs may be the one that would have to end first.
+    /// call, or code that resolves a host name, does not wait: the call in which that runs may be the one that would
+    /// have to end first.
     fn wait<'s>(
         &self,
         state: MutexGuard<'s, State<R>>,
         deadline: Deadline,
     ) -> Result<MutexGuard<'s, State<R>>, CkRv> {
-        if is_calling_back() {
+        if may_not_wait() {
             return Err(CkRv::FUNCTION_FAILED);
         }
         let time = deadline.remaining().map_err(|_| CkRv::DEVICE_ERROR)?;
@@ -154,6 +156,11 @@ impl<R> Shared<R> {
             false => Ok(state),
         }
     }
+}
+
+/// Whether this thread is in the middle of another call that others may be waiting for.
+fn may_not_wait() -> bool {
+    is_calling_back() || is_resolving()
 }
 
 /// Sets a flag of the state for as long as this lives.
@@ -306,7 +313,7 @@ impl<R: Remote + 'static> Recovery<R> {
     fn wait_for_end(&self, live: &Live<R>, deadline: Deadline) -> Result<(), CkRv> {
         // These attempts are not counted, so a daemon that is always about to close must not keep a thread busy.
         deadline.remaining().map_err(|_| CkRv::DEVICE_ERROR)?;
-        if is_calling_back() {
+        if may_not_wait() {
             return Err(CkRv::FUNCTION_FAILED); // as in `Shared::wait`
         }
         let mut state = self.shared.state();

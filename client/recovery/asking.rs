@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use xdr::{
-    Answer, Call, CkRv, Cryptoki, Flags, Found, ObjectHandle, Query, RV_LEAVING, Reply, Room,
-    SessionHandle, SlotId, Ulong, Wanted, WantedRoom,
+    Answer, Call, CkRv, Cryptoki, Flags, Found, MOST_ELEMENTS, ObjectHandle, Query, RV_LEAVING,
+    Reply, Room, SessionHandle, SlotId, Ulong, Wanted, WantedRoom,
 };
 
 use super::descriptions::{Description, Token, Values, describe};
@@ -54,7 +54,7 @@ impl<R: Remote> Live<R> {
     }
 
     pub(super) fn slots(&self) -> Result<Vec<SlotId>, Trouble> {
-        match self.ask(Call::C_GetSlotList(Ulong(1), Room::Buffer(MOST)))? {
+        match self.ask(Call::C_GetSlotList(Ulong(1), Room::Buffer(MOST_ELEMENTS)))? {
             Reply::C_GetSlotList(answer) if answer.rv.is_ok() => Ok(answer.slots),
             reply => Err(refused(reply.rv())),
         }
@@ -141,7 +141,7 @@ impl<R: Remote> Live<R> {
     fn next(&self, session: SessionHandle) -> Result<Vec<ObjectHandle>, Trouble> {
         let mut found = Vec::new();
         while (found.len() as u64) <= MOST {
-            match self.ask(Call::C_FindObjects(session, Room::Buffer(MOST)))? {
+            match self.ask(Call::C_FindObjects(session, Room::Buffer(MOST_ELEMENTS)))? {
                 Reply::C_FindObjects(answer) if answer.rv.is_ok() => {
                     if answer.objects.is_empty() {
                         break;

@@ -150,6 +150,22 @@ pub(super) enum Known {
     Nothing,
 }
 
+impl Known {
+    /// Returns what is known of an object that was found again: this, or what the later search says if that is more.
+    fn or_better(self, later: Known) -> Known {
+        match (&self, &later) {
+            (Known::Described(_), Known::NotYet | Known::Nothing)
+            | (Known::Copied(_), Known::OfSession | Known::NotYet | Known::Nothing) => self,
+            (Known::Described(old), Known::Described(new))
+                if new.counterpart.is_none() && old.says_the_same(new) =>
+            {
+                self
+            }
+            _ => later,
+        }
+    }
+}
+
 /// A session object that was made with C_CopyObject: OpenSSL's provider for PKCS#11 and NSS sign with such copies of
 /// their keys.
 pub(super) struct Copied {

@@ -187,6 +187,11 @@ impl Tables {
             shown.by_real.insert(place, object);
             shown.of_slot.entry(slot).or_default().insert(object);
         }
+        // A search may find an object again and know less of it than before.
+        let known = match self.objects.remove(&object) {
+            Some(old) if old.generation == generation => old.known.or_better(known),
+            _ => known,
+        };
         self.objects.insert(
             object,
             Object {

@@ -113,6 +113,30 @@ fn what_belongs_to_a_private_key_is_looked_for_once() {
 }
 
 #[test]
+fn a_later_search_takes_nothing_from_what_is_known_of_a_key() {
+    // What belongs to it.
+    let (module, recovery, session, key) = with_objects(vec![private(), public(b"p")]);
+    assert_eq!(find(&recovery, session)[0], key);
+    module.cut();
+    module.change(|state| state.objects = (80..).zip([private(), public(b"q")]).collect());
+    assert_eq!(begin(&recovery, session, key), CkRv::OBJECT_HANDLE_INVALID);
+
+    // The key itself, which is one of many now.
+    let (module, recovery, session, key) = with_objects(vec![private_key("key", b"n")]);
+    let others = (100..140).map(|number| (number, private_key("other", &[number as u8])));
+    let many = |key: u64| others.clone().chain([(key, private_key("key", b"n"))]);
+    module.change(|state| state.objects = many(70).collect());
+    let begun = recovery.call(Call::C_FindObjectsInit(session, None));
+    assert_eq!(begun.rv(), CkRv::OK);
+    let found = ask!(&recovery, C_FindObjects(session, Room::Buffer(99))).unwrap();
+    assert_eq!(found.objects.last(), Some(&key));
+    recovery.call(Call::C_FindObjectsFinal(session));
+    module.cut();
+    module.change(|state| state.objects = many(71).collect());
+    assert_eq!(begin(&recovery, session, key), CkRv::OK);
+}
+
+#[test]
 fn a_key_that_shows_its_public_value_or_check_value_is_known_by_it() {
     for (class, shown) in [(3, PUBLIC_KEY_INFO), (4, CHECK_VALUE)] {
         let (module, recovery, session, key) = with_objects(vec![object(class, (shown, b"p"))]);
