@@ -80,7 +80,7 @@ impl StartError {
     }
 }
 
-/// The most calls that this library makes at a time; the daemon may allow fewer.
+/// The number of calls at a time that the library announces. The daemon's answer is the limit.
 const PARALLEL_CALLS: u64 = 64;
 
 /// CKF_OS_LOCKING_OK: the module may be called from several threads.

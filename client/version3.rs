@@ -159,6 +159,9 @@ impl<R: Remote> Asking<'_, R> {
                 attributes::values(ask, &query).map(Reply::C_GetAttributeValue)
             }
             Call::C_WaitForSlotEvent(flags) => self.wait_for_slot_event(flags),
+            call if !version3::FUNCTIONS.contains(&call.function()) => {
+                Err(CkRv::FUNCTION_NOT_SUPPORTED)
+            }
             mut call => {
                 prepare_version3(&mut call)?;
                 self.operate(&call)

@@ -11,11 +11,15 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{Domain, SockAddr};
+use socket2::{Domain, SockAddr, TcpKeepalive};
 use transport::Deadline;
 
 use super::schedule::Schedule;
 use super::{Connected, Purpose, no_answer};
+
+/// How long a connection may be silent before the kernel asks whether the other host is still there. It gives up after
+/// several minutes without an answer, as the system is configured.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Why each address failed, when none could be connected to.
 #[derive(Debug)]
@@ -79,6 +83,8 @@ impl Attempt {
         let socket = connected.timed.socket();
         socket.set_nonblocking(false)?;
         socket.set_tcp_nodelay(true)?;
+        // A C_WaitForSlotEvent has no deadline: without this, it would wait for ever for a host that has vanished.
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         connected.timed.limit_both(super::remaining(deadline)?)?;
         Ok(connected)
     }

@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use cryptoki_sys::{CK_MECHANISM, CK_ULONG};
+use xdr::facts::Family;
 use xdr::mechanism::{Change, Memory, OutputPlace};
 use xdr::word_size::wide;
 use xdr::{CkRv, Function, Mechanism, MechanismType, SessionHandle, Written};
@@ -35,20 +36,31 @@ impl Memory for Application {
 }
 
 /// The places in a mechanism's parameter where a module writes.
-pub(in crate::abi) struct ParameterPlaces(Vec<OutputPlace>);
+pub(in crate::abi) struct ParameterPlaces {
+    places: Vec<OutputPlace>,
+    /// Whether the function has a parameter of inputs only. Then the places may be constants of the application.
+    is_input: bool,
+}
 
 impl ParameterPlaces {
-    const NONE: ParameterPlaces = ParameterPlaces(Vec::new());
+    const NONE: ParameterPlaces = ParameterPlaces {
+        places: Vec::new(),
+        is_input: false,
+    };
 
     /// Writes the module's output. If it does not fit the parameter, writes nothing and returns CKR_DEVICE_ERROR.
+    /// Writes nothing either if the function only reads its parameter.
     pub fn put(&self, written: &Written) -> Result<(), CkRv> {
+        if self.is_input {
+            return Ok(());
+        }
         // SAFETY: the places were found in memory that the caller guaranteed.
         let memory = unsafe { Application::new() };
-        let changes = written.changes(&self.0, &memory);
+        let changes = written.changes(&self.places, &memory);
         for Change { address, bytes } in changes.map_err(|_| CkRv::DEVICE_ERROR)? {
             let place: *mut u8 = ptr::with_exposed_provenance_mut(address);
             // SAFETY: this is one of the places that were found in the application's parameter, and no longer than
-            // that. By its parameter the application says that the place can be written.
+            // that. PKCS#11 lets a module write there, in a function that may make an IV or a key.
             unsafe { copy(&bytes, place) };
         }
         Ok(())
@@ -132,5 +144,46 @@ unsafe fn read(
         Err(_) => Err(CkRv::DATA_LEN_RANGE),
     };
     let read = read.inspect_err(|rv| log_refused(function, mechanism_type, *rv));
-    read.map(|(mechanism, places)| (mechanism, ParameterPlaces(places)))
+    let is_input = only_reads(function);
+    read.map(|(mechanism, places)| (mechanism, ParameterPlaces { places, is_input }))
+}
+
+/// Whether nothing in a parameter of this function is the module's to write: it gets the IVs that encrypting, signing or
+/// wrapping has made.
+fn only_reads(function: Function) -> bool {
+    let reads = [
+        Family::Decrypt,
+        Family::Verify,
+        Family::VerifyRecover,
+        Family::Unwrap,
+        Family::Digest,
+    ];
+    let families = function.facts().families;
+    !families.is_empty() && families.iter().all(|family| reads.contains(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_of_inputs_are_never_written() {
+        use Function::*;
+        for (function, reads) in [
+            (C_DecryptInit, true),
+            (C_DecryptMessage, true),
+            (C_VerifyInit, true),
+            (C_UnwrapKey, true),
+            (C_DigestInit, true),
+            (C_EncryptInit, false),
+            (C_EncryptMessage, false),
+            (C_SignInit, false),
+            (C_WrapKey, false),
+            (C_DeriveKey, false),
+            (C_GenerateKey, false),
+            (C_EncapsulateKey, false),
+        ] {
+            assert_eq!(only_reads(function), reads, "{}", function.name());
+        }
+    }
 }
