@@ -2011,5 +2011,5 @@ CK_RV C_GetInterface(CK_UTF8CHAR *name, CK_VERSION *version, CK_INTERFACE **inte
             return CKR_OK;
         }
     }
-    return CKR_FUNCTION_FAILED;
+    return CKR_ARGUMENTS_BAD;
 }
