@@ -71,16 +71,11 @@ fn no_call_is_executed_while_no_line_can_be_written() {
         .iter()
         .filter(|line| line["event"] == "resumed")
         .collect();
-    let [resumed] = resumed.as_slice() else {
-        panic!("{resumed:?}")
-    };
-    assert!(
-        resumed["refused"]
-            .as_u64()
-            .is_some_and(|refused| refused >= 21),
-        "{resumed}"
-    );
-    assert_eq!(resumed["lost"], 0);
+    // A call that was refused at the very moment is told of in a second line.
+    assert!((1..=2).contains(&resumed.len()), "{resumed:?}");
+    let refused = resumed.iter().filter_map(|line| line["refused"].as_u64());
+    assert!(refused.sum::<u64>() >= 21, "{resumed:?}");
+    assert!(resumed.iter().all(|line| line["lost"] == 0), "{resumed:?}");
     assert!(
         audited
             .daemon
