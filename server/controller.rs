@@ -330,14 +330,14 @@ impl Controller {
             .chain(auditing.and_then(|auditing| auditing.next_wake(now)))
             .min();
         let services = self.services.iter();
-        let services = services.filter_map(|service| service.next_wake(now));
-        let first = services.chain(alive).min();
         if let Some(end) = self.drained_at {
             let left = end.saturating_duration_since(now).min(self.asking(now));
-            return Some(first.map_or(left, |first| first.min(left)));
+            let services = services.filter_map(|service| service.next_wake_while_draining(now));
+            return services.chain(alive).chain([left]).min();
         }
+        let services = services.filter_map(|service| service.next_wake(now));
         let edits = self.edits.as_ref().and_then(|edits| edits.next_wake(now));
-        first.into_iter().chain(edits).min()
+        services.chain(alive).chain(edits).min()
     }
 
     fn take_signals(&mut self) -> io::Result<Turn> {

@@ -507,14 +507,20 @@ impl<P: Clone + Eq + Hash> Admission<P> {
         let gives_way = is_awaited && !self.is_evicting();
         let giving_way = self.opening.values().filter(|_| gives_way);
         let giving_way = giving_way.map(|opening| opening.since.checked_add(GRACE));
+        let times = giving_way.flatten().chain(self.paused_until);
+        let next = times.min().map(|next| next.saturating_duration_since(now));
+        next.into_iter().chain(self.next_overdue(now)).min()
+    }
+
+    /// Does the same for a service that accepts no more clients: until the next time limit of [`Admission::overdue`].
+    pub fn next_overdue(&self, now: Instant) -> Option<Duration> {
         let first_calls = self.opening.values();
         let first_calls = first_calls.filter(|opening| opening.stage.is_limited());
         let first_calls =
             first_calls.map(|opening| opening.since.checked_add(self.limits.first_call));
         let abandoned = self.gone.values();
         let abandoned = abandoned.map(|since| since.checked_add(self.limits.abandoned));
-        let times = giving_way.chain(first_calls).chain(abandoned).flatten();
-        let next = times.chain(self.paused_until).min()?;
+        let next = first_calls.chain(abandoned).flatten().min()?;
         Some(next.saturating_duration_since(now))
     }
 }

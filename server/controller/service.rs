@@ -186,10 +186,21 @@ impl RunningService {
 
     /// How long the controller may sleep before this service needs it.
     pub fn next_wake(&self, now: Instant) -> Option<Duration> {
-        let probes = self.probes.iter();
-        let probes = probes.map(|(_, end)| end.saturating_duration_since(now));
         let admission = self.admission.next_wake(now, self.queue.is_awaited());
-        probes.chain(admission).min()
+        self.probe_ends(now).into_iter().chain(admission).min()
+    }
+
+    /// Does the same while the daemon drains, so that the service accepts no more clients.
+    pub fn next_wake_while_draining(&self, now: Instant) -> Option<Duration> {
+        let admission = self.admission.next_overdue(now);
+        self.probe_ends(now).into_iter().chain(admission).min()
+    }
+
+    /// How long the next readiness check may still take.
+    fn probe_ends(&self, now: Instant) -> Option<Duration> {
+        let ends = self.probes.iter();
+        ends.map(|(_, end)| end.saturating_duration_since(now))
+            .min()
     }
 
     /// Accepts and serves the clients that can be served now. At the limit of workers, the other clients wait in the
@@ -200,11 +211,7 @@ impl RunningService {
                 return;
             }
             if !self.admission.can_accept(Instant::now()) {
-                // While forking is paused, there is room, and nobody is in the way.
-                if self.admission.is_full() {
-                    self.make_room(shared);
-                }
-                return;
+                return self.make_room(shared);
             }
             match self.next_client() {
                 Ok(Some(client)) => self.admit(client, shared),
@@ -267,6 +274,11 @@ impl RunningService {
         self.probes.retain(|(worker, end)| {
             let is_in_time = now < *end;
             if !is_in_time {
+                let name = &self.settings.name;
+                log(
+                    Severity::Warning,
+                    format_args!("{name}: a readiness check is ended: its module does not answer"),
+                );
                 shared.workers.signal(*worker, Signal::SIGKILL);
             }
             is_in_time

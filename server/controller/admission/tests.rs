@@ -166,6 +166,24 @@ fn pauses_after_a_failure_and_goes_on_by_itself() {
     assert_eq!(service.next_wake(now + PAUSE, false), None);
 }
 
+/// Neither a pause nor clients that wait wake a service that accepts nobody.
+#[test]
+fn while_draining_only_time_limits_count() {
+    let start = Instant::now();
+    let mut waiting = all_shaking(start);
+    waiting.pause(start);
+    assert_eq!(waiting.next_overdue(start + PAUSE), None);
+    let mut silent = service(LIMITS);
+    silent.forked(WorkerId(1));
+    silent.place(&"peer");
+    silent.given(WorkerId(1), "peer", Stage::FirstCall, start);
+    let limit = LIMITS.first_call;
+    assert_eq!(silent.next_overdue(start), Some(limit));
+    assert_eq!(silent.next_overdue(start + limit), Some(Duration::ZERO));
+    silent.overdue(start + limit);
+    assert_eq!(silent.next_overdue(start + limit), None);
+}
+
 #[test]
 fn pauses_when_workers_keep_ending_without_a_client() {
     let now = Instant::now();
