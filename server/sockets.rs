@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{UnixCredentials, getsockopt};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid};
+use nix::unistd::Uid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Address, Protocol};
@@ -123,11 +123,8 @@ struct SocketFile {
 enum FileState {
     /// This daemon. The inode tells whether it is still the same file.
     Owned { inode: u64 },
-    /// The daemon that is to be replaced. The configuration may have another mode and owner for it now.
-    OfPredecessor {
-        mode: Option<u32>,
-        owner: Option<(Uid, Gid)>,
-    },
+    /// The daemon that is to be replaced.
+    OfPredecessor,
     /// The daemon that is to be replaced has such a file with another port than this one.
     NotWritten { port: u16 },
 }
@@ -201,7 +198,7 @@ impl Listener {
         };
         match file.state {
             FileState::Owned { .. } => return Ok(()),
-            FileState::OfPredecessor { mode, owner } => set_access(&file.path, mode, owner)?,
+            FileState::OfPredecessor => {}
             FileState::NotWritten { port } => write_port(&file.path, port)?,
         }
         file.state = FileState::owned(&file.path)?;
@@ -279,7 +276,12 @@ impl Drop for Listener {
 
 impl FileState {
     fn owned(path: &Path) -> io::Result<FileState> {
-        let inode = path.symlink_metadata()?.ino();
+        let found = path.symlink_metadata()?;
+        // A regular file has the port of a socket.
+        if !found.file_type().is_socket() && !found.is_file() {
+            return Err(io::Error::other(format!("{} is no socket", path.display())));
+        }
+        let inode = found.ino();
         Ok(FileState::Owned { inode })
     }
 }
@@ -316,8 +318,8 @@ fn listen_again(
     listen(socket, protocol, file)
 }
 
-/// Listens at a Unix socket: an inherited one, or else a new one. The file of a socket of the service manager keeps its
-/// mode and owner.
+/// Listens at a Unix socket: an inherited one, or else a new one. The file of an inherited socket keeps its mode and
+/// owner.
 fn local_or_inherited(
     path: &Path,
     protocol: &Protocol,
@@ -327,10 +329,7 @@ fn local_or_inherited(
         Some(socket) => {
             let file = inherited.will_own(path).then(|| SocketFile {
                 path: path.to_owned(),
-                state: FileState::OfPredecessor {
-                    mode: protocol.mode,
-                    owner: protocol.owner,
-                },
+                state: FileState::OfPredecessor,
             });
             listen_again(socket, protocol, file)
         }
@@ -365,22 +364,13 @@ fn local(path: &Path, protocol: &Protocol) -> io::Result<Listener> {
     bound?;
     let file = SocketFile::owned(path)?;
     let listener = listen(socket, protocol, Some(file))?;
-    set_access(path, protocol.mode, protocol.owner)?;
+    if let Some((user, group)) = protocol.owner {
+        nix::unistd::chown(path, Some(user), Some(group))?;
+    }
+    if let Some(mode) = protocol.mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
     Ok(listener)
-}
-
-/// Gives the file of a socket the owner and the mode that are configured.
-fn set_access(path: &Path, mode: Option<u32>, owner: Option<(Uid, Gid)>) -> io::Result<()> {
-    let found = path.symlink_metadata()?;
-    if let Some((user, group)) = owner {
-        if (found.uid(), found.gid()) != (user.as_raw(), group.as_raw()) {
-            nix::unistd::chown(path, Some(user), Some(group))?;
-        }
-    }
-    match mode {
-        Some(mode) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)),
-        None => Ok(()),
-    }
 }
 
 /// Removes a socket that nobody listens at. Anything else at the path stays, and is an error.
