@@ -20,7 +20,7 @@ use xdr::{Call, CkRv, Cryptoki, Function, NullPlaces, Reply, UserType};
 use crate::channel::{Cause, WorkerEnd};
 use crate::failed_logins::{Attempt, FailedLogins, Key, NotNow, Outcome, Target};
 use crate::logging::{Severity, log};
-use crate::open_sessions::OpenSessions;
+use crate::open_sessions::{Open, OpenSessions};
 use crate::sockets::Peer;
 
 /// The delay of the first delayed login. It doubles with each further failure.
@@ -182,17 +182,15 @@ impl<N: Cryptoki> LoginLimit<N> {
         }
     }
 
-    /// Returns what the PIN of a call is for: a token, and its security officer or its user. Also returns whether the
-    /// token is known. It is not for sessions that are not open, all of which have one target.
-    fn target(&self, guard: &Guard, call: &Call<'_>) -> (Target, bool) {
+    /// Returns what the PIN of a call is for: a token, and its security officer or its user. All sessions that are not
+    /// open have one target.
+    fn target(&self, guard: &Guard, call: &Call<'_>, session: Option<Open>) -> Target {
         const OFFICER: UserType = UserType(0);
         const USER: UserType = UserType(1);
         const CONTEXT_SPECIFIC: UserType = UserType(2);
         let slot = match call {
             Call::C_InitToken(slot, ..) => Some(*slot),
-            call => call
-                .session()
-                .and_then(|session| self.sessions.slot(session)),
+            _ => session.map(|session| session.slot),
         };
         let user = call.arguments().find_map(|argument| match argument {
             Argument::User(CONTEXT_SPECIFIC) => Some(USER),
@@ -204,7 +202,7 @@ impl<N: Cryptoki> LoginLimit<N> {
             _ => USER,
         });
         let target = (&self.module, slot.map(|slot| slot.0), user.0);
-        (guard.logins.target(&target), slot.is_some())
+        guard.logins.target(&target)
     }
 
     /// Returns the layer behind the limit.
@@ -220,7 +218,10 @@ impl<N: Cryptoki> LoginLimit<N> {
         execute: impl FnOnce(&N, Call<'_>) -> Reply,
     ) -> Reply {
         let function = call.function();
-        let (target, is_known) = self.target(guard, &call);
+        let handle = call.session();
+        let opened = || handle.and_then(|handle| self.sessions.get(handle));
+        let session = opened();
+        let target = self.target(guard, &call, session);
         let Some(attempt) = guard.begin(function, target) else {
             if let Some(witness) = witness {
                 witness.refused(&Refused {
@@ -234,9 +235,11 @@ impl<N: Cryptoki> LoginLimit<N> {
         };
         let reply = execute(&self.inner, call);
         let outcome = match outcome(function, reply.rv()) {
-            // The PIN of one token says nothing about guesses at another one. This client has made up a handle, and
-            // another of its threads has just got it from C_OpenSession.
-            Outcome::Right if !is_known => Outcome::Neither,
+            // The PIN of one token says nothing about guesses at another one. While this thread was in the call, or
+            // waited for its turn, others may have closed the session and opened one with the same handle.
+            Outcome::Right if handle.is_some() && (session.is_none() || opened() != session) => {
+                Outcome::Neither
+            }
             outcome => outcome,
         };
         guard.settle(function, &attempt, outcome, reply.rv());

@@ -23,6 +23,16 @@ struct Known {
 struct Session {
     slot: SlotId,
     number: u64,
+    /// How many calls are being executed that close it.
+    closing: u32,
+}
+
+/// An open session: its slot, and a number that no other session of the client has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Open {
+    /// The slot.
+    pub slot: SlotId,
+    number: u64,
 }
 
 /// What a call does to the sessions if it succeeds.
@@ -40,9 +50,16 @@ impl OpenSessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the slot of a session, if it is open.
-    pub fn slot(&self, session: SessionHandle) -> Option<SlotId> {
-        self.known().sessions.get(&session).map(|it| it.slot)
+    /// Returns a session if it is open and no call that closes it is being executed: its handle may belong to another
+    /// session then.
+    pub fn get(&self, session: SessionHandle) -> Option<Open> {
+        let known = self.known();
+        let Session {
+            slot,
+            number,
+            closing,
+        } = *known.sessions.get(&session)?;
+        (closing == 0).then_some(Open { slot, number })
     }
 
     /// The number of open sessions.
@@ -52,13 +69,13 @@ impl OpenSessions {
 
     /// Notes what a call that is about to be executed does to the sessions.
     pub fn before(&self, call: &Call<'_>) -> Effect {
-        let known = self.known();
+        let mut known = self.known();
         let those = |closes: &dyn Fn(SessionHandle, SlotId) -> bool| {
             let sessions = known.sessions.iter();
             let closed = sessions.filter(|(handle, it)| closes(**handle, it.slot));
             closed.map(|(handle, it)| (*handle, it.number)).collect()
         };
-        let closes = match call {
+        let closes: Vec<(SessionHandle, u64)> = match call {
             Call::C_CloseSession(session) => those(&|handle, _| handle == *session),
             Call::C_CloseAllSessions(slot) => those(&|_, of| of == *slot),
             Call::C_Finalize() => those(&|_, _| true),
@@ -72,6 +89,11 @@ impl OpenSessions {
             let found = known.sessions.get(&session);
             found.map(|it| (session, it.number))
         });
+        for (handle, _) in &closes {
+            if let Some(it) = known.sessions.get_mut(handle) {
+                it.closing += 1;
+            }
+        }
         Effect {
             opens_in,
             closes,
@@ -86,9 +108,18 @@ impl OpenSessions {
             if opened.rv.is_ok() {
                 known.last += 1;
                 let number = known.last;
-                known
-                    .sessions
-                    .insert(opened.session, Session { slot, number });
+                let session = Session {
+                    slot,
+                    number,
+                    closing: 0,
+                };
+                known.sessions.insert(opened.session, session);
+            }
+        }
+        for (handle, number) in &effect.closes {
+            let it = known.sessions.get_mut(handle);
+            if let Some(it) = it.filter(|it| it.number == *number) {
+                it.closing -= 1;
             }
         }
         let gone = match reply.rv() {
@@ -122,7 +153,7 @@ mod tests {
 
     /// The open sessions of 1 to 4.
     fn opened(sessions: &OpenSessions) -> Vec<u64> {
-        let all = (1..5).filter(|session| sessions.slot(SessionHandle(*session)).is_some());
+        let all = (1..5).filter(|session| sessions.get(SessionHandle(*session)).is_some());
         all.collect()
     }
 
@@ -164,9 +195,12 @@ mod tests {
         ] {
             let sessions = OpenSessions::default();
             open(&sessions, SLOT, 1);
+            let first = sessions.get(SessionHandle(1));
             let effect = sessions.before(&call);
+            assert_eq!(sessions.get(SessionHandle(1)), None);
             open(&sessions, SLOT, 1);
             open(&sessions, SLOT, 2);
+            assert_ne!(sessions.get(SessionHandle(1)), first);
             sessions.after(effect, &Reply::only(call.function(), CkRv::OK));
             assert_eq!(opened(&sessions), [1, 2], "{call:?}");
         }

@@ -104,6 +104,18 @@ struct Sessions {
 /// The place of a session that is being opened, until it counts as open.
 struct Opening<'a>(&'a Sessions);
 
+impl Opening<'_> {
+    /// Gives the place back at the moment in which the session counts as open, if it was opened.
+    fn end(self, count: impl FnOnce()) {
+        let mut opening = locked(&self.0.opening);
+        count();
+        *opening = opening.saturating_sub(1);
+        drop(opening);
+        std::mem::forget(self);
+    }
+}
+
+/// The call has panicked.
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         let mut opening = locked(&self.0.opening);
@@ -279,8 +291,10 @@ impl ClientLimits {
         };
         let effect = sessions.open.before(&call);
         let reply = execute(call);
-        sessions.open.after(effect, &reply);
-        drop(opening);
+        match opening {
+            Some(opening) => opening.end(|| sessions.open.after(effect, &reply)),
+            None => sessions.open.after(effect, &reply),
+        }
         Ok(reply)
     }
 
