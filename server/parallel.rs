@@ -135,7 +135,8 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
             if self.is_over.load(Ordering::SeqCst) {
                 return;
             }
-            let end = match self.lead(&mut reader, &mut answering) {
+            let led = catch_unwind(AssertUnwindSafe(|| self.lead(&mut reader, &mut answering)));
+            let end = match led.unwrap_or(Err(ConnectionError::Internal)) {
                 Ok(Some(overlapping)) => {
                     let executing = Executing::begin(self);
                     drop(reader);
@@ -149,9 +150,9 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                 Err(error) => Err(error),
             };
             // While this thread has the reader: no other one may read behind the end.
-            self.is_over.store(true, Ordering::SeqCst);
+            self.end(end);
             drop(reader);
-            return self.end(end);
+            return;
         }
     }
 
@@ -396,8 +397,9 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
 
     /// Ends the connection: nothing more is read.
     fn end(&self, end: Result<(), ConnectionError>) {
-        self.is_over.store(true, Ordering::SeqCst);
+        // First, so that a thread that finds the connection over has no reason to note.
         self.note_end(end);
+        self.is_over.store(true, Ordering::SeqCst);
         self.notifications.end();
         self.ended.notify_all();
     }
