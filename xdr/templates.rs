@@ -103,9 +103,14 @@ impl Left {
     /// Reads bytes and copies them.
     fn bytes(&mut self, input: &mut Decoder<'_>) -> Result<Vec<u8>, DecodeError> {
         let bytes = input.opaque()?;
-        let left = self.bytes.checked_sub(bytes.len());
-        self.bytes = left.ok_or(DecodeError::TooLong)?;
+        self.take(bytes.len())?;
         copied(bytes)
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), DecodeError> {
+        let left = self.bytes.checked_sub(bytes);
+        self.bytes = left.ok_or(DecodeError::TooLong)?;
+        Ok(())
     }
 
     /// Reads an array.
@@ -140,10 +145,13 @@ fn deeper(depth: u32) -> Result<u32, DecodeError> {
     }
 }
 
-/// Reads CK_ULONGs into this host's layout. They take no more memory than on the wire.
-fn numbers(input: &mut Decoder<'_>) -> Result<Vec<u8>, DecodeError> {
+/// Reads CK_ULONGs into this host's layout. They take no more memory than on the wire, so each array may have as many as
+/// a template has attributes.
+fn numbers(input: &mut Decoder<'_>, left: &mut Left) -> Result<Vec<u8>, DecodeError> {
+    let count = Left::whole().count(input)?;
+    left.take(count as usize * Abi::HOST.word)?;
     let mut bytes = Vec::new();
-    for _ in 0..Left::whole().count(input)? {
+    for _ in 0..count {
         bytes
             .try_reserve(Abi::HOST.word)
             .map_err(|_| DecodeError::Memory)?;
@@ -200,7 +208,7 @@ impl Attribute {
             (Value::BYTES, Kind::Template) => return Err(DecodeError::Kind),
             (Value::BYTES, _) => Value::Bytes(left.bytes(input)?),
             (Value::NUMBER, Kind::Number) => Value::Bytes(number(input)?),
-            (Value::NUMBERS, Kind::Numbers) => Value::Bytes(numbers(input)?),
+            (Value::NUMBERS, Kind::Numbers) => Value::Bytes(numbers(input, left)?),
             (Value::TEMPLATE, Kind::Template) => {
                 Value::Template(Template::read_at(input, deeper(depth)?, left)?)
             }
@@ -521,7 +529,9 @@ impl Answers {
                 // The application would take the bytes for addresses.
                 (Found::BYTES, Kind::Template) => return Err(DecodeError::Kind),
                 (Found::BYTES, _) => Found::Bytes(left.bytes(input)?),
-                (Found::NUMBERS, Kind::Number | Kind::Numbers) => Found::Bytes(numbers(input)?),
+                (Found::NUMBERS, Kind::Number | Kind::Numbers) => {
+                    Found::Bytes(numbers(input, left)?)
+                }
                 (Found::TEMPLATE, Kind::Template) => {
                     Found::Template(Answers::read_at(input, deeper(depth)?, left)?)
                 }

@@ -1,6 +1,7 @@
 //! Feeds the decoder input that no honest peer sends.
 
 use super::support::{Random, decoded, encoded, mechanism, number_of, takers};
+use crate::call::MOST_ELEMENTS;
 #[allow(unused_imports)]
 use crate::codec::{DecodeError, Decoder, Encoder, Wire as _};
 use crate::mechanism::notation::DEEPEST;
@@ -466,6 +467,19 @@ fn a_parameter_over_the_limit_is_refused_before_memory_is_used() {
     let wire = wire.opaque(b"CK_DERIVED_KEY").word(3);
     let wire = template(wire, &vec![0; LONGEST_PARAMETER]).number(1).null();
     assert!(wire.read() == Err(DecodeError::TooLong));
+    // Arrays of numbers count, too. CKA_ALLOWED_MECHANISMS.
+    let numbers = |arrays: u32, result: Result<(), DecodeError>| {
+        let wire = sp800(0).null().number(1).word(6).word(1);
+        let mut wire = wire.opaque(b"CK_DERIVED_KEY").word(3).word(7).word(arrays);
+        for _ in 0..arrays {
+            wire = wire.hyper(0x4000_0600).word(3).word(MOST_ELEMENTS as u32);
+            wire.0
+                .extend(1_u64.to_be_bytes().repeat(MOST_ELEMENTS as usize));
+        }
+        assert!(wire.number(arrays.into()).null().read().map(drop) == result);
+    };
+    numbers(1, Ok(()));
+    numbers(2, Err(DecodeError::TooLong));
     // What the table does not have is not copied either.
     for (length, result) in [
         (LONGEST_PARAMETER, Err(DecodeError::TooLong)),
