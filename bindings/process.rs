@@ -24,6 +24,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 /// Distinguishes a process from those it was forked from, even where process ids repeat: in another namespace, or after
 /// a wrap-around.
@@ -320,6 +321,30 @@ fn device_and_inode(descriptor: RawFd) -> io::Result<(u64, u64)> {
     Ok((status.st_dev as u64, status.st_ino as u64))
 }
 
+/// Runs `work`, which writes to a descriptor that may be a pipe without a reader, so that this thread gets no SIGPIPE for
+/// it. A library must not end its application because a log is gone.
+pub fn without_sigpipe<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let mut pipe = SigSet::empty();
+    pipe.add(Signal::SIGPIPE);
+    let before = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let result = work();
+    // An application that has blocked the signal itself does not get it, now or later, because of this thread's mask.
+    if before.contains(Signal::SIGPIPE) {
+        return result;
+    }
+    let is_broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    if result.as_ref().is_err_and(is_broken) {
+        let at_once = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the set and the time live until the call returns; no information about the signal is asked for.
+        unsafe { libc::sigtimedwait(pipe.as_ref(), ptr::null_mut(), &raw const at_once) };
+    }
+    before.thread_set_mask()?;
+    result
+}
+
 /// The lowest descriptor above those of standard input, output and error.
 const ABOVE_STANDARD: RawFd = 3;
 
@@ -452,4 +477,28 @@ extern "C" fn in_child() {
         close_remembered(|_| true);
     }
     close_inherited();
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{SigHandler, signal};
+
+    use super::*;
+
+    /// Each test is a process of its own, so that this concerns no other.
+    #[test]
+    fn a_pipe_without_a_reader_is_an_error_and_no_signal() {
+        // SAFETY: the default action is no handler.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.unwrap();
+        let before = SigSet::thread_get_mask().unwrap();
+        for _ in 0..2 {
+            let (reader, writer) = nix::unistd::pipe().unwrap();
+            drop(reader);
+            let written = without_sigpipe(|| Ok(nix::unistd::write(&writer, b"x")?));
+            let error = written.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+            assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+        }
+        assert_eq!(without_sigpipe(|| Ok(7)).unwrap(), 7);
+    }
 }

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
-use bindings::process::PerProcess;
+use bindings::process::{PerProcess, without_sigpipe};
 use env_filter::{Builder, Filter};
 use log::{Level, Log, Metadata, Record};
 use nix::unistd::{AccessFlags, eaccess};
@@ -89,7 +89,7 @@ impl Output {
         match &self.to {
             LogTo::Stderr => {
                 let line = format!("p11client[{process}] {level}: {text}\n");
-                nix::unistd::write(io::stderr(), line.as_bytes())?;
+                without_sigpipe(|| Ok(nix::unistd::write(io::stderr(), line.as_bytes())?))?;
             }
             LogTo::File(path) => {
                 let now = jiff::Timestamp::now();
