@@ -15,7 +15,7 @@ use super::{Live, Trouble};
 use crate::link::DistantModule;
 use crate::remote::Remote;
 
-/// The upper bound on the objects that are compared, and on the slots that are searched.
+/// The upper bound on the objects that are compared.
 pub(super) const MOST: u64 = 64;
 
 /// Returns the error for an answer of the module that cannot be used.
@@ -141,7 +141,7 @@ impl<R: Remote> Live<R> {
     fn next(&self, session: SessionHandle) -> Result<Vec<ObjectHandle>, Trouble> {
         let mut found = Vec::new();
         while (found.len() as u64) <= MOST {
-            match self.ask(Call::C_FindObjects(session, Room::Buffer(MOST_ELEMENTS)))? {
+            match self.ask(Call::C_FindObjects(session, Room::Buffer(MOST)))? {
                 Reply::C_FindObjects(answer) if answer.rv.is_ok() => {
                     if answer.objects.is_empty() {
                         break;

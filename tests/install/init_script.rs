@@ -109,8 +109,10 @@ impl Drop for Installed {
         let Some(daemon) = pid.trim().parse().ok().and_then(Process::of) else {
             return;
         };
-        let program = fs::read_link(format!("/proc/{}/exe", daemon.pid));
-        if program.is_ok_and(|program| program.starts_with(self.directory.path())) {
+        // Only root may follow /proc/PID/exe of a daemon.
+        let command = fs::read_to_string(format!("/proc/{}/cmdline", daemon.pid));
+        let directory = self.directory.path().display().to_string();
+        if command.is_ok_and(|command| command.starts_with(&directory)) {
             daemon.signal(Signal::SIGKILL);
         }
     }
