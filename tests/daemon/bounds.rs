@@ -234,3 +234,37 @@ fn a_thousand_idle_clients_and_ten_thousand_that_come_and_go_keep_nobody_waiting
     let is_tidy = || daemon.workers().len() == 1 && daemon.process().descriptors() < 30;
     assert!(wait_until(PATIENCE, is_tidy));
 }
+
+/// Its calls can still be read, but its address cannot, so that no profile and no limit would be its own.
+#[test]
+fn a_client_that_has_reset_its_connection_is_not_served() {
+    let token = Token::new();
+    let directory = Directory::new();
+    let log = directory.join("calls");
+    let mut setup = setup(&token);
+    let told = log.display().to_string();
+    setup.environment.push(("NULLMODULE_LOG".into(), told));
+    let daemon = setup.start();
+    drop(Client::ready(&daemon));
+    let calls = || std::fs::read_to_string(&log).map_or(0, |calls| calls.lines().count());
+    let before = calls();
+    // So that the daemon finds the connections as they are left.
+    daemon.process().signal(Signal::SIGSTOP);
+    for _ in 0..5 {
+        let mut client = Client::new(&daemon);
+        client.send(&encoded(&Call::C_LoadModule(b"null")));
+        client.send(&encoded(&Call::C_Initialize()));
+        let socket = socket2::SockRef::from(&client.0);
+        socket.set_linger(Some(Duration::ZERO)).expect("a reset");
+    }
+    daemon.process().signal(Signal::SIGCONT);
+    let dropped = || {
+        daemon
+            .log()
+            .matches("has left before it was served")
+            .count()
+    };
+    assert!(wait_until(PATIENCE, || dropped() == 5), "{}", dropped());
+    assert_eq!(calls(), before);
+    assert!(good(&daemon) < PATIENCE);
+}
