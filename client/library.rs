@@ -173,6 +173,13 @@ impl<M: DistantModule + ?Sized> Cryptoki for Library<M> {
     }
 
     fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
+        self.make(call, |module, call| module.call_with_nulls(call, nulls))
+    }
+}
+
+impl<M: DistantModule + ?Sized> Library<M> {
+    /// Has a call made by `send`, and keeps what has to be known of it.
+    fn make<'a>(&self, call: Call<'a>, send: impl FnOnce(&M, Call<'a>) -> Reply) -> Reply {
         let closing = Closes::of(&call).map(|closes| {
             let messages = self.messages().closing(closes);
             (messages, self.notifications.closing(closes))
@@ -183,7 +190,7 @@ impl<M: DistantModule + ?Sized> Cryptoki for Library<M> {
             family,
             mechanism,
         });
-        let reply = self.module.call_with_nulls(call, nulls);
+        let reply = send(&self.module, call);
         if let Some((messages, notifications)) = closing {
             self.messages().closed(messages, reply.rv());
             self.notifications.closed(notifications, reply.rv());

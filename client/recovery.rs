@@ -335,8 +335,13 @@ impl<R: Remote + 'static> Recovery<R> {
         Ok(())
     }
 
-    /// Makes a call with the module's handles, and repeats it as often as is necessary and allowed.
-    fn answer(&self, call: &Call<'_>, nulls: NullPlaces) -> Result<Reply, CkRv> {
+    /// Has a call made by `send`, with the module's handles, and repeats it as often as is necessary and allowed.
+    fn answer(
+        &self,
+        call: &Call<'_>,
+        nulls: NullPlaces,
+        mut send: impl FnMut(&Link<R>, Call<'_>) -> Reply,
+    ) -> Result<Reply, CkRv> {
         let function = call.function();
         let mut deadline = Deadline::after(self.timeout);
         let mut attempts = 0;
@@ -369,7 +374,7 @@ impl<R: Remote + 'static> Recovery<R> {
                 Err(Trouble::Refused(rv)) => return Ok(Reply::only(function, rv)),
             };
             let sent = Instant::now();
-            let mut reply = live.link.call_with_nulls(real, nulls);
+            let mut reply = send(&live.link, real);
             if reply.rv() == RV_LEAVING {
                 self.wait_for_end(&live, deadline)?;
                 attempts -= 1; // the call was not made
@@ -461,7 +466,7 @@ impl<R: Remote + 'static> Cryptoki for Recovery<R> {
     }
 
     fn call_with_nulls(&self, call: Call<'_>, nulls: NullPlaces) -> Reply {
-        let answered = self.answer(&call, nulls);
+        let answered = self.answer(&call, nulls, |link, real| link.call_with_nulls(real, nulls));
         answered.unwrap_or_else(|rv| Reply::only(call.function(), rv))
     }
 }
