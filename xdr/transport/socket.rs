@@ -30,6 +30,10 @@ const PART: usize = 32 << 10;
 /// How many such parts one call sends at most.
 const PARTS: u32 = 64;
 
+/// How often in a row bytes are received after the deadline, if they have arrived. Each time takes [`SHORTEST`] at most, so
+/// that the call ends no later than [`SLACK`] allows.
+const LATE: u32 = 64;
+
 /// A message of at most this many bytes is first tried without a time limit.
 const SHORT: usize = 4 << 10;
 
@@ -65,8 +69,8 @@ pub struct Incoming {
     busy_poll: BusyPoll,
     /// The limit that the kernel has. There is only one `Incoming` for a socket, so nothing else changes it.
     limit: Option<Duration>,
-    /// Whether the last receive was after its deadline and already tried to take bytes that had arrived.
-    was_late: bool,
+    /// How many of the last receives were after their deadline and tried to take bytes that had arrived.
+    late: u32,
 }
 
 /// The direction to the peer.
@@ -111,7 +115,7 @@ impl Incoming {
                 let Ok(remaining) = deadline.remaining() else {
                     return self.receive_late(space);
                 };
-                self.was_late = false;
+                self.late = 0;
                 if is_off(self.limit, remaining, SLACK) {
                     self.limit = Some(remaining);
                     self.socket.set_read_timeout(Some(remaining))?;
@@ -136,7 +140,7 @@ impl Incoming {
     ) -> Option<io::Result<usize>> {
         if let Some(deadline) = deadline {
             deadline.remaining().ok()?;
-            self.was_late = false;
+            self.late = 0;
         }
         if !self.busy_poll.is_due() {
             return None;
@@ -156,10 +160,11 @@ impl Incoming {
     }
 
     /// Takes bytes that have arrived, although the deadline has passed: a process that was stopped meanwhile (SIGSTOP)
-    /// could not read them earlier. It does so only once, because a peer that goes on sending must not prolong the
-    /// call.
+    /// could not read them earlier. It does so [`LATE`] times, because a peer that goes on sending must not prolong the
+    /// call by much.
     fn receive_late(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        if !mem::replace(&mut self.was_late, true) {
+        if self.late < LATE {
+            self.late += 1;
             self.limit = Some(SHORTEST);
             self.socket.set_read_timeout(self.limit)?;
             let mut socket = &*self.socket;
@@ -283,7 +288,7 @@ impl TimedSocket {
                 polls_first: false,
                 busy_poll: BusyPoll::default(),
                 limit: None,
-                was_late: false,
+                late: 0,
             },
             outgoing: Outgoing {
                 socket,
@@ -391,13 +396,13 @@ mod tests {
 
     /// This happens to a process that was stopped for longer than a call may take.
     #[test]
-    fn what_has_come_is_taken_after_the_deadline_but_only_once() {
+    fn what_has_come_is_taken_after_the_deadline_but_not_without_end() {
         for polls in [false, true] {
             let (near, far) = Socket::pair(Domain::UNIX, socket2::Type::STREAM, None).unwrap();
             let mut socket = TimedSocket::new(near);
-            let mut space = [0; 4];
+            let mut space = [0; 2];
             let over = Deadline::after(Duration::ZERO);
-            far.send(b"a reply").unwrap();
+            far.send(&vec![0; 2 * LATE as usize + 1]).unwrap();
             std::thread::sleep(Duration::from_millis(20));
             let mut receive = |deadline| {
                 let incoming = socket.incoming();
@@ -407,15 +412,19 @@ mod tests {
                 let result = incoming.receive(&mut space, Some(deadline));
                 result.map_err(|error| error.kind())
             };
-            assert_eq!(receive(over), Ok(4));
+            for _ in 0..LATE {
+                assert_eq!(receive(over), Ok(2));
+            }
             assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
-            assert_eq!(receive(Deadline::after(TIME)), Ok(3));
+            assert_eq!(receive(Deadline::after(TIME)), Ok(1));
             let start = Instant::now();
             assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
             assert!(start.elapsed() < TIME);
             far.send(b"another").unwrap();
-            assert_eq!(receive(Deadline::after(TIME)), Ok(4));
-            assert_eq!(receive(over), Ok(3));
+            assert_eq!(receive(Deadline::after(TIME)), Ok(2));
+            for count in [2, 2, 1] {
+                assert_eq!(receive(over), Ok(count));
+            }
             assert_eq!(receive(over), Err(io::ErrorKind::TimedOut));
         }
     }
