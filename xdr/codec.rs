@@ -118,6 +118,11 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    /// Returns how many bytes were not read yet.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self
             .rest
@@ -282,6 +287,11 @@ fn bounded_length<In: Read>(input: &mut In, bound: Option<usize>) -> xdr_codec::
 /// How many bytes fill `length` up to a multiple of four.
 const fn padding(length: usize) -> usize {
     length.wrapping_neg() % 4
+}
+
+/// Returns the length of a byte string of `length` bytes together with its padding.
+pub(crate) fn padded(length: usize) -> Option<usize> {
+    length.checked_add(padding(length))
 }
 
 /// The zeros that fill `length` up to a multiple of four.

@@ -3,7 +3,8 @@
 //! Client and daemon read from their sockets straight into [`Records::space`]; a record of one fragment is used where
 //! it was received. A record over the limit is refused when its length is read, before any of it is kept. Memory grows
 //! with the bytes that have arrived, not with the announced length. An unwanted record can be skipped
-//! ([`Records::pass_over`]): only its beginning is kept, and the connection continues behind it. Does no I/O.
+//! ([`Records::pass_over`]): only its beginning is kept, and the connection continues behind it. A part of a record can be
+//! received into other memory ([`Records::take_out`]). Does no I/O.
 
 use std::collections::TryReserveError;
 use std::mem;
@@ -235,6 +236,37 @@ impl Records {
     /// that. If the record is incomplete, returns the part that has arrived; if it is skipped, its beginning.
     pub fn record(&self) -> &[u8] {
         self.buffer.get(self.payload.clone()).unwrap_or_default()
+    }
+
+    /// Returns what has arrived of the present record, and its whole size in bytes, if its last fragment has begun, but
+    /// is not complete yet, and the record is not skipped.
+    pub fn incomplete(&self) -> Option<(&[u8], usize)> {
+        let is_last = self.begun && self.last && self.fragment > 0 && self.passing_over.is_none();
+        is_last.then(|| (self.record(), self.announced()))
+    }
+
+    /// Takes the bytes from `start` on out of the present record, which is [`Records::incomplete`]: moves those that have
+    /// arrived to the beginning of `place`, and returns how many these were. The record then consists of the other bytes.
+    /// The next bytes of the stream are those for the rest of `place`; see [`Records::received_elsewhere`].
+    pub fn take_out(&mut self, start: usize, place: &mut [u8]) -> usize {
+        let from = (self.payload.start + start).min(self.payload.end);
+        let arrived = self.buffer.get_mut(from..self.payload.end);
+        let arrived = arrived.unwrap_or_default();
+        let count = arrived.len().min(place.len());
+        if let (Some(to), Some(from)) = (place.get_mut(..count), arrived.get(..count)) {
+            to.copy_from_slice(from);
+        }
+        let left = arrived.len() - count;
+        arrived.copy_within(count.., 0);
+        wipe(arrived.get_mut(left..).unwrap_or_default());
+        self.payload.end -= count;
+        count
+    }
+
+    /// Notes that the next `count` bytes of the present fragment were received into other memory. Nothing may have been
+    /// received behind them.
+    pub fn received_elsewhere(&mut self, count: usize) {
+        self.fragment = self.fragment.saturating_sub(count);
     }
 
     /// Skips the present record, which is not complete yet: keeps its beginning and drops the rest. Fails, now or in

@@ -4,6 +4,7 @@
 //! client accepts any accepted reply to its own xid. In version 4, `call` reads what follows the headers; in version 3,
 //! `version3` does.
 
+mod arriving;
 mod notifications;
 
 use std::ops::RangeInclusive;
@@ -18,6 +19,7 @@ use crate::integers::{Architecture, SessionHandle};
 use crate::record::Taken;
 use crate::version3;
 
+pub use arriving::{Arriving, read_arriving};
 pub use notifications::{
     Notification, read_notification, read_notified, write_notification, write_notified,
 };

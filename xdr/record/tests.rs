@@ -335,3 +335,66 @@ fn a_record_is_taken_and_what_came_behind_it_stays() {
         assert!(*taken == *payload(length));
     }
 }
+
+#[test]
+fn bytes_are_taken_out_of_a_record_however_much_of_it_has_arrived() {
+    const START: usize = 20;
+    for (length, behind) in [(40_000, 0), (40_000, 3), (10, 2), (1, 0)] {
+        let whole = payload(START + length + behind);
+        let stream = [fragments(&whole, 1 << 20), fragments(b"next", 4)].concat();
+        let end = MARK_SIZE + whole.len();
+        for first in [
+            MARK_SIZE + START,
+            MARK_SIZE + START + 1,
+            end - behind,
+            end - 1,
+        ] {
+            if first >= end {
+                continue;
+            }
+            let mut records = Records::new(1 << 20);
+            assert!(feed(&mut records, &stream[..first], 1 << 20).is_empty());
+            let (arrived, size) = records.incomplete().unwrap();
+            assert!(arrived == &whole[..first - MARK_SIZE] && size == whole.len());
+            let mut place = vec![0; length];
+            let taken = records.take_out(START, &mut place);
+            assert_eq!(taken, (first - MARK_SIZE - START).min(length));
+            // What was taken is not here any more.
+            let here = &records.buffer[records.payload.end..];
+            assert!(here.iter().take(first).all(|byte| *byte == 0));
+            place[taken..].copy_from_slice(&stream[first..][..length - taken]);
+            records.received_elsewhere(length - taken);
+            let rest = &stream[first + length - taken..];
+            let mut found = Vec::new();
+            if let Some(record) = records.next().unwrap() {
+                found.push(record.to_vec());
+            }
+            found.extend(feed(&mut records, rest, 7));
+            let left = [&whole[..START], &whole[START + length..]].concat();
+            assert!(
+                found == [left, b"next".to_vec()],
+                "{length} {behind} {first}"
+            );
+            assert!(place == whole[START..START + length]);
+        }
+    }
+}
+
+#[test]
+fn only_the_last_fragment_of_a_record_that_is_kept_is_incomplete() {
+    let whole = fragments(&payload(1000), 600);
+    let mut records = Records::new(2000);
+    assert!(records.incomplete().is_none());
+    for (count, is) in [(3, false), (4, false), (100, false), (650, true)] {
+        let mut records = Records::new(2000);
+        feed(&mut records, &whole[..count], 1 << 20);
+        assert_eq!(records.incomplete().is_some(), is, "{count}");
+    }
+    feed(&mut records, &whole, 1 << 20);
+    assert!(records.incomplete().is_none());
+    records.space().unwrap()[..4].copy_from_slice(&(LAST | 3000).to_be_bytes());
+    records.received(4);
+    assert_eq!(records.next(), Err(TooLong));
+    records.pass_over(5000).unwrap();
+    assert!(records.incomplete().is_none());
+}
