@@ -27,9 +27,10 @@ use cryptoki_sys::{
     CKR_HOST_MEMORY,
 };
 use xdr::word_size::wide;
-use xdr::{CkRv, Data, Function, ObjectHandle, SessionHandle, SlotId, Ulong};
+use xdr::{CkRv, Data, Function, ObjectHandle, OutputResult, SessionHandle, SlotId, Ulong};
 
 use crate::instance;
+use crate::landing::Landing;
 use crate::library::Library;
 use crate::remote::{ask, result};
 use crate::settings::Environment;
@@ -106,12 +107,15 @@ macro_rules! bytes_to_bytes {
             enter(|library| {
                 // SAFETY: the contract of this module.
                 let places = unsafe { Places::new(output, output_length) };
-                // SAFETY: the contract of this module; output is written only when the input is no longer used.
+                // SAFETY: the contract of this module. Output is written only when the input is no longer used, or
+                // while the input is known to lie elsewhere.
                 let input = unsafe { memory::input(input, input_length, TOO_LONG) };
                 let session = session_handle(session);
                 let input = library.checked(session, Function::$name, input)?;
-                let answer = ask!(library, $name(session, input, places.room()))?;
-                put_bytes(places, Function::$name, answer.rv, answer.length, answer.data)
+                // SAFETY: the contract of this module; nothing else uses the output meanwhile.
+                let mut landing = unsafe { places.landing(input.bytes()) };
+                let call = ask!(library, $name(session, input, places.room()), into &mut landing);
+                put_output(places, Function::$name, call?, &landing)
             })
         }
     )*};
@@ -130,8 +134,11 @@ macro_rules! to_bytes {
             enter(|library| {
                 // SAFETY: the contract of this module.
                 let places = unsafe { Places::new(output, output_length) };
-                let answer = ask!(library, $name(session_handle(session), places.room()))?;
-                put_bytes(places, Function::$name, answer.rv, answer.length, answer.data)
+                // SAFETY: the contract of this module; nothing else uses the output meanwhile.
+                let mut landing = unsafe { places.landing(&[]) };
+                let session = session_handle(session);
+                let call = ask!(library, $name(session, places.room()), into &mut landing);
+                put_output(places, Function::$name, call?, &landing)
             })
         }
     )*};
@@ -208,6 +215,19 @@ fn object_handle(object: CK_OBJECT_HANDLE) -> ObjectHandle {
 
 fn slot_id(slot: CK_SLOT_ID) -> SlotId {
     SlotId(wide(slot))
+}
+
+/// Writes the result of a call, whose bytes may have been received where they belong.
+fn put_output(
+    places: Places<CK_BYTE>,
+    function: Function,
+    result: OutputResult,
+    landing: &Landing<'_>,
+) -> Result<(), CkRv> {
+    match landing.landed() {
+        Some(count) => places.put_count(result.rv, result.length.0, count),
+        None => put_bytes(places, function, result.rv, result.length, result.data),
+    }
 }
 
 /// Writes the bytes of a reply, and wipes them if they may be secret.

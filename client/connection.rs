@@ -34,10 +34,12 @@ use xdr::facts::Family;
 use xdr::record::{MARK_SIZE, Records};
 use xdr::rpc::{self, Asking, Notification, ReplyError, Version, Xid};
 use xdr::{Call, CkRv, Function, Hello, HelloResult, NullPlaces, Reply, SessionHandle, version3};
+use zeroize::Zeroizing;
 
 use crate::IS_UNLOADED;
 use crate::advice::Advice;
 use crate::failure::Failure;
+use crate::landing::{self, Landing};
 use crate::library::ROOM_AT_END;
 use crate::remote::Remote;
 use crate::settings::{Daemon, Endpoint, Settings};
@@ -59,6 +61,13 @@ pub(crate) const LONGEST_REPLY: usize = 1 << 30;
 /// How many replies a thread hands over, at most, before it sends the calls that other threads have left with it. With
 /// a higher number the daemon would be idle meanwhile.
 const MOST_HELD_FOR: u32 = 4;
+
+/// How many bytes are received first while a reply is expected whose bytes may go directly to the application: enough
+/// for the whole record of a result that is too short for that.
+const FIRST: usize = landing::SHORT + 1024;
+
+/// How many bytes are copied at a time into memory of the application that the kernel cannot write to.
+const COPIED: usize = 4 << 10;
 
 /// A reply of more bytes is not copied if the thread that made the call reads it: the bytes stay where they were received
 /// until the application has them.
@@ -191,6 +200,13 @@ impl Connection {
     }
 }
 
+/// Wipes a part of a result, which the call does not return, from the application's memory, if it may be secret.
+fn forget(function: Function, part: &mut [u8]) {
+    if function.hands_out_secrets() {
+        wipe(part);
+    }
+}
+
 /// What a thread has received for its own call.
 enum Read<T> {
     Reply(Result<T, ReplyError>),
@@ -255,7 +271,24 @@ impl Connection {
 
     /// Makes a call. A failure of any kind is a CK_RV in the reply.
     fn make<C: Asking<Reply: Only>>(&self, call: &C, manner: Manner) -> C::Reply {
-        self.answered(call.function(), self.ask(call, manner))
+        self.answered(call.function(), self.ask(call, manner, None))
+    }
+
+    /// Makes a call of version 4; see [`Remote::call_into`].
+    fn make_into(
+        &self,
+        call: Call<'_>,
+        nulls: NullPlaces,
+        landing: Option<&mut Landing<'_>>,
+    ) -> Reply {
+        let manner = Connection::manner(&call);
+        let call = (call, nulls);
+        let asked = self.ask(&call, manner, landing);
+        let (call, _) = call;
+        if matches!(asked, Err(Failure::TooLong)) {
+            self.end_operations(&call);
+        }
+        self.answered(call.function(), asked)
     }
 
     /// Returns the reply; if there is none, logs why and returns a reply with a CK_RV for the failure.
@@ -302,8 +335,13 @@ impl Connection {
     }
 
     /// Makes a call. Ends the connection if a later reply could be taken for that of another call.
-    fn ask<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
-        let asked = self.exchange(call, manner);
+    fn ask<C: Asking>(
+        &self,
+        call: &C,
+        manner: Manner,
+        landing: Option<&mut Landing<'_>>,
+    ) -> Result<C::Reply, Failure> {
+        let asked = self.exchange(call, manner, landing);
         if asked.as_ref().is_err_and(Failure::is_fatal) {
             if self.exchange.stopped() == Some(Stopped::Closed) {
                 // The call failed because C_Finalize has closed the connection meanwhile.
@@ -314,7 +352,13 @@ impl Connection {
         asked
     }
 
-    fn exchange<C: Asking>(&self, call: &C, manner: Manner) -> Result<C::Reply, Failure> {
+    fn exchange<C: Asking>(
+        &self,
+        call: &C,
+        manner: Manner,
+        landing: Option<&mut Landing<'_>>,
+    ) -> Result<C::Reply, Failure> {
+        let mut landing = landing.filter(|landing| landing.is_long());
         let ticket = self.exchange.enter(manner.order, manner.is_slow)?;
         let (xid, function) = (Xid(ticket.xid()), call.function());
         if function == Function::C_Finalize {
@@ -349,7 +393,9 @@ impl Connection {
                     if is_alone && !ticket.overlaps() && until.is_some() {
                         receiving.receiver.poll_first();
                     }
-                    match self.read::<C>(&mut receiving, &ticket, function, until) {
+                    // With other calls in flight, more is received at a time, because it may have their replies.
+                    let landing = landing.as_deref_mut().filter(|_| is_alone);
+                    match self.read::<C>(&mut receiving, &ticket, function, until, landing) {
                         Ok(Read::Reply(reply)) => {
                             ticket.give_back(receiving);
                             return Ok(reply?);
@@ -375,17 +421,29 @@ impl Connection {
         ticket: &Ticket<'_, Receiving>,
         function: Function,
         mut deadline: Option<Deadline>,
+        mut landing: Option<&mut Landing<'_>>,
     ) -> Result<Read<C::Reply>, Failure> {
-        let Receiving { receiver, records } = receiving;
         let own = Xid(ticket.xid());
         let mut read = None;
+        // The reply whose bytes have landed, and their number, while the end of its record is still to come.
+        let mut landed = None;
         loop {
             // Threads that get their replies soon make their next calls. These calls are held back here, so that they
             // go out together. Meanwhile this thread goes on reading: the daemon has a thread for each call in flight,
             // so it receives what is sent.
             let mut held: Option<Held<'_>> = None;
             let mut handed_over = 0;
-            while let Some(record) = records.next()? {
+            while let Some(record) = receiving.records.next()? {
+                if let Some((reply, length)) = landed.take() {
+                    if let Some(landing) = &mut landing {
+                        landing.set_landed(Some(length));
+                    }
+                    if function.hands_out_secrets() {
+                        receiving.records.wipe();
+                    }
+                    read = Some(Read::Reply(Ok(reply)));
+                    continue;
+                }
                 if let Some(told) = notification::<C>(record) {
                     let (xid, notification) = told.map_err(ReplyError::from)?;
                     if notification.call == own {
@@ -395,7 +453,7 @@ impl Connection {
                     continue;
                 }
                 if read.is_none() && record.len() > SHARED && rpc::xid_of(record) == Ok(own) {
-                    let lent = records.lend(function.hands_out_secrets())?;
+                    let lent = receiving.records.lend(function.hands_out_secrets())?;
                     let reply = rpc::read_shared_reply::<C>(own, function, &Arc::new(lent));
                     read = reply.map(Read::Reply);
                     continue;
@@ -404,7 +462,7 @@ impl Connection {
                     if let Some(reply) = rpc::read_reply::<C>(own, function, record) {
                         read = Some(Read::Reply(reply));
                         if function.hands_out_secrets() {
-                            records.wipe();
+                            receiving.records.wipe();
                         }
                         continue;
                     }
@@ -412,7 +470,7 @@ impl Connection {
                 let other = rpc::xid_of(record).map_err(ReplyError::from)?;
                 held = held.or_else(|| self.sender.hold());
                 deadline = ticket.hand_over(other.0, record)?;
-                records.wipe();
+                receiving.records.wipe();
                 handed_over += 1;
                 if handed_over % MOST_HELD_FOR == 0 {
                     held.take().map_or(Ok(()), Held::send)?;
@@ -422,14 +480,112 @@ impl Connection {
             if let Some(read) = read {
                 return Ok(read);
             }
-            match receiver.receive(records.space()?, deadline) {
-                Ok(0) => return Err(self.failure_at_end()),
-                Ok(count) => records.received(count),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    deadline = ticket.read_on()?;
+            if let (Some(landing), None) = (&mut landing, &landed) {
+                landed = self.land::<C>(receiving, ticket, function, &mut deadline, landing)?;
+                if landed.is_some() {
+                    continue;
                 }
-                Err(error) => return Err(error.into()),
             }
+            let Receiving { receiver, records } = &mut *receiving;
+            // After the deadline there are few attempts to take what has arrived.
+            let has_time = deadline.is_none_or(|deadline| deadline.remaining().is_ok());
+            let is_first = landing.is_some() && !records.is_begun() && has_time;
+            let mut space = records.space()?;
+            if is_first {
+                // No more, so that the bytes that follow can be received where they belong.
+                let most = space.len().min(FIRST);
+                space = space.get_mut(..most).unwrap_or_default();
+            }
+            match self.receive(receiver, space, ticket, &mut deadline) {
+                Ok(received) => records.received(received),
+                Err(failure) => {
+                    if let (Some(landing), Some((_, length))) = (landing, landed) {
+                        forget(function, landing.place(length).unwrap_or_default());
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
+    /// Receives the bytes of this call's reply into `landing`, if that reply has begun to arrive and has so many bytes that
+    /// this pays. Returns the reply without the bytes, and their number. The padding of the record, if it has any, is still
+    /// to come then.
+    fn land<C: Asking>(
+        &self,
+        receiving: &mut Receiving,
+        ticket: &Ticket<'_, Receiving>,
+        function: Function,
+        deadline: &mut Option<Deadline>,
+        landing: &mut Landing<'_>,
+    ) -> Result<Option<(C::Reply, usize)>, Failure> {
+        let Receiving { receiver, records } = receiving;
+        let arriving = records.incomplete().and_then(|(arrived, size)| {
+            rpc::read_arriving::<C>(Xid(ticket.xid()), function, arrived, size)
+        });
+        let Some(arriving) = arriving else {
+            return Ok(None);
+        };
+        let Some(place) = landing.place(arriving.length) else {
+            return Ok(None);
+        };
+        let mut filled = records.take_out(arriving.start, place);
+        while let Some(space) = place.get_mut(filled..).filter(|space| !space.is_empty()) {
+            match self.receive_there(receiver, space, ticket, deadline) {
+                Ok(received) => {
+                    records.received_elsewhere(received);
+                    filled += received;
+                }
+                Err(failure) => {
+                    forget(function, place.get_mut(..filled).unwrap_or_default());
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(Some((arriving.reply, filled)))
+    }
+
+    /// Receives some bytes into the application's memory, as [`Connection::receive`]. The kernel may not be able to write
+    /// there, although the application can: some programs make pages writable when they are written to, in a signal
+    /// handler. The bytes are copied then.
+    fn receive_there(
+        &self,
+        receiver: &mut Receiver,
+        space: &mut [u8],
+        ticket: &Ticket<'_, Receiving>,
+        deadline: &mut Option<Deadline>,
+    ) -> Result<usize, Failure> {
+        match self.receive(receiver, space, ticket, deadline) {
+            Err(Failure::Socket(error)) if error.raw_os_error() == Some(libc::EFAULT) => {
+                let mut copied = Zeroizing::new([0; COPIED]);
+                let most = space.len().min(COPIED);
+                let copy = copied.get_mut(..most).unwrap_or_default();
+                let received = self.receive(receiver, copy, ticket, deadline)?;
+                for (to, from) in space.iter_mut().zip(copy.iter().take(received)) {
+                    *to = *from;
+                }
+                Ok(received)
+            }
+            received => received,
+        }
+    }
+
+    /// Receives some bytes. Waits until the deadline of the call. Returns 0 if the deadline has passed and was extended.
+    fn receive(
+        &self,
+        receiver: &mut Receiver,
+        space: &mut [u8],
+        ticket: &Ticket<'_, Receiving>,
+        deadline: &mut Option<Deadline>,
+    ) -> Result<usize, Failure> {
+        match receiver.receive(space, *deadline) {
+            Ok(0) => Err(self.failure_at_end()),
+            Ok(count) => Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                *deadline = ticket.read_on()?;
+                Ok(0)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -507,7 +663,7 @@ impl Remote for Connection {
         };
         // A daemon that accepts connections but never answers must not use up the time of the other daemons.
         let timeout = self.exchange.limit_timeout(self.answers_by);
-        let answer = self.ask(&call, manner);
+        let answer = self.ask(&call, manner, None);
         self.exchange.set_timeout(timeout);
         let failure = match answer {
             Ok(Reply::C_SetupArch(result)) => {
@@ -532,14 +688,12 @@ impl Remote for Connection {
         if let Call::C_Initialize(flags) = &call {
             self.exchange.set_threads(flags.0 & OS_LOCKING_OK != 0);
         }
-        let manner = Connection::manner(&call);
-        let call = (call, nulls);
-        let asked = self.ask(&call, manner);
-        let (call, _) = call;
-        if matches!(asked, Err(Failure::TooLong)) {
-            self.end_operations(&call);
-        }
-        self.answered(call.function(), asked)
+        self.make_into(call, nulls, None)
+    }
+
+    fn call_into(&self, call: Call<'_>, landing: &mut Landing<'_>) -> Reply {
+        landing.set_landed(None);
+        self.make_into(call, NullPlaces::NONE, Some(landing))
     }
 
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply {

@@ -52,6 +52,7 @@ mod failure;
 mod fake;
 mod files;
 mod interfaces;
+mod landing;
 mod library;
 mod link;
 mod logging;

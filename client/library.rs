@@ -13,6 +13,7 @@ use xdr::{
     SessionHandle, SlotId, Use,
 };
 
+use crate::landing::Landing;
 use crate::link::DistantModule;
 use crate::notifications::{Callback, Notifications};
 use crate::remote::{ask, result};
@@ -64,6 +65,13 @@ impl<M: DistantModule + ?Sized> Library<M> {
     #[cfg(test)]
     pub fn module(&self) -> &M {
         &self.module
+    }
+
+    /// Makes a call that has an OutputResult. Its bytes may be received into `landing`; see [`Remote::call_into`].
+    ///
+    /// [`Remote::call_into`]: crate::remote::Remote::call_into
+    pub fn call_into(&self, call: Call<'_>, landing: &mut Landing<'_>) -> Reply {
+        self.make(call, |module, call| module.call_into(call, landing))
     }
 
     /// Makes a call whose reply is only a CK_RV.

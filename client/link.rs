@@ -12,6 +12,7 @@ use xdr::{
 
 use crate::connection::{Connection, LONGEST_REPLY};
 use crate::failure::Failure;
+use crate::landing::Landing;
 use crate::remote::{Remote, ask, result};
 use crate::settings::Settings;
 use crate::version3::{self, Adapter};
@@ -20,6 +21,8 @@ use crate::version3::{self, Adapter};
 pub(crate) trait DistantModule: Cryptoki {
     /// Returns which interfaces the module has: `INTERFACE_*` of `pkcs11_rpc_v4.x`.
     fn interfaces(&self) -> Flags;
+    /// Makes a call that has an OutputResult. Its bytes may be received into `landing`; see [`Remote::call_into`].
+    fn call_into(&self, call: Call<'_>, landing: &mut Landing<'_>) -> Reply;
     /// Returns whether the connection has failed, so that no further call can succeed.
     fn is_lost(&self) -> bool;
     /// Executes C_Finalize. Closes the connection, whatever the module returns. If it was lost before, sends nothing.
@@ -209,6 +212,16 @@ impl<R: Remote> Link<R> {
 impl<R: Remote> DistantModule for Link<R> {
     fn interfaces(&self) -> Flags {
         self.interfaces
+    }
+
+    fn call_into(&self, call: Call<'_>, landing: &mut Landing<'_>) -> Reply {
+        match &self.version3 {
+            None => self.remote.call_into(call, landing),
+            Some(adapter) => {
+                landing.set_landed(None);
+                adapter.call(&self.remote, call)
+            }
+        }
     }
 
     fn is_lost(&self) -> bool {

@@ -32,6 +32,7 @@ use xdr::{Call, CkRv, Cryptoki, Flags, Function, NullPlaces, RV_LEAVING, Reply, 
 use crate::InitializeError;
 use crate::advice::Advice;
 use crate::connection::{Connection, Notify, is_calling_back};
+use crate::landing::Landing;
 use crate::link::{DistantModule, Link};
 use crate::notifications::Notifications;
 use crate::remote::Remote;
@@ -474,6 +475,13 @@ impl<R: Remote + 'static> Cryptoki for Recovery<R> {
 impl<R: Remote + 'static> DistantModule for Recovery<R> {
     fn interfaces(&self) -> Flags {
         self.interfaces
+    }
+
+    fn call_into(&self, call: Call<'_>, landing: &mut Landing<'_>) -> Reply {
+        let answered = self.answer(&call, NullPlaces::NONE, |link, real| {
+            link.call_into(real, landing)
+        });
+        answered.unwrap_or_else(|rv| Reply::only(call.function(), rv))
     }
 
     /// Always false, because a lost connection is restored.

@@ -3,6 +3,7 @@
 use xdr::{Call, CkRv, Hello, HelloResult, NullPlaces, Reply, version3};
 
 use crate::failure::Failure;
+use crate::landing::Landing;
 
 /// A daemon at the other end of a connection.
 pub(crate) trait Remote: Send + Sync {
@@ -10,6 +11,12 @@ pub(crate) trait Remote: Send + Sync {
     fn negotiate(&self, hello: Hello) -> Result<Option<HelloResult>, CkRv>;
     /// Makes a call in version 4. A failure of any kind is a CK_RV in the reply.
     fn call(&self, call: Call<'_>, nulls: NullPlaces) -> Reply;
+    /// Makes a call in version 4 that has an OutputResult. Its bytes may be received into `landing`; then they are missing
+    /// in the reply, and [`Landing::landed`] returns their number. Otherwise they are in the reply.
+    fn call_into(&self, call: Call<'_>, landing: &mut Landing<'_>) -> Reply {
+        landing.set_landed(None);
+        self.call(call, NullPlaces::NONE)
+    }
     /// Makes a call in version 3.
     fn call_version3(&self, call: version3::Call<'_>) -> version3::Reply;
     /// Returns whether the connection has failed, so that no further call can succeed.
@@ -23,8 +30,15 @@ pub(crate) trait Remote: Send + Sync {
     fn close(&self);
 }
 
-/// Sends a call, and which of its result pointers are NULL. Returns its result, whatever the CK_RV in it is.
+/// Sends a call, and which of its result pointers are NULL, or else a [`Landing`] for its bytes. Returns its result,
+/// whatever the CK_RV in it is.
 macro_rules! ask {
+    ($library:expr, $name:ident($($argument:expr),* $(,)?), into $landing:expr) => {
+        match $library.call_into(xdr::Call::$name($($argument),*), $landing) {
+            xdr::Reply::$name(result) => Ok(result),
+            reply => Err($crate::remote::refusal(&reply)),
+        }
+    };
     ($library:expr, $name:ident($($argument:expr),* $(,)?)) => {
         $crate::remote::ask!($library, $name($($argument),*), xdr::NullPlaces::NONE)
     };

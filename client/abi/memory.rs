@@ -1,9 +1,10 @@
 //! Turns the application's pointers into values and slices, and writes results back through them.
 //!
 //! The application guarantees that a pointer that is not null is valid until the call returns (PKCS#11 v2.20, section
-//! 11.1); each `# Safety` below requires that and nothing else. No alignment is assumed. Output is written at the end
-//! and never borrowed, because an application may encrypt in place. The daemon's reply is checked against the request
-//! before anything is written.
+//! 11.1); each `# Safety` below requires that and nothing else. No alignment is assumed. Output is written at the end,
+//! because an application may encrypt in place, and after the daemon's reply was checked against the request. Only a long
+//! buffer in which no input lies is borrowed during the call, so that bytes can be received into it
+//! ([`Places::landing`]); if the connection is lost meanwhile, the failing call may leave a part of the result there.
 
 use std::ffi::c_void;
 use std::slice;
@@ -12,6 +13,7 @@ use cryptoki_sys::{CK_BYTE, CK_OBJECT_HANDLE, CK_ULONG, CK_UTF8CHAR};
 use xdr::word_size::wide;
 use xdr::{CkRv, Input, LONGEST_BYTES, MOST_ELEMENTS, NullPlaces, ObjectHandle, Room};
 
+use crate::landing::{Landing, SHORT};
 use crate::remote::result;
 use crate::structures::number;
 
@@ -126,27 +128,64 @@ impl<T: Copy> Places<T> {
     /// CKR_DEVICE_ERROR. If the call failed and the reply's number is 0, the application's number stays as it is: such
     /// a reply comes for a call that was refused before the module saw it.
     pub fn put(self, rv: CkRv, told: u64, values: &[T]) -> Result<(), CkRv> {
-        let sent = values.len() as u64;
-        let is_sound = match self.room {
-            Room::Buffer(room) if rv.is_ok() => sent == told && sent <= room,
-            Room::Buffer(room) => sent <= room,
-            Room::NoLength | Room::Null { .. } | Room::Unbounded => sent == 0,
-        };
-        if !is_sound {
-            return Err(CkRv::DEVICE_ERROR);
-        }
-        let count = number(told)?;
+        self.checked(rv, told, values.len())?;
         if !values.is_empty() {
             // SAFETY: there is room for this many values, as the check above and the creator of this guarantee. The
             // values were just received, so they lie elsewhere.
             unsafe { copy(values, self.first) };
         }
+        self.put_count(rv, told, values.len())
+    }
+
+    /// Returns the number of a reply if it and the `sent` values match the request.
+    fn checked(self, rv: CkRv, told: u64, sent: usize) -> Result<CK_ULONG, CkRv> {
+        let sent = sent as u64;
+        let is_sound = match self.room {
+            Room::Buffer(room) if rv.is_ok() => sent == told && sent <= room,
+            Room::Buffer(room) => sent <= room,
+            Room::NoLength | Room::Null { .. } | Room::Unbounded => sent == 0,
+        };
+        match is_sound {
+            true => number(told),
+            false => Err(CkRv::DEVICE_ERROR),
+        }
+    }
+
+    /// Does what [`Places::put`] does for `sent` values that have already been written.
+    pub fn put_count(self, rv: CkRv, told: u64, sent: usize) -> Result<(), CkRv> {
+        let count = self.checked(rv, told, sent)?;
         let is_told = rv.is_ok() || rv == CkRv::BUFFER_TOO_SMALL || told != 0;
         if is_told && !self.count.is_null() {
             // SAFETY: not null, so the creator of this guaranteed that it can be written.
             unsafe { self.count.write_unaligned(count) };
         }
         result(rv)
+    }
+}
+
+impl Places<CK_BYTE> {
+    /// Returns the buffer, for bytes to be received into it. If the buffer is short, or `input` lies in it, none.
+    ///
+    /// # Safety
+    /// As [`Places::new`], for as long as `'a`. Until then nothing else uses the buffer; of the call's inputs, only
+    /// `input` may lie in it.
+    pub unsafe fn landing<'a>(self, input: &[u8]) -> Landing<'a> {
+        let Room::Buffer(room) = self.room else {
+            return Landing::none();
+        };
+        let length = usize::try_from(room).ok();
+        let length = length.filter(|length| *length > SHORT && room <= LONGEST_BYTES);
+        let Some(length) = length else {
+            return Landing::none();
+        };
+        if !is_apart(input, self.first.addr(), length) {
+            return Landing::none();
+        }
+        // SAFETY: a buffer, so not null, and writable as the caller guarantees; not longer than an object can be. Any
+        // value is a valid byte, and memory of C code counts as initialised. Nothing else is used to access it while the
+        // landing is: the input lies elsewhere, as was just checked, the caller guarantees this for the rest, and the
+        // pointers of this are used again only when the landing is not any more.
+        Landing::new(unsafe { slice::from_raw_parts_mut(self.first, length) })
     }
 }
 
@@ -165,6 +204,12 @@ impl Places<CK_ULONG> {
         let list: Vec<CK_ULONG> = list.map(number).collect::<Result<_, _>>()?;
         self.put(rv, told, &list)
     }
+}
+
+/// Returns whether `input` and the memory of `length` bytes at this address have no byte in common.
+fn is_apart(input: &[u8], address: usize, length: usize) -> bool {
+    let input = input.as_ptr_range();
+    input.end.addr() <= address || input.start.addr() >= address.saturating_add(length)
 }
 
 /// Copies values to consecutive places, of any alignment.
@@ -252,4 +297,62 @@ unsafe fn copied(first: *const c_void, length: CK_ULONG) -> Result<Vec<u8>, CkRv
         .map_err(|_| CkRv::HOST_MEMORY)?;
     copy.extend_from_slice(from);
     Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_apart_if_it_has_no_byte_in_common() {
+        let memory = [0; 30];
+        let input = &memory[10..20];
+        let start = memory.as_ptr().addr();
+        for (first, length, is) in [
+            (0, 10, true),
+            (0, 11, false),
+            (0, 30, false),
+            (10, 10, false),
+            (12, 1, false),
+            (19, 1, false),
+            (20, 10, true),
+        ] {
+            assert_eq!(
+                is_apart(input, start + first, length),
+                is,
+                "{first} {length}"
+            );
+        }
+        assert!(!is_apart(input, start, usize::MAX));
+        assert!(is_apart(&[], start, 30));
+    }
+
+    /// Whether bytes are received directly into a buffer of this room, for a call with this input.
+    fn is_long(first: *mut CK_BYTE, room: CK_ULONG, input: &[u8]) -> bool {
+        let mut count = room;
+        // SAFETY: `count` lives until the end; nothing is written to the buffer.
+        let places = unsafe { Places::new(first, &raw mut count) };
+        // SAFETY: nothing is written to the buffer, or read from it.
+        unsafe { places.landing(input) }.is_long()
+    }
+
+    #[test]
+    fn only_a_long_buffer_without_the_input_takes_bytes_directly() {
+        let mut memory = vec![0; 3 * SHORT];
+        let first = memory.as_mut_ptr();
+        let is_long = |input: std::ops::Range<usize>, at: usize, room: usize| {
+            let from = first.wrapping_add(input.start);
+            // SAFETY: inside of the memory, which nothing writes to.
+            let input = unsafe { slice::from_raw_parts(from, input.len()) };
+            is_long(first.wrapping_add(at), room as CK_ULONG, input)
+        };
+        assert!(is_long(0..SHORT, SHORT, SHORT + 1));
+        assert!(is_long(2 * SHORT..3 * SHORT, 0, 2 * SHORT));
+        assert!(!is_long(0..SHORT, SHORT, SHORT));
+        assert!(!is_long(0..SHORT + 1, SHORT, SHORT + 1));
+        assert!(!is_long(SHORT..2 * SHORT, 0, SHORT + 1));
+        assert!(!is_long(SHORT + 5..SHORT + 6, SHORT, SHORT + 1));
+        assert!(!is_long(0..1, SHORT, usize::MAX), "no buffer is that long");
+        assert!(!super::tests::is_long(std::ptr::null_mut(), 1 << 20, &[]));
+    }
 }

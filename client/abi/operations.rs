@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::memory;
 use super::memory::Places;
-use super::{enter, object_handle, put_bytes, session_handle};
+use super::{enter, object_handle, put_output, session_handle};
 use crate::library::TOO_LONG;
 use crate::remote::{ask, result};
 

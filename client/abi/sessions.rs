@@ -11,7 +11,7 @@ use xdr::{Call, CkRv, Flags, Function, Ulong, UserType};
 
 use super::memory;
 use super::memory::{Place, Places};
-use super::{enter, object_handle, put_bytes, session_handle, slot_id};
+use super::{enter, object_handle, put_output, session_handle, slot_id};
 use crate::notifications::Callback;
 use crate::remote::{ask, result};
 use crate::structures;

@@ -174,7 +174,8 @@ fn serve(
                     session: incoming.call.session().map_or(0, |session| session.0),
                     overlaps: incoming.overlaps,
                     data: match incoming.call {
-                        Call::C_Digest(_, Input::Bytes(data), _) => data.to_vec(),
+                        Call::C_Digest(_, Input::Bytes(data), _)
+                        | Call::C_Decrypt(_, Input::Bytes(data), _) => data.to_vec(),
                         _ => Vec::new(),
                     },
                     notified: None,
@@ -805,3 +806,5 @@ fn a_daemon_that_notifies_again_and_again_is_given_up_in_time() {
         assert_eq!(digest(&connection, 1, b"data").rv(), expected);
     }
 }
+
+mod landing;

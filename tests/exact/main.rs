@@ -19,6 +19,7 @@
 mod support;
 
 mod hostile;
+mod in_place;
 mod interfaces;
 mod named;
 mod pairs;

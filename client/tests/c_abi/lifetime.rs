@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
-use xdr::{Call, CkRv, Function, Reply, SlotId, SlotResult};
+use xdr::{Call, CkRv, Function, OutputResult, Reply, SlotId, SlotResult, Ulong};
 
 use crate::daemon::{Act, Daemon, OLDER_AND_NEWER};
 use crate::harness::{
@@ -365,8 +365,50 @@ fn a_process_may_be_stopped_for_longer_than_a_call_may_take() {
     }
 }
 
-pub fn stopped() {
+/// The length of a result that is received in three steps: its beginning, its bytes, and their padding.
+const LONG_RESULT: usize = 100_003;
+
+#[test]
+fn a_process_may_be_stopped_while_a_long_result_arrives() {
+    let daemon = Daemon::of_versions(3..=4, |call| match call {
+        Call::C_Encrypt(..) => {
+            let result = OutputResult {
+                rv: CkRv::OK,
+                length: Ulong(LONG_RESULT as u64),
+                data: vec![7; LONG_RESULT].into(),
+            };
+            Some(Act::AnswerLater(
+                Duration::from_millis(500),
+                Box::new(Reply::C_Encrypt(result)),
+            ))
+        }
+        _ => None,
+    });
+    let variables = [("PKCS11PROXY_RPC_TIMEOUT", "1")];
+    run_at("stopped_at_a_long_result", &daemon.address, &variables);
+}
+
+pub fn stopped_at_a_long_result() {
     let loaded = initialized();
+    let mut buffer = vec![0; 2 * LONG_RESULT];
+    let mut length = buffer.len() as CK_ULONG;
+    stop_for_a_while();
+    let start = Instant::now();
+    let (output, data) = (buffer.as_mut_ptr(), [1].as_mut_ptr());
+    assert_eq!(
+        call!(loaded.C_Encrypt(1, data, 1, output, &raw mut length)),
+        CKR_OK
+    );
+    assert!(start.elapsed() > Duration::from_secs(2), "it was stopped");
+    assert_eq!(length as usize, LONG_RESULT);
+    let (written, rest) = buffer.split_at(LONG_RESULT);
+    assert!(written.iter().all(|byte| *byte == 7) && rest.iter().all(|byte| *byte == 0));
+    assert_eq!(get_info(&loaded), CKR_OK);
+    assert_eq!(call!(loaded.C_Finalize(null_mut())), CKR_OK);
+}
+
+/// Has this process stopped in a moment, for longer than a call may take.
+fn stop_for_a_while() {
     // SAFETY: the child sends signals and sleeps.
     let child = unsafe { libc::fork() };
     if child == 0 {
@@ -381,6 +423,11 @@ pub fn stopped() {
         // SAFETY: ends the child.
         unsafe { libc::_exit(0) };
     }
+}
+
+pub fn stopped() {
+    let loaded = initialized();
+    stop_for_a_while();
     let start = Instant::now();
     assert_eq!(get_info(&loaded), CKR_OK);
     assert!(start.elapsed() > Duration::from_secs(2), "it was stopped");

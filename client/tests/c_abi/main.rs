@@ -73,6 +73,10 @@ fn scenario() {
         ),
         ("slow_finalize", lifetime::slow_finalize),
         ("stopped", lifetime::stopped),
+        (
+            "stopped_at_a_long_result",
+            lifetime::stopped_at_a_long_result,
+        ),
         ("cannot_connect", lifetime::cannot_connect),
         ("failing_initialize", failures::failing_initialize),
         ("failing_call", failures::failing_call),
