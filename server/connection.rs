@@ -82,6 +82,10 @@ pub trait Incoming: Send {
 pub trait Outgoing: Send + Sync {
     /// Sends a whole record, or queues it for the thread that is sending. If that thread fails, the connection ends.
     fn send(&self, slices: Slices<'_>) -> io::Result<()>;
+    /// Does the same, but if this thread has to send, first lets other threads queue their records.
+    fn gather_and_send(&self, slices: Slices<'_>) -> io::Result<()> {
+        self.send(slices)
+    }
     /// Waits until every queued record is sent or lost.
     fn finish(&self);
     /// Shuts the connection down in both directions, which wakes a thread that reads from it.
@@ -143,13 +147,23 @@ impl Incoming for TimedReceiver {
     }
 }
 
+/// Returns the outcome of sending. Success if the worker itself has ended the connection, because it drains.
+fn unless_it_has_left(sent: io::Result<()>) -> io::Result<()> {
+    match leaving::has_left() {
+        true => Ok(()),
+        false => sent,
+    }
+}
+
 impl Outgoing for TimedSender {
     fn send(&self, mut slices: Slices<'_>) -> io::Result<()> {
-        let sent = self.sender.send(&mut slices, || Ok(self.sender.deadline()));
-        match leaving::has_left() {
-            true => Ok(()),
-            false => sent,
-        }
+        let begin = || Ok(self.sender.deadline());
+        unless_it_has_left(self.sender.send(&mut slices, begin))
+    }
+
+    fn gather_and_send(&self, mut slices: Slices<'_>) -> io::Result<()> {
+        let begin = || Ok(self.sender.deadline());
+        unless_it_has_left(self.sender.gather_and_send(&mut slices, begin))
     }
 
     fn finish(&self) {
@@ -298,6 +312,7 @@ impl Answering {
         served: &dyn Served,
         outgoing: &dyn Outgoing,
     ) -> Result<(), ConnectionError> {
+        let _in_the_way = InTheWay::begin();
         let Some(Answer { xid, reply }) = refused.answer(served) else {
             return Ok(());
         };

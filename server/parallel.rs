@@ -217,7 +217,7 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
                             Request::Call(incoming) => self.sessions.enter(&incoming.call),
                             Request::Rejected(..) | Request::Unanswerable => None,
                         };
-                        let outgoing = self.sessions.in_turn(turn, outgoing);
+                        let outgoing = self.in_turn(turn, outgoing);
                         answering.answer(reader.record(), served, &outgoing)?;
                         reader.wipe();
                         continue;
@@ -283,11 +283,24 @@ impl<I: Incoming + 'static, O: Outgoing + 'static> Connection<I, O> {
         started.is_ok()
     }
 
+    /// Waits for the turn of a call, if it has one. The turn is over when the call has been executed.
+    fn in_turn<'a>(&'a self, turn: Option<Turn>, outgoing: &'a O) -> InTurn<'a, O> {
+        if let Some(turn) = &turn {
+            self.sessions.wait(turn);
+        }
+        InTurn {
+            sessions: &self.sessions,
+            turn: Mutex::new(turn),
+            outgoing,
+            executing: &self.executing,
+        }
+    }
+
     fn execute_overlapping(&self, overlapping: Overlapping, answering: &mut Answering) {
         let Overlapping { task, turn } = overlapping;
         let (served, outgoing) = (&*self.served, &self.outgoing);
         let session = turn.as_ref().map(|turn| turn.session);
-        let outgoing = &self.sessions.in_turn(turn, outgoing);
+        let outgoing = &self.in_turn(turn, outgoing);
         let answered = match &task {
             Task::Refuse(refused) => answering.refuse(refused, served, outgoing),
             Task::Execute { record, .. } => self.notifying(record, session, || {
@@ -508,18 +521,6 @@ impl Sessions {
         Some(Turn { session, number })
     }
 
-    /// Waits for the turn of a call, if it has one. The turn is over when the call has been executed.
-    fn in_turn<'a, O: Outgoing>(&'a self, turn: Option<Turn>, outgoing: &'a O) -> InTurn<'a, O> {
-        if let Some(turn) = &turn {
-            self.wait(turn);
-        }
-        InTurn {
-            sessions: self,
-            turn: Mutex::new(turn),
-            outgoing,
-        }
-    }
-
     /// Waits until the earlier calls of the session have ended.
     fn wait(&self, turn: &Turn) {
         let mut queues = lock(&self.queues);
@@ -554,6 +555,8 @@ struct InTurn<'a, O> {
     sessions: &'a Sessions,
     turn: Mutex<Option<Turn>>,
     outgoing: &'a O,
+    /// [`Connection::executing`], which counts this call as well.
+    executing: &'a AtomicUsize,
 }
 
 impl<O> InTurn<'_, O> {
@@ -567,7 +570,11 @@ impl<O> InTurn<'_, O> {
 impl<O: Outgoing> Outgoing for InTurn<'_, O> {
     fn send(&self, slices: Slices<'_>) -> io::Result<()> {
         self.end();
-        self.outgoing.send(slices)
+        // Calls that are being executed may end at about the same time.
+        match self.executing.load(Ordering::SeqCst) {
+            ..=1 => self.outgoing.send(slices),
+            _ => self.outgoing.gather_and_send(slices),
+        }
     }
 
     fn finish(&self) {

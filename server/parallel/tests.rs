@@ -47,6 +47,8 @@ const TAKEN_LATE: u32 = 1000;
 struct ToChannel {
     replies: Sender<u32>,
     take: Mutex<Receiver<()>>,
+    /// The xids of the replies for which others were let go first.
+    gathered: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Outgoing for ToChannel {
@@ -57,6 +59,13 @@ impl Outgoing for ToChannel {
             let _ = lock(&self.take).recv();
         }
         self.replies.send(xid.0).map_err(io::Error::other)
+    }
+
+    fn gather_and_send(&self, slices: Slices<'_>) -> io::Result<()> {
+        let record = slices.to_vec();
+        let xid = rpc::xid_of(&record[MARK_SIZE..]).map_err(io::Error::other)?;
+        lock(&self.gathered).push(xid.0);
+        self.send(slices)
     }
 
     fn finish(&self) {}
@@ -148,6 +157,7 @@ struct Client {
     replies: Receiver<u32>,
     event: Sender<()>,
     take: Sender<()>,
+    gathered: Arc<Mutex<Vec<u32>>>,
     module: Arc<Module>,
     served: Option<thread::JoinHandle<Result<(), ConnectionError>>>,
 }
@@ -165,7 +175,9 @@ impl Client {
         let outgoing = ToChannel {
             replies: sent,
             take: Mutex::new(taken),
+            gathered: Arc::default(),
         };
+        let gathered = outgoing.gathered.clone();
         let module = Arc::new(Module {
             running: Mutex::default(),
             most: AtomicUsize::new(0),
@@ -191,6 +203,7 @@ impl Client {
             replies,
             event,
             take,
+            gathered,
             module,
             served: Some(served),
         }
@@ -292,6 +305,24 @@ fn calls_of_one_session_keep_their_order() {
         .map(|data| data[1])
         .collect();
     assert_eq!(order, (0..40).collect::<Vec<_>>());
+    assert!(client.leave().is_ok());
+}
+
+#[test]
+fn a_reply_waits_for_others_only_while_other_calls_are_executed() {
+    let client = Client::new(3);
+    // A call is over only a moment after its reply.
+    let until_it_is_over = || thread::sleep(Duration::from_millis(200));
+    client.sign(1, 1, UNTIL_EVENT, true);
+    client.sign(2, 2, 0, true);
+    assert_eq!(client.replies(1), [2]);
+    until_it_is_over();
+    client.event.send(()).unwrap();
+    assert_eq!(client.replies(1), [1]);
+    until_it_is_over();
+    client.sign(3, 3, 0, false);
+    assert_eq!(client.replies(1), [3]);
+    assert_eq!(*lock(&client.gathered), [2]);
     assert!(client.leave().is_ok());
 }
 

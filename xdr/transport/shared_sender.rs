@@ -5,7 +5,8 @@
 //! piece. So many threads need fewer system calls and rarely wait for each other. A long record is never copied: its
 //! thread waits until no thread sends.
 //!
-//! A thread that is about to make others send can have them leave their records with it ([`SharedSender::hold`]).
+//! A thread that is about to make others send can have them leave their records with it ([`SharedSender::hold`]). One that
+//! expects others to send soon anyway can first yield the processor once ([`SharedSender::gather_and_send`]).
 //!
 //! No thread has to send for the others for ever: after [`ROUNDS`] messages it accepts no more records, and other
 //! threads wait until it is done.
@@ -13,6 +14,7 @@
 use std::io;
 use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use xdr::codec::{Slices, make_room, wipe};
@@ -93,6 +95,26 @@ impl SharedSender {
         record: &mut Slices<'_>,
         begin: impl FnOnce() -> Result<Deadline, E>,
     ) -> Result<(), E> {
+        self.send_as(record, begin, None)
+    }
+
+    /// Does the same. But if no thread is sending, and the record is short, this thread first lets other threads run
+    /// on its processor: those that are about to send records leave them with it. Worth while if several threads are
+    /// busy with calls.
+    pub fn gather_and_send<E: From<io::Error>>(
+        &self,
+        record: &mut Slices<'_>,
+        begin: impl FnOnce() -> Result<Deadline, E>,
+    ) -> Result<(), E> {
+        self.send_as(record, begin, Some(&thread::yield_now))
+    }
+
+    fn send_as<E: From<io::Error>>(
+        &self,
+        record: &mut Slices<'_>,
+        begin: impl FnOnce() -> Result<Deadline, E>,
+        pause: Option<&dyn Fn()>,
+    ) -> Result<(), E> {
         let mut state = self.state();
         let idle = loop {
             if state.has_failed {
@@ -115,6 +137,13 @@ impl SharedSender {
                 return Err(error);
             }
         };
+        if let Some(pause) = pause.filter(|_| record.len() <= SHORT) {
+            let appended = record.append_to(&mut state.left);
+            let turn = Turn::new(self, state, idle);
+            appended.map_err(io::Error::from)?;
+            pause();
+            return Ok(turn.send_left(Some(deadline))?);
+        }
         let turn = Turn::new(self, state, idle);
         Ok(turn.send(record, deadline)?)
     }
@@ -190,7 +219,7 @@ pub struct Held<'a>(Turn<'a>);
 impl Held<'_> {
     /// Sends what others have left meanwhile. Fails as [`SharedSender::send`] does.
     pub fn send(self) -> io::Result<()> {
-        self.0.send_left()
+        self.0.send_left(None)
     }
 }
 
@@ -210,11 +239,11 @@ impl<'a> Turn<'a> {
         if let Some(idle) = &mut self.idle {
             idle.sender.send_record(record, deadline)?;
         }
-        self.send_left()
+        self.send_left(None)
     }
 
-    /// Sends what others leave.
-    fn send_left(mut self) -> io::Result<()> {
+    /// Sends what others leave. If this thread has left its own record as well, the first message has this deadline.
+    fn send_left(mut self, mut own: Option<Deadline>) -> io::Result<()> {
         let mut for_others = None;
         while let Some(idle) = &mut self.idle {
             let mut state = self.shared.state();
@@ -228,7 +257,9 @@ impl<'a> Turn<'a> {
             state.rounds = state.rounds.saturating_sub(1);
             drop(state);
             let mut records = Slices::from(idle.spare.as_slice());
-            let deadline = *for_others.get_or_insert_with(|| self.shared.deadline());
+            let deadline = own
+                .take()
+                .unwrap_or_else(|| *for_others.get_or_insert_with(|| self.shared.deadline()));
             let sent = idle.sender.send_record(&mut records, deadline);
             wipe(&mut idle.spare);
             idle.spare.clear();

@@ -36,6 +36,12 @@ fn send(shared: &SharedSender, words: [u32; 2], value: &[u8]) -> io::Result<()> 
     })
 }
 
+fn gather_and_send(shared: &SharedSender, words: [u32; 2], value: &[u8]) -> io::Result<()> {
+    shared.gather_and_send(&mut record(words, value, &mut Vec::new()), || {
+        Ok(shared.deadline())
+    })
+}
+
 /// Returns the words of every record until the end. Their byte strings have to be what [`value`] says.
 fn read_all(mut far: &Socket) -> Vec<[u32; 2]> {
     let mut records = Records::new(1 << 20);
@@ -97,6 +103,11 @@ fn records_of_many_threads_arrive_whole_and_in_the_order_of_each() {
                 scope.spawn(move || {
                     for number in 0..RECORDS {
                         let words = [thread, number];
+                        let send = if number % 3 == 0 {
+                            send
+                        } else {
+                            gather_and_send
+                        };
                         send(shared, words, &value(words)).unwrap();
                     }
                 })
@@ -253,4 +264,42 @@ fn who_waits_for_the_end_of_sending_finds_everything_sent() {
     });
     drop(shared);
     assert_eq!(read_all(&far), [[1, 1]]);
+}
+
+#[test]
+fn what_others_leave_with_a_thread_that_gathers_goes_out_behind_its_record() {
+    let (shared, far) = connected(LONG);
+    far.set_nonblocking(true).unwrap();
+    let (value_of_own, mut buffer) = (value([1, 0]), Vec::new());
+    let mut own = record([1, 0], &value_of_own, &mut buffer);
+    let pause = || {
+        for number in [1, 2] {
+            send(&shared, [1, number], &value([1, number])).unwrap();
+        }
+        let nothing = (&far).read(&mut [0]).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    };
+    let begin = || Ok::<_, io::Error>(shared.deadline());
+    shared.send_as(&mut own, begin, Some(&pause)).unwrap();
+    far.set_nonblocking(false).unwrap();
+    shared.state().idle = None;
+    assert!(read_all(&far).iter().map(|words| words[1]).eq(0..3));
+}
+
+#[test]
+fn a_thread_that_gathers_sends_its_own_record_at_least() {
+    let (shared, far) = connected(LONG);
+    for number in [0, 1, 7] {
+        gather_and_send(&shared, [1, number], &value([1, number])).unwrap();
+    }
+    let begin = || Err::<Deadline, _>(io::Error::from(io::ErrorKind::Interrupted));
+    let (value, mut buffer) = (value([1, 2]), Vec::new());
+    let mut unwanted = record([1, 2], &value, &mut buffer);
+    assert!(shared.gather_and_send(&mut unwanted, begin).is_err());
+    shared.state().idle = None;
+    assert!(read_all(&far).iter().map(|words| words[1]).eq([0, 1, 7]));
+    let (shared, far) = connected(LONG);
+    drop(far);
+    assert!(gather_and_send(&shared, [1, 1], b"").is_err());
+    assert!(send(&shared, [1, 2], b"").is_err() && shared.hold().is_none());
 }
