@@ -701,7 +701,14 @@ impl Remote for Connection {
             order: Order::Alone,
             is_slow: false,
         };
-        self.make(&call, manner)
+        if call.function() != Function::C_SetupArch {
+            return self.make(&call, manner);
+        }
+        // It is the first call, as in `negotiate`.
+        let timeout = self.exchange.limit_timeout(self.answers_by);
+        let reply = self.make(&call, manner);
+        self.exchange.set_timeout(timeout);
+        reply
     }
 
     fn is_lost(&self) -> bool {
