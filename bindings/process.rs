@@ -321,25 +321,27 @@ fn device_and_inode(descriptor: RawFd) -> io::Result<(u64, u64)> {
     Ok((status.st_dev as u64, status.st_ino as u64))
 }
 
-/// Runs `work`, which writes to a descriptor that may be a pipe without a reader, so that this thread gets no SIGPIPE for
-/// it. A library must not end its application because a log is gone.
-pub fn without_sigpipe<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let mut pipe = SigSet::empty();
-    pipe.add(Signal::SIGPIPE);
-    let before = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+/// Runs `work`, which writes to a descriptor that may be a pipe without a reader, or a file that may not grow
+/// (RLIMIT_FSIZE), so that this thread gets no SIGPIPE and no SIGXFSZ for it. A library must not end its application
+/// because a log is gone or full.
+pub fn without_signals_of_writing<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let of_writing: SigSet = [Signal::SIGPIPE, Signal::SIGXFSZ].into_iter().collect();
+    let before = of_writing.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let result = work();
-    // An application that has blocked the signal itself does not get it, now or later, because of this thread's mask.
-    if before.contains(Signal::SIGPIPE) {
-        return result;
-    }
-    let is_broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-    if result.as_ref().is_err_and(is_broken) {
+    let raised = match result.as_ref().err().and_then(io::Error::raw_os_error) {
+        Some(libc::EPIPE) => Some(Signal::SIGPIPE),
+        Some(libc::EFBIG) => Some(Signal::SIGXFSZ),
+        _ => None,
+    };
+    // If the application has blocked the signal itself, it stays pending, as if the application had written.
+    if let Some(raised) = raised.filter(|signal| !before.contains(*signal)) {
+        let raised: SigSet = [raised].into_iter().collect();
         let at_once = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         // SAFETY: the set and the time live until the call returns; no information about the signal is asked for.
-        unsafe { libc::sigtimedwait(pipe.as_ref(), ptr::null_mut(), &raw const at_once) };
+        unsafe { libc::sigtimedwait(raised.as_ref(), ptr::null_mut(), &raw const at_once) };
     }
     before.thread_set_mask()?;
     result
@@ -481,6 +483,8 @@ extern "C" fn in_child() {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek, SeekFrom};
+
     use nix::sys::signal::{SigHandler, signal};
 
     use super::*;
@@ -494,11 +498,66 @@ mod tests {
         for _ in 0..2 {
             let (reader, writer) = nix::unistd::pipe().unwrap();
             drop(reader);
-            let written = without_sigpipe(|| Ok(nix::unistd::write(&writer, b"x")?));
+            let written = without_signals_of_writing(|| Ok(nix::unistd::write(&writer, b"x")?));
             let error = written.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
             assert_eq!(SigSet::thread_get_mask().unwrap(), before);
         }
-        assert_eq!(without_sigpipe(|| Ok(7)).unwrap(), 7);
+        assert_eq!(without_signals_of_writing(|| Ok(7)).unwrap(), 7);
+    }
+
+    /// The limit on the size of files; set back when this is dropped.
+    struct Limited(libc::rlimit);
+
+    /// Tests in other threads write no file that is as long.
+    const LIMIT: u64 = 1 << 33;
+
+    impl Limited {
+        fn new() -> Limited {
+            let mut before = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: the limit lives until the call returns.
+            let status = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut before) };
+            assert_eq!(status, 0);
+            set(libc::rlimit {
+                rlim_cur: LIMIT.min(before.rlim_max),
+                ..before
+            });
+            Limited(before)
+        }
+    }
+
+    impl Drop for Limited {
+        fn drop(&mut self) {
+            set(self.0);
+        }
+    }
+
+    fn set(limit: libc::rlimit) {
+        // SAFETY: the limit lives until the call returns.
+        let status = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) };
+        assert_eq!(status, 0);
+    }
+
+    #[test]
+    fn a_file_that_may_not_grow_is_an_error_and_no_signal() {
+        let path = std::env::temp_dir().join(format!("growing-{}", std::process::id()));
+        let mut file = std::fs::File::create(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let limited = Limited::new();
+        let limit = LIMIT.min(limited.0.rlim_max);
+        file.seek(SeekFrom::Start(limit - 10)).unwrap();
+        let write = |bytes: &[u8]| Ok(nix::unistd::write(&file, bytes)?);
+        let results = [&[7; 10][..], b"x", b"y"].map(|it| without_signals_of_writing(|| write(it)));
+        drop(limited);
+        assert!(matches!(results[0], Ok(10)));
+        for result in &results[1..] {
+            let error = result.as_ref().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EFBIG));
+        }
+        let mask = SigSet::thread_get_mask().unwrap();
+        assert!(!mask.contains(Signal::SIGXFSZ));
     }
 }

@@ -10,7 +10,7 @@ mod options;
 mod report;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use bindings::openssl_context;
@@ -44,7 +44,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
             }
         }
         Err(error) => {
-            eprintln!("p11client-doctor: {error}");
+            // Standard error may be gone.
+            let _ = writeln!(io::stderr(), "p11client-doctor: {error}");
             USAGE
         }
     }

@@ -239,7 +239,8 @@ impl Instance {
 }
 
 fn start(environment: &Environment<'_>, threads: bool) -> Result<Library, InitializeError> {
-    let settings = Settings::read(environment)?;
+    let settings = Settings::read(environment)
+        .inspect_err(|_| logging::begin_with_invalid_settings(environment))?;
     logging::follow(&settings).map_err(|(path, error)| InitializeError::Log(path, error))?;
     if let Some(file) = &settings.mechanisms {
         vendor_mechanisms::install(file)?;

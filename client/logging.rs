@@ -14,7 +14,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
-use bindings::process::{PerProcess, without_sigpipe};
+use bindings::process::{PerProcess, without_signals_of_writing};
 use env_filter::{Builder, Filter};
 use log::{Level, Log, Metadata, Record};
 use nix::unistd::{AccessFlags, eaccess};
@@ -89,12 +89,14 @@ impl Output {
         match &self.to {
             LogTo::Stderr => {
                 let line = format!("p11client[{process}] {level}: {text}\n");
-                without_sigpipe(|| Ok(nix::unistd::write(io::stderr(), line.as_bytes())?))?;
+                let line = line.as_bytes();
+                without_signals_of_writing(|| Ok(nix::unistd::write(io::stderr(), line)?))?;
             }
             LogTo::File(path) => {
                 let now = jiff::Timestamp::now();
                 let line = format!("{now:.3} p11client[{process}] {level}: {text}\n");
-                opened(path)?.write_all(line.as_bytes())?;
+                let mut file = opened(path)?;
+                without_signals_of_writing(|| file.write_all(line.as_bytes()))?;
             }
             LogTo::Syslog => {
                 let priority = USER * 8 + severity(level);
@@ -155,7 +157,8 @@ fn opened(path: &Path) -> io::Result<File> {
 
 fn to_append() -> OpenOptions {
     let mut options = File::options();
-    options.append(true).custom_flags(nix::libc::O_NONBLOCK);
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    options.append(true).custom_flags(flags);
     options
 }
 
@@ -199,6 +202,14 @@ fn is_level(name: &str) -> bool {
 pub(crate) fn begin(environment: &Environment<'_>) {
     if let Some(log) = LogSettings::of_variables(environment) {
         // If the file cannot be opened, that is reported when the settings are read.
+        let _ = follow_log(&log);
+    }
+}
+
+/// Begins to log as the settings file says, whose settings are invalid, so that this can be told.
+pub(crate) fn begin_with_invalid_settings(environment: &Environment<'_>) {
+    if let Some(log) = LogSettings::of_invalid_settings(environment) {
+        // If the file cannot be opened, the messages go to standard error.
         let _ = follow_log(&log);
     }
 }

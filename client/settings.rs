@@ -32,7 +32,7 @@ use alias::{LONGEST_ALIAS, alias};
 use endpoint::{Destination, destination};
 #[cfg(test)]
 use sources::LONGEST_FILE;
-use sources::{Found, Options, Sections, Written};
+use sources::{Found, Options, Sections, Written, file_of};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -113,6 +113,26 @@ impl LogSettings {
         })
     }
 
+    /// Reads the top of the settings file, in which other options may be invalid; `None` if the variables or the top of
+    /// the file do not say what is logged, or if the file is no TOML. If they are invalid, errors are logged.
+    pub fn of_invalid_settings(environment: &Environment<'_>) -> Option<LogSettings> {
+        if (environment.variable)(LOG).is_some_and(|value| !value.is_empty()) {
+            return None;
+        }
+        let text = environment.text(&file_of(environment).0).ok()?;
+        let options: toml::Table = text.parse().ok()?;
+        let option = |name| options.get(name)?.as_str();
+        let filter = option("log")?;
+        let is_valid = logging::parsed(filter).is_some();
+        let variable = (environment.variable)(LOG_TO).filter(|value| !value.is_empty());
+        let to = variable.or_else(|| option("log_to").map(OsString::from));
+        let to = to.and_then(|to| LogTo::parse(Path::new(&to)));
+        Some(LogSettings {
+            filter: if is_valid { filter } else { "error" }.to_owned(),
+            to: to.unwrap_or(LogTo::Stderr),
+        })
+    }
+
     /// Returns whether nothing is logged.
     pub fn is_off(&self) -> bool {
         let filter = logging::parsed(&self.filter);
@@ -165,10 +185,17 @@ pub(crate) enum Credentials {
 }
 
 /// Where a key or certificate comes from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) enum Source {
     File(PathBuf),
     BuiltIn(&'static str),
+}
+
+/// Does not show the compiled-in value, which may be a private key.
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 impl std::fmt::Display for Source {

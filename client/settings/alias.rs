@@ -45,7 +45,10 @@ pub(super) fn alias(
     let path = PathBuf::from(path);
     let content = match (environment.file)(&path) {
         Ok(content) => content,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(unnamed),
+        // NotADirectory: the HOME of a service's user may be /dev/null.
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(unnamed);
+        }
         Err(cause) => return Err(SettingsError::AliasFile(path, cause)),
     };
     if content.is_empty() {

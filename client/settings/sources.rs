@@ -7,8 +7,9 @@
 //! contain.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use bindings::process;
@@ -60,13 +61,22 @@ impl Environment<'static> {
                 let mut file = file.take(LONGEST_FILE as u64 + 1);
                 file.read_to_end(&mut bytes).map(|_| bytes)
             },
-            program: std::env::current_exe()
-                .ok()
-                .and_then(|file| file.file_name().map(OsString::from)),
+            program: std::env::current_exe().ok().and_then(name_of_program),
             library: process::own_path(),
             built_in: BuiltIn::own(),
             threads: OwnThreads::Allowed,
         }
+    }
+}
+
+/// Returns the name of a program's file. If the file was deleted or replaced since the program was started, as at an
+/// upgrade, Linux appends a word to the path (proc_pid_exe(5)), which is not part of the name.
+fn name_of_program(file: PathBuf) -> Option<OsString> {
+    let name = file.file_name()?;
+    let deleted = name.as_bytes().strip_suffix(b" (deleted)");
+    match deleted.filter(|_| !file.exists()) {
+        Some(name) => Some(OsStr::from_bytes(name).to_owned()),
+        None => Some(name.to_owned()),
     }
 }
 
@@ -81,6 +91,13 @@ impl Environment<'_> {
         }
         String::from_utf8(bytes).map_err(|_| io::Error::other("not UTF-8"))
     }
+}
+
+/// Returns the path of the settings file, and whether a variable names it.
+pub(super) fn file_of(environment: &Environment<'_>) -> (PathBuf, bool) {
+    let named = (environment.variable)("PKCS11PROXY_CONF").filter(|path| !path.is_empty());
+    let is_named = named.is_some();
+    (named.map_or(PathBuf::from(FILE), PathBuf::from), is_named)
 }
 
 /// Where a value comes from.
@@ -227,9 +244,7 @@ impl Sections {
 
     /// Reads the file. It may be missing, unless a variable names it.
     pub fn read(environment: &Environment<'_>) -> Result<Sections, SettingsError> {
-        let named = (environment.variable)("PKCS11PROXY_CONF").filter(|path| !path.is_empty());
-        let is_named = named.is_some();
-        let path = named.map_or(PathBuf::from(FILE), PathBuf::from);
+        let (path, is_named) = file_of(environment);
         let text = match environment.text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !is_named => {
@@ -307,4 +322,22 @@ impl Written {
 fn line_of(text: &str, place: usize) -> usize {
     let before = text.as_bytes().get(..place).unwrap_or_default();
     before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_keeps_its_name_when_its_file_is_replaced() {
+        let name = |path: PathBuf| name_of_program(path).unwrap();
+        assert_eq!(name("/usr/sbin/nginx".into()), "nginx");
+        assert_eq!(name("/nonexistent/nginx (deleted)".into()), "nginx");
+        let file = format!("p11client {} (deleted)", std::process::id());
+        let path = std::env::temp_dir().join(&file);
+        std::fs::write(&path, "").unwrap();
+        let of_existing = name(path.clone());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(of_existing, OsStr::new(&file));
+    }
 }

@@ -292,6 +292,18 @@ fn tls_needs_three_files_or_a_shared_key() {
     assert_eq!(name("hsm.example").as_deref(), Some("hsm.example"));
     assert_eq!(name("endpoint").as_deref(), Some("h"));
     assert_eq!(name(""), None);
+    for name in ["", ".", ".example"] {
+        let line = format!("endpoints = [\"tls:h:1\"]\nverify_name = \"{name}\"");
+        let refusal = filed(
+            &line,
+            None,
+            &[&TLS[..], &[("PKCS11PROXY_LIBNAME", "a")]].concat(),
+        );
+        assert!(
+            matches!(refusal, Err(SettingsError::VerifyName(_))),
+            "{name:?}"
+        );
+    }
     for (missing, value) in &TLS[1..] {
         let rest: Vec<_> = TLS
             .into_iter()
@@ -370,8 +382,9 @@ fn the_alias_file_gives_its_first_line() {
     let rootless = read(&[("HOME", "")], Ok(b"softhsm"), None);
     assert_eq!(rootless.unwrap().alias, b"softhsm");
     let without = |kind: io::ErrorKind| read(&[("HOME", "/home/u")], Err(kind.into()), None);
-    let missing = without(io::ErrorKind::NotFound);
-    assert_eq!(missing.unwrap().alias, b"");
+    for kind in [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory] {
+        assert_eq!(without(kind).unwrap().alias, b"", "{kind}");
+    }
     let unreadable = without(io::ErrorKind::PermissionDenied);
     let told = unreadable.err().map(|error| error.to_string()).unwrap();
     assert!(
@@ -484,14 +497,15 @@ fn the_log_has_levels_and_a_place() {
     assert!(matches!(refused, Err(SettingsError::LogTo(_))));
 }
 
-/// Reads a settings file in a program with this name.
-fn filed(
+/// Runs `then` with a settings file, in a program with this name.
+fn with_file<T>(
     text: &str,
     program: Option<&str>,
     variables: &[(&str, &str)],
-) -> Result<Settings, SettingsError> {
+    then: impl FnOnce(&Environment<'_>) -> T,
+) -> T {
     let found = |name: &str| variables.iter().find(|(key, _)| *key == name);
-    Settings::read(&Environment {
+    then(&Environment {
         variable: &|name| found(name).map(|(_, value)| value.into()),
         file: &|path| match path.to_str() {
             Some("/etc/pkcs11proxyd/client.conf" | "/own.conf") => Ok(text.as_bytes().to_vec()),
@@ -502,6 +516,42 @@ fn filed(
         built_in: BuiltIn::default(),
         threads: OwnThreads::Allowed,
     })
+}
+
+/// Reads a settings file in a program with this name.
+fn filed(
+    text: &str,
+    program: Option<&str>,
+    variables: &[(&str, &str)],
+) -> Result<Settings, SettingsError> {
+    with_file(text, program, variables, Settings::read)
+}
+
+#[test]
+fn a_file_with_invalid_options_says_where_that_is_logged() {
+    let read = |text: &str, variables: &[_]| {
+        with_file(text, None, variables, LogSettings::of_invalid_settings)
+            .map(|log| (log.filter, log.to))
+    };
+    let wrong = "wrong = 1\n";
+    let file = Some(("warn".to_owned(), LogTo::File("/log".into())));
+    let to_file = "log = \"warn\"\nlog_to = \"/log\"\n";
+    assert_eq!(read(&format!("{wrong}{to_file}"), &[]), file);
+    assert_eq!(read(&format!("{to_file}[other]\n{wrong}"), &[]), file);
+    assert_eq!(read(&format!("{wrong}{to_file}"), &[(LOG, "info")]), None);
+    let elsewhere = read(&format!("{wrong}{to_file}"), &[(LOG_TO, "syslog")]);
+    assert_eq!(elsewhere, Some(("warn".to_owned(), LogTo::Syslog)));
+    let errors = Some(("error".to_owned(), LogTo::Stderr));
+    assert_eq!(read("log = \"loud\"\nlog_to = 3", &[]), errors);
+    for text in [
+        wrong,
+        "log = 1",
+        "[programs.x]\nlog = \"warn\"",
+        "log = ",
+        "",
+    ] {
+        assert_eq!(read(text, &[]), None, "{text}");
+    }
 }
 
 const FILED: &str = r#"

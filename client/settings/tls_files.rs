@@ -47,7 +47,9 @@ impl TlsSources {
             None => None,
             Some(Found { value, origin }) => {
                 let refused = || SettingsError::VerifyName(origin.clone());
-                let name = value.to_str().ok_or_else(refused)?;
+                // To OpenSSL an empty name is any name, and one that begins with a dot any below it.
+                let is_one = |name: &&str| !name.is_empty() && !name.starts_with('.');
+                let name = value.to_str().filter(is_one).ok_or_else(refused)?;
                 match endpoint {
                     _ if name != "endpoint" => Some(name.to_owned()),
                     Endpoint::Tcp { host, .. } => Some(host.clone()),
