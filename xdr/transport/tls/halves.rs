@@ -35,6 +35,10 @@ pub fn default_context(work: &mut dyn FnMut()) -> io::Result<()> {
 /// About how many bytes of TLS records are collected for one write.
 const COLLECTED: usize = 64 << 10;
 
+/// How many bytes may wait to be sent that OpenSSL wrote while it was reading: far more than a peer causes that takes what it
+/// is sent. OpenSSL answers each refused renegotiation of TLS 1.2 with an alert.
+const MOST_ANSWERS: usize = 16 << 10;
+
 /// The state that both halves share.
 pub(crate) struct Shared {
     /// `None` once it was freed or left in memory. Locked while OpenSSL works, never while a thread waits for the
@@ -56,10 +60,9 @@ struct Sending {
 impl Sending {
     /// Appends the records that OpenSSL wrote, in their order.
     fn take(&mut self, written: &mut Vec<u8>) {
-        if self.sent == self.records.len() {
-            self.records.clear();
-            self.sent = 0;
-        }
+        // What was sent goes, so that a peer that never takes everything does not make this grow.
+        self.records.drain(..self.sent.min(self.records.len()));
+        self.sent = 0;
         match self.records.is_empty() {
             true => mem::swap(&mut self.records, written),
             false => self.records.append(written),
@@ -112,27 +115,31 @@ impl Shared {
 
     /// Sends what OpenSSL wrote while it was reading, unless another thread is sending: that thread does it when it is
     /// done. (If `try_lock` fails, the thread that holds the lock still sees what was written before, because it looks
-    /// here afterwards.)
-    fn send_what_is_left(&self) -> io::Result<()> {
-        while self.has_written() {
+    /// here afterwards.) Returns how many bytes are left nonetheless. What another thread is sending does not count; that
+    /// has a deadline.
+    fn send_what_is_left(&self) -> io::Result<usize> {
+        loop {
+            let written = self.written();
+            if written == 0 {
+                return Ok(0);
+            }
             let Ok(mut sending) = self.sending.try_lock() else {
-                break;
+                return Ok(written);
             };
             if let Some(stream) = &mut *locked(&self.stream) {
                 sending.take(stream.get_mut().written());
             }
             if !sending.send_at_once()? {
-                break;
+                return Ok(sending.unsent().len());
             }
         }
-        Ok(())
     }
 
-    fn has_written(&self) -> bool {
+    /// Returns how many bytes OpenSSL has written that no thread has taken yet.
+    fn written(&self) -> usize {
         let mut stream = locked(&self.stream);
-        stream
-            .as_mut()
-            .is_some_and(|stream| !stream.get_mut().written().is_empty())
+        let stream = stream.as_mut();
+        stream.map_or(0, |stream| stream.get_mut().written().len())
     }
 
     /// Tells the peer that nothing more comes, if it can be done by the deadline and nobody is sending.
@@ -231,7 +238,12 @@ impl TlsReceiver {
                 }
                 if decrypted.has_to_send {
                     // A connection that cannot send any more may still have bytes to be received.
-                    let _ = shared.send_what_is_left();
+                    let left = shared.send_what_is_left();
+                    if left.is_ok_and(|left| left > MOST_ANSWERS) {
+                        return Err(io::Error::other(
+                            "the peer asks for answers of TLS and does not take them",
+                        ));
+                    }
                 }
                 match (decrypted.count, decrypted.failure) {
                     (0, Some(failure)) => return Err(failure),
@@ -328,7 +340,7 @@ impl TlsSender {
         wipe(&mut self.piece);
         self.piece.clear();
         sent?;
-        self.shared.send_what_is_left()
+        self.shared.send_what_is_left().map(|_| ())
     }
 
     fn send_pieces(&mut self, record: &mut Slices<'_>, deadline: Deadline) -> io::Result<()> {
@@ -395,3 +407,6 @@ pub(crate) fn split(
     };
     Some((receiver, sender, shared))
 }
+
+#[cfg(test)]
+mod tests;
