@@ -20,10 +20,13 @@ use openssl::stack::Stack;
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::{X509, X509Crl, X509Name, X509NameRef, X509VerifyResult};
-use transport::tls::{PROTOCOL3, PROTOCOLS, PSK_SUITES, PSK_SUITES13, select, settle};
+use transport::tls::{
+    PROTOCOL3, PROTOCOLS, PSK_SUITES, PSK_SUITES13, SECURITY_LEVEL, select, settle,
+};
 use zeroize::Zeroizing;
 
 use super::acceptor::{Acceptor, Identity, PskClient, read, written};
+use super::priority::Priority;
 use super::psk::Keys;
 use super::{
     ClientAuth, Credentials, DEFAULT_DH_BITS, DhConfig, KeyConfig, Password, Suites, TlsConfig,
@@ -115,6 +118,36 @@ fn shortened(error: &ErrorStack) -> String {
     reason.map_or_else(|| error.to_string(), str::to_owned)
 }
 
+/// Returns the suites of TLS 1.2 with a pre-shared key whose cipher and MAC are those of a suite that was chosen, and that
+/// have a group.
+fn psk_suites12(priority: &Priority) -> String {
+    let curves = priority.groups.split(':');
+    let has_curve = curves
+        .into_iter()
+        .any(|it| !it.is_empty() && !it.starts_with("ffdhe"));
+    let is_chosen = |suite: &&str| {
+        let Some((exchange, rest)) = suite.split_once("-PSK-") else {
+            return false;
+        };
+        // CBC is not in the names of suites with certificates.
+        let rest = rest.replace("-CBC", "");
+        let has_rest = |name: &str| {
+            let exchange = name.strip_suffix(rest.as_str());
+            exchange.is_some_and(|exchange| exchange.ends_with('-'))
+        };
+        (has_curve || exchange != "ECDHE") && priority.suites12.split(':').any(has_rest)
+    };
+    let suites: Vec<&str> = PSK_SUITES.split(':').filter(is_chosen).collect();
+    suites.join(":")
+}
+
+/// The same for TLS 1.3.
+fn psk_suites13(priority: &Priority) -> String {
+    let is_chosen = |suite: &&str| priority.suites13.split(':').any(|chosen| chosen == *suite);
+    let suites: Vec<&str> = PSK_SUITES13.split(':').filter(is_chosen).collect();
+    suites.join(":")
+}
+
 struct Builder<'a> {
     context: SslContextBuilder,
     conf: &'a Path,
@@ -131,6 +164,11 @@ impl Builder<'_> {
     fn fixed(&mut self, protocol: u32) -> Result<(), ErrorStack> {
         let context = &mut self.context;
         settle(context);
+        // openssl.cnf may raise the level, but not lower it; a list of suites may contain another one.
+        let level_of_system = SslContextBuilder::new(SslMethod::tls_server())?
+            .build()
+            .security_level();
+        context.set_security_level(level_of_system.max(SECURITY_LEVEL));
         context.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
         context.set_num_tickets(0)?;
         let spoken: &[&[u8]] = match protocol {
@@ -147,24 +185,39 @@ impl Builder<'_> {
         let is_psk = matches!(config.credentials, Credentials::Psk(_));
         let (least, most) = match &config.suites {
             Suites::Priority(priority) => {
-                let suites12 = if is_psk {
-                    PSK_SUITES
+                let (suites12, suites13) = if is_psk {
+                    (psk_suites12(priority), psk_suites13(priority))
                 } else {
-                    &priority.suites12
+                    (priority.suites12.clone(), priority.suites13.clone())
                 };
-                let suites13 = if is_psk {
-                    PSK_SUITES13
-                } else {
-                    &priority.suites13
-                };
-                if priority.tls12 {
+                let tls12 = priority.tls12 && !suites12.is_empty();
+                let tls13 = priority.tls13 && !suites13.is_empty();
+                if !tls12 && !tls13 {
+                    let text = "algorithms selects no suite with a pre-shared key: write algorithms = \"NORMAL\"";
+                    return Err(config.place.fault(text));
+                }
+                for (version, was_chosen, is_left) in [
+                    ("1.2", priority.tls12, tls12),
+                    ("1.3", priority.tls13, tls13),
+                ] {
+                    if was_chosen && !is_left {
+                        self.warnings.push(
+                            config
+                                .place
+                                .fault(format!("TLS {version} is not offered: algorithms selects none of its suites with a pre-shared key"))
+                                .in_file(self.conf)
+                                .to_string(),
+                        );
+                    }
+                }
+                if tls12 {
                     context
-                        .set_cipher_list(suites12)
+                        .set_cipher_list(&suites12)
                         .map_err(at(&config.place))?;
                 }
-                if priority.tls13 {
+                if tls13 {
                     context
-                        .set_ciphersuites(suites13)
+                        .set_ciphersuites(&suites13)
                         .map_err(at(&config.place))?;
                 }
                 if !priority.groups.is_empty() {
@@ -177,12 +230,12 @@ impl Builder<'_> {
                         .set_sigalgs_list(signatures)
                         .map_err(at(&config.place))?;
                 }
-                let least = if priority.tls12 {
+                let least = if tls12 {
                     SslVersion::TLS1_2
                 } else {
                     SslVersion::TLS1_3
                 };
-                let most = if priority.tls13 {
+                let most = if tls13 {
                     SslVersion::TLS1_3
                 } else {
                     SslVersion::TLS1_2
@@ -465,4 +518,35 @@ fn private_key(key: &KeyConfig) -> Result<PKey<Private>, Fault> {
         (true, None) => about(file, "is encrypted: expected `password` or `password_file`"),
         (true, Some(_)) => about(file, "cannot be decrypted with this password"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_with_a_pre_shared_key_have_a_cipher_that_was_chosen() {
+        let suites = |text: &str| {
+            let priority = Priority::parse(text).unwrap();
+            (psk_suites12(&priority), psk_suites13(&priority))
+        };
+        let usual =
+            "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:DHE-PSK-AES128-GCM-SHA256";
+        let (suites12, suites13) = suites("NORMAL");
+        assert!(suites12.starts_with(usual), "{suites12}");
+        assert_eq!(suites13, PSK_SUITES13);
+        let (suites12, suites13) = suites("SECURE256");
+        assert!(!suites12.contains("AES128") && suites12.contains("AES256-GCM"));
+        assert_eq!(suites13, "TLS_CHACHA20_POLY1305_SHA256");
+        let (suites12, _) = suites("NORMAL:+SHA256:+SHA384");
+        assert_eq!(suites12, PSK_SUITES);
+        let (suites12, _) = suites("NORMAL:+SHA256:+SHA384:%FORCE_ETM");
+        assert_eq!(suites12, usual);
+        let (suites12, suites13) = suites("NORMAL:-CHACHA20-POLY1305");
+        assert!(!format!("{suites12}{suites13}").contains("CHACHA20"));
+        let (suites12, _) = suites("NORMAL:-GROUP-ALL:+GROUP-FFDHE3072");
+        assert!(!suites12.contains("ECDHE") && suites12.starts_with("DHE-PSK"));
+        let (suites12, suites13) = suites("NORMAL:-CIPHER-ALL:+AES-256-CBC");
+        assert_eq!((suites12.as_str(), suites13.as_str()), ("", ""));
+    }
 }

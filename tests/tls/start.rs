@@ -13,6 +13,11 @@ use Maker::Ours;
 
 /// Starts a daemon with this in `processor`; gives what it says on its way out.
 fn refused(processor: &str) -> String {
+    refused_with(processor, "")
+}
+
+/// The same with this openssl.cnf.
+fn refused_with(processor: &str, openssl_cnf: &str) -> String {
     let directory = Directory::new();
     fs::write(
         directory.join("filter.conf"),
@@ -31,6 +36,11 @@ fn refused(processor: &str) -> String {
     fs::write(&file, text).expect("a new directory");
     let mut command = Command::new(env!("CARGO_BIN_EXE_pkcs11proxyd"));
     command.arg("-fg").arg("-conf").arg(&file);
+    if !openssl_cnf.is_empty() {
+        let file = directory.join("openssl.cnf");
+        fs::write(&file, openssl_cnf).expect("a new directory");
+        command.env("OPENSSL_CONF", file);
+    }
     let outcome = run(command, Duration::from_secs(10));
     assert_eq!(
         outcome.status.code(),
@@ -179,4 +189,32 @@ fn every_documented_way_to_name_keys_serves() {
             .contains("dh-short.pem: the group is too short and is replaced");
         assert_eq!(is_told, is_short, "{}", daemon.log());
     }
+}
+
+/// The administrator of a host may lower OpenSSL's demands for other programs.
+#[test]
+fn a_weak_key_is_refused_whatever_openssl_cnf_says() {
+    let lax = "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\n\
+        CipherString = DEFAULT:@SECLEVEL=0\n";
+    let (crt, key) = (
+        certificate("server-weak.pem"),
+        certificate("server-weak.key"),
+    );
+    let processor = format!(
+        "tls {{ peer_auth = \"required\"; x509 {{ key {{ crt_file = \"{crt}\"; key_file = \"{key}\" }} }} }};"
+    );
+    for openssl_cnf in ["", lax] {
+        let told = refused_with(&processor, openssl_cnf);
+        assert!(told.contains("key too small"), "{told}");
+    }
+}
+
+#[test]
+fn the_ciphers_of_a_pre_shared_key_are_among_those_that_were_chosen() {
+    let keys = certificate("psk.keys");
+    let told = refused(&format!(
+        "tls {{ algorithms = \"NORMAL:-CIPHER-ALL:+AES-256-CBC\"; psk_file = \"{keys}\" }};"
+    ));
+    let expected = "algorithms selects no suite with a pre-shared key";
+    assert!(told.contains(expected), "{told}");
 }
