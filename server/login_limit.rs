@@ -44,7 +44,7 @@ const ASKING: Duration = Duration::from_millis(20);
 pub enum Guesser {
     /// Without TLS: the client's address, or its user on a Unix socket.
     Peer(Peer),
-    /// The SHA-256 fingerprint of the client's certificate, and its subject for the log.
+    /// A digest of the key, issuer and serial number of the client's certificate, and its subject for the log.
     Certificate(Vec<u8>, String),
     /// The identity of the client's pre-shared key.
     Identity(String),

@@ -306,12 +306,13 @@ fn serve(
                     let guesser = match accepted.certificate {
                         Some(Certificate {
                             fingerprint,
+                            counted_as,
                             issuer,
                         }) => {
-                            client.certificate = Some(Fingerprint(fingerprint.clone()));
+                            client.certificate = Some(Fingerprint(fingerprint));
                             client.subject = Some(accepted.user.clone());
                             client.issuer = Some(issuer);
-                            Guesser::Certificate(fingerprint, accepted.user)
+                            Guesser::Certificate(counted_as, accepted.user)
                         }
                         None => {
                             client.psk = Some(accepted.user.clone());

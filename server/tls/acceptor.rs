@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
+use openssl::sha::sha256;
 use openssl::ssl::{HandshakeError, Ssl, SslContext};
 use openssl::x509::{X509, X509NameRef, X509Ref, X509VerifyResult};
 use socket2::Socket;
@@ -92,10 +94,23 @@ pub struct Accepted {
 
 /// A client's certificate.
 pub struct Certificate {
-    /// Its SHA-256 fingerprint.
+    /// Its SHA-256 fingerprint. Who has a certificate with an ECDSA signature can change that, because for each such
+    /// signature there is another one that anybody can work out.
     pub fingerprint: Vec<u8>,
+    /// A SHA-256 digest of its key, issuer and serial number, which the client cannot change.
+    pub counted_as: Vec<u8>,
     /// Its issuer, written as subjects are.
     pub issuer: String,
+}
+
+/// Returns what the failed logins and signatures of a certificate are counted under.
+fn counted_as(certificate: &X509Ref) -> Result<Vec<u8>, ErrorStack> {
+    // Two authorities may have one name. Key and name are one structure of DER each, so it is clear where the next part
+    // begins.
+    let mut named = certificate.public_key()?.public_key_to_der()?;
+    named.extend_from_slice(&certificate.issuer_name().to_der()?);
+    named.extend_from_slice(&certificate.serial_number().to_bn()?.to_vec());
+    Ok(sha256(&named).to_vec())
 }
 
 impl Acceptor {
@@ -123,6 +138,7 @@ impl Acceptor {
                 let fingerprint = certificate.digest(MessageDigest::sha256());
                 let known = Certificate {
                     fingerprint: fingerprint.map_err(io::Error::other)?.to_vec(),
+                    counted_as: counted_as(&certificate).map_err(io::Error::other)?,
                     issuer: written(certificate.issuer_name()),
                 };
                 (written(certificate.subject_name()), Some(known))
@@ -274,6 +290,11 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use openssl::asn1::Asn1Time;
+    use openssl::bn::{BigNum, BigNumContext};
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::ecdsa::EcdsaSig;
+    use openssl::pkey::PKey;
     use openssl::x509::X509NameBuilder;
 
     use super::*;
@@ -298,5 +319,57 @@ mod tests {
             "c=FR,o=\\23lead a\\2bb\\3cd\\3ee\\3bf/g,ou=quo\\22te = eq,cn=\u{e9}\\2c\\5c\\20,\
              2.3.4=oid,email=a@b,serialNumber=5"
         );
+    }
+
+    /// The certificate with the other signature that is valid whenever its own is: n - s in place of s.
+    fn with_other_signature(certificate: &X509, group: &EcGroup) -> X509 {
+        let signature = certificate.signature().as_slice();
+        let parsed = EcdsaSig::from_der(signature).unwrap();
+        let mut context = BigNumContext::new().unwrap();
+        let (mut order, mut other) = (BigNum::new().unwrap(), BigNum::new().unwrap());
+        group.order(&mut order, &mut context).unwrap();
+        other.checked_sub(&order, parsed.s()).unwrap();
+        let other = EcdsaSig::from_private_components(parsed.r().to_owned().unwrap(), other);
+        let other = other.unwrap().to_der().unwrap();
+        // A sequence with a length of two bytes; at its end a bit string, whose head has three bytes.
+        let der = certificate.to_der().unwrap();
+        assert_eq!(der[..2], [0x30, 0x82]);
+        let mut content = der[4..der.len() - signature.len() - 3].to_vec();
+        content.extend_from_slice(&[3, other.len() as u8 + 1, 0]);
+        content.extend_from_slice(&other);
+        let length = (content.len() as u16).to_be_bytes();
+        X509::from_der(&[&[0x30, 0x82][..], &length, &content].concat()).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_counted_alike_whatever_its_signature() {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let certificate = |serial: u32| {
+            let mut name = X509NameBuilder::new().unwrap();
+            name.append_entry_by_nid(Nid::COMMONNAME, "authority")
+                .unwrap();
+            let name = name.build();
+            let mut builder = X509::builder().unwrap();
+            builder.set_issuer_name(&name).unwrap();
+            builder.set_subject_name(&name).unwrap();
+            let serial = BigNum::from_u32(serial).unwrap();
+            let serial = serial.to_asn1_integer().unwrap();
+            builder.set_serial_number(&serial).unwrap();
+            let (from, to) = (Asn1Time::days_from_now(0), Asn1Time::days_from_now(1));
+            builder.set_not_before(&from.unwrap()).unwrap();
+            builder.set_not_after(&to.unwrap()).unwrap();
+            builder.set_pubkey(&key).unwrap();
+            builder.sign(&key, MessageDigest::sha256()).unwrap();
+            builder.build()
+        };
+        let first = certificate(1);
+        let other = with_other_signature(&first, &group);
+        assert!(other.verify(&key).unwrap());
+        let fingerprint = |it: &X509| it.digest(MessageDigest::sha256()).unwrap().to_vec();
+        assert_ne!(fingerprint(&first), fingerprint(&other));
+        let counted = |it: &X509| counted_as(it).unwrap();
+        assert_eq!(counted(&first), counted(&other));
+        assert_ne!(counted(&first), counted(&certificate(2)));
     }
 }

@@ -12,6 +12,10 @@ impl Keys {
         for (number, line) in lines(text) {
             let wrong = |what: &str| format!("line {number}: {what}");
             let new = PreSharedKey::parse(line).map_err(wrong)?;
+            // Two others could look the same where identities are written.
+            if std::str::from_utf8(&new.identity).is_err() {
+                return Err(wrong("expected an identity in UTF-8"));
+            }
             if keys.iter().any(|known| known.identity == new.identity) {
                 return Err(wrong("the identity already has a key"));
             }
@@ -42,6 +46,15 @@ mod tests {
         assert_eq!(keys.find(b"web").unwrap()[..3], [0, 0x11, 0x22]);
         assert_eq!(keys.find(b"a:b ").unwrap()[..2], [0xff, 0xee]);
         assert!(keys.find(b"other").is_none());
+    }
+
+    #[test]
+    fn an_identity_is_text() {
+        let key = b":00112233445566778899aabbccddeeff";
+        let read = |identity: &[u8]| Keys::parse(&[identity, key].concat());
+        assert!(read("\u{e9}".as_bytes()).is_ok());
+        let told = read(b"\xe9").err().unwrap();
+        assert_eq!(told, "line 1: expected an identity in UTF-8");
     }
 
     #[test]
