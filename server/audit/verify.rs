@@ -63,14 +63,20 @@ pub struct Verifier {
     /// The numbers of lines that are out of order.
     moved: BTreeSet<u64>,
     ending: Ending,
-    /// Upper bound on the lines between two signatures, as the log states it.
+    /// Upper bound on the lines between two signatures, as a line says that is signed.
     sign_lines: Option<u64>,
+    /// The same of a line that is not signed yet.
+    next_sign_lines: Option<u64>,
     /// The connections of the current run of the daemon.
     connections: BTreeMap<u64, Calls>,
     /// Whether that run was read from its beginning.
     is_whole: bool,
     gaps: usize,
 }
+
+/// The name of standard input among the files. What comes from there may begin with any line, as what the journal has of a
+/// day.
+pub const STANDARD_INPUT: &str = "standard input";
 
 impl Verifier {
     /// Creates a verifier for a log that is signed with this key.
@@ -87,6 +93,7 @@ impl Verifier {
             moved: BTreeSet::new(),
             ending: Ending::Open,
             sign_lines: None,
+            next_sign_lines: None,
             connections: BTreeMap::new(),
             is_whole: false,
             gaps: 0,
@@ -132,10 +139,7 @@ impl Verifier {
         }
         let last = self.head.map_or(0, |head| head.number);
         let unsigned = last.saturating_sub(self.report.signed);
-        if self
-            .sign_lines
-            .is_some_and(|most| unsigned > most.saturating_add(1))
-        {
+        if self.is_too_much(unsigned) {
             self.find("more lines than the daemon leaves unsigned follow the last signature");
         }
         if self.ending != Ending::Signed {
@@ -150,6 +154,12 @@ impl Verifier {
             }
         }
         self.report
+    }
+
+    /// Whether the daemon signs before there are so many lines behind a signature, that line included.
+    fn is_too_much(&self, unsigned: u64) -> bool {
+        self.sign_lines
+            .is_some_and(|most| unsigned > most.saturating_add(1))
     }
 
     /// Notes that a call has a line.
@@ -222,7 +232,11 @@ impl Verifier {
         let before = match (self.head, told) {
             (None, Some(Some(previous))) => {
                 let number = line.head.number.saturating_sub(1);
-                if number > 0 {
+                let is_start = line.members.event == "start";
+                if number > 0 && is_start && self.file != STANDARD_INPUT {
+                    // A file goes on with a start only behind its own lines.
+                    self.find(&format!("the {number} lines before it were removed"));
+                } else if number > 0 {
                     let text = format!("the log begins in a file before: {number} lines");
                     self.note(&text);
                 }
@@ -292,6 +306,7 @@ impl Verifier {
                 if head == Some(before.hash) && chain::is_signed(&self.key, &before.hash, signature)
                 {
                     self.report.signed = before.number;
+                    self.sign_lines = self.next_sign_lines.take().or(self.sign_lines);
                     if self.ending == Ending::Said {
                         self.ending = Ending::Signed;
                     }
@@ -314,8 +329,14 @@ impl Verifier {
                 }
                 if event == "start" && before.number > 0 && self.ending != Ending::Signed {
                     self.note("the daemon had no orderly end before this start");
+                    // The signature behind the start covers these lines, whoever wrote them.
+                    if self.is_too_much(before.number.saturating_sub(self.report.signed)) {
+                        self.find(
+                            "more lines than the daemon leaves unsigned stand before this start",
+                        );
+                    }
                 }
-                self.sign_lines = members.sign_lines.or(self.sign_lines);
+                self.next_sign_lines = members.sign_lines.or(self.next_sign_lines);
                 self.ending = Ending::Open;
             }
         }
@@ -453,5 +474,105 @@ mod tests {
             forged[0].starts_with("f:6: the signature does not fit"),
             "{forged:?}"
         );
+    }
+
+    /// A log to which lines are added, each signed or not.
+    struct Growing<'a> {
+        key: &'a PKey<Private>,
+        head: Head,
+        lines: Vec<String>,
+    }
+
+    impl Growing<'_> {
+        fn add(&mut self, event: &serde_json::Value) {
+            let (line, next) = self.head.next("t", event);
+            self.head = next;
+            self.lines.push(String::from_utf8(line).unwrap());
+        }
+
+        fn sign(&mut self) {
+            let signature = chain::sign(self.key, &self.head.hash).unwrap();
+            let head = crate::audit::hex(&self.head.hash);
+            self.add(&serde_json::json!({"event": "signed", "head": head, "signature": signature}));
+        }
+
+        fn start(&mut self) {
+            let previous = crate::audit::hex(&self.head.hash);
+            self.add(&serde_json::json!({"event": "start", "previous": previous, "sign_lines": 4}));
+            self.sign();
+        }
+
+        fn calls(&mut self, count: u64) {
+            for _ in 0..count {
+                self.add(&serde_json::json!({"event": "call"}));
+            }
+        }
+
+        fn found(&self) -> Vec<String> {
+            let public = chain::public_key(&self.key.public_key_to_pem().unwrap()).unwrap();
+            let mut verifier = Verifier::new(public);
+            verifier.file("f", self.lines.concat().as_bytes());
+            verifier.finish(true).findings
+        }
+    }
+
+    #[test]
+    fn a_forged_end_is_found_when_it_is_longer_than_what_is_left_unsigned() {
+        let key = PKey::generate_ed25519().unwrap();
+        for (calls, is_found) in [(3, false), (4, false), (5, true), (50, true)] {
+            let mut log = Growing {
+                key: &key,
+                head: Head::default(),
+                lines: Vec::new(),
+            };
+            log.start();
+            log.calls(calls);
+            let last = log.found();
+            // A daemon that is started now signs these lines with its own.
+            log.start();
+            let before_start = log.found();
+            for found in [last, before_start] {
+                let is_named = found.iter().any(|it| it.contains("leaves unsigned"));
+                assert_eq!(
+                    (is_named, found.len()),
+                    (is_found, usize::from(is_found)),
+                    "{found:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn lines_that_are_not_signed_do_not_say_how_many_may_be() {
+        let key = PKey::generate_ed25519().unwrap();
+        let mut log = Growing {
+            key: &key,
+            head: Head::default(),
+            lines: Vec::new(),
+        };
+        log.start();
+        log.add(&serde_json::json!({"event": "call", "sign_lines": u64::MAX}));
+        log.calls(50);
+        assert_eq!(log.found().len(), 1);
+    }
+
+    #[test]
+    fn a_file_begins_with_a_start_only_if_it_is_the_first_line_of_all() {
+        let key = PKey::generate_ed25519().unwrap();
+        let mut log = Growing {
+            key: &key,
+            head: Head::default(),
+            lines: Vec::new(),
+        };
+        log.start();
+        log.calls(1);
+        log.start();
+        assert!(log.found().is_empty());
+        log.lines.drain(..3);
+        assert_eq!(log.found(), ["f:1: the 3 lines before it were removed"]);
+        let public = chain::public_key(&key.public_key_to_pem().unwrap()).unwrap();
+        let mut verifier = Verifier::new(public);
+        verifier.file(STANDARD_INPUT, log.lines.concat().as_bytes());
+        assert!(verifier.finish(true).findings.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::table::printable;
 use super::{NOT_DONE, print};
 use crate::audit::chain;
-use crate::audit::verify::Verifier;
+use crate::audit::verify::{STANDARD_INPUT, Verifier};
 
 /// A log that is to be verified.
 pub(super) struct Log {
@@ -36,7 +36,7 @@ pub(super) fn verify(log: &Log) -> Result<i32, String> {
             let mut lines = Vec::new();
             let read = io::stdin().read_to_end(&mut lines);
             read.map_err(|error| format!("standard input: cannot be read: {error}"))?;
-            verifier.file("standard input", &lines);
+            verifier.file(STANDARD_INPUT, &lines);
             continue;
         }
         verifier.file(&path.display().to_string(), &read(path)?);
