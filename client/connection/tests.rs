@@ -138,6 +138,25 @@ fn assert_lost((first, connection, second): (Reply, Connection, Reply)) {
     assert!(connection.is_lost());
 }
 
+/// Other daemons may be tried after this one.
+#[test]
+fn the_first_call_of_version_3_takes_no_longer_than_its_part_of_the_time() {
+    let path = SocketPath::new();
+    let _silent = UnixListener::bind(&path.0).unwrap();
+    let connection = Connection::open(
+        &fake::daemon(path.endpoint(), None),
+        &with_timeout(LONG),
+        Deadline::after(Duration::from_millis(300)),
+        Purpose::Application,
+        nothing_is_told(),
+    )
+    .unwrap();
+    let start = Instant::now();
+    connection.call_version3(Call::C_SetupArch(xdr::Architecture::host()));
+    assert!(connection.is_lost());
+    assert!(start.elapsed() < LONG / 2, "{:?}", start.elapsed());
+}
+
 #[test]
 fn skips_replies_to_other_xids() {
     let (first, _, second) = one_call(LONG, |stream, xid| {

@@ -483,7 +483,15 @@ mod tests {
         lines: Vec<String>,
     }
 
-    impl Growing<'_> {
+    impl<'a> Growing<'a> {
+        fn new(key: &'a PKey<Private>) -> Growing<'a> {
+            Growing {
+                key,
+                head: Head::default(),
+                lines: Vec::new(),
+            }
+        }
+
         fn add(&mut self, event: &serde_json::Value) {
             let (line, next) = self.head.next("t", event);
             self.head = next;
@@ -520,11 +528,7 @@ mod tests {
     fn a_forged_end_is_found_when_it_is_longer_than_what_is_left_unsigned() {
         let key = PKey::generate_ed25519().unwrap();
         for (calls, is_found) in [(3, false), (4, false), (5, true), (50, true)] {
-            let mut log = Growing {
-                key: &key,
-                head: Head::default(),
-                lines: Vec::new(),
-            };
+            let mut log = Growing::new(&key);
             log.start();
             log.calls(calls);
             let last = log.found();
@@ -545,11 +549,7 @@ mod tests {
     #[test]
     fn lines_that_are_not_signed_do_not_say_how_many_may_be() {
         let key = PKey::generate_ed25519().unwrap();
-        let mut log = Growing {
-            key: &key,
-            head: Head::default(),
-            lines: Vec::new(),
-        };
+        let mut log = Growing::new(&key);
         log.start();
         log.add(&serde_json::json!({"event": "call", "sign_lines": u64::MAX}));
         log.calls(50);
@@ -559,11 +559,7 @@ mod tests {
     #[test]
     fn a_file_begins_with_a_start_only_if_it_is_the_first_line_of_all() {
         let key = PKey::generate_ed25519().unwrap();
-        let mut log = Growing {
-            key: &key,
-            head: Head::default(),
-            lines: Vec::new(),
-        };
+        let mut log = Growing::new(&key);
         log.start();
         log.calls(1);
         log.start();

@@ -181,4 +181,4 @@ impl Closer {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -36,7 +36,7 @@ fn soon() -> Deadline {
 }
 
 /// The settings of one side; both know the key.
-fn context(method: SslMethod, version: SslVersion) -> SslContext {
+pub(crate) fn context(method: SslMethod, version: SslVersion) -> SslContext {
     let mut context = SslContextBuilder::new(method).unwrap();
     tls::settle(&mut context);
     context.set_min_proto_version(Some(version)).unwrap();

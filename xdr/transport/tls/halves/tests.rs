@@ -3,42 +3,25 @@
 use std::io::Read;
 use std::thread;
 
-use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod};
+use openssl::ssl::{Ssl, SslMethod, SslVersion};
 use socket2::{Domain, Socket, Type};
 
 use super::*;
+use crate::halves::tests::context;
 use crate::socket::TimedSocket;
-use crate::tls::{self, LONGEST_FRAGMENT, PSK_SUITES13};
-
-const KEY: &[u8] = b"sixteen bytes...";
-
-fn context(method: SslMethod) -> SslContext {
-    let mut context = SslContextBuilder::new(method).unwrap();
-    tls::settle(&mut context);
-    context.set_ciphersuites(PSK_SUITES13).unwrap();
-    context.set_psk_client_callback(|_, _, identity, key| {
-        identity[..3].copy_from_slice(b"me\0");
-        key[..KEY.len()].copy_from_slice(KEY);
-        Ok(KEY.len())
-    });
-    context.set_psk_server_callback(|_, _, key| {
-        key[..KEY.len()].copy_from_slice(KEY);
-        Ok(KEY.len())
-    });
-    context.build()
-}
+use crate::tls::{self, LONGEST_FRAGMENT};
 
 #[test]
 fn answers_that_the_peer_does_not_take_are_bounded() {
     let (near, far) = Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap();
     let soon = || Deadline::after(Duration::from_secs(20));
     let connecting = thread::spawn(move || {
-        let ssl = Ssl::new(&context(SslMethod::tls_client())).unwrap();
+        let ssl = Ssl::new(&context(SslMethod::tls_client(), SslVersion::TLS1_3)).unwrap();
         ssl.connect(Pipe::new(TimedSocket::new(far), soon()))
             .ok()
             .unwrap()
     });
-    let ssl = Ssl::new(&context(SslMethod::tls_server())).unwrap();
+    let ssl = Ssl::new(&context(SslMethod::tls_server(), SslVersion::TLS1_3)).unwrap();
     let accepted = ssl
         .accept(Pipe::new(TimedSocket::new(near), soon()))
         .ok()
