@@ -1,6 +1,6 @@
 //! Tests calls of version 4 in parallel, against daemons that answer in any order, late, wrongly or not at all.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread;
